@@ -1,0 +1,49 @@
+"""trimodal: compress multimodal models (image, text, audio) as a whole, and prove what the result is.
+
+The verbs below are functions with typed results; the command line has the same ones. Torch is imported when the first
+of them is used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from trimodal.errors import (
+    DataError,
+    InputError,
+    IntegrityError,
+    ModelError,
+    OutputError,
+    RecipeError,
+    TrimodalError,
+)
+from trimodal.stock import register_with_transformers
+
+if TYPE_CHECKING:
+    from trimodal.formats import load
+    from trimodal.pipeline import Result, compress, inspect, methods, plan, report, verify
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "DataError", "InputError", "IntegrityError", "ModelError", "OutputError", "RecipeError", "Result", "TrimodalError",
+    "compress", "inspect", "load", "methods", "plan", "report", "verify",
+]  # fmt: skip
+
+_HOME = {"load": "trimodal.formats"}
+_LAZY = frozenset({"Result", "compress", "inspect", "load", "methods", "plan", "report", "verify"})
+
+
+def __getattr__(name: str) -> Any:
+    """Import a verb when it is first asked for."""
+    if name not in _LAZY:
+        raise AttributeError(f"module 'trimodal' has no attribute '{name}'")
+    return getattr(import_module(_HOME.get(name, "trimodal.pipeline")), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
+
+
+register_with_transformers()

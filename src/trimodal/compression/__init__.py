@@ -1,0 +1,5 @@
+"""Compress: carry out a plan on a model."""
+
+from trimodal.compression.run import Progress, compress_
+
+__all__ = ["Progress", "compress_"]

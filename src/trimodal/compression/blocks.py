@@ -1,0 +1,232 @@
+"""Activations, block by block: run the smallest part of the model that a group of sites needs, and see its inputs.
+
+Block b+1 of a tower mostly takes what block b gave. So the model runs in full once per tower, up to its first block that
+is asked for; from there each block is run alone on the kept activations, and after it was changed once more, so that the
+next block is calibrated on what it will really get. Where one block does not feed the next (checked by identity of the
+tensors, not assumed), and for sites outside all blocks, the whole model runs again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from trimodal.core import Site
+from trimodal.models.model import Batch, Model
+from trimodal.statistics import ColumnNorm, Moment, Statistic, StatisticKind, rows_by_modality, unfold_input
+
+Tick = Callable[[], None]
+
+
+class _Stop(Exception):
+    """Ends a forward pass whose rest nobody needs."""
+
+
+@dataclass
+class _Chain:
+    """Kept activations of one tower: what block `block` gets, per batch."""
+
+    tower: str
+    block: int
+    inputs: list[Any]
+    calls: list[list[tuple[tuple[Any, ...], dict[str, Any]]]]  # per batch, per block: further arguments
+    fed: list[bool]  # per block: whether it takes what the block before it gave
+
+
+@dataclass
+class Activations:
+    """The calibration batches, and the way to push them through parts of `model`."""
+
+    model: Model
+    batches: Sequence[Batch]
+    tick: Tick = lambda: None
+    _chain: _Chain | None = field(default=None, init=False)
+    _codes: list[dict[str, Tensor]] = field(default_factory=list, init=False)
+
+    def __post_init__(self) -> None:
+        self._codes = [dict(self.model.family.tokens(self.model.module, batch)) for batch in self.batches]
+
+    def observe(self, sites: Sequence[Site], wants: Mapping[str, StatisticKind]) -> dict[str, dict[str, Statistic]]:
+        """Statistics by path of the sites in `wants`, each by modality.
+
+        All `sites` lie in one block, or all outside of blocks. Sites that get the very same input share one statistic.
+        """
+        tower, block = sites[0].tower, sites[0].block
+        with _recording(self.model, [s for s in sites if s.path in wants], wants) as recorder:
+            for index in self._run(tower, block):
+                recorder.start_(self._codes[index])
+        return recorder.by_site()
+
+    def _run(self, tower: str, block: int | None) -> Iterator[int]:
+        """Run what (tower, block) needs, batch by batch; yields each batch's number just before it runs."""
+        self.model.module.eval()
+        with torch.inference_mode():
+            if block is None:
+                for index, batch in enumerate(self.batches):
+                    yield index
+                    self.model.module(**batch)
+                    self.tick()
+                return
+            chain = self._reach(tower, block)
+            module = self.model.module.get_submodule(self.model.layout.tower(tower).blocks[block])
+            for index, hidden in enumerate(chain.inputs):
+                yield index
+                args, kwargs = chain.calls[index][block]
+                if hidden is not None:
+                    module(hidden, *args, **kwargs)
+                self.tick()
+
+    def _reach(self, tower: str, block: int) -> _Chain:
+        """The chain standing at `block`: advanced from where it stands, or captured anew."""
+        chain = self._chain
+        if chain is None or chain.tower != tower or chain.block > block:
+            self._chain = chain = self._capture(tower, block)
+        while chain.block < block:
+            if not chain.fed[chain.block + 1]:
+                self._chain = chain = self._capture(tower, block)
+                break
+            self._advance(chain)
+        return chain
+
+    def _advance(self, chain: _Chain) -> None:
+        """Push every batch through the block as it is now."""
+        module = self.model.module.get_submodule(self.model.layout.tower(chain.tower).blocks[chain.block])
+        for index, hidden in enumerate(chain.inputs):
+            if hidden is not None:
+                args, kwargs = chain.calls[index][chain.block]
+                chain.inputs[index] = _first(module(hidden, *args, **kwargs))
+        chain.block += 1
+
+    def _capture(self, tower: str, block: int) -> _Chain:
+        """Run the model up to the tower's last block and keep what block `block` gets."""
+        paths = self.model.layout.tower(tower).blocks
+        chain = _Chain(tower, block, [], [], [True] * len(paths))
+        for batch in self.batches:
+            hidden, calls, fed = _capture_one(self.model.module, paths, block, batch)
+            chain.inputs.append(hidden)
+            chain.calls.append(calls)
+            chain.fed = [old and new for old, new in zip(chain.fed, fed, strict=True)]
+            self.tick()
+        return chain
+
+
+def _capture_one(
+    module: nn.Module, paths: Sequence[str], block: int, batch: Batch
+) -> tuple[Any, list[tuple[tuple[Any, ...], dict[str, Any]]], list[bool]]:
+    """For one batch: the input of block number `block` (None if it never ran), each block's further arguments, and
+    whether each block got the very tensor that the block before it gave."""
+    hidden: Any = None
+    last: Any = None
+    calls: list[tuple[tuple[Any, ...], dict[str, Any]]] = [((), {}) for _ in paths]
+    fed = [True] * len(paths)
+
+    def before(number: int) -> Callable[..., None]:
+        def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            nonlocal hidden
+            first, rest, named = _split(args, kwargs)
+            calls[number] = (rest, named)
+            if number == block:
+                hidden = first
+            elif number > block:
+                fed[number] = first is last
+            if number == len(paths) - 1:
+                raise _Stop
+
+        return hook
+
+    def after(_: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        nonlocal last
+        last = _first(output)
+
+    blocks = [module.get_submodule(path) for path in paths]
+    handles = [b.register_forward_pre_hook(before(i), with_kwargs=True) for i, b in enumerate(blocks)]
+    handles += [b.register_forward_hook(after) for b in blocks]
+    try:
+        module(**batch)
+    except _Stop:
+        pass
+    finally:
+        for handle in handles:
+            handle.remove()
+    return hidden, calls, fed
+
+
+def _split(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
+    """The hidden states and the further arguments of a block's call."""
+    if args:
+        return args[0], args[1:], kwargs
+    name = "hidden_states" if "hidden_states" in kwargs else next(iter(kwargs))
+    return kwargs[name], (), {key: value for key, value in kwargs.items() if key != name}
+
+
+def _first(output: Any) -> Any:
+    return output if isinstance(output, Tensor) else output[0]
+
+
+class _Recorder:
+    """Forward hooks that feed statistics."""
+
+    def __init__(self, model: Model, sites: Sequence[Site], wants: Mapping[str, StatisticKind]) -> None:
+        self._model = model
+        self._wants = wants
+        self._sites = {site.path: site for site in sites}
+        self._found: dict[str, dict[str, Statistic]] = {}
+        self._leader: dict[str, str] = {}
+        self._inputs: dict[str, Tensor] = {}
+        self._codes: dict[str, Tensor] = {}
+
+    def start_(self, codes: dict[str, Tensor]) -> None:
+        """A new batch is about to run; `codes` say which tokens are what."""
+        self._codes = codes
+        self._inputs = {}
+
+    def hook(self, path: str) -> Callable[..., None]:
+        """The hook for the site at `path`."""
+
+        def see(module: nn.Module, args: tuple[Any, ...]) -> None:
+            x = args[0]
+            leader = self._leader.setdefault(path, self._leader_of(path, x))
+            if leader == path:
+                self._inputs[path] = x
+                self._update(path, module, x)
+
+        return see
+
+    def _leader_of(self, path: str, x: Tensor) -> str:
+        """The site that was given the very same tensor in this batch and wants the same; `path` if there is none."""
+        same = (p for p, seen in self._inputs.items() if seen is x and self._wants[p] == self._wants[path])
+        return next(same, path)
+
+    def _update(self, path: str, module: nn.Module, x: Tensor) -> None:
+        site = self._sites[path]
+        key = f"{site.tower}.cross" if site.branch == "cross" and site.role in ("key", "value") else site.tower
+        modality = self._model.layout.tower(site.tower).modality
+        rows = rows_by_modality(unfold_input(module, x), self._codes.get(key), modality)
+        kind: type[Statistic] = Moment if self._wants[path] == "moment" else ColumnNorm
+        for name, part in rows.items():
+            found = self._found.setdefault(path, {})
+            if name not in found:
+                found[name] = kind(part.shape[-1])
+            found[name].update(part)
+
+    def by_site(self) -> dict[str, dict[str, Statistic]]:
+        """What was found, by path; sites that never ran are missing."""
+        return {path: self._found[leader] for path, leader in self._leader.items() if leader in self._found}
+
+
+@contextmanager
+def _recording(model: Model, sites: Sequence[Site], wants: Mapping[str, StatisticKind]) -> Iterator[_Recorder]:
+    recorder = _Recorder(model, sites, wants)
+    handles = [
+        model.module.get_submodule(site.path).register_forward_pre_hook(recorder.hook(site.path)) for site in sites
+    ]
+    try:
+        yield recorder
+    finally:
+        for handle in handles:
+            handle.remove()

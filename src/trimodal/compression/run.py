@@ -1,0 +1,206 @@
+"""The loop: carry out a plan.
+
+Consecutive solving edits make one sweep over the model in running order; a gradient edit stands by itself. In a sweep,
+for each block: take its places; in each round observe what their methods want, then solve, apply and write a line per
+place. A new round begins where a place touches a site that this block's earlier rounds have changed.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import groupby
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from trimodal.compression.blocks import Activations
+from trimodal.core import Change, Edit, FitRecord, Place, PlaceRecord, Plan, PlannedPlace, Sample
+from trimodal.data import batches as make_batches
+from trimodal.errors import TrimodalError
+from trimodal.maths.error import output_error, weight_error
+from trimodal.methods import Method, method
+from trimodal.methods.options import build
+from trimodal.models.apply import apply_
+from trimodal.models.model import Batch, Model
+from trimodal.planning import place_of
+from trimodal.statistics import Balance, Moment, Statistic, StatisticKind, mixed
+
+BATCH_SIZE = 32
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class _Task:
+    """One place of one edit."""
+
+    edit: int
+    method: Method
+    config: Any
+    planned: PlannedPlace
+
+
+@dataclass
+class _Run:
+    """What the loop carries along."""
+
+    model: Model
+    balance: Balance
+    progress: Progress
+    records: list[PlaceRecord | FitRecord] = field(default_factory=list)
+    total: int = 0
+
+
+def compress_(
+    model: Model,
+    plan: Plan,
+    statistics_samples: Sequence[Sample],
+    samples: Sequence[Sample],
+    teacher: Model | None = None,
+    progress: Progress = lambda what, done, total: None,
+) -> list[PlaceRecord | FitRecord]:
+    """Carry out `plan` on `model`, in place.
+
+    Args:
+        model: what the plan was made for.
+        plan: as `planning` made it.
+        statistics_samples: calibration samples that statistics are taken from.
+        samples: all calibration samples; gradient methods train on them.
+        teacher: the model as it was, for gradient methods.
+        progress: called with what is going on, places or steps done, and how many there are.
+    """
+    torch.manual_seed(plan.seed)
+    run = _Run(model, plan.calibration.balance, progress)  # type: ignore[arg-type]
+    run.total = sum(len(edit.places) for edit in plan.edits)
+    calibration = make_batches(model, statistics_samples, BATCH_SIZE) if statistics_samples else []
+    for gradient, edits in groupby(enumerate(plan.edits), key=lambda pair: method(pair[1].method).fit is not None):
+        if gradient:
+            for number, edit in edits:
+                _fit(run, number, edit, teacher, samples, plan.seed)
+        else:
+            _sweep(run, list(edits), Activations(model, calibration))
+    return run.records
+
+
+def _fit(run: _Run, number: int, edit: Edit, teacher: Model | None, samples: Sequence[Sample], seed: int) -> None:
+    used = method(edit.method)
+    if used.fit is None or teacher is None:
+        raise TrimodalError(f"step {number + 1} ({edit.method}) was given no original model to learn from")
+    config = build(used.config, edit.config, edit.method)
+
+    def data(size: int) -> Sequence[Batch]:
+        return make_batches(run.model, samples, size)
+
+    run.progress(edit.method, len(run.records), run.total)
+    run.records.extend(replace(r, edit=number) for r in used.fit(run.model, teacher, data, config, seed))
+
+
+def _sweep(run: _Run, edits: list[tuple[int, Edit]], activations: Activations) -> None:
+    """All places of `edits`, block by block in running order."""
+    tasks = [
+        _Task(number, method(edit.method), build(method(edit.method).config, edit.config, edit.method), planned)
+        for number, edit in edits
+        for planned in edit.places
+    ]
+    order = {site.path: (site.tower, site.block) for site in run.model.layout.sites}
+    for _, paths in groupby(order, key=lambda path: order[path]):
+        here = set(paths)
+        block = [task for task in tasks if any(_inside(path, here) for path in task.planned.paths)]
+        tasks = [task for task in tasks if task not in block]
+        for tasks_of_round in _rounds(block):
+            _round(run, tasks_of_round, activations)
+
+
+def _inside(path: str, paths: set[str]) -> bool:
+    """Whether `path` is one of `paths` or a part of one (a factor of a factorised layer)."""
+    return any(path == p or path.startswith(f"{p}.") for p in paths)
+
+
+def _rounds(tasks: list[_Task]) -> Iterator[list[_Task]]:
+    """Split the tasks, in order, where one touches what an earlier one has changed."""
+    current: list[_Task] = []
+    touched: set[str] = set()
+    for task in tasks:
+        if any(_inside(path, touched) for path in task.planned.paths):
+            yield current
+            current, touched = [], set()
+        current.append(task)
+        touched.update(task.planned.paths)
+    if current:
+        yield current
+
+
+def _round(run: _Run, tasks: list[_Task], activations: Activations) -> None:
+    places = [place_of(run.model.layout, task.method, task.planned) for task in tasks]
+    wants = _wants(places, bool(activations.batches))
+    seen: dict[str, dict[str, Statistic]] = {}
+    if wants:
+        seen = activations.observe([place.observed for place in places], wants)
+    for task, place in zip(tasks, places, strict=True):
+        run.progress(f"{task.method.name} {place.name}", len(run.records), run.total)
+        run.records.append(_one(run, task, place, seen.get(place.observed.path, {})))
+
+
+def _wants(places: list[Place], data: bool) -> dict[str, StatisticKind]:
+    """What to observe per path. With data at hand every weight's output error is measured, asked for or not."""
+    wants: dict[str, StatisticKind] = {}
+    for place in places:
+        site = place.observed
+        if data and site.kind in ("linear", "conv") and site.groups == 1:
+            wants[site.path] = "moment"
+    return wants
+
+
+def _one(run: _Run, task: _Task, place: Place, seen: Mapping[str, Statistic]) -> PlaceRecord:
+    """Observe is done; solve, apply, and say what happened at one place."""
+    start = time.perf_counter()
+    model, site = run.model, place.observed
+    weights = _weights(model, place)
+    moments = {name: part for name, part in seen.items() if isinstance(part, Moment)}
+    statistic = mixed(moments, run.balance) if moments else None
+    wanted = task.method.wants(place, task.config)
+    if task.method.solve is None or (wanted is not None and statistic is None):
+        raise TrimodalError(f"{task.method.name} at {place.name}: no calibration sample ran through it; give data that uses the {site.tower} tower")
+    change = task.method.solve(place, weights, statistic if wanted is not None else None, task.config)
+    after = task.method.forecast(place, task.config)
+    apply_(model, place, change, after)
+    old, new, bias_change = _before_and_after(model, place, change, weights)
+    return PlaceRecord(
+        edit=task.edit, method=task.method.name, place=place.name, tower=place.tower, block=place.block,
+        bytes_before=place.stored_bytes, bytes_after=sum(s.stored_bytes for s in after),
+        error={n: output_error(old, new, m.second, m.mean, bias_change) for n, m in moments.items()},
+        weight_error=weight_error(old, new), tokens={n: part.tokens for n, part in moments.items()},
+        seconds=time.perf_counter() - start, notes=change.notes,
+    )  # fmt: skip
+
+
+def _weights(model: Model, place: Place) -> dict[str, Tensor]:
+    """Weight and bias of every site of the place, in float32."""
+    found = {}
+    for site in place.sites:
+        layer = model.module.get_submodule(site.path)
+        for name in ("weight", "bias"):
+            tensor = getattr(layer, name, None)
+            if isinstance(tensor, Tensor):
+                found[f"{site.path}.{name}"] = tensor.detach().float()
+    return found
+
+
+def _before_and_after(
+    model: Model, place: Place, change: Change, weights: Mapping[str, Tensor]
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """The observed weight before and after (m, n), with zeros where columns were cut, and b − b̂ (m,)."""
+    path = place.observed.path
+    old, old_bias = weights[f"{path}.weight"], weights.get(f"{path}.bias")
+    layer = model.module.get_submodule(path)
+    new: Any = layer.weight.detach().float()  # type: ignore[union-attr, operator]
+    axis = place.observed.input_axis
+    if change.cut is not None and axis is not None:
+        whole = torch.zeros_like(old)
+        whole[:, axis.entries(change.cut.kept)] = new
+        new = whole
+    new_bias = getattr(layer, "bias", None)
+    bias_change = None if old_bias is None or new_bias is None else old_bias - new_bias.detach().float()
+    return old.flatten(1), new.flatten(1), bias_change

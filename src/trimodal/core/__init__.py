@@ -1,0 +1,13 @@
+"""The nouns: plain frozen data without torch modules or I/O. Everything else speaks in these words."""
+
+from trimodal.core.change import Change, Cut, Treatment
+from trimodal.core.plan import Calibration, Edit, LeftAlone, Place, Plan, PlannedPlace, Source
+from trimodal.core.record import Check, FitRecord, Metric, PlaceRecord, Size, TowerSize, Verdict
+from trimodal.core.sample import MODALITIES, Sample
+from trimodal.core.site import DTYPE_BYTES, Axis, Counter, Layout, Site, Tower
+
+__all__ = [
+    "DTYPE_BYTES", "MODALITIES", "Axis", "Calibration", "Change", "Check", "Counter", "Cut", "Edit", "FitRecord", "Layout",
+    "LeftAlone", "Metric", "Place", "PlaceRecord", "Plan", "PlannedPlace", "Sample", "Site", "Size", "Source", "Tower",
+    "TowerSize", "Treatment", "Verdict",
+]

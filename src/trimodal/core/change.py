@@ -1,0 +1,44 @@
+"""What a method returns: pure data that `compression/apply.py`, alone, turns into a changed model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Treatment:
+    """How one site's weight is to be stored from now on.
+
+    `kind` is a key of `trimodal.layers.KINDS`; `options` is plain data that goes into the manifest; `tensors`
+    are what goes into the file. `bias` replaces the site's bias where it is given.
+    """
+
+    kind: str
+    options: Mapping[str, Any]
+    tensors: Mapping[str, Tensor]
+    bias: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Cut:
+    """Units of one axis label that stay, ascending; and the consumer's weight (and bias) after the cut, if it
+    was updated to make up for what was removed."""
+
+    label: str
+    kept: tuple[int, ...]
+    weight: Tensor | None = None
+    bias: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Change:
+    """The outcome of solving one place: new storage per site path, or one cut."""
+
+    treatments: Mapping[str, Treatment] = field(default_factory=dict)
+    cut: Cut | None = None
+    notes: tuple[str, ...] = ()

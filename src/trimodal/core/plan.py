@@ -1,0 +1,148 @@
+"""What will happen: a place, an edit, a plan.
+
+A recipe says what the user asks for, by pattern. A plan says what will happen, every place by name. Only plans
+are executed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from trimodal.core.site import Site
+
+PLAN_FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where one edit works: a site, the sites that share an axis label, or the whole model.
+
+    `observed` is the site whose input the method's statistics are taken from: the site itself, or for an axis
+    the one that consumes it.
+    """
+
+    name: str
+    sites: tuple[Site, ...]
+    label: str | None = None
+
+    @property
+    def observed(self) -> Site:
+        """The site whose input is measured."""
+        if self.label is None:
+            return self.sites[0]
+        return next(s for s in self.sites if s.input_axis is not None and s.input_axis.label == self.label)
+
+    @property
+    def producers(self) -> tuple[Site, ...]:
+        """The sites whose output carries the label."""
+        return tuple(s for s in self.sites if s.output_axis is not None and s.output_axis.label == self.label)
+
+    @property
+    def tower(self) -> str:
+        """The tower the place belongs to; `all` for the whole model."""
+        return self.sites[0].tower if self.sites else "all"
+
+    @property
+    def block(self) -> int | None:
+        """The block the place belongs to, if any."""
+        return self.sites[0].block if self.sites else None
+
+    @property
+    def stored_bytes(self) -> int:
+        """Bytes of all its sites as they are stored now."""
+        return sum(site.stored_bytes for site in self.sites)
+
+
+@dataclass(frozen=True)
+class PlannedPlace:
+    """One place of an edit, by name, with the bytes it holds before and after."""
+
+    name: str
+    paths: tuple[str, ...]
+    bytes_before: int
+    bytes_after: int
+
+
+@dataclass(frozen=True)
+class LeftAlone:
+    """A place that the pattern matched and the method declined, with the reason."""
+
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Edit:
+    """One method with one setting, and the places it will work on, in running order."""
+
+    method: str
+    where: tuple[str, ...]
+    config: dict[str, Any]
+    places: tuple[PlannedPlace, ...]
+    left_alone: tuple[LeftAlone, ...] = ()
+
+
+@dataclass(frozen=True)
+class Source:
+    """What the plan was made for. `fingerprint` is the sha256 over all tensors' names, shapes, types and bytes."""
+
+    name: str
+    family: str
+    fingerprint: str
+    parameters: int
+    tensor_bytes: int
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Which data the plan will look at. `sha256` is over the text of the lines used; None when there is no data."""
+
+    samples: int
+    sha256: str | None
+    modalities: tuple[str, ...]
+    balance: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Ordered edits with all that is needed to execute them again to the same bytes."""
+
+    seed: int
+    source: Source
+    calibration: Calibration
+    edits: tuple[Edit, ...]
+    expected_tensor_bytes: int
+    recipe: dict[str, Any] = field(default_factory=dict)
+    trimodal: str = ""
+    format: int = PLAN_FORMAT
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data for a JSON file."""
+        return asdict(self)
+
+    @staticmethod
+    def from_json(data: dict[str, Any]) -> Plan:
+        """The inverse of `to_json`."""
+        return Plan(
+            seed=data["seed"],
+            source=Source(**data["source"]),
+            calibration=Calibration(
+                **{**data["calibration"], "modalities": tuple(data["calibration"]["modalities"])}
+            ),
+            edits=tuple(_edit_from_json(edit) for edit in data["edits"]),
+            expected_tensor_bytes=data["expected_tensor_bytes"],
+            recipe=data["recipe"],
+            trimodal=data["trimodal"],
+            format=data["format"],
+        )
+
+
+def _edit_from_json(data: dict[str, Any]) -> Edit:
+    return Edit(
+        method=data["method"],
+        where=tuple(data["where"]),
+        config=data["config"],
+        places=tuple(PlannedPlace(**{**p, "paths": tuple(p["paths"])}) for p in data["places"]),
+        left_alone=tuple(LeftAlone(**p) for p in data["left_alone"]),
+    )

@@ -1,0 +1,6 @@
+"""What a model is made of and what it costs: `inspect`."""
+
+from trimodal.inventory.counting import inspect
+from trimodal.inventory.result import Inventory, OtherParameters, SiteRow, TowerRow
+
+__all__ = ["Inventory", "OtherParameters", "SiteRow", "TowerRow", "inspect"]

@@ -1,0 +1,135 @@
+"""`inspect`: count parameters, bytes and operations of a model, per site and per tower. Works on the meta device."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.utils.flop_counter import FlopCounterMode
+
+from trimodal.core import Layout, Site, Tower
+from trimodal.inventory.result import Inventory, OtherParameters, SiteRow, TowerRow
+from trimodal.models.model import Batch, Model
+
+LARGEST_REAL_RUN = 1_000_000_000  # parameters
+
+
+def inspect(model: Model, batch: Batch | None = None) -> Inventory:
+    """The inventory of `model`. Operations are counted on `batch`, else on the family's example of one sample."""
+    sites = tuple(_row(site) for site in model.layout.sites)
+    other = tuple(_other(model.module, model.layout))
+    parameters = sum(row.parameters for row in (*sites, *other))
+    stored = sum(row.bytes for row in (*sites, *other))
+    inputs = dict(batch) if batch is not None else model.family.example(model.module)
+    total, per_tower, note = _operations(model, inputs)
+    return Inventory(
+        name=model.name,
+        family=model.family.name,
+        parameters=parameters,
+        bytes=stored,
+        buffer_bytes=_buffer_bytes(model.module, model.layout),
+        operations=total,
+        towers=tuple(_tower(t, sites, other, stored, per_tower.get(t.name)) for t in model.layout.towers),
+        sites=sites,
+        other=other,
+        input_shapes={name: tuple(value.shape) for name, value in inputs.items()},
+        operations_note=note,
+    )
+
+
+def _row(site: Site) -> SiteRow:
+    bias = site.shape[0] if site.bias else 0
+    return SiteRow(
+        name=site.name, path=site.path, tower=site.tower, role=site.role, shape=site.shape, stored=site.stored,
+        parameters=math.prod(site.shape) + bias, bytes=site.stored_bytes, tied=site.tied,
+    )  # fmt: skip
+
+
+def _tower(
+    tower: Tower,
+    sites: tuple[SiteRow, ...],
+    other: tuple[OtherParameters, ...],
+    all_bytes: int,
+    operations: int | None,
+) -> TowerRow:
+    own = [row for row in sites if row.tower == tower.name]
+    rows = [*own, *(row for row in other if row.tower == tower.name)]
+    held = sum(row.bytes for row in rows)
+    return TowerRow(
+        name=tower.name, modality=tower.modality, blocks=len(tower.blocks), sites=len(own),
+        parameters=sum(row.parameters for row in rows), bytes=held, share=held / all_bytes if all_bytes else 0.0,
+        operations=operations,
+    )  # fmt: skip
+
+
+def _other(module: nn.Module, layout: Layout) -> Iterator[OtherParameters]:
+    """Parameters that stand at no site, each once."""
+    seen = {id(p) for site in layout.sites for p in module.get_submodule(site.path).parameters()}
+    for name, parameter in module.named_parameters():
+        if id(parameter) not in seen:
+            size = parameter.numel()
+            yield OtherParameters(name, _owner(name, layout.towers), size, size * parameter.element_size())
+
+
+def _owner(name: str, towers: tuple[Tower, ...]) -> str:
+    """The tower with the longest prefix of `name`, empty if none has one."""
+    fitting = [(len(p), t.name) for t in towers for p in t.prefixes if not p or name == p or name.startswith(f"{p}.")]
+    return max(fitting)[1] if fitting else ""
+
+
+def _buffer_bytes(module: nn.Module, layout: Layout) -> int:
+    """Bytes of buffers that a checkpoint holds, without those that are a compressed site's store."""
+    packed = [site.path for site in layout.sites if site.stored != "dense"]
+    named = dict(module.named_parameters(remove_duplicate=False))
+    return sum(
+        value.numel() * value.element_size()
+        for name, value in module.state_dict().items()
+        if isinstance(value, Tensor) and name not in named and not any(name.startswith(f"{p}.") for p in packed)
+    )
+
+
+def _operations(model: Model, inputs: Mapping[str, Tensor]) -> tuple[int | None, dict[str, int], str]:
+    """(all multiply-accumulates, those per tower, why there are none) for one of the samples in `inputs`.
+
+    The forward runs on tensors without values, which takes no time at any size. A few models look at values on their
+    way; those run for real where they have values and are not too large for that.
+    """
+    if not inputs:
+        return None, {}, "the model is of no known family, so no input can be made up for it; give a batch"
+    module = model.module
+    tensors = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+    hollow = {name: tensor.to("meta") for name, tensor in tensors.items()}
+    try:
+        counts = _counts(module, hollow, {name: value.to("meta") for name, value in inputs.items()})
+    except (RuntimeError, NotImplementedError) as failure:
+        if any(tensor.is_meta for tensor in tensors.values()):
+            return None, {}, f"this model's forward looks at values, and it has none here: {str(failure).splitlines()[0]}"
+        if sum(tensor.numel() for tensor in tensors.values()) > LARGEST_REAL_RUN:
+            return None, {}, "this model's forward looks at values, and it is too large to be run for real just to count"
+        counts = _counts(module, tensors, inputs)
+    samples = len(next(iter(inputs.values())))
+    counts = {path: macs // samples for path, macs in counts.items()}
+    return counts.get("Global", 0), {t.name: _tower_operations(module, t, counts) for t in model.layout.towers}, ""
+
+
+def _counts(module: nn.Module, tensors: dict[str, Tensor], inputs: Mapping[str, Tensor]) -> dict[str, int]:
+    """Multiply-accumulates of one forward with `tensors` for the module's own: by `Class.path.of.module`, and `Global`."""
+    counter = FlopCounterMode(display=False)
+    was_training = module.training
+    module.eval()
+    try:
+        with torch.no_grad(), next(iter(inputs.values())).device, counter:
+            functional_call(module, tensors, kwargs=dict(inputs))
+    finally:
+        module.train(was_training)
+    return {path: sum(kinds.values()) // 2 for path, kinds in counter.get_flop_counts().items()}
+
+
+def _tower_operations(module: nn.Module, tower: Tower, counts: Mapping[str, int]) -> int:
+    root = type(module).__name__
+    paths = [f"{root}.{prefix}" if prefix else root for prefix in tower.prefixes]
+    outer = [p for p in paths if not any(p != q and p.startswith(f"{q}.") for q in paths)]
+    return sum(counts.get(path, 0) for path in outer)

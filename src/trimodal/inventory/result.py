@@ -1,0 +1,74 @@
+"""The inventory of a model: sites, towers, totals. Plain data."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class SiteRow:
+    """One site. `parameters` are the numbers that its weight and bias stand for; `bytes` what they take as stored."""
+
+    name: str
+    path: str
+    tower: str
+    role: str
+    shape: tuple[int, ...]
+    stored: str
+    parameters: int
+    bytes: int
+    tied: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class OtherParameters:
+    """A parameter that is no site's weight or bias: a class token, a scale, a recurrent weight. `tower` is empty where
+    it belongs to none."""
+
+    name: str
+    tower: str
+    parameters: int
+    bytes: int
+
+
+@dataclass(frozen=True)
+class TowerRow:
+    """One tower with its sites and other parameters. `share` is its part of all bytes, in [0, 1]; `operations` are
+    multiply-accumulates for one sample, None where they could not be counted."""
+
+    name: str
+    modality: str
+    blocks: int
+    sites: int
+    parameters: int
+    bytes: int
+    share: float
+    operations: int | None
+
+
+@dataclass(frozen=True)
+class Inventory:
+    """What a model is made of. Every parameter is counted once, tied ones too.
+
+    `parameters` and `bytes` are those of sites and `other`, so they exceed the sum over towers by what belongs to none.
+    `buffer_bytes` are further tensors of the checkpoint (running statistics of batch norms). `operations` are the
+    multiply-accumulates of one forward for one sample with inputs of the shapes `input_shapes`; None where no
+    forward could be run, and then `operations_note` says why.
+    """
+
+    name: str
+    family: str
+    parameters: int
+    bytes: int
+    buffer_bytes: int
+    operations: int | None
+    towers: tuple[TowerRow, ...]
+    sites: tuple[SiteRow, ...]
+    other: tuple[OtherParameters, ...]
+    input_shapes: dict[str, tuple[int, ...]]
+    operations_note: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data for a JSON file."""
+        return asdict(self)

@@ -1,0 +1,41 @@
+"""Modules that stand in for others, and the one place that builds them from a treatment.
+
+`replaced_` serves both when a method has just solved a place and when a saved model is loaded again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from trimodal.layers.hosting import host_, is_hosting, unhost_
+from trimodal.layers.low_rank import LowRank, low_rank, merged
+from trimodal.layers.stored import Quantized, Sparse, Store
+
+_STORES: dict[str, type[Store]] = {"quantized": Quantized, "sparse": Sparse}
+KINDS = ("dense", "low_rank", *_STORES)
+
+__all__ = ["KINDS", "LowRank", "Quantized", "Sparse", "Store", "host_", "is_hosting", "merged", "replaced_", "unhost_"]
+
+
+def replaced_(
+    layer: nn.Module, kind: str, options: Mapping[str, Any], tensors: Mapping[str, Tensor], bias: Tensor | None
+) -> nn.Module:
+    """`layer` with its weight kept as `kind`: itself, changed, or for `low_rank` the module to put in its place.
+
+    `bias` replaces the old bias where given (also where there was none).
+    """
+    kept: nn.Parameter | None = getattr(layer, "bias", None)
+    if bias is not None:
+        kept = nn.Parameter(bias, requires_grad=bias.is_floating_point())
+    if kind == "low_rank":
+        return low_rank(layer, tensors["first"], tensors["second"], kept)
+    if kind == "dense":
+        layer.weight = nn.Parameter(tensors["weight"])
+    else:
+        host_(layer, _STORES[kind](options, tensors))
+    if kept is not None:
+        layer.bias = kept
+    return layer

@@ -1,0 +1,65 @@
+"""A layer that takes its weight from a store.
+
+The layer stays what it was (a Linear, a convolution, an embedding, or a model's own subclass with a forward of its
+own) except that its parameter `weight` gives way to a read-only property that decodes the store. PyTorch's own
+parametrizations work the same way; this one has no float original to keep.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+from torch import Tensor, nn
+
+from trimodal.layers.stored import Store
+
+
+def host_(layer: nn.Module, stored: Store, owner: bool = True) -> None:
+    """Let `layer` read its weight from `stored`.
+
+    Of several layers tied to one weight only the `owner` has the store as a submodule; the others just refer to it,
+    so that it is counted, moved and saved once.
+    """
+    if "weight" in layer._parameters:
+        del layer.weight
+        layer.__class__ = _hosting(type(layer))
+    if owner:
+        layer.stored = stored
+    else:
+        object.__setattr__(layer, "stored", stored)
+
+
+def is_hosting(layer: nn.Module) -> bool:
+    """Whether the weight of `layer` comes from a store."""
+    return isinstance(getattr(layer, "stored", None), Store)
+
+
+def unhost_(layer: nn.Module) -> None:
+    """Give `layer` its weight back as a plain parameter, with the values decoded."""
+    weight = _decode(layer).detach()
+    if "stored" in layer._modules:
+        del layer.stored
+    else:
+        object.__delattr__(layer, "stored")
+    layer.__class__ = type(layer).__mro__[1]
+    layer.weight = nn.Parameter(weight)
+
+
+@cache
+def _hosting(kind: type[nn.Module]) -> type[nn.Module]:
+    members: dict[str, Any] = {"weight": property(_decode), "__module__": __name__}
+    if kind.forward is nn.Embedding.forward:
+        members["forward"] = _look_up
+    return type(f"Stored{kind.__name__}", (kind,), members)
+
+
+def _decode(layer: nn.Module) -> Tensor:
+    weight: Tensor = layer.stored()  # type: ignore[operator]
+    return weight
+
+
+def _look_up(layer: nn.Embedding, index: Tensor) -> Tensor:
+    """Decode only the rows asked for: a vocabulary is large and a sentence short."""
+    rows: Tensor = layer.stored.rows(index.reshape(-1))  # type: ignore[union-attr, operator]
+    return rows.view(*index.shape, -1)

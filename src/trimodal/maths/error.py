@@ -1,0 +1,42 @@
+"""The layer error in closed form: what a changed weight does to a layer's output.
+
+For y = x Wᵀ + b, C = E[x xᵀ] and μ = E[x], replacing W by W − Δ and b by b − β changes the output by Δx + β, and
+
+    E‖Δx + β‖² = tr(Δ C Δᵀ) + 2 βᵀ Δ μ + ‖β‖²
+
+which needs no data once C and μ are known. Divided by tr(W C Wᵀ) it is the relative error that records show.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def quadratic(weight: Tensor, moment: Tensor) -> float:
+    """tr(W C Wᵀ) for W (m, n) and C (n, n)."""
+    return float(((weight.double() @ moment.double()) * weight.double()).sum())
+
+
+def output_error(
+    before: Tensor, after: Tensor, moment: Tensor, mean: Tensor, bias_change: Tensor | None = None
+) -> float:
+    """Relative squared output error; `bias_change` is b − b̂ (m,). 0 where the layer's output is 0 anyway."""
+    change = before.double() - after.double()
+    error = quadratic(change, moment)
+    if bias_change is not None:
+        beta = bias_change.double()
+        error += float(2 * beta @ (change @ mean.double()) + beta @ beta)
+    energy = quadratic(before, moment)
+    return max(error, 0.0) / energy if energy > 0 else 0.0
+
+
+def weight_error(before: Tensor, after: Tensor) -> float:
+    """‖W − Ŵ‖² / ‖W‖²; 0 for a zero matrix."""
+    energy = float(before.double().square().sum())
+    return float((before.double() - after.double()).square().sum()) / energy if energy > 0 else 0.0
+
+
+def bias_correction(before: Tensor, after: Tensor, mean: Tensor) -> Tensor:
+    """(W − Ŵ) μ (m,): added to the bias it removes the error's mean."""
+    return ((before.double() - after.double()) @ mean.double()).to(torch.float32)

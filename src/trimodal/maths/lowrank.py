@@ -1,0 +1,30 @@
+"""The best low-rank stand-in for a weight, for the inputs that the layer really sees."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def output_basis(weight: Tensor, moment: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Eigenvalues λ, descending (m,), and eigenvectors U (m, m) of W C Wᵀ, in float64.
+    No moment stands for C = I: plain SVD.
+
+    W C Wᵀ is the second moment of the layer's output, so U are its principal directions and
+    1 − Σ_{i≤k} λ_i / Σ λ_i is exactly the relative output error of keeping k of them.
+    """
+    w = weight.double()
+    product = w @ w.T if moment is None else w @ moment.double() @ w.T
+    values, vectors = torch.linalg.eigh((product + product.T) / 2)
+    return values.flip(0).clamp(min=0), vectors.flip(1)
+
+
+def break_even(rows: int, columns: int) -> int:
+    """The largest rank at which two factors hold fewer numbers than the matrix; 0 if there is none."""
+    return (rows * columns - 1) // (rows + columns)
+
+
+def kept_energy(values: Tensor, rank: int) -> float:
+    """Σ_{i≤k} λ_i / Σ λ_i; 1 for a layer without output."""
+    total = float(values.sum())
+    return float(values[:rank].sum()) / total if total > 0 else 1.0

@@ -1,0 +1,51 @@
+"""Which weights stay: exact counts, no ties over-pruned."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def kept_count(size: int, sparsity: float) -> int:
+    """How many of `size` weights stay when the fraction `sparsity` is removed."""
+    return size - round(size * sparsity)
+
+
+def keep_largest(scores: Tensor, sparsity: float) -> Tensor:
+    """Mask (rows, columns), True for the kept weights: in every row exactly `kept_count` with the largest
+    scores. Among equal scores the earlier column stays."""
+    kept = kept_count(scores.shape[1], sparsity)
+    order = torch.sort(scores, dim=1, descending=True, stable=True).indices
+    mask = torch.zeros_like(scores, dtype=torch.bool)
+    return mask.scatter_(1, order[:, :kept], True)
+
+
+def keep_n_of_m(scores: Tensor, kept: int, of: int) -> Tensor:
+    """Mask (rows, columns): in every run of `of` neighbouring columns the `kept` largest scores stay. A last,
+    shorter run keeps at most `kept`."""
+    rows, columns = scores.shape
+    padding = -columns % of
+    padded = torch.nn.functional.pad(scores, (0, padding), value=float("-inf")).view(-1, of)
+    order = torch.sort(padded, dim=1, descending=True, stable=True).indices
+    mask = torch.zeros_like(padded, dtype=torch.bool).scatter_(1, order[:, :kept], True)
+    return mask.view(rows, -1)[:, :columns]
+
+
+def refit(weight: Tensor, mask: Tensor, moment: Tensor, damping: float) -> Tensor:
+    """The least-squares weights on a fixed mask: per row solve C_SS ŵ_S = (C w)_S with S the kept columns.
+
+    Cost O(m·k³) for k kept columns. `moment` (n, n) is C; returns float32 (m, n), zero outside the mask.
+    Minimises tr((W − Ŵ) C (W − Ŵ)ᵀ), so it never has a larger error than the masked weight itself.
+    """
+    c = moment.double().clone()
+    dead = c.diagonal() == 0
+    c.diagonal()[dead] = 1.0
+    c.diagonal().add_(damping * c.diagonal().mean())
+    target = weight.double() @ c  # (m, n)
+    result = torch.zeros_like(target)
+    for row in range(weight.shape[0]):
+        kept = mask[row].nonzero().squeeze(1)
+        if len(kept):
+            factor = torch.linalg.cholesky(c[kept][:, kept])
+            result[row, kept] = torch.cholesky_solve(target[row, kept].unsqueeze(1), factor).squeeze(1)
+    return result.float()

@@ -1,0 +1,42 @@
+"""Unsigned codes of 1 to 8 bits, packed into bytes without gaps.
+
+Eight codes of b bits take exactly b bytes: they are laid end to end, lowest bits first, in one 64-bit word whose low
+b bytes are kept. A row whose length is no multiple of eight is padded with zeros. Two 4-bit codes 3, 5 share the
+byte 3 + 16·5 = 83.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def packed_columns(columns: int, bits: int) -> int:
+    """Bytes that a row of `columns` codes takes."""
+    return -(-columns // 8) * bits
+
+
+def pack(codes: Tensor, bits: int) -> Tensor:
+    """Pack codes (rows, columns), integers in [0, 2^bits), into uint8 (rows, packed_columns)."""
+    rows, columns = codes.shape
+    if bits == 8 and columns % 8 == 0:
+        return codes.to(torch.uint8)
+    padded = torch.zeros(rows, -(-columns // 8) * 8, dtype=torch.int64, device=codes.device)
+    padded[:, :columns] = codes
+    shifts = torch.arange(8, device=codes.device) * bits
+    words = (padded.view(rows, -1, 8) << shifts).sum(-1, keepdim=True)  # (rows, words, 1)
+    byte_shifts = torch.arange(bits, device=codes.device) * 8
+    return ((words >> byte_shifts) & 255).to(torch.uint8).reshape(rows, -1)
+
+
+def unpack(packed: Tensor, bits: int, columns: int) -> Tensor:
+    """The inverse of `pack`: uint8 (rows, columns)."""
+    rows = packed.shape[0]
+    if bits == 8:
+        return packed[:, :columns]
+    if bits == 4:
+        return torch.stack((packed & 15, packed >> 4), dim=-1).view(rows, -1)[:, :columns]
+    byte_shifts = torch.arange(bits, device=packed.device) * 8
+    words = (packed.view(rows, -1, bits).to(torch.int64) << byte_shifts).sum(-1, keepdim=True)
+    shifts = torch.arange(8, device=packed.device) * bits
+    return ((words >> shifts) & (2**bits - 1)).to(torch.uint8).view(rows, -1)[:, :columns]

@@ -1,0 +1,1 @@
+"""Methods that train the compressed model to do what the original does."""

@@ -1,0 +1,166 @@
+"""Distillation as recovery: train what is left of the model to do what the original does.
+
+Idea. The original's answers and inner states on unlabelled data say more than labels would. A few hundred steps on the
+calibration data win back most of what pruning lost.
+
+Problem. With teacher t and student s, over all batches and all parameters of s that are plain numbers, minimise
+
+    L = logits · T² · KL(softmax(t/T) ‖ softmax(s/T))      every output of class or token scores, mean over rows
+      + embeddings · (1 − cos(t, s))                       every output that is an embedding
+      + features · mean over blocks of ‖h_s − h_t‖²/‖h_t‖²  every block's output h, in every tower
+
+(Hinton, Vinyals, Dean 2015, arXiv 1503.02531, for the first term; FitNets, Romero et al. 2015, arXiv 1412.6550, for the
+last, made relative so that blocks count alike whatever their scale.)
+
+Algorithm. AdamW, cosine schedule, gradient clipped at 1; both models in eval mode, so no dropout and batch norms keep
+their statistics. The loss is 0 with zero gradient where student and teacher agree.
+
+Cost: steps × (2 forwards + 1 backward). Weights on a grid do not move; the kept weights of a pruned site do, its mask
+does not; norms and biases always do. Fails with too little data: it then fits the calibration set. Departs from common
+code: the KL is a mean over rows, never over classes, so that T and the vocabulary's size do not change its weight.
+
+By hand. One row, two classes, T = 1: t = (0, 0), s = (ln 3, 0): softmax(t) = (½, ½), softmax(s) = (¾, ¼),
+KL = ½ ln(½/¾) + ½ ln(½/¼) = ½ ln(4/3) = 0.143841.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from trimodal.core import FitRecord
+from trimodal.methods.method import Method
+from trimodal.methods.options import option
+from trimodal.models.model import Batch, Model, Output
+from trimodal.training.loop import StepRecord, TrainSettings, train
+
+_EPSILON = 1e-12
+
+
+@dataclass(frozen=True)
+class DistillConfig:
+    """Options of `distill`."""
+
+    steps: int = option(300, "optimizer steps", low=1, unit="steps", search=(100, 300, 1000))
+    logits: float = option(1.0, "weight of the scores' divergence", low=0.0)
+    embeddings: float = option(1.0, "weight of the embeddings' distance", low=0.0)
+    features: float = option(0.5, "weight of the blocks' relative distance", low=0.0)
+    temperature: float = option(2.0, "softens both score distributions", low=0.1, high=20.0)
+    learning_rate: float = option(5e-4, "highest learning rate", low=1e-8, high=1.0, search=(1e-4, 5e-4, 1e-3))
+    batch: int = option(64, "samples per step", low=1, unit="samples")
+
+
+def score_distance(teacher: Tensor, student: Tensor, temperature: float, mask: Tensor | None = None) -> Tensor:
+    """T² · KL(teacher ‖ student) for scores (..., classes), mean over rows; rows where `mask` (...) is 0 left out."""
+    expected = functional.log_softmax(teacher / temperature, dim=-1).flatten(0, -2)
+    found = functional.log_softmax(student / temperature, dim=-1).flatten(0, -2)
+    rows = functional.kl_div(found, expected, reduction="none", log_target=True).sum(-1)
+    if mask is not None and mask.numel() == rows.numel():
+        rows = rows[mask.flatten() > 0]
+    return rows.mean() * temperature**2
+
+
+def feature_distance(teacher: Tensor, student: Tensor) -> Tensor:
+    """‖h_s − h_t‖² / ‖h_t‖²."""
+    return (student - teacher).square().sum() / teacher.square().sum().clamp(min=_EPSILON)
+
+
+@contextmanager
+def block_outputs(model: Model) -> Iterator[dict[str, Tensor]]:
+    """While open, every forward leaves each block's output under the block's path."""
+    seen: dict[str, Tensor] = {}
+
+    def keep(path: str) -> Any:
+        def hook(module: nn.Module, inputs: Any, output: Any) -> None:
+            seen[path] = output if isinstance(output, Tensor) else output[0]
+
+        return hook
+
+    paths = [path for tower in model.layout.towers for path in tower.blocks]
+    handles = [model.module.get_submodule(path).register_forward_hook(keep(path)) for path in paths]
+    try:
+        yield seen
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def loss(
+    outputs: Sequence[Output], batch: Batch, teacher: tuple[Any, Mapping[str, Tensor]],
+    student: tuple[Any, Mapping[str, Tensor]], config: DistillConfig,
+) -> dict[str, Tensor]:  # fmt: skip
+    """The loss and its parts; `teacher` and `student` are each (model output, block outputs)."""
+    terms: dict[str, list[Tensor]] = {"logits": [], "embeddings": [], "features": []}
+    for output in outputs:
+        expected, found = (_field(side[0], output.field) for side in (teacher, student))
+        if expected is None or found is None:
+            continue
+        mask = batch.get(output.mask)
+        if output.kind == "embedding":
+            terms["embeddings"].append(1 - functional.cosine_similarity(expected, found, dim=-1).mean())
+        else:
+            terms["logits"].append(score_distance(expected, found, config.temperature, mask))
+    if config.features:
+        terms["features"] = [feature_distance(h, student[1][path]) for path, h in teacher[1].items()]
+    parts = {name: torch.stack(values).mean() for name, values in terms.items() if values}
+    weighed = [getattr(config, name) * value for name, value in parts.items()]
+    return {"loss": torch.stack(weighed).sum(), **parts}
+
+
+def _field(result: Any, name: str) -> Tensor | None:
+    if isinstance(result, Tensor):
+        return result if name == "output" else None
+    found = result.get(name) if isinstance(result, Mapping) else getattr(result, name, None)
+    return found if isinstance(found, Tensor) else None
+
+
+def fit(
+    student: Model, teacher: Model, batches: Callable[[int], Sequence[Batch]], config: DistillConfig, seed: int
+) -> Iterator[FitRecord]:
+    """Train `student` in place towards `teacher`, in a new seeded order each time round the data.
+
+    `batches(size)` gives all calibration data in batches of `size` samples.
+    """
+    data = batches(config.batch)
+    outputs = teacher.family.outputs(teacher.module)
+    teacher.module.eval()
+    order = _shuffled(len(data), config.steps, seed)
+    settings = TrainSettings(
+        steps=config.steps, learning_rate=config.learning_rate, weight_decay=0.0, seed=seed, frozen_noise=True
+    )
+    records: list[StepRecord] = []
+    with block_outputs(teacher) as expected, block_outputs(student) as found:
+
+        def step(module: nn.Module, batch: Batch) -> dict[str, Tensor]:
+            with torch.no_grad():
+                teaching = teacher.module(**batch)
+            return loss(outputs, batch, (teaching, expected), (module(**batch), found), config)
+
+        train(student.module, lambda number: data[order[number]], step, settings, records.append)
+    for record in records:
+        yield FitRecord(0, METHOD.name, record.step, {"loss": record.loss, **record.parts}, record.seconds)
+
+
+def _shuffled(count: int, steps: int, seed: int) -> list[int]:
+    """Indices of `steps` batches: rounds of all `count` of them, each in a new order."""
+    generator = torch.Generator().manual_seed(seed)
+    rounds = [torch.randperm(count, generator=generator) for _ in range(-(-steps // count))]
+    indices: list[int] = torch.cat(rounds)[:steps].tolist()
+    return indices
+
+
+METHOD = Method(
+    name="distill",
+    kind="distill",
+    paper="Hinton, Vinyals, Dean 2015, arXiv 1503.02531; FitNets, Romero et al. 2015, arXiv 1412.6550",
+    idea="Train what is left of the model to give the original's scores and inner states; no labels needed.",
+    config=DistillConfig,
+    on="model",
+    fit=fit,
+)

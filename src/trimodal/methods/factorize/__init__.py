@@ -1,0 +1,1 @@
+"""Methods that put two smaller factors in place of a weight."""

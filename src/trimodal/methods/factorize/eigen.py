@@ -1,0 +1,134 @@
+"""Activation-aware low rank in eigen form: keep the directions that the layer's output really takes.
+
+Idea. The best rank-k stand-in for a layer, for the inputs that it sees, projects its *output* onto the k principal
+directions of that output. Equal to whitened SVD (SVD-LLM: Wang, Zheng, Wan, Zhang 2024, arXiv 2403.07378) without the
+Cholesky factor and its inverse, which fail on singular C; LiteASR (Kamahori et al. 2025, arXiv 2502.20583) uses the
+same form.
+
+Problem. For W (m, n), C = E[x xᵀ] centred (C − μ μᵀ) if the layer has a bias: minimise tr((W − Ŵ) C (W − Ŵ)ᵀ) over
+rank k.
+
+Algorithm.
+    1. W C Wᵀ = U Λ Uᵀ, Λ descending                                                    U (m, m)
+    2. first = U_kᵀ W, second = U_k                                                    (k, n), (m, k)
+    3. with a bias: b += (W − U_k U_kᵀ W) μ                                             (m,)
+The relative error is 1 − Σ_{i≤k} λ_i / Σ λ_i exactly. An embedding has no second moment: plain SVD there.
+
+Cost O(m²n + m³). It pays only below the break-even rank mn/(m+n). Loses to quantization at equal bytes on most layers
+(SVD-LLM: 20 % removed costs LLaMA-7B 5.68 → 7.94 perplexity; 4-bit GPTQ removes 87 % for less); use it where spectra are
+steep, or with distillation behind it.
+
+By hand. W = [[2, 0], [0, 1]], C = [[1, 0], [0, 16]], k = 1: W C Wᵀ = diag(4, 16), U_1 = (0, 1)ᵀ. Plain SVD would keep the
+first row (the larger weight); this keeps the second: first = [[0, 1]], second = [[0], [1]], error 4/20 = 0.2 against 0.8.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from trimodal.core import Change, Place, Site, Treatment
+from trimodal.maths.error import bias_correction
+from trimodal.maths.lowrank import break_even, kept_energy, output_basis
+from trimodal.methods.method import Method, Weights, needs_dense
+from trimodal.methods.options import option
+from trimodal.statistics import Moment, Statistic, StatisticKind
+
+
+@dataclass(frozen=True)
+class EigenConfig:
+    """Options of `factorize.eigen`."""
+
+    sparsity: float = option(0.5, "fraction of the weight's numbers removed", low=0.0, high=1.0, search=(0.25, 0.5, 0.75))
+    rank: int | None = option(None, "rank to keep; replaces sparsity", low=1)
+
+
+def rank_of(site: Site, config: EigenConfig) -> int:
+    """The rank for `site`: as given, or the largest that removes the fraction `sparsity` of its numbers."""
+    if config.rank is not None:
+        return config.rank
+    return max(1, int((1 - config.sparsity) * site.rows * site.columns / (site.rows + site.columns)))
+
+
+def refuse(place: Place, config: EigenConfig) -> str | None:
+    """Why a place is left alone."""
+    site = place.observed
+    if site.groups > 1:
+        return "a grouped convolution has no single second moment"
+    if site.tied:
+        return f"its weight is shared with {', '.join(site.tied)}"
+    reason = needs_dense(site)
+    limit = break_even(site.rows, site.columns)
+    if reason is None and rank_of(site, config) > limit:
+        return f"rank {rank_of(site, config)} saves nothing at {site.rows} × {site.columns}; break-even is {limit}"
+    return reason
+
+
+def wants(place: Place, config: EigenConfig) -> StatisticKind | None:
+    """The second moment, except for an embedding."""
+    return None if place.observed.kind == "embedding" else "moment"
+
+
+def forecast(place: Place, config: EigenConfig) -> Sequence[Site]:
+    """Two sites, `first` and `second`, in place of one."""
+    site, rank = place.observed, rank_of(place.observed, config)
+    if site.kind == "embedding":
+        shapes = (site.shape[0], rank), (site.shape[1], rank)
+    else:
+        shapes = (rank, *site.shape[1:]), (site.shape[0], rank, *(1 for _ in site.shape[2:]))
+    first = replace(site, path=f"{site.path}.first", shape=shapes[0], bias=False, output_axis=None,
+                    branch=f"{site.branch}.first".strip("."))  # fmt: skip
+    kind = "linear" if site.kind == "embedding" else site.kind
+    second = replace(site, path=f"{site.path}.second", shape=shapes[1], kind=kind, input_axis=None,
+                     branch=f"{site.branch}.second".strip("."))  # fmt: skip
+    return tuple(replace(s, stored_bytes=s.dense_bytes) for s in (first, second))
+
+
+def factors(weight: Tensor, moment: Tensor | None, rank: int) -> tuple[Tensor, Tensor, float]:
+    """Steps 1 and 2 for W (m, n), C (n, n) or None for I: first (k, n), second (m, k), share of the output's energy kept."""
+    values, vectors = output_basis(weight, moment)
+    second = vectors[:, :rank]
+    return (second.T @ weight.double()).float(), second.float(), kept_energy(values, rank)
+
+
+def solve(place: Place, weights: Weights, statistic: Statistic | None, config: EigenConfig) -> Change:
+    """Factorise the weight of the place's site."""
+    site, rank = place.observed, rank_of(place.observed, config)
+    weight = weights[f"{site.path}.weight"].flatten(1)  # (m, n)
+    bias = weights.get(f"{site.path}.bias")
+    if not isinstance(statistic, Moment):
+        # An embedding's transpose maps a one-hot row to a vector; all rows weigh the same, so C = I.
+        first, second, energy = factors(weight.T, None, rank)
+        return _change(site, first.T.contiguous(), second, None, energy)
+    moment = statistic.second
+    if bias is not None:
+        moment = moment - torch.outer(statistic.mean, statistic.mean)
+    first, second, energy = factors(weight, moment, rank)
+    if bias is not None:
+        bias = bias + bias_correction(weight, second @ first, statistic.mean)
+    shaped = first.view(rank, *site.shape[1:])
+    return _change(site, shaped, second.view(-1, rank, *(1 for _ in site.shape[2:])), bias, energy)
+
+
+def _change(site: Site, first: Tensor, second: Tensor, bias: Tensor | None, energy: float) -> Change:
+    dtype: torch.dtype = getattr(torch, site.dtype)
+    tensors = {"first": first.to(dtype).contiguous(), "second": second.to(dtype).contiguous()}
+    kept_bias = None if bias is None else bias.to(dtype)
+    treatment = Treatment("low_rank", {"rank": first.shape[-1 if site.kind == "embedding" else 0]}, tensors, kept_bias)
+    return Change({site.path: treatment}, notes=(f"{energy:.4f} of the output's energy kept",))
+
+
+METHOD = Method(
+    name="factorize.eigen",
+    kind="factorize",
+    paper="eigen form of SVD-LLM (Wang et al. 2024, arXiv 2403.07378); centred as in LiteASR (arXiv 2502.20583)",
+    idea="Project the layer's output onto the principal directions it takes on real inputs.",
+    config=EigenConfig,
+    refuse=refuse,
+    wants=wants,
+    forecast=forecast,
+    solve=solve,
+)

@@ -1,0 +1,59 @@
+"""How: what a compression method is to the rest of the library. A frozen record, not a base class."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from trimodal.core import Change, FitRecord, Place, Site
+from trimodal.statistics import Statistic, StatisticKind
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from trimodal.models.model import Batch, Model
+
+Weights = Mapping[str, "Tensor"]
+Kind = Literal["prune", "quantize", "factorize", "distill"]
+
+
+@dataclass(frozen=True)
+class Method:
+    """One method.
+
+    A *solving* method has `solve(place, weights, statistic, config) -> Change`: pure and deterministic, tensors
+    in, tensors out. `weights` maps `path.weight` and `path.bias` of the place's sites to their tensors in float32;
+    `statistic` is what `wants` asked for, taken at the place's observed site, or None. A *gradient* method has
+    `fit(student, teacher, batches, config, seed) -> records` instead and changes the student.
+
+    Attributes:
+        name: how recipes call it, `kind.name`.
+        paper: authors, year, identifier.
+        idea: one sentence.
+        config: the frozen dataclass of its options.
+        on: what one place is: a `site`, the sites that share an axis label ending in `unit`, or the whole `model`.
+        refuse: reason why it cannot work at this place with this config, or None.
+        wants: the statistic it needs of the observed site's input, or None.
+        forecast: the sites as they will stand afterwards, with shapes and stored bytes, from the place alone.
+    """
+
+    name: str
+    kind: Kind
+    paper: str
+    idea: str
+    config: type
+    on: Literal["site", "axis", "model"] = "site"
+    unit: str = ""
+    refuse: Callable[[Place, Any], str | None] = lambda place, config: None
+    wants: Callable[[Place, Any], StatisticKind | None] = lambda place, config: None
+    forecast: Callable[[Place, Any], Sequence[Site]] = lambda place, config: place.sites
+    solve: Callable[[Place, Weights, Statistic | None, Any], Change] | None = None
+    fit: Callable[[Model, Model, Callable[[int], Sequence[Batch]], Any, int], Iterable[FitRecord]] | None = None
+
+
+def needs_dense(site: Site) -> str | None:
+    """The reason why a site whose weight is no longer a plain tensor is left alone, or None."""
+    if site.kind == "norm":
+        return "a norm's few weights stay as they are"
+    return None if site.stored == "dense" else f"already {site.stored}"

@@ -1,0 +1,1 @@
+"""Methods that remove weights, neurons or heads."""

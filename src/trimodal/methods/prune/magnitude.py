@@ -1,0 +1,82 @@
+"""Magnitude pruning (Han, Pool, Tran, Dally 2015, arXiv 1506.02626): the smallest weights go.
+
+The baseline of all pruning. Problem: choose a mask M (m, n) that keeps k weights with Σ_{kept} w² largest.
+
+Algorithm.
+    1. score |w|, compared within the whole layer (`scope: layer`) or within each row (`scope: row`)
+    2. keep the k largest; among equals the earlier one, so that exactly k stay
+    3. with `refit`, set the kept weights to the least-squares optimum on the calibration inputs: per row
+       C_SS ŵ_S = (C w)_S                                                             (see `maths/masks.py`)
+
+Cost O(m·n·log), with refit O(m·k³) per layer of k kept columns. Fails when inputs differ much in size: a small weight on
+a large input matters. Stored as one bit per weight and the kept values; files shrink, a CPU does not get faster.
+
+By hand. W = [[0.8, −0.2], [0.3, 0.5]], sparsity 0.5: layer scope keeps 0.8 and 0.5; row scope keeps 0.8 and 0.5 too;
+for W = [[0.8, −0.6], [0.3, 0.5]] layer scope keeps the first row, row scope 0.8 and 0.5.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from trimodal.core import Change, Place, Site
+from trimodal.maths.masks import keep_largest, refit
+from trimodal.methods.method import Method, Weights
+from trimodal.methods.options import option
+from trimodal.methods.prune import masked
+from trimodal.methods.prune.masked import Removal
+from trimodal.statistics import Moment, Statistic, StatisticKind
+
+
+@dataclass(frozen=True)
+class MagnitudeConfig(Removal):
+    """Options of `prune.magnitude`."""
+
+    scope: Literal["layer", "row"] = option("layer", "where weights compete", choices=("layer", "row"))
+    refit: bool = option(False, "set the kept weights to their least-squares values; needs calibration data")
+
+
+def refuse(place: Place, config: MagnitudeConfig) -> str | None:
+    """Why a place is left alone."""
+    if config.refit and (place.observed.kind == "embedding" or place.observed.groups > 1):
+        return "its input has no second moment to refit with; prune.magnitude with refit: false works on it"
+    return masked.refuse(place)
+
+
+def wants(place: Place, config: MagnitudeConfig) -> StatisticKind | None:
+    """The second moment, if the kept weights are refitted."""
+    return "moment" if config.refit else None
+
+
+def forecast(place: Place, config: MagnitudeConfig) -> Sequence[Site]:
+    """The site with a mask and its kept weights."""
+    site = place.observed
+    count = masked.kept_in_all if config.scope == "layer" else masked.kept_per_row
+    return masked.sparse_site(site, count(site, config.sparsity))
+
+
+def solve(place: Place, weights: Weights, statistic: Statistic | None, config: MagnitudeConfig) -> Change:
+    """Remove the smallest weights of the place's site."""
+    site = place.observed
+    weight = weights[f"{site.path}.weight"].flatten(1)  # (m, n)
+    scores = weight.abs()
+    rows = scores.reshape(1, -1) if config.scope == "layer" else scores
+    mask = keep_largest(rows, config.sparsity).view_as(weight)
+    if isinstance(statistic, Moment):
+        weight = refit(weight, mask, statistic.second, config.damping)
+    return masked.treated(site, weight, mask)
+
+
+METHOD = Method(
+    name="prune.magnitude",
+    kind="prune",
+    paper="Han, Pool, Tran, Dally 2015, Learning both weights and connections, arXiv 1506.02626",
+    idea="The smallest weights go; with refit the others make up for them.",
+    config=MagnitudeConfig,
+    refuse=refuse,
+    wants=wants,
+    forecast=forecast,
+    solve=solve,
+)

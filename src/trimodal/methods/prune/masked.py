@@ -1,0 +1,54 @@
+"""What all methods that remove single weights say alike about a place."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from math import prod
+
+import torch
+from torch import Tensor
+
+from trimodal.core import DTYPE_BYTES, Change, Place, Site, Treatment
+from trimodal.layers import Sparse
+from trimodal.maths.masks import kept_count
+from trimodal.methods.method import needs_dense
+from trimodal.methods.options import option
+
+
+@dataclass(frozen=True)
+class Removal:
+    """Options that every method that removes single weights has."""
+
+    sparsity: float = option(0.5, "fraction of the weights removed", low=0.0, high=1.0, search=(0.3, 0.5, 0.7))
+    refit: bool = option(True, "set the kept weights to their least-squares values; needs calibration data")
+    damping: float = option(1e-3, "added to diag C in the refit, as a share of its mean", low=1e-9, high=1.0)
+
+
+def refuse(place: Place) -> str | None:
+    """Why a place is left alone."""
+    return needs_dense(place.observed)
+
+
+def sparse_site(site: Site, kept: int) -> Sequence[Site]:
+    """`site` with `kept` weights and one bit per weight."""
+    mask_bytes = site.rows * -(-site.columns // 8)
+    stored = kept * DTYPE_BYTES[site.dtype] + mask_bytes + site.bias_bytes
+    return (replace(site, stored="sparse", stored_bytes=stored),)
+
+
+def kept_per_row(site: Site, sparsity: float) -> int:
+    """Weights that stay in the whole site when every row loses the fraction `sparsity`."""
+    return site.rows * kept_count(site.columns, sparsity)
+
+
+def kept_in_all(site: Site, sparsity: float) -> int:
+    """Weights that stay when the site as a whole loses the fraction `sparsity`."""
+    return kept_count(prod(site.shape), sparsity)
+
+
+def treated(site: Site, weight: Tensor, mask: Tensor) -> Change:
+    """Keep `weight` (rows, columns) where `mask` is True, in the site's own shape and type."""
+    stored = weight.view(site.shape).to(getattr(torch, site.dtype))
+    options, tensors = Sparse.treatment(stored, mask)
+    return Change({site.path: Treatment("sparse", options, tensors)})

@@ -1,0 +1,1 @@
+"""Methods that keep a weight in fewer bits."""

@@ -1,0 +1,329 @@
+"""How a family says what its models are made of: parts in running order, towers of parts, and the layout made of them.
+
+A family writes down each part by its path and leaves the rest to `lay_out`. One block of a Transformer reads
+
+    (Part("norm1", "norm", "attention"), Attention("q", "k", "v", "o", width="head_dim"), Mlp("up", "down"))
+
+and from that come the sites, their shapes, the labels of the axes that must be cut together, and the counters that a cut
+has to change. Sizes are read from the weights, not from the configuration, so a model that was cut before is described
+as it is now.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from torch import nn
+
+from trimodal.core import Axis, Counter, Layout, Site, Tower
+from trimodal.core.site import DTYPE_BYTES, Kind
+from trimodal.errors import ModelError
+
+_KINDS: tuple[tuple[type[nn.Module] | tuple[type[nn.Module], ...], Kind], ...] = (
+    (nn.Linear, "linear"),
+    ((nn.Conv1d, nn.Conv2d), "conv"),
+    (nn.Embedding, "embedding"),
+    ((nn.LayerNorm, nn.GroupNorm, nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.RMSNorm), "norm"),
+)
+
+
+@dataclass(frozen=True)
+class Part:
+    """One module with a weight. `branch` tells it apart from others of its role in the same block; `channels` names
+    the label that its input and output channels carry, each empty if none."""
+
+    path: str
+    role: str
+    branch: str = ""
+    channels: tuple[str, str] = ("", "")
+
+
+@dataclass(frozen=True)
+class Attention:
+    """Query, key, value and output projection, which share the axis `heads`.
+
+    `width` is the attribute that holds the width of one head; without it the heads cannot be cut. A unit is one
+    key-value head together with all query heads that read from it. `heads` are attributes that count query heads,
+    `sizes` attributes that count entries; both change when heads are cut. The norms are those of query and key
+    before their product, where there are any.
+    """
+
+    query: str
+    key: str
+    value: str
+    output: str
+    width: str = ""
+    heads: tuple[str, ...] = ()
+    sizes: tuple[str, ...] = ()
+    branch: str = ""
+    query_norm: str = ""
+    key_norm: str = ""
+
+
+@dataclass(frozen=True)
+class Mlp:
+    """Layer up (and gate), activation, layer down, which share the axis `neurons`. `up` runs after `gate`.
+
+    `roles` are those of up and down where they are not just that, such as a projector's.
+    """
+
+    up: str
+    down: str
+    gate: str = ""
+    branch: str = ""
+    roles: tuple[str, str] = ("up", "down")
+
+
+AnyPart = Part | Attention | Mlp
+
+
+@dataclass(frozen=True)
+class TowerPart:
+    """One tower: `stem`, then each of the `blocks`, then `head`, all paths from `root`; then `after`, whose paths start
+    at the model.
+
+    `blocks` is a path that may hold `*` for each child of a list (`stages.*.layers.*`); `block` says what one holds, and
+    parts that a block lacks are skipped. `between` holds parts that run after the block at that path, paths from `root`.
+    """
+
+    name: str
+    modality: str
+    root: str = ""
+    stem: tuple[AnyPart, ...] = ()
+    blocks: str = ""
+    block: tuple[AnyPart, ...] = ()
+    between: Mapping[str, tuple[AnyPart, ...]] = field(default_factory=dict)
+    head: tuple[AnyPart, ...] = ()
+    after: tuple[AnyPart, ...] = ()
+
+
+def kind_of(module: nn.Module) -> Kind | None:
+    """The kind of site that `module` can be, or None: it has no weight of its own, or one that nobody knows.
+
+    RMS norms come in a class of their own with nearly every model and are told by name.
+    """
+    weight = module._parameters.get("weight")
+    if weight is None or str(weight.dtype).removeprefix("torch.") not in DTYPE_BYTES:
+        return None
+    for types, kind in _KINDS:
+        if isinstance(module, types):
+            return kind
+    return "norm" if type(module).__name__.endswith("Norm") and weight.dim() == 1 else None
+
+
+def weighted(module: nn.Module) -> dict[str, Kind]:
+    """Path -> kind of every module that can be a site, in the order of registration.
+
+    What stands inside an `nn.MultiheadAttention` is left out: that module uses its parts' weights without calling them,
+    so that nothing can observe or replace them.
+    """
+    closed = tuple(f"{path}." for path, part in module.named_modules() if isinstance(part, nn.MultiheadAttention))
+    found = {path: kind_of(part) for path, part in module.named_modules() if not path.startswith(closed or ("\0",))}
+    return {path: kind for path, kind in found.items() if kind is not None}
+
+
+def site_at(module: nn.Module, path: str, tower: str, block: int | None, role: str, branch: str = "") -> Site:
+    """The site at `path` without axes. `ModelError` if the module there has no weight."""
+    part = module.get_submodule(path)
+    kind = kind_of(part)
+    if kind is None:
+        raise ModelError(f"{path} is a {type(part).__name__}, expected a layer with a weight in floating point.")
+    weight = part._parameters["weight"]
+    assert weight is not None  # kind_of says so; for the type checker
+    site = Site(
+        path, tower, block, role, kind, tuple(weight.shape), str(weight.dtype).removeprefix("torch."),
+        part._parameters.get("bias") is not None, branch, groups=getattr(part, "groups", 1) if kind == "conv" else 1,
+    )
+    return replace(site, stored_bytes=site.dense_bytes)
+
+
+def lay_out(module: nn.Module, towers: Iterable[TowerPart]) -> Layout:
+    """Turn declarations into the layout of `module`: sites in running order, axes, ties, counters.
+
+    A tower of which one part runs before another tower and the rest after it is declared in two pieces of one name;
+    only one of them has blocks. Modules with a weight that no tower declares follow at the end: outside the blocks they are the `head` of the last
+    tower (the classes that put a head on a model are many and alike), and their path is their branch.
+    """
+    sites: list[Site] = []
+    counters: list[Counter] = []
+    described: dict[str, Tower] = {}
+    for tower in towers:
+        blocks = _expand(module, _join(tower.root, tower.blocks)) if tower.blocks else ()
+        known = described.pop(tower.name, Tower(tower.name, tower.modality))
+        prefixes = tuple(dict.fromkeys((*known.prefixes, *_prefixes(module, tower))))
+        described[tower.name] = replace(known, blocks=known.blocks + blocks, prefixes=prefixes)
+        for path, block, part in _running(module, tower, blocks):
+            sites.extend(_sites(module, tower.name, path, block, part))
+            counters.extend(_counters(module, tower.name, path, block, part))
+    declared = {site.path for site in sites}
+    for path in weighted(module):
+        if path not in declared:
+            sites.append(_undeclared(module, path, described))
+    return Layout(tuple(described.values()), tied_once(module, sites), tuple(counters))
+
+
+def root_of(module: nn.Module, *names: str) -> str:
+    """The first of `names` that is a path in `module`, or `""`: where a model stands inside the class with a head."""
+    return next((name for name in names if _has(module, name)), "")
+
+
+def _running(
+    module: nn.Module, tower: TowerPart, blocks: tuple[str, ...]
+) -> Iterator[tuple[str, int | None, AnyPart]]:
+    """(root of the part's paths, block, part) in running order, those that the module has."""
+    for part in tower.stem:
+        yield tower.root, None, part
+    for number, path in enumerate(blocks):
+        for part in tower.block:
+            yield path, number, part
+        for part in tower.between.get(path.removeprefix(tower.root).lstrip("."), ()):
+            yield tower.root, None, part
+    for part in tower.head:
+        yield tower.root, None, part
+    for part in tower.after:
+        yield "", None, part
+
+
+def _sites(module: nn.Module, tower: str, root: str, block: int | None, part: AnyPart) -> list[Site]:
+    """The sites of one part in running order; none if the module lacks it."""
+    if isinstance(part, Part):
+        path = _join(root, part.path)
+        if not _has_weight(module, path):
+            return []
+        return [_with_channels(site_at(module, path, tower, block, part.role, part.branch), part.channels)]
+    if isinstance(part, Mlp):
+        return _mlp_sites(module, tower, root, block, part)
+    return _attention_sites(module, tower, root, block, part)
+
+
+def _with_channels(site: Site, channels: tuple[str, str]) -> Site:
+    label = ".".join(str(p) for p in (site.tower, site.block) if p is not None)
+    axes = [Axis(f"{label}.{c}", site.shape[i]) if c else None for c, i in zip(channels, (1, 0), strict=True)]
+    return replace(site, input_axis=axes[0], output_axis=axes[1])
+
+
+def _mlp_sites(module: nn.Module, tower: str, root: str, block: int | None, part: Mlp) -> list[Site]:
+    if not _has_weight(module, _join(root, part.up)):
+        return []
+    down = site_at(module, _join(root, part.down), tower, block, part.roles[1], part.branch)
+    axis = Axis(_label(tower, block, part.branch, "neurons"), down.shape[1])
+    ups = [(part.gate, "gate"), (part.up, part.roles[0])]
+    sites = [site_at(module, _join(root, p), tower, block, role, part.branch) for p, role in ups if p]
+    if part.roles[0] == part.roles[1]:
+        sites = [replace(s, branch=_dotted(s.branch, "up")) for s in sites]
+        down = replace(down, branch=_dotted(down.branch, "down"))
+    return [*(replace(s, output_axis=axis) for s in sites), replace(down, input_axis=axis)]
+
+
+def _attention_sites(module: nn.Module, tower: str, root: str, block: int | None, part: Attention) -> list[Site]:
+    if not _has_weight(module, _join(root, part.query)):
+        return []
+    wide = narrow = None
+    if part.width:
+        heads, group, width = _heads(module, root, part)
+        label = _label(tower, block, part.branch, "heads")
+        wide, narrow = Axis(label, heads, group * width), Axis(label, heads, width)
+
+    def site(path: str, role: str) -> Site:
+        return site_at(module, _join(root, path), tower, block, role, part.branch)
+
+    def norm(path: str, branch: str) -> list[Site]:
+        if not path or not _has_weight(module, _join(root, path)):
+            return []
+        return [replace(site(path, "norm"), branch=_dotted(part.branch, branch))]
+
+    return [
+        replace(site(part.query, "query"), output_axis=wide), *norm(part.query_norm, "query"),
+        replace(site(part.key, "key"), output_axis=narrow), *norm(part.key_norm, "key"),
+        replace(site(part.value, "value"), output_axis=narrow),
+        replace(site(part.output, "output"), input_axis=wide),
+    ]  # fmt: skip
+
+
+def _heads(module: nn.Module, root: str, part: Attention) -> tuple[int, int, int]:
+    """(key-value heads, query heads for each of them, width of one head), from the weights as they are."""
+    width = int(_attribute(module, _join(root, part.width)))
+    queries, keys = (site_at(module, _join(root, p), "", None, "").rows // width for p in (part.query, part.key))
+    return keys, queries // max(keys, 1), width
+
+
+def _counters(module: nn.Module, tower: str, root: str, block: int | None, part: AnyPart) -> list[Counter]:
+    if not isinstance(part, Attention) or not part.width or not _has_weight(module, _join(root, part.query)):
+        return []
+    _, group, width = _heads(module, root, part)
+    label = _label(tower, block, part.branch, "heads")
+    per_unit = [(name, group) for name in part.heads] + [(name, group * width) for name in part.sizes]
+    return [Counter(label, *_join(root, name).rpartition(".")[::2], per_unit=n) for name, n in per_unit]
+
+
+def _undeclared(module: nn.Module, path: str, towers: list[Tower]) -> Site:
+    """A site for a module that no tower declares; it belongs where its path does, else to the last tower."""
+    for tower in towers:
+        for number, block in enumerate(tower.blocks):
+            if path.startswith(f"{block}."):
+                return site_at(module, path, tower.name, number, _plain_role(module, path), path[len(block) + 1 :])
+    owner = next((t for t in towers if any(path.startswith(f"{p}.") for p in t.prefixes if p)), towers[-1])
+    return site_at(module, path, owner.name, None, _plain_role(module, path, "head"), path)
+
+
+def _plain_role(module: nn.Module, path: str, linear: str = "linear") -> str:
+    kind = kind_of(module.get_submodule(path))
+    return linear if kind == "linear" or kind is None else kind
+
+
+def tied_once(module: nn.Module, sites: Iterable[Site]) -> tuple[Site, ...]:
+    """The sites with each weight once, at the place where it runs first; the other paths in `tied`."""
+    first: dict[int, Site] = {}
+    for site in sites:
+        weight = id(module.get_submodule(site.path)._parameters["weight"])
+        known = first.get(weight)
+        first[weight] = site if known is None else replace(known, tied=(*known.tied, site.path))
+    return tuple(first.values())
+
+
+def _prefixes(module: nn.Module, tower: TowerPart) -> tuple[str, ...]:
+    """Dotted paths that belong to the tower: its root, unless nothing stands there, and what stands outside of it."""
+    inside = (tower.root,) if tower.stem or tower.blocks or tower.head else ()
+    outside = [p.path if isinstance(p, Part) else p.query if isinstance(p, Attention) else p.up for p in tower.after]
+    return (*inside, *(p.partition(".")[0] for p in outside if _has(module, p)))
+
+
+def _expand(module: nn.Module, pattern: str) -> tuple[str, ...]:
+    """Paths of all blocks that `pattern` stands for; a pattern without `*` names the list that holds them."""
+    paths = [""]
+    for step in (pattern if "*" in pattern else f"{pattern}.*").split("."):
+        names = ([name for name, _ in module.get_submodule(p).named_children()] for p in paths)
+        taken = ([n for n in children if step in ("*", n)] for children in names)
+        paths = [_join(p, name) for p, children in zip(paths, taken, strict=True) for name in children]
+    return tuple(paths)
+
+
+def _has(module: nn.Module, path: str) -> bool:
+    try:
+        module.get_submodule(path)
+    except AttributeError:
+        return False
+    return True
+
+
+def _has_weight(module: nn.Module, path: str) -> bool:
+    return _has(module, path) and kind_of(module.get_submodule(path)) is not None
+
+
+def _attribute(module: nn.Module, path: str) -> Any:
+    owner, _, name = path.rpartition(".")
+    return getattr(module.get_submodule(owner), name)
+
+
+def _label(tower: str, block: int | None, branch: str, unit: str) -> str:
+    return ".".join(p for p in (tower, "" if block is None else str(block), branch, unit) if p)
+
+
+def _dotted(left: str, right: str) -> str:
+    return f"{left}.{right}" if left else right
+
+
+def _join(root: str, path: str) -> str:
+    return f"{root}.{path}" if root and path else root or path

@@ -1,0 +1,150 @@
+"""From loaded samples to tensors, one function per modality. Families choose which of them their forward takes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from math import gcd
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from scipy.signal import resample_poly
+from torch import Tensor, nn
+
+from trimodal.core import MODALITIES
+from trimodal.errors import DataError, ModelError
+from trimodal.models.model import Loaded, Processors
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+IMAGE, AUDIO, TEXT = (MODALITIES.index(modality) for modality in ("image", "audio", "text"))
+PADDING = -1
+USUAL_TOKENS = 128  # length of a text when operations are counted, where the model takes that many
+_FILES = {
+    "image": "preprocessor_config.json",
+    "audio": "preprocessor_config.json",
+    "text": "tokenizer.json",
+    "whole": "processor_config.json",
+}
+
+
+def need(loaded: Sequence[Loaded], *modalities: str) -> None:
+    """`DataError` unless every sample holds every one of `modalities`."""
+    for position, sample in enumerate(loaded, start=1):
+        lacking = [m for m in modalities if getattr(sample, m) is None]
+        if lacking:
+            raise DataError(
+                f"Sample {position} of a batch of {len(loaded)} holds no {' and no '.join(lacking)}; "
+                f"this model needs {' and '.join(modalities)} in every line."
+            )
+
+
+def processor(processors: Processors, part: str) -> Any:
+    """The `part` (`image`, `audio`, `text`, `whole`) of the model's processors; `ModelError` if its folder lacks it."""
+    found = getattr(processors, part)
+    if found is None:
+        raise ModelError(
+            f"The model folder has no {_FILES[part]}, which turns {'samples' if part == 'whole' else part} into "
+            "tensors; copy it from where the model was published into the folder."
+        )
+    return found
+
+
+def images(processors: Processors, loaded: Sequence[Loaded]) -> dict[str, Tensor]:
+    """`pixel_values` (batch, channels, height, width) in float32."""
+    need(loaded, "image")
+    found = processor(processors, "image")(images=[sample.image for sample in loaded], return_tensors="pt")
+    return {"pixel_values": found["pixel_values"]}
+
+
+def token_ids(tokenizer: Any, texts: Sequence[str], limit: int | None) -> list[list[int]]:
+    """Token ids of each text, special tokens included, at most `limit` of them."""
+    cut: dict[str, Any] = {"truncation": True, "max_length": limit} if limit is not None else {}
+    ids: list[list[int]] = tokenizer(list(texts), **cut)["input_ids"]
+    return ids
+
+
+def padded(rows: Sequence[Sequence[int]], pad: int, length: int = 0) -> tuple[Tensor, Tensor]:
+    """Ids (batch, tokens) padded on the right to the longest row or to `length`, and their mask of ones and zeros."""
+    length = max(length, *(len(row) for row in rows))
+    ids = torch.full((len(rows), length), pad, dtype=torch.long)
+    mask = torch.zeros(len(rows), length, dtype=torch.long)
+    for i, row in enumerate(rows):
+        ids[i, : len(row)] = torch.tensor(row, dtype=torch.long)
+        mask[i, : len(row)] = 1
+    return ids, mask
+
+
+def texts(
+    processors: Processors, loaded: Sequence[Loaded], limit: int | None = None, full: bool = False
+) -> dict[str, Tensor]:
+    """`input_ids` and `attention_mask` (batch, tokens), cut off after `limit` tokens.
+
+    `full` pads every text to `limit` and gives no mask, for models that were trained so (SigLIP).
+    """
+    need(loaded, "text")
+    tokenizer = processor(processors, "text")
+    rows = token_ids(tokenizer, [sample.text or "" for sample in loaded], limit)
+    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
+    ids, mask = padded(rows, pad, limit or 0 if full else 0)
+    return {"input_ids": ids} if full else {"input_ids": ids, "attention_mask": mask}
+
+
+def waveforms(loaded: Sequence[Loaded], rate: int) -> list[NDArray[np.float32]]:
+    """The samples' audio at `rate` Hz, mono, float32."""
+    need(loaded, "audio")
+    return [resampled(sample.audio, sample.sampling_rate, rate) for sample in loaded if sample.audio is not None]
+
+
+def resampled(wave: NDArray[np.float32], old: int, new: int) -> NDArray[np.float32]:
+    """`wave` (samples,) at `old` Hz as it would be at `new` Hz (polyphase filter)."""
+    if old == new:
+        return wave
+    if old <= 0:
+        raise DataError(f"Audio with a sampling rate of {old} Hz, expected a positive rate; check the file.")
+    shared = gcd(old, new)
+    return np.asarray(resample_poly(wave, new // shared, old // shared), dtype=np.float32)
+
+
+def sounds(processors: Processors, loaded: Sequence[Loaded], **options: Any) -> dict[str, Tensor]:
+    """What the model's feature extractor gives: `input_features` or `input_values`, and its mask if it has one."""
+    extractor = processor(processors, "audio")
+    rate = int(extractor.sampling_rate)
+    found = extractor(waveforms(loaded, rate), sampling_rate=rate, return_tensors="pt", **options)
+    return {name: torch.as_tensor(value) for name, value in found.items()}
+
+
+def in_dtype(module: nn.Module, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The batch with its floating-point tensors in the module's own type, so that a half-precision model takes them."""
+    dtype = _dtype(module)
+    return {name: value.to(dtype) if value.is_floating_point() else value for name, value in batch.items()}
+
+
+def text_tokens(batch: Mapping[str, Tensor], ids: str = "input_ids", mask: str = "attention_mask") -> Tensor:
+    """(batch, tokens): TEXT where the mask is one, PADDING elsewhere."""
+    tokens = torch.full_like(batch[ids], TEXT, dtype=torch.long)
+    return tokens.masked_fill(batch[mask] == 0, PADDING) if mask in batch else tokens
+
+
+def no_image(module: nn.Module, channels: int, height: int, width: int | None = None) -> dict[str, Tensor]:
+    """`pixel_values` of one black image in the module's type and on its device."""
+    return {"pixel_values": no_signal(module, channels, height, height if width is None else width)}
+
+
+def no_text(module: nn.Module, tokens: int) -> dict[str, Tensor]:
+    """`input_ids` of one text of so many tokens, all of them token 0. No mask: it would only say that all are real."""
+    return {"input_ids": torch.zeros(1, tokens, dtype=torch.long, device=_device(module))}
+
+
+def no_signal(module: nn.Module, *shape: int) -> Tensor:
+    """Zeros (1, *shape) in the module's type and on its device."""
+    return torch.zeros(1, *shape, dtype=_dtype(module), device=_device(module))
+
+
+def _device(module: nn.Module) -> torch.device:
+    return next((p.device for p in module.parameters()), torch.device("cpu"))
+
+
+def _dtype(module: nn.Module) -> torch.dtype:
+    return next((p.dtype for p in module.parameters() if p.is_floating_point()), torch.float32)

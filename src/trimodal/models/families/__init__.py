@@ -1,0 +1,30 @@
+"""Which kinds of model there are. A new family is one file here and one line in `FAMILIES`."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from trimodal.models import generic
+from trimodal.models.families import ast, bert, clap, clip, fusion, llama, llava, resnet, siglip, vit, wav2vec2, whisper
+from trimodal.models.model import Family
+
+FAMILIES: tuple[Family, ...] = (
+    clip.FAMILY,
+    siglip.FAMILY,
+    vit.FAMILY,
+    bert.FAMILY,
+    whisper.FAMILY,
+    llama.FAMILY,
+    llava.FAMILY,
+    clap.FAMILY,
+    wav2vec2.FAMILY,
+    ast.FAMILY,
+    resnet.FAMILY,
+    fusion.FAMILY,
+)
+
+
+def family_of(module: nn.Module) -> Family:
+    """The family that covers `module.config.model_type`, else the generic one."""
+    model_type = getattr(getattr(module, "config", None), "model_type", None)
+    return next((family for family in FAMILIES if model_type in family.model_types), generic.FAMILY)

@@ -1,0 +1,52 @@
+"""AST: a ViT over patches of a log-mel spectrogram. Gong et al. 2021, arXiv 2104.01778."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from trimodal.core import Layout
+from trimodal.models import encoding
+from trimodal.models.declare import Part, TowerPart, lay_out, root_of
+from trimodal.models.families import vit
+from trimodal.models.model import Family, Loaded, Output, Processors
+
+
+def describe(module: nn.Module) -> Layout:
+    """One tower; class and distillation token and the positions are plain parameters and no sites."""
+    tower = TowerPart(
+        "audio", "audio", root_of(module, "audio_spectrogram_transformer"),
+        stem=(Part("embeddings.patch_embeddings.projection", "patch"),),
+        blocks="layers",
+        block=vit.BLOCK,
+        head=(Part("layernorm", "norm", "final"),),
+        after=(Part("classifier.layernorm", "norm", "head"), Part("classifier.dense", "head")),
+    )
+    return lay_out(module, [tower])
+
+
+def outputs(module: nn.Module) -> tuple[Output, ...]:
+    """Class scores, or the pooled state."""
+    if hasattr(module, "classifier"):
+        return (Output("logits", "audio", "logits", label="label"),)
+    return (Output("pooler_output", "audio", "embedding"),)
+
+
+def modalities(module: nn.Module) -> tuple[str, ...]:
+    """Audio only."""
+    return ("audio",)
+
+
+def encode(module: nn.Module, processors: Processors, loaded: Sequence[Loaded]) -> dict[str, Tensor]:
+    """`input_values` (batch, frames, mels), padded or cut to the length that the positions were made for."""
+    return encoding.in_dtype(module, encoding.sounds(processors, loaded))
+
+
+def example(module: nn.Module) -> dict[str, Tensor]:
+    """One spectrogram."""
+    config = module.config
+    return {"input_values": encoding.no_signal(module, config.max_length, config.num_mel_bins)}  # type: ignore[union-attr, arg-type]
+
+
+FAMILY = Family("ast", ("audio-spectrogram-transformer",), describe, outputs, modalities, encode, example=example)

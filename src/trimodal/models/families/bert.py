@@ -1,0 +1,106 @@
+"""BERT and the sentence encoders made of it (MiniLM, BGE, GTE). Devlin et al. 2018, arXiv 1810.04805. RoBERTa has
+the same parts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from trimodal.core import Layout
+from trimodal.models import encoding
+from trimodal.models.declare import Attention, Mlp, Part, TowerPart, lay_out, root_of
+from trimodal.models.model import Batch, Family, Loaded, Output, Processors
+
+
+def attention(path: str, branch: str = "") -> tuple[Attention, Part]:
+    """The attention at `path` and the norm after it; also CLAP's."""
+    return (
+        Attention(
+            f"{path}.self.query", f"{path}.self.key", f"{path}.self.value", f"{path}.output.dense",
+            width=f"{path}.self.attention_head_size", heads=(f"{path}.self.num_attention_heads",),
+            sizes=(f"{path}.self.all_head_size",), branch=branch,
+        ),
+        Part(f"{path}.output.LayerNorm", "norm", branch or "attention"),
+    )
+
+
+BLOCK = (
+    *attention("attention"),
+    *attention("crossattention", "cross"),
+    Mlp("intermediate.dense", "output.dense"),
+    Part("output.LayerNorm", "norm", "mlp"),
+)
+
+
+def text(root: str) -> TowerPart:
+    """The encoder that stands at `root`; also CLAP's text tower."""
+    return TowerPart(
+        "text", "text", root,
+        stem=(
+            Part("embeddings.word_embeddings", "embedding"),
+            Part("embeddings.token_type_embeddings", "embedding", "type"),
+            Part("embeddings.position_embeddings", "embedding", "position"),
+            Part("embeddings.LayerNorm", "norm", "stem"),
+        ),
+        blocks="encoder.layer",
+        block=BLOCK,
+        head=(Part("pooler.dense", "pooler"),),
+        after=(
+            Part("cls.predictions.transform.dense", "head", "transform"),
+            Part("cls.predictions.transform.LayerNorm", "norm", "head"),
+            Part("cls.predictions.decoder", "head"),
+            Part("cls.seq_relationship", "head", "next"),
+            Part("classifier", "head"),
+            Part("qa_outputs", "head"),
+        ),
+    )
+
+
+def describe(module: nn.Module) -> Layout:
+    """One tower."""
+    return lay_out(module, [text(root_of(module, "bert", "roberta"))])
+
+
+def outputs(module: nn.Module) -> tuple[Output, ...]:
+    """Scores per class or per token, or the mean state of all tokens, which is what sentence encoders use."""
+    kind = type(module).__name__
+    if kind.endswith("ForSequenceClassification"):
+        return (Output("logits", "text", "logits", label="label"),)
+    if kind.endswith(("ForTokenClassification", "ForMaskedLM", "LMHeadModel")):
+        return (Output("logits", "text", "tokens", mask="attention_mask"),)
+    if kind.endswith("ForQuestionAnswering"):
+        return tuple(Output(f"{end}_logits", "text", "embedding") for end in ("start", "end"))
+    if kind.endswith("Model"):
+        return (Output("last_hidden_state", "text", "embedding", pool="mean", mask="attention_mask"),)
+    return (Output("logits", "text", "embedding"),)
+
+
+def modalities(module: nn.Module) -> tuple[str, ...]:
+    """Text only."""
+    return ("text",)
+
+
+def encode(module: nn.Module, processors: Processors, loaded: Sequence[Loaded]) -> dict[str, Tensor]:
+    """`input_ids` and `attention_mask` (batch, tokens)."""
+    return encoding.texts(processors, loaded, position_limit(module))
+
+
+def position_limit(module: nn.Module) -> int:
+    """How many tokens the model can take. RoBERTa counts positions from the padding id on."""
+    config = getattr(module.config, "text_config", module.config)
+    offset = 0 if config.model_type == "bert" else config.pad_token_id + 1  # type: ignore[union-attr, operator]
+    return int(config.max_position_embeddings - offset)  # type: ignore[union-attr, operator, arg-type]
+
+
+def tokens(module: nn.Module, batch: Batch) -> dict[str, Tensor]:
+    """Text with its padding left out."""
+    return {"text": encoding.text_tokens(batch)}
+
+
+def example(module: nn.Module) -> dict[str, Tensor]:
+    """One text of 128 tokens."""
+    return encoding.no_text(module, min(encoding.USUAL_TOKENS, position_limit(module)))
+
+
+FAMILY = Family("bert", ("bert", "roberta"), describe, outputs, modalities, encode, tokens, example)

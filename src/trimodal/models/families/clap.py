@@ -1,0 +1,123 @@
+"""CLAP: a Swin Transformer over spectrograms and a RoBERTa text encoder that meet in two projections. Wu et al. 2022,
+arXiv 2211.06687; HTS-AT: Chen et al. 2022, arXiv 2202.00874."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from trimodal.core import Layout
+from trimodal.models import encoding
+from trimodal.models.declare import AnyPart, Attention, Mlp, Part, TowerPart, lay_out, root_of
+from trimodal.models.families import bert
+from trimodal.models.model import Batch, Family, Loaded, Output, Processors
+
+# Heads share a table of relative positions, a plain parameter of the attention that no site carries: they stay.
+SWIN_BLOCK = (
+    Part("layernorm_before", "norm", "attention"),
+    Attention("attention.self.query", "attention.self.key", "attention.self.value", "attention.output.dense"),
+    Part("layernorm_after", "norm", "mlp"),
+    Mlp("intermediate.dense", "output.dense"),
+)
+FUSED_STEM = tuple(
+    Part(f"patch_embed.fusion_model.{half}.{i}", role, f"{half}.{i}")
+    for half, first in (("local_att", 0), ("global_att", 1))
+    for i, role in ((first, "conv"), (first + 1, "norm"), (first + 3, "conv"), (first + 4, "norm"))
+)
+
+
+def audio(module: nn.Module, root: str) -> TowerPart:
+    """The Swin Transformer at `root`. Between its stages the patches are merged, four to one."""
+    return TowerPart(
+        "audio", "audio", root,
+        stem=(
+            Part("batch_norm", "norm", "input"),
+            Part("patch_embed.proj", "patch"),
+            Part("patch_embed.mel_conv2d", "patch", "local"),
+            *FUSED_STEM,
+            Part("patch_embed.norm", "norm", "stem"),
+        ),
+        blocks="layers.*.blocks.*",
+        block=SWIN_BLOCK,
+        between=_merges(module.get_submodule(root)),
+        head=(Part("norm", "norm", "final"),),
+    )
+
+
+def projection(modality: str) -> TowerPart:
+    """The two linear layers into the shared space. Both run after both towers."""
+    layers = Mlp(f"{modality}_projection.linear1", f"{modality}_projection.linear2", roles=("projector", "projector"))
+    return TowerPart(modality, modality, "", after=(layers,))
+
+
+def modalities(module: nn.Module) -> tuple[str, ...]:
+    """Both for the whole model, one for a class that holds one tower."""
+    return tuple(m for m in ("audio", "text") if m in module.input_modalities)  # type: ignore[operator]
+
+
+def describe(module: nn.Module) -> Layout:
+    """Audio, text, then the projections, as in `ClapModel.forward`."""
+    towers = []
+    if "audio" in modalities(module):
+        towers.append(audio(module, root_of(module, "audio_model.audio_encoder", "audio_encoder")))
+    if "text" in modalities(module):
+        towers.append(bert.text(root_of(module, "text_model")))
+    return lay_out(module, [*towers, *(projection(m) for m in modalities(module))])
+
+
+def outputs(module: nn.Module) -> tuple[Output, ...]:
+    """The projected embeddings, or the pooled states of a class without a projection."""
+    return tuple(
+        Output(f"{m}_embeds" if hasattr(module, f"{m}_projection") else "pooler_output", m, "embedding")
+        for m in modalities(module)
+    )
+
+
+def encode(module: nn.Module, processors: Processors, loaded: Sequence[Loaded]) -> dict[str, Tensor]:
+    """`input_features`, `is_longer`, `input_ids`, `attention_mask`, as far as the class takes them."""
+    encoding.need(loaded, *modalities(module))
+    batch: dict[str, Tensor] = {}
+    if "audio" in modalities(module):
+        batch |= encoding.sounds(processors, loaded)
+    if "text" in modalities(module):
+        batch |= encoding.texts(processors, loaded, bert.position_limit(module))
+    return encoding.in_dtype(module, batch)
+
+
+def tokens(module: nn.Module, batch: Batch) -> dict[str, Tensor]:
+    """Text with its padding left out."""
+    return {"text": encoding.text_tokens(batch)} if "input_ids" in batch else {}
+
+
+def example(module: nn.Module) -> dict[str, Tensor]:
+    """Ten seconds of sound, one text of 77 tokens."""
+    config = getattr(module.config, "audio_config", module.config)
+    batch: dict[str, Tensor] = {}
+    if "audio" in modalities(module):
+        views, mels = 4 if config.enable_fusion else 1, config.num_mel_bins  # type: ignore[union-attr]
+        frames = config.spec_size**2 // mels - 23  # type: ignore[union-attr, operator]  # 1001 of 1024 as published
+        batch["input_features"] = encoding.no_signal(module, views, frames, mels)  # type: ignore[arg-type]
+        batch["is_longer"] = batch["input_features"].new_zeros(1, 1, dtype=torch.bool)
+    if "text" in modalities(module):
+        batch |= encoding.no_text(module, min(77, bert.position_limit(module)))
+    return batch
+
+
+def _merges(encoder: nn.Module) -> Mapping[str, tuple[AnyPart, ...]]:
+    """Path of a stage's last block -> the merge of patches that follows it."""
+    found: dict[str, tuple[AnyPart, ...]] = {}
+    for stage, layer in encoder.get_submodule("layers").named_children():
+        last = len(list(layer.get_submodule("blocks").children())) - 1
+        merge = f"layers.{stage}.downsample"
+        found[f"layers.{stage}.blocks.{last}"] = (
+            Part(f"{merge}.norm", "norm", f"merge{stage}"),
+            Part(f"{merge}.reduction", "patch", f"merge{stage}"),
+        )
+    return found
+
+
+FAMILY = Family(
+    "clap", ("clap", "clap_audio_model", "clap_text_model"), describe, outputs, modalities, encode, tokens, example
+)

@@ -1,0 +1,113 @@
+"""CLIP: a vision and a text Transformer that meet in two linear projections. Radford et al. 2021, arXiv 2103.00020."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from trimodal.core import Layout
+from trimodal.models import encoding
+from trimodal.models.declare import Attention, Mlp, Part, TowerPart, lay_out, root_of
+from trimodal.models.model import Batch, Family, Loaded, Output, Processors
+
+BLOCK = (
+    Part("layer_norm1", "norm", "attention"),
+    Attention(
+        "self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.out_proj",
+        width="self_attn.head_dim", heads=("self_attn.num_heads",),
+    ),
+    Part("layer_norm2", "norm", "mlp"),
+    Mlp("mlp.fc1", "mlp.fc2"),
+)
+
+
+def vision(root: str) -> TowerPart:
+    """The vision tower that stands at `root`; also LLaVA's."""
+    return TowerPart(
+        "image", "image", root,
+        stem=(
+            Part("embeddings.patch_embedding", "patch"),
+            Part("embeddings.position_embedding", "embedding", "position"),
+            Part("pre_layrnorm", "norm", "stem"),
+        ),
+        blocks="encoder.layers",
+        block=BLOCK,
+        head=(Part("post_layernorm", "norm", "final"),),
+        after=(Part("visual_projection", "projector"),),
+    )
+
+
+def text(root: str) -> TowerPart:
+    """The text tower that stands at `root`."""
+    return TowerPart(
+        "text", "text", root,
+        stem=(
+            Part("embeddings.token_embedding", "embedding"),
+            Part("embeddings.position_embedding", "embedding", "position"),
+        ),
+        blocks="encoder.layers",
+        block=BLOCK,
+        head=(Part("final_layer_norm", "norm", "final"),),
+        after=(Part("text_projection", "projector"),),
+    )
+
+
+def modalities(module: nn.Module) -> tuple[str, ...]:
+    """Both for the whole model, one for a class that holds one tower."""
+    return tuple(m for m in ("image", "text") if m in module.input_modalities)  # type: ignore[operator]
+
+
+def describe(module: nn.Module) -> Layout:
+    """Vision runs before text, as in `CLIPModel.forward`."""
+    towers = {"image": vision(root_of(module, "vision_model")), "text": text(root_of(module, "text_model"))}
+    return lay_out(module, [towers[m] for m in modalities(module)])
+
+
+def outputs(module: nn.Module) -> tuple[Output, ...]:
+    """The projected embeddings; the pooled states of a class without a projection; the scores of a classifier."""
+    if hasattr(module, "classifier"):
+        return (Output("logits", "image", "logits", label="label"),)
+    projected = {"image": "visual_projection", "text": "text_projection"}
+    return tuple(
+        Output(f"{m}_embeds" if hasattr(module, projected[m]) else "pooler_output", m, "embedding")
+        for m in modalities(module)
+    )
+
+
+def encode(module: nn.Module, processors: Processors, loaded: Sequence[Loaded]) -> dict[str, Tensor]:
+    """`pixel_values`, `input_ids`, `attention_mask`, as far as the class takes them. The whole model needs both."""
+    encoding.need(loaded, *modalities(module))
+    batch: dict[str, Tensor] = {}
+    if "image" in modalities(module):
+        batch |= encoding.images(processors, loaded)
+    if "text" in modalities(module):
+        batch |= encoding.texts(processors, loaded, position_limit(module))
+    return encoding.in_dtype(module, batch)
+
+
+def position_limit(module: nn.Module) -> int:
+    """How many tokens the text tower can take."""
+    config = getattr(module.config, "text_config", module.config)
+    return int(config.max_position_embeddings)  # type: ignore[union-attr, arg-type]
+
+
+def tokens(module: nn.Module, batch: Batch) -> dict[str, Tensor]:
+    """Text with its padding left out."""
+    return {"text": encoding.text_tokens(batch)} if "input_ids" in batch else {}
+
+
+def example(module: nn.Module) -> dict[str, Tensor]:
+    """One image, one text of full length; also SigLIP's."""
+    vision = getattr(module.config, "vision_config", module.config)
+    batch: dict[str, Tensor] = {}
+    if "image" in modalities(module):
+        batch |= encoding.no_image(module, vision.num_channels, vision.image_size)  # type: ignore[union-attr, arg-type]
+    if "text" in modalities(module):
+        batch |= encoding.no_text(module, position_limit(module))
+    return batch
+
+
+FAMILY = Family(
+    "clip", ("clip", "clip_vision_model", "clip_text_model"), describe, outputs, modalities, encode, tokens, example
+)

@@ -1,0 +1,103 @@
+"""Our own fused model (`models/fusion/`): one Transformer tower per modality and an encoder over all their tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from trimodal.core import MODALITIES, Layout
+from trimodal.models import encoding
+from trimodal.models.declare import Attention, Mlp, Part, TowerPart, lay_out
+from trimodal.models.fusion.configuration import FusionConfig
+from trimodal.models.fusion.modeling import FusionModel
+from trimodal.models.model import Batch, Family, Loaded, Output, Processors
+
+BLOCK = (
+    Part("norm_1", "norm", "attention"),
+    Attention("attention.query", "attention.key", "attention.value", "attention.output", width="attention.head_dim"),
+    Part("norm_2", "norm", "mlp"),
+    Mlp("mlp.up", "mlp.down"),
+)
+
+
+def tower(name: str) -> TowerPart:
+    """One modality's tower without its head, which runs after all towers."""
+    return TowerPart(
+        name, name, name,
+        stem=(
+            *(Part(f"stem.conv_{i}", "conv", str(i)) for i in (1, 2, 3)),
+            Part("stem", "embedding"),
+            Part("position", "embedding", "position"),
+        ),
+        blocks="blocks",
+        block=BLOCK,
+        head=(Part("norm", "norm", "final"),),
+    )
+
+
+FUSION = TowerPart(
+    "fusion", "fusion", "fusion",
+    stem=(*(Part(f"projectors.{m}", "projector", m) for m in MODALITIES), Part("kind", "embedding", "kind")),
+    blocks="blocks",
+    block=BLOCK,
+    head=(Part("norm_2", "norm", "mlp"), Mlp("mlp.up", "mlp.down"), Part("norm", "norm", "final")),
+    after=(Part("head", "head"),),
+)
+
+
+def describe(module: nn.Module) -> Layout:
+    """Three towers, their heads, the fusion. The perceptron outside of blocks is that of the late fusion."""
+    heads = (TowerPart(m, m, m, head=(Part("head", "head"),)) for m in MODALITIES)
+    return lay_out(module, [*(tower(m) for m in MODALITIES), *heads, FUSION])
+
+
+def outputs(module: nn.Module) -> tuple[Output, ...]:
+    """The answer, and what each tower alone says."""
+    alone = (Output(f"{m}_logits", m, "logits", label=f"labels.{m}") for m in MODALITIES)
+    return (Output("logits", "all", "logits", label="label"), *alone)
+
+
+def modalities(module: nn.Module) -> tuple[str, ...]:
+    """All three."""
+    return MODALITIES
+
+
+def encode(module: nn.Module, processors: Processors, loaded: Sequence[Loaded]) -> dict[str, Tensor]:
+    """What the combined processor makes of the samples."""
+    encoding.need(loaded, *MODALITIES)
+    processor = encoding.processor(processors, "whole")
+    rate = int(processor.feature_extractor.sampling_rate)
+    grey = module.config.image_channels == 1  # type: ignore[union-attr]
+    found = processor(
+        images=[sample.image.convert("L") if grey else sample.image for sample in loaded if sample.image is not None],
+        audio=encoding.waveforms(loaded, rate),
+        text=[sample.text for sample in loaded],
+    )
+    return encoding.in_dtype(module, {name: torch.as_tensor(value) for name, value in found.items()})
+
+
+def tokens(module: nn.Module, batch: Batch) -> dict[str, Tensor]:
+    """Which modality each token of the joint stream came from, and the padding of audio and text."""
+    assert isinstance(module, FusionModel)  # family_of says so; for the type checker
+    masks = module.token_masks(batch.get("audio_mask"), batch.get("attention_mask"))
+    numbers = {"audio": encoding.AUDIO, "text": encoding.TEXT}
+    found = {m: _numbered(masks[m], number) for m, number in numbers.items()}
+    return {**{m: t for m, t in found.items() if t is not None}, "fusion": module.fusion_layout(batch)}
+
+
+def example(module: nn.Module) -> dict[str, Tensor]:
+    """One image, one clip and one text of full length."""
+    config = module.config
+    assert isinstance(config, FusionConfig)  # family_of says so; for the type checker
+    sound = encoding.no_signal(module, config.audio_mels, config.audio_frames)
+    image = encoding.no_image(module, config.image_channels, config.image_size)
+    return {**image, "input_features": sound, **encoding.no_text(module, config.text_tokens)}
+
+
+def _numbered(mask: Tensor | None, number: int) -> Tensor | None:
+    return None if mask is None else torch.where(mask, number, encoding.PADDING)
+
+
+FAMILY = Family("fusion", (FusionConfig.model_type,), describe, outputs, modalities, encode, tokens, example)

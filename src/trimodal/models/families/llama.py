@@ -1,0 +1,82 @@
+"""Llama and the decoders built like it (Mistral, Qwen, Gemma, ...). Touvron et al. 2023, arXiv 2302.13971; grouped-query
+attention: Ainslie et al. 2023, arXiv 2305.13245."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from trimodal.core import Layout
+from trimodal.models import encoding
+from trimodal.models.declare import Attention, Mlp, Part, TowerPart, lay_out, root_of
+from trimodal.models.model import Batch, Family, Loaded, Output, Processors
+
+BLOCK = (
+    Part("input_layernorm", "norm", "attention"),
+    Attention(
+        "self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj",
+        width="self_attn.head_dim", query_norm="self_attn.q_norm", key_norm="self_attn.k_norm",
+    ),
+    Part("post_attention_layernorm", "norm", "mlp"),
+    Mlp("mlp.up_proj", "mlp.down_proj", gate="mlp.gate_proj"),
+)
+MODEL_TYPES = ("llama", "mistral", "qwen2", "qwen3", "gemma", "smollm3", "granite")
+
+
+def embedding(root: str) -> TowerPart:
+    """The token embedding of the decoder at `root`, which in LLaVA runs before the vision tower."""
+    return TowerPart("text", "text", root, stem=(Part("embed_tokens", "embedding"),))
+
+
+def decoder(root: str) -> TowerPart:
+    """All the rest of the decoder at `root`. Keys and values serve a group of queries each: a unit of `heads` is one
+    such group."""
+    return TowerPart(
+        "text", "text", root,
+        blocks="layers",
+        block=BLOCK,
+        head=(Part("norm", "norm", "final"),),
+        after=(Part("lm_head", "head"), Part("score", "head")),
+    )
+
+
+def describe(module: nn.Module) -> Layout:
+    """One tower; `lm_head` may use the embedding's weight."""
+    root = root_of(module, "model")
+    return lay_out(module, [embedding(root), decoder(root)])
+
+
+def outputs(module: nn.Module) -> tuple[Output, ...]:
+    """Scores of the next token, class scores, or the mean state."""
+    if hasattr(module, "lm_head"):
+        return (Output("logits", "text", "tokens", mask="attention_mask"),)
+    if hasattr(module, "score") and type(module).__name__.endswith("ForSequenceClassification"):
+        return (Output("logits", "text", "logits", label="label"),)
+    if hasattr(module, "layers"):
+        return (Output("last_hidden_state", "text", "embedding", pool="mean", mask="attention_mask"),)
+    return (Output("logits", "text", "embedding"),)
+
+
+def modalities(module: nn.Module) -> tuple[str, ...]:
+    """Text only."""
+    return ("text",)
+
+
+def encode(module: nn.Module, processors: Processors, loaded: Sequence[Loaded]) -> dict[str, Tensor]:
+    """`input_ids` and `attention_mask` (batch, tokens), padded on the right."""
+    return encoding.texts(processors, loaded, int(module.config.max_position_embeddings))  # type: ignore[union-attr, arg-type]
+
+
+def tokens(module: nn.Module, batch: Batch) -> dict[str, Tensor]:
+    """Text with its padding left out."""
+    return {"text": encoding.text_tokens(batch)}
+
+
+def example(module: nn.Module) -> dict[str, Tensor]:
+    """One text of 128 tokens."""
+    longest = int(module.config.max_position_embeddings)  # type: ignore[union-attr, arg-type]
+    return encoding.no_text(module, min(encoding.USUAL_TOKENS, longest))
+
+
+FAMILY = Family("llama", MODEL_TYPES, describe, outputs, modalities, encode, tokens, example)

@@ -1,0 +1,60 @@
+"""ViT: a Transformer over image patches. Dosovitskiy et al. 2020, arXiv 2010.11929. DeiT has the same parts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from trimodal.core import Layout
+from trimodal.models import encoding
+from trimodal.models.declare import Attention, Mlp, Part, TowerPart, lay_out, root_of
+from trimodal.models.model import Family, Loaded, Output, Processors
+
+BLOCK = (
+    Part("layernorm_before", "norm", "attention"),
+    Attention(
+        "attention.q_proj", "attention.k_proj", "attention.v_proj", "attention.o_proj",
+        width="attention.head_dim", heads=("attention.num_attention_heads",),
+    ),
+    Part("layernorm_after", "norm", "mlp"),
+    Mlp("mlp.fc1", "mlp.fc2"),
+)
+
+
+def describe(module: nn.Module) -> Layout:
+    """One tower; the class token and the positions are plain parameters and no sites."""
+    tower = TowerPart(
+        "image", "image", root_of(module, "vit", "deit"),
+        stem=(Part("embeddings.patch_embeddings.projection", "patch"),),
+        blocks="layers",
+        block=BLOCK,
+        head=(Part("layernorm", "norm", "final"), Part("pooler.dense", "pooler")),
+        after=(Part("classifier", "head"),),
+    )
+    return lay_out(module, [tower])
+
+
+def outputs(module: nn.Module) -> tuple[Output, ...]:
+    """Class scores, or the state of the class token."""
+    if hasattr(module, "classifier"):
+        return (Output("logits", "image", "logits", label="label"),)
+    return (Output("last_hidden_state", "image", "embedding", pool="first"),)
+
+
+def modalities(module: nn.Module) -> tuple[str, ...]:
+    """Images only."""
+    return ("image",)
+
+
+def encode(module: nn.Module, processors: Processors, loaded: Sequence[Loaded]) -> dict[str, Tensor]:
+    """`pixel_values` (batch, channels, height, width)."""
+    return encoding.in_dtype(module, encoding.images(processors, loaded))
+
+
+def example(module: nn.Module) -> dict[str, Tensor]:
+    """One image."""
+    return encoding.no_image(module, module.config.num_channels, module.config.image_size)  # type: ignore[union-attr, arg-type]
+
+
+FAMILY = Family("vit", ("vit", "deit"), describe, outputs, modalities, encode, example=example)

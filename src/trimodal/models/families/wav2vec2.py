@@ -1,0 +1,97 @@
+"""Wav2Vec 2.0: convolutions over the waveform, then a Transformer. Baevski et al. 2020, arXiv 2006.11477. HuBERT has the
+same parts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from trimodal.core import Layout
+from trimodal.models import encoding
+from trimodal.models.declare import Attention, Mlp, Part, TowerPart, lay_out, root_of
+from trimodal.models.model import Batch, Family, Loaded, Output, Processors
+
+ATTENTION = Attention(
+    "attention.q_proj", "attention.k_proj", "attention.v_proj", "attention.out_proj",
+    width="attention.head_dim", heads=("attention.num_heads",),
+)
+NORM_1, NORM_2 = Part("layer_norm", "norm", "attention"), Part("final_layer_norm", "norm", "mlp")
+MLP = Mlp("feed_forward.intermediate_dense", "feed_forward.output_dense")
+NORM_AFTER = (ATTENTION, NORM_1, MLP, NORM_2)
+NORM_BEFORE = (NORM_1, ATTENTION, NORM_2, MLP)
+
+
+def describe(module: nn.Module) -> Layout:
+    """One tower. The convolution that stands for positions is normalised by weight, so it has no plain weight and is no
+    site. Large models put the norms before what they feed (`do_stable_layer_norm`)."""
+    stable = bool(module.config.do_stable_layer_norm)  # type: ignore[union-attr]
+    final = Part("encoder.layer_norm", "norm", "final" if stable else "stem")
+    convolutions = (
+        Part(f"feature_extractor.conv_layers.{i}.{name}", role, str(i))
+        for i in range(len(module.config.conv_dim))  # type: ignore[union-attr, arg-type]
+        for name, role in (("conv", "conv"), ("layer_norm", "norm"))
+    )
+    tower = TowerPart(
+        "audio", "audio", root_of(module, "wav2vec2", "hubert"),
+        stem=(
+            *convolutions,
+            Part("feature_projection.layer_norm", "norm", "projector"),
+            Part("feature_projection.projection", "projector"),
+            *(() if stable else (final,)),
+        ),
+        blocks="encoder.layers",
+        block=NORM_BEFORE if stable else NORM_AFTER,
+        head=(final,) if stable else (),
+        after=(Part("lm_head", "head"), Part("projector", "head", "projector"), Part("classifier", "head")),
+    )
+    return lay_out(module, [tower])
+
+
+def outputs(module: nn.Module) -> tuple[Output, ...]:
+    """Scores per frame, class scores, or the mean state."""
+    kind = type(module).__name__
+    if kind.endswith("ForCTC"):
+        return (Output("logits", "audio", "tokens"),)
+    if kind.endswith("ForSequenceClassification"):
+        return (Output("logits", "audio", "logits", label="label"),)
+    if kind.endswith("Model"):
+        return (Output("last_hidden_state", "audio", "embedding", pool="mean"),)
+    return (Output("logits", "audio", "embedding"),)
+
+
+def modalities(module: nn.Module) -> tuple[str, ...]:
+    """Audio only."""
+    return ("audio",)
+
+
+def encode(module: nn.Module, processors: Processors, loaded: Sequence[Loaded]) -> dict[str, Tensor]:
+    """`input_values` (batch, samples) at the extractor's rate, padded, and `attention_mask` if the model wants one."""
+    return encoding.in_dtype(module, encoding.sounds(processors, loaded, padding=True))
+
+
+def tokens(module: nn.Module, batch: Batch) -> dict[str, Tensor]:
+    """Audio frames; those that stand for padding are left out where there is a mask."""
+    frames = int(_frames(module, torch.tensor(batch["input_values"].shape[1])))
+    found = torch.full((batch["input_values"].shape[0], frames), encoding.AUDIO)
+    if "attention_mask" in batch:
+        real = _frames(module, batch["attention_mask"].sum(dim=1).cpu())
+        found = found.masked_fill(torch.arange(frames)[None, :] >= real[:, None], encoding.PADDING)
+    return {"audio": found.to(batch["input_values"].device)}
+
+
+def example(module: nn.Module) -> dict[str, Tensor]:
+    """Ten seconds at 16 kHz."""
+    return {"input_values": encoding.no_signal(module, 160_000)}
+
+
+def _frames(module: nn.Module, samples: Tensor) -> Tensor:
+    """How many frames the convolutions make of so many samples."""
+    config = module.config
+    for kernel, stride in zip(config.conv_kernel, config.conv_stride, strict=True):  # type: ignore[union-attr, arg-type]
+        samples = (samples - kernel) // stride + 1
+    return samples
+
+
+FAMILY = Family("wav2vec2", ("wav2vec2", "hubert"), describe, outputs, modalities, encode, tokens, example)

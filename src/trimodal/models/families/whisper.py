@@ -1,0 +1,129 @@
+"""Whisper: an audio encoder and a text decoder that attends to it. Radford et al. 2022, arXiv 2212.04356."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from trimodal.core import Layout
+from trimodal.models import encoding
+from trimodal.models.declare import Attention, Mlp, Part, TowerPart, lay_out, root_of
+from trimodal.models.model import Batch, Family, Loaded, Output, Processors
+
+
+def attention(path: str, branch: str = "") -> tuple[Part, Attention]:
+    """The attention at `path` and the norm before it."""
+    return (
+        Part(f"{path}_layer_norm", "norm", branch or "attention"),
+        Attention(
+            f"{path}.q_proj", f"{path}.k_proj", f"{path}.v_proj", f"{path}.out_proj",
+            width=f"{path}.head_dim", heads=(f"{path}.num_heads",), branch=branch,
+        ),
+    )
+
+
+MLP = (Part("final_layer_norm", "norm", "mlp"), Mlp("fc1", "fc2"))
+
+
+def encoder(root: str) -> TowerPart:
+    """The audio encoder; with the head of the classes that classify audio."""
+    return TowerPart(
+        "audio", "audio", root,
+        stem=(
+            Part("conv1", "conv", "1"),
+            Part("conv2", "conv", "2"),
+            Part("embed_positions", "embedding", "position"),
+        ),
+        blocks="layers",
+        block=(*attention("self_attn"), *MLP),
+        head=(Part("layer_norm", "norm", "final"),),
+        after=(Part("projector", "projector"), Part("classifier", "head")),
+    )
+
+
+def decoder(root: str) -> TowerPart:
+    """The text decoder. `proj_out` uses the token embedding's weight."""
+    return TowerPart(
+        "text", "text", root,
+        stem=(Part("embed_tokens", "embedding"), Part("embed_positions", "embedding", "position")),
+        blocks="layers",
+        block=(*attention("self_attn"), *attention("encoder_attn", "cross"), *MLP),
+        head=(Part("layer_norm", "norm", "final"),),
+        after=(Part("proj_out", "head"),),
+    )
+
+
+def describe(module: nn.Module) -> Layout:
+    """The encoder, then the decoder where the class has one."""
+    towers = [encoder(root_of(module, "model.encoder", "encoder"))]
+    if _decodes(module):
+        towers.append(decoder(root_of(module, "model.decoder", "decoder")))
+    return lay_out(module, towers)
+
+
+def outputs(module: nn.Module) -> tuple[Output, ...]:
+    """Scores of the next token, class scores, or the decoder's states."""
+    if hasattr(module, "proj_out"):
+        return (Output("logits", "text", "tokens", mask="decoder_attention_mask"),)
+    if hasattr(module, "classifier"):
+        return (Output("logits", "audio", "logits", label="label"),)
+    return (Output("last_hidden_state", "text", "embedding", pool="mean", mask="decoder_attention_mask"),)
+
+
+def modalities(module: nn.Module) -> tuple[str, ...]:
+    """Audio; and text, which is what the decoder is to say."""
+    return ("audio", "text") if _decodes(module) else ("audio",)
+
+
+def encode(module: nn.Module, processors: Processors, loaded: Sequence[Loaded]) -> dict[str, Tensor]:
+    """`input_features` (batch, mels, frames), padded to the full window, and `decoder_input_ids` with their mask: the
+    start token and the target, or the text, of each sample."""
+    batch = {"input_features": encoding.sounds(processors, loaded)["input_features"]}
+    if _decodes(module):
+        ids, mask = encoding.padded(_decoder_rows(module, processors, loaded), int(module.config.pad_token_id))  # type: ignore[union-attr, arg-type]
+        batch |= {"decoder_input_ids": ids, "decoder_attention_mask": mask}
+    return encoding.in_dtype(module, batch)
+
+
+def tokens(module: nn.Module, batch: Batch) -> dict[str, Tensor]:
+    """The decoder's tokens are text; keys and values of its cross-attention are audio."""
+    if "decoder_input_ids" not in batch:
+        return {}
+    frames = (batch["input_features"].shape[-1] + 1) // 2  # the second convolution has stride 2
+    cross = torch.full((batch["input_features"].shape[0], frames), encoding.AUDIO)
+    return {
+        "text": encoding.text_tokens(batch, "decoder_input_ids", "decoder_attention_mask"),
+        "text.cross": cross.to(batch["input_features"].device),
+    }
+
+
+def example(module: nn.Module) -> dict[str, Tensor]:
+    """One full window of sound (30 seconds) and 128 tokens that are said."""
+    config = module.config
+    window = 2 * int(config.max_source_positions)  # type: ignore[union-attr, arg-type]
+    batch = {"input_features": encoding.no_signal(module, config.num_mel_bins, window)}  # type: ignore[union-attr, arg-type]
+    if _decodes(module):
+        said = encoding.no_text(module, min(encoding.USUAL_TOKENS, config.max_target_positions))  # type: ignore[union-attr, type-var]
+        batch |= {f"decoder_{name}": value for name, value in said.items()}
+    return batch
+
+
+def _decodes(module: nn.Module) -> bool:
+    return bool(root_of(module, "model.decoder", "decoder"))
+
+
+def _decoder_rows(module: nn.Module, processors: Processors, loaded: Sequence[Loaded]) -> list[list[int]]:
+    """Start token, then all of the target but its end, which only has to be predicted."""
+    config = module.config
+    start, end, limit = config.decoder_start_token_id, config.eos_token_id, config.max_target_positions  # type: ignore[union-attr]
+    said = [sample.target or sample.text for sample in loaded]
+    if not any(said):
+        return [[int(start)]] * len(said)  # type: ignore[arg-type]
+    found = encoding.token_ids(encoding.processor(processors, "text"), [text or "" for text in said], None)
+    rows = [row if row[:1] == [start] else [int(start), *row] for row in found]  # type: ignore[arg-type]
+    return [(row[:-1] if row[-1:] == [end] and len(row) > 1 else row)[: int(limit)] for row in rows]  # type: ignore[arg-type]
+
+
+FAMILY = Family("whisper", ("whisper",), describe, outputs, modalities, encode, tokens, example)

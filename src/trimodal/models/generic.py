@@ -1,0 +1,96 @@
+"""Any other `nn.Module`: sites by type, towers by the name of the top-level child, no axis labels.
+
+What couples the dimensions of two layers cannot be read off their types, so nothing here can be cut; everything that
+works on one weight at a time (quantization, pruning, low rank) works as on a declared model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from trimodal.core import MODALITIES, Layout, Site, Tower
+from trimodal.errors import DataError
+from trimodal.models.declare import site_at, tied_once, weighted
+from trimodal.models.model import Family, Loaded, Output, Processors
+
+_WORDS = {
+    "image": ("vision", "visual", "image", "img"),
+    "audio": ("audio", "speech", "acoustic"),
+    "text": ("text", "language", "decoder", "bert"),
+}
+
+
+def describe(module: nn.Module) -> Layout:
+    """Sites in the order of registration, which is mostly the running order. A tower's blocks are the children of its
+    outermost lists (`nn.ModuleList`, `nn.Sequential`)."""
+    paths = weighted(module)
+    names = dict.fromkeys(_tower(path) for path in paths) or {"model": None}
+    towers = tuple(
+        Tower(name, name if name in MODALITIES else "all", _blocks(module, name), _children(module, name))
+        for name in names
+    )
+    blocks = {tower.name: tower.blocks for tower in towers}
+    sites = [_site(module, path, kind, _tower(path), blocks[_tower(path)]) for path, kind in paths.items()]
+    return Layout(towers, tied_once(module, sites))
+
+
+def outputs(module: nn.Module) -> tuple[Output, ...]:
+    """The module's own `outputs`, a tuple of `Output`, if it has that; else its first output, compared by cosine."""
+    own = getattr(module, "outputs", None)
+    if isinstance(own, tuple) and own and all(isinstance(output, Output) for output in own):
+        return own
+    return (Output("output", "all", "embedding"),)
+
+
+def modalities(module: nn.Module) -> tuple[str, ...]:
+    """The module's own `modalities`, a tuple of `image`, `audio`, `text`, if it has that; else none are known."""
+    own = getattr(module, "modalities", ())
+    return tuple(m for m in MODALITIES if isinstance(own, (tuple, list)) and m in own)
+
+
+def encode(module: nn.Module, processors: Processors, loaded: Sequence[Loaded]) -> dict[str, Tensor]:
+    """What the module's own `encode(samples)` makes of them: keyword arguments of its forward."""
+    own = getattr(module, "encode", None)
+    if not callable(own):
+        raise DataError(
+            f"{type(module).__name__} is of no family that trimodal knows, so nothing says how its inputs are made; "
+            "give it a method encode(samples) that returns forward's keyword arguments, or use --data none."
+        )
+    batch = own(loaded)
+    if not isinstance(batch, dict) or not all(isinstance(value, torch.Tensor) for value in batch.values()):
+        raise DataError(f"{type(module).__name__}.encode returned {type(batch).__name__}, expected a dict of tensors.")
+    return batch
+
+
+def _tower(path: str) -> str:
+    """The tower that the top-level child's name speaks of, else `model`."""
+    child = path.partition(".")[0].lower()
+    return next((tower for tower, words in _WORDS.items() if any(word in child for word in words)), "model")
+
+
+def _site(module: nn.Module, path: str, kind: str, tower: str, blocks: tuple[str, ...]) -> Site:
+    """The site in the block that its path leads through; its branch is the rest of the path."""
+    for number, block in enumerate(blocks):
+        if path == block or path.startswith(f"{block}."):
+            return site_at(module, path, tower, number, kind, path[len(block) + 1 :])
+    return site_at(module, path, tower, None, kind, path)
+
+
+def _blocks(module: nn.Module, tower: str) -> tuple[str, ...]:
+    """The children of the tower's outermost lists, in the order of registration."""
+    blocks: list[str] = []
+    for path, part in module.named_modules():
+        inside = any(path == block or path.startswith(f"{block}.") for block in blocks)
+        if isinstance(part, (nn.ModuleList, nn.Sequential)) and _tower(path) == tower and not inside:
+            blocks += [f"{path}.{name}".lstrip(".") for name, _ in part.named_children()]
+    return tuple(blocks)
+
+
+def _children(module: nn.Module, tower: str) -> tuple[str, ...]:
+    return tuple(name for name, _ in module.named_children() if _tower(name) == tower)
+
+
+FAMILY = Family("generic", (), describe, outputs, modalities, encode)

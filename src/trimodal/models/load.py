@@ -1,0 +1,204 @@
+"""From what the user names to a `Model`: a Hugging Face folder or hub id, or a function that returns a module.
+
+Never unpickles, never runs code from a model folder.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import json
+import re
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from safetensors import SafetensorError, safe_open
+from torch import nn
+
+from trimodal.errors import ModelError
+from trimodal.models import fusion
+from trimodal.models.families import family_of
+from trimodal.models.model import Model, Processors
+
+WEIGHTS = "*.safetensors"
+PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
+HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", "*.spm"]
+_FACTORY = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
+_HUB_ID = re.compile(r"[\w][\w.-]*(/[\w][\w.-]*)?")
+
+
+def load_source(source: str | Path | Callable[[], nn.Module]) -> Model:
+    """Load a model, in eval mode, on the CPU.
+
+    Args:
+        source: a folder, a hub id such as `openai/clip-vit-base-patch32`, `package.module:function`, or the
+            function itself.
+
+    Raises:
+        ModelError: there is no such model, its files are incomplete or damaged, or it is only there as a pickle.
+    """
+    if callable(source):
+        return from_factory(source, getattr(source, "__name__", "function"))
+    text = str(source)
+    if Path(text).is_dir():
+        return from_folder(Path(text), Path(text).resolve().name)
+    if _FACTORY.fullmatch(text):
+        return from_factory(_factory(text), text)
+    return from_folder(_download(text), text)
+
+
+def from_factory(factory: Callable[[], nn.Module], name: str) -> Model:
+    """The module that `factory` returns."""
+    module = factory()
+    if not isinstance(module, nn.Module):
+        raise ModelError(f"{name} returned {type(module).__name__}, expected a torch.nn.Module")
+    return describe(module.eval(), name)
+
+
+def describe(module: nn.Module, name: str, folder: Path | None = None) -> Model:
+    """A `Model` around `module` with the layout that its family declares."""
+    family = family_of(module)
+    processors = processors_in(folder) if folder else Processors()
+    return Model(module, family.describe(module), family, name, folder, processors)
+
+
+def from_folder(folder: Path, name: str) -> Model:
+    """The model in a Hugging Face folder."""
+    config = read_config(folder)
+    check_weights(folder)
+    kind = model_class(config, folder)
+    module, info = kind.from_pretrained(
+        folder, output_loading_info=True, use_safetensors=True, local_files_only=True, dtype="auto",
+        trust_remote_code=False,
+    )  # fmt: skip
+    missing = sorted(info["missing_keys"])
+    if missing:
+        raise ModelError(
+            f"{folder}: the checkpoint lacks {len(missing)} tensors that {kind.__name__} needs, first '{missing[0]}'; "
+            "name a class that fits the checkpoint under 'architectures' in config.json"
+        )
+    return describe(module.eval(), name, folder)
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The content of `config.json`."""
+    file = folder / "config.json"
+    if not file.is_file():
+        raise ModelError(f"{folder} has no config.json; expected a model folder in Hugging Face format")
+    try:
+        config = json.loads(file.read_text())
+    except (ValueError, UnicodeDecodeError) as error:
+        raise ModelError(f"{file} is not valid JSON ({error}); expected a Hugging Face configuration") from error
+    if not isinstance(config, dict) or "model_type" not in config:
+        raise ModelError(f"{file} names no model_type; expected a Hugging Face configuration")
+    return config
+
+
+def check_weights(folder: Path) -> list[Path]:
+    """The weight files of `folder`, each whole."""
+    files = sorted(folder.glob(WEIGHTS))
+    if not files:
+        pickles = [path.name for pattern in PICKLES for path in folder.glob(pattern)]
+        if pickles:
+            raise ModelError(
+                f"{folder} has its weights only as a pickle ({pickles[0]}), which can run code when it is read and is "
+                "not loaded; convert it with save_pretrained(..., safe_serialization=True) where you trust it"
+            )
+        raise ModelError(f"{folder} holds no weights; expected model.safetensors")
+    for file in files:
+        try:
+            with safe_open(file, framework="pt") as opened:
+                opened.keys()
+        except (SafetensorError, OSError) as error:
+            raise ModelError(f"{file} is damaged or cut short ({error}); copy or download it again") from error
+    return files
+
+
+def model_class(config: dict[str, Any], folder: Path) -> type[transformers.PreTrainedModel]:
+    """The class that `config` names, out of Transformers or our own."""
+    fusion.register()
+    names = config.get("architectures") or ["AutoModel"]
+    found = fusion.FusionModel if names[0] == "FusionModel" else getattr(transformers, names[0], None)
+    if found is None:
+        raise ModelError(
+            f"{folder / 'config.json'} names the class '{names[0]}', which is neither in Transformers "
+            f"{transformers.__version__} nor in trimodal; code from a model folder is never run"
+        )
+    kind: type[transformers.PreTrainedModel] = found
+    return kind
+
+
+def processors_in(folder: Path) -> Processors:
+    """The input processors that `folder` has the files for."""
+    fusion.register()
+    have = {file.name: file for file in folder.glob("*.json")}
+    nested = json.loads(have["processor_config.json"].read_text()) if "processor_config.json" in have else {}
+    flat = json.loads(have["preprocessor_config.json"].read_text()) if "preprocessor_config.json" in have else {}
+    whole = transformers.AutoProcessor.from_pretrained(folder) if "processor_class" in nested else None
+    image = audio = None
+    if "image_processor" in nested or "image_processor_type" in flat:
+        image = getattr(whole, "image_processor", None) or transformers.AutoImageProcessor.from_pretrained(folder)
+    if "feature_extractor" in nested or ("feature_extractor_type" in flat and image is None):
+        audio = getattr(whole, "feature_extractor", None) or transformers.AutoFeatureExtractor.from_pretrained(folder)
+    text = None
+    if {"tokenizer.json", "tokenizer_config.json", "vocab.txt", "vocab.json"} & have.keys() or (folder / "vocab.txt").is_file():
+        text = getattr(whole, "tokenizer", None) or transformers.AutoTokenizer.from_pretrained(folder)
+    return Processors(image=image, audio=audio, text=text, whole=whole)
+
+
+def fingerprint(module: nn.Module) -> str:
+    """sha256 over every tensor's name, type, shape and bytes, in order of names."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(module.state_dict().items()):
+        digest.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}\n".encode())
+        plain = tensor.detach().cpu().contiguous()
+        digest.update(plain.view(-1).view(torch.uint8).numpy().data if plain.numel() else b"")
+    return digest.hexdigest()
+
+
+def unique_tensors(module: nn.Module) -> dict[str, torch.Tensor]:
+    """The state dict with every tensor once, under the first of its names."""
+    seen: set[tuple[int, torch.Size]] = set()
+    found = {}
+    for name, tensor in module.state_dict().items():
+        key = (tensor.data_ptr(), tensor.shape)
+        if tensor.numel() and key in seen:
+            continue
+        seen.add(key)
+        found[name] = tensor
+    return found
+
+
+def tensor_bytes(tensors: Iterable[torch.Tensor]) -> int:
+    """Bytes of all `tensors`."""
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+
+def _factory(text: str) -> Callable[[], nn.Module]:
+    module_name, _, function = text.partition(":")
+    try:
+        module = importlib.import_module(module_name)
+    except ImportError as error:
+        raise ModelError(f"{text}: cannot import {module_name} ({error}); expected package.module:function") from error
+    found = getattr(module, function, None)
+    if not callable(found):
+        raise ModelError(f"{text}: {module_name} has no function '{function}'; expected one that returns an nn.Module")
+    factory: Callable[[], nn.Module] = found
+    return factory
+
+
+def _download(text: str) -> Path:
+    """The local copy of a hub repository's configuration, processors and safetensors."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    if not _HUB_ID.fullmatch(text) or (Path(text).parent.is_dir() and "/" in text):
+        raise ModelError(f"there is no folder {text}; expected a model folder, a hub id or package.module:function")
+    try:
+        return Path(snapshot_download(text, allow_patterns=HUB_FILES))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        reason = str(error).strip().splitlines()[0][:160]
+        raise ModelError(f"there is no folder {text}, and no hub model of that name could be had ({reason})") from error

@@ -1,0 +1,108 @@
+"""What a loaded model is, and what a family must say about its kind of model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from trimodal.core import Layout
+
+if TYPE_CHECKING:
+    import numpy as np
+    from PIL.Image import Image
+    from torch import Tensor, nn
+
+Batch = Mapping[str, "Tensor"]
+
+
+@dataclass(frozen=True)
+class Output:
+    """One tensor of a model's output that a person cares about.
+
+    `field` is its name in the model's output (`image_embeds`; the first element for plain tensors is `output`).
+    `logits` are class scores (batch, classes), to be compared with `label`, a path into the sample (`label`,
+    `labels.image`); `tokens` are scores (batch, tokens, vocabulary); `embedding` is a vector per sample, pooled
+    over the token dimension with the mask called `mask` in the batch if `pool` says so.
+    """
+
+    field: str
+    modality: str
+    kind: Literal["logits", "tokens", "embedding"]
+    label: str = ""
+    pool: Literal["", "mean", "first"] = ""
+    mask: str = ""
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """One sample with its files read: a PIL image in RGB, a mono waveform in float32 at `sampling_rate` Hz."""
+
+    image: Image | None = None
+    audio: np.ndarray | None = None
+    sampling_rate: int = 0
+    text: str | None = None
+    target: str | None = None
+
+
+@dataclass(frozen=True)
+class Processors:
+    """The model's own input processors, as far as its folder has them.
+
+    `whole` is a combined processor where the family needs one (LLaVA's, our fused model's).
+    """
+
+    image: Any = None
+    audio: Any = None
+    text: Any = None
+    whole: Any = None
+
+
+@dataclass(frozen=True)
+class Family:
+    """One kind of model: what its parts are called and how to talk to it.
+
+    Attributes:
+        name: what people call it, such as `clip`.
+        model_types: the `model_type` values of Hugging Face configs that it covers.
+        describe: module -> Layout. Works on any device, `meta` included, and reads no weights.
+        outputs: module -> the outputs that are compared before and after, those the module really has.
+        modalities: module -> the modalities the module takes as input.
+        encode: (module, processors, loaded samples) -> keyword arguments of the module's forward. A batch
+            holds the modalities that all its samples have.
+        tokens: (module, batch) -> for a tower's name (or `tower.cross` for keys and values of its
+            cross-attention) a LongTensor (batch, tokens): index into MODALITIES, -1 for padding. Towers left
+            out count every token for their own modality.
+        example: module -> keyword arguments of its forward for one sample of the usual size, all zeros, on the
+            module's device; empty if nobody can say. For counting operations.
+    """
+
+    name: str
+    model_types: tuple[str, ...]
+    describe: Callable[[nn.Module], Layout]
+    outputs: Callable[[nn.Module], tuple[Output, ...]]
+    modalities: Callable[[nn.Module], tuple[str, ...]]
+    encode: Callable[[nn.Module, Processors, Sequence[Loaded]], dict[str, Tensor]]
+    tokens: Callable[[nn.Module, Batch], dict[str, Tensor]] = field(default=lambda module, batch: {})
+    example: Callable[[nn.Module], dict[str, Tensor]] = field(default=lambda module: {})
+
+
+@dataclass
+class Model:
+    """A module with its layout. `folder` holds the configuration and processor files; None for a module that
+    came from a function. `steps` is what was done to it since it was the bare architecture, in the form that
+    `models/apply.py` writes and replays."""
+
+    module: nn.Module
+    layout: Layout
+    family: Family
+    name: str
+    folder: Path | None = None
+    processors: Processors = field(default_factory=Processors)
+    steps: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """The modalities the module takes as input."""
+        return self.family.modalities(self.module)

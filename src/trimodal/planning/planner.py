@@ -1,0 +1,122 @@
+"""From what the user asks for to what will happen: patterns become places, each by name, with its bytes.
+
+Planning changes nothing and runs nothing. It walks the recipe with a layout in hand that it keeps up to date: after
+a step that halves the neurons, the next step sees halved sites; after a factorisation it sees both factors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from fnmatch import fnmatchcase
+
+from trimodal.core import Edit, Layout, LeftAlone, Place, PlannedPlace
+from trimodal.errors import RecipeError, nearest
+from trimodal.methods import Method
+from trimodal.methods.options import plain
+from trimodal.planning.recipe import Recipe, Step
+
+
+def place_of(layout: Layout, method: Method, planned: PlannedPlace) -> Place:
+    """The place that a plan names, as it stands in `layout` now."""
+    label = planned.name if method.on == "axis" else None
+    return Place(planned.name, tuple(layout.site(path) for path in planned.paths), label)
+
+
+def plan_edits(layout: Layout, recipe: Recipe, data: bool) -> tuple[tuple[Edit, ...], Layout]:
+    """The recipe's steps as edits, and the layout as it will be after them. `data` says whether there is any.
+
+    Raises:
+        RecipeError: a pattern matches nothing, every place that it matches is declined, or a step needs data that
+            is not there.
+    """
+    edits = []
+    for step in recipe.steps:
+        edit, layout = _plan_step(layout, step, data)
+        edits.append(edit)
+    return tuple(edits), layout
+
+
+def _plan_step(layout: Layout, step: Step, data: bool) -> tuple[Edit, Layout]:
+    method, config = step.method, step.config
+    if method.fit is not None and not data:
+        raise RecipeError(f"{step.place} ({method.name}) trains on calibration data, and there is none; give --data")
+    if method.on == "model":
+        return Edit(method.name, step.where, plain(config), ()), layout
+    planned: list[PlannedPlace] = []
+    left: list[LeftAlone] = []
+    for place in _matching(layout, step):
+        reason = _reason(place, method) or method.refuse(place, config)
+        if reason is not None:
+            left.append(LeftAlone(place.name, reason))
+            continue
+        if not data and method.wants(place, config) is not None:
+            raise RecipeError(
+                f"{step.place} ({method.name}) needs calibration data for {place.name}, and there is none; give --data, "
+                "or use a method that needs none such as quantize.rtn"
+            )
+        after = method.forecast(place, config)
+        layout = layout.exchange(place.sites, after)
+        paths = tuple(site.path for site in place.sites)
+        planned.append(PlannedPlace(place.name, paths, place.stored_bytes, sum(s.stored_bytes for s in after)))
+    if not planned:
+        reasons = dict.fromkeys(f"{alone.name}: {alone.reason}" for alone in left)
+        raise RecipeError(
+            f"{step.place} ({method.name}): nothing that {_quoted(step)} matches can be worked on; "
+            f"{'; '.join(list(reasons)[:3])}{' …' if len(reasons) > 3 else ''}"
+        )
+    return Edit(method.name, step.where, plain(config), tuple(planned), tuple(left)), layout
+
+
+def _reason(place: Place, method: Method) -> str | None:
+    if method.on == "axis" and len({site.block for site in place.sites}) > 1:
+        return "its axis runs through several blocks, which one step cannot cut yet"
+    return None
+
+
+def _matching(layout: Layout, step: Step) -> list[Place]:
+    """The places that the step's patterns match, in running order."""
+    candidates = list(_candidates(layout, step.method))
+    matched = [p for p in candidates if any(_fits(p, pattern) for pattern in step.where)]
+    for pattern in step.where:
+        if not any(_fits(place, pattern) for place in candidates):
+            raise RecipeError(
+                f"{step.place} ({step.method.name}): the pattern '{pattern}' matches nothing; {_hint(layout, step, pattern)}"
+            )
+    return matched
+
+
+def _candidates(layout: Layout, method: Method) -> Iterator[Place]:
+    if method.on == "site":
+        for site in layout.sites:
+            yield Place(site.name, (site,))
+        return
+    for label in layout.labels():
+        if label.rpartition(".")[2] == method.unit:
+            yield Place(label, tuple(layout.carrying(label)), label)
+
+
+def _fits(place: Place, pattern: str) -> bool:
+    """A pattern matches the place's name, one of its sites' names, or with `path:` a site's dotted path."""
+    if pattern.startswith("path:"):
+        return any(fnmatchcase(site.path, pattern.removeprefix("path:")) for site in place.sites)
+    return any(fnmatchcase(name, pattern) for name in (place.name, *(site.name for site in place.sites)))
+
+
+def _hint(layout: Layout, step: Step, pattern: str) -> str:
+    """What the pattern could have meant."""
+    candidates = list(_candidates(layout, step.method))
+    if not candidates:
+        return f"this model has no {step.method.unit} that can be cut"
+    parts = {word for place in candidates for site in place.sites for word in (site.tower, site.role)}
+    words = [word for word in pattern.replace("*", ".").split(".") if word and not word.isdigit()]
+    unknown = [word for word in words if word not in parts]
+    towers = ", ".join(sorted({place.tower for place in candidates}))
+    if unknown:
+        return f"for '{unknown[0]}' {nearest(unknown[0], parts)} Places are called tower.block.role, such as '{candidates[0].name}'"
+    return f"towers here: {towers}; places are called tower.block.role, such as '{candidates[0].name}'"
+
+
+def _quoted(step: Step) -> str:
+    return " or ".join(f"'{pattern}'" for pattern in step.where)
+
+

@@ -1,0 +1,149 @@
+"""What the user asks for: a short YAML file, or the name of a built-in one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+from typing import Any, get_args
+
+import yaml
+
+from trimodal.core import MODALITIES
+from trimodal.errors import RecipeError, nearest
+from trimodal.methods import Method, method
+from trimodal.methods.options import build
+from trimodal.statistics import Balance
+
+_KEYS = ("seed", "calibration", "floors", "steps")
+_CALIBRATION_KEYS = ("samples", "balance")
+
+
+@dataclass(frozen=True)
+class Step:
+    """One line of a recipe: a method, where, and its options. `place` says where the line stands."""
+
+    method: Method
+    where: tuple[str, ...]
+    config: Any
+    place: str
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A checked recipe.
+
+    `samples` are the calibration samples that statistics are taken from (None: up to 256 of those there are); `balance` says how they are mixed over
+    modalities; `floors` is the largest drop allowed per modality (or `all`), in points for a metric in percent and
+    in hundredths for a cosine.
+    """
+
+    name: str
+    steps: tuple[Step, ...]
+    seed: int = 0
+    samples: int | None = None
+    balance: Balance = "modality"
+    floors: Mapping[str, float] = field(default_factory=dict)
+    raw: Mapping[str, Any] = field(default_factory=dict)
+
+
+def built_in() -> dict[str, str]:
+    """Names of the built-in recipes and the first comment line of each."""
+    folder = resources.files("trimodal.planning") / "recipes"
+    files = sorted((f for f in folder.iterdir() if f.name.endswith(".yaml")), key=lambda f: f.name)
+    return {f.name.removesuffix(".yaml"): f.read_text().splitlines()[0].lstrip("# ") for f in files}
+
+
+def read_recipe(source: str | Path | Mapping[str, Any]) -> Recipe:
+    """Read and check a recipe: a YAML file, the name of a built-in one, or its content as a mapping.
+
+    Raises:
+        RecipeError: naming the file, the step and what is wrong with it.
+    """
+    if isinstance(source, Mapping):
+        return _recipe("recipe", source)
+    name, text = _text(source)
+    try:
+        content = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f", line {mark.line + 1}" if mark else ""
+        raise RecipeError(f"{name}{line}: not valid YAML ({getattr(error, 'problem', error)})") from error
+    if not isinstance(content, dict):
+        raise RecipeError(f"{name}: found {type(content).__name__}, expected a mapping with the key 'steps'")
+    return _recipe(name, content)
+
+
+def _text(source: str | Path) -> tuple[str, str]:
+    path = Path(source)
+    if path.is_file():
+        return path.name, path.read_text()
+    known = built_in()
+    if str(source) in known:
+        return str(source), (resources.files("trimodal.planning") / "recipes" / f"{source}.yaml").read_text()
+    raise RecipeError(f"there is no recipe file {source}, and no built-in recipe of that name; {nearest(str(source), known)}")
+
+
+def _recipe(name: str, content: Mapping[str, Any]) -> Recipe:
+    for key in content:
+        if key not in _KEYS:
+            raise RecipeError(f"{name}: unknown key '{key}'; {nearest(str(key), _KEYS)}")
+    steps = content.get("steps")
+    if not isinstance(steps, list) or not steps:
+        raise RecipeError(f"{name}: 'steps' must be a list with at least one step such as `- quantize.rtn: {{bits: 8}}`")
+    calibration = _mapping(content.get("calibration", {}), f"{name}: calibration")
+    for key in calibration:
+        if key not in _CALIBRATION_KEYS:
+            raise RecipeError(f"{name}: calibration has no option '{key}'; {nearest(str(key), _CALIBRATION_KEYS)}")
+    balance = calibration.get("balance", "modality")
+    if balance not in get_args(Balance):
+        raise RecipeError(f"{name}: calibration.balance is {balance!r}, but must be one of {', '.join(get_args(Balance))}")
+    return Recipe(
+        name=name,
+        steps=tuple(_step(f"{name}: step {i}", step) for i, step in enumerate(steps, start=1)),
+        seed=_integer(content.get("seed", 0), f"{name}: seed", 0),
+        samples=_integer(calibration["samples"], f"{name}: calibration.samples", 1) if "samples" in calibration else None,
+        balance=balance,
+        floors=_floors(content.get("floors", {}), name),
+        raw=dict(content),
+    )
+
+
+def _step(place: str, step: Any) -> Step:
+    if isinstance(step, str):
+        step = {step: {}}
+    if not isinstance(step, dict) or len(step) != 1:
+        raise RecipeError(f"{place} is {step!r}, but must name one method, such as `quantize.rtn: {{where: \"*\", bits: 8}}`")
+    ((name, options),) = step.items()
+    found = method(str(name), place)
+    values = dict(_mapping(options if options is not None else {}, f"{place} ({name})"))
+    where = values.pop("where", "*")
+    patterns = (where,) if isinstance(where, str) else tuple(where) if isinstance(where, list) else ()
+    if not patterns or not all(isinstance(pattern, str) and pattern for pattern in patterns):
+        raise RecipeError(f"{place} ({name}): where is {where!r}, but must be a pattern such as \"image.*\", or a list of them")
+    if found.on == "model" and patterns != ("*",):
+        raise RecipeError(f"{place} ({name}): works on the whole model and takes no 'where'")
+    return Step(found, patterns, build(found.config, values, f"{place} ({name})"), place)
+
+
+def _mapping(value: Any, place: str) -> Mapping[str, Any]:
+    if not isinstance(value, dict):
+        raise RecipeError(f"{place} is {value!r}, but must be a mapping of options")
+    return value
+
+
+def _integer(value: Any, place: str, low: int) -> int:
+    if type(value) is not int or value < low:
+        raise RecipeError(f"{place} is {value!r}, but must be a whole number, {low} or more")
+    return value
+
+
+def _floors(value: Any, name: str) -> dict[str, float]:
+    known = ("all", *MODALITIES)
+    for key, floor in _mapping(value, f"{name}: floors").items():
+        if key not in known:
+            raise RecipeError(f"{name}: floors has no '{key}'; {nearest(str(key), known)}")
+        if type(floor) not in (int, float) or floor < 0:
+            raise RecipeError(f"{name}: floors.{key} is {floor!r}, but must be the largest drop allowed, 0 or more")
+    return {key: float(floor) for key, floor in value.items()}

@@ -1,0 +1,260 @@
+"""Where marks go: positions in percent of a plot's area, ticks with their words. The template draws them.
+
+Positions are percentages so that the page stays sharp and readable at every width.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from trimodal.core import FitRecord, Metric, PlaceRecord
+from trimodal.reporting import wording
+
+CURVE_POINTS = 240
+
+
+@dataclass(frozen=True)
+class Tick:
+    """A labelled position in percent of the axis."""
+
+    at: float
+    label: str
+
+
+@dataclass(frozen=True)
+class Whisker:
+    """One metric's drop with its interval, in percent of a shared axis."""
+
+    metric: Metric
+    low: float
+    at: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Whiskers:
+    """All metrics of one unit on a shared axis; `zero` is where no drop lies."""
+
+    unit: str
+    rows: tuple[Whisker, ...]
+    zero: float
+    ticks: tuple[Tick, ...]
+
+
+@dataclass(frozen=True)
+class Dot:
+    """One place: position in percent from left and top, the number of its edit, and words for hovering."""
+
+    x: float
+    y: float
+    edit: int
+    title: str
+    exact: bool
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One tower's places along its depth."""
+
+    tower: str
+    dots: tuple[Dot, ...]
+    ticks: tuple[Tick, ...]
+
+
+@dataclass(frozen=True)
+class DepthPlot:
+    """Relative error along depth, a panel per tower on one logarithmic axis."""
+
+    panels: tuple[Panel, ...]
+    ticks: tuple[Tick, ...]
+    measured: bool
+    edits: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One loss by name: points `x,y` for an SVG polyline of 100 × 100 units, first and last value."""
+
+    name: str
+    points: str
+    first: float
+    last: float
+
+
+@dataclass(frozen=True)
+class LossPlot:
+    """All losses of one fitted edit on one axis."""
+
+    edit: int
+    method: str
+    steps: int
+    curves: tuple[Curve, ...]
+    x_ticks: tuple[Tick, ...]
+    y_ticks: tuple[Tick, ...]
+    logarithmic: bool = field(default=False)
+
+
+# Drops with intervals
+
+
+def whiskers(metrics: Sequence[Metric]) -> tuple[Whiskers, ...]:
+    """A shared axis per unit; metrics keep their order, those that are not finite have no whisker."""
+    units = dict.fromkeys(metric.unit for metric in metrics)
+    return tuple(_whiskers(unit, [m for m in metrics if m.unit == unit]) for unit in units)
+
+
+def _whiskers(unit: str, metrics: Sequence[Metric]) -> Whiskers:
+    ends = [end for m in metrics for end in (m.drop_low, m.drop, m.drop_high) if math.isfinite(end)]
+    low, high, step = _round_range(min([0.0, *ends]), max([0.0, *ends]))
+
+    def at(value: float) -> float:
+        return round(100 * (value - low) / (high - low), 3) if math.isfinite(value) else 0.0
+
+    places = max(0, -math.floor(math.log10(step) + 1e-9))
+    marks = [low + i * step for i in range(round((high - low) / step) + 1)]
+    ticks = tuple(Tick(at(mark), wording.signed(mark, places, plus=False)) for mark in marks)
+    return Whiskers(
+        unit=unit,
+        rows=tuple(Whisker(m, at(m.drop_low), at(m.drop), at(m.drop_high)) for m in metrics),
+        zero=at(0.0),
+        ticks=ticks,
+    )
+
+
+def _round_range(low: float, high: float) -> tuple[float, float, float]:
+    """A range around `low` to `high` that starts, steps and ends at round numbers, in three to six steps."""
+    span = high - low or max(abs(high), 1e-6)
+    power = 10.0 ** math.floor(math.log10(span))
+    step = next(power * factor for factor in (0.2, 0.5, 1.0, 2.0, 5.0) if span / (power * factor) <= 5)
+    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
+    return first * step, max(last, first + 1) * step, step
+
+
+# Error along depth
+
+
+def depth_plot(records: Sequence[PlaceRecord]) -> DepthPlot | None:
+    """Every place's error, the worst modality's where there are several; None where nothing has an error.
+
+    Where no place was measured on data, the change of the weights stands in for it.
+    """
+    measured = any(worst_error(record) is not None for record in records)
+    values = [(r, worst_error(r) if measured else r.weight_error) for r in records]
+    shown = [(r, value) for r, value in values if value is not None and math.isfinite(value)]
+    positive = [value for _, value in shown if value > 0]
+    if not positive:
+        return None
+    bottom, top = math.floor(math.log10(min(positive))), math.ceil(math.log10(max(positive)) + 1e-9)
+    bottom, top = max(bottom, top - 8), max(top, bottom + 1)
+
+    def height(value: float) -> float:
+        logarithm = math.log10(value) if value > 0 else bottom
+        return round(100 * (top - min(max(logarithm, bottom), top)) / (top - bottom), 2)
+
+    towers = dict.fromkeys(record.tower for record, _ in shown)
+    panels = tuple(_panel(tower, [(r, v, height(v)) for r, v in shown if r.tower == tower]) for tower in towers)
+    stride = max(1, math.ceil((top - bottom) / 5))
+    ticks = tuple(Tick(height(10.0**power), _power(power)) for power in range(bottom, top + 1, stride))
+    return DepthPlot(panels, ticks, measured, tuple(sorted({record.edit for record, _ in shown})))
+
+
+def worst_error(record: PlaceRecord) -> float | None:
+    """The largest error over modalities; None where the place was not measured on data."""
+    return max(record.error.values(), default=None)
+
+
+def _power(power: int) -> str:
+    if power >= -2:
+        return f"{10.0 ** (power + 2):g} %"
+    return f"{10.0 ** (power + 2):.{-power - 2}f} %" if power >= -4 else f"10{_superscript(power + 2)} %"
+
+
+def _superscript(number: int) -> str:
+    return str(number).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
+
+
+def _panel(tower: str, rows: Sequence[tuple[PlaceRecord, float, float]]) -> Panel:
+    """Blocks side by side in running order; within a block, places side by side in the order of the record."""
+    blocks = [record.block for record, _, _ in rows]
+    columns = sorted({block for block in blocks if block is not None})
+    outside = [-1] if None in blocks else []
+    order = {block: index for index, block in enumerate([*outside, *columns])}
+    width = 100 / len(order)
+    seen: dict[int, int] = {}
+    totals = {key: sum((-1 if b is None else b) == key for b in blocks) for key in order}
+    dots = []
+    for record, value, height in rows:
+        key = -1 if record.block is None else record.block
+        index = seen.get(key, 0)
+        seen[key] = index + 1
+        x = width * (order[key] + 0.14 + 0.72 * (index + 0.5) / totals[key])
+        title = f"{record.place}, {record.method}: {percent(value)}"
+        dots.append(Dot(round(x, 2), height, record.edit, title, exact=value == 0))
+    stride = max(1, math.ceil(len(order) / 8))
+    ticks = tuple(
+        Tick(round(width * (index + 0.5), 2), "other" if block == -1 else str(block))
+        for block, index in order.items()
+        if block == -1 or (index - len(outside)) % stride == 0
+    )
+    return Panel(tower, tuple(dots), ticks)
+
+
+def percent(value: float) -> str:
+    """A relative error in percent with two significant digits: `1.2 %`, `0.034 %`, `0 %`."""
+    if not math.isfinite(value):
+        return "not a number"
+    shown = value * 100
+    if shown == 0:
+        return "0 %"
+    if shown < 1e-4:
+        power = math.floor(math.log10(shown))
+        return f"{shown / 10.0**power:.1f} {wording.TIMES} 10{_superscript(power)} %"
+    places = max(0, 1 - math.floor(math.log10(abs(shown))))
+    return f"{shown:,.{places}f} %"
+
+
+# Losses along steps
+
+
+def loss_plots(records: Sequence[FitRecord]) -> tuple[LossPlot, ...]:
+    """One plot per fitted edit with at least two steps."""
+    edits = dict.fromkeys(record.edit for record in records)
+    plots = (_loss_plot([r for r in records if r.edit == edit]) for edit in edits)
+    return tuple(plot for plot in plots if plot is not None)
+
+
+def _loss_plot(records: Sequence[FitRecord]) -> LossPlot | None:
+    names = dict.fromkeys(name for record in records for name in record.losses)
+    series = {name: _series(records, name) for name in names}
+    series = {name: points for name, points in series.items() if len(points) > 1}
+    values = [value for points in series.values() for _, value in points]
+    if not values:
+        return None
+    first, last = min(record.step for record in records), max(record.step for record in records)
+    logarithmic = min(values) > 0 and max(values) / min(values) > 50
+    scaled = [math.log10(value) for value in values] if logarithmic else [*values, 0.0]
+    low, high, step = _round_range(min(scaled), max(scaled))
+
+    def point(at: int, value: float) -> str:
+        y = math.log10(value) if logarithmic else value
+        return f"{100 * (at - first) / max(1, last - first):.2f},{100 * (high - y) / (high - low):.2f}"
+
+    curves = tuple(
+        Curve(name, " ".join(point(*p) for p in points), points[0][1], points[-1][1])
+        for name, points in series.items()
+    )
+    marks = [low + i * step for i in range(round((high - low) / step) + 1)]
+    y_ticks = tuple(Tick(100 * (high - m) / (high - low), f"{10**m if logarithmic else m:.3g}") for m in marks)
+    x_ticks = tuple(Tick(p, f"{first + (last - first) * p / 100:,.0f}") for p in (0.0, 50.0, 100.0))
+    return LossPlot(records[0].edit, records[0].method, last, curves, x_ticks, y_ticks, logarithmic)
+
+
+def _series(records: Sequence[FitRecord], name: str) -> list[tuple[int, float]]:
+    """(step, loss), averaged over neighbouring steps so that there are at most `CURVE_POINTS`."""
+    raw = [(r.step, r.losses[name]) for r in records if name in r.losses and math.isfinite(r.losses[name])]
+    run = max(1, math.ceil(len(raw) / CURVE_POINTS))
+    chunks = [raw[start : start + run] for start in range(0, len(raw), run)]
+    ends = [chunk[0][0] if index == 0 else chunk[-1][0] for index, chunk in enumerate(chunks)]
+    return [(end, sum(value for _, value in chunk) / len(chunk)) for end, chunk in zip(ends, chunks, strict=True)]

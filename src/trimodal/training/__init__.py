@@ -1,0 +1,1 @@
+"""The one training loop, and the training of the built-in model."""

@@ -1,0 +1,49 @@
+"""Verify: the compressed model beside the original, per modality, with paired intervals and gates."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from trimodal.core import Check, Sample, Size, TowerSize, Verdict
+from trimodal.models.model import Model
+from trimodal.verification.comparison import Progress, compare
+from trimodal.verification.gates import gates
+from trimodal.verification.intervals import Interval, paired_interval
+
+__all__ = ["Interval", "Progress", "compare", "gates", "paired_interval", "verify"]
+
+
+def verify(
+    original: Model,
+    compressed: Model,
+    samples: Sequence[Sample],
+    *,
+    size: Size,
+    towers: Sequence[TowerSize],
+    checks: Sequence[Check] = (),
+    floors: Mapping[str, float] | None = None,
+    batch_size: int = 32,
+    seed: int = 0,
+    seconds: Mapping[str, float] | None = None,
+    versions: Mapping[str, str] | None = None,
+    progress: Progress | None = None,
+) -> Verdict:
+    """Compare the two models on `samples` and hold the outcome against `floors`.
+
+    `size`, `towers`, `checks`, `seconds` and `versions` are passed on into the verdict as they are; the gates
+    follow after `checks`. Without samples nothing is measured, and floors fail.
+    """
+    metrics = (
+        compare(original, compressed, samples, batch_size=batch_size, seed=seed, progress=progress)
+        if samples
+        else []
+    )
+    return Verdict(
+        size=size,
+        towers=tuple(towers),
+        metrics=tuple(metrics),
+        checks=(*checks, *gates(metrics, floors or {})),
+        seed=seed,
+        seconds=dict(seconds or {}),
+        versions=dict(versions or {}),
+    )

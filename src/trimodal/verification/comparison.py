@@ -1,0 +1,350 @@
+"""The original and the compressed model on the same samples, batch by batch.
+
+Only scores per sample stay in memory (and embeddings, where retrieval needs all of them at once).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from trimodal.core import MODALITIES, Metric, Sample
+from trimodal.core.record import Unit
+from trimodal.data.reading import check_modalities, encode, grouped, labels
+from trimodal.errors import DataError, ModelError
+from trimodal.models.model import Batch, Model, Output
+from trimodal.verification import tasks
+from trimodal.verification.intervals import paired_interval
+
+Progress = Callable[[str, int, int], None]
+RETRIEVAL_PAIRS = 50
+
+
+@dataclass
+class _Task:
+    """One metric in the making: which samples were scored (by index), and their scores, batch by batch."""
+
+    name: str
+    modality: str
+    unit: Unit
+    note: str
+    primary: bool = True
+    rows: list[int] = field(default_factory=list)
+    before: list[np.ndarray] = field(default_factory=list)
+    after: list[np.ndarray] = field(default_factory=list)
+
+    def add_(self, rows: Sequence[int], before: np.ndarray, after: np.ndarray) -> None:
+        self.rows.extend(rows)
+        self.before.append(before)
+        self.after.append(after)
+
+    def scores(self) -> tuple[np.ndarray, np.ndarray]:
+        return np.concatenate(self.before), np.concatenate(self.after)
+
+
+@dataclass
+class _Embeddings:
+    """Vectors of one output from both models, with the index of the sample that each belongs to."""
+
+    modality: str
+    rows: list[int] = field(default_factory=list)
+    before: list[np.ndarray] = field(default_factory=list)
+    after: list[np.ndarray] = field(default_factory=list)
+
+
+def compare(
+    original: Model,
+    compressed: Model,
+    samples: Sequence[Sample],
+    *,
+    batch_size: int,
+    seed: int,
+    progress: Progress | None = None,
+) -> list[Metric]:
+    """Measure every output of the models' family on `samples`, original beside compressed.
+
+    Class scores with labels give an accuracy; without, the agreement with the original and a cosine. Token scores
+    give the agreement of the next token, embeddings the cosine to the original's, and a model with two encoders
+    also retrieval both ways where there are enough distinct pairs. Modules are put into eval mode and left there.
+
+    Args:
+        original: the reference.
+        compressed: the same kind of model, compressed.
+        samples: what to measure on, at least one.
+        batch_size: samples per forward pass.
+        seed: of the bootstrap.
+        progress: called with `verify`, samples done, and samples in all.
+
+    Returns:
+        Metrics with paired 95 % intervals, the overall ones (`all`) first.
+
+    Raises:
+        DataError: there is no sample, it does not fit the model, or a label is none of the model's classes.
+        ModelError: an output that the family declares is missing.
+    """
+    if not samples:
+        raise DataError("there are no samples to verify with; expected at least one")
+    check_modalities(original, samples)
+    outputs = original.family.outputs(original.module)
+    watched = [_Watched(output, samples, outputs) for output in outputs]
+    original.module.eval()
+    compressed.module.eval()
+    done = 0
+    for rows in grouped(original, samples, batch_size):
+        batch = encode(original, [samples[row] for row in rows])
+        before, after = _forward(original, batch), _forward(compressed, batch)
+        for one in watched:
+            one.measure_(samples, rows, batch, before, after)
+        done += len(rows)
+        if progress is not None:
+            progress("verify", done, len(samples))
+    return _metrics(watched, samples, seed)
+
+
+def _forward(model: Model, batch: Batch) -> Any:
+    device = next(
+        (t.device for t in (*model.module.parameters(), *model.module.buffers())), torch.device("cpu")
+    )
+    with torch.inference_mode():
+        return model.module(**{name: tensor.to(device) for name, tensor in batch.items()})
+
+
+def _value(output: Output, result: Any) -> Tensor | None:
+    """The tensor called `output.field`; None where this batch has none, as without the modality it comes from."""
+    if isinstance(result, Tensor):
+        found: Any = result if output.field == "output" else None
+    elif isinstance(result, Mapping):
+        found = result.get(output.field)
+    elif output.field == "output" and isinstance(result, tuple):
+        found = result[0]
+    else:
+        found = getattr(result, output.field, None)
+    return found.detach().float().cpu() if isinstance(found, Tensor) else None
+
+
+class _Watched:
+    """What is measured of one output."""
+
+    def __init__(self, output: Output, samples: Sequence[Sample], outputs: Sequence[Output]) -> None:
+        self.output = output
+        self.tasks = _tasks(output, samples, outputs)
+        self.embeddings = _Embeddings(output.modality) if _two_encoders(outputs) else None
+        self.labels = labels(samples, output.label) if output.label else [None] * len(samples)
+
+    def measure_(
+        self, samples: Sequence[Sample], rows: Sequence[int], batch: Batch, before: Any, after: Any
+    ) -> None:
+        """Add the scores of one batch; `rows` are its samples' indices."""
+        reference, other = _value(self.output, before), _value(self.output, after)
+        if reference is None:
+            return
+        if other is None or other.shape != reference.shape:
+            shape = None if other is None else tuple(other.shape)
+            raise ModelError(
+                f"output {self.output.field} of the compressed model has shape {shape}, "
+                f"expected {tuple(reference.shape)} as in the original"
+            )
+        mask = batch[self.output.mask].cpu() if self.output.mask in batch else None
+        if self.output.kind == "tokens":
+            found = tasks.token_agreement(reference, other, mask)
+            self.tasks[0].add_(rows, np.full(len(rows), 100.0), found)
+        elif self.output.kind == "embedding":
+            self._embedding_(
+                rows, tasks.pooled(self.output, reference, mask), tasks.pooled(self.output, other, mask)
+            )
+        else:
+            self._logits_(samples, rows, reference, other)
+
+    def _embedding_(self, rows: Sequence[int], reference: Tensor, other: Tensor) -> None:
+        self.tasks[0].add_(rows, np.ones(len(rows)), tasks.cosine(reference, other))
+        if self.embeddings is not None:
+            self.embeddings.rows.extend(rows)
+            self.embeddings.before.append(reference.numpy())
+            self.embeddings.after.append(other.numpy())
+
+    def _logits_(
+        self, samples: Sequence[Sample], rows: Sequence[int], reference: Tensor, other: Tensor
+    ) -> None:
+        if len(self.tasks) == 2:
+            self.tasks[0].add_(rows, np.full(len(rows), 100.0), tasks.agreement(reference, other))
+            self.tasks[1].add_(rows, np.ones(len(rows)), tasks.cosine(reference, other))
+            return
+        kept = [(at, row, label) for at, row in enumerate(rows) if (label := self.labels[row]) is not None]
+        for _, row, label in kept:
+            if label >= reference.shape[-1]:
+                raise DataError(
+                    f"line {samples[row].line}: {self.output.label} is {label}, but the model has "
+                    f"{reference.shape[-1]} classes; expected 0 to {reference.shape[-1] - 1}"
+                )
+        if kept:
+            at = [index for index, _, _ in kept]
+            truth = torch.tensor([label for _, _, label in kept])
+            scores = (tasks.accuracy(value[at], truth) for value in (reference, other))
+            self.tasks[0].add_([row for _, row, _ in kept], *scores)
+
+
+def _two_encoders(outputs: Sequence[Output]) -> bool:
+    """Whether the model is two encoders into one space, such as CLIP: then its embeddings can find each other."""
+    return (
+        len(outputs) == 2
+        and {o.kind for o in outputs} == {"embedding"}
+        and outputs[0].modality != outputs[1].modality
+    )
+
+
+def _tasks(output: Output, samples: Sequence[Sample], outputs: Sequence[Output]) -> list[_Task]:
+    alike = [
+        o for o in outputs if (o.kind, o.modality, o.label) == (output.kind, output.modality, output.label)
+    ]
+    suffix = f" ({output.field})" if len(alike) > 1 else ""
+    modality = output.modality
+    if output.kind == "embedding":
+        note = "cosine between the two models' embeddings of the same sample"
+        return [_Task(f"{modality} embedding cosine{suffix}", modality, "cosine", note)]
+    if output.kind == "tokens":
+        note = "share of a sample's tokens after which both models rank the same token first, averaged over samples"
+        return [_Task(f"next-token agreement{suffix}", modality, "percent", note)]
+    if output.label and any(label is not None for label in labels(samples, output.label)):
+        note = f"right answers, against {output.label}"
+        return [_Task(_accuracy_name(output) + suffix, modality, "percent", note)]
+    return [
+        _Task(
+            f"agreement with the original{suffix}",
+            modality,
+            "percent",
+            "no labels: share of samples for which both models rank the same class first",
+        ),
+        _Task(
+            f"logit cosine{suffix}",
+            modality,
+            "cosine",
+            "cosine between the two models' class scores",
+            primary=False,
+        ),
+    ]
+
+
+def _accuracy_name(output: Output) -> str:
+    if output.label == "label":
+        return "answer accuracy" if output.modality == "all" else "accuracy"
+    return f"{output.label.removeprefix('labels.')} accuracy"
+
+
+# From scores to metrics
+
+
+def _metrics(watched: Sequence[_Watched], samples: Sequence[Sample], seed: int) -> list[Metric]:
+    measured = [task for one in watched for task in one.tasks if task.rows]
+    if not measured:
+        fields = ", ".join(one.output.field for one in watched) or "none"
+        raise ModelError(
+            f"the model gave none of the outputs that its family declares ({fields}); nothing to compare"
+        )
+    overall = _overall(measured, len(samples))
+    found = [*overall, *measured, *_retrieval(watched, samples)]
+    order = {modality: index for index, modality in enumerate(("all", *MODALITIES))}
+    found.sort(key=lambda task: order.get(task.modality, len(order)))
+    return [_metric(task, seed) for task in found]
+
+
+def _metric(task: _Task, seed: int) -> Metric:
+    before, after = task.scores()
+    interval = paired_interval(before, after, seed=seed)
+    changed = int((before != after).sum())
+    return Metric(
+        name=task.name,
+        modality=task.modality,
+        unit=task.unit,
+        samples=before.size,
+        before=float(before.mean()),
+        after=float(after.mean()),
+        drop=interval.mean,
+        drop_low=interval.low,
+        drop_high=interval.high,
+        note=task.note if changed else f"{task.note}; not one sample changed",
+    )
+
+
+def _overall(measured: Sequence[_Task], count: int) -> list[_Task]:
+    """The mean over modalities of each sample's scores, where no output speaks for all modalities."""
+    parts = [task for task in measured if task.primary]
+    modalities = list(dict.fromkeys(task.modality for task in parts))
+    if "all" in modalities or len(modalities) < 2:
+        return []
+    units = [task.unit for task in parts]
+    unit: Unit = "cosine" if units.count("cosine") > units.count("percent") else "percent"
+    chosen = [task for task in parts if task.unit == unit]
+    scores = np.full((2, len(chosen), count), np.nan)  # before and after × tasks × samples
+    for index, task in enumerate(chosen):
+        scores[0, index, task.rows], scores[1, index, task.rows] = task.scores()
+    rows = np.flatnonzero(~np.isnan(scores[0]).all(axis=0))
+    means = np.nanmean(scores[:, :, rows], axis=1)  # (2, rows)
+    name = "mean cosine" if unit == "cosine" else "mean score"
+    task = _Task(name, "all", unit, f"mean per sample over: {', '.join(t.name for t in chosen)}")
+    task.add_([int(row) for row in rows], means[0], means[1])
+    return [task]
+
+
+def _retrieval(watched: Sequence[_Watched], samples: Sequence[Sample]) -> list[_Task]:
+    """Both ways between two encoders, over all samples that have both sides."""
+    sides = [one.embeddings for one in watched if one.embeddings is not None and one.embeddings.rows]
+    if len(sides) != 2:
+        return []
+    paired = {side.modality for side in sides}
+    both = set(sides[0].rows) & set(sides[1].rows)
+    shared = sorted(row for row in both if paired <= samples[row].modalities)
+    if not shared:
+        return []
+    keys = [[str(getattr(samples[row], side.modality)) for row in shared] for side in sides]
+    pairs = list(dict.fromkeys(zip(*keys, strict=True)))
+    vectors = [[_rows(side, which, shared) for side in sides] for which in ("before", "after")]
+    if len(pairs) < RETRIEVAL_PAIRS or vectors[0][0].shape[1] != vectors[0][1].shape[1]:
+        return []
+    return [_one_way(sides, keys, vectors, shared, start) for start in (0, 1)]
+
+
+def _rows(side: _Embeddings, which: str, shared: Sequence[int]) -> np.ndarray:
+    """(shared, width) the side's vectors in the order of `shared`."""
+    at = {row: index for index, row in enumerate(side.rows)}
+    stacked: np.ndarray = np.concatenate(getattr(side, which))
+    return stacked[[at[row] for row in shared]]
+
+
+def _one_way(
+    sides: Sequence[_Embeddings],
+    keys: Sequence[Sequence[str]],
+    vectors: Sequence[Sequence[np.ndarray]],
+    shared: Sequence[int],
+    start: int,
+) -> _Task:
+    """From side `start` to the other: each distinct item on one side looks for its own on the other."""
+    end = 1 - start
+    queries, items = _first_of_each(keys[start]), _first_of_each(keys[end])
+    index = {keys[end][row]: at for at, row in enumerate(items)}
+    wanted: dict[str, set[int]] = {}
+    for query, item in zip(keys[start], keys[end], strict=True):
+        wanted.setdefault(query, set()).add(index[item])
+    right = [frozenset(wanted[keys[start][row]]) for row in queries]
+    before, after = (tasks.retrieval(v[start][queries], v[end][items], right) for v in vectors)
+    source, target = sides[start].modality, sides[end].modality
+    task = _Task(
+        f"{source} to {target} retrieval",
+        source,
+        "percent",
+        f"share of {len(queries):,} {source} items whose nearest of {len(items):,} {target} items is their own (recall at 1)",
+        primary=False,
+    )
+    task.add_([shared[row] for row in queries], before, after)
+    return task
+
+
+def _first_of_each(keys: Sequence[str]) -> list[int]:
+    first: dict[str, int] = {}
+    for index, key in enumerate(keys):
+        first.setdefault(key, index)
+    return list(first.values())

@@ -1,0 +1,101 @@
+"""Scores per sample: each function compares outputs and returns one number per sample, and knows no model.
+
+Accuracy and agreement are 0 or 100 (percent of one sample), cosines lie in [−1, 1]. An output that is not finite
+is never right and agrees with nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from trimodal.models.model import Output
+
+
+def accuracy(logits: Tensor, labels: Tensor) -> np.ndarray:
+    """100 where the highest of `logits` (batch, classes) stands at `labels` (batch,), else 0: (batch,)."""
+    right = (logits.argmax(dim=-1) == labels) & _finite(logits)
+    return _percent(right)
+
+
+def agreement(reference: Tensor, other: Tensor) -> np.ndarray:
+    """100 where both (batch, classes) have their highest score at the same class, else 0: (batch,)."""
+    same = (reference.argmax(dim=-1) == other.argmax(dim=-1)) & _finite(reference) & _finite(other)
+    return _percent(same)
+
+
+def token_agreement(reference: Tensor, other: Tensor, mask: Tensor | None) -> np.ndarray:
+    """Percent of a sample's unmasked tokens for which both (batch, tokens, vocabulary) rank the same first: (batch,).
+
+    `mask` is (batch, tokens), nonzero where a token counts; all count where it is None. A sample without a token
+    that counts scores 100.
+    """
+    same = (
+        (reference.argmax(dim=-1) == other.argmax(dim=-1)) & _finite(other) & _finite(reference)
+    )  # (batch, tokens)
+    counts = torch.ones_like(same) if mask is None else fitted(mask, same.shape[1]).bool()
+    total = counts.sum(dim=1)
+    share = (same & counts).sum(dim=1) / total.clamp(min=1)
+    return torch.where(total == 0, 1.0, share.double()).mul(100).cpu().numpy()
+
+
+def cosine(reference: Tensor, other: Tensor) -> np.ndarray:
+    """Cosine between the rows of two (batch, width), in float64: (batch,). Two zero rows have cosine 1, a zero row
+    and another have 0, and so has a row that is not finite."""
+    a, b = reference.double().flatten(1), other.double().flatten(1)
+    finite = torch.isfinite(a).all(dim=1) & torch.isfinite(b).all(dim=1)
+    a, b = torch.nan_to_num(a, posinf=0, neginf=0), torch.nan_to_num(b, posinf=0, neginf=0)
+    lengths = a.norm(dim=1) * b.norm(dim=1)
+    value = (a * b).sum(dim=1) / lengths.clamp(min=torch.finfo(torch.float64).tiny)
+    value = torch.where((a.norm(dim=1) == 0) & (b.norm(dim=1) == 0), 1.0, value).clamp(-1, 1)
+    return torch.where(finite, value, 0.0).cpu().numpy()
+
+
+def pooled(output: Output, value: Tensor, mask: Tensor | None) -> Tensor:
+    """One vector per sample, (batch, width), from an embedding that may still have a token dimension."""
+    if output.pool == "first":
+        return value[:, 0]
+    if output.pool == "":
+        return value.flatten(1)
+    if mask is None:
+        return value.mean(dim=1)
+    weights = fitted(mask, value.shape[1]).to(value.dtype).unsqueeze(-1)  # (batch, tokens, 1)
+    return (value * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1)
+
+
+def fitted(mask: Tensor, tokens: int) -> Tensor:
+    """`mask` (batch, positions) at another length (batch, tokens): an audio encoder has fewer frames than its input."""
+    if mask.shape[1] == tokens:
+        return mask
+    positions = torch.arange(tokens, device=mask.device) * mask.shape[1] // tokens
+    return mask[:, positions]
+
+
+def retrieval(queries: np.ndarray, gallery: np.ndarray, wanted: Sequence[frozenset[int]]) -> np.ndarray:
+    """100 where the nearest row of `gallery` is one of those `wanted` for the query, else 0 (recall at 1).
+
+    Args:
+        queries: (queries, width), not necessarily of unit length.
+        gallery: (items, width).
+        wanted: for each query the indices of the right items.
+    """
+    nearest = (_unit(queries) @ _unit(gallery).T).argmax(axis=1)  # (queries,)
+    return np.array(
+        [100.0 if int(item) in right else 0.0 for item, right in zip(nearest, wanted, strict=True)]
+    )
+
+
+def _unit(rows: np.ndarray) -> np.ndarray:
+    rows = np.nan_to_num(rows.astype(np.float64), posinf=0.0, neginf=0.0)
+    return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), np.finfo(np.float64).tiny)
+
+
+def _finite(values: Tensor) -> Tensor:
+    return torch.isfinite(values).all(dim=-1)
+
+
+def _percent(right: Tensor) -> np.ndarray:
+    return right.double().mul(100).cpu().numpy()

@@ -1,0 +1,153 @@
+"""Counts of parameters, bytes and operations, on miniatures and at real size."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers as hf
+from safetensors import safe_open
+from torch import nn
+
+from trimodal.inventory import Inventory, inspect
+from trimodal.models.families import family_of
+from trimodal.models.model import Model
+from trimodal.models.tiny import MINIATURES, miniature, miniature_batch, write_miniature
+
+LLAVA_VISION = {
+    "model_type": "clip_vision_model", "hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24,
+    "num_attention_heads": 16, "image_size": 336, "patch_size": 14,
+}  # fmt: skip
+
+
+def whisper(width: int, layers: int) -> nn.Module:
+    heads: Any = {f"{side}_{key}": value for side in ("encoder", "decoder") for key, value in
+                  (("layers", layers), ("attention_heads", width // 64), ("ffn_dim", 4 * width))}  # fmt: skip
+    return hf.WhisperForConditionalGeneration(hf.WhisperConfig(d_model=width, **heads))
+
+
+def llama_1b() -> nn.Module:
+    config = hf.LlamaConfig(
+        hidden_size=2048, intermediate_size=8192, num_hidden_layers=16, num_attention_heads=32, num_key_value_heads=8,
+        vocab_size=128256, tie_word_embeddings=True,
+    )  # fmt: skip
+    return hf.LlamaForCausalLM(config)
+
+
+def llava_7b() -> nn.Module:
+    text = {"model_type": "llama", "vocab_size": 32064}
+    return hf.LlavaForConditionalGeneration(hf.LlavaConfig(vision_config=LLAVA_VISION, text_config=text))
+
+
+# Parameters as published for these checkpoints; billions of multiply-accumulates as published or by hand.
+REAL: dict[str, tuple[Callable[[], nn.Module], int, float | None]] = {
+    "clip-vit-base-patch32": (lambda: hf.CLIPModel(hf.CLIPConfig()), 151_277_313, 7.39),
+    "bert-base": (lambda: hf.BertModel(hf.BertConfig()), 109_482_240, 11.17),
+    "vit-base-patch16": (lambda: hf.ViTForImageClassification(hf.ViTConfig(num_labels=1000)), 86_567_656, 17.56),
+    "siglip-base-patch16": (lambda: hf.SiglipModel(hf.SiglipConfig()), 203_155_970, 23.2),
+    "whisper-base": (lambda: whisper(512, 6), 72_593_920, 55.9),
+    "whisper-small": (lambda: whisper(768, 12), 241_734_912, 214.9),
+    "llama-3.2-1b": (llama_1b, 1_235_814_400, 159.2),
+    "llava-1.5-7b": (llava_7b, 7_063_427_072, None),
+    "resnet-50": (lambda: hf.ResNetForImageClassification(hf.ResNetConfig(num_labels=1000)), 25_557_032, 4.09),
+    "wav2vec2-base": (lambda: hf.Wav2Vec2Model(hf.Wav2Vec2Config()), 94_371_712, 74.1),
+    "ast": (lambda: hf.ASTForAudioClassification(hf.ASTConfig(num_labels=527)), 86_594_063, 130.5),
+}
+
+
+def inventory(module: nn.Module, name: str = "model") -> Inventory:
+    family = family_of(module)
+    return inspect(Model(module, family.describe(module), family, name))
+
+
+@pytest.mark.parametrize("name", REAL)
+def test_real_sizes_without_values(name: str) -> None:
+    make, parameters, billions = REAL[name]
+    with torch.device("meta"):
+        module = make()
+    found = inventory(module, name)
+    assert found.parameters == parameters == sum(p.numel() for p in module.parameters())
+    assert found.bytes == 4 * parameters
+    if billions is None:
+        assert found.operations is None and "looks at values" in found.operations_note
+    else:
+        assert found.operations is not None
+        assert found.operations / 1e9 == pytest.approx(billions, rel=5e-3)
+        assert sum(tower.operations or 0 for tower in found.towers) == found.operations - _outside(found, module)
+
+
+def _outside(found: Inventory, module: nn.Module) -> int:
+    """The similarity of one image with one text is computed in no tower."""
+    return int(module.config.projection_dim) if found.family == "clip" else _siglip_width(found, module)
+
+
+def _siglip_width(found: Inventory, module: nn.Module) -> int:
+    return int(module.config.text_config.hidden_size) if found.family == "siglip" else 0
+
+
+@pytest.mark.parametrize("name", [name for name in MINIATURES if name != "generic"])
+def test_counts_agree_with_the_checkpoint_file(name: str, tmp_path: Path) -> None:
+    folder = write_miniature(name, tmp_path / name)
+    found = inventory(miniature(name))
+    with safe_open(folder / "model.safetensors", "pt") as file:  # type: ignore[no-untyped-call]
+        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    assert found.bytes + found.buffer_bytes == sum(tensor.nbytes for tensor in tensors.values())
+    running = [t for k, t in tensors.items() if k.endswith(("running_mean", "running_var", "num_batches_tracked"))]
+    running += [t for k, t in tensors.items() if k.endswith(("position_ids", "token_type_ids", "relative_position_index"))]
+    assert found.buffer_bytes == sum(tensor.nbytes for tensor in running)
+    assert found.parameters == sum(t.numel() for t in tensors.values()) - sum(t.numel() for t in running)
+
+
+@pytest.mark.parametrize("name", MINIATURES)
+def test_totals_are_sums_and_shares_add_up(name: str) -> None:
+    module = miniature(name)
+    found = inventory(module)
+    assert found.parameters == sum(p.numel() for p in module.parameters())
+    homeless = [row for row in found.other if not row.tower]
+    assert sum(t.parameters for t in found.towers) + sum(r.parameters for r in homeless) == found.parameters
+    assert sum(t.bytes for t in found.towers) + sum(r.bytes for r in homeless) == found.bytes
+    assert sum(t.share for t in found.towers) + sum(r.bytes for r in homeless) / found.bytes == pytest.approx(1.0)
+    assert sum(t.sites for t in found.towers) == len(found.sites)
+    assert json.loads(json.dumps(found.to_json()))["towers"][0]["name"] == found.towers[0].name
+
+
+@pytest.mark.parametrize("name", [name for name in MINIATURES if name != "generic"])
+def test_operations_of_a_miniature_are_counted(name: str) -> None:
+    found = inventory(miniature(name))
+    assert found.operations is not None and found.operations > 0
+    assert all(tower.operations for tower in found.towers)
+    assert all(shape[0] == 1 for shape in found.input_shapes.values())
+
+
+def test_operations_of_one_linear_layer_by_hand() -> None:
+    module = miniature("generic")
+    family = family_of(module)
+    model = Model(module, family.describe(module), family, "mixture")
+    none = inspect(model)
+    assert none.operations is None and "give a batch" in none.operations_note
+    found = inspect(model, miniature_batch("generic", 4))
+    tower = next(t for t in found.towers if t.name == "model")
+    assert tower.operations == 32 * 24 + 24 * 2
+
+
+def test_parameters_of_no_site_are_listed() -> None:
+    found = inventory(miniature("clip"))
+    assert {(row.name, row.tower) for row in found.other} == {
+        ("logit_scale", ""), ("vision_model.embeddings.class_embedding", "image"),
+    }  # fmt: skip
+    recurrent = [row for row in inventory(miniature("generic")).other if row.name.startswith("text_recurrent")]
+    assert len(recurrent) == 4 and {row.tower for row in recurrent} == {"text"}
+
+
+def test_inspecting_changes_nothing() -> None:
+    module = miniature("resnet").train()
+    before = {key: value.clone() for key, value in module.state_dict().items()}
+    inventory(module)
+    assert module.training
+    assert all(torch.equal(value, before[key]) for key, value in module.state_dict().items())
+    assert math.prod(module.classifier[1].weight.shape) > 0  # type: ignore[union-attr, index, arg-type]

@@ -1,0 +1,156 @@
+"""Two toy models side by side: which metrics come out, their values, their order, and what is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from trimodal.core import Layout, Metric, Sample, Size
+from trimodal.errors import DataError, ModelError
+from trimodal.models.model import Family, Loaded, Model, Output, Processors
+from trimodal.verification import compare, verify
+
+OUTPUTS = {
+    "answer": Output("answer", "all", "logits", label="label"),
+    "image": Output("image", "image", "logits", label="labels.image"),
+    "a": Output("a", "image", "embedding"),
+    "b": Output("b", "text", "embedding"),
+    "tokens": Output("tokens", "text", "tokens", mask="mask"),
+}
+
+
+class Toy(nn.Module):
+    """Answers with a table looked up by the number in the text; `wrong` numbers get class 0."""
+
+    def __init__(self, fields: Sequence[str], wrong: Sequence[int] = (), noise: float = 0.0) -> None:
+        super().__init__()
+        self.fields, self.wrong, self.noise = fields, wrong, noise
+        self.seen: list[int] = []
+        self.anchor = nn.Parameter(torch.zeros(1))
+
+    def forward(self, number: Tensor, mask: Tensor) -> dict[str, Tensor]:
+        assert not torch.is_grad_enabled() and not self.training
+        self.seen += number.tolist()
+        answer = torch.where(torch.isin(number, torch.tensor(self.wrong, dtype=torch.long)), 0, number % 10)
+        logits = nn.functional.one_hot(answer, 10).float()
+        vectors = torch.eye(200)[number] + self.noise * torch.eye(200)[(number + 1) % 200]
+        values = {"answer": logits, "image": logits, "a": vectors, "b": vectors, "tokens": logits[:, None].repeat(1, 3, 1)}
+        return {field: values[field] for field in self.fields}
+
+
+def encode(module: nn.Module, processors: Processors, samples: Sequence[Loaded]) -> dict[str, Tensor]:
+    return {
+        "number": torch.tensor([int(sample.text or "0") for sample in samples]),
+        "mask": torch.tensor([[1, 1, 0]] * len(samples)),
+    }
+
+
+def toy(module: Toy, takes: tuple[str, ...] = ("text",)) -> Model:
+    outputs = tuple(OUTPUTS[field] for field in module.fields)
+    family = Family("toy", (), lambda m: Layout((), ()), lambda m: outputs, lambda m: takes, encode)
+    return Model(module, Layout((), ()), family, "toy")
+
+
+def numbers(count: int, labelled: bool = True) -> list[Sample]:
+    return [
+        Sample(line=i + 1, text=str(i), label=i % 10 if labelled else None, labels={"image": i % 10} if labelled else {})
+        for i in range(count)
+    ]
+
+
+def run(fields: Sequence[str], samples: Sequence[Sample], wrong: Sequence[int] = (), noise: float = 0.0) -> list[Metric]:
+    takes = tuple(sorted(samples[0].modalities)) if samples else ("text",)
+    models = toy(Toy(fields), takes), toy(Toy(fields, wrong, noise), takes)
+    return compare(*models, samples, batch_size=7, seed=0)
+
+
+def test_accuracy_with_labels_overall_first() -> None:
+    found = run(["image", "answer"], numbers(100), wrong=[1, 2, 3])
+    assert [(m.name, m.modality, m.samples) for m in found] == [
+        ("answer accuracy", "all", 100),
+        ("image accuracy", "image", 100),
+    ]
+    assert (found[0].before, found[0].after) == (100, 97)
+    assert found[0].drop == pytest.approx(3)
+    assert 0 <= found[0].drop_low < 3 < found[0].drop_high < 8
+
+
+def test_agreement_and_cosine_without_labels() -> None:
+    agreement, cosine = run(["answer"], numbers(40, labelled=False), wrong=[1, 2])
+    assert (agreement.name, agreement.unit, agreement.before, agreement.after) == (
+        "agreement with the original", "percent", 100, 95,
+    )  # fmt: skip
+    assert (cosine.unit, cosine.before, cosine.after) == ("cosine", 1, pytest.approx(0.95))
+    assert "no labels" in agreement.note
+
+
+def test_only_labelled_lines_count_for_accuracy() -> None:
+    samples = [*numbers(10), Sample(line=11, text="11")]
+    (found,) = run(["answer"], samples, wrong=[11])
+    assert (found.samples, found.after) == (10, 100)
+    assert "not one sample changed" in found.note
+
+
+def test_tokens_agree_where_the_mask_is_set() -> None:
+    (found,) = run(["tokens"], numbers(20), wrong=[1])
+    assert (found.name, found.modality, found.before, found.after) == ("next-token agreement", "text", 100, 95)
+
+
+def test_two_encoders_give_cosines_an_overall_and_retrieval() -> None:
+    found = run(["a", "b"], numbers(60), noise=1.0)
+    assert [(m.name, m.modality) for m in found][:1] == [("mean cosine", "all")]
+    assert {m.name for m in found} == {"mean cosine", "image embedding cosine", "text embedding cosine"}
+    assert all(m.after == pytest.approx(2**-0.5) and m.before == 1 for m in found)
+
+
+def test_retrieval_needs_fifty_distinct_pairs(tmp_path: Path) -> None:
+    samples = [Sample(line=i, text=str(i), image=tmp_path / f"{i}.png") for i in range(60)]
+    for sample in samples:
+        Image.new("RGB", (2, 2)).save(sample.image or "")
+    names = {m.name: m for m in run(["a", "b"], samples, noise=0.5)}
+    assert names["image to text retrieval"].before == 100
+    assert names["text to image retrieval"].modality == "text"
+    assert "of 60 text items" in names["image to text retrieval"].note
+    few = [m.name for m in run(["a", "b"], samples[:49] * 2, noise=0.5)]
+    assert not any("retrieval" in name for name in few)
+
+
+def test_every_sample_once_per_model_on_the_same_batches() -> None:
+    before, after = Toy(["answer"]), Toy(["answer"])
+    steps: list[tuple[str, int, int]] = []
+    compare(toy(before), toy(after), numbers(17), batch_size=5, seed=0, progress=lambda *at: steps.append(at))
+    assert before.seen == after.seen == list(range(17))
+    assert steps == [("verify", done, 17) for done in (5, 10, 15, 17)]
+
+
+def test_same_seed_same_metrics() -> None:
+    assert run(["answer"], numbers(50), wrong=[3]) == run(["answer"], numbers(50), wrong=[3])
+
+
+def test_refuses_a_label_beyond_the_classes_no_samples_and_a_missing_output() -> None:
+    with pytest.raises(DataError, match="line 3: label is 10, but the model has 10 classes"):
+        run(["answer"], [*numbers(2), Sample(line=3, text="3", label=10)])
+    with pytest.raises(DataError, match="no samples to verify"):
+        run(["answer"], [])
+    bare = toy(Toy(["answer"]))
+    with pytest.raises(ModelError, match="compressed model has shape None"):
+        compare(bare, toy(Toy(["a"])), numbers(3), batch_size=2, seed=0)
+    empty = toy(Toy(["answer"]))
+    assert isinstance(empty.module, Toy)
+    empty.module.fields = []
+    with pytest.raises(ModelError, match="none of the outputs"):
+        compare(empty, empty, numbers(3), batch_size=2, seed=0)
+
+
+def test_verify_adds_gates_to_the_verdict() -> None:
+    size = Size(100, 10, 90, 9)
+    models = toy(Toy(["answer"])), toy(Toy(["answer"], wrong=[1, 2, 3]))
+    verdict = verify(*models, numbers(100), size=size, towers=(), floors={"all": 1.0}, seed=4)
+    assert (verdict.passed, verdict.seed, verdict.size) == (False, 4, size)
+    without = verify(*models, [], size=size, towers=())
+    assert without.passed and without.metrics == ()

@@ -1,0 +1,42 @@
+"""Floors: passed and shown, passed but not shown, failed, and nothing measured."""
+
+from __future__ import annotations
+
+import pytest
+
+from trimodal.core import Metric
+from trimodal.core.record import Unit
+from trimodal.verification import gates
+
+
+def metric(drop: float, high: float, modality: str = "all", unit: Unit = "percent") -> Metric:
+    return Metric("answer accuracy", modality, unit, 1500, 96.0, 96.0 - drop, drop, -0.1, high)
+
+
+@pytest.mark.parametrize(
+    ("drop", "high", "passed", "said"),
+    [
+        (0.3, 0.9, True, ": shown at 95 %"),
+        (0.3, 1.2, True, "measured but not shown"),
+        (1.1, 1.9, False, "too large"),
+    ],
+)
+def test_points(drop: float, high: float, passed: bool, said: str) -> None:
+    (check,) = gates([metric(drop, high)], {"all": 1.0})
+    assert check.passed is passed
+    assert said in check.detail and "n = 1,500" in check.detail
+    assert check.name == "answer accuracy: drop at most 1 points"
+
+
+def test_a_point_of_cosine_is_a_hundredth() -> None:
+    found = [metric(0.015, 0.016, "image", "cosine"), metric(0.3, 0.4)]
+    (check,) = gates(found, {"image": 1.0})
+    assert not check.passed and "0.01500" in check.detail
+    assert gates(found, {"image": 2.0})[0].passed
+
+
+def test_nothing_measured_fails_and_one_modality_speaks_for_all() -> None:
+    assert [c.passed for c in gates([], {"all": 1.0})] == [False]
+    assert [c.passed for c in gates([metric(0.1, 0.2)], {"audio": 1.0})] == [False]
+    assert [c.passed for c in gates([metric(0.1, 0.2, "text")], {"all": 1.0})] == [True]
+    assert gates([metric(9, 9)], {}) == []

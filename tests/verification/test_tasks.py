@@ -1,0 +1,65 @@
+"""Scores per sample on tensors small enough to read."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from trimodal.models.model import Output
+from trimodal.verification import tasks
+
+NAN = float("nan")
+
+
+def test_accuracy_counts_the_highest_score() -> None:
+    logits = torch.tensor([[0.0, 2.0, 1.0], [3.0, 1.0, 2.0], [NAN, 1.0, 0.0]])
+    assert tasks.accuracy(logits, torch.tensor([1, 2, 1])).tolist() == [100, 0, 0]
+
+
+def test_agreement_compares_the_two_models() -> None:
+    a = torch.tensor([[0.0, 1.0], [1.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
+    b = torch.tensor([[5.0, 9.0], [0.0, 1.0], [2.0, 1.0], [NAN, NAN]])
+    assert tasks.agreement(a, b).tolist() == [100, 0, 100, 0]
+
+
+def test_token_agreement_leaves_out_padding() -> None:
+    a = torch.eye(4)[None].repeat(3, 1, 1)  # the right token at each of four places
+    b = a.clone()
+    b[0, 0] = b[0, 3] = torch.tensor([0.0, 0.0, 9.0, 0.0])  # wrong at the first and the last
+    mask = torch.tensor([[1, 1, 1, 0], [1, 1, 1, 1], [0, 0, 0, 0]])
+    assert tasks.token_agreement(a, b, mask).tolist() == pytest.approx([200 / 3, 100, 100])
+    assert tasks.token_agreement(a, b, None).tolist() == [50, 100, 100]
+
+
+def test_cosine_by_hand() -> None:
+    a = torch.tensor([[1.0, 0.0], [1.0, 1.0], [0.0, 0.0], [0.0, 0.0], [1.0, 0.0]])
+    b = torch.tensor([[0.0, 2.0], [3.0, 0.0], [0.0, 0.0], [1.0, 0.0], [float("inf"), 0.0]])
+    assert tasks.cosine(a, b).tolist() == pytest.approx([0, 2**-0.5, 1, 0, 0])
+    assert tasks.cosine(a[:2], a[:2]).tolist() == pytest.approx([1, 1])
+
+
+def test_pooling() -> None:
+    value = torch.tensor([[[1.0, 2.0], [3.0, 4.0], [100.0, 100.0]]])
+    mask = torch.tensor([[1, 1, 0]])
+
+    def pool(how: str) -> Output:
+        return Output("x", "text", "embedding", pool=how)  # type: ignore[arg-type]
+
+    assert tasks.pooled(pool("mean"), value, mask).tolist() == [[2, 3]]
+    assert tasks.pooled(pool("first"), value, mask).tolist() == [[1, 2]]
+    assert tasks.pooled(pool(""), value, mask).shape == (1, 6)
+    assert tasks.pooled(pool("mean"), value, None).tolist() == [pytest.approx([104 / 3, 106 / 3])]
+
+
+def test_a_mask_over_samples_fits_frames() -> None:
+    mask = torch.tensor([[1, 1, 1, 1, 0, 0, 0, 0]])
+    assert tasks.fitted(mask, 4).tolist() == [[1, 1, 0, 0]]
+    assert tasks.fitted(mask, 8) is mask
+
+
+def test_retrieval_on_a_hand_made_matrix() -> None:
+    queries = np.array([[1.0, 0.0], [0.0, 5.0], [1.0, 1.0]])
+    gallery = np.array([[2.0, 0.1], [0.1, 2.0]])
+    wanted = [frozenset({0}), frozenset({0}), frozenset({0, 1})]
+    assert tasks.retrieval(queries, gallery, wanted).tolist() == [100, 0, 100]
