@@ -38,9 +38,7 @@ def pack(trained: Path, out: Path) -> None:
 
 def main() -> None:
     """Train, pack, score what was packed, and write the scores next to the weights."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=HOME)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2)
@@ -53,8 +51,7 @@ def main() -> None:
     model = FusionModel.from_pretrained(options.out, dtype=torch.float32)
     processor = FusionProcessor.from_pretrained(options.out)
     scores = {
-        split: asdict(score_demo_model(model, processor, split=split, count=2000))
-        for split in ("validation", "test")
+        split: asdict(score_demo_model(model, processor, split=split, count=2000)) for split in ("validation", "test")
     }
     result = {
         "seed": options.seed,

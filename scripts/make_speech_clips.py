@@ -47,9 +47,7 @@ ACCENTS = (
 ACCENTS_PER_VARIANT = 3
 # Sound effects rather than speakers (announcer system, whispers, croaks), or names with a space.
 EXCLUDED = {"announcer", "croak", "Demonic", "fast", "Mr serious", "Storm", "whisper", "whisperf"}
-NUMBERED_SPEAKERS = re.compile(
-    r"[fm]\d"
-)  # f1 ... f5 and m1 ... m8 are different speakers, not settings of one
+NUMBERED_SPEAKERS = re.compile(r"[fm]\d")  # f1 ... f5 and m1 ... m8 are different speakers, not settings of one
 SPLIT_PATTERN = ("train", "train", "train", "test", "train", "validation", "train", "test")
 
 Wave = npt.NDArray[np.float32]
@@ -57,9 +55,7 @@ Wave = npt.NDArray[np.float32]
 
 def installed_variants() -> list[str]:
     """Names of espeak-ng's voice variants, sorted without regard to case."""
-    listing = subprocess.run(
-        ["espeak-ng", "--voices=variant"], capture_output=True, text=True, check=True
-    ).stdout
+    listing = subprocess.run(["espeak-ng", "--voices=variant"], capture_output=True, text=True, check=True).stdout
     names = {line.split("!v/", 1)[1].strip() for line in listing.splitlines() if "!v/" in line}
     return sorted(names - EXCLUDED - {"Mr"}, key=str.lower)
 
@@ -116,9 +112,7 @@ def make_clips(seed: int) -> tuple[Wave, dict[str, object]]:
 
 def write_vorbis(path: Path, samples: Wave, compression: float) -> None:
     """Write in pieces: libsndfile's Vorbis encoder overflows its stack on one very long write."""
-    with soundfile.SoundFile(
-        path, "w", RATE, 1, format="OGG", subtype="VORBIS", compression_level=compression
-    ) as out:
+    with soundfile.SoundFile(path, "w", RATE, 1, format="OGG", subtype="VORBIS", compression_level=compression) as out:
         for start in range(0, len(samples), RATE):
             out.write(samples[start : start + RATE])
 
@@ -126,9 +120,7 @@ def write_vorbis(path: Path, samples: Wave, compression: float) -> None:
 def main() -> None:
     """Write ``clips.ogg`` and ``clips.json`` into the package."""
     here = Path(__file__).resolve().parent.parent / "src/trimodal/data/seehearread"
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=here)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--compression", type=float, default=0.9, help="0 (largest, best) to 1 (smallest)")
@@ -140,9 +132,7 @@ def main() -> None:
     lines = ",\n".join(json.dumps(row) for row in rows)
     header = f'{{"rate": {RATE}, "columns": {json.dumps(index["columns"])}, "clips": [\n'
     (options.out / "clips.json").write_text(f"{header}{lines}\n]}}\n")
-    print(
-        f"{len(rows)} clips, {len(samples) / RATE:.0f} s, {(options.out / 'clips.ogg').stat().st_size} bytes"
-    )
+    print(f"{len(rows)} clips, {len(samples) / RATE:.0f} s, {(options.out / 'clips.ogg').stat().st_size} bytes")
 
 
 if __name__ == "__main__":

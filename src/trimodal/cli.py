@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -31,7 +31,7 @@ ModelArgument = Annotated[str, typer.Argument(help=_MODEL, show_default=False)]
 OutArgument = Annotated[Path, typer.Argument(help="A folder that `trimodal compress` wrote.", show_default=False)]
 RecipeOption = Annotated[str, typer.Option("--recipe", "-r", help=_RECIPE, show_default=False)]
 DataOption = Annotated[str, typer.Option("--data", "-d", help=_DATA)]
-SeedOption = Annotated[int | None, typer.Option("--seed", help="Replaces the recipe's seed.", show_default=False)]
+SeedOption = Annotated[int | None, typer.Option("--seed", min=0, help="Replaces the recipe's seed.", show_default=False)]
 DeviceOption = Annotated[str, typer.Option("--device", help="Where to compute, such as cpu or cuda:0.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output, nothing else.")]
 
@@ -69,10 +69,11 @@ def plan(
 ) -> None:
     """Show what a recipe will do to a model, every place by name. Changes nothing."""
     from trimodal import pipeline
+    from trimodal.formats import write_whole
 
-    made = pipeline.plan(model, recipe, data, seed=seed)
+    made = pipeline.plan(model, recipe, data, seed=seed, device=device)
     if output is not None:
-        _write(output, json.dumps(made.to_json(), indent=1, ensure_ascii=False) + "\n")
+        write_whole(output, json.dumps(made.to_json(), indent=1, ensure_ascii=False) + "\n")
     if as_json:
         _print(made.to_json())
         return
@@ -152,7 +153,7 @@ def methods(
 
 
 @app.command()
-def recipes(as_json: JsonOption = False) -> None:
+def recipes(as_json: JsonOption = False, seed: SeedOption = None, device: DeviceOption = "cpu") -> None:
     """List the built-in recipes."""
     from trimodal.planning import built_in
 
@@ -172,7 +173,7 @@ def demo(
     from trimodal import demo as job
 
     with _bar(as_json) as progress:
-        result = job.run(folder, train=train, seed=seed or 0, device=device, progress=progress)
+        result = job.run(folder, train=train, seed=seed, device=device, progress=progress)
     _finish(result.verdict, result.plan, as_json, f"written: {result.folder}  (open {result.folder / 'report.html'})")
 
 
@@ -184,14 +185,24 @@ def main() -> None:
     signal.signal(signal.SIGTERM, _interrupt)
     try:
         code = app(standalone_mode=False) or 0
+        sys.stdout.flush()
     except TrimodalError as error:
         code = _say(str(error), error.exit_code)
     except KeyboardInterrupt:
-        code = _say("interrupted; nothing was left half-written", INTERRUPTED)
+        code = INTERRUPTED
     except (typer.Abort, typer.Exit) as error:
         code = getattr(error, "exit_code", INTERRUPTED)
     except typer.TyperException as error:
         code = _say(error.format_message(), 2)
+    except BrokenPipeError:  # whoever read our output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 1
+    except OSError as error:
+        code = _say(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}", 2)
+    except MemoryError:
+        code = _say("there is not enough memory for this model", 1)
+    if code == INTERRUPTED:
+        _say("interrupted; nothing was left half-written", INTERRUPTED)
     sys.exit(code)
 
 
@@ -210,17 +221,6 @@ def _print(what: Any) -> None:
         sys.stdout.write(json.dumps(what, indent=1, ensure_ascii=False) + "\n")
     else:
         out.print(what)
-
-
-def _write(file: Path, text: str) -> None:
-    from trimodal.errors import OutputError
-
-    try:
-        part = file.with_name(f".{file.name}.part")
-        part.write_text(text)
-        part.replace(file)
-    except OSError as error:
-        raise OutputError(f"{file} cannot be written ({error.strerror}); nothing was changed") from error
 
 
 def _finish(verdict: Any, planned: Any, as_json: bool, message: str) -> None:
@@ -246,7 +246,7 @@ def _bar(quiet: bool) -> Iterator[Callable[[str, int, int], None]]:
         yield lambda what, done, total: progress.update(task, description=what, completed=done, total=total)
 
 
-def _table(columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> Table:
+def _table(columns: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in columns:
         table.add_column(column, overflow="fold")

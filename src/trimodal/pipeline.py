@@ -32,15 +32,25 @@ from trimodal.core import (
     Verdict,
 )
 from trimodal.data import batches, check_modalities, choose, digest, read, require, split
-from trimodal.errors import InputError, IntegrityError
-from trimodal.formats import check_free, is_artifact, open_model, reload_checks, size_of, whole_folder, write
+from trimodal.errors import DataError, InputError, IntegrityError, RecipeError
+from trimodal.formats import (
+    check_free,
+    check_keeps,
+    is_artifact,
+    open_model,
+    reload_checks,
+    size_of,
+    whole_folder,
+    write,
+    write_whole,
+)
 from trimodal.formats.artifact import PLAN, RECORD, VERDICT, Factory
 from trimodal.inventory import Inventory
 from trimodal.inventory import inspect as take_inventory
 from trimodal.methods import METHODS, Method, method
 from trimodal.models.load import fingerprint, tensor_bytes, unique_tensors
 from trimodal.models.model import Model
-from trimodal.planning import Recipe, plan_edits, read_recipe
+from trimodal.planning import LARGEST_SEED, Recipe, plan_edits, read_recipe
 from trimodal.reporting import report
 from trimodal.verification import verify as compare
 
@@ -101,7 +111,12 @@ def inspect(model: Factory | Path, *, device: str = "cpu") -> Inventory:
 
 
 def plan(
-    model: Factory | Path, recipe: RecipeSource, data: str | Path | None = None, *, seed: int | None = None
+    model: Factory | Path,
+    recipe: RecipeSource,
+    data: str | Path | None = None,
+    *,
+    seed: int | None = None,
+    device: str = "cpu",
 ) -> Plan:
     """What a recipe will do to a model, every place by name. Changes nothing.
 
@@ -110,12 +125,13 @@ def plan(
         recipe: YAML file, name of a built-in recipe, or its content as a mapping.
         data: JSONL file or folder; None where nothing needs data.
         seed: replaces the recipe's.
+        device: where the model is put.
 
     Raises:
         InputError: the model, recipe or data cannot be used.
     """
     wanted = _seeded(read_recipe(recipe), seed)
-    opened = open_model(model)
+    opened = _on(open_model(model), device)
     return _plan(opened, wanted, _data(opened, wanted, data))
 
 
@@ -151,7 +167,10 @@ def compress(
     check_free(out, force)
     wanted = _seeded(read_recipe(recipe), seed)
     opened = _on(open_model(model), device)
+    _check_sources_stay(out, opened, data)
     samples = _data(opened, wanted, data)
+    if wanted.floors and not samples.held_out:
+        raise DataError(f"{wanted.name} sets floors, but there are no held-out samples to measure against them; give more --data")
     planned = _plan(opened, wanted, samples)
     before, before_inventory = _disk_size(opened), take_inventory(opened)
     original = replace(opened, module=copy.deepcopy(opened.module)) if samples.calibration else None
@@ -175,7 +194,7 @@ def compress(
         clock.mark("verify")
         verdict = replace(verdict, seconds=clock.seconds)
         _write_json(part / VERDICT, verdict.to_json())
-        report(part)
+        report(part, name=out.name)
     return Result(out, planned, tuple(records), verdict)
 
 
@@ -237,8 +256,17 @@ def methods(name: str | None = None) -> tuple[Method, ...]:
 
 
 def read_plan(folder: Path) -> Plan:
-    """The plan of an artifact."""
-    return Plan.from_json(json.loads((folder / PLAN).read_text()))
+    """The plan of an artifact.
+
+    Raises:
+        IntegrityError: it is missing or does not hold a plan.
+    """
+    try:
+        return Plan.from_json(json.loads((folder / PLAN).read_text(encoding="utf-8")))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise IntegrityError(
+            f"{folder / PLAN} cannot be read ({type(error).__name__}: {error}); the folder is no whole artifact"
+        ) from error
 
 
 def versions() -> dict[str, str]:
@@ -248,16 +276,32 @@ def versions() -> dict[str, str]:
 
 
 def _seeded(recipe: Recipe, seed: int | None) -> Recipe:
-    return recipe if seed is None else replace(recipe, seed=seed)
+    if seed is None:
+        return recipe
+    if type(seed) is not int or not 0 <= seed <= LARGEST_SEED:
+        raise RecipeError(f"the seed is {seed!r}, but must be a whole number, 0 to {LARGEST_SEED}")
+    return replace(recipe, seed=seed)
 
 
 def _on(model: Model, device: str) -> Model:
     """The model on `device`."""
     try:
-        model.module.to(torch.device(device))
-    except (RuntimeError, AssertionError) as error:
-        raise InputError(f"device '{device}' cannot be used here ({str(error).splitlines()[0]}); use cpu") from error
+        place = torch.device(device)
+        if place.type == "meta":
+            raise InputError("device 'meta' holds no values; use cpu or cuda")
+        model.module.to(place)
+    except (RuntimeError, AssertionError, ImportError, TypeError) as error:
+        reason = str(error).splitlines()[0].partition(" at start of device string")[0]
+        raise InputError(f"device '{device}' cannot be used here ({reason}); use cpu") from error
     return model
+
+
+def _check_sources_stay(out: Path, model: Model, data: str | Path | None) -> None:
+    """Refuse an output place whose replacement would take the model or the data with it."""
+    if model.folder is not None:
+        check_keeps(out, model.folder, "the model")
+    if data is not None and str(data) != "none":
+        check_keeps(out, Path(data), "the data")
 
 
 def _data(model: Model, recipe: Recipe, data: str | Path | None) -> _Data:
@@ -331,4 +375,4 @@ def _towers(before: Inventory, after: Inventory) -> list[TowerSize]:
 
 
 def _write_json(file: Path, data: dict[str, Any]) -> None:
-    file.write_text(json.dumps(data, indent=1, ensure_ascii=False) + "\n")
+    write_whole(file, json.dumps(data, indent=1, ensure_ascii=False) + "\n")

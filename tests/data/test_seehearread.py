@@ -46,12 +46,12 @@ def test_writers_of_a_split_are_one_contiguous_block() -> None:
         assert np.array_equal(indices, np.arange(indices[0], indices[-1] + 1))
 
 
-def test_every_writer_starts_with_three_runs_of_all_digits() -> None:
-    runs = np.tile(np.arange(10), 3)
+def test_every_writer_starts_with_runs_of_all_digits() -> None:
+    runs = np.tile(np.arange(10), 2)[:17]
     for split in SPLITS:
         part = load_handwriting(split)
         for writer in set(part.writers.tolist()):
-            assert int((part.digits[part.writers == writer][:30] == runs).sum()) >= 26
+            assert int((part.digits[part.writers == writer][:17] == runs).sum()) >= 16
 
 
 def test_every_voice_speaks_every_digit_once() -> None:
@@ -106,9 +106,7 @@ def test_the_folder_holds_what_its_lines_say(tmp_path: Path) -> None:
 
 
 def test_the_same_seed_writes_the_same_folder(tmp_path: Path) -> None:
-    folders = [
-        write_dataset(tmp_path / str(n), train=8, test=8, seed=seed) for n, seed in enumerate((5, 5, 6))
-    ]
+    folders = [write_dataset(tmp_path / str(n), train=8, test=8, seed=seed) for n, seed in enumerate((5, 5, 6))]
     contents = [
         {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
         for folder in folders

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -57,11 +59,12 @@ def test_floats_take_the_modules_type() -> None:
 
 
 def test_whisper_says_the_target_without_its_end() -> None:
-    from trimodal.models.tiny import EOS, _extractor
+    from trimodal.models.tiny import EOS, feature_extractor
 
     module = miniature("whisper")
-    parts = Processors(audio=_extractor("whisper"), text=tokenizer())
-    samples = [Loaded(audio=SOUND, sampling_rate=8000, target="a red cat"), Loaded(audio=SOUND, sampling_rate=8000, text="dog")]
+    parts = Processors(audio=feature_extractor("whisper"), text=tokenizer())
+    silent = Loaded(audio=SOUND, sampling_rate=8000)
+    samples = [replace(silent, target="a red cat"), replace(silent, text="dog")]
     batch = family_of(module).encode(module, parts, samples)
     assert batch["input_features"].shape == (2, 16, 100)
     assert batch["decoder_attention_mask"].tolist() == [[1, 1, 1, 1], [1, 1, 0, 0]]
@@ -69,15 +72,15 @@ def test_whisper_says_the_target_without_its_end() -> None:
     codes = family_of(module).tokens(module, batch)
     assert codes["text"].tolist() == [[2, 2, 2, 2], [2, 2, -1, -1]]
     assert codes["text.cross"].shape == (2, 50) and set(codes["text.cross"].flatten().tolist()) == {1}
-    silent = family_of(module).encode(module, parts, [Loaded(audio=SOUND, sampling_rate=8000)])
-    assert silent["decoder_input_ids"].shape == (1, 1)
+    alone = family_of(module).encode(module, parts, [silent])
+    assert alone["decoder_input_ids"].shape == (1, 1)
 
 
 def test_llava_stream_is_image_where_the_patches_are() -> None:
-    from trimodal.models.tiny import _processors
+    from trimodal.models.tiny import processors_of
 
     module = miniature("llava")
-    (whole,) = _processors("llava", module)
+    (whole,) = processors_of("llava", module)
     samples = [Loaded(image=Image.new("RGB", (40, 30)), text="what is this", target="a cat"),
                Loaded(image=Image.new("RGB", (40, 30)), text="<image> dog")]  # fmt: skip
     batch = family_of(module).encode(module, Processors(whole=whole), samples)

@@ -58,7 +58,7 @@ def test_encode_needs_the_module_to_say_how() -> None:
 
 def test_encode_uses_the_modules_own_and_checks_it() -> None:
     class Reader(nn.Module):
-        modalities = ["text"]
+        modalities = ("text",)
         outputs = (Output("output", "text", "logits", label="label"),)
 
         def encode(self, samples: list[Loaded]) -> dict[str, Tensor]:

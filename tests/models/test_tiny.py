@@ -20,7 +20,7 @@ from trimodal.models.model import Loaded, Processors
 from trimodal.models.tiny import MINIATURES, miniature, miniature_batch, write_miniature, write_miniature_data
 
 FOLDERS = [name for name in MINIATURES if name != "generic"]
-PARTS = {
+PARTS: dict[str, tuple[Any, tuple[str, ...]]] = {
     "image": (hf.AutoImageProcessor, ("clip", "siglip", "vit", "resnet", "resnet-basic")),
     "audio": (hf.AutoFeatureExtractor, ("whisper", "clap", "wav2vec2", "ast")),
     "text": (hf.AutoTokenizer, ("clip", "siglip", "bert", "llama", "qwen3", "whisper", "clap")),
@@ -44,7 +44,9 @@ def test_folder_reads_back_and_runs_on_real_files(name: str, tmp_path: Path) -> 
     register()
     folder = write_miniature(name, tmp_path / "model")
     module = miniature(name)
-    again = type(module).from_pretrained(folder).eval()
+    assert isinstance(module, hf.PreTrainedModel)
+    reader: Any = type(module)
+    again = reader.from_pretrained(folder).eval()
     state = again.state_dict()
     assert all(torch.equal(value, state[key]) for key, value in module.state_dict().items())
     parts = Processors(**{part: auto.from_pretrained(folder) for part, (auto, names) in PARTS.items() if name in names})

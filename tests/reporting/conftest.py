@@ -28,6 +28,7 @@ from trimodal.core import (
 )
 
 HOSTILE = "<script>alert('x')</script>"
+NORM = "a norm's few weights stay as they are"
 TOWERS = {"image": 4, "audio": 6, "text": 3, "fusion": 4}
 ROLES = {"query": 24_576, "key": 24_576, "value": 24_576, "output": 24_576, "up": 49_152, "down": 49_152}
 
@@ -42,7 +43,7 @@ def planned(method: str, config: dict[str, object], before: float, after: float,
         for name in [f"{tower}.{block}.{role}"]
     )
     alone = (
-        *(LeftAlone(f"{tower}.{i}.norm", "a norm's few weights stay as they are") for tower in TOWERS for i in range(3)),
+        *(LeftAlone(f"{tower}.{i}.norm", NORM) for tower in TOWERS for i in range(3)),
         LeftAlone(f"text.{HOSTILE}", "already quantized"),
     )
     if method == "quantize.rtn":
@@ -78,12 +79,15 @@ def places(plan: Plan) -> list[PlaceRecord]:
             tower, *inner = place.name.split(".")
             block = int(inner[0]) if len(inner) == 2 else None
             scale = {0: 2e-2, 2: 4e-5, 3: 6e-3, 4: 9e-3}[number] * (1 + (block or 0)) * math.exp(dice.gauss(0, 0.6))
-            error = {tower: scale} if tower != "fusion" else {"image": scale, "audio": scale * 1.4, "text": scale * 0.7}
+            parts = {"image": 1.0, "audio": 1.4, "text": 0.7} if tower == "fusion" else {tower: 1.0}
+            error = {modality: scale * part for modality, part in parts.items()}
+            sizes = place.bytes_before, place.bytes_after
+            notes = (HOSTILE,) if dice.random() < 0.02 else ()
+            tokens = dict.fromkeys(error, 12_800)
             found.append(
                 PlaceRecord(
-                    number, edit.method, place.name, tower, block, place.bytes_before, place.bytes_after, error,
-                    scale * 1.3, dict.fromkeys(error, 12_800), 0.21, (HOSTILE,) if dice.random() < 0.02 else (),
-                )  # fmt: skip
+                    number, edit.method, place.name, tower, block, *sizes, error, scale * 1.3, tokens, 0.21, notes
+                )
             )
     return found
 
@@ -91,11 +95,14 @@ def places(plan: Plan) -> list[PlaceRecord]:
 @pytest.fixture
 def fits() -> list[FitRecord]:
     dice = random.Random(1)
-    return [
-        FitRecord(1, "distill", step, {"logits": 0.9 * math.exp(-step / 60) + 0.05 + dice.random() * 0.05,
-                                       "features": 0.5 * math.exp(-step / 90) + 0.11 + dice.random() * 0.02}, 0.18)
-        for step in range(1, 301)
-    ]  # fmt: skip
+    return [FitRecord(1, "distill", step, _losses(step, dice.random()), 0.18) for step in range(1, 301)]
+
+
+def _losses(step: int, noise: float) -> dict[str, float]:
+    return {
+        "logits": 0.9 * math.exp(-step / 60) + 0.05 + 0.05 * noise,
+        "features": 0.5 * math.exp(-step / 90) + 0.11 + 0.02 * noise,
+    }
 
 
 @pytest.fixture

@@ -106,9 +106,7 @@ def test_the_model_is_left_as_it_was_found() -> None:
 
 
 def test_bfloat16_learns_too() -> None:
-    records = train(
-        make_model(), BATCHES, squared, TrainSettings(steps=60, learning_rate=1e-2, precision="bfloat16")
-    )
+    records = train(make_model(), BATCHES, squared, TrainSettings(steps=60, learning_rate=1e-2, precision="bfloat16"))
     assert records[-1].loss < 0.5 * records[0].loss
 
 

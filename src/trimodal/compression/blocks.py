@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers.cache_utils import Cache
 
 from trimodal.core import Site
 from trimodal.models.model import Batch, Model
@@ -57,29 +58,27 @@ class Activations:
         All `sites` lie in one block, or all outside of blocks. Sites that get the very same input share one statistic.
         """
         tower, block = sites[0].tower, sites[0].block
-        with _recording(self.model, [s for s in sites if s.path in wants], wants) as recorder:
-            for index in self._run(tower, block):
-                recorder.start_(self._codes[index])
-        return recorder.by_site()
-
-    def _run(self, tower: str, block: int | None) -> Iterator[int]:
-        """Run what (tower, block) needs, batch by batch; yields each batch's number just before it runs."""
         self.model.module.eval()
         with torch.inference_mode():
-            if block is None:
-                for index, batch in enumerate(self.batches):
-                    yield index
-                    self.model.module(**batch)
+            # Reaching the block runs it too: nothing may be recorded before that is done.
+            chain = None if block is None else self._reach(tower, block)
+            with _recording(self.model, [s for s in sites if s.path in wants], wants) as recorder:
+                for index, codes in enumerate(self._codes):
+                    recorder.start_(codes)
+                    self._run(index, chain)
                     self.tick()
-                return
-            chain = self._reach(tower, block)
-            module = self.model.module.get_submodule(self.model.layout.tower(tower).blocks[block])
-            for index, hidden in enumerate(chain.inputs):
-                yield index
-                args, kwargs = chain.calls[index][block]
-                if hidden is not None:
-                    module(hidden, *args, **kwargs)
-                self.tick()
+        return recorder.by_site()
+
+    def _run(self, index: int, chain: _Chain | None) -> None:
+        """Push batch number `index` through the block where `chain` stands, or through the whole model."""
+        if chain is None:
+            self.model.module(**self.batches[index])
+        elif chain.inputs[index] is not None:
+            args, kwargs = chain.calls[index][chain.block]
+            self._block(chain)(chain.inputs[index], *args, **kwargs)
+
+    def _block(self, chain: _Chain) -> nn.Module:
+        return self.model.module.get_submodule(self.model.layout.tower(chain.tower).blocks[chain.block])
 
     def _reach(self, tower: str, block: int) -> _Chain:
         """The chain standing at `block`: advanced from where it stands, or captured anew."""
@@ -95,7 +94,7 @@ class Activations:
 
     def _advance(self, chain: _Chain) -> None:
         """Push every batch through the block as it is now."""
-        module = self.model.module.get_submodule(self.model.layout.tower(chain.tower).blocks[chain.block])
+        module = self._block(chain)
         for index, hidden in enumerate(chain.inputs):
             if hidden is not None:
                 args, kwargs = chain.calls[index][chain.block]
@@ -129,7 +128,7 @@ def _capture_one(
         def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             nonlocal hidden
             first, rest, named = _split(args, kwargs)
-            calls[number] = (rest, named)
+            calls[number] = (tuple(map(_uncached, rest)), {k: _uncached(v) for k, v in named.items()})
             if number == block:
                 hidden = first
             elif number > block:
@@ -164,6 +163,11 @@ def _split(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, tuple[An
     return kwargs[name], (), {key: value for key, value in kwargs.items() if key != name}
 
 
+def _uncached(argument: Any) -> Any:
+    """None for a decoder's cache: a block that runs again would attend to what it wrote there the first time."""
+    return None if isinstance(argument, Cache) else argument
+
+
 def _first(output: Any) -> Any:
     return output if isinstance(output, Tensor) else output[0]
 
@@ -177,7 +181,7 @@ class _Recorder:
         self._sites = {site.path: site for site in sites}
         self._found: dict[str, dict[str, Statistic]] = {}
         self._leader: dict[str, str] = {}
-        self._inputs: dict[str, Tensor] = {}
+        self._inputs: dict[str, tuple[nn.Module, Tensor]] = {}
         self._codes: dict[str, Tensor] = {}
 
     def start_(self, codes: dict[str, Tensor]) -> None:
@@ -188,18 +192,22 @@ class _Recorder:
     def hook(self, path: str) -> Callable[..., None]:
         """The hook for the site at `path`."""
 
-        def see(module: nn.Module, args: tuple[Any, ...]) -> None:
-            x = args[0]
-            leader = self._leader.setdefault(path, self._leader_of(path, x))
+        def see(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            x = _split(args, kwargs)[0]
+            leader = self._leader.setdefault(path, self._leader_of(path, module, x))
             if leader == path:
-                self._inputs[path] = x
+                self._inputs[path] = module, x
                 self._update(path, module, x)
 
         return see
 
-    def _leader_of(self, path: str, x: Tensor) -> str:
+    def _leader_of(self, path: str, module: nn.Module, x: Tensor) -> str:
         """The site that was given the very same tensor in this batch and wants the same; `path` if there is none."""
-        same = (p for p, seen in self._inputs.items() if seen is x and self._wants[p] == self._wants[path])
+        same = (
+            p
+            for p, (other, seen) in self._inputs.items()
+            if seen is x and self._wants[p] == self._wants[path] and _window(other) == _window(module)
+        )
         return next(same, path)
 
     def _update(self, path: str, module: nn.Module, x: Tensor) -> None:
@@ -219,11 +227,19 @@ class _Recorder:
         return {path: self._found[leader] for path, leader in self._leader.items() if leader in self._found}
 
 
+def _window(module: nn.Module) -> tuple[Any, ...]:
+    """What of a convolution decides which patches it sees; empty for a linear layer."""
+    if not isinstance(module, nn.Conv1d | nn.Conv2d):
+        return ()
+    return module.kernel_size, module.stride, module.padding, module.dilation, module.padding_mode
+
+
 @contextmanager
 def _recording(model: Model, sites: Sequence[Site], wants: Mapping[str, StatisticKind]) -> Iterator[_Recorder]:
     recorder = _Recorder(model, sites, wants)
     handles = [
-        model.module.get_submodule(site.path).register_forward_pre_hook(recorder.hook(site.path)) for site in sites
+        model.module.get_submodule(site.path).register_forward_pre_hook(recorder.hook(site.path), with_kwargs=True)
+        for site in sites
     ]
     try:
         yield recorder

@@ -61,7 +61,9 @@ class Site:
 
     `shape` is the weight's own shape: out × in for a linear layer, out × in/groups × kernel for a convolution,
     rows × width for an embedding, (width,) for a norm. `branch` tells apart two sites of one role in one block
-    (`cross` attention beside self-attention). `groups` is a convolution's. `tied` lists further module paths that use the very same weight.
+    (`cross` attention beside self-attention). `groups` is a convolution's. `tied` lists further module paths that use
+    the very same weight.
+    `own_forward`: its class computes in a way of its own, so no other kind of module can take its place.
     `stored` and `stored_bytes` say how weight and bias are kept at the moment, everything included.
     """
 
@@ -78,6 +80,7 @@ class Site:
     output_axis: Axis | None = None
     groups: int = 1
     tied: tuple[str, ...] = ()
+    own_forward: bool = False
     stored: Storage = "dense"
     stored_bytes: int = 0
 
@@ -110,13 +113,14 @@ class Site:
 
     def cut(self, label: str, kept: Sequence[int]) -> Site:
         """The same site, dense, with only the `kept` units of `label` on the dimensions that carry it."""
-        shape, axes = list(self.shape), {}
+        shape = list(self.shape)
+        axes: dict[str, Any] = {}
         for key, dim in (("output_axis", self.output_dim), ("input_axis", 1)):
             axis: Axis | None = getattr(self, key)
             if axis is not None and axis.label == label:
                 axes[key] = axis.cut(kept)
-                shape[dim] = axes[key].size
-        cut = replace(self, shape=tuple(shape), **axes)  # type: ignore[arg-type]
+                shape[dim] = axis.cut(kept).size
+        cut = replace(self, shape=tuple(shape), **axes)
         return replace(cut, stored_bytes=cut.dense_bytes)
 
     @property
@@ -225,5 +229,8 @@ def _terse(item: Site | Counter | Axis) -> dict[str, Any]:
 
 
 def _site_from_json(data: dict[str, Any]) -> Site:
-    axes = {key: Axis(**data[key]) for key in ("input_axis", "output_axis") if key in data}
-    return Site(**{"block": None, **data, **axes, "shape": tuple(data["shape"]), "tied": tuple(data.get("tied", ()))})
+    fields_of = {"block": None, **data, "shape": tuple(data["shape"]), "tied": tuple(data.get("tied", ()))}
+    for key in ("input_axis", "output_axis"):
+        if key in data:
+            fields_of[key] = Axis(**data[key])
+    return Site(**fields_of)

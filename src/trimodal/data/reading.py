@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import random
 import struct
 from collections.abc import Mapping, Sequence
@@ -181,7 +180,7 @@ def _path(file: Path, number: int, key: str, given: str | None) -> Path | None:
     if given is None:
         return None
     path = file.parent / given
-    if not os.path.isfile(path):
+    if not _is_file(path):
         raise _bad(
             file,
             number,
@@ -189,6 +188,13 @@ def _path(file: Path, number: int, key: str, given: str | None) -> Path | None:
             f"paths are relative to {file.parent}",
         )
     return path
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # a name that is too long, or holds a null character
+        return False
 
 
 def _check_needs(file: Path, samples: Sequence[Sample], needs: frozenset[str]) -> None:
@@ -216,8 +222,10 @@ def _check_splits(file: Path, samples: Sequence[Sample]) -> None:
             continue
         earlier = seen.setdefault(sample.group, sample)
         if earlier.split != sample.split:
-            found = f"group {_short(sample.group)} is in split {sample.split}, on line {earlier.line} in {earlier.split}"
-            raise _bad(file, sample.line, found, "a group must stay in one split")
+            where = f"in split {sample.split}, on line {earlier.line} in {earlier.split}"
+            raise _bad(
+                file, sample.line, f"group {_short(sample.group)} is {where}", "a group must stay in one split"
+            )
 
 
 def _check_files(file: Path, samples: Sequence[Sample]) -> None:

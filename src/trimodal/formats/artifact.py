@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+import stat
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 
 from trimodal import errors
 from trimodal.core import Layout, Plan
@@ -26,10 +27,12 @@ from trimodal.models.apply import dequantize_
 from trimodal.models.families import family_of
 from trimodal.models.load import (
     WEIGHTS,
-    check_weights,
     from_factory,
+    from_folder,
     load_source,
-    model_class,
+    locate,
+    name_of,
+    pretrained,
     processors_in,
     read_config,
     unique_tensors,
@@ -92,9 +95,10 @@ def write(model: Model, plan: Plan, folder: Path, factory: str | None) -> None:
         config = {**read_config(model.folder), "quantization_config": {"quant_method": quantizer.NAME}}
         config["architectures"] = [_architecture(model.module)]
         (folder / "config.json").write_text(_json(config))
+    (folder / PLAN).write_text(_json(plan.to_json()))
     tensors = {name: t.detach().cpu().contiguous() for name, t in unique_tensors(model.module).items()}
     save_file(tensors, folder / MODEL, {"format": "pt", steps.STEPS: json.dumps(model.steps, sort_keys=True)})
-    (folder / PLAN).write_text(_json(plan.to_json()))
+    (folder / MODEL).chmod(stat.S_IMODE((folder / PLAN).stat().st_mode))  # safetensors ignores the umask
     files = {str(path): sha256(folder / path) for path in running_files(folder)}
     manifest = {
         "format": FORMAT, "trimodal": plan.trimodal, "factory": factory, "files": files,
@@ -123,19 +127,27 @@ def read_manifest(folder: Path) -> Manifest:
             raise errors.IntegrityError(
                 f"{folder / MANIFEST} has format {data['format']}, this version reads up to {FORMAT}; update trimodal"
             )
-        return Manifest(data["source"], Layout.from_json(data), data["files"], data["factory"], data["trimodal"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise errors.IntegrityError(f"{folder / MANIFEST} cannot be read ({error}); the folder is no whole artifact") from error
+        files = {str(name): str(digest) for name, digest in data["files"].items()}
+        return Manifest(data["source"], Layout.from_json(data), files, data["factory"], data["trimodal"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise errors.IntegrityError(
+            f"{folder / MANIFEST} cannot be read ({type(error).__name__}: {error}); the folder is no whole artifact"
+        ) from error
 
 
 def check_files(folder: Path, manifest: Manifest) -> None:
     """Compare every file with its sha256 in the manifest.
 
     Raises:
-        IntegrityError: a file is missing or has changed.
+        IntegrityError: a file is missing or has changed, or the manifest does not list what is loaded.
     """
+    for name in (MODEL, *(path.name for path in [folder / "config.json"] if path.exists())):
+        if name not in manifest.files:
+            raise errors.IntegrityError(f"{folder / MANIFEST} does not list {name}; the folder is no whole artifact")
     for name, expected in manifest.files.items():
         path = folder / name
+        if Path(name).is_absolute() or ".." in Path(name).parts:
+            raise errors.IntegrityError(f"{folder / MANIFEST} lists {name}, which lies outside of the folder; do not use it")
         if not path.is_file():
             raise errors.IntegrityError(f"{folder} lacks {name}, which its manifest lists; copy the folder again")
         if sha256(path) != expected:
@@ -147,39 +159,62 @@ def open_model(source: Factory | Path, factory: Factory | None = None) -> Model:
 
     `factory` makes the bare module of an artifact that came from a function; nothing that a folder names is imported.
     """
-    if not callable(source) and is_artifact(Path(str(source))):
-        return _open_artifact(Path(str(source)), factory)
-    return load_source(source)
+    found = source if callable(source) else locate(source)
+    if isinstance(found, Path):
+        return _open_artifact(found, factory) if is_artifact(found) else from_folder(found, name_of(source))
+    return from_factory(found, name_of(source))
 
 
 def _open_artifact(folder: Path, factory: Factory | None) -> Model:
     manifest = read_manifest(folder)
     check_files(folder, manifest)
+    taken = steps.read_steps(folder / MODEL)
     if (folder / "config.json").is_file():
         quantizer.register()
-        config = read_config(folder)
-        check_weights(folder)
-        module = model_class(config, folder).from_pretrained(
-            folder, use_safetensors=True, local_files_only=True, dtype="auto", trust_remote_code=False
-        )
-        return Model(
-            module.eval(), manifest.layout, family_of(module), folder.resolve().name, folder, processors_in(folder),
-            steps.read_steps(folder / MODEL),
-        )  # fmt: skip
-    if factory is None:
+        module, missing = pretrained(folder)
+        if missing:
+            raise errors.IntegrityError(f"{folder / MODEL} lacks {missing[0]}, which {type(module).__name__} needs; copy the folder again")
+        model = Model(module, manifest.layout, family_of(module), folder.resolve().name, folder, processors_in(folder), taken)
+    elif factory is None:
         raise errors.ModelError(
             f"{folder} came from the function {manifest.factory}, which makes the bare module; "
             "give it as factory=..., or on the command line as the model to compare against"
         )
-    bare = load_source(factory) if isinstance(factory, str) else from_factory(factory, "factory")
-    taken = steps.read_steps(folder / MODEL)
-    steps.replay_steps_(bare.module, taken)
-    tensors = load_file(folder / MODEL)
-    aliases = set(bare.module.state_dict()) - set(tensors)
-    missing, unexpected = bare.module.load_state_dict(tensors, strict=False, assign=True)
-    if unexpected or set(missing) - aliases:
-        raise errors.IntegrityError(f"{folder / MODEL} does not fit what {manifest.factory} returns: {[*missing, *unexpected][:3]}")
-    return Model(bare.module.eval(), manifest.layout, bare.family, folder.resolve().name, steps=taken)
+    else:
+        bare = load_source(factory)
+        steps.replay_steps_(bare.module, taken)
+        _fill_(bare.module, load_file(folder / MODEL), folder / MODEL)
+        model = Model(bare.module.eval(), manifest.layout, bare.family, folder.resolve().name, steps=taken)
+    _check_layout(model, folder)
+    return model
+
+
+def _fill_(module: nn.Module, tensors: Mapping[str, Tensor], file: Path) -> None:
+    """Put the `tensors` of `file` into `module`; names that share a tensor go on sharing it."""
+    names: dict[int, list[str]] = {}
+    for name, tensor in module.state_dict(keep_vars=True).items():
+        if isinstance(tensor, nn.Parameter):
+            names.setdefault(id(tensor), []).append(name)
+    whole = dict(tensors)
+    for alike in names.values():
+        found = next((tensors[name] for name in alike if name in tensors), None)
+        if found is not None and len(alike) > 1:
+            shared = nn.Parameter(found, requires_grad=found.is_floating_point())
+            whole.update(dict.fromkeys(alike, shared))
+    try:
+        missing, unexpected = module.load_state_dict(whole, strict=False, assign=True)
+    except RuntimeError as error:
+        raise errors.IntegrityError(f"{file} does not fit what the function returns ({str(error).splitlines()[-1].strip()})") from error
+    if missing or unexpected:
+        raise errors.IntegrityError(f"{file} does not fit what the function returns: {', '.join([*missing, *unexpected][:3])}")
+
+
+def _check_layout(model: Model, folder: Path) -> None:
+    """Refuse a manifest that tells of layers that are not there."""
+    modules = dict(model.module.named_modules())
+    for site in model.layout.sites:
+        if site.path not in modules:
+            raise errors.IntegrityError(f"{folder / MANIFEST} tells of {site.path:.80}, which the model has not; do not use it")
 
 
 def load(source: str | Path, *, dequantize: bool = False, device: str = "cpu", factory: Factory | None = None) -> nn.Module:

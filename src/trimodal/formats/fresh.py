@@ -53,10 +53,12 @@ def reload_checks(model: Model, folder: Path, batch: Batch | None, factory: str 
         probe, result = Path(scratch) / "probe.safetensors", Path(scratch) / "result.safetensors"
         save_file({k: v.contiguous().cpu() for k, v in (batch or {}).items()}, probe)
         arguments = [str(folder), str(probe), str(result), *([factory] if factory else [])]
-        environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads()), "TRANSFORMERS_VERBOSITY": "error"}
-        done = subprocess.run(
-            [sys.executable, "-m", "trimodal.formats.fresh", *arguments], env=environment, capture_output=True, text=True
-        )
+        threads = str(torch.get_num_threads())
+        environment = {**os.environ, "OMP_NUM_THREADS": threads, "TRANSFORMERS_VERBOSITY": "error"}
+        if factory:
+            environment["PYTHONPATH"] = os.pathsep.join(sys.path)  # what could be imported here can be there
+        command = [sys.executable, "-P", "-m", "trimodal.formats.fresh", *arguments]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True)
         if done.returncode != 0:
             reason = (done.stderr.strip().splitlines() or ["no message"])[-1]
             return [Check("reloads in a fresh process", False, reason)]

@@ -21,14 +21,14 @@ def inspect(model: Model, batch: Batch | None = None) -> Inventory:
     """The inventory of `model`. Operations are counted on `batch`, else on the family's example of one sample."""
     sites = tuple(_row(site) for site in model.layout.sites)
     other = tuple(_other(model.module, model.layout))
-    parameters = sum(row.parameters for row in (*sites, *other))
-    stored = sum(row.bytes for row in (*sites, *other))
+    rows: list[SiteRow | OtherParameters] = [*sites, *other]
+    stored = sum(row.bytes for row in rows)
     inputs = dict(batch) if batch is not None else model.family.example(model.module)
     total, per_tower, note = _operations(model, inputs)
     return Inventory(
         name=model.name,
         family=model.family.name,
-        parameters=parameters,
+        parameters=sum(row.parameters for row in rows),
         bytes=stored,
         buffer_bytes=_buffer_bytes(model.module, model.layout),
         operations=total,
@@ -56,7 +56,7 @@ def _tower(
     operations: int | None,
 ) -> TowerRow:
     own = [row for row in sites if row.tower == tower.name]
-    rows = [*own, *(row for row in other if row.tower == tower.name)]
+    rows: list[SiteRow | OtherParameters] = [*own, *(row for row in other if row.tower == tower.name)]
     held = sum(row.bytes for row in rows)
     return TowerRow(
         name=tower.name, modality=tower.modality, blocks=len(tower.blocks), sites=len(own),
@@ -106,9 +106,9 @@ def _operations(model: Model, inputs: Mapping[str, Tensor]) -> tuple[int | None,
         counts = _counts(module, hollow, {name: value.to("meta") for name, value in inputs.items()})
     except (RuntimeError, NotImplementedError) as failure:
         if any(tensor.is_meta for tensor in tensors.values()):
-            return None, {}, f"this model's forward looks at values, and it has none here: {str(failure).splitlines()[0]}"
+            return None, {}, f"the forward looks at values, and there are none here: {str(failure).splitlines()[0]}"
         if sum(tensor.numel() for tensor in tensors.values()) > LARGEST_REAL_RUN:
-            return None, {}, "this model's forward looks at values, and it is too large to be run for real just to count"
+            return None, {}, "the forward looks at values, and the model is too large to be run for real just to count"
         counts = _counts(module, tensors, inputs)
     samples = len(next(iter(inputs.values())))
     counts = {path: macs // samples for path, macs in counts.items()}
@@ -116,7 +116,7 @@ def _operations(model: Model, inputs: Mapping[str, Tensor]) -> tuple[int | None,
 
 
 def _counts(module: nn.Module, tensors: dict[str, Tensor], inputs: Mapping[str, Tensor]) -> dict[str, int]:
-    """Multiply-accumulates of one forward with `tensors` for the module's own: by `Class.path.of.module`, and `Global`."""
+    """Multiply-accumulates of one forward with `tensors` for the module's own, by `Class.path` and `Global`."""
     counter = FlopCounterMode(display=False)
     was_training = module.training
     module.eval()

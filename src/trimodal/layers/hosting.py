@@ -23,7 +23,7 @@ def host_(layer: nn.Module, stored: Store, owner: bool = True) -> None:
     """
     if "weight" in layer._parameters:
         del layer.weight
-        layer.__class__ = _hosting(type(layer))
+        layer.__class__ = _hosting(type(layer))  # type: ignore[arg-type]
     if owner:
         layer.stored = stored
     else:

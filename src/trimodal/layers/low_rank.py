@@ -41,33 +41,36 @@ def low_rank(old: nn.Module, first: Tensor, second: Tensor, bias: nn.Parameter |
     """Two layers of `old`'s kind around the factors `first` (rank, in, kernel...) [embedding: (rows, rank)] and
     `second` (out, rank, 1...)."""
     if isinstance(old, nn.Embedding):
-        down: nn.Module = nn.Embedding(*first.shape, padding_idx=old.padding_idx, device="meta")
+        down: nn.Module = nn.Embedding(first.shape[0], first.shape[1], padding_idx=old.padding_idx, device="meta")
         up: nn.Module = nn.Linear(second.shape[1], second.shape[0], bias=False, device="meta")
     elif isinstance(old, nn.Linear):
         down = nn.Linear(first.shape[1], first.shape[0], bias=False, device="meta")
         up = nn.Linear(second.shape[1], second.shape[0], bias=False, device="meta")
     elif isinstance(old, nn.Conv1d | nn.Conv2d):
-        kind, rank = type(old), first.shape[0]
-        shape = (old.kernel_size, old.stride, old.padding, old.dilation)
-        down = kind(old.in_channels, rank, *shape, bias=False, device="meta")  # type: ignore[arg-type]
+        kind, rank = nn.Conv1d if isinstance(old, nn.Conv1d) else nn.Conv2d, first.shape[0]
+        shape = (old.kernel_size, old.stride, old.padding, old.dilation, 1, False, old.padding_mode)
+        down = kind(old.in_channels, rank, *shape, device="meta")  # type: ignore[arg-type]
         up = kind(rank, old.out_channels, 1, bias=False, device="meta")  # type: ignore[arg-type]
     else:
         raise TypeError(f"no low-rank form of {type(old).__name__}")
     down.weight = nn.Parameter(first, requires_grad=first.is_floating_point())
     up.weight = nn.Parameter(second, requires_grad=second.is_floating_point())
-    up.bias = bias
-    return LowRank(down, up)
+    up.bias = bias  # type: ignore[assignment]
+    pair = LowRank(down, up)
+    for name in getattr(old, "__constants__", ()):  # sizes, stride and the like, which some models ask for
+        setattr(pair, name, getattr(old, name))
+    return pair
 
 
 def merged(pair: LowRank) -> nn.Module:
     """One plain layer with the product of both factors."""
     first, second, weight = pair.first, pair.second, pair.weight.detach()
     if isinstance(first, nn.Embedding):
-        layer: nn.Module = nn.Embedding(*weight.shape, padding_idx=first.padding_idx, device="meta")
+        layer: nn.Module = nn.Embedding(weight.shape[0], weight.shape[1], padding_idx=first.padding_idx, device="meta")
     elif isinstance(first, nn.Conv1d | nn.Conv2d):
-        shape = (first.kernel_size, first.stride, first.padding, first.dilation)
+        shape = (first.kernel_size, first.stride, first.padding, first.dilation, 1, False, first.padding_mode)
         channels = (first.in_channels, weight.shape[0])
-        layer = type(first)(*channels, *shape, bias=False, device="meta")  # type: ignore[arg-type]
+        layer = type(first)(*channels, *shape, device="meta")  # type: ignore[arg-type]
     else:
         layer = nn.Linear(weight.shape[1], weight.shape[0], bias=False, device="meta")
     layer.weight = nn.Parameter(weight)

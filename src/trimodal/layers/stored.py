@@ -91,7 +91,8 @@ class Sparse(nn.Module):
 
     def rows(self, index: Tensor) -> Tensor:
         """The dense rows (len(index), columns) at `index`."""
-        return self().flatten(1)[index]
+        dense: Tensor = self()
+        return dense.flatten(1)[index]
 
     @staticmethod
     def treatment(weight: Tensor, mask: Tensor) -> tuple[dict[str, Any], dict[str, Tensor]]:

@@ -7,12 +7,15 @@ factorisation succeeds.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
 from trimodal.errors import TrimodalError
 
 FEW_TOKENS_DAMPING = 0.1
+LEAST_DAMPING = 1e-6
 
 
 def revive(moment: Tensor) -> tuple[Tensor, Tensor]:
@@ -29,9 +32,9 @@ def damped_inverse(moment: Tensor, damping: float, tokens: int) -> tuple[Tensor,
     With fewer tokens than columns, d is 0.1 at least: less fits the sample's noise.
     """
     n = moment.shape[0]
-    mean = moment.diagonal().mean()
+    mean = float(moment.diagonal().double().mean())
     d = max(damping, FEW_TOKENS_DAMPING) if tokens < n else damping
-    while d <= 1.0:
+    while d <= 1.0 and math.isfinite(mean):
         damped = moment.to(torch.float64).clone()
         damped.diagonal().add_(d * mean)
         factor, failed = torch.linalg.cholesky_ex(damped)
@@ -39,7 +42,7 @@ def damped_inverse(moment: Tensor, damping: float, tokens: int) -> tuple[Tensor,
             inverse = torch.cholesky_inverse(factor)
             if torch.isfinite(inverse).all():
                 return inverse, d
-        d *= 10
+        d = _raised(d)
     raise TrimodalError(
         f"a second moment of {n} inputs from {tokens} tokens cannot be factorised even with damping 1.0; "
         "it holds non-finite values or the calibration data is degenerate: give other or more samples"
@@ -53,4 +56,8 @@ def inverse_root(moment: Tensor, damping: float, tokens: int) -> tuple[Tensor, f
         factor, failed = torch.linalg.cholesky_ex(inverse, upper=True)
         if not failed:
             return factor, used
-        inverse, used = damped_inverse(moment, used * 10, tokens)
+        inverse, used = damped_inverse(moment, _raised(used), tokens)
+
+
+def _raised(damping: float) -> float:
+    return damping * 10 if damping else LEAST_DAMPING

@@ -5,8 +5,8 @@ A grid gives every group of `group` neighbouring columns in every row its own sc
     code = clamp(round(w / s) + z, 0, 2^b − 1)        ŵ = (code − z) · s
 
 Symmetric grids have z = 2^(b−1) everywhere and a *signed* scale that maps the weight of largest magnitude to code 0,
-the far end of the range, so that all 2^b codes are used. For the row (0.8, −0.2) at 2 bits: s = −0.8 / 2 = −0.4,
-codes round(−2) + 2 = 0 and round(0.5) + 2 = 2 (half to even), decoded (0.8, −0.0). Asymmetric grids place
+the far end of the range, so that all 2^b codes are used. For the row (1, −0.2) at 2 bits: s = −1 / 2 = −0.5, codes
+round(−2) + 2 = 0 and round(0.4) + 2 = 2, decoded (1, 0). Asymmetric grids place
 z = round(−lo / s) with lo ≤ 0 ≤ hi forced first, so that zero is always on the grid: without this an all-positive
 group would get a zero-point outside the range.
 
@@ -25,10 +25,10 @@ from torch import Tensor
 
 Clip = Literal["max", "mse"]
 
-_SHRINK_STEPS = 30
-_SHRINK_TO = 0.4
+_SHRINK_STEPS = 20
+_SHRINK_TO = 0.5
 _ERROR_POWER = 2.4
-_ROWS_AT_ONCE = 2_000_000
+_WEIGHTS_AT_ONCE = 2**14  # passed over many times: fits the cache, and stays below where torch starts threads
 
 
 @dataclass(frozen=True)
@@ -101,28 +101,31 @@ def fit_grid(weight: Tensor, bits: int, group: int | str, symmetric: bool = True
     count = -(-columns // size)
     padded = torch.nn.functional.pad(weight.float(), (0, count * size - columns)).view(rows * count, size)
     scale, zero = _choose(padded, bits, symmetric, clip)
-    exponent = _exponent(scale)
+    empty = (padded == 0).all(dim=1)  # any scale will do, but it must not decide the exponent of the others
+    exponent = _exponent(scale[~empty])
     stored = (scale * 2.0**-exponent).to(torch.float16)
     # A scale below float16's range would decode to nothing and divide by zero; such a group is all but zero.
-    stored = torch.where(stored == 0, torch.full_like(stored, 2.0**-24), stored)
+    stored = torch.where(stored == 0, torch.full_like(stored, 2.0**-24), stored).masked_fill(empty, 1.0)
     zeros = None if symmetric else zero.to(torch.uint8).view(rows, count)
     return Grid(stored.view(rows, count), exponent, zeros, bits, size, columns)
 
 
 def _choose(groups: Tensor, bits: int, symmetric: bool, clip: Clip) -> tuple[Tensor, Tensor]:
     """Scale and zero-point per row of `groups` (n, size), each (n,)."""
-    at_once = max(1, _ROWS_AT_ONCE // groups.shape[1])
+    at_once = max(1, _WEIGHTS_AT_ONCE // groups.shape[1])
     parts = [_choose_part(part, bits, symmetric, clip) for part in groups.split(at_once)]
     return torch.cat([scale for scale, _ in parts]), torch.cat([zero for _, zero in parts])
 
 
 def _choose_part(groups: Tensor, bits: int, symmetric: bool, clip: Clip) -> tuple[Tensor, Tensor]:
-    best_scale, best_zero = _span(groups, bits, symmetric, 1.0)
+    low, high = groups.amin(dim=1).clamp(max=0), groups.amax(dim=1).clamp(min=0)
+    best_scale, best_zero = _span(low, high, bits, symmetric)
     if clip == "max":
         return best_scale, best_zero
     best_error = _power_error(groups, best_scale, best_zero, bits)
     for step in range(1, _SHRINK_STEPS + 1):
-        scale, zero = _span(groups, bits, symmetric, 1.0 - (1.0 - _SHRINK_TO) * step / _SHRINK_STEPS)
+        shrink = 1.0 - (1.0 - _SHRINK_TO) * step / _SHRINK_STEPS
+        scale, zero = _span(low * shrink, high * shrink, bits, symmetric)
         error = _power_error(groups, scale, zero, bits)
         better = error < best_error
         best_scale = torch.where(better, scale, best_scale)
@@ -131,15 +134,12 @@ def _choose_part(groups: Tensor, bits: int, symmetric: bool, clip: Clip) -> tupl
     return best_scale, best_zero
 
 
-def _span(groups: Tensor, bits: int, symmetric: bool, shrink: float) -> tuple[Tensor, Tensor]:
-    """Scale and zero-point that span `shrink` times the range of each row."""
+def _span(low: Tensor, high: Tensor, bits: int, symmetric: bool) -> tuple[Tensor, Tensor]:
+    """Scale and zero-point (n,) of grids that span `low` ≤ 0 to `high` ≥ 0."""
     if symmetric:
-        largest = groups.gather(1, groups.abs().argmax(dim=1, keepdim=True)).squeeze(1)
-        scale = -largest * shrink / 2 ** (bits - 1)
+        scale = -torch.where(high >= -low, high, low) / 2 ** (bits - 1)
         zero = torch.full_like(scale, 2 ** (bits - 1))
     else:
-        low = groups.amin(dim=1).clamp(max=0) * shrink
-        high = groups.amax(dim=1).clamp(min=0) * shrink
         scale = (high - low) / (2**bits - 1)
         zero = torch.round(-low / torch.where(scale == 0, torch.ones_like(scale), scale))
         zero = zero.clamp(0, 2**bits - 1)
@@ -148,11 +148,11 @@ def _span(groups: Tensor, bits: int, symmetric: bool, shrink: float) -> tuple[Te
 
 def _power_error(groups: Tensor, scale: Tensor, zero: Tensor, bits: int) -> Tensor:
     scale, zero = scale[:, None], zero[:, None]
-    codes = (torch.round(groups / scale) + zero).clamp_(0, 2**bits - 1)
-    return ((codes - zero) * scale - groups).abs_().pow_(_ERROR_POWER).sum(dim=1)
+    codes = (groups / scale).round_().add_(zero).clamp_(0, 2**bits - 1)
+    return codes.sub_(zero).mul_(scale).sub_(groups).abs_().pow_(_ERROR_POWER).sum(dim=1)
 
 
 def _exponent(scale: Tensor) -> int:
     """Power of two that brings the largest scale near 1, where float16 is finest relative to its range."""
-    largest = float(scale.abs().max())
+    largest = float(scale.abs().max()) if len(scale) else 0.0
     return math.frexp(largest)[1] if math.isfinite(largest) and largest > 0 else 0

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from trimodal.errors import TrimodalError
+
 
 def kept_count(size: int, sparsity: float) -> int:
     """How many of `size` weights stay when the fraction `sparsity` is removed."""
@@ -46,6 +48,11 @@ def refit(weight: Tensor, mask: Tensor, moment: Tensor, damping: float) -> Tenso
     for row in range(weight.shape[0]):
         kept = mask[row].nonzero().squeeze(1)
         if len(kept):
-            factor = torch.linalg.cholesky(c[kept][:, kept])
+            factor, failed = torch.linalg.cholesky_ex(c[kept][:, kept])
+            if failed:
+                raise TrimodalError(
+                    f"the refit cannot be solved with damping {damping:g}: the second moment of its {len(kept)} kept "
+                    "inputs is singular or holds non-finite values; raise damping or give more samples"
+                )
             result[row, kept] = torch.cholesky_solve(target[row, kept].unsqueeze(1), factor).squeeze(1)
     return result.float()

@@ -37,6 +37,7 @@ def unpack(packed: Tensor, bits: int, columns: int) -> Tensor:
     if bits == 4:
         return torch.stack((packed & 15, packed >> 4), dim=-1).view(rows, -1)[:, :columns]
     byte_shifts = torch.arange(bits, device=packed.device) * 8
-    words = (packed.view(rows, -1, bits).to(torch.int64) << byte_shifts).sum(-1, keepdim=True)
+    words: Tensor = (packed.view(rows, -1, bits).to(torch.int64) << byte_shifts).sum(-1, keepdim=True)
     shifts = torch.arange(8, device=packed.device) * bits
-    return ((words >> shifts) & (2**bits - 1)).to(torch.uint8).view(rows, -1)[:, :columns]
+    codes: Tensor = ((words >> shifts) & (2**bits - 1)).to(torch.uint8)
+    return codes.view(rows, -1)[:, :columns]

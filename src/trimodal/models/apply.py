@@ -144,9 +144,12 @@ def _dtype_of(layer: nn.Module) -> torch.dtype:
 
 def dequantize_(module: nn.Module) -> None:
     """Turn every stand-in into a plain float layer of the original's kind. What was cut stays cut."""
+    plain: dict[Any, Any] = {}
     for layer in list(module.modules()):
         if is_hosting(layer):
+            store = layer.stored
             unhost_(layer)
+            layer.weight = plain.setdefault(store, layer.weight)  # tied weights stay tied
     for path, layer in list(module.named_modules()):
         if isinstance(layer, LowRank):
             module.set_submodule(path, merged(layer))

@@ -4,9 +4,9 @@ A family writes down each part by its path and leaves the rest to `lay_out`. One
 
     (Part("norm1", "norm", "attention"), Attention("q", "k", "v", "o", width="head_dim"), Mlp("up", "down"))
 
-and from that come the sites, their shapes, the labels of the axes that must be cut together, and the counters that a cut
-has to change. Sizes are read from the weights, not from the configuration, so a model that was cut before is described
-as it is now.
+and from that come the sites, their shapes, the labels of the axes that must be cut together, and the counters that a
+cut has to change. Sizes are read from the weights, not from the configuration, so a model that was cut before is
+described as it is now.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ _KINDS: tuple[tuple[type[nn.Module] | tuple[type[nn.Module], ...], Kind], ...] =
     (nn.Embedding, "embedding"),
     ((nn.LayerNorm, nn.GroupNorm, nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.RMSNorm), "norm"),
 )
+
+_PLAIN_FORWARDS = tuple(kind.forward for kind in (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Embedding))
 
 
 @dataclass(frozen=True)
@@ -84,8 +86,9 @@ class TowerPart:
     """One tower: `stem`, then each of the `blocks`, then `head`, all paths from `root`; then `after`, whose paths start
     at the model.
 
-    `blocks` is a path that may hold `*` for each child of a list (`stages.*.layers.*`); `block` says what one holds, and
-    parts that a block lacks are skipped. `between` holds parts that run after the block at that path, paths from `root`.
+    `blocks` is a path that may hold `*` for each child of a list (`stages.*.layers.*`); `block` says what one holds,
+    and parts that a block lacks are skipped. `between` holds parts that run after the block at that path, paths from
+    `root`.
     """
 
     name: str
@@ -119,8 +122,12 @@ def weighted(module: nn.Module) -> dict[str, Kind]:
     What stands inside an `nn.MultiheadAttention` is left out: that module uses its parts' weights without calling them,
     so that nothing can observe or replace them.
     """
-    closed = tuple(f"{path}." for path, part in module.named_modules() if isinstance(part, nn.MultiheadAttention))
-    found = {path: kind_of(part) for path, part in module.named_modules() if not path.startswith(closed or ("\0",))}
+    closed = {
+        id(inner)
+        for part in module.modules() if isinstance(part, nn.MultiheadAttention)
+        for inner in part.modules()
+    }  # fmt: skip
+    found = {path: kind_of(part) for path, part in module.named_modules() if id(part) not in closed}
     return {path: kind for path, kind in found.items() if kind is not None}
 
 
@@ -135,6 +142,7 @@ def site_at(module: nn.Module, path: str, tower: str, block: int | None, role: s
     site = Site(
         path, tower, block, role, kind, tuple(weight.shape), str(weight.dtype).removeprefix("torch."),
         part._parameters.get("bias") is not None, branch, groups=getattr(part, "groups", 1) if kind == "conv" else 1,
+        own_forward=kind != "norm" and type(part).forward not in _PLAIN_FORWARDS,
     )
     return replace(site, stored_bytes=site.dense_bytes)
 
@@ -143,8 +151,9 @@ def lay_out(module: nn.Module, towers: Iterable[TowerPart]) -> Layout:
     """Turn declarations into the layout of `module`: sites in running order, axes, ties, counters.
 
     A tower of which one part runs before another tower and the rest after it is declared in two pieces of one name;
-    only one of them has blocks. Modules with a weight that no tower declares follow at the end: outside the blocks they are the `head` of the last
-    tower (the classes that put a head on a model are many and alike), and their path is their branch.
+    only one of them has blocks. Modules with a weight that no tower declares follow at the end: outside the blocks they
+    are the `head` of the last tower (the classes that put a head on a model are many and alike), and their path is
+    their branch.
     """
     sites: list[Site] = []
     counters: list[Counter] = []
@@ -160,13 +169,18 @@ def lay_out(module: nn.Module, towers: Iterable[TowerPart]) -> Layout:
     declared = {site.path for site in sites}
     for path in weighted(module):
         if path not in declared:
-            sites.append(_undeclared(module, path, described))
+            sites.append(_undeclared(module, path, list(described.values())))
     return Layout(tuple(described.values()), tied_once(module, sites), tuple(counters))
 
 
 def root_of(module: nn.Module, *names: str) -> str:
     """The first of `names` that is a path in `module`, or `""`: where a model stands inside the class with a head."""
     return next((name for name in names if _has(module, name)), "")
+
+
+def config_of(module: nn.Module) -> Any:
+    """The module's Hugging Face configuration."""
+    return module.config
 
 
 def _running(

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from scipy.signal import resample_poly
 from torch import Tensor, nn
 
 from trimodal.core import MODALITIES
@@ -103,6 +102,13 @@ def resampled(wave: NDArray[np.float32], old: int, new: int) -> NDArray[np.float
         return wave
     if old <= 0:
         raise DataError(f"Audio with a sampling rate of {old} Hz, expected a positive rate; check the file.")
+    try:
+        from scipy.signal import resample_poly
+    except ImportError as missing:
+        raise DataError(
+            f"The audio has {old} Hz and the model takes {new} Hz, but scipy, which converts it, is not installed; "
+            "run pip install 'trimodal[audio]'."
+        ) from missing
     shared = gcd(old, new)
     return np.asarray(resample_poly(wave, new // shared, old // shared), dtype=np.float32)
 

@@ -9,12 +9,14 @@ import hashlib
 import importlib
 import json
 import re
+import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import transformers
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
@@ -27,6 +29,10 @@ WEIGHTS = "*.safetensors"
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", "*.spm"]
 _FACTORY = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
+_UNREADABLE = (
+    OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, ImportError, IndexError, ArithmeticError,
+    AssertionError, SafetensorError, StrictDataclassError,
+)  # fmt: skip
 _HUB_ID = re.compile(r"[\w][\w.-]*(/[\w][\w.-]*)?")
 
 
@@ -40,14 +46,38 @@ def load_source(source: str | Path | Callable[[], nn.Module]) -> Model:
     Raises:
         ModelError: there is no such model, its files are incomplete or damaged, or it is only there as a pickle.
     """
+    found = source if callable(source) else locate(source)
+    return from_folder(found, name_of(source)) if isinstance(found, Path) else from_factory(found, name_of(source))
+
+
+def name_of(source: str | Path | Callable[[], nn.Module]) -> str:
+    """What a model that was named so is called: the folder's name, the hub id, or the function's name."""
     if callable(source):
-        return from_factory(source, getattr(source, "__name__", "function"))
+        return getattr(source, "__name__", "function")
+    return Path(source).resolve().name if Path(source).is_dir() else str(source)
+
+
+def locate(source: str | Path) -> Path | Callable[[], nn.Module]:
+    """The folder or the function that `source` names; a hub model is downloaded.
+
+    Raises:
+        ModelError: there is no such folder, hub model or function.
+    """
     text = str(source)
-    if Path(text).is_dir():
-        return from_folder(Path(text), Path(text).resolve().name)
+    if _is_folder(Path(text)):
+        return Path(text)
     if _FACTORY.fullmatch(text):
-        return from_factory(_factory(text), text)
-    return from_folder(_download(text), text)
+        return _factory(text)
+    return _download(text)
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        if path.is_file():
+            raise ModelError(f"{path} is a file; expected a model folder, a hub id or package.module:function")
+        return path.is_dir()
+    except OSError:  # a name that is too long for the file system
+        return False
 
 
 def from_factory(factory: Callable[[], nn.Module], name: str) -> Model:
@@ -67,20 +97,39 @@ def describe(module: nn.Module, name: str, folder: Path | None = None) -> Model:
 
 def from_folder(folder: Path, name: str) -> Model:
     """The model in a Hugging Face folder."""
+    module, missing = pretrained(folder)
+    if missing:
+        raise ModelError(
+            f"{folder}: the checkpoint lacks {len(missing)} tensors that {type(module).__name__} needs, first '{missing[0]}'; "
+            "name a class that fits the checkpoint under 'architectures' in config.json"
+        )
+    return describe(module, name, folder)
+
+
+def pretrained(folder: Path) -> tuple[nn.Module, list[str]]:
+    """The module in a Hugging Face folder, in eval mode, and the tensors that it needs and the checkpoint lacks.
+
+    Raises:
+        ModelError: a file is missing or damaged, or names what is not known here.
+    """
     config = read_config(folder)
     check_weights(folder)
     kind = model_class(config, folder)
-    module, info = kind.from_pretrained(
-        folder, output_loading_info=True, use_safetensors=True, local_files_only=True, dtype="auto",
-        trust_remote_code=False,
-    )  # fmt: skip
-    missing = sorted(info["missing_keys"])
-    if missing:
-        raise ModelError(
-            f"{folder}: the checkpoint lacks {len(missing)} tensors that {kind.__name__} needs, first '{missing[0]}'; "
-            "name a class that fits the checkpoint under 'architectures' in config.json"
-        )
-    return describe(module.eval(), name, folder)
+    try:
+        loaded: Any = kind.from_pretrained(
+            folder, output_loading_info=True, use_safetensors=True, local_files_only=True, dtype="auto",
+            trust_remote_code=False,
+        )  # fmt: skip
+    except _UNREADABLE as error:
+        raise ModelError(f"{folder} cannot be loaded as {kind.__name__}: {_reason(error)}") from error
+    module, info = loaded
+    return module.eval(), sorted(info["missing_keys"])
+
+
+def _reason(error: BaseException) -> str:
+    """The first line that says something, short enough to read."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[0][:240]}" if lines else type(error).__name__
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -88,13 +137,17 @@ def read_config(folder: Path) -> dict[str, Any]:
     file = folder / "config.json"
     if not file.is_file():
         raise ModelError(f"{folder} has no config.json; expected a model folder in Hugging Face format")
-    try:
-        config = json.loads(file.read_text())
-    except (ValueError, UnicodeDecodeError) as error:
-        raise ModelError(f"{file} is not valid JSON ({error}); expected a Hugging Face configuration") from error
+    config = _json(file)
     if not isinstance(config, dict) or "model_type" not in config:
         raise ModelError(f"{file} names no model_type; expected a Hugging Face configuration")
     return config
+
+
+def _json(file: Path) -> Any:
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ModelError(f"{file} is not valid JSON ({error}); copy or download it again") from error
 
 
 def check_weights(folder: Path) -> list[Path]:
@@ -121,32 +174,49 @@ def model_class(config: dict[str, Any], folder: Path) -> type[transformers.PreTr
     """The class that `config` names, out of Transformers or our own."""
     fusion.register()
     names = config.get("architectures") or ["AutoModel"]
-    found = fusion.FusionModel if names[0] == "FusionModel" else getattr(transformers, names[0], None)
-    if found is None:
-        raise ModelError(
-            f"{folder / 'config.json'} names the class '{names[0]}', which is neither in Transformers "
-            f"{transformers.__version__} nor in trimodal; code from a model folder is never run"
-        )
-    kind: type[transformers.PreTrainedModel] = found
-    return kind
+    name = names[0] if isinstance(names, list) else names
+    found: Any = fusion.FusionModel if name == "FusionModel" else getattr(transformers, str(name), None)
+    if found is transformers.AutoModel or (isinstance(found, type) and issubclass(found, transformers.PreTrainedModel)):
+        return cast("type[transformers.PreTrainedModel]", found)
+    raise ModelError(
+        f"{folder / 'config.json'} names the class {name!r:.80}, which is no model in Transformers "
+        f"{transformers.__version__} nor in trimodal; code from a model folder is never run"
+    )
 
 
 def processors_in(folder: Path) -> Processors:
     """The input processors that `folder` has the files for."""
     fusion.register()
     have = {file.name: file for file in folder.glob("*.json")}
-    nested = json.loads(have["processor_config.json"].read_text()) if "processor_config.json" in have else {}
-    flat = json.loads(have["preprocessor_config.json"].read_text()) if "preprocessor_config.json" in have else {}
-    whole = transformers.AutoProcessor.from_pretrained(folder) if "processor_class" in nested else None
+    nested = _mapping(have.get("processor_config.json"))
+    flat = _mapping(have.get("preprocessor_config.json"))
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        _mapping(have.get(name))
+    whole = _processor(transformers.AutoProcessor, folder) if "processor_class" in nested else None
     image = audio = None
     if "image_processor" in nested or "image_processor_type" in flat:
-        image = getattr(whole, "image_processor", None) or transformers.AutoImageProcessor.from_pretrained(folder)
+        image = getattr(whole, "image_processor", None) or _processor(transformers.AutoImageProcessor, folder)
     if "feature_extractor" in nested or ("feature_extractor_type" in flat and image is None):
-        audio = getattr(whole, "feature_extractor", None) or transformers.AutoFeatureExtractor.from_pretrained(folder)
+        audio = getattr(whole, "feature_extractor", None) or _processor(transformers.AutoFeatureExtractor, folder)
     text = None
     if {"tokenizer.json", "tokenizer_config.json", "vocab.txt", "vocab.json"} & have.keys() or (folder / "vocab.txt").is_file():
-        text = getattr(whole, "tokenizer", None) or transformers.AutoTokenizer.from_pretrained(folder)
+        text = getattr(whole, "tokenizer", None) or _processor(transformers.AutoTokenizer, folder)
     return Processors(image=image, audio=audio, text=text, whole=whole)
+
+
+def _mapping(file: Path | None) -> dict[str, Any]:
+    """The content of a processor's file; empty where there is none."""
+    content = {} if file is None else _json(file)
+    if not isinstance(content, dict):
+        raise ModelError(f"{file} holds a JSON {type(content).__name__}, expected an object; copy or download it again")
+    return content
+
+
+def _processor(kind: Any, folder: Path) -> Any:
+    try:
+        return kind.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except _UNREADABLE as error:
+        raise ModelError(f"{folder}: its {kind.__name__.removeprefix('Auto').lower()} cannot be loaded: {_reason(error)}") from error
 
 
 def fingerprint(module: nn.Module) -> str:
@@ -179,6 +249,8 @@ def tensor_bytes(tensors: Iterable[torch.Tensor]) -> int:
 
 def _factory(text: str) -> Callable[[], nn.Module]:
     module_name, _, function = text.partition(":")
+    if str(Path.cwd()) not in sys.path:
+        sys.path.append(str(Path.cwd()))  # behind all that is installed, so that it hides nothing
     try:
         module = importlib.import_module(module_name)
     except ImportError as error:

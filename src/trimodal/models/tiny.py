@@ -1,4 +1,4 @@
-"""Miniatures of all families, made on the fly from seeded random weights: for tests, and to try things without a download.
+"""Miniatures of all families, made on the fly from seeded random weights: for tests, and to try things offline.
 
 Two blocks, width 32, four heads, a vocabulary of a few dozen words. The weights are larger than those that training
 starts from, so that every part has a visible effect on the output.
@@ -24,7 +24,11 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 from trimodal.errors import InputError, nearest
 from trimodal.models.fusion import FusionConfig, FusionModel, make_processor
 
-WORDS = ["a", "the", "of", "and", "in", "on", "one", "two", "three", "four", "red", "green", "blue", "small", "large", "old", "cat", "dog", "bird", "fish", "house", "tree", "car", "boat", "sings", "runs", "sleeps", "jumps", "under", "over", "near", "behind", "what", "is", "this", "sound", "picture", "loud", "quiet", "add", "them", "which", "larger", "difference"]
+WORDS = tuple(
+    "a the of and in on one two three four red green blue small large old cat dog bird fish house tree car boat sings "  # noqa: SIM905
+    "runs sleeps jumps under over near behind what is this sound picture loud quiet add them which larger difference"
+    .split()
+)  # fmt: skip
 SPECIAL = ("[PAD]", "[UNK]", "[BOS]", "[EOS]", "<image>")
 PAD, BOS, EOS, IMAGE_TOKEN = 0, 2, 3, 4
 VOCABULARY = len(SPECIAL) + len(WORDS)
@@ -57,6 +61,11 @@ class Mixture(nn.Module):
         read = self.text_recurrent(self.text_embedding(input_ids))[0][:, -1]
         scores: Tensor = self.classifier(torch.cat([seen, read], dim=1))
         return scores
+
+
+def _labels(n: int) -> dict[str, Any]:
+    """The number of classes, which configurations take without declaring it."""
+    return {"num_labels": n}
 
 
 def _clip() -> nn.Module:
@@ -108,7 +117,8 @@ def _clap() -> nn.Module:
         "spec_size": 32, "num_mel_bins": 8, "patch_size": 4, "patch_stride": [4, 4], "window_size": 4,
     }  # fmt: skip
     text = {**_WORDS, "pad_token_id": PAD, "type_vocab_size": 1, "projection_dim": 16}
-    return hf.ClapModel(hf.ClapConfig(text_config=text, audio_config={**audio, "projection_dim": 16}, projection_dim=16))
+    config = hf.ClapConfig(text_config=text, audio_config={**audio, "projection_dim": 16}, projection_dim=16)
+    return hf.ClapModel(config)
 
 
 def _wav2vec2() -> nn.Module:
@@ -125,18 +135,15 @@ def _ast() -> nn.Module:
 
 
 def _resnet(layer_type: str) -> nn.Module:
-    config = hf.ResNetConfig(embedding_size=8, hidden_sizes=[16, 32], depths=[2, 2], layer_type=layer_type, num_labels=2)
-    return hf.ResNetForImageClassification(config)
+    sizes: dict[str, Any] = {"embedding_size": 8, "hidden_sizes": [16, 32], "depths": [2, 2]}
+    return hf.ResNetForImageClassification(hf.ResNetConfig(**sizes, layer_type=layer_type, **_labels(2)))
 
 
 def _fusion() -> nn.Module:
-    widths = {f"{stream}_width": 32 for stream in ("image", "audio", "text", "fusion")}
-    blocks = {f"{stream}_blocks": 2 for stream in ("image", "audio", "text", "fusion")}
-    config = FusionConfig(
-        **widths, **blocks, head_dim=8, mlp_ratio=2, audio_mels=16, audio_frames=100, text_tokens=16,
-        vocabulary_size=VOCABULARY, num_labels=4,
-    )  # type: ignore[arg-type]  # fmt: skip
-    return FusionModel(config)
+    streams = ("image", "audio", "text", "fusion")
+    sizes: dict[str, Any] = {f"{s}_{what}": n for s in streams for what, n in (("width", 32), ("blocks", 2))}
+    sizes |= {"head_dim": 8, "mlp_ratio": 2, "audio_mels": 16, "audio_frames": 100, "text_tokens": 16}
+    return FusionModel(FusionConfig(**sizes, vocabulary_size=VOCABULARY, **_labels(4)))
 
 
 MINIATURES: Mapping[str, Callable[[], nn.Module]] = {
@@ -159,7 +166,7 @@ MINIATURES: Mapping[str, Callable[[], nn.Module]] = {
 
 
 def miniature(name: str, seed: int = 0) -> nn.Module:
-    """The miniature called `name`, in evaluation mode; the same seed gives the same weights. `InputError` if unknown."""
+    """The miniature called `name`, in evaluation mode; same seed, same weights. `InputError` if unknown."""
     if name not in MINIATURES:
         raise InputError(f"There is no miniature called {name!r}; {nearest(name, MINIATURES)}")
     with torch.random.fork_rng():
@@ -258,9 +265,10 @@ def _image_processor() -> Any:
     return CLIPImageProcessorPil(size=size, crop_size=size)
 
 
-def _extractor(name: str) -> Any:
+def feature_extractor(name: str) -> Any:
+    """The feature extractor that fits the audio miniature called `name`."""
     if name == "whisper":
-        return hf.WhisperFeatureExtractor(feature_size=16, sampling_rate=RATE, hop_length=160, chunk_length=1, n_fft=400)
+        return hf.WhisperFeatureExtractor(feature_size=16, sampling_rate=RATE, chunk_length=1)
     if name == "clap":
         return hf.ClapFeatureExtractor(
             feature_size=8, sampling_rate=RATE, hop_length=80, max_length_s=0.5, fft_window_size=256,
@@ -271,7 +279,7 @@ def _extractor(name: str) -> Any:
     return hf.Wav2Vec2FeatureExtractor(sampling_rate=RATE, do_normalize=True, return_attention_mask=True)
 
 
-def _processors(name: str, module: nn.Module) -> Sequence[Any]:
+def processors_of(name: str, module: nn.Module) -> Sequence[Any]:
     """What is saved beside the model, each with `save_pretrained`."""
     if name == "fusion":
         return (make_processor(module.config, [" ".join(WORDS)], sampling_rate=RATE),)  # type: ignore[arg-type]
@@ -286,7 +294,7 @@ def _processors(name: str, module: nn.Module) -> Sequence[Any]:
         "clip": "it", "siglip": "it", "vit": "i", "resnet": "i", "resnet-basic": "i", "bert": "t", "llama": "t",
         "qwen3": "t", "whisper": "at", "clap": "at", "wav2vec2": "a", "ast": "a",
     }.get(name, "")  # fmt: skip
-    parts = {"i": _image_processor, "a": lambda: _extractor(name), "t": tokenizer}
+    parts = {"i": _image_processor, "a": lambda: feature_extractor(name), "t": tokenizer}
     return tuple(make() for letter, make in parts.items() if letter in modalities)
 
 
@@ -298,7 +306,7 @@ def write_miniature(name: str, folder: Path, seed: int = 0) -> Path:
         raise InputError(f"The miniature {name!r} is a plain module and has no folder; use miniature({name!r}).")
     folder.mkdir(parents=True, exist_ok=True)
     module.save_pretrained(folder)
-    for part in _processors(name, module):
+    for part in processors_of(name, module):
         part.save_pretrained(folder)
     return folder
 

@@ -18,6 +18,7 @@ from trimodal.statistics import Balance
 
 _KEYS = ("seed", "calibration", "floors", "steps")
 _CALIBRATION_KEYS = ("samples", "balance")
+LARGEST_SEED = 2**63 - 1
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,8 @@ def read_recipe(source: str | Path | Mapping[str, Any]) -> Recipe:
         mark = getattr(error, "problem_mark", None)
         line = f", line {mark.line + 1}" if mark else ""
         raise RecipeError(f"{name}{line}: not valid YAML ({getattr(error, 'problem', error)})") from error
+    except (ValueError, RecursionError) as error:  # a date that is none, or brackets without end
+        raise RecipeError(f"{name}: not valid YAML ({error}); expected a mapping with the key 'steps'") from error
     if not isinstance(content, dict):
         raise RecipeError(f"{name}: found {type(content).__name__}, expected a mapping with the key 'steps'")
     return _recipe(name, content)
@@ -77,8 +80,13 @@ def read_recipe(source: str | Path | Mapping[str, Any]) -> Recipe:
 
 def _text(source: str | Path) -> tuple[str, str]:
     path = Path(source)
-    if path.is_file():
-        return path.name, path.read_text()
+    try:
+        if path.is_file():
+            return path.name, path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise RecipeError(f"{path.name} is no text in UTF-8 ({error.reason}); expected a recipe in YAML") from error
+    except OSError as error:
+        raise RecipeError(f"the recipe {str(path):.80} cannot be read ({error.strerror})") from error
     known = built_in()
     if str(source) in known:
         return str(source), (resources.files("trimodal.planning") / "recipes" / f"{source}.yaml").read_text()
@@ -102,7 +110,7 @@ def _recipe(name: str, content: Mapping[str, Any]) -> Recipe:
     return Recipe(
         name=name,
         steps=tuple(_step(f"{name}: step {i}", step) for i, step in enumerate(steps, start=1)),
-        seed=_integer(content.get("seed", 0), f"{name}: seed", 0),
+        seed=_integer(content.get("seed", 0), f"{name}: seed", 0, LARGEST_SEED),
         samples=_integer(calibration["samples"], f"{name}: calibration.samples", 1) if "samples" in calibration else None,
         balance=balance,
         floors=_floors(content.get("floors", {}), name),
@@ -133,9 +141,10 @@ def _mapping(value: Any, place: str) -> Mapping[str, Any]:
     return value
 
 
-def _integer(value: Any, place: str, low: int) -> int:
-    if type(value) is not int or value < low:
-        raise RecipeError(f"{place} is {value!r}, but must be a whole number, {low} or more")
+def _integer(value: Any, place: str, low: int, high: int | None = None) -> int:
+    if type(value) is not int or value < low or (high is not None and value > high):
+        limits = f"{low} or more" if high is None else f"{low} to {high}"
+        raise RecipeError(f"{place} is {value!r}, but must be a whole number, {limits}")
     return value
 
 

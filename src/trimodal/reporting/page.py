@@ -30,7 +30,8 @@ WORST_SHOWN = 5
 def report(out: str | Path, *, name: str | None = None) -> Path:
     """Write `report.html` into the artifact folder `out` and return its path.
 
-    `name` is what the page calls the folder, for one that is still being written under another name. Reads `plan.json`, `verdict.json` and, where there is one, `record.jsonl`; never a model.
+    Reads `plan.json`, `verdict.json` and, where there is one, `record.jsonl`; never a model. `name` is what the
+    page calls the folder, for one that is still being written under another name.
 
     Raises:
         OutputError: the folder or one of its files is missing, or the page cannot be written.
@@ -60,7 +61,7 @@ def _records(file: Path) -> tuple[list[PlaceRecord], list[FitRecord]]:
     fits: list[FitRecord] = []
     if not file.is_file():
         return places, fits
-    for line in _parsed(file, lambda text: [json.loads(line) for line in text.splitlines() if line.strip()]):
+    for line in _parsed(file, lambda text: [json.loads(one) for one in text.splitlines() if one.strip()]):
         kind = line.get("kind") if isinstance(line, dict) else None
         try:
             if kind == "place":
@@ -148,7 +149,8 @@ def _tiles(verdict: Verdict) -> list[Tile]:
     if metric is None:
         return [*tiles, Tile("–", "not measured", "no data was given to verify with")]
     after, _, unit = wording.score(metric, metric.after).partition(" ")
-    tiles.append(Tile(after, unit, wording.unbroken(f"{metric.name}; the original has {wording.score(metric, metric.before)}")))
+    original = f"{metric.name}; the original has {wording.score(metric, metric.before)}"
+    tiles.append(Tile(after, unit, wording.unbroken(original)))
     change, unit = wording.drop(metric, metric.drop), "points" if metric.unit == "percent" else ""
     text = f"drop, 95 % interval {wording.interval(metric)}, n = {metric.samples:,}"
     return [*tiles, Tile(change, unit, wording.unbroken(text))]
@@ -260,7 +262,7 @@ def _step(number: int, edit: Edit, places: Sequence[PlaceRecord], fits: Sequence
         sum(getattr(place, field) for place in (done or edit.places)) for field in ("bytes_before", "bytes_after")
     )
     known = next((method for method in METHODS if method.name == edit.method), None)
-    taken = sum(record.seconds for record in (*done, *fitted))
+    taken = sum(record.seconds for record in done) + sum(record.seconds for record in fitted)
     rows = [_place_row(record) for record in done] or [
         PlaceRow(p.name, wording.size(p.bytes_before), wording.size(p.bytes_after), (), "", "", ())
         for p in edit.places
@@ -372,7 +374,8 @@ def _worst(places: Sequence[PlaceRecord]) -> list[Worst]:
 def _provenance(plan: Plan, verdict: Verdict) -> list[tuple[str, str, bool]]:
     """(name, value, whether it is set as code)."""
     calibration = plan.calibration
-    looked = f"{calibration.samples:,} samples of {', '.join(calibration.modalities)}" if calibration.samples else "none"
+    modalities = ", ".join(calibration.modalities)
+    looked = f"{calibration.samples:,} samples of {modalities}" if calibration.samples else "none"
     rows = [
         ("Source", f"{wording.source_name(plan.source.name)} ({plan.source.family})", False),
         ("Source fingerprint, sha256", plan.source.fingerprint, True),

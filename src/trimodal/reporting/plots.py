@@ -146,7 +146,7 @@ def depth_plot(records: Sequence[PlaceRecord]) -> DepthPlot | None:
     positive = [value for _, value in shown if value > 0]
     if not positive:
         return None
-    bottom, top = math.floor(math.log10(min(positive))), math.ceil(math.log10(max(positive)) + 1e-9)
+    bottom, top = math.floor(math.log10(min(positive)) + 1e-9), math.ceil(math.log10(max(positive)) - 1e-9)
     bottom, top = max(bottom, top - 8), max(top, bottom + 1)
 
     def height(value: float) -> float:

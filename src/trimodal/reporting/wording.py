@@ -179,7 +179,7 @@ WIDE = {"percent": 2.0, "cosine": 0.02}
 def standing(verdict: Verdict, plan: Plan) -> tuple[str, str, list[str]]:
     """(`good`, `careful` or `bad`, the badge's words, what a reader must know)."""
     failed = [check for check in verdict.checks if not check.passed]
-    remarks = [f"{check.name}: {check.detail}" for check in failed] + _cautions(verdict, plan)
+    remarks = [f"Failed: {check.name}; {check.detail}." for check in failed] + _cautions(verdict, plan)
     if failed:
         return "bad", f"{len(failed)} of {len(verdict.checks)} checks failed", remarks
     if not verdict.checks:

@@ -1,7 +1,7 @@
 """Second moment, mean and column norm of a stream of tokens, and their mix over modalities.
 
-Every statistic has `update(x)` with x (tokens, in_features), `merge(other)` and plain attributes. They are running
-means, so that the scale does not depend on how many tokens were seen.
+Every statistic has `update(x)` with x (tokens, in_features) and plain attributes. They are running means, so that the
+scale does not depend on how many tokens were seen.
 """
 
 from __future__ import annotations

@@ -14,31 +14,24 @@ def unfold_input(module: nn.Module, x: Tensor) -> Tensor:
     A convolution's input becomes its patches, flattened like the weight's trailing dimensions: channels, then
     kernel. Only ungrouped convolutions: a grouped one has no single second moment.
     """
-    if isinstance(module, nn.Conv1d):
-        x, kernel = x.unsqueeze(2), (1, *module.kernel_size)
-        padding, stride, dilation = (0, *_padding(module)), (1, *module.stride), (1, *module.dilation)
-    elif isinstance(module, nn.Conv2d):
-        kernel, padding = module.kernel_size, _padding(module)
-        stride, dilation = module.stride, module.dilation
-    else:
+    if not isinstance(module, nn.Conv1d | nn.Conv2d):
         return x
-    patches = functional.unfold(x, kernel, dilation=dilation, padding=padding, stride=stride)
-    return patches.transpose(1, 2)
-
-
-def _padding(module: nn.Conv1d | nn.Conv2d) -> tuple[int, ...]:
-    if isinstance(module.padding, str):
-        spans = zip(module.dilation, module.kernel_size, strict=True)
-        return tuple(d * (k - 1) // 2 if module.padding == "same" else 0 for d, k in spans)
-    return module.padding
+    mode = "constant" if module.padding_mode == "zeros" else module.padding_mode
+    # The convolution's own padding, last dimension first: `same` pads an even kernel more on the right.
+    x = functional.pad(x, module._reversed_padding_repeated_twice, mode)
+    kernel, dilation, stride = module.kernel_size, module.dilation, module.stride
+    if isinstance(module, nn.Conv1d):
+        x = x.unsqueeze(2)
+        kernel, dilation, stride = (1, *kernel), (1, *dilation), (1, *stride)
+    return functional.unfold(x, kernel, dilation=dilation, stride=stride).transpose(1, 2)
 
 
 def rows_by_modality(x: Tensor, codes: Tensor | None, modality: str) -> dict[str, Tensor]:
     """Split x (batch, tokens, n) into rows (count, n) per modality, padding left out.
 
-    `codes` (batch, tokens) says per token which of MODALITIES it is, then `fusion` for the fusion stream's own tokens,
-    -1 for padding. Where there are no codes,
-    or the input has another length than they have (pooled tokens), every row counts for `modality`.
+    `codes` (batch, tokens) says per token which of MODALITIES it is, then `fusion` for the fusion stream's own
+    tokens, -1 for padding. Where there are no codes, or the input has another length than they have (pooled
+    tokens), every row counts for `modality`.
     """
     if codes is None or x.shape[: codes.dim()] != codes.shape:
         return {modality: x.reshape(-1, x.shape[-1])}

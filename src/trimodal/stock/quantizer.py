@@ -22,7 +22,7 @@ class TrimodalConfig(QuantizationConfigMixin):  # type: ignore[misc]
     """What config.json says: only who wrote the weights."""
 
     def __init__(self, **ignored: Any) -> None:
-        self.quant_method = NAME
+        self.quant_method = NAME  # type: ignore[assignment]
 
 
 class TrimodalQuantizer(HfQuantizer):  # type: ignore[misc]

@@ -57,13 +57,9 @@ class TrainSettings:
     def __post_init__(self) -> None:
         """Refuse settings that cannot be run."""
         if self.steps < 1 or self.accumulation < 1:
-            raise ValueError(
-                f"steps is {self.steps} and accumulation {self.accumulation}; both must be at least 1."
-            )
+            raise ValueError(f"steps is {self.steps} and accumulation {self.accumulation}; both must be at least 1.")
         if self.learning_rate <= 0 or self.weight_decay < 0 or self.gradient_clip < 0:
-            raise ValueError(
-                "learning_rate must be positive, weight_decay and gradient_clip must not be negative."
-            )
+            raise ValueError("learning_rate must be positive, weight_decay and gradient_clip must not be negative.")
         if not 0 <= self.warmup <= 1:
             raise ValueError(f"warmup is {self.warmup}; it is a fraction of the steps, from 0 to 1.")
         if self.schedule not in SCHEDULES:
@@ -178,9 +174,7 @@ def _groups(parameters: list[nn.Parameter], weight_decay: float) -> list[dict[st
     return [group for group in groups if group["params"]]
 
 
-def _schedule(
-    optimizer: torch.optim.Optimizer, settings: TrainSettings
-) -> torch.optim.lr_scheduler.LRScheduler:
+def _schedule(optimizer: torch.optim.Optimizer, settings: TrainSettings) -> torch.optim.lr_scheduler.LRScheduler:
     """The learning rate over the steps, from Transformers."""
     from transformers import get_scheduler
 
@@ -205,9 +199,7 @@ def _stream(batches: Batches[Batch]) -> Iterator[Batch]:
             seen = True
             yield batch
         if not seen:
-            raise ValueError(
-                "The batches ended early: give a list, a loader or a function, not a spent iterator."
-            )
+            raise ValueError("The batches ended early: give a list, a loader or a function, not a spent iterator.")
 
 
 def _to_device(batch: Batch, device: torch.device) -> Batch:
@@ -223,9 +215,7 @@ def _named(result: Tensor | Mapping[str, Tensor]) -> Mapping[str, Tensor]:
     if isinstance(result, Tensor):
         return {"loss": result}
     if "loss" not in result:
-        raise ValueError(
-            f"The loss returned the names {', '.join(sorted(result))}; one of them must be 'loss'."
-        )
+        raise ValueError(f"The loss returned the names {', '.join(sorted(result))}; one of them must be 'loss'.")
     return result
 
 

@@ -207,8 +207,9 @@ def _tasks(output: Output, samples: Sequence[Sample], outputs: Sequence[Output])
         note = "cosine between the two models' embeddings of the same sample"
         return [_Task(f"{modality} embedding cosine{suffix}", modality, "cosine", note)]
     if output.kind == "tokens":
-        note = "share of a sample's tokens after which both models rank the same token first, averaged over samples"
-        return [_Task(f"next-token agreement{suffix}", modality, "percent", note)]
+        what, name = ("frames at", "frame") if modality == "audio" else ("tokens after", "next-token")
+        note = f"share of a sample's {what} which both models rank the same token first, averaged over samples"
+        return [_Task(f"{name} agreement{suffix}", modality, "percent", note)]
     if output.label and any(label is not None for label in labels(samples, output.label)):
         note = f"right answers, against {output.label}"
         return [_Task(_accuracy_name(output) + suffix, modality, "percent", note)]
@@ -336,7 +337,7 @@ def _one_way(
         f"{source} to {target} retrieval",
         source,
         "percent",
-        f"share of {len(queries):,} {source} items whose nearest of {len(items):,} {target} items is their own (recall at 1)",
+        f"recall at 1: the nearest of {len(items):,} {target} items is the {source}'s own",
         primary=False,
     )
     task.add_([shared[row] for row in queries], before, after)

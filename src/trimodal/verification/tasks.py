@@ -90,7 +90,9 @@ def retrieval(queries: np.ndarray, gallery: np.ndarray, wanted: Sequence[frozens
 
 def _unit(rows: np.ndarray) -> np.ndarray:
     rows = np.nan_to_num(rows.astype(np.float64), posinf=0.0, neginf=0.0)
-    return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), np.finfo(np.float64).tiny)
+    lengths: np.ndarray = np.linalg.norm(rows, axis=1, keepdims=True)
+    unit: np.ndarray = rows / np.maximum(lengths, np.finfo(np.float64).tiny)
+    return unit
 
 
 def _finite(values: Tensor) -> Tensor:

@@ -66,9 +66,7 @@ def test_no_input_is_refused(model: FusionModel) -> None:
         model()
 
 
-def test_an_answer_label_without_all_modalities_is_refused(
-    model: FusionModel, batch: dict[str, Tensor]
-) -> None:
+def test_an_answer_label_without_all_modalities_is_refused(model: FusionModel, batch: dict[str, Tensor]) -> None:
     with pytest.raises(ValueError, match="answer"):
         model(pixel_values=batch["pixel_values"], labels=torch.zeros(3, dtype=torch.long))
 
@@ -128,9 +126,7 @@ def test_the_layout_matches_the_joint_mask(model: FusionModel, batch: dict[str, 
     assert seen[0].equal(model.fusion_layout(batch) >= 0)
 
 
-def test_a_saved_model_gives_the_same_outputs(
-    tmp_path: Path, model: FusionModel, batch: dict[str, Tensor]
-) -> None:
+def test_a_saved_model_gives_the_same_outputs(tmp_path: Path, model: FusionModel, batch: dict[str, Tensor]) -> None:
     model.save_pretrained(tmp_path)
     again = FusionModel.from_pretrained(tmp_path).eval()
     assert again(**batch).logits.equal(model(**batch).logits)

@@ -1,8 +1,9 @@
 """The handwriting: scikit-learn's digits (8 x 8 grey images of real handwriting), split by writer.
 
-The data set is ordered by writer, and each writer begins with three runs of 0 ... 9, which shows where a
-writer starts. Whole writers go to one split: the first nine to training, two to validation, the last three to
-the test. The split was fixed before any model was trained.
+The data set is ordered by writer, and each writer begins with runs of 0 ... 9, which shows where a writer starts.
+Whole writers go to one split: the first nine to training, two to validation, the last three to the test. The split
+was fixed before any model was trained. There are 14 such blocks, while the data set's authors speak of 13 writers, so
+one person may have written two blocks; the images do not say who.
 """
 
 from __future__ import annotations

@@ -163,9 +163,7 @@ OBJECTS = (
 )
 OPENINGS = ("", "please ", "now ", "this time ")
 
-ANSWERS = tuple(
-    sorted({operation.answer(a, b) for operation in OPERATIONS for a in range(10) for b in range(10)})
-)
+ANSWERS = tuple(sorted({operation.answer(a, b) for operation in OPERATIONS for a in range(10) for b in range(10)}))
 ANSWER_CLASS = {value: number for number, value in enumerate(ANSWERS)}
 
 

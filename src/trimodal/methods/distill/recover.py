@@ -71,6 +71,19 @@ def feature_distance(teacher: Tensor, student: Tensor) -> Tensor:
     return (student - teacher).square().sum() / teacher.square().sum().clamp(min=_EPSILON)
 
 
+def embedding_distance(teacher: Tensor, student: Tensor, mask: Tensor | None = None) -> Tensor:
+    """1 − cos(teacher, student) for vectors (..., width), mean over rows; rows where `mask` (...) is 0 left out.
+
+    A map (batch, channels, height, width) counts as one vector per sample.
+    """
+    if teacher.dim() == 4:
+        teacher, student = teacher.flatten(1), student.flatten(1)
+    rows = 1 - functional.cosine_similarity(teacher, student, dim=-1).flatten()
+    if mask is not None and mask.numel() == rows.numel():
+        rows = rows[mask.flatten() > 0]
+    return rows.mean()
+
+
 @contextmanager
 def block_outputs(model: Model) -> Iterator[dict[str, Tensor]]:
     """While open, every forward leaves each block's output under the block's path."""
@@ -103,7 +116,7 @@ def loss(
             continue
         mask = batch.get(output.mask)
         if output.kind == "embedding":
-            terms["embeddings"].append(1 - functional.cosine_similarity(expected, found, dim=-1).mean())
+            terms["embeddings"].append(embedding_distance(expected, found, mask))
         else:
             terms["logits"].append(score_distance(expected, found, config.temperature, mask))
     if config.features:
@@ -138,6 +151,8 @@ def fit(
     with block_outputs(teacher) as expected, block_outputs(student) as found:
 
         def step(module: nn.Module, batch: Batch) -> dict[str, Tensor]:
+            expected.clear()  # a block that this batch does not reach must not be compared by the last one's states
+            found.clear()
             with torch.no_grad():
                 teaching = teacher.module(**batch)
             return loss(outputs, batch, (teaching, expected), (module(**batch), found), config)

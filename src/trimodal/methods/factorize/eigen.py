@@ -12,7 +12,8 @@ Algorithm.
     1. W C Wᵀ = U Λ Uᵀ, Λ descending                                                    U (m, m)
     2. first = U_kᵀ W, second = U_k                                                    (k, n), (m, k)
     3. with a bias: b += (W − U_k U_kᵀ W) μ                                             (m,)
-The relative error is 1 − Σ_{i≤k} λ_i / Σ λ_i exactly. An embedding has no second moment: plain SVD there.
+The error relative to Σ λ_i (the output's energy; with a bias its variance) is 1 − Σ_{i≤k} λ_i / Σ λ_i exactly. An
+embedding has no second moment: plain SVD there.
 
 Cost O(m²n + m³). It pays only below the break-even rank mn/(m+n). Loses to quantization at equal bytes on most layers
 (SVD-LLM: 20 % removed costs LLaMA-7B 5.68 → 7.94 perplexity; 4-bit GPTQ removes 87 % for less); use it where spectra are
@@ -60,6 +61,8 @@ def refuse(place: Place, config: EigenConfig) -> str | None:
         return "a grouped convolution has no single second moment"
     if site.tied:
         return f"its weight is shared with {', '.join(site.tied)}"
+    if site.own_forward:
+        return "its class has a forward of its own, which two plain layers cannot stand in for"
     reason = needs_dense(site)
     limit = break_even(site.rows, site.columns)
     if reason is None and rank_of(site, config) > limit:
@@ -75,6 +78,7 @@ def wants(place: Place, config: EigenConfig) -> StatisticKind | None:
 def forecast(place: Place, config: EigenConfig) -> Sequence[Site]:
     """Two sites, `first` and `second`, in place of one."""
     site, rank = place.observed, rank_of(place.observed, config)
+    shapes: tuple[tuple[int, ...], tuple[int, ...]]
     if site.kind == "embedding":
         shapes = (site.shape[0], rank), (site.shape[1], rank)
     else:

@@ -64,7 +64,7 @@ def solve(place: Place, weights: Weights, statistic: Statistic | None, config: M
     scores = weight.abs()
     rows = scores.reshape(1, -1) if config.scope == "layer" else scores
     mask = keep_largest(rows, config.sparsity).view_as(weight)
-    if isinstance(statistic, Moment):
+    if config.refit and isinstance(statistic, Moment):
         weight = refit(weight, mask, statistic.second, config.damping)
     return masked.treated(site, weight, mask)
 

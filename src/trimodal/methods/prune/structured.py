@@ -8,6 +8,8 @@ Problem. For the consumer W (m, n) with C = E[x xᵀ] and units S_1 … S_u of i
 and minimise tr((W − Ŵ) C (W − Ŵ)ᵀ) with Ŵ zero on the others. The consumer's bias is one more column whose input is
 always 1 and that is never removed, so mean inputs of what goes away end up in the bias.
 
+Units whose inputs never fire cost nothing and go first.
+
 Algorithm. H⁻¹ = (C + d·mean(diag C)·I)⁻¹ (n, n); while too many units remain:
     1. loss of unit S:  tr(W_S ([H⁻¹]_SS)⁻¹ W_Sᵀ)                                     (u,)
     2. S = union of the cheapest units, one, or for many units 1/64 of them at once
@@ -102,7 +104,8 @@ def _losses(w: Tensor, h: Tensor, units: Tensor) -> Tensor:
     """Step 1 for `units` (k, width): (k,)."""
     blocks = h[units[:, :, None], units[:, None, :]]  # (k, width, width)
     parts = w[:, units].permute(1, 2, 0)  # (k, width, m)
-    return (parts * torch.linalg.solve(blocks, parts)).sum((1, 2))
+    losses: Tensor = (parts * torch.linalg.solve(blocks, parts)).sum((1, 2))
+    return losses
 
 
 def solve(place: Place, weights: Weights, statistic: Statistic | None, config: StructuredConfig) -> Change:
@@ -113,8 +116,9 @@ def solve(place: Place, weights: Weights, statistic: Statistic | None, config: S
     weight = weights[f"{site.path}.weight"]
     bias = weights.get(f"{site.path}.bias")
     kernel = weight[0, 0].numel()
-    flat = weight.flatten(1).double()  # (m, n)
-    c, _ = revive(statistic.second)
+    whole = weight.flatten(1).double()  # (m, n)
+    c, dead = revive(statistic.second)
+    flat = whole.masked_fill(dead, 0.0)  # an input that never fires costs nothing: its units go first
     if bias is not None:
         flat, c = _with_bias(flat, bias, c, statistic.mean)
     inverse, damping = damped_inverse(c, config.damping, statistic.tokens)
@@ -122,6 +126,7 @@ def solve(place: Place, weights: Weights, statistic: Statistic | None, config: S
     columns = (entries[:, :, None] * kernel + torch.arange(kernel)).flatten(1)  # (u, width·kernel)
     keep = kept_units(axis.units, config.sparsity)
     kept, updated = remove(flat, inverse, columns, keep)
+    updated[:, : len(dead)][:, dead] = whole[:, dead]
     new_weight = updated[:, : weight[0].numel()].view(weight.shape)[:, axis.entries(kept)].float()
     new_bias = None if bias is None else updated[:, -1].float()
     notes = (f"damping raised to {damping:g}",) if damping > config.damping else ()

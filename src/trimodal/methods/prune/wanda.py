@@ -84,7 +84,7 @@ def solve(place: Place, weights: Weights, statistic: Statistic | None, config: W
     site = place.observed
     weight = weights[f"{site.path}.weight"].flatten(1)  # (m, n)
     mask = choose(weight, statistic.square, config)
-    if isinstance(statistic, Moment):
+    if config.refit and isinstance(statistic, Moment):
         weight = refit(weight, mask, statistic.second, config.damping)
     return masked.treated(site, weight, mask)
 

@@ -77,24 +77,23 @@ def wants(place: Place, config: GptqConfig) -> StatisticKind | None:
 
 def feedback(weight: Tensor, root: Tensor, scale: Tensor, zero: Tensor, bits: int) -> Tensor:
     """Steps 4: codes uint8 (m, n) of `weight` (m, n), given U = `root` (n, n), scale and zero-point (m or 1, n)."""
-    w = weight.clone()
-    kept = weight != 0
+    # Transposed, so that a column of W is contiguous: the loop reads and writes whole columns.
+    w, kept = weight.T.clone(memory_format=torch.contiguous_format), (weight != 0).T
+    scale, zero = scale.T.expand_as(w), zero.T.expand_as(w)
     codes = torch.empty_like(w)
-    top = 2**bits - 1
-    for start in range(0, w.shape[1], _BLOCK):
-        stop = min(start + _BLOCK, w.shape[1])
-        block, errors = w[:, start:stop], torch.empty_like(w[:, start:stop])
+    for start in range(0, len(w), _BLOCK):
+        stop = min(start + _BLOCK, len(w))
+        block, errors = w[start:stop], torch.empty_like(w[start:stop])
         inner = root[start:stop, start:stop]
         for i in range(stop - start):
-            s, z = scale[:, start + i], zero[:, start + i]
-            code = (torch.round(block[:, i] / s) + z).clamp_(0, top)
-            code = torch.where(kept[:, start + i], code, z.expand_as(code))
-            codes[:, start + i] = code
-            error = (block[:, i] - (code - z) * s) / inner[i, i]
-            block[:, i:] -= error[:, None] * inner[i, i:]
-            errors[:, i] = error
-        w[:, stop:] -= errors @ root[start:stop, stop:]
-    return codes.to(torch.uint8)
+            s, z = scale[start + i], zero[start + i]
+            code = (block[i] / s).round_().add_(z).clamp_(0, 2**bits - 1)
+            code = torch.where(kept[start + i], code, z)
+            codes[start + i] = code
+            errors[i] = (block[i] - (code - z) * s) / inner[i, i]
+            block[i:].addr_(inner[i, i:], errors[i], alpha=-1)
+        w[stop:].addmm_(root[start:stop, stop:].T, errors, alpha=-1)
+    return codes.T.to(torch.uint8)
 
 
 def quantize(weight: Tensor, moment: Moment, grid: Grid, config: GptqConfig) -> tuple[Tensor, float]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
 
 from torch import Tensor
 
@@ -15,17 +14,6 @@ from trimodal.methods.method import needs_dense
 from trimodal.methods.options import option
 
 GROUP_HELP = "columns that share a scale: a number, `channel` (a scale per row) or `tensor` (one in all)"
-
-
-class GridConfig(Protocol):
-    """The options that decide what is stored."""
-
-    @property
-    def bits(self) -> int: ...
-    @property
-    def group(self) -> int | str: ...
-    @property
-    def symmetric(self) -> bool: ...
 
 
 @dataclass(frozen=True)
@@ -41,12 +29,12 @@ class Rounding:
                         choices=("max", "mse"), search=("max", "mse"))  # fmt: skip
 
 
-def refuse(place: Place, config: GridConfig) -> str | None:
+def refuse(place: Place, config: Rounding) -> str | None:
     """Why a place is left alone."""
     return needs_dense(place.observed)
 
 
-def forecast(place: Place, config: GridConfig) -> Sequence[Site]:
+def forecast(place: Place, config: Rounding) -> Sequence[Site]:
     """The site with its weight on a grid."""
     site = place.observed
     weight_bytes = grid_bytes(site.rows, site.columns, config.bits, config.group, config.symmetric)

@@ -11,17 +11,18 @@ Algorithm.
     2. q = clamp(round(w / s) + z, 0, 2^b − 1)                                     Q (m, n)
     3. store Q packed, s in float16
 
-Cost. O(m·n), times 30 for the `mse` search. Fails below 4 bits per channel, and where a few inputs are much larger
+Cost. O(m·n), times 20 for the `mse` search. Fails below 4 bits per channel, and where a few inputs are much larger
 than the rest: the error in their columns is amplified. Works on linear layers, convolutions (kernel flattened into
 columns) and embeddings.
 
 Departs from common practice: symmetric grids use all 2^b codes through a signed scale (see `maths/grid.py`), which
 at 2 bits matters (AutoRound, arXiv 2512.04746, reports 0.450 → 0.538 mean accuracy at W2G32).
 
-By hand. W = [[0.8, −0.2], [0.3, 0.5]], 2 bits, per channel, symmetric, `max`:
-    row 0: s = −0.8/2 = −0.4; codes round(−2)+2 = 0, round(0.5)+2 = 2  →  (0.8, 0)
-    row 1: s = −0.5/2 = −0.25; codes round(−1.2)+2 = 1, round(−2)+2 = 0 →  (0.25, 0.5)
-(float16 keeps −0.4 as −0.39990234, so the stored 0.8 reads 0.79980469.)
+By hand. W = [[1, −0.2], [0.3, 0.5]], 2 bits, per channel, symmetric, `max`:
+    row 0: s = −1/2 = −0.5; codes round(−2)+2 = 0, round(0.4)+2 = 2        →  (1, 0)
+    row 1: s = −0.5/2 = −0.25; codes round(−1.2)+2 = 1, round(−2)+2 = 0    →  (0.25, 0.5)
+(Both scales are exact in float16. Where they are not they are rounded first: a largest weight 0.8 has s = −0.4, which
+is kept as −0.39990234, so that it reads 0.79980469.)
 """
 
 from __future__ import annotations

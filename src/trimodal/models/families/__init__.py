@@ -25,6 +25,6 @@ FAMILIES: tuple[Family, ...] = (
 
 
 def family_of(module: nn.Module) -> Family:
-    """The family that covers `module.config.model_type`, else the generic one."""
+    """The family that covers `config_of(module).model_type`, else the generic one."""
     model_type = getattr(getattr(module, "config", None), "model_type", None)
     return next((family for family in FAMILIES if model_type in family.model_types), generic.FAMILY)

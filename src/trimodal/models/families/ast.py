@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from trimodal.core import Layout
 from trimodal.models import encoding
-from trimodal.models.declare import Part, TowerPart, lay_out, root_of
+from trimodal.models.declare import Part, TowerPart, config_of, lay_out, root_of
 from trimodal.models.families import vit
 from trimodal.models.model import Family, Loaded, Output, Processors
 
@@ -45,8 +45,8 @@ def encode(module: nn.Module, processors: Processors, loaded: Sequence[Loaded]) 
 
 def example(module: nn.Module) -> dict[str, Tensor]:
     """One spectrogram."""
-    config = module.config
-    return {"input_values": encoding.no_signal(module, config.max_length, config.num_mel_bins)}  # type: ignore[union-attr, arg-type]
+    config = config_of(module)
+    return {"input_values": encoding.no_signal(module, config.max_length, config.num_mel_bins)}
 
 
 FAMILY = Family("ast", ("audio-spectrogram-transformer",), describe, outputs, modalities, encode, example=example)

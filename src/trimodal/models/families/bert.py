@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from trimodal.core import Layout
 from trimodal.models import encoding
-from trimodal.models.declare import Attention, Mlp, Part, TowerPart, lay_out, root_of
+from trimodal.models.declare import Attention, Mlp, Part, TowerPart, config_of, lay_out, root_of
 from trimodal.models.model import Batch, Family, Loaded, Output, Processors
 
 
@@ -88,9 +88,9 @@ def encode(module: nn.Module, processors: Processors, loaded: Sequence[Loaded]) 
 
 def position_limit(module: nn.Module) -> int:
     """How many tokens the model can take. RoBERTa counts positions from the padding id on."""
-    config = getattr(module.config, "text_config", module.config)
-    offset = 0 if config.model_type == "bert" else config.pad_token_id + 1  # type: ignore[union-attr, operator]
-    return int(config.max_position_embeddings - offset)  # type: ignore[union-attr, operator, arg-type]
+    config = getattr(config_of(module), "text_config", config_of(module))
+    offset = 0 if config.model_type == "bert" else config.pad_token_id + 1
+    return int(config.max_position_embeddings - offset)
 
 
 def tokens(module: nn.Module, batch: Batch) -> dict[str, Tensor]:

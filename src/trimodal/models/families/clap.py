@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from trimodal.core import Layout
 from trimodal.models import encoding
-from trimodal.models.declare import AnyPart, Attention, Mlp, Part, TowerPart, lay_out, root_of
+from trimodal.models.declare import AnyPart, Attention, Mlp, Part, TowerPart, config_of, lay_out, root_of
 from trimodal.models.families import bert
 from trimodal.models.model import Batch, Family, Loaded, Output, Processors
 
@@ -54,7 +54,7 @@ def projection(modality: str) -> TowerPart:
 
 def modalities(module: nn.Module) -> tuple[str, ...]:
     """Both for the whole model, one for a class that holds one tower."""
-    return tuple(m for m in ("audio", "text") if m in module.input_modalities)  # type: ignore[operator]
+    return tuple(m for m in ("audio", "text") if m in getattr(module, "input_modalities", ()))
 
 
 def describe(module: nn.Module) -> Layout:
@@ -93,12 +93,12 @@ def tokens(module: nn.Module, batch: Batch) -> dict[str, Tensor]:
 
 def example(module: nn.Module) -> dict[str, Tensor]:
     """Ten seconds of sound, one text of 77 tokens."""
-    config = getattr(module.config, "audio_config", module.config)
+    config = getattr(config_of(module), "audio_config", config_of(module))
     batch: dict[str, Tensor] = {}
     if "audio" in modalities(module):
-        views, mels = 4 if config.enable_fusion else 1, config.num_mel_bins  # type: ignore[union-attr]
-        frames = config.spec_size**2 // mels - 23  # type: ignore[union-attr, operator]  # 1001 of 1024 as published
-        batch["input_features"] = encoding.no_signal(module, views, frames, mels)  # type: ignore[arg-type]
+        views, mels = 4 if config.enable_fusion else 1, config.num_mel_bins
+        frames = config.spec_size**2 // mels - 23  # 1001 of 1024 as published
+        batch["input_features"] = encoding.no_signal(module, views, frames, mels)
         batch["is_longer"] = batch["input_features"].new_zeros(1, 1, dtype=torch.bool)
     if "text" in modalities(module):
         batch |= encoding.no_text(module, min(77, bert.position_limit(module)))

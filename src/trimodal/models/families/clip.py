@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from trimodal.core import Layout
 from trimodal.models import encoding
-from trimodal.models.declare import Attention, Mlp, Part, TowerPart, lay_out, root_of
+from trimodal.models.declare import Attention, Mlp, Part, TowerPart, config_of, lay_out, root_of
 from trimodal.models.model import Batch, Family, Loaded, Output, Processors
 
 BLOCK = (
@@ -34,7 +34,7 @@ def vision(root: str) -> TowerPart:
         blocks="encoder.layers",
         block=BLOCK,
         head=(Part("post_layernorm", "norm", "final"),),
-        after=(Part("visual_projection", "projector"),),
+        after=(Part("visual_projection", "projector"), Part("classifier", "head")),
     )
 
 
@@ -55,7 +55,7 @@ def text(root: str) -> TowerPart:
 
 def modalities(module: nn.Module) -> tuple[str, ...]:
     """Both for the whole model, one for a class that holds one tower."""
-    return tuple(m for m in ("image", "text") if m in module.input_modalities)  # type: ignore[operator]
+    return tuple(m for m in ("image", "text") if m in getattr(module, "input_modalities", ()))
 
 
 def describe(module: nn.Module) -> Layout:
@@ -88,8 +88,8 @@ def encode(module: nn.Module, processors: Processors, loaded: Sequence[Loaded]) 
 
 def position_limit(module: nn.Module) -> int:
     """How many tokens the text tower can take."""
-    config = getattr(module.config, "text_config", module.config)
-    return int(config.max_position_embeddings)  # type: ignore[union-attr, arg-type]
+    config = getattr(config_of(module), "text_config", config_of(module))
+    return int(config.max_position_embeddings)
 
 
 def tokens(module: nn.Module, batch: Batch) -> dict[str, Tensor]:
@@ -99,10 +99,10 @@ def tokens(module: nn.Module, batch: Batch) -> dict[str, Tensor]:
 
 def example(module: nn.Module) -> dict[str, Tensor]:
     """One image, one text of full length; also SigLIP's."""
-    vision = getattr(module.config, "vision_config", module.config)
+    vision = getattr(config_of(module), "vision_config", config_of(module))
     batch: dict[str, Tensor] = {}
     if "image" in modalities(module):
-        batch |= encoding.no_image(module, vision.num_channels, vision.image_size)  # type: ignore[union-attr, arg-type]
+        batch |= encoding.no_image(module, vision.num_channels, vision.image_size)
     if "text" in modalities(module):
         batch |= encoding.no_text(module, position_limit(module))
     return batch

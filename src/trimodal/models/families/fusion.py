@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from trimodal.core import MODALITIES, Layout
 from trimodal.models import encoding
-from trimodal.models.declare import Attention, Mlp, Part, TowerPart, lay_out
+from trimodal.models.declare import Attention, Mlp, Part, TowerPart, config_of, lay_out
 from trimodal.models.fusion.configuration import FusionConfig
 from trimodal.models.fusion.modeling import FusionModel
 from trimodal.models.model import Batch, Family, Loaded, Output, Processors
@@ -69,7 +69,7 @@ def encode(module: nn.Module, processors: Processors, loaded: Sequence[Loaded]) 
     encoding.need(loaded, *MODALITIES)
     processor = encoding.processor(processors, "whole")
     rate = int(processor.feature_extractor.sampling_rate)
-    grey = module.config.image_channels == 1  # type: ignore[union-attr]
+    grey = config_of(module).image_channels == 1
     found = processor(
         images=[sample.image.convert("L") if grey else sample.image for sample in loaded if sample.image is not None],
         audio=encoding.waveforms(loaded, rate),
@@ -89,8 +89,7 @@ def tokens(module: nn.Module, batch: Batch) -> dict[str, Tensor]:
 
 def example(module: nn.Module) -> dict[str, Tensor]:
     """One image, one clip and one text of full length."""
-    config = module.config
-    assert isinstance(config, FusionConfig)  # family_of says so; for the type checker
+    config = config_of(module)
     sound = encoding.no_signal(module, config.audio_mels, config.audio_frames)
     image = encoding.no_image(module, config.image_channels, config.image_size)
     return {**image, "input_features": sound, **encoding.no_text(module, config.text_tokens)}

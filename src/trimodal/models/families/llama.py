@@ -1,5 +1,5 @@
-"""Llama and the decoders built like it (Mistral, Qwen, Gemma, ...). Touvron et al. 2023, arXiv 2302.13971; grouped-query
-attention: Ainslie et al. 2023, arXiv 2305.13245."""
+"""Llama and the decoders built like it (Mistral, Qwen, Gemma, ...). Touvron et al. 2023, arXiv 2302.13971; grouped
+queries: Ainslie et al. 2023, arXiv 2305.13245."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from trimodal.core import Layout
 from trimodal.models import encoding
-from trimodal.models.declare import Attention, Mlp, Part, TowerPart, lay_out, root_of
+from trimodal.models.declare import Attention, Mlp, Part, TowerPart, config_of, lay_out, root_of
 from trimodal.models.model import Batch, Family, Loaded, Output, Processors
 
 BLOCK = (
@@ -65,7 +65,7 @@ def modalities(module: nn.Module) -> tuple[str, ...]:
 
 def encode(module: nn.Module, processors: Processors, loaded: Sequence[Loaded]) -> dict[str, Tensor]:
     """`input_ids` and `attention_mask` (batch, tokens), padded on the right."""
-    return encoding.texts(processors, loaded, int(module.config.max_position_embeddings))  # type: ignore[union-attr, arg-type]
+    return encoding.texts(processors, loaded, int(config_of(module).max_position_embeddings))
 
 
 def tokens(module: nn.Module, batch: Batch) -> dict[str, Tensor]:
@@ -75,7 +75,7 @@ def tokens(module: nn.Module, batch: Batch) -> dict[str, Tensor]:
 
 def example(module: nn.Module) -> dict[str, Tensor]:
     """One text of 128 tokens."""
-    longest = int(module.config.max_position_embeddings)  # type: ignore[union-attr, arg-type]
+    longest = int(config_of(module).max_position_embeddings)
     return encoding.no_text(module, min(encoding.USUAL_TOKENS, longest))
 
 

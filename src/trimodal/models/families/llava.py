@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from trimodal.core import Layout
 from trimodal.errors import ModelError
 from trimodal.models import encoding
-from trimodal.models.declare import Mlp, TowerPart, lay_out, root_of
+from trimodal.models.declare import Mlp, TowerPart, config_of, lay_out, root_of
 from trimodal.models.families import clip, llama, siglip
 from trimodal.models.model import Batch, Family, Loaded, Output, Processors
 
@@ -23,8 +23,8 @@ VISION: dict[str, Callable[[str], TowerPart]] = {
 
 def describe(module: nn.Module) -> Layout:
     """Words are embedded first; then vision tower (`image`), projector (`fusion`), decoder (`text`)."""
-    config = module.config
-    seeing, speaking = config.vision_config.model_type, config.text_config.model_type  # type: ignore[union-attr]
+    config = config_of(module)
+    seeing, speaking = config.vision_config.model_type, config.text_config.model_type
     if seeing not in VISION or speaking not in llama.MODEL_TYPES:
         raise ModelError(
             f"This LLaVA is made of {seeing} and {speaking}; expected a vision tower of {', '.join(VISION)} and a "
@@ -53,33 +53,32 @@ def modalities(module: nn.Module) -> tuple[str, ...]:
 
 
 def encode(module: nn.Module, processors: Processors, loaded: Sequence[Loaded]) -> dict[str, Tensor]:
-    """`pixel_values`, `input_ids`, `attention_mask`. The prompt is the text, followed by the target if there is one; the
-    processor puts as many image tokens as there are patches where the prompt says `<image>`, by default at its start."""
+    """`pixel_values`, `input_ids`, `attention_mask`. The prompt is the text, followed by the target if there is one;
+    the processor puts as many image tokens as there are patches where it says `<image>`, by default at its start."""
     encoding.need(loaded, "image", "text")
     processor = encoding.processor(processors, "whole")
     image = processor.image_token
     prompts = [" ".join(part for part in (sample.text, sample.target) if part) for sample in loaded]
     prompts = [prompt if image in prompt else f"{image}\n{prompt}" for prompt in prompts]
-    found = processor(
-        images=[sample.image for sample in loaded], text=prompts, padding=True, padding_side="right", return_tensors="pt"
-    )
+    images = [sample.image for sample in loaded]
+    found = processor(images=images, text=prompts, padding=True, padding_side="right", return_tensors="pt")
     return encoding.in_dtype(module, {name: found[name] for name in ("pixel_values", "input_ids", "attention_mask")})
 
 
 def tokens(module: nn.Module, batch: Batch) -> dict[str, Tensor]:
     """In the decoder's stream the image tokens are image, the others text."""
     stream = encoding.text_tokens(batch)
-    image = batch["input_ids"] == module.config.image_token_id  # type: ignore[union-attr]
-    return {"text": stream.masked_fill(image, encoding.IMAGE)}
+    image = int(config_of(module).image_token_id)
+    return {"text": stream.masked_fill(batch["input_ids"] == image, encoding.IMAGE)}
 
 
 def example(module: nn.Module) -> dict[str, Tensor]:
     """One image and a text of 128 tokens behind it."""
-    config = module.config
-    vision, patches = config.vision_config, int(config.image_seq_length)  # type: ignore[union-attr, arg-type]
+    config = config_of(module)
+    vision, patches = config.vision_config, int(config.image_seq_length)
     batch = encoding.no_text(module, patches + encoding.USUAL_TOKENS)
-    batch["input_ids"][:, :patches] = int(config.image_token_id)  # type: ignore[union-attr, arg-type]
-    return batch | encoding.no_image(module, vision.num_channels, vision.image_size)  # type: ignore[union-attr, arg-type]
+    batch["input_ids"][:, :patches] = int(config.image_token_id)
+    return batch | encoding.no_image(module, vision.num_channels, vision.image_size)
 
 
 FAMILY = Family("llava", ("llava",), describe, outputs, modalities, encode, tokens, example)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from trimodal.core import Layout
 from trimodal.models import encoding
-from trimodal.models.declare import Part, TowerPart, lay_out, root_of
+from trimodal.models.declare import Part, TowerPart, config_of, lay_out, root_of
 from trimodal.models.model import Family, Loaded, Output, Processors
 
 
@@ -36,7 +36,7 @@ def describe(module: nn.Module) -> Layout:
         "image", "image", root_of(module, "resnet"),
         stem=layer("embedder.embedder", "stem"),
         blocks="encoder.stages.*.layers.*",
-        block=BOTTLENECK if module.config.layer_type == "bottleneck" else BASIC,  # type: ignore[union-attr]
+        block=BOTTLENECK if config_of(module).layer_type == "bottleneck" else BASIC,
         after=(Part("classifier.1", "head"),),
     )
     return lay_out(module, [tower])
@@ -61,7 +61,7 @@ def encode(module: nn.Module, processors: Processors, loaded: Sequence[Loaded]) 
 
 def example(module: nn.Module) -> dict[str, Tensor]:
     """One image of 224 x 224, which the configuration does not say."""
-    return encoding.no_image(module, module.config.num_channels, 224)  # type: ignore[union-attr, arg-type]
+    return encoding.no_image(module, config_of(module).num_channels, 224)
 
 
 FAMILY = Family("resnet", ("resnet",), describe, outputs, modalities, encode, example=example)

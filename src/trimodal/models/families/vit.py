@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from trimodal.core import Layout
 from trimodal.models import encoding
-from trimodal.models.declare import Attention, Mlp, Part, TowerPart, lay_out, root_of
+from trimodal.models.declare import Attention, Mlp, Part, TowerPart, config_of, lay_out, root_of
 from trimodal.models.model import Family, Loaded, Output, Processors
 
 BLOCK = (
@@ -54,7 +54,7 @@ def encode(module: nn.Module, processors: Processors, loaded: Sequence[Loaded]) 
 
 def example(module: nn.Module) -> dict[str, Tensor]:
     """One image."""
-    return encoding.no_image(module, module.config.num_channels, module.config.image_size)  # type: ignore[union-attr, arg-type]
+    return encoding.no_image(module, config_of(module).num_channels, config_of(module).image_size)
 
 
 FAMILY = Family("vit", ("vit", "deit"), describe, outputs, modalities, encode, example=example)

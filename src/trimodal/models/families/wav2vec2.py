@@ -1,5 +1,5 @@
-"""Wav2Vec 2.0: convolutions over the waveform, then a Transformer. Baevski et al. 2020, arXiv 2006.11477. HuBERT has the
-same parts."""
+"""Wav2Vec 2.0: convolutions over the waveform, then a Transformer. Baevski et al. 2020, arXiv 2006.11477. HuBERT has
+the same parts."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from trimodal.core import Layout
 from trimodal.models import encoding
-from trimodal.models.declare import Attention, Mlp, Part, TowerPart, lay_out, root_of
+from trimodal.models.declare import Attention, Mlp, Part, TowerPart, config_of, lay_out, root_of
 from trimodal.models.model import Batch, Family, Loaded, Output, Processors
 
 ATTENTION = Attention(
@@ -26,11 +26,11 @@ NORM_BEFORE = (NORM_1, ATTENTION, NORM_2, MLP)
 def describe(module: nn.Module) -> Layout:
     """One tower. The convolution that stands for positions is normalised by weight, so it has no plain weight and is no
     site. Large models put the norms before what they feed (`do_stable_layer_norm`)."""
-    stable = bool(module.config.do_stable_layer_norm)  # type: ignore[union-attr]
+    stable = bool(config_of(module).do_stable_layer_norm)
     final = Part("encoder.layer_norm", "norm", "final" if stable else "stem")
     convolutions = (
         Part(f"feature_extractor.conv_layers.{i}.{name}", role, str(i))
-        for i in range(len(module.config.conv_dim))  # type: ignore[union-attr, arg-type]
+        for i in range(len(config_of(module).conv_dim))
         for name, role in (("conv", "conv"), ("layer_norm", "norm"))
     )
     tower = TowerPart(
@@ -44,7 +44,7 @@ def describe(module: nn.Module) -> Layout:
         blocks="encoder.layers",
         block=NORM_BEFORE if stable else NORM_AFTER,
         head=(final,) if stable else (),
-        after=(Part("lm_head", "head"), Part("projector", "head", "projector"), Part("classifier", "head")),
+        after=(Part("lm_head", "head"), Part("projector", "head", "hidden"), Part("classifier", "head")),
     )
     return lay_out(module, [tower])
 
@@ -88,8 +88,8 @@ def example(module: nn.Module) -> dict[str, Tensor]:
 
 def _frames(module: nn.Module, samples: Tensor) -> Tensor:
     """How many frames the convolutions make of so many samples."""
-    config = module.config
-    for kernel, stride in zip(config.conv_kernel, config.conv_stride, strict=True):  # type: ignore[union-attr, arg-type]
+    config = config_of(module)
+    for kernel, stride in zip(config.conv_kernel, config.conv_stride, strict=True):
         samples = (samples - kernel) // stride + 1
     return samples
 

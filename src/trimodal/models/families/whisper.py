@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from trimodal.core import Layout
 from trimodal.models import encoding
-from trimodal.models.declare import Attention, Mlp, Part, TowerPart, lay_out, root_of
+from trimodal.models.declare import Attention, Mlp, Part, TowerPart, config_of, lay_out, root_of
 from trimodal.models.model import Batch, Family, Loaded, Output, Processors
 
 
@@ -82,7 +82,7 @@ def encode(module: nn.Module, processors: Processors, loaded: Sequence[Loaded]) 
     start token and the target, or the text, of each sample."""
     batch = {"input_features": encoding.sounds(processors, loaded)["input_features"]}
     if _decodes(module):
-        ids, mask = encoding.padded(_decoder_rows(module, processors, loaded), int(module.config.pad_token_id))  # type: ignore[union-attr, arg-type]
+        ids, mask = encoding.padded(_decoder_rows(module, processors, loaded), int(config_of(module).pad_token_id))
         batch |= {"decoder_input_ids": ids, "decoder_attention_mask": mask}
     return encoding.in_dtype(module, batch)
 
@@ -101,11 +101,11 @@ def tokens(module: nn.Module, batch: Batch) -> dict[str, Tensor]:
 
 def example(module: nn.Module) -> dict[str, Tensor]:
     """One full window of sound (30 seconds) and 128 tokens that are said."""
-    config = module.config
-    window = 2 * int(config.max_source_positions)  # type: ignore[union-attr, arg-type]
-    batch = {"input_features": encoding.no_signal(module, config.num_mel_bins, window)}  # type: ignore[union-attr, arg-type]
+    config = config_of(module)
+    window = 2 * int(config.max_source_positions)
+    batch = {"input_features": encoding.no_signal(module, config.num_mel_bins, window)}
     if _decodes(module):
-        said = encoding.no_text(module, min(encoding.USUAL_TOKENS, config.max_target_positions))  # type: ignore[union-attr, type-var]
+        said = encoding.no_text(module, min(encoding.USUAL_TOKENS, config.max_target_positions))
         batch |= {f"decoder_{name}": value for name, value in said.items()}
     return batch
 
@@ -116,14 +116,14 @@ def _decodes(module: nn.Module) -> bool:
 
 def _decoder_rows(module: nn.Module, processors: Processors, loaded: Sequence[Loaded]) -> list[list[int]]:
     """Start token, then all of the target but its end, which only has to be predicted."""
-    config = module.config
-    start, end, limit = config.decoder_start_token_id, config.eos_token_id, config.max_target_positions  # type: ignore[union-attr]
+    config = config_of(module)
+    start, end, limit = config.decoder_start_token_id, config.eos_token_id, config.max_target_positions
     said = [sample.target or sample.text for sample in loaded]
     if not any(said):
-        return [[int(start)]] * len(said)  # type: ignore[arg-type]
+        return [[int(start)]] * len(said)
     found = encoding.token_ids(encoding.processor(processors, "text"), [text or "" for text in said], None)
-    rows = [row if row[:1] == [start] else [int(start), *row] for row in found]  # type: ignore[arg-type]
-    return [(row[:-1] if row[-1:] == [end] and len(row) > 1 else row)[: int(limit)] for row in rows]  # type: ignore[arg-type]
+    rows = [row if row[:1] == [start] else [int(start), *row] for row in found]
+    return [(row[:-1] if row[-1:] == [end] and len(row) > 1 else row)[: int(limit)] for row in rows]
 
 
 FAMILY = Family("whisper", ("whisper",), describe, outputs, modalities, encode, tokens, example)

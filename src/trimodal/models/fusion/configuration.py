@@ -18,7 +18,7 @@ class FusionConfig(PreTrainedConfig):  # type: ignore[no-untyped-call, unused-ig
     number of Transformer blocks, `mlp_ratio` the hidden width of a block's perceptron over the stream's
     width. Every block starts with ``width / head_dim`` heads. `image_size` is in pixels, `audio_frames` and
     `text_tokens` are the longest inputs. `num_labels` counts the answers, `*_labels` the classes of each
-    tower's own head.
+    tower's own head, whose losses count `tower_loss_weight` times the answer's.
     """
 
     model_type = "trimodal_fusion"
@@ -53,13 +53,9 @@ class FusionConfig(PreTrainedConfig):  # type: ignore[no-untyped-call, unused-ig
         if self.fusion not in FUSIONS:
             raise ValueError(f"fusion is {self.fusion!r}, expected one of {', '.join(FUSIONS)}.")
         if self.image_size % 4:
-            raise ValueError(
-                f"image_size is {self.image_size}, expected a multiple of 4 (the stem halves it twice)."
-            )
+            raise ValueError(f"image_size is {self.image_size}, expected a multiple of 4 (the stem halves it twice).")
         for stream in ("image", "audio", "text", "fusion"):
             width = getattr(self, f"{stream}_width")
             if width % self.head_dim:
-                raise ValueError(
-                    f"{stream}_width is {width}, expected a multiple of head_dim {self.head_dim}."
-                )
+                raise ValueError(f"{stream}_width is {width}, expected a multiple of head_dim {self.head_dim}.")
         super().__post_init__(**kwargs)  # type: ignore[no-untyped-call, unused-ignore]

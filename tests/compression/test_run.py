@@ -1,0 +1,157 @@
+"""The loop: what it changes, what it leaves alone, and what it writes down."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from trimodal.core import FitRecord, PlaceRecord
+from trimodal.errors import TrimodalError
+from trimodal.maths.error import quadratic, weight_error
+
+STEPS: list[dict[str, Any]] = [
+    {"prune.neurons": {"sparsity": 0.5}}, {"prune.heads": {"where": "image.*", "sparsity": 0.5}},
+    {"distill": {"steps": 2}}, {"quantize.rtn": {"where": "*embedding", "bits": 8}},
+    {"quantize.gptq": {"bits": 4, "group": 16}},
+]  # fmt: skip
+
+
+def state(model: Any) -> dict[str, torch.Tensor]:
+    return dict(model.module.state_dict())
+
+
+@pytest.mark.parametrize("name", ["clip", "fusion"])
+def test_same_plan_same_bytes(compressed: Any, name: str) -> None:
+    first, second = (compressed(name, STEPS) for _ in range(2))
+    assert first.plan == second.plan
+    a, b = state(first.model), state(second.model)
+    assert a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+
+
+def test_another_seed_trains_another_way(compressed: Any) -> None:
+    first, second = (compressed("clip", [{"distill": {"steps": 4}}], seed=seed) for seed in (0, 1))
+    assert any(not torch.equal(a, b) for a, b in zip(state(first.model).values(), state(second.model).values()))
+
+
+def test_one_record_per_place_in_running_order(compressed: Any) -> None:
+    done = compressed("clip", STEPS)
+    places = [r for r in done.records if isinstance(r, PlaceRecord)]
+    planned = [(i, p.name) for i, edit in enumerate(done.plan.edits) for p in edit.places]
+    assert sorted((r.edit, r.place) for r in places) == sorted(planned)
+    fits = [r for r in done.records if isinstance(r, FitRecord)]
+    assert [(r.edit, r.method, r.step) for r in fits] == [(2, "distill", 1), (2, "distill", 2)]
+    assert [r.edit for r in done.records if not isinstance(r, FitRecord)][-1] in (3, 4)
+    at = [done.records.index(r) for r in fits]
+    assert all(r.edit < 2 for r in done.records[: at[0]]) and all(r.edit > 2 for r in done.records[at[1] + 1 :])
+
+
+def test_records_say_what_was_lost(compressed: Any) -> None:
+    done = compressed("clip", [{"quantize.rtn": {"bits": 3}}])
+    for record in done.records:
+        planned = next(p for p in done.plan.edits[0].places if p.name == record.place)
+        old = done.original.module.get_submodule(planned.paths[0]).weight.detach().flatten(1)
+        new = done.model.module.get_submodule(planned.paths[0]).weight.detach().flatten(1)
+        assert record.weight_error == pytest.approx(weight_error(old, new))
+        assert (record.bytes_before, record.bytes_after) == (planned.bytes_before, planned.bytes_after)
+        assert all(0 < error < 1 for error in record.error.values())
+        assert set(record.error) == (set() if "embedding" in record.place else {record.tower})
+        assert record.seconds >= 0
+
+
+def test_error_on_record_is_the_one_on_data(compressed: Any) -> None:
+    done = compressed("bert", [{"factorize.eigen": {"where": "text.0.up"}}])
+    (record,) = done.records
+    layer = "encoder.layer.0.intermediate.dense"
+    seen: list[torch.Tensor] = []
+    before, after = (m.module.get_submodule(layer) for m in (done.original, done.model))
+    handle = before.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    with torch.no_grad():
+        for batch in done.batches:
+            done.original.module(**batch)
+            seen[-1] = seen[-1][batch["attention_mask"] > 0]
+        handle.remove()
+        x = torch.cat(seen)
+        lost = (before(x) - after(x)).square().sum() / len(x)
+    energy = quadratic(before.weight.detach(), x.T @ x / len(x))
+    assert record.tokens == {"text": len(x)}
+    assert record.error["text"] == pytest.approx(float(lost) / energy, rel=1e-3)
+
+
+@pytest.mark.parametrize("refit", [True, False])
+def test_refit_is_done_only_when_asked_for(compressed: Any, refit: bool) -> None:
+    for name in ("prune.wanda", "prune.magnitude"):
+        done = compressed("bert", [{name: {"where": "text.0.up", "refit": refit}}])
+        path = "encoder.layer.0.intermediate.dense"
+        old, new = (m.module.get_submodule(path).weight.detach() for m in (done.original, done.model))
+        assert torch.equal(new, old.masked_fill(new == 0, 0.0)) is not refit
+
+
+def test_later_blocks_are_calibrated_on_what_earlier_ones_give_now(compressed: Any) -> None:
+    alone = compressed("bert", [{"quantize.gptq": {"where": "text.1.*", "bits": 3}}])
+    after = compressed("bert", [
+        {"prune.magnitude": {"where": "text.0.*", "sparsity": 0.8}},
+        {"quantize.gptq": {"where": "text.1.*", "bits": 3}},
+    ])  # fmt: skip
+    key = "encoder.layer.1.intermediate.dense.stored.codes"
+    assert not torch.equal(state(alone.model)[key], state(after.model)[key])
+
+
+def test_edits_on_one_site_follow_each_other(compressed: Any) -> None:
+    done = compressed("clip", [
+        {"prune.neurons": {"where": "image.0.*", "sparsity": 0.5}},
+        {"factorize.eigen": {"where": "image.0.down", "rank": 6}},
+        {"quantize.gptq": {"where": "image.0.*down", "bits": 4}},
+    ])  # fmt: skip
+    block = "vision_model.encoder.layers.0.mlp"
+    assert [(r.edit, r.place) for r in done.records] == [
+        (0, "image.0.neurons"), (1, "image.0.down"), (2, "image.0.first.down"), (2, "image.0.second.down"),
+    ]  # fmt: skip
+    names = {key.removeprefix(f"{block}.fc2.") for key in state(done.model) if key.startswith(f"{block}.fc2.")}
+    stored = {f"{factor}.stored.{part}" for factor in ("first", "second") for part in ("codes", "scale")}
+    assert names == stored | {"second.bias"}
+    assert done.model.layout == done.expected
+
+
+def test_balance_decides_how_modalities_are_mixed(compressed: Any) -> None:
+    steps = [{"quantize.gptq": {"where": "text.0.up", "bits": 2}}]
+    a, b = (compressed("llava", steps, calibration={"balance": balance}) for balance in ("modality", "tokens"))
+    path = "model.language_model.layers.0.mlp.up_proj"
+    assert not torch.equal(*(d.model.module.get_submodule(path).weight for d in (a, b)))
+    assert set(a.records[0].error) == {"image", "text"}
+
+
+def test_data_that_never_reaches_a_site_is_an_error(compressed: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from trimodal.models import tiny
+
+    mixture = tiny.Mixture
+
+    class Idle(mixture):  # type: ignore[misc, valid-type]
+        def __init__(self) -> None:
+            super().__init__()
+            self.text_idle = torch.nn.Linear(16, 16)
+
+    monkeypatch.setitem(tiny.MINIATURES, "generic", Idle)  # type: ignore[arg-type]
+    with pytest.raises(TrimodalError, match="no calibration sample ran through it; give data that uses the text tower"):
+        compressed("generic", [{"quantize.gptq": {"where": "path:text_idle"}}])
+
+
+def test_gradient_edit_needs_the_original(compressed: Any) -> None:
+    from trimodal.compression import compress_
+
+    done = compressed("generic", [{"distill": {"steps": 1}}])
+    with pytest.raises(TrimodalError, match=r"step 1 \(distill\) was given no original model"):
+        compress_(done.model, done.plan, [], [])
+
+
+def test_progress_is_told(compressed: Any) -> None:
+    from trimodal.compression import compress_
+    from trimodal.planning import plan_edits, read_recipe
+
+    done = compressed("generic", [{"quantize.rtn": {}}])
+    edits, _ = plan_edits(done.original.layout, read_recipe({"steps": [{"quantize.rtn": {}}]}), False)
+    told: list[tuple[str, int, int]] = []
+    compress_(done.original, done.plan, [], [], progress=lambda *what: told.append(what))
+    assert [number for _, number, _ in told] == list(range(len(edits[0].places)))
+    assert all(what.startswith("quantize.rtn ") and total == len(told) for what, _, total in told)

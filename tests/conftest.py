@@ -1,0 +1,79 @@
+"""What all tests share: quiet libraries, one thread, one seed, and miniatures compressed without any file."""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+
+import pytest
+import torch
+from torch import Tensor
+
+from trimodal.compression import compress_, run
+from trimodal.core import Calibration, FitRecord, Layout, PlaceRecord, Plan, Source
+from trimodal.models.load import describe, tensor_bytes, unique_tensors
+from trimodal.models.model import Model
+from trimodal.models.tiny import miniature, miniature_batch
+from trimodal.planning import plan_edits, read_recipe
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _same_numbers() -> None:
+    torch.manual_seed(0)
+
+
+@dataclass
+class Compressed:
+    """A miniature after a recipe, and what it was before. `batches` is what it was calibrated on."""
+
+    model: Model
+    original: Model
+    plan: Plan
+    expected: Layout
+    records: Sequence[PlaceRecord | FitRecord]
+    batches: Sequence[Mapping[str, Tensor]]
+
+
+def tiny(name: str, seed: int = 0) -> Model:
+    """The miniature called `name` with its layout."""
+    return describe(miniature(name, seed), name)
+
+
+@pytest.fixture(scope="session")
+def tiny_model() -> Callable[..., Model]:
+    return tiny
+
+
+def carry_out(
+    name: str, steps: Sequence[Mapping[str, Any]], samples: int = 4, data: bool = True, **recipe: Any
+) -> Compressed:
+    """Plan `steps` for the miniature called `name` and carry them out; `recipe` holds the recipe's other keys.
+
+    Two batches of so many `samples` stand in for what would be read from files.
+    """
+    model = tiny(name)
+    original = replace(model, module=copy.deepcopy(model.module))
+    batches = [miniature_batch(name, samples, seed) for seed in (1, 2)] if data else []
+    edits, after = plan_edits(model.layout, read_recipe({"steps": list(steps), **recipe}), data)
+    before = tensor_bytes(unique_tensors(model.module).values())
+    saved = sum(s.stored_bytes for s in model.layout.sites) - sum(s.stored_bytes for s in after.sites)
+    source = Source(name, model.family.name, "", 0, before)
+    calibration = Calibration(2 * samples, None, (), recipe.get("calibration", {}).get("balance", "modality"))
+    plan = Plan(recipe.get("seed", 0), source, calibration, edits, before - saved)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run, "make_batches", lambda model, samples, size: list(samples))
+        records = compress_(model, plan, batches, batches, original)  # type: ignore[arg-type]
+    return Compressed(model, original, plan, after, records, batches)
+
+
+@pytest.fixture(scope="session")
+def compressed() -> Callable[..., Compressed]:
+    """The function `carry_out`."""
+    return carry_out

@@ -1,0 +1,214 @@
+"""What every method owes on every kind of model: the bytes it forecast, nothing else touched, a model that runs, the
+same result from the same seed, and an artifact that reloads to the same outputs."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from trimodal.core import Layout, Site
+from trimodal.errors import RecipeError
+from trimodal.formats import open_model, write
+from trimodal.formats.fresh import outputs
+from trimodal.layers import LowRank, is_hosting
+from trimodal.methods import METHODS
+from trimodal.models.apply import cut_, dequantize_
+from trimodal.models.load import tensor_bytes, unique_tensors
+from trimodal.models.model import Model
+from trimodal.models.tiny import MINIATURES, miniature, miniature_batch, write_miniature
+
+OPTIONS: dict[str, dict[str, Any]] = {
+    "quantize.rtn": {"bits": 4, "clip": "max"},
+    "quantize.gptq": {"bits": 3, "group": 16, "symmetric": False, "clip": "max"},
+    "distill": {"steps": 2},
+}
+NO_UNITS = "nobody has declared {} in this model, so none can be cut"
+REFUSED = {
+    (name, method): NO_UNITS.format(method.partition(".")[2])
+    for name in ("resnet", "resnet-basic", "generic")
+    for method in ("prune.neurons", "prune.heads")
+}
+EVERY = [(name, method.name) for name in MINIATURES for method in METHODS]
+
+
+@pytest.fixture(scope="module", params=[c for c in EVERY if c not in REFUSED], ids="-".join)
+def case(request: pytest.FixtureRequest, compressed: Callable[..., Any]) -> Iterator[Any]:
+    """One method on all of one miniature."""
+    name, method = request.param
+    yield compressed(name, [{method: OPTIONS.get(method, {})}])
+
+
+@pytest.fixture(scope="session")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path | None]:
+    """The miniature's folder, written once; None for the module without a configuration."""
+    written: dict[str, Path | None] = {"generic": None}
+
+    def folder(name: str) -> Path | None:
+        if name not in written:
+            written[name] = write_miniature(name, tmp_path_factory.mktemp(name))
+        return written[name]
+
+    return folder
+
+
+def state(model: Model) -> dict[str, Tensor]:
+    return dict(model.module.state_dict())
+
+
+def name_of(case: Any) -> str:
+    name: str = case.plan.source.name
+    return name
+
+
+def fresh(case: Any) -> Mapping[str, Tensor]:
+    return miniature_batch(name_of(case), 3, seed=9)
+
+
+def held(module: nn.Module, site: Site) -> int:
+    """Bytes of the tensors that a site really holds."""
+    layer = module.get_submodule(site.path)
+    parts = [layer, *([layer.stored] if is_hosting(layer) else [])]
+    tensors = [t for part in parts for t in (*part._parameters.values(), *part._buffers.values()) if t is not None]  # type: ignore[union-attr]
+    if site.kind == "norm":
+        tensors = [layer._parameters[key] for key in ("weight", "bias") if layer._parameters.get(key) is not None]  # type: ignore[misc]
+    return tensor_bytes(tensors)
+
+
+def equal(a: Mapping[str, Tensor], b: Mapping[str, Tensor], tolerance: float = 0.0) -> None:
+    assert a.keys() == b.keys()
+    for key in a:
+        assert a[key].shape == b[key].shape and a[key].dtype == b[key].dtype, key
+        if tolerance:
+            scale = float(a[key].double().abs().max()) if a[key].numel() else 0.0
+            assert torch.allclose(a[key].double(), b[key].double(), rtol=0, atol=tolerance * max(scale, 1.0)), key
+        else:
+            assert torch.equal(a[key], b[key]), key
+
+
+@pytest.mark.parametrize(("name", "method"), REFUSED, ids="-".join)
+def test_known_refusals_are_errors_with_a_reason(compressed: Any, name: str, method: str) -> None:
+    with pytest.raises(RecipeError, match=f"this model has no {method.partition('.')[2]} that can be cut"):
+        compressed(name, [{method: {}}])
+
+
+def test_bytes_are_those_forecast(case: Any) -> None:
+    assert tensor_bytes(unique_tensors(case.model.module).values()) == case.plan.expected_tensor_bytes
+    assert case.model.layout == case.expected
+    for site in case.model.layout.sites:
+        assert held(case.model.module, site) == site.stored_bytes, site.path
+    (edit,) = case.plan.edits
+    if edit.places:
+        assert sum(place.bytes_after for place in edit.places) < sum(place.bytes_before for place in edit.places)
+
+
+def test_nothing_else_is_touched(case: Any) -> None:
+    (edit,) = case.plan.edits
+    if edit.method == "distill":
+        assert state(case.model).keys() == state(case.original).keys()
+        return
+    paths = {path for place in edit.places for path in place.paths}
+    touched = paths | {tied for path in paths for tied in case.original.layout.site(path).tied}
+    before, after = state(case.original), state(case.model)
+    left = {key for key in before if key.rpartition(".")[0] not in touched}
+    assert left <= after.keys()
+    assert all(torch.equal(before[key], after[key]) for key in left)
+    kinds = {before[key].dtype for key in before} | {torch.uint8, torch.float16}
+    assert {value.dtype for value in after.values()} <= kinds
+    assert after.keys() - left == {key for key in after if any(key.startswith(f"{path}.") for path in paths)} - left
+
+
+def test_the_original_is_left_as_it_was(case: Any) -> None:
+    equal(state(case.original), dict(miniature(name_of(case)).state_dict()))
+
+
+def test_model_still_runs(case: Any) -> None:
+    before, after = (outputs(m.module, fresh(case)) for m in (case.original, case.model))
+    assert {key: value.shape for key, value in before.items()} == {key: value.shape for key, value in after.items()}
+    assert all(bool(value.isfinite().all()) for value in after.values() if value.is_floating_point())
+    assert any(not torch.equal(before[key], after[key]) for key in before)
+
+
+def test_same_seed_same_bytes(case: Any, compressed: Any) -> None:
+    (edit,) = case.plan.edits
+    equal(state(case.model), state(compressed(name_of(case), [{edit.method: OPTIONS.get(edit.method, {})}]).model))
+
+
+def test_artifact_reloads_to_the_same_outputs(case: Any, folders: Any, tmp_path: Path) -> None:
+    folder = folders(name_of(case))
+    write(replace(case.model, folder=folder), case.plan, tmp_path, None)
+    again = open_model(tmp_path, factory=None if folder else lambda: miniature(name_of(case)))
+    assert again.layout == case.model.layout and again.steps == case.model.steps
+    expected = outputs(case.model.module, fresh(case))
+    equal(outputs(again.module, fresh(case)), expected)
+    dequantize_(again.module)
+    assert not any(is_hosting(part) or isinstance(part, LowRank) for part in again.module.modules())
+    equal(outputs(again.module, fresh(case)), expected, 1e-5)
+    assert sorted(state(again)) == sorted(state(case.original))
+
+
+@pytest.mark.parametrize("name", MINIATURES)
+def test_cut_with_the_consumer_unchanged_equals_masking(tiny_model: Callable[..., Model], name: str) -> None:
+    """Kept units compute exactly what they did before: removing the others is the same as not listening to them."""
+    model, batch = tiny_model(name), miniature_batch(name, 2)
+    for label in model.layout.labels():
+        carrying = list(model.layout.carrying(label))
+        consumers = [s for s in carrying if s.input_axis is not None and s.input_axis.label == label]
+        axis = consumers[0].input_axis
+        assert axis is not None
+        kept = [unit for unit in range(axis.units) if unit % 2]
+        cut, masked = (copy.deepcopy(model.module) for _ in range(2))
+        cut_(cut, model.layout, label, kept)
+        for site in consumers:
+            assert site.input_axis is not None
+            gone = site.input_axis.entries([unit for unit in range(axis.units) if unit not in kept])
+            with torch.no_grad():
+                masked.get_submodule(site.path).weight[:, gone] = 0.0  # type: ignore[index, operator]
+        equal(outputs(cut, batch), outputs(masked, batch), 1e-5)
+        assert producers_are_kept(model.layout, label, kept, model.module, cut)
+
+
+def producers_are_kept(layout: Layout, label: str, kept: list[int], before: nn.Module, after: nn.Module) -> bool:
+    for site in layout.carrying(label):
+        if site.output_axis is not None and site.output_axis.label == label and site.kind != "embedding":
+            rows = site.output_axis.entries(kept)
+            old, new = (m.get_submodule(site.path) for m in (before, after))
+            present = ((key, p) for key, p in old._parameters.items() if p is not None)
+            if not all(torch.equal(p[rows], new._parameters[key]) for key, p in present):  # type: ignore[arg-type]
+                return False
+    return True
+
+
+@pytest.mark.parametrize("method", ["prune.magnitude", "prune.wanda", "prune.neurons", "prune.heads"])
+@pytest.mark.parametrize("name", ["clip", "whisper", "llama", "fusion", "resnet-basic"])
+def test_removing_nothing_is_the_identity(compressed: Any, name: str, method: str) -> None:
+    if (name, method) in REFUSED:
+        return
+    done = compressed(name, [{method: {"sparsity": 0.0}}])
+    equal(outputs(done.model.module, fresh(done)), outputs(done.original.module, fresh(done)), 1e-4)
+
+
+CHAIN: list[Mapping[str, Any]] = [
+    {"prune.neurons": {"sparsity": 0.5}}, {"prune.heads": {"sparsity": 0.5}}, {"distill": {"steps": 1}},
+    {"factorize.eigen": {"where": "*.0.up", "sparsity": 0.25}}, {"prune.wanda": {"where": "*.1.up", "sparsity": 0.5}},
+    {"quantize.rtn": {"where": "*embedding*", "bits": 8}}, {"quantize.gptq": {"where": "*", "bits": 4, "group": 16}},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["clip", "whisper", "llama", "llava", "fusion"])
+def test_everything_after_another_reloads_too(compressed: Any, folders: Any, tmp_path: Path, name: str) -> None:
+    done = compressed(name, CHAIN)
+    assert tensor_bytes(unique_tensors(done.model.module).values()) == done.plan.expected_tensor_bytes
+    assert done.model.layout == done.expected
+    write(replace(done.model, folder=folders(name)), done.plan, tmp_path, None)
+    again = open_model(tmp_path)
+    expected = outputs(done.model.module, fresh(done))
+    equal(outputs(again.module, fresh(done)), expected)
+    dequantize_(again.module)
+    equal(outputs(again.module, fresh(done)), expected, 1e-5)

@@ -1,0 +1,151 @@
+"""Uniform grids: which numbers they hold, how many bytes they take, and that nothing drifts."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from trimodal.layers import Quantized
+from trimodal.maths.grid import Grid, fit_grid, grid_bytes, group_size
+
+GROUPS: list[int | str] = ["tensor", "channel", 8, 16]
+
+grids = st.fixed_dictionaries({
+    "bits": st.integers(2, 8), "group": st.sampled_from(GROUPS), "symmetric": st.booleans(),
+    "clip": st.sampled_from(["max", "mse"]),
+})  # fmt: skip
+weights = st.builds(
+    lambda rows, columns, seed, offset, scale: (
+        scale * (torch.randn(rows, columns, generator=torch.Generator().manual_seed(seed)) + offset)
+    ),
+    st.integers(1, 4), st.integers(1, 37), st.integers(0, 99), st.sampled_from([0.0, 5.0, -5.0]),
+    st.sampled_from([1.0, 1e-6, 1e4]),
+)  # fmt: skip
+
+
+def rounded(weight: Tensor, grid: Grid) -> Tensor:
+    return grid.decode(grid.encode(weight))
+
+
+def power_error(weight: Tensor, grid: Grid) -> float:
+    return float((rounded(weight, grid) - weight).abs().pow(2.4).sum())
+
+
+@settings(max_examples=80, deadline=None)
+@given(weight=weights, how=grids)
+def test_a_number_on_the_grid_stays_where_it_is(weight: Tensor, how: dict) -> None:
+    grid = fit_grid(weight, **how)
+    once = rounded(weight, grid)
+    assert torch.equal(rounded(once, grid), once)
+    assert torch.equal(grid.encode(once), grid.encode(weight))
+
+
+@settings(max_examples=80, deadline=None)
+@given(weight=weights, how=grids)
+def test_zero_is_on_every_grid(weight: Tensor, how: dict) -> None:
+    assert not rounded(torch.zeros_like(weight), fit_grid(weight, **how)).any()
+
+
+@settings(max_examples=80, deadline=None)
+@given(weight=weights, bits=st.integers(2, 8), group=st.sampled_from(GROUPS), symmetric=st.booleans())
+def test_unclipped_error_is_half_a_step_inside_the_range(
+    weight: Tensor, bits: int, group: int | str, symmetric: bool
+) -> None:
+    grid = fit_grid(weight, bits, group, symmetric, "max")
+    step = grid.spread(grid.scales()).abs()
+    # A symmetric grid lacks one step at the end opposite to its largest weight; a float16 scale is off by 2⁻¹¹.
+    end = step if symmetric else 0.5 * step
+    slack = weight.abs().amax() * 2.0**-9
+    assert bool(((rounded(weight, grid) - weight).abs() <= torch.maximum(end, 0.5 * step) + slack).all())
+
+
+@settings(max_examples=60, deadline=None)
+@given(weight=weights, bits=st.integers(2, 8), group=st.sampled_from(GROUPS), symmetric=st.booleans())
+def test_bytes_are_those_forecast(weight: Tensor, bits: int, group: int | str, symmetric: bool) -> None:
+    grid = fit_grid(weight, bits, group, symmetric)
+    _, tensors = Quantized.treatment(grid.encode(weight), grid, tuple(weight.shape), "float32")
+    stored = sum(t.numel() * t.element_size() for t in tensors.values())
+    assert stored == grid_bytes(*weight.shape, bits, group, symmetric)
+
+
+@settings(max_examples=60, deadline=None)
+@given(weight=weights, bits=st.integers(2, 4), group=st.sampled_from(GROUPS), symmetric=st.booleans())
+def test_mse_clip_is_never_worse_in_its_own_error(
+    weight: Tensor, bits: int, group: int | str, symmetric: bool
+) -> None:
+    best, plain = (power_error(weight, fit_grid(weight, bits, group, symmetric, c)) for c in ("mse", "max"))
+    # The scale is rounded to float16 after the search, which may cost a little.
+    assert best <= plain * 1.05 + 1e-6 * float(weight.abs().pow(2.4).sum())
+
+
+def test_mse_clip_gains_much_at_three_bits() -> None:
+    weight = torch.distributions.StudentT(4.0).sample((64, 256))
+    best, plain = (power_error(weight, fit_grid(weight, 3, "channel", True, clip)) for clip in ("mse", "max"))
+    assert best < 0.7 * plain
+
+
+def test_worked_example() -> None:
+    grid = fit_grid(torch.tensor([[1.0, -0.2]]), 2, "channel")
+    assert grid.scales().tolist() == [[-0.5]]
+    assert grid.encode(torch.tensor([[1.0, -0.2]])).tolist() == [[0, 2]]
+    assert rounded(torch.tensor([[1.0, -0.2]]), grid).tolist() == [[1.0, 0.0]]
+
+
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+@pytest.mark.parametrize("bits", [2, 3, 4, 8])
+def test_signed_scale_uses_all_codes_and_keeps_the_largest_weight(bits: int, sign: float) -> None:
+    steps = 2 ** (bits - 1)
+    weight = sign * torch.arange(-steps, steps, dtype=torch.float32).view(1, -1)
+    grid = fit_grid(weight, bits, "channel")
+    assert sorted(grid.encode(weight)[0].tolist()) == list(range(2**bits))
+    assert torch.equal(rounded(weight, grid), weight)
+
+
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_group_of_one_sign_keeps_its_range(sign: float) -> None:
+    weight = sign * torch.linspace(4.0, 5.0, 16).view(1, -1)
+    grid = fit_grid(weight, 4, 8, symmetric=False)
+    assert grid.zero is not None and grid.zero.tolist() in ([[0, 0]], [[15, 15]])
+    assert (rounded(weight, grid) - weight).abs().max() < 0.5 * 5.0 / 15 + 0.01
+
+
+def test_last_group_may_be_shorter() -> None:
+    weight = torch.cat((torch.ones(2, 16), 100 * torch.ones(2, 3)), dim=1)
+    grid = fit_grid(weight, 4, 8)
+    assert grid.scale.shape == (2, 3)
+    assert torch.allclose(rounded(weight, grid), weight, rtol=1e-3)
+
+
+def test_groups_are_neighbouring_columns_of_one_row() -> None:
+    weight = torch.randn(3, 24)
+    whole, group = fit_grid(weight, 4, 8), fit_grid(weight[1:2, 8:16], 4, "channel")
+    assert torch.allclose(whole.scales()[1, 1], group.scales()[0, 0], rtol=2e-3)
+
+
+def test_empty_group_does_not_spoil_the_scales_of_small_weights() -> None:
+    weight = torch.randn(4, 16) * 1e-6
+    weight[2] = 0.0
+    grid = fit_grid(weight, 8, "channel")
+    assert not rounded(weight, grid)[2].any()
+    assert torch.equal(grid.scales()[[0, 1, 3]], fit_grid(weight[[0, 1, 3]], 8, "channel").scales())
+    assert (rounded(weight, grid) - weight).abs().max() < 1e-6 * 4 / 128
+
+
+def test_all_zero_weight_stays_zero() -> None:
+    for symmetric in (True, False):
+        grid = fit_grid(torch.zeros(2, 9), 4, 8, symmetric, "mse")
+        assert not rounded(torch.zeros(2, 9), grid).any()
+        assert bool(grid.scale.isfinite().all())
+
+
+def test_group_size_in_words() -> None:
+    assert [group_size(g, 20) for g in ("tensor", "channel", 8, 32)] == [20, 20, 8, 20]
+
+
+def test_asymmetric_grid_spends_its_codes_on_the_range() -> None:
+    weight = torch.rand(4, 64) + 1.0
+    errors = [(rounded(weight, fit_grid(weight, 4, "channel", s)) - weight).square().sum() for s in (True, False)]
+    assert errors[1] < 0.5 * errors[0]

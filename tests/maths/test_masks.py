@@ -1,0 +1,91 @@
+"""Which weights stay, and what they become."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from trimodal.errors import TrimodalError
+from trimodal.maths.error import quadratic
+from trimodal.maths.masks import keep_largest, keep_n_of_m, kept_count, refit
+
+shapes = {"rows": st.integers(1, 6), "columns": st.integers(1, 30), "seed": st.integers(0, 99)}
+
+
+@settings(max_examples=80, deadline=None)
+@given(sparsity=st.floats(0, 1), levels=st.integers(1, 4), **shapes)
+def test_every_row_keeps_exactly_its_count_of_largest(
+    rows: int, columns: int, seed: int, sparsity: float, levels: int
+) -> None:
+    random = torch.Generator().manual_seed(seed)
+    scores = torch.randint(0, levels, (rows, columns), generator=random).float()  # few levels: many ties
+    mask = keep_largest(scores, sparsity)
+    kept = kept_count(columns, sparsity)
+    assert kept == columns - round(columns * sparsity)
+    assert mask.sum(1).tolist() == [kept] * rows
+    if 0 < kept < columns:
+        assert all(scores[r][mask[r]].min() >= scores[r][~mask[r]].max() for r in range(rows))
+
+
+def test_among_equals_the_earlier_column_stays() -> None:
+    assert keep_largest(torch.ones(1, 4), 0.5).tolist() == [[True, True, False, False]]
+
+
+@settings(max_examples=80, deadline=None)
+@given(of=st.integers(2, 8), kept=st.integers(1, 8), levels=st.integers(1, 4), **shapes)
+def test_every_run_keeps_its_largest(
+    rows: int, columns: int, seed: int, of: int, kept: int, levels: int
+) -> None:
+    kept = min(kept, of)
+    scores = torch.randint(0, levels, (rows, columns), generator=torch.Generator().manual_seed(seed)).float()
+    mask = keep_n_of_m(scores, kept, of)
+    assert mask.shape == scores.shape
+    for start in range(0, columns, of):
+        run, chosen = scores[:, start : start + of], mask[:, start : start + of]
+        assert chosen.sum(1).tolist() == [min(kept, run.shape[1])] * rows
+        if chosen.any() and not chosen.all():
+            assert all(run[r][chosen[r]].min() >= run[r][~chosen[r]].max() for r in range(rows))
+
+
+@settings(max_examples=40, deadline=None)
+@given(damping=st.sampled_from([1e-6, 1e-3, 0.1]), tokens=st.sampled_from([3, 60]), **shapes)
+def test_refit_never_increases_the_error(
+    rows: int, columns: int, seed: int, damping: float, tokens: int
+) -> None:
+    random = torch.Generator().manual_seed(seed)
+    x = torch.randn(tokens, columns, generator=random) @ torch.randn(columns, columns, generator=random)
+    weight, moment = torch.randn(rows, columns, generator=random), x.T @ x / tokens
+    mask = torch.rand(rows, columns, generator=random) < 0.5
+    fitted = refit(weight, mask, moment, damping)
+    assert not fitted[~mask].any()
+    energy = quadratic(weight, moment)
+    assert quadratic(weight - fitted, moment) <= quadratic(weight * ~mask, moment) + 1e-6 * energy
+
+
+def test_refit_solves_the_normal_equations() -> None:
+    x = torch.randn(400, 12) @ torch.randn(12, 12)
+    weight, moment, mask = torch.randn(5, 12), x.T @ x / 400, torch.rand(5, 12) < 0.6
+    fitted = refit(weight, mask, moment, 1e-9)
+    gradient = (fitted - weight) @ moment  # of half the error; zero on what was free to move
+    assert gradient[mask].abs().max() < 1e-4 * gradient[~mask].abs().max()
+
+
+def test_refit_with_everything_kept_changes_nothing() -> None:
+    x = torch.randn(100, 8) @ torch.randn(8, 8)
+    weight = torch.randn(4, 8)
+    assert torch.allclose(refit(weight, torch.ones(4, 8, dtype=torch.bool), x.T @ x, 0.1), weight, atol=1e-5)
+
+
+def test_refit_leaves_weights_on_inputs_that_never_fire() -> None:
+    moment = torch.diag(torch.tensor([1.0, 0.0, 2.0]))
+    mask = torch.tensor([[True, True, False]])
+    assert torch.allclose(refit(torch.tensor([[1.0, 2.0, 3.0]]), mask, moment, 1e-3), torch.tensor([[1.0, 2.0, 0.0]]))
+
+
+def test_refit_on_numbers_that_are_none_says_so() -> None:
+    moment = torch.eye(3)
+    moment[0, 1] = moment[1, 0] = float("nan")
+    with pytest.raises(TrimodalError, match="raise damping or give more samples"):
+        refit(torch.ones(1, 3), torch.ones(1, 3, dtype=torch.bool), moment, 1e-3)

@@ -1,0 +1,37 @@
+"""Codes of 1 to 8 bits in bytes."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from trimodal.maths.packing import pack, packed_columns, unpack
+
+
+def test_two_codes_of_four_bits_share_a_byte() -> None:
+    assert pack(torch.tensor([[3, 5]]), 4)[0].tolist() == [83, 0, 0, 0]
+
+
+@settings(max_examples=60, deadline=None)
+@given(bits=st.integers(1, 8), rows=st.integers(1, 5), columns=st.integers(1, 41), seed=st.integers(0, 99))
+def test_unpacking_gives_back_what_was_packed(bits: int, rows: int, columns: int, seed: int) -> None:
+    codes = torch.randint(0, 2**bits, (rows, columns), generator=torch.Generator().manual_seed(seed)).to(torch.uint8)
+    packed = pack(codes, bits)
+    assert packed.dtype == torch.uint8
+    assert packed.shape == (rows, packed_columns(columns, bits))
+    assert torch.equal(unpack(packed, bits, columns), codes)
+
+
+@pytest.mark.parametrize("bits", range(1, 9))
+def test_every_code_survives(bits: int) -> None:
+    codes = torch.arange(2**bits).to(torch.uint8).view(1, -1)
+    assert torch.equal(unpack(pack(codes, bits), bits, codes.shape[1]), codes)
+    assert torch.equal(unpack(pack(codes.flip(1), bits), bits, codes.shape[1]), codes.flip(1))
+
+
+@pytest.mark.parametrize("bits", range(1, 9))
+def test_eight_codes_take_as_many_bytes_as_bits(bits: int) -> None:
+    assert pack(torch.zeros(3, 8, dtype=torch.uint8), bits).shape == (3, bits)
+    assert packed_columns(9, bits) == 2 * bits

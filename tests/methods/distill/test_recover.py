@@ -1,0 +1,129 @@
+"""Distillation: the loss by hand, nothing to learn from oneself, and that a damaged student recovers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from trimodal.methods.distill.recover import (
+    METHOD,
+    block_outputs,
+    embedding_distance,
+    feature_distance,
+    fit,
+    loss,
+    score_distance,
+)
+from trimodal.methods.options import build
+from trimodal.models.model import Model
+from trimodal.models.tiny import miniature_batch
+
+ALL = ["clip", "bert", "whisper", "llava", "fusion", "resnet", "generic"]
+
+
+def test_worked_example() -> None:
+    teacher, student = torch.tensor([[0.0, 0.0]]), torch.tensor([[math.log(3), 0.0]])
+    assert float(score_distance(teacher, student, 1.0)) == pytest.approx(0.5 * math.log(4 / 3), abs=1e-6)
+    # The other direction would be ¾ ln(3/2) + ¼ ln(1/2).
+    assert float(score_distance(student, teacher, 1.0)) == pytest.approx(0.75 * math.log(1.5) - 0.25 * math.log(2))
+
+
+def test_temperature_softens_and_is_made_up_for() -> None:
+    teacher, student = torch.tensor([[0.0, 0.0]]), torch.tensor([[2 * math.log(3), 0.0]])
+    assert float(score_distance(teacher, student, 2.0)) == pytest.approx(4 * 0.5 * math.log(4 / 3), abs=1e-6)
+    teacher = torch.randn(3, 5)
+    sizes = []
+    for temperature in (10.0, 20.0):  # T² keeps the gradient's size where T is large
+        student = torch.zeros(3, 5, requires_grad=True)
+        score_distance(teacher, student, temperature).backward()
+        assert student.grad is not None
+        sizes.append(float(student.grad.norm()))
+    assert sizes[0] == pytest.approx(sizes[1], rel=0.1)
+
+
+def test_classes_and_tokens_do_not_change_the_weight_of_a_row() -> None:
+    teacher, student = torch.randn(2, 3, 7), torch.randn(2, 3, 7)
+    rows = [score_distance(t, s, 1.0) for t, s in zip(teacher.flatten(0, 1).split(1), student.flatten(0, 1).split(1))]
+    assert float(score_distance(teacher, student, 1.0)) == pytest.approx(float(torch.stack(rows).mean()), rel=1e-5)
+    wide = [torch.cat((x, torch.full((2, 3, 50), -1e4)), dim=-1) for x in (teacher, student)]
+    assert torch.allclose(score_distance(*wide, 1.0), score_distance(teacher, student, 1.0))
+
+
+def test_padding_does_not_count() -> None:
+    teacher, student = torch.randn(2, 3, 7), torch.randn(2, 3, 7)
+    mask = torch.tensor([[1, 1, 0], [1, 0, 0]])
+    for distance in (lambda t, s, m: score_distance(t, s, 1.0, m), embedding_distance):
+        other = student.clone()
+        other[mask == 0] = 5.0 * torch.randn(3, 7)
+        assert torch.equal(distance(teacher, student, mask), distance(teacher, other, mask))
+        assert not torch.equal(distance(teacher, student, None), distance(teacher, other, None))
+
+
+def test_map_counts_as_one_vector() -> None:
+    teacher, student = torch.randn(2, 6, 1, 1), torch.randn(2, 6, 1, 1)
+    expected = 1 - nn.functional.cosine_similarity(teacher.flatten(1), student.flatten(1)).mean()
+    assert float(embedding_distance(teacher, student)) == pytest.approx(float(expected))
+
+
+def test_feature_distance_is_relative() -> None:
+    teacher, student = torch.randn(4, 3), torch.randn(4, 3)
+    expected = float((teacher - student).square().sum() / teacher.square().sum())
+    assert float(feature_distance(teacher, student)) == pytest.approx(expected)
+    assert float(feature_distance(100 * teacher, 100 * student)) == pytest.approx(expected, rel=1e-5)
+    assert float(feature_distance(torch.zeros(2), torch.zeros(2))) == 0.0
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_student_that_is_the_teacher_has_nothing_to_learn(tiny_model: Callable[..., Model], name: str) -> None:
+    teacher, student, batch = tiny_model(name), tiny_model(name), miniature_batch(name, 3)
+    config = build(METHOD.config, {"steps": 1}, "here")
+    with block_outputs(teacher) as expected, block_outputs(student) as found:
+        with torch.no_grad():
+            teaching = teacher.module(**batch)
+        outputs = teacher.family.outputs(teacher.module)
+        parts = loss(outputs, batch, (teaching, expected), (student.module(**batch), found), config)
+    assert set(parts) >= {"loss", "features"} and len(parts) >= 3
+    assert float(parts["loss"].detach()) == pytest.approx(0.0, abs=1e-5)
+    parts["loss"].backward()
+    gradients = [p.grad for p in student.module.parameters() if p.grad is not None]
+    assert max(float(g.abs().max()) for g in gradients) < 1e-4
+
+
+@pytest.mark.parametrize("name", ["clip", "fusion", "generic"])
+def test_damaged_student_recovers(tiny_model: Callable[..., Model], name: str) -> None:
+    teacher, student = tiny_model(name), tiny_model(name)
+    with torch.no_grad():
+        for parameter in student.module.parameters():
+            parameter.mul_(1 + 0.2 * torch.randn_like(parameter))
+    before = {key: value.clone() for key, value in teacher.module.state_dict().items()}
+    batches = [miniature_batch(name, 8, seed) for seed in (0, 1)]
+    config = build(METHOD.config, {"steps": 12, "learning_rate": 5e-3}, "here")
+    records = list(fit(student, teacher, lambda size: batches, config, seed=0))
+    assert [record.step for record in records] == list(range(1, 13))
+    assert records[-1].losses["loss"] < 0.9 * records[0].losses["loss"]
+    assert all(torch.equal(value, before[key]) for key, value in teacher.module.state_dict().items())
+
+
+def test_block_that_a_batch_does_not_reach_is_left_out(tiny_model: Callable[..., Model]) -> None:
+    """The second batch holds no image: the states of the first one must not be compared again."""
+
+    class Either(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.vision, self.text = nn.Sequential(nn.Linear(4, 4)), nn.Sequential(nn.Linear(4, 4))
+
+        def forward(self, image: torch.Tensor | None = None, text: torch.Tensor | None = None) -> torch.Tensor:
+            found: torch.Tensor = self.text(text) if image is None else self.vision(image)
+            return found
+
+    from trimodal.models.load import describe
+
+    teacher, student = describe(Either(), "either"), describe(Either(), "either")
+    batches: list[Any] = [{"image": torch.randn(2, 4)}, {"text": torch.randn(2, 4)}]
+    config = build(METHOD.config, {"steps": 6}, "here")
+    assert len(list(fit(student, teacher, lambda size: batches, config, seed=0))) == 6

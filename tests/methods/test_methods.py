@@ -1,0 +1,83 @@
+"""What every method says of itself."""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+import pytest
+
+from trimodal.core import Place, Site
+from trimodal.errors import RecipeError
+from trimodal.methods import METHODS, method
+from trimodal.methods.method import needs_dense
+from trimodal.methods.options import Option
+
+EACH = pytest.mark.parametrize("known", METHODS, ids=lambda m: m.name)
+
+
+def test_names_are_unique_and_found() -> None:
+    names = [known.name for known in METHODS]
+    assert len(set(names)) == len(names)
+    assert all(method(known.name) is known for known in METHODS)
+
+
+@pytest.mark.parametrize(("name", "hint"), [("quantize.gtpq", "quantize.gptq"), ("wanda", "prune.wanda")])
+def test_wrong_name_gets_the_nearest(name: str, hint: str) -> None:
+    with pytest.raises(RecipeError, match=rf"recipe: step 2: there is no method '{name}'; did you mean '{hint}'\?"):
+        method(name, "recipe: step 2")
+
+
+@EACH
+def test_method_is_complete(known: Any) -> None:
+    assert known.name.split(".")[0] == known.kind
+    assert len(known.paper) > 20 and known.idea.endswith((".", "data."))
+    assert (known.solve is None) != (known.fit is None)
+    assert (known.on == "axis") == bool(known.unit)
+    assert (known.on == "model") == (known.fit is not None)
+
+
+@EACH
+def test_every_option_is_declared(known: Any) -> None:
+    assert is_dataclass(known.config) and known.config.__dataclass_params__.frozen
+    assert 3 <= len(fields(known.config)) <= 8 or known.on == "axis" or known.kind == "factorize"
+    for f in fields(known.config):
+        assert isinstance(f.metadata.get("option"), Option), f.name
+        assert len(f.metadata["option"].help) > 5
+
+
+@EACH
+def test_docstring_teaches_the_method(known: Any) -> None:
+    functions = known.solve or known.fit
+    text = importlib.import_module(functions.__module__).__doc__
+    for part in ("Problem", "Algorithm", "Cost", "By hand"):
+        assert part in text, part
+    assert "Fails" in text or "Loses" in text
+
+
+@pytest.mark.parametrize(("kind", "stored", "reason"), [
+    ("norm", "dense", "norm"), ("linear", "quantized", "already quantized"), ("linear", "sparse", "already sparse"),
+    ("linear", "dense", None),
+])  # fmt: skip
+def test_what_needs_a_plain_weight(kind: Any, stored: Any, reason: str | None) -> None:
+    found = needs_dense(Site("a", "text", 0, "up", kind, (4, 4), stored=stored))
+    assert found is None if reason is None else reason in (found or "")
+
+
+@pytest.mark.parametrize("known", [m for m in METHODS if m.on == "site"], ids=lambda m: m.name)
+@pytest.mark.parametrize(("site", "words"), [
+    (Site("a", "text", 0, "norm", "norm", (4,)), "norm"),
+    (Site("a", "text", 0, "up", "linear", (64, 64), stored="quantized"), "already quantized"),
+])  # fmt: skip
+def test_methods_on_weights_leave_the_rest_alone(known: Any, site: Site, words: str) -> None:
+    assert words in known.refuse(Place(site.name, (site,)), known.config())
+
+
+@pytest.mark.parametrize("name", ["quantize.gptq", "prune.wanda", "factorize.eigen"])
+def test_methods_on_inputs_refuse_grouped_convolutions(name: str) -> None:
+    site = Site("a", "audio", None, "conv", "conv", (64, 2, 3), groups=16)
+    known = method(name)
+    assert "grouped" in (known.refuse(Place("a", (site,)), known.config()) or "") or name == "prune.wanda"
+    assert known.refuse(Place("a", (site,)), known.config()) is not None
+    assert method("quantize.rtn").refuse(Place("a", (site,)), method("quantize.rtn").config()) is None

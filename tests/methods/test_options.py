@@ -1,0 +1,95 @@
+"""What a user may write behind an option's name."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import pytest
+
+from trimodal.errors import RecipeError
+from trimodal.methods import METHODS
+from trimodal.methods import method as by_name
+from trimodal.methods.options import build, describe, option, plain
+
+PLACE = "r.yaml: step 1 (quantize.rtn)"
+
+
+def made(name: str, **values: Any) -> Any:
+    return build(by_name(name).config, values, PLACE)
+
+
+@pytest.mark.parametrize("values", [
+    {"bits": 2}, {"bits": 8}, {"group": 8}, {"group": "channel"}, {"group": "tensor"}, {"group": 4096},
+    {"symmetric": False}, {"clip": "max"}, {},
+])  # fmt: skip
+def test_allowed_values_are_taken(values: dict[str, Any]) -> None:
+    config = made("quantize.rtn", **values)
+    assert {name: getattr(config, name) for name in values} == values
+
+
+@pytest.mark.parametrize(("name", "values", "message"), [
+    ("quantize.rtn", {"bits": 0}, r"bits is 0, but must be 2 to 8 bits"),
+    ("quantize.rtn", {"bits": 17}, r"bits is 17, but must be 2 to 8 bits"),
+    ("quantize.rtn", {"bits": -4}, r"bits is -4"),
+    ("quantize.rtn", {"bits": 4.0}, r"bits is 4.0, but must be 2 to 8 \(int\)"),
+    ("quantize.rtn", {"bits": "4"}, r"bits is '4', but must be 2 to 8 \(int\)"),
+    ("quantize.rtn", {"bits": True}, r"bits is True"),
+    ("quantize.rtn", {"bits": None}, r"bits is None"),
+    ("quantize.rtn", {"bits": [4]}, r"bits is \[4\]"),
+    ("quantize.rtn", {"bit": 4}, r"has no option 'bit'; did you mean 'bits'\?"),
+    ("quantize.rtn", {"colour": "red"}, r"has no option 'colour'; known: bits, clip, group, symmetric"),
+    ("quantize.rtn", {"group": "chanel"}, r"group is 'chanel', .*did you mean 'channel'\?"),
+    ("quantize.rtn", {"group": 7}, r"group is 7, but must be one of channel, tensor columns"),
+    ("quantize.rtn", {"group": True}, r"group is True"),
+    ("quantize.rtn", {"clip": "entropy"}, r"clip is 'entropy', but must be one of max, mse"),
+    ("quantize.rtn", {"symmetric": "yes"}, r"symmetric is 'yes', but must be bool"),
+    ("quantize.rtn", {"symmetric": 1}, r"symmetric is 1, but must be bool"),
+    ("prune.magnitude", {"sparsity": 1.5}, r"sparsity is 1.5, but must be 0 to 1"),
+    ("prune.magnitude", {"sparsity": -0.1}, r"sparsity is -0.1"),
+    ("prune.magnitude", {"sparsity": float("nan")}, r"sparsity is nan, but must be 0 to 1"),
+    ("prune.magnitude", {"sparsity": True}, r"sparsity is True"),
+    ("prune.magnitude", {"sparsity": "half"}, r"sparsity is 'half'"),
+    ("prune.magnitude", {"scope": "model"}, r"scope is 'model', but must be one of layer, row"),
+    ("prune.wanda", {"kept": 0}, r"kept is 0, but must be 1 or more"),
+    ("prune.wanda", {"of": 1.5}, r"of is 1.5"),
+    ("factorize.eigen", {"rank": 0}, r"rank is 0, but must be 1 or more"),
+    ("distill", {"steps": 0}, r"steps is 0, but must be 1 or more steps"),
+    ("distill", {"temperature": 0}, r"temperature is 0, but must be 0.1 to 20"),
+    ("distill", {"learning_rate": float("inf")}, r"learning_rate is inf"),
+])  # fmt: skip
+def test_mistake_is_named_with_its_place_and_what_is_expected(name: str, values: dict[str, Any], message: str) -> None:
+    with pytest.raises(RecipeError, match=message) as caught:
+        made(name, **values)
+    assert str(caught.value).startswith(PLACE)
+
+
+def test_whole_number_where_a_fraction_is_meant_is_kept_as_one() -> None:
+    config = made("prune.magnitude", sparsity=1)
+    assert type(config.sparsity) is float and plain(config)["sparsity"] == 1.0
+    assert plain(made("prune.wanda", kept=2, of=4))["kept"] == 2
+
+
+def test_option_without_default_must_be_given() -> None:
+    @dataclass(frozen=True)
+    class Config:
+        rank: int = option(..., "how many", low=1)
+        mode: Literal["a", "b"] = option("a", "which", choices=("a", "b"))
+
+    with pytest.raises(RecipeError, match="here needs the option 'rank': how many"):
+        build(Config, {}, "here")
+    assert describe(Config)[0]["required"] is True
+
+
+@pytest.mark.parametrize("known", METHODS, ids=lambda m: m.name)
+def test_plain_config_builds_the_same_config_again(known: Any) -> None:
+    config = build(known.config, {}, "here")
+    assert build(known.config, plain(config), "again") == config
+
+
+@pytest.mark.parametrize("known", METHODS, ids=lambda m: m.name)
+def test_values_worth_searching_are_allowed_and_so_is_the_default(known: Any) -> None:
+    for row in describe(known.config):
+        for value in (*row["search"], *(() if row["default"] is None else (row["default"],))):
+            assert plain(build(known.config, {row["name"]: value}, "here"))[row["name"]] == value
+        assert row["help"] and row["type"]

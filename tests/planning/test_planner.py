@@ -1,0 +1,151 @@
+"""From patterns to places, on miniatures."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from trimodal.core import Edit, Layout, Plan
+from trimodal.errors import RecipeError
+from trimodal.methods import method
+from trimodal.models.model import Model
+from trimodal.planning import place_of, plan_edits, read_recipe
+
+
+@pytest.fixture
+def clip(tiny_model: Callable[..., Model]) -> Layout:
+    return tiny_model("clip").layout
+
+
+def planned(layout: Layout, *steps: Any, data: bool = True) -> tuple[tuple[Edit, ...], Layout]:
+    return plan_edits(layout, read_recipe({"steps": list(steps)}), data)
+
+
+def names(edit: Edit) -> list[str]:
+    return [place.name for place in edit.places]
+
+
+@pytest.mark.parametrize(("where", "expected"), [
+    ("image.0.query", ["image.0.query"]),
+    ("*.1.up", ["image.1.up", "text.1.up"]),
+    ("text.0.*", ["text.0.query", "text.0.key", "text.0.value", "text.0.output", "text.0.up", "text.0.down"]),
+    ("image.[01].down", ["image.0.down", "image.1.down"]),
+    (["text.embedding", "image.patch"], ["image.patch", "text.embedding"]),
+    ("path:text_model.encoder.layers.1.mlp.*", ["text.1.up", "text.1.down"]),
+    ("path:visual_projection", ["image.projector"]),
+])  # fmt: skip
+def test_pattern_becomes_places_in_running_order(clip: Layout, where: Any, expected: list[str]) -> None:
+    (edit,), _ = planned(clip, {"quantize.rtn": {"where": where}})
+    assert names(edit) == expected
+    assert edit.where == ((where,) if isinstance(where, str) else tuple(where))
+
+
+def test_forecast_counts_every_byte(clip: Layout) -> None:
+    how = {"bits": 4, "group": 16, "symmetric": False}
+    (edit,), after = planned(clip, {"quantize.rtn": {"where": "image.0.up", **how}})
+    (place,) = edit.places
+    rows, columns = 64, 32
+    assert place.bytes_before == 4 * (rows * columns + rows)
+    assert place.bytes_after == rows * columns // 2 + rows * 2 * 3 + 4 * rows  # codes, (scale, zero) per group, bias
+    assert after.site(place.paths[0]).stored_bytes == place.bytes_after
+    changed = [s.path for s, t in zip(clip.sites, after.sites) if s != t]
+    assert changed == list(place.paths)
+
+
+def test_plan_counts_a_sites_bytes_once_when_heads_are_cut(clip: Layout) -> None:
+    (edit,), after = planned(clip, {"prune.heads": {"where": "text.1.*", "sparsity": 0.5}})
+    (place,) = edit.places
+    assert (place.name, len(place.paths)) == ("text.1.heads", 4)
+    assert place.bytes_before == 4 * 4 * (32 * 32 + 32)
+    assert place.bytes_after == 4 * (3 * (16 * 32 + 16) + 32 * 16 + 32)
+    assert after.site(place.paths[0]).shape == (16, 32)
+
+
+def test_next_step_sees_halved_shapes(clip: Layout) -> None:
+    (_, quantize), after = planned(
+        clip, {"prune.neurons": {"where": "image.*", "sparsity": 0.5}}, {"quantize.rtn": {"where": "image.0.up"}}
+    )
+    assert quantize.places[0].bytes_before == 4 * (32 * 32 + 32)
+    assert after.site(quantize.places[0].paths[0]).shape == (32, 32)
+
+
+def test_factors_are_places_of_their_own(clip: Layout) -> None:
+    (_, quantize), after = planned(
+        clip, {"factorize.eigen": {"where": "image.0.up", "rank": 5}}, {"quantize.rtn": {"where": "image.0.*up"}}
+    )
+    assert names(quantize) == ["image.0.first.up", "image.0.second.up"]
+    assert [after.site(p.paths[0]).shape for p in quantize.places] == [(5, 32), (64, 5)]
+    assert all(place.paths[0].endswith(end) for place, end in zip(quantize.places, (".first", ".second")))
+
+
+def test_quantized_places_are_left_alone_with_the_reason(clip: Layout) -> None:
+    (_, second), _ = planned(clip, {"quantize.rtn": {"where": "text.0.up"}}, {"quantize.gptq": {"where": "text.0.*"}})
+    assert "text.0.up" not in names(second) and "text.0.down" in names(second)
+    left = {alone.name: alone.reason for alone in second.left_alone}
+    assert left["text.0.up"] == "already quantized"
+    assert "norm" in left["text.0.attention.norm"]
+
+
+def test_axis_of_a_quantized_layer_is_left_alone(clip: Layout) -> None:
+    (_, prune), _ = planned(clip, {"quantize.rtn": {"where": "text.0.up"}}, {"prune.neurons": {"where": "text.*"}})
+    assert names(prune) == ["text.1.neurons"]
+    assert prune.left_alone[0].reason == "text.0.up is already quantized; prune before that"
+
+
+def test_whole_model_methods_have_no_places(clip: Layout) -> None:
+    (edit,), after = planned(clip, {"distill": {"steps": 2}})
+    assert edit.places == () and after == clip
+
+
+@pytest.mark.parametrize(("step", "message"), [
+    ({"quantize.rtn": {"where": "vision.*"}}, r"recipe: step 1 .*: the pattern 'vision.\*' matches nothing; for"),
+    ({"quantize.rtn": {"where": "image.*.quer"}}, r"for 'quer' did you mean 'query'\? Places are called"),
+    ({"quantize.rtn": {"where": ["image.*", "image.7.up"]}}, r"'image.7.up' matches nothing; towers here: image, text"),
+    ({"quantize.rtn": {"where": "path:nowhere.*"}}, r"the pattern 'path:nowhere.\*' matches nothing"),
+    ({"prune.heads": {"where": "image.9.*"}}, r"matches nothing"),
+    ({"quantize.rtn": {"where": "*.norm"}}, r"can be worked on; image.stem.norm: a norm's few weights"),
+    ({"quantize.gptq": {"where": "*embedding"}}, r"can be worked on; .*an embedding's input is an index"),
+    ({"prune.wanda": {"where": "image.0.up", "kept": 2}}, r"kept and of must be given together"),
+])  # fmt: skip
+def test_pattern_that_comes_to_nothing_is_an_error_with_a_hint(clip: Layout, step: Any, message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
+        planned(clip, step)
+
+
+def test_second_pass_over_everything_is_an_error(clip: Layout) -> None:
+    with pytest.raises(RecipeError, match=r"step 2 .*: nothing that '\*.up' matches .* already quantized"):
+        planned(clip, {"quantize.rtn": {"where": "*.up"}}, {"quantize.rtn": {"where": "*.up", "bits": 4}})
+
+
+def test_model_without_units_says_so(tiny_model: Callable[..., Model]) -> None:
+    with pytest.raises(RecipeError, match="this model has no heads that can be cut"):
+        planned(tiny_model("generic").layout, {"prune.heads": {}})
+
+
+@pytest.mark.parametrize("step", ["quantize.gptq", "prune.wanda", "prune.heads", "factorize.eigen", "distill"])
+def test_method_that_needs_data_says_so(clip: Layout, step: str) -> None:
+    with pytest.raises(RecipeError, match=r"give --data"):
+        planned(clip, step, data=False)
+
+
+def test_methods_without_data_need_none(clip: Layout) -> None:
+    steps = {"prune.magnitude": {"where": "text.*"}}, {"quantize.rtn": {"where": "image.*"}}
+    edits, _ = planned(clip, *steps, data=False)
+    assert [len(edit.places) > 5 for edit in edits] == [True, True]
+
+
+def test_place_is_found_again_by_its_plan(clip: Layout) -> None:
+    steps = {"prune.heads": {"where": "text.0.*"}}, {"quantize.rtn": {"where": "text.0.up"}}
+    (heads, quantize), _ = planned(clip, *steps)
+    place = place_of(clip, method("prune.heads"), heads.places[0])
+    assert place.label == "text.0.heads" and place.observed.role == "output"
+    assert [site.role for site in place.producers] == ["query", "key", "value"]
+    assert place_of(clip, method("quantize.rtn"), quantize.places[0]).label is None
+
+
+def test_plan_survives_json(clip: Layout, compressed: Any) -> None:
+    plan = compressed("generic", [{"quantize.rtn": {}}], data=False).plan
+    assert Plan.from_json(json.loads(json.dumps(plan.to_json()))) == plan

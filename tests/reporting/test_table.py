@@ -1,0 +1,46 @@
+"""Tables for the terminal."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from rich.console import Console, Group
+
+from trimodal.core import Check, Plan, Verdict
+from trimodal.inventory import Inventory, OtherParameters, TowerRow
+from trimodal.reporting import inventory_table, summary
+
+
+def printed(table: Group) -> str:
+    console = Console(width=120, record=True, file=None, quiet=False)
+    with console.capture() as capture:
+        console.print(table)
+    return capture.get()
+
+
+def test_summary(plan: Plan, verdict: Verdict) -> None:
+    text = printed(summary(verdict, plan))
+    assert text.startswith("9.1× smaller (14.2 MB → 1.56 MB), answer accuracy")
+    for expected in ("all files", "tower audio", "[−0.1, 0.7]", "All 3 checks passed"):
+        assert expected in text
+
+
+def test_summary_reads_no_markup_in_names(plan: Plan, verdict: Verdict) -> None:
+    metric = replace(verdict.metrics[0], name="[red]x[/]")
+    failed = replace(verdict, metrics=(metric,), checks=(Check("[bold]reloaded", False, "[/]no"),))
+    text = printed(summary(failed, plan))
+    assert "[red]x[/]" in text and "Failed: [bold]reloaded; [/]no." in text and "1 of 1 checks failed" in text
+
+
+def test_inventory() -> None:
+    inventory = Inventory(
+        name="clip", family="clip", parameters=101, bytes=404, buffer_bytes=8, operations=4_400_000_000,
+        towers=(TowerRow("image", "image", 12, 80, 60, 240, 0.594, 4_400_000_000),
+                TowerRow("text", "text", 12, 70, 40, 160, 0.396, None)),
+        sites=(), other=(OtherParameters("logit_scale", "", 1, 4),), input_shapes={"pixel_values": (1, 3, 8, 8)},
+    )  # fmt: skip
+    text = printed(inventory_table(inventory))
+    assert "in no tower" in text and "59%" in text and "4.40 G" in text and "pixel_values 1×3×8×8" in text
+    silent = replace(inventory, operations=None, operations_note="no input known", other=())
+    text = printed(inventory_table(silent))
+    assert "operations were not counted: no input known" in text and "in no tower" not in text

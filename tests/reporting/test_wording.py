@@ -1,0 +1,68 @@
+"""Numbers as a person reads them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from trimodal.core import Metric, Verdict
+from trimodal.core.record import Unit
+from trimodal.reporting import wording
+
+
+@pytest.mark.parametrize(
+    ("count", "shown"),
+    [(0, "0 bytes"), (950, "950 bytes"), (1_500, "1.50 kB"), (999_900, "1.00 MB"), (14_208_072, "14.2 MB"),
+     (605_109_252, "605 MB"), (1_560_000_000, "1.56 GB"), (-3_340_000, "−3.34 MB")],
+)  # fmt: skip
+def test_sizes(count: int, shown: str) -> None:
+    assert wording.size(count) == shown
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "shown"),
+    [(10, 1, "10.0× smaller"), (1, 2, "2.0× larger"), (5, 5, "as large as before"), (0, 5, "larger"),
+     (1000, 999, "1.001× smaller"), (1_000_000, 1, "1,000,000× smaller")],
+)  # fmt: skip
+def test_ratios(before: int, after: int, shown: str) -> None:
+    assert wording.ratio(before, after) == shown
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"), [(0.41, "0.4 s"), (74.2, "74 s"), (185, "3 min 5 s"), (7320, "2 h 2 min")]
+)
+def test_seconds(value: float, shown: str) -> None:
+    assert wording.seconds(value) == shown
+
+
+def metric(unit: Unit, before: float, after: float, low: float, high: float) -> Metric:
+    return Metric("m", "all", unit, 100, before, after, before - after, low, high)
+
+
+def test_cosines_keep_the_digits_that_matter() -> None:
+    coarse, fine = metric("cosine", 1, 0.98, 0.01, 0.03), metric("cosine", 1, 0.999_95, 0.000_04, 0.000_06)
+    assert (wording.score(coarse, coarse.after), wording.interval(coarse)) == ("0.9800", "[0.0100, 0.0300]")
+    assert wording.score(fine, fine.after) == "0.999950"
+
+
+def test_changes_have_words_and_no_negative_zero() -> None:
+    assert wording.change(metric("percent", 96, 97, -2, 0)) == "gain 1.0 points"
+    assert wording.change(metric("percent", 96, 96.01, -0.5, 0.5)) == "no drop"
+    assert wording.interval(metric("percent", 96, 96, -0.04, 0.5)) == "[0.0, 0.5]"
+    assert wording.interval(metric("percent", 96, 96, -0.04, 0.05)) == "[−0.04, 0.05]"
+
+
+def test_settings_in_words() -> None:
+    assert wording.setting("sparsity", 0.5) == "50 % removed"
+    assert wording.setting("group", "channel") == "one scale per channel"
+    assert wording.setting("steps", 1000, "steps") == "1,000 steps"
+    assert wording.setting("batch", 64, "samples") == "batch 64 samples"
+    assert wording.setting("learning_rate", 5e-4) == "learning rate 0.0005"
+    assert wording.setting("activation_order", True) == "activation order: yes"
+
+
+def test_the_headline_of_a_model_that_grew(verdict: Verdict) -> None:
+    size = verdict.size
+    grown = replace(verdict, size=replace(size, after_bytes=2 * size.before_bytes), metrics=())
+    assert wording.headline(grown) == "2.0× larger (14.2 MB → 28.5 MB); accuracy was not measured."

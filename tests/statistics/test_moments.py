@@ -1,0 +1,70 @@
+"""Streaming equals batch, and the mix of modalities is as asked for."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from trimodal.statistics import ColumnNorm, Moment, mixed
+
+
+def filled(x: torch.Tensor) -> Moment:
+    moment = Moment(x.shape[1])
+    moment.update(x)
+    return moment
+
+
+@settings(max_examples=40, deadline=None)
+@given(sizes=st.lists(st.integers(0, 20), min_size=1, max_size=6), seed=st.integers(0, 99))
+def test_parts_in_a_row_give_what_all_at_once_gives(sizes: list[int], seed: int) -> None:
+    x = torch.randn(sum(sizes), 5, generator=torch.Generator().manual_seed(seed)) + 0.5
+    moment, norm = Moment(5), ColumnNorm(5)
+    for part in x.split(sizes):
+        moment.update(part)
+        norm.update(part)
+    assert moment.tokens == norm.tokens == len(x)
+    if len(x):
+        assert torch.allclose(moment.second, x.T @ x / len(x), atol=1e-5)
+        assert torch.allclose(moment.mean, x.mean(0), atol=1e-6)
+        assert torch.allclose(norm.square, x.square().mean(0), atol=1e-5)
+        assert torch.allclose(moment.square, norm.square, atol=1e-5)
+
+
+def test_half_precision_is_accumulated_in_single() -> None:
+    x = torch.full((4096, 2), 300.0, dtype=torch.float16)
+    moment = filled(x)
+    assert moment.second.dtype == torch.float32
+    assert torch.allclose(moment.second, torch.full((2, 2), 9e4))
+
+
+def test_no_tokens_leave_the_start() -> None:
+    moment = filled(torch.zeros(0, 3))
+    assert moment.tokens == 0 and not moment.second.any()
+
+
+def test_balance_by_tokens_pools_and_by_modality_weighs_alike() -> None:
+    image, text = torch.randn(90, 3) * 4 + 1, torch.randn(10, 3)
+    parts = {"image": filled(image), "text": filled(text)}
+    pooled = torch.cat((image, text))
+    by_tokens, by_modality = mixed(parts, "tokens"), mixed(parts, "modality")
+    assert torch.allclose(by_tokens.second, pooled.T @ pooled / 100, atol=1e-4)
+    assert torch.allclose(by_tokens.mean, pooled.mean(0), atol=1e-5)
+    assert torch.allclose(by_modality.second, (image.T @ image / 90 + text.T @ text / 10) / 2, atol=1e-4)
+    assert torch.allclose(by_modality.mean, (image.mean(0) + text.mean(0)) / 2, atol=1e-5)
+    assert by_tokens.tokens == by_modality.tokens == 100
+
+
+@pytest.mark.parametrize("balance", ["tokens", "modality"])
+def test_a_modality_that_never_came_does_not_count(balance: str) -> None:
+    text = filled(torch.randn(10, 3))
+    found = mixed({"image": Moment(3), "text": text}, balance)  # type: ignore[arg-type]
+    assert torch.equal(found.second, text.second) and found.tokens == 10
+
+
+def test_mixing_leaves_the_parts_as_they_are() -> None:
+    parts = {"image": filled(torch.randn(5, 2)), "text": filled(torch.randn(5, 2))}
+    before = parts["image"].second.clone()
+    mixed(parts, "modality")
+    assert torch.equal(parts["image"].second, before)
