@@ -1,24 +1,13 @@
-"""The command line as a user meets it: real processes, and the same `main` called in this one where many calls are made."""
+"""Miniatures, data and finished processes that the tests of this folder share."""
 
 from __future__ import annotations
 
-import contextlib
-import io
-import os
-import signal
-import subprocess
-import sys
-import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from unittest.mock import patch
 
 import pytest
-
-from trimodal import cli
-from trimodal.models.tiny import write_miniature, write_miniature_data
+from calling import Done, Workspace, call, listing, said_clearly
 
 RECIPE = """
 seed: 3
@@ -30,84 +19,6 @@ steps:
   - quantize.rtn: {where: "*embedding*", bits: 8}
   - quantize.gptq: {where: "*", bits: 4, group: 16}
 """
-
-
-@dataclass
-class Done:
-    """What a call of the command line left behind."""
-
-    code: int
-    out: str
-    err: str
-
-
-def command() -> list[str]:
-    """The installed `trimodal`, or what stands behind it."""
-    script = Path(sys.executable).with_name("trimodal")
-    return [str(script)] if script.is_file() else [sys.executable, "-m", "trimodal.cli"]
-
-
-def environment(**changes: str) -> dict[str, str]:
-    """One thread, so that two processes do not fight over two cores, and numbers are the same in all."""
-    return {**os.environ, "OMP_NUM_THREADS": "1", **changes}
-
-
-def process(*arguments: str | Path, cwd: Path | None = None, **changes: str) -> Done:
-    """A real `trimodal` process."""
-    done = subprocess.run(
-        [*command(), *map(str, arguments)], cwd=cwd, env=environment(**changes), capture_output=True, text=True, timeout=300
-    )
-    return Done(done.returncode, done.stdout, done.stderr)
-
-
-def call(*arguments: str | Path) -> Done:
-    """`main` in this process, everything that it sets put back afterwards."""
-    out, err = io.StringIO(), io.StringIO()
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(patch.object(sys, "argv", ["trimodal", *map(str, arguments)]))
-        stack.enter_context(patch.dict(os.environ))
-        stack.enter_context(warnings.catch_warnings())
-        stack.enter_context(contextlib.redirect_stdout(out))
-        stack.enter_context(contextlib.redirect_stderr(err))
-        stopped = stack.enter_context(pytest.raises(SystemExit))
-        cli.main()
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
-    assert isinstance(stopped.value.code, int)
-    return Done(stopped.value.code, out.getvalue(), err.getvalue())
-
-
-def listing(folder: Path) -> set[str]:
-    """Everything in a folder, hidden or not."""
-    return {str(path.relative_to(folder)) for path in folder.rglob("*")}
-
-
-@dataclass
-class Workspace:
-    """A folder with miniatures and data, each made once, and real processes that run two at a time."""
-
-    root: Path
-    pool: ThreadPoolExecutor
-    running: dict[str, Future[Done]] = field(default_factory=dict)
-
-    def model(self, name: str) -> Path:
-        """The folder of a miniature."""
-        folder = self.root / "models" / name
-        return folder if folder.is_dir() else write_miniature(name, folder)
-
-    def data(self, *modalities: str, n: int = 20) -> Path:
-        """A data file with these modalities."""
-        file = self.root / "data" / f"{'-'.join(modalities)}-{n}" / "data.jsonl"
-        return file if file.is_file() else write_miniature_data(file.parent, n, modalities)
-
-    def start(self, name: str, *arguments: str | Path) -> None:
-        """Begin a process called `name`."""
-        self.running[name] = self.pool.submit(process, *arguments, cwd=self.root)
-
-    def done(self, name: str) -> Done:
-        """What the process called `name` left behind, once it has ended."""
-        return self.running[name].result()
 
 
 @pytest.fixture(scope="session")
@@ -148,7 +59,7 @@ def refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Refused:
     """Calls the command line in an empty folder and checks that it is told off in a sentence and leaves no trace."""
     monkeypatch.chdir(tmp_path)
 
-    def run(arguments: Sequence[str | Path], *words: str, code: int = 2, kept: Mapping[str, str] | None = None) -> Done:
+    def run(arguments: Sequence[str | Path], *words: str, code: int = 2) -> Done:
         before = listing(tmp_path)
         done = call(*arguments)
         assert (done.code, done.out) == (code, ""), done
@@ -157,11 +68,3 @@ def refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Refused:
         return done
 
     return run
-
-
-def said_clearly(text: str, *words: str) -> None:
-    """One line of one or two sentences that hold `words`, no traceback."""
-    assert text.startswith("error: ") and text.count("\n") == 1 and "Traceback" not in text, text
-    assert 20 < len(text) < 700, text
-    for word in words:
-        assert word in text, text

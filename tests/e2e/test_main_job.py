@@ -14,12 +14,12 @@ from typing import Any
 
 import pytest
 import torch
+from calling import Workspace, call, environment
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 import trimodal
-from tests.e2e.conftest import Workspace, call, environment
 from trimodal import pipeline
 from trimodal.formats.fresh import outputs
 from trimodal.layers import LowRank, is_hosting
