@@ -21,7 +21,7 @@ SAMPLES = 128
 RECIPE = """
 calibration: {samples: 64}
 steps:
-  - quantize.rtn: {where: ["*embedding", "*.patch", "*projector", "*.0.*", "*.11.*"], bits: 8}
+  - quantize.rtn: {where: ["*embedding", "*.patch", "*projector", "*.0.*", "*.11.*"], bits: 8, clip: max}
   - quantize.gptq: {where: "*", bits: 4, group: 64}
 """
 
@@ -38,15 +38,22 @@ def write_model(folder: Path) -> None:
     inner.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     inner.decoder = decoders.BPEDecoder(suffix="</w>")
     special = ["<|startoftext|>", "<|endoftext|>"]
-    trainer = trainers.BpeTrainer(vocab_size=4096, special_tokens=special, end_of_word_suffix="</w>", show_progress=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=4096, special_tokens=special, end_of_word_suffix="</w>", show_progress=False
+    )
     inner.train_from_iterator([text for texts in sentences().values() for text in texts], trainer)
     inner.post_processor = processors.TemplateProcessing(
-        single="<|startoftext|> $A <|endoftext|>", special_tokens=[(token, inner.token_to_id(token)) for token in special]
+        single="<|startoftext|> $A <|endoftext|>",
+        special_tokens=[(token, inner.token_to_id(token)) for token in special],
     )
     tokenizer = transformers.PreTrainedTokenizerFast(
         tokenizer_object=inner, bos_token=special[0], eos_token=special[1], pad_token=special[1], model_max_length=77
     )
-    text = {"eos_token_id": tokenizer.eos_token_id, "bos_token_id": tokenizer.bos_token_id, "pad_token_id": tokenizer.pad_token_id}
+    text = {
+        "eos_token_id": tokenizer.eos_token_id,
+        "bos_token_id": tokenizer.bos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
     config = transformers.CLIPConfig(text_config=text)
     transformers.CLIPModel(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
@@ -77,7 +84,19 @@ def main() -> None:
         write_data(data)
         recipe.write_text(RECIPE)
         start = time.perf_counter()
-        command = [sys.executable, "-m", "trimodal.cli", "compress", str(model), "-r", str(recipe), "-d", str(data), "-o", str(out)]
+        command = [
+            sys.executable,
+            "-m",
+            "trimodal.cli",
+            "compress",
+            str(model),
+            "-r",
+            str(recipe),
+            "-d",
+            str(data),
+            "-o",
+            str(out),
+        ]
         done = subprocess.run(command, capture_output=True, text=True)
         seconds = time.perf_counter() - start
         if done.returncode:
@@ -89,10 +108,15 @@ def main() -> None:
     size, took = verdict["size"], verdict["seconds"]
     rows = [(name, f"{value:,.1f} s") for name, value in took.items()]
     rows += [("whole command", f"{seconds:,.1f} s"), ("peak memory of one process", f"{peak / 1e9:.2f} GB")]
-    rows += [("weights before", f"{size['weights_before_bytes']:,} bytes"), ("weights after", f"{size['weights_after_bytes']:,} bytes")]
+    rows += [
+        ("weights before", f"{size['weights_before_bytes']:,} bytes"),
+        ("weights after", f"{size['weights_after_bytes']:,} bytes"),
+    ]
     rows += [(f"{m['name']} ({m['samples']} samples)", f"{m['after']:.4f}") for m in verdict["metrics"]]
     print(table(("CLIP ViT-B/32, random weights, seed 0", ""), rows))
-    print("Random weights have no outliers: read the cosines as a check of the arithmetic, not as a forecast of accuracy.")
+    print(
+        "Random weights have no outliers: read the cosines as a check of the arithmetic, not as a forecast of accuracy."
+    )
     finish([
         PassLine("minutes", seconds / 60, most=5.0),
         PassLine("peak GB", peak / 1e9, most=4.0),

@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from trimodal import __version__
 from trimodal.errors import TrimodalError
 
 if TYPE_CHECKING:
@@ -31,7 +32,9 @@ ModelArgument = Annotated[str, typer.Argument(help=_MODEL, show_default=False)]
 OutArgument = Annotated[Path, typer.Argument(help="A folder that `trimodal compress` wrote.", show_default=False)]
 RecipeOption = Annotated[str, typer.Option("--recipe", "-r", help=_RECIPE, show_default=False)]
 DataOption = Annotated[str, typer.Option("--data", "-d", help=_DATA)]
-SeedOption = Annotated[int | None, typer.Option("--seed", min=0, help="Replaces the recipe's seed.", show_default=False)]
+SeedOption = Annotated[
+    int | None, typer.Option("--seed", min=0, help="Replaces the recipe's seed.", show_default=False)
+]
 DeviceOption = Annotated[str, typer.Option("--device", help="Where to compute, such as cpu or cuda:0.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output, nothing else.")]
 
@@ -47,8 +50,25 @@ messages = Console(stderr=True, highlight=False)
 out = Console(highlight=False)
 
 
+def _version(asked: bool) -> None:
+    if asked:
+        out.print(f"trimodal {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    """Options of the program itself."""
+
+
 @app.command()
-def inspect(model: ModelArgument, device: DeviceOption = "cpu", as_json: JsonOption = False, seed: SeedOption = None) -> None:
+def inspect(
+    model: ModelArgument, device: DeviceOption = "cpu", as_json: JsonOption = False, seed: SeedOption = None
+) -> None:
     """Show towers, blocks, sites, parameters, bytes and operations of a model, per tower and in all."""
     from trimodal import pipeline
     from trimodal.reporting.table import inventory_table
@@ -100,7 +120,9 @@ def compress(
     from trimodal import pipeline
 
     with _bar(as_json) as progress:
-        result = pipeline.compress(model, recipe, data, output, seed=seed, device=device, force=force, progress=progress)
+        result = pipeline.compress(
+            model, recipe, data, output, seed=seed, device=device, force=force, progress=progress
+        )
     _finish(result.verdict, result.plan, as_json, f"written: {output}  (open {output / 'report.html'})")
 
 
@@ -108,7 +130,9 @@ def compress(
 def verify(
     folder: OutArgument,
     against: Annotated[str, typer.Option("--against", "-a", help=f"The original. {_MODEL}", show_default=False)],
-    data: Annotated[str, typer.Option("--data", "-d", help="A JSONL file or a folder with data.jsonl.", show_default=False)],
+    data: Annotated[
+        str, typer.Option("--data", "-d", help="A JSONL file or a folder with data.jsonl.", show_default=False)
+    ],
     seed: SeedOption = None,
     device: DeviceOption = "cpu",
     as_json: JsonOption = False,
@@ -122,7 +146,9 @@ def verify(
 
 
 @app.command()
-def report(folder: OutArgument, as_json: JsonOption = False, seed: SeedOption = None, device: DeviceOption = "cpu") -> None:
+def report(
+    folder: OutArgument, as_json: JsonOption = False, seed: SeedOption = None, device: DeviceOption = "cpu"
+) -> None:
     """Write OUT/report.html, one self-contained page, from the plan, the record and the verdict."""
     from trimodal.reporting import report as write_report
 
@@ -139,14 +165,15 @@ def methods(
 ) -> None:
     """List the methods: paper, options, and on what each works."""
     from trimodal import pipeline
+    from trimodal.methods import works_on
     from trimodal.methods.options import describe
 
     found = pipeline.methods(name)
     if as_json:
-        _print([{"name": m.name, "kind": m.kind, "paper": m.paper, "idea": m.idea, "works_on": _works_on(m),
+        _print([{"name": m.name, "kind": m.kind, "paper": m.paper, "idea": m.idea, "works_on": works_on(m),
                  "options": describe(m.config)} for m in found])  # fmt: skip
     elif name is None:
-        _print(_table(("method", "what it does", "works on"), [(m.name, m.idea, _works_on(m)) for m in found]))
+        _print(_table(("method", "what it does", "works on"), [(m.name, m.idea, works_on(m)) for m in found]))
         _print("`trimodal methods NAME` shows the options of one.")
     else:
         _print(_one_method(found[0]))
@@ -163,8 +190,12 @@ def recipes(as_json: JsonOption = False, seed: SeedOption = None, device: Device
 
 @app.command()
 def demo(
-    folder: Annotated[Path, typer.Option("--folder", help="Where demo-model, demo-data and demo-out are written.")] = Path(),
-    train: Annotated[bool, typer.Option("--train", help="Train the built-in model anew instead of unpacking it.")] = False,
+    folder: Annotated[
+        Path, typer.Option("--folder", help="Where demo-model, demo-data and demo-out are written.")
+    ] = Path(),
+    train: Annotated[
+        bool, typer.Option("--train", help="Train the built-in model anew instead of unpacking it.")
+    ] = False,
     seed: SeedOption = None,
     device: DeviceOption = "cpu",
     as_json: JsonOption = False,
@@ -255,11 +286,8 @@ def _table(columns: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> Table:
     return table
 
 
-def _works_on(method: Method) -> str:
-    return {"site": "layers", "axis": f"{method.unit} of a block", "model": "the whole model"}[method.on]
-
-
 def _one_method(method: Method) -> Table:
+    from trimodal.methods import works_on
     from trimodal.methods.options import describe
 
     rows = [
@@ -267,7 +295,7 @@ def _one_method(method: Method) -> Table:
         for o in describe(method.config)
     ]
     table = _table(("option", "default", "allowed", "meaning"), rows)
-    table.title = f"{method.name}: {method.idea}\n{method.paper}\nworks on: {_works_on(method)}"
+    table.title = f"{method.name}: {method.idea}\n{method.paper}\nworks on: {works_on(method)}"
     table.title_justify = "left"
     return table
 

@@ -1,8 +1,8 @@
 """The main job on the built-in model and data, as a user would run it: three folders, then the ordinary verbs.
 
-    demo-model   the trained model, an ordinary Hugging Face folder in float32
-    demo-data    an ordinary data folder: data.jsonl, images, sounds
-    demo-out     what `trimodal compress demo-model --recipe demo --data demo-data -o demo-out` writes
+demo-model   the trained model, an ordinary Hugging Face folder in float32
+demo-data    an ordinary data folder: data.jsonl, images, sounds
+demo-out     what `trimodal compress demo-model --recipe demo --data demo-data -o demo-out` writes
 """
 
 from __future__ import annotations

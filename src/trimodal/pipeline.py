@@ -1,6 +1,6 @@
 """The verbs, end to end. Each is a function with typed arguments and a typed result; the command line only calls these.
 
-    load ──> inspect ──> plan ──> compress ──> verify ──> report
+load ──> inspect ──> plan ──> compress ──> verify ──> report
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ from trimodal.formats import (
 from trimodal.formats.artifact import PLAN, RECORD, VERDICT, Factory
 from trimodal.inventory import Inventory
 from trimodal.inventory import inspect as take_inventory
-from trimodal.methods import METHODS, Method, method
+from trimodal.methods import Method, listed
 from trimodal.models.load import fingerprint, tensor_bytes, unique_tensors
 from trimodal.models.model import Model
 from trimodal.planning import LARGEST_SEED, Recipe, plan_edits, read_recipe
@@ -170,7 +170,9 @@ def compress(
     _check_sources_stay(out, opened, data)
     samples = _data(opened, wanted, data)
     if wanted.floors and not samples.held_out:
-        raise DataError(f"{wanted.name} sets floors, but there are no held-out samples to measure against them; give more --data")
+        raise DataError(
+            f"{wanted.name} sets floors, but there are no held-out samples to measure against them; give more --data"
+        )
     planned = _plan(opened, wanted, samples)
     before, before_inventory = _disk_size(opened), take_inventory(opened)
     original = replace(opened, module=copy.deepcopy(opened.module)) if samples.calibration else None
@@ -232,7 +234,11 @@ def verify(
     same = found == planned.source.fingerprint
     checks = [
         Check("files as they were written", True, "sha256 of every file as in the manifest"),
-        Check("compared with the model it was made from", same, f"fingerprint {found[:12]}, in the plan {planned.source.fingerprint[:12]}"),
+        Check(
+            "compared with the model it was made from",
+            same,
+            f"fingerprint {found[:12]}, in the plan {planned.source.fingerprint[:12]}",
+        ),
     ]
     verdict = compare(
         original, compressed, held_out, size=_size(_disk_size(original), size_of(out)),
@@ -252,7 +258,7 @@ def methods(name: str | None = None) -> tuple[Method, ...]:
     Raises:
         RecipeError: there is no such method; the nearest name is suggested.
     """
-    return METHODS if name is None else (method(name),)
+    return listed(name)
 
 
 def read_plan(folder: Path) -> Plan:
@@ -351,7 +357,9 @@ def _reload(model: Model, samples: _Data, folder: Path, factory: str | None) -> 
     checks = reload_checks(model, folder, batch, factory)
     failed = [check for check in checks if not check.passed]
     if failed:
-        raise IntegrityError(f"what was written does not reload to the same model ({failed[0].name}: {failed[0].detail}); nothing was kept")
+        raise IntegrityError(
+            f"what was written does not reload to the same model ({failed[0].name}: {failed[0].detail}); nothing was kept"
+        )
     return checks
 
 

@@ -290,9 +290,7 @@ def encode(module: nn.Module, processors: Processors, samples: Sequence[Loaded])
 
 def model(*modalities: str) -> Model:
     outputs: tuple[Output, ...] = ()
-    family = Family(
-        "toy", (), lambda module: Layout((), ()), lambda module: outputs, lambda module: modalities, encode
-    )
+    family = Family("toy", (), lambda module: Layout((), ()), lambda module: outputs, lambda module: modalities, encode)
     return Model(nn.Linear(1, 1), Layout((), ()), family, name="toys/one")
 
 

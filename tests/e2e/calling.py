@@ -44,7 +44,12 @@ def environment(**changes: str) -> dict[str, str]:
 def process(*arguments: str | Path, cwd: Path | None = None, **changes: str) -> Done:
     """A real `trimodal` process."""
     done = subprocess.run(
-        [*command(), *map(str, arguments)], cwd=cwd, env=environment(**changes), capture_output=True, text=True, timeout=300
+        [*command(), *map(str, arguments)],
+        cwd=cwd,
+        env=environment(**changes),
+        capture_output=True,
+        text=True,
+        timeout=300,
     )
     return Done(done.returncode, done.stdout, done.stderr)
 

@@ -143,7 +143,9 @@ def test_verify_and_report_again(job: Workspace, artifact: Path) -> None:
     for name in ("again", "page"):
         shutil.copytree(artifact, job.root / name)
     (job.root / "page" / "report.html").unlink()
-    job.start("verify", "verify", "again", "--against", job.model("clip"), "--data", job.data("image", "text"), "--json")
+    job.start(
+        "verify", "verify", "again", "--against", job.model("clip"), "--data", job.data("image", "text"), "--json"
+    )
     job.start("report", "report", "page", "--json")
     verify, report = job.done("verify"), job.done("report")
     assert (verify.code, verify.err, report.code, report.err) == (0, "", 0, "")
@@ -225,7 +227,14 @@ def test_stock_transformers_loads_the_artifact(artifact: Path, tmp_path: Path) -
     running = {}
     for name, imports in ORDERS.items():
         files = [str(tmp_path / f"{name}-{kind}") for kind in ("auto", "clip")]
-        arguments = [sys.executable, "-c", STOCK.format(imports=imports), str(artifact), str(tmp_path / "batch"), *files]
+        arguments = [
+            sys.executable,
+            "-c",
+            STOCK.format(imports=imports),
+            str(artifact),
+            str(tmp_path / "batch"),
+            *files,
+        ]
         running[name] = files, subprocess.Popen(arguments, env=environment(), stderr=subprocess.PIPE, text=True)
     for files, process in running.values():
         _, err = process.communicate(timeout=300)
@@ -234,7 +243,9 @@ def test_stock_transformers_loads_the_artifact(artifact: Path, tmp_path: Path) -
             equal(load_file(file), expected)
 
 
-def test_a_compressed_model_can_be_compressed_again(job: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_compressed_model_can_be_compressed_again(
+    job: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     clip, pairs = job.model("clip"), job.data("image", "text")
     pruning = {"steps": [{"prune.neurons": {"where": "*", "sparsity": 0.25}}, {"prune.heads": {"where": "text.*"}}]}
     with in_memory(monkeypatch) as caught:
@@ -245,11 +256,16 @@ def test_a_compressed_model_can_be_compressed_again(job: Workspace, tmp_path: Pa
     assert result.verdict.size.before_bytes > result.verdict.size.after_bytes
     assert trimodal.verify(tmp_path / "both", tmp_path / "pruned", pairs).passed
     found = trimodal.inspect(tmp_path / "both")
-    assert found.parameters < trimodal.inspect(clip).parameters and {site.stored for site in found.sites} == {"dense", "quantized"}
+    assert found.parameters < trimodal.inspect(clip).parameters and {site.stored for site in found.sites} == {
+        "dense",
+        "quantized",
+    }
 
 
 @pytest.mark.parametrize("name", ANYTHING)
-def test_every_family_with_data(workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+def test_every_family_with_data(
+    workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
     folder, data = workspace.model(name), workspace.data(*ANYTHING[name].split())
     with in_memory(monkeypatch) as caught:
         done = call("compress", folder, "-r", "int8", "-d", data, "-o", tmp_path / "out", "--json")
@@ -314,9 +330,7 @@ def speaker():
 '''
 
 
-def test_modules_from_a_function(
-    workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_modules_from_a_function(workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
     (tmp_path / "speaking.py").write_text(FACTORY)

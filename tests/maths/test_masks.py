@@ -35,9 +35,7 @@ def test_among_equals_the_earlier_column_stays() -> None:
 
 @settings(max_examples=80, deadline=None)
 @given(of=st.integers(2, 8), kept=st.integers(1, 8), levels=st.integers(1, 4), **shapes)
-def test_every_run_keeps_its_largest(
-    rows: int, columns: int, seed: int, of: int, kept: int, levels: int
-) -> None:
+def test_every_run_keeps_its_largest(rows: int, columns: int, seed: int, of: int, kept: int, levels: int) -> None:
     kept = min(kept, of)
     scores = torch.randint(0, levels, (rows, columns), generator=torch.Generator().manual_seed(seed)).float()
     mask = keep_n_of_m(scores, kept, of)
@@ -51,9 +49,7 @@ def test_every_run_keeps_its_largest(
 
 @settings(max_examples=40, deadline=None)
 @given(damping=st.sampled_from([1e-6, 1e-3, 0.1]), tokens=st.sampled_from([3, 60]), **shapes)
-def test_refit_never_increases_the_error(
-    rows: int, columns: int, seed: int, damping: float, tokens: int
-) -> None:
+def test_refit_never_increases_the_error(rows: int, columns: int, seed: int, damping: float, tokens: int) -> None:
     random = torch.Generator().manual_seed(seed)
     x = torch.randn(tokens, columns, generator=random) @ torch.randn(columns, columns, generator=random)
     weight, moment = torch.randn(rows, columns, generator=random), x.T @ x / tokens

@@ -40,7 +40,7 @@ def test_allowed_values_are_taken(values: dict[str, Any]) -> None:
     ("quantize.rtn", {"bit": 4}, r"has no option 'bit'; did you mean 'bits'\?"),
     ("quantize.rtn", {"colour": "red"}, r"has no option 'colour'; known: bits, clip, group, symmetric"),
     ("quantize.rtn", {"group": "chanel"}, r"group is 'chanel', .*did you mean 'channel'\?"),
-    ("quantize.rtn", {"group": 7}, r"group is 7, but must be one of channel, tensor columns"),
+    ("quantize.rtn", {"group": 7}, r"group is 7, but must be 8 or more, or one of channel, tensor columns"),
     ("quantize.rtn", {"group": True}, r"group is True"),
     ("quantize.rtn", {"clip": "entropy"}, r"clip is 'entropy', but must be one of max, mse"),
     ("quantize.rtn", {"symmetric": "yes"}, r"symmetric is 'yes', but must be bool"),

@@ -98,9 +98,7 @@ def test_writes_one_light_page_that_fetches_nothing(
     assert str(out.parent) not in html
 
 
-def test_says_the_numbers(
-    plan: Plan, verdict: Verdict, places: list[PlaceRecord], fits: list[FitRecord]
-) -> None:
+def test_says_the_numbers(plan: Plan, verdict: Verdict, places: list[PlaceRecord], fits: list[FitRecord]) -> None:
     text = words(render(plan, verdict, places, fits, name="demo-out"))
     for expected in (
         "9.1× smaller (14.2 MB → 1.56 MB), answer accuracy 96.4 % → 96.1 %, drop 0.3 points [−0.1, 0.7], n = 1,500.",

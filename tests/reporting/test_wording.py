@@ -29,9 +29,7 @@ def test_ratios(before: int, after: int, shown: str) -> None:
     assert wording.ratio(before, after) == shown
 
 
-@pytest.mark.parametrize(
-    ("value", "shown"), [(0.41, "0.4 s"), (74.2, "74 s"), (185, "3 min 5 s"), (7320, "2 h 2 min")]
-)
+@pytest.mark.parametrize(("value", "shown"), [(0.41, "0.4 s"), (74.2, "74 s"), (185, "3 min 5 s"), (7320, "2 h 2 min")])
 def test_seconds(value: float, shown: str) -> None:
     assert wording.seconds(value) == shown
 

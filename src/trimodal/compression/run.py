@@ -162,7 +162,9 @@ def _one(run: _Run, task: _Task, place: Place, seen: Mapping[str, Statistic]) ->
     statistic = mixed(moments, run.balance) if moments else None
     wanted = task.method.wants(place, task.config)
     if task.method.solve is None or (wanted is not None and statistic is None):
-        raise TrimodalError(f"{task.method.name} at {place.name}: no calibration sample ran through it; give data that uses the {site.tower} tower")
+        raise TrimodalError(
+            f"{task.method.name} at {place.name}: no calibration sample ran through it; give data that uses the {site.tower} tower"
+        )
     change = task.method.solve(place, weights, statistic if wanted is not None else None, task.config)
     after = task.method.forecast(place, task.config)
     apply_(model, place, change, after)

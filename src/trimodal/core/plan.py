@@ -127,9 +127,7 @@ class Plan:
         return Plan(
             seed=data["seed"],
             source=Source(**data["source"]),
-            calibration=Calibration(
-                **{**data["calibration"], "modalities": tuple(data["calibration"]["modalities"])}
-            ),
+            calibration=Calibration(**{**data["calibration"], "modalities": tuple(data["calibration"]["modalities"])}),
             edits=tuple(_edit_from_json(edit) for edit in data["edits"]),
             expected_tensor_bytes=data["expected_tensor_bytes"],
             recipe=data["recipe"],

@@ -16,8 +16,8 @@ Unit = Literal["percent", "cosine"]
 class PlaceRecord:
     """One place after its edit.
 
-    `error` is the relative squared output error E‖Δy‖²/E‖y‖² of the observed site on the calibration tokens,
-    per modality; `weight_error` is ‖ΔW‖²/‖W‖², which needs no data.
+    `error` is the relative squared output error E‖Δy‖²/E‖Wx‖² of the observed site on the calibration tokens (the
+    bias left out of the denominator), per modality; `weight_error` is ‖ΔW‖²/‖W‖², which needs no data.
     """
 
     edit: int

@@ -123,6 +123,20 @@ class Site:
         cut = replace(self, shape=tuple(shape), **axes)
         return replace(cut, stored_bytes=cut.dense_bytes)
 
+    def factored(self, rank: int) -> tuple[Site, Site]:
+        """The two sites, `first` and `second`, that take its place when its weight becomes a product of that rank."""
+        shapes: tuple[tuple[int, ...], tuple[int, ...]]
+        if self.kind == "embedding":
+            shapes = (self.shape[0], rank), (self.shape[1], rank)
+        else:
+            shapes = (rank, *self.shape[1:]), (self.shape[0], rank, *(1 for _ in self.shape[2:]))
+        first = replace(self, path=f"{self.path}.first", shape=shapes[0], bias=False, output_axis=None,
+                        branch=f"{self.branch}.first".strip("."))  # fmt: skip
+        kind: Kind = "linear" if self.kind == "embedding" else self.kind
+        second = replace(self, path=f"{self.path}.second", shape=shapes[1], kind=kind, input_axis=None,
+                         branch=f"{self.branch}.second".strip("."))  # fmt: skip
+        return replace(first, stored_bytes=first.dense_bytes), replace(second, stored_bytes=second.dense_bytes)
+
     @property
     def dense_bytes(self) -> int:
         """Bytes of weight and bias when both are kept as plain tensors."""

@@ -55,9 +55,7 @@ def read(data: str | Path, *, needs: frozenset[str] | None = None) -> list[Sampl
             and audio file is decoded once to find that out.
     """
     file = _data_file(Path(data))
-    samples = [
-        _sample(file, number, text) for number, text in enumerate(_lines(file), start=1) if text.strip()
-    ]
+    samples = [_sample(file, number, text) for number, text in enumerate(_lines(file), start=1) if text.strip()]
     if not samples:
         raise DataError(f"{file} holds no lines; expected one JSON object per line")
     _check_needs(file, samples, needs or frozenset())
@@ -99,8 +97,7 @@ def _sample(file: Path, number: int, text: str) -> Sample:
         if key not in FIELDS:
             raise _bad(file, number, f"unknown field {_short(key)}", nearest(key, FIELDS))
     strings = {
-        key: _string(file, number, key, fields)
-        for key in ("image", "audio", "text", "target", "group", "split")
+        key: _string(file, number, key, fields) for key in ("image", "audio", "text", "target", "group", "split")
     }
     if all(strings[modality] is None for modality in MODALITIES):
         raise _bad(file, number, "no image, audio or text", "a line needs at least one of them")
@@ -124,9 +121,7 @@ def _object(file: Path, number: int, text: str) -> Mapping[str, Any]:
     try:
         value = json.loads(text)
     except (ValueError, RecursionError) as error:
-        reason = (
-            f"{error.msg} at column {error.colno}" if isinstance(error, json.JSONDecodeError) else str(error)
-        )
+        reason = f"{error.msg} at column {error.colno}" if isinstance(error, json.JSONDecodeError) else str(error)
         raise _bad(file, number, f"not JSON ({reason})", expected) from error
     if not isinstance(value, dict):
         raise _bad(file, number, f"is a JSON {_json_type(value)}", expected)
@@ -166,14 +161,8 @@ def _label(file: Path, number: int, name: str, value: object) -> int:
 
 def _labels(file: Path, number: int, value: object) -> dict[str, int]:
     if not isinstance(value, dict):
-        raise _bad(
-            file, number, f"labels is a {_json_type(value)}", 'expected an object such as {"image": 7}'
-        )
-    return {
-        name: _label(file, number, f"labels.{name}", label)
-        for name, label in value.items()
-        if label is not None
-    }
+        raise _bad(file, number, f"labels is a {_json_type(value)}", 'expected an object such as {"image": 7}')
+    return {name: _label(file, number, f"labels.{name}", label) for name, label in value.items() if label is not None}
 
 
 def _path(file: Path, number: int, key: str, given: str | None) -> Path | None:
@@ -201,9 +190,7 @@ def _check_needs(file: Path, samples: Sequence[Sample], needs: frozenset[str]) -
     for sample in samples:
         for field in sorted(needs):
             if getattr(sample, field) in (None, "", {}):
-                raise _bad(
-                    file, sample.line, f"no {field}", f"every line needs {', '.join(sorted(needs))} here"
-                )
+                raise _bad(file, sample.line, f"no {field}", f"every line needs {', '.join(sorted(needs))} here")
 
 
 def _check_splits(file: Path, samples: Sequence[Sample]) -> None:
@@ -223,9 +210,7 @@ def _check_splits(file: Path, samples: Sequence[Sample]) -> None:
         earlier = seen.setdefault(sample.group, sample)
         if earlier.split != sample.split:
             where = f"in split {sample.split}, on line {earlier.line} in {earlier.split}"
-            raise _bad(
-                file, sample.line, f"group {_short(sample.group)} is {where}", "a group must stay in one split"
-            )
+            raise _bad(file, sample.line, f"group {_short(sample.group)} is {where}", "a group must stay in one split")
 
 
 def _check_files(file: Path, samples: Sequence[Sample]) -> None:
@@ -331,9 +316,7 @@ def _decode_audio(path: Path) -> tuple[np.ndarray, int]:
             f"{path} cannot be decoded ({reason}); expected a whole audio file such as WAV or FLAC"
         ) from error
     if _cut_short(path) or audio.shape[0] < expected:
-        raise DataError(
-            f"{path} is truncated: its header promises more audio than it holds; expected a whole file"
-        )
+        raise DataError(f"{path} is truncated: its header promises more audio than it holds; expected a whole file")
     if audio.shape[0] == 0:
         raise DataError(f"{path} holds 0 samples; expected some sound")
     if not np.isfinite(audio).all():
@@ -436,9 +419,7 @@ def check_modalities(model: Model, samples: Sequence[Sample]) -> None:
         )
     for sample in samples:
         if not _offered(sample) & takes:
-            raise DataError(
-                f"line {sample.line} has only {_listed(sample.modalities)}, but {about}; take the line out"
-            )
+            raise DataError(f"line {sample.line} has only {_listed(sample.modalities)}, but {about}; take the line out")
     lacking = takes - frozenset[str]().union(*(_offered(sample) for sample in samples))
     if lacking:
         raise DataError(

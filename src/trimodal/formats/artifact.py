@@ -1,9 +1,9 @@
 """The artifact: a folder that explains itself, and reloads.
 
-    config.json, tokenizer*, …      what the model's own loader needs, with `quant_method: trimodal`
-    model.safetensors               every tensor once; in its metadata the steps that rebuild the architecture
-    trimodal.json                   manifest: where it came from, every site as it is stored, sha256 per file
-    plan.json record.jsonl verdict.json report.html
+config.json, tokenizer*, …      what the model's own loader needs, with `quant_method: trimodal`
+model.safetensors               every tensor once; in its metadata the steps that rebuild the architecture
+trimodal.json                   manifest: where it came from, every site as it is stored, sha256 per file
+plan.json record.jsonl verdict.json report.html
 """
 
 from __future__ import annotations
@@ -147,11 +147,15 @@ def check_files(folder: Path, manifest: Manifest) -> None:
     for name, expected in manifest.files.items():
         path = folder / name
         if Path(name).is_absolute() or ".." in Path(name).parts:
-            raise errors.IntegrityError(f"{folder / MANIFEST} lists {name}, which lies outside of the folder; do not use it")
+            raise errors.IntegrityError(
+                f"{folder / MANIFEST} lists {name}, which lies outside of the folder; do not use it"
+            )
         if not path.is_file():
             raise errors.IntegrityError(f"{folder} lacks {name}, which its manifest lists; copy the folder again")
         if sha256(path) != expected:
-            raise errors.IntegrityError(f"{path} has changed since it was written (sha256 differs); copy the folder again")
+            raise errors.IntegrityError(
+                f"{path} has changed since it was written (sha256 differs); copy the folder again"
+            )
 
 
 def open_model(source: Factory | Path, factory: Factory | None = None) -> Model:
@@ -173,8 +177,12 @@ def _open_artifact(folder: Path, factory: Factory | None) -> Model:
         quantizer.register()
         module, missing = pretrained(folder)
         if missing:
-            raise errors.IntegrityError(f"{folder / MODEL} lacks {missing[0]}, which {type(module).__name__} needs; copy the folder again")
-        model = Model(module, manifest.layout, family_of(module), folder.resolve().name, folder, processors_in(folder), taken)
+            raise errors.IntegrityError(
+                f"{folder / MODEL} lacks {missing[0]}, which {type(module).__name__} needs; copy the folder again"
+            )
+        model = Model(
+            module, manifest.layout, family_of(module), folder.resolve().name, folder, processors_in(folder), taken
+        )
     elif factory is None:
         raise errors.ModelError(
             f"{folder} came from the function {manifest.factory}, which makes the bare module; "
@@ -204,9 +212,13 @@ def _fill_(module: nn.Module, tensors: Mapping[str, Tensor], file: Path) -> None
     try:
         missing, unexpected = module.load_state_dict(whole, strict=False, assign=True)
     except RuntimeError as error:
-        raise errors.IntegrityError(f"{file} does not fit what the function returns ({str(error).splitlines()[-1].strip()})") from error
+        raise errors.IntegrityError(
+            f"{file} does not fit what the function returns ({str(error).splitlines()[-1].strip()})"
+        ) from error
     if missing or unexpected:
-        raise errors.IntegrityError(f"{file} does not fit what the function returns: {', '.join([*missing, *unexpected][:3])}")
+        raise errors.IntegrityError(
+            f"{file} does not fit what the function returns: {', '.join([*missing, *unexpected][:3])}"
+        )
 
 
 def _check_layout(model: Model, folder: Path) -> None:
@@ -214,10 +226,14 @@ def _check_layout(model: Model, folder: Path) -> None:
     modules = dict(model.module.named_modules())
     for site in model.layout.sites:
         if site.path not in modules:
-            raise errors.IntegrityError(f"{folder / MANIFEST} tells of {site.path:.80}, which the model has not; do not use it")
+            raise errors.IntegrityError(
+                f"{folder / MANIFEST} tells of {site.path:.80}, which the model has not; do not use it"
+            )
 
 
-def load(source: str | Path, *, dequantize: bool = False, device: str = "cpu", factory: Factory | None = None) -> nn.Module:
+def load(
+    source: str | Path, *, dequantize: bool = False, device: str = "cpu", factory: Factory | None = None
+) -> nn.Module:
     """Load a compressed model (or any other) as a module in eval mode.
 
     Args:
@@ -235,5 +251,3 @@ def load(source: str | Path, *, dequantize: bool = False, device: str = "cpu", f
         dequantize_(model.module)
         quantizer.forget_(model.module)
     return model.module.to(device)
-
-

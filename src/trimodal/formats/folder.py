@@ -57,7 +57,9 @@ def whole_folder(folder: Path, force: bool = False, needs_bytes: int = 0) -> Ite
         part.parent.mkdir(parents=True, exist_ok=True)
         free = shutil.disk_usage(part.parent).free
         if needs_bytes > free:
-            raise OutputError(f"{folder} needs {needs_bytes:,} bytes, but only {free:,} are free on its disk; nothing was written")
+            raise OutputError(
+                f"{folder} needs {needs_bytes:,} bytes, but only {free:,} are free on its disk; nothing was written"
+            )
         part.mkdir()
         yield part
         with _undisturbed():
@@ -117,7 +119,9 @@ def _undisturbed() -> Iterator[None]:
 def _as_output_error(error: Exception, place: Path, reason: str = "") -> OutputError:
     full = getattr(error, "errno", None) in _NO_SPACE or "No space left" in str(error) or "os error 28" in str(error)
     if full:
-        return OutputError(f"the disk is full: {place} could not be written; free some space and run again, nothing was left behind")
+        return OutputError(
+            f"the disk is full: {place} could not be written; free some space and run again, nothing was left behind"
+        )
     return OutputError(f"{place} could not be written ({reason or error}); nothing was left behind")
 
 

@@ -88,6 +88,41 @@ def replay_steps_(module: nn.Module, steps: list[Step]) -> None:
             del tied[target]
 
 
+def rebased(module: nn.Module, steps: list[Step]) -> list[Step]:
+    """The `steps` for `module` where it is the base of the model that they were recorded for (a LlamaModel for a
+    LlamaForCausalLM), or has such a base: paths without or with the base's name in front, and no steps for the head
+    that a base has not."""
+    names = {name for name, _ in module.named_modules()}
+    prefix = f"{getattr(module, 'base_model_prefix', '')}."
+    is_base = getattr(module, "base_model", None) is module
+    recorded = [step["treat"]["path"] for step in steps if "treat" in step]
+    fits = all(_root(path) in names for path in recorded)
+    if prefix == "." or fits or (is_base and not any(path.startswith(prefix) for path in recorded)):
+        return steps
+
+    def here(path: str) -> str:
+        other = path.removeprefix(prefix) if is_base else prefix + path
+        return other if _root(path) not in names and _root(other) in names else path
+
+    found = []
+    for step in steps:
+        if "treat" in step:
+            treat = {**step["treat"], "path": here(step["treat"]["path"])}
+            treat["tied"] = [p for p in map(here, treat["tied"]) if p in names or not is_base]
+            step = {"treat": treat}
+            if is_base and _root(treat["path"]) not in names:
+                continue
+        found.append(step)
+    return found
+
+
+def _root(path: str) -> str:
+    """The path of the layer that a factor of a factorised layer is a part of; other paths as they are."""
+    while path.endswith((".first", ".second")):
+        path = path.rpartition(".")[0]
+    return path
+
+
 def _check_form(step: Any, size: int) -> None:
     """Whether `step` from a file of `size` bytes is of a form that trimodal writes."""
     if not isinstance(step, dict) or len(step) != 1 or not step.keys() <= {"cut", "treat"}:
@@ -131,16 +166,24 @@ def _check_tensors(treat: Mapping[str, Any], size: int) -> None:
 
 def _check_options(treat: Mapping[str, Any]) -> None:
     """Whether a store's options are those of its kind and fit its tensors."""
-    options, shapes, path = treat["options"], {n: shape for n, (shape, _) in treat["tensors"].items()}, treat["path"][:80]
+    options, shapes, path = (
+        treat["options"],
+        {n: shape for n, (shape, _) in treat["tensors"].items()},
+        treat["path"][:80],
+    )
     shape = options.get("shape")
     if not _whole(shape) or len(shape) < 2:
         raise _Unfit(f"keeps {path} in the shape {shape!r:.40}")
     rows, columns = shape[0], math.prod(shape[1:])
     if treat["kind"] == "sparse":
-        if options.keys() != {"shape"} or shapes["mask"] != [rows, packed_columns(columns, 1)] or len(shapes["values"]) != 1:
+        if (
+            options.keys() != {"shape"}
+            or shapes["mask"] != [rows, packed_columns(columns, 1)]
+            or len(shapes["values"]) != 1
+        ):
             raise _Unfit(f"keeps {path} {shape} sparse with a mask of {shapes['mask']}")
         return
-    if options.keys() != {"bits", "group", "exponent", "shape", "dtype"} or options["dtype"] not in _TYPE_BYTES:
+    if options.keys() != {"bits", "group", "exponent", "shape", "dtype"} or options["dtype"] not in list(_TYPE_BYTES):
         raise _Unfit(f"quantizes {path} with {options!r:.80}")
     bits, group, exponent = (options[key] for key in ("bits", "group", "exponent"))
     if not _whole([bits, group]) or not 1 <= bits <= _MOST_BITS or group < 1:
@@ -158,7 +201,9 @@ def _check_fit(step: Step, module: nn.Module, layout: Layout) -> None:
     """Whether `step` can be carried out on `module` as it is now."""
     if "cut" in step:
         label, kept = step["cut"]["label"], step["cut"]["kept"]
-        units = {a.units for s in layout.carrying(label) for a in (s.input_axis, s.output_axis) if a and a.label == label}
+        units = {
+            a.units for s in layout.carrying(label) for a in (s.input_axis, s.output_axis) if a and a.label == label
+        }
         if not units or not kept or sorted(set(kept)) != kept or kept[-1] >= min(units):
             raise _Unfit(f"keeps {len(kept)} units of '{label:.80}', of which there are {min(units, default=0)}")
         if any(module.get_submodule(site.path)._parameters.get("weight") is None for site in layout.carrying(label)):
@@ -168,7 +213,9 @@ def _check_fit(step: Step, module: nn.Module, layout: Layout) -> None:
     modules = dict(module.named_modules())
     shape = _shape(modules.get(treat["path"]))
     if shape is None or shape not in _shapes_of(treat):
-        raise _Unfit(f"treats {treat['path']:.80} {_shapes_of(treat)}, but here it is {shape or 'no layer with a weight'}")
+        raise _Unfit(
+            f"treats {treat['path']:.80} {_shapes_of(treat)}, but here it is {shape or 'no layer with a weight'}"
+        )
     for path in treat["tied"]:
         if _shape(modules.get(path)) != shape:
             raise _Unfit(f"ties {treat['path']:.80} to {path:.80}, which is no layer of its shape")

@@ -84,4 +84,3 @@ def _weight(layer: nn.Module) -> Tensor:
     if not isinstance(weight, Tensor):
         raise TypeError(f"expected a layer with a weight, found {type(layer).__name__}")
     return weight
-

@@ -56,7 +56,9 @@ class Quantized(nn.Module):
         return grid.decode(unpack(self.codes, grid.bits, grid.columns)).to(self.dtype).view(self.shape)
 
     @staticmethod
-    def treatment(codes: Tensor, grid: Grid, shape: tuple[int, ...], dtype: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    def treatment(
+        codes: Tensor, grid: Grid, shape: tuple[int, ...], dtype: str
+    ) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """Options and tensors that make up the store for `codes` (rows, columns) on `grid`."""
         options = {
             "bits": grid.bits, "group": grid.group, "exponent": grid.exponent, "shape": list(shape), "dtype": dtype,

@@ -26,14 +26,19 @@ def revive(moment: Tensor) -> tuple[Tensor, Tensor]:
     return alive, dead
 
 
+def safe_damping(damping: float, tokens: int, columns: int) -> float:
+    """`damping`, or 0.1 at least with fewer tokens than columns: less fits the sample's noise."""
+    return max(damping, FEW_TOKENS_DAMPING) if tokens < columns else damping
+
+
 def damped_inverse(moment: Tensor, damping: float, tokens: int) -> tuple[Tensor, float]:
     """(C + d·mean(diag C)·I)⁻¹ in float64 (n, n), and the d that was needed.
 
-    With fewer tokens than columns, d is 0.1 at least: less fits the sample's noise.
+    d starts at `safe_damping`.
     """
     n = moment.shape[0]
     mean = float(moment.diagonal().double().mean())
-    d = max(damping, FEW_TOKENS_DAMPING) if tokens < n else damping
+    d = safe_damping(damping, tokens, n)
     while d <= 1.0 and math.isfinite(mean):
         damped = moment.to(torch.float64).clone()
         damped.diagonal().add_(d * mean)

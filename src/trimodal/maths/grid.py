@@ -27,7 +27,6 @@ Clip = Literal["max", "mse"]
 
 _SHRINK_STEPS = 20
 _SHRINK_TO = 0.5
-_ERROR_POWER = 2.4
 _WEIGHTS_AT_ONCE = 2**14  # passed over many times: fits the cache, and stays below where torch starts threads
 
 
@@ -91,7 +90,7 @@ def fit_grid(weight: Tensor, bits: int, group: int | str, symmetric: bool = True
     """Choose scales and zero-points for `weight` (rows, columns).
 
     `clip` is `max` (the range holds every weight) or `mse` (the range is shrunk per group, in steps, to where
-    Σ|w − ŵ|^2.4 is least: Frantar et al. 2023, arXiv 2210.17323, reference code).
+    Σ|w − ŵ|^2.5 is least: after the reference code of Frantar et al. 2023, arXiv 2210.17323, which has the power 2.4).
     """
     rows, columns = weight.shape
     if group == "tensor":
@@ -119,19 +118,15 @@ def _choose(groups: Tensor, bits: int, symmetric: bool, clip: Clip) -> tuple[Ten
 
 def _choose_part(groups: Tensor, bits: int, symmetric: bool, clip: Clip) -> tuple[Tensor, Tensor]:
     low, high = groups.amin(dim=1).clamp(max=0), groups.amax(dim=1).clamp(min=0)
-    best_scale, best_zero = _span(low, high, bits, symmetric)
     if clip == "max":
-        return best_scale, best_zero
-    best_error = _power_error(groups, best_scale, best_zero, bits)
-    for step in range(1, _SHRINK_STEPS + 1):
-        shrink = 1.0 - (1.0 - _SHRINK_TO) * step / _SHRINK_STEPS
-        scale, zero = _span(low * shrink, high * shrink, bits, symmetric)
-        error = _power_error(groups, scale, zero, bits)
-        better = error < best_error
-        best_scale = torch.where(better, scale, best_scale)
-        best_zero = torch.where(better, zero, best_zero)
-        best_error = torch.where(better, error, best_error)
-    return best_scale, best_zero
+        return _span(low, high, bits, symmetric)
+    shrink = torch.linspace(1.0, _SHRINK_TO, _SHRINK_STEPS + 1, device=groups.device)
+    errors = []
+    for factor in shrink.tolist():
+        scale, zero = _span(low * factor, high * factor, bits, symmetric)
+        errors.append(_power_error(groups, scale, None if symmetric else zero, bits))
+    best = shrink[torch.stack(errors).argmin(dim=0)]  # (n,)
+    return _span(low * best, high * best, bits, symmetric)
 
 
 def _span(low: Tensor, high: Tensor, bits: int, symmetric: bool) -> tuple[Tensor, Tensor]:
@@ -146,10 +141,15 @@ def _span(low: Tensor, high: Tensor, bits: int, symmetric: bool) -> tuple[Tensor
     return torch.where(scale == 0, torch.ones_like(scale), scale), zero
 
 
-def _power_error(groups: Tensor, scale: Tensor, zero: Tensor, bits: int) -> Tensor:
-    scale, zero = scale[:, None], zero[:, None]
-    codes = (groups / scale).round_().add_(zero).clamp_(0, 2**bits - 1)
-    return codes.sub_(zero).mul_(scale).sub_(groups).abs_().pow_(_ERROR_POWER).sum(dim=1)
+def _power_error(groups: Tensor, scale: Tensor, zero: Tensor | None, bits: int) -> Tensor:
+    """Σ|w − ŵ|^2.5 per row of `groups` (n, size), as x²·√x: several times cheaper than a general power."""
+    steps = (groups / scale[:, None]).round_()
+    if zero is None:
+        steps.clamp_(-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
+    else:
+        steps.clamp_(-zero[:, None], 2**bits - 1 - zero[:, None])
+    error = steps.mul_(scale[:, None]).sub_(groups).abs_()
+    return error.sqrt().mul_(error.square_()).sum(dim=1)
 
 
 def _exponent(scale: Tensor) -> int:

@@ -1,9 +1,14 @@
 """All methods, one file each. A new method is its file, one line in `METHODS`, and its test."""
 
+from __future__ import annotations
+
+import sys
+from types import ModuleType
+
 from trimodal.errors import RecipeError, nearest
 from trimodal.methods.distill import recover
 from trimodal.methods.factorize import eigen
-from trimodal.methods.method import Method
+from trimodal.methods.method import Method, works_on
 from trimodal.methods.prune import magnitude, structured, wanda
 from trimodal.methods.quantize import gptq, rtn
 
@@ -18,7 +23,7 @@ METHODS: tuple[Method, ...] = (
     recover.METHOD,
 )
 
-__all__ = ["METHODS", "Method", "method"]
+__all__ = ["METHODS", "Method", "listed", "method", "works_on"]
 
 
 def method(name: str, where: str = "") -> Method:
@@ -32,3 +37,23 @@ def method(name: str, where: str = "") -> Method:
             return known
     prefix = f"{where}: " if where else ""
     raise RecipeError(f"{prefix}there is no method '{name}'; {nearest(name, [known.name for known in METHODS])}")
+
+
+def listed(name: str | None = None) -> tuple[Method, ...]:
+    """All methods, or the one called `name`.
+
+    Raises:
+        RecipeError: there is no such method; the nearest name is suggested.
+    """
+    return METHODS if name is None else (method(name),)
+
+
+class _Verb(ModuleType):
+    """`trimodal.methods` names this package and the verb: once the package is imported, calling it does the verb's work."""
+
+    def __call__(self, name: str | None = None) -> tuple[Method, ...]:
+        """See `listed`."""
+        return listed(name)
+
+
+sys.modules[__name__].__class__ = _Verb

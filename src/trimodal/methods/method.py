@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from trimodal.core import Change, FitRecord, Place, Site
+from trimodal.core.site import Kind as SiteKind
 from trimodal.statistics import Statistic, StatisticKind
 
 if TYPE_CHECKING:
@@ -57,3 +58,13 @@ def needs_dense(site: Site) -> str | None:
     if site.kind == "norm":
         return "a norm's few weights stay as they are"
     return None if site.stored == "dense" else f"already {site.stored}"
+
+
+def works_on(method: Method) -> str:
+    """What one place of `method` can be, in words; for layers, asked of the method itself."""
+    if method.on != "site":
+        return "the whole model" if method.on == "model" else f"{method.unit} of a block"
+    shapes: dict[SiteKind, tuple[int, ...]] = {"linear": (64, 64), "conv": (64, 64, 3, 3), "embedding": (64, 64)}
+    sites = [Site("", "", None, "", kind, shape) for kind, shape in shapes.items()]
+    kinds = [site.kind for site in sites if method.refuse(Place("", (site,)), method.config()) is None]
+    return ", ".join(kinds)

@@ -23,11 +23,11 @@ class Option:
     @property
     def expected(self) -> str:
         """The allowed values in words, empty if anything of the right type goes."""
-        if self.choices:
-            return "one of " + ", ".join(str(choice) for choice in self.choices)
-        if self.low is not None and self.high is not None:
-            return f"{self.low:g} to {self.high:g}"
-        return f"{self.low:g} or more" if self.low is not None else ""
+        choices = ", ".join(str(choice) for choice in self.choices)
+        if self.low is None:
+            return f"one of {choices}" if choices else ""
+        span = f"{self.low:g} or more" if self.high is None else f"{self.low:g} to {self.high:g}"
+        return f"{span}, or one of {choices}" if choices else span
 
 
 def option(default: Any, help: str, **rest: Any) -> Any:
@@ -107,7 +107,9 @@ def _check(value: Any, hint: Any, known: Option, place: str) -> None:
         raise RecipeError(f"{place} is {value!r}, but must be {expected} ({_type_name(hint)})")
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     if known.choices and not is_number:
-        raise RecipeError(f"{place} is {value!r}, but must be {expected}; {nearest(str(value), map(str, known.choices))}")
+        raise RecipeError(
+            f"{place} is {value!r}, but must be {expected}; {nearest(str(value), map(str, known.choices))}"
+        )
     below = is_number and known.low is not None and not value >= known.low
     above = is_number and known.high is not None and not value <= known.high
     if below or above or (known.choices and known.low is None):

@@ -131,6 +131,9 @@ def replay_(module: nn.Module, layout: Layout, steps: Sequence[Step], device: st
         tied = tuple(treat["tied"])
         site = Site(path=treat["path"], tower="", block=None, role="", kind="linear", shape=(), tied=tied)
         treat_(module, site, treat["kind"], treat["options"], tensors, bias)
+        if treat["kind"] == "low_rank":  # a later cut has to find the factors
+            whole = [known for known in layout.sites if known.path == treat["path"]]
+            layout = layout.exchange(whole, [part for s in whole for part in s.factored(tensors["second"].shape[1])])
     return layout
 
 

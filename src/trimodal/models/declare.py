@@ -140,8 +140,16 @@ def site_at(module: nn.Module, path: str, tower: str, block: int | None, role: s
     weight = part._parameters["weight"]
     assert weight is not None  # kind_of says so; for the type checker
     site = Site(
-        path, tower, block, role, kind, tuple(weight.shape), str(weight.dtype).removeprefix("torch."),
-        part._parameters.get("bias") is not None, branch, groups=getattr(part, "groups", 1) if kind == "conv" else 1,
+        path,
+        tower,
+        block,
+        role,
+        kind,
+        tuple(weight.shape),
+        str(weight.dtype).removeprefix("torch."),
+        part._parameters.get("bias") is not None,
+        branch,
+        groups=getattr(part, "groups", 1) if kind == "conv" else 1,
         own_forward=kind != "norm" and type(part).forward not in _PLAIN_FORWARDS,
     )
     return replace(site, stored_bytes=site.dense_bytes)
@@ -183,9 +191,7 @@ def config_of(module: nn.Module) -> Any:
     return module.config
 
 
-def _running(
-    module: nn.Module, tower: TowerPart, blocks: tuple[str, ...]
-) -> Iterator[tuple[str, int | None, AnyPart]]:
+def _running(module: nn.Module, tower: TowerPart, blocks: tuple[str, ...]) -> Iterator[tuple[str, int | None, AnyPart]]:
     """(root of the part's paths, block, part) in running order, those that the module has."""
     for part in tower.stem:
         yield tower.root, None, part

@@ -199,7 +199,9 @@ def processors_in(folder: Path) -> Processors:
     if "feature_extractor" in nested or ("feature_extractor_type" in flat and image is None):
         audio = getattr(whole, "feature_extractor", None) or _processor(transformers.AutoFeatureExtractor, folder)
     text = None
-    if {"tokenizer.json", "tokenizer_config.json", "vocab.txt", "vocab.json"} & have.keys() or (folder / "vocab.txt").is_file():
+    if {"tokenizer.json", "tokenizer_config.json", "vocab.txt", "vocab.json"} & have.keys() or (
+        folder / "vocab.txt"
+    ).is_file():
         text = getattr(whole, "tokenizer", None) or _processor(transformers.AutoTokenizer, folder)
     return Processors(image=image, audio=audio, text=text, whole=whole)
 
@@ -216,7 +218,9 @@ def _processor(kind: Any, folder: Path) -> Any:
     try:
         return kind.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except _UNREADABLE as error:
-        raise ModelError(f"{folder}: its {kind.__name__.removeprefix('Auto').lower()} cannot be loaded: {_reason(error)}") from error
+        raise ModelError(
+            f"{folder}: its {kind.__name__.removeprefix('Auto').lower()} cannot be loaded: {_reason(error)}"
+        ) from error
 
 
 def fingerprint(module: nn.Module) -> str:

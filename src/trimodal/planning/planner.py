@@ -118,5 +118,3 @@ def _hint(layout: Layout, step: Step, pattern: str) -> str:
 
 def _quoted(step: Step) -> str:
     return " or ".join(f"'{pattern}'" for pattern in step.where)
-
-

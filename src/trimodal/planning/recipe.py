@@ -35,9 +35,9 @@ class Step:
 class Recipe:
     """A checked recipe.
 
-    `samples` are the calibration samples that statistics are taken from (None: up to 256 of those there are); `balance` says how they are mixed over
-    modalities; `floors` is the largest drop allowed per modality (or `all`), in points for a metric in percent and
-    in hundredths for a cosine.
+    `samples` are the calibration samples that statistics are taken from (None: up to 256 of those there
+    are); `balance` says how they are mixed over modalities; `floors` is the largest drop allowed per modality (or
+    `all`), in points for a metric in percent and in hundredths for a cosine.
     """
 
     name: str
@@ -86,11 +86,13 @@ def _text(source: str | Path) -> tuple[str, str]:
     except UnicodeDecodeError as error:
         raise RecipeError(f"{path.name} is no text in UTF-8 ({error.reason}); expected a recipe in YAML") from error
     except OSError as error:
-        raise RecipeError(f"the recipe {str(path):.80} cannot be read ({error.strerror})") from error
+        raise RecipeError(f"the recipe {path!s:.80} cannot be read ({error.strerror})") from error
     known = built_in()
     if str(source) in known:
         return str(source), (resources.files("trimodal.planning") / "recipes" / f"{source}.yaml").read_text()
-    raise RecipeError(f"there is no recipe file {source}, and no built-in recipe of that name; {nearest(str(source), known)}")
+    raise RecipeError(
+        f"there is no recipe file {source}, and no built-in recipe of that name; {nearest(str(source), known)}"
+    )
 
 
 def _recipe(name: str, content: Mapping[str, Any]) -> Recipe:
@@ -99,19 +101,25 @@ def _recipe(name: str, content: Mapping[str, Any]) -> Recipe:
             raise RecipeError(f"{name}: unknown key '{key}'; {nearest(str(key), _KEYS)}")
     steps = content.get("steps")
     if not isinstance(steps, list) or not steps:
-        raise RecipeError(f"{name}: 'steps' must be a list with at least one step such as `- quantize.rtn: {{bits: 8}}`")
+        raise RecipeError(
+            f"{name}: 'steps' must be a list with at least one step such as `- quantize.rtn: {{bits: 8}}`"
+        )
     calibration = _mapping(content.get("calibration", {}), f"{name}: calibration")
     for key in calibration:
         if key not in _CALIBRATION_KEYS:
             raise RecipeError(f"{name}: calibration has no option '{key}'; {nearest(str(key), _CALIBRATION_KEYS)}")
     balance = calibration.get("balance", "modality")
     if balance not in get_args(Balance):
-        raise RecipeError(f"{name}: calibration.balance is {balance!r}, but must be one of {', '.join(get_args(Balance))}")
+        raise RecipeError(
+            f"{name}: calibration.balance is {balance!r}, but must be one of {', '.join(get_args(Balance))}"
+        )
     return Recipe(
         name=name,
         steps=tuple(_step(f"{name}: step {i}", step) for i, step in enumerate(steps, start=1)),
         seed=_integer(content.get("seed", 0), f"{name}: seed", 0, LARGEST_SEED),
-        samples=_integer(calibration["samples"], f"{name}: calibration.samples", 1) if "samples" in calibration else None,
+        samples=_integer(calibration["samples"], f"{name}: calibration.samples", 1)
+        if "samples" in calibration
+        else None,
         balance=balance,
         floors=_floors(content.get("floors", {}), name),
         raw=dict(content),
@@ -122,14 +130,18 @@ def _step(place: str, step: Any) -> Step:
     if isinstance(step, str):
         step = {step: {}}
     if not isinstance(step, dict) or len(step) != 1:
-        raise RecipeError(f"{place} is {step!r}, but must name one method, such as `quantize.rtn: {{where: \"*\", bits: 8}}`")
+        raise RecipeError(
+            f'{place} is {step!r}, but must name one method, such as `quantize.rtn: {{where: "*", bits: 8}}`'
+        )
     ((name, options),) = step.items()
     found = method(str(name), place)
     values = dict(_mapping(options if options is not None else {}, f"{place} ({name})"))
     where = values.pop("where", "*")
     patterns = (where,) if isinstance(where, str) else tuple(where) if isinstance(where, list) else ()
     if not patterns or not all(isinstance(pattern, str) and pattern for pattern in patterns):
-        raise RecipeError(f"{place} ({name}): where is {where!r}, but must be a pattern such as \"image.*\", or a list of them")
+        raise RecipeError(
+            f'{place} ({name}): where is {where!r}, but must be a pattern such as "image.*", or a list of them'
+        )
     if found.on == "model" and patterns != ("*",):
         raise RecipeError(f"{place} ({name}): works on the whole model and takes no 'where'")
     return Step(found, patterns, build(found.config, values, f"{place} ({name})"), place)

@@ -84,9 +84,7 @@ def _write(file: Path, page: str) -> Path:
     return file
 
 
-def render(
-    plan: Plan, verdict: Verdict, places: Sequence[PlaceRecord], fits: Sequence[FitRecord], *, name: str
-) -> str:
+def render(plan: Plan, verdict: Verdict, places: Sequence[PlaceRecord], fits: Sequence[FitRecord], *, name: str) -> str:
     """The page as HTML text; `name` is what the artifact folder is called."""
     state, badge, remarks = wording.standing(verdict, plan)
     steps = [_step(number, edit, places, fits) for number, edit in enumerate(plan.edits)]
@@ -142,9 +140,7 @@ def _tiles(verdict: Verdict) -> list[Tile]:
     smaller = wording.ratio(verdict.size.before_bytes, verdict.size.after_bytes)
     value, _, unit = smaller.partition(" ")
     sizes = verdict.size
-    tiles = [
-        Tile(value, unit, f"{wording.size(sizes.before_bytes)} became {wording.size(sizes.after_bytes)} on disk")
-    ]
+    tiles = [Tile(value, unit, f"{wording.size(sizes.before_bytes)} became {wording.size(sizes.after_bytes)} on disk")]
     metric = wording.main_metric(verdict)
     if metric is None:
         return [*tiles, Tile("–", "not measured", "no data was given to verify with")]
@@ -264,8 +260,7 @@ def _step(number: int, edit: Edit, places: Sequence[PlaceRecord], fits: Sequence
     known = next((method for method in METHODS if method.name == edit.method), None)
     taken = sum(record.seconds for record in done) + sum(record.seconds for record in fitted)
     rows = [_place_row(record) for record in done] or [
-        PlaceRow(p.name, wording.size(p.bytes_before), wording.size(p.bytes_after), (), "", "", ())
-        for p in edit.places
+        PlaceRow(p.name, wording.size(p.bytes_before), wording.size(p.bytes_after), (), "", "", ()) for p in edit.places
     ]
     return Step(
         number=number,

@@ -242,8 +242,7 @@ def _loss_plot(records: Sequence[FitRecord]) -> LossPlot | None:
         return f"{100 * (at - first) / max(1, last - first):.2f},{100 * (high - y) / (high - low):.2f}"
 
     curves = tuple(
-        Curve(name, " ".join(point(*p) for p in points), points[0][1], points[-1][1])
-        for name, points in series.items()
+        Curve(name, " ".join(point(*p) for p in points), points[0][1], points[-1][1]) for name, points in series.items()
     )
     marks = [low + i * step for i in range(round((high - low) / step) + 1)]
     y_ticks = tuple(Tick(100 * (high - m) / (high - low), f"{10**m if logarithmic else m:.3g}") for m in marks)

@@ -4,5 +4,12 @@ from trimodal.statistics.moments import Balance, ColumnNorm, Moment, Statistic, 
 from trimodal.statistics.tokens import rows_by_modality, unfold_input
 
 __all__ = [
-    "Balance", "ColumnNorm", "Moment", "Statistic", "StatisticKind", "mixed", "rows_by_modality", "unfold_input",
+    "Balance",
+    "ColumnNorm",
+    "Moment",
+    "Statistic",
+    "StatisticKind",
+    "mixed",
+    "rows_by_modality",
+    "unfold_input",
 ]

@@ -35,6 +35,4 @@ def rows_by_modality(x: Tensor, codes: Tensor | None, modality: str) -> dict[str
     """
     if codes is None or x.shape[: codes.dim()] != codes.shape:
         return {modality: x.reshape(-1, x.shape[-1])}
-    return {
-        name: x[codes == code] for code, name in enumerate((*MODALITIES, "fusion")) if bool((codes == code).any())
-    }
+    return {name: x[codes == code] for code, name in enumerate((*MODALITIES, "fusion")) if bool((codes == code).any())}

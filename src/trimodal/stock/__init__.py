@@ -22,11 +22,11 @@ _REGISTER = {
 
 def register_with_transformers() -> None:
     """Register now what Transformers has imported, and the rest when it does."""
+    if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
+        sys.meta_path.insert(0, _Finder())  # first: registering with one table may import the other
     for table, ours in _REGISTER.items():
         if table in sys.modules:
             import_module(ours).register()
-    if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
-        sys.meta_path.insert(0, _Finder())
 
 
 class _Finder(MetaPathFinder):

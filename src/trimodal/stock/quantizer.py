@@ -31,9 +31,9 @@ class TrimodalQuantizer(HfQuantizer):  # type: ignore[misc]
     requires_calibration = True
 
     def _process_model_before_weight_loading(self, model: nn.Module, **rest: Any) -> nn.Module:
-        from trimodal.formats.steps import read_steps, replay_steps_
+        from trimodal.formats.steps import read_steps, rebased, replay_steps_
 
-        replay_steps_(model, read_steps(Path(rest["checkpoint_files"][0])))
+        replay_steps_(model, rebased(model, read_steps(Path(rest["checkpoint_files"][0]))))
         return model
 
     def is_serializable(self) -> bool:

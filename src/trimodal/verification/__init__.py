@@ -34,9 +34,7 @@ def verify(
     follow after `checks`. Without samples nothing is measured, and floors fail.
     """
     metrics = (
-        compare(original, compressed, samples, batch_size=batch_size, seed=seed, progress=progress)
-        if samples
-        else []
+        compare(original, compressed, samples, batch_size=batch_size, seed=seed, progress=progress) if samples else []
     )
     return Verdict(
         size=size,

@@ -107,9 +107,7 @@ def compare(
 
 
 def _forward(model: Model, batch: Batch) -> Any:
-    device = next(
-        (t.device for t in (*model.module.parameters(), *model.module.buffers())), torch.device("cpu")
-    )
+    device = next((t.device for t in (*model.module.parameters(), *model.module.buffers())), torch.device("cpu"))
     with torch.inference_mode():
         return model.module(**{name: tensor.to(device) for name, tensor in batch.items()})
 
@@ -136,9 +134,7 @@ class _Watched:
         self.embeddings = _Embeddings(output.modality) if _two_encoders(outputs) else None
         self.labels = labels(samples, output.label) if output.label else [None] * len(samples)
 
-    def measure_(
-        self, samples: Sequence[Sample], rows: Sequence[int], batch: Batch, before: Any, after: Any
-    ) -> None:
+    def measure_(self, samples: Sequence[Sample], rows: Sequence[int], batch: Batch, before: Any, after: Any) -> None:
         """Add the scores of one batch; `rows` are its samples' indices."""
         reference, other = _value(self.output, before), _value(self.output, after)
         if reference is None:
@@ -154,9 +150,7 @@ class _Watched:
             found = tasks.token_agreement(reference, other, mask)
             self.tasks[0].add_(rows, np.full(len(rows), 100.0), found)
         elif self.output.kind == "embedding":
-            self._embedding_(
-                rows, tasks.pooled(self.output, reference, mask), tasks.pooled(self.output, other, mask)
-            )
+            self._embedding_(rows, tasks.pooled(self.output, reference, mask), tasks.pooled(self.output, other, mask))
         else:
             self._logits_(samples, rows, reference, other)
 
@@ -167,9 +161,7 @@ class _Watched:
             self.embeddings.before.append(reference.numpy())
             self.embeddings.after.append(other.numpy())
 
-    def _logits_(
-        self, samples: Sequence[Sample], rows: Sequence[int], reference: Tensor, other: Tensor
-    ) -> None:
+    def _logits_(self, samples: Sequence[Sample], rows: Sequence[int], reference: Tensor, other: Tensor) -> None:
         if len(self.tasks) == 2:
             self.tasks[0].add_(rows, np.full(len(rows), 100.0), tasks.agreement(reference, other))
             self.tasks[1].add_(rows, np.ones(len(rows)), tasks.cosine(reference, other))
@@ -191,16 +183,12 @@ class _Watched:
 def _two_encoders(outputs: Sequence[Output]) -> bool:
     """Whether the model is two encoders into one space, such as CLIP: then its embeddings can find each other."""
     return (
-        len(outputs) == 2
-        and {o.kind for o in outputs} == {"embedding"}
-        and outputs[0].modality != outputs[1].modality
+        len(outputs) == 2 and {o.kind for o in outputs} == {"embedding"} and outputs[0].modality != outputs[1].modality
     )
 
 
 def _tasks(output: Output, samples: Sequence[Sample], outputs: Sequence[Output]) -> list[_Task]:
-    alike = [
-        o for o in outputs if (o.kind, o.modality, o.label) == (output.kind, output.modality, output.label)
-    ]
+    alike = [o for o in outputs if (o.kind, o.modality, o.label) == (output.kind, output.modality, output.label)]
     suffix = f" ({output.field})" if len(alike) > 1 else ""
     modality = output.modality
     if output.kind == "embedding":
@@ -243,9 +231,7 @@ def _metrics(watched: Sequence[_Watched], samples: Sequence[Sample], seed: int) 
     measured = [task for one in watched for task in one.tasks if task.rows]
     if not measured:
         fields = ", ".join(one.output.field for one in watched) or "none"
-        raise ModelError(
-            f"the model gave none of the outputs that its family declares ({fields}); nothing to compare"
-        )
+        raise ModelError(f"the model gave none of the outputs that its family declares ({fields}); nothing to compare")
     overall = _overall(measured, len(samples))
     found = [*overall, *measured, *_retrieval(watched, samples)]
     order = {modality: index for index, modality in enumerate(("all", *MODALITIES))}

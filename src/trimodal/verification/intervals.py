@@ -44,9 +44,7 @@ def paired_interval(
         ValueError: the two do not match, or there is no sample.
     """
     if before.shape != after.shape or before.ndim != 1 or not before.size:
-        raise ValueError(
-            f"scores have shapes {before.shape} and {after.shape}; expected one score per sample in both"
-        )
+        raise ValueError(f"scores have shapes {before.shape} and {after.shape}; expected one score per sample in both")
     differences = before.astype(np.float64) - after.astype(np.float64)  # (samples,)
     means = _resampled_means(differences, np.random.default_rng(seed), resamples)  # (resamples,)
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])

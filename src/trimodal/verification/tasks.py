@@ -33,9 +33,7 @@ def token_agreement(reference: Tensor, other: Tensor, mask: Tensor | None) -> np
     `mask` is (batch, tokens), nonzero where a token counts; all count where it is None. A sample without a token
     that counts scores 100.
     """
-    same = (
-        (reference.argmax(dim=-1) == other.argmax(dim=-1)) & _finite(other) & _finite(reference)
-    )  # (batch, tokens)
+    same = (reference.argmax(dim=-1) == other.argmax(dim=-1)) & _finite(other) & _finite(reference)  # (batch, tokens)
     counts = torch.ones_like(same) if mask is None else fitted(mask, same.shape[1]).bool()
     total = counts.sum(dim=1)
     share = (same & counts).sum(dim=1) / total.clamp(min=1)
@@ -83,9 +81,7 @@ def retrieval(queries: np.ndarray, gallery: np.ndarray, wanted: Sequence[frozens
         wanted: for each query the indices of the right items.
     """
     nearest = (_unit(queries) @ _unit(gallery).T).argmax(axis=1)  # (queries,)
-    return np.array(
-        [100.0 if int(item) in right else 0.0 for item, right in zip(nearest, wanted, strict=True)]
-    )
+    return np.array([100.0 if int(item) in right else 0.0 for item, right in zip(nearest, wanted, strict=True)])
 
 
 def _unit(rows: np.ndarray) -> np.ndarray:

@@ -73,9 +73,7 @@ def test_one_unit_always_stays(layer: Any, solve: Any) -> None:
 
 
 @pytest.mark.parametrize("size", [1e-3, 1.0, 1e3])
-def test_units_that_never_fire_go_first_whatever_the_scale(
-    layer: Any, solve: Any, moment_of: Any, size: float
-) -> None:
+def test_units_that_never_fire_go_first_whatever_the_scale(layer: Any, solve: Any, moment_of: Any, size: float) -> None:
     second = layer.moment.second * size
     dead = [3, 50, 95]
     second[dead], second[:, dead] = 0.0, 0.0

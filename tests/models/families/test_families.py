@@ -164,9 +164,7 @@ def test_cutting_a_label_is_zeroing_what_its_consumer_reads(name: str, label: st
 def test_counters_hold_what_they_count(name: str) -> None:
     module = miniature(name)
     layout = described(module)
-    units = {
-        axis.label: axis.units for s in layout.sites for axis in (s.output_axis, s.input_axis) if axis is not None
-    }
+    units = {axis.label: axis.units for s in layout.sites for axis in (s.output_axis, s.input_axis) if axis is not None}
     for counter in layout.counters:
         assert getattr(module.get_submodule(counter.path), counter.attribute) == units[counter.label] * counter.per_unit
 

@@ -26,7 +26,7 @@ first row (the larger weight); this keeps the second: first = [[0, 1]], second =
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -43,7 +43,9 @@ from trimodal.statistics import Moment, Statistic, StatisticKind
 class EigenConfig:
     """Options of `factorize.eigen`."""
 
-    sparsity: float = option(0.5, "fraction of the weight's numbers removed", low=0.0, high=1.0, search=(0.25, 0.5, 0.75))
+    sparsity: float = option(
+        0.5, "fraction of the weight's numbers removed", low=0.0, high=1.0, search=(0.25, 0.5, 0.75)
+    )
     rank: int | None = option(None, "rank to keep; replaces sparsity", low=1)
 
 
@@ -77,18 +79,7 @@ def wants(place: Place, config: EigenConfig) -> StatisticKind | None:
 
 def forecast(place: Place, config: EigenConfig) -> Sequence[Site]:
     """Two sites, `first` and `second`, in place of one."""
-    site, rank = place.observed, rank_of(place.observed, config)
-    shapes: tuple[tuple[int, ...], tuple[int, ...]]
-    if site.kind == "embedding":
-        shapes = (site.shape[0], rank), (site.shape[1], rank)
-    else:
-        shapes = (rank, *site.shape[1:]), (site.shape[0], rank, *(1 for _ in site.shape[2:]))
-    first = replace(site, path=f"{site.path}.first", shape=shapes[0], bias=False, output_axis=None,
-                    branch=f"{site.branch}.first".strip("."))  # fmt: skip
-    kind = "linear" if site.kind == "embedding" else site.kind
-    second = replace(site, path=f"{site.path}.second", shape=shapes[1], kind=kind, input_axis=None,
-                     branch=f"{site.branch}.second".strip("."))  # fmt: skip
-    return tuple(replace(s, stored_bytes=s.dense_bytes) for s in (first, second))
+    return place.observed.factored(rank_of(place.observed, config))
 
 
 def factors(weight: Tensor, moment: Tensor | None, rank: int) -> tuple[Tensor, Tensor, float]:

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from trimodal.core import Change, Place, Site
+from trimodal.maths.cholesky import safe_damping
 from trimodal.maths.masks import keep_largest, refit
 from trimodal.methods.method import Method, Weights
 from trimodal.methods.options import option
@@ -65,7 +66,7 @@ def solve(place: Place, weights: Weights, statistic: Statistic | None, config: M
     rows = scores.reshape(1, -1) if config.scope == "layer" else scores
     mask = keep_largest(rows, config.sparsity).view_as(weight)
     if config.refit and isinstance(statistic, Moment):
-        weight = refit(weight, mask, statistic.second, config.damping)
+        weight = refit(weight, mask, statistic.second, safe_damping(config.damping, statistic.tokens, weight.shape[1]))
     return masked.treated(site, weight, mask)
 
 

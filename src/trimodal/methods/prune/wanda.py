@@ -28,6 +28,7 @@ from torch import Tensor
 
 from trimodal.core import Change, Place, Site
 from trimodal.errors import TrimodalError
+from trimodal.maths.cholesky import safe_damping
 from trimodal.maths.masks import keep_largest, keep_n_of_m, refit
 from trimodal.methods.method import Method, Weights
 from trimodal.methods.options import option
@@ -85,7 +86,7 @@ def solve(place: Place, weights: Weights, statistic: Statistic | None, config: W
     weight = weights[f"{site.path}.weight"].flatten(1)  # (m, n)
     mask = choose(weight, statistic.square, config)
     if config.refit and isinstance(statistic, Moment):
-        weight = refit(weight, mask, statistic.second, config.damping)
+        weight = refit(weight, mask, statistic.second, safe_damping(config.damping, statistic.tokens, weight.shape[1]))
     return masked.treated(site, weight, mask)
 
 

@@ -25,7 +25,7 @@ class Rounding:
         "channel", GROUP_HELP, low=8, choices=("channel", "tensor"), unit="columns", search=("channel", 128, 64, 32)
     )
     symmetric: bool = option(True, "a signed scale and no stored zero-point; otherwise scale and zero-point")
-    clip: Clip = option("mse", "range of the grid: `max` holds every weight, `mse` where Σ|w − ŵ|^2.4 is least",
+    clip: Clip = option("mse", "range of the grid: `max` holds every weight, `mse` where Σ|w − ŵ|^2.5 is least",
                         choices=("max", "mse"), search=("max", "mse"))  # fmt: skip
 
 

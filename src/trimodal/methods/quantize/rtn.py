@@ -7,7 +7,7 @@ weight for itself; Σ (w − ŵ)² is least on the given grid, the layer's outpu
 
 Algorithm.
     1. Per group choose the scale s (and zero-point z) from the range of its weights, `clip: mse` shrinking the range
-       to where Σ|w − ŵ|^2.4 is least                                            s, z (m, n/group)
+       to where Σ|w − ŵ|^2.5 is least                                            s, z (m, n/group)
     2. q = clamp(round(w / s) + z, 0, 2^b − 1)                                     Q (m, n)
     3. store Q packed, s in float16
 

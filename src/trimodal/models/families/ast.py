@@ -16,7 +16,9 @@ from trimodal.models.model import Family, Loaded, Output, Processors
 def describe(module: nn.Module) -> Layout:
     """One tower; class and distillation token and the positions are plain parameters and no sites."""
     tower = TowerPart(
-        "audio", "audio", root_of(module, "audio_spectrogram_transformer"),
+        "audio",
+        "audio",
+        root_of(module, "audio_spectrogram_transformer"),
         stem=(Part("embeddings.patch_embeddings.projection", "patch"),),
         blocks="layers",
         block=vit.BLOCK,

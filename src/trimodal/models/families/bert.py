@@ -17,9 +17,14 @@ def attention(path: str, branch: str = "") -> tuple[Attention, Part]:
     """The attention at `path` and the norm after it; also CLAP's."""
     return (
         Attention(
-            f"{path}.self.query", f"{path}.self.key", f"{path}.self.value", f"{path}.output.dense",
-            width=f"{path}.self.attention_head_size", heads=(f"{path}.self.num_attention_heads",),
-            sizes=(f"{path}.self.all_head_size",), branch=branch,
+            f"{path}.self.query",
+            f"{path}.self.key",
+            f"{path}.self.value",
+            f"{path}.output.dense",
+            width=f"{path}.self.attention_head_size",
+            heads=(f"{path}.self.num_attention_heads",),
+            sizes=(f"{path}.self.all_head_size",),
+            branch=branch,
         ),
         Part(f"{path}.output.LayerNorm", "norm", branch or "attention"),
     )
@@ -36,7 +41,9 @@ BLOCK = (
 def text(root: str) -> TowerPart:
     """The encoder that stands at `root`; also CLAP's text tower."""
     return TowerPart(
-        "text", "text", root,
+        "text",
+        "text",
+        root,
         stem=(
             Part("embeddings.word_embeddings", "embedding"),
             Part("embeddings.token_type_embeddings", "embedding", "type"),

@@ -31,7 +31,9 @@ FUSED_STEM = tuple(
 def audio(module: nn.Module, root: str) -> TowerPart:
     """The Swin Transformer at `root`. Between its stages the patches are merged, four to one."""
     return TowerPart(
-        "audio", "audio", root,
+        "audio",
+        "audio",
+        root,
         stem=(
             Part("batch_norm", "norm", "input"),
             Part("patch_embed.proj", "patch"),

@@ -14,8 +14,12 @@ from trimodal.models.model import Batch, Family, Loaded, Output, Processors
 BLOCK = (
     Part("layer_norm1", "norm", "attention"),
     Attention(
-        "self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.out_proj",
-        width="self_attn.head_dim", heads=("self_attn.num_heads",),
+        "self_attn.q_proj",
+        "self_attn.k_proj",
+        "self_attn.v_proj",
+        "self_attn.out_proj",
+        width="self_attn.head_dim",
+        heads=("self_attn.num_heads",),
     ),
     Part("layer_norm2", "norm", "mlp"),
     Mlp("mlp.fc1", "mlp.fc2"),
@@ -25,7 +29,9 @@ BLOCK = (
 def vision(root: str) -> TowerPart:
     """The vision tower that stands at `root`; also LLaVA's."""
     return TowerPart(
-        "image", "image", root,
+        "image",
+        "image",
+        root,
         stem=(
             Part("embeddings.patch_embedding", "patch"),
             Part("embeddings.position_embedding", "embedding", "position"),
@@ -41,7 +47,9 @@ def vision(root: str) -> TowerPart:
 def text(root: str) -> TowerPart:
     """The text tower that stands at `root`."""
     return TowerPart(
-        "text", "text", root,
+        "text",
+        "text",
+        root,
         stem=(
             Part("embeddings.token_embedding", "embedding"),
             Part("embeddings.position_embedding", "embedding", "position"),

@@ -25,7 +25,9 @@ BLOCK = (
 def tower(name: str) -> TowerPart:
     """One modality's tower without its head, which runs after all towers."""
     return TowerPart(
-        name, name, name,
+        name,
+        name,
+        name,
         stem=(
             *(Part(f"stem.conv_{i}", "conv", str(i)) for i in (1, 2, 3)),
             Part("stem", "embedding"),
@@ -38,7 +40,9 @@ def tower(name: str) -> TowerPart:
 
 
 FUSION = TowerPart(
-    "fusion", "fusion", "fusion",
+    "fusion",
+    "fusion",
+    "fusion",
     stem=(*(Part(f"projectors.{m}", "projector", m) for m in MODALITIES), Part("kind", "embedding", "kind")),
     blocks="blocks",
     block=BLOCK,

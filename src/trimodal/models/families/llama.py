@@ -15,8 +15,13 @@ from trimodal.models.model import Batch, Family, Loaded, Output, Processors
 BLOCK = (
     Part("input_layernorm", "norm", "attention"),
     Attention(
-        "self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj",
-        width="self_attn.head_dim", query_norm="self_attn.q_norm", key_norm="self_attn.k_norm",
+        "self_attn.q_proj",
+        "self_attn.k_proj",
+        "self_attn.v_proj",
+        "self_attn.o_proj",
+        width="self_attn.head_dim",
+        query_norm="self_attn.q_norm",
+        key_norm="self_attn.k_norm",
     ),
     Part("post_attention_layernorm", "norm", "mlp"),
     Mlp("mlp.up_proj", "mlp.down_proj", gate="mlp.gate_proj"),
@@ -33,7 +38,9 @@ def decoder(root: str) -> TowerPart:
     """All the rest of the decoder at `root`. Keys and values serve a group of queries each: a unit of `heads` is one
     such group."""
     return TowerPart(
-        "text", "text", root,
+        "text",
+        "text",
+        root,
         blocks="layers",
         block=BLOCK,
         head=(Part("norm", "norm", "final"),),

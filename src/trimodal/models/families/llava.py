@@ -33,7 +33,9 @@ def describe(module: nn.Module) -> Layout:
     inner = "model." if root_of(module, "model") else ""
     words = f"{inner}language_model"
     projector = TowerPart(
-        "fusion", "fusion", f"{inner}multi_modal_projector",
+        "fusion",
+        "fusion",
+        f"{inner}multi_modal_projector",
         head=(Mlp("linear_1", "linear_2", roles=("projector", "projector")),),
     )
     vision = replace(VISION[seeing](f"{inner}vision_tower"), after=())

@@ -33,7 +33,9 @@ BOTTLENECK = (
 def describe(module: nn.Module) -> Layout:
     """One tower. Channels inside a block can be cut; those of the residual stream are not labelled."""
     tower = TowerPart(
-        "image", "image", root_of(module, "resnet"),
+        "image",
+        "image",
+        root_of(module, "resnet"),
         stem=layer("embedder.embedder", "stem"),
         blocks="encoder.stages.*.layers.*",
         block=BOTTLENECK if config_of(module).layer_type == "bottleneck" else BASIC,

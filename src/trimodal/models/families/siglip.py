@@ -18,7 +18,9 @@ def vision(root: str) -> TowerPart:
     """The vision tower that stands at `root`; also LLaVA-like models'. The attention of its pooling head is an
     `nn.MultiheadAttention`, whose weights nothing but itself can use; they are no sites."""
     return TowerPart(
-        "image", "image", root,
+        "image",
+        "image",
+        root,
         stem=(
             Part("embeddings.patch_embedding", "patch"),
             Part("embeddings.position_embedding", "embedding", "position"),
@@ -37,7 +39,9 @@ def vision(root: str) -> TowerPart:
 def text(root: str) -> TowerPart:
     """The text tower that stands at `root`."""
     return TowerPart(
-        "text", "text", root,
+        "text",
+        "text",
+        root,
         stem=(
             Part("embeddings.token_embedding", "embedding"),
             Part("embeddings.position_embedding", "embedding", "position"),

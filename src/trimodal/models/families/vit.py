@@ -14,8 +14,12 @@ from trimodal.models.model import Family, Loaded, Output, Processors
 BLOCK = (
     Part("layernorm_before", "norm", "attention"),
     Attention(
-        "attention.q_proj", "attention.k_proj", "attention.v_proj", "attention.o_proj",
-        width="attention.head_dim", heads=("attention.num_attention_heads",),
+        "attention.q_proj",
+        "attention.k_proj",
+        "attention.v_proj",
+        "attention.o_proj",
+        width="attention.head_dim",
+        heads=("attention.num_attention_heads",),
     ),
     Part("layernorm_after", "norm", "mlp"),
     Mlp("mlp.fc1", "mlp.fc2"),
@@ -25,7 +29,9 @@ BLOCK = (
 def describe(module: nn.Module) -> Layout:
     """One tower; the class token and the positions are plain parameters and no sites."""
     tower = TowerPart(
-        "image", "image", root_of(module, "vit", "deit"),
+        "image",
+        "image",
+        root_of(module, "vit", "deit"),
         stem=(Part("embeddings.patch_embeddings.projection", "patch"),),
         blocks="layers",
         block=BLOCK,

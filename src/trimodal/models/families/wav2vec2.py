@@ -14,8 +14,12 @@ from trimodal.models.declare import Attention, Mlp, Part, TowerPart, config_of, 
 from trimodal.models.model import Batch, Family, Loaded, Output, Processors
 
 ATTENTION = Attention(
-    "attention.q_proj", "attention.k_proj", "attention.v_proj", "attention.out_proj",
-    width="attention.head_dim", heads=("attention.num_heads",),
+    "attention.q_proj",
+    "attention.k_proj",
+    "attention.v_proj",
+    "attention.out_proj",
+    width="attention.head_dim",
+    heads=("attention.num_heads",),
 )
 NORM_1, NORM_2 = Part("layer_norm", "norm", "attention"), Part("final_layer_norm", "norm", "mlp")
 MLP = Mlp("feed_forward.intermediate_dense", "feed_forward.output_dense")
@@ -34,7 +38,9 @@ def describe(module: nn.Module) -> Layout:
         for name, role in (("conv", "conv"), ("layer_norm", "norm"))
     )
     tower = TowerPart(
-        "audio", "audio", root_of(module, "wav2vec2", "hubert"),
+        "audio",
+        "audio",
+        root_of(module, "wav2vec2", "hubert"),
         stem=(
             *convolutions,
             Part("feature_projection.layer_norm", "norm", "projector"),

@@ -18,8 +18,13 @@ def attention(path: str, branch: str = "") -> tuple[Part, Attention]:
     return (
         Part(f"{path}_layer_norm", "norm", branch or "attention"),
         Attention(
-            f"{path}.q_proj", f"{path}.k_proj", f"{path}.v_proj", f"{path}.out_proj",
-            width=f"{path}.head_dim", heads=(f"{path}.num_heads",), branch=branch,
+            f"{path}.q_proj",
+            f"{path}.k_proj",
+            f"{path}.v_proj",
+            f"{path}.out_proj",
+            width=f"{path}.head_dim",
+            heads=(f"{path}.num_heads",),
+            branch=branch,
         ),
     )
 
@@ -30,7 +35,9 @@ MLP = (Part("final_layer_norm", "norm", "mlp"), Mlp("fc1", "fc2"))
 def encoder(root: str) -> TowerPart:
     """The audio encoder; with the head of the classes that classify audio."""
     return TowerPart(
-        "audio", "audio", root,
+        "audio",
+        "audio",
+        root,
         stem=(
             Part("conv1", "conv", "1"),
             Part("conv2", "conv", "2"),
@@ -46,7 +53,9 @@ def encoder(root: str) -> TowerPart:
 def decoder(root: str) -> TowerPart:
     """The text decoder. `proj_out` uses the token embedding's weight."""
     return TowerPart(
-        "text", "text", root,
+        "text",
+        "text",
+        root,
         stem=(Part("embed_tokens", "embedding"), Part("embed_positions", "embedding", "position")),
         blocks="layers",
         block=(*attention("self_attn"), *attention("encoder_attn", "cross"), *MLP),

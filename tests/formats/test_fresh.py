@@ -1,0 +1,52 @@
+"""The reload in a fresh process, and what it says when something differs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from trimodal import pipeline
+from trimodal.formats import fresh, open_model, reload_checks
+from trimodal.models.tiny import miniature_batch, write_miniature
+
+
+def test_a_model_that_differs_is_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pipeline, "_reload", lambda *rest: [])
+    pipeline.compress(write_miniature("bert", tmp_path / "bert"), "int8", None, tmp_path / "out")
+    model, batch = open_model(tmp_path / "out"), miniature_batch("bert", 2)
+    digest = fresh.decoded_digest(model)
+    with torch.no_grad():
+        model.module.get_submodule("pooler.dense").stored.codes[0, 0] ^= 255  # type: ignore[operator, union-attr, index]
+    assert fresh.decoded_digest(model) != digest
+    passed = {check.name: check.passed for check in reload_checks(model, tmp_path / "out", batch, None)}
+    assert passed == {
+        "reloads in a fresh process": True, "decoded weights equal after reload": False, "outputs equal after reload": False,
+    }  # fmt: skip
+
+
+def test_a_folder_that_does_not_load_fails_the_check(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    model = open_model(write_miniature("bert", tmp_path / "bert"))
+    (check,) = reload_checks(model, tmp_path / "out", None, None)
+    assert not check.passed and "has no config.json" in check.detail
+
+
+def test_outputs_of_any_form() -> None:
+    class Pair(nn.Module):
+        def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, None, torch.Tensor]:
+            return x, None, 2 * x
+
+    x = torch.ones(2)
+    assert fresh.outputs(Pair(), {"x": x}).keys() == {"0", "2"}
+    assert fresh.outputs(nn.Identity(), {"input": x}).keys() == {"output"}
+
+
+def test_difference() -> None:
+    a = torch.tensor([1.0, float("nan"), float("inf")])
+    assert fresh._difference(a, a.clone()) == 0.0
+    assert fresh._difference(a, torch.tensor([1.5, float("nan"), float("inf")])) == 0.5
+    assert fresh._difference(a, a[:2]) == float("inf")
+    assert not fresh._compare({"a": a}, {"b": a}).passed

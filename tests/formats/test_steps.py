@@ -1,0 +1,229 @@
+"""Hostile steps in the metadata of `model.safetensors`: a clear error, nothing built, no code run, no memory taken."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import CLIPConfig, CLIPModel, LlamaForCausalLM
+
+from trimodal.errors import IntegrityError
+from trimodal.formats.steps import STEPS, read_steps, rebased, replay_steps_
+from trimodal.models.tiny import miniature
+
+PATH = "visual_projection"
+HUGE = 2**62
+
+
+def quantized(**changes: Any) -> dict[str, Any]:
+    """A fair step for the projection (16, 32) of the CLIP miniature, with `changes` anywhere in it."""
+    options = {"bits": 4, "group": 32, "exponent": -3, "shape": [16, 32], "dtype": "float32"}
+    tensors = {"codes": [[16, 16], "uint8"], "scale": [[16, 1], "float16"]}
+    step: dict[str, Any] = {
+        "path": PATH,
+        "kind": "quantized",
+        "options": options,
+        "tied": [],
+        "tensors": tensors,
+        "bias": None,
+    }
+    for key, value in changes.items():
+        part, _, name = key.partition("_")
+        if name:
+            step[part] = {**step[part], name: value}
+        else:
+            step[key] = value
+    return {"treat": step}
+
+
+def low_rank(first: list[int], second: list[int]) -> dict[str, Any]:
+    tensors = {"first": [first, "float32"], "second": [second, "float32"]}
+    step = {"path": PATH, "kind": "low_rank", "options": {}, "tied": [], "tensors": tensors, "bias": None}
+    return {"treat": step}
+
+
+def sparse(mask: list[int], values: list[int]) -> dict[str, Any]:
+    tensors = {"values": [values, "float32"], "mask": [mask, "uint8"]}
+    options = {"shape": [16, 32]}
+    return {"treat": {"path": PATH, "kind": "sparse", "options": options, "tied": [], "tensors": tensors, "bias": None}}
+
+
+@pytest.fixture(scope="module")
+def file_with(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Any], Path]:
+    """A file of some 40 KB whose metadata holds what is given, as JSON unless it is text."""
+    folder = tmp_path_factory.mktemp("steps")
+
+    def write(steps: Any) -> Path:
+        file = folder / "model.safetensors"
+        text = steps if isinstance(steps, str) else json.dumps(steps)
+        save_file({"a": torch.zeros(10_000)}, file, {"format": "pt", STEPS: text})
+        return file
+
+    return write
+
+
+BAD_FORM: Mapping[str, Any] = {
+    "not-json": "[{",
+    "deep": "[" * 50_000,
+    "no-list": {"treat": {}},
+    "number": [7],
+    "other-verb": [{"run": {"path": "os.system"}}],
+    "two-verbs": [{"cut": {}, "treat": {}}],
+    "cut-of-text": [{"cut": "all"}],
+    "cut-without-label": [{"cut": {"kept": [0]}}],
+    "cut-of-fractions": [{"cut": {"label": "image.0.heads", "kept": [0.5]}}],
+    "cut-of-negatives": [{"cut": {"label": "image.0.heads", "kept": [-1]}}],
+    "unknown-kind": [quantized(kind="pickled")],
+    "kind-of-list": [quantized(kind=["quantized"])] ,
+    "further-key": [{"treat": {**quantized()["treat"], "code": "print()"}}],
+    "path-of-number": [quantized(path=3)],
+    "type-object": [quantized(tensors_codes=[[16, 16], "object"])],
+    "type-of-torch": [quantized(tensors_codes=[[16, 16], "save"])],
+    "dtype-of-torch": [quantized(options_dtype="load")],
+    "dtype-of-list": [quantized(options_dtype=["float32"])],
+    "huge": [quantized(tensors_codes=[[HUGE, HUGE], "uint8"])],
+    "huge-shape": [quantized(options_shape=[HUGE, HUGE])],
+    "larger-than-the-file": [low_rank([100_000, 32], [16, 100_000])],
+    "negative": [quantized(tensors_codes=[[-16, 16], "uint8"])],
+    "shape-of-text": [quantized(tensors_codes=["16", "uint8"])],
+    "tensor-of-number": [quantized(tensors_codes=5)],
+    "tensor-named-forward": [quantized(tensors_forward=[[1], "uint8"])],
+    "no-codes": [quantized(tensors={"scale": [[16, 1], "float16"]})],
+    "bits-0": [quantized(options_bits=0)],
+    "bits-64": [quantized(options_bits=64)],
+    "bits-yes": [quantized(options_bits=True)],
+    "group-0": [quantized(options_group=0)],
+    "exponent": [quantized(options_exponent=10**9)],
+    "exponent-text": [quantized(options_exponent="3")],
+    "codes-of-other-bits": [quantized(options_bits=2)],
+    "mask-too-small": [sparse([16, 1], [4])],
+    "values-of-two": [sparse([16, 4], [2, 2])],
+    "bias-of-text": [quantized(bias="16")],
+    "bias-of-two": [quantized(bias=[4, 4])],
+    "tied-to-number": [quantized(tied=[1])],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", BAD_FORM)
+def test_steps_of_no_known_form(case: str, file_with: Callable[[Any], Path]) -> None:
+    with pytest.raises(IntegrityError, match=r"model.safetensors"):
+        read_steps(file_with(BAD_FORM[case]))
+
+
+def test_fair_steps_are_read(file_with: Callable[[Any], Path]) -> None:
+    steps = [
+        quantized(),
+        low_rank([4, 32], [16, 4]),
+        sparse([16, 4], [40]),
+        {"cut": {"label": "image.0.heads", "kept": [0, 2]}},
+    ]
+    assert read_steps(file_with(steps)) == steps
+
+
+def test_file_of_somebody_else(tmp_path: Path) -> None:
+    save_file({"a": torch.zeros(2)}, tmp_path / "model.safetensors", {"format": "pt"})
+    with pytest.raises(IntegrityError, match="does not say how it was compressed"):
+        read_steps(tmp_path / "model.safetensors")
+    (tmp_path / "model.safetensors").write_bytes(b"short")
+    with pytest.raises(IntegrityError, match="damaged or cut short"):
+        read_steps(tmp_path / "model.safetensors")
+
+
+BAD_FIT: Mapping[str, Any] = {
+    "path-outside": quantized(path="__class__"),
+    "path-to-a-method": quantized(path="get_input_embeddings"),
+    "path-to-the-root": quantized(path=""),
+    "path-up": quantized(path="..visual_projection"),
+    "path-to-a-norm": quantized(path="vision_model.post_layernorm"),
+    "path-to-a-block": quantized(path="vision_model.encoder"),
+    "other-shape": quantized(
+        options_shape=[32, 16], tensors_codes=[[32, 8], "uint8"], tensors_scale=[[32, 1], "float16"]
+    ),
+    "tied-outside": quantized(tied=["__class__"]),
+    "tied-to-another-shape": quantized(tied=["logit_scale"]),
+    "factors-that-do-not-meet": low_rank([4, 32], [16, 5]),
+    "factors-of-another-layer": low_rank([4, 500], [16, 4]),
+    "cut-of-nothing": {"cut": {"label": "__dict__", "kept": [0]}},
+    "cut-of-all": {"cut": {"label": "image.0.heads", "kept": []}},
+    "cut-beyond": {"cut": {"label": "image.0.heads", "kept": [0, 4]}},
+    "cut-twice-the-same": {"cut": {"label": "image.0.heads", "kept": [1, 1]}},
+}
+
+
+@pytest.mark.parametrize("case", BAD_FIT)
+def test_steps_that_do_not_fit_the_model(case: str) -> None:
+    module = miniature("clip")
+    before = [name for name, _ in module.named_modules()]
+    with pytest.raises(IntegrityError, match=r"recorded step 1 .* not recorded for this CLIPModel"):
+        replay_steps_(module, [BAD_FIT[case]])
+    assert [name for name, _ in module.named_modules()] == before
+
+
+def test_cut_where_the_weight_is_packed() -> None:
+    path = "vision_model.encoder.layers.0.self_attn.q_proj"
+    first = quantized(
+        path=path, options_shape=[32, 32], tensors_codes=[[32, 16], "uint8"], tensors_scale=[[32, 1], "float16"]
+    )
+    with pytest.raises(IntegrityError, match=r"recorded step 2 cuts 'image.0.heads' where a weight is no longer plain"):
+        replay_steps_(miniature("clip"), [first, {"cut": {"label": "image.0.heads", "kept": [0]}}])
+
+
+def test_steps_take_no_memory_and_follow_one_another() -> None:
+    """Factors can be cut and quantized; what has no values yet lies on the meta device."""
+    path = "vision_model.encoder.layers.0.mlp.fc1"
+    module: Any = miniature("clip")
+    up = copy.deepcopy(low_rank([4, 32], [64, 4]))
+    up["treat"]["path"] = path
+    first = quantized(
+        path=f"{path}.first", options_shape=[4, 32], tensors_codes=[[4, 16], "uint8"], tensors_scale=[[4, 1], "float16"]
+    )
+    replay_steps_(module, [up, {"cut": {"label": "image.0.neurons", "kept": list(range(32))}}, first])
+    layer = module.get_submodule(path)
+    assert layer.second.weight.shape == (32, 4) and layer.first.stored.codes.is_meta
+    assert module.get_submodule(path.replace("fc1", "fc2")).weight.shape == (32, 32)
+
+
+def test_steps_for_the_base_of_a_model_and_for_a_model_on_its_base() -> None:
+    head: Any = miniature("llama")
+    assert isinstance(head, LlamaForCausalLM)
+    options = {"shape": [49, 32]}
+    tensors = {"values": [[10], "float32"], "mask": [[49, 4], "uint8"]}
+    embedding = {
+        "path": "model.embed_tokens",
+        "kind": "sparse",
+        "options": options,
+        "tied": ["lm_head"],
+        "tensors": tensors,
+        "bias": None,
+    }
+    steps = [{"treat": embedding}, {"treat": {**embedding, "path": "lm_head", "tied": []}}]
+    assert rebased(head, steps) == steps
+    (base,) = rebased(head.model, steps)
+    assert base["treat"]["path"] == "embed_tokens" and base["treat"]["tied"] == []
+    (back, other) = rebased(head, [base, {"cut": {"label": "text.0.heads", "kept": [0]}}])
+    assert back["treat"]["path"] == "model.embed_tokens" and "cut" in other
+
+
+def test_real_size_is_replayed_without_memory() -> None:
+    """A step for a matrix of some gigabytes costs nothing until tensors are loaded."""
+    with torch.device("meta"):
+        module = CLIPModel(CLIPConfig(projection_dim=2**20))
+    rows = 2**20
+    step = quantized(
+        options_shape=[rows, 768],
+        options_group=768,
+        tensors_codes=[[rows, 384], "uint8"],
+        tensors_scale=[[rows, 1], "float16"],
+    )
+    replay_steps_(module, [step])
+    assert module.visual_projection.stored.codes.is_meta
+
+
+def test_metadata_survives(file_with: Callable[[Any], Path]) -> None:
+    assert load_file(file_with([]))["a"].shape == (10_000,) and read_steps(file_with([])) == []

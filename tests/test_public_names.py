@@ -1,0 +1,48 @@
+"""The public names, listed by hand; and that asking for them costs nothing until one is used."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+import trimodal
+
+NAMES = {
+    "DataError", "InputError", "IntegrityError", "ModelError", "OutputError", "RecipeError", "Result", "TrimodalError",
+    "compress", "inspect", "load", "methods", "plan", "report", "verify",
+}  # fmt: skip
+
+
+def test_names() -> None:
+    assert set(trimodal.__all__) == NAMES == set(dir(trimodal))
+    for name in NAMES:
+        assert callable(getattr(trimodal, name)), name
+
+
+def test_methods_is_a_verb_and_a_package() -> None:
+    from trimodal.methods import METHODS, method
+
+    assert trimodal.methods() == METHODS
+    assert trimodal.methods("quantize.rtn") == (method("quantize.rtn"),)
+    with pytest.raises(trimodal.RecipeError, match=r"did you mean 'quantize.rtn'"):
+        trimodal.methods("quantize.rtm")
+
+
+def test_unknown_name() -> None:
+    with pytest.raises(AttributeError, match="module 'trimodal' has no attribute 'compres'"):
+        trimodal.compres  # noqa: B018
+
+
+def test_import_is_light() -> None:
+    code = "import trimodal, sys; dir(trimodal); trimodal.ModelError; print(sorted({'torch', 'transformers', 'numpy'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_errors_are_one_tree() -> None:
+    for error in ("DataError", "ModelError", "OutputError", "RecipeError"):
+        kind = getattr(trimodal, error)
+        assert issubclass(kind, trimodal.InputError) and kind.exit_code == 2
+    assert issubclass(trimodal.IntegrityError, trimodal.TrimodalError) and trimodal.IntegrityError.exit_code == 1
