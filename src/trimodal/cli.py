@@ -164,11 +164,10 @@ def methods(
     device: DeviceOption = "cpu",
 ) -> None:
     """List the methods: paper, options, and on what each works."""
-    from trimodal import pipeline
-    from trimodal.methods import works_on
+    from trimodal.methods import listed, works_on
     from trimodal.methods.options import describe
 
-    found = pipeline.methods(name)
+    found = listed(name)
     if as_json:
         _print([{"name": m.name, "kind": m.kind, "paper": m.paper, "idea": m.idea, "works_on": works_on(m),
                  "options": describe(m.config)} for m in found])  # fmt: skip

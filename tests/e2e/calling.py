@@ -20,6 +20,17 @@ from transformers.utils.logging import disable_progress_bar
 from trimodal import cli
 from trimodal.models.tiny import write_miniature, write_miniature_data
 
+RECIPE = """
+seed: 3
+calibration: {samples: 8}
+steps:
+  - prune.heads: {where: "image.*", sparsity: 0.5}
+  - prune.magnitude: {where: "text.0.up", sparsity: 0.5}
+  - factorize.eigen: {where: "text.1.down", rank: 8}
+  - quantize.rtn: {where: "*embedding*", bits: 8}
+  - quantize.gptq: {where: "*", bits: 4, group: 16}
+"""
+
 
 @dataclass
 class Done:
@@ -85,6 +96,19 @@ class Workspace:
     root: Path
     pool: ThreadPoolExecutor
     running: dict[str, Future[Done]] = field(default_factory=dict)
+
+    def begin(self) -> None:
+        """The main job on a CLIP, every verb a process of its own; `out-a` and `out-b` come from the same seed."""
+        clip, pairs = self.model("clip"), self.data("image", "text")
+        recipe = self.root / "recipe.yaml"
+        recipe.write_text(RECIPE)
+        same = ("--recipe", recipe, "--data", pairs, "--json")
+        self.start("out-a", "compress", clip, *same, "-o", "out-a")
+        self.start("out-b", "compress", clip, *same, "-o", "out-b")
+        self.start("inspect", "inspect", clip, "--json")
+        self.start("plan", "plan", clip, *same, "-o", "plan.json")
+        self.start("methods", "methods", "quantize.gptq", "--json")
+        self.start("recipes", "recipes", "--json")
 
     def model(self, name: str) -> Path:
         """The folder of a miniature."""

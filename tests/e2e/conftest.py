@@ -9,37 +9,20 @@ from pathlib import Path
 import pytest
 from calling import Done, Workspace, call, listing, said_clearly
 
-RECIPE = """
-seed: 3
-calibration: {samples: 8}
-steps:
-  - prune.heads: {where: "image.*", sparsity: 0.5}
-  - prune.magnitude: {where: "text.0.up", sparsity: 0.5}
-  - factorize.eigen: {where: "text.1.down", rank: 8}
-  - quantize.rtn: {where: "*embedding*", bits: 8}
-  - quantize.gptq: {where: "*", bits: 4, group: 16}
-"""
-
 
 @pytest.fixture(scope="session")
-def workspace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workspace]:
+def workspace(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[Workspace]:
+    """Its processes begin at once where a test will ask for them, so that they run beside the tests before it."""
     with ThreadPoolExecutor(2) as pool:
-        yield Workspace(tmp_path_factory.mktemp("e2e"), pool)
+        made = Workspace(tmp_path_factory.mktemp("e2e"), pool)
+        if any("job" in getattr(item, "fixturenames", ()) for item in request.session.items):
+            made.begin()
+        yield made
 
 
 @pytest.fixture(scope="session")
 def job(workspace: Workspace) -> Workspace:
-    """The main job on a CLIP, every verb a process of its own; `out-a` and `out-b` come from the same seed."""
-    clip, pairs = workspace.model("clip"), workspace.data("image", "text")
-    recipe = workspace.root / "recipe.yaml"
-    recipe.write_text(RECIPE)
-    same = ("--recipe", recipe, "--data", pairs, "--json")
-    workspace.start("out-a", "compress", clip, *same, "-o", "out-a")
-    workspace.start("out-b", "compress", clip, *same, "-o", "out-b")
-    workspace.start("inspect", "inspect", clip, "--json")
-    workspace.start("plan", "plan", clip, *same, "-o", "plan.json")
-    workspace.start("methods", "methods", "quantize.gptq", "--json")
-    workspace.start("recipes", "recipes", "--json")
+    """The workspace with the main job under way."""
     return workspace
 
 

@@ -216,7 +216,6 @@ for name, file in zip(("AutoModel", "CLIPModel"), sys.argv[3:]):
 ORDERS = {
     "transformers-first": "import transformers\nimport transformers.models.auto.modeling_auto\nimport trimodal",
     "trimodal-first": "import trimodal\nassert 'torch' not in sys.modules\nimport transformers",
-    "submodule-first": "from transformers import CLIPModel\nimport trimodal\nimport transformers",
 }
 
 

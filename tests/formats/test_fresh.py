@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -27,11 +29,13 @@ def test_a_model_that_differs_is_told_apart(tmp_path: Path, monkeypatch: pytest.
     }  # fmt: skip
 
 
-def test_a_folder_that_does_not_load_fails_the_check(tmp_path: Path) -> None:
-    (tmp_path / "out").mkdir()
+def test_a_process_that_fails_fails_the_check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = open_model(write_miniature("bert", tmp_path / "bert"))
-    (check,) = reload_checks(model, tmp_path / "out", None, None)
-    assert not check.passed and "has no config.json" in check.detail
+    false = shutil.which("false")
+    assert false is not None
+    monkeypatch.setattr(sys, "executable", false)
+    (check,) = reload_checks(model, tmp_path, None, None)
+    assert (check.name, check.passed, check.detail) == ("reloads in a fresh process", False, "no message")
 
 
 def test_outputs_of_any_form() -> None:

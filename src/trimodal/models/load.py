@@ -10,6 +10,7 @@ import importlib
 import json
 import re
 import sys
+import urllib.request
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, cast
@@ -33,6 +34,7 @@ _UNREADABLE = (
     OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, ImportError, IndexError, ArithmeticError,
     AssertionError, SafetensorError, StrictDataclassError,
 )  # fmt: skip
+_PATIENCE_SECONDS = 10.0
 _HUB_ID = re.compile(r"[\w][\w.-]*(/[\w][\w.-]*)?")
 
 
@@ -268,13 +270,26 @@ def _factory(text: str) -> Callable[[], nn.Module]:
 
 def _download(text: str) -> Path:
     """The local copy of a hub repository's configuration, processors and safetensors."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+    from huggingface_hub import constants, snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
+    http_error: Any = HfHubHTTPError.__bases__[0]  # of the HTTP client, whichever the hub uses
     if not _HUB_ID.fullmatch(text) or (Path(text).parent.is_dir() and "/" in text):
         raise ModelError(f"there is no folder {text}; expected a model folder, a hub id or package.module:function")
     try:
-        return Path(snapshot_download(text, allow_patterns=HUB_FILES))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        reason = str(error).strip().splitlines()[0][:160]
+        silent = not constants.HF_HUB_OFFLINE and not _answers(constants.ENDPOINT)
+        return Path(snapshot_download(text, allow_patterns=HUB_FILES, local_files_only=silent))
+    except (http_error, HFValidationError, OSError) as error:
+        reason = _reason(error)[:160]
         raise ModelError(f"there is no folder {text}, and no hub model of that name could be had ({reason})") from error
+
+
+def _answers(address: str) -> bool:
+    """Whether anybody answers at `address` in time: the hub's own client waits without end."""
+    try:
+        urllib.request.urlopen(urllib.request.Request(address, method="HEAD"), timeout=_PATIENCE_SECONDS).close()
+    except TimeoutError:
+        return False
+    except OSError as error:  # refused, unknown, forbidden: whatever it is, the client will say it at once
+        return not isinstance(getattr(error, "reason", None), TimeoutError)
+    return True
