@@ -17,7 +17,7 @@ from torch import nn
 
 from trimodal import load, pipeline
 from trimodal.errors import IntegrityError, ModelError
-from trimodal.formats import open_model
+from trimodal.formats import open_model, write
 from trimodal.formats.artifact import read_manifest
 from trimodal.formats.folder import sha256
 from trimodal.formats.steps import STEPS
@@ -45,6 +45,17 @@ def edit(folder: Path, rehash: bool = True, **values: Any) -> None:
     if rehash and isinstance(manifest["files"], dict):
         manifest["files"] = {name: sha256(folder / name) for name in manifest["files"] if (folder / name).is_file()}
     (folder / "trimodal.json").write_text(json.dumps(manifest))
+
+
+def test_same_model_same_bytes(whole: Path, tmp_path: Path) -> None:
+    """safetensors shuffles its metadata anew each time it writes; of two keys, half of all files would differ."""
+    model, plan = open_model(whole), pipeline.read_plan(whole)
+    for number in range(8):
+        (tmp_path / str(number)).mkdir()
+        write(model, plan, tmp_path / str(number), None)
+    assert len({sha256(tmp_path / str(number) / "model.safetensors") for number in range(8)}) == 1
+    with safe_open(tmp_path / "0" / "model.safetensors", framework="pt") as opened:
+        assert opened.metadata().keys() == {"format", STEPS}
 
 
 def test_whole_artifact_loads(whole: Path) -> None:

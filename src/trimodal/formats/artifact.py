@@ -98,6 +98,7 @@ def write(model: Model, plan: Plan, folder: Path, factory: str | None) -> None:
     (folder / PLAN).write_text(_json(plan.to_json()))
     tensors = {name: t.detach().cpu().contiguous() for name, t in unique_tensors(model.module).items()}
     save_file(tensors, folder / MODEL, {"format": "pt", steps.STEPS: json.dumps(model.steps, sort_keys=True)})
+    _settle_header_(folder / MODEL)
     (folder / MODEL).chmod(stat.S_IMODE((folder / PLAN).stat().st_mode))  # safetensors ignores the umask
     files = {str(path): sha256(folder / path) for path in running_files(folder)}
     manifest = {
@@ -105,6 +106,19 @@ def write(model: Model, plan: Plan, folder: Path, factory: str | None) -> None:
         "source": plan.to_json()["source"], **model.layout.to_json(),
     }  # fmt: skip
     (folder / MANIFEST).write_text(json.dumps(manifest, separators=(",", ":")))
+
+
+def _settle_header_(file: Path) -> None:
+    """Put the header's metadata in order: safetensors writes it in an order that differs from run to run."""
+    with file.open("r+b") as opened:
+        length = int.from_bytes(opened.read(8), "little")
+        header = json.loads(opened.read(length))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+        if len(text) > length:
+            raise errors.IntegrityError(f"the header of {file} is not written as safetensors writes it; report this")
+        opened.seek(8)
+        opened.write(text.ljust(length))
 
 
 def _architecture(module: nn.Module) -> str:
