@@ -106,6 +106,8 @@ def main() -> None:
                 low, high = (metric.after + metric.drop - d for d in (metric.drop_high, metric.drop_low))
                 rows.append((name, str(seed), f"{size.weights_after_bytes:,}", f"{smaller[name]:.2f}x", str(metric.samples),
                              f"{metric.after:.5f}", f"[{low:.5f}, {high:.5f}]"))  # fmt: skip
+                print(*rows[-1], sep="  ", flush=True)
+    print()
     print(table(("recipe", "seed", "weight file", "smaller", "sentences", "mean cosine", "95 %"), sorted(rows)))
     mean = {name: sum(values) / len(values) for name, values in cosine.items()}
     worst = {name: min(values) for name, values in cosine.items()}
