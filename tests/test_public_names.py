@@ -11,7 +11,7 @@ import trimodal
 
 NAMES = {
     "DataError", "InputError", "IntegrityError", "ModelError", "OutputError", "RecipeError", "Result", "TrimodalError",
-    "compress", "inspect", "load", "methods", "plan", "report", "verify",
+    "compress", "inspect", "list_methods", "load", "plan", "report", "verify",
 }  # fmt: skip
 
 
@@ -21,13 +21,13 @@ def test_names() -> None:
         assert callable(getattr(trimodal, name)), name
 
 
-def test_methods_is_a_verb_and_a_package() -> None:
+def test_methods_are_listed() -> None:
     from trimodal.methods import METHODS, method
 
-    assert trimodal.methods() == METHODS
-    assert trimodal.methods("quantize.rtn") == (method("quantize.rtn"),)
+    assert trimodal.list_methods() == METHODS
+    assert trimodal.list_methods("quantize.rtn") == (method("quantize.rtn"),)
     with pytest.raises(trimodal.RecipeError, match=r"did you mean 'quantize.rtn'"):
-        trimodal.methods("quantize.rtm")
+        trimodal.list_methods("quantize.rtm")
 
 
 def test_unknown_name() -> None:

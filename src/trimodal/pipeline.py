@@ -61,7 +61,7 @@ _STATISTICS_SAMPLES = 256
 _VERIFY_BATCH = 64
 _PROBE_SAMPLES = 4
 
-__all__ = ["Result", "compress", "inspect", "methods", "plan", "report", "verify"]
+__all__ = ["Result", "compress", "inspect", "list_methods", "plan", "report", "verify"]
 
 
 def _silent(what: str, done: int, total: int) -> None:
@@ -252,7 +252,7 @@ def verify(
     return verdict
 
 
-def methods(name: str | None = None) -> tuple[Method, ...]:
+def list_methods(name: str | None = None) -> tuple[Method, ...]:
     """All methods, or the one called `name`.
 
     Raises:

@@ -21,37 +21,26 @@ PATH = "visual_projection"
 HUGE = 2**62
 
 
+def treat(kind: str, options: dict[str, Any], **changes: Any) -> dict[str, Any]:
+    return {"treat": {"path": PATH, "kind": kind, "options": options, "tied": [], "bias": None, **changes}}
+
+
 def quantized(**changes: Any) -> dict[str, Any]:
     """A fair step for the projection (16, 32) of the CLIP miniature, with `changes` anywhere in it."""
-    options = {"bits": 4, "group": 32, "exponent": -3, "shape": [16, 32], "dtype": "float32"}
-    tensors = {"codes": [[16, 16], "uint8"], "scale": [[16, 1], "float16"]}
-    step: dict[str, Any] = {
-        "path": PATH,
-        "kind": "quantized",
-        "options": options,
-        "tied": [],
-        "tensors": tensors,
-        "bias": None,
-    }
-    for key, value in changes.items():
-        part, _, name = key.partition("_")
-        if name:
-            step[part] = {**step[part], name: value}
-        else:
-            step[key] = value
-    return {"treat": step}
+    options = {
+        "bits": 4, "group": 32, "exponent": -3, "zero": None, "shared": False, "shape": [16, 32], "dtype": "float32",
+    }  # fmt: skip
+    inside = {key.removeprefix("options_"): value for key, value in changes.items() if key.startswith("options_")}
+    outside = {key: value for key, value in changes.items() if not key.startswith("options_")}
+    return treat("quantized", {**options, **inside}, **outside)
 
 
-def low_rank(first: list[int], second: list[int]) -> dict[str, Any]:
-    tensors = {"first": [first, "float32"], "second": [second, "float32"]}
-    step = {"path": PATH, "kind": "low_rank", "options": {}, "tied": [], "tensors": tensors, "bias": None}
-    return {"treat": step}
+def low_rank(rank: Any, shape: Any, **options: Any) -> dict[str, Any]:
+    return treat("low_rank", {"shape": shape, "dtype": "float32", "rank": rank, "embedding": False, **options})
 
 
-def sparse(mask: list[int], values: list[int]) -> dict[str, Any]:
-    tensors = {"values": [values, "float32"], "mask": [mask, "uint8"]}
-    options = {"shape": [16, 32]}
-    return {"treat": {"path": PATH, "kind": "sparse", "options": options, "tied": [], "tensors": tensors, "bias": None}}
+def sparse(kept: Any, shape: Any) -> dict[str, Any]:
+    return treat("sparse", {"shape": shape, "dtype": "float32", "kept": kept})
 
 
 @pytest.fixture(scope="module")
@@ -83,27 +72,30 @@ BAD_FORM: Mapping[str, Any] = {
     "kind-of-list": [quantized(kind=["quantized"])] ,
     "further-key": [{"treat": {**quantized()["treat"], "code": "print()"}}],
     "path-of-number": [quantized(path=3)],
-    "type-object": [quantized(tensors_codes=[[16, 16], "object"])],
-    "type-of-torch": [quantized(tensors_codes=[[16, 16], "save"])],
     "dtype-of-torch": [quantized(options_dtype="load")],
     "dtype-of-list": [quantized(options_dtype=["float32"])],
-    "huge": [quantized(tensors_codes=[[HUGE, HUGE], "uint8"])],
     "huge-shape": [quantized(options_shape=[HUGE, HUGE])],
-    "larger-than-the-file": [low_rank([100_000, 32], [16, 100_000])],
-    "negative": [quantized(tensors_codes=[[-16, 16], "uint8"])],
-    "shape-of-text": [quantized(tensors_codes=["16", "uint8"])],
-    "tensor-of-number": [quantized(tensors_codes=5)],
-    "tensor-named-forward": [quantized(tensors_forward=[[1], "uint8"])],
-    "no-codes": [quantized(tensors={"scale": [[16, 1], "float16"]})],
+    "larger-than-the-file": [low_rank(100_000, [16, 32])],
+    "negative": [quantized(options_shape=[-16, 32])],
+    "shape-of-text": [quantized(options_shape="16")],
+    "no-shape": [quantized(options_shape=None)],
+    "further-option": [quantized(options_forward=1)],
+    "zeros-of-text": [quantized(options_zero="uint64")],
+    "rotation-of-no-power-of-two": [quantized(options_rotation=12)],
+    "rotation-beyond": [quantized(options_rotation=64)],
+    "columns-of-number": [quantized(options_columns=1)],
+    "more-outliers-than-weights": [quantized(options_outliers=16 * 32 + 1)],
+    "rank-of-fractions": [quantized(options_rank=0.5)],
+    "more-kept-than-weights": [sparse(16 * 32 + 1, [16, 32])],
+    "sparse-with-parts": [treat("sparse", {"shape": [16, 32], "dtype": "float32", "kept": 4, "rank": 1})],
+    "low-rank-of-a-kernel-as-embedding": [low_rank(4, [16, 32, 3], embedding=True)],
+    "codebook-without-tables": [treat("codebook", {"shape": [16, 32], "dtype": "float32", "bits": 4})],
     "bits-0": [quantized(options_bits=0)],
     "bits-64": [quantized(options_bits=64)],
     "bits-yes": [quantized(options_bits=True)],
     "group-0": [quantized(options_group=0)],
     "exponent": [quantized(options_exponent=10**9)],
     "exponent-text": [quantized(options_exponent="3")],
-    "codes-of-other-bits": [quantized(options_bits=2)],
-    "mask-too-small": [sparse([16, 1], [4])],
-    "values-of-two": [sparse([16, 4], [2, 2])],
     "bias-of-text": [quantized(bias="16")],
     "bias-of-two": [quantized(bias=[4, 4])],
     "tied-to-number": [quantized(tied=[1])],
@@ -119,8 +111,9 @@ def test_steps_of_no_known_form(case: str, file_with: Callable[[Any], Path]) -> 
 def test_fair_steps_are_read(file_with: Callable[[Any], Path]) -> None:
     steps = [
         quantized(),
-        low_rank([4, 32], [16, 4]),
-        sparse([16, 4], [40]),
+        low_rank(4, [16, 32]),
+        sparse(40, [16, 32]),
+        treat("integers", {"shape": [16, 32], "dtype": "float16", "exponent": 0, "rotation": 8}),
         {"cut": {"label": "image.0.heads", "kept": [0, 2]}},
     ]
     assert read_steps(file_with(steps)) == steps
@@ -142,13 +135,11 @@ BAD_FIT: Mapping[str, Any] = {
     "path-up": quantized(path="..visual_projection"),
     "path-to-a-norm": quantized(path="vision_model.post_layernorm"),
     "path-to-a-block": quantized(path="vision_model.encoder"),
-    "other-shape": quantized(
-        options_shape=[32, 16], tensors_codes=[[32, 8], "uint8"], tensors_scale=[[32, 1], "float16"]
-    ),
+    "other-shape": quantized(options_shape=[32, 16]),
     "tied-outside": quantized(tied=["__class__"]),
     "tied-to-another-shape": quantized(tied=["logit_scale"]),
-    "factors-that-do-not-meet": low_rank([4, 32], [16, 5]),
-    "factors-of-another-layer": low_rank([4, 500], [16, 4]),
+    "factors-of-another-layer": low_rank(4, [16, 500]),
+    "factors-of-an-embedding": low_rank(4, [16, 32], embedding=True),
     "cut-of-nothing": {"cut": {"label": "__dict__", "kept": [0]}},
     "cut-of-all": {"cut": {"label": "image.0.heads", "kept": []}},
     "cut-beyond": {"cut": {"label": "image.0.heads", "kept": [0, 4]}},
@@ -167,9 +158,7 @@ def test_steps_that_do_not_fit_the_model(case: str) -> None:
 
 def test_cut_where_the_weight_is_packed() -> None:
     path = "vision_model.encoder.layers.0.self_attn.q_proj"
-    first = quantized(
-        path=path, options_shape=[32, 32], tensors_codes=[[32, 16], "uint8"], tensors_scale=[[32, 1], "float16"]
-    )
+    first = quantized(path=path, options_shape=[32, 32])
     with pytest.raises(IntegrityError, match=r"recorded step 2 cuts 'image.0.heads' where a weight is no longer plain"):
         replay_steps_(miniature("clip"), [first, {"cut": {"label": "image.0.heads", "kept": [0]}}])
 
@@ -178,11 +167,9 @@ def test_steps_take_no_memory_and_follow_one_another() -> None:
     """Factors can be cut and quantized; what has no values yet lies on the meta device."""
     path = "vision_model.encoder.layers.0.mlp.fc1"
     module: Any = miniature("clip")
-    up = copy.deepcopy(low_rank([4, 32], [64, 4]))
+    up = copy.deepcopy(low_rank(4, [64, 32]))
     up["treat"]["path"] = path
-    first = quantized(
-        path=f"{path}.first", options_shape=[4, 32], tensors_codes=[[4, 16], "uint8"], tensors_scale=[[4, 1], "float16"]
-    )
+    first = quantized(path=f"{path}.first", options_shape=[4, 32])
     replay_steps_(module, [up, {"cut": {"label": "image.0.neurons", "kept": list(range(32))}}, first])
     layer = module.get_submodule(path)
     assert layer.second.weight.shape == (32, 4) and layer.first.stored.codes.is_meta
@@ -192,14 +179,12 @@ def test_steps_take_no_memory_and_follow_one_another() -> None:
 def test_steps_for_the_base_of_a_model_and_for_a_model_on_its_base() -> None:
     head: Any = miniature("llama")
     assert isinstance(head, LlamaForCausalLM)
-    options = {"shape": [49, 32]}
-    tensors = {"values": [[10], "float32"], "mask": [[49, 4], "uint8"]}
+    options = {"shape": [49, 32], "dtype": "float32", "kept": 10}
     embedding = {
         "path": "model.embed_tokens",
         "kind": "sparse",
         "options": options,
         "tied": ["lm_head"],
-        "tensors": tensors,
         "bias": None,
     }
     steps = [{"treat": embedding}, {"treat": {**embedding, "path": "lm_head", "tied": []}}]
@@ -215,12 +200,7 @@ def test_real_size_is_replayed_without_memory() -> None:
     with torch.device("meta"):
         module = CLIPModel(CLIPConfig(projection_dim=2**20))
     rows = 2**20
-    step = quantized(
-        options_shape=[rows, 768],
-        options_group=768,
-        tensors_codes=[[rows, 384], "uint8"],
-        tensors_scale=[[rows, 1], "float16"],
-    )
+    step = quantized(options_shape=[rows, 768], options_group=768)
     replay_steps_(module, [step])
     assert module.visual_projection.stored.codes.is_meta
 

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from trimodal.layers import Quantized, Sparse, host_, is_hosting, unhost_
+from trimodal.layers import Coded, Sparse, host_, is_hosting, unhost_
 from trimodal.layers.stored import Store
 from trimodal.maths.grid import fit_grid
+from trimodal.maths.packing import pack
 
 
 class Scaled(nn.Embedding):
@@ -32,15 +33,18 @@ LAYERS: dict[str, tuple[Callable[[], nn.Module], Callable[[], Tensor]]] = {
 }
 
 
-def quantized(weight: Tensor, group: int | str = "channel", symmetric: bool = True) -> Quantized:
+def quantized(weight: Tensor, group: int | str = "channel", symmetric: bool = True) -> Coded:
     flat = weight.detach().flatten(1)
     grid = fit_grid(flat, 4, group, symmetric)
-    return Quantized(*Quantized.treatment(grid.encode(flat), grid, tuple(weight.shape), "float32"))
+    options = {**grid.options(), "shape": list(weight.shape), "dtype": "float32"}
+    return Coded(grid.kind, options, grid.tensors(grid.encode(flat)))
 
 
 def sparse(weight: Tensor) -> Sparse:
     mask = weight.detach().flatten(1).abs() > 0.05
-    return Sparse(*Sparse.treatment(weight.detach(), mask))
+    values = weight.detach().flatten(1)[mask]
+    options = {"shape": list(weight.shape), "dtype": "float32", "kept": len(values)}
+    return Sparse(options, {"values": values, "mask": pack(mask.to(torch.uint8), 1)})
 
 
 STORES: dict[str, Callable[[Tensor], Store]] = {

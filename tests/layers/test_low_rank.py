@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from trimodal.layers import LowRank, Quantized, merged, replaced_, unhost_
+from trimodal.layers import LowRank, merged, replaced_, unhost_
 from trimodal.maths.grid import fit_grid
 
 LAYERS: dict[str, tuple[Callable[[], nn.Module], Callable[[], Tensor]]] = {
@@ -64,8 +64,8 @@ def test_factors_may_be_quantized_and_merged_again() -> None:
     for factor in (pair.first, pair.second):
         weight = factor.weight.detach()  # type: ignore[union-attr, operator]
         grid = fit_grid(weight, 8, "channel")
-        options, tensors = Quantized.treatment(grid.encode(weight), grid, tuple(weight.shape), "float32")
-        replaced_(factor, "quantized", options, tensors, None)
+        options = {**grid.options(), "shape": list(weight.shape), "dtype": "float32"}
+        replaced_(factor, "quantized", options, grid.tensors(grid.encode(weight)), None)
     expected = pair(x)
     for factor in (pair.first, pair.second):
         unhost_(factor)

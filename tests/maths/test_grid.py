@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from trimodal.layers import Quantized
-from trimodal.maths.grid import Grid, fit_grid, grid_bytes, group_size
+from trimodal.core.storage import group_size, tensors_of
+from trimodal.maths.grid import Grid, fit_grid, spread
 
 GROUPS: list[int | str] = ["tensor", "channel", 8, 16]
 
@@ -55,7 +55,7 @@ def test_unclipped_error_is_half_a_step_inside_the_range(
     weight: Tensor, bits: int, group: int | str, symmetric: bool
 ) -> None:
     grid = fit_grid(weight, bits, group, symmetric, "max")
-    step = grid.spread(grid.scales()).abs()
+    step = spread(grid.scales(), grid.group, grid.columns).abs()
     # A symmetric grid lacks one step at the end opposite to its largest weight; a float16 scale is off by 2⁻¹¹.
     end = step if symmetric else 0.5 * step
     slack = weight.abs().amax() * 2.0**-9
@@ -63,12 +63,20 @@ def test_unclipped_error_is_half_a_step_inside_the_range(
 
 
 @settings(max_examples=60, deadline=None)
-@given(weight=weights, bits=st.integers(2, 8), group=st.sampled_from(GROUPS), symmetric=st.booleans())
-def test_bytes_are_those_forecast(weight: Tensor, bits: int, group: int | str, symmetric: bool) -> None:
+@given(
+    weight=weights, bits=st.sampled_from([2, 3, 4, 5, 6, 7, 8, 16]), group=st.sampled_from(GROUPS), symmetric=st.booleans()
+)
+def test_stored_tensors_are_those_said_and_hold_everything(
+    weight: Tensor, bits: int, group: int | str, symmetric: bool
+) -> None:
     grid = fit_grid(weight, bits, group, symmetric)
-    _, tensors = Quantized.treatment(grid.encode(weight), grid, tuple(weight.shape), "float32")
-    stored = sum(t.numel() * t.element_size() for t in tensors.values())
-    assert stored == grid_bytes(*weight.shape, bits, group, symmetric)
+    codes = grid.encode(weight)
+    tensors, options = grid.tensors(codes), grid.options()
+    specs = tensors_of("quantized", {**options, "shape": list(weight.shape), "dtype": "float32"})
+    found = {name: (tuple(t.shape), str(t.dtype).removeprefix("torch.")) for name, t in tensors.items()}
+    assert found == {name: (spec.shape, spec.dtype) for name, spec in specs.items()}
+    again, same = Grid.stored(options, tensors, weight.shape[1])
+    assert torch.equal(same, codes) and torch.equal(again.decode(same), grid.decode(codes))
 
 
 @settings(max_examples=60, deadline=None)

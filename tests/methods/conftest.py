@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from trimodal.core import Axis, Change, Place, Site
-from trimodal.layers import Quantized, Sparse
+from trimodal.layers import store
 from trimodal.methods import Method
 from trimodal.methods.options import build
 from trimodal.statistics import Moment
@@ -76,8 +76,7 @@ def _decoded(change: Change) -> Tensor:
     treatment = change.treatments["layer"]
     if treatment.kind == "low_rank":
         return treatment.tensors["second"].flatten(1) @ treatment.tensors["first"].flatten(1)
-    store = {"quantized": Quantized, "sparse": Sparse}[treatment.kind](treatment.options, treatment.tensors)
-    weight: Tensor = store().detach()
+    weight: Tensor = store(treatment.kind, treatment.options, treatment.tensors)().detach()
     return weight
 
 

@@ -44,7 +44,7 @@ def test_pattern_becomes_places_in_running_order(clip: Layout, where: Any, expec
 
 
 def test_forecast_counts_every_byte(clip: Layout) -> None:
-    how = {"bits": 4, "group": 16, "symmetric": False}
+    how = {"bits": 4, "group": 16, "grid": "asymmetric"}
     (edit,), after = planned(clip, {"quantize.rtn": {"where": "image.0.up", **how}})
     (place,) = edit.places
     rows, columns = 64, 32

@@ -41,10 +41,14 @@ class _Chain:
 
 @dataclass
 class Activations:
-    """The calibration batches, and the way to push them through parts of `model`."""
+    """The calibration batches, and the way to push them through parts of `model`.
+
+    `original` does the same with the model as it was; statistics that pair both models' inputs need it.
+    """
 
     model: Model
     batches: Sequence[Batch]
+    original: Activations | None = None
     tick: Tick = lambda: None
     _chain: _Chain | None = field(default=None, init=False)
     _codes: list[dict[str, Tensor]] = field(default_factory=list, init=False)
@@ -62,12 +66,36 @@ class Activations:
         with torch.inference_mode():
             # Reaching the block runs it too: nothing may be recorded before that is done.
             chain = None if block is None else self._reach(tower, block)
+            paired = [path for path, kind in wants.items() if kind == "paired"]
+            twin = self.original if paired else None
+            twin_chain = None if twin is None or block is None else twin._reach(tower, block)
             with _recording(self.model, [s for s in sites if s.path in wants], wants) as recorder:
                 for index, codes in enumerate(self._codes):
-                    recorder.start_(codes)
+                    recorder.start_(codes, twin.inputs(index, twin_chain, paired) if twin is not None else {})
                     self._run(index, chain)
                     self.tick()
         return recorder.by_site()
+
+    def inputs(self, index: int, chain: _Chain | None, paths: Sequence[str]) -> dict[str, Tensor]:
+        """What the layers at `paths` get from batch number `index`; those that are not there or do not run are missing."""
+        found: dict[str, Tensor] = {}
+        modules = dict(self.model.module.named_modules())
+
+        def hook(path: str) -> Callable[..., None]:
+            def see(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+                found[path] = _split(args, kwargs)[0]
+
+            return see
+
+        handles = [
+            modules[path].register_forward_pre_hook(hook(path), with_kwargs=True) for path in paths if path in modules
+        ]
+        try:
+            self._run(index, chain)
+        finally:
+            for handle in handles:
+                handle.remove()
+        return found
 
     def _run(self, index: int, chain: _Chain | None) -> None:
         """Push batch number `index` through the block where `chain` stands, or through the whole model."""
@@ -183,10 +211,13 @@ class _Recorder:
         self._leader: dict[str, str] = {}
         self._inputs: dict[str, tuple[nn.Module, Tensor]] = {}
         self._codes: dict[str, Tensor] = {}
+        self._originals: dict[str, Tensor] = {}
 
-    def start_(self, codes: dict[str, Tensor]) -> None:
-        """A new batch is about to run; `codes` say which tokens are what."""
+    def start_(self, codes: dict[str, Tensor], originals: dict[str, Tensor]) -> None:
+        """A new batch is about to run; `codes` say which tokens are what, `originals` what the model as it was gives
+        its layers."""
         self._codes = codes
+        self._originals = originals
         self._inputs = {}
 
     def hook(self, path: str) -> Callable[..., None]:
@@ -215,12 +246,18 @@ class _Recorder:
         key = f"{site.tower}.cross" if site.branch == "cross" and site.role in ("key", "value") else site.tower
         modality = self._model.layout.tower(site.tower).modality
         rows = rows_by_modality(unfold_input(module, x), self._codes.get(key), modality)
-        kind: type[Statistic] = Moment if self._wants[path] == "moment" else ColumnNorm
+        original = self._originals.get(path)
+        twins: dict[str, Tensor] = {}
+        if original is not None and original.shape == x.shape:
+            twins = rows_by_modality(unfold_input(module, original), self._codes.get(key), modality)
+        found = self._found.setdefault(path, {})
         for name, part in rows.items():
-            found = self._found.setdefault(path, {})
-            if name not in found:
-                found[name] = kind(part.shape[-1])
-            found[name].update(part)
+            if self._wants[path] == "norm":
+                found.setdefault(name, ColumnNorm(part.shape[-1])).update(part)
+                continue
+            moment = found.setdefault(name, Moment(part.shape[-1]))
+            if isinstance(moment, Moment):
+                moment.update(part, twins.get(name))
 
     def by_site(self) -> dict[str, dict[str, Statistic]]:
         """What was found, by path; sites that never ran are missing."""

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from trimodal.compression.blocks import Activations
+from trimodal.compression.sensitivity import gradient_sizes
 from trimodal.core import Change, Edit, FitRecord, Place, PlaceRecord, Plan, PlannedPlace, Sample
 from trimodal.data import batches as make_batches
 from trimodal.errors import TrimodalError
@@ -49,6 +50,8 @@ class _Run:
     model: Model
     balance: Balance
     progress: Progress
+    data: bool
+    gradients: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     records: list[PlaceRecord | FitRecord] = field(default_factory=list)
     total: int = 0
 
@@ -72,15 +75,18 @@ def compress_(
         progress: called with what is going on, places or steps done, and how many there are.
     """
     torch.manual_seed(plan.seed)
-    run = _Run(model, plan.calibration.balance, progress)  # type: ignore[arg-type]
+    run = _Run(model, plan.calibration.balance, progress, bool(statistics_samples))  # type: ignore[arg-type]
     run.total = sum(len(edit.places) for edit in plan.edits)
     calibration = make_batches(model, statistics_samples, BATCH_SIZE) if statistics_samples else []
+    if run.balance == "gradient" and teacher is not None:
+        run.gradients = gradient_sizes(teacher, calibration, plan.seed)
+    original = None if teacher is None else Activations(teacher, calibration)
     for gradient, edits in groupby(enumerate(plan.edits), key=lambda pair: method(pair[1].method).fit is not None):
         if gradient:
             for number, edit in edits:
                 _fit(run, number, edit, teacher, samples, plan.seed)
         else:
-            _sweep(run, list(edits), Activations(model, calibration))
+            _sweep(run, list(edits), Activations(model, calibration, original))
     return run.records
 
 
@@ -134,7 +140,7 @@ def _rounds(tasks: list[_Task]) -> Iterator[list[_Task]]:
 
 def _round(run: _Run, tasks: list[_Task], activations: Activations) -> None:
     places = [place_of(run.model.layout, task.method, task.planned) for task in tasks]
-    wants = _wants(places, bool(activations.batches))
+    wants = _wants(tasks, places, bool(activations.batches))
     seen: dict[str, dict[str, Statistic]] = {}
     if wants:
         seen = activations.observe([place.observed for place in places], wants)
@@ -143,13 +149,14 @@ def _round(run: _Run, tasks: list[_Task], activations: Activations) -> None:
         run.records.append(_one(run, task, place, seen.get(place.observed.path, {})))
 
 
-def _wants(places: list[Place], data: bool) -> dict[str, StatisticKind]:
+def _wants(tasks: list[_Task], places: list[Place], data: bool) -> dict[str, StatisticKind]:
     """What to observe per path. With data at hand every weight's output error is measured, asked for or not."""
     wants: dict[str, StatisticKind] = {}
-    for place in places:
+    for task, place in zip(tasks, places, strict=True):
         site = place.observed
         if data and site.kind in ("linear", "conv") and site.groups == 1:
-            wants[site.path] = "moment"
+            wanted = task.method.wants(place, task.config)
+            wants[site.path] = "moment" if wanted in (None, "norm") else wanted
     return wants
 
 
@@ -159,9 +166,10 @@ def _one(run: _Run, task: _Task, place: Place, seen: Mapping[str, Statistic]) ->
     model, site = run.model, place.observed
     weights = _weights(model, place)
     moments = {name: part for name, part in seen.items() if isinstance(part, Moment)}
-    statistic = mixed(moments, run.balance) if moments else None
+    statistic = mixed(moments, run.balance, run.gradients.get(site.path)) if moments else None
     wanted = task.method.wants(place, task.config)
-    if task.method.solve is None or (wanted is not None and statistic is None):
+    lacking = wanted is not None and statistic is None
+    if task.method.solve is None or (lacking and (run.data or not task.method.without_data)):
         raise TrimodalError(
             f"{task.method.name} at {place.name}: no calibration sample ran through it; give data that uses the {site.tower} tower"
         )
@@ -174,7 +182,8 @@ def _one(run: _Run, task: _Task, place: Place, seen: Mapping[str, Statistic]) ->
         bytes_before=place.stored_bytes, bytes_after=sum(s.stored_bytes for s in after),
         error={n: output_error(old, new, m.second, m.mean, bias_change) for n, m in moments.items()},
         weight_error=weight_error(old, new), tokens={n: part.tokens for n, part in moments.items()},
-        seconds=time.perf_counter() - start, notes=change.notes,
+        seconds=time.perf_counter() - start,
+        notes=(*change.notes, *((f"without data: {task.method.without_data}",) if lacking else ())),
     )  # fmt: skip
 
 

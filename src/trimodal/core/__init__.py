@@ -4,10 +4,9 @@ from trimodal.core.change import Change, Cut, Treatment
 from trimodal.core.plan import Calibration, Edit, LeftAlone, Place, Plan, PlannedPlace, Source
 from trimodal.core.record import Check, FitRecord, Metric, PlaceRecord, Size, TowerSize, Verdict
 from trimodal.core.sample import MODALITIES, Sample
-from trimodal.core.site import DTYPE_BYTES, Axis, Counter, Layout, Site, Tower
+from trimodal.core.site import Axis, Counter, Layout, Site, Tower
 
 __all__ = [
-    "DTYPE_BYTES",
     "MODALITIES",
     "Axis",
     "Calibration",

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 class Treatment:
     """How one site's weight is to be stored from now on.
 
-    `kind` is a key of `trimodal.layers.KINDS`; `options` is plain data that goes into the manifest; `tensors`
-    are what goes into the file. `bias` replaces the site's bias where it is given.
+    `kind` and `options` are plain data that go into the manifest, and `tensors` what goes into the file; which there
+    are is said in `core/storage.py`. `bias` replaces the site's bias where it is given.
     """
 
     kind: str

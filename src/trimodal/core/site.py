@@ -17,10 +17,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Literal
 
-Kind = Literal["linear", "conv", "embedding", "norm"]
-Storage = Literal["dense", "sparse", "quantized"]
+from trimodal.core.storage import TYPE_BYTES
 
-DTYPE_BYTES = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2}
+Kind = Literal["linear", "conv", "embedding", "norm"]
 
 
 @dataclass(frozen=True)
@@ -64,7 +63,8 @@ class Site:
     (`cross` attention beside self-attention). `groups` is a convolution's. `tied` lists further module paths that use
     the very same weight.
     `own_forward`: its class computes in a way of its own, so no other kind of module can take its place.
-    `stored` and `stored_bytes` say how weight and bias are kept at the moment, everything included.
+    `stored` is the kind of storage of the weight at the moment (see `core/storage.py`), `stored_bytes` counts weight and
+    bias with everything that belongs to them.
     """
 
     path: str
@@ -81,7 +81,7 @@ class Site:
     groups: int = 1
     tied: tuple[str, ...] = ()
     own_forward: bool = False
-    stored: Storage = "dense"
+    stored: str = "dense"
     stored_bytes: int = 0
 
     @property
@@ -109,7 +109,7 @@ class Site:
     def bias_bytes(self) -> int:
         """Bytes of the bias, kept in the site's own dtype."""
         width = self.shape[self.output_dim] if self.kind != "norm" else self.shape[0]
-        return width * DTYPE_BYTES[self.dtype] if self.bias else 0
+        return width * TYPE_BYTES[self.dtype] if self.bias else 0
 
     def cut(self, label: str, kept: Sequence[int]) -> Site:
         """The same site, dense, with only the `kept` units of `label` on the dimensions that carry it."""
@@ -140,7 +140,7 @@ class Site:
     @property
     def dense_bytes(self) -> int:
         """Bytes of weight and bias when both are kept as plain tensors."""
-        return math.prod(self.shape) * DTYPE_BYTES[self.dtype] + self.bias_bytes
+        return math.prod(self.shape) * TYPE_BYTES[self.dtype] + self.bias_bytes
 
 
 @dataclass(frozen=True)

@@ -12,12 +12,9 @@ from torch import Tensor, nn
 
 from trimodal.layers.hosting import host_, is_hosting, unhost_
 from trimodal.layers.low_rank import LowRank, low_rank, merged
-from trimodal.layers.stored import Quantized, Sparse, Store
+from trimodal.layers.stored import Coded, Sparse, Store, store
 
-_STORES: dict[str, type[Store]] = {"quantized": Quantized, "sparse": Sparse}
-KINDS = ("dense", "low_rank", *_STORES)
-
-__all__ = ["KINDS", "LowRank", "Quantized", "Sparse", "Store", "host_", "is_hosting", "merged", "replaced_", "unhost_"]
+__all__ = ["Coded", "LowRank", "Sparse", "Store", "host_", "is_hosting", "merged", "replaced_", "store", "unhost_"]
 
 
 def replaced_(
@@ -35,7 +32,7 @@ def replaced_(
     if kind == "dense":
         layer.weight = nn.Parameter(tensors["weight"])
     else:
-        host_(layer, _STORES[kind](options, tensors))
+        host_(layer, store(kind, options, tensors))
     if kept is not None:
         layer.bias = kept
     return layer

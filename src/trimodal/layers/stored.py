@@ -1,6 +1,7 @@
 """How a weight may be kept: a store holds the packed tensors and decodes them when called.
 
-A store is a module of its own, so that two layers with tied weights can share one.
+A store is a module of its own, so that two layers with tied weights can share one. Its kinds, and which tensors each
+has, are those of `core/storage.py`.
 """
 
 from __future__ import annotations
@@ -12,23 +13,26 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from trimodal.maths.codebook import Codebook
 from trimodal.maths.grid import Grid
-from trimodal.maths.packing import pack, unpack
+from trimodal.maths.integers import Integers
+from trimodal.maths.packing import unpack
+from trimodal.maths.transform import unrotate
+
+Levels = Grid | Codebook | Integers
+LEVELS: dict[str, type[Levels]] = {"quantized": Grid, "codebook": Codebook, "integers": Integers}
+_PARTS = ("signs", "columns", "left", "right", "outliers", "places")
 
 
-class Quantized(nn.Module):
-    """Codes on a uniform grid; see `maths/grid.py`.
+class Coded(nn.Module):
+    """Codes, and the numbers that they stand for: on a grid, from a codebook, or whole multiples of a step.
 
-    Buffers: `codes` uint8 (rows, packed columns), `scale` float16 (rows, groups), and `zero` uint8 (rows, groups)
-    unless the grid is symmetric.
+    Buffers are the tensors that `core/storage.py` lists for `kind` and `options`.
     """
 
-    codes: Tensor
-    scale: Tensor
-    zero: Tensor
-
-    def __init__(self, options: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+    def __init__(self, kind: str, options: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
         super().__init__()
+        self.kind = kind
         self.options = dict(options)
         self.shape = torch.Size(options["shape"])
         self.dtype = getattr(torch, options["dtype"])
@@ -36,37 +40,45 @@ class Quantized(nn.Module):
             self.register_buffer(name, tensor)
 
     @property
-    def grid(self) -> Grid:
-        """The grid that the codes lie on."""
-        columns = math.prod(self.shape[1:])
-        zero = self.zero if "zero" in self._buffers else None
-        return Grid(self.scale, self.options["exponent"], zero, self.options["bits"], self.options["group"], columns)
-
-    def rows(self, index: Tensor) -> Tensor:
-        """The decoded rows (len(index), columns) at `index`, without decoding the rest."""
-        whole = self.grid
-        scale = whole.scale if len(whole.scale) == 1 else whole.scale[index]
-        zero = whole.zero if whole.zero is None or len(whole.zero) == 1 else whole.zero[index]
-        part = Grid(scale, whole.exponent, zero, whole.bits, whole.group, whole.columns)
-        return part.decode(unpack(self.codes[index], whole.bits, whole.columns)).to(self.dtype)
+    def levels_and_codes(self) -> tuple[Levels, Tensor]:
+        """The numbers that there are, and the codes (rows, columns)."""
+        return LEVELS[self.kind].stored(self.options, self._tensors(), math.prod(self.shape[1:]))
 
     def forward(self) -> Tensor:
         """The decoded weight, in its own shape."""
-        grid = self.grid
-        return grid.decode(unpack(self.codes, grid.bits, grid.columns)).to(self.dtype).view(self.shape)
+        return self._decoded(self._tensors(), None).to(self.dtype).view(self.shape)
 
-    @staticmethod
-    def treatment(
-        codes: Tensor, grid: Grid, shape: tuple[int, ...], dtype: str
-    ) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        """Options and tensors that make up the store for `codes` (rows, columns) on `grid`."""
-        options = {
-            "bits": grid.bits, "group": grid.group, "exponent": grid.exponent, "shape": list(shape), "dtype": dtype,
-        }  # fmt: skip
-        tensors = {"codes": pack(codes, grid.bits), "scale": grid.scale.contiguous()}
-        if grid.zero is not None:
-            tensors["zero"] = grid.zero.contiguous()
-        return options, tensors
+    def rows(self, index: Tensor) -> Tensor:
+        """The decoded rows (len(index), columns) at `index`, without decoding the rest."""
+        return self._decoded(LEVELS[self.kind].take(self._tensors(), index), index).to(self.dtype)
+
+    def _tensors(self) -> dict[str, Tensor]:
+        return {name: t for name, t in self._buffers.items() if t is not None and name not in _PARTS}
+
+    def _decoded(self, tensors: Mapping[str, Tensor], index: Tensor | None) -> Tensor:
+        columns = math.prod(self.shape[1:])
+        levels, codes = LEVELS[self.kind].stored(self.options, tensors, columns)
+        weight, parts = levels.decode(codes), self._buffers
+        if (signs := parts.get("signs")) is not None:
+            weight = unrotate(weight, unpack(signs, 1, columns).float() * 2 - 1, self.options["rotation"])
+        if (scale := parts.get("columns")) is not None:
+            weight = weight * scale.float()
+        left, right = parts.get("left"), parts.get("right")
+        if left is not None and right is not None:
+            weight = weight + (left if index is None else left[index]).float() @ right.float()
+        outliers, places = parts.get("outliers"), parts.get("places")
+        if outliers is not None and places is not None:
+            weight = _placed(weight, outliers.float(), places.long(), self.shape[0], index)
+        return weight
+
+
+def _placed(weight: Tensor, values: Tensor, places: Tensor, rows: int, index: Tensor | None) -> Tensor:
+    """`weight` with `values` at the flat `places` of the whole; only the rows at `index` are there if it is given."""
+    if index is None:
+        return weight.flatten().scatter(0, places, values).view_as(weight)
+    whole = weight.new_full((rows * weight.shape[1],), torch.nan).scatter(0, places, values)
+    found = whole.view(rows, -1)[index]
+    return torch.where(found.isnan(), weight, found)
 
 
 class Sparse(nn.Module):
@@ -80,6 +92,7 @@ class Sparse(nn.Module):
 
     def __init__(self, options: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
         super().__init__()
+        self.kind = "sparse"
         self.options = dict(options)
         self.shape = torch.Size(options["shape"])
         self.values = nn.Parameter(tensors["values"], requires_grad=tensors["values"].is_floating_point())
@@ -96,11 +109,10 @@ class Sparse(nn.Module):
         dense: Tensor = self()
         return dense.flatten(1)[index]
 
-    @staticmethod
-    def treatment(weight: Tensor, mask: Tensor) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        """Options and tensors that make up the store for `weight` where `mask` (rows, columns) is True."""
-        values = weight.flatten(1)[mask].contiguous()
-        return {"shape": list(weight.shape)}, {"values": values, "mask": pack(mask.to(torch.uint8), 1)}
+
+Store = Coded | Sparse
 
 
-Store = Quantized | Sparse
+def store(kind: str, options: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Store:
+    """The store of `kind`, holding `tensors`."""
+    return Sparse(options, tensors) if kind == "sparse" else Coded(kind, options, tensors)

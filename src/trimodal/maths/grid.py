@@ -11,19 +11,24 @@ z = round(−lo / s) with lo ≤ 0 ≤ hi forced first, so that zero is always o
 group would get a zero-point outside the range.
 
 Scales are kept as float16 times one power of two per tensor, and are rounded *before* the codes are chosen, so
-that decoding is exact on any machine.
+that decoding is exact on any machine. A float16 zero-point (HQQ's) need not lie on the grid.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-Clip = Literal["max", "mse"]
+from trimodal.core.storage import group_size
+from trimodal.maths.packing import pack, unpack
+
+Clip = Literal["max", "mse", "output"]
+Rounder = Callable[[Tensor, int], tuple[Tensor, Tensor]]
 
 _SHRINK_STEPS = 20
 _SHRINK_TO = 0.5
@@ -34,8 +39,9 @@ _WEIGHTS_AT_ONCE = 2**14  # passed over many times: fits the cache, and stays be
 class Grid:
     """Scales and zero-points of one weight matrix of `columns` columns.
 
-    `scale` is float16 (rows, groups), to be multiplied by 2^`exponent`; `zero` is uint8 (rows, groups), or None
-    for 2^(bits−1) everywhere. rows is 1 if the whole tensor shares one scale.
+    `scale` is float16 (rows, groups), to be multiplied by 2^`exponent`; `zero` (rows, groups) is uint8 (int32 at 16
+    bits), float16 where it need not be whole, or None for 2^(bits−1) everywhere. With `shared` the whole tensor has one
+    scale, of shape (1, 1).
     """
 
     scale: Tensor
@@ -44,6 +50,9 @@ class Grid:
     bits: int
     group: int
     columns: int
+    shared: bool = False
+
+    kind = "quantized"
 
     def scales(self, dtype: torch.dtype = torch.float32) -> Tensor:
         """The scales as floats (rows, groups)."""
@@ -55,76 +64,139 @@ class Grid:
             return torch.full_like(self.scale, 2 ** (self.bits - 1), dtype=dtype)
         return self.zero.to(dtype)
 
-    def spread(self, per_group: Tensor) -> Tensor:
-        """Repeat (rows, groups) to (rows, columns)."""
-        if per_group.shape[1] == 1:
-            return per_group.expand(-1, self.columns)
-        return per_group.repeat_interleave(self.group, dim=1)[:, : self.columns]
-
     def encode(self, weight: Tensor) -> Tensor:
-        """Codes uint8 (rows, columns) of the grid's numbers nearest to `weight`."""
-        return nearest_codes(weight, self.spread(self.scales()), self.spread(self.zeros()), self.bits)
+        """Codes uint8 (int32 at 16 bits) (rows, columns) of the grid's numbers nearest to `weight`."""
+        scale, zero = spread(self.scales(), self.group, self.columns), spread(self.zeros(), self.group, self.columns)
+        return self.as_codes((weight / scale).add_(zero).round_().clamp_(0, 2**self.bits - 1))
 
     def decode(self, codes: Tensor) -> Tensor:
         """The numbers float32 (rows, columns) that `codes` stand for."""
-        return (codes.float() - self.spread(self.zeros())) * self.spread(self.scales())
+        scale, zero = spread(self.scales(), self.group, self.columns), spread(self.zeros(), self.group, self.columns)
+        return (codes.float() - zero) * scale
+
+    def rounder(self) -> Rounder:
+        """A function from one column (rows,) and its number to codes and values (rows,) of the nearest numbers."""
+        scale, zero = self.scales().T.contiguous(), self.zeros().T.contiguous()  # (groups, rows)
+        top, group = 2**self.bits - 1, self.group
+
+        def nearest(column: Tensor, number: int) -> tuple[Tensor, Tensor]:
+            s, z = scale[number // group], zero[number // group]
+            codes = (column / s).add_(z).round_().clamp_(0, top)
+            return codes, (codes - z) * s
+
+        return nearest
+
+    def as_codes(self, codes: Tensor) -> Tensor:
+        """Whole numbers in float as the type that codes have."""
+        return codes.to(torch.uint8 if self.bits <= 8 else torch.int32)
+
+    def options(self) -> dict[str, Any]:
+        """What storage says of it; see `core/storage.py`."""
+        zero = None if self.zero is None else str(self.zero.dtype).removeprefix("torch.")
+        return {"bits": self.bits, "group": self.group, "exponent": self.exponent, "zero": zero, "shared": self.shared}
+
+    def tensors(self, codes: Tensor) -> dict[str, Tensor]:
+        """The tensors to store for `codes`."""
+        zero = {} if self.zero is None else {"zero": self.zero.contiguous()}
+        return {"codes": pack(codes, self.bits), "scale": self.scale.contiguous(), **zero}
+
+    @staticmethod
+    def stored(options: Mapping[str, Any], tensors: Mapping[str, Tensor], columns: int) -> tuple[Grid, Tensor]:
+        """The grid and the codes that `options` and `tensors` hold."""
+        grid = Grid(tensors["scale"], options["exponent"], tensors.get("zero"), options["bits"], options["group"],
+                    columns, options["shared"])  # fmt: skip
+        return grid, unpack(tensors["codes"], grid.bits, columns)
+
+    @staticmethod
+    def take(tensors: Mapping[str, Tensor], index: Tensor) -> dict[str, Tensor]:
+        """The tensors of only the rows at `index`."""
+        return {name: t if name != "codes" and len(t) == 1 else t[index] for name, t in tensors.items()}
 
 
-def nearest_codes(weight: Tensor, scale: Tensor, zero: Tensor, bits: int) -> Tensor:
-    """Codes uint8 of the numbers nearest to `weight`; `scale` and `zero` broadcast against it."""
-    return (torch.round(weight / scale) + zero).clamp_(0, 2**bits - 1).to(torch.uint8)
+def spread(per_group: Tensor, group: int, columns: int) -> Tensor:
+    """Repeat (rows, groups) to (rows, columns)."""
+    if per_group.shape[1] == 1:
+        return per_group.expand(-1, columns)
+    return per_group.repeat_interleave(group, dim=1)[:, :columns]
 
 
-def group_size(group: int | str, columns: int) -> int:
-    """Columns per group for the option `group`: a number, `channel` or `tensor` (both: the whole row)."""
-    return min(group, columns) if isinstance(group, int) else columns
-
-
-def grid_bytes(rows: int, columns: int, bits: int, group: int | str, symmetric: bool) -> int:
-    """Bytes of codes, scales and zero-points of a matrix that is stored on a grid."""
-    scales = (1 if group == "tensor" else rows) * -(-columns // group_size(group, columns))
-    return rows * (-(-columns // 8) * bits) + scales * (2 if symmetric else 3)
-
-
-def fit_grid(weight: Tensor, bits: int, group: int | str, symmetric: bool = True, clip: Clip = "max") -> Grid:
+def fit_grid(
+    weight: Tensor,
+    bits: int,
+    group: int | str,
+    symmetric: bool = True,
+    clip: Clip = "max",
+    moment: Tensor | None = None,
+) -> Grid:
     """Choose scales and zero-points for `weight` (rows, columns).
 
-    `clip` is `max` (the range holds every weight) or `mse` (the range is shrunk per group, in steps, to where
-    Σ|w − ŵ|^2.5 is least: after the reference code of Frantar et al. 2023, arXiv 2210.17323, which has the power 2.4).
+    `clip` is `max` (the range holds every weight), or the range is shrunk per group, in steps, to where an error is
+    least: `mse` takes Σ|w − ŵ|^2.5 (after the reference code of Frantar et al. 2023, arXiv 2210.17323, which has the
+    power 2.4), `output` the layer's output error Δw C_gg Δwᵀ with the group's block of `moment`, C (columns, columns)
+    (Lin et al. 2024, AWQ, arXiv 2306.00978, in closed form).
     """
     rows, columns = weight.shape
     if group == "tensor":
-        flat = fit_grid(weight.reshape(1, -1), bits, "channel", symmetric, clip)
-        return Grid(flat.scale, flat.exponent, flat.zero, bits, columns, columns)
+        flat = fit_grid(weight.reshape(1, -1), bits, "channel", symmetric, "mse" if clip == "output" else clip)
+        return Grid(flat.scale, flat.exponent, flat.zero, bits, columns, columns, shared=True)
     size = group_size(group, columns)
     count = -(-columns // size)
     padded = torch.nn.functional.pad(weight.float(), (0, count * size - columns)).view(rows * count, size)
-    scale, zero = _choose(padded, bits, symmetric, clip)
+    if clip == "output" and moment is not None:
+        scale, zero = _choose_by_output(padded.view(rows, count, size), moment.float(), bits, symmetric)
+    else:
+        scale, zero = _choose(padded, bits, symmetric, "mse" if clip == "output" else clip)
     empty = (padded == 0).all(dim=1)  # any scale will do, but it must not decide the exponent of the others
+    stored, exponent = half(scale, empty)
+    zeros = None if symmetric else zero.to(torch.uint8 if bits <= 8 else torch.int32).view(rows, count)
+    return Grid(stored.view(rows, count), exponent, zeros, bits, size, columns)
+
+
+def half(scale: Tensor, empty: Tensor) -> tuple[Tensor, int]:
+    """Scales as float16 and one power of two to multiply them by; 1 for groups that are `empty`, all zeros."""
     exponent = _exponent(scale[~empty])
     stored = (scale * 2.0**-exponent).to(torch.float16)
     # A scale below float16's range would decode to nothing and divide by zero; such a group is all but zero.
-    stored = torch.where(stored == 0, torch.full_like(stored, 2.0**-24), stored).masked_fill(empty, 1.0)
-    zeros = None if symmetric else zero.to(torch.uint8).view(rows, count)
-    return Grid(stored.view(rows, count), exponent, zeros, bits, size, columns)
+    return torch.where(stored == 0, torch.full_like(stored, 2.0**-24), stored).masked_fill(empty, 1.0), exponent
 
 
 def _choose(groups: Tensor, bits: int, symmetric: bool, clip: Clip) -> tuple[Tensor, Tensor]:
     """Scale and zero-point per row of `groups` (n, size), each (n,)."""
     at_once = max(1, _WEIGHTS_AT_ONCE // groups.shape[1])
-    parts = [_choose_part(part, bits, symmetric, clip) for part in groups.split(at_once)]
+    measure = None if clip == "max" else _power_error
+    parts = [_choose_part(part, bits, symmetric, measure) for part in groups.split(at_once)]
     return torch.cat([scale for scale, _ in parts]), torch.cat([zero for _, zero in parts])
 
 
-def _choose_part(groups: Tensor, bits: int, symmetric: bool, clip: Clip) -> tuple[Tensor, Tensor]:
+def _choose_by_output(groups: Tensor, moment: Tensor, bits: int, symmetric: bool) -> tuple[Tensor, Tensor]:
+    """Scale and zero-point (rows·count,) of `groups` (rows, count, size), each group by its output error."""
+    rows, count, size = groups.shape
+    found = []
+    for number in range(count):
+        block = moment[number * size : (number + 1) * size, number * size : (number + 1) * size]
+
+        def measure(error: Tensor, block: Tensor = block) -> Tensor:
+            real = error[:, : len(block)]  # the last group may be padded
+            return ((real @ block) * real).sum(dim=1)
+
+        found.append(_choose_part(groups[:, number], bits, symmetric, measure))
+    scale, zero = (torch.stack(parts, dim=1).view(rows * count) for parts in zip(*found, strict=True))
+    return scale, zero
+
+
+def _choose_part(
+    groups: Tensor, bits: int, symmetric: bool, measure: Callable[[Tensor], Tensor] | None
+) -> tuple[Tensor, Tensor]:
+    """Scale and zero-point (n,) per row of `groups` (n, size): over the whole range, or where `measure` of the errors
+    (n, size) is least."""
     low, high = groups.amin(dim=1).clamp(max=0), groups.amax(dim=1).clamp(min=0)
-    if clip == "max":
+    if measure is None:
         return _span(low, high, bits, symmetric)
     shrink = torch.linspace(1.0, _SHRINK_TO, _SHRINK_STEPS + 1, device=groups.device)
     errors = []
     for factor in shrink.tolist():
         scale, zero = _span(low * factor, high * factor, bits, symmetric)
-        errors.append(_power_error(groups, scale, None if symmetric else zero, bits))
+        errors.append(measure(_rounding_error(groups, scale, None if symmetric else zero, bits)))
     best = shrink[torch.stack(errors).argmin(dim=0)]  # (n,)
     return _span(low * best, high * best, bits, symmetric)
 
@@ -141,14 +213,19 @@ def _span(low: Tensor, high: Tensor, bits: int, symmetric: bool) -> tuple[Tensor
     return torch.where(scale == 0, torch.ones_like(scale), scale), zero
 
 
-def _power_error(groups: Tensor, scale: Tensor, zero: Tensor | None, bits: int) -> Tensor:
-    """Σ|w − ŵ|^2.5 per row of `groups` (n, size), as x²·√x: several times cheaper than a general power."""
+def _rounding_error(groups: Tensor, scale: Tensor, zero: Tensor | None, bits: int) -> Tensor:
+    """ŵ − w (n, size) of `groups`."""
     steps = (groups / scale[:, None]).round_()
     if zero is None:
         steps.clamp_(-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
     else:
         steps.clamp_(-zero[:, None], 2**bits - 1 - zero[:, None])
-    error = steps.mul_(scale[:, None]).sub_(groups).abs_()
+    return steps.mul_(scale[:, None]).sub_(groups)
+
+
+def _power_error(error: Tensor) -> Tensor:
+    """Σ|e|^2.5 per row, as e²·√|e|: several times cheaper than a general power."""
+    error = error.abs_()
     return error.sqrt().mul_(error.square_()).sum(dim=1)
 
 

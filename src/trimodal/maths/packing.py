@@ -1,4 +1,4 @@
-"""Unsigned codes of 1 to 8 bits, packed into bytes without gaps.
+"""Unsigned codes of 1 to 8 or 16 bits, packed into bytes without gaps.
 
 Eight codes of b bits take exactly b bytes: they are laid end to end, lowest bits first, in one 64-bit word whose low
 b bytes are kept. A row whose length is no multiple of eight is padded with zeros. Two 4-bit codes 3, 5 share the
@@ -10,15 +10,17 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from trimodal.core.storage import packed_columns
 
-def packed_columns(columns: int, bits: int) -> int:
-    """Bytes that a row of `columns` codes takes."""
-    return -(-columns // 8) * bits
+__all__ = ["pack", "packed_columns", "unpack"]
 
 
 def pack(codes: Tensor, bits: int) -> Tensor:
     """Pack codes (rows, columns), integers in [0, 2^bits), into uint8 (rows, packed_columns)."""
     rows, columns = codes.shape
+    if bits == 16:
+        pairs = torch.stack((codes & 255, codes >> 8), dim=-1).to(torch.uint8).view(rows, -1)
+        return torch.nn.functional.pad(pairs, (0, packed_columns(columns, 16) - 2 * columns))
     if bits == 8 and columns % 8 == 0:
         return codes.to(torch.uint8)
     padded = torch.zeros(rows, -(-columns // 8) * 8, dtype=torch.int64, device=codes.device)
@@ -30,8 +32,11 @@ def pack(codes: Tensor, bits: int) -> Tensor:
 
 
 def unpack(packed: Tensor, bits: int, columns: int) -> Tensor:
-    """The inverse of `pack`: uint8 (rows, columns)."""
+    """The inverse of `pack`: uint8 (rows, columns); int32 at 16 bits."""
     rows = packed.shape[0]
+    if bits == 16:
+        low, high = packed[:, : 2 * columns].view(rows, -1, 2).int().unbind(-1)
+        return low | (high << 8)
     if bits == 8:
         return packed[:, :columns]
     if bits == 4:

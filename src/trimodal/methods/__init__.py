@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-from types import ModuleType
-
 from trimodal.errors import RecipeError, nearest
 from trimodal.methods.distill import recover
 from trimodal.methods.factorize import eigen
@@ -46,14 +43,3 @@ def listed(name: str | None = None) -> tuple[Method, ...]:
         RecipeError: there is no such method; the nearest name is suggested.
     """
     return METHODS if name is None else (method(name),)
-
-
-class _Verb(ModuleType):
-    """`trimodal.methods` names this package and the verb: once the package is imported, calling it does the verb's work."""
-
-    def __call__(self, name: str | None = None) -> tuple[Method, ...]:
-        """See `listed`."""
-        return listed(name)
-
-
-sys.modules[__name__].__class__ = _Verb

@@ -36,6 +36,7 @@ class Method:
         on: what one place is: a `site`, the sites that share an axis label ending in `unit`, or the whole `model`.
         refuse: reason why it cannot work at this place with this config, or None.
         wants: the statistic it needs of the observed site's input, or None.
+        without_data: what is lost where there is no data for the statistic that it wants; empty if it cannot do without.
         forecast: the sites as they will stand afterwards, with shapes and stored bytes, from the place alone.
     """
 
@@ -48,6 +49,7 @@ class Method:
     unit: str = ""
     refuse: Callable[[Place, Any], str | None] = lambda place, config: None
     wants: Callable[[Place, Any], StatisticKind | None] = lambda place, config: None
+    without_data: str = ""
     forecast: Callable[[Place, Any], Sequence[Site]] = lambda place, config: place.sites
     solve: Callable[[Place, Weights, Statistic | None, Any], Change] | None = None
     fit: Callable[[Model, Model, Callable[[int], Sequence[Batch]], Any, int], Iterable[FitRecord]] | None = None

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from trimodal.core import Axis, Change, Layout, Place, Site
+from trimodal.core.storage import tensors_of
 from trimodal.layers import LowRank, host_, is_hosting, merged, replaced_, unhost_
 from trimodal.models.model import Model
 
@@ -46,7 +47,6 @@ def apply_(model: Model, place: Place, change: Change, after: Sequence[Site]) ->
         treat_(model.module, site, treatment.kind, treatment.options, treatment.tensors, treatment.bias)
         model.steps.append({"treat": {
             "path": path, "kind": treatment.kind, "options": dict(treatment.options), "tied": list(site.tied),
-            "tensors": {n: [list(t.shape), str(t.dtype).removeprefix("torch.")] for n, t in treatment.tensors.items()},
             "bias": None if treatment.bias is None else list(treatment.bias.shape),
         }})  # fmt: skip
     model.layout = model.layout.exchange(place.sites, after)
@@ -123,7 +123,8 @@ def replay_(module: nn.Module, layout: Layout, steps: Sequence[Step], device: st
             layout = layout.cut(step["cut"]["label"], step["cut"]["kept"])
             continue
         treat = step["treat"]
-        tensors = {n: _empty(shape, dtype, device) for n, (shape, dtype) in treat["tensors"].items()}
+        specs = tensors_of(treat["kind"], treat["options"])
+        tensors = {name: _empty(spec.shape, spec.dtype, device) for name, spec in specs.items()}
         layer = module.get_submodule(treat["path"])
         bias = None
         if treat["bias"] is not None:
@@ -133,7 +134,7 @@ def replay_(module: nn.Module, layout: Layout, steps: Sequence[Step], device: st
         treat_(module, site, treat["kind"], treat["options"], tensors, bias)
         if treat["kind"] == "low_rank":  # a later cut has to find the factors
             whole = [known for known in layout.sites if known.path == treat["path"]]
-            layout = layout.exchange(whole, [part for s in whole for part in s.factored(tensors["second"].shape[1])])
+            layout = layout.exchange(whole, [part for s in whole for part in s.factored(treat["options"]["rank"])])
     return layout
 
 

@@ -18,7 +18,8 @@ from typing import Any
 from torch import nn
 
 from trimodal.core import Axis, Counter, Layout, Site, Tower
-from trimodal.core.site import DTYPE_BYTES, Kind
+from trimodal.core.site import Kind
+from trimodal.core.storage import FLOATS
 from trimodal.errors import ModelError
 
 _KINDS: tuple[tuple[type[nn.Module] | tuple[type[nn.Module], ...], Kind], ...] = (
@@ -108,7 +109,7 @@ def kind_of(module: nn.Module) -> Kind | None:
     RMS norms come in a class of their own with nearly every model and are told by name.
     """
     weight = module._parameters.get("weight")
-    if weight is None or str(weight.dtype).removeprefix("torch.") not in DTYPE_BYTES:
+    if weight is None or str(weight.dtype).removeprefix("torch.") not in FLOATS:
         return None
     for types, kind in _KINDS:
         if isinstance(module, types):

@@ -49,7 +49,7 @@ def _plan_step(layout: Layout, step: Step, data: bool) -> tuple[Edit, Layout]:
         if reason is not None:
             left.append(LeftAlone(place.name, reason))
             continue
-        if not data and method.wants(place, config) is not None:
+        if not data and method.wants(place, config) is not None and not method.without_data:
             raise RecipeError(
                 f"{step.place} ({method.name}) needs calibration data for {place.name}, and there is none; give --data, "
                 "or use a method that needs none such as quantize.rtn"

@@ -13,8 +13,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-StatisticKind = Literal["moment", "norm"]
-Balance = Literal["modality", "tokens"]
+StatisticKind = Literal["moment", "paired", "norm"]
+Balance = Literal["modality", "tokens", "gradient"]
+_LEAST_SHARE = 0.05
 
 
 @dataclass
@@ -38,12 +39,14 @@ class ColumnNorm:
 
 @dataclass
 class Moment:
-    """C = E[x xᵀ] (n, n) and μ = E[x] (n,), float32."""
+    """C = E[x xᵀ] (n, n) and μ = E[x] (n,), float32; and where it is asked for `cross`, E[x° xᵀ] (n, n), with x° the
+    input of the same layer in the model as it was."""
 
     columns: int
     tokens: int = 0
     second: Tensor = field(init=False)
     mean: Tensor = field(init=False)
+    cross: Tensor | None = None
 
     def __post_init__(self) -> None:
         self.second = torch.zeros(self.columns, self.columns)
@@ -54,11 +57,14 @@ class Moment:
         """E[x_j²] per column (n,)."""
         return self.second.diagonal()
 
-    def update(self, x: Tensor) -> None:
-        """Take in x (tokens, columns)."""
+    def update(self, x: Tensor, original: Tensor | None = None) -> None:
+        """Take in x (tokens, columns), and the original model's inputs for the same tokens."""
         total = self.tokens + len(x)
         if total:
             x, old = x.float(), self.tokens / total
+            if original is not None:
+                cross = torch.zeros_like(self.second) if self.cross is None else self.cross
+                self.cross = cross.to(x.device).mul_(old).addmm_(original.float().T, x, alpha=1 / total)
             self.second = self.second.to(x.device).mul_(old).addmm_(x.T, x, alpha=1 / total)
             self.mean = self.mean.to(x.device).mul_(old).add_(x.sum(0), alpha=1 / total)
             self.tokens = total
@@ -67,20 +73,39 @@ class Moment:
 Statistic = Moment | ColumnNorm
 
 
-def mixed(parts: Mapping[str, Moment], balance: Balance) -> Moment:
+def mixed(parts: Mapping[str, Moment], balance: Balance, gradients: Mapping[str, float] | None = None) -> Moment:
     """One moment out of one per modality.
 
     `tokens` pools all tokens, so the modality with most tokens dominates. `modality` gives each modality that
-    was seen the same weight: a text tower's few tokens count as much as an image's many.
+    was seen the same weight: a text tower's few tokens count as much as an image's many. `gradient` weighs each by the
+    mean size of the loss's gradient at its tokens, `gradients` (MBQ: Li et al. 2025, arXiv 2412.19509), none below 5 %.
+
+    Its `tokens` is the effective number, (Σ w)² / Σ (w²/n): with n tokens of each modality, all that there are; fewer
+    where a modality counts for more than its tokens.
     """
-    seen = [part for part in parts.values() if part.tokens]
+    seen = {name: part for name, part in parts.items() if part.tokens}
     if len(seen) == 1:
-        return seen[0]
+        return next(iter(seen.values()))
+    weights = _shares(seen, balance, gradients or {})
     result = Moment(next(iter(parts.values())).columns)
-    total = sum(part.tokens for part in seen)
-    for part in seen:
-        weight = 1 / len(seen) if balance == "modality" else part.tokens / total
-        result.second = result.second + weight * part.second
-        result.mean = result.mean + weight * part.mean
-    result.tokens = total
+    for name, part in seen.items():
+        result.second = result.second + weights[name] * part.second
+        result.mean = result.mean + weights[name] * part.mean
+    if all(part.cross is not None for part in seen.values()):
+        crosses = [weights[name] * part.cross for name, part in seen.items() if part.cross is not None]
+        result.cross = torch.stack(crosses).sum(dim=0)
+    result.tokens = round(1 / sum(weights[name] ** 2 / part.tokens for name, part in seen.items()))
     return result
+
+
+def _shares(parts: Mapping[str, Moment], balance: Balance, gradients: Mapping[str, float]) -> dict[str, float]:
+    """The weight of each modality; they sum to 1."""
+    if balance == "tokens":
+        raw = {name: float(part.tokens) for name, part in parts.items()}
+    elif balance == "gradient" and any(gradients.get(name) for name in parts):
+        raw = {name: gradients.get(name, 0.0) for name in parts}
+        raw = {name: max(value, _LEAST_SHARE * sum(raw.values())) for name, value in raw.items()}
+    else:
+        raw = dict.fromkeys(parts, 1.0)
+    total = sum(raw.values())
+    return {name: value / total for name, value in raw.items()}

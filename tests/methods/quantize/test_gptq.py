@@ -9,7 +9,7 @@ import torch
 
 from trimodal.maths.cholesky import inverse_root
 from trimodal.maths.error import quadratic
-from trimodal.maths.grid import fit_grid
+from trimodal.maths.grid import Grid, fit_grid, spread
 from trimodal.methods.quantize import rtn
 from trimodal.methods.quantize.gptq import METHOD, feedback
 
@@ -21,8 +21,8 @@ from trimodal.methods.quantize.gptq import METHOD, feedback
 def test_worked_example(row: list[float], expected: list[float], error: float, rounded: float) -> None:
     weight, moment = torch.tensor([row]), torch.tensor([[2.0, 1.0], [1.0, 2.0]])
     root, _ = inverse_root(moment, 0.0, tokens=100)
-    step, zero = torch.full((1, 2), 0.5), torch.zeros(1, 2)
-    found = feedback(weight, root.float(), step, zero, bits=4) * 0.5
+    levels = Grid(torch.full((1, 1), 0.5).half(), 0, torch.zeros(1, 1, dtype=torch.uint8), 4, 2, 2)
+    found = levels.decode(feedback(weight, root.float(), levels, torch.arange(2))[0])
     assert found[0].tolist() == expected and torch.equal(weight, torch.tensor([row]))
     assert quadratic(weight - found, moment) == pytest.approx(error, abs=1e-6)
     assert quadratic(weight - torch.round(weight / 0.5) * 0.5, moment) == pytest.approx(rounded, abs=1e-6)
@@ -35,7 +35,7 @@ def test_beats_rounding_on_fresh_inputs(layer: Any, solved: Any, bits: int, marg
     assert ours < margin * layer.error(solved(rtn.METHOD, layer.weight, None, bits=bits))
 
 
-@pytest.mark.parametrize("options", [{"group": 16}, {"symmetric": False}, {"activation_order": False}, {"clip": "max"}])
+@pytest.mark.parametrize("options", [{"group": 16}, {"grid": "asymmetric"}, {"activation_order": False}, {"clip": "max"}])
 def test_beats_rounding_on_every_grid(layer: Any, solved: Any, options: dict[str, Any]) -> None:
     plain = {name: value for name, value in options.items() if name != "activation_order"}
     ours = layer.error(solved(METHOD, layer.weight, layer.moment, bits=3, **options))
@@ -71,13 +71,13 @@ def test_blocks_of_columns_do_not_change_the_result() -> None:
     x = torch.randn(600, 300) @ torch.randn(300, 300)
     weight, root = torch.randn(4, 300), inverse_root(x.T @ x / 600, 0.01, 600)[0].float()
     grid = fit_grid(weight, 4, "channel")
-    scale, zero = grid.spread(grid.scales()), grid.spread(grid.zeros())
+    scale, zero = (spread(part, grid.group, 300) for part in (grid.scales(), grid.zeros()))
     w, codes = weight.clone(), torch.empty_like(weight)
     for i in range(300):  # the algorithm as it is written down, without blocks
         codes[:, i] = (torch.round(w[:, i] / scale[:, i]) + zero[:, i]).clamp(0, 15)
         error = (w[:, i] - (codes[:, i] - zero[:, i]) * scale[:, i]) / root[i, i]
         w[:, i:] -= error[:, None] * root[i, i:]
-    found = feedback(weight, root, scale, zero, 4)
+    found, _ = feedback(weight, root, grid, torch.arange(300))
     assert (found != codes.to(torch.uint8)).float().mean() < 0.01
 
 

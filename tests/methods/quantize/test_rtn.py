@@ -22,10 +22,10 @@ def test_scale_is_rounded_before_the_codes_are_chosen(solved: Any) -> None:
 
 
 def test_every_weight_becomes_the_nearest_number_of_its_grid(layer: Any, solve: Any, solved: Any) -> None:
-    from trimodal.layers import Quantized
+    from trimodal.layers import Coded
 
     treatment = solve(METHOD, layer.weight, None, bits=3, group=16).treatments["layer"]
-    grid = Quantized(treatment.options, treatment.tensors).grid
+    grid, _ = Coded(treatment.kind, treatment.options, treatment.tensors).levels_and_codes
     found = solved(METHOD, layer.weight, None, bits=3, group=16)
     levels = torch.stack([grid.decode(torch.full(layer.weight.shape, code)) for code in range(8)])
     assert torch.allclose((levels - layer.weight).abs().amin(0), (found - layer.weight).abs(), atol=1e-6)

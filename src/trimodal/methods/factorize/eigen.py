@@ -94,15 +94,15 @@ def solve(place: Place, weights: Weights, statistic: Statistic | None, config: E
     site, rank = place.observed, rank_of(place.observed, config)
     weight = weights[f"{site.path}.weight"].flatten(1)  # (m, n)
     bias = weights.get(f"{site.path}.bias")
-    if not isinstance(statistic, Moment):
+    if site.kind == "embedding":
         # An embedding's transpose maps a one-hot row to a vector; all rows weigh the same, so C = I.
         first, second, energy = factors(weight.T, None, rank)
         return _change(site, first.T.contiguous(), second, None, energy)
-    moment = statistic.second
-    if bias is not None:
+    moment = statistic.second if isinstance(statistic, Moment) else None
+    if bias is not None and moment is not None and isinstance(statistic, Moment):
         moment = moment - torch.outer(statistic.mean, statistic.mean)
     first, second, energy = factors(weight, moment, rank)
-    if bias is not None:
+    if bias is not None and isinstance(statistic, Moment):
         bias = bias + bias_correction(weight, second @ first, statistic.mean)
     shaped = first.view(rank, *site.shape[1:])
     return _change(site, shaped, second.view(-1, rank, *(1 for _ in site.shape[2:])), bias, energy)
@@ -111,8 +111,11 @@ def solve(place: Place, weights: Weights, statistic: Statistic | None, config: E
 def _change(site: Site, first: Tensor, second: Tensor, bias: Tensor | None, energy: float) -> Change:
     dtype: torch.dtype = getattr(torch, site.dtype)
     tensors = {"first": first.to(dtype).contiguous(), "second": second.to(dtype).contiguous()}
+    embedding = site.kind == "embedding"
+    rank = first.shape[1 if embedding else 0]
+    options = {"shape": list(site.shape), "dtype": site.dtype, "rank": rank, "embedding": embedding}
     kept_bias = None if bias is None else bias.to(dtype)
-    treatment = Treatment("low_rank", {"rank": first.shape[-1 if site.kind == "embedding" else 0]}, tensors, kept_bias)
+    treatment = Treatment("low_rank", options, tensors, kept_bias)
     return Change({site.path: treatment}, notes=(f"{energy:.4f} of the output's energy kept",))
 
 
@@ -124,6 +127,7 @@ METHOD = Method(
     config=EigenConfig,
     refuse=refuse,
     wants=wants,
+    without_data="plain SVD: every input counts alike",
     forecast=forecast,
     solve=solve,
 )

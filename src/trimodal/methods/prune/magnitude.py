@@ -78,6 +78,7 @@ METHOD = Method(
     config=MagnitudeConfig,
     refuse=refuse,
     wants=wants,
+    without_data="the kept weights are not refitted",
     forecast=forecast,
     solve=solve,
 )

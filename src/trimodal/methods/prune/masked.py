@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import prod
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from trimodal.core import DTYPE_BYTES, Change, Place, Site, Treatment
-from trimodal.layers import Sparse
+from trimodal.core import Change, Place, Site, Treatment
+from trimodal.core.storage import stored_bytes
 from trimodal.maths.masks import kept_count
+from trimodal.maths.packing import pack
 from trimodal.methods.method import needs_dense
 from trimodal.methods.options import option
 
@@ -32,8 +34,7 @@ def refuse(place: Place) -> str | None:
 
 def sparse_site(site: Site, kept: int) -> Sequence[Site]:
     """`site` with `kept` weights and one bit per weight."""
-    mask_bytes = site.rows * -(-site.columns // 8)
-    stored = kept * DTYPE_BYTES[site.dtype] + mask_bytes + site.bias_bytes
+    stored = stored_bytes("sparse", _options(site, kept)) + site.bias_bytes
     return (replace(site, stored="sparse", stored_bytes=stored),)
 
 
@@ -49,6 +50,10 @@ def kept_in_all(site: Site, sparsity: float) -> int:
 
 def treated(site: Site, weight: Tensor, mask: Tensor) -> Change:
     """Keep `weight` (rows, columns) where `mask` is True, in the site's own shape and type."""
-    stored = weight.view(site.shape).to(getattr(torch, site.dtype))
-    options, tensors = Sparse.treatment(stored, mask)
-    return Change({site.path: Treatment("sparse", options, tensors)})
+    values = weight.to(getattr(torch, site.dtype))[mask].contiguous()
+    tensors = {"values": values, "mask": pack(mask.to(torch.uint8), 1)}
+    return Change({site.path: Treatment("sparse", _options(site, len(values)), tensors)})
+
+
+def _options(site: Site, kept: int) -> dict[str, Any]:
+    return {"shape": list(site.shape), "dtype": site.dtype, "kept": kept}

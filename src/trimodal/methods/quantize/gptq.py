@@ -3,10 +3,13 @@
 Idea. After a column is rounded, the columns not yet rounded can still change, and the inputs that they see are
 correlated with the one just damaged: move them to where the layer's output error is least.
 
-Problem. For W (m, n) and C = E[x xᵀ] (n, n), minimise tr((W − Ŵ) C (W − Ŵ)ᵀ) with every ŵ on its grid.
+Problem. For W (m, n) and C = E[x xᵀ] (n, n), minimise tr((W − Ŵ) C (W − Ŵ)ᵀ) with every ŵ on its grid, whatever the
+grid: evenly spaced, a table, or learned levels.
 
 Algorithm.
     1. grid from the unchanged W, per group of columns ("static groups")             s, z (m, n/group)
+       with `target` a > 0, W is first moved towards what the original model's inputs x call for, given that the layer
+       now sees x̂:  W* = W + a·W (E[x x̂ᵀ] − E[x̂ x̂ᵀ]) (E[x̂ x̂ᵀ] + λI)⁻¹                  W* (m, n)
     2. permute columns so that diag(C) descends ("activation order")                 W (m, n), C (n, n)
     3. U = upper Cholesky factor of (C + d·mean(diag C)·I)⁻¹                         U (n, n)
     4. for column i:  q_i = nearest(w_i);  e = (w_i − ŵ_i) / U_ii                    e (m,)
@@ -20,8 +23,9 @@ rounding is Σ U_ii⁻² / tr C, which the tests check. Fails where calibration 
 
 Departs from the reference: ranges come from the unchanged weight (the reference, with groups smaller than its block,
 uses weights that are stale inside the block), float64 factorisation, automatic damping, weights that are exactly zero
-stay zero so that pruning survives. Convolutions are unfolded into patches; embeddings are refused, since their input is
-an index and has no second moment.
+stay zero so that pruning survives. The target in step 1 is the exact least-squares form of what GPTAQ (Li et al. 2025,
+arXiv 2504.02692) does inside the recursion; with x̂ = x it is W, to the bit. Convolutions are unfolded into patches;
+embeddings are refused, since their input is an index and has no second moment.
 
 By hand. W = [[0.7, 0.4]], C = [[2, 1], [1, 2]], no damping, grid of step 0.5 (codes … 0, 0.5, 1 …), order as given:
     C⁻¹ = [[2, −1], [−1, 2]]/3, U = [[√(2/3), −1/√6], [0, 1/√2]]
@@ -40,27 +44,31 @@ from torch import Tensor
 
 from trimodal.core import Change, Place
 from trimodal.errors import TrimodalError
-from trimodal.maths.cholesky import inverse_root, revive
-from trimodal.maths.grid import Grid, fit_grid
+from trimodal.layers.stored import Levels
+from trimodal.maths.cholesky import damped_inverse, inverse_root, revive
 from trimodal.methods.method import Method, Weights
 from trimodal.methods.options import option
 from trimodal.methods.quantize import gridded
-from trimodal.methods.quantize.gridded import Rounding
+from trimodal.methods.quantize.gridded import Repair, Rounding
 from trimodal.statistics import Moment, Statistic, StatisticKind
 
 _BLOCK = 128
 
 
 @dataclass(frozen=True)
-class GptqConfig(Rounding):
+class GptqConfig(Rounding, Repair):
     """Options of `quantize.gptq`."""
 
-    bits: int = option(4, "bits per weight", low=2, high=8, unit="bits", search=(2, 3, 4, 6, 8))
+    bits: int = option(4, "bits per weight", low=2, high=8, choices=(16,), unit="bits", search=(2, 3, 4, 6, 8))
     damping: float = option(0.01, "added to diag C, as a share of its mean", low=1e-6, high=1.0, search=(0.01, 0.1))
     activation_order: bool = option(True, "round the columns with the largest inputs first", search=(True,))
+    target: float = option(
+        0.0, "how far to move the weight towards what the original model's inputs call for: 0 not at all, 1 all the "
+        "way; costs a second model in memory", low=0.0, high=1.0, search=(0.0, 0.5),
+    )  # fmt: skip
 
 
-def refuse(place: Place, config: GptqConfig) -> str | None:
+def refuse(place: Place, config: Rounding) -> str | None:
     """Why a place is left alone."""
     site = place.observed
     if site.kind == "embedding":
@@ -71,55 +79,81 @@ def refuse(place: Place, config: GptqConfig) -> str | None:
 
 
 def wants(place: Place, config: GptqConfig) -> StatisticKind | None:
-    """The second moment of the site's input."""
-    return "moment"
+    """The second moment of the site's input, with `target` also against the original model's."""
+    return "paired" if config.target else "moment"
 
 
-def feedback(weight: Tensor, root: Tensor, scale: Tensor, zero: Tensor, bits: int) -> Tensor:
-    """Steps 4: codes uint8 (m, n) of `weight` (m, n), given U = `root` (n, n), scale and zero-point (m or 1, n)."""
+def feedback(
+    weight: Tensor, root: Tensor, levels: Levels, order: Tensor, exact: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Step 4, in any order of columns: codes, and the weight as it stood when each column was reached, both (m, n).
+
+    `weight` (m, n) and `levels` have their own order of columns; U = `root` (n, n) is that of the columns taken in
+    `order` (n,). Weights that are zero stay zero; those in the mask `exact` (m, n) are kept elsewhere without error.
+    """
     # Transposed, so that a column of W is contiguous: the loop reads and writes whole columns.
-    w, kept = weight.T.clone(memory_format=torch.contiguous_format), (weight != 0).T
-    scale, zero = scale.T.expand_as(w), zero.T.expand_as(w)
-    codes = torch.empty_like(w)
+    w = weight[:, order].T.clone(memory_format=torch.contiguous_format)
+    zero = w == 0
+    some_zero = zero.any(dim=1).tolist()
+    free = None if exact is None else exact[:, order].T
+    codes, nearest, numbers = torch.empty_like(w), levels.rounder(), order.tolist()
     for start in range(0, len(w), _BLOCK):
         stop = min(start + _BLOCK, len(w))
         block, errors = w[start:stop], torch.empty_like(w[start:stop])
         inner = root[start:stop, start:stop]
+        diagonal = inner.diagonal().tolist()
         for i in range(stop - start):
-            s, z = scale[start + i], zero[start + i]
-            code = (block[i] / s).round_().add_(z).clamp_(0, 2**bits - 1)
-            code = torch.where(kept[start + i], code, z)
+            column = block[i]
+            if some_zero[start + i]:
+                column = column.masked_fill(zero[start + i], 0.0)
+            if free is not None:
+                column = column.masked_fill(free[start + i], 0.0)
+            code, value = nearest(column, numbers[start + i])
             codes[start + i] = code
-            errors[i] = (block[i] - (code - z) * s) / inner[i, i]
-            block[i:].addr_(inner[i, i:], errors[i], alpha=-1)
+            error = (block[i] - value).div_(diagonal[i])
+            errors[i] = error if free is None else error.masked_fill_(free[start + i], 0.0)
+            block[i + 1 :].addr_(inner[i, i + 1 :], errors[i], alpha=-1)
         w[stop:].addmm_(root[start:stop, stop:].T, errors, alpha=-1)
-    return codes.T.to(torch.uint8)
+    back = torch.argsort(order)
+    return levels.as_codes(codes[back].T.contiguous()), w[back].T
 
 
-def quantize(weight: Tensor, moment: Moment, grid: Grid, config: GptqConfig) -> tuple[Tensor, float]:
-    """Codes uint8 (m, n) of `weight` (m, n) on `grid`, and the damping that was needed."""
+def chooser(
+    moment: Moment, damping: float, activation_order: bool = True
+) -> tuple[gridded.Chooser, float, Tensor]:
+    """Steps 2 to 4 as a way to choose codes, the damping that was needed, and the mask (n,) of inputs that never fire."""
     c, dead = revive(moment.second)
-    w = weight.masked_fill(dead, 0.0)
-    order = torch.arange(len(c), device=w.device)
-    if config.activation_order:
+    order = torch.arange(len(c), device=c.device)
+    if activation_order:
         order = torch.sort(c.diagonal(), descending=True, stable=True).indices
-    root, damping = inverse_root(c[order][:, order], config.damping, moment.tokens)
-    scale, zero = grid.spread(grid.scales())[:, order], grid.spread(grid.zeros())[:, order]
-    codes = torch.empty(w.shape, dtype=torch.uint8, device=w.device)
-    codes[:, order] = feedback(w[:, order], root.float(), scale, zero, config.bits)
-    return codes, damping
+    root, used = inverse_root(c[order][:, order], damping, moment.tokens)
+
+    def choose(weight: Tensor, levels: Levels, exact: Tensor | None) -> tuple[Tensor, Tensor]:
+        return feedback(weight.masked_fill(dead, 0.0), root.float(), levels, order, exact)
+
+    return choose, used, dead
+
+
+def corrected(weight: Tensor, moment: Moment, strength: float, damping: float) -> Tensor:
+    """W* (m, n) of step 1."""
+    if moment.cross is None:
+        return weight
+    inverse, _ = damped_inverse(revive(moment.second)[0], damping, moment.tokens)
+    shift = (moment.cross - moment.second).double() @ inverse
+    return weight + strength * (weight.double() @ shift).float()
 
 
 def solve(place: Place, weights: Weights, statistic: Statistic | None, config: GptqConfig) -> Change:
     """Quantize the weight of the place's site."""
     if not isinstance(statistic, Moment):
         raise TrimodalError(f"quantize.gptq at {place.name} was given no second moment")
-    site = place.observed
-    weight = weights[f"{site.path}.weight"].flatten(1)  # (m, n)
-    grid = fit_grid(weight, config.bits, config.group, config.symmetric, config.clip)
-    codes, damping = quantize(weight, statistic, grid, config)
+    choose, damping, _ = chooser(statistic, config.damping, config.activation_order)
     notes = (f"damping raised to {damping:g}",) if damping > config.damping else ()
-    return Change({site.path: gridded.treatment(site, codes, grid)}, notes=notes)
+    target = None
+    if config.target:
+        weight = weights[f"{place.observed.path}.weight"].flatten(1)  # (m, n)
+        target = corrected(weight, statistic, config.target, config.damping)
+    return gridded.quantized(place, weights, statistic, config, choose, notes=notes, target=target)
 
 
 METHOD = Method(

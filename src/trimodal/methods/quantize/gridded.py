@@ -1,47 +1,183 @@
-"""What all quantizers onto a uniform grid say alike about a place: when they refuse, what will be stored."""
+"""What all quantizers say alike about a place: when they refuse, on which grid, what will be stored, what repairs it."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any, Literal
 
+import torch
 from torch import Tensor
 
-from trimodal.core import Place, Site, Treatment
-from trimodal.layers import Quantized
-from trimodal.maths.grid import Clip, Grid, grid_bytes
-from trimodal.methods.method import needs_dense
+from trimodal.core import Change, Place, Site, Treatment
+from trimodal.core.storage import group_size, stored_bytes
+from trimodal.layers import Coded
+from trimodal.layers.stored import Levels
+from trimodal.maths.codebook import TABLES, fit_codebook
+from trimodal.maths.error import bias_correction
+from trimodal.maths.grid import Clip, fit_grid
+from trimodal.maths.lowrank import output_basis
+from trimodal.methods.method import Weights, needs_dense
 from trimodal.methods.options import option
+from trimodal.statistics import Moment
 
+GridName = Literal["symmetric", "asymmetric", "nf", "fp", "pot", "log", "kmeans"]
 GROUP_HELP = "columns that share a scale: a number, `channel` (a scale per row) or `tensor` (one in all)"
+GRID_HELP = (
+    "the numbers a weight may take: `symmetric` (evenly spaced, signed scale), `asymmetric` (with a zero-point), the "
+    "tables `nf` (normal float), `fp` (small float), `pot` (powers of two), `log` (powers of √2), or `kmeans` (learned)"
+)
 
 
 @dataclass(frozen=True)
 class Rounding:
-    """Options that every quantizer onto a uniform grid has."""
+    """Options that every quantizer onto a grid has."""
 
-    bits: int = option(8, "bits per weight", low=2, high=8, unit="bits", search=(2, 3, 4, 6, 8))
+    bits: int = option(8, "bits per weight", low=2, high=8, choices=(16,), unit="bits", search=(2, 3, 4, 6, 8))
     group: int | str = option(
         "channel", GROUP_HELP, low=8, choices=("channel", "tensor"), unit="columns", search=("channel", 128, 64, 32)
     )
-    symmetric: bool = option(True, "a signed scale and no stored zero-point; otherwise scale and zero-point")
-    clip: Clip = option("mse", "range of the grid: `max` holds every weight, `mse` where Σ|w − ŵ|^2.5 is least",
-                        choices=("max", "mse"), search=("max", "mse"))  # fmt: skip
+    grid: GridName = option(
+        "symmetric", GRID_HELP, choices=("symmetric", "asymmetric", *TABLES), search=("symmetric", "asymmetric", "nf")
+    )
+    clip: Clip = option(
+        "mse", "range of the grid: `max` holds every weight, `mse` where Σ|w − ŵ|^2.5 is least, `output` where the "
+        "layer's output error is least (needs data)", choices=("max", "mse", "output"), search=("max", "mse", "output"),
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Repair:
+    """Options that win back some of what rounding lost."""
+
+    outliers: float = option(0.0, "share of the weights kept in float16, the most sensitive first", low=0.0, high=0.1,
+                             search=(0.0, 0.005))  # fmt: skip
+    rank: int = option(0, "rank of a float16 correction of the residual", low=0, search=(0, 8))
+    bias: bool = option(False, "move the error's mean into the bias where there is one; needs data")
+
+
+Parts = Mapping[str, Tensor]
+Chooser = Callable[[Tensor, Levels, Tensor | None], tuple[Tensor, Tensor]]
+"""(weight, levels, exact) -> codes, and the weight as it stood when each column was reached."""
 
 
 def refuse(place: Place, config: Rounding) -> str | None:
     """Why a place is left alone."""
-    return needs_dense(place.observed)
+    site = place.observed
+    if config.grid in TABLES and config.bits > 8:
+        return f"the table '{config.grid}' has no {config.bits}-bit form; 8 bits at most"
+    rank = getattr(config, "rank", 0)
+    if rank and rank * (site.rows + site.columns) * 2 >= site.rows * site.columns:
+        return f"a correction of rank {rank} would be larger than half of its {site.rows} × {site.columns} weight"
+    return needs_dense(site)
 
 
-def forecast(place: Place, config: Rounding) -> Sequence[Site]:
+def forecast(place: Place, config: Rounding, **parts: Any) -> Sequence[Site]:
     """The site with its weight on a grid."""
     site = place.observed
-    weight_bytes = grid_bytes(site.rows, site.columns, config.bits, config.group, config.symmetric)
-    return (replace(site, stored="quantized", stored_bytes=weight_bytes + site.bias_bytes),)
+    kind, options = _options(site, config)
+    total = stored_bytes(kind, {**options, **parts}) + site.bias_bytes
+    return (replace(site, stored=kind, stored_bytes=total),)
 
 
-def treatment(site: Site, codes: Tensor, grid: Grid) -> Treatment:
-    """The storage of `codes` (rows, columns) on `grid`."""
-    options, tensors = Quantized.treatment(codes, grid, site.shape, site.dtype)
-    return Treatment("quantized", options, tensors)
+def fit(weight: Tensor, config: Rounding, moment: Moment | None) -> Levels:
+    """The numbers that `weight` (m, n) may take, chosen for it as `config` says."""
+    if config.grid == "symmetric" or config.grid == "asymmetric":
+        second = None if moment is None else moment.second
+        return fit_grid(weight, config.bits, config.group, config.grid == "symmetric", config.clip, second)
+    importance = None if moment is None else moment.square
+    return fit_codebook(weight, config.bits, config.group, config.grid, config.clip, importance)
+
+
+def nearest(weight: Tensor, levels: Levels, exact: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Every weight for itself; `exact` ones are kept elsewhere."""
+    return levels.encode(weight if exact is None else weight.masked_fill(exact, 0.0)), weight
+
+
+def quantized(
+    place: Place,
+    weights: Weights,
+    moment: Moment | None,
+    config: Rounding,
+    choose: Chooser,
+    parts: Parts | None = None,
+    notes: tuple[str, ...] = (),
+    target: Tensor | None = None,
+    **options: Any,
+) -> Change:
+    """The place's weight on the grid that `config` asks for, with the repairs that it asks for.
+
+    Args:
+        place: one site.
+        weights: of the site.
+        moment: of the site's input, in the coordinates of `target`; None without data.
+        config: rounding, and repairs if it has them.
+        choose: which code each weight gets.
+        parts: further tensors to store, with their storage `options`: transforms that decoding undoes.
+        notes: for the record.
+        target: the matrix (m, n) to quantize where it is not the weight itself (transformed, corrected).
+    """
+    site = place.observed
+    weight = weights[f"{site.path}.weight"].flatten(1)  # (m, n)
+    target = weight if target is None else target
+    exact = _outliers(target, moment, getattr(config, "outliers", 0.0))
+    levels = fit(target if exact is None else target.masked_fill(exact, 0.0), config, moment)
+    codes, reached = choose(target, levels, exact)
+    kind, described = _options(site, config)
+    stored = {**levels.tensors(codes), **(parts or {})}
+    described = {**described, **levels.options(), **options}
+    if exact is not None:
+        places = exact.flatten().nonzero()[:, 0]
+        stored["outliers"], stored["places"] = reached.flatten()[places].half(), places.int()
+        described["outliers"] = len(places)
+    decoded = Coded(kind, {**described, "dtype": "float32"}, stored)().flatten(1)
+    if rank := getattr(config, "rank", 0):
+        described["rank"] = rank
+        left, right = _low_rank(weight - decoded, moment, rank)
+        stored["left"], stored["right"] = left, right
+        decoded = decoded + left.float() @ right.float()
+    bias = weights.get(f"{site.path}.bias") if getattr(config, "bias", False) else None
+    if bias is not None and moment is not None:
+        corrected = bias + bias_correction(weight, decoded, moment.mean)
+        bias = corrected.to(getattr(torch, site.dtype))
+    return Change({site.path: Treatment(kind, described, stored, bias)}, notes=notes)
+
+
+def _options(site: Site, config: Rounding) -> tuple[str, dict[str, Any]]:
+    """Kind and options of the storage, as far as they follow from the config; the exponent is found with the weights."""
+    group = group_size(config.group, site.columns)
+    options: dict[str, Any] = {
+        "shape": list(site.shape), "dtype": site.dtype, "bits": config.bits, "group": group, "exponent": 0,
+    }  # fmt: skip
+    if getattr(config, "outliers", 0.0):
+        options["outliers"] = _count(site.rows * site.columns, getattr(config, "outliers", 0.0))
+    if getattr(config, "rank", 0):
+        options["rank"] = getattr(config, "rank", 0)
+    if config.grid in ("symmetric", "asymmetric"):
+        wide = "int32" if config.bits > 8 else "uint8"
+        zero = None if config.grid == "symmetric" else wide
+        return "quantized", {**options, "zero": zero, "shared": config.group == "tensor"}
+    learned = config.grid == "kmeans"
+    per = "group" if group < site.columns else "channel"
+    tables = ("tensor" if config.group == "tensor" else per) if learned else "tensor"
+    return "codebook", {**options, "tables": tables, "scaled": not learned}
+
+
+def _count(weights: int, share: float) -> int:
+    return max(1, round(weights * share))
+
+
+def _outliers(weight: Tensor, moment: Moment | None, share: float) -> Tensor | None:
+    """Mask (m, n) of the `share` of weights whose loss would hurt most: w²·C_jj, or w² without data."""
+    if not share:
+        return None
+    worth = weight.square() if moment is None else weight.square() * moment.square
+    kept = worth.flatten().topk(_count(weight.numel(), share)).indices
+    return torch.zeros(weight.numel(), dtype=torch.bool).index_fill(0, kept, True).view_as(weight)
+
+
+def _low_rank(residual: Tensor, moment: Moment | None, rank: int) -> tuple[Tensor, Tensor]:
+    """left (m, rank) and right (rank, n) float16 whose product is the best stand-in for `residual` (m, n)."""
+    _, vectors = output_basis(residual, None if moment is None else moment.second)
+    left = vectors[:, :rank]
+    return left.half().contiguous(), (left.T @ residual.double()).half().contiguous()

@@ -1,0 +1,194 @@
+"""How a weight may be kept: from a kind and its options follows exactly which tensors there are.
+
+This is said once, here, and used four times: planning adds up the bytes, solving fills the tensors, a saved model is
+rebuilt with empty ones, and what a file from elsewhere claims is checked against it. A weight of shape out × in (a
+convolution's kernel flattened into the columns) is `rows` × `columns`.
+
+    dense       weight
+    low_rank    first, second
+    sparse      values (kept,), mask: one bit per weight
+    quantized   codes and scale per group of columns, with `zero` a zero-point too; see `maths/grid.py`
+    codebook    codes, levels: one or many tables; with `scaled` a scale per group too; see `maths/codebook.py`
+    integers    codes, whole numbers without bounds, and one step per column; see `maths/integers.py`
+
+The last three may carry *parts*, applied in this order after decoding (`Ŵ` stands for what the codes decode to):
+
+    signs       Ŵ ← (Ŵ H) · signs: undo a rotation of the input (one bit per column; H: blocks of `rotation` columns)
+    columns     Ŵ ← Ŵ · columns: undo a scaling of the input
+    left, right Ŵ ← Ŵ + left right: a low-rank correction
+    outliers    Ŵ[places] ← outliers: single weights kept in float16
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+KINDS = ("dense", "low_rank", "sparse", "quantized", "codebook", "integers")
+CODED = ("quantized", "codebook", "integers")
+TYPE_BYTES = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2, "uint8": 1, "int8": 1, "int32": 4}
+FLOATS = ("float64", "float32", "float16", "bfloat16")
+_LARGEST_EXPONENT = 1000
+_MOST_BITS = 16
+_PARTS = {"rotation", "columns", "rank", "outliers"}
+
+
+class StorageError(ValueError):
+    """Options that do not describe any storage; the text says why."""
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """Shape and type of one stored tensor."""
+
+    shape: tuple[int, ...]
+    dtype: str
+
+    @property
+    def bytes(self) -> int:
+        """Bytes it takes."""
+        return math.prod(self.shape) * TYPE_BYTES[self.dtype]
+
+
+def packed_columns(columns: int, bits: int) -> int:
+    """Bytes that a row of `columns` codes of `bits` bits takes: eight codes take exactly `bits` bytes."""
+    return -(-columns // 8) * bits
+
+
+def group_size(group: int | str, columns: int) -> int:
+    """Columns per group for the option `group`: a number, `channel` or `tensor` (both: the whole row)."""
+    return min(group, columns) if isinstance(group, int) else columns
+
+
+def tensors_of(kind: str, options: Mapping[str, Any]) -> dict[str, TensorSpec]:
+    """The tensors that a weight kept as `kind` with `options` consists of.
+
+    Every kind has `shape`, the weight's own, and `dtype`, its type when decoded. Further: `low_rank` has `rank`;
+    `sparse` has `kept`; `quantized` has `bits`, `group` (columns), `exponent`, `zero` (None, uint8 or float16) and
+    `shared` (one scale in all); `codebook` has `bits`, `group`, `exponent`, `tables` (`tensor`, `channel` or
+    `group`) and `scaled`; `integers` has `exponent`. Parts are there if their
+    option is: `rotation`, `columns`, `rank`, `outliers`.
+
+    Raises:
+        StorageError: the options are not those of the kind.
+    """
+    if not isinstance(kind, str) or kind not in KINDS:
+        raise StorageError(f"the kind of storage {kind!r:.40}")
+    shape, dtype = _shape_and_dtype(options)
+    rows, columns = shape[0], math.prod(shape[1:])
+    keys = set(options) - {"shape", "dtype"} - (_PARTS if kind in CODED else set())
+    if kind == "dense":
+        _keys(kind, keys, set())
+        return {"weight": TensorSpec(shape, dtype)}
+    if kind == "low_rank":
+        _keys(kind, keys, {"rank", "embedding"})
+        return _low_rank(options, shape, dtype)
+    if kind == "sparse":
+        _keys(kind, keys, {"kept"})
+        kept = _whole(options, "kept", 0, rows * columns)
+        return {
+            "values": TensorSpec((kept,), dtype),
+            "mask": TensorSpec((rows, packed_columns(columns, 1)), "uint8"),
+        }
+    coded = {"quantized": _quantized, "codebook": _codebook, "integers": _integers}
+    return {**coded[kind](options, keys, rows, columns), **_parts(options, rows, columns)}
+
+
+def stored_bytes(kind: str, options: Mapping[str, Any]) -> int:
+    """Bytes of all tensors that `tensors_of` names."""
+    return sum(spec.bytes for spec in tensors_of(kind, options).values())
+
+
+def _low_rank(options: Mapping[str, Any], shape: tuple[int, ...], dtype: str) -> dict[str, TensorSpec]:
+    rank = _whole(options, "rank", 1)
+    if type(options["embedding"]) is not bool or (options["embedding"] and len(shape) != 2):
+        raise StorageError(f"low rank of an embedding {options['embedding']!r:.20} of shape {list(shape)}")
+    if options["embedding"]:
+        return {"first": TensorSpec((shape[0], rank), dtype), "second": TensorSpec((shape[1], rank), dtype)}
+    ones = tuple(1 for _ in shape[2:])
+    return {"first": TensorSpec((rank, *shape[1:]), dtype), "second": TensorSpec((shape[0], rank, *ones), dtype)}
+
+
+def _quantized(options: Mapping[str, Any], keys: set[str], rows: int, columns: int) -> dict[str, TensorSpec]:
+    _keys("quantized", keys, {"bits", "group", "exponent", "zero", "shared"})
+    bits, group = _whole(options, "bits", 1, _MOST_BITS), _whole(options, "group", 1)
+    _exponent(options)
+    if options["zero"] not in (None, "uint8", "int32", "float16") or type(options["shared"]) is not bool:
+        raise StorageError(f"zero-points of {options['zero']!r:.20}, shared {options['shared']!r:.20}")
+    scales = (1 if options["shared"] else rows, -(-columns // group))
+    found = {"codes": TensorSpec((rows, packed_columns(columns, bits)), "uint8"), "scale": TensorSpec(scales, "float16")}
+    if options["zero"] is not None:
+        found["zero"] = TensorSpec(scales, options["zero"])
+    return found
+
+
+def _codebook(options: Mapping[str, Any], keys: set[str], rows: int, columns: int) -> dict[str, TensorSpec]:
+    _keys("codebook", keys, {"bits", "group", "exponent", "tables", "scaled"})
+    bits, group = _whole(options, "bits", 1, 8), _whole(options, "group", 1)
+    _exponent(options)
+    groups = -(-columns // group)
+    tables = {"tensor": 1, "channel": rows, "group": rows * groups}
+    if options["tables"] not in tables or type(options["scaled"]) is not bool:
+        raise StorageError(f"tables per {options['tables']!r:.20}, scaled {options['scaled']!r:.20}")
+    found = {
+        "codes": TensorSpec((rows, packed_columns(columns, bits)), "uint8"),
+        "levels": TensorSpec((tables[options["tables"]], 2**bits), "float16"),
+    }
+    if options["scaled"]:
+        found["scale"] = TensorSpec((rows, groups), "float16")
+    return found
+
+
+def _integers(options: Mapping[str, Any], keys: set[str], rows: int, columns: int) -> dict[str, TensorSpec]:
+    _keys("integers", keys, {"exponent"})
+    _exponent(options)
+    return {"codes": TensorSpec((rows, columns), "int8"), "scale": TensorSpec((1, columns), "float16")}
+
+
+def _parts(options: Mapping[str, Any], rows: int, columns: int) -> dict[str, TensorSpec]:
+    found = {}
+    if "rotation" in options:
+        block = _whole(options, "rotation", 2, columns)
+        if columns % block or block & (block - 1):
+            raise StorageError(f"a rotation in blocks of {block} of {columns} columns")
+        found["signs"] = TensorSpec((1, packed_columns(columns, 1)), "uint8")
+    if "columns" in options:
+        if options["columns"] is not True:
+            raise StorageError(f"a scaling of columns {options['columns']!r:.20}")
+        found["columns"] = TensorSpec((1, columns), "float16")
+    if "rank" in options:
+        rank = _whole(options, "rank", 1, min(rows, columns))
+        found["left"], found["right"] = TensorSpec((rows, rank), "float16"), TensorSpec((rank, columns), "float16")
+    if "outliers" in options:
+        count = _whole(options, "outliers", 0, rows * columns)
+        found["outliers"], found["places"] = TensorSpec((count,), "float16"), TensorSpec((count,), "int32")
+    return found
+
+
+def _shape_and_dtype(options: Mapping[str, Any]) -> tuple[tuple[int, ...], str]:
+    shape, dtype = options.get("shape"), options.get("dtype")
+    if not isinstance(shape, list | tuple) or not shape or not all(type(n) is int and n >= 0 for n in shape):
+        raise StorageError(f"the shape {shape!r:.40}")
+    if dtype not in FLOATS:
+        raise StorageError(f"the type {dtype!r:.40}")
+    return tuple(shape), str(dtype)
+
+
+def _keys(kind: str, found: set[str], expected: set[str]) -> None:
+    if found != expected:
+        raise StorageError(f"{kind} with the options {', '.join(sorted(map(str, found)))[:80] or 'none'}")
+
+
+def _whole(options: Mapping[str, Any], name: str, low: int, high: int | None = None) -> int:
+    value = options[name]
+    if type(value) is not int or value < low or (high is not None and value > high):
+        raise StorageError(f"{name} {value!r:.20}")
+    return value
+
+
+def _exponent(options: Mapping[str, Any]) -> None:
+    value = options["exponent"]
+    if type(value) is not int or abs(value) > _LARGEST_EXPONENT:
+        raise StorageError(f"an exponent of {value!r:.20}")

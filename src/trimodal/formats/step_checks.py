@@ -1,0 +1,89 @@
+"""Whether a recorded step may be carried out.
+
+A step comes from a file that anybody may have written. It can name only layers that are there, kinds and types that we
+know, and no more bytes than the file has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import nn
+
+from trimodal.core import Layout
+from trimodal.core.storage import StorageError, stored_bytes
+from trimodal.layers import is_hosting
+
+Step = Mapping[str, Any]
+
+
+class Unfit(Exception):
+    """A step that cannot be carried out, and why."""
+
+
+def check_form(step: Any, size: int) -> None:
+    """Whether `step` from a file of `size` bytes is of a form that trimodal writes."""
+    if not isinstance(step, dict) or len(step) != 1 or not step.keys() <= {"cut", "treat"}:
+        raise Unfit("is neither a cut nor a treatment")
+    ((verb, what),) = step.items()
+    if not isinstance(what, dict):
+        raise Unfit(f"is a {verb} of {what!r:.40}")
+    if verb == "cut":
+        if what.keys() != {"label", "kept"} or not isinstance(what["label"], str) or not _whole(what["kept"]):
+            raise Unfit("is a cut without a label and a list of kept units")
+        return
+    if what.keys() != {"path", "kind", "options", "tied", "bias"} or not isinstance(what["path"], str):
+        raise Unfit("is a treatment without its path, kind, options, ties and bias")
+    if not isinstance(what["kind"], str) or not isinstance(what["options"], dict):
+        raise Unfit(f"keeps {what['path']:.80} as {what['kind']!r:.40}")
+    if not isinstance(what["tied"], list) or not all(isinstance(path, str) for path in what["tied"]):
+        raise Unfit(f"ties {what['path']:.80} to {what['tied']!r:.40}")
+    if what["bias"] is not None and not (_whole(what["bias"]) and len(what["bias"]) == 1):
+        raise Unfit(f"gives {what['path']:.80} a bias of {what['bias']!r:.40}")
+    try:
+        total = stored_bytes(what["kind"], what["options"])
+    except StorageError as reason:
+        raise Unfit(f"keeps {what['path']:.80} with {reason}") from reason
+    if total > size:
+        raise Unfit(f"wants {total:,} bytes for {what['path']:.80}, more than the whole file has")
+
+
+def check_fit(step: Step, module: nn.Module, layout: Layout) -> None:
+    """Whether `step` can be carried out on `module` as it is now."""
+    if "cut" in step:
+        label, kept = step["cut"]["label"], step["cut"]["kept"]
+        units = {
+            a.units for s in layout.carrying(label) for a in (s.input_axis, s.output_axis) if a and a.label == label
+        }
+        if not units or not kept or sorted(set(kept)) != kept or kept[-1] >= min(units):
+            raise Unfit(f"keeps {len(kept)} units of '{label:.80}', of which there are {min(units, default=0)}")
+        if any(module.get_submodule(site.path)._parameters.get("weight") is None for site in layout.carrying(label)):
+            raise Unfit(f"cuts '{label:.80}' where a weight is no longer plain")
+        return
+    treat = step["treat"]
+    modules = dict(module.named_modules())
+    shape, claimed = _shape(modules.get(treat["path"])), list(treat["options"]["shape"])
+    if shape is None or shape != claimed:
+        raise Unfit(f"treats {treat['path']:.80} {claimed}, but here it is {shape or 'no layer with a weight'}")
+    layer = modules[treat["path"]]
+    if treat["kind"] == "low_rank" and treat["options"]["embedding"] != isinstance(layer, nn.Embedding):
+        raise Unfit(f"factorises {treat['path']:.80}, a {type(layer).__name__}, as another kind of layer")
+    for path in treat["tied"]:
+        if _shape(modules.get(path)) != shape:
+            raise Unfit(f"ties {treat['path']:.80} to {path:.80}, which is no layer of its shape")
+
+
+def _shape(layer: nn.Module | None) -> list[int] | None:
+    """The shape of a layer's weight, None where it has none of its own."""
+    if layer is None:
+        return None
+    if is_hosting(layer):
+        return list(layer.stored.shape)  # type: ignore[union-attr, arg-type]
+    weight = layer._parameters.get("weight")
+    return None if weight is None else list(weight.shape)
+
+
+def _whole(value: Any) -> bool:
+    """Whether `value` is a list of whole numbers from 0."""
+    return isinstance(value, list) and all(type(number) is int and number >= 0 for number in value)

@@ -1,0 +1,275 @@
+"""Codebooks: a weight may take one of 2^b numbers that need not be evenly spaced.
+
+    ŵ = levels[code] · s
+
+Fixed tables are known by name, stored once per tensor, and scaled per group so that their largest number meets the
+group's largest weight:
+
+    nf    quantiles of the normal distribution, zero among them (Dettmers et al. 2023, QLoRA, arXiv 2305.14314)
+    fp    small floats: one sign bit, then exponent and mantissa (at 4 bits 0, ½, 1, 1½, 2, 3, 4, 6)
+    pot   powers of two, 1, ½, ¼ … and 0 (Miyashita, Lee, Murmann 2016, arXiv 1603.01025)
+    log   powers of √2, the same at twice the density
+
+`kmeans` learns its numbers: 1-D Lloyd's algorithm on the weights, each counted with its importance; one table per
+tensor, row or group (Han, Mao, Dally 2016, arXiv 1510.00149; weighted after Kim et al. 2024, SqueezeLLM, arXiv
+2306.07629). Its tables are stored in float16 and cost 16·2^b bits each.
+
+By hand. Weights (0, 0.1, 0.9, 1) with importances (1, 1, 3, 1), two levels: start (0, 1); the midpoint 0.5 splits them
+2 + 2; means 0.05 and (3·0.9 + 1)/4 = 0.925; the split stays, so these are the levels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor
+
+from trimodal.core.storage import group_size
+from trimodal.maths.grid import Rounder, half, spread
+from trimodal.maths.packing import pack, unpack
+
+Table = Literal["nf", "fp", "pot", "log", "kmeans"]
+TABLES: tuple[Table, ...] = get_args(Table)
+_SWEEPS = 30
+_SHRINK = torch.linspace(1.0, 0.5, 21).tolist()
+_FP_EXPONENT_BITS = {2: 1, 3: 2, 4: 2, 5: 2, 6: 3, 7: 3, 8: 4}
+_NF_TAIL = 0.9677083  # QLoRA's: the mean of 1 − 1/32 and 1 − 1/30, so that both ends of the normal get the same share
+
+
+@dataclass(frozen=True)
+class Codebook:
+    """Levels float16 (tables, 2^bits), ascending, and for fixed tables a scale per group, float16 (rows, groups).
+
+    The scale, or where there is none the levels, are to be multiplied by 2^`exponent`. There is one table per
+    `tensor`, per row (`channel`) or per `group` of columns.
+    """
+
+    levels: Tensor
+    scale: Tensor | None
+    exponent: int
+    bits: int
+    group: int
+    columns: int
+    per: Literal["tensor", "channel", "group"]
+
+    kind = "codebook"
+
+    def _levels(self) -> Tensor:
+        """The levels as floats, (1, 1, 2^b), (rows, 1, 2^b) or (rows, groups, 2^b)."""
+        levels = self.levels.float() * (1.0 if self.scale is not None else 2.0**self.exponent)
+        groups = -(-self.columns // self.group) if self.per == "group" else 1
+        return levels.view(-1, groups, levels.shape[1])
+
+    def _scale(self) -> Tensor | None:
+        return None if self.scale is None else self.scale.float() * 2.0**self.exponent
+
+    def encode(self, weight: Tensor) -> Tensor:
+        """Codes uint8 (rows, columns) of the levels nearest to `weight`."""
+        scale, levels = self._scale(), self._levels()
+        if scale is not None:
+            weight = weight / spread(scale, self.group, self.columns)
+        codes = torch.empty(weight.shape, dtype=torch.int64, device=weight.device)
+        size = self.group if self.per == "group" else self.columns
+        for number in range(levels.shape[1]):
+            part = slice(number * size, (number + 1) * size)
+            codes[:, part] = _nearest(weight[:, part], levels[:, number])
+        return self.as_codes(codes)
+
+    def decode(self, codes: Tensor) -> Tensor:
+        """The numbers float32 (rows, columns) that `codes` stand for."""
+        levels, scale, at = self._levels(), self._scale(), codes.long()
+        if levels.shape[:2] == (1, 1):
+            found = levels[0, 0][at]
+        else:
+            size = self.group if self.per == "group" else self.columns
+            parts = at.split(size, dim=1)
+            found = torch.cat([levels[:, g].gather(1, part) for g, part in enumerate(parts)], dim=1)
+        return found if scale is None else found * spread(scale, self.group, self.columns)
+
+    def rounder(self) -> Rounder:
+        """A function from one column (rows,) and its number to codes and values (rows,) of the nearest levels."""
+        levels = self._levels().transpose(0, 1).contiguous()  # (groups, rows or 1, 2^b)
+        found = self._scale()
+        scale = None if found is None else found.T.contiguous()
+        several = len(levels) > 1
+
+        def nearest(column: Tensor, number: int) -> tuple[Tensor, Tensor]:
+            table = levels[number // self.group if several else 0]
+            s = None if scale is None else scale[number // self.group]
+            codes = _nearest((column if s is None else column / s)[:, None], table)
+            values = (table[0][codes] if len(table) == 1 else table.gather(1, codes))[:, 0]
+            return codes[:, 0], values if s is None else values * s
+
+        return nearest
+
+    def as_codes(self, codes: Tensor) -> Tensor:
+        """Whole numbers as the type that codes have."""
+        return codes.to(torch.uint8)
+
+    def options(self) -> dict[str, Any]:
+        """What storage says of it; see `core/storage.py`."""
+        return {
+            "bits": self.bits, "group": self.group, "exponent": self.exponent, "tables": self.per,
+            "scaled": self.scale is not None,
+        }  # fmt: skip
+
+    def tensors(self, codes: Tensor) -> dict[str, Tensor]:
+        """The tensors to store for `codes`."""
+        scale = {} if self.scale is None else {"scale": self.scale.contiguous()}
+        return {"codes": pack(codes, self.bits), "levels": self.levels.contiguous(), **scale}
+
+    @staticmethod
+    def stored(options: Mapping[str, Any], tensors: Mapping[str, Tensor], columns: int) -> tuple[Codebook, Tensor]:
+        """The codebook and the codes that `options` and `tensors` hold."""
+        book = Codebook(tensors["levels"], tensors.get("scale"), options["exponent"], options["bits"],
+                        options["group"], columns, options["tables"])  # fmt: skip
+        return book, unpack(tensors["codes"], book.bits, columns)
+
+    @staticmethod
+    def take(tensors: Mapping[str, Tensor], index: Tensor) -> dict[str, Tensor]:
+        """The tensors of only the rows at `index`."""
+        rows, levels = len(tensors["codes"]), tensors["levels"]
+        found = {name: t[index] for name, t in tensors.items() if name != "levels"}
+        if len(levels) > 1:
+            levels = levels.view(rows, -1, levels.shape[1])[index].flatten(0, 1)
+        return {**found, "levels": levels}
+
+
+def table(name: Table, bits: int) -> Tensor:
+    """The 2^`bits` numbers of a fixed table, ascending, the largest magnitude 1."""
+    if name == "nf":
+        found = _normal(bits)
+    elif name == "fp":
+        found = _floats(bits)
+    else:
+        steps = torch.arange(2 ** (bits - 1), dtype=torch.float64) * (1.0 if name == "pot" else 0.5)
+        powers = 2.0**-steps
+        found = torch.cat([powers, -powers[:-1], torch.zeros(1, dtype=torch.float64)])
+    return (found / found.abs().max()).sort().values.float()
+
+
+def _normal(bits: int) -> Tensor:
+    half_of = 2 ** (bits - 1)
+    probabilities = torch.linspace(_NF_TAIL, 0.5, half_of + 1, dtype=torch.float64)[:-1]
+    fewer = torch.linspace(_NF_TAIL, 0.5, half_of, dtype=torch.float64)[:-1]
+    quantile = torch.special.ndtri
+    return torch.cat([quantile(probabilities), torch.zeros(1, dtype=torch.float64), -quantile(fewer)])
+
+
+def _floats(bits: int) -> Tensor:
+    """All values of a float without infinities; zero stands twice, so one code is never used."""
+    exponents = _FP_EXPONENT_BITS[bits]
+    mantissas = 2 ** (bits - 1 - exponents)
+    e, m = torch.meshgrid(torch.arange(2**exponents), torch.arange(mantissas), indexing="ij")
+    normal = (1 + m / mantissas) * 2.0 ** (e - 1)
+    positive = torch.where(e == 0, m / mantissas, normal).flatten().double()  # e = 0: subnormal
+    return torch.cat([positive, -positive])
+
+
+def fit_codebook(
+    weight: Tensor, bits: int, group: int | str, name: Table, clip: str = "mse", importance: Tensor | None = None
+) -> Codebook:
+    """Choose scales of a fixed table, or with `kmeans` the levels, for `weight` (rows, columns).
+
+    `importance` (columns,) counts each column's weights in k-means, such as the diagonal of the second moment. `clip`
+    is `max`, or otherwise scales are searched per group for the least Σ(w − ŵ)²; fixed tables only.
+    """
+    rows, columns = weight.shape
+    if name == "kmeans":
+        return _learned(weight, bits, group, importance)
+    size = group_size(group, columns)
+    count = -(-columns // size)
+    padded = torch.nn.functional.pad(weight.float(), (0, count * size - columns)).view(rows * count, size)
+    largest = padded.abs().amax(dim=1)
+    if group == "tensor":
+        largest = largest.max().expand_as(largest)
+    levels = table(name, bits).to(weight.device)
+    empty = (padded == 0).all(dim=1)
+    scale = largest.masked_fill(largest == 0, 1.0)
+    if clip != "max" and group != "tensor":
+        scale = _searched(padded, scale, levels)
+    stored, exponent = half(scale, empty)
+    return Codebook(levels.half()[None], stored.view(rows, count), exponent, bits, size, columns, "tensor")
+
+
+def _searched(groups: Tensor, scale: Tensor, levels: Tensor) -> Tensor:
+    """The scale (n,) per row of `groups` (n, size) with the least squared error, among shrunken ones."""
+    best, least = scale, torch.full_like(scale, float("inf"))
+    for factor in _SHRINK:
+        tried = scale * factor
+        codes = _nearest(groups / tried[:, None], levels[None])
+        error = (levels[codes] * tried[:, None] - groups).square_().sum(dim=1)
+        better = error < least
+        best, least = torch.where(better, tried, best), torch.where(better, error, least)
+    return best
+
+
+def _learned(weight: Tensor, bits: int, group: int | str, importance: Tensor | None) -> Codebook:
+    rows, columns = weight.shape
+    counted = torch.ones(columns, device=weight.device) if importance is None else importance.float()
+    counted = counted.clamp(min=1e-6 * float(counted.max()) or 1e-30).expand(rows, -1)  # no weight is worth nothing
+    per: Literal["tensor", "channel", "group"] = "group"
+    size = group_size(group, columns)
+    if group == "tensor":
+        per, values, counts = "tensor", weight.reshape(1, -1), counted.reshape(1, -1)
+    elif size == columns:
+        per, values, counts = "channel", weight, counted
+    else:
+        padding = (0, -columns % size)
+        values = torch.nn.functional.pad(weight, padding).view(-1, size)
+        counts = torch.nn.functional.pad(counted, padding).reshape(-1, size)  # padding counts for nothing
+    levels = kmeans(values.float(), counts, 2**bits)
+    stored, exponent = half(levels.flatten(), levels.flatten() == 0)
+    stored = stored.view_as(levels).masked_fill(levels == 0, 0.0).sort(dim=1).values
+    return Codebook(stored, None, exponent, bits, size, columns, per)
+
+
+def kmeans(values: Tensor, counts: Tensor, levels: int) -> Tensor:
+    """Levels (t, `levels`), ascending, with few Σ counts·(value − nearest level)² over each row of `values` (t, n).
+
+    Lloyd's algorithm on sorted values with prefix sums, O(n log n + sweeps·levels·log n) per row; begun at both the
+    quantiles of the counted values and evenly over their range, and the better of the two kept per row.
+    """
+    values, order = values.double().sort(dim=1)
+    counts = counts.double().gather(1, order)
+    zero = values.new_zeros(len(values), 1)
+    mass, moment, square = (
+        torch.cat([zero, part.cumsum(dim=1)], dim=1) for part in (counts, counts * values, counts * values.square())
+    )
+    at = (torch.arange(levels, dtype=torch.float64, device=values.device) + 0.5) / levels
+    places = torch.searchsorted(mass, at * mass[:, -1:]).clamp(1, values.shape[1]) - 1
+    counted = counts > 0
+    low = values.masked_fill(~counted, float("inf")).amin(dim=1, keepdim=True)
+    high = values.masked_fill(~counted, float("-inf")).amax(dim=1, keepdim=True)
+    even = low + (high - low) * torch.linspace(0, 1, levels, dtype=torch.float64, device=values.device)
+    tries = [_lloyd(values, mass, moment, square, start) for start in (values.gather(1, places), even)]
+    better = tries[1][1] < tries[0][1]
+    return torch.where(better[:, None], tries[1][0], tries[0][0]).float()
+
+
+def _lloyd(values: Tensor, mass: Tensor, moment: Tensor, square: Tensor, levels: Tensor) -> tuple[Tensor, Tensor]:
+    """Levels (t, k) after the sweeps, and the error (t,) they leave."""
+
+    def split(sums: Tensor, edges: Tensor) -> Tensor:
+        return sums.gather(1, edges[:, 1:]) - sums.gather(1, edges[:, :-1])
+
+    first, last = torch.zeros_like(levels[:, :1]).long(), torch.full_like(levels[:, :1], values.shape[1]).long()
+    for _ in range(_SWEEPS):
+        edges = torch.searchsorted(values, (levels[:, 1:] + levels[:, :-1]) / 2)
+        edges = torch.cat([first, edges, last], dim=1)
+        weight, total = split(mass, edges), split(moment, edges)
+        levels = torch.where(weight > 0, total / weight.clamp(min=1e-300), levels)
+    edges = torch.cat([first, torch.searchsorted(values, (levels[:, 1:] + levels[:, :-1]) / 2), last], dim=1)
+    error = split(square, edges) - 2 * levels * split(moment, edges) + levels.square() * split(mass, edges)
+    return levels, error.sum(dim=1)
+
+
+def _nearest(values: Tensor, levels: Tensor) -> Tensor:
+    """Indices int64, shaped like `values` (rows, k), of the nearest of `levels` (rows or 1, 2^b), which ascend."""
+    edges = (levels[:, 1:] + levels[:, :-1]) / 2
+    if len(edges) == 1:
+        return torch.bucketize(values.contiguous(), edges[0].contiguous())
+    return torch.searchsorted(edges.contiguous(), values.contiguous())

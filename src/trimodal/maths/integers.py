@@ -1,0 +1,80 @@
+"""Whole numbers without a fixed bit width: one step per column, meant for entropy coding.
+
+    ŵ_ij = code_ij · Δ_j
+
+No number of bits is set: what a weight costs is the entropy of the codes. Codes are kept as int8 (a step that needs more
+than 127 of itself for one weight is too small to be worth coding), steps as float16 times one power of two.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from trimodal.maths.grid import Rounder, half
+
+_MOST = 127
+
+
+@dataclass(frozen=True)
+class Integers:
+    """Steps float16 (1, columns), to be multiplied by 2^`exponent`."""
+
+    scale: Tensor
+    exponent: int
+
+    kind = "integers"
+
+    def steps(self) -> Tensor:
+        """The steps as floats (1, columns)."""
+        return self.scale.float() * 2.0**self.exponent
+
+    def encode(self, weight: Tensor) -> Tensor:
+        """Codes int8 (rows, columns) of the multiples nearest to `weight`."""
+        return self.as_codes((weight / self.steps()).round_().clamp_(-_MOST, _MOST))
+
+    def decode(self, codes: Tensor) -> Tensor:
+        """The numbers float32 (rows, columns) that `codes` stand for."""
+        return codes.float() * self.steps()
+
+    def rounder(self) -> Rounder:
+        """A function from one column (rows,) and its number to codes and values (rows,) of the nearest multiples."""
+        steps = self.steps()[0]
+
+        def nearest(column: Tensor, number: int) -> tuple[Tensor, Tensor]:
+            codes = (column / steps[number]).round_().clamp_(-_MOST, _MOST)
+            return codes, codes * steps[number]
+
+        return nearest
+
+    def as_codes(self, codes: Tensor) -> Tensor:
+        """Whole numbers in float as the type that codes have."""
+        return codes.to(torch.int8)
+
+    def options(self) -> dict[str, Any]:
+        """What storage says of it; see `core/storage.py`."""
+        return {"exponent": self.exponent}
+
+    def tensors(self, codes: Tensor) -> dict[str, Tensor]:
+        """The tensors to store for `codes`."""
+        return {"codes": codes.contiguous(), "scale": self.scale.contiguous()}
+
+    @staticmethod
+    def stored(options: Mapping[str, Any], tensors: Mapping[str, Tensor], columns: int) -> tuple[Integers, Tensor]:
+        """The steps and the codes that `options` and `tensors` hold."""
+        return Integers(tensors["scale"], options["exponent"]), tensors["codes"]
+
+    @staticmethod
+    def take(tensors: Mapping[str, Tensor], index: Tensor) -> dict[str, Tensor]:
+        """The tensors of only the rows at `index`."""
+        return {"codes": tensors["codes"][index], "scale": tensors["scale"]}
+
+
+def integers(steps: Tensor) -> Integers:
+    """The grid of whole multiples of `steps` (columns,), all above 0."""
+    scale, exponent = half(steps, torch.zeros_like(steps, dtype=torch.bool))
+    return Integers(scale[None], exponent)
