@@ -204,3 +204,27 @@ def test_site_that_never_runs_is_missing(tiny_model: Callable[..., Model]) -> No
     sites = list(model.layout.sites)
     found = Activations(model, [{"x": torch.ones(2, 4)}]).observe(sites, {s.path: "moment" for s in sites})
     assert list(found) == ["used"] and found["used"]["all"].tokens == 2
+
+
+@pytest.mark.parametrize("name", ["clip", "whisper", "resnet", "fusion", "generic"])
+def test_pairs_hold_the_original_models_inputs_for_the_same_tokens(tiny_model: Callable[..., Model], name: str) -> None:
+    """With the model as it was, E[x° xᵀ] is E[x xᵀ]; after a change upstream it is not, but its own x° stays."""
+    model, original = tiny_model(name), tiny_model(name)
+    batches = [miniature_batch(name, 3, seed) for seed in (1, 2)]
+    activations = Activations(model, batches, Activations(original, batches))
+    groups = [list(group) for _, group in groupby(observable(model), key=lambda s: (s.tower, s.block))]
+    changed = False
+    for sites in groups:
+        found = activations.observe(sites, dict.fromkeys((s.path for s in sites), "paired"))
+        for path, parts in found.items():
+            for part in parts.values():
+                assert isinstance(part, Moment) and part.cross is not None, path
+                scale = float(part.second.abs().max()) or 1.0
+                if not changed:
+                    assert torch.allclose(part.cross, part.second, atol=1e-5 * scale), path
+        if not changed and found:
+            with torch.no_grad():
+                for path in found:
+                    model.module.get_submodule(path).weight.mul_(1.2)  # type: ignore[operator, union-attr]
+            changed = True
+    assert changed

@@ -21,8 +21,9 @@ PATH = "visual_projection"
 HUGE = 2**62
 
 
-def treat(kind: str, options: dict[str, Any], **changes: Any) -> dict[str, Any]:
-    return {"treat": {"path": PATH, "kind": kind, "options": options, "tied": [], "bias": None, **changes}}
+def treat(kind: str, options: Any, /, **changes: Any) -> dict[str, Any]:
+    step = {"path": PATH, "kind": kind, "options": options, "tied": [], "bias": None}
+    return {"treat": {**step, **changes}}
 
 
 def quantized(**changes: Any) -> dict[str, Any]:

@@ -21,7 +21,7 @@ def made(name: str, **values: Any) -> Any:
 
 @pytest.mark.parametrize("values", [
     {"bits": 2}, {"bits": 8}, {"group": 8}, {"group": "channel"}, {"group": "tensor"}, {"group": 4096},
-    {"symmetric": False}, {"clip": "max"}, {},
+    {"grid": "asymmetric"}, {"clip": "max"}, {"bits": 16}, {},
 ])  # fmt: skip
 def test_allowed_values_are_taken(values: dict[str, Any]) -> None:
     config = made("quantize.rtn", **values)
@@ -29,22 +29,23 @@ def test_allowed_values_are_taken(values: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(("name", "values", "message"), [
-    ("quantize.rtn", {"bits": 0}, r"bits is 0, but must be 2 to 8 bits"),
-    ("quantize.rtn", {"bits": 17}, r"bits is 17, but must be 2 to 8 bits"),
+    ("quantize.rtn", {"bits": 0}, r"bits is 0, but must be 2 to 8, or one of 16 bits"),
+    ("quantize.rtn", {"bits": 17}, r"bits is 17, but must be 2 to 8, or one of 16 bits"),
     ("quantize.rtn", {"bits": -4}, r"bits is -4"),
-    ("quantize.rtn", {"bits": 4.0}, r"bits is 4.0, but must be 2 to 8 \(int\)"),
-    ("quantize.rtn", {"bits": "4"}, r"bits is '4', but must be 2 to 8 \(int\)"),
+    ("quantize.rtn", {"bits": 4.0}, r"bits is 4.0, but must be 2 to 8, or one of 16 \(int\)"),
+    ("quantize.rtn", {"bits": "4"}, r"bits is '4', but must be 2 to 8, or one of 16 \(int\)"),
     ("quantize.rtn", {"bits": True}, r"bits is True"),
     ("quantize.rtn", {"bits": None}, r"bits is None"),
     ("quantize.rtn", {"bits": [4]}, r"bits is \[4\]"),
     ("quantize.rtn", {"bit": 4}, r"has no option 'bit'; did you mean 'bits'\?"),
-    ("quantize.rtn", {"colour": "red"}, r"has no option 'colour'; known: bits, clip, group, symmetric"),
+    ("quantize.rtn", {"colour": "red"}, r"has no option 'colour'; known: bias, bits, clip, grid, group, outliers, rank"),
     ("quantize.rtn", {"group": "chanel"}, r"group is 'chanel', .*did you mean 'channel'\?"),
     ("quantize.rtn", {"group": 7}, r"group is 7, but must be 8 or more, or one of channel, tensor columns"),
     ("quantize.rtn", {"group": True}, r"group is True"),
     ("quantize.rtn", {"clip": "entropy"}, r"clip is 'entropy', but must be one of max, mse"),
-    ("quantize.rtn", {"symmetric": "yes"}, r"symmetric is 'yes', but must be bool"),
-    ("quantize.rtn", {"symmetric": 1}, r"symmetric is 1, but must be bool"),
+    ("quantize.rtn", {"grid": "nf4"}, r"grid is 'nf4', .*did you mean 'nf'\?"),
+    ("quantize.rtn", {"bias": "yes"}, r"bias is 'yes', but must be bool"),
+    ("quantize.rtn", {"bias": 1}, r"bias is 1, but must be bool"),
     ("prune.magnitude", {"sparsity": 1.5}, r"sparsity is 1.5, but must be 0 to 1"),
     ("prune.magnitude", {"sparsity": -0.1}, r"sparsity is -0.1"),
     ("prune.magnitude", {"sparsity": float("nan")}, r"sparsity is nan, but must be 0 to 1"),
@@ -57,6 +58,7 @@ def test_allowed_values_are_taken(values: dict[str, Any]) -> None:
     ("distill", {"steps": 0}, r"steps is 0, but must be 1 or more steps"),
     ("distill", {"temperature": 0}, r"temperature is 0, but must be 0.1 to 20"),
     ("distill", {"learning_rate": float("inf")}, r"learning_rate is inf"),
+    ("distill", {"learning_rate": "1e-3"}, r"learning_rate is '1e-3', .*write 1.0e-3"),
 ])  # fmt: skip
 def test_mistake_is_named_with_its_place_and_what_is_expected(name: str, values: dict[str, Any], message: str) -> None:
     with pytest.raises(RecipeError, match=message) as caught:

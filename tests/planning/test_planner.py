@@ -125,7 +125,7 @@ def test_model_without_units_says_so(tiny_model: Callable[..., Model]) -> None:
         planned(tiny_model("generic").layout, {"prune.heads": {}})
 
 
-@pytest.mark.parametrize("step", ["quantize.gptq", "prune.wanda", "prune.heads", "factorize.eigen", "distill"])
+@pytest.mark.parametrize("step", ["quantize.gptq", "prune.wanda", "prune.heads", "distill"])
 def test_method_that_needs_data_says_so(clip: Layout, step: str) -> None:
     with pytest.raises(RecipeError, match=r"give --data"):
         planned(clip, step, data=False)
@@ -149,3 +149,25 @@ def test_place_is_found_again_by_its_plan(clip: Layout) -> None:
 def test_plan_survives_json(clip: Layout, compressed: Any) -> None:
     plan = compressed("generic", [{"quantize.rtn": {}}], data=False).plan
     assert Plan.from_json(json.loads(json.dumps(plan.to_json()))) == plan
+
+
+def test_exceptions_have_options_of_their_own(clip: Layout) -> None:
+    but = {"*.down": {"bits": 8}, "image.1.*": {"bits": 3, "group": 16}}
+    (edit,), after = planned(clip, {"quantize.rtn": {"where": ["*.up", "*.down"], "bits": 4, "but": but}})
+    found = {place.name: place.config for place in edit.places}
+    assert found["image.0.up"] == {} and found["image.0.down"] == {"bits": 8}
+    assert found["image.1.down"] == {"bits": 3, "group": 16}  # the later exception goes before the earlier
+    stored = {site.name: site.stored_bytes for site in after.sites}
+    assert stored["image.0.up"] < stored["image.0.down"]
+    assert {place.name: place.bytes_after for place in edit.places} == {name: stored[name] for name in found}
+
+
+@pytest.mark.parametrize(("but", "message"), [
+    ({"*.middle": {"bits": 8}}, r"the exception '\*.middle' matches none of the places"),
+    ({"*.down": {"bit": 8}}, r"but '\*.down' has no option 'bit'; did you mean 'bits'"),
+    ({"*.down": 8}, r"but '\*.down' is 8, but must be a mapping"),
+    ("*.down", r"but is '\*.down', but must be a mapping"),
+])  # fmt: skip
+def test_exceptions_that_cannot_be_meant(clip: Layout, but: object, message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
+        planned(clip, {"quantize.rtn": {"where": ["*.up", "*.down"], "but": but}})

@@ -53,7 +53,7 @@ def test_balance_by_tokens_pools_and_by_modality_weighs_alike() -> None:
     assert torch.allclose(by_tokens.mean, pooled.mean(0), atol=1e-5)
     assert torch.allclose(by_modality.second, (image.T @ image / 90 + text.T @ text / 10) / 2, atol=1e-4)
     assert torch.allclose(by_modality.mean, (image.mean(0) + text.mean(0)) / 2, atol=1e-5)
-    assert by_tokens.tokens == by_modality.tokens == 100
+    assert by_tokens.tokens == 100 and by_modality.tokens == 36  # the effective number: 1 / (1/4/90 + 1/4/10)
 
 
 @pytest.mark.parametrize("balance", ["tokens", "modality"])
@@ -68,3 +68,32 @@ def test_mixing_leaves_the_parts_as_they_are() -> None:
     before = parts["image"].second.clone()
     mixed(parts, "modality")
     assert torch.equal(parts["image"].second, before)
+
+
+def test_gradient_mix_follows_the_gradients_with_a_floor() -> None:
+    image, text = filled(torch.randn(60, 4)), filled(3 * torch.randn(20, 4))
+    parts = {"image": image, "text": text}
+    mix = mixed(parts, "gradient", {"image": 1.0, "text": 3.0})
+    assert torch.allclose(mix.second, 0.25 * image.second + 0.75 * text.second)
+    floored = mixed(parts, "gradient", {"image": 0.0, "text": 1.0})
+    assert torch.allclose(floored.second, (0.05 * image.second + text.second) / 1.05)
+    unknown = mixed(parts, "gradient", {})
+    assert torch.allclose(unknown.second, mixed(parts, "modality").second)
+
+
+def test_effective_tokens() -> None:
+    """1 / Σ w²/n: the size of one sample whose mean would vary as much."""
+    parts = {"image": filled(torch.randn(300, 4)), "text": filled(torch.randn(100, 4))}
+    assert mixed(parts, "tokens").tokens == 400
+    assert mixed(parts, "modality").tokens == 300  # 1 / (1/4/300 + 1/4/100)
+
+
+def test_pair_of_inputs_is_kept_beside_the_second_moment() -> None:
+    x, original = torch.randn(50, 4), torch.randn(50, 4)
+    moment = Moment(4)
+    for part in (slice(0, 20), slice(20, 50)):
+        moment.update(x[part], original[part])
+    assert moment.cross is not None and torch.allclose(moment.cross, original.T @ x / 50, atol=1e-5)
+    assert Moment(4).cross is None
+    same = mixed({"image": moment, "text": moment}, "modality")
+    assert same.cross is not None and torch.allclose(same.cross, moment.cross)

@@ -56,12 +56,14 @@ class Place:
 
 @dataclass(frozen=True)
 class PlannedPlace:
-    """One place of an edit, by name, with the bytes it holds before and after."""
+    """One place of an edit, by name, with the bytes it holds before and after; `config` has the options in which it
+    differs from the edit's."""
 
     name: str
     paths: tuple[str, ...]
     bytes_before: int
     bytes_after: int
+    config: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import MISSING, Field, asdict, dataclass, field, fields
-from typing import Any, get_type_hints
+from typing import Any, Literal, get_origin, get_type_hints
 
 from trimodal.errors import RecipeError, nearest
 
@@ -83,10 +84,14 @@ def _option(f: Field[Any]) -> Option:
 
 
 def _type_name(hint: Any) -> str:
+    if get_origin(hint) is Literal:
+        return "str"
     return hint.__name__ if isinstance(hint, type) else str(hint).replace("typing.", "")
 
 
 def _allowed(hint: Any) -> tuple[type, ...]:
+    if get_origin(hint) is Literal:
+        return (str,)
     parts = getattr(hint, "__args__", None) or (hint,)
     return tuple(type(None) if part is None else part for part in parts)
 
@@ -97,6 +102,13 @@ def _as_type(value: Any, hint: Any) -> Any:
     return float(value) if float in kinds and int not in kinds and type(value) is int else value
 
 
+def _is_number_as_text(value: Any) -> bool:
+    try:
+        return isinstance(value, str) and "e" in value.lower() and math.isfinite(float(value))
+    except ValueError:
+        return False
+
+
 def _check(value: Any, hint: Any, known: Option, place: str) -> None:
     expected = known.expected or _type_name(hint)
     if value in known.choices and not isinstance(value, bool):
@@ -104,7 +116,8 @@ def _check(value: Any, hint: Any, known: Option, place: str) -> None:
     kinds = _allowed(hint)
     fits = any(type(value) is kind for kind in kinds) or (float in kinds and type(value) is int)
     if not fits:
-        raise RecipeError(f"{place} is {value!r}, but must be {expected} ({_type_name(hint)})")
+        advice = "; YAML reads a number such as 1e-3 as text, write 1.0e-3" if _is_number_as_text(value) else ""
+        raise RecipeError(f"{place} is {value!r}, but must be {expected} ({_type_name(hint)}){advice}")
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     if known.choices and not is_number:
         raise RecipeError(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from fnmatch import fnmatchcase
+from typing import Any
 
 from trimodal.core import Edit, Layout, LeftAlone, Place, PlannedPlace
 from trimodal.errors import RecipeError, nearest
@@ -37,14 +38,17 @@ def plan_edits(layout: Layout, recipe: Recipe, data: bool) -> tuple[tuple[Edit, 
 
 
 def _plan_step(layout: Layout, step: Step, data: bool) -> tuple[Edit, Layout]:
-    method, config = step.method, step.config
+    method = step.method
     if method.fit is not None and not data:
         raise RecipeError(f"{step.place} ({method.name}) trains on calibration data, and there is none; give --data")
     if method.on == "model":
-        return Edit(method.name, step.where, plain(config), ()), layout
+        return Edit(method.name, step.where, plain(step.config), ()), layout
     planned: list[PlannedPlace] = []
     left: list[LeftAlone] = []
-    for place in _matching(layout, step):
+    matching = _matching(layout, step)
+    _check_exceptions(step, matching)
+    for place in matching:
+        config = _config_at(step, place)
         reason = _reason(place, method) or method.refuse(place, config)
         if reason is not None:
             left.append(LeftAlone(place.name, reason))
@@ -57,14 +61,31 @@ def _plan_step(layout: Layout, step: Step, data: bool) -> tuple[Edit, Layout]:
         after = method.forecast(place, config)
         layout = layout.exchange(place.sites, after)
         paths = tuple(site.path for site in place.sites)
-        planned.append(PlannedPlace(place.name, paths, place.stored_bytes, sum(s.stored_bytes for s in after)))
+        base = plain(step.config)
+        differing = {name: value for name, value in plain(config).items() if value != base[name]}
+        after_bytes = sum(s.stored_bytes for s in after)
+        planned.append(PlannedPlace(place.name, paths, place.stored_bytes, after_bytes, differing))
     if not planned:
         reasons = dict.fromkeys(f"{alone.name}: {alone.reason}" for alone in left)
         raise RecipeError(
             f"{step.place} ({method.name}): nothing that {_quoted(step)} matches can be worked on; "
             f"{'; '.join(list(reasons)[:3])}{' …' if len(reasons) > 3 else ''}"
         )
-    return Edit(method.name, step.where, plain(config), tuple(planned), tuple(left)), layout
+    return Edit(method.name, step.where, plain(step.config), tuple(planned), tuple(left)), layout
+
+
+def _config_at(step: Step, place: Place) -> Any:
+    """The step's options at `place`: those of the last exception that fits it, else the step's own."""
+    return next((config for pattern, config in reversed(step.but) if _fits(place, pattern)), step.config)
+
+
+def _check_exceptions(step: Step, matching: list[Place]) -> None:
+    for pattern, _ in step.but:
+        if not any(_fits(place, pattern) for place in matching):
+            raise RecipeError(
+                f"{step.place} ({step.method.name}): the exception '{pattern}' matches none of the places that "
+                f"{_quoted(step)} matches, such as '{matching[0].name}'"
+            )
 
 
 def _reason(place: Place, method: Method) -> str | None:

@@ -23,12 +23,14 @@ LARGEST_SEED = 2**63 - 1
 
 @dataclass(frozen=True)
 class Step:
-    """One line of a recipe: a method, where, and its options. `place` says where the line stands."""
+    """One line of a recipe: a method, where, and its options. `place` says where the line stands; `but` holds
+    patterns with the options as they are there instead, the later before the earlier."""
 
     method: Method
     where: tuple[str, ...]
     config: Any
     place: str
+    but: tuple[tuple[str, Any], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -144,7 +146,15 @@ def _step(place: str, step: Any) -> Step:
         )
     if found.on == "model" and patterns != ("*",):
         raise RecipeError(f"{place} ({name}): works on the whole model and takes no 'where'")
-    return Step(found, patterns, build(found.config, values, f"{place} ({name})"), place)
+    exceptions = _mapping(values.pop("but", {}), f"{place} ({name}): but")
+    if exceptions and found.on == "model":
+        raise RecipeError(f"{place} ({name}): works on the whole model and takes no 'but'")
+    config = build(found.config, values, f"{place} ({name})")
+    but = []
+    for pattern, options in exceptions.items():
+        here = f"{place} ({name}): but '{pattern}'"
+        but.append((str(pattern), build(found.config, {**values, **_mapping(options, here)}, here)))
+    return Step(found, patterns, config, place, tuple(but))
 
 
 def _mapping(value: Any, place: str) -> Mapping[str, Any]:

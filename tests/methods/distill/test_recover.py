@@ -78,6 +78,14 @@ def test_feature_distance_is_relative() -> None:
     assert float(feature_distance(torch.zeros(2), torch.zeros(2))) == 0.0
 
 
+def test_feature_distance_leaves_padding_out() -> None:
+    teacher, student = torch.randn(2, 3, 4), torch.randn(2, 3, 4)
+    real = torch.tensor([[True, True, False], [True, False, False]])
+    spoilt = student + 100 * (~real)[..., None]
+    assert torch.equal(feature_distance(teacher, spoilt, real), feature_distance(teacher, student, real))
+    assert float(feature_distance(teacher, spoilt)) > 100
+
+
 @pytest.mark.parametrize("name", ALL)
 def test_student_that_is_the_teacher_has_nothing_to_learn(tiny_model: Callable[..., Model], name: str) -> None:
     teacher, student, batch = tiny_model(name), tiny_model(name), miniature_batch(name, 3)

@@ -7,7 +7,7 @@ Problem. With teacher t and student s, over all batches and all parameters of s 
 
     L = logits · T² · KL(softmax(t/T) ‖ softmax(s/T))      every output of class or token scores, mean over rows
       + embeddings · (1 − cos(t, s))                       every output that is an embedding
-      + features · mean over blocks of ‖h_s − h_t‖²/‖h_t‖²  every block's output h, in every tower
+      + features · mean over blocks of ‖h_s − h_t‖²/‖h_t‖²  every block's output h, in every tower, padding left out
 
 (Hinton, Vinyals, Dean 2015, arXiv 1503.02531, for the first term; FitNets, Romero et al. 2015, arXiv 1412.6550, for the
 last, made relative so that blocks count alike whatever their scale.)
@@ -35,6 +35,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from trimodal.core import FitRecord
+from trimodal.errors import RecipeError
 from trimodal.methods.method import Method
 from trimodal.methods.options import option
 from trimodal.models.model import Batch, Model, Output
@@ -66,8 +67,10 @@ def score_distance(teacher: Tensor, student: Tensor, temperature: float, mask: T
     return rows.mean() * temperature**2
 
 
-def feature_distance(teacher: Tensor, student: Tensor) -> Tensor:
-    """‖h_s − h_t‖² / ‖h_t‖²."""
+def feature_distance(teacher: Tensor, student: Tensor, mask: Tensor | None = None) -> Tensor:
+    """‖h_s − h_t‖² / ‖h_t‖² over the tokens (batch, tokens, width) where `mask` (batch, tokens) is True."""
+    if mask is not None and teacher.shape[: mask.dim()] == mask.shape:
+        teacher, student = teacher[mask], student[mask]
     return (student - teacher).square().sum() / teacher.square().sum().clamp(min=_EPSILON)
 
 
@@ -106,9 +109,10 @@ def block_outputs(model: Model) -> Iterator[dict[str, Tensor]]:
 
 def loss(
     outputs: Sequence[Output], batch: Batch, teacher: tuple[Any, Mapping[str, Tensor]],
-    student: tuple[Any, Mapping[str, Tensor]], config: DistillConfig,
+    student: tuple[Any, Mapping[str, Tensor]], config: DistillConfig, real: Mapping[str, Tensor] | None = None,
 ) -> dict[str, Tensor]:  # fmt: skip
-    """The loss and its parts; `teacher` and `student` are each (model output, block outputs)."""
+    """The loss and its parts; `teacher` and `student` are each (model output, block outputs), `real` (batch, tokens)
+    says by block which tokens are no padding."""
     terms: dict[str, list[Tensor]] = {"logits": [], "embeddings": [], "features": []}
     for output in outputs:
         expected, found = (_field(side[0], output.field) for side in (teacher, student))
@@ -120,7 +124,8 @@ def loss(
         else:
             terms["logits"].append(score_distance(expected, found, config.temperature, mask))
     if config.features:
-        terms["features"] = [feature_distance(h, student[1][path]) for path, h in teacher[1].items()]
+        masks = real or {}
+        terms["features"] = [feature_distance(h, student[1][path], masks.get(path)) for path, h in teacher[1].items()]
     parts = {name: torch.stack(values).mean() for name, values in terms.items() if values}
     weighed = [getattr(config, name) * value for name, value in parts.items()]
     return {"loss": torch.stack(weighed).sum(), **parts}
@@ -140,6 +145,8 @@ def fit(
 
     `batches(size)` gives all calibration data in batches of `size` samples.
     """
+    if not any(parameter.requires_grad for parameter in student.module.parameters()):
+        raise RecipeError("distill: no weight of the model is left to train; put it before the steps that quantize")
     data = batches(config.batch)
     outputs = teacher.family.outputs(teacher.module)
     teacher.module.eval()
@@ -155,11 +162,18 @@ def fit(
             found.clear()
             with torch.no_grad():
                 teaching = teacher.module(**batch)
-            return loss(outputs, batch, (teaching, expected), (module(**batch), found), config)
+            real = {path: codes >= 0 for path, codes in _codes_of_blocks(teacher, batch).items()}
+            return loss(outputs, batch, (teaching, expected), (module(**batch), found), config, real)
 
         train(student.module, lambda number: data[order[number]], step, settings, records.append)
     for record in records:
         yield FitRecord(0, METHOD.name, record.step, {"loss": record.loss, **record.parts}, record.seconds)
+
+
+def _codes_of_blocks(model: Model, batch: Batch) -> dict[str, Tensor]:
+    """What each token is, by the path of every block whose tower the family speaks of."""
+    codes = model.family.tokens(model.module, batch)
+    return {path: codes[tower.name] for tower in model.layout.towers if tower.name in codes for path in tower.blocks}
 
 
 def _shuffled(count: int, steps: int, seed: int) -> list[int]:

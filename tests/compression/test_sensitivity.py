@@ -1,0 +1,67 @@
+"""Sizes of gradients: what autograd says by another way, and which modality the solver then listens to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from trimodal.compression.sensitivity import gradient_sizes
+from trimodal.models.model import Model, Output
+from trimodal.models.tiny import miniature_batch
+
+
+class Two(nn.Module):
+    """Two layers in a row, so that the gradient at the first can be written down."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(3, 4), nn.Linear(4, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        scores: Tensor = self.second(self.first(x))
+        return scores
+
+
+def test_gradient_is_that_of_the_drawn_labels(tiny_model: Callable[..., Model]) -> None:
+    """∂(−log p_k)/∂scores = p − e_k, and at the first layer that times the second's weight."""
+    module, x = Two(), torch.randn(6, 3)
+    generic = tiny_model("generic")
+    family = replace(generic.family, outputs=lambda module: (Output("output", "all", "logits"),))
+    from trimodal.models.generic import describe
+
+    model = Model(module, describe(module), family, "two")
+    found = gradient_sizes(model, [{"x": x}], seed=3)
+    p = module(x).softmax(-1).detach()
+    drawn = torch.multinomial(p, 1, generator=torch.Generator().manual_seed(3))
+    at_scores = p - nn.functional.one_hot(drawn[:, 0], 5)
+    assert found["second"] == {"all": pytest.approx(float(at_scores.norm(dim=-1).mean()), rel=1e-5)}
+    at_first = at_scores @ module.second.weight.detach()
+    assert found["first"] == {"all": pytest.approx(float(at_first.norm(dim=-1).mean()), rel=1e-5)}
+    assert all(p.grad is None for p in module.parameters())
+
+
+@pytest.mark.parametrize("name", ["clip", "bert", "whisper", "llama", "llava", "clap", "resnet", "fusion"])
+def test_every_family_is_reached(tiny_model: Callable[..., Model], name: str) -> None:
+    model = tiny_model(name)
+    found = gradient_sizes(model, [miniature_batch(name, 3, 1)], seed=0)
+    blocks = {site.path for site in model.layout.sites if site.block is not None and site.kind == "linear"}
+    assert found and len(blocks & found.keys()) >= 0.7 * len(blocks)
+    assert all(size >= 0 for sizes in found.values() for size in sizes.values())
+
+
+def test_modalities_are_told_apart_where_they_meet(tiny_model: Callable[..., Model]) -> None:
+    found = gradient_sizes(tiny_model("llava"), [miniature_batch("llava", 3, 1)], seed=0)
+    assert any(sizes.keys() >= {"image", "text"} for sizes in found.values())
+
+
+def test_recipe_may_ask_for_it(compressed: Any) -> None:
+    steps = [{"quantize.gptq": {"where": "text.0.up", "bits": 3, "clip": "max"}}]
+    runs = [compressed("llava", steps, calibration={"balance": b}) for b in ("gradient", "modality", "tokens")]
+    path = runs[0].plan.edits[0].places[0].paths[0]
+    weights = [run.model.module.get_submodule(path).weight for run in runs]
+    assert not torch.equal(weights[0], weights[1]) and not torch.equal(weights[1], weights[2])
