@@ -71,7 +71,10 @@ def test_whisper_says_the_target_without_its_end() -> None:
     assert EOS not in batch["decoder_input_ids"]
     codes = family_of(module).tokens(module, batch)
     assert codes["text"].tolist() == [[2, 2, 2, 2], [2, 2, -1, -1]]
-    assert codes["text.cross"].shape == (2, 50) and set(codes["text.cross"].flatten().tolist()) == {1}
+    assert codes["text.cross"].shape == (2, 50) and torch.equal(codes["text.cross"], codes["audio"])
+    assert batch["attention_mask"].shape == (2, 100)
+    assert torch.equal(codes["audio"] == 1, batch["attention_mask"][:, ::2] == 1)
+    module(**batch)
     alone = family_of(module).encode(module, parts, [silent])
     assert alone["decoder_input_ids"].shape == (1, 1)
 
@@ -86,6 +89,10 @@ def test_llava_stream_is_image_where_the_patches_are() -> None:
     batch = family_of(module).encode(module, Processors(whole=whole), samples)
     codes = family_of(module).tokens(module, batch)["text"]
     assert (codes == 0).sum(dim=1).tolist() == [16, 16]
+    assert (codes == encoding.ANSWER).sum(dim=1).tolist() == [3, 0]
+    answer = batch["input_ids"][0][codes[0] == encoding.ANSWER]
+    assert whole.tokenizer.decode(answer).split() == ["a", "cat", "[EOS]"]
+    assert torch.equal(batch["labels"] != encoding.NO_LABEL, codes == encoding.ANSWER)
     assert (codes == -1).any(dim=1).tolist() == [False, True]
     module(**batch)
 
@@ -98,3 +105,14 @@ def test_wav2vec2_leaves_padding_out() -> None:
     with torch.no_grad():
         assert codes.shape == module(torch.zeros(2, 1600)).logits.shape[:2]
     assert (codes[0] == 1).all() and (codes[1] == -1).sum() == 10
+
+
+def test_llama_knows_its_answer_from_the_prompt() -> None:
+    module, parts = miniature("llama"), Processors(text=tokenizer())
+    batch = family_of(module).encode(module, parts, [Loaded(text="a red", target="cat"), Loaded(text="dog")])
+    codes = family_of(module).tokens(module, batch)["text"]
+    real = batch["attention_mask"] == 1
+    assert ((codes == encoding.ANSWER) == (batch["labels"] != encoding.NO_LABEL)).all()
+    assert (codes == encoding.ANSWER).any(dim=1).tolist() == [True, False] and (codes[real] >= 0).all()
+    assert "labels" not in family_of(module).encode(module, parts, [Loaded(text="a red")])
+    module(**batch)

@@ -66,3 +66,20 @@ def test_rows_of_another_length_count_for_the_tower() -> None:
 
 def test_batch_of_nothing_but_padding_gives_no_rows() -> None:
     assert rows_by_modality(torch.randn(1, 2, 3), torch.full((1, 2), -1), "text") == {}
+
+
+def test_rows_that_come_several_to_a_token_share_its_kind() -> None:
+    x, codes = torch.randn(2, 6, 4), torch.tensor([[1, 1, -1], [1, -1, -1]])
+    rows = rows_by_modality(x, codes, "audio")
+    assert rows.keys() == {"audio"} and torch.equal(rows["audio"], torch.cat((x[0, :4], x[1, :2])))
+
+
+def test_width_that_happens_to_be_the_number_of_tokens_is_no_row_of_tokens() -> None:
+    pooled = torch.randn(2, 3)
+    assert torch.equal(rows_by_modality(pooled, torch.zeros(2, 3, dtype=torch.long), "text")["text"], pooled)
+
+
+def test_answers_are_a_kind_of_their_own() -> None:
+    x = torch.randn(1, 3, 4)
+    rows = rows_by_modality(x, torch.tensor([[0, 2, 4]]), "text")
+    assert {name: len(part) for name, part in rows.items()} == {"image": 1, "text": 1, "answer": 1}

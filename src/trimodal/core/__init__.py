@@ -3,11 +3,12 @@
 from trimodal.core.change import Change, Cut, Treatment
 from trimodal.core.plan import Calibration, Edit, LeftAlone, Place, Plan, PlannedPlace, Source
 from trimodal.core.record import Check, FitRecord, Metric, PlaceRecord, Size, TowerSize, Verdict
-from trimodal.core.sample import MODALITIES, Sample
+from trimodal.core.sample import MODALITIES, TOKEN_KINDS, Sample
 from trimodal.core.site import Axis, Counter, Layout, Site, Tower
 
 __all__ = [
     "MODALITIES",
+    "TOKEN_KINDS",
     "Axis",
     "Calibration",
     "Change",

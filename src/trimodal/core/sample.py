@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 MODALITIES = ("image", "audio", "text")
+TOKEN_KINDS = (*MODALITIES, "fusion", "answer")
+"""What a token can be: of a modality, of the fusion stream's own, or of the answer that a decoder is to give."""
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from trimodal.core import MODALITIES
+from trimodal.core import MODALITIES, TOKEN_KINDS
 from trimodal.errors import DataError, ModelError
 from trimodal.models.model import Loaded, Processors
 
@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 IMAGE, AUDIO, TEXT = (MODALITIES.index(modality) for modality in ("image", "audio", "text"))
+ANSWER = TOKEN_KINDS.index("answer")
 PADDING = -1
+NO_LABEL = -100  # what Transformers leaves out of a loss
 USUAL_TOKENS = 128  # length of a text when operations are counted, where the model takes that many
 _FILES = {
     "image": "preprocessor_config.json",
@@ -128,9 +130,30 @@ def in_dtype(module: nn.Module, batch: Mapping[str, Tensor]) -> dict[str, Tensor
 
 
 def text_tokens(batch: Mapping[str, Tensor], ids: str = "input_ids", mask: str = "attention_mask") -> Tensor:
-    """(batch, tokens): TEXT where the mask is one, PADDING elsewhere."""
+    """(batch, tokens): TEXT where the mask is one, ANSWER where there is a label too, PADDING elsewhere."""
     tokens = torch.full_like(batch[ids], TEXT, dtype=torch.long)
+    if "labels" in batch and batch["labels"].shape == tokens.shape:
+        tokens = tokens.masked_fill(batch["labels"] != NO_LABEL, ANSWER)
     return tokens.masked_fill(batch[mask] == 0, PADDING) if mask in batch else tokens
+
+
+def answer_labels(processors: Processors, loaded: Sequence[Loaded], ids: Tensor, mask: Tensor) -> dict[str, Tensor]:
+    """`labels` (batch, tokens): the ids of each sample's target at the end of its text, NO_LABEL elsewhere; nothing
+    where no sample has a target.
+
+    A target's length is counted alone; a tokenizer that merges across its border may be off by one token.
+    """
+    if not any(sample.target for sample in loaded):
+        return {}
+    tokenizer = processors.text if processors.text is not None else processor(processors, "whole").tokenizer
+    labels = torch.full_like(ids, NO_LABEL)
+    for row, sample in enumerate(loaded):
+        if sample.target:
+            end = int(mask[row].sum())
+            said = len(tokenizer(f" {sample.target}", add_special_tokens=False)["input_ids"])
+            said += end > 0 and int(ids[row, end - 1]) in tokenizer.all_special_ids  # the end of the text
+            labels[row, max(0, end - said) : end] = ids[row, max(0, end - said) : end]
+    return {"labels": labels}
 
 
 def no_image(module: nn.Module, channels: int, height: int, width: int | None = None) -> dict[str, Tensor]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional
 
-from trimodal.core import MODALITIES
+from trimodal.core import TOKEN_KINDS
 
 
 def unfold_input(module: nn.Module, x: Tensor) -> Tensor:
@@ -29,10 +29,12 @@ def unfold_input(module: nn.Module, x: Tensor) -> Tensor:
 def rows_by_modality(x: Tensor, codes: Tensor | None, modality: str) -> dict[str, Tensor]:
     """Split x (batch, tokens, n) into rows (count, n) per modality, padding left out.
 
-    `codes` (batch, tokens) says per token which of MODALITIES it is, then `fusion` for the fusion stream's own
-    tokens, -1 for padding. Where there are no codes, or the input has another length than they have (pooled
-    tokens), every row counts for `modality`.
+    `codes` (batch, tokens) says per token which of TOKEN_KINDS it is, -1 for padding. An input that has a whole number
+    of rows per token (a convolution that later ones will shorten) repeats them. Where there are no codes, or the input
+    has another length (pooled tokens), every row counts for `modality`.
     """
-    if codes is None or x.shape[: codes.dim()] != codes.shape:
+    if codes is not None and x.dim() == 3 and len(x) == len(codes) and x.shape[1] % codes.shape[1] == 0:
+        codes = codes.repeat_interleave(x.shape[1] // codes.shape[1], dim=1)
+    if codes is None or x.dim() != codes.dim() + 1 or x.shape[:-1] != codes.shape:
         return {modality: x.reshape(-1, x.shape[-1])}
-    return {name: x[codes == code] for code, name in enumerate((*MODALITIES, "fusion")) if bool((codes == code).any())}
+    return {name: x[codes == code] for code, name in enumerate(TOKEN_KINDS) if bool((codes == code).any())}

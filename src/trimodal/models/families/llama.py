@@ -4,6 +4,7 @@ queries: Ainslie et al. 2023, arXiv 2305.13245."""
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from torch import Tensor, nn
 
@@ -71,12 +72,17 @@ def modalities(module: nn.Module) -> tuple[str, ...]:
 
 
 def encode(module: nn.Module, processors: Processors, loaded: Sequence[Loaded]) -> dict[str, Tensor]:
-    """`input_ids` and `attention_mask` (batch, tokens), padded on the right."""
-    return encoding.texts(processors, loaded, int(config_of(module).max_position_embeddings))
+    """`input_ids` and `attention_mask` (batch, tokens), padded on the right: the text and behind it the target, whose
+    tokens are also the `labels`."""
+    joined = [replace(s, text=" ".join(part for part in (s.text, s.target) if part) or None) for s in loaded]
+    batch = encoding.texts(processors, joined, int(config_of(module).max_position_embeddings))
+    if not hasattr(module, "lm_head"):
+        return batch
+    return batch | encoding.answer_labels(processors, loaded, batch["input_ids"], batch["attention_mask"])
 
 
 def tokens(module: nn.Module, batch: Batch) -> dict[str, Tensor]:
-    """Text with its padding left out."""
+    """Text with its padding left out; what is labelled is the answer."""
     return {"text": encoding.text_tokens(batch)}
 
 

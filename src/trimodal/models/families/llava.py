@@ -55,7 +55,7 @@ def modalities(module: nn.Module) -> tuple[str, ...]:
 
 
 def encode(module: nn.Module, processors: Processors, loaded: Sequence[Loaded]) -> dict[str, Tensor]:
-    """`pixel_values`, `input_ids`, `attention_mask`. The prompt is the text, followed by the target if there is one;
+    """`pixel_values`, `input_ids`, `attention_mask`, and with targets `labels`. The prompt is the text, followed by the target if there is one;
     the processor puts as many image tokens as there are patches where it says `<image>`, by default at its start."""
     encoding.need(loaded, "image", "text")
     processor = encoding.processor(processors, "whole")
@@ -64,11 +64,14 @@ def encode(module: nn.Module, processors: Processors, loaded: Sequence[Loaded]) 
     prompts = [prompt if image in prompt else f"{image}\n{prompt}" for prompt in prompts]
     images = [sample.image for sample in loaded]
     found = processor(images=images, text=prompts, padding=True, padding_side="right", return_tensors="pt")
-    return encoding.in_dtype(module, {name: found[name] for name in ("pixel_values", "input_ids", "attention_mask")})
+    batch = {name: found[name] for name in ("pixel_values", "input_ids", "attention_mask")}
+    if hasattr(module, "lm_head"):
+        batch |= encoding.answer_labels(processors, loaded, batch["input_ids"], batch["attention_mask"])
+    return encoding.in_dtype(module, batch)
 
 
 def tokens(module: nn.Module, batch: Batch) -> dict[str, Tensor]:
-    """In the decoder's stream the image tokens are image, the others text."""
+    """In the decoder's stream the image tokens are image, those of the target the answer, the others text."""
     stream = encoding.text_tokens(batch)
     image = int(config_of(module).image_token_id)
     return {"text": stream.masked_fill(batch["input_ids"] == image, encoding.IMAGE)}

@@ -87,9 +87,10 @@ def modalities(module: nn.Module) -> tuple[str, ...]:
 
 
 def encode(module: nn.Module, processors: Processors, loaded: Sequence[Loaded]) -> dict[str, Tensor]:
-    """`input_features` (batch, mels, frames), padded to the full window, and `decoder_input_ids` with their mask: the
-    start token and the target, or the text, of each sample."""
-    batch = {"input_features": encoding.sounds(processors, loaded)["input_features"]}
+    """`input_features` (batch, mels, frames), padded to the full window, with the `attention_mask` of what is sound, and
+    `decoder_input_ids` with their mask: the start token and the target, or the text, of each sample."""
+    found = encoding.sounds(processors, loaded, return_attention_mask=True)
+    batch = {name: found[name] for name in ("input_features", "attention_mask")}
     if _decodes(module):
         ids, mask = encoding.padded(_decoder_rows(module, processors, loaded), int(config_of(module).pad_token_id))
         batch |= {"decoder_input_ids": ids, "decoder_attention_mask": mask}
@@ -97,15 +98,17 @@ def encode(module: nn.Module, processors: Processors, loaded: Sequence[Loaded]) 
 
 
 def tokens(module: nn.Module, batch: Batch) -> dict[str, Tensor]:
-    """The decoder's tokens are text; keys and values of its cross-attention are audio."""
-    if "decoder_input_ids" not in batch:
-        return {}
+    """The encoder's frames, and with them keys and values of the cross-attention, are audio, the silence that fills the
+    window left out; the decoder's tokens are text."""
     frames = (batch["input_features"].shape[-1] + 1) // 2  # the second convolution has stride 2
-    cross = torch.full((batch["input_features"].shape[0], frames), encoding.AUDIO)
-    return {
-        "text": encoding.text_tokens(batch, "decoder_input_ids", "decoder_attention_mask"),
-        "text.cross": cross.to(batch["input_features"].device),
-    }
+    audio = torch.full((batch["input_features"].shape[0], frames), encoding.AUDIO)
+    audio = audio.to(batch["input_features"].device)
+    if "attention_mask" in batch:
+        audio = audio.masked_fill(batch["attention_mask"][:, ::2] == 0, encoding.PADDING)
+    if "decoder_input_ids" not in batch:
+        return {"audio": audio}
+    text = encoding.text_tokens(batch, "decoder_input_ids", "decoder_attention_mask")
+    return {"audio": audio, "text": text, "text.cross": audio}
 
 
 def example(module: nn.Module) -> dict[str, Tensor]:
