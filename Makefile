@@ -24,6 +24,9 @@ check: $(READY)
 	$(BIN)/lint-imports
 
 bench: $(READY)
+	$(BIN)/python -m benchmarks.identities
+	$(BIN)/python -m benchmarks.charlm --part quantization
+	$(BIN)/python -m benchmarks.modality --part quantization
 	$(BIN)/python -m benchmarks.minilm
 	$(BIN)/python -m benchmarks.clip
 

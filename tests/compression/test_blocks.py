@@ -18,7 +18,7 @@ from trimodal.statistics import Moment, rows_by_modality, unfold_input
 
 NAMES = [
     "clip", "siglip", "bert", "whisper", "llama", "qwen3", "llava", "clap", "wav2vec2", "resnet", "resnet-basic",
-    "fusion", "generic",
+    "fusion", "generic", "lstm",
 ]  # fmt: skip
 
 

@@ -24,7 +24,7 @@ from trimodal import pipeline
 from trimodal.formats.fresh import outputs
 from trimodal.layers import LowRank, is_hosting
 from trimodal.models.model import Model
-from trimodal.models.tiny import MINIATURES, miniature, miniature_batch
+from trimodal.models.tiny import MINIATURES, PLAIN, miniature, miniature_batch
 
 FILES = {
     "config.json", "model.safetensors", "plan.json", "preprocessor_config.json", "record.jsonl", "report.html",
@@ -277,7 +277,7 @@ def test_every_family_with_data(
 
 
 def test_every_family_is_covered() -> None:
-    assert {*ANYTHING, "generic"} == set(MINIATURES)
+    assert {*ANYTHING, *PLAIN} == set(MINIATURES)
 
 
 # Tied weights, and modules from a function

@@ -16,7 +16,7 @@ from torch import nn
 from trimodal.inventory import Inventory, inspect
 from trimodal.models.families import family_of
 from trimodal.models.model import Model
-from trimodal.models.tiny import MINIATURES, miniature, miniature_batch, write_miniature
+from trimodal.models.tiny import MINIATURES, PLAIN, miniature, miniature_batch, write_miniature
 
 LLAVA_VISION = {
     "model_type": "clip_vision_model", "hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24,
@@ -86,7 +86,7 @@ def test_real_sizes_without_values(name: str) -> None:
         assert sum(tower.operations or 0 for tower in found.towers) == found.operations - outside
 
 
-@pytest.mark.parametrize("name", [name for name in MINIATURES if name != "generic"])
+@pytest.mark.parametrize("name", [name for name in MINIATURES if name not in PLAIN])
 def test_counts_agree_with_the_checkpoint_file(name: str, tmp_path: Path) -> None:
     folder = write_miniature(name, tmp_path / name)
     found = inventory(miniature(name))
@@ -112,7 +112,7 @@ def test_totals_are_sums_and_shares_add_up(name: str) -> None:
     assert json.loads(json.dumps(found.to_json()))["towers"][0]["name"] == found.towers[0].name
 
 
-@pytest.mark.parametrize("name", [name for name in MINIATURES if name != "generic"])
+@pytest.mark.parametrize("name", [name for name in MINIATURES if name not in PLAIN])
 def test_operations_of_a_miniature_are_counted(name: str) -> None:
     found = inventory(miniature(name))
     assert found.operations is not None and found.operations > 0

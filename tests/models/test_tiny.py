@@ -17,9 +17,16 @@ from trimodal.errors import InputError
 from trimodal.models.families import family_of
 from trimodal.models.fusion import register
 from trimodal.models.model import Loaded, Processors
-from trimodal.models.tiny import MINIATURES, miniature, miniature_batch, write_miniature, write_miniature_data
+from trimodal.models.tiny import (
+    MINIATURES,
+    PLAIN,
+    miniature,
+    miniature_batch,
+    write_miniature,
+    write_miniature_data,
+)
 
-FOLDERS = [name for name in MINIATURES if name != "generic"]
+FOLDERS = [name for name in MINIATURES if name not in PLAIN]
 PARTS: dict[str, tuple[Any, tuple[str, ...]]] = {
     "image": (hf.AutoImageProcessor, ("clip", "siglip", "vit", "resnet", "resnet-basic")),
     "audio": (hf.AutoFeatureExtractor, ("whisper", "clap", "wav2vec2", "ast")),

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trimodal.statistics import ColumnNorm, Moment, mixed
+from trimodal.statistics import ColumnNorm, Moment, Sample, mixed
 
 
 def filled(x: torch.Tensor) -> Moment:
@@ -97,3 +97,46 @@ def test_pair_of_inputs_is_kept_beside_the_second_moment() -> None:
     assert Moment(4).cross is None
     same = mixed({"image": moment, "text": moment}, "modality")
     assert same.cross is not None and torch.allclose(same.cross, moment.cross)
+
+
+def sampled(x: torch.Tensor) -> Sample:
+    sample = Sample(x.shape[1])
+    sample.update(x)
+    return sample
+
+
+@settings(max_examples=10, deadline=None)
+@given(sizes=st.lists(st.integers(0, 1500), min_size=1, max_size=6))
+def test_a_sample_is_the_same_however_the_stream_is_cut(sizes: list[int]) -> None:
+    x = torch.randn(sum(sizes), 3, generator=torch.Generator().manual_seed(0))
+    whole, parts = sampled(x), Sample(3)
+    for part in x.split(sizes):
+        parts.update(part)
+    assert torch.equal(whole.rows, parts.rows) and len(whole.rows) == min(len(x), 2048)
+    assert torch.allclose(whole.second, parts.second, atol=1e-5)
+    if len(x):
+        assert torch.equal(parts.low, x.amin(0)) and torch.equal(parts.high, x.amax(0))
+    if len(x) <= 2048:
+        assert torch.equal(parts.rows, x)
+
+
+def test_every_token_is_as_likely_to_be_kept() -> None:
+    kept = torch.cat([sampled(torch.arange(20000.0)[:, None]).rows])[:, 0]
+    assert len(kept) == 2048 and len(kept.unique()) == 2048
+    counts = torch.histc(kept, 4, 0, 20000)
+    assert bool(((counts - 512).abs() < 4 * 512**0.5).all())
+
+
+def test_a_mixed_sample_keeps_both_modalities() -> None:
+    image, text = torch.randn(90, 3) * 4, torch.randn(10, 3)
+    parts = {"image": sampled(image), "text": sampled(text)}
+    found = mixed(parts, "modality")
+    assert isinstance(found, Sample)
+    assert found.shares == {"image": 0.5, "text": 0.5} and found.parts == parts
+    assert torch.equal(found.rows, torch.cat([image, text]))
+    assert torch.equal(found.high, torch.maximum(image.amax(0), text.amax(0)))
+    plain = mixed({"image": filled(image), "text": filled(text)}, "modality")
+    assert torch.equal(found.second, plain.second) and found.tokens == plain.tokens
+    alone = mixed({"text": parts["text"]}, "modality")
+    assert isinstance(alone, Sample) and alone.parts == {"text": parts["text"]} and alone.shares == {"text": 1.0}
+    assert parts["text"].parts == {}

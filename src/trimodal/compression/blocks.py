@@ -19,7 +19,7 @@ from transformers.cache_utils import Cache
 
 from trimodal.core import Site
 from trimodal.models.model import Batch, Model
-from trimodal.statistics import ColumnNorm, Moment, Statistic, StatisticKind, rows_by_modality, unfold_input
+from trimodal.statistics import ColumnNorm, Moment, Sample, Statistic, StatisticKind, rows_by_modality, unfold_input
 
 Tick = Callable[[], None]
 
@@ -76,14 +76,15 @@ class Activations:
                     self.tick()
         return recorder.by_site()
 
-    def inputs(self, index: int, chain: _Chain | None, paths: Sequence[str]) -> dict[str, Tensor]:
-        """What the layers at `paths` get from batch number `index`; those that are not there or do not run are missing."""
-        found: dict[str, Tensor] = {}
+    def inputs(self, index: int, chain: _Chain | None, paths: Sequence[str]) -> dict[str, list[Tensor]]:
+        """What the layers at `paths` get from batch number `index`, call by call; those that are not there or do not
+        run are missing."""
+        found: dict[str, list[Tensor]] = {}
         modules = dict(self.model.module.named_modules())
 
         def hook(path: str) -> Callable[..., None]:
             def see(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-                found[path] = _split(args, kwargs)[0]
+                found.setdefault(path, []).append(_split(args, kwargs)[0])
 
             return see
 
@@ -211,11 +212,11 @@ class _Recorder:
         self._leader: dict[str, str] = {}
         self._inputs: dict[str, tuple[nn.Module, Tensor]] = {}
         self._codes: dict[str, Tensor] = {}
-        self._originals: dict[str, Tensor] = {}
+        self._originals: dict[str, list[Tensor]] = {}
 
-    def start_(self, codes: dict[str, Tensor], originals: dict[str, Tensor]) -> None:
+    def start_(self, codes: dict[str, Tensor], originals: dict[str, list[Tensor]]) -> None:
         """A new batch is about to run; `codes` say which tokens are what, `originals` what the model as it was gives
-        its layers."""
+        its layers, call by call."""
         self._codes = codes
         self._originals = originals
         self._inputs = {}
@@ -246,7 +247,8 @@ class _Recorder:
         key = f"{site.tower}.cross" if site.branch == "cross" and site.role in ("key", "value") else site.tower
         modality = self._model.layout.tower(site.tower).modality
         rows = rows_by_modality(unfold_input(module, x), self._codes.get(key), modality)
-        original = self._originals.get(path)
+        calls = self._originals.get(path)
+        original = calls.pop(0) if calls else None
         twins: dict[str, Tensor] = {}
         if original is not None and original.shape == x.shape:
             twins = rows_by_modality(unfold_input(module, original), self._codes.get(key), modality)
@@ -255,7 +257,8 @@ class _Recorder:
             if self._wants[path] == "norm":
                 found.setdefault(name, ColumnNorm(part.shape[-1])).update(part)
                 continue
-            moment = found.setdefault(name, Moment(part.shape[-1]))
+            kind = Sample if self._wants[path] == "sample" else Moment
+            moment = found.setdefault(name, kind(part.shape[-1]))
             if isinstance(moment, Moment):
                 moment.update(part, twins.get(name))
 

@@ -106,7 +106,7 @@ def _fit(run: _Run, number: int, edit: Edit, teacher: Model | None, samples: Seq
 def _sweep(run: _Run, edits: list[tuple[int, Edit]], activations: Activations) -> None:
     """All places of `edits`, block by block in running order."""
     tasks = [
-        _Task(number, method(edit.method), build(method(edit.method).config, edit.config, edit.method), planned)
+        _task(number, edit, planned)
         for number, edit in edits
         for planned in edit.places
     ]
@@ -117,6 +117,11 @@ def _sweep(run: _Run, edits: list[tuple[int, Edit]], activations: Activations) -
         tasks = [task for task in tasks if task not in block]
         for tasks_of_round in _rounds(block):
             _round(run, tasks_of_round, activations)
+
+
+def _task(number: int, edit: Edit, planned: PlannedPlace) -> _Task:
+    used = method(edit.method)
+    return _Task(number, used, build(used.config, {**edit.config, **planned.config}, edit.method), planned)
 
 
 def _inside(path: str, paths: set[str]) -> bool:
@@ -177,10 +182,13 @@ def _one(run: _Run, task: _Task, place: Place, seen: Mapping[str, Statistic]) ->
     after = task.method.forecast(place, task.config)
     apply_(model, place, change, after)
     old, new, bias_change = _before_and_after(model, place, change, weights)
+    error = change.error
+    if error is None:
+        error = {n: output_error(old, new, m.second, m.mean, bias_change) for n, m in moments.items()}
     return PlaceRecord(
         edit=task.edit, method=task.method.name, place=place.name, tower=place.tower, block=place.block,
         bytes_before=place.stored_bytes, bytes_after=sum(s.stored_bytes for s in after),
-        error={n: output_error(old, new, m.second, m.mean, bias_change) for n, m in moments.items()},
+        error=dict(error),
         weight_error=weight_error(old, new), tokens={n: part.tokens for n, part in moments.items()},
         seconds=time.perf_counter() - start,
         notes=(*change.notes, *((f"without data: {task.method.without_data}",) if lacking else ())),

@@ -2,7 +2,7 @@
 
 from trimodal.core.change import Change, Cut, Treatment
 from trimodal.core.plan import Calibration, Edit, LeftAlone, Place, Plan, PlannedPlace, Source
-from trimodal.core.record import Check, FitRecord, Metric, PlaceRecord, Size, TowerSize, Verdict
+from trimodal.core.record import Check, FitRecord, Metric, Packing, PlaceRecord, Size, TowerSize, Verdict
 from trimodal.core.sample import MODALITIES, TOKEN_KINDS, Sample
 from trimodal.core.site import Axis, Counter, Layout, Site, Tower
 
@@ -20,6 +20,7 @@ __all__ = [
     "Layout",
     "LeftAlone",
     "Metric",
+    "Packing",
     "Place",
     "PlaceRecord",
     "Plan",

@@ -37,8 +37,13 @@ class Cut:
 
 @dataclass(frozen=True)
 class Change:
-    """The outcome of solving one place: new storage per site path, or one cut."""
+    """The outcome of solving one place: new storage per site path, or one cut.
+
+    `error` is the relative squared output error per modality, where it is more than the changed weight's own: a layer
+    whose input is quantized too.
+    """
 
     treatments: Mapping[str, Treatment] = field(default_factory=dict)
     cut: Cut | None = None
     notes: tuple[str, ...] = ()
+    error: Mapping[str, float] | None = None

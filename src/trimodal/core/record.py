@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 Unit = Literal["percent", "cosine"]
+PackName = Literal["plain", "entropy"]
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,15 @@ class Size:
 
 
 @dataclass(frozen=True)
+class Packing:
+    """Bytes of the weight file as plain tensors and entropy-coded, and seconds that decoding took."""
+
+    plain_bytes: int
+    entropy_bytes: int
+    decode_seconds: float
+
+
+@dataclass(frozen=True)
 class TowerSize:
     """Parameters and stored bytes of one tower before and after."""
 
@@ -98,7 +108,7 @@ class Check:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the compressed model is, beside the original."""
+    """What the compressed model is, beside the original; `packing` where its weights are entropy-coded."""
 
     size: Size
     towers: tuple[TowerSize, ...]
@@ -107,6 +117,7 @@ class Verdict:
     seed: int
     seconds: dict[str, float] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
+    packing: Packing | None = None
     format: int = 1
 
     @property
@@ -129,5 +140,6 @@ class Verdict:
             seed=data["seed"],
             seconds=data["seconds"],
             versions=data["versions"],
+            packing=Packing(**data["packing"]) if data.get("packing") else None,
             format=data["format"],
         )

@@ -17,6 +17,10 @@ The last three may carry *parts*, applied in this order after decoding (`Ŵ` sta
     columns     Ŵ ← Ŵ · columns: undo a scaling of the input
     left, right Ŵ ← Ŵ + left right: a low-rank correction
     outliers    Ŵ[places] ← outliers: single weights kept in float16
+
+and may say how the layer's *input* is quantized, `inputs`: to how many bits, and whether with one range for all that
+comes (`static`: input_scale, input_zero) or with one that each token brings along (`token`). The input is multiplied by
+`columns` before it is quantized.
 """
 
 from __future__ import annotations
@@ -32,7 +36,7 @@ TYPE_BYTES = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2, "uint8": 
 FLOATS = ("float64", "float32", "float16", "bfloat16")
 _LARGEST_EXPONENT = 1000
 _MOST_BITS = 16
-_PARTS = {"rotation", "columns", "rank", "outliers"}
+_PARTS = {"rotation", "columns", "rank", "outliers", "inputs"}
 
 
 class StorageError(ValueError):
@@ -66,10 +70,10 @@ def tensors_of(kind: str, options: Mapping[str, Any]) -> dict[str, TensorSpec]:
     """The tensors that a weight kept as `kind` with `options` consists of.
 
     Every kind has `shape`, the weight's own, and `dtype`, its type when decoded. Further: `low_rank` has `rank`;
-    `sparse` has `kept`; `quantized` has `bits`, `group` (columns), `exponent`, `zero` (None, uint8 or float16) and
+    `sparse` has `kept`; `quantized` has `bits`, `group` (columns), `exponent`, `zero` (None, uint8, int32 or float16) and
     `shared` (one scale in all); `codebook` has `bits`, `group`, `exponent`, `tables` (`tensor`, `channel` or
     `group`) and `scaled`; `integers` has `exponent`. Parts are there if their
-    option is: `rotation`, `columns`, `rank`, `outliers`.
+    option is: `rotation`, `columns`, `rank`, `outliers`, `inputs` ({"bits": 4 to 8, "mode": "static" or "token"}).
 
     Raises:
         StorageError: the options are not those of the kind.
@@ -130,7 +134,7 @@ def _codebook(options: Mapping[str, Any], keys: set[str], rows: int, columns: in
     _exponent(options)
     groups = -(-columns // group)
     tables = {"tensor": 1, "channel": rows, "group": rows * groups}
-    if options["tables"] not in tables or type(options["scaled"]) is not bool:
+    if options["tables"] not in tuple(tables) or type(options["scaled"]) is not bool:
         raise StorageError(f"tables per {options['tables']!r:.20}, scaled {options['scaled']!r:.20}")
     found = {
         "codes": TensorSpec((rows, packed_columns(columns, bits)), "uint8"),
@@ -164,7 +168,18 @@ def _parts(options: Mapping[str, Any], rows: int, columns: int) -> dict[str, Ten
     if "outliers" in options:
         count = _whole(options, "outliers", 0, rows * columns)
         found["outliers"], found["places"] = TensorSpec((count,), "float16"), TensorSpec((count,), "int32")
+    if "inputs" in options:
+        found.update(_inputs(options["inputs"]))
     return found
+
+
+def _inputs(how: Any) -> dict[str, TensorSpec]:
+    if not isinstance(how, Mapping) or how.keys() != {"bits", "mode"} or how["mode"] not in ("static", "token"):
+        raise StorageError(f"inputs quantized as {how!r:.60}")
+    _whole(how, "bits", 4, 8)
+    if how["mode"] == "token":
+        return {}
+    return {"input_scale": TensorSpec((1, 1), "float32"), "input_zero": TensorSpec((1, 1), "uint8")}
 
 
 def _shape_and_dtype(options: Mapping[str, Any]) -> tuple[tuple[int, ...], str]:

@@ -13,6 +13,7 @@ from torch import nn
 
 from trimodal.errors import IntegrityError
 from trimodal.formats.step_checks import Unfit, check_fit, check_form
+from trimodal.layers import open_recurrent_
 from trimodal.models.apply import Step, replay_
 from trimodal.models.families import family_of
 
@@ -53,6 +54,7 @@ def replay_steps_(module: nn.Module, steps: list[Step]) -> None:
     Raises:
         IntegrityError: a step does not fit the module.
     """
+    open_recurrent_(module)
     layout = family_of(module).describe(module)
     for number, step in enumerate(steps, start=1):
         try:

@@ -12,9 +12,13 @@ from torch import Tensor, nn
 
 from trimodal.layers.hosting import host_, is_hosting, unhost_
 from trimodal.layers.low_rank import LowRank, low_rank, merged
+from trimodal.layers.recurrent import Recurrent, open_recurrent_
 from trimodal.layers.stored import Coded, Sparse, Store, store
 
-__all__ = ["Coded", "LowRank", "Sparse", "Store", "host_", "is_hosting", "merged", "replaced_", "store", "unhost_"]
+__all__ = [
+    "Coded", "LowRank", "Recurrent", "Sparse", "Store", "host_", "is_hosting", "merged", "open_recurrent_", "replaced_",
+    "store", "unhost_",
+]  # fmt: skip
 
 
 def replaced_(

@@ -2,7 +2,8 @@
 
 The layer stays what it was (a Linear, a convolution, an embedding, or a model's own subclass with a forward of its
 own) except that its parameter `weight` gives way to a read-only property that decodes the store. PyTorch's own
-parametrizations work the same way; this one has no float original to keep.
+parametrizations work the same way; this one has no float original to keep. Where the store says that the input is
+quantized too, the layer's forward is handed what is left of it.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from trimodal.layers.stored import Store
+from trimodal.layers.stored import Coded, Store
 
 
 def host_(layer: nn.Module, stored: Store, owner: bool = True) -> None:
@@ -23,7 +24,7 @@ def host_(layer: nn.Module, stored: Store, owner: bool = True) -> None:
     """
     if "weight" in layer._parameters:
         del layer.weight
-        layer.__class__ = _hosting(type(layer))  # type: ignore[arg-type]
+        layer.__class__ = _hosting(type(layer), quantizes_inputs(stored))  # type: ignore[arg-type]
     if owner:
         layer.stored = stored
     else:
@@ -35,8 +36,13 @@ def is_hosting(layer: nn.Module) -> bool:
     return isinstance(getattr(layer, "stored", None), Store)
 
 
+def quantizes_inputs(stored: object) -> bool:
+    """Whether `stored` is a store that says how the layer's input is quantized."""
+    return isinstance(stored, Coded) and stored.quantizes_inputs
+
+
 def unhost_(layer: nn.Module) -> None:
-    """Give `layer` its weight back as a plain parameter, with the values decoded."""
+    """Give `layer` its weight back as a plain parameter, with the values decoded. Its input is no longer quantized."""
     weight = _decode(layer).detach()
     if "stored" in layer._modules:
         del layer.stored
@@ -47,10 +53,16 @@ def unhost_(layer: nn.Module) -> None:
 
 
 @cache
-def _hosting(kind: type[nn.Module]) -> type[nn.Module]:
+def _hosting(kind: type[nn.Module], inputs: bool) -> type[nn.Module]:
     members: dict[str, Any] = {"weight": property(_decode), "__module__": __name__}
     if kind.forward is nn.Embedding.forward:
         members["forward"] = _look_up
+    elif inputs:
+
+        def forward(layer: nn.Module, input: Tensor, *rest: Any, **named: Any) -> Any:
+            return kind.forward(layer, layer.stored.input_seen(input), *rest, **named)  # type: ignore[union-attr, operator]
+
+        members["forward"] = forward
     return type(f"Stored{kind.__name__}", (kind,), members)
 
 

@@ -16,12 +16,13 @@ from torch import Tensor, nn
 from trimodal.maths.codebook import Codebook
 from trimodal.maths.grid import Grid
 from trimodal.maths.integers import Integers
+from trimodal.maths.observers import through_grid, through_own_grid
 from trimodal.maths.packing import unpack
 from trimodal.maths.transform import unrotate
 
 Levels = Grid | Codebook | Integers
 LEVELS: dict[str, type[Levels]] = {"quantized": Grid, "codebook": Codebook, "integers": Integers}
-_PARTS = ("signs", "columns", "left", "right", "outliers", "places")
+_PARTS = ("signs", "columns", "left", "right", "outliers", "places", "input_scale", "input_zero")
 
 
 class Coded(nn.Module):
@@ -51,6 +52,33 @@ class Coded(nn.Module):
     def rows(self, index: Tensor) -> Tensor:
         """The decoded rows (len(index), columns) at `index`, without decoding the rest."""
         return self._decoded(LEVELS[self.kind].take(self._tensors(), index), index).to(self.dtype)
+
+    @property
+    def quantizes_inputs(self) -> bool:
+        """Whether the layer's input is quantized too."""
+        return "inputs" in self.options
+
+    def input_seen(self, x: Tensor) -> Tensor:
+        """What an int8 runtime sees of the layer's input `x`, in the coordinates of `x`: quantize(x · columns) / columns.
+
+        A runtime multiplies quantize(x · columns) by the codes' own weight; here the division stands with the input and
+        the factor `columns` with the decoded weight, which gives the same products. Float32 sums differ from integer
+        ones in the last bits only. `token` is a range per row of a linear layer and per sample of a convolution.
+        """
+        dims = tuple(range(-1, -len(self.shape), -1)) if len(self.shape) > 2 else (-1,)
+        scaled, factor = x.float(), self._buffers.get("columns")
+        if factor is not None:
+            if len(self.shape) > 2:  # a convolution's columns are channels × kernel, one factor per channel
+                factor = factor.view(self.shape[1], -1)[:, 0].view(-1, *(1 for _ in self.shape[2:]))
+            factor = factor.float()
+            scaled = scaled * factor
+        bits = self.options["inputs"]["bits"]
+        scale, zero = self._buffers.get("input_scale"), self._buffers.get("input_zero")
+        if scale is None or zero is None:
+            seen = through_own_grid(scaled, bits, dims)
+        else:
+            seen = through_grid(scaled, scale.view(()), zero.view(()).float(), bits)
+        return (seen if factor is None else seen / factor).to(x.dtype)
 
     def _tensors(self) -> dict[str, Tensor]:
         return {name: t for name, t in self._buffers.items() if t is not None and name not in _PARTS}

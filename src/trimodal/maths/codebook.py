@@ -10,12 +10,13 @@ group's largest weight:
     pot   powers of two, 1, ½, ¼ … and 0 (Miyashita, Lee, Murmann 2016, arXiv 1603.01025)
     log   powers of √2, the same at twice the density
 
-`kmeans` learns its numbers: 1-D Lloyd's algorithm on the weights, each counted with its importance; one table per
-tensor, row or group (Han, Mao, Dally 2016, arXiv 1510.00149; weighted after Kim et al. 2024, SqueezeLLM, arXiv
-2306.07629). Its tables are stored in float16 and cost 16·2^b bits each.
+`kmeans` learns its numbers from the weights, each counted with its importance; one table per tensor, row or group (Han,
+Mao, Dally 2016, arXiv 1510.00149; weighted after Kim et al. 2024, SqueezeLLM, arXiv 2306.07629). Its tables are stored in
+float16 and cost 16·2^b bits each. 0 is among its numbers only where so many weights are 0 that they fill a level of
+their own.
 
-By hand. Weights (0, 0.1, 0.9, 1) with importances (1, 1, 3, 1), two levels: start (0, 1); the midpoint 0.5 splits them
-2 + 2; means 0.05 and (3·0.9 + 1)/4 = 0.925; the split stays, so these are the levels.
+By hand. Weights (0, 0.1, 0.9, 1) with importances (1, 1, 3, 1), two levels: of the three cuts the one into 2 + 2 leaves
+least: 0.005 + 0.0075; means 0.05 and (3·0.9 + 1)/4 = 0.925 are the levels.
 """
 
 from __future__ import annotations
@@ -34,6 +35,9 @@ from trimodal.maths.packing import pack, unpack
 Table = Literal["nf", "fp", "pot", "log", "kmeans"]
 TABLES: tuple[Table, ...] = get_args(Table)
 _SWEEPS = 30
+_MOST_LEVELS_CUT = 16
+_LONGEST_CUT = 96
+_COSTS_AT_ONCE = 2**19
 _SHRINK = torch.linspace(1.0, 0.5, 21).tolist()
 _FP_EXPONENT_BITS = {2: 1, 3: 2, 4: 2, 5: 2, 6: 3, 7: 3, 8: 4}
 _NF_TAIL = 0.9677083  # QLoRA's: the mean of 1 − 1/32 and 1 − 1/30, so that both ends of the normal get the same share
@@ -221,17 +225,28 @@ def _learned(weight: Tensor, bits: int, group: int | str, importance: Tensor | N
         padding = (0, -columns % size)
         values = torch.nn.functional.pad(weight, padding).view(-1, size)
         counts = torch.nn.functional.pad(counted, padding).reshape(-1, size)  # padding counts for nothing
-    levels = kmeans(values.float(), counts, 2**bits)
+    levels = _with_zero(kmeans(values.float(), counts, 2**bits), values, counts)
     stored, exponent = half(levels.flatten(), levels.flatten() == 0)
     stored = stored.view_as(levels).masked_fill(levels == 0, 0.0).sort(dim=1).values
     return Codebook(stored, None, exponent, bits, size, columns, per)
 
 
+def _with_zero(levels: Tensor, values: Tensor, counts: Tensor) -> Tensor:
+    """`levels` (t, k) with the one nearest to 0 at 0, in rows where the zeros of `values` are enough for a level of their
+    own: pruned weights stay pruned."""
+    counted = counts > 0
+    zeros = ((values == 0) & counted).sum(dim=1) * levels.shape[1] >= counted.sum(dim=1)
+    nearest = torch.zeros_like(levels, dtype=torch.bool).scatter(1, levels.abs().argmin(dim=1, keepdim=True), True)
+    return levels.masked_fill(nearest & zeros[:, None], 0.0)
+
+
 def kmeans(values: Tensor, counts: Tensor, levels: int) -> Tensor:
     """Levels (t, `levels`), ascending, with few Σ counts·(value − nearest level)² over each row of `values` (t, n).
 
-    Lloyd's algorithm on sorted values with prefix sums, O(n log n + sweeps·levels·log n) per row; begun at both the
-    quantiles of the counted values and evenly over their range, and the better of the two kept per row.
+    On sorted values a level's members are neighbours, so that prefix sums judge any run of them at once. Rows of at most 96
+    values with at most 16 levels get the optimum, by dynamic programming, O(levels·n²). Others start where the best levels of
+    a smooth density lie, as dense as its cube root (Panter and Dite 1951), or evenly over the range, and are
+    improved by Lloyd's algorithm, O(sweeps·levels·log n); the better of the two is kept per row.
     """
     values, order = values.double().sort(dim=1)
     counts = counts.double().gather(1, order)
@@ -239,15 +254,42 @@ def kmeans(values: Tensor, counts: Tensor, levels: int) -> Tensor:
     mass, moment, square = (
         torch.cat([zero, part.cumsum(dim=1)], dim=1) for part in (counts, counts * values, counts * values.square())
     )
+    low = values.masked_fill(counts <= 0, float("inf")).amin(dim=1, keepdim=True)
+    high = values.masked_fill(counts <= 0, float("-inf")).amax(dim=1, keepdim=True)
+    if levels <= _MOST_LEVELS_CUT and values.shape[1] <= _LONGEST_CUT:
+        at_once = max(1, _COSTS_AT_ONCE // mass.shape[1] ** 2)
+        parts = zip(*(part.split(at_once) for part in (mass, moment, square, low)), strict=True)
+        return torch.cat([_best_runs(*part, levels) for part in parts]).float()
+    gaps = torch.nn.functional.pad(values.diff(dim=1), (1, 0))
+    crowd = (counts * gaps.square()).pow(1 / 3).cumsum(dim=1)  # the cube root of the density, counts/gaps, times gaps
     at = (torch.arange(levels, dtype=torch.float64, device=values.device) + 0.5) / levels
-    places = torch.searchsorted(mass, at * mass[:, -1:]).clamp(1, values.shape[1]) - 1
-    counted = counts > 0
-    low = values.masked_fill(~counted, float("inf")).amin(dim=1, keepdim=True)
-    high = values.masked_fill(~counted, float("-inf")).amax(dim=1, keepdim=True)
+    places = torch.searchsorted(crowd, at * crowd[:, -1:]).clamp(max=values.shape[1] - 1)
     even = low + (high - low) * torch.linspace(0, 1, levels, dtype=torch.float64, device=values.device)
     tries = [_lloyd(values, mass, moment, square, start) for start in (values.gather(1, places), even)]
     better = tries[1][1] < tries[0][1]
     return torch.where(better[:, None], tries[1][0], tries[0][0]).float()
+
+
+def _best_runs(mass: Tensor, moment: Tensor, square: Tensor, low: Tensor, levels: int) -> Tensor:
+    """The means (t, k) of the k runs of sorted values that leave the least error, from prefix sums (t, n+1); `low` (t, 1)
+    is the least value."""
+
+    def run(sums: Tensor) -> Tensor:
+        return sums[:, None, :] - sums[:, :, None]  # (t, from, to)
+
+    cost = (run(square) - run(moment).square_() / run(mass).clamp_(min=1e-300)).clamp_(min=0)
+    cost += torch.full(cost.shape[1:], float("inf"), dtype=cost.dtype, device=cost.device).tril_(-1)  # to ≥ from
+    best, origins = cost[:, 0], []
+    for _ in range(levels - 1):
+        best, origin = (best[:, :, None] + cost).min(dim=1)
+        origins.append(origin)
+    edges = [torch.full_like(low, mass.shape[1] - 1).long()]
+    for origin in reversed(origins):
+        edges.insert(0, origin.gather(1, edges[0]))
+    edges.insert(0, torch.zeros_like(edges[0]))
+    weight, total = (sums.gather(1, torch.cat(edges, dim=1)).diff(dim=1) for sums in (mass, moment))
+    means = torch.where(weight > 0, total / weight.clamp(min=1e-300), low)  # a run without members sits on another
+    return means.cummax(dim=1).values
 
 
 def _lloyd(values: Tensor, mass: Tensor, moment: Tensor, square: Tensor, levels: Tensor) -> tuple[Tensor, Tensor]:

@@ -4,19 +4,28 @@ from __future__ import annotations
 
 from trimodal.errors import RecipeError, nearest
 from trimodal.methods.distill import recover
-from trimodal.methods.factorize import eigen
+from trimodal.methods.factorize import eigen, svd
 from trimodal.methods.method import Method, works_on
-from trimodal.methods.prune import magnitude, structured, wanda
-from trimodal.methods.quantize import gptq, rtn
+from trimodal.methods.prune import magnitude, obs, sparsegpt, structured, wanda
+from trimodal.methods.quantize import awq, entropy, gptq, hqq, learned, rotated, rtn, smooth
 
 METHODS: tuple[Method, ...] = (
     rtn.METHOD,
     gptq.METHOD,
+    awq.METHOD,
+    rotated.METHOD,
+    hqq.METHOD,
+    learned.METHOD,
+    smooth.METHOD,
+    entropy.METHOD,
     magnitude.METHOD,
     wanda.METHOD,
+    sparsegpt.METHOD,
+    obs.METHOD,
     structured.NEURONS,
     structured.HEADS,
     eigen.METHOD,
+    svd.METHOD,
     recover.METHOD,
 )
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from trimodal.core import MODALITIES, Layout, Site, Tower
 from trimodal.errors import DataError
+from trimodal.layers import Recurrent
 from trimodal.models.declare import site_at, tied_once, weighted
 from trimodal.models.model import Family, Loaded, Output, Processors
 
@@ -73,10 +74,20 @@ def _tower(path: str) -> str:
 
 def _site(module: nn.Module, path: str, kind: str, tower: str, blocks: tuple[str, ...]) -> Site:
     """The site in the block that its path leads through; its branch is the rest of the path."""
+    role, branch = _role_and_branch(module, path, kind)
     for number, block in enumerate(blocks):
         if path == block or path.startswith(f"{block}."):
-            return site_at(module, path, tower, number, kind, path[len(block) + 1 :])
-    return site_at(module, path, tower, None, kind, path)
+            return site_at(module, path, tower, number, role, branch[len(block) + 1 :])
+    return site_at(module, path, tower, None, role, branch)
+
+
+def _role_and_branch(module: nn.Module, path: str, kind: str) -> tuple[str, str]:
+    """Its kind and its path; but a matrix of a recurrent layer, `…lstm.hidden.0`, is `…lstm.0` in the role `hidden`."""
+    layer, _, number = path.rpartition(".")
+    owner, _, role = layer.rpartition(".")
+    if role in ("input", "hidden") and isinstance(module.get_submodule(owner), Recurrent):
+        return role, f"{owner}.{number}".lstrip(".")
+    return kind, path
 
 
 def _blocks(module: nn.Module, tower: str) -> tuple[str, ...]:

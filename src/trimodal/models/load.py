@@ -22,6 +22,7 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from trimodal.errors import ModelError
+from trimodal.layers import open_recurrent_
 from trimodal.models import fusion
 from trimodal.models.families import family_of
 from trimodal.models.model import Model, Processors
@@ -91,7 +92,8 @@ def from_factory(factory: Callable[[], nn.Module], name: str) -> Model:
 
 
 def describe(module: nn.Module, name: str, folder: Path | None = None) -> Model:
-    """A `Model` around `module` with the layout that its family declares."""
+    """A `Model` around `module` with the layout that its family declares. Recurrent layers are opened up."""
+    module = open_recurrent_(module)
     family = family_of(module)
     processors = processors_in(folder) if folder else Processors()
     return Model(module, family.describe(module), family, name, folder, processors)

@@ -63,6 +63,26 @@ class Mixture(nn.Module):
         return scores
 
 
+class Listener(nn.Module):
+    """A recognizer of the kind before Transformers: convolution, two-way LSTMs, a GRU, words frame by frame."""
+
+    modalities = ("audio",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.audio_stem = nn.Conv1d(16, 24, 3, stride=2, padding=1)
+        self.audio_lstm = nn.LSTM(24, 16, num_layers=2, batch_first=True, bidirectional=True)
+        self.audio_gru = nn.GRU(32, 24, bias=False)
+        self.audio_words = nn.Linear(24, VOCABULARY)
+
+    def forward(self, input_features: Tensor) -> Tensor:
+        """(B, 16, T) -> scores (B, T/2, VOCABULARY)."""
+        heard = self.audio_stem(input_features).relu().transpose(1, 2)
+        heard = self.audio_lstm(heard)[0].transpose(0, 1)
+        scores: Tensor = self.audio_words(self.audio_gru(heard)[0].transpose(0, 1))
+        return scores
+
+
 def _labels(n: int) -> dict[str, Any]:
     """The number of classes, which configurations take without declaring it."""
     return {"num_labels": n}
@@ -162,7 +182,9 @@ MINIATURES: Mapping[str, Callable[[], nn.Module]] = {
     "resnet-basic": lambda: _resnet("basic"),
     "fusion": _fusion,
     "generic": Mixture,
+    "lstm": Listener,
 }
+PLAIN = ("generic", "lstm")  # of no family, with no configuration to write
 
 
 def miniature(name: str, seed: int = 0) -> nn.Module:
@@ -221,6 +243,7 @@ def miniature_batch(name: str, n: int, seed: int = 0) -> dict[str, Tensor]:
             "audio_mask": torch.ones(n, 100, dtype=torch.long),
         },
         "generic": lambda: pixels | {"input_ids": words["input_ids"]},
+        "lstm": lambda: {"input_features": torch.randn(n, 16, 24, generator=random)},
     }  # fmt: skip
     return batches.get(name, lambda: pixels)()
 
@@ -300,7 +323,7 @@ def processors_of(name: str, module: nn.Module) -> Sequence[Any]:
 
 def write_miniature(name: str, folder: Path, seed: int = 0) -> Path:
     """Write the miniature called `name` as a complete Hugging Face folder and return it: configuration, safetensors,
-    and all processors it needs. The generic one has no configuration to write: `InputError`."""
+    and all processors it needs. Those in `PLAIN` have no configuration to write: `InputError`."""
     module = miniature(name, seed)
     if not isinstance(module, hf.PreTrainedModel):
         raise InputError(f"The miniature {name!r} is a plain module and has no folder; use miniature({name!r}).")

@@ -1,4 +1,4 @@
-"""Second moment, mean and column norm of a stream of tokens, and their mix over modalities.
+"""Second moment, mean, column norm and a sample of a stream of tokens, and their mix over modalities.
 
 Every statistic has `update(x)` with x (tokens, in_features) and plain attributes. They are running means, so that the
 scale does not depend on how many tokens were seen.
@@ -6,6 +6,7 @@ scale does not depend on how many tokens were seen.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
@@ -13,9 +14,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-StatisticKind = Literal["moment", "paired", "norm"]
+StatisticKind = Literal["moment", "paired", "norm", "sample"]
 Balance = Literal["modality", "tokens", "gradient"]
 _LEAST_SHARE = 0.05
+_SAMPLE_ROWS = 2048
 
 
 @dataclass
@@ -70,6 +72,50 @@ class Moment:
             self.tokens = total
 
 
+@dataclass
+class Sample(Moment):
+    """A moment with the ends of every column's range, `low` and `high` (n,), and real rows of the input: `rows` (at most
+    2,048, n) float32, every token as likely to be among them as any other, the same ones each time.
+
+    What was mixed out of several modalities has their samples in `parts` and what each counts for in `shares`; its own
+    rows are theirs, one modality after the other.
+    """
+
+    low: Tensor = field(init=False)
+    high: Tensor = field(init=False)
+    rows: Tensor = field(init=False)
+    parts: Mapping[str, Sample] = field(init=False, default_factory=dict)
+    shares: Mapping[str, float] = field(init=False, default_factory=dict)
+    _keys: Tensor = field(init=False, repr=False)
+    _random: torch.Generator = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.low = torch.full((self.columns,), torch.inf)
+        self.high = torch.full((self.columns,), -torch.inf)
+        self.rows = torch.zeros(0, self.columns)
+        self._keys = torch.zeros(0, dtype=torch.float64)
+        self._random = torch.Generator().manual_seed(0)
+
+    def update(self, x: Tensor, original: Tensor | None = None) -> None:
+        """Take in x (tokens, columns). Every token draws a number; those with the least ones are kept."""
+        super().update(x, original)
+        if not len(x):
+            return
+        x = x.detach().float()
+        self.low = torch.minimum(self.low.to(x.device), x.amin(0))
+        self.high = torch.maximum(self.high.to(x.device), x.amax(0))
+        drawn = torch.rand(len(x), generator=self._random, dtype=torch.float64)
+        if len(self._keys) == _SAMPLE_ROWS:
+            admitted = drawn < self._keys.max()
+            x, drawn = x[admitted.to(x.device)], drawn[admitted]
+        keys, rows = torch.cat([self._keys, drawn]), torch.cat([self.rows.to(x.device), x])
+        if len(keys) > _SAMPLE_ROWS:
+            kept = keys.topk(_SAMPLE_ROWS, largest=False).indices.sort().values
+            keys, rows = keys[kept], rows[kept.to(x.device)]
+        self._keys, self.rows = keys, rows
+
+
 Statistic = Moment | ColumnNorm
 
 
@@ -84,10 +130,15 @@ def mixed(parts: Mapping[str, Moment], balance: Balance, gradients: Mapping[str,
     where a modality counts for more than its tokens.
     """
     seen = {name: part for name, part in parts.items() if part.tokens}
-    if len(seen) == 1:
-        return next(iter(seen.values()))
     weights = _shares(seen, balance, gradients or {})
-    result = Moment(next(iter(parts.values())).columns)
+    samples = {name: part for name, part in seen.items() if isinstance(part, Sample)}
+    if len(seen) == 1:
+        ((name, only),) = seen.items()
+        return _mixed_sample(copy.copy(only), samples, weights) if isinstance(only, Sample) else only
+    columns = next(iter(parts.values())).columns
+    result = Moment(columns)
+    if seen.keys() == samples.keys():
+        result = _mixed_sample(Sample(columns), samples, weights)
     for name, part in seen.items():
         result.second = result.second + weights[name] * part.second
         result.mean = result.mean + weights[name] * part.mean
@@ -95,6 +146,15 @@ def mixed(parts: Mapping[str, Moment], balance: Balance, gradients: Mapping[str,
         crosses = [weights[name] * part.cross for name, part in seen.items() if part.cross is not None]
         result.cross = torch.stack(crosses).sum(dim=0)
     result.tokens = round(1 / sum(weights[name] ** 2 / part.tokens for name, part in seen.items()))
+    return result
+
+
+def _mixed_sample(result: Sample, parts: Mapping[str, Sample], shares: Mapping[str, float]) -> Sample:
+    """`result` with what a sample has beyond a moment."""
+    result.parts, result.shares = dict(parts), dict(shares)
+    result.low = torch.stack([part.low for part in parts.values()]).amin(0)
+    result.high = torch.stack([part.high for part in parts.values()]).amax(0)
+    result.rows = torch.cat([part.rows for part in parts.values()])
     return result
 
 

@@ -51,3 +51,46 @@ def test_signed_scale_beats_the_usual_symmetric_grid_at_two_bits(layer: Any, sol
     largest = layer.weight.view(64, -1, 32).abs().amax(-1, keepdim=True)
     usual = torch.round(layer.weight.view(64, -1, 32) / largest).clamp(-1, 1) * largest
     assert (found - layer.weight).square().sum() < (usual.view(64, -1) - layer.weight).square().sum()
+
+
+def test_counted_kmeans_beats_plain_kmeans_and_an_even_grid(layer: Any, solved: Any, moment_of: Any) -> None:
+    """Research notes, 3 bits: even with fitted range 0.0621, k-means 0.0445, counted by C_jj 0.0303."""
+    alike = moment_of(torch.eye(96))
+    counted, plain = (layer.error(solved(METHOD, layer.weight, m, bits=3, grid="kmeans")) for m in (layer.moment, alike))
+    assert counted < 0.9 * plain
+    assert plain < layer.error(solved(METHOD, layer.weight, None, bits=3))
+
+
+@pytest.mark.parametrize("bits", [3, 4])
+def test_kmeans_without_data_counts_every_weight_alike(layer: Any, solve: Any, bits: int) -> None:
+    from trimodal.methods.quantize import gridded
+
+    levels = [gridded.fit(layer.weight, METHOD.config(bits=bits, grid="kmeans"), None) for _ in range(2)]
+    assert torch.equal(levels[0].decode(levels[0].encode(layer.weight)), levels[1].decode(levels[1].encode(layer.weight)))
+    even = gridded.fit(layer.weight, METHOD.config(bits=bits), None)
+    errors = [(g.decode(g.encode(layer.weight)) - layer.weight).square().sum() for g in (levels[0], even)]
+    assert errors[0] < 0.85 * errors[1]
+
+
+@pytest.mark.parametrize("grid", ["symmetric", "asymmetric"])
+@pytest.mark.parametrize("group", [16, 32, "channel"])
+@pytest.mark.parametrize("bits", [3, 4])
+def test_output_clip_is_no_worse_than_mse_in_its_own_blocks(
+    layer: Any, solved: Any, bits: int, group: Any, grid: str
+) -> None:
+    """Its objective: Σ over groups of Δw C_gg Δwᵀ, each row and group for itself."""
+    width = 96 if group == "channel" else group
+    at = torch.arange(96) // width
+    blocks = layer.moment.second * (at[:, None] == at)
+
+    def error(clip: str) -> float:
+        change = solved(METHOD, layer.weight, layer.moment, bits=bits, group=group, grid=grid, clip=clip) - layer.weight
+        return float(((change @ blocks) * change).sum())
+
+    assert error("output") <= error("mse") * 1.01  # scales are rounded to float16 after the search
+
+
+@pytest.mark.parametrize("repair", [{"outliers": 0.01}, {"rank": 4}], ids=str)
+def test_repairs_work_on_rounding_too(layer: Any, solved: Any, repair: dict[str, Any]) -> None:
+    plain = layer.error(solved(METHOD, layer.weight, layer.moment, bits=3))
+    assert layer.error(solved(METHOD, layer.weight, layer.moment, bits=3, **repair)) < 0.95 * plain

@@ -18,9 +18,9 @@ from trimodal.models import generic, tiny
 from trimodal.models.apply import cut_
 from trimodal.models.declare import weighted
 from trimodal.models.families import FAMILIES, family_of
-from trimodal.models.tiny import MINIATURES, miniature_batch, write_miniature
+from trimodal.models.tiny import MINIATURES, PLAIN, miniature_batch, write_miniature
 
-DECLARED = [name for name in MINIATURES if name != "generic"]
+DECLARED = [name for name in MINIATURES if name not in PLAIN]
 SIZES: dict[str, Any] = {
     "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
 }  # fmt: skip

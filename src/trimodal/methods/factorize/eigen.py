@@ -25,61 +25,27 @@ first row (the larger weight); this keeps the second: first = [[0, 1]], second =
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from trimodal.core import Change, Place, Site, Treatment
+from trimodal.core import Change, Place
 from trimodal.maths.error import bias_correction
-from trimodal.maths.lowrank import break_even, kept_energy, output_basis
-from trimodal.methods.method import Method, Weights, needs_dense
-from trimodal.methods.options import option
+from trimodal.maths.lowrank import kept_energy, output_basis
+from trimodal.methods.factorize.factored import Rank, factored, forecast, rank_of, refuse
+from trimodal.methods.method import Method, Weights
 from trimodal.statistics import Moment, Statistic, StatisticKind
 
 
 @dataclass(frozen=True)
-class EigenConfig:
+class EigenConfig(Rank):
     """Options of `factorize.eigen`."""
-
-    sparsity: float = option(
-        0.5, "fraction of the weight's numbers removed", low=0.0, high=1.0, search=(0.25, 0.5, 0.75)
-    )
-    rank: int | None = option(None, "rank to keep; replaces sparsity", low=1)
-
-
-def rank_of(site: Site, config: EigenConfig) -> int:
-    """The rank for `site`: as given, or the largest that removes the fraction `sparsity` of its numbers."""
-    if config.rank is not None:
-        return config.rank
-    return max(1, int((1 - config.sparsity) * site.rows * site.columns / (site.rows + site.columns)))
-
-
-def refuse(place: Place, config: EigenConfig) -> str | None:
-    """Why a place is left alone."""
-    site = place.observed
-    if site.groups > 1:
-        return "a grouped convolution has no single second moment"
-    if site.tied:
-        return f"its weight is shared with {', '.join(site.tied)}"
-    if site.own_forward:
-        return "its class has a forward of its own, which two plain layers cannot stand in for"
-    reason = needs_dense(site)
-    limit = break_even(site.rows, site.columns)
-    if reason is None and rank_of(site, config) > limit:
-        return f"rank {rank_of(site, config)} saves nothing at {site.rows} × {site.columns}; break-even is {limit}"
-    return reason
 
 
 def wants(place: Place, config: EigenConfig) -> StatisticKind | None:
     """The second moment, except for an embedding."""
     return None if place.observed.kind == "embedding" else "moment"
-
-
-def forecast(place: Place, config: EigenConfig) -> Sequence[Site]:
-    """Two sites, `first` and `second`, in place of one."""
-    return place.observed.factored(rank_of(place.observed, config))
 
 
 def factors(weight: Tensor, moment: Tensor | None, rank: int) -> tuple[Tensor, Tensor, float]:
@@ -97,26 +63,19 @@ def solve(place: Place, weights: Weights, statistic: Statistic | None, config: E
     if site.kind == "embedding":
         # An embedding's transpose maps a one-hot row to a vector; all rows weigh the same, so C = I.
         first, second, energy = factors(weight.T, None, rank)
-        return _change(site, first.T.contiguous(), second, None, energy)
-    moment = statistic.second if isinstance(statistic, Moment) else None
-    if bias is not None and moment is not None and isinstance(statistic, Moment):
-        moment = moment - torch.outer(statistic.mean, statistic.mean)
+        return factored(site, first.T, second, None, _notes(energy))
+    moment = None
+    if isinstance(statistic, Moment):
+        centred = bias is not None
+        moment = statistic.second - torch.outer(statistic.mean, statistic.mean) if centred else statistic.second
     first, second, energy = factors(weight, moment, rank)
     if bias is not None and isinstance(statistic, Moment):
         bias = bias + bias_correction(weight, second @ first, statistic.mean)
-    shaped = first.view(rank, *site.shape[1:])
-    return _change(site, shaped, second.view(-1, rank, *(1 for _ in site.shape[2:])), bias, energy)
+    return factored(site, first, second, bias, _notes(energy))
 
 
-def _change(site: Site, first: Tensor, second: Tensor, bias: Tensor | None, energy: float) -> Change:
-    dtype: torch.dtype = getattr(torch, site.dtype)
-    tensors = {"first": first.to(dtype).contiguous(), "second": second.to(dtype).contiguous()}
-    embedding = site.kind == "embedding"
-    rank = first.shape[1 if embedding else 0]
-    options = {"shape": list(site.shape), "dtype": site.dtype, "rank": rank, "embedding": embedding}
-    kept_bias = None if bias is None else bias.to(dtype)
-    treatment = Treatment("low_rank", options, tensors, kept_bias)
-    return Change({site.path: treatment}, notes=(f"{energy:.4f} of the output's energy kept",))
+def _notes(energy: float) -> tuple[str, ...]:
+    return (f"{energy:.4f} of the output's energy kept",)
 
 
 METHOD = Method(

@@ -94,6 +94,16 @@ def nearest(weight: Tensor, levels: Levels, exact: Tensor | None) -> tuple[Tenso
     return levels.encode(weight if exact is None else weight.masked_fill(exact, 0.0)), weight
 
 
+def transformed(moment: Moment, change: Callable[[Tensor], Tensor]) -> Moment:
+    """The moment of x A instead of x (columns,), where `change` takes rows x (..., n) to x A: C becomes Aᵀ C A."""
+    result = Moment(moment.columns, moment.tokens)
+    result.second = change(change(moment.second).T)
+    result.mean = change(moment.mean)
+    if moment.cross is not None:
+        result.cross = change(change(moment.cross).T).T
+    return result
+
+
 def quantized(
     place: Place,
     weights: Weights,

@@ -55,8 +55,9 @@ def modalities(module: nn.Module) -> tuple[str, ...]:
 
 
 def encode(module: nn.Module, processors: Processors, loaded: Sequence[Loaded]) -> dict[str, Tensor]:
-    """`pixel_values`, `input_ids`, `attention_mask`, and with targets `labels`. The prompt is the text, followed by the target if there is one;
-    the processor puts as many image tokens as there are patches where it says `<image>`, by default at its start."""
+    """`pixel_values`, `input_ids`, `attention_mask`, and with targets `labels`. The prompt is the text, followed by the
+    target if there is one; the processor puts as many image tokens as there are patches where it says `<image>`, by
+    default at its start."""
     encoding.need(loaded, "image", "text")
     processor = encoding.processor(processors, "whole")
     image = processor.image_token

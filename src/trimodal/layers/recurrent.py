@@ -1,0 +1,216 @@
+"""LSTM and GRU layers opened up, so that each of their weight matrices is a linear layer of its own.
+
+PyTorch's `nn.LSTM` and `nn.GRU` keep all matrices as plain parameters and never call a layer with them, so that nothing
+can observe, replace or quantize one. `open_recurrent_` puts a `Recurrent` in the place of each, with one `nn.Linear` per
+matrix, all gates of a kind together as PyTorch has them:
+
+    input.0   (gates · hidden, in)       what comes in from below      weight_ih_l0, bias_ih_l0
+    hidden.0  (gates · hidden, hidden)   what it remembers             weight_hh_l0, bias_hh_l0
+
+numbered layer by layer, with `_reverse` behind the number for the other direction. It computes with the very same
+operator on the very same weights, so that outputs are equal to the bit. Only where somebody must see or change the
+inputs of a matrix (calibration's hooks, quantized inputs) does it go through time step by step and call the layers.
+"""
+
+from __future__ import annotations
+
+from itertools import accumulate
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
+
+from trimodal.layers.hosting import quantizes_inputs
+
+State = Tensor | tuple[Tensor, Tensor]
+_KINDS: dict[type[nn.Module], str] = {nn.LSTM: "lstm", nn.GRU: "gru"}
+_NAMES = ("input_size", "hidden_size", "num_layers", "bias", "batch_first", "dropout", "bidirectional", "proj_size")
+
+
+class Recurrent(nn.Module):
+    """What an `nn.LSTM` or `nn.GRU` computes; the same arguments, attributes and results, packed sequences too."""
+
+    input_size: int
+    hidden_size: int
+    num_layers: int
+    batch_first: bool
+    dropout: float
+    bidirectional: bool
+
+    def __init__(self, old: nn.LSTM | nn.GRU) -> None:
+        super().__init__()
+        self.kind = _KINDS[type(old)]
+        for name in _NAMES:
+            setattr(self, name, getattr(old, name))
+        self.input, self.hidden = nn.ModuleDict(), nn.ModuleDict()
+        for number in self.numbers:
+            self.input[number] = _linear(old, f"ih_l{number}")
+            self.hidden[number] = _linear(old, f"hh_l{number}")
+        self.train(old.training)
+
+    @property
+    def numbers(self) -> list[str]:
+        """What the pairs of matrices are called, in the order in which they run."""
+        directions = ("", "_reverse") if self.bidirectional else ("",)
+        return [f"{layer}{direction}" for layer in range(self.num_layers) for direction in directions]
+
+    def extra_repr(self) -> str:
+        """For printing."""
+        return self.kind
+
+    def flatten_parameters(self) -> None:
+        """Nothing to do: here for callers that call it on any recurrent layer."""
+
+    def forward(
+        self, input: Tensor | PackedSequence, hx: State | None = None
+    ) -> tuple[Tensor | PackedSequence, State]:
+        """Sequence and first state -> sequence of the last layer's hidden states, last state."""
+        if isinstance(input, PackedSequence):
+            first = self._permuted(self._first(hx, input.data, int(input.batch_sizes[0]), True), input.sorted_indices)
+            y, last = self._run(input.data, first, input.batch_sizes)
+            packed = PackedSequence(y, input.batch_sizes, input.sorted_indices, input.unsorted_indices)
+            return packed, self._permuted(last, input.unsorted_indices)
+        if input.dim() not in (2, 3):
+            raise ValueError(f"{self.kind.upper()}: expected input to be 2D or 3D, got {input.dim()}D")
+        batched, along = input.dim() == 3, 0 if self.batch_first else 1
+        x = input if batched else input.unsqueeze(along)
+        y, last = self._run(x, self._first(hx, x, x.shape[along], batched), None)
+        if batched:
+            return y, last
+        return y.squeeze(along), last.squeeze(1) if isinstance(last, Tensor) else (last[0].squeeze(1), last[1].squeeze(1))
+
+    def _first(self, given: State | None, x: Tensor, batch: int, batched: bool) -> State:
+        """The state before the first step, (layers · directions, batch, hidden) each; zeros if none is given."""
+        shape = (len(self.numbers), batch, self.hidden_size)
+        if given is None:
+            zeros = torch.zeros(shape, dtype=x.dtype, device=x.device)
+            return (zeros, zeros) if self.kind == "lstm" else zeros
+        states = [given] if isinstance(given, Tensor) else list(given)
+        states = [state if batched else state.unsqueeze(1) for state in states]
+        if len(states) != (2 if self.kind == "lstm" else 1) or any(state.shape != shape for state in states):
+            found = [tuple(state.shape) for state in states]
+            raise RuntimeError(f"{self.kind.upper()}: expected a first state of shape {shape}, got {found}")
+        return (states[0], states[1]) if self.kind == "lstm" else states[0]
+
+    def _permuted(self, state: State, order: Tensor | None) -> State:
+        if order is None:
+            return state
+        if isinstance(state, Tensor):
+            return state.index_select(1, order)
+        return state[0].index_select(1, order), state[1].index_select(1, order)
+
+    def _run(self, x: Tensor, first: State, batch_sizes: Tensor | None) -> tuple[Tensor, State]:
+        if any(_must_be_called(layer) for part in (self.input, self.hidden) for layer in part.values()):
+            return self._step_by_step(x, first, batch_sizes)
+        weights, biased = self._weights()
+        rest = (weights, biased, self.num_layers, self.dropout, self.training, self.bidirectional)
+        operator = torch._VF.lstm if self.kind == "lstm" else torch._VF.gru  # type: ignore[attr-defined]
+        if batch_sizes is None:
+            y, *last = operator(x, first, *rest, self.batch_first)
+        else:
+            y, *last = operator(x, batch_sizes, first, *rest)
+        return y, (last[0], last[1]) if self.kind == "lstm" else last[0]
+
+    def _weights(self) -> tuple[list[Tensor], bool]:
+        """All weights and biases as PyTorch's operators take them, and whether there are any biases."""
+        layers = [(self.input[number], self.hidden[number]) for number in self.numbers]
+        biased = any(layer.bias is not None for pair in layers for layer in pair)
+        found: list[Tensor] = []
+        for pair in layers:
+            weights: list[Tensor] = [layer.weight for layer in pair]  # type: ignore[misc]
+            found += weights
+            if biased:
+                biases = [layer.bias for layer in pair]
+                found += [w.new_zeros(len(w)) if b is None else b for w, b in zip(weights, biases, strict=True)]  # type: ignore[misc]
+        return found, biased
+
+    def _step_by_step(self, x: Tensor, first: State, batch_sizes: Tensor | None) -> tuple[Tensor, State]:
+        """The same through calls of the layers: each input layer once with all that comes in, each hidden layer once per
+        step with the rows that have not ended."""
+        transposed = batch_sizes is None and not self.batch_first  # layers see (batch, time, n), as everywhere else
+        x = x.transpose(0, 1) if transposed else x
+        last: list[tuple[Tensor, ...]] = []
+        per_layer = 2 if self.bidirectional else 1
+        for number, name in enumerate(self.numbers):
+            if number % per_layer == 0:
+                if number and self.training and self.dropout:
+                    x = nn.functional.dropout(x, self.dropout)
+                outputs = []
+            state = (first[number],) if isinstance(first, Tensor) else (first[0][number], first[1][number])
+            gates = self.input[name](x)
+            y, state = self._through_time(gates, state, name, batch_sizes)
+            outputs.append(y)
+            last.append(state)
+            if len(outputs) == per_layer:
+                x = torch.cat(outputs, dim=-1)
+        states = [torch.stack(parts) for parts in zip(*last, strict=True)]
+        y = x.transpose(0, 1) if transposed else x
+        return y, (states[0], states[1]) if self.kind == "lstm" else states[0]
+
+    def _through_time(
+        self, gates: Tensor, state: tuple[Tensor, ...], name: str, batch_sizes: Tensor | None
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Hidden states in the order of `gates` (batch, time, gates · hidden) or packed (rows, gates · hidden), and the
+        last state, of one direction of one layer. Sequences of a pack are sorted, the longest first."""
+        packed = batch_sizes is not None
+        sizes = batch_sizes.tolist() if batch_sizes is not None else [gates.shape[0]] * gates.shape[1]
+        starts = [0, *accumulate(sizes)]
+        steps: list[Tensor] = [gates[:0]] * len(sizes)
+        reverse = name.endswith("_reverse")
+        for t in reversed(range(len(sizes))) if reverse else range(len(sizes)):
+            now = gates[starts[t] : starts[t + 1]] if packed else gates[:, t]
+            running, rest = tuple(s[: sizes[t]] for s in state), tuple(s[sizes[t] :] for s in state)
+            new = self._cell(now, running, self.hidden[name](running[0]))
+            steps[t] = new[0]
+            state = tuple(torch.cat(pair) for pair in zip(new, rest, strict=True)) if len(rest[0]) else new
+        return torch.cat(steps) if packed else torch.stack(steps, dim=1), state
+
+    def _cell(self, below: Tensor, state: tuple[Tensor, ...], before: Tensor) -> tuple[Tensor, ...]:
+        """One step: what both matrices give (batch, gates · hidden) and the old state -> the new state."""
+        if self.kind == "lstm":
+            i, f, g, o = (below + before).chunk(4, dim=-1)
+            c = f.sigmoid() * state[1] + i.sigmoid() * g.tanh()
+            return o.sigmoid() * c.tanh(), c
+        r, z, n = below.chunk(3, dim=-1)
+        hidden_r, hidden_z, hidden_n = before.chunk(3, dim=-1)
+        reset, update = (r + hidden_r).sigmoid(), (z + hidden_z).sigmoid()
+        new = (n + reset * hidden_n).tanh()
+        return (new + update * (state[0] - new),)
+
+
+def open_recurrent_(module: nn.Module) -> nn.Module:
+    """Put a `Recurrent` in the place of every `nn.LSTM` and `nn.GRU` in `module`, with the very same parameters; returns
+    `module`, or what stands in its own place.
+
+    Left as they are: subclasses, which may compute otherwise; layers with a projection (`proj_size`), of which there is
+    no such pair of matrices; layers with hooks; and what is opened already.
+    """
+    opened = {id(part): Recurrent(part) for part in list(module.modules()) if _can_open(part)}  # type: ignore[arg-type]
+    for parent in list(module.modules()):
+        for name, child in parent._modules.items():
+            if id(child) in opened:
+                parent._modules[name] = opened[id(child)]
+    return opened.get(id(module), module)
+
+
+def _can_open(part: nn.Module) -> bool:
+    return type(part) in _KINDS and not part.proj_size and not _hooks(part)
+
+
+def _linear(old: nn.Module, name: str) -> nn.Linear:
+    """The matrix called `name` as a layer."""
+    weight: nn.Parameter = getattr(old, f"weight_{name}")
+    layer = nn.Linear(weight.shape[1], weight.shape[0], bias=False, device="meta")
+    layer.weight = weight
+    bias = getattr(old, f"bias_{name}", None)
+    layer.bias = bias if isinstance(bias, nn.Parameter) else None  # type: ignore[assignment]
+    return layer
+
+
+def _must_be_called(layer: nn.Module) -> bool:
+    """Whether it is not enough to use the layer's weight: somebody listens, or its input is quantized."""
+    return any(_hooks(part) or quantizes_inputs(getattr(part, "stored", None)) for part in layer.modules())
+
+
+def _hooks(part: nn.Module) -> bool:
+    return bool(part._forward_hooks or part._forward_pre_hooks or part._backward_hooks or part._backward_pre_hooks)

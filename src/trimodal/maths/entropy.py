@@ -1,0 +1,434 @@
+"""Entropy coding: whole tensors as short streams of bytes, and back to the very same tensors.
+
+A symbol of probability p needs −log2 p bits, so n symbols with the frequencies p_s need at least n·Σ −p_s log2 p_s bits,
+their entropy. Asymmetric numeral systems (Duda 2013, arXiv 1311.2540) come within a fraction of a percent of that, also
+where one symbol has more than half of all places and Huffman's whole bits would cost twice as much. The coder is
+the library `constriction` (Bamler 2022, arXiv 2201.01741), an optional extra; whatever only asks what a stream would
+take does without it.
+
+A tensor becomes *planes* of bytes, each coded for itself:
+
+    codes, int8, uint8       one plane, the numbers from the lowest up
+    floats                   the exponent first: bits are rotated left by one, so that the sign stands behind the mantissa;
+                             one plane per byte. Exponents take few values, mantissas stay as they are (as in DFloat11,
+                             Zhang et al. 2025, arXiv 2504.11651)
+    wider whole numbers      one plane per byte; a vector as the differences of neighbours, since places ascend
+
+A plane is stored in the shortest of four ways, which its first byte names:
+
+    0 raw        the bytes
+    1 constant   one byte
+    2 coded      lowest symbol, number of symbols − 1, form of the table, then 32-bit words, the lowest byte first: a
+                 stack from which the table comes first and then the symbols
+    3 lines      rows or columns of a matrix sorted into classes by how far their symbols spread, one table per class
+
+The table holds no counts but q = round(r·log2(1 + count)), neighbour by neighbour as differences in a two-sided geometric
+distribution; r, from 1 to 64 steps per doubling, is what makes table and symbols together shortest, and so is whether
+counts are smoothed first: few symbols get a rough table, many a fine one. Frequencies follow from q in whole numbers
+and are below 2^50, so that they are the same on every machine.
+
+By hand. Counts 3, 1 for the symbols 0, 1 and r = 1: q = round(log2 4), round(log2 2) = 2, 1; the frequencies 2^q − 1 are
+3 and 1, the counts themselves. Four symbols then need 3·log2(4/3) + 1·log2 4 = 3.245112 bits.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from trimodal.errors import InputError
+
+Bytes = NDArray[np.uint8]
+Axis = Literal[0, 1]
+
+EXTRA = "pack"
+_RAW, _CONSTANT, _CODED, _LINES = range(4)
+_STEPS = (1, 2, 4, 8, 16, 32, 64)  # per doubling of a count
+# Neighbours differ by d with the weight (1 − 1/m)^|d|: m in sixteenths.
+_DECAYS = (17, 18, 20, 24, 28, 32, 40, 56, 80, 128, 192, 320, 512, 1024, 2048, 4096)
+_WIDTHS = (1, 5, 15)  # neighbours whose counts are smoothed
+_MANY = 256  # symbols per entry of the table from which on smoothing cannot pay
+_OCTAVES = 33  # counts stay below 2^32
+_FRACTION = 1 << 16
+_FLUSH_BITS = 48.0  # what the coder's state leaves over, on average
+_FEW = 1024  # symbols for which no classes are tried
+_CLASSES_PER_OCTAVE = (2, 4)
+_CHUNK = 1 << 20
+_UNSIGNED = {1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint64}
+_SIGNED = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+
+class Malformed(ValueError):
+    """A stream that no coder of ours has written; the text says why."""
+
+
+def require() -> Any:
+    """The coding library.
+
+    Raises:
+        InputError: it is not installed.
+    """
+    try:
+        import constriction
+    except ImportError as error:
+        raise InputError(
+            f"entropy-coded weights need the package constriction; install it with pip install 'trimodal[{EXTRA}]'"
+        ) from error
+    return constriction.stream
+
+
+def entropy(values: Tensor) -> float:
+    """Bits per number that whole `values` need at least when each is coded for itself; 0 for none at all."""
+    if not values.numel():
+        return 0.0
+    counts = values.unique(return_counts=True)[1].double()
+    share = counts / counts.sum()
+    return float(-(share * share.log2()).sum()) + 0.0
+
+
+# Tensors
+
+
+def encode_tensor(tensor: Tensor) -> bytes:
+    """The stream of `tensor`, of any type and shape; never much longer than the tensor itself."""
+    planes = [encode(plane) for plane in _planes(tensor)]
+    return planes[0] if len(planes) == 1 else b"".join(struct.pack("<I", len(part)) + part for part in planes)
+
+
+def decode_tensor(stream: bytes, dtype: torch.dtype, shape: tuple[int, ...]) -> Tensor:
+    """The tensor that `encode_tensor` made `stream` of. It takes memory for `shape`, whatever `stream` says.
+
+    Raises:
+        Malformed: it is no stream of such a tensor.
+    """
+    width, lines = dtype.itemsize, _matrix(shape)
+    if width == 1:
+        return _whole([decode(stream, lines)], dtype, shape)
+    planes, start = [], 0
+    for _ in range(width):
+        if start + 4 > len(stream):
+            raise Malformed("ends before its last plane")
+        (length,) = struct.unpack_from("<I", stream, start)
+        planes.append(decode(stream[start + 4 : start + 4 + length], lines))
+        start += 4 + length
+    if start != len(stream):
+        raise Malformed(f"holds {len(stream)} bytes where its planes take {start}")
+    return _whole(planes, dtype, shape)
+
+
+def _matrix(shape: tuple[int, ...]) -> tuple[int, int]:
+    """Rows and columns of a plane."""
+    return (shape[0], math.prod(shape[1:])) if len(shape) > 1 else (1, math.prod(shape))
+
+
+def _planes(tensor: Tensor) -> list[Bytes]:
+    """The bytes of `tensor` as matrices, the most significant ones first."""
+    plain = tensor.detach().cpu().contiguous()
+    width = plain.element_size()
+    if plain.dtype is torch.bool or width not in _SIGNED or plain.is_complex():
+        raw: Bytes = plain.reshape(-1).view(torch.uint8).numpy()
+        return list(raw.reshape(-1, width).T.reshape(width, *_matrix(tuple(plain.shape))))
+    unsigned = plain.reshape(-1).view(_SIGNED[width]).numpy().view(_UNSIGNED[width])
+    bits = unsigned.dtype.type(8 * width - 1)
+    if plain.is_floating_point() and width > 1:
+        unsigned = (unsigned << unsigned.dtype.type(1)) | (unsigned >> bits)
+    elif plain.dtype is torch.int8:
+        unsigned = unsigned ^ np.uint8(128)
+    elif width > 1 and plain.dim() == 1:
+        unsigned = np.diff(unsigned, prepend=unsigned.dtype.type(0))  # wraps around, and back
+    matrix = _matrix(tuple(plain.shape))
+    return [(unsigned >> unsigned.dtype.type(8 * n)).astype(np.uint8).reshape(matrix) for n in reversed(range(width))]
+
+
+def _whole(planes: list[Bytes], dtype: torch.dtype, shape: tuple[int, ...]) -> Tensor:
+    """The inverse of `_planes`."""
+    width = dtype.itemsize
+    if dtype is torch.bool or width not in _SIGNED or dtype.is_complex:
+        raw = np.stack([plane.reshape(-1) for plane in planes], axis=-1)
+        if dtype is torch.bool and raw.size and raw.max() > 1:
+            raise Malformed("holds truth values above 1")
+        return torch.from_numpy(raw.reshape(-1)).view(dtype).view(shape)
+    kind = _UNSIGNED[width]
+    found = np.zeros(math.prod(shape), kind)
+    for plane in planes:
+        found = (found << kind(8) if width > 1 else found) | plane.reshape(-1).astype(kind)
+    if dtype.is_floating_point and width > 1:
+        found = (found >> kind(1)) | (found << kind(8 * width - 1))
+    elif dtype is torch.int8:
+        found = found ^ np.uint8(128)
+    elif width > 1 and len(shape) == 1:
+        found = np.cumsum(found, dtype=kind)
+    signed = np.ascontiguousarray(found).view(np.dtype(f"i{width}"))
+    return torch.from_numpy(signed).view(dtype).view(shape)
+
+
+# Planes
+
+
+def encode(symbols: Bytes) -> bytes:
+    """The stream of a matrix of bytes, stored in the shortest way."""
+    plain = np.ascontiguousarray(symbols)
+    raw = bytes([_RAW]) + plain.tobytes()
+    if plain.size < 2:
+        return raw
+    best = min(_ways(plain), key=lambda way: way.bits)
+    if best.bits >= 8 * (len(raw) - 1):
+        return raw
+    found = _coded(plain, best.tables[0]) if best.labels is None else _lined(plain, best)
+    return found if len(found) < len(raw) else raw
+
+
+def coded_bits(codes: Tensor) -> float:
+    """Bits that the stream of int8 or uint8 `codes` (rows, columns) takes, to about a tenth of a percent."""
+    (plane,) = _planes(codes)
+    if plane.size < 2:
+        return 8.0 * (1 + plane.size)
+    return min(8.0 * (1 + plane.size), *(way.bits for way in _ways(plane)))
+
+
+def decode(stream: bytes, shape: tuple[int, int]) -> Bytes:
+    """The matrix of bytes that `encode` made `stream` of.
+
+    Raises:
+        Malformed: it is no stream of a matrix of this shape.
+    """
+    if not stream:
+        raise Malformed("is empty")
+    kind, rest, size = stream[0], stream[1:], math.prod(shape)
+    if kind == _LINES and size:
+        return _unlined(rest, shape)
+    if kind == _RAW:
+        if len(rest) != size:
+            raise Malformed(f"holds {len(rest)} bytes for {size} symbols")
+        return np.frombuffer(rest, np.uint8).reshape(shape)
+    if kind == _CONSTANT:
+        if len(rest) != 1:
+            raise Malformed(f"holds {len(rest)} bytes for one symbol")
+        return np.full(shape, rest[0], np.uint8)
+    if kind != _CODED:
+        raise Malformed(f"is stored in the unknown way {kind}")
+    return _uncoded(rest, size).reshape(shape)
+
+
+@dataclass(frozen=True)
+class _Table:
+    """Frequencies of the symbols from `low` on, as q (span,) in so many `steps` per doubling; `bits` with all symbols."""
+
+    low: int
+    q: NDArray[np.int64]
+    steps: int
+    decay: int
+    bits: float
+
+
+@dataclass(frozen=True)
+class _Way:
+    """One way to store a plane: tables, and for more than one the class of each line along `axis`."""
+
+    tables: tuple[_Table, ...]
+    bits: float
+    labels: NDArray[np.intp] | None = None
+    axis: Axis = 0
+
+
+def _ways(symbols: Bytes) -> Iterator[_Way]:
+    """With one table, and with classes of rows or columns where that could pay."""
+    counts = np.bincount(symbols.reshape(-1), minlength=256)
+    table = _table(counts)
+    yield _Way((table,), table.bits)
+    if symbols.size < _FEW or min(symbols.shape) < 2 or table.bits > 7.9 * symbols.size or (counts > 0).sum() < 2:
+        return
+    middle = int(np.searchsorted(np.cumsum(counts), symbols.size / 2))
+    for axis in (1, 0):
+        spread = _spread(symbols, middle, axis)
+        for per_octave in _CLASSES_PER_OCTAVE:
+            labels = np.unique(np.round(per_octave * np.log2(spread + 2.0**-8)), return_inverse=True)[1]
+            classes = int(labels.max()) + 1
+            if 1 < classes <= 256:
+                tables = tuple(_table(part) for part in _counts(symbols, labels, axis, classes))
+                listed = _table(np.bincount(labels, minlength=256)).bits
+                bits = sum(part.bits + 32 for part in tables) + listed + 64
+                yield _Way(tables, bits, labels, axis)
+
+
+def _spread(symbols: Bytes, middle: int, axis: Axis) -> NDArray[np.float64]:
+    """Mean distance of the symbols of each row (axis 0) or column (axis 1) from `middle`."""
+    found = np.zeros(symbols.shape[axis])
+    for part in _chunks(symbols):
+        distance = np.abs(symbols[part].astype(np.int16) - np.int16(middle))
+        if axis:
+            found += distance.sum(axis=0, dtype=np.float64)
+        else:
+            found[part] = distance.sum(axis=1, dtype=np.float64)
+    return found / symbols.shape[1 - axis]
+
+
+def _counts(symbols: Bytes, labels: NDArray[np.intp], axis: Axis, classes: int) -> NDArray[np.int64]:
+    """How often each symbol occurs in each class (classes, 256)."""
+    found = np.zeros(classes * 256, np.int64)
+    for part in _chunks(symbols):
+        offset = labels[None, :] if axis else labels[part, None]
+        found += np.bincount((symbols[part] + 256 * offset).reshape(-1), minlength=len(found))
+    return found.reshape(classes, 256)
+
+
+def _chunks(symbols: Bytes) -> Iterator[slice]:
+    rows = max(1, _CHUNK // max(1, symbols.shape[1]))
+    return (slice(start, start + rows) for start in range(0, symbols.shape[0], rows))
+
+
+def _table(counts: NDArray[np.int64]) -> _Table:
+    """The table for symbols with these `counts` (256,) that makes it and them shortest together."""
+    used = np.flatnonzero(counts)
+    if len(used) < 2:
+        return _Table(int(used[0]) if len(used) else 0, np.zeros(1, np.int64), 1, _DECAYS[0], 16.0)
+    low, high = int(used[0]), int(used[-1])
+    present = counts[low : high + 1]
+    here = present > 0
+    decays = np.array(_DECAYS) / 16
+    # weights (1 − 1/m)^|d| over all whole d sum to 2m − 1
+    per_jump, per_symbol = -np.log2(1 - 1 / decays), np.log2(2 * decays - 1)
+    steps, total = np.array(_STEPS), present[here].astype(np.float64)
+    best: _Table | None = None
+    for width in _WIDTHS if present.sum() < _MANY * len(present) else _WIDTHS[:1]:
+        q = np.round(steps[:, None] * np.log2(1.0 + _smoothed(present, width))).astype(np.int64)  # (7, span)
+        q[:, here] = q[:, here].clip(min=1)
+        frequency = _frequencies(q, steps[:, None])
+        share = frequency[:, here] / frequency.sum(axis=1, keepdims=True)
+        jumps = np.abs(np.diff(q, axis=1, prepend=0)).sum(axis=1)
+        costs = jumps[:, None] * per_jump + q.shape[1] * per_symbol - (np.log2(share) @ total)[:, None]
+        at, decay = divmod(int(costs.argmin()), len(decays))
+        bits = float(costs[at, decay]) + 32 + _FLUSH_BITS
+        if best is None or bits < best.bits:
+            best = _Table(low, q[at], _STEPS[at], _DECAYS[decay], bits)
+    assert best is not None
+    return best
+
+
+def _smoothed(counts: NDArray[np.int64], width: int) -> NDArray[np.float64]:
+    """Means over `width` neighbours, except at both ends, where clamping heaps symbols up."""
+    found = counts.astype(np.float64)
+    inner = found[1:-1]
+    if width > 1 and len(inner) > width:
+        window = np.ones(width)
+        found[1:-1] = np.convolve(inner, window, "same") / np.convolve(np.ones_like(inner), window, "same")
+    return found
+
+
+@cache
+def _mantissas() -> tuple[int, ...]:
+    """2^(k/64) for k from 0 to 63, in whole 2^−16: square roots of whole numbers, alike on every machine."""
+    one = 1 << 64
+    root = 2 * one
+    for _ in range(6):
+        root = math.isqrt(root * one)
+    found, value = [], one
+    for _ in range(64):
+        found.append(value * _FRACTION // one)
+        value = value * root // one
+    return tuple(found)
+
+
+def _frequencies(q: NDArray[np.int64], steps: int | NDArray[np.int64]) -> NDArray[np.float64]:
+    """2^(q / steps) − 1 in units of 2^−16, whole numbers below 2^50."""
+    fine = q * (64 // steps)
+    found: NDArray[np.int64] = (np.array(_mantissas(), np.int64)[fine % 64] << (fine // 64)) - _FRACTION
+    return found.astype(np.float64)
+
+
+@cache
+def _jump_model(steps: int, decay: int) -> Any:
+    """The distribution of a difference between neighbours, shifted so that the lowest possible is 0."""
+    weights, value = [], 1 << 40
+    for _ in range(_OCTAVES * steps + 1):
+        weights.append(float(max(value, 1)))
+        value = value * (decay - 16) // decay
+    return require().model.Categorical(np.array([*reversed(weights[1:]), *weights]), perfect=False)
+
+
+def _coded(symbols: Bytes, table: _Table) -> bytes:
+    """A plane with one table."""
+    if len(table.q) == 1:
+        return bytes([_CONSTANT, table.low])
+    stream = require()
+    coder = stream.stack.AnsCoder()
+    model = stream.model.Categorical(_frequencies(table.q, table.steps), perfect=False)
+    coder.encode_reverse(symbols.reshape(-1).astype(np.int32) - table.low, model)
+    jumps = np.diff(table.q, prepend=0) + _OCTAVES * table.steps
+    coder.encode_reverse(jumps.astype(np.int32), _jump_model(table.steps, table.decay))
+    form = _STEPS.index(table.steps) << 4 | _DECAYS.index(table.decay)
+    return bytes([_CODED, table.low, len(table.q) - 1, form]) + coder.get_compressed().astype("<u4").tobytes()
+
+
+def _uncoded(rest: bytes, size: int) -> Bytes:
+    if len(rest) < 3 or (len(rest) - 3) % 4:
+        raise Malformed(f"holds {len(rest)} bytes, which are no head and whole words")
+    low, span, form = rest[0], rest[1] + 1, rest[2]
+    if low + span > 256 or span < 2 or form >> 4 >= len(_STEPS):
+        raise Malformed(f"has a table of {span} symbols from {low} in the form {form}")
+    stream = require()
+    steps, decay = _STEPS[form >> 4], _DECAYS[form & 15]
+    words = np.frombuffer(rest, "<u4", offset=3).astype(np.uint32)
+    try:
+        coder = stream.stack.AnsCoder(words)
+    except ValueError as error:
+        raise Malformed("ends with an empty word") from error
+    q = np.cumsum(coder.decode(_jump_model(steps, decay), span).astype(np.int64) - _OCTAVES * steps)
+    if q.min() < 0 or q.max() > _OCTAVES * steps or not q.any():
+        raise Malformed("has a table of impossible frequencies")
+    model = stream.model.Categorical(_frequencies(q, steps), perfect=False)
+    found = coder.decode(model, size).astype(np.uint8)
+    if not coder.is_empty():
+        raise Malformed("holds more than its symbols")
+    return found + np.uint8(low)
+
+
+def _lined(symbols: Bytes, way: _Way) -> bytes:
+    """A plane with one table per class of lines."""
+    assert way.labels is not None
+    labels = way.labels.astype(np.uint8)
+    parts = [encode(labels[None])]
+    for number, table in enumerate(way.tables):
+        chosen = labels == number
+        parts.append(_coded(symbols[:, chosen] if way.axis else symbols[chosen], table))
+    head = bytes([_LINES, way.axis, len(way.tables) - 1])
+    return head + b"".join(struct.pack("<I", len(part)) + part for part in parts)
+
+
+def _unlined(rest: bytes, shape: tuple[int, int]) -> Bytes:
+    if len(rest) < 2 or rest[0] > 1:
+        raise Malformed("has classes of neither rows nor columns")
+    axis, classes = rest[0], rest[1] + 1
+    parts, start = [], 2
+    for _ in range(classes + 1):
+        if start + 4 > len(rest):
+            raise Malformed("ends before its last class")
+        (length,) = struct.unpack_from("<I", rest, start)
+        part = rest[start + 4 : start + 4 + length]
+        if part[:1] == bytes([_LINES]):
+            raise Malformed("has classes inside of a class")
+        parts.append(part)
+        start += 4 + length
+    if start != len(rest):
+        raise Malformed(f"holds {len(rest)} bytes where its classes take {start}")
+    labels = decode(parts[0], (1, shape[axis]))[0]
+    if labels.size and labels.max() >= classes:
+        raise Malformed(f"puts a line into class {labels.max()} of {classes}")
+    found = np.empty(shape, np.uint8)
+    for number, part in enumerate(parts[1:]):
+        chosen = labels == number
+        lines = int(chosen.sum())
+        if axis:
+            found[:, chosen] = decode(part, (shape[0], lines))
+        else:
+            found[chosen] = decode(part, (lines, shape[1]))
+    return found

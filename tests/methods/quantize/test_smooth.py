@@ -1,0 +1,267 @@
+"""SmoothQuant: by hand, what it promises over rounding both sides, and what several modalities need."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from trimodal.core import Change, Place, Site
+from trimodal.layers import is_hosting, replaced_, unhost_
+from trimodal.maths.observers import codes_of, grid_of
+from trimodal.methods.options import build
+from trimodal.methods.quantize import smooth
+from trimodal.statistics import Sample, mixed
+
+
+def sampled(x: Tensor) -> Sample:
+    sample = Sample(x.shape[1])
+    sample.update(x)
+    return sample
+
+
+def site(weight: Tensor, tower: str = "text") -> Site:
+    kind: Any = "linear" if weight.dim() == 2 else "conv"
+    return Site("layer", tower, 0, "down", kind, tuple(weight.shape))
+
+
+def solved(weight: Tensor, parts: Mapping[str, Tensor], tower: str = "text", **options: Any) -> Change:
+    """The change at one layer with the rows in `parts` by modality."""
+    statistic = mixed({name: sampled(x) for name, x in parts.items()}, "modality")
+    config = build(smooth.SmoothConfig, options, "quantize.smooth")
+    return smooth.solve(Place("text.0.down", (site(weight, tower),)), {"layer.weight": weight}, statistic, config)
+
+
+def layer_of(change: Change, old: nn.Module) -> nn.Module:
+    treatment = change.treatments["layer"]
+    bare = copy.deepcopy(old)
+    bare.weight.requires_grad_(False)  # type: ignore[union-attr, operator]
+    return replaced_(bare, treatment.kind, treatment.options, treatment.tensors, None)
+
+
+def linear(weight: Tensor) -> nn.Linear:
+    layer = nn.Linear(weight.shape[1], weight.shape[0], bias=False)
+    layer.weight = nn.Parameter(weight)
+    return layer
+
+
+def lost(layer: nn.Module, old: nn.Module, x: Tensor) -> float:
+    with torch.no_grad():
+        return float((layer(x) - old(x)).square().sum() / old(x).square().sum())
+
+
+def rows(seed: int, columns: int = 64, loud: float = 30.0, scale: float = 1.0, tokens: int = 1500) -> Tensor:
+    """Rows of which four columns, other ones for every seed, are `loud` times as large."""
+    random = torch.Generator().manual_seed(seed)
+    places = torch.randperm(columns, generator=random)[:4]
+    x = torch.randn(tokens, columns, generator=random) * scale
+    x[:, places] *= loud
+    return x
+
+
+def matrix(seed: int, rows: int = 48, columns: int = 64) -> Tensor:
+    return torch.randn(rows, columns, generator=torch.Generator().manual_seed(seed))
+
+
+def test_factors_by_hand() -> None:
+    a, b = torch.tensor([8.0, 0.5]), torch.ones(2)
+    assert smooth.factors(a, b, 0.5).tolist() == [0.5, 2.0]
+    assert smooth.factors(a, b, 0.0).tolist() == [1.0, 1.0]
+    assert smooth.factors(a, b, 1.0).tolist() == [0.25, 4.0]  # x·c: 2 and 2
+    # Half: √(a/b). Column 1's weight is 4 times larger, which makes s there half as large.
+    assert smooth.factors(a, torch.tensor([1.0, 4.0]), 0.5).tolist() == pytest.approx([2**-1.5, 2**1.5], rel=1e-3)
+    assert smooth.factors(torch.tensor([3.0, 0.0]), torch.ones(2), 1.0).tolist() == [1.0, 1.0]  # never fires
+    assert smooth.factors(torch.tensor([1.0, 64.0, 1.0, 1.0]), torch.ones(4), 1.0, 2).tolist() == [0.125, 0.125, 8, 8]
+
+
+@pytest.mark.parametrize("strength", [0.0, 0.3, 0.5, 0.8, 1.0])
+def test_float_result_is_unchanged_by_smoothing(strength: float) -> None:
+    weight, x = matrix(0), rows(1)
+    c = smooth.factors(x.abs().amax(0), weight.abs().amax(0), strength).float()
+    assert torch.allclose((x * c) @ (weight / c).T, x @ weight.T, atol=1e-3, rtol=1e-5)
+
+
+@pytest.mark.parametrize("mode", ["static", "token"])
+@pytest.mark.parametrize("strength", [0.0, 0.5])
+def test_layer_computes_what_an_int8_runtime_does(mode: str, strength: float) -> None:
+    """Integers times integers in int64, scaled at the end, against the float layer that hosts the store."""
+    weight, x = matrix(0), rows(1)
+    change = solved(weight, {"text": x}, mode=mode, strength=strength)
+    treatment = change.treatments["layer"]
+    layer = layer_of(change, linear(weight))
+    levels, codes = layer.stored.levels_and_codes  # type: ignore[union-attr]
+    c = treatment.tensors["columns"].float() if strength else torch.ones(1, 64)
+    if mode == "static":
+        scale, zero = treatment.tensors["input_scale"], treatment.tensors["input_zero"].float()
+    else:
+        scale, zero = grid_of((x * c).amin(1, keepdim=True), (x * c).amax(1, keepdim=True), 8)
+    inputs = (codes_of(x * c, scale, zero, 8) - zero).long()
+    assert int(inputs.abs().max()) <= 255
+    whole = inputs @ (codes.long() - 128).T
+    exact = whole.double() * scale.double() * levels.scales().double().T
+    with torch.no_grad():
+        found = layer(x).double()
+    assert float((found - exact).abs().max() / exact.abs().max()) < 1e-6
+    if change.error is None:  # a range per token and no smoothing: nothing was asked of the data
+        assert (mode, strength) == ("token", 0.0)
+    else:
+        assert change.error["text"] == pytest.approx(lost(layer, linear(weight), x), rel=1e-3)
+
+
+def test_both_forms_of_the_input_agree() -> None:
+    """quantize(x·c)/c times Ŵ·c, which the layer computes, is quantize(x·c) times Ŵ, which a runtime does."""
+    weight, x = matrix(0), rows(1)
+    layer = layer_of(solved(weight, {"text": x}, strength=0.7, mode="static"), linear(weight))
+    c = layer.stored.columns.float()  # type: ignore[union-attr, operator]
+    seen, decoded = layer.stored.input_seen(x), layer.weight  # type: ignore[union-attr, operator]
+    one, other = seen @ decoded.T, (seen * c) @ (decoded / c).T  # type: ignore[operator]
+    assert float((one - other).abs().max() / other.abs().max()) < 1e-5
+    assert len((seen * c)[:, :].mul(1 / layer.stored.input_scale).round().unique()) <= 256  # type: ignore[union-attr, operator]
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize("observer", ["minmax", "mse"])
+def test_smoothing_beats_rounding_both_sides(seed: int, observer: str) -> None:
+    """The paper's claim, on fresh rows: with loud columns the static error falls several times."""
+    weight, x, fresh = matrix(seed), rows(10 + seed), rows(10 + seed, tokens=4000)[1500:]
+    old = linear(weight)
+    errors = {
+        strength: lost(layer_of(solved(weight, {"text": x}, strength=strength, observer=observer), old), old, fresh)
+        for strength in (0.0, 0.5, "search")
+    }
+    assert errors[0.5] < 0.6 * errors[0.0]
+    assert errors["search"] < 1.3 * errors[0.5]  # chosen on 512 other rows
+
+
+def test_search_tries_none_and_both_ways_to_weigh_modalities() -> None:
+    weight, parts = matrix(0), {"image": rows(1, scale=10.0), "text": rows(2)}
+    statistic = mixed({name: sampled(x) for name, x in parts.items()}, "modality")
+    assert isinstance(statistic, Sample)
+    largest, middle = smooth.loudness(statistic)
+    assert torch.equal(largest, torch.cat(list(parts.values())).abs().amax(0))
+    a, b = (x.abs().amax(0) for x in parts.values())
+    assert torch.allclose(middle, (a * b).sqrt(), rtol=1e-4)
+    layer = smooth._layer(site(weight), build(smooth.SmoothConfig, {}, ""), weight, parts, statistic.shares)
+    tried = smooth.searched(layer, statistic)
+    assert sorted(tried) == sorted([(t / 10, 0) for t in range(11)] + [(t / 10, 1) for t in range(1, 11)])
+    assert min(tried.values()) < 0.5 * tried[0.0, 0]
+
+
+def test_feedback_beats_nearest_at_four_bits(layer: Any) -> None:
+    """With GPTQ's codes on the scaled moment."""
+    sample = sampled(layer.fresh[:1500])
+    errors = {}
+    for feedback in (False, True):
+        change = solved(layer.weight, {"text": layer.fresh[:1500]}, bits=4, feedback=feedback, strength=0.5, mode="token")
+        errors[feedback] = lost(layer_of(change, linear(layer.weight)), linear(layer.weight), layer.fresh[1500:])
+    assert errors[True] < 0.6 * errors[False] and sample.tokens == 1500
+
+
+def test_quiet_modality_is_not_abandoned() -> None:
+    """Two modalities ten times apart, each loud in columns of its own, twenty tokens to one.
+
+    A range that holds the loud one costs the quiet one most of its steps. Balance wins little of that back, since the
+    range must go on holding both; a range per token all of it, without knowing which token is which. That is why `auto`
+    means `token` in a fusion tower.
+    """
+    weight = matrix(0)
+    image, text = rows(1, scale=10.0, tokens=2000), rows(2, loud=8.0, tokens=100)
+    old, quiet = linear(weight), {}
+    quiet["pooled"] = lost(layer_of(solved(weight, {"all": torch.cat([image, text])}, mode="static"), old), old, text)
+    changes = {mode: solved(weight, {"image": image, "text": text}, mode=mode) for mode in ("static", "token")}
+    for mode, change in changes.items():
+        quiet[mode] = lost(layer_of(change, old), old, text)
+        assert change.error is not None and change.error["text"] == pytest.approx(quiet[mode], rel=1e-3)
+    assert quiet["static"] < 0.9 * quiet["pooled"]
+    assert quiet["token"] < 0.02 * quiet["static"]
+    assert any("smoothing by image alone would cost text" in note for note in changes["static"].notes)
+    token = solved(weight, {"image": image, "text": text}, tower="fusion").treatments["layer"]
+    assert token.options["inputs"] == {"bits": 8, "mode": "token"} and "input_scale" not in token.tensors
+    assert solved(weight, {"text": text}).treatments["layer"].options["inputs"]["mode"] == "static"
+
+
+def test_loss_of_signal_by_hand() -> None:
+    # a = (4, 1): a⁻² = (1/16, 1), mean 17/32 of the largest: −2.747 dB. Alike in all columns: nothing.
+    assert smooth.sqnr_loss(torch.tensor([4.0, 1.0]), torch.ones(2)) == pytest.approx(-2.747, abs=1e-3)
+    assert smooth.sqnr_loss(torch.tensor([4.0, 4.0]), torch.ones(2)) == 0.0
+    assert smooth.sqnr_loss(torch.zeros(2), torch.ones(2)) == 0.0
+
+
+@pytest.mark.parametrize("mode", ["static", "token"])
+@pytest.mark.parametrize("old", [
+    nn.Conv1d(6, 8, 3, stride=2, padding=1), nn.Conv2d(6, 8, (3, 2), padding="same", dilation=2), nn.Conv2d(6, 8, 1),
+], ids=["conv1d", "conv2d", "pointwise"])  # fmt: skip
+def test_convolutions(old: nn.Module, mode: str) -> None:
+    from trimodal.statistics import unfold_input
+
+    x = torch.randn(4, 6, *([12] * (old.weight.dim() - 2)), generator=torch.Generator().manual_seed(0))  # type: ignore[operator]
+    x[:, 2] *= 30
+    patches = unfold_input(old, x).flatten(0, 1)
+    change = solved(old.weight.detach(), {"image": patches}, mode=mode)  # type: ignore[operator]
+    layer = layer_of(change, old)
+    assert lost(layer, old, x) < 3e-4
+    assert torch.allclose(layer(x)[0], layer(x[:1])[0], atol=1e-5)
+    assert change.error is not None and change.error["image"] < 3e-4
+    if mode == "static":
+        assert lost(layer, old, x) == pytest.approx(change.error["image"], rel=0.2)
+
+
+def test_copies_exports_and_plain_layers() -> None:
+    weight, x = matrix(0), rows(1)
+    layer = layer_of(solved(weight, {"text": x}), linear(weight))
+    expected = layer(x)
+    assert torch.equal(copy.deepcopy(layer)(x), expected)
+    exported = torch.export.export(nn.Sequential(layer), (x[:7],)).module()
+    assert torch.allclose(exported(x[:7]), expected[:7], atol=1e-5)
+    decoded = layer.weight
+    unhost_(layer)
+    assert type(layer) is nn.Linear and not is_hosting(layer)
+    assert torch.equal(layer(x), x @ decoded.T)  # type: ignore[operator]
+
+
+def test_half_precision_keeps_its_type() -> None:
+    weight, x = matrix(0), rows(1)
+    change = solved(weight, {"text": x}, mode="static")
+    layer = layer_of(change, linear(weight))
+    layer.stored.dtype = torch.bfloat16  # type: ignore[union-attr]
+    with torch.no_grad():
+        y = layer(x.bfloat16())
+    expected = x @ weight.T
+    assert y.dtype == torch.bfloat16
+    assert float((y.float() - expected).square().sum() / expected.square().sum()) < 1e-3
+
+
+@pytest.mark.parametrize("observer", ["minmax", "percentile", "mse", "entropy"])
+def test_every_observer_runs(observer: str) -> None:
+    weight, x = matrix(0), rows(1, loud=4.0)
+    change = solved(weight, {"text": x}, observer=observer, mode="static", strength=0.5)
+    assert change.error is not None and change.error["text"] < 2e-3
+
+
+def test_refuses_and_asks_for_what_it_needs() -> None:
+    config = build(smooth.SmoothConfig, {}, "")
+    place = Place("text.embedding", (Site("e", "text", None, "embedding", "embedding", (9, 4)),))
+    assert "index" in (smooth.refuse(place, config) or "")
+    grouped = Place("image.conv", (Site("c", "image", None, "conv", "conv", (8, 4, 3, 3), groups=2),))
+    assert "grouped" in (smooth.refuse(grouped, config) or "")
+    free = build(smooth.SmoothConfig, {"mode": "token", "strength": 0.0}, "")
+    weight = matrix(0)
+    assert smooth.wants(Place("x", (site(weight),)), config) == "sample"
+    assert smooth.wants(Place("x", (site(weight),)), free) is None
+    change = smooth.solve(Place("x", (site(weight),)), {"layer.weight": weight}, None, free)
+    assert lost(layer_of(change, linear(weight)), linear(weight), rows(1, loud=1.0)) < 2e-4
+
+
+@pytest.fixture
+def loop(compressed: Callable[..., Any]) -> Any:
+    return compressed("clip", [{"quantize.smooth": {"strength": 0.5, "clip": "max"}}])
+
+
+def test_record_holds_the_error_of_both_sides(loop: Any) -> None:
+    for record in loop.records:
+        assert record.error and all(0 < error < 0.05 for error in record.error.values())
+        assert any(note.startswith("smoothed with strength 0.5") for note in record.notes)
