@@ -258,8 +258,8 @@ def kmeans(values: Tensor, counts: Tensor, levels: int) -> Tensor:
     high = values.masked_fill(counts <= 0, float("-inf")).amax(dim=1, keepdim=True)
     if levels <= _MOST_LEVELS_CUT and values.shape[1] <= _LONGEST_CUT:
         at_once = max(1, _COSTS_AT_ONCE // mass.shape[1] ** 2)
-        parts = zip(*(part.split(at_once) for part in (mass, moment, square, low)), strict=True)
-        return torch.cat([_best_runs(*part, levels) for part in parts]).float()
+        parts = zip(mass.split(at_once), moment.split(at_once), square.split(at_once), low.split(at_once), strict=True)
+        return torch.cat([_best_runs(*part, levels=levels) for part in parts]).float()
     gaps = torch.nn.functional.pad(values.diff(dim=1), (1, 0))
     crowd = (counts * gaps.square()).pow(1 / 3).cumsum(dim=1)  # the cube root of the density, counts/gaps, times gaps
     at = (torch.arange(levels, dtype=torch.float64, device=values.device) + 0.5) / levels
