@@ -42,6 +42,12 @@ REFUSED = {
     for method in ("prune.neurons", "prune.heads")
 }
 EVERY = [(name, method.name) for name in MINIATURES for method in METHODS]
+QUICK = ("llama", "resnet", "fusion", "lstm")
+TWICE = [
+    pytest.param(name, method, marks=() if name in QUICK else pytest.mark.slow, id=f"{name}-{method}")
+    for name, method in EVERY
+    if (name, method) not in REFUSED
+]
 
 
 @pytest.fixture(scope="module", params=[c for c in EVERY if c not in REFUSED], ids="-".join)
@@ -141,9 +147,10 @@ def test_model_still_runs(case: Any) -> None:
     assert any(not torch.equal(before[key], after[key]) for key in before)
 
 
-def test_same_seed_same_bytes(case: Any, compressed: Any) -> None:
-    (edit,) = case.plan.edits
-    equal(state(case.model), state(compressed(name_of(case), [{edit.method: OPTIONS.get(edit.method, {})}]).model))
+@pytest.mark.parametrize(("name", "method"), TWICE)
+def test_same_seed_same_bytes(name: str, method: str, compressed: Any) -> None:
+    one, other = (state(compressed(name, [{method: OPTIONS.get(method, {})}]).model) for _ in range(2))
+    equal(one, other)
 
 
 def test_artifact_reloads_to_the_same_outputs(case: Any, folders: Any, tmp_path: Path) -> None:
