@@ -11,7 +11,7 @@ import trimodal
 
 NAMES = {
     "DataError", "InputError", "IntegrityError", "ModelError", "OutputError", "RecipeError", "Result", "TrimodalError",
-    "compress", "inspect", "list_methods", "load", "plan", "report", "verify",
+    "compress", "inspect", "list_methods", "load", "pack", "plan", "report", "verify",
 }  # fmt: skip
 
 

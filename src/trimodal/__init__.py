@@ -22,17 +22,17 @@ from trimodal.stock import register_with_transformers
 
 if TYPE_CHECKING:
     from trimodal.formats import load
-    from trimodal.pipeline import Result, compress, inspect, list_methods, plan, report, verify
+    from trimodal.pipeline import Result, compress, inspect, list_methods, pack, plan, report, verify
 
 __version__ = "0.1.0"
 
 __all__ = [
     "DataError", "InputError", "IntegrityError", "ModelError", "OutputError", "RecipeError", "Result", "TrimodalError",
-    "compress", "inspect", "list_methods", "load", "plan", "report", "verify",
+    "compress", "inspect", "list_methods", "load", "pack", "plan", "report", "verify",
 ]  # fmt: skip
 
 _HOME = {"load": "trimodal.formats"}
-_LAZY = frozenset({"Result", "compress", "inspect", "list_methods", "load", "plan", "report", "verify"})
+_LAZY = frozenset({"Result", "compress", "inspect", "list_methods", "load", "pack", "plan", "report", "verify"})
 
 
 def __getattr__(name: str) -> Any:

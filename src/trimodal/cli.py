@@ -9,8 +9,9 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -30,12 +31,18 @@ _DATA = "A JSONL file or a folder with data.jsonl; `none` where nothing needs da
 
 ModelArgument = Annotated[str, typer.Argument(help=_MODEL, show_default=False)]
 OutArgument = Annotated[Path, typer.Argument(help="A folder that `trimodal compress` wrote.", show_default=False)]
+OutputOption = Annotated[Path, typer.Option("--output", "-o", help="Folder to write.", show_default=False)]
+ForceOption = Annotated[bool, typer.Option("--force", help="Replace the output folder if it is not empty.")]
 RecipeOption = Annotated[str, typer.Option("--recipe", "-r", help=_RECIPE, show_default=False)]
 DataOption = Annotated[str, typer.Option("--data", "-d", help=_DATA)]
 SeedOption = Annotated[
     int | None, typer.Option("--seed", min=0, help="Replaces the recipe's seed.", show_default=False)
 ]
 DeviceOption = Annotated[str, typer.Option("--device", help="Where to compute, such as cpu or cuda:0.")]
+PackOption = Annotated[
+    Literal["plain", "entropy"],
+    typer.Option("--pack", help="How weights are stored: `entropy` is smallest, and is decoded when it is loaded."),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output, nothing else.")]
 
 app = typer.Typer(
@@ -107,8 +114,9 @@ def compress(
     model: ModelArgument,
     recipe: RecipeOption,
     data: DataOption,
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write.", show_default=False)],
-    force: Annotated[bool, typer.Option("--force", help="Replace the output folder if it is not empty.")] = False,
+    output: OutputOption,
+    pack: PackOption = "plain",
+    force: ForceOption = False,
     seed: SeedOption = None,
     device: DeviceOption = "cpu",
     as_json: JsonOption = False,
@@ -121,7 +129,7 @@ def compress(
 
     with _bar(as_json) as progress:
         result = pipeline.compress(
-            model, recipe, data, output, seed=seed, device=device, force=force, progress=progress
+            model, recipe, data, output, pack=pack, seed=seed, device=device, force=force, progress=progress
         )
     _finish(result.verdict, result.plan, as_json, f"written: {output}  (open {output / 'report.html'})")
 
@@ -143,6 +151,27 @@ def verify(
     with _bar(as_json) as progress:
         verdict = pipeline.verify(folder, against, data, seed=seed, device=device, progress=progress)
     _finish(verdict, pipeline.read_plan(folder), as_json, f"written: {folder / 'verdict.json'}")
+
+
+@app.command()
+def pack(
+    folder: OutArgument,
+    output: OutputOption,
+    pack: PackOption = "entropy",
+    force: ForceOption = False,
+    seed: SeedOption = None,
+    device: DeviceOption = "cpu",
+    as_json: JsonOption = False,
+) -> None:
+    """Write a compressed model again with its weights entropy-coded or plain; needs no original."""
+    from trimodal import pipeline
+    from trimodal.reporting import wording
+
+    found = pipeline.pack(folder, output, pack, force=force)
+    if as_json:
+        _print({"folder": str(output), "pack": pack, "packing": None if found is None else asdict(found)})
+    else:
+        _print(f"written: {output}" if found is None else f"{wording.packing(found)}\nwritten: {output}")
 
 
 @app.command()

@@ -23,6 +23,7 @@ from trimodal.core import (
     Calibration,
     Check,
     FitRecord,
+    Packing,
     PlaceRecord,
     Plan,
     Sample,
@@ -31,20 +32,27 @@ from trimodal.core import (
     TowerSize,
     Verdict,
 )
+from trimodal.core.record import PackName
 from trimodal.data import batches, check_modalities, choose, digest, read, require, split
 from trimodal.errors import DataError, InputError, IntegrityError, RecipeError
 from trimodal.formats import (
     check_free,
     check_keeps,
+    check_pack,
+    copy_artifact,
     is_artifact,
     open_model,
+    pack_,
+    pack_name,
     reload_checks,
     size_of,
+    unpack_,
     whole_folder,
     write,
     write_whole,
 )
-from trimodal.formats.artifact import PLAN, RECORD, VERDICT, Factory
+from trimodal.formats.artifact import PLAN, RECORD, VERDICT, Factory, check_files, read_manifest
+from trimodal.formats.packed import PACKED, measured
 from trimodal.inventory import Inventory
 from trimodal.inventory import inspect as take_inventory
 from trimodal.methods import Method, listed
@@ -61,7 +69,7 @@ _STATISTICS_SAMPLES = 256
 _VERIFY_BATCH = 64
 _PROBE_SAMPLES = 4
 
-__all__ = ["Result", "compress", "inspect", "list_methods", "plan", "report", "verify"]
+__all__ = ["Result", "compress", "inspect", "list_methods", "pack", "plan", "report", "verify"]
 
 
 def _silent(what: str, done: int, total: int) -> None:
@@ -141,6 +149,7 @@ def compress(
     data: str | Path | None,
     out: str | Path,
     *,
+    pack: PackName = "plain",
     seed: int | None = None,
     device: str = "cpu",
     force: bool = False,
@@ -154,6 +163,7 @@ def compress(
         data: JSONL file or folder; None where nothing needs data. Lines with `split: test`, or else a fifth of
             the groups, are held out for verification.
         out: folder to write; it is complete afterwards, or as it was before.
+        pack: how the weights are stored: `plain`, or `entropy` for the smallest file, which is decoded when it is loaded.
         seed: replaces the recipe's.
         device: where to compute.
         force: replace `out` if it is not empty.
@@ -164,6 +174,7 @@ def compress(
         IntegrityError: what was written does not reload to the same model; nothing is left behind.
     """
     out, clock = Path(out), _Clock()
+    check_pack(pack)
     check_free(out, force)
     wanted = _seeded(read_recipe(recipe), seed)
     opened = _on(open_model(model), device)
@@ -183,6 +194,7 @@ def compress(
     with whole_folder(out, force, needs_bytes=planned.expected_tensor_bytes) as part:
         factory = model if isinstance(model, str) and opened.folder is None else None
         write(opened, planned, part, factory)
+        packing = pack_(part) if pack == "entropy" else None
         (part / RECORD).write_text("".join(json.dumps(asdict(record)) + "\n" for record in records))
         clock.mark("save")
         progress("reload in a fresh process", 0, 1)
@@ -194,7 +206,7 @@ def compress(
             batch_size=_VERIFY_BATCH, seed=planned.seed, versions=versions(), progress=progress,
         )  # fmt: skip
         clock.mark("verify")
-        verdict = replace(verdict, seconds=clock.seconds)
+        verdict = replace(verdict, seconds=clock.seconds, packing=packing)
         _write_json(part / VERDICT, verdict.to_json())
         report(part, name=out.name)
     return Result(out, planned, tuple(records), verdict)
@@ -247,9 +259,52 @@ def verify(
         versions=versions(), progress=progress,
     )  # fmt: skip
     clock.mark("verify")
-    verdict = replace(verdict, seconds=clock.seconds)
+    verdict = replace(verdict, seconds=clock.seconds, packing=_packing(out))
     _write_json(out / VERDICT, verdict.to_json())
     return verdict
+
+
+def pack(folder: str | Path, out: str | Path, pack: PackName = "entropy", *, force: bool = False) -> Packing | None:
+    """Write an artifact again with its weights entropy-coded, or plain. They decode to the very same bytes either way.
+
+    Args:
+        folder: an artifact.
+        out: folder to write; it is complete afterwards, or as it was before.
+        pack: `entropy` or `plain`.
+        force: replace `out` if it is not empty.
+
+    Returns:
+        Both sizes and the time that decoding takes, where the weights are entropy-coded.
+
+    Raises:
+        InputError: the artifact or the output place cannot be used.
+        IntegrityError: a file of the artifact is missing or has changed.
+    """
+    folder, out = Path(folder), Path(out)
+    check_pack(pack)
+    if not is_artifact(folder):
+        raise InputError(f"{folder} is no artifact (it has no trimodal.json); expected a folder that compress wrote")
+    check_free(out, force)
+    check_keeps(out, folder, "the artifact")
+    check_files(folder, read_manifest(folder))
+    with whole_folder(out, force, needs_bytes=size_of(folder)[1]) as part:
+        copy_artifact(folder, part)
+        if pack == "plain" and pack_name(part) == "entropy":
+            unpack_(part)
+        packed = pack == "entropy" and pack_name(part) == "plain"
+        packing = pack_(part) if packed else _packing(part)
+        if (part / VERDICT).is_file():
+            verdict = _read_verdict(part)
+            after, weights = size_of(part)
+            size = replace(verdict.size, after_bytes=after, weights_after_bytes=weights)
+            _write_json(part / VERDICT, replace(verdict, size=size, packing=packing).to_json())
+            report(part, name=out.name)
+    return packing
+
+
+def _packing(folder: Path) -> Packing | None:
+    """Both sizes and the time that decoding takes, where the weights are entropy-coded."""
+    return measured(folder / PACKED) if pack_name(folder) == "entropy" else None
 
 
 def list_methods(name: str | None = None) -> tuple[Method, ...]:
@@ -273,6 +328,13 @@ def read_plan(folder: Path) -> Plan:
         raise IntegrityError(
             f"{folder / PLAN} cannot be read ({type(error).__name__}: {error}); the folder is no whole artifact"
         ) from error
+
+
+def _read_verdict(folder: Path) -> Verdict:
+    try:
+        return Verdict.from_json(json.loads((folder / VERDICT).read_text(encoding="utf-8")))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise IntegrityError(f"{VERDICT} cannot be read ({type(error).__name__}: {error}); verify the artifact anew") from error
 
 
 def versions() -> dict[str, str]:

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from rich.console import Console, Group
 
-from trimodal.core import Check, Plan, Verdict
+from trimodal.core import Check, Packing, Plan, Verdict
 from trimodal.inventory import Inventory, OtherParameters, TowerRow
 from trimodal.reporting import inventory_table, summary
 
@@ -23,6 +23,13 @@ def test_summary(plan: Plan, verdict: Verdict) -> None:
     assert text.startswith("9.1× smaller (14.2 MB → 1.56 MB), answer accuracy")
     for expected in ("all files", "tower audio", "[−0.1, 0.7]", "All 3 checks passed"):
         assert expected in text
+
+
+def test_packing_is_one_line(plan: Plan, verdict: Verdict) -> None:
+    coded = replace(verdict, packing=Packing(2_000_000, 1_500_000, 0.25))
+    line = "weights: 2.00 MB plain → 1.50 MB entropy-coded (1.3× smaller), decoded in 0.2 s"
+    assert line[:-5] in printed(summary(coded, plan)) and "entropy-coded" not in printed(summary(verdict, plan))
+    assert Verdict.from_json(coded.to_json()) == coded and Verdict.from_json(verdict.to_json()) == verdict
 
 
 def test_summary_reads_no_markup_in_names(plan: Plan, verdict: Verdict) -> None:

@@ -1,10 +1,21 @@
 """Save and load. One file per concern; exports of other runtimes will stand beside them."""
 
-from trimodal.formats.artifact import is_artifact, load, open_model, size_of, write
+from trimodal.formats.artifact import (
+    copy_artifact,
+    is_artifact,
+    load,
+    open_model,
+    pack_,
+    pack_name,
+    size_of,
+    unpack_,
+    write,
+)
 from trimodal.formats.folder import check_free, check_keeps, whole_folder, write_whole
 from trimodal.formats.fresh import reload_checks
+from trimodal.formats.packed import check_pack
 
 __all__ = [
-    "check_free", "check_keeps", "is_artifact", "load", "open_model", "reload_checks", "size_of", "whole_folder", "write",
-    "write_whole",
+    "check_free", "check_keeps", "check_pack", "copy_artifact", "is_artifact", "load", "open_model", "pack_",
+    "pack_name", "reload_checks", "size_of", "unpack_", "whole_folder", "write", "write_whole",
 ]  # fmt: skip

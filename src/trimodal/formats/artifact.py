@@ -2,6 +2,7 @@
 
 config.json, tokenizer*, …      what the model's own loader needs, with `quant_method: trimodal`
 model.safetensors               every tensor once; in its metadata the steps that rebuild the architecture
+model.trimodal                  in its place where the weights are entropy-coded, see `formats/packed.py`
 trimodal.json                   manifest: where it came from, every site as it is stored, sha256 per file
 plan.json record.jsonl verdict.json report.html
 """
@@ -10,19 +11,21 @@ from __future__ import annotations
 
 import json
 import shutil
-import stat
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from trimodal import errors
-from trimodal.core import Layout, Plan
-from trimodal.formats import steps
+from trimodal.core import Layout, Packing, Plan
+from trimodal.core.record import PackName
+from trimodal.formats import packed, steps
 from trimodal.formats.folder import sha256
+from trimodal.formats.packed import PACKED
+from trimodal.formats.tensors import write_tensors
 from trimodal.models.apply import dequantize_
 from trimodal.models.families import family_of
 from trimodal.models.load import (
@@ -75,15 +78,25 @@ def companions(folder: Path) -> list[Path]:
 
 def running_files(folder: Path) -> list[Path]:
     """All files that are needed to run the model in `folder`: weights, companions, and the manifest if there is one."""
-    weights = [path.relative_to(folder) for path in sorted(folder.glob(WEIGHTS))]
+    weights = [path.relative_to(folder) for path in _weights(folder)]
     manifest = [Path(MANIFEST)] if is_artifact(folder) else []
     return [*weights, *companions(folder), *manifest]
 
 
 def size_of(folder: Path) -> tuple[int, int]:
     """Bytes on disk of all files needed to run, and of the weights alone."""
-    weights = sum(path.stat().st_size for path in folder.glob(WEIGHTS))
+    weights = sum(path.stat().st_size for path in _weights(folder))
     return sum((folder / path).stat().st_size for path in running_files(folder)), weights
+
+
+def _weights(folder: Path) -> list[Path]:
+    """The weight files in `folder`."""
+    return sorted([*folder.glob(WEIGHTS), *folder.glob(PACKED)])
+
+
+def pack_name(folder: Path) -> PackName:
+    """How the weights in `folder` are stored."""
+    return "entropy" if (folder / PACKED).is_file() else "plain"
 
 
 def write(model: Model, plan: Plan, folder: Path, factory: str | None) -> None:
@@ -92,33 +105,63 @@ def write(model: Model, plan: Plan, folder: Path, factory: str | None) -> None:
         for path in companions(model.folder):
             (folder / path).parent.mkdir(exist_ok=True)
             shutil.copyfile(model.folder / path, folder / path)
-        config = {**read_config(model.folder), "quantization_config": {"quant_method": quantizer.NAME}}
+        config = _marked(read_config(model.folder), "plain")
         config["architectures"] = [_architecture(model.module)]
         (folder / "config.json").write_text(_json(config))
     (folder / PLAN).write_text(_json(plan.to_json()))
     tensors = {name: t.detach().cpu().contiguous() for name, t in unique_tensors(model.module).items()}
-    save_file(tensors, folder / MODEL, {"format": "pt", steps.STEPS: json.dumps(model.steps, sort_keys=True)})
-    _settle_header_(folder / MODEL)
-    (folder / MODEL).chmod(stat.S_IMODE((folder / PLAN).stat().st_mode))  # safetensors ignores the umask
-    files = {str(path): sha256(folder / path) for path in running_files(folder)}
+    write_tensors(tensors, {"format": "pt", steps.STEPS: json.dumps(model.steps, sort_keys=True)}, folder / MODEL)
     manifest = {
-        "format": FORMAT, "trimodal": plan.trimodal, "factory": factory, "files": files,
+        "format": FORMAT, "trimodal": plan.trimodal, "factory": factory, "files": _sums(folder),
         "source": plan.to_json()["source"], **model.layout.to_json(),
     }  # fmt: skip
     (folder / MANIFEST).write_text(json.dumps(manifest, separators=(",", ":")))
 
 
-def _settle_header_(file: Path) -> None:
-    """Put the header's metadata in order: safetensors writes it in an order that differs from run to run."""
-    with file.open("r+b") as opened:
-        length = int.from_bytes(opened.read(8), "little")
-        header = json.loads(opened.read(length))
-        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
-        text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
-        if len(text) > length:
-            raise errors.IntegrityError(f"the header of {file} is not written as safetensors writes it; report this")
-        opened.seek(8)
-        opened.write(text.ljust(length))
+def _sums(folder: Path) -> dict[str, str]:
+    """sha256 of every file that is needed to run, but for the manifest."""
+    return {str(path): sha256(folder / path) for path in running_files(folder) if path != Path(MANIFEST)}
+
+
+def pack_(folder: Path) -> Packing:
+    """Entropy-code the weights of the plain artifact in `folder`, which is being written.
+
+    Raises:
+        IntegrityError: what was coded does not decode to the same bytes.
+    """
+    found = packed.pack_file(folder / MODEL, folder / PACKED)
+    (folder / MODEL).unlink()
+    _settle_(folder, "entropy")
+    return found
+
+
+def unpack_(folder: Path) -> None:
+    """Decode the weights of the entropy-coded artifact in `folder`, which is being written."""
+    packed.unpack_file(folder / PACKED, folder / MODEL)
+    (folder / PACKED).unlink()
+    _settle_(folder, "plain")
+
+
+def _settle_(folder: Path, how: PackName) -> None:
+    """Let config.json and the manifest say how the weights are stored."""
+    if (folder / "config.json").is_file():
+        (folder / "config.json").write_text(_json(_marked(read_config(folder), how)))
+    manifest = json.loads((folder / MANIFEST).read_text())
+    (folder / MANIFEST).write_text(json.dumps({**manifest, "files": _sums(folder)}, separators=(",", ":")))
+
+
+def _marked(config: Mapping[str, Any], how: PackName) -> dict[str, Any]:
+    """A configuration that tells stock Transformers whether it can read the weights."""
+    note = {"quant_method": quantizer.NAME, **({"pack": how} if how != "plain" else {})}
+    return {**config, "quantization_config": note}
+
+
+def copy_artifact(source: Path, folder: Path) -> None:
+    """Copy what a whole artifact consists of into the empty `folder`."""
+    for path in [*running_files(source), *map(Path, (PLAN, RECORD, VERDICT))]:
+        if (source / path).is_file():
+            (folder / path).parent.mkdir(exist_ok=True)
+            shutil.copyfile(source / path, folder / path)
 
 
 def _architecture(module: nn.Module) -> str:
@@ -155,7 +198,8 @@ def check_files(folder: Path, manifest: Manifest) -> None:
     Raises:
         IntegrityError: a file is missing or has changed, or the manifest does not list what is loaded.
     """
-    for name in (MODEL, *(path.name for path in [folder / "config.json"] if path.exists())):
+    weights = PACKED if (folder / PACKED).exists() else MODEL
+    for name in (weights, *(path.name for path in [folder / "config.json"] if path.exists())):
         if name not in manifest.files:
             raise errors.IntegrityError(f"{folder / MANIFEST} does not list {name}; the folder is no whole artifact")
     for name, expected in manifest.files.items():
@@ -186,14 +230,29 @@ def open_model(source: Factory | Path, factory: Factory | None = None) -> Model:
 def _open_artifact(folder: Path, factory: Factory | None) -> Model:
     manifest = read_manifest(folder)
     check_files(folder, manifest)
-    taken = steps.read_steps(folder / MODEL)
+    if pack_name(folder) == "plain":
+        return _open_plain(folder, folder, manifest, factory)
+    with packed.scratch() as plain:
+        packed.unpack_file(folder / PACKED, plain / MODEL)
+        if (folder / "config.json").is_file():
+            for path in companions(folder):
+                (plain / path).parent.mkdir(exist_ok=True)
+                shutil.copyfile(folder / path, plain / path)
+            (plain / "config.json").write_text(_json(_marked(read_config(folder), "plain")))
+        return _open_plain(plain, folder, manifest, factory)
+
+
+def _open_plain(plain: Path, folder: Path, manifest: Manifest, factory: Factory | None) -> Model:
+    """The model of the artifact in `folder` whose plain weights lie in `plain`, the same or a temporary folder."""
+    taken = steps.read_steps(plain / MODEL)
     if (folder / "config.json").is_file():
         quantizer.register()
-        module, missing = pretrained(folder)
+        module, missing = pretrained(plain)
         if missing:
             raise errors.IntegrityError(
                 f"{folder / MODEL} lacks {missing[0]}, which {type(module).__name__} needs; copy the folder again"
             )
+        module.name_or_path = module.config._name_or_path = str(folder)  # type: ignore[assignment, union-attr]
         model = Model(
             module, manifest.layout, family_of(module), folder.resolve().name, folder, processors_in(folder), taken
         )
@@ -205,7 +264,7 @@ def _open_artifact(folder: Path, factory: Factory | None) -> Model:
     else:
         bare = load_source(factory)
         steps.replay_steps_(bare.module, taken)
-        _fill_(bare.module, load_file(folder / MODEL), folder / MODEL)
+        _fill_(bare.module, load_file(plain / MODEL), folder / MODEL)
         model = Model(bare.module.eval(), manifest.layout, bare.family, folder.resolve().name, steps=taken)
     _check_layout(model, folder)
     return model

@@ -248,16 +248,28 @@ def _ways(symbols: Bytes) -> Iterator[_Way]:
     if symbols.size < _FEW or min(symbols.shape) < 2 or table.bits > 7.9 * symbols.size or (counts > 0).sum() < 2:
         return
     middle = int(np.searchsorted(np.cumsum(counts), symbols.size / 2))
+    layouts: list[tuple[float, Axis, NDArray[np.intp], NDArray[np.int64]]] = []
+    axis: Axis
     for axis in (1, 0):
         spread = _spread(symbols, middle, axis)
         for per_octave in _CLASSES_PER_OCTAVE:
             labels = np.unique(np.round(per_octave * np.log2(spread + 2.0**-8)), return_inverse=True)[1]
-            classes = int(labels.max()) + 1
-            if 1 < classes <= 256:
-                tables = tuple(_table(part) for part in _counts(symbols, labels, axis, classes))
-                listed = _table(np.bincount(labels, minlength=256)).bits
-                bits = sum(part.bits + 32 for part in tables) + listed + 64
-                yield _Way(tables, bits, labels, axis)
+            if 1 < labels.max() + 1 <= 256:
+                parts = _counts(symbols, labels, axis, int(labels.max()) + 1)
+                layouts.append((_promised(parts), axis, labels, parts))
+    if layouts:
+        _, axis, labels, parts = min(layouts, key=lambda layout: layout[0])
+        tables = tuple(_table(part) for part in parts)
+        listed = _table(np.bincount(labels, minlength=256)).bits
+        yield _Way(tables, sum(part.bits + 32 for part in tables) + listed + 64, labels, axis)
+
+
+def _promised(counts: NDArray[np.int64]) -> float:
+    """Roughly the bits of classes with these `counts` (classes, 256): entropies, and half a logarithm per entry."""
+    total = counts.sum(axis=1, keepdims=True)
+    entries = (counts > 0).sum(axis=1)
+    ideal = (counts * -np.log2(counts.clip(min=1) / total)).sum()
+    return float(ideal + (entries * 0.5 * np.log2(1 + total[:, 0] / entries) + 128).sum())
 
 
 def _spread(symbols: Bytes, middle: int, axis: Axis) -> NDArray[np.float64]:
@@ -269,7 +281,8 @@ def _spread(symbols: Bytes, middle: int, axis: Axis) -> NDArray[np.float64]:
             found += distance.sum(axis=0, dtype=np.float64)
         else:
             found[part] = distance.sum(axis=1, dtype=np.float64)
-    return found / symbols.shape[1 - axis]
+    mean: NDArray[np.float64] = found / symbols.shape[1 - axis]
+    return mean
 
 
 def _counts(symbols: Bytes, labels: NDArray[np.intp], axis: Axis, classes: int) -> NDArray[np.int64]:
@@ -366,7 +379,8 @@ def _coded(symbols: Bytes, table: _Table) -> bytes:
     jumps = np.diff(table.q, prepend=0) + _OCTAVES * table.steps
     coder.encode_reverse(jumps.astype(np.int32), _jump_model(table.steps, table.decay))
     form = _STEPS.index(table.steps) << 4 | _DECAYS.index(table.decay)
-    return bytes([_CODED, table.low, len(table.q) - 1, form]) + coder.get_compressed().astype("<u4").tobytes()
+    words: bytes = coder.get_compressed().astype("<u4").tobytes()
+    return bytes([_CODED, table.low, len(table.q) - 1, form]) + words
 
 
 def _uncoded(rest: bytes, size: int) -> Bytes:
@@ -386,10 +400,11 @@ def _uncoded(rest: bytes, size: int) -> Bytes:
     if q.min() < 0 or q.max() > _OCTAVES * steps or not q.any():
         raise Malformed("has a table of impossible frequencies")
     model = stream.model.Categorical(_frequencies(q, steps), perfect=False)
-    found = coder.decode(model, size).astype(np.uint8)
+    found: Bytes = coder.decode(model, size).astype(np.uint8)
     if not coder.is_empty():
         raise Malformed("holds more than its symbols")
-    return found + np.uint8(low)
+    found += np.uint8(low)
+    return found
 
 
 def _lined(symbols: Bytes, way: _Way) -> bytes:

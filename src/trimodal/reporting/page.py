@@ -99,6 +99,7 @@ def render(plan: Plan, verdict: Verdict, places: Sequence[PlaceRecord], fits: Se
         remarks=remarks,
         tiles=_tiles(verdict),
         sizes=_sizes(verdict),
+        packing="W" + wording.packing(verdict.packing)[1:] if verdict.packing else "",
         whiskers=plots.whiskers(verdict.metrics),
         towers=_towers(verdict.towers),
         steps=steps,

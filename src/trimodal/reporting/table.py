@@ -20,6 +20,8 @@ def summary(verdict: Verdict, plan: Plan) -> Group:
     """
     state, badge, remarks = wording.standing(verdict, plan)
     parts: list[Text | Table] = [Text(wording.headline(verdict), style="bold"), Text(), _sizes(verdict)]
+    if verdict.packing is not None:
+        parts.append(Text(wording.packing(verdict.packing)))
     if verdict.metrics:
         parts += [Text(), _metrics(verdict)]
     parts += [Text(), Text(badge[:1].upper() + badge[1:], style=_STYLES[state])]

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from pathlib import PurePath
 from typing import Any
 
-from trimodal.core import Metric, Plan, Size, Verdict
+from trimodal.core import Metric, Packing, Plan, Size, Verdict
 
 MINUS = "\u2212"
 TIMES = "\u00d7"
@@ -136,6 +136,12 @@ def headline(verdict: Verdict) -> str:
         return f"{smaller}, {cosine}, n = {metric.samples:,}."
     values = f"{metric.name} {score(metric, metric.before)} → {score(metric, metric.after)}"
     return f"{smaller}, {values}, {change(metric)} {interval(metric)}, n = {metric.samples:,}."
+
+
+def packing(found: Packing) -> str:
+    """What entropy coding saves, and what it costs when the model is loaded."""
+    moved = f"{size(found.plain_bytes)} plain → {size(found.entropy_bytes)} entropy-coded"
+    return f"weights: {moved} ({ratio(found.plain_bytes, found.entropy_bytes)}), decoded in {seconds(found.decode_seconds)}"
 
 
 def _from_to(sizes: Size) -> str:

@@ -15,20 +15,32 @@ from torch import nn
 from transformers.quantizers.base import HfQuantizer
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
+from trimodal.errors import ModelError
+
 NAME = "trimodal"
 
 
 class TrimodalConfig(QuantizationConfigMixin):  # type: ignore[misc]
-    """What config.json says: only who wrote the weights."""
+    """What config.json says: who wrote the weights, and how they are packed if they are no plain tensors."""
 
-    def __init__(self, **ignored: Any) -> None:
+    def __init__(self, pack: str = "plain", **ignored: Any) -> None:
         self.quant_method = NAME  # type: ignore[assignment]
+        if pack != "plain":
+            self.pack = pack
 
 
 class TrimodalQuantizer(HfQuantizer):  # type: ignore[misc]
     """Rebuilds the compressed architecture before weights are loaded."""
 
     requires_calibration = True
+
+    def validate_environment(self, *args: Any, **rest: Any) -> None:
+        """Refuse entropy-coded weights: Transformers knows no file but plain tensors."""
+        if hasattr(self.quantization_config, "pack"):
+            raise ModelError(
+                "the weights are entropy-coded (model.trimodal), which Transformers cannot read; use trimodal.load(FOLDER), "
+                "or write plain ones with: trimodal pack FOLDER -o OUT --pack plain"
+            )
 
     def _process_model_before_weight_loading(self, model: nn.Module, **rest: Any) -> nn.Module:
         from trimodal.formats.steps import read_steps, rebased, replay_steps_

@@ -89,9 +89,10 @@ class EntropyConfig:
 def refuse(place: Place, config: EntropyConfig) -> str | None:
     """Why a place is left alone."""
     site = place.observed
-    if _STEP_BITS / site.rows > config.bits / 2:
+    reason = needs_dense(site)
+    if reason is None and _STEP_BITS / site.rows > config.bits / 2:
         return f"it has {site.rows} rows only: a step per column would take more than half of {config.bits:g} bits per weight"
-    return needs_dense(site)
+    return reason
 
 
 def wants(place: Place, config: EntropyConfig) -> StatisticKind | None:

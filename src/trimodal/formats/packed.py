@@ -1,0 +1,293 @@
+"""Entropy-coded weights: `model.trimodal` in the place of `model.safetensors`, and back to the very same bytes.
+
+The file is itself a safetensors file. Its one tensor, `streams`, holds end to end the streams of bytes that
+`maths/entropy.py` made of all tensors. Its metadata are those of the plain file, among them the steps, and one more:
+
+    trimodal.packed    JSON: {"format": 1, "sha256": of the plain file, "tensors": ...}, with per name
+                       [type, shape, coder, bytes of the stream, CRC-32 of the tensor], and with the coder `codes` also
+                       bits and columns
+
+    coder   raw        the tensor's bytes, which no stream is shorter than
+            tensor     planes of its bytes
+            codes      codes of `bits` bits, taken out of the bytes that they are packed into: a row has `columns` of them
+
+The file may come from anybody. What it says is checked before any memory is taken: it can claim 256 times its own bytes
+and one megabyte, no more. A stream is believed when the tensor has the checksum that was written with it, the whole when
+it has the plain file's sha256.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import tempfile
+import time
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, get_args
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from trimodal.core import Packing
+from trimodal.core.record import PackName
+from trimodal.core.storage import packed_columns
+from trimodal.errors import InputError, IntegrityError, OutputError
+from trimodal.formats.folder import sha256
+from trimodal.formats.steps import read_steps
+from trimodal.formats.tensors import write_tensors
+from trimodal.maths.entropy import Malformed, decode_tensor, encode_tensor, require
+from trimodal.maths.packing import pack, unpack
+
+PACKED = "model.trimodal"
+HEADER, STREAMS = "trimodal.packed", "streams"
+FORMAT = 1
+_MOST_TIMES = 256
+_MOST_BEYOND = 1 << 20
+_CHUNK = 1 << 20
+_TYPES = {
+    str(dtype).removeprefix("torch."): dtype
+    for dtype in (
+        torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2,
+        torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool, torch.complex64,
+        torch.uint16, torch.uint32, torch.uint64,
+    )
+}  # fmt: skip
+
+
+def check_pack(how: str) -> None:
+    """Refuse a way to pack that there is not, or that nothing is installed for.
+
+    Raises:
+        InputError: it says which there are, or what to install.
+    """
+    if how not in get_args(PackName):
+        raise InputError(f"pack is {how!r:.40}, but must be one of {', '.join(get_args(PackName))}")
+    if how == "entropy":
+        require()
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """How one tensor's stream is to be read."""
+
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    coder: str
+    length: int
+    crc32: int
+    bits: int = 8
+    columns: int = 0
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of the tensor."""
+        return math.prod(self.shape) * self.dtype.itemsize
+
+    @property
+    def claimed_bytes(self) -> int:
+        """Bytes that reading it takes: of the tensor, and of its codes where they are unpacked."""
+        width = 2 if self.bits > 8 else 1
+        return self.bytes + (self.shape[0] * self.columns * width if self.coder == "codes" else 0)
+
+
+def pack_file(plain: Path, packed: Path) -> Packing:
+    """Write the entropy-coded `packed` beside the `plain` file, read it back, and say what it saves.
+
+    Raises:
+        IntegrityError: reading it back does not give the plain file.
+        InputError: the coding library is not installed.
+    """
+    require()
+    places = _places(plain)
+    streams, entries = bytearray(), {}
+    with safe_open(plain, framework="pt") as opened:
+        metadata = opened.metadata() or {}
+        for name in sorted(opened.keys()):
+            stream, entries[name] = _packed(opened.get_tensor(name), places.get(name))
+            streams += stream
+    header = {"format": FORMAT, "sha256": sha256(plain), "tensors": entries}
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False)
+    whole = torch.frombuffer(streams, dtype=torch.uint8) if streams else torch.empty(0, dtype=torch.uint8)
+    write_tensors({STREAMS: whole}, {**metadata, HEADER: text}, packed)
+    return measured(packed)
+
+
+def measured(packed: Path) -> Packing:
+    """Sizes of a packed file and of its plain form, and the seconds that unpacking takes."""
+    with scratch() as folder:
+        start = time.perf_counter()
+        unpack_file(packed, folder / "plain")
+        seconds = time.perf_counter() - start
+        return Packing((folder / "plain").stat().st_size, packed.stat().st_size, round(seconds, 3))
+
+
+def unpack_file(packed: Path, plain: Path) -> None:
+    """Write the plain form of a `packed` file.
+
+    Raises:
+        IntegrityError: the file is damaged, or was not written by trimodal.
+    """
+    size = packed.stat().st_size
+    try:
+        with safe_open(packed, framework="pt") as opened:
+            metadata = opened.metadata() or {}
+            entries, expected = _header(metadata.pop(HEADER, ""), size)
+            if list(opened.keys()) != [STREAMS] or opened.get_slice(STREAMS).get_dtype() != "U8":
+                raise Malformed("holds other things than streams of bytes")
+            streams = opened.get_slice(STREAMS)
+            if streams.get_shape() != [sum(entry.length for entry in entries.values())]:
+                raise Malformed("does not hold the streams that it lists")
+            tensors, start = {}, 0
+            for name, entry in entries.items():
+                stream = streams[start : start + entry.length].numpy().tobytes()
+                tensors[name], start = _unpacked(name, stream, entry), start + entry.length
+    except Malformed as reason:
+        raise IntegrityError(f"{packed} {reason}; copy the folder again") from reason
+    except (SafetensorError, OSError) as error:
+        raise IntegrityError(f"{packed} is damaged or cut short ({error}); copy the folder again") from error
+    write_tensors(tensors, metadata, plain)
+    if sha256(plain) != expected:
+        raise IntegrityError(f"{packed} does not unpack to the file that it was made from; copy the folder again")
+
+
+@contextmanager
+def scratch() -> Iterator[Path]:
+    """A temporary folder for plain weights.
+
+    Raises:
+        OutputError: it cannot be written to.
+    """
+    try:
+        with tempfile.TemporaryDirectory(prefix="trimodal-") as folder:
+            yield Path(folder)
+    except (OSError, SafetensorError) as error:
+        raise OutputError(
+            f"the weights cannot be unpacked into {tempfile.gettempdir()} ({error}); set TMPDIR to a place with more room"
+        ) from error
+
+
+def _places(plain: Path) -> dict[str, tuple[int, int]]:
+    """Bits and columns of the tensors that hold packed codes."""
+    found = {}
+    for step in read_steps(plain):
+        if "treat" not in step:
+            continue
+        treat, options = step["treat"], step["treat"]["options"]
+        columns, stem = math.prod(options["shape"][1:]), f"{treat['path']}.stored"
+        if treat["kind"] in ("quantized", "codebook"):
+            found[f"{stem}.codes"] = options["bits"], columns
+        if treat["kind"] == "sparse":
+            found[f"{stem}.mask"] = 1, columns
+    return found
+
+
+def _packed(tensor: Tensor, codes: tuple[int, int] | None) -> tuple[bytes, list[Any]]:
+    """The shortest stream of `tensor`, and the entry that tells how to read it."""
+    raw = _bytes(tensor)
+    name, more = str(tensor.dtype).removeprefix("torch."), []
+    if name not in _TYPES:
+        raise InputError(f"a tensor of the type {name} cannot be entropy-coded; use plain weights")
+    coder, best = "raw", raw
+    if codes is not None and _holds(tensor, *codes):
+        bits, columns = codes
+        found = unpack(tensor, bits, columns)
+        stream = encode_tensor(found if bits <= 8 else found.to(torch.int16))
+        if len(stream) < len(raw) and _repacked(stream, len(tensor), bits, columns).equal(tensor):
+            coder, best, more = "codes", stream, [bits, columns]
+    elif raw:
+        stream = encode_tensor(tensor)
+        if len(stream) < len(raw):
+            coder, best = "tensor", stream
+    return best, [name, list(tensor.shape), coder, len(best), zlib.crc32(raw), *more]
+
+
+def _holds(tensor: Tensor, bits: int, columns: int) -> bool:
+    """Whether `tensor` has the form of packed codes."""
+    expected = packed_columns(columns, bits)
+    return tensor.dtype is torch.uint8 and tensor.dim() == 2 and tensor.shape[1] == expected and tensor.numel() > 0
+
+
+def _repacked(stream: bytes, rows: int, bits: int, columns: int) -> Tensor:
+    """The packed codes (rows, bytes per row) that `stream` holds."""
+    codes = decode_tensor(stream, torch.uint8 if bits <= 8 else torch.int16, (rows, columns))
+    found = torch.empty(rows, packed_columns(columns, bits), dtype=torch.uint8)
+    step = max(1, _CHUNK // max(1, columns))
+    for start in range(0, rows, step):
+        part = codes[start : start + step]
+        if bits < 8 and part.numel() and int(part.max()) >= 1 << bits:
+            raise Malformed(f"holds codes above {bits} bits")
+        found[start : start + step] = pack(part if bits <= 8 else part.int() & 0xFFFF, bits)
+    return found
+
+
+def _unpacked(name: str, stream: bytes, entry: _Entry) -> Tensor:
+    """The tensor in a `stream`, with the checksum that is written down."""
+    try:
+        if entry.coder == "raw":
+            if len(stream) != entry.bytes:
+                raise Malformed(f"holds {len(stream)} bytes for {entry.bytes}")
+            found = torch.frombuffer(bytearray(stream or b"\0"), dtype=torch.uint8)[: len(stream)].view(entry.dtype)
+            found = found.view(entry.shape)
+        elif entry.coder == "codes":
+            found = _repacked(stream, entry.shape[0], entry.bits, entry.columns)
+        else:
+            found = decode_tensor(stream, entry.dtype, entry.shape)
+    except Malformed as reason:
+        raise Malformed(f"is damaged: the stream of {name:.80} {reason}") from reason
+    if zlib.crc32(_bytes(found)) != entry.crc32:
+        raise Malformed(f"is damaged: {name:.80} has another checksum than when it was written")
+    return found.contiguous()
+
+
+def _bytes(tensor: Tensor) -> bytes:
+    return tensor.contiguous().view(-1).view(torch.uint8).numpy().tobytes() if tensor.numel() else b""
+
+
+def _header(text: str, size: int) -> tuple[dict[str, _Entry], str]:
+    """The entries by name and the plain file's sha256, all of the right form."""
+    try:
+        data = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise Malformed("has no readable header; it was not written by trimodal") from error
+    if not isinstance(data, dict) or data.keys() != {"format", "sha256", "tensors"}:
+        raise Malformed("has a header without format, sha256 and tensors")
+    if data["format"] != FORMAT:
+        raise Malformed(f"has the format {data['format']!r:.20}, this version reads {FORMAT}; update trimodal")
+    if not isinstance(data["sha256"], str) or not isinstance(data["tensors"], dict):
+        raise Malformed("does not say what it unpacks to")
+    entries = {name: _entry(name, what) for name, what in data["tensors"].items()}
+    claimed, most = sum(entry.claimed_bytes for entry in entries.values()), _MOST_TIMES * size + _MOST_BEYOND
+    if claimed > most:
+        raise Malformed(f"claims to unpack to {claimed:,} bytes, more than {most:,} for its size")
+    return entries, data["sha256"]
+
+
+def _entry(name: str, what: Any) -> _Entry:
+    codes = isinstance(what, list) and len(what) == 7 and what[2] == "codes"
+    if not isinstance(what, list) or (len(what) != 5 and not codes):
+        raise Malformed(f"says of {name:.80} only {what!r:.60}")
+    dtype, shape, coder, length, crc32 = what[:5]
+    if not isinstance(shape, list) or not all(_whole(n) for n in shape) or len(shape) > 16:
+        raise Malformed(f"gives {name:.80} the shape {shape!r:.60}")
+    if not isinstance(dtype, str) or dtype not in _TYPES:
+        raise Malformed(f"gives {name:.80} the type {dtype!r:.40}")
+    if not (codes or coder in ("raw", "tensor")) or not _whole(length) or not _whole(crc32):
+        raise Malformed(f"codes {name:.80} as {coder!r:.40} in {length!r:.20} bytes with the checksum {crc32!r:.20}")
+    entry = _Entry(_TYPES[dtype], tuple(shape), coder, length, crc32)
+    if not codes:
+        return entry
+    bits, columns = what[5:]
+    if not _whole(columns) or not _whole(bits) or not (1 <= bits <= 8 or bits == 16):
+        raise Malformed(f"gives {name:.80} {columns!r:.20} columns of {bits!r:.20} bits")
+    if dtype != "uint8" or len(shape) != 2 or packed_columns(columns, bits) != shape[1]:
+        raise Malformed(f"packs {columns} codes of {bits} bits into rows of {name:.80} of the shape {shape}")
+    return replace(entry, bits=bits, columns=columns)
+
+
+def _whole(value: Any) -> bool:
+    return type(value) is int and 0 <= value < 1 << 48
