@@ -15,6 +15,7 @@ inputs of a matrix (calibration's hooks, quantized inputs) does it go through ti
 from __future__ import annotations
 
 from itertools import accumulate
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -104,7 +105,7 @@ class Recurrent(nn.Module):
             return self._step_by_step(x, first, batch_sizes)
         weights, biased = self._weights()
         rest = (weights, biased, self.num_layers, self.dropout, self.training, self.bidirectional)
-        operator = torch._VF.lstm if self.kind == "lstm" else torch._VF.gru  # type: ignore[attr-defined]
+        operator: Any = torch._VF.lstm if self.kind == "lstm" else torch._VF.gru  # type: ignore[attr-defined]
         if batch_sizes is None:
             y, *last = operator(x, first, *rest, self.batch_first)
         else:
@@ -136,6 +137,7 @@ class Recurrent(nn.Module):
                 if number and self.training and self.dropout:
                     x = nn.functional.dropout(x, self.dropout)
                 outputs = []
+            state: tuple[Tensor, ...]
             state = (first[number],) if isinstance(first, Tensor) else (first[0][number], first[1][number])
             gates = self.input[name](x)
             y, state = self._through_time(gates, state, name, batch_sizes)

@@ -62,7 +62,7 @@ from trimodal.methods.method import Method, Weights
 from trimodal.methods.options import option
 from trimodal.methods.quantize import gptq, gridded
 from trimodal.methods.quantize.gridded import Rounding
-from trimodal.statistics import Sample, Statistic, StatisticKind
+from trimodal.statistics import Moment, Sample, Statistic, StatisticKind
 
 _STRENGTHS = [step / 10 for step in range(11)]
 _SEARCH_ROWS = 512
@@ -234,7 +234,7 @@ def searched(layer: _Layer, sample: Sample) -> dict[tuple[float, int], float]:
         if number and strength == 0:
             continue
         c = factors(inputs, layer.weight.abs().amax(dim=0), strength, layer.kernel).float()
-        levels = gridded.fit(few.weight / c, layer.config, gridded.transformed(sample, lambda x, c=c: x * c))
+        levels = gridded.fit(few.weight / c, layer.config, _scaled(sample, c))
         coded = levels.decode(levels.encode(few.weight / c))
         found[strength, number] = few.worth(few.errors(c, coded, few.quantizer(c, coded)[0]))
     return found
@@ -257,8 +257,9 @@ def solve(place: Place, weights: Weights, statistic: Statistic | None, config: S
         strength, number = min(tried, key=lambda pair: tried[pair])
     factor = factors(loudness(statistic)[number], weight.abs().amax(dim=0), strength, layer.kernel)
     c = factor.float()
-    scaled = gridded.transformed(statistic, lambda x: x * c)
-    choose, said = gridded.nearest, [f"smoothed with strength {strength:g}, inputs {options['inputs']['mode']}"]
+    choose: gridded.Chooser
+    scaled, choose = _scaled(statistic, c), gridded.nearest
+    said = [f"smoothed with strength {strength:g}, inputs {options['inputs']['mode']}"]
     if config.feedback:
         choose, damping, _ = gptq.chooser(scaled, config.damping)
         said += [f"damping raised to {damping:g}"] if damping > config.damping else []
@@ -276,7 +277,13 @@ def _coded(kind: str, options: Mapping[str, Any], tensors: Mapping[str, Tensor])
     """What the codes alone decode to (m, n), without the factor per column."""
     left = {"columns", "inputs"}
     bare = {name: value for name, value in options.items() if name not in left}
-    return Coded(kind, {**bare, "dtype": "float32"}, {n: t for n, t in tensors.items() if n not in left})().flatten(1)
+    coded: Tensor = Coded(kind, {**bare, "dtype": "float32"}, {n: t for n, t in tensors.items() if n not in left})()
+    return coded.flatten(1)
+
+
+def _scaled(sample: Sample, c: Tensor) -> Moment:
+    """The moment of the inputs x·c."""
+    return gridded.transformed(sample, lambda x: x * c)
 
 
 def _loss(sample: Sample) -> tuple[str, ...]:
