@@ -33,13 +33,16 @@ if TYPE_CHECKING:
     from trimodal.models.model import Model
 
 SEEDS = (0, 1, 2)
-SAMPLES = 160
+SAMPLES = 64
 ENDS = {"quantize.rtn": {"where": ["*embedding", "*head"], "bits": 8, "group": "channel", "clip": "max"}}
 SETTINGS = {"W4 g64": (4, 64), "W3 g64": (3, 64), "W2 g32": (2, 32)}
 ENTROPY_BITS = 3.0
 RTN, RTN_MSE, GPTQ, ENTROPY = "rounding", "rounding + MSE clip", "GPTQ", "entropy-coded"
 REPEATED = (GPTQ, ENTROPY)
-"""Rows with one run per calibration seed; the others use data of the first seed, or none."""
+"""Rows with one run per calibration seed; the others use data of the first seed."""
+WITHOUT_DATA = ("quantize.rtn", "quantize.hqq")
+EVERY_METHOD_AT = "W3 g64"
+"""The setting at which all methods are compared; the others have rounding and GPTQ."""
 
 
 @dataclass(frozen=True)
@@ -63,14 +66,19 @@ class Line:
         return float(self.change.std() / len(self.change) ** 0.5)
 
 
-def methods(bits: int, group: int) -> dict[str, tuple[str, dict[str, Any]]]:
+def methods(setting: str) -> dict[str, tuple[str, dict[str, Any]]]:
     """The rows of one setting: method and options."""
+    bits, group = SETTINGS[setting]
     how: dict[str, Any] = {"bits": bits, "group": group}
-    return {
+    found: dict[str, tuple[str, dict[str, Any]]] = {
         RTN: ("quantize.rtn", {**how, "clip": "max"}),
         RTN_MSE: ("quantize.rtn", {**how, "clip": "mse"}),
-        "HQQ, no data": ("quantize.hqq", how),
         GPTQ: ("quantize.gptq", {**how, "clip": "mse"}),
+    }
+    if setting != EVERY_METHOD_AT:
+        return found
+    return found | {
+        "HQQ, no data": ("quantize.hqq", how),
         "GPTQ, k-means table per row": ("quantize.gptq", {"bits": bits, "group": "channel", "grid": "kmeans"}),
         "AWQ": ("quantize.awq", {**how, "feedback": False}),
         "AWQ + GPTQ": ("quantize.awq", how),
@@ -90,11 +98,12 @@ def calibration(seed: int) -> list[Sample]:
     return [Sample(line, text=pieces[number]) for line, number in enumerate(chosen, start=1)]
 
 
-def quantization(model_seed: int, cache: Path, threads: int, only: Sequence[str] = ()) -> None:
+def quantization(
+    model_seed: int, cache: Path, threads: int, seeds: Sequence[int] = SEEDS, only: Sequence[str] = ()
+) -> None:
     """The part `quantization`."""
     import torch
 
-    from trimodal.methods import METHODS
     from trimodal.models.load import from_folder
 
     torch.set_num_threads(threads)
@@ -105,29 +114,26 @@ def quantization(model_seed: int, cache: Path, threads: int, only: Sequence[str]
     plain = charmodel.bits(original.module, ids)
     print(f"model seed {model_seed}: {training['parameters']:,} parameters, {training['characters_seen']:,} characters "
           f"seen, {float(plain.mean()):.4f} bits per character on {ids[:, 1:].numel():,} held-out ones", flush=True)  # fmt: skip
-    known, lines = {method.name for method in METHODS}, []
-    for setting, (bits, group) in SETTINGS.items():
+    lines: list[Line] = []
+    for setting in SETTINGS:
         if only and setting not in only:
             continue
-        for name, (method, options) in methods(bits, group).items():
-            if method not in known:
-                print(f"left out: {method} is not there yet")
-                continue
-            for seed in SEEDS if name in REPEATED else SEEDS[:1]:
+        for name, (method, options) in methods(setting).items():
+            for seed in seeds if name in REPEATED else seeds[:1]:
                 lines.append(_line(original, ids, plain, setting, name, {method: options}, seed))
-    if "quantize.entropy" in known and (not only or ENTROPY in only):
-        for seed in SEEDS:
+    if not only or ENTROPY in only:
+        for seed in seeds:
             step = {"quantize.entropy": {"bits": ENTROPY_BITS}}
             lines.append(_line(original, ids, plain, f"{ENTROPY_BITS:g} bits", ENTROPY, step, seed))
     print()
     print(_table(lines, training, float(plain.mean())))
     print(f"float {float(plain.mean()):.4f} bits per character; ± is the standard error over {len(ids)} windows; "
-          f"{threads} threads; calibration seeds {', '.join(map(str, SEEDS))} ({SAMPLES} windows of "
+          f"{threads} threads; calibration seeds {', '.join(map(str, seeds))} ({SAMPLES} windows of "
           f"{charmodel.WINDOW} characters each), one model seed ({model_seed})")  # fmt: skip
     if only:
         return
-    through = _command_line(original, folder, ids, plain)
-    here = next(line for line in lines if line.method == GPTQ and line.setting == "W3 g64" and line.seed == 0)
+    through = _command_line(folder, ids, plain, seeds[0])
+    here = next(line for line in lines if line.method == GPTQ and line.setting == "W3 g64" and line.seed == seeds[0])
     print(f"GPTQ W3 g64 through the command line: {through:+.5f} bits per character; in memory {here.loss:+.5f}")
     finish(_lines(lines, through - here.loss))
 
@@ -137,7 +143,8 @@ def _line(
 ) -> Line:
     start = time.perf_counter()
     coded = name == ENTROPY
-    row = compressed(original, [ENDS, dict(step)], calibration(seed), seed=seed, coded=coded)
+    samples = [] if set(step) <= set(WITHOUT_DATA) else calibration(seed)
+    row = compressed(original, [ENDS, dict(step)], samples, seed=seed, coded=coded)
     change = charmodel.bits(row.model.module, ids) - plain
     line = Line(
         setting, name, seed, row.coded_bits if coded else bits_per_weight(row.model.layout), change, row.seconds
@@ -198,15 +205,14 @@ def _lines(lines: Sequence[Line], disagreement: float) -> list[PassLine]:
     return found
 
 
-def _command_line(original: Model, folder: Path, ids: Tensor, plain: Tensor) -> float:
+def _command_line(folder: Path, ids: Tensor, plain: Tensor, seed: int) -> float:
     """GPTQ W3 g64 by `trimodal compress`, read back from its folder: the increase in bits per character."""
     from trimodal.formats import load
 
-    bits, group = SETTINGS["W3 g64"]
-    method, options = methods(bits, group)[GPTQ]
+    method, options = methods("W3 g64")[GPTQ]
     with tempfile.TemporaryDirectory() as scratch:
         data, recipe, out = (Path(scratch) / name for name in ("data.jsonl", "recipe.json", "out"))
-        samples = calibration(SEEDS[0])
+        samples = calibration(seed)
         texts = [{"text": sample.text, "split": "train"} for sample in samples]
         held = charmodel.windows(charmodel.texts().held_out)[:8]
         texts += [{"text": text, "split": "test"} for text in held]
@@ -214,7 +220,7 @@ def _command_line(original: Model, folder: Path, ids: Tensor, plain: Tensor) -> 
         steps = [ENDS, {method: options}]
         recipe.write_text(json.dumps({"steps": steps, "calibration": {"samples": len(samples)}}))
         command = [sys.executable, "-m", "trimodal.cli", "compress", str(folder), "-r", str(recipe), "-d", str(data),
-                   "-o", str(out), "--seed", "0"]  # fmt: skip
+                   "-o", str(out), "--seed", str(seed)]  # fmt: skip
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode:
             sys.exit(done.stderr)
@@ -228,9 +234,10 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the trained model")
     parser.add_argument("--cache", type=Path, default=charmodel.CACHE, help="folder of trained models")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS, help="of the calibration text")
     parser.add_argument("--only", nargs="*", default=(), help="settings to run, for a look; no pass lines then")
     given = parser.parse_args()
-    quantization(given.seed, given.cache, given.threads, given.only)
+    quantization(given.seed, given.cache, given.threads, given.seeds, given.only)
 
 
 if __name__ == "__main__":

@@ -141,14 +141,16 @@ def sentences() -> dict[str, list[str]]:
 def pairs() -> list[tuple[str, str]]:
     """(first sentence of the docstring, the body after it) of functions of the library's packages, none twice."""
     by_question: dict[str, str] = {}
+    seen: set[str] = set()
     for _, text, tree in sources("*/**/*.py"):
         for node in ast.walk(tree):
             if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
                 continue
             question = first_sentence(ast.get_docstring(node))
             body = "\n".join(ast.get_source_segment(text, part) or "" for part in node.body[1:])
-            if question and len(body.split()) >= 12 and body not in by_question.values():
-                by_question.setdefault(question, body)
+            if question and len(body.split()) >= 12 and body not in seen and question not in by_question:
+                by_question[question] = body
+                seen.add(body)
     found = sorted(by_question.items())
     random.Random(0).shuffle(found)
     return found[:PAIRS]

@@ -179,7 +179,7 @@ def main() -> None:
     modes, every = nncf.CompressWeightsMode, {"group_size": GROUP, "ratio": 1.0, "all_layers": True}
     job.row("NNCF int8", "nncf", lambda: nncf_weights(job, "nncf8", mode=modes.INT8_ASYM))
     job.row("NNCF int4 g64", "nncf", lambda: nncf_weights(job, "nncf4", mode=modes.INT4_SYM, **every))
-    job.row("NNCF int4 g64, AWQ + scales", "nncf", lambda: nncf_weights(
+    job.row("NNCF int4 g64, scale estimation", "nncf", lambda: nncf_weights(
         job, "nncf4awq", mode=modes.INT4_SYM, dataset=nncf_dataset(job), awq=True, scale_estimation=True, **every))
     job.row("NNCF int4 g64, GPTQ", "nncf", lambda: nncf_weights(
         job, "nncf4gptq", mode=modes.INT4_SYM, dataset=nncf_dataset(job), gptq=True, **every))
