@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from trimodal.models.model import Model
 
 SEEDS = (0, 1, 2)
-CALIBRATION, STATISTICS, VERIFICATION, PAIRS, TOKENS, BATCH = 400, 256, 1000, 800, 128, 64
+CALIBRATION, STATISTICS, VERIFICATION, PAIRS, TOKENS, BATCH = 400, 256, 1000, 500, 64, 64
 NO_LIBRARY = {"site-packages", "test", "tests", "idle_test", "idlelib", "lib2to3", "turtledemo", "ensurepip"}
 EMBEDDINGS_4 = {"quantize.rtn": {"where": "*embedding*", "bits": 4, "group": 64}}
 EMBEDDINGS_NF = {"quantize.rtn": {"where": "*embedding*", "bits": 4, "group": 64, "grid": "nf"}}

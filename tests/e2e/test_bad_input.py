@@ -399,7 +399,7 @@ def test_force_spares_the_folder_if_the_work_fails(
     def full(*rest: Any) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(artifact_file, "save_file", full)
+    monkeypatch.setattr(artifact_file, "write_tensors", full)
     refused([*compressing(broken), "--force"], "the disk is full", "nothing was left behind")
     assert (tmp_path / "out" / "mine.txt").read_text() == "mine"
 
