@@ -143,11 +143,12 @@ def pairs() -> list[tuple[str, str]]:
     by_question: dict[str, str] = {}
     seen: set[str] = set()
     for _, text, tree in sources("*/**/*.py"):
+        lines = text.splitlines()
         for node in ast.walk(tree):
-            if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) or len(node.body) < 2:
                 continue
             question = first_sentence(ast.get_docstring(node))
-            body = "\n".join(ast.get_source_segment(text, part) or "" for part in node.body[1:])
+            body = "\n".join(lines[node.body[1].lineno - 1 : node.end_lineno])
             if question and len(body.split()) >= 12 and body not in seen and question not in by_question:
                 by_question[question] = body
                 seen.add(body)
