@@ -1,4 +1,4 @@
-"""Which parts of the contract only `make test-all` runs: reloading looks alike for methods that store alike."""
+"""Which parts of the contract only `make test-all` runs: what the other families repeat of the quick ones."""
 
 from __future__ import annotations
 
@@ -17,7 +17,13 @@ RELOADED_EVERYWHERE = (
 def pytest_collection_modifyitems(items: Sequence[pytest.Item]) -> None:
     """Mark as slow what repeats on further families what is seen on the quick ones."""
     for item in items:
-        if getattr(item, "originalname", "") == "test_artifact_reloads_to_the_same_outputs":
+        asked = getattr(item, "originalname", "")
+        if asked == "test_same_seed_same_bytes":
+            repeated = item.callspec.params["name"] not in QUICK  # type: ignore[attr-defined]
+        elif asked == "test_artifact_reloads_to_the_same_outputs":
             name, method = item.callspec.params["case"]  # type: ignore[attr-defined]
-            if name not in QUICK and method not in RELOADED_EVERYWHERE:
-                item.add_marker(pytest.mark.slow)
+            repeated = name not in QUICK and method not in RELOADED_EVERYWHERE
+        else:
+            continue
+        if repeated:
+            item.add_marker(pytest.mark.slow)

@@ -42,15 +42,10 @@ REFUSED = {
     for method in ("prune.neurons", "prune.heads")
 }
 EVERY = [(name, method.name) for name in MINIATURES for method in METHODS]
-QUICK = ("llama", "resnet", "fusion", "lstm")
-TWICE = [
-    pytest.param(name, method, marks=() if name in QUICK else pytest.mark.slow, id=f"{name}-{method}")
-    for name, method in EVERY
-    if (name, method) not in REFUSED
-]
+TAKEN = [case for case in EVERY if case not in REFUSED]
 
 
-@pytest.fixture(scope="module", params=[c for c in EVERY if c not in REFUSED], ids="-".join)
+@pytest.fixture(scope="module", params=TAKEN, ids="-".join)
 def case(request: pytest.FixtureRequest, compressed: Callable[..., Any]) -> Iterator[Any]:
     """One method on all of one miniature."""
     name, method = request.param
@@ -147,7 +142,7 @@ def test_model_still_runs(case: Any) -> None:
     assert any(not torch.equal(before[key], after[key]) for key in before)
 
 
-@pytest.mark.parametrize(("name", "method"), TWICE)
+@pytest.mark.parametrize(("name", "method"), TAKEN, ids="-".join)
 def test_same_seed_same_bytes(name: str, method: str, compressed: Any) -> None:
     one, other = (state(compressed(name, [{method: OPTIONS.get(method, {})}]).model) for _ in range(2))
     equal(one, other)

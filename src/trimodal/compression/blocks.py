@@ -244,14 +244,13 @@ class _Recorder:
 
     def _update(self, path: str, module: nn.Module, x: Tensor) -> None:
         site = self._sites[path]
-        key = f"{site.tower}.cross" if site.branch == "cross" and site.role in ("key", "value") else site.tower
         modality = self._model.layout.tower(site.tower).modality
-        rows = rows_by_modality(unfold_input(module, x), self._codes.get(key), modality)
+        rows = rows_by_modality(unfold_input(module, x), self._codes.get(site.stream), modality)
         calls = self._originals.get(path)
         original = calls.pop(0) if calls else None
         twins: dict[str, Tensor] = {}
         if original is not None and original.shape == x.shape:
-            twins = rows_by_modality(unfold_input(module, original), self._codes.get(key), modality)
+            twins = rows_by_modality(unfold_input(module, original), self._codes.get(site.stream), modality)
         found = self._found.setdefault(path, {})
         for name, part in rows.items():
             if self._wants[path] == "norm":

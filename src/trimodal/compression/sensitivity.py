@@ -7,7 +7,7 @@ for embeddings their scalar product with a random direction.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -44,8 +44,7 @@ def gradient_sizes(model: Model, batches: Sequence[Batch], seed: int) -> dict[st
             if gradient is not None:
                 site = model.layout.site(path)
                 modality = model.layout.tower(site.tower).modality
-                key = f"{site.tower}.cross" if site.branch == "cross" and site.role in ("key", "value") else site.tower
-                for name, rows in rows_by_modality(gradient, codes.get(key), modality).items():
+                for name, rows in rows_by_modality(gradient, codes.get(site.stream), modality).items():
                     size, count = totals.setdefault(path, {}).get(name, (0.0, 0))
                     totals[path][name] = size + float(rows.norm(dim=-1).sum()), count + len(rows)
     return {path: {name: size / count for name, (size, count) in by.items()} for path, by in totals.items()}
@@ -63,17 +62,10 @@ def _loss(model: Model, result: Any, batch: Batch, generator: torch.Generator) -
     """The sum over the outputs that a person cares about."""
     total = torch.zeros(())
     for output in model.family.outputs(model.module):
-        value = _value(output, result)
+        value = output.of(result)
         if value is not None:
             total = total + _one(output, value.float(), batch, generator)
     return total
-
-
-def _value(output: Output, result: Any) -> Tensor | None:
-    if isinstance(result, Tensor):
-        return result if output.field == "output" else None
-    found = result.get(output.field) if isinstance(result, Mapping) else getattr(result, output.field, None)
-    return found if isinstance(found, Tensor) else None
 
 
 def _one(output: Output, value: Tensor, batch: Batch, generator: torch.Generator) -> Tensor:

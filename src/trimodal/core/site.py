@@ -91,6 +91,12 @@ class Site:
         return ".".join(part for part in parts if part)
 
     @property
+    def stream(self) -> str:
+        """The stream whose tokens it works on, as families number them: its tower, or for keys and values of a
+        cross-attention `tower.cross`."""
+        return f"{self.tower}.cross" if self.branch == "cross" and self.role in ("key", "value") else self.tower
+
+    @property
     def output_dim(self) -> int:
         """The dimension of the weight that its output runs along."""
         return 1 if self.kind == "embedding" else 0

@@ -7,12 +7,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from torch import Tensor, nn
+
 from trimodal.core import Layout
 
 if TYPE_CHECKING:
     import numpy as np
     from PIL.Image import Image
-    from torch import Tensor, nn
 
 Batch = Mapping[str, "Tensor"]
 
@@ -33,6 +34,13 @@ class Output:
     label: str = ""
     pool: Literal["", "mean", "first"] = ""
     mask: str = ""
+
+    def of(self, result: Any) -> Tensor | None:
+        """Its tensor in what a forward pass returned; None where that has none, as without the modality it is from."""
+        if isinstance(result, Tensor):
+            return result if self.field == "output" else None
+        found = result.get(self.field) if isinstance(result, Mapping) else getattr(result, self.field, None)
+        return found if isinstance(found, Tensor) else None
 
 
 @dataclass(frozen=True)

@@ -115,7 +115,7 @@ def loss(
     says by block which tokens are no padding."""
     terms: dict[str, list[Tensor]] = {"logits": [], "embeddings": [], "features": []}
     for output in outputs:
-        expected, found = (_field(side[0], output.field) for side in (teacher, student))
+        expected, found = (output.of(side[0]) for side in (teacher, student))
         if expected is None or found is None:
             continue
         mask = batch.get(output.mask)
@@ -129,13 +129,6 @@ def loss(
     parts = {name: torch.stack(values).mean() for name, values in terms.items() if values}
     weighed = [getattr(config, name) * value for name, value in parts.items()]
     return {"loss": torch.stack(weighed).sum(), **parts}
-
-
-def _field(result: Any, name: str) -> Tensor | None:
-    if isinstance(result, Tensor):
-        return result if name == "output" else None
-    found = result.get(name) if isinstance(result, Mapping) else getattr(result, name, None)
-    return found if isinstance(found, Tensor) else None
 
 
 def fit(
