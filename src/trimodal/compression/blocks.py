@@ -8,8 +8,9 @@ tensors, not assumed), and for sites outside all blocks, the whole model runs ag
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -72,7 +73,8 @@ class Activations:
             with _recording(self.model, [s for s in sites if s.path in wants], wants) as recorder:
                 for index, codes in enumerate(self._codes):
                     recorder.start_(codes, twin.inputs(index, twin_chain, paired) if twin is not None else {})
-                    self._run(index, chain)
+                    with suppress(_Stop):
+                        self._run(index, chain)
                     self.tick()
         return recorder.by_site()
 
@@ -131,25 +133,35 @@ class Activations:
         chain.block += 1
 
     def _capture(self, tower: str, block: int) -> _Chain:
-        """Run the model up to the tower's last block and keep what block `block` gets."""
+        """Run the model up to the tower's last block and keep what block `block` gets.
+
+        What later blocks compute is not needed, only what they are called with. So where in the first batch each gave
+        one tensor of the shape that it got and fed the next, they hand on their input in the other batches.
+        """
         paths = self.model.layout.tower(tower).blocks
         chain = _Chain(tower, block, [], [], [True] * len(paths))
+        idle = False
         for batch in self.batches:
-            hidden, calls, fed = _capture_one(self.model.module, paths, block, batch)
+            hidden, calls, fed, alike = _capture_one(self.model.module, paths, block, batch, idle)
             chain.inputs.append(hidden)
             chain.calls.append(calls)
             chain.fed = [old and new for old, new in zip(chain.fed, fed, strict=True)]
+            idle = hidden is not None and alike and all(chain.fed)
             self.tick()
         return chain
 
 
 def _capture_one(
-    module: nn.Module, paths: Sequence[str], block: int, batch: Batch
-) -> tuple[Any, list[tuple[tuple[Any, ...], dict[str, Any]]], list[bool]]:
-    """For one batch: the input of block number `block` (None if it never ran), each block's further arguments, and
-    whether each block got the very tensor that the block before it gave."""
+    module: nn.Module, paths: Sequence[str], block: int, batch: Batch, idle: bool
+) -> tuple[Any, list[tuple[tuple[Any, ...], dict[str, Any]]], list[bool], bool]:
+    """For one batch: the input of block number `block` (None if it never ran), each block's further arguments, whether
+    each block got the very tensor that the block before it gave, and whether all gave one tensor of the shape they got.
+
+    `idle`: the blocks from `block` on hand on their input.
+    """
     hidden: Any = None
     last: Any = None
+    alike = True
     calls: list[tuple[tuple[Any, ...], dict[str, Any]]] = [((), {}) for _ in paths]
     fed = [True] * len(paths)
 
@@ -167,21 +179,38 @@ def _capture_one(
 
         return hook
 
-    def after(_: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        nonlocal last
+    def after(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+        nonlocal last, alike
         last = _first(output)
+        alike = alike and isinstance(output, Tensor) and output.shape == _split(args, kwargs)[0].shape
 
     blocks = [module.get_submodule(path) for path in paths]
     handles = [b.register_forward_pre_hook(before(i), with_kwargs=True) for i, b in enumerate(blocks)]
-    handles += [b.register_forward_hook(after) for b in blocks]
+    handles += [b.register_forward_hook(after, with_kwargs=True) for b in blocks]
     try:
-        module(**batch)
+        with _idle(blocks[block:] if idle else ()):
+            module(**batch)
     except _Stop:
         pass
     finally:
         for handle in handles:
             handle.remove()
-    return hidden, calls, fed
+    return hidden, calls, fed, alike
+
+
+@contextmanager
+def _idle(blocks: Sequence[nn.Module]) -> Iterator[None]:
+    """Meanwhile `blocks` give back what they are given."""
+    own = [block.__dict__.get("forward") for block in blocks]
+    for block in blocks:
+        block.forward = lambda *args, **kwargs: _split(args, kwargs)[0]
+    try:
+        yield
+    finally:
+        for block, forward in zip(blocks, own, strict=True):
+            del block.forward
+            if forward is not None:
+                block.forward = forward
 
 
 def _split(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
@@ -213,6 +242,8 @@ class _Recorder:
         self._inputs: dict[str, tuple[nn.Module, Tensor]] = {}
         self._codes: dict[str, Tensor] = {}
         self._originals: dict[str, list[Tensor]] = {}
+        self._calls: Counter[str] = Counter()
+        self._batches = 0
 
     def start_(self, codes: dict[str, Tensor], originals: dict[str, list[Tensor]]) -> None:
         """A new batch is about to run; `codes` say which tokens are what, `originals` what the model as it was gives
@@ -220,6 +251,9 @@ class _Recorder:
         self._codes = codes
         self._originals = originals
         self._inputs = {}
+        self._batches += 1
+        self._once = self._batches > 1 and all(self._calls[path] == self._batches - 1 for path in self._sites)
+        self._waiting = set(self._sites)
 
     def hook(self, path: str) -> Callable[..., None]:
         """The hook for the site at `path`."""
@@ -230,6 +264,10 @@ class _Recorder:
             if leader == path:
                 self._inputs[path] = module, x
                 self._update(path, module, x)
+            self._calls[path] += 1
+            self._waiting.discard(path)
+            if self._once and not self._waiting:
+                raise _Stop  # as many calls as in every batch before: the rest of this one is not needed
 
         return see
 

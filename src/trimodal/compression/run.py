@@ -29,7 +29,7 @@ from trimodal.models.model import Batch, Model
 from trimodal.planning import place_of
 from trimodal.statistics import Balance, Moment, Statistic, StatisticKind, mixed
 
-BATCH_SIZE = 32
+BATCH_SIZE, BATCH_TOKENS = 32, 4096
 Progress = Callable[[str, int, int], None]
 
 
@@ -77,7 +77,7 @@ def compress_(
     torch.manual_seed(plan.seed)
     run = _Run(model, plan.calibration.balance, progress, bool(statistics_samples))  # type: ignore[arg-type]
     run.total = sum(len(edit.places) for edit in plan.edits)
-    calibration = make_batches(model, statistics_samples, BATCH_SIZE) if statistics_samples else []
+    calibration = _batches(model, statistics_samples)
     if run.balance == "gradient" and teacher is not None:
         run.gradients = gradient_sizes(teacher, calibration, plan.seed)
     original = None if teacher is None else Activations(teacher, calibration)
@@ -88,6 +88,19 @@ def compress_(
         else:
             _sweep(run, list(edits), Activations(model, calibration, original))
     return run.records
+
+
+def _batches(model: Model, samples: Sequence[Sample]) -> Sequence[Batch]:
+    """The samples in batches of at most 32, fewer where a batch would have more than 4,096 tokens: products are no faster
+    beyond that, and what layers give to each other stays small."""
+    if not samples:
+        return []
+    found = make_batches(model, samples, BATCH_SIZE)
+    tokens = (codes.shape[1] for batch in found for codes in model.family.tokens(model.module, batch).values())
+    longest = max(tokens, default=0)
+    if longest * BATCH_SIZE <= BATCH_TOKENS:
+        return found
+    return make_batches(model, samples, max(1, BATCH_TOKENS // longest))
 
 
 def _fit(run: _Run, number: int, edit: Edit, teacher: Model | None, samples: Sequence[Sample], seed: int) -> None:

@@ -16,11 +16,12 @@ from trimodal.errors import TrimodalError
 
 FEW_TOKENS_DAMPING = 0.1
 LEAST_DAMPING = 1e-6
+_SMALL = 256
 
 
 def revive(moment: Tensor) -> tuple[Tensor, Tensor]:
     """Float64 copy of `moment` with 1 on the diagonal of inputs that never fire, and the mask (n,) of these."""
-    alive = moment.to(torch.float64).clone()
+    alive = moment.to(torch.float64, copy=True)
     dead = alive.diagonal() == 0
     alive.diagonal()[dead] = 1.0
     return alive, dead
@@ -36,32 +37,49 @@ def damped_inverse(moment: Tensor, damping: float, tokens: int) -> tuple[Tensor,
 
     d starts at `safe_damping`.
     """
+    factor, used = _factor(moment, damping, tokens)
+    return torch.cholesky_inverse(factor), used
+
+
+def inverse_root(moment: Tensor, damping: float, tokens: int) -> tuple[Tensor, float]:
+    """Upper Cholesky factor U (n, n) of the damped inverse, C⁻¹ = Uᵀ U, in float64, and the damping needed.
+
+    The inverse itself is never formed: with rows and columns in reverse, C = L Lᵀ; in the old order that L is an upper
+    triangle R with C = R Rᵀ, and U = R⁻¹.
+    """
+    factor, used = _factor(moment.flip(0, 1), damping, tokens)
+    return _inverse_of_upper(factor.flip(0, 1)), used
+
+
+def _inverse_of_upper(triangle: Tensor) -> Tensor:
+    """R⁻¹ for an upper triangle R (n, n), by halves: [[A, B], [0, D]]⁻¹ = [[A⁻¹, −A⁻¹ B D⁻¹], [0, D⁻¹]]."""
+    n = len(triangle)
+    result = torch.zeros_like(triangle)
+    if n <= _SMALL:
+        return torch.linalg.solve_triangular(triangle, result.fill_diagonal_(1.0), upper=True)
+    half = n // 2
+    first, last = (_inverse_of_upper(triangle[part, part]) for part in (slice(half), slice(half, n)))
+    result[:half, :half], result[half:, half:] = first, last
+    result[:half, half:] = -(first @ triangle[:half, half:] @ last)
+    return result
+
+
+def _factor(moment: Tensor, damping: float, tokens: int) -> tuple[Tensor, float]:
+    """Lower L (n, n) in float64 with C + d·mean(diag C)·I = L Lᵀ, and d."""
     n = moment.shape[0]
     mean = float(moment.diagonal().double().mean())
     d = safe_damping(damping, tokens, n)
     while d <= 1.0 and math.isfinite(mean):
-        damped = moment.to(torch.float64).clone()
+        damped = moment.to(torch.float64, copy=True)
         damped.diagonal().add_(d * mean)
         factor, failed = torch.linalg.cholesky_ex(damped)
-        if not failed:
-            inverse = torch.cholesky_inverse(factor)
-            if torch.isfinite(inverse).all():
-                return inverse, d
+        if not failed and torch.isfinite(factor).all():
+            return factor, d
         d = _raised(d)
     raise TrimodalError(
         f"a second moment of {n} inputs from {tokens} tokens cannot be factorised even with damping 1.0; "
         "it holds non-finite values or the calibration data is degenerate: give other or more samples"
     )
-
-
-def inverse_root(moment: Tensor, damping: float, tokens: int) -> tuple[Tensor, float]:
-    """Upper Cholesky factor U (n, n) of the damped inverse, C⁻¹ = Uᵀ U, in float64, and the damping needed."""
-    inverse, used = damped_inverse(moment, damping, tokens)
-    while True:
-        factor, failed = torch.linalg.cholesky_ex(inverse, upper=True)
-        if not failed:
-            return factor, used
-        inverse, used = damped_inverse(moment, _raised(used), tokens)
 
 
 def _raised(damping: float) -> float:

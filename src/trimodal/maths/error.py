@@ -27,7 +27,7 @@ def output_error(
     if bias_change is not None:
         beta = bias_change.double()
         error += float(2 * beta @ (change @ mean.double()) + beta @ beta)
-    energy = quadratic(before, moment)
+    energy = float(((before @ moment.to(before)) * before).sum())  # nothing cancels here: float32 is enough
     return max(error, 0.0) / energy if energy > 0 else 0.0
 
 

@@ -76,13 +76,13 @@ class Grid:
 
     def rounder(self) -> Rounder:
         """A function from one column (rows,) and its number to codes and values (rows,) of the nearest numbers."""
-        scale, zero = self.scales().T.contiguous(), self.zeros().T.contiguous()  # (groups, rows)
+        scale, zero = self.scales().T.contiguous().unbind(), self.zeros().T.contiguous().unbind()  # of each group: (rows,)
         top, group = 2**self.bits - 1, self.group
 
         def nearest(column: Tensor, number: int) -> tuple[Tensor, Tensor]:
             s, z = scale[number // group], zero[number // group]
             codes = (column / s).add_(z).round_().clamp_(0, top)
-            return codes, (codes - z) * s
+            return codes, (codes - z).mul_(s)
 
         return nearest
 

@@ -18,6 +18,7 @@ StatisticKind = Literal["moment", "paired", "norm", "sample"]
 Balance = Literal["modality", "tokens", "gradient"]
 _LEAST_SHARE = 0.05
 _SAMPLE_ROWS = 2048
+_BLOCK = 256
 
 
 @dataclass
@@ -67,9 +68,19 @@ class Moment:
             if original is not None:
                 cross = torch.zeros_like(self.second) if self.cross is None else self.cross
                 self.cross = cross.to(x.device).mul_(old).addmm_(original.float().T, x, alpha=1 / total)
-            self.second = self.second.to(x.device).mul_(old).addmm_(x.T, x, alpha=1 / total)
+            self.second = _add_square_(self.second.to(x.device).mul_(old), x, 1 / total)
             self.mean = self.mean.to(x.device).mul_(old).add_(x.sum(0), alpha=1 / total)
             self.tokens = total
+
+
+def _add_square_(second: Tensor, x: Tensor, scale: float) -> Tensor:
+    """`second` (n, n) plus scale · xᵀx for x (tokens, n): blocks on and above the diagonal are computed, the others
+    copied, so it is exactly symmetric."""
+    for start in range(0, len(second), _BLOCK):
+        stop = min(start + _BLOCK, len(second))
+        rows = second[start:stop, start:].addmm_(x[:, start:stop].T, x[:, start:], alpha=scale)
+        second[stop:, start:stop] = rows[:, stop - start :].T
+    return second
 
 
 @dataclass

@@ -37,4 +37,7 @@ def rows_by_modality(x: Tensor, codes: Tensor | None, modality: str) -> dict[str
         codes = codes.repeat_interleave(x.shape[1] // codes.shape[1], dim=1)
     if codes is None or x.dim() != codes.dim() + 1 or x.shape[:-1] != codes.shape:
         return {modality: x.reshape(-1, x.shape[-1])}
-    return {name: x[codes == code] for code, name in enumerate(TOKEN_KINDS) if bool((codes == code).any())}
+    kinds = codes.unique().tolist()
+    if len(kinds) == 1 and kinds[0] >= 0:
+        return {TOKEN_KINDS[kinds[0]]: x.reshape(-1, x.shape[-1])}  # nothing to pick out: no copy
+    return {TOKEN_KINDS[kind]: x[codes == kind] for kind in kinds if kind >= 0}

@@ -12,8 +12,8 @@ Algorithm.
        now sees x̂:  W* = W + a·W (E[x x̂ᵀ] − E[x̂ x̂ᵀ]) (E[x̂ x̂ᵀ] + λI)⁻¹                  W* (m, n)
     2. permute columns so that diag(C) descends ("activation order")                 W (m, n), C (n, n)
     3. U = upper Cholesky factor of (C + d·mean(diag C)·I)⁻¹                         U (n, n)
-    4. for column i:  q_i = nearest(w_i);  e = (w_i − ŵ_i) / U_ii                    e (m,)
-                      W[:, i+1:] −= e ⊗ U[i, i+1:]
+    4. for column i:  q_i = nearest(w_i);  e = w_i − ŵ_i                             e (m,)
+                      W[:, i+1:] −= e ⊗ U[i, i+1:] / U_ii
        (inside blocks of 128 columns at once; the columns behind a block are updated once per block)
     5. undo the permutation, pack
 
@@ -30,7 +30,7 @@ Convolutions are unfolded into patches; embeddings are refused, since their inpu
 
 By hand. W = [[0.7, 0.4]], C = [[2, 1], [1, 2]], no damping, grid of step 0.5 (codes … 0, 0.5, 1 …), order as given:
     C⁻¹ = [[2, −1], [−1, 2]]/3, U = [[√(2/3), −1/√6], [0, 1/√2]]
-    column 0: 0.7 → 0.5, e = 0.2/√(2/3) = 0.244949; w_1 = 0.4 − 0.244949·(−0.408248) = 0.5
+    column 0: 0.7 → 0.5, e = 0.2; U_01 / U_00 = −1/2; w_1 = 0.4 − 0.2·(−1/2) = 0.5
     column 1: 0.5 → 0.5
     Ŵ = [[0.5, 0.5]] with error tr = 2·0.04 − 2·0.02 + 2·0.01 = 0.06. Plain rounding also gives [0.5, 0.5] here; with
     W = [[0.7, 0.2]] it gives [0.5, 0] at error 0.24 while GPTQ moves 0.2 to 0.3 and gives [0.5, 0.5] at 0.14.
@@ -92,29 +92,30 @@ def feedback(
     `weight` (m, n) and `levels` have their own order of columns; U = `root` (n, n) is that of the columns taken in
     `order` (n,). Weights that are zero stay zero; those in the mask `exact` (m, n) are kept elsewhere without error.
     """
-    # Transposed, so that a column of W is contiguous: the loop reads and writes whole columns.
+    # Transposed, so that a column of W is contiguous; and each as a view of its own, since making one costs as much
+    # as the arithmetic on it.
     w = weight[:, order].T.clone(memory_format=torch.contiguous_format)
     zero = w == 0
     some_zero = zero.any(dim=1).tolist()
     free = None if exact is None else exact[:, order].T
-    codes, nearest, numbers = torch.empty_like(w), levels.rounder(), order.tolist()
+    codes, errors, unit = torch.empty_like(w), torch.empty_like(w), root / root.diagonal()[:, None]
+    columns, codes_of, errors_of, unit_of = w.unbind(), codes.unbind(), errors.unbind(), unit.unbind()
+    nearest, numbers = levels.rounder(), order.tolist()
     for start in range(0, len(w), _BLOCK):
         stop = min(start + _BLOCK, len(w))
-        block, errors = w[start:stop], torch.empty_like(w[start:stop])
-        inner = root[start:stop, start:stop]
-        diagonal = inner.diagonal().tolist()
-        for i in range(stop - start):
-            column = block[i]
-            if some_zero[start + i]:
-                column = column.masked_fill(zero[start + i], 0.0)
+        for i in range(start, stop):
+            column = columns[i]
+            if some_zero[i]:
+                column = column.masked_fill(zero[i], 0.0)
             if free is not None:
-                column = column.masked_fill(free[start + i], 0.0)
-            code, value = nearest(column, numbers[start + i])
-            codes[start + i] = code
-            error = (block[i] - value).div_(diagonal[i])
-            errors[i] = error if free is None else error.masked_fill_(free[start + i], 0.0)
-            block[i + 1 :].addr_(inner[i, i + 1 :], errors[i], alpha=-1)
-        w[stop:].addmm_(root[start:stop, stop:].T, errors, alpha=-1)
+                column = column.masked_fill(free[i], 0.0)
+            code, value = nearest(column, numbers[i])
+            codes_of[i].copy_(code)
+            error = torch.sub(columns[i], value, out=errors_of[i])
+            if free is not None:
+                error.masked_fill_(free[i], 0.0)
+            w[i + 1 : stop].addr_(unit_of[i][i + 1 : stop], error, alpha=-1)
+        w[stop:].addmm_(unit[start:stop, stop:].T, errors[start:stop], alpha=-1)
     back = torch.argsort(order)
     return levels.as_codes(codes[back].T.contiguous()), w[back].T
 
