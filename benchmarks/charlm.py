@@ -1,12 +1,12 @@
-"""A character model trained here, quantized in every way there is: bits per character lost on text never seen.
+"""A character model trained here, compressed in every way there is: bits per character lost on text never seen.
 
-`python -m benchmarks.charlm --part quantization` trains the model first if the cache has none (some 20 minutes on two
-cores; see `benchmarks/charmodel.py`), then compresses it once per row. Training, calibration and held-out text are
-disjoint by file. The embedding and the head are rounded to 8 bits in every row, so that a row differs only in what it
-does to the linear layers of the blocks; the float row has neither.
+`python -m benchmarks.charlm --part quantization` (or `structure`: pruned and factorised) trains the model first if the
+cache has none (some 20 minutes on two cores; see `benchmarks/charmodel.py`), then compresses it once per row. Training,
+calibration and held-out text are disjoint by file. The embedding and the head are rounded to 8 bits in every row, so that
+a row differs only in what it does to the linear layers of the blocks; the float row has neither.
 
-Bits are all-in: all bytes that those layers need (codes, scales, zero-points, tables) over their weights; for the
-entropy-coded row the bytes of the streams, their tables included.
+Bits are all-in: all bytes that those layers need (codes, scales, zero-points, tables, masks, factors) over the weights
+that they had; for the entropy-coded row the bytes of the streams, their tables included.
 """
 
 from __future__ import annotations
@@ -38,19 +38,73 @@ ENDS = {"quantize.rtn": {"where": ["*embedding", "*head"], "bits": 8, "group": "
 SETTINGS = {"W4 g64": (4, 64), "W3 g64": (3, 64), "W2 g32": (2, 32)}
 ENTROPY_BITS = 3.0
 RTN, RTN_MSE, GPTQ, ENTROPY = "rounding", "rounding + MSE clip", "GPTQ", "entropy-coded"
-REPEATED = (GPTQ, ENTROPY)
-"""Rows with one run per calibration seed; the others use data of the first seed."""
-WITHOUT_DATA = ("quantize.rtn", "quantize.hqq")
+MAGNITUDE, WANDA, SPARSEGPT, REFITTED = "magnitude", "Wanda", "SparseGPT", "Wanda + exact refit"
+SVD, ASVD, EIGEN = "SVD", "ASVD", "eigen form"
+HALF, TWO_OF_FOUR, JOINT, RANK = "half zero", "2 of 4", "half zero, rest 4 bits", "half the numbers"
+WITHOUT_DATA = ("quantize.rtn", "quantize.hqq", "prune.magnitude")
 EVERY_METHOD_AT = "W3 g64"
-"""The setting at which all methods are compared; the others have rounding and GPTQ."""
+"""The setting at which all ways to quantize are compared; the others have rounding and GPTQ."""
+
+
+@dataclass(frozen=True)
+class Way:
+    """One row of a table: a setting, the name of a method, and the step that does it. `repeated` rows have one run per
+    calibration seed; the others use data of the first seed. The first way of a setting is what the others are held
+    against."""
+
+    setting: str
+    name: str
+    step: Mapping[str, Any]
+    repeated: bool = False
+
+
+def quantizing() -> list[Way]:
+    """The rows of the part `quantization`."""
+    found = []
+    for setting, (bits, group) in SETTINGS.items():
+        how: dict[str, Any] = {"bits": bits, "group": group}
+        found += [
+            Way(setting, RTN, {"quantize.rtn": {**how, "clip": "max"}}),
+            Way(setting, RTN_MSE, {"quantize.rtn": {**how, "clip": "mse"}}),
+            Way(setting, GPTQ, {"quantize.gptq": {**how, "clip": "mse"}}, repeated=True),
+        ]
+        if setting == EVERY_METHOD_AT:
+            by_row = {"bits": bits, "group": "channel", "grid": "kmeans"}
+            found += [
+                Way(setting, "HQQ, no data", {"quantize.hqq": how}),
+                Way(setting, "GPTQ, k-means table per row", {"quantize.gptq": by_row}),
+                Way(setting, "AWQ", {"quantize.awq": {**how, "feedback": False}}),
+                Way(setting, "AWQ + GPTQ", {"quantize.awq": how}),
+                Way(setting, "rotated + GPTQ", {"quantize.rotated": how}),
+                Way(setting, "learned rounding", {"quantize.learned": how}),
+            ]
+    return [*found, Way(f"{ENTROPY_BITS:g} bits", ENTROPY, {"quantize.entropy": {"bits": ENTROPY_BITS}}, repeated=True)]
+
+
+def structuring() -> list[Way]:
+    """The rows of the part `structure`."""
+    runs = {"kept": 2, "of": 4}
+    return [
+        Way(HALF, MAGNITUDE, {"prune.magnitude": {"sparsity": 0.5}}),
+        Way(HALF, WANDA, {"prune.wanda": {"sparsity": 0.5}}, repeated=True),
+        Way(HALF, SPARSEGPT, {"prune.sparsegpt": {"sparsity": 0.5}}, repeated=True),
+        Way(HALF, REFITTED, {"prune.wanda": {"sparsity": 0.5, "refit": True}}, repeated=True),
+        Way(TWO_OF_FOUR, MAGNITUDE, {"prune.magnitude": {**runs, "scope": "row"}}),
+        Way(TWO_OF_FOUR, WANDA, {"prune.wanda": runs}),
+        Way(TWO_OF_FOUR, SPARSEGPT, {"prune.sparsegpt": runs}),
+        Way(TWO_OF_FOUR, REFITTED, {"prune.wanda": {**runs, "refit": True}}),
+        Way(JOINT, SPARSEGPT, {"prune.sparsegpt": {"sparsity": 0.5, "bits": 4, "group": 64}}, repeated=True),
+        Way(RANK, SVD, {"factorize.svd": {"sparsity": 0.5}}),
+        Way(RANK, ASVD, {"factorize.svd": {"sparsity": 0.5, "alpha": 0.5}}, repeated=True),
+        Way(RANK, EIGEN, {"factorize.eigen": {"sparsity": 0.5}}, repeated=True),
+    ]
 
 
 @dataclass(frozen=True)
 class Line:
     """One run: what was done, at which all-in bits, and what it costs per window (windows,) in bits per character."""
 
-    setting: str
-    method: str
+    way: Way
     seed: int
     bits: float
     change: Tensor
@@ -66,27 +120,6 @@ class Line:
         return float(self.change.std() / len(self.change) ** 0.5)
 
 
-def methods(setting: str) -> dict[str, tuple[str, dict[str, Any]]]:
-    """The rows of one setting: method and options."""
-    bits, group = SETTINGS[setting]
-    how: dict[str, Any] = {"bits": bits, "group": group}
-    found: dict[str, tuple[str, dict[str, Any]]] = {
-        RTN: ("quantize.rtn", {**how, "clip": "max"}),
-        RTN_MSE: ("quantize.rtn", {**how, "clip": "mse"}),
-        GPTQ: ("quantize.gptq", {**how, "clip": "mse"}),
-    }
-    if setting != EVERY_METHOD_AT:
-        return found
-    return found | {
-        "HQQ, no data": ("quantize.hqq", how),
-        "GPTQ, k-means table per row": ("quantize.gptq", {"bits": bits, "group": "channel", "grid": "kmeans"}),
-        "AWQ": ("quantize.awq", {**how, "feedback": False}),
-        "AWQ + GPTQ": ("quantize.awq", how),
-        "rotated + GPTQ": ("quantize.rotated", how),
-        "learned rounding": ("quantize.learned", how),
-    }
-
-
 def calibration(seed: int) -> list[Sample]:
     """Windows of calibration text, others for each seed."""
     import random
@@ -98,10 +131,10 @@ def calibration(seed: int) -> list[Sample]:
     return [Sample(line, text=pieces[number]) for line, number in enumerate(chosen, start=1)]
 
 
-def quantization(
-    model_seed: int, cache: Path, threads: int, seeds: Sequence[int] = SEEDS, only: Sequence[str] = ()
+def run(
+    part: str, model_seed: int, cache: Path, threads: int, seeds: Sequence[int] = SEEDS, only: Sequence[str] = ()
 ) -> None:
-    """The part `quantization`."""
+    """One part: its table and its lines."""
     import torch
 
     from trimodal.models.load import from_folder
@@ -114,102 +147,102 @@ def quantization(
     plain = charmodel.bits(original.module, ids)
     print(f"model seed {model_seed}: {training['parameters']:,} parameters, {training['characters_seen']:,} characters "
           f"seen, {float(plain.mean()):.4f} bits per character on {ids[:, 1:].numel():,} held-out ones", flush=True)  # fmt: skip
-    lines: list[Line] = []
-    for setting in SETTINGS:
-        if only and setting not in only:
-            continue
-        for name, (method, options) in methods(setting).items():
-            for seed in seeds if name in REPEATED else seeds[:1]:
-                lines.append(_line(original, ids, plain, setting, name, {method: options}, seed))
-    if not only or ENTROPY in only:
-        for seed in seeds:
-            step = {"quantize.entropy": {"bits": ENTROPY_BITS}}
-            lines.append(_line(original, ids, plain, f"{ENTROPY_BITS:g} bits", ENTROPY, step, seed))
+    ways = quantizing() if part == "quantization" else structuring()
+    lines = [
+        _line(original, ids, plain, way, seed)
+        for way in ways if not only or way.setting in only or way.name in only
+        for seed in (seeds if way.repeated else seeds[:1])
+    ]  # fmt: skip
     print()
-    print(_table(lines, training, float(plain.mean())))
+    print(_table(lines))
     print(f"float {float(plain.mean()):.4f} bits per character; ± is the standard error over {len(ids)} windows; "
           f"{threads} threads; calibration seeds {', '.join(map(str, seeds))} ({SAMPLES} windows of "
           f"{charmodel.WINDOW} characters each), one model seed ({model_seed})")  # fmt: skip
     if only:
         return
-    through = _command_line(folder, ids, plain, seeds[0])
-    here = next(line for line in lines if line.method == GPTQ and line.setting == "W3 g64" and line.seed == seeds[0])
+    if part == "structure":
+        finish(_structure_lines(lines))
+        return
+    gptq = next(way for way in ways if way.name == GPTQ and way.setting == "W3 g64")
+    through = _command_line(gptq, folder, ids, plain, seeds[0])
+    here = next(line for line in lines if line.way == gptq and line.seed == seeds[0])
     print(f"GPTQ W3 g64 through the command line: {through:+.5f} bits per character; in memory {here.loss:+.5f}")
-    finish(_lines(lines, through - here.loss))
+    finish(_quantization_lines(lines, through - here.loss))
 
 
-def _line(
-    original: Model, ids: Tensor, plain: Tensor, setting: str, name: str, step: Mapping[str, Any], seed: int
-) -> Line:
+def _line(original: Model, ids: Tensor, plain: Tensor, way: Way, seed: int) -> Line:
     start = time.perf_counter()
-    coded = name == ENTROPY
-    samples = [] if set(step) <= set(WITHOUT_DATA) else calibration(seed)
-    row = compressed(original, [ENDS, dict(step)], samples, seed=seed, coded=coded)
+    coded = way.name == ENTROPY
+    ((method, options),) = way.step.items()
+    samples = [] if method in WITHOUT_DATA or options.get("alpha", 1) == 0 else calibration(seed)
+    row = compressed(original, [ENDS, dict(way.step)], samples, seed=seed, coded=coded)
     change = charmodel.bits(row.model.module, ids) - plain
-    line = Line(
-        setting, name, seed, row.coded_bits if coded else bits_per_weight(row.model.layout), change, row.seconds
-    )
-    print(f"{setting}  {name}  seed {seed}  {line.bits:.3f} bits  {line.loss:+.5f} ± {line.error:.5f}  "
+    bits = row.coded_bits if coded else bits_per_weight(row.model.layout, original.layout)
+    line = Line(way, seed, bits, change, row.seconds)
+    print(f"{way.setting}  {way.name}  seed {seed}  {line.bits:.3f} bits  {line.loss:+.5f} ± {line.error:.5f}  "
           f"{row.seconds:.1f} s, measured after {time.perf_counter() - start:.1f} s", flush=True)  # fmt: skip
     return line
 
 
-def _mean(lines: Sequence[Line], setting: str, method: str) -> float:
-    found = [line.loss for line in lines if line.setting == setting and line.method == method]
+def _mean(lines: Sequence[Line], setting: str, name: str) -> float:
+    found = [line.loss for line in lines if line.way.setting == setting and line.way.name == name]
     return sum(found) / len(found) if found else float("nan")
 
 
-def _table(lines: Sequence[Line], training: Mapping[str, Any], plain: float) -> str:
+def _table(lines: Sequence[Line]) -> str:
     rows: list[tuple[str, ...]] = []
-    for setting, name in dict.fromkeys((line.setting, line.method) for line in lines):
-        same = [line for line in lines if (line.setting, line.method) == (setting, name)]
+    firsts: dict[str, str] = {}
+    for way in dict.fromkeys((line.way.setting, line.way.name) for line in lines):
+        setting, name = way
+        same = [line for line in lines if (line.way.setting, line.way.name) == way]
         losses = [line.loss for line in same]
         spread = f"{min(losses):+.4f} … {max(losses):+.4f}" if len(losses) > 1 else ""
-        against = _mean(lines, setting, RTN)
+        share = _mean(lines, setting, name) / _mean(lines, setting, firsts.setdefault(setting, name))
         rows.append((setting, name, f"{same[0].bits:.3f}", f"{_mean(lines, setting, name):+.4f} ± {same[0].error:.4f}",
-                     spread, f"{_mean(lines, setting, name) / against:.2f}" if against == against else "",
-                     f"{same[0].seconds:.0f}"))  # fmt: skip
-    return table(
-        (
-            "setting",
-            "method",
-            "bits all-in",
-            "more bits per character",
-            "calibration seeds",
-            "of rounding's",
-            "seconds",
-        ),
-        rows,
-    )
+                     spread, f"{share:.2f}", f"{same[0].seconds:.0f}"))  # fmt: skip
+    head = (
+        "setting", "method", "bits all-in", "more bits per character", "calibration seeds", "of the first's", "seconds"
+    )  # fmt: skip
+    return table(head, rows)
 
 
-def _lines(lines: Sequence[Line], disagreement: float) -> list[PassLine]:
-    def ratio(setting: str, method: str, against: str, other: str | None = None) -> float:
-        return _mean(lines, setting, method) / _mean(lines, other or setting, against)
+def _ratio(lines: Sequence[Line], setting: str, name: str, against: str, other: str | None = None) -> float:
+    return _mean(lines, setting, name) / _mean(lines, other or setting, against)
 
-    found = [
-        PassLine("4 bit: increase with GPTQ over rounding's", ratio("W4 g64", GPTQ, RTN), most=0.6),
-        PassLine("3 bit: increase with GPTQ over rounding's", ratio("W3 g64", GPTQ, RTN), most=0.5),
+
+def _structure_lines(lines: Sequence[Line]) -> list[PassLine]:
+    return [
+        PassLine("half zero: increase with SparseGPT over magnitude's", _ratio(lines, HALF, SPARSEGPT, MAGNITUDE), most=0.5),
+        PassLine("half zero: Wanda over magnitude", _ratio(lines, HALF, WANDA, MAGNITUDE), most=1.0),
+        PassLine("half zero: SparseGPT over Wanda", _ratio(lines, HALF, SPARSEGPT, WANDA), most=1.0),
+        PassLine("half zero: exact refit over SparseGPT", _ratio(lines, HALF, REFITTED, SPARSEGPT), most=1.0),
+        PassLine("half the numbers: eigen form over SVD", _ratio(lines, RANK, EIGEN, SVD), most=0.5),
+        PassLine("half the numbers: ASVD over SVD", _ratio(lines, RANK, ASVD, SVD), most=1.0),
+        PassLine("half the numbers: eigen form over ASVD", _ratio(lines, RANK, EIGEN, ASVD), most=1.0),
+    ]  # fmt: skip
+
+
+def _quantization_lines(lines: Sequence[Line], disagreement: float) -> list[PassLine]:
+    coded = [line for line in lines if line.way.name == ENTROPY]
+    return [
+        PassLine("4 bit: increase with GPTQ over rounding's", _ratio(lines, "W4 g64", GPTQ, RTN), most=0.6),
+        PassLine("3 bit: increase with GPTQ over rounding's", _ratio(lines, "W3 g64", GPTQ, RTN), most=0.5),
         PassLine(
-            "2 bit: increase with GPTQ over that of rounding + MSE clip", ratio("W2 g32", GPTQ, RTN_MSE), most=0.7
+            "2 bit: increase with GPTQ over that of rounding + MSE clip", _ratio(lines, "W2 g32", GPTQ, RTN_MSE), most=0.7
         ),
         PassLine("command line and memory differ by, bits per character", abs(disagreement), most=1e-5),
-    ]
-    coded = [line for line in lines if line.method == ENTROPY]
-    if coded:
-        against = _mean(lines, "W3 g64", GPTQ)
-        found += [
-            PassLine("entropy-coded, all-in bits, largest", max(line.bits for line in coded), most=3.05),
-            PassLine("entropy-coded over GPTQ W3 g64, increase", _mean(lines, coded[0].setting, ENTROPY) / against, most=0.6),
-        ]  # fmt: skip
-    return found
+        PassLine("entropy-coded, all-in bits, largest", max(line.bits for line in coded), most=3.05),
+        PassLine(
+            "entropy-coded over GPTQ W3 g64, increase",
+            _ratio(lines, coded[0].way.setting, ENTROPY, GPTQ, "W3 g64"), most=0.6,
+        ),
+    ]  # fmt: skip
 
 
-def _command_line(folder: Path, ids: Tensor, plain: Tensor, seed: int) -> float:
-    """GPTQ W3 g64 by `trimodal compress`, read back from its folder: the increase in bits per character."""
+def _command_line(way: Way, folder: Path, ids: Tensor, plain: Tensor, seed: int) -> float:
+    """The way's step by `trimodal compress`, read back from its folder: the increase in bits per character."""
     from trimodal.formats import load
 
-    method, options = methods("W3 g64")[GPTQ]
     with tempfile.TemporaryDirectory() as scratch:
         data, recipe, out = (Path(scratch) / name for name in ("data.jsonl", "recipe.json", "out"))
         samples = calibration(seed)
@@ -217,7 +250,7 @@ def _command_line(folder: Path, ids: Tensor, plain: Tensor, seed: int) -> float:
         held = charmodel.windows(charmodel.texts().held_out)[:8]
         texts += [{"text": text, "split": "test"} for text in held]
         data.write_text("".join(json.dumps(line) + "\n" for line in texts))
-        steps = [ENDS, {method: options}]
+        steps = [ENDS, dict(way.step)]
         recipe.write_text(json.dumps({"steps": steps, "calibration": {"samples": len(samples)}}))
         command = [sys.executable, "-m", "trimodal.cli", "compress", str(folder), "-r", str(recipe), "-d", str(data),
                    "-o", str(out), "--seed", str(seed)]  # fmt: skip
@@ -230,14 +263,14 @@ def _command_line(folder: Path, ids: Tensor, plain: Tensor, seed: int) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--part", choices=("quantization",), default="quantization")
+    parser.add_argument("--part", choices=("quantization", "structure"), default="quantization")
     parser.add_argument("--seed", type=int, default=0, help="of the trained model")
     parser.add_argument("--cache", type=Path, default=charmodel.CACHE, help="folder of trained models")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS, help="of the calibration text")
-    parser.add_argument("--only", nargs="*", default=(), help="settings to run, for a look; no pass lines then")
+    parser.add_argument("--only", nargs="*", default=(), help="settings or methods to run, for a look; no lines")
     given = parser.parse_args()
-    quantization(given.seed, given.cache, given.threads, given.seeds, given.only)
+    run(given.part, given.seed, given.cache, given.threads, given.seeds, given.only)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from trimodal.core import Layout, PlaceRecord, Plan, Sample
+    from trimodal.core import Layout, PlaceRecord, Plan, Sample, Site
     from trimodal.models.model import Model
 
 
@@ -66,15 +66,19 @@ def compressed(
     return Row(model, records, seconds, bits)
 
 
-def bits_per_weight(layout: Layout, towers: Sequence[str] = (), blocks: bool = True) -> float:
-    """Stored bits of the linear layers, all that they need included, over their weights; only those inside blocks
-    where `blocks` says so, only those of `towers` where any are named."""
-    sites = [
-        site
-        for site in layout.sites
-        if site.kind == "linear" and (site.block is not None or not blocks) and (not towers or site.tower in towers)
-    ]
-    return 8 * sum(site.stored_bytes for site in sites) / sum(site.rows * site.columns for site in sites)
+def bits_per_weight(layout: Layout, original: Layout, towers: Sequence[str] = (), blocks: bool = True) -> float:
+    """Stored bits of the linear layers, all that they need included, over the weights that the original has; only those
+    inside blocks where `blocks` says so, only those of `towers` where any are named."""
+
+    def counted(one: Layout) -> list[Site]:
+        return [
+            site
+            for site in one.sites
+            if site.kind == "linear" and (site.block is not None or not blocks) and (not towers or site.tower in towers)
+        ]
+
+    stored = sum(site.stored_bytes for site in counted(layout))
+    return 8 * stored / sum(site.rows * site.columns for site in counted(original))
 
 
 def coded_bits_per_weight(model: Model) -> float:

@@ -202,7 +202,7 @@ def accuracies(runs: Sequence[Run], plain: Scores) -> str:
         same = _same(runs, variant, bits, calibration)
         layout = same[0].row.model.layout
         towers = ("fusion",) if variant == FUSION else ()
-        rows.append((variant, f"{bits} ({bits_per_weight(layout, towers, blocks=False):.2f})", calibration,
+        rows.append((variant, f"{bits} ({bits_per_weight(layout, layout, towers, blocks=False):.2f})", calibration,
                      *(_over([run.scores.percent(what) for run in same]) for what in shown),
                      _over([run.scores.worst for run in same])))  # fmt: skip
     return table(("what", "bits (all-in)", "calibration", *shown, "worst in the answer"), rows)
