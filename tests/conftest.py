@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from trimodal.compression import compress_, run
-from trimodal.core import Calibration, FitRecord, Layout, PlaceRecord, Plan, Source
+from trimodal.core import Calibration, FitRecord, Layout, PlaceRecord, Plan, Sample, Source
 from trimodal.models.load import describe, tensor_bytes, unique_tensors
 from trimodal.models.model import Model
 from trimodal.models.tiny import miniature, miniature_batch
@@ -68,8 +68,9 @@ def carry_out(
     calibration = Calibration(2 * samples, None, (), recipe.get("calibration", {}).get("balance", "modality"))
     plan = Plan(recipe.get("seed", 0), source, calibration, edits, before - saved)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(run, "make_batches", lambda model, samples, size: list(samples))
-        records = compress_(model, plan, batches, batches, original)  # type: ignore[arg-type]
+        patch.setattr(run, "make_batches", lambda model, samples, size: [batches[sample.line] for sample in samples])
+        stand_ins = [Sample(line) for line in range(len(batches))]
+        records = compress_(model, plan, stand_ins, stand_ins, original)
     return Compressed(model, original, plan, after, records, batches)
 
 

@@ -10,7 +10,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from trimodal.compression.sensitivity import gradient_sizes
+from trimodal.compression.sensitivity import gradient_sizes, weight_gradients
+from trimodal.core import Sample
 from trimodal.models.model import Model, Output
 from trimodal.models.tiny import miniature_batch
 
@@ -65,3 +66,38 @@ def test_recipe_may_ask_for_it(compressed: Any) -> None:
     path = runs[0].plan.edits[0].places[0].paths[0]
     weights = [run.model.module.get_submodule(path).weight for run in runs]
     assert not torch.equal(weights[0], weights[1]) and not torch.equal(weights[1], weights[2])
+
+
+class Labelled(nn.Module):
+    """Scores of a batch of numbers, in the form that the generic family reads."""
+
+    outputs = (Output("output", "all", "logits", label="label"),)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.unused = nn.Linear(3, 4), nn.Linear(4, 5), nn.Linear(2, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        scores: Tensor = self.second(self.first(x))
+        return scores
+
+
+def test_weight_gradients_are_those_of_the_labels_sample_by_sample() -> None:
+    from trimodal.models.generic import FAMILY, describe
+
+    module = Labelled()
+    model = Model(module, describe(module), FAMILY, "labelled")
+    rows, classes = torch.randn(6, 3), [0, 4, 2, 2, 1, 3]
+    samples = [Sample(line, label=label) for line, label in enumerate(classes, start=1)]
+    examples = [(sample, {"x": row[None]}) for sample, row in zip(samples, rows, strict=True)]
+    found = weight_gradients(model, examples, ["first", "second", "unused"], seed=0)
+    assert not found["unused"].square.any()
+    expected = []
+    for row, label in zip(rows, classes, strict=True):
+        loss = nn.functional.cross_entropy(module(row[None]), torch.tensor([label]))
+        expected.append(torch.autograd.grad(loss, module.first.weight)[0])
+    stacked = torch.stack(expected)
+    assert found["first"].samples == 6
+    assert torch.allclose(found["first"].mean, stacked.mean(0), atol=1e-5)
+    assert torch.allclose(found["first"].square, stacked.square().mean(0), atol=1e-5)
+    assert all(p.grad is None and p.requires_grad for p in module.parameters())

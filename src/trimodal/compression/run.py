@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from trimodal.compression.blocks import Activations
-from trimodal.compression.sensitivity import gradient_sizes
+from trimodal.compression.sensitivity import gradient_sizes, weight_gradients
 from trimodal.core import Change, Edit, FitRecord, Place, PlaceRecord, Plan, PlannedPlace, Sample
 from trimodal.data import batches as make_batches
 from trimodal.errors import TrimodalError
@@ -27,9 +27,10 @@ from trimodal.methods.options import build
 from trimodal.models.apply import apply_
 from trimodal.models.model import Batch, Model
 from trimodal.planning import place_of
-from trimodal.statistics import Balance, Moment, Statistic, StatisticKind, mixed
+from trimodal.statistics import Balance, Gradient, Moment, Statistic, StatisticKind, mixed
 
-BATCH_SIZE, BATCH_TOKENS = 32, 4096
+BATCH_SIZE, BATCH_TOKENS = 32, 2048
+GRADIENT_SAMPLES = 64
 Progress = Callable[[str, int, int], None]
 
 
@@ -50,8 +51,11 @@ class _Run:
     model: Model
     balance: Balance
     progress: Progress
-    data: bool
+    samples: Sequence[Sample]
+    seed: int
     gradients: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    weight_gradients: Mapping[str, Gradient] = field(default_factory=dict)
+    tasks: Sequence[_Task] = ()
     records: list[PlaceRecord | FitRecord] = field(default_factory=list)
     total: int = 0
 
@@ -75,7 +79,7 @@ def compress_(
         progress: called with what is going on, places or steps done, and how many there are.
     """
     torch.manual_seed(plan.seed)
-    run = _Run(model, plan.calibration.balance, progress, bool(statistics_samples))  # type: ignore[arg-type]
+    run = _Run(model, plan.calibration.balance, progress, statistics_samples, plan.seed)  # type: ignore[arg-type]
     run.total = sum(len(edit.places) for edit in plan.edits)
     calibration = _batches(model, statistics_samples)
     if run.balance == "gradient" and teacher is not None:
@@ -91,7 +95,7 @@ def compress_(
 
 
 def _batches(model: Model, samples: Sequence[Sample]) -> Sequence[Batch]:
-    """The samples in batches of at most 32, fewer where a batch would have more than 4,096 tokens: products are no faster
+    """The samples in batches of at most 32, fewer where a batch would have more than 2,048 tokens: products are no faster
     beyond that, and what layers give to each other stays small."""
     if not samples:
         return []
@@ -123,6 +127,7 @@ def _sweep(run: _Run, edits: list[tuple[int, Edit]], activations: Activations) -
         for number, edit in edits
         for planned in edit.places
     ]
+    run.tasks, run.weight_gradients = tasks, {}
     order = {site.path: (site.tower, site.block) for site in run.model.layout.sites}
     for _, paths in groupby(order, key=lambda path: order[path]):
         here = set(paths)
@@ -167,6 +172,23 @@ def _round(run: _Run, tasks: list[_Task], activations: Activations) -> None:
         run.records.append(_one(run, task, place, seen.get(place.observed.path, {})))
 
 
+def _gradient(run: _Run, place: Place) -> Gradient | None:
+    """The gradient of the place's observed weight. Where it is not known, or is of a weight that was cut since, it is
+    taken for all plain weights that this sweep ranks so, at the model as it is now."""
+    path, shape = place.observed.path, (place.observed.rows, place.observed.columns)
+    known = run.weight_gradients.get(path)
+    if known is None or (known.rows, known.columns) != shape:
+        layout = run.model.layout
+        plain = {site.path for site in layout.sites if site.stored == "dense"}
+        tasks = [task for task in run.tasks if plain.issuperset(task.planned.paths)]
+        places = [(task, place_of(layout, task.method, task.planned)) for task in tasks]
+        paths = [p.observed.path for task, p in places if task.method.wants(p, task.config) == "gradient"]
+        samples = run.samples[:: -(-len(run.samples) // GRADIENT_SAMPLES)] if run.samples else ()
+        examples = ((sample, batch) for sample in samples for batch in make_batches(run.model, [sample], 1))
+        run.weight_gradients = weight_gradients(run.model, examples, dict.fromkeys(paths), run.seed)
+    return run.weight_gradients.get(path)
+
+
 def _wants(tasks: list[_Task], places: list[Place], data: bool) -> dict[str, StatisticKind]:
     """What to observe per path. With data at hand every weight's output error is measured, asked for or not."""
     wants: dict[str, StatisticKind] = {}
@@ -174,7 +196,7 @@ def _wants(tasks: list[_Task], places: list[Place], data: bool) -> dict[str, Sta
         site = place.observed
         if data and site.kind in ("linear", "conv") and site.groups == 1:
             wanted = task.method.wants(place, task.config)
-            wants[site.path] = "moment" if wanted in (None, "norm") else wanted
+            wants[site.path] = "moment" if wanted in (None, "norm", "gradient") else wanted
     return wants
 
 
@@ -184,10 +206,14 @@ def _one(run: _Run, task: _Task, place: Place, seen: Mapping[str, Statistic]) ->
     model, site = run.model, place.observed
     weights = _weights(model, place)
     moments = {name: part for name, part in seen.items() if isinstance(part, Moment)}
-    statistic = mixed(moments, run.balance, run.gradients.get(site.path)) if moments else None
     wanted = task.method.wants(place, task.config)
+    statistic: Statistic | None = None
+    if wanted == "gradient":
+        statistic = _gradient(run, place)
+    elif moments:
+        statistic = mixed(moments, run.balance, run.gradients.get(site.path))
     lacking = wanted is not None and statistic is None
-    if task.method.solve is None or (lacking and (run.data or not task.method.without_data)):
+    if task.method.solve is None or (lacking and (run.samples or not task.method.without_data)):
         raise TrimodalError(
             f"{task.method.name} at {place.name}: no calibration sample ran through it; give data that uses the {site.tower} tower"
         )

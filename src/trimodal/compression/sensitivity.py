@@ -1,20 +1,25 @@
-"""How much each modality's tokens matter to the output: the mean size of the loss's gradient, per layer.
+"""What the loss's gradient says: how much each modality's tokens matter to the output, and what each weight is worth.
 
-MBQ (Li et al. 2025, arXiv 2412.19509) weighs modalities so. No labels are needed: the loss is the negative
-log-likelihood of labels drawn from the model's own predictions, whose gradient is that of the Fisher information, and
-for embeddings their scalar product with a random direction.
+MBQ (Li et al. 2025, arXiv 2412.19509) weighs modalities by the first; `prune.gradient` ranks weights by the second. No
+labels are needed: the loss is the negative log-likelihood of labels drawn from the model's own predictions, whose
+gradient is that of the Fisher information, and for embeddings their scalar product with a random direction. For weights,
+labels and next tokens are used where the data has them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from trimodal.core import Sample
+from trimodal.data import labels
 from trimodal.models.model import Batch, Model, Output
-from trimodal.statistics import rows_by_modality
+from trimodal.statistics import Gradient, rows_by_modality
+
+_IGNORED = -100
 
 
 def gradient_sizes(model: Model, batches: Sequence[Batch], seed: int) -> dict[str, dict[str, float]]:
@@ -50,6 +55,32 @@ def gradient_sizes(model: Model, batches: Sequence[Batch], seed: int) -> dict[st
     return {path: {name: size / count for name, (size, count) in by.items()} for path, by in totals.items()}
 
 
+def weight_gradients(
+    model: Model, examples: Iterable[tuple[Sample, Batch]], paths: Collection[str], seed: int
+) -> dict[str, Gradient]:
+    """The gradients of the weights at `paths` (plain parameters) over `examples`, each one sample and the batch that it
+    makes alone, one backward pass each; zero where the loss does not depend on a weight."""
+    weights = {path: model.module.get_submodule(path)._parameters["weight"] for path in paths}
+    found = {path: Gradient(len(w), w[0].numel()) for path, w in weights.items() if w is not None}
+    leaves = [weight for weight in weights.values() if weight is not None]
+    needed = [weight.requires_grad for weight in leaves]
+    generator = torch.Generator().manual_seed(seed)
+    model.module.eval()
+    try:
+        for weight in leaves:
+            weight.requires_grad_(True)
+        for sample, batch in examples:
+            with torch.enable_grad():
+                loss = _loss(model, model.module(**batch), batch, generator, sample)
+                gradients = torch.autograd.grad(loss, leaves, allow_unused=True)
+            for one, weight, gradient in zip(found.values(), leaves, gradients, strict=True):
+                one.update(torch.zeros_like(weight) if gradient is None else gradient)
+    finally:
+        for weight, before in zip(leaves, needed, strict=True):
+            weight.requires_grad_(before)
+    return found
+
+
 def _keep(seen: dict[str, Tensor], path: str) -> Callable[..., None]:
     def hook(_: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         if isinstance(output, Tensor) and output.requires_grad:
@@ -58,23 +89,38 @@ def _keep(seen: dict[str, Tensor], path: str) -> Callable[..., None]:
     return hook
 
 
-def _loss(model: Model, result: Any, batch: Batch, generator: torch.Generator) -> Tensor:
-    """The sum over the outputs that a person cares about."""
+def _loss(model: Model, result: Any, batch: Batch, generator: torch.Generator, sample: Sample | None = None) -> Tensor:
+    """The sum over the outputs that a person cares about; with `sample`, the batch's only one, by what it is labelled."""
     total = torch.zeros(())
     for output in model.family.outputs(model.module):
         value = output.of(result)
         if value is not None:
-            total = total + _one(output, value.float(), batch, generator)
+            total = total + _one(output, value.float(), batch, generator, sample)
     return total
 
 
-def _one(output: Output, value: Tensor, batch: Batch, generator: torch.Generator) -> Tensor:
+def _one(output: Output, value: Tensor, batch: Batch, generator: torch.Generator, sample: Sample | None) -> Tensor:
     if output.kind == "embedding":
         direction = torch.randn(value.shape, generator=generator).to(value.device)
         return (nn.functional.normalize(value, dim=-1) * direction).sum()
     scores = value.log_softmax(dim=-1)
+    expected = None if sample is None else _expected(output, scores, batch, sample)
+    if expected is not None:
+        return nn.functional.nll_loss(scores.flatten(0, -2), expected.flatten(), ignore_index=_IGNORED, reduction="sum")
     if output.kind == "tokens" and output.mask in batch and batch[output.mask].shape == scores.shape[:-1]:
         scores = scores[batch[output.mask].bool()]
     scores = scores.reshape(-1, scores.shape[-1])
     drawn = torch.multinomial(scores.detach().exp().cpu(), 1, generator=generator).to(scores.device)
     return -scores.gather(1, drawn).sum()
+
+
+def _expected(output: Output, scores: Tensor, batch: Batch, sample: Sample) -> Tensor | None:
+    """The classes that `sample` calls for: its label, or every next token that is not padding; None if it says none."""
+    if output.kind == "logits":
+        (label,) = labels([sample], output.label) if output.label else (None,)
+        return None if label is None else torch.tensor([label], device=scores.device)
+    ids = batch.get("input_ids")
+    if ids is None or output.mask not in batch or ids.shape != scores.shape[:-1]:
+        return None
+    following = ids.masked_fill(~batch[output.mask].bool(), _IGNORED)[:, 1:]
+    return nn.functional.pad(following, (0, 1), value=_IGNORED)

@@ -37,7 +37,7 @@ def damped_inverse(moment: Tensor, damping: float, tokens: int) -> tuple[Tensor,
 
     d starts at `safe_damping`.
     """
-    factor, used = _factor(moment, damping, tokens)
+    factor, used = _factor_(moment.to(torch.float64, copy=True), damping, tokens)
     return torch.cholesky_inverse(factor), used
 
 
@@ -47,7 +47,7 @@ def inverse_root(moment: Tensor, damping: float, tokens: int) -> tuple[Tensor, f
     The inverse itself is never formed: with rows and columns in reverse, C = L Lᵀ; in the old order that L is an upper
     triangle R with C = R Rᵀ, and U = R⁻¹.
     """
-    factor, used = _factor(moment.flip(0, 1), damping, tokens)
+    factor, used = _factor_(moment.flip(0, 1).to(torch.float64), damping, tokens)
     return _inverse_of_upper(factor.flip(0, 1)), used
 
 
@@ -64,16 +64,15 @@ def _inverse_of_upper(triangle: Tensor) -> Tensor:
     return result
 
 
-def _factor(moment: Tensor, damping: float, tokens: int) -> tuple[Tensor, float]:
-    """Lower L (n, n) in float64 with C + d·mean(diag C)·I = L Lᵀ, and d."""
-    n = moment.shape[0]
-    mean = float(moment.diagonal().double().mean())
+def _factor_(moment: Tensor, damping: float, tokens: int) -> tuple[Tensor, float]:
+    """Lower L (n, n) with C + d·mean(diag C)·I = L Lᵀ, and d; `moment` is overwritten, since n² numbers are many."""
+    n, diagonal = moment.shape[0], moment.diagonal().clone()
+    mean = float(diagonal.mean())
     d = safe_damping(damping, tokens, n)
     while d <= 1.0 and math.isfinite(mean):
-        damped = moment.to(torch.float64, copy=True)
-        damped.diagonal().add_(d * mean)
-        factor, failed = torch.linalg.cholesky_ex(damped)
-        if not failed and torch.isfinite(factor).all():
+        moment.diagonal().copy_(diagonal + d * mean)
+        factor, failed = torch.linalg.cholesky_ex(moment)
+        if not failed and torch.isfinite(factor.diagonal()).all():
             return factor, d
         d = _raised(d)
     raise TrimodalError(

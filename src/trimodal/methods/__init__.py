@@ -6,7 +6,7 @@ from trimodal.errors import RecipeError, nearest
 from trimodal.methods.distill import recover
 from trimodal.methods.factorize import eigen, svd
 from trimodal.methods.method import Method, works_on
-from trimodal.methods.prune import magnitude, obs, sparsegpt, structured, wanda
+from trimodal.methods.prune import gradient, magnitude, obs, sparsegpt, structured, wanda
 from trimodal.methods.quantize import awq, entropy, gptq, hqq, learned, rotated, rtn, smooth
 
 METHODS: tuple[Method, ...] = (
@@ -20,6 +20,7 @@ METHODS: tuple[Method, ...] = (
     entropy.METHOD,
     magnitude.METHOD,
     wanda.METHOD,
+    gradient.METHOD,
     sparsegpt.METHOD,
     obs.METHOD,
     structured.NEURONS,

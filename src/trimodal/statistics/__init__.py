@@ -1,11 +1,19 @@
-"""Streaming statistics of a layer's input. Padding and modality are handled here and nowhere else."""
+"""Streaming statistics of a layer's input, and of its weight's gradient. Padding and modality are handled here and
+nowhere else."""
 
-from trimodal.statistics.moments import Balance, ColumnNorm, Moment, Sample, Statistic, StatisticKind, mixed
+from typing import Literal
+
+from trimodal.statistics.gradients import Gradient
+from trimodal.statistics.moments import Balance, ColumnNorm, Moment, Sample, mixed
 from trimodal.statistics.tokens import rows_by_modality, unfold_input
+
+StatisticKind = Literal["moment", "paired", "norm", "sample", "gradient"]
+Statistic = Moment | ColumnNorm | Gradient
 
 __all__ = [
     "Balance",
     "ColumnNorm",
+    "Gradient",
     "Moment",
     "Sample",
     "Statistic",

@@ -14,7 +14,6 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-StatisticKind = Literal["moment", "paired", "norm", "sample"]
 Balance = Literal["modality", "tokens", "gradient"]
 _LEAST_SHARE = 0.05
 _SAMPLE_ROWS = 2048
@@ -125,9 +124,6 @@ class Sample(Moment):
             kept = keys.topk(_SAMPLE_ROWS, largest=False).indices.sort().values
             keys, rows = keys[kept], rows[kept.to(x.device)]
         self._keys, self.rows = keys, rows
-
-
-Statistic = Moment | ColumnNorm
 
 
 def mixed(parts: Mapping[str, Moment], balance: Balance, gradients: Mapping[str, float] | None = None) -> Moment:

@@ -128,10 +128,11 @@ def chooser(
     order = torch.arange(len(c), device=c.device)
     if activation_order:
         order = torch.sort(c.diagonal(), descending=True, stable=True).indices
-    root, used = inverse_root(c[order][:, order], damping, moment.tokens)
+    root, used = inverse_root(c[order[:, None], order], damping, moment.tokens)
+    root = root.float()
 
     def choose(weight: Tensor, levels: Levels, exact: Tensor | None) -> tuple[Tensor, Tensor]:
-        return feedback(weight.masked_fill(dead, 0.0), root.float(), levels, order, exact)
+        return feedback(weight.masked_fill(dead, 0.0), root, levels, order, exact)
 
     return choose, used, dead
 
