@@ -7,9 +7,12 @@ from typing import Any
 import pytest
 import torch
 
+from trimodal.core import Place, Site
 from trimodal.maths.error import quadratic
 from trimodal.methods.factorize import eigen
-from trimodal.methods.factorize.svd import METHOD, factors
+from trimodal.methods.factorize.svd import METHOD, SvdConfig, factors
+from trimodal.methods.options import build
+from trimodal.statistics import Gradient
 
 
 @pytest.mark.parametrize(("alpha", "expected", "error"), [
@@ -44,3 +47,34 @@ def test_inputs_alike_make_both_the_same(layer: Any, solved: Any, moment_of: Any
     same = moment_of(3.0 * torch.eye(96))
     one, other = (solved(METHOD, layer.weight, same, alpha=a) for a in (0.0, 1.0))
     assert torch.allclose(one, other, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["linear", "embedding"])
+def test_rows_count_as_the_loss_says(kind: Any) -> None:
+    """The worked example with D = (1, 4); and of all matrices of rank 8 the one nearest in the weighted sense."""
+    site = Site("layer", "text", 0, "up", kind, (2, 2))
+    gradient = Gradient(2, 2)
+    gradient.update(torch.tensor([[1.0, 0.0], [4.0, 0.0]]))
+    config: SvdConfig = build(SvdConfig, {"rank": 1, "fisher": True}, "svd")
+    assert METHOD.solve is not None
+    place = Place("text.0.up", (site,))
+    change = METHOD.solve(place, {"layer.weight": torch.tensor([[2.0, 0.0], [0.0, 1.0]])}, gradient, config)
+    tensors = change.treatments["layer"].tensors
+    first, second = tensors["first"], tensors["second"]
+    product = first @ second.T if kind == "embedding" else second @ first
+    assert torch.allclose(product, torch.tensor([[0.0, 0.0], [0.0, 1.0]]), atol=1e-6)
+
+
+def test_weighted_rows_are_nearest_in_the_weighted_sense() -> None:
+    weight, gradient = torch.randn(24, 16), Gradient(24, 16)
+    gradient.update(torch.randn(24, 16) * torch.linspace(0.1, 3.0, 24)[:, None])
+    site = Site("layer", "text", 0, "up", "linear", (24, 16))
+    assert METHOD.solve is not None
+    config: SvdConfig = build(SvdConfig, {"rank": 6, "fisher": True}, "svd")
+    change = METHOD.solve(Place("text.0.up", (site,)), {"layer.weight": weight}, gradient, config)
+    tensors = change.treatments["layer"].tensors
+    importance = gradient.square.sum(dim=1).sqrt()[:, None]
+    lost = (importance * (weight - tensors["second"] @ tensors["first"])).square().sum()
+    values = torch.linalg.svdvals((importance * weight).double())
+    assert float(lost) == pytest.approx(float(values[6:].square().sum()), rel=1e-4)
+    assert METHOD.refuse(Place("text.0.up", (site,)), build(SvdConfig, {"rank": 6, "fisher": True, "alpha": 0.5}, "svd"))
