@@ -86,11 +86,10 @@ def structuring() -> list[Way]:
     runs = {"kept": 2, "of": 4}
     return [
         Way(HALF, MAGNITUDE, {"prune.magnitude": {"sparsity": 0.5}}),
-        Way(HALF, WANDA, {"prune.wanda": {"sparsity": 0.5}}, repeated=True),
+        Way(HALF, WANDA, {"prune.wanda": {"sparsity": 0.5, "refit": False}}, repeated=True),
         Way(HALF, SPARSEGPT, {"prune.sparsegpt": {"sparsity": 0.5}}, repeated=True),
         Way(HALF, REFITTED, {"prune.wanda": {"sparsity": 0.5, "refit": True}}, repeated=True),
-        Way(TWO_OF_FOUR, MAGNITUDE, {"prune.magnitude": {**runs, "scope": "row"}}),
-        Way(TWO_OF_FOUR, WANDA, {"prune.wanda": runs}),
+        Way(TWO_OF_FOUR, WANDA, {"prune.wanda": {**runs, "refit": False}}),
         Way(TWO_OF_FOUR, SPARSEGPT, {"prune.sparsegpt": runs}),
         Way(TWO_OF_FOUR, REFITTED, {"prune.wanda": {**runs, "refit": True}}),
         Way(JOINT, SPARSEGPT, {"prune.sparsegpt": {"sparsity": 0.5, "bits": 4, "group": 64}}, repeated=True),

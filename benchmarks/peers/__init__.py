@@ -20,9 +20,11 @@ ENVIRONMENTS = {
         "transformers==5.17.0", "huggingface_hub==1.33.0", "datasets>=4.8.4", "accelerate>=1.15.0", "loguru", "pillow",
         "requests", "psutil", "pydantic",
     ),
+    "pruning": ("transformers==5.23.0", "numpy"),
 }  # fmt: skip
-ALONE = {"llmcompressor": ("llmcompressor==0.14.0.1", "compressed-tensors==0.19.0", "auto-round==0.15.1")}
-"""Installed without what they ask for: llm-compressor asks for a GPU's management library, which it runs without."""
+ALONE = {"pruning": ("torch-pruning==1.6.1",), "llmcompressor": ("llmcompressor==0.14.0.1", "compressed-tensors==0.19.0", "auto-round==0.15.1")}
+"""Installed without what they ask for: llm-compressor asks for a GPU's management library, which it runs without, and
+Torch-Pruning for any torch, which would be replaced by one for GPUs."""
 SCRIPTS = {"torch_peers.py": "quantizers", "graph_peers.py": "quantizers"}
 """The scripts of `benchmarks.minilm`, and their environments."""
 
