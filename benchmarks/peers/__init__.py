@@ -22,7 +22,10 @@ ENVIRONMENTS = {
     ),
     "pruning": ("transformers==5.23.0", "numpy"),
 }  # fmt: skip
-ALONE = {"pruning": ("torch-pruning==1.6.1",), "llmcompressor": ("llmcompressor==0.14.0.1", "compressed-tensors==0.19.0", "auto-round==0.15.1")}
+ALONE = {
+    "pruning": ("torch-pruning==1.6.1",),
+    "llmcompressor": ("llmcompressor==0.14.0.1", "compressed-tensors==0.19.0", "auto-round==0.15.1"),
+}
 """Installed without what they ask for: llm-compressor asks for a GPU's management library, which it runs without, and
 Torch-Pruning for any torch, which would be replaced by one for GPUs."""
 SCRIPTS = {"torch_peers.py": "quantizers", "graph_peers.py": "quantizers"}

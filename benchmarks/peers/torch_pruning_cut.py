@@ -11,6 +11,8 @@ import sys
 import time
 from typing import Any
 
+NEURONS = ("intermediate.dense", "layer.0.convolution", "layer.1.convolution")
+
 
 def inputs_of(model: Any) -> dict[str, Any]:
     """Random inputs of the usual size for one sample, by what the configuration says."""
@@ -53,9 +55,7 @@ def main() -> None:
             width[name] = getattr(owner, "head_dim", None) or owner.attention_head_size
             heads[module] = module.out_features // width[name]
             free.append(module)
-        elif last in ("fc1", "up_proj", "gate_proj") or name.endswith("intermediate.dense"):
-            free.append(module)
-        elif kind.startswith("ResNet") and name.endswith(("layer.0.convolution", "layer.1.convolution")):
+        elif last in ("fc1", "up_proj", "gate_proj") or name.endswith(NEURONS):
             free.append(module)
     roots = (torch.nn.Linear, torch.nn.Conv1d, torch.nn.Conv2d, torch.nn.Embedding, torch.nn.LayerNorm)
     ignored = [m for m in modules.values() if isinstance(m, roots) and m not in free]
@@ -82,7 +82,8 @@ def main() -> None:
                     module.all_head_size = changed * module.attention_head_size
     with torch.inference_mode():
         model(**inputs)
-    mixed = sum(not whole(modules[name].weight, weights[name], width[name]) for name in width)
+    owners = {name.rpartition(".")[0]: width[name] for name in width}
+    mixed = sum(not alike(owner, modules, weights, owners[owner]) for owner in owners)
     after = sum(p.numel() for p in model.parameters())
     left, _ = tp.utils.count_ops_and_params(model, inputs)
     try:
@@ -92,20 +93,41 @@ def main() -> None:
         exported = f"no: {type(error).__name__}"
     print(json.dumps({
         "parameters": after, "share": after / before, "operations": left / operations, "masked": None,
-        "heads": f"no: mixed in {mixed} of {len(width)} layers" if mixed else "yes" if width else "",
+        "heads": f"no: mixed in {mixed} of {len(owners)} layers" if mixed else "yes" if owners else "",
         "exported": exported, "seconds": seconds,
     }))  # fmt: skip
 
 
-def whole(found: Any, original: Any, width: int) -> bool:
-    """Whether the rows left of a projection are whole heads of the original's, in the order they had."""
+def alike(owner: str, modules: dict[str, Any], weights: dict[str, Any], width: int) -> bool:
+    """Whether query, key, value and output projection of an attention keep the same whole heads of the original's.
+
+    Where several queries read one key, only whether all keep whole heads is asked.
+    """
+    kept = []
+    for name in (f"{owner}.{last}" for last in ("q_proj", "k_proj", "v_proj", "query", "key", "value")):
+        if name in modules:
+            kept.append(heads_of(modules[name].weight, weights[name], width))
+    for name in (f"{owner}.o_proj", f"{owner}.out_proj", f"{owner.rpartition('.')[0]}.output.dense"):
+        if name in modules:
+            kept.append(heads_of(modules[name].weight.T, weights[name].T, width))
+    counts = {len(heads) for heads in kept if heads is not None}
+    return None not in kept and (len(counts) > 1 or all(heads == kept[0] for heads in kept))
+
+
+def heads_of(found: Any, original: Any, width: int) -> list[int] | None:
+    """Which heads of `original`, rows of a projection, the rows of `found` are; None where they are not whole ones."""
     import torch
 
-    rows = [int((original == row).all(dim=1).nonzero()[0]) for row in found[:, : original.shape[1]].detach()]
+    columns = original.shape[1]
+    if found.shape[1] != columns:
+        return None
+    rows = [int((original == row).all(dim=1).nonzero()[0]) for row in found.detach()]
     if len(rows) % width:
-        return False
+        return None
     groups = torch.tensor(rows).view(-1, width)
-    return bool(((groups - groups[:, :1]) == torch.arange(width)).all() and (groups[:, 0] % width == 0).all())
+    if not bool(((groups - groups[:, :1]) == torch.arange(width)).all() and (groups[:, 0] % width == 0).all()):
+        return None
+    return (groups[:, 0] // width).tolist()
 
 
 if __name__ == "__main__":
