@@ -12,12 +12,13 @@ from torch import Tensor, nn
 
 from trimodal.layers.hosting import host_, is_hosting, unhost_
 from trimodal.layers.low_rank import LowRank, low_rank, merged
+from trimodal.layers.merging import BlockMerging, is_merging, merge_tokens_
 from trimodal.layers.recurrent import Recurrent, open_recurrent_
 from trimodal.layers.stored import Coded, Sparse, Store, store
 
 __all__ = [
-    "Coded", "LowRank", "Recurrent", "Sparse", "Store", "host_", "is_hosting", "merged", "open_recurrent_", "replaced_",
-    "store", "unhost_",
+    "BlockMerging", "Coded", "LowRank", "Recurrent", "Sparse", "Store", "host_", "is_hosting", "is_merging",
+    "merge_tokens_", "merged", "open_recurrent_", "replaced_", "store", "unhost_",
 ]  # fmt: skip
 
 
