@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from trimodal.layers.hosting import host_, is_hosting, unhost_
 from trimodal.layers.low_rank import LowRank, low_rank, merged
-from trimodal.layers.merging import BlockMerging, is_merging, merge_tokens_
 from trimodal.layers.recurrent import Recurrent, open_recurrent_
 from trimodal.layers.stored import Coded, Sparse, Store, store
+from trimodal.layers.token_merging import BlockMerging, is_merging, merge_tokens_
 
 __all__ = [
     "BlockMerging", "Coded", "LowRank", "Recurrent", "Sparse", "Store", "host_", "is_hosting", "is_merging",

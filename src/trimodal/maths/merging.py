@@ -28,11 +28,14 @@ def matched(metric: Tensor, sizes: Tensor, remove: int, protected: int = 0) -> T
     linked to the one of B with the most similar `metric` (batch, T, width) by cosine, and along the `remove` strongest
     links A's tokens join B's. Padding of A goes first, and nothing is sent into padding of B while there is a choice.
     `sizes` is (batch, T). Order of what is left: the protected, the rest of A, B.
+    With nothing to remove all stay where they are.
     """
     tokens = metric.shape[1]
     first, second = _dealt(tokens, protected)
     if not 0 <= remove <= len(second):
         raise ValueError(f"{remove} of {tokens} tokens cannot be merged; at most {len(second)} can")
+    if remove == 0:
+        return torch.arange(tokens, device=metric.device).expand(len(metric), -1)
     unit = functional.normalize(metric, dim=-1)
     links = unit[:, protected::2] @ unit[:, protected + 1 :: 2].transpose(1, 2)  # (batch, A, B)
     links = links.masked_fill(sizes[:, None, protected + 1 :: 2] == 0, -2.0)
