@@ -73,7 +73,7 @@ class _Tokens(NamedTuple):
 def merge_tokens_(block: nn.Module, settings: BlockMerging) -> None:
     """Let `block` do with its tokens what `settings` say. Its forward takes the hidden states (batch, T, width) and as
     second argument a mask, and returns hidden states."""
-    block.__class__ = _merging(type(block))
+    block.__class__ = _merging(type(block))  # type: ignore[arg-type]
     block.token_merging = settings  # type: ignore[assignment]
 
 
