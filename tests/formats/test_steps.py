@@ -40,6 +40,12 @@ def low_rank(rank: Any, shape: Any, **options: Any) -> dict[str, Any]:
     return treat("low_rank", {"shape": shape, "dtype": "float32", "rank": rank, "embedding": False, **options})
 
 
+def merge(**changes: Any) -> dict[str, Any]:
+    """A fair merge of the CLIP miniature's image tokens, with `changes`."""
+    how = {"tower": "image", "kind": "matching", "share": 0.5, "first": 0, "last": 0, "proportional": True}
+    return {"merge": {**how, **changes}}
+
+
 def sparse(kept: Any, shape: Any) -> dict[str, Any]:
     return treat("sparse", {"shape": shape, "dtype": "float32", "kept": kept})
 
@@ -69,6 +75,17 @@ BAD_FORM: Mapping[str, Any] = {
     "cut-without-label": [{"cut": {"kept": [0]}}],
     "cut-of-fractions": [{"cut": {"label": "image.0.heads", "kept": [0.5]}}],
     "cut-of-negatives": [{"cut": {"label": "image.0.heads", "kept": [-1]}}],
+    "merge-of-text": [{"merge": "image"}],
+    "merge-without-share": [{"merge": {"tower": "image"}}],
+    "merge-with-more": [merge(hook="os.system")],
+    "merge-of-number": [merge(tower=1)],
+    "merge-by-other-means": [merge(kind="random")],
+    "merge-of-all": [merge(share=1.0)],
+    "merge-of-nan": [merge(share=float("nan"))],
+    "merge-of-share-in-words": [merge(share="half")],
+    "merge-before-the-first": [merge(first=-1)],
+    "merge-backwards": [merge(first=1)],
+    "merge-with-half-attention": [merge(proportional=1)],
     "unknown-kind": [quantized(kind="pickled")],
     "kind-of-list": [quantized(kind=["quantized"])] ,
     "further-key": [{"treat": {**quantized()["treat"], "code": "print()"}}],
@@ -116,6 +133,7 @@ def test_fair_steps_are_read(file_with: Callable[[Any], Path]) -> None:
         sparse(40, [16, 32]),
         treat("integers", {"shape": [16, 32], "dtype": "float16", "exponent": 0, "rotation": 8}),
         {"cut": {"label": "image.0.heads", "kept": [0, 2]}},
+        merge(),
     ]
     assert read_steps(file_with(steps)) == steps
 
@@ -144,6 +162,9 @@ BAD_FIT: Mapping[str, Any] = {
     "cut-of-nothing": {"cut": {"label": "__dict__", "kept": [0]}},
     "cut-of-all": {"cut": {"label": "image.0.heads", "kept": []}},
     "cut-beyond": {"cut": {"label": "image.0.heads", "kept": [0, 4]}},
+    "merge-of-no-tower": merge(tower="__class__"),
+    "merge-of-words": merge(tower="text"),
+    "merge-beyond": merge(last=2),
     "cut-twice-the-same": {"cut": {"label": "image.0.heads", "kept": [1, 1]}},
 }
 
@@ -162,6 +183,11 @@ def test_cut_where_the_weight_is_packed() -> None:
     first = quantized(path=path, options_shape=[32, 32])
     with pytest.raises(IntegrityError, match=r"recorded step 2 cuts 'image.0.heads' where a weight is no longer plain"):
         replay_steps_(miniature("clip"), [first, {"cut": {"label": "image.0.heads", "kept": [0]}}])
+
+
+def test_tokens_are_merged_once() -> None:
+    with pytest.raises(IntegrityError, match=r"recorded step 2 merges tokens of image: its tokens are merged already"):
+        replay_steps_(miniature("clip"), [merge(), merge()])
 
 
 def test_steps_take_no_memory_and_follow_one_another() -> None:

@@ -43,6 +43,24 @@ def test_pattern_becomes_places_in_running_order(clip: Layout, where: Any, expec
     assert edit.where == ((where,) if isinstance(where, str) else tuple(where))
 
 
+@pytest.mark.parametrize(("where", "expected"), [
+    ("*", ["image"]), ("image", ["image"]), ("image.*", ["image"]), (["*.1.up"], ["image"]),
+])  # fmt: skip
+def test_pattern_becomes_towers(clip: Layout, where: Any, expected: list[str]) -> None:
+    (edit,), after = planned(clip, {"merge.tokens": {"where": where}}, data=False)
+    assert names(edit) == expected
+    assert [alone.name for alone in edit.left_alone] == ["text"] * (where != "image" and where != "image.*")
+    assert set(edit.places[0].paths) == {site.path for site in clip.sites if site.tower == "image"}
+    assert after.sites == clip.sites and after.tower("image").whole_tokens == "its tokens are merged already"
+    place = place_of(after, method("merge.tokens"), edit.places[0])
+    assert place.whole == after.tower("image") and place.tower == "image"
+
+
+def test_pattern_that_is_no_tower(clip: Layout) -> None:
+    with pytest.raises(RecipeError, match=r"the pattern 'audio' matches nothing; .*image"):
+        planned(clip, {"merge.tokens": {"where": "audio"}})
+
+
 def test_forecast_counts_every_byte(clip: Layout) -> None:
     how = {"bits": 4, "group": 16, "grid": "asymmetric"}
     (edit,), after = planned(clip, {"quantize.rtn": {"where": "image.0.up", **how}})

@@ -194,7 +194,7 @@ def _wants(tasks: list[_Task], places: list[Place], data: bool) -> dict[str, Sta
     wants: dict[str, StatisticKind] = {}
     for task, place in zip(tasks, places, strict=True):
         site = place.observed
-        if data and site.kind in ("linear", "conv") and site.groups == 1:
+        if data and place.whole is None and site.kind in ("linear", "conv") and site.groups == 1:
             wanted = task.method.wants(place, task.config)
             wants[site.path] = "moment" if wanted in (None, "norm", "gradient") else wanted
     return wants
@@ -204,7 +204,7 @@ def _one(run: _Run, task: _Task, place: Place, seen: Mapping[str, Statistic]) ->
     """Observe is done; solve, apply, and say what happened at one place."""
     start = time.perf_counter()
     model, site = run.model, place.observed
-    weights = _weights(model, place)
+    weights = {} if place.whole is not None else _weights(model, place)
     moments = {name: part for name, part in seen.items() if isinstance(part, Moment)}
     wanted = task.method.wants(place, task.config)
     statistic: Statistic | None = None
@@ -220,15 +220,17 @@ def _one(run: _Run, task: _Task, place: Place, seen: Mapping[str, Statistic]) ->
     change = task.method.solve(place, weights, statistic if wanted is not None else None, task.config)
     after = task.method.forecast(place, task.config)
     apply_(model, place, change, after)
-    old, new, bias_change = _before_and_after(model, place, change, weights)
-    error = change.error
-    if error is None:
-        error = {n: output_error(old, new, m.second, m.mean, bias_change) for n, m in moments.items()}
+    error, changed = change.error, 0.0
+    if change.merge is None:
+        old, new, bias_change = _before_and_after(model, place, change, weights)
+        changed = weight_error(old, new)
+        if error is None:
+            error = {n: output_error(old, new, m.second, m.mean, bias_change) for n, m in moments.items()}
     return PlaceRecord(
         edit=task.edit, method=task.method.name, place=place.name, tower=place.tower, block=place.block,
         bytes_before=place.stored_bytes, bytes_after=sum(s.stored_bytes for s in after),
-        error=dict(error),
-        weight_error=weight_error(old, new), tokens={n: part.tokens for n, part in moments.items()},
+        error=dict(error or {}),
+        weight_error=changed, tokens={n: part.tokens for n, part in moments.items()},
         seconds=time.perf_counter() - start,
         notes=(*change.notes, *((f"without data: {task.method.without_data}",) if lacking else ())),
     )  # fmt: skip

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+LARGEST_SHARE = 0.75  # of a tower's tokens that can be merged
 
 
 @dataclass(frozen=True)
@@ -36,8 +38,21 @@ class Cut:
 
 
 @dataclass(frozen=True)
+class Merge:
+    """Tokens of one tower that are merged from now on: a `share` of them, after each of the blocks `first` to `last`
+    (counted from 0) an equal part; see `methods/merge/tokens.py` for the options."""
+
+    tower: str
+    kind: Literal["matching", "strided"]
+    share: float
+    first: int
+    last: int
+    proportional: bool
+
+
+@dataclass(frozen=True)
 class Change:
-    """The outcome of solving one place: new storage per site path, or one cut.
+    """The outcome of solving one place: new storage per site path, or one cut, or one merge.
 
     `error` is the relative squared output error per modality, where it is more than the changed weight's own: a layer
     whose input is quantized too.
@@ -45,5 +60,6 @@ class Change:
 
     treatments: Mapping[str, Treatment] = field(default_factory=dict)
     cut: Cut | None = None
+    merge: Merge | None = None
     notes: tuple[str, ...] = ()
     error: Mapping[str, float] | None = None

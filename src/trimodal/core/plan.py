@@ -9,14 +9,14 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from trimodal.core.site import Site
+from trimodal.core.site import Site, Tower
 
 PLAN_FORMAT = 1
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where one edit works: a site, the sites that share an axis label, or the whole model.
+    """Where one edit works: a site, the sites that share an axis label, the sites of a tower, or the whole model.
 
     `observed` is the site whose input the method's statistics are taken from: the site itself, or for an axis
     the one that consumes it.
@@ -25,6 +25,7 @@ class Place:
     name: str
     sites: tuple[Site, ...]
     label: str | None = None
+    whole: Tower | None = None
 
     @property
     def observed(self) -> Site:

@@ -155,12 +155,18 @@ class Tower:
 
     `blocks` are the dotted paths of its repeated blocks in running order; `prefixes` the dotted paths of the
     modules that belong to it, blocks or not.
+
+    `whole_tokens` is the reason why its tokens cannot be merged, empty if they can. Then the first `protected` of them
+    must stay what they are, and `restored` says that what follows the blocks needs as many as came in.
     """
 
     name: str
     modality: str
     blocks: tuple[str, ...] = ()
     prefixes: tuple[str, ...] = ()
+    whole_tokens: str = "nobody has declared how its tokens could be merged"
+    protected: int = 0
+    restored: bool = False
 
 
 @dataclass(frozen=True)
@@ -216,6 +222,11 @@ class Layout:
 
         return replace(self, sites=tuple(s for site in self.sites for s in successors(site)))
 
+    def merged(self, tower: str) -> Layout:
+        """The layout after the tokens of `tower` are merged, which can be done once."""
+        merged = (replace(t, whole_tokens="its tokens are merged already") if t.name == tower else t for t in self.towers)
+        return replace(self, towers=tuple(merged))
+
     def cut(self, label: str, kept: Sequence[int]) -> Layout:
         """The layout after the units of `label` that are not `kept` are gone."""
         sites = list(self.carrying(label))
@@ -234,7 +245,7 @@ class Layout:
         """The inverse of `to_json`."""
         return Layout(
             towers=tuple(
-                Tower(t["name"], t["modality"], tuple(t["blocks"]), tuple(t["prefixes"])) for t in data["towers"]
+                Tower(**{**t, "blocks": tuple(t["blocks"]), "prefixes": tuple(t["prefixes"])}) for t in data["towers"]
             ),
             sites=tuple(_site_from_json(s) for s in data["sites"]),
             counters=tuple(Counter(**c) for c in data["counters"]),

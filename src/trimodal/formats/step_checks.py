@@ -7,13 +7,16 @@ know, and no more bytes than the file has.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import fields
 from typing import Any
 
 from torch import nn
 
-from trimodal.core import Layout
+from trimodal.core import Layout, Merge
+from trimodal.core.change import LARGEST_SHARE
 from trimodal.core.storage import StorageError, stored_bytes
 from trimodal.layers import is_hosting
+from trimodal.models.apply import key_of
 
 Step = Mapping[str, Any]
 
@@ -24,14 +27,17 @@ class Unfit(Exception):
 
 def check_form(step: Any, size: int) -> None:
     """Whether `step` from a file of `size` bytes is of a form that trimodal writes."""
-    if not isinstance(step, dict) or len(step) != 1 or not step.keys() <= {"cut", "treat"}:
-        raise Unfit("is neither a cut nor a treatment")
+    if not isinstance(step, dict) or len(step) != 1 or not step.keys() <= {"cut", "treat", "merge"}:
+        raise Unfit("is neither a cut nor a treatment nor a merge")
     ((verb, what),) = step.items()
     if not isinstance(what, dict):
         raise Unfit(f"is a {verb} of {what!r:.40}")
     if verb == "cut":
         if what.keys() != {"label", "kept"} or not isinstance(what["label"], str) or not _whole(what["kept"]):
             raise Unfit("is a cut without a label and a list of kept units")
+        return
+    if verb == "merge":
+        _check_merge(what)
         return
     if what.keys() != {"path", "kind", "options", "tied", "bias"} or not isinstance(what["path"], str):
         raise Unfit("is a treatment without its path, kind, options, ties and bias")
@@ -61,6 +67,9 @@ def check_fit(step: Step, module: nn.Module, layout: Layout) -> None:
         if any(module.get_submodule(site.path)._parameters.get("weight") is None for site in layout.carrying(label)):
             raise Unfit(f"cuts '{label:.80}' where a weight is no longer plain")
         return
+    if "merge" in step:
+        _check_merge_fits(step["merge"], layout)
+        return
     treat = step["treat"]
     modules = dict(module.named_modules())
     shape, claimed = _shape(modules.get(treat["path"])), list(treat["options"]["shape"])
@@ -72,6 +81,32 @@ def check_fit(step: Step, module: nn.Module, layout: Layout) -> None:
     for path in treat["tied"]:
         if _shape(modules.get(path)) != shape:
             raise Unfit(f"ties {treat['path']:.80} to {path:.80}, which is no layer of its shape")
+
+
+def _check_merge(what: Mapping[str, Any]) -> None:
+    """Whether `what` has the form of a `Merge`."""
+    if what.keys() != {field.name for field in fields(Merge)} or not isinstance(what["tower"], str):
+        raise Unfit("is a merge without its tower, kind, share, blocks and attention")
+    share, tower = what["share"], what["tower"]
+    if what["kind"] not in ("matching", "strided") or type(what["proportional"]) is not bool:
+        raise Unfit(f"merges tokens of {tower:.80} by {what['kind']!r:.40}, {what['proportional']!r:.40}")
+    if type(share) is not float or not 0 <= share <= LARGEST_SHARE:
+        raise Unfit(f"merges a share of {share!r:.40} of the tokens of {tower:.80}")
+    if not _whole([what["first"], what["last"]]) or what["first"] > what["last"]:
+        raise Unfit(f"merges tokens of {tower:.80} from block {what['first']!r:.40} to {what['last']!r:.40}")
+
+
+def _check_merge_fits(what: Mapping[str, Any], layout: Layout) -> None:
+    """Whether the tower is there with all that merging its tokens needs."""
+    tower = next((tower for tower in layout.towers if tower.name == what["tower"]), None)
+    if tower is None or tower.whole_tokens:
+        raise Unfit(f"merges tokens of {what['tower']:.80}: {'no such tower' if tower is None else tower.whole_tokens}")
+    if what["last"] >= len(tower.blocks):
+        raise Unfit(f"merges tokens of {tower.name:.80} up to block {what['last']} of {len(tower.blocks)}")
+    for number, block in enumerate(tower.blocks):
+        site = key_of(layout, tower.name, number)
+        if site is None or site.output_axis is None or not site.path.startswith(f"{block}."):
+            raise Unfit(f"merges tokens of {tower.name:.80}, of which block {number} has no keys")
 
 
 def _shape(layer: nn.Module | None) -> list[int] | None:

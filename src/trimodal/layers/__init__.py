@@ -14,10 +14,11 @@ from trimodal.layers.hosting import host_, is_hosting, unhost_
 from trimodal.layers.low_rank import LowRank, low_rank, merged
 from trimodal.layers.recurrent import Recurrent, open_recurrent_
 from trimodal.layers.stored import Coded, Sparse, Store, store
+from trimodal.layers.token_merging import BlockMerging, is_merging, merge_tokens_
 
 __all__ = [
-    "Coded", "LowRank", "Recurrent", "Sparse", "Store", "host_", "is_hosting", "merged", "open_recurrent_", "replaced_",
-    "store", "unhost_",
+    "BlockMerging", "Coded", "LowRank", "Recurrent", "Sparse", "Store", "host_", "is_hosting", "is_merging",
+    "merge_tokens_", "merged", "open_recurrent_", "replaced_", "store", "unhost_",
 ]  # fmt: skip
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from trimodal.errors import RecipeError, nearest
 from trimodal.methods.distill import recover
 from trimodal.methods.factorize import eigen, svd
+from trimodal.methods.merge import tokens
 from trimodal.methods.method import Method, works_on
 from trimodal.methods.prune import gradient, magnitude, obs, sparsegpt, structured, wanda
 from trimodal.methods.quantize import awq, entropy, gptq, hqq, learned, rotated, rtn, smooth
@@ -27,6 +28,7 @@ METHODS: tuple[Method, ...] = (
     structured.HEADS,
     eigen.METHOD,
     svd.METHOD,
+    tokens.METHOD,
     recover.METHOD,
 )
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from trimodal.models.model import Batch, Model
 
 Weights = Mapping[str, "Tensor"]
-Kind = Literal["prune", "quantize", "factorize", "distill"]
+Kind = Literal["prune", "quantize", "factorize", "merge", "distill"]
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,8 @@ class Method:
         paper: authors, year, identifier.
         idea: one sentence.
         config: the frozen dataclass of its options.
-        on: what one place is: a `site`, the sites that share an axis label ending in `unit`, or the whole `model`.
+        on: what one place is: a `site`, the sites that share an axis label ending in `unit`, a `tower`, or the whole
+            `model`.
         refuse: reason why it cannot work at this place with this config, or None.
         wants: the statistic it needs of the observed site's input, or None.
         without_data: what is lost where there is no data for the statistic that it wants; empty if it cannot do without.
@@ -45,7 +46,7 @@ class Method:
     paper: str
     idea: str
     config: type
-    on: Literal["site", "axis", "model"] = "site"
+    on: Literal["site", "axis", "tower", "model"] = "site"
     unit: str = ""
     refuse: Callable[[Place, Any], str | None] = lambda place, config: None
     wants: Callable[[Place, Any], StatisticKind | None] = lambda place, config: None
@@ -65,7 +66,7 @@ def needs_dense(site: Site) -> str | None:
 def works_on(method: Method) -> str:
     """What one place of `method` can be, in words; for layers, asked of the method itself."""
     if method.on != "site":
-        return "the whole model" if method.on == "model" else f"{method.unit} of a block"
+        return {"model": "the whole model", "tower": "tower"}.get(method.on, f"{method.unit} of a block")
     shapes: dict[SiteKind, tuple[int, ...]] = {"linear": (64, 64), "conv": (64, 64, 3, 3), "embedding": (64, 64)}
     sites = [Site("", "", None, "", kind, shape) for kind, shape in shapes.items()]
     kinds = [site.kind for site in sites if method.refuse(Place("", (site,)), method.config()) is None]

@@ -1,9 +1,10 @@
 """The only file that changes a model.
 
-Two primitives, used alike when a method has just solved a place and when a saved model is loaded again:
+Three primitives, used alike when a method has just solved a place and when a saved model is loaded again:
 
     cut_      keep some units of an axis label in every tensor that carries it
     treat_    keep one site's weight in another way
+    merge_    let the blocks of a tower merge tokens
 
 and `apply_`, which carries out a method's `Change` with them and writes the steps down, so that they can be
 replayed on the bare architecture.
@@ -12,14 +13,16 @@ replayed on the bare architecture.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from trimodal.core import Axis, Change, Layout, Place, Site
+from trimodal.core import Axis, Change, Layout, Merge, Place, Site
 from trimodal.core.storage import tensors_of
-from trimodal.layers import LowRank, host_, is_hosting, merged, replaced_, unhost_
+from trimodal.errors import ModelError
+from trimodal.layers import BlockMerging, LowRank, host_, is_hosting, merge_tokens_, merged, replaced_, unhost_
 from trimodal.models.model import Model
 
 _STATISTICS = ("running_mean", "running_var")
@@ -50,6 +53,10 @@ def apply_(model: Model, place: Place, change: Change, after: Sequence[Site]) ->
             "bias": None if treatment.bias is None else list(treatment.bias.shape),
         }})  # fmt: skip
     model.layout = model.layout.exchange(place.sites, after)
+    if change.merge is not None:
+        merge_(model.module, model.layout, change.merge)
+        model.steps.append({"merge": asdict(change.merge)})
+        model.layout = model.layout.merged(change.merge.tower)
 
 
 def cut_(module: nn.Module, layout: Layout, label: str, kept: Sequence[int]) -> None:
@@ -112,6 +119,34 @@ def treat_(
             host_(other, new.stored, owner=False)  # type: ignore[arg-type]
 
 
+def merge_(module: nn.Module, layout: Layout, how: Merge) -> None:
+    """Let the blocks of a tower merge tokens as `how` says: those before `first` stay as they are, those after `last`
+    only heed what was merged."""
+    tower = layout.tower(how.tower)
+    factor = round(1 / (1 - how.share)) if how.kind == "strided" else 0
+    for number, path in enumerate(tower.blocks[how.first :], start=how.first):
+        site = key_of(layout, how.tower, number)
+        if site is None or site.output_axis is None:
+            raise ModelError(f"nobody has declared the keys of {path}, so its tokens cannot be compared")
+        done = (number - how.first + 1) / (how.last - how.first + 1)
+        merge_tokens_(module.get_submodule(path), BlockMerging(
+            start=number == how.first,
+            removed=how.share * done if how.kind == "matching" and number <= how.last else None,
+            factor=factor if number == how.first else 0,
+            key=site.path.removesuffix(".second").removeprefix(f"{path}."),
+            width=site.output_axis.width,
+            protected=tower.protected,
+            proportional=how.proportional,
+            restore=tower.restored and number == len(tower.blocks) - 1,
+        ))  # fmt: skip
+
+
+def key_of(layout: Layout, tower: str, block: int) -> Site | None:
+    """The site that gives the keys of the self-attention in a block; of a factorised one, the second factor."""
+    here = (site for site in layout.sites if (site.tower, site.block, site.role) == (tower, block, "key"))
+    return next((site for site in here if site.branch in ("", "second")), None)
+
+
 def replay_(module: nn.Module, layout: Layout, steps: Sequence[Step], device: str = "meta") -> Layout:
     """Repeat recorded `steps` on a bare module, with empty tensors on `device`; returns the layout reached.
 
@@ -121,6 +156,11 @@ def replay_(module: nn.Module, layout: Layout, steps: Sequence[Step], device: st
         if "cut" in step:
             cut_(module, layout, step["cut"]["label"], step["cut"]["kept"])
             layout = layout.cut(step["cut"]["label"], step["cut"]["kept"])
+            continue
+        if "merge" in step:
+            how = Merge(**step["merge"])
+            merge_(module, layout, how)
+            layout = layout.merged(how.tower)
             continue
         treat = step["treat"]
         specs = tensors_of(treat["kind"], treat["options"])

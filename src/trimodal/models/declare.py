@@ -89,7 +89,8 @@ class TowerPart:
 
     `blocks` is a path that may hold `*` for each child of a list (`stages.*.layers.*`); `block` says what one holds,
     and parts that a block lacks are skipped. `between` holds parts that run after the block at that path, paths from
-    `root`.
+    `root`. `whole_tokens`, `protected` and `restored` say whether and how its tokens can be merged, see `Tower`; those of
+    the piece with the blocks count.
     """
 
     name: str
@@ -101,6 +102,9 @@ class TowerPart:
     between: Mapping[str, tuple[AnyPart, ...]] = field(default_factory=dict)
     head: tuple[AnyPart, ...] = ()
     after: tuple[AnyPart, ...] = ()
+    whole_tokens: str = Tower.whole_tokens
+    protected: int = 0
+    restored: bool = False
 
 
 def kind_of(module: nn.Module) -> Kind | None:
@@ -171,6 +175,10 @@ def lay_out(module: nn.Module, towers: Iterable[TowerPart]) -> Layout:
         blocks = _expand(module, _join(tower.root, tower.blocks)) if tower.blocks else ()
         known = described.pop(tower.name, Tower(tower.name, tower.modality))
         prefixes = tuple(dict.fromkeys((*known.prefixes, *_prefixes(module, tower))))
+        if blocks:
+            known = replace(
+                known, whole_tokens=tower.whole_tokens, protected=tower.protected, restored=tower.restored
+            )
         described[tower.name] = replace(known, blocks=known.blocks + blocks, prefixes=prefixes)
         for path, block, part in _running(module, tower, blocks):
             sites.extend(_sites(module, tower.name, path, block, part))

@@ -19,8 +19,15 @@ from trimodal.planning.recipe import Recipe, Step
 
 def place_of(layout: Layout, method: Method, planned: PlannedPlace) -> Place:
     """The place that a plan names, as it stands in `layout` now."""
+    if method.on == "tower":
+        return _tower_place(layout, planned.name)
     label = planned.name if method.on == "axis" else None
     return Place(planned.name, tuple(layout.site(path) for path in planned.paths), label)
+
+
+def _tower_place(layout: Layout, name: str) -> Place:
+    sites = tuple(site for site in layout.sites if site.tower == name)
+    return Place(name, sites, whole=layout.tower(name))
 
 
 def plan_edits(layout: Layout, recipe: Recipe, data: bool) -> tuple[tuple[Edit, ...], Layout]:
@@ -60,6 +67,8 @@ def _plan_step(layout: Layout, step: Step, data: bool) -> tuple[Edit, Layout]:
             )
         after = method.forecast(place, config)
         layout = layout.exchange(place.sites, after)
+        if method.kind == "merge":
+            layout = layout.merged(place.name)
         paths = tuple(site.path for site in place.sites)
         base = plain(step.config)
         differing = {name: value for name, value in plain(config).items() if value != base[name]}
@@ -110,6 +119,9 @@ def _candidates(layout: Layout, method: Method) -> Iterator[Place]:
     if method.on == "site":
         for site in layout.sites:
             yield Place(site.name, (site,))
+        return
+    if method.on == "tower":
+        yield from (_tower_place(layout, tower.name) for tower in layout.towers)
         return
     for label in layout.labels():
         if label.rpartition(".")[2] == method.unit:

@@ -125,7 +125,11 @@ def loss(
             terms["logits"].append(score_distance(expected, found, config.temperature, mask))
     if config.features:
         masks = real or {}
-        terms["features"] = [feature_distance(h, student[1][path], masks.get(path)) for path, h in teacher[1].items()]
+        terms["features"] = [
+            feature_distance(h, student[1][path], masks.get(path))
+            for path, h in teacher[1].items()
+            if student[1][path].shape == h.shape  # where tokens are merged there are fewer
+        ]
     parts = {name: torch.stack(values).mean() for name, values in terms.items() if values}
     weighed = [getattr(config, name) * value for name, value in parts.items()]
     return {"loss": torch.stack(weighed).sum(), **parts}

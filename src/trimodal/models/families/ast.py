@@ -24,6 +24,8 @@ def describe(module: nn.Module) -> Layout:
         block=vit.BLOCK,
         head=(Part("layernorm", "norm", "final"),),
         after=(Part("classifier.layernorm", "norm", "head"), Part("classifier.dense", "head")),
+        whole_tokens="",
+        protected=2,
     )
     return lay_out(module, [tower])
 

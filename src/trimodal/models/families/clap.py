@@ -45,6 +45,7 @@ def audio(module: nn.Module, root: str) -> TowerPart:
         block=SWIN_BLOCK,
         between=_merges(module.get_submodule(root)),
         head=(Part("norm", "norm", "final"),),
+        whole_tokens="its attention works in windows of a fixed grid",
     )
 
 

@@ -26,8 +26,9 @@ BLOCK = (
 )
 
 
-def vision(root: str) -> TowerPart:
-    """The vision tower that stands at `root`; also LLaVA's."""
+def vision(root: str, pooled_by_mean: bool = False) -> TowerPart:
+    """The vision tower that stands at `root`; also LLaVA's. It is the class token that is read in the end, unless a
+    classifier takes the mean of the others."""
     return TowerPart(
         "image",
         "image",
@@ -41,6 +42,9 @@ def vision(root: str) -> TowerPart:
         block=BLOCK,
         head=(Part("post_layernorm", "norm", "final"),),
         after=(Part("visual_projection", "projector"), Part("classifier", "head")),
+        whole_tokens="",
+        protected=1,
+        restored=pooled_by_mean,
     )
 
 
@@ -68,7 +72,8 @@ def modalities(module: nn.Module) -> tuple[str, ...]:
 
 def describe(module: nn.Module) -> Layout:
     """Vision runs before text, as in `CLIPModel.forward`."""
-    towers = {"image": vision(root_of(module, "vision_model")), "text": text(root_of(module, "text_model"))}
+    image = vision(root_of(module, "vision_model"), hasattr(module, "classifier"))
+    towers = {"image": image, "text": text(root_of(module, "text_model"))}
     return lay_out(module, [towers[m] for m in modalities(module)])
 
 

@@ -36,6 +36,8 @@ def tower(name: str) -> TowerPart:
         blocks="blocks",
         block=BLOCK,
         head=(Part("norm", "norm", "final"),),
+        whole_tokens="words are not merged, only images and sounds" if name == "text" else "",
+        restored=True,  # heads take the mean, and the fusion reads the masks of all tokens
     )
 
 
@@ -48,6 +50,8 @@ FUSION = TowerPart(
     block=BLOCK,
     head=(Part("norm_2", "norm", "mlp"), Mlp("mlp.up", "mlp.down"), Part("norm", "norm", "final")),
     after=(Part("head", "head"),),
+    whole_tokens="",
+    protected=1,
 )
 
 

@@ -38,7 +38,11 @@ def describe(module: nn.Module) -> Layout:
         f"{inner}multi_modal_projector",
         head=(Mlp("linear_1", "linear_2", roles=("projector", "projector")),),
     )
-    vision = replace(VISION[seeing](f"{inner}vision_tower"), after=())
+    vision = replace(
+        VISION[seeing](f"{inner}vision_tower"),
+        after=(),
+        whole_tokens="the text has one placeholder for every patch, so their number is fixed",
+    )
     return lay_out(module, [llama.embedding(words), vision, projector, llama.decoder(words)])
 
 

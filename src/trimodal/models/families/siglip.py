@@ -16,7 +16,8 @@ from trimodal.models.model import Family, Loaded, Output, Processors
 
 def vision(root: str) -> TowerPart:
     """The vision tower that stands at `root`; also LLaVA-like models'. The attention of its pooling head is an
-    `nn.MultiheadAttention`, whose weights nothing but itself can use; they are no sites."""
+    `nn.MultiheadAttention`, whose weights nothing but itself can use; they are no sites. It looks at every token alike, so
+    it needs as many as there were."""
     return TowerPart(
         "image",
         "image",
@@ -33,6 +34,8 @@ def vision(root: str) -> TowerPart:
             Mlp("head.mlp.fc1", "head.mlp.fc2", branch="pool"),
         ),
         after=(Part("classifier", "head"),),
+        whole_tokens="",
+        restored=True,
     )
 
 

@@ -37,6 +37,8 @@ def describe(module: nn.Module) -> Layout:
         block=BLOCK,
         head=(Part("layernorm", "norm", "final"), Part("pooler.dense", "pooler")),
         after=(Part("classifier", "head"),),
+        whole_tokens="",
+        protected=2 if config_of(module).model_type == "deit" else 1,
     )
     return lay_out(module, [tower])
 

@@ -51,6 +51,8 @@ def describe(module: nn.Module) -> Layout:
         block=NORM_BEFORE if stable else NORM_AFTER,
         head=(final,) if stable else (),
         after=(Part("lm_head", "head"), Part("projector", "head", "hidden"), Part("classifier", "head")),
+        whole_tokens="",
+        restored=True,  # scores are per frame, means are over those that the padding mask leaves
     )
     return lay_out(module, [tower])
 

@@ -32,8 +32,9 @@ def attention(path: str, branch: str = "") -> tuple[Part, Attention]:
 MLP = (Part("final_layer_norm", "norm", "mlp"), Mlp("fc1", "fc2"))
 
 
-def encoder(root: str) -> TowerPart:
-    """The audio encoder; with the head of the classes that classify audio."""
+def encoder(root: str, pooled_by_mean: bool = False) -> TowerPart:
+    """The audio encoder; with the head of the classes that classify audio, by the mean of all frames. A decoder takes
+    any number of frames."""
     return TowerPart(
         "audio",
         "audio",
@@ -47,6 +48,8 @@ def encoder(root: str) -> TowerPart:
         block=(*attention("self_attn"), *MLP),
         head=(Part("layer_norm", "norm", "final"),),
         after=(Part("projector", "projector"), Part("classifier", "head")),
+        whole_tokens="",
+        restored=pooled_by_mean,
     )
 
 
@@ -66,7 +69,7 @@ def decoder(root: str) -> TowerPart:
 
 def describe(module: nn.Module) -> Layout:
     """The encoder, then the decoder where the class has one."""
-    towers = [encoder(root_of(module, "model.encoder", "encoder"))]
+    towers = [encoder(root_of(module, "model.encoder", "encoder"), hasattr(module, "classifier"))]
     if _decodes(module):
         towers.append(decoder(root_of(module, "model.decoder", "decoder")))
     return lay_out(module, towers)

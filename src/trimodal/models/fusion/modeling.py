@@ -56,13 +56,16 @@ class Attention(nn.Module):
         self.output = nn.Linear(width, width)
 
     def forward(self, hidden: Tensor, mask: Tensor | None = None) -> Tensor:
-        """(B, T, D) and an optional mask (B, T) -> (B, T, D)."""
+        """(B, T, D) and an optional mask (B, T) -> (B, T, D).
+
+        A mask (B, 1, 1, T) of numbers is added to the logits.
+        """
         query, key, value = (
             self.split(self.query(hidden)),
             self.split(self.key(hidden)),
             self.split(self.value(hidden)),
         )
-        allowed = None if mask is None else mask[:, None, None, :]  # (B, 1, 1, T): no token looks at padding
+        allowed = mask[:, None, None, :] if mask is not None and mask.dim() == 2 else mask  # no token looks at padding
         mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=allowed)
         return self.output(mixed.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
 

@@ -1,0 +1,1 @@
+"""Fewer tokens: what stands for the same is computed once."""
