@@ -24,6 +24,7 @@ METHODS: tuple[Method, ...] = (
     obs.METHOD,
     structured.NEURONS,
     structured.HEADS,
+    structured.CHANNELS,
     eigen.METHOD,
     svd.METHOD,
     recover.METHOD,
