@@ -36,10 +36,14 @@ OPTIONS: dict[str, dict[str, Any]] = {
 }
 QUANTIZE_INPUTS = ("quantize.smooth",)  # of which a plain float layer keeps only the weight
 KEEPS_BYTES = ("merge.tokens",)  # fewer operations, the same weights
+NO_UNITS = "nobody has declared {} in this model, so none can be cut"
+UNITS: dict[str, tuple[str, ...]] = {"resnet": ("channels",), "resnet-basic": ("channels",),
+                                     "generic": ("channels", "neurons"), "lstm": ("channels", "neurons")}  # fmt: skip
 REFUSED = {
-    (name, method): f"this model has no {method.partition('.')[2]} that can be cut"
-    for name in ("resnet", "resnet-basic", *PLAIN)
-    for method in ("prune.neurons", "prune.heads")
+    (name, f"prune.{unit}"): NO_UNITS.format(unit)
+    for name in MINIATURES
+    for unit in ("neurons", "heads", "channels")
+    if unit not in UNITS.get(name, ("neurons", "heads"))
 } | {
     **dict.fromkeys(
         ((name, "merge.tokens") for name in ("bert", "llama", "qwen3", "resnet", "resnet-basic", "generic")),
@@ -92,7 +96,9 @@ def held(module: nn.Module, site: Site) -> int:
     parts = [layer, *([layer.stored] if is_hosting(layer) else [])]
     tensors = [t for part in parts for t in (*part._parameters.values(), *part._buffers.values()) if t is not None]  # type: ignore[union-attr]
     if site.kind == "norm":
-        tensors = [layer._parameters[key] for key in ("weight", "bias") if layer._parameters.get(key) is not None]  # type: ignore[misc]
+        kept = {**layer._parameters, **layer._buffers}
+        names = ("weight", "bias", "running_mean", "running_var")
+        tensors = [tensor for tensor in map(kept.get, names) if tensor is not None]
     return tensor_bytes(tensors)
 
 
@@ -183,15 +189,15 @@ def test_cut_with_the_consumer_unchanged_equals_masking(tiny_model: Callable[...
     model, batch = tiny_model(name), miniature_batch(name, 2)
     for label in model.layout.labels():
         carrying = list(model.layout.carrying(label))
-        consumers = [s for s in carrying if s.input_axis is not None and s.input_axis.label == label]
+        consumers = [site for site in carrying if site.reads(label)]
         axis = consumers[0].input_axis
         assert axis is not None
-        kept = [unit for unit in range(axis.units) if unit % 2]
+        kept = [unit for unit in range(axis.units_of(label)) if unit % 2]
         cut, masked = (copy.deepcopy(model.module) for _ in range(2))
         cut_(cut, model.layout, label, kept)
         for site in consumers:
             assert site.input_axis is not None
-            gone = site.input_axis.entries([unit for unit in range(axis.units) if unit not in kept])
+            gone = site.input_axis.entries([u for u in range(axis.units_of(label)) if u not in kept], label)
             with torch.no_grad():
                 masked.get_submodule(site.path).weight[:, gone] = 0.0  # type: ignore[index, operator]
         equal(outputs(cut, batch), outputs(masked, batch), 1e-5)
@@ -200,8 +206,8 @@ def test_cut_with_the_consumer_unchanged_equals_masking(tiny_model: Callable[...
 
 def producers_are_kept(layout: Layout, label: str, kept: list[int], before: nn.Module, after: nn.Module) -> bool:
     for site in layout.carrying(label):
-        if site.output_axis is not None and site.output_axis.label == label and site.kind != "embedding":
-            rows = site.output_axis.entries(kept)
+        if site.writes(label) and site.output_axis is not None and site.kind != "embedding":
+            rows = site.output_axis.staying(kept, label)
             old, new = (m.get_submodule(site.path) for m in (before, after))
             present = ((key, p) for key, p in old._parameters.items() if p is not None)
             if not all(torch.equal(p[rows], new._parameters[key]) for key, p in present):  # type: ignore[arg-type]
@@ -209,7 +215,7 @@ def producers_are_kept(layout: Layout, label: str, kept: list[int], before: nn.M
     return True
 
 
-@pytest.mark.parametrize("method", ["prune.magnitude", "prune.wanda", "prune.neurons", "prune.heads"])
+@pytest.mark.parametrize("method", ["prune.magnitude", "prune.wanda", "prune.neurons", "prune.heads", "prune.channels"])
 @pytest.mark.parametrize("name", ["clip", "whisper", "llama", "fusion", "resnet-basic"])
 def test_removing_nothing_is_the_identity(compressed: Any, name: str, method: str) -> None:
     if (name, method) in REFUSED:

@@ -78,6 +78,10 @@ class Activations:
                     self.tick()
         return recorder.by_site()
 
+    def forget(self) -> None:
+        """Drop the kept activations: layers of several blocks have changed, and with them what the blocks are given."""
+        self._chain = None
+
     def inputs(self, index: int, chain: _Chain | None, paths: Sequence[str]) -> dict[str, list[Tensor]]:
         """What the layers at `paths` get from batch number `index`, call by call; those that are not there or do not
         run are missing."""

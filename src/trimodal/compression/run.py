@@ -18,7 +18,7 @@ from torch import Tensor
 
 from trimodal.compression.blocks import Activations
 from trimodal.compression.sensitivity import gradient_sizes, weight_gradients
-from trimodal.core import Change, Edit, FitRecord, Place, PlaceRecord, Plan, PlannedPlace, Sample
+from trimodal.core import Change, Edit, FitRecord, Place, PlaceRecord, Plan, PlannedPlace, Sample, Site
 from trimodal.data import batches as make_batches
 from trimodal.errors import TrimodalError
 from trimodal.maths.error import output_error, weight_error
@@ -165,11 +165,18 @@ def _round(run: _Run, tasks: list[_Task], activations: Activations) -> None:
     places = [place_of(run.model.layout, task.method, task.planned) for task in tasks]
     wants = _wants(tasks, places, bool(activations.batches))
     seen: dict[str, dict[str, Statistic]] = {}
-    if wants:
-        seen = activations.observe([place.observed for place in places], wants)
+    observed = [place.observed for place in places if place.observed.path in wants]
+    for _, sites in groupby(sorted(observed, key=_position), key=_position):
+        seen |= activations.observe(list(sites), wants)
     for task, place in zip(tasks, places, strict=True):
         run.progress(f"{task.method.name} {place.name}", len(run.records), run.total)
         run.records.append(_one(run, task, place, seen.get(place.observed.path, {})))
+    if any(place.label is not None and place.far for place in places):
+        activations.forget()  # what blocks give to each other has other shapes now
+
+
+def _position(site: Site) -> tuple[str, int]:
+    return site.tower, -1 if site.block is None else site.block
 
 
 def _gradient(run: _Run, place: Place) -> Gradient | None:
@@ -259,7 +266,7 @@ def _before_and_after(
     axis = place.observed.input_axis
     if change.cut is not None and axis is not None:
         whole = torch.zeros_like(old)
-        whole[:, axis.entries(change.cut.kept)] = new
+        whole[:, axis.staying(change.cut.kept, change.cut.label)] = new
         new = whole
     new_bias = getattr(layer, "bias", None)
     bias_change = None if old_bias is None or new_bias is None else old_bias - new_bias.detach().float()

@@ -4,7 +4,7 @@ from trimodal.core.change import Change, Cut, Merge, Treatment
 from trimodal.core.plan import Calibration, Edit, LeftAlone, Place, Plan, PlannedPlace, Source
 from trimodal.core.record import Check, FitRecord, Metric, Packing, PlaceRecord, Size, TowerSize, Verdict
 from trimodal.core.sample import MODALITIES, TOKEN_KINDS, Sample
-from trimodal.core.site import Axis, Counter, Layout, Site, Tower
+from trimodal.core.site import Axis, Counter, Fixed, Layout, Site, Tower
 
 __all__ = [
     "MODALITIES",
@@ -17,6 +17,7 @@ __all__ = [
     "Cut",
     "Edit",
     "FitRecord",
+    "Fixed",
     "Layout",
     "LeftAlone",
     "Merge",

@@ -19,7 +19,7 @@ class Place:
     """Where one edit works: a site, the sites that share an axis label, the sites of a tower, or the whole model.
 
     `observed` is the site whose input the method's statistics are taken from: the site itself, or for an axis
-    the one that consumes it.
+    the first one that consumes it.
     """
 
     name: str
@@ -32,12 +32,22 @@ class Place:
         """The site whose input is measured."""
         if self.label is None:
             return self.sites[0]
-        return next(s for s in self.sites if s.input_axis is not None and s.input_axis.label == self.label)
+        return self.consumers[0]
 
     @property
     def producers(self) -> tuple[Site, ...]:
         """The sites whose output carries the label."""
-        return tuple(s for s in self.sites if s.output_axis is not None and s.output_axis.label == self.label)
+        return tuple(site for site in self.sites if self.label is not None and site.writes(self.label))
+
+    @property
+    def consumers(self) -> tuple[Site, ...]:
+        """The sites whose input carries the label."""
+        return tuple(site for site in self.sites if self.label is not None and site.reads(self.label))
+
+    @property
+    def far(self) -> bool:
+        """Whether its sites stand in more than one block."""
+        return len({(site.tower, site.block) for site in self.sites}) > 1
 
     @property
     def tower(self) -> str:

@@ -27,31 +27,65 @@ class Axis:
     """One dimension of one weight: `repeats` runs of `units` units of `width` neighbouring entries each.
 
     `label` ends in what a unit is: `image.3.heads`, `image.3.neurons`, `model.3.channels`.
-    `repeats` is 3 for the output of a fused query-key-value projection, else 1.
+    `repeats` is 3 for the output of a fused query-key-value projection, else 1. Where layers are joined (`torch.cat`)
+    one dimension is several axes end to end: the first, and `then` those that follow it. A label of `""` marks
+    entries that nobody can cut.
     """
 
     label: str
     units: int
     width: int = 1
     repeats: int = 1
+    then: tuple[Axis, ...] = ()
+
+    @property
+    def parts(self) -> tuple[Axis, ...]:
+        """The axes that lie end to end along the dimension, mostly this one alone."""
+        return (replace(self, then=()), *self.then) if self.then else (self,)
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The labels found along the dimension."""
+        return tuple(dict.fromkeys(part.label for part in self.parts if part.label))
 
     @property
     def size(self) -> int:
         """Length of the dimension in entries."""
-        return self.repeats * self.units * self.width
+        return sum(part.repeats * part.units * part.width for part in self.parts)
 
-    def entries(self, kept: Sequence[int]) -> list[int]:
-        """Indices of the dimension's entries that belong to the `kept` units, in ascending order."""
-        return [
-            (run * self.units + unit) * self.width + i
-            for run in range(self.repeats)
-            for unit in kept
-            for i in range(self.width)
-        ]
+    def units_of(self, label: str) -> int:
+        """How many units `label` has, 0 if the dimension does not carry it."""
+        return next((part.units for part in self.parts if part.label == label), 0)
 
-    def cut(self, kept: Sequence[int]) -> Axis:
-        """The same axis with only the `kept` units."""
-        return replace(self, units=len(kept))
+    def entries(self, units: Sequence[int], label: str | None = None) -> list[int]:
+        """Indices of the dimension's entries that belong to these `units` of `label`, in ascending order.
+
+        Without `label` it is that of the first axis.
+        """
+        return self._entries(units, self.label if label is None else label, others=False)
+
+    def staying(self, kept: Sequence[int], label: str) -> list[int]:
+        """Indices of the entries that stay when only the `kept` units of `label` do: theirs and those of other labels."""
+        return self._entries(kept, label, others=True)
+
+    def _entries(self, units: Sequence[int], label: str, others: bool) -> list[int]:
+        found, start = [], 0
+        for part in self.parts:
+            chosen = units if part.label == label else range(part.units) if others else ()
+            found += [
+                start + (run * part.units + unit) * part.width + i
+                for run in range(part.repeats)
+                for unit in chosen
+                for i in range(part.width)
+            ]
+            start += part.size
+        return found
+
+    def cut(self, kept: Sequence[int], label: str | None = None) -> Axis:
+        """The same axis with only the `kept` units of `label`, without one that of the first axis."""
+        name = self.label if label is None else label
+        first, *rest = (replace(part, units=len(kept)) if part.label == name else part for part in self.parts)
+        return replace(first, then=tuple(rest))
 
 
 @dataclass(frozen=True)
@@ -62,6 +96,7 @@ class Site:
     rows × width for an embedding, (width,) for a norm. `branch` tells apart two sites of one role in one block
     (`cross` attention beside self-attention). `groups` is a convolution's. `tied` lists further module paths that use
     the very same weight.
+    `running`: a batch norm that keeps a running mean and variance beside its weight.
     `own_forward`: its class computes in a way of its own, so no other kind of module can take its place.
     `stored` is the kind of storage of the weight at the moment (see `core/storage.py`), `stored_bytes` counts weight and
     bias with everything that belongs to them.
@@ -81,6 +116,7 @@ class Site:
     groups: int = 1
     tied: tuple[str, ...] = ()
     own_forward: bool = False
+    running: bool = False
     stored: str = "dense"
     stored_bytes: int = 0
 
@@ -118,16 +154,33 @@ class Site:
         return width * TYPE_BYTES[self.dtype] if self.bias else 0
 
     def cut(self, label: str, kept: Sequence[int]) -> Site:
-        """The same site, dense, with only the `kept` units of `label` on the dimensions that carry it."""
+        """The same site, dense, with only the `kept` units of `label` on the dimensions that carry it.
+
+        The output of a grouped convolution is cut by whole groups only.
+        """
         shape = list(self.shape)
         axes: dict[str, Any] = {}
         for key, dim in (("output_axis", self.output_dim), ("input_axis", 1)):
             axis: Axis | None = getattr(self, key)
-            if axis is not None and axis.label == label:
-                axes[key] = axis.cut(kept)
-                shape[dim] = axis.cut(kept).size
-        cut = replace(self, shape=tuple(shape), **axes)
+            if axis is not None and label in axis.labels:
+                axes[key] = axis.cut(kept, label)
+                shape[dim] = axes[key].size
+        groups = self.groups * shape[0] // self.shape[0] if self.groups > 1 else 1
+        cut = replace(self, shape=tuple(shape), groups=groups, **axes)
         return replace(cut, stored_bytes=cut.dense_bytes)
+
+    @property
+    def running_bytes(self) -> int:
+        """Bytes of a batch norm's running statistics."""
+        return 2 * self.shape[0] * TYPE_BYTES[self.dtype] if self.running else 0
+
+    def reads(self, label: str) -> bool:
+        """Whether its input carries `label`."""
+        return self.input_axis is not None and label in self.input_axis.labels
+
+    def writes(self, label: str) -> bool:
+        """Whether its output carries `label`."""
+        return self.output_axis is not None and label in self.output_axis.labels
 
     def factored(self, rank: int) -> tuple[Site, Site]:
         """The two sites, `first` and `second`, that take its place when its weight becomes a product of that rank."""
@@ -145,8 +198,8 @@ class Site:
 
     @property
     def dense_bytes(self) -> int:
-        """Bytes of weight and bias when both are kept as plain tensors."""
-        return math.prod(self.shape) * TYPE_BYTES[self.dtype] + self.bias_bytes
+        """Bytes of weight, bias and running statistics when all are kept as plain tensors."""
+        return math.prod(self.shape) * TYPE_BYTES[self.dtype] + self.bias_bytes + self.running_bytes
 
 
 @dataclass(frozen=True)
@@ -180,12 +233,22 @@ class Counter:
 
 
 @dataclass(frozen=True)
+class Fixed:
+    """Units that cannot be cut: what their label would be, and why not."""
+
+    label: str
+    reason: str
+
+
+@dataclass(frozen=True)
 class Layout:
-    """Towers and sites of one model. Sites stand in running order."""
+    """Towers and sites of one model. Sites stand in running order. `fixed` tells of units that were looked at and cannot
+    be cut."""
 
     towers: tuple[Tower, ...]
     sites: tuple[Site, ...]
     counters: tuple[Counter, ...] = field(default=())
+    fixed: tuple[Fixed, ...] = field(default=())
 
     def site(self, path: str) -> Site:
         """The site whose module stands at `path`."""
@@ -197,13 +260,13 @@ class Layout:
 
     def labels(self) -> tuple[str, ...]:
         """All axis labels, in running order, each once."""
-        found = (a.label for site in self.sites for a in (site.output_axis, site.input_axis) if a is not None)
-        return tuple(dict.fromkeys(found))
+        axes = (a for site in self.sites for a in (site.output_axis, site.input_axis) if a is not None)
+        return tuple(dict.fromkeys(label for axis in axes for label in axis.labels))
 
     def carrying(self, label: str) -> Iterator[Site]:
         """The sites that have `label` on a dimension."""
         for site in self.sites:
-            if any(a is not None and a.label == label for a in (site.output_axis, site.input_axis)):
+            if site.reads(label) or site.writes(label):
                 yield site
 
     def exchange(self, old: Iterable[Site], new: Iterable[Site]) -> Layout:
@@ -238,6 +301,7 @@ class Layout:
             "towers": [asdict(tower) for tower in self.towers],
             "sites": [_terse(site) for site in self.sites],
             "counters": [_terse(counter) for counter in self.counters],
+            **({"fixed": [asdict(fixed) for fixed in self.fixed]} if self.fixed else {}),
         }
 
     @staticmethod
@@ -249,19 +313,28 @@ class Layout:
             ),
             sites=tuple(_site_from_json(s) for s in data["sites"]),
             counters=tuple(Counter(**c) for c in data["counters"]),
+            fixed=tuple(Fixed(**f) for f in data.get("fixed", ())),
         )
 
 
 def _terse(item: Site | Counter | Axis) -> dict[str, Any]:
     values = ((f.name, getattr(item, f.name), f.default) for f in fields(item))
-    return {
-        name: _terse(value) if isinstance(value, Axis) else value for name, value, default in values if value != default
-    }
+    return {name: _plain(value) for name, value, default in values if value != default}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Axis):
+        return _terse(value)
+    return [_plain(part) for part in value] if isinstance(value, tuple) else value
 
 
 def _site_from_json(data: dict[str, Any]) -> Site:
     fields_of = {"block": None, **data, "shape": tuple(data["shape"]), "tied": tuple(data.get("tied", ()))}
     for key in ("input_axis", "output_axis"):
         if key in data:
-            fields_of[key] = Axis(**data[key])
+            fields_of[key] = _axis_from_json(data[key])
     return Site(**fields_of)
+
+
+def _axis_from_json(data: dict[str, Any]) -> Axis:
+    return Axis(**{**data, "then": tuple(_axis_from_json(part) for part in data.get("then", ()))})

@@ -59,9 +59,8 @@ def check_fit(step: Step, module: nn.Module, layout: Layout) -> None:
     """Whether `step` can be carried out on `module` as it is now."""
     if "cut" in step:
         label, kept = step["cut"]["label"], step["cut"]["kept"]
-        units = {
-            a.units for s in layout.carrying(label) for a in (s.input_axis, s.output_axis) if a and a.label == label
-        }
+        axes = (axis for site in layout.carrying(label) for axis in (site.input_axis, site.output_axis) if axis)
+        units = {axis.units_of(label) for axis in axes if label in axis.labels}
         if not units or not kept or sorted(set(kept)) != kept or kept[-1] >= min(units):
             raise Unfit(f"keeps {len(kept)} units of '{label:.80}', of which there are {min(units, default=0)}")
         if any(module.get_submodule(site.path)._parameters.get("weight") is None for site in layout.carrying(label)):

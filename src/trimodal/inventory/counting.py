@@ -44,7 +44,7 @@ def _row(site: Site) -> SiteRow:
     bias = site.shape[0] if site.bias else 0
     return SiteRow(
         name=site.name, path=site.path, tower=site.tower, role=site.role, shape=site.shape, stored=site.stored,
-        parameters=math.prod(site.shape) + bias, bytes=site.stored_bytes, tied=site.tied,
+        parameters=math.prod(site.shape) + bias, bytes=site.stored_bytes - site.running_bytes, tied=site.tied,
     )  # fmt: skip
 
 

@@ -26,6 +26,7 @@ METHODS: tuple[Method, ...] = (
     obs.METHOD,
     structured.NEURONS,
     structured.HEADS,
+    structured.CHANNELS,
     eigen.METHOD,
     svd.METHOD,
     tokens.METHOD,

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from trimodal.core import Axis, Change, Layout, Merge, Place, Site
+from trimodal.core import Change, Layout, Merge, Place, Site
 from trimodal.core.storage import tensors_of
 from trimodal.errors import ModelError
 from trimodal.layers import BlockMerging, LowRank, host_, is_hosting, merge_tokens_, merged, replaced_, unhost_
@@ -30,7 +30,7 @@ _SIZES = {
     "linear": (("in_features",), ("out_features",)),
     "conv": (("in_channels",), ("out_channels",)),
     "embedding": ((), ("embedding_dim",)),
-    "norm": ((), ("num_features",)),
+    "norm": ((), ("num_features", "num_channels")),
 }
 
 Step = dict[str, Any]
@@ -64,19 +64,19 @@ def cut_(module: nn.Module, layout: Layout, label: str, kept: Sequence[int]) -> 
     for site in layout.carrying(label):
         layer = module.get_submodule(site.path)
         inputs, outputs = _SIZES[site.kind]
-        if site.output_axis is not None and site.output_axis.label == label:
-            _select_(layer, site.output_axis, kept, ("weight", "bias", *_STATISTICS), site.output_dim, outputs)
-        if site.input_axis is not None and site.input_axis.label == label:
-            _select_(layer, site.input_axis, kept, ("weight",), 1, inputs)
+        if site.writes(label) and site.output_axis is not None:
+            index = site.output_axis.staying(kept, label)
+            _select_(layer, index, ("weight", "bias", *_STATISTICS), site.output_dim, outputs)
+            _regroup_(layer, site, len(index))
+        if site.reads(label) and site.input_axis is not None:
+            _select_(layer, site.input_axis.staying(kept, label), ("weight",), 1, inputs)
     for counter in layout.counters:
         if counter.label == label:
             setattr(module.get_submodule(counter.path), counter.attribute, len(kept) * counter.per_unit)
 
 
-def _select_(
-    layer: nn.Module, axis: Axis, kept: Sequence[int], names: Sequence[str], dim: int, sizes: Sequence[str]
-) -> None:
-    index = torch.tensor(axis.entries(kept))
+def _select_(layer: nn.Module, entries: Sequence[int], names: Sequence[str], dim: int, sizes: Sequence[str]) -> None:
+    index = torch.tensor(entries)
     for name in names:
         tensor = getattr(layer, name, None)
         if isinstance(tensor, Tensor) and tensor.dim():
@@ -88,7 +88,16 @@ def _select_(
                 layer.register_buffer(name, cut)
     for size in sizes:
         if hasattr(layer, size):
-            setattr(layer, size, axis.cut(kept).size)
+            setattr(layer, size, len(entries))
+
+
+def _regroup_(layer: nn.Module, site: Site, left: int) -> None:
+    """Let a grouped layer, of whose output whole groups were cut and `left` entries stay, count its groups anew."""
+    if isinstance(layer, nn.GroupNorm):
+        layer.num_groups = layer.num_groups * left // site.shape[0]
+    if site.groups > 1:
+        layer.groups = site.groups * left // site.shape[0]
+        layer.in_channels = layer.groups * site.shape[1]
 
 
 def _overwrite_(layer: nn.Module, name: str, value: Tensor | None) -> None:

@@ -156,6 +156,7 @@ def site_at(module: nn.Module, path: str, tower: str, block: int | None, role: s
         branch,
         groups=getattr(part, "groups", 1) if kind == "conv" else 1,
         own_forward=kind != "norm" and type(part).forward not in _PLAIN_FORWARDS,
+        running=kind == "norm" and part._buffers.get("running_mean") is not None,
     )
     return replace(site, stored_bytes=site.dense_bytes)
 

@@ -1,7 +1,8 @@
-"""Any other `nn.Module`: sites by type, towers by the name of the top-level child, no axis labels.
+"""Any other `nn.Module`: sites by type, towers by the name of the top-level child, axis labels by watching it run.
 
-What couples the dimensions of two layers cannot be read off their types, so nothing here can be cut; everything that
-works on one weight at a time (quantization, pruning, low rank) works as on a declared model.
+What couples the dimensions of two layers cannot be read off their types. A module that has a method `example()`, which
+returns keyword arguments of its forward for one sample, is run once to find out, see `models/tracing.py`. Of others
+nothing can be cut; everything that works on one weight at a time (quantization, pruning, low rank) works all the same.
 """
 
 from __future__ import annotations
@@ -12,10 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from trimodal.core import MODALITIES, Layout, Site, Tower
-from trimodal.errors import DataError
+from trimodal.errors import DataError, ModelError
 from trimodal.layers import Recurrent
 from trimodal.models.declare import site_at, tied_once, weighted
 from trimodal.models.model import Family, Loaded, Output, Processors
+from trimodal.models.tracing import with_couplings
 
 _WORDS = {
     "image": ("vision", "visual", "image", "img"),
@@ -35,7 +37,17 @@ def describe(module: nn.Module) -> Layout:
     )
     blocks = {tower.name: tower.blocks for tower in towers}
     sites = [_site(module, path, kind, _tower(path), blocks[_tower(path)]) for path, kind in paths.items()]
-    return Layout(towers, tied_once(module, sites))
+    layout = Layout(towers, tied_once(module, sites))
+    return with_couplings(module, layout, example(module))
+
+
+def example(module: nn.Module) -> dict[str, Tensor]:
+    """What the module's own `example()` returns: keyword arguments of its forward for one sample; else nothing."""
+    own = getattr(module, "example", None)
+    found = own() if callable(own) else {}
+    if not isinstance(found, dict) or not all(isinstance(name, str) for name in found):
+        raise ModelError(f"{type(module).__name__}.example returned {type(found).__name__}, expected a dict of tensors.")
+    return found
 
 
 def outputs(module: nn.Module) -> tuple[Output, ...]:
@@ -104,4 +116,4 @@ def _children(module: nn.Module, tower: str) -> tuple[str, ...]:
     return tuple(name for name, _ in module.named_children() if _tower(name) == tower)
 
 
-FAMILY = Family("generic", (), describe, outputs, modalities, encode)
+FAMILY = Family("generic", (), describe, outputs, modalities, encode, example=example)

@@ -7,6 +7,7 @@ a step that halves the neurons, the next step sees halved sites; after a factori
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -54,9 +55,11 @@ def _plan_step(layout: Layout, step: Step, data: bool) -> tuple[Edit, Layout]:
     left: list[LeftAlone] = []
     matching = _matching(layout, step)
     _check_exceptions(step, matching)
-    for place in matching:
+    for found in matching:
+        # of two labels on one site the first may have been cut by now
+        place = replace(found, sites=tuple(layout.site(site.path) for site in found.sites))
         config = _config_at(step, place)
-        reason = _reason(place, method) or method.refuse(place, config)
+        reason = method.refuse(place, config)
         if reason is not None:
             left.append(LeftAlone(place.name, reason))
             continue
@@ -95,12 +98,6 @@ def _check_exceptions(step: Step, matching: list[Place]) -> None:
                 f"{step.place} ({step.method.name}): the exception '{pattern}' matches none of the places that "
                 f"{_quoted(step)} matches, such as '{matching[0].name}'"
             )
-
-
-def _reason(place: Place, method: Method) -> str | None:
-    if method.on == "axis" and len({site.block for site in place.sites}) > 1:
-        return "its axis runs through several blocks, which one step cannot cut yet"
-    return None
 
 
 def _matching(layout: Layout, step: Step) -> list[Place]:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from torch import Tensor, nn
 
-from trimodal.core import Layout
+from trimodal.core import Axis, Layout, Site
 from trimodal.models import encoding
 from trimodal.models.declare import Part, TowerPart, config_of, lay_out, root_of
 from trimodal.models.model import Family, Loaded, Output, Processors
@@ -31,7 +32,7 @@ BOTTLENECK = (
 
 
 def describe(module: nn.Module) -> Layout:
-    """One tower. Channels inside a block can be cut; those of the residual stream are not labelled."""
+    """One tower. Channels inside a block have a label per block, those of a stage's residual stream one per stage."""
     tower = TowerPart(
         "image",
         "image",
@@ -41,7 +42,40 @@ def describe(module: nn.Module) -> Layout:
         block=BOTTLENECK if config_of(module).layer_type == "bottleneck" else BASIC,
         after=(Part("classifier.1", "head"),),
     )
-    return lay_out(module, [tower])
+    layout = lay_out(module, [tower])
+    return label_stages(layout) if hasattr(module, "classifier") else layout
+
+
+def label_stages(layout: Layout) -> Layout:
+    """Label what the blocks of a stage add up to, `image.stage.0.channels`.
+
+    Every block adds what its last layer makes to what it was given, or to what its shortcut makes of that; where there
+    is no shortcut, the stream is that of the block before. The stem's output begins the first one.
+    """
+    stage = -1
+    streams = {}  # block -> numbers of the streams that it reads and writes
+    shortcuts = {site.block for site in layout.sites if site.branch == "shortcut"}
+    for block in sorted({site.block for site in layout.sites if site.block is not None}):
+        reads = stage
+        stage += block in shortcuts
+        streams[block] = reads, stage
+    last = max(int(site.branch) for site in layout.sites if site.branch.isdigit())
+
+    def axis(number: int, size: int) -> Axis:
+        return Axis(f"image.stage.{number + 1}.channels", size)
+
+    def labelled(site: Site) -> Site:
+        if site.block is None:
+            read, written = (stage, None) if site.role == "head" else (None, -1)
+        else:
+            reads, writes = streams[site.block]
+            first, final = site.branch in ("1", "shortcut"), site.branch in (str(last), "shortcut")
+            read, written = reads if first and site.kind == "conv" else None, writes if final else None
+        incoming = site.input_axis if read is None else axis(read, site.shape[1])
+        outgoing = site.output_axis if written is None else axis(written, site.shape[0])
+        return replace(site, input_axis=incoming, output_axis=outgoing)
+
+    return replace(layout, sites=tuple(labelled(site) for site in layout.sites))
 
 
 def outputs(module: nn.Module) -> tuple[Output, ...]:
