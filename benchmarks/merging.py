@@ -5,7 +5,7 @@ random weights, in float32 on the CPU. Each row is a copy of the tower after `me
 the tokens go. In every round each row runs once, right before or after the tower as it was, and the ratio is taken within
 that pair; the median over the rounds counts, with the quartiles beside it. The row `as it was` is a copy that is set to
 merge nothing: what it differs from 1 by is noise. The pass line is on wall time; the ratio of processor time beside it
-says, with one thread, what a machine with nothing else to do would show.
+leaves out waiting for the processor, but not what other programs do to its caches and memory.
 
 Operations are counted, not timed, and so is what they allow. Random weights say nothing about accuracy.
 
