@@ -56,7 +56,8 @@ def _inverse_of_upper(triangle: Tensor) -> Tensor:
     n = len(triangle)
     result = torch.zeros_like(triangle)
     if n <= _SMALL:
-        return torch.linalg.solve_triangular(triangle, result.fill_diagonal_(1.0), upper=True)
+        solved: Tensor = torch.linalg.solve_triangular(triangle, result.fill_diagonal_(1.0), upper=True)
+        return solved
     half = n // 2
     first, last = (_inverse_of_upper(triangle[part, part]) for part in (slice(half), slice(half, n)))
     result[:half, :half], result[half:, half:] = first, last

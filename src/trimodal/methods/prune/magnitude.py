@@ -22,8 +22,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from trimodal.core import Change, Place, Site
-from trimodal.maths.cholesky import safe_damping
-from trimodal.maths.masks import keep_largest, refit
+from trimodal.maths.masks import keep_largest
 from trimodal.methods.method import Method, Weights
 from trimodal.methods.options import option
 from trimodal.methods.prune import masked
@@ -43,7 +42,7 @@ def refuse(place: Place, config: MagnitudeConfig) -> str | None:
     """Why a place is left alone."""
     if config.refit and (place.observed.kind == "embedding" or place.observed.groups > 1):
         return "its input has no second moment to refit with; prune.magnitude with refit: false works on it"
-    return masked.refuse(place)
+    return masked.refuse(place, forecast(place, config))
 
 
 def wants(place: Place, config: MagnitudeConfig) -> StatisticKind | None:
@@ -66,7 +65,7 @@ def solve(place: Place, weights: Weights, statistic: Statistic | None, config: M
     rows = scores.reshape(1, -1) if config.scope == "layer" else scores
     mask = keep_largest(rows, config.sparsity).view_as(weight)
     if config.refit and isinstance(statistic, Moment):
-        weight = refit(weight, mask, statistic.second, safe_damping(config.damping, statistic.tokens, weight.shape[1]))
+        weight = masked.refitted(weight, mask, statistic, config.damping)
     return masked.treated(site, weight, mask)
 
 

@@ -28,8 +28,7 @@ from torch import Tensor
 
 from trimodal.core import Change, Place, Site
 from trimodal.errors import TrimodalError
-from trimodal.maths.cholesky import safe_damping
-from trimodal.maths.masks import keep_largest, keep_n_of_m, refit
+from trimodal.maths.masks import keep_largest, keep_n_of_m
 from trimodal.methods.method import Method, Weights
 from trimodal.methods.options import option
 from trimodal.methods.prune import masked
@@ -53,7 +52,7 @@ def refuse(place: Place, config: WandaConfig) -> str | None:
         return f"kept {config.kept} is more than of {config.of}"
     if place.observed.kind == "embedding" or place.observed.groups > 1:
         return "its inputs have no norm per column; prune.magnitude works on it"
-    return masked.refuse(place)
+    return masked.refuse(place, forecast(place, config))
 
 
 def wants(place: Place, config: WandaConfig) -> StatisticKind | None:
@@ -86,7 +85,7 @@ def solve(place: Place, weights: Weights, statistic: Statistic | None, config: W
     weight = weights[f"{site.path}.weight"].flatten(1)  # (m, n)
     mask = choose(weight, statistic.square, config)
     if config.refit and isinstance(statistic, Moment):
-        weight = refit(weight, mask, statistic.second, safe_damping(config.damping, statistic.tokens, weight.shape[1]))
+        weight = masked.refitted(weight, mask, statistic, config.damping)
     return masked.treated(site, weight, mask)
 
 
