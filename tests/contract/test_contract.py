@@ -36,14 +36,14 @@ OPTIONS: dict[str, dict[str, Any]] = {
 }
 QUANTIZE_INPUTS = ("quantize.smooth",)  # of which a plain float layer keeps only the weight
 NO_UNITS = "nobody has declared {} in this model, so none can be cut"
+UNITS: dict[str, tuple[str, ...]] = {"resnet": ("channels",), "resnet-basic": ("channels",),
+                                     "generic": ("channels", "neurons"), "lstm": ("channels", "neurons")}  # fmt: skip
 REFUSED = {
-    (name, method): NO_UNITS.format(method.partition(".")[2])
-    for name in ("resnet", "resnet-basic", *PLAIN)
-    for method in ("prune.neurons", "prune.heads")
-} | {
-    (name, "prune.channels"): NO_UNITS.format("channels")
-    for name in MINIATURES if name not in ("resnet", "resnet-basic")
-}  # fmt: skip
+    (name, f"prune.{unit}"): NO_UNITS.format(unit)
+    for name in MINIATURES
+    for unit in ("neurons", "heads", "channels")
+    if unit not in UNITS.get(name, ("neurons", "heads"))
+}
 EVERY = [(name, method.name) for name in MINIATURES for method in METHODS]
 TAKEN = [case for case in EVERY if case not in REFUSED]
 
@@ -194,9 +194,14 @@ def producers_are_kept(layout: Layout, label: str, kept: list[int], before: nn.M
         if site.writes(label) and site.output_axis is not None and site.kind != "embedding":
             rows = site.output_axis.staying(kept, label)
             old, new = (m.get_submodule(site.path) for m in (before, after))
-            present = ((key, p) for key, p in old._parameters.items() if p is not None)
-            if not all(torch.equal(p[rows], new._parameters[key]) for key, p in present):  # type: ignore[arg-type]
-                return False
+            for key, parameter in old._parameters.items():
+                if parameter is None:
+                    continue
+                left = parameter[rows]
+                if key == "weight" and site.reads(label) and site.input_axis is not None:
+                    left = left[:, site.input_axis.staying(kept, label)]
+                if not torch.equal(left, new._parameters[key]):  # type: ignore[arg-type]
+                    return False
     return True
 
 
