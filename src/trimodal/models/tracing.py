@@ -1,8 +1,9 @@
 """Which weight dimensions must be cut together, for modules that nobody declared: found by watching one forward pass.
 
 The module runs once on tensors without values (`meta`), and every operator that PyTorch carries out is seen with the
-tensors that go in and come out, whatever the code around them looks like (`models/following.py`). Every entry of
-every weight dimension is a node. Along the way each dimension of each tensor carries an array that says, for each of its entries, which node it is:
+tensors that go in and come out, whatever the code around them looks like (`models/following.py`). Every entry of every
+weight dimension is a node. Along the way each dimension of each tensor carries an array that says, for each of its
+entries, which node it is:
 
     linear, convolution     the input's entries are the weight's columns, the output's are its rows
     add, multiply, …        entry by entry both sides are the same node
