@@ -54,10 +54,15 @@ class Sets:
         """Entry by entry both are the same from now on."""
         pairs = np.stack((self.roots(left), self.roots(right)))
         for one, other in np.unique(pairs[:, pairs[0] != pairs[1]], axis=1).T:
-            first, second = sorted(int(self.roots(np.array([node]))[0]) for node in (one, other))
+            first, second = sorted((self._root(int(one)), self._root(int(other))))
             self._parent[second] = first
             if first != second and second in self.reasons:
                 self.reasons.setdefault(first, self.reasons[second])
+
+    def _root(self, node: int) -> int:
+        while (up := int(self._parent[node])) != node:
+            node = up
+        return node
 
     def fix(self, nodes: Nodes, reason: str) -> None:
         """None of these can be cut."""

@@ -172,6 +172,15 @@ def _tensors(result: Any) -> list[Tensor]:
     return found
 
 
+_NOTHING: Nodes = np.array([], dtype=np.int64)
+
+
+def _stretches(numbers: Nodes) -> Iterable[tuple[int, int, int]]:
+    """(start, end, number) of each stretch of equal numbers."""
+    edges = [0, *(np.flatnonzero(np.diff(numbers)) + 1).tolist(), len(numbers)]
+    return [(start, end, int(numbers[start])) for start, end in pairwise(edges)]
+
+
 class _Labelling:
     """Turns sets of nodes into labelled axes on the sites."""
 
@@ -193,6 +202,14 @@ class _Labelling:
         self._unit: dict[int, int] = {}  # set -> its number among those of the group
         self._size: list[int] = []  # units per group
         self._count_groups()
+        self._numbers = {key: self._numbered(roots, self._group) for key, roots in self._places.items()}
+        self._units = {key: self._numbered(roots, self._unit) for key, roots in self._places.items()}
+
+    @staticmethod
+    def _numbered(roots: Nodes, numbers: Mapping[int, int]) -> Nodes:
+        """The number of each set, -1 for those without."""
+        sets, places = np.unique(roots, return_inverse=True)
+        return np.array([numbers.get(int(root), -1) for root in sets], dtype=np.int64)[places]
 
     def _count_groups(self) -> None:
         """Sets that occur equally often at the same places are the units of one group, in order of appearance."""
@@ -215,7 +232,7 @@ class _Labelling:
         names = self._names(usable)
         sites = []
         for site in self._layout.sites:
-            axes = {side: self._axis(self._places.get((site.path, side)), names) for side in ("input", "output")}
+            axes = {side: self._axis((site.path, side), names) for side in ("input", "output")}
             sites.append(replace(site, input_axis=axes["input"], output_axis=axes["output"]))
         return replace(
             self._layout, sites=tuple(sites), counters=tuple(self._counters(sites)), fixed=tuple(self._fixed(sites))
@@ -232,7 +249,7 @@ class _Labelling:
 
     def _trouble(self, number: int) -> str | None:
         """Why the units of a group cannot be cut, None if they can."""
-        where = [key for key, roots in self._places.items() if any(self._group.get(int(r)) == number for r in roots)]
+        where = [key for key, numbers in self._numbers.items() if (numbers == number).any()]
         kinds = {site.path: site.kind for site in self._layout.sites}
         if not any(side == "input" for _, side in where):
             return "no layer reads it"
@@ -240,51 +257,41 @@ class _Labelling:
             return "no layer writes it"
         if self._size[number] < 2:
             return "all its entries hang together"
-        if any(part is None for key in where for part in self._runs(self._places[key], number)):
+        if any(part is None for key in where for part in self._runs(key, number)):
             return _ORDER
         return None
 
-    def _runs(self, roots: Nodes, only: int | None = None) -> list[Axis | None]:
-        """The axes end to end along a dimension, labelled with their group's number; None for one in another order."""
-        groups = np.array([self._group.get(int(root), -1) for root in roots])
-        edges = [0, *(np.flatnonzero(np.diff(groups)) + 1).tolist(), len(groups)]
-        found: list[Axis | None] = []
-        for start, end in pairwise(edges):
-            number = int(groups[start])
-            if only is not None and number != only:
-                continue
-            if number < 0:
-                found.append(Axis("", end - start))
-                continue
-            units = np.array([self._unit[int(root)] for root in roots[start:end]])
-            width = int((np.append(units, -1) != units[0]).argmax())
-            block = np.repeat(np.arange(self._size[number]), width)
-            fits = len(units) % len(block) == 0 and (units.reshape(-1, len(block)) == block).all()
-            found.append(Axis(str(number), self._size[number], width, len(units) // len(block)) if fits else None)
-        return found
+    def _runs(self, key: tuple[str, str], only: int) -> list[Axis | None]:
+        """The stretches of the dimension `key` that belong to the group `only`; None for one in another order."""
+        return [
+            self._stretch(only, self._units[key][start:end])
+            for start, end, number in _stretches(self._numbers[key])
+            if number == only
+        ]
 
-    def _axis(self, roots: Nodes | None, names: Mapping[int, str]) -> Axis | None:
-        if roots is None:
+    def _stretch(self, number: int, units: Nodes) -> Axis | None:
+        """An axis, still without a label, whose entries are these units of a group; None if no axis has that order."""
+        width = int((np.append(units, -1) != units[0]).argmax())
+        block = np.repeat(np.arange(self._size[number]), width)
+        fits = len(units) % len(block) == 0 and (units.reshape(-1, len(block)) == block).all()
+        return Axis("", self._size[number], width, len(units) // len(block)) if fits else None
+
+    def _axis(self, key: tuple[str, str], names: Mapping[int, str]) -> Axis | None:
+        if key not in self._places:
             return None
-        groups = np.array([self._group.get(int(root), -1) for root in roots])
-        parts: list[Axis] = []
-        for number in dict.fromkeys(groups.tolist()):
-            if number >= 0 and number not in names:
-                groups[groups == number] = -1
-        edges = [0, *(np.flatnonzero(np.diff(groups)) + 1).tolist(), len(groups)]
-        for start, end in pairwise(edges):
-            number = int(groups[start])
-            (part,) = self._runs(roots[start:end], number) if number >= 0 else [Axis("", end - start)]
+        named = np.where(np.isin(self._numbers[key], list(names)), self._numbers[key], -1)
+        parts = []
+        for start, end, number in _stretches(named):
+            part = self._stretch(number, self._units[key][start:end]) if number >= 0 else Axis("", end - start)
             assert part is not None  # groups in several orders have no name
-            parts.append(replace(part, label=names[number]) if number >= 0 else part)
+            parts.append(replace(part, label=names.get(number, "")))
         return _joined(parts)
 
     def _names(self, usable: set[int]) -> dict[int, str]:
         """A label for each group, from the first layer that writes it: `tower.block.branch.channels`."""
         names: dict[int, str] = {}
         for site in self._layout.sites:
-            roots = self._places.get((site.path, "output"), np.array([], dtype=np.int64))
-            for number in dict.fromkeys(self._group.get(int(root), -1) for root in roots):
+            for number in dict.fromkeys(self._numbers.get((site.path, "output"), _NOTHING).tolist()):
                 if number in usable and number not in names and site.kind != "norm":
                     names[number] = self._free(site, self._unit_of(number), set(names.values()))
         return names
@@ -295,7 +302,7 @@ class _Labelling:
         widths = []
         for site in self._layout.sites:
             for side in ("output", "input"):
-                runs = self._runs(self._places.get((site.path, side), np.array([-1])), number)
+                runs = self._runs((site.path, side), number) if (site.path, side) in self._numbers else []
                 if runs and site.kind == "conv":
                     return "channels"
                 widths += [part.width for part in runs if part is not None and site.kind != "norm"]
