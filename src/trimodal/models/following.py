@@ -52,8 +52,14 @@ class Sets:
 
     def unite(self, left: Nodes, right: Nodes) -> None:
         """Entry by entry both are the same from now on."""
-        pairs = np.stack((self.roots(left), self.roots(right)))
-        for one, other in np.unique(pairs[:, pairs[0] != pairs[1]], axis=1).T:
+        pairs = np.sort(np.stack((self.roots(left), self.roots(right))), axis=0)
+        pairs = np.unique(pairs[:, pairs[0] != pairs[1]], axis=1)
+        if len(np.unique(pairs)) == pairs.size:  # no set meets two others: all at once
+            self._parent[pairs[1]] = pairs[0]
+            for second in self.reasons.keys() & set(pairs[1].tolist()):
+                self.reasons.setdefault(self._root(second), self.reasons[second])
+            return
+        for one, other in pairs.T:
             first, second = sorted((self._root(int(one)), self._root(int(other))))
             self._parent[second] = first
             if first != second and second in self.reasons:
