@@ -209,9 +209,14 @@ def producers_are_kept(layout: Layout, label: str, kept: list[int], before: nn.M
         if site.writes(label) and site.output_axis is not None and site.kind != "embedding":
             rows = site.output_axis.staying(kept, label)
             old, new = (m.get_submodule(site.path) for m in (before, after))
-            present = ((key, p) for key, p in old._parameters.items() if p is not None)
-            if not all(torch.equal(p[rows], new._parameters[key]) for key, p in present):  # type: ignore[arg-type]
-                return False
+            for key, parameter in old._parameters.items():
+                if parameter is None:
+                    continue
+                left = parameter[rows]
+                if key == "weight" and site.reads(label) and site.input_axis is not None:
+                    left = left[:, site.input_axis.staying(kept, label)]
+                if not torch.equal(left, new._parameters[key]):  # type: ignore[arg-type]
+                    return False
     return True
 
 

@@ -258,12 +258,19 @@ def _weights(model: Model, place: Place) -> dict[str, Tensor]:
 def _before_and_after(
     model: Model, place: Place, change: Change, weights: Mapping[str, Tensor]
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """The observed weight before and after (m, n), with zeros where columns were cut, and b − b̂ (m,)."""
+    """The observed weight before and after (m, n), with zeros where columns were cut, and b − b̂ (m,).
+
+    Of a layer that loses rows too (a recurrent one reads its own units) only the rows that stay are compared.
+    """
     path = place.observed.path
     old, old_bias = weights[f"{path}.weight"], weights.get(f"{path}.bias")
     layer = model.module.get_submodule(path)
     new: Any = layer.weight.detach().float()  # type: ignore[union-attr, operator]
     axis = place.observed.input_axis
+    out = place.observed.output_axis
+    if change.cut is not None and out is not None and place.observed.writes(change.cut.label):
+        rows = out.staying(change.cut.kept, change.cut.label)
+        old, old_bias = old[rows], None if old_bias is None else old_bias[rows]
     if change.cut is not None and axis is not None:
         whole = torch.zeros_like(old)
         whole[:, axis.staying(change.cut.kept, change.cut.label)] = new

@@ -109,8 +109,9 @@ def _regroup_(layer: nn.Module, site: Site, left: int) -> None:
     if isinstance(layer, nn.GroupNorm):
         layer.num_groups = layer.num_groups * left // site.shape[0]
     if site.groups > 1:
-        layer.groups = site.groups * left // site.shape[0]
-        layer.in_channels = layer.groups * site.shape[1]
+        groups = site.groups * left // site.shape[0]
+        for name, value in (("groups", groups), ("in_channels", groups * site.shape[1])):
+            setattr(layer, name, value)
 
 
 def _overwrite_(layer: nn.Module, name: str, value: Tensor | None) -> None:

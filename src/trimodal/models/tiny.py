@@ -55,6 +55,13 @@ class Mixture(nn.Module):
         self.text_recurrent = nn.LSTM(16, 16, batch_first=True)
         self.classifier = nn.Sequential(nn.Linear(32, 24), nn.LayerNorm(24), nn.ReLU(), nn.Linear(24, 2))
 
+    def example(self) -> dict[str, Tensor]:
+        """One sample, all zeros."""
+        return {
+            "pixel_values": torch.zeros(1, 3, IMAGE_SIZE, IMAGE_SIZE),
+            "input_ids": torch.zeros(1, 12, dtype=torch.long),
+        }
+
     def forward(self, pixel_values: Tensor, input_ids: Tensor) -> Tensor:
         """(B, 3, S, S) and (B, T) -> scores (B, 2)."""
         seen = self.vision(pixel_values).mean(dim=(2, 3))
@@ -74,6 +81,10 @@ class Listener(nn.Module):
         self.audio_lstm = nn.LSTM(24, 16, num_layers=2, batch_first=True, bidirectional=True)
         self.audio_gru = nn.GRU(32, 24, bias=False)
         self.audio_words = nn.Linear(24, VOCABULARY)
+
+    def example(self) -> dict[str, Tensor]:
+        """One sample, all zeros."""
+        return {"input_features": torch.zeros(1, 16, 24)}
 
     def forward(self, input_features: Tensor) -> Tensor:
         """(B, 16, T) -> scores (B, T/2, VOCABULARY)."""

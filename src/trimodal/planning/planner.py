@@ -11,7 +11,7 @@ from dataclasses import replace
 from fnmatch import fnmatchcase
 from typing import Any
 
-from trimodal.core import Edit, Layout, LeftAlone, Place, PlannedPlace
+from trimodal.core import Edit, Fixed, Layout, LeftAlone, Place, PlannedPlace
 from trimodal.errors import RecipeError, nearest
 from trimodal.methods import Method
 from trimodal.methods.options import plain
@@ -52,8 +52,8 @@ def _plan_step(layout: Layout, step: Step, data: bool) -> tuple[Edit, Layout]:
     if method.on == "model":
         return Edit(method.name, step.where, plain(step.config), ()), layout
     planned: list[PlannedPlace] = []
-    left: list[LeftAlone] = []
     matching = _matching(layout, step)
+    left = [LeftAlone(fixed.label, fixed.reason) for fixed in layout.fixed if _cannot(fixed, step)]
     _check_exceptions(step, matching)
     for found in matching:
         # of two labels on one site the first may have been cut by now
@@ -100,6 +100,12 @@ def _check_exceptions(step: Step, matching: list[Place]) -> None:
             )
 
 
+def _cannot(fixed: Fixed, step: Step) -> bool:
+    """Whether the step asks for units that cannot be cut."""
+    wanted = step.method.on == "axis" and fixed.label.rpartition(".")[2] == step.method.unit
+    return wanted and any(fnmatchcase(fixed.label, pattern) for pattern in step.where)
+
+
 def _matching(layout: Layout, step: Step) -> list[Place]:
     """The places that the step's patterns match, in running order."""
     candidates = list(_candidates(layout, step.method))
@@ -136,7 +142,10 @@ def _hint(layout: Layout, step: Step, pattern: str) -> str:
     """What the pattern could have meant."""
     candidates = list(_candidates(layout, step.method))
     if not candidates:
-        return f"this model has no {step.method.unit} that can be cut"
+        reasons = [f"{fixed.label}: {fixed.reason}" for fixed in layout.fixed if _cannot(fixed, step)]
+        reasons += [fixed.reason for fixed in layout.fixed if not fixed.label]
+        why = f": {'; '.join(reasons[:3])}{' …' if len(reasons) > 3 else ''}" if reasons else ""
+        return f"this model has no {step.method.unit} that can be cut{why}"
     parts = {word for place in candidates for site in place.sites for word in (site.tower, site.role)}
     words = [word for word in pattern.replace("*", ".").split(".") if word and not word.isdigit()]
     unknown = [word for word in words if word not in parts]

@@ -74,8 +74,8 @@ def refuse(place: Place, config: StructuredConfig) -> str | None:
 
 
 def by_hessian(place: Place, config: StructuredConfig) -> bool:
-    """Whether units are chosen by second order: asked for, and one consumer that sees all its inputs at once."""
-    return config.score == "hessian" and len(place.consumers) == 1 and place.observed.groups == 1
+    """Whether units are chosen by second order: asked for, and there is one consumer, which is no producer as well."""
+    return config.score == "hessian" and len(place.consumers) == 1 and place.observed not in place.producers
 
 
 def wants(place: Place, config: StructuredConfig) -> StatisticKind | None:

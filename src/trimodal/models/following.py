@@ -1,0 +1,450 @@
+"""What operators do to the entries of tensors: which entry of what comes out is which entry of what went in.
+
+Every entry of every weight dimension is a node. `Trace` sees each operator that PyTorch carries out and keeps, for each
+dimension of each tensor, an array with the node of each entry. Where two nodes turn out to be one (both sides of an
+addition, the columns of a weight and what it is multiplied with) they are united; where an operator needs all entries
+of a dimension they are fixed, with a reason. One method per kind of operator, and `_NAMES` says which operators it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+Nodes = np.ndarray[Any, np.dtype[np.int64]]
+Dims = list[Nodes | None]  # per dimension, the node of each entry; None where nothing can be cut
+Given = Mapping[str, Any]
+
+NORMALISED = ("weight", "bias", "running_mean", "running_var")
+
+
+_COMBINED = "it is combined with what cannot be cut, such as the input"
+
+
+class Sets:
+    """Which nodes have been united, and why some sets cannot be cut."""
+
+    def __init__(self) -> None:
+        self._parent: Nodes = np.arange(1024)
+        self._count = 0
+        self.reasons: dict[int, str] = {}
+
+    def new(self, count: int) -> Nodes:
+        """So many new nodes."""
+        while self._count + count > len(self._parent):
+            self._parent = np.concatenate((self._parent, np.arange(len(self._parent), 2 * len(self._parent))))
+        self._count += count
+        return np.arange(self._count - count, self._count)
+
+    def roots(self, nodes: Nodes) -> Nodes:
+        """The node that stands for the set of each."""
+        found = self._parent[nodes]
+        while not np.array_equal(up := self._parent[found], found):
+            found = up
+        self._parent[nodes] = found
+        return found
+
+    def unite(self, left: Nodes, right: Nodes) -> None:
+        """Entry by entry both are the same from now on."""
+        pairs = np.sort(np.stack((self.roots(left), self.roots(right))), axis=0)
+        pairs = np.unique(pairs[:, pairs[0] != pairs[1]], axis=1)
+        if len(np.unique(pairs)) == pairs.size:  # no set meets two others: all at once
+            self._parent[pairs[1]] = pairs[0]
+            for second in self.reasons.keys() & set(pairs[1].tolist()):
+                self.reasons.setdefault(self._root(second), self.reasons[second])
+            return
+        for one, other in pairs.T:
+            first, second = sorted((self._root(int(one)), self._root(int(other))))
+            self._parent[second] = first
+            if first != second and second in self.reasons:
+                self.reasons.setdefault(first, self.reasons[second])
+
+    def _root(self, node: int) -> int:
+        while (up := int(self._parent[node])) != node:
+            node = up
+        return node
+
+    def fix(self, nodes: Nodes, reason: str) -> None:
+        """None of these can be cut."""
+        for root in np.unique(self.roots(nodes)):
+            self.reasons.setdefault(int(root), reason)
+
+
+class Trace(TorchDispatchMode):
+    """Watches operators and keeps for each tensor what its entries are."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sets = Sets()
+        self._dims: dict[int, Dims] = {}
+        self._alive: list[Tensor] = []  # so that no later tensor gets the same id
+        self._weights: set[int] = set()
+
+    def enter(self, tensor: Tensor, name: str) -> None:
+        """A parameter or buffer: all its entries are nodes of their own."""
+        self._set(tensor, [self.sets.new(size) for size in tensor.shape])
+        self._weights.add(id(tensor))
+
+    def dims(self, tensor: Tensor) -> Dims:
+        """What the entries of `tensor` are, dimension by dimension."""
+        return self._dims.get(id(tensor)) or [None] * tensor.dim()
+
+    def fix(self, tensor: Tensor, reason: str) -> None:
+        """Nothing of `tensor` can be cut."""
+        self._fix(self.dims(tensor), reason)
+
+    def _fix(self, dims: Iterable[Nodes | None], reason: str) -> None:
+        for nodes in dims:
+            if nodes is not None:
+                self.sets.fix(nodes, reason)
+
+    def _set(self, tensor: Tensor, dims: Dims) -> None:
+        assert len(dims) == tensor.dim(), (dims, tensor.shape)
+        self._dims[id(tensor)] = dims
+        self._alive.append(tensor)
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Carry out the operator and follow it."""
+        given = dict(zip((a.name for a in func._schema.arguments), args, strict=False)) | dict(kwargs or {})
+        result = func(*args, **(kwargs or {}))
+        name = func._schema.name.removeprefix("aten::")
+        name = name.removesuffix("_") if func._schema.is_mutable else name
+        outputs = [out for out in (result if isinstance(result, tuple | list) else [result]) if isinstance(out, Tensor)]
+        if outputs:
+            rule = _RULES.get(name) or (Trace.pointwise if torch.Tag.pointwise in func.tags else Trace.unknown)
+            given["__name"] = name
+            found = rule(self, given, outputs)
+            for out, dims in zip(outputs, found, strict=False):
+                self._set(out, dims)
+            if name in _VIEWS and id(given["self"]) in self._weights:
+                self._weights.update(id(out) for out in outputs)
+        return result
+
+    def _join(self, left: Nodes | None, right: Nodes | None, why: str) -> Nodes | None:
+        if left is None or right is None:
+            self._fix((left, right), why)
+            return None
+        self.sets.unite(left, right)
+        return left
+
+    def unknown(self, given: Given, outputs: list[Tensor]) -> list[Dims]:
+        """An operator that is not known: nothing that goes in can be cut."""
+        for tensor in _inputs(given):
+            self.fix(tensor, f"it goes through the operator {given['__name']}, which cannot be followed")
+        return [[None] * out.dim() for out in outputs]
+
+    def pointwise(self, given: Given, outputs: list[Tensor]) -> list[Dims]:
+        """Entry by entry, with small tensors stretched over large ones."""
+        shape = outputs[0].shape
+        found: Dims = [None] * len(shape)
+        for dim, size in enumerate(shape):
+            seen: list[Nodes | None] = []
+            for tensor in _inputs(given):
+                own = dim - len(shape) + tensor.dim()
+                if own < 0:
+                    continue
+                nodes = self.dims(tensor)[own]
+                if tensor.shape[own] == size:
+                    seen.append(nodes)
+                else:
+                    self._fix([nodes], "it is stretched over others")
+            if seen:
+                found[dim] = seen[0]
+                for other in seen[1:]:
+                    found[dim] = self._join(found[dim], other, _COMBINED)
+        return [found] + [[None] * out.dim() for out in outputs[1:]]
+
+    def uniform(self, given: Given, outputs: list[Tensor]) -> list[Dims]:
+        """A tensor of zeros or the like: its entries are as good as any others."""
+        return [[self.sets.new(size) for size in outputs[0].shape]]
+
+    def reshape(self, given: Given, outputs: list[Tensor]) -> list[Dims]:
+        """Neighbouring dimensions become one, one becomes several."""
+        sized = zip(given["self"].shape, self.dims(given["self"]), strict=True)
+        old = [(size, nodes) for size, nodes in sized if size != 1]
+        new = [dim for dim, size in enumerate(outputs[0].shape) if size != 1]
+        found: Dims = [None] * outputs[0].dim()
+        if 0 in outputs[0].shape:
+            return self.unknown(given, outputs)
+        while old and new:
+            left, right = [old.pop(0)], [new.pop(0)]
+            while (have := _product(n for n, _ in left)) != (want := _product(outputs[0].shape[d] for d in right)):
+                if have < want:
+                    left.append(old.pop(0))
+                else:
+                    right.append(new.pop(0))
+            parts = self._split(self._merged(left), [outputs[0].shape[d] for d in right])
+            for dim, nodes in zip(right, parts, strict=True):
+                found[dim] = nodes
+        return [found]
+
+    def _merged(self, parts: list[tuple[int, Nodes | None]]) -> Nodes | None:
+        known = [number for number, (_, nodes) in enumerate(parts) if nodes is not None]
+        if len(parts) == 1 or not known:
+            return parts[0][1]
+        if len(known) > 1:
+            self._fix((nodes for _, nodes in parts), "two of its dimensions are made one")
+            return None
+        shape = [len(nodes) if nodes is not None else 1 for _, nodes in parts]
+        nodes = parts[known[0]][1]
+        assert nodes is not None
+        return np.broadcast_to(nodes.reshape(shape), [size for size, _ in parts]).reshape(-1)
+
+    def _split(self, nodes: Nodes | None, sizes: list[int]) -> Dims:
+        if nodes is None or len(sizes) == 1:
+            return [nodes] * len(sizes)
+        found: Dims = [None] * len(sizes)
+        table = self.sets.roots(nodes).reshape(sizes)
+        for dim, size in enumerate(sizes):
+            rows = np.moveaxis(table, dim, 0).reshape(size, -1)
+            if (rows == rows[:, :1]).all():
+                found[dim] = rows[:, 0]
+                return found
+        rows = table.reshape(sizes[0], -1)
+        self.sets.unite(np.broadcast_to(rows[:, :1], rows.shape).reshape(-1), rows.reshape(-1))
+        found[0] = rows[:, 0]
+        return found
+
+    def permute(self, given: Given, outputs: list[Tensor]) -> list[Dims]:
+        """Dimensions change places."""
+        dims = self.dims(given["self"])
+        return [[dims[d] for d in given["dims"]]]
+
+    def transpose(self, given: Given, outputs: list[Tensor]) -> list[Dims]:
+        """Two dimensions change places; without numbers, the only two."""
+        dims = list(self.dims(given["self"]))
+        one, other = given.get("dim0", 0), given.get("dim1", len(dims) - 1)
+        if dims:
+            dims[one], dims[other] = dims[other], dims[one]
+        return [dims]
+
+    def expand(self, given: Given, outputs: list[Tensor]) -> list[Dims]:
+        """Dimensions of one entry are stretched, new ones come first."""
+        tensor, out = given["self"], outputs[0]
+        dims = [None] * (out.dim() - tensor.dim()) + self.dims(tensor)
+        sizes = [1] * (out.dim() - tensor.dim()) + list(tensor.shape)
+        stretched = [d for d, old, new in zip(dims, sizes, out.shape, strict=True) if old != new]
+        self._fix(stretched, "it is stretched over others")
+        return [[d if old == new else None for d, old, new in zip(dims, sizes, out.shape, strict=True)]]
+
+    def unsqueeze(self, given: Given, outputs: list[Tensor]) -> list[Dims]:
+        """A dimension of one entry comes in."""
+        dims = list(self.dims(given["self"]))
+        dims.insert(given["dim"] % outputs[0].dim(), None)
+        return [dims]
+
+    def slice(self, given: Given, outputs: list[Tensor]) -> list[Dims]:
+        """A part of a dimension."""
+        dims = list(self.dims(given["self"]))
+        nodes = dims[given.get("dim", 0)]
+        if nodes is not None:
+            dims[given.get("dim", 0)] = nodes[given.get("start") : given.get("end") : given.get("step") or 1]
+        return [dims]
+
+    def split(self, given: Given, outputs: list[Tensor]) -> list[Dims]:
+        """A dimension in several parts."""
+        dim = given.get("dim", 0) % given["self"].dim()
+        found, start = [], 0
+        for out in outputs:
+            dims = list(self.dims(given["self"]))
+            nodes, end = dims[dim], start + out.shape[dim]
+            dims[dim] = None if nodes is None else nodes[start:end]
+            found.append(dims)
+            start = end
+        return found
+
+    def select(self, given: Given, outputs: list[Tensor]) -> list[Dims]:
+        """One entry, or each by itself: the dimension is gone."""
+        dims = list(self.dims(given["self"]))
+        self._fix([dims.pop(given.get("dim", 0))], "single entries of it are taken by their number")
+        return [list(dims) for _ in outputs]
+
+    def cat(self, given: Given, outputs: list[Tensor]) -> list[Dims]:
+        """End to end along one dimension, entry by entry along the others."""
+        tensors = [t for t in given["tensors"] if t.dim() == outputs[0].dim()]
+        along = given.get("dim", 0) % outputs[0].dim()
+        found = list(self.dims(tensors[0]))
+        for tensor in tensors[1:]:
+            for dim, nodes in enumerate(self.dims(tensor)):
+                if dim != along:
+                    found[dim] = self._join(found[dim], nodes, _COMBINED)
+        pieces = [self.dims(t)[along] for t in tensors]
+        if any(piece is not None for piece in pieces):
+            whole = [self._stuck(t.shape[along]) if p is None else p for t, p in zip(tensors, pieces, strict=True)]
+            found[along] = np.concatenate(whole)
+        return [found]
+
+    def _stuck(self, size: int) -> Nodes:
+        nodes = self.sets.new(size)
+        self.sets.fix(nodes, "it does not come from a layer")
+        return nodes
+
+    def stack(self, given: Given, outputs: list[Tensor]) -> list[Dims]:
+        """Along a new dimension."""
+        (dims, *_) = self.pointwise({"tensors": given["tensors"]}, [given["tensors"][0]])
+        dims.insert(given.get("dim", 0) % outputs[0].dim(), None)
+        return [dims]
+
+    def pad(self, given: Given, outputs: list[Tensor]) -> list[Dims]:
+        """Entries are added at the ends of the last dimensions."""
+        dims = list(self.dims(given["self"]))
+        for number, (old, new) in enumerate(zip(given["self"].shape, outputs[0].shape, strict=True)):
+            if old != new:
+                self._fix([dims[number]], "it is padded")
+                dims[number] = None
+        return [dims]
+
+    def pool(self, given: Given, outputs: list[Tensor]) -> list[Dims]:
+        """Positions are made fewer or more; channels stay."""
+        kept = outputs[0].dim() - (1 if "1d" in given["__name"] else 3 if "3d" in given["__name"] else 2)
+        dims = self.dims(given["self"])
+        self._fix(dims[kept:], "it is pooled over")
+        return [dims[:kept] + [None] * (out.dim() - kept) for out in outputs]
+
+    def reduce(self, given: Given, outputs: list[Tensor]) -> list[Dims]:
+        """A sum, mean, maximum, softmax or the like over some dimensions."""
+        dims = list(self.dims(given["self"]))
+        over = given.get("dim")
+        numbers = range(len(dims)) if over is None or over == [] else [over] if isinstance(over, int) else over
+        reduced = {number % len(dims) for number in numbers} if dims else set()
+        self._fix((dims[d] for d in reduced), f"{given['__name'].strip('_')} runs over it")
+        same = all(out.dim() == len(dims) for out in outputs)
+        return [[None if d in reduced else n for d, n in enumerate(dims) if same or d not in reduced] for _ in outputs]
+
+    def multiply(self, given: Given, outputs: list[Tensor]) -> list[Dims]:
+        """A matrix product, with a bias or without; one factor has to be a weight for the sum to be cut."""
+        left = given.get("mat1", given.get("batch1", given["self"]))
+        right = given.get("mat2", given.get("batch2"))
+        one, other = self.dims(left), self.dims(right)
+        if {id(left), id(right)} & self._weights:
+            self._join(one[-1], other[-2], "its input cannot be cut")
+        else:
+            self._fix((one[-1], other[-2]), "two activations are multiplied over it")
+        batch = [self._join(a, b, _COMBINED) for a, b in zip(one[:-2], other[:-2], strict=True)]
+        found: Dims = [*batch, one[-2], other[-1]]
+        if given["__name"] in ("addmm", "baddbmm"):
+            self._set(outputs[0], found)
+            return self.pointwise({"bias": given["self"], "product": outputs[0]}, outputs)
+        return [found]
+
+    def linear(self, given: Given, outputs: list[Tensor]) -> list[Dims]:
+        """A linear layer seen as one operator."""
+        dims, weight = self.dims(given["input"]), self.dims(given["weight"])
+        self._join(dims[-1], weight[1], "its input cannot be cut")
+        if given.get("bias") is not None:
+            self._join(weight[0], self.dims(given["bias"])[0], "its bias cannot be cut")
+        return [[*dims[:-1], weight[0]]]
+
+    def convolution(self, given: Given, outputs: list[Tensor]) -> list[Dims]:
+        """Input channels are the weight's second dimension, output channels its first, group by group."""
+        if given["transposed"]:
+            return self.unknown(given, outputs)
+        dims, weight, groups = self.dims(given["input"]), self.dims(given["weight"]), given["groups"]
+        rows = weight[0]
+        if given.get("bias") is not None:
+            rows = self._join(rows, self.dims(given["bias"])[0], "its bias cannot be cut")
+        if groups == 1:
+            self._join(dims[1], weight[1], "its input cannot be cut")
+        elif rows is None or dims[1] is None:
+            self._fix((rows, dims[1]), "the input of a grouped convolution cannot be cut")
+        else:
+            outgoing, incoming = rows.reshape(groups, -1), dims[1].reshape(groups, -1)
+            for side in (outgoing, incoming):
+                self.sets.unite(np.broadcast_to(outgoing[:, :1], side.shape).reshape(-1), side.reshape(-1))
+        self._fix(dims[2:], "a convolution runs over it")
+        return [[dims[0], rows, *[None] * (outputs[0].dim() - 2)]]
+
+    def batch_norm(self, given: Given, outputs: list[Tensor]) -> list[Dims]:
+        """Each channel by itself."""
+        dims = list(self.dims(given["input"]))
+        for name in NORMALISED:
+            if isinstance(given.get(name), Tensor):
+                dims[1] = self._join(dims[1], self.dims(given[name])[0], "a batch norm's input cannot be cut")
+        return [dims] + [[None] * out.dim() for out in outputs[1:]]
+
+    def layer_norm(self, given: Given, outputs: list[Tensor]) -> list[Dims]:
+        """What it runs over cannot be cut: mean and variance of the rest would be others."""
+        dims, count = list(self.dims(given["input"])), len(given["normalized_shape"])
+        reason = "a layer norm runs over it, so what stays would no longer compute what it did"
+        self._fix(dims[-count:], reason)
+        for name in ("weight", "bias"):
+            if isinstance(given.get(name), Tensor):
+                self.fix(given[name], reason)
+        return [dims[:-count] + [None] * count] + [[None] * out.dim() for out in outputs[1:]]
+
+    def group_norm(self, given: Given, outputs: list[Tensor]) -> list[Dims]:
+        """All channels of a group go together."""
+        dims = list(self.dims(given["input"]))
+        for name in ("weight", "bias"):
+            if isinstance(given.get(name), Tensor):
+                dims[1] = self._join(dims[1], self.dims(given[name])[0], "a group norm's input cannot be cut")
+        nodes = dims[1]
+        self._fix(dims[2:], "a group norm runs over it")
+        if nodes is not None:
+            rows = nodes.reshape(given["group"], -1)
+            self.sets.unite(np.broadcast_to(rows[:, :1], rows.shape).reshape(-1), rows.reshape(-1))
+        return [dims] + [[None] * out.dim() for out in outputs[1:]]
+
+    def embedding(self, given: Given, outputs: list[Tensor]) -> list[Dims]:
+        """Rows are looked up by number, columns come out."""
+        self.fix(given["indices"], "its entries are numbers of rows")
+        return [[*[None] * given["indices"].dim(), self.dims(given["weight"])[1]]]
+
+    def glu(self, given: Given, outputs: list[Tensor]) -> list[Dims]:
+        """The two halves of a dimension, entry by entry."""
+        dims, dim = list(self.dims(given["self"])), given.get("dim", -1)
+        nodes = dims[dim]
+        if nodes is not None:
+            half = len(nodes) // 2
+            dims[dim] = self._join(nodes[:half], nodes[half:], "")
+        return [dims]
+
+
+def _inputs(given: Given) -> list[Tensor]:
+    """All tensors that an operator was given."""
+    return [leaf for leaf in tree_leaves(dict(given)) if isinstance(leaf, Tensor)]
+
+
+def _product(sizes: Iterable[int]) -> int:
+    return int(np.prod(list(sizes)))
+
+
+_VIEWS = frozenset(
+    ("t", "transpose", "view", "_unsafe_view", "permute", "unsqueeze", "squeeze", "expand", "slice", "select", "alias",
+     "detach", "split", "split_with_sizes", "_to_copy", "clone")
+)  # fmt: skip
+_NAMES: dict[Callable[..., list[Dims]], str] = {
+    Trace.pointwise: "clone _to_copy alias detach lift_fresh native_dropout copy zeros_like ones_like full_like empty_like "
+                      "rand_like randn_like bernoulli fill",
+    Trace.uniform: "zeros ones full empty new_zeros new_ones new_full new_empty",
+    Trace.reshape: "view _unsafe_view reshape _reshape_alias squeeze",
+    Trace.permute: "permute",
+    Trace.transpose: "t transpose",
+    Trace.expand: "expand",
+    Trace.unsqueeze: "unsqueeze",
+    Trace.slice: "slice",
+    Trace.split: "split split_with_sizes unsafe_split unsafe_split_with_sizes chunk",
+    Trace.select: "select unbind",
+    Trace.cat: "cat",
+    Trace.stack: "stack",
+    Trace.pad: "constant_pad_nd reflection_pad1d reflection_pad2d replication_pad1d replication_pad2d",
+    Trace.pool: "max_pool2d_with_indices avg_pool2d _adaptive_avg_pool2d adaptive_max_pool2d upsample_nearest1d "
+                 "upsample_nearest2d upsample_bilinear2d upsample_bicubic2d upsample_linear1d avg_pool1d",
+    Trace.reduce: "sum mean amax amin max min var std prod any all argmax argmin _softmax _safe_softmax _log_softmax logsumexp cumsum "
+                   "linalg_vector_norm norm sort topk var_mean",
+    Trace.multiply: "mm bmm addmm baddbmm",
+    Trace.linear: "linear",
+    Trace.convolution: "convolution",
+    Trace.batch_norm: "native_batch_norm _native_batch_norm_legit_no_training cudnn_batch_norm _native_batch_norm_legit",
+    Trace.layer_norm: "native_layer_norm",
+    Trace.group_norm: "native_group_norm",
+    Trace.embedding: "embedding",
+    Trace.glu: "glu",
+}  # fmt: skip
+_RULES = {name: rule for rule, names in _NAMES.items() for name in names.split()}
