@@ -17,7 +17,7 @@ from trimodal.core import Layout, Site
 from trimodal.errors import RecipeError
 from trimodal.formats import open_model, write
 from trimodal.formats.fresh import outputs
-from trimodal.layers import LowRank, is_hosting, open_recurrent_
+from trimodal.layers import Chain, is_hosting, open_recurrent_
 from trimodal.methods import METHODS
 from trimodal.models.apply import cut_, dequantize_
 from trimodal.models.load import tensor_bytes, unique_tensors
@@ -32,15 +32,17 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "quantize.rotated": {"bits": 4, "clip": "max", "feedback": False},
     "quantize.hqq": {"bits": 3, "group": 16, "steps": 3},
     "quantize.learned": {"bits": 4, "clip": "max", "steps": 3},
+    "factorize.cp": {"sweeps": 5},
     "distill": {"steps": 2},
 }
 QUANTIZE_INPUTS = ("quantize.smooth",)  # of which a plain float layer keeps only the weight
-NO_UNITS = "nobody has declared {} in this model, so none can be cut"
+NO_UNITS = "this model has no {} that can be cut"
+NO_KERNELS = r"nothing that '\*' matches can be worked on"
 REFUSED = {
     (name, method): NO_UNITS.format(method.partition(".")[2])
     for name in ("resnet", "resnet-basic", *PLAIN)
     for method in ("prune.neurons", "prune.heads")
-}
+} | {(name, method): NO_KERNELS for name in ("bert", "llama", "qwen3") for method in ("factorize.tucker", "factorize.cp")}
 EVERY = [(name, method.name) for name in MINIATURES for method in METHODS]
 TAKEN = [case for case in EVERY if case not in REFUSED]
 
@@ -101,7 +103,7 @@ def equal(a: Mapping[str, Tensor], b: Mapping[str, Tensor], tolerance: float = 0
 
 @pytest.mark.parametrize(("name", "method"), REFUSED, ids="-".join)
 def test_known_refusals_are_errors_with_a_reason(compressed: Any, name: str, method: str) -> None:
-    with pytest.raises(RecipeError, match=f"this model has no {method.partition('.')[2]} that can be cut"):
+    with pytest.raises(RecipeError, match=REFUSED[name, method]):
         compressed(name, [{method: {}}])
 
 
@@ -156,7 +158,7 @@ def test_artifact_reloads_to_the_same_outputs(case: Any, folders: Any, tmp_path:
     expected = outputs(case.model.module, fresh(case))
     equal(outputs(again.module, fresh(case)), expected)
     dequantize_(again.module)
-    assert not any(is_hosting(part) or isinstance(part, LowRank) for part in again.module.modules())
+    assert not any(is_hosting(part) or isinstance(part, Chain) for part in again.module.modules())
     (edit,) = case.plan.edits
     if edit.method not in QUANTIZE_INPUTS:
         equal(outputs(again.module, fresh(case)), expected, 1e-5)

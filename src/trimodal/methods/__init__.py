@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from trimodal.errors import RecipeError, nearest
 from trimodal.methods.distill import recover
-from trimodal.methods.factorize import eigen, svd
+from trimodal.methods.factorize import cp, eigen, svd, tucker
 from trimodal.methods.method import Method, works_on
 from trimodal.methods.prune import magnitude, obs, sparsegpt, structured, wanda
 from trimodal.methods.quantize import awq, entropy, gptq, hqq, learned, rotated, rtn, smooth
@@ -26,6 +26,8 @@ METHODS: tuple[Method, ...] = (
     structured.HEADS,
     eigen.METHOD,
     svd.METHOD,
+    tucker.METHOD,
+    cp.METHOD,
     recover.METHOD,
 )
 

@@ -18,8 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from trimodal.core import Axis, Change, Layout, Place, Site
-from trimodal.core.storage import tensors_of
-from trimodal.layers import LowRank, host_, is_hosting, merged, replaced_, unhost_
+from trimodal.core.storage import FACTORED, tensors_of
+from trimodal.layers import Chain, host_, is_hosting, merged, replaced_, unhost_
 from trimodal.models.model import Model
 
 _STATISTICS = ("running_mean", "running_var")
@@ -132,9 +132,10 @@ def replay_(module: nn.Module, layout: Layout, steps: Sequence[Step], device: st
         tied = tuple(treat["tied"])
         site = Site(path=treat["path"], tower="", block=None, role="", kind="linear", shape=(), tied=tied)
         treat_(module, site, treat["kind"], treat["options"], tensors, bias)
-        if treat["kind"] == "low_rank":  # a later cut has to find the factors
+        if treat["kind"] in FACTORED:  # a later cut has to find the factors
             whole = [known for known in layout.sites if known.path == treat["path"]]
-            layout = layout.exchange(whole, [part for s in whole for part in s.factored(treat["options"]["rank"])])
+            parts = [part for s in whole for part in s.factored(treat["kind"], treat["options"])]
+            layout = layout.exchange(whole, parts)
     return layout
 
 
@@ -155,5 +156,5 @@ def dequantize_(module: nn.Module) -> None:
             unhost_(layer)
             layer.weight = plain.setdefault(store, layer.weight)  # tied weights stay tied
     for path, layer in list(module.named_modules()):
-        if isinstance(layer, LowRank):
+        if isinstance(layer, Chain):
             module.set_submodule(path, merged(layer))
