@@ -244,3 +244,28 @@ def test_everything_after_another_reloads_too(compressed: Any, folders: Any, tmp
     equal(outputs(again.module, fresh(done)), expected)
     dequantize_(again.module)
     equal(outputs(again.module, fresh(done)), expected, 1e-5)
+
+
+KERNELS: list[Mapping[str, Any]] = [
+    {"factorize.tucker": {"where": "*.1.conv", "rank_in": 5, "rank_out": 6}},
+    {"factorize.cp": {"where": "*.1.second.conv", "rank": 8}},
+    {"factorize.cp": {"where": "*.2.conv", "sparsity": 0.8}},
+    {"quantize.gptq": {"where": "*", "bits": 4, "group": 16, "clip": "max"}},
+    {"quantize.rtn": {"where": "*", "bits": 8, "clip": "max"}},
+]
+
+
+def test_kernels_taken_apart_and_quantized_reload_too(compressed: Any, folders: Any, tmp_path: Path) -> None:
+    """What GPTQ leaves alone, the depthwise links, rounding takes."""
+    done = compressed("resnet-basic", KERNELS)
+    assert tensor_bytes(unique_tensors(done.model.module).values()) == done.plan.expected_tensor_bytes
+    assert done.model.layout == done.expected
+    depthwise = [site for site in done.expected.sites if site.groups > 1]
+    assert depthwise and all(site.stored == "quantized" for site in depthwise)
+    write(replace(done.model, folder=folders("resnet-basic")), done.plan, tmp_path, None)
+    again = open_model(tmp_path)
+    expected = outputs(done.model.module, fresh(done))
+    equal(outputs(again.module, fresh(done)), expected)
+    dequantize_(again.module)
+    equal(outputs(again.module, fresh(done)), expected, 1e-5)
+    assert sorted(state(again)) == sorted(state(done.original))

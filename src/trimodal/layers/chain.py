@@ -28,9 +28,9 @@ class Chain(nn.Module):
     def weight(self) -> Tensor:
         """The product of all links, in the shape of the weight it stands for."""
         first, *rest = self.children()
-        whole = _weight(first)
+        whole, looks_up = _weight(first), isinstance(_innermost(first), nn.Embedding)
         for link in rest:
-            whole = whole @ _weight(link).T if isinstance(first, nn.Embedding) else _followed(whole, link)
+            whole = whole @ _weight(link).T if looks_up else _followed(whole, link)
         return whole
 
     @property
@@ -69,7 +69,7 @@ def chain(old: nn.Module, kind: str, tensors: Mapping[str, Tensor], bias: nn.Par
 
 
 def merged(links: Chain) -> nn.Module:
-    """One plain layer with the product of all links."""
+    """One plain layer with the product of all links, none of which is a chain itself."""
     first, weight, old = next(links.children()), links.weight.detach().contiguous(), vars(links)
     if isinstance(first, nn.Embedding):
         layer: nn.Module = nn.Embedding(weight.shape[0], weight.shape[1], padding_idx=first.padding_idx, device="meta")
@@ -127,6 +127,13 @@ def _followed(whole: Tensor, link: nn.Module) -> Tensor:
         return whole * weight
     apart = ((0, 1), (-2, -1))
     return torch.movedim(torch.movedim(weight, *apart) @ torch.movedim(whole, *apart), apart[1], apart[0])
+
+
+def _innermost(layer: nn.Module) -> nn.Module:
+    """The first plain layer: a link may be a chain in turn."""
+    while isinstance(layer, Chain):
+        layer = next(layer.children())
+    return layer
 
 
 def _weight(layer: nn.Module) -> Tensor:

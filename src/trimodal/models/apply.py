@@ -155,6 +155,6 @@ def dequantize_(module: nn.Module) -> None:
             store = layer.stored
             unhost_(layer)
             layer.weight = plain.setdefault(store, layer.weight)  # tied weights stay tied
-    for path, layer in list(module.named_modules()):
+    for path, layer in reversed(list(module.named_modules())):  # a chain within a chain first
         if isinstance(layer, Chain):
             module.set_submodule(path, merged(layer))
