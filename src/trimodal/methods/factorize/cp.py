@@ -15,17 +15,19 @@ Algorithm.
     2. start: turn the kernel's dimensions to their leading directions Q; of the singular triples of all d·e matrices
        W[:, :, i, j] then take the R largest; D and E hold the columns i and j of Q
     3. alternating least squares, `sweeps` times: for each factor F in turn, A last, with Z the products of the others'
-       columns (the rest, R) and W_(n) the unfolding (n, the rest): F = W_(n) Z (Zᵀ Z + ridge · I)⁻¹; then the columns of
-       every factor but A are scaled to length 1
+       columns (the rest, R) and W_(n) the unfolding (n, the rest): F = W_(n) Z (Zᵀ Z + ridge · I)⁻¹; then F's columns
+       are scaled to length 1, those of A only to find the next factor
     4. with data: B ← L⁻¹ B and so on, and A is fitted again, exactly, for the C that was seen: with
        P (R, S·d·e) the products of B, D, E: A = W C Pᵀ (P C Pᵀ)⁻¹
     5. with a bias: b += (W − Ŵ) μ                                                                       (T,)
 A sum of R terms may approach W with terms that grow without bound and cancel each other (degeneracy: there is no best CP);
-the ridge on columns of length 1 makes that cost. Zᵀ Z is the elementwise product of the factors' own Gram matrices, and has
-ones on its diagonal, so `ridge` is relative.
+the ridge makes that cost. Zᵀ Z is the elementwise product of the factors' own Gram matrices, and since all other columns
+have length 1 its diagonal is 1: `ridge` is relative, charges every factor in turn for the same lengths, those of the
+terms, and no sweep makes ‖W − Ŵ‖² + ridge · Σ ‖term‖² larger.
 
 Cost O(T·S·d·e·R) per factor and sweep. It holds R·(T + S + d + e) numbers and is refused where that saves nothing. Fails,
-that is loses more than it saves, on kernels far from separable; and its depthwise layers are slow for the operations that
+that is loses more than it saves, on kernels far from separable, and may stop in a local minimum even where an exact sum
+exists (of random sums of 16 terms in 32 × 32 × 3 × 3, two of six); its depthwise layers are slow for the operations that
 they save: it shrinks files sooner than time. Many small changes add up: put `distill` behind it. Departs from the paper,
 which fits by nonlinear least squares and without data: alternating least squares needs no second derivative, and the start
 is not random, so the same weight gives the same factors.
@@ -143,8 +145,9 @@ def start(w: Tensor, rank: int) -> list[Tensor]:
 def alternating(w: Tensor, parts: list[Tensor], sweeps: int, ridge: float) -> list[Tensor]:
     """Step 3 from the factors `parts`; ends early where a sweep changes nothing any more."""
     energy, before = float(w.square().sum()), math.inf
-    if energy == 0.0:
+    if energy == 0.0 or not sweeps:
         return parts
+    parts = [part / _lengths(part) for part in parts]
     grams = [part.T @ part for part in parts]
     for _ in range(sweeps):
         for mode in (*range(1, w.dim()), 0):
@@ -152,14 +155,14 @@ def alternating(w: Tensor, parts: list[Tensor], sweeps: int, ridge: float) -> li
             gram.diagonal().add_(ridge)
             crossed = _crossed(w, parts, mode)
             found = torch.linalg.solve(gram, crossed.T).T
-            parts[mode] = found / _lengths(found) if mode else found
+            parts[mode] = found / _lengths(found)
             grams[mode] = parts[mode].T @ parts[mode]
         # ‖W − Ŵ‖² + ridge ‖A‖² for the A just solved for
         loss = (energy - float((crossed * found).sum())) / energy
         if before - loss < _SETTLED:
             break
         before = loss
-    return parts
+    return [found, *parts[1:]]
 
 
 def _crossed(w: Tensor, parts: Sequence[Tensor], mode: int) -> Tensor:
