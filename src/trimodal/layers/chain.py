@@ -80,7 +80,7 @@ def merged(links: Chain) -> nn.Module:
         layer = nn.Linear(weight.shape[1], weight.shape[0], bias=False, device="meta")
     layer.weight = nn.Parameter(weight)
     if not isinstance(first, nn.Embedding):
-        layer.bias = links.bias
+        layer.bias = links.bias  # type: ignore[assignment]
     return layer
 
 

@@ -32,10 +32,12 @@ def kept_energy(values: Tensor, rank: int) -> float:
 
 def leading(square: Tensor, rank: int) -> Tensor:
     """The eigenvectors (n, rank) of the largest eigenvalues of a symmetric matrix."""
-    return torch.linalg.eigh((square + square.T) / 2)[1].flip(1)[:, :rank]
+    vectors: Tensor = torch.linalg.eigh((square + square.T) / 2)[1]
+    return vectors.flip(1)[:, :rank]
 
 
 def root(square: Tensor) -> Tensor:
     """The symmetric square root of a positive semidefinite matrix."""
     values, vectors = torch.linalg.eigh((square + square.T) / 2)
-    return (vectors * values.clamp(min=0).sqrt()) @ vectors.T
+    found: Tensor = (vectors * values.clamp(min=0).sqrt()) @ vectors.T
+    return found

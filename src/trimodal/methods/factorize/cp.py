@@ -28,7 +28,7 @@ terms, and no sweep makes ‖W − Ŵ‖² + ridge · Σ ‖term‖² larger.
 Cost O(T·S·d·e·R) per factor and sweep. It holds R·(T + S + d + e) numbers and is refused where that saves nothing. Fails,
 that is loses more than it saves, on kernels far from separable, and may stop in a local minimum even where an exact sum
 exists (of random sums of 16 terms in 32 × 32 × 3 × 3, two of six); its depthwise layers are slow for the operations that
-they save: it shrinks files sooner than time. Many small changes add up: put `distill` behind it. Departs from the paper,
+they save: at half the numbers it may take longer than the kernel did. Put `distill` behind it. Departs from the paper,
 which fits by nonlinear least squares and without data: alternating least squares needs no second derivative, and the start
 is not random, so the same weight gives the same factors.
 
@@ -123,7 +123,8 @@ def product(parts: Sequence[Tensor]) -> Tensor:
     found = inner[0]
     for part in inner[1:]:
         found = found.unsqueeze(-2) * part  # (..., dim, R)
-    return torch.tensordot(outer, found, dims=([1], [found.dim() - 1]))
+    whole: Tensor = torch.tensordot(outer, found, dims=([1], [found.dim() - 1]))
+    return whole
 
 
 def start(w: Tensor, rank: int) -> list[Tensor]:
@@ -189,11 +190,12 @@ def _per_dimension(moment: Tensor, shape: Sequence[int]) -> list[Tensor]:
 
 def _turned(w: Tensor, matrix: Tensor, dim: int) -> Tensor:
     """W ×_n matrix: (…, n, …) -> (…, rows of the matrix, …)."""
-    return torch.tensordot(matrix, w, dims=([1], [dim])).movedim(0, dim)
+    turned: Tensor = torch.tensordot(matrix, w, dims=([1], [dim]))
+    return turned.movedim(0, dim)
 
 
 def _lengths(factor: Tensor) -> Tensor:
-    return factor.norm(dim=0).clamp(min=1e-30)
+    return factor.square().sum(0).sqrt().clamp(min=1e-30)
 
 
 def _ranks(site: Site, config: CpConfig) -> dict[str, Any]:

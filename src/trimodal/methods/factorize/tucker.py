@@ -23,7 +23,8 @@ No step can make the error larger, so the result is never worse than the start. 
 never seen still counts.
 
 The ranks follow from the shape alone, so that a plan can say the bytes: the largest that remove the fraction `sparsity`
-of the numbers S·r₂ + K·r₁·r₂ + T·r₁, with both sides cut as evenly as that allows: least (1 − r₁/T)² + (1 − r₂/S)².
+of the numbers S·r₂ + K·r₁·r₂ + T·r₁, in the proportion that leaves the core largest. Spectra may ask for another one
+(inputs that lie in few directions, for a smaller r₂): say `rank_in` and `rank_out` where that is known.
 
 Cost. Per sweep some 2·r₁·(S·K)²·(steps of conjugate gradients) and (r₂·K)³ operations, in float64. It pays only while the
 links hold fewer numbers than the weight, and is refused otherwise. Fails, that is loses more than it saves, where spectra
@@ -81,18 +82,17 @@ class TuckerConfig:
 
 
 def ranks_of(site: Site, config: TuckerConfig) -> tuple[int, int]:
-    """r₂ and r₁ for `site`: as given, or the most even ones that remove the fraction `sparsity` of its numbers."""
+    """r₂ and r₁ for `site`: as given, or those with the largest core that remove the fraction `sparsity` of its numbers."""
     outputs, inputs = site.shape[:2]
     if config.rank_in is not None or config.rank_out is not None:
         return min(config.rank_in or inputs, inputs), min(config.rank_out or outputs, outputs)
     kernel = math.prod(site.shape[2:])
     budget = min(int((1 - config.sparsity) * site.rows * site.columns), site.rows * site.columns - 1)
-    best, found = math.inf, (1, 1)
+    found = (1, 1)
     for inner in range(1, inputs + 1):
         outer = min((budget - inputs * inner) // (kernel * inner + outputs), outputs)
-        loss = (1 - outer / outputs) ** 2 + (1 - inner / inputs) ** 2
-        if outer >= 1 and loss < best:
-            best, found = loss, (inner, outer)
+        if outer >= 1 and inner * outer > math.prod(found):
+            found = inner, outer
     return found
 
 
@@ -191,7 +191,8 @@ def _channels(moment: Tensor, inputs: int) -> Tensor:
 
 
 def _orthonormal(columns: Tensor) -> Tensor:
-    return torch.linalg.qr(columns)[0]
+    found: Tensor = torch.linalg.qr(columns)[0]
+    return found
 
 
 def _ranks(site: Site, config: TuckerConfig) -> dict[str, Any]:
