@@ -354,8 +354,29 @@ def distillation() -> Iterator[Check]:
     yield Check("(j) distillation of a model from itself, largest gradient", tuple(values), most=1e-6)
 
 
+def kernels() -> Iterator[Check]:
+    """Tucker-2 with all directions is the kernel, and CP finds the terms that a kernel is a sum of."""
+    import torch
+
+    from trimodal.methods.factorize import cp, tucker
+
+    exact, recovered = [], []
+    for seed in SEEDS:
+        case = layer(seed)
+        whole = case.weight.view(SIZE, SIZE // 4, 4).double()
+        for moment in (None, case.moment.second.double()):
+            found = tucker.product(*tucker.factors(whole, moment, (SIZE // 4, SIZE), 1))
+            exact.append(relative(found, whole))
+        random = torch.Generator().manual_seed(seed)
+        terms = cp.product([torch.randn(n, 3, generator=random, dtype=torch.float64) for n in (32, 24, 3, 3)])
+        recovered.append(relative(cp.product(cp.factors(terms, None, 3, 1000, 1e-9)), terms))
+    yield Check("Tucker-2 at full ranks against the kernel, relative", tuple(exact), most=1e-6)
+    yield Check("CP of rank 3 against a kernel that is a sum of three terms, relative", tuple(recovered), most=1e-3)
+
+
 CHECKS = (
     gain_over_rounding, low_rank, entropy_coding, transforms, target, diagonal_moment, storage, closed_form, distillation,
+    kernels,
 )  # fmt: skip
 
 

@@ -17,7 +17,7 @@ from trimodal.core import Layout, Site
 from trimodal.errors import RecipeError
 from trimodal.formats import open_model, write
 from trimodal.formats.fresh import outputs
-from trimodal.layers import LowRank, is_hosting, open_recurrent_
+from trimodal.layers import Chain, is_hosting, open_recurrent_
 from trimodal.methods import METHODS
 from trimodal.models.apply import cut_, dequantize_
 from trimodal.models.load import tensor_bytes, unique_tensors
@@ -32,10 +32,12 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "quantize.rotated": {"bits": 4, "clip": "max", "feedback": False},
     "quantize.hqq": {"bits": 3, "group": 16, "steps": 3},
     "quantize.learned": {"bits": 4, "clip": "max", "steps": 3},
+    "factorize.cp": {"sweeps": 5},
     "distill": {"steps": 2},
 }
 QUANTIZE_INPUTS = ("quantize.smooth",)  # of which a plain float layer keeps only the weight
 KEEPS_BYTES = ("merge.tokens",)  # fewer operations, the same weights
+NO_KERNELS = r"nothing that '\*' matches can be worked on"
 NO_UNITS = "nobody has declared {} in this model, so none can be cut"
 UNITS: dict[str, tuple[str, ...]] = {"resnet": ("channels",), "resnet-basic": ("channels",),
                                      "generic": ("channels", "neurons"), "lstm": ("channels", "neurons")}  # fmt: skip
@@ -52,6 +54,8 @@ REFUSED = {
     ("llava", "merge.tokens"): "one placeholder for every patch",
     ("clap", "merge.tokens"): "windows of a fixed grid",
     ("lstm", "merge.tokens"): "only the tokens of a tower with blocks",
+} | {
+    (name, method): NO_KERNELS for name in ("bert", "llama", "qwen3") for method in ("factorize.tucker", "factorize.cp")
 }  # fmt: skip
 EVERY = [(name, method.name) for name in MINIATURES for method in METHODS]
 TAKEN = [case for case in EVERY if case not in REFUSED]
@@ -176,7 +180,7 @@ def test_artifact_reloads_to_the_same_outputs(case: Any, folders: Any, tmp_path:
     expected = outputs(case.model.module, fresh(case))
     equal(outputs(again.module, fresh(case)), expected)
     dequantize_(again.module)
-    assert not any(is_hosting(part) or isinstance(part, LowRank) for part in again.module.modules())
+    assert not any(is_hosting(part) or isinstance(part, Chain) for part in again.module.modules())
     (edit,) = case.plan.edits
     if edit.method not in QUANTIZE_INPUTS:
         equal(outputs(again.module, fresh(case)), expected, 1e-5)
@@ -267,3 +271,28 @@ def test_everything_after_another_reloads_too(compressed: Any, folders: Any, tmp
     equal(outputs(again.module, fresh(done)), expected)
     dequantize_(again.module)
     equal(outputs(again.module, fresh(done)), expected, 1e-5)
+
+
+KERNELS: list[Mapping[str, Any]] = [
+    {"factorize.tucker": {"where": "*.1.conv", "rank_in": 5, "rank_out": 6}},
+    {"factorize.cp": {"where": "*.1.second.conv", "rank": 8}},
+    {"factorize.cp": {"where": "*.2.conv", "sparsity": 0.8}},
+    {"quantize.gptq": {"where": "*", "bits": 4, "group": 16, "clip": "max"}},
+    {"quantize.rtn": {"where": "*", "bits": 8, "clip": "max"}},
+]
+
+
+def test_kernels_taken_apart_and_quantized_reload_too(compressed: Any, folders: Any, tmp_path: Path) -> None:
+    """What GPTQ leaves alone, the depthwise links, rounding takes."""
+    done = compressed("resnet-basic", KERNELS)
+    assert tensor_bytes(unique_tensors(done.model.module).values()) == done.plan.expected_tensor_bytes
+    assert done.model.layout == done.expected
+    depthwise = [site for site in done.expected.sites if site.groups > 1]
+    assert depthwise and all(site.stored == "quantized" for site in depthwise)
+    write(replace(done.model, folder=folders("resnet-basic")), done.plan, tmp_path, None)
+    again = open_model(tmp_path)
+    expected = outputs(done.model.module, fresh(done))
+    equal(outputs(again.module, fresh(done)), expected)
+    dequantize_(again.module)
+    equal(outputs(again.module, fresh(done)), expected, 1e-5)
+    assert sorted(state(again)) == sorted(state(done.original))

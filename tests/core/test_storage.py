@@ -44,6 +44,15 @@ def test_group_in_words() -> None:
         "first": ((6, 2), "float32"), "second": ((20, 2), "float32")}, 208),
     ("low_rank", {"shape": [6, 5, 2, 2], "dtype": "float16", "rank": 3, "embedding": False}, {
         "first": ((3, 5, 2, 2), "float16"), "second": ((6, 3, 1, 1), "float16")}, 156),
+    ("tucker", {"shape": [6, 5, 3, 2], "dtype": "float16", "ranks": [2, 4]}, {
+        "first": ((2, 5, 1, 1), "float16"), "second": ((4, 2, 3, 2), "float16"), "third": ((6, 4, 1, 1), "float16")}, 164),
+    ("tucker", {"shape": [6, 5, 3], "dtype": "float32", "ranks": [5, 6]}, {
+        "first": ((5, 5, 1), "float32"), "second": ((6, 5, 3), "float32"), "third": ((6, 6, 1), "float32")}, 604),
+    ("cp", {"shape": [6, 5, 3, 2], "dtype": "float32", "rank": 7}, {
+        "first": ((7, 5, 1, 1), "float32"), "second": ((7, 1, 3, 1), "float32"),
+        "third": ((7, 1, 1, 2), "float32"), "fourth": ((6, 7, 1, 1), "float32")}, 448),
+    ("cp", {"shape": [6, 5, 3], "dtype": "float32", "rank": 7}, {
+        "first": ((7, 5, 1), "float32"), "second": ((7, 1, 3), "float32"), "third": ((6, 7, 1), "float32")}, 392),
     ("sparse", {**WEIGHT, "kept": 50}, {"values": ((50,), "float32"), "mask": ((6, 3), "uint8")}, 218),
     ("quantized", QUANTIZED, {"codes": ((6, 9), "uint8"), "scale": ((6, 3), "float16")}, 90),
     ("quantized", {**QUANTIZED, "zero": "uint8"}, {
@@ -112,6 +121,24 @@ def test_what_describes_no_storage_is_refused(kind: Any, change: dict[str, Any],
     options = known[kind] if isinstance(kind, str) and kind in known else QUANTIZED
     with pytest.raises(StorageError, match=message):
         tensors_of(kind, {**options, **change})
+
+
+@pytest.mark.parametrize(("kind", "options", "message"), [
+    ("tucker", {"shape": [6, 20], "ranks": [2, 2]}, "a convolution's factors for the shape"),
+    ("tucker", {"shape": [6, 5, 1, 3, 3], "ranks": [2, 2]}, "a convolution's factors for the shape"),
+    ("tucker", {"shape": [6, 5, 3], "ranks": [6, 2]}, "rank 6"),
+    ("tucker", {"shape": [6, 5, 3], "ranks": [2, 7]}, "rank 7"),
+    ("tucker", {"shape": [6, 5, 3], "ranks": [0, 2]}, "rank 0"),
+    ("tucker", {"shape": [6, 5, 3], "ranks": [2]}, "ranks"),
+    ("tucker", {"shape": [6, 5, 3], "ranks": "22"}, "ranks"),
+    ("tucker", {"shape": [6, 5, 3], "rank": 2}, "with the options"),
+    ("cp", {"shape": [6, 20], "rank": 2}, "a convolution's factors for the shape"),
+    ("cp", {"shape": [6, 5, 3], "rank": 0}, "rank 0"),
+    ("cp", {"shape": [6, 5, 3], "rank": 2.0}, "rank 2.0"),
+])  # fmt: skip
+def test_what_describes_no_chain_is_refused(kind: str, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(StorageError, match=message):
+        tensors_of(kind, {"dtype": "float32", **options})
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 import trimodal
 from trimodal import pipeline
 from trimodal.formats.fresh import outputs
-from trimodal.layers import LowRank, is_hosting
+from trimodal.layers import Chain, is_hosting
 from trimodal.models.model import Model
 from trimodal.models.tiny import MINIATURES, PLAIN, miniature, miniature_batch
 
@@ -65,7 +65,7 @@ def equal(a: Mapping[str, Tensor], b: Mapping[str, Tensor], tolerance: float = 0
 
 
 def plain(module: nn.Module) -> bool:
-    return not any(is_hosting(part) or isinstance(part, LowRank) for part in module.modules())
+    return not any(is_hosting(part) or isinstance(part, Chain) for part in module.modules())
 
 
 # The verbs, each in a process of its own

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch import nn
 from transformers import CLIPConfig, CLIPModel, LlamaForCausalLM
 
 from trimodal.errors import IntegrityError
@@ -107,6 +108,9 @@ BAD_FORM: Mapping[str, Any] = {
     "more-kept-than-weights": [sparse(16 * 32 + 1, [16, 32])],
     "sparse-with-parts": [treat("sparse", {"shape": [16, 32], "dtype": "float32", "kept": 4, "rank": 1})],
     "low-rank-of-a-kernel-as-embedding": [low_rank(4, [16, 32, 3], embedding=True)],
+    "tucker-of-a-matrix": [treat("tucker", {"shape": [16, 32], "dtype": "float32", "ranks": [2, 2]})],
+    "tucker-with-one-rank": [treat("tucker", {"shape": [16, 32, 3], "dtype": "float32", "ranks": [2]})],
+    "cp-larger-than-the-file": [treat("cp", {"shape": [16, 32, 3], "dtype": "float32", "rank": 10**9})],
     "codebook-without-tables": [treat("codebook", {"shape": [16, 32], "dtype": "float32", "bits": 4})],
     "bits-0": [quantized(options_bits=0)],
     "bits-64": [quantized(options_bits=64)],
@@ -131,6 +135,8 @@ def test_fair_steps_are_read(file_with: Callable[[Any], Path]) -> None:
         quantized(),
         low_rank(4, [16, 32]),
         sparse(40, [16, 32]),
+        treat("tucker", {"shape": [16, 32, 3], "dtype": "float32", "ranks": [4, 4]}),
+        treat("cp", {"shape": [16, 32, 3, 3], "dtype": "float32", "rank": 4}),
         treat("integers", {"shape": [16, 32], "dtype": "float16", "exponent": 0, "rotation": 8}),
         {"cut": {"label": "image.0.heads", "kept": [0, 2]}},
         merge(),
@@ -159,6 +165,12 @@ BAD_FIT: Mapping[str, Any] = {
     "tied-to-another-shape": quantized(tied=["logit_scale"]),
     "factors-of-another-layer": low_rank(4, [16, 500]),
     "factors-of-an-embedding": low_rank(4, [16, 32], embedding=True),
+    "kernel-of-a-matrix": treat("cp", {"shape": [16, 32, 3], "dtype": "float32", "rank": 2}),
+    "factors-of-a-norm": treat(
+        "low_rank",
+        {"shape": [32], "dtype": "float32", "rank": 1, "embedding": False},
+        path="vision_model.post_layernorm",
+    ),
     "cut-of-nothing": {"cut": {"label": "__dict__", "kept": [0]}},
     "cut-of-all": {"cut": {"label": "image.0.heads", "kept": []}},
     "cut-beyond": {"cut": {"label": "image.0.heads", "kept": [0, 4]}},
@@ -201,6 +213,26 @@ def test_steps_take_no_memory_and_follow_one_another() -> None:
     layer = module.get_submodule(path)
     assert layer.second.weight.shape == (32, 4) and layer.first.stored.codes.is_meta
     assert module.get_submodule(path.replace("fc1", "fc2")).weight.shape == (32, 32)
+
+
+def test_links_of_a_convolution_are_replayed_and_may_be_chains_themselves() -> None:
+    path = "vision_model.embeddings.patch_embedding"
+    module: Any = miniature("clip")
+    whole = treat("tucker", {"shape": [32, 3, 8, 8], "dtype": "float32", "ranks": [2, 5]}, path=path)
+    inner = treat("cp", {"shape": [5, 2, 8, 8], "dtype": "float32", "rank": 4}, path=f"{path}.second")
+    first = quantized(path=f"{path}.second.fourth", options_shape=[5, 4, 1, 1], options_group=4)
+    replay_steps_(module, [whole, inner, first])
+    links = module.get_submodule(path)
+    assert links.second.second.groups == 4 and links.second.second.stride == (8, 1)
+    assert links.second.fourth.stored.codes.is_meta and links.first.weight.is_meta and links.stride == (8, 8)
+
+
+@pytest.mark.parametrize("kind", ["low_rank", "tucker", "cp"])
+def test_grouped_convolutions_have_no_chains(kind: str) -> None:
+    ranks = {"low_rank": {"rank": 2, "embedding": False}, "tucker": {"ranks": [2, 2]}, "cp": {"rank": 2}}[kind]
+    module = nn.Sequential(nn.Conv1d(8, 4, 3, groups=2))
+    with pytest.raises(IntegrityError, match=r"factorises 0, a Conv1d, as another kind of layer"):
+        replay_steps_(module, [treat(kind, {"shape": [4, 4, 3], "dtype": "float32", **ranks}, path="0")])
 
 
 def test_steps_for_the_base_of_a_model_and_for_a_model_on_its_base() -> None:

@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from trimodal.core import Axis, Change, Place, Site
-from trimodal.layers import store
+from trimodal.core.storage import FACTORED
+from trimodal.layers import replaced_, store
 from trimodal.methods import Method
 from trimodal.methods.options import build
 from trimodal.statistics import Moment
@@ -76,6 +77,12 @@ def _decoded(change: Change) -> Tensor:
     treatment = change.treatments["layer"]
     if treatment.kind == "low_rank":
         return treatment.tensors["second"].flatten(1) @ treatment.tensors["first"].flatten(1)
+    if treatment.kind in FACTORED:
+        shape = treatment.options["shape"]
+        conv: Any = (nn.Conv1d if len(shape) == 3 else nn.Conv2d)(shape[1], shape[0], tuple(shape[2:]), bias=False)
+        found: Any = replaced_(conv, treatment.kind, treatment.options, treatment.tensors, None).weight
+        whole: Tensor = found.detach().flatten(1)
+        return whole
     weight: Tensor = store(treatment.kind, treatment.options, treatment.tensors)().detach()
     return weight
 

@@ -13,11 +13,11 @@ width 8 the same cut removes eight rows each of query, key and value, and eight 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Literal
 
-from trimodal.core.storage import TYPE_BYTES
+from trimodal.core.storage import TYPE_BYTES, tensors_of
 
 Kind = Literal["linear", "conv", "embedding", "norm"]
 
@@ -182,19 +182,27 @@ class Site:
         """Whether its output carries `label`."""
         return self.output_axis is not None and label in self.output_axis.labels
 
-    def factored(self, rank: int) -> tuple[Site, Site]:
-        """The two sites, `first` and `second`, that take its place when its weight becomes a product of that rank."""
-        shapes: tuple[tuple[int, ...], tuple[int, ...]]
-        if self.kind == "embedding":
-            shapes = (self.shape[0], rank), (self.shape[1], rank)
-        else:
-            shapes = (rank, *self.shape[1:]), (self.shape[0], rank, *(1 for _ in self.shape[2:]))
-        first = replace(self, path=f"{self.path}.first", shape=shapes[0], bias=False, output_axis=None,
-                        branch=f"{self.branch}.first".strip("."))  # fmt: skip
-        kind: Kind = "linear" if self.kind == "embedding" else self.kind
-        second = replace(self, path=f"{self.path}.second", shape=shapes[1], kind=kind, input_axis=None,
-                         branch=f"{self.branch}.second".strip("."))  # fmt: skip
-        return replace(first, stored_bytes=first.dense_bytes), replace(second, stored_bytes=second.dense_bytes)
+    def factored(self, kind: str, options: Mapping[str, Any]) -> tuple[Site, ...]:
+        """The sites `first`, `second` and so on that take its place when its weight is kept as `kind`, one of `FACTORED`.
+
+        The first has the input's axis, the last the output's and the bias; those between the outer ones of `cp` are
+        depthwise.
+        """
+        parts = []
+        specs = tensors_of(kind, options)
+        first, *_, last = specs
+        for name, spec in specs.items():
+            inner = kind == "cp" and name not in (first, last)
+            part = replace(
+                self, path=f"{self.path}.{name}", branch=f"{self.branch}.{name}".strip("."), shape=spec.shape,
+                kind="linear" if self.kind == "embedding" and name == last else self.kind,
+                bias=self.bias and name == last,
+                input_axis=self.input_axis if name == first else None,
+                output_axis=self.output_axis if name == last else None,
+                groups=spec.shape[0] if inner else self.groups,
+            )  # fmt: skip
+            parts.append(replace(part, stored_bytes=part.dense_bytes))
+        return tuple(parts)
 
     @property
     def dense_bytes(self) -> int:

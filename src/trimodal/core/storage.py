@@ -6,12 +6,16 @@ convolution's kernel flattened into the columns) is `rows` × `columns`.
 
     dense       weight
     low_rank    first, second
+    tucker      first, second, third: two factors around a smaller kernel; a convolution's
+    cp          first, second, third and for an image's kernel fourth: per dimension of the kernel one depthwise
+                factor between two others; a convolution's
     sparse      values (kept,), mask: one bit per weight
     quantized   codes and scale per group of columns, with `zero` a zero-point too; see `maths/grid.py`
     codebook    codes, levels: one or many tables; with `scaled` a scale per group too; see `maths/codebook.py`
     integers    codes, whole numbers without bounds, and one step per column; see `maths/integers.py`
 
-The last three may carry *parts*, applied in this order after decoding (`Ŵ` stands for what the codes decode to):
+The kinds with a `first` make a chain of plain layers, one per tensor. The last three may carry *parts*, applied in this
+order after decoding (`Ŵ` stands for what the codes decode to):
 
     signs       Ŵ ← (Ŵ H) · signs: undo a rotation of the input (one bit per column; H: blocks of `rotation` columns)
     columns     Ŵ ← Ŵ · columns: undo a scaling of the input
@@ -30,7 +34,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-KINDS = ("dense", "low_rank", "sparse", "quantized", "codebook", "integers")
+FACTORED = ("low_rank", "tucker", "cp")
+KINDS = ("dense", *FACTORED, "sparse", "quantized", "codebook", "integers")
+LINKS = ("first", "second", "third", "fourth")
 CODED = ("quantized", "codebook", "integers")
 TYPE_BYTES = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2, "uint8": 1, "int8": 1, "int32": 4}
 FLOATS = ("float64", "float32", "float16", "bfloat16")
@@ -69,11 +75,12 @@ def group_size(group: int | str, columns: int) -> int:
 def tensors_of(kind: str, options: Mapping[str, Any]) -> dict[str, TensorSpec]:
     """The tensors that a weight kept as `kind` with `options` consists of.
 
-    Every kind has `shape`, the weight's own, and `dtype`, its type when decoded. Further: `low_rank` has `rank`;
-    `sparse` has `kept`; `quantized` has `bits`, `group` (columns), `exponent`, `zero` (None, uint8, int32 or float16) and
-    `shared` (one scale in all); `codebook` has `bits`, `group`, `exponent`, `tables` (`tensor`, `channel` or
-    `group`) and `scaled`; `integers` has `exponent`. Parts are there if their
-    option is: `rotation`, `columns`, `rank`, `outliers`, `inputs` ({"bits": 4 to 8, "mode": "static" or "token"}).
+    Every kind has `shape`, the weight's own, and `dtype`, its type when decoded. Further: `low_rank` has `rank` and
+    `embedding`; `tucker` has `ranks`, of the input and of the output; `cp` has `rank`; `sparse` has `kept`; `quantized`
+    has `bits`, `group` (columns), `exponent`, `zero` (None, uint8, int32 or float16) and `shared` (one scale in all);
+    `codebook` has `bits`, `group`, `exponent`, `tables` (`tensor`, `channel` or `group`) and `scaled`; `integers` has
+    `exponent`. Parts are there if their option is: `rotation`, `columns`, `rank`, `outliers`, `inputs` ({"bits": 4 to 8,
+    "mode": "static" or "token"}).
 
     Raises:
         StorageError: the options are not those of the kind.
@@ -89,6 +96,12 @@ def tensors_of(kind: str, options: Mapping[str, Any]) -> dict[str, TensorSpec]:
     if kind == "low_rank":
         _keys(kind, keys, {"rank", "embedding"})
         return _low_rank(options, shape, dtype)
+    if kind == "tucker":
+        _keys(kind, keys, {"ranks"})
+        return _tucker(options, shape, dtype)
+    if kind == "cp":
+        _keys(kind, keys, {"rank"})
+        return _cp(options, shape, dtype)
     if kind == "sparse":
         _keys(kind, keys, {"kept"})
         kept = _whole(options, "kept", 0, rows * columns)
@@ -115,6 +128,29 @@ def _low_rank(options: Mapping[str, Any], shape: tuple[int, ...], dtype: str) ->
     return {"first": TensorSpec((rank, *shape[1:]), dtype), "second": TensorSpec((shape[0], rank, *ones), dtype)}
 
 
+def _tucker(options: Mapping[str, Any], shape: tuple[int, ...], dtype: str) -> dict[str, TensorSpec]:
+    ones, ranks = _point(shape), options["ranks"]
+    if not isinstance(ranks, list | tuple) or len(ranks) != 2:
+        raise StorageError(f"ranks {ranks!r:.40}")
+    inner, outer = (_whole({"rank": r}, "rank", 1, most) for r, most in zip(ranks, (shape[1], shape[0]), strict=True))
+    shapes = (inner, shape[1], *ones), (outer, inner, *shape[2:]), (shape[0], outer, *ones)
+    return {name: TensorSpec(found, dtype) for name, found in zip(LINKS, shapes, strict=False)}
+
+
+def _cp(options: Mapping[str, Any], shape: tuple[int, ...], dtype: str) -> dict[str, TensorSpec]:
+    ones, rank = _point(shape), _whole(options, "rank", 1)
+    along = [(rank, 1, *ones[:at], length, *ones[at + 1 :]) for at, length in enumerate(shape[2:])]
+    shapes = (rank, shape[1], *ones), *along, (shape[0], rank, *ones)
+    return {name: TensorSpec(found, dtype) for name, found in zip(LINKS, shapes, strict=False)}
+
+
+def _point(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The kernel of a 1 × 1 convolution beside one with a weight of `shape`."""
+    if len(shape) not in (3, 4):
+        raise StorageError(f"a convolution's factors for the shape {list(shape)}")
+    return tuple(1 for _ in shape[2:])
+
+
 def _quantized(options: Mapping[str, Any], keys: set[str], rows: int, columns: int) -> dict[str, TensorSpec]:
     _keys("quantized", keys, {"bits", "group", "exponent", "zero", "shared"})
     bits, group = _whole(options, "bits", 1, _MOST_BITS), _whole(options, "group", 1)
@@ -122,7 +158,10 @@ def _quantized(options: Mapping[str, Any], keys: set[str], rows: int, columns: i
     if options["zero"] not in (None, "uint8", "int32", "float16") or type(options["shared"]) is not bool:
         raise StorageError(f"zero-points of {options['zero']!r:.20}, shared {options['shared']!r:.20}")
     scales = (1 if options["shared"] else rows, -(-columns // group))
-    found = {"codes": TensorSpec((rows, packed_columns(columns, bits)), "uint8"), "scale": TensorSpec(scales, "float16")}
+    found = {
+        "codes": TensorSpec((rows, packed_columns(columns, bits)), "uint8"),
+        "scale": TensorSpec(scales, "float16"),
+    }
     if options["zero"] is not None:
         found["zero"] = TensorSpec(scales, options["zero"])
     return found

@@ -14,7 +14,7 @@ from torch import nn
 
 from trimodal.core import Layout, Merge
 from trimodal.core.change import LARGEST_SHARE
-from trimodal.core.storage import StorageError, stored_bytes
+from trimodal.core.storage import FACTORED, StorageError, stored_bytes
 from trimodal.layers import is_hosting
 from trimodal.models.apply import key_of
 
@@ -75,7 +75,7 @@ def check_fit(step: Step, module: nn.Module, layout: Layout) -> None:
     if shape is None or shape != claimed:
         raise Unfit(f"treats {treat['path']:.80} {claimed}, but here it is {shape or 'no layer with a weight'}")
     layer = modules[treat["path"]]
-    if treat["kind"] == "low_rank" and treat["options"]["embedding"] != isinstance(layer, nn.Embedding):
+    if treat["kind"] in FACTORED and not _can_be_chain(layer, treat["kind"], treat["options"]):
         raise Unfit(f"factorises {treat['path']:.80}, a {type(layer).__name__}, as another kind of layer")
     for path in treat["tied"]:
         if _shape(modules.get(path)) != shape:
@@ -106,6 +106,14 @@ def _check_merge_fits(what: Mapping[str, Any], layout: Layout) -> None:
         site = key_of(layout, tower.name, number)
         if site is None or site.output_axis is None or not site.path.startswith(f"{block}."):
             raise Unfit(f"merges tokens of {tower.name:.80}, of which block {number} has no keys")
+
+
+def _can_be_chain(layer: nn.Module, kind: str, options: Mapping[str, Any]) -> bool:
+    """Whether a chain of `kind` may take the place of `layer`: a linear layer, an embedding, an ungrouped convolution."""
+    if isinstance(layer, nn.Conv1d | nn.Conv2d):
+        return layer.groups == 1 and not options.get("embedding")
+    fits = isinstance(layer, nn.Embedding if options.get("embedding") else nn.Linear)
+    return kind == "low_rank" and fits
 
 
 def _shape(layer: nn.Module | None) -> list[int] | None:

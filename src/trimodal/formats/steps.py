@@ -11,6 +11,7 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
+from trimodal.core.storage import LINKS
 from trimodal.errors import IntegrityError
 from trimodal.formats.step_checks import Unfit, check_fit, check_form
 from trimodal.layers import open_recurrent_
@@ -100,6 +101,6 @@ def rebased(module: nn.Module, steps: list[Step]) -> list[Step]:
 
 def _root(path: str) -> str:
     """The path of the layer that a factor of a factorised layer is a part of; other paths as they are."""
-    while path.endswith((".first", ".second")):
+    while path.endswith(tuple(f".{name}" for name in LINKS)):
         path = path.rpartition(".")[0]
     return path

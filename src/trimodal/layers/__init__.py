@@ -10,14 +10,15 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from trimodal.core.storage import FACTORED
+from trimodal.layers.chain import Chain, chain, merged
 from trimodal.layers.hosting import host_, is_hosting, unhost_
-from trimodal.layers.low_rank import LowRank, low_rank, merged
 from trimodal.layers.recurrent import Recurrent, open_recurrent_
 from trimodal.layers.stored import Coded, Sparse, Store, store
 from trimodal.layers.token_merging import BlockMerging, is_merging, merge_tokens_
 
 __all__ = [
-    "BlockMerging", "Coded", "LowRank", "Recurrent", "Sparse", "Store", "host_", "is_hosting", "is_merging",
+    "BlockMerging", "Chain", "Coded", "Recurrent", "Sparse", "Store", "host_", "is_hosting", "is_merging",
     "merge_tokens_", "merged", "open_recurrent_", "replaced_", "store", "unhost_",
 ]  # fmt: skip
 
@@ -25,15 +26,15 @@ __all__ = [
 def replaced_(
     layer: nn.Module, kind: str, options: Mapping[str, Any], tensors: Mapping[str, Tensor], bias: Tensor | None
 ) -> nn.Module:
-    """`layer` with its weight kept as `kind`: itself, changed, or for `low_rank` the module to put in its place.
+    """`layer` with its weight kept as `kind`: itself, changed, or for a factorised weight the chain to put in its place.
 
     `bias` replaces the old bias where given (also where there was none).
     """
     kept: nn.Parameter | None = getattr(layer, "bias", None)
     if bias is not None:
         kept = nn.Parameter(bias, requires_grad=bias.is_floating_point())
-    if kind == "low_rank":
-        return low_rank(layer, tensors["first"], tensors["second"], kept)
+    if kind in FACTORED:
+        return chain(layer, kind, tensors, kept)
     if kind == "dense":
         layer.weight = nn.Parameter(tensors["weight"])
     else:

@@ -37,6 +37,16 @@ def weight_error(before: Tensor, after: Tensor) -> float:
     return float((before.double() - after.double()).square().sum()) / energy if energy > 0 else 0.0
 
 
+def kept_share(before: Tensor, after: Tensor, moment: Tensor | None) -> float:
+    """1 − tr(Δ C Δᵀ) / tr(W C Wᵀ) for W and Ŵ (m, n) and C (n, n) or None for I; 1 for a layer without output."""
+
+    def energy(weight: Tensor) -> float:
+        return float(weight.square().sum()) if moment is None else quadratic(weight, moment)
+
+    whole = energy(before)
+    return 1 - energy(before - after) / whole if whole > 0 else 1.0
+
+
 def bias_correction(before: Tensor, after: Tensor, mean: Tensor) -> Tensor:
     """(W − Ŵ) μ (m,): added to the bias it removes the error's mean."""
     return ((before.double() - after.double()) @ mean.double()).to(torch.float32)

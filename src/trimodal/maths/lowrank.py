@@ -28,3 +28,16 @@ def kept_energy(values: Tensor, rank: int) -> float:
     """Σ_{i≤k} λ_i / Σ λ_i; 1 for a layer without output."""
     total = float(values.sum())
     return float(values[:rank].sum()) / total if total > 0 else 1.0
+
+
+def leading(square: Tensor, rank: int) -> Tensor:
+    """The eigenvectors (n, rank) of the largest eigenvalues of a symmetric matrix."""
+    vectors: Tensor = torch.linalg.eigh((square + square.T) / 2)[1]
+    return vectors.flip(1)[:, :rank]
+
+
+def root(square: Tensor) -> Tensor:
+    """The symmetric square root of a positive semidefinite matrix."""
+    values, vectors = torch.linalg.eigh((square + square.T) / 2)
+    found: Tensor = (vectors * values.clamp(min=0).sqrt()) @ vectors.T
+    return found

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from trimodal.errors import RecipeError, nearest
 from trimodal.methods.distill import recover
-from trimodal.methods.factorize import eigen, svd
+from trimodal.methods.factorize import cp, eigen, svd, tucker
 from trimodal.methods.merge import tokens
 from trimodal.methods.method import Method, works_on
 from trimodal.methods.prune import gradient, magnitude, obs, sparsegpt, structured, wanda
@@ -29,6 +29,8 @@ METHODS: tuple[Method, ...] = (
     structured.CHANNELS,
     eigen.METHOD,
     svd.METHOD,
+    tucker.METHOD,
+    cp.METHOD,
     tokens.METHOD,
     recover.METHOD,
 )

@@ -20,9 +20,9 @@ import torch
 from torch import Tensor, nn
 
 from trimodal.core import Change, Layout, Merge, Place, Site
-from trimodal.core.storage import tensors_of
+from trimodal.core.storage import FACTORED, tensors_of
 from trimodal.errors import ModelError
-from trimodal.layers import BlockMerging, LowRank, host_, is_hosting, merge_tokens_, merged, replaced_, unhost_
+from trimodal.layers import BlockMerging, Chain, host_, is_hosting, merge_tokens_, merged, replaced_, unhost_
 from trimodal.models.model import Model
 
 _STATISTICS = ("running_mean", "running_var")
@@ -195,9 +195,10 @@ def replay_(module: nn.Module, layout: Layout, steps: Sequence[Step], device: st
         tied = tuple(treat["tied"])
         site = Site(path=treat["path"], tower="", block=None, role="", kind="linear", shape=(), tied=tied)
         treat_(module, site, treat["kind"], treat["options"], tensors, bias)
-        if treat["kind"] == "low_rank":  # a later cut has to find the factors
+        if treat["kind"] in FACTORED:  # a later cut has to find the factors
             whole = [known for known in layout.sites if known.path == treat["path"]]
-            layout = layout.exchange(whole, [part for s in whole for part in s.factored(treat["options"]["rank"])])
+            parts = [part for s in whole for part in s.factored(treat["kind"], treat["options"])]
+            layout = layout.exchange(whole, parts)
     return layout
 
 
@@ -217,6 +218,6 @@ def dequantize_(module: nn.Module) -> None:
             store = layer.stored
             unhost_(layer)
             layer.weight = plain.setdefault(store, layer.weight)  # tied weights stay tied
-    for path, layer in list(module.named_modules()):
-        if isinstance(layer, LowRank):
+    for path, layer in reversed(list(module.named_modules())):  # a chain within a chain first
+        if isinstance(layer, Chain):
             module.set_submodule(path, merged(layer))

@@ -27,13 +27,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from trimodal.core import Change, Place
 from trimodal.maths.error import bias_correction
 from trimodal.maths.lowrank import kept_energy, output_basis
-from trimodal.methods.factorize.factored import Rank, factored, forecast, rank_of, refuse
+from trimodal.methods.factorize.factored import Rank, centred, factored, forecast, rank_of, refuse
 from trimodal.methods.method import Method, Weights
 from trimodal.statistics import Moment, Statistic, StatisticKind
 
@@ -64,11 +63,7 @@ def solve(place: Place, weights: Weights, statistic: Statistic | None, config: E
         # An embedding's transpose maps a one-hot row to a vector; all rows weigh the same, so C = I.
         first, second, energy = factors(weight.T, None, rank)
         return factored(site, first.T, second, None, _notes(energy))
-    moment = None
-    if isinstance(statistic, Moment):
-        centred = bias is not None
-        moment = statistic.second - torch.outer(statistic.mean, statistic.mean) if centred else statistic.second
-    first, second, energy = factors(weight, moment, rank)
+    first, second, energy = factors(weight, centred(statistic, bias), rank)
     if bias is not None and isinstance(statistic, Moment):
         bias = bias + bias_correction(weight, second @ first, statistic.mean)
     return factored(site, first, second, bias, _notes(energy))

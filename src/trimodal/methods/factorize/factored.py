@@ -1,17 +1,23 @@
-"""What all methods that put two layers in place of one say alike about a place."""
+"""What all methods that put several layers in place of one say alike about a place."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from trimodal.core import Change, Place, Site, Treatment
+from trimodal.core.storage import tensors_of
+from trimodal.errors import TrimodalError
+from trimodal.maths.cholesky import safe_damping
 from trimodal.maths.lowrank import break_even
 from trimodal.methods.method import needs_dense
 from trimodal.methods.options import option
+from trimodal.statistics import Moment, Statistic
 
 
 @dataclass(frozen=True)
@@ -34,34 +40,110 @@ def rank_of(site: Site, config: Rank) -> int:
 def refuse(place: Place, config: Rank) -> str | None:
     """Why a place is left alone."""
     site = place.observed
-    if site.groups > 1:
-        return "a grouped convolution has no single second moment"
-    if site.tied:
-        return f"its weight is shared with {', '.join(site.tied)}"
-    if site.own_forward:
-        return "its class has a forward of its own, which two plain layers cannot stand in for"
-    reason = needs_dense(site)
+    reason = _refuse_any(site)
     limit = break_even(site.rows, site.columns)
     if reason is None and rank_of(site, config) > limit:
         return f"rank {rank_of(site, config)} saves nothing at {site.rows} × {site.columns}; break-even is {limit}"
     return reason
 
 
+def refuse_kernel(site: Site) -> str | None:
+    """Why the kernel of a site cannot be taken apart, or None."""
+    reason = _refuse_any(site)
+    if reason is not None:
+        return reason
+    if site.kind != "conv":
+        return "it is no convolution; factorize.eigen works on it"
+    if math.prod(site.shape[2:]) == 1:
+        return "a 1 × 1 convolution has no kernel to take apart; factorize.eigen works on it"
+    return None
+
+
+def refuse_costly(site: Site, kind: str, ranks: Mapping[str, Any]) -> str | None:
+    """Why a chain of `kind` does not pay at `site`, or None."""
+    numbers, whole = chain_numbers(site, kind, ranks), site.rows * site.columns
+    if numbers < whole:
+        return None
+    said = " and ".join(map(str, ranks.get("ranks", [ranks.get("rank")])))
+    return f"rank {said} saves nothing: {numbers:,} numbers in place of {whole:,}"
+
+
+def chain_numbers(site: Site, kind: str, ranks: Mapping[str, Any]) -> int:
+    """How many numbers the links hold that take the place of the weight."""
+    return sum(math.prod(spec.shape) for spec in tensors_of(kind, _options(site, ranks)).values())
+
+
+def _refuse_any(site: Site) -> str | None:
+    if site.groups > 1:
+        return "a grouped convolution has no single second moment"
+    if site.tied:
+        return f"its weight is shared with {', '.join(site.tied)}"
+    if site.own_forward:
+        return "its class has a forward of its own, which plain layers cannot stand in for"
+    return needs_dense(site)
+
+
 def forecast(place: Place, config: Rank) -> Sequence[Site]:
     """Two sites, `first` and `second`, in place of one."""
-    return place.observed.factored(rank_of(place.observed, config))
+    site = place.observed
+    return forecast_chain(site, "low_rank", {"rank": rank_of(site, config), "embedding": site.kind == "embedding"})
+
+
+def forecast_chain(site: Site, kind: str, ranks: Mapping[str, Any]) -> Sequence[Site]:
+    """The sites in place of one whose weight is kept as `kind` with `ranks`."""
+    return site.factored(kind, _options(site, ranks))
+
+
+def centred(statistic: Statistic | None, bias: Tensor | None) -> Tensor | None:
+    """C = E[x xᵀ], less μ μᵀ where there is a bias to take up the error's mean; None where nothing was seen."""
+    if not isinstance(statistic, Moment):
+        return None
+    return statistic.second if bias is None else statistic.second - torch.outer(statistic.mean, statistic.mean)
+
+
+def damped(statistic: Statistic | None, bias: Tensor | None, damping: float) -> Tensor | None:
+    """`centred` in float64 with damping · mean(diag C) added to its diagonal, so that what was never seen still counts a
+    little; None where nothing was seen, or nothing but zeros.
+
+    Raises:
+        TrimodalError: it holds non-finite values.
+    """
+    second = centred(statistic, bias)
+    if second is None or not isinstance(statistic, Moment) or not second.any():
+        return None
+    if not second.isfinite().all():
+        raise TrimodalError(
+            "a second moment holds non-finite values: the model's activations overflow; give other samples"
+        )
+    moment = second.to(torch.float64, copy=True)
+    share = safe_damping(damping, statistic.tokens, len(moment))
+    moment.diagonal().add_(share * moment.diagonal().mean())
+    return moment
 
 
 def factored(site: Site, first: Tensor, second: Tensor, bias: Tensor | None, notes: tuple[str, ...] = ()) -> Change:
     """Two layers with the weights `first` (k, n) and `second` (m, k) in place of `site`; for an embedding, whose weight
     (rows, width) they are to multiply to in that order, (rows, k) and (width, k)."""
-    dtype: torch.dtype = getattr(torch, site.dtype)
     embedding = site.kind == "embedding"
-    rank = first.shape[1 if embedding else 0]
-    if not embedding:
-        first = first.reshape(rank, *site.shape[1:])
-        second = second.reshape(-1, rank, *(1 for _ in site.shape[2:]))
-    tensors = {"first": first.to(dtype).contiguous(), "second": second.to(dtype).contiguous()}
-    options = {"shape": list(site.shape), "dtype": site.dtype, "rank": rank, "embedding": embedding}
+    ranks = {"rank": first.shape[1 if embedding else 0], "embedding": embedding}
+    return chained(site, "low_rank", ranks, [first, second], bias, notes)
+
+
+def chained(
+    site: Site, kind: str, ranks: Mapping[str, Any], links: Sequence[Tensor], bias: Tensor | None,
+    notes: tuple[str, ...] = (),
+) -> Change:  # fmt: skip
+    """A chain of `kind` with the weights `links` in place of `site`; they are brought into the shapes of its layers."""
+    dtype: torch.dtype = getattr(torch, site.dtype)
+    options = _options(site, ranks)
+    specs = tensors_of(kind, options)
+    tensors = {
+        name: link.reshape(spec.shape).to(dtype).contiguous()
+        for (name, spec), link in zip(specs.items(), links, strict=True)
+    }
     kept_bias = None if bias is None else bias.to(dtype)
-    return Change({site.path: Treatment("low_rank", options, tensors, kept_bias)}, notes=notes)
+    return Change({site.path: Treatment(kind, options, tensors, kept_bias)}, notes=notes)
+
+
+def _options(site: Site, ranks: Mapping[str, Any]) -> dict[str, Any]:
+    return {"shape": list(site.shape), "dtype": site.dtype, **ranks}

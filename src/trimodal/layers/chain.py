@@ -1,0 +1,143 @@
+"""Several layers in a row in place of one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+Convolution = nn.Conv1d | nn.Conv2d
+
+
+class Chain(nn.Module):
+    """The links `first`, `second` and so on, which `core/storage.py` lists for every kind of chain.
+
+    All are plain layers that later steps may quantize; the last one holds the bias. For an embedding `first` is the
+    embedding. Of a convolution's links some are 1 × 1, and each dimension of the kernel is the matter of one link alone,
+    which has the stride, padding and dilation along it.
+    """
+
+    def __init__(self, links: Mapping[str, nn.Module]) -> None:
+        super().__init__()
+        for name, link in links.items():
+            self.add_module(name, link)
+
+    @property
+    def weight(self) -> Tensor:
+        """The product of all links, in the shape of the weight it stands for."""
+        first, *rest = self.children()
+        whole, looks_up = _weight(first), isinstance(_innermost(first), nn.Embedding)
+        for link in rest:
+            whole = whole @ _weight(link).T if looks_up else _followed(whole, link)
+        return whole
+
+    @property
+    def bias(self) -> Tensor | None:
+        """The bias, which the last layer holds."""
+        *_, last = self.children()
+        return last.bias if isinstance(last.bias, Tensor) else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """What the replaced layer took -> what it gave."""
+        for link in self.children():
+            x = link(x)
+        return x
+
+
+def chain(old: nn.Module, kind: str, tensors: Mapping[str, Tensor], bias: nn.Parameter | None) -> Chain:
+    """The links of a chain of `kind` around `tensors`, in place of `old`."""
+    if isinstance(old, Convolution):
+        windows = _windows(old, kind)
+        links = {name: _convolution(old, t, window) for (name, t), window in zip(tensors.items(), windows, strict=True)}
+    elif isinstance(old, nn.Linear | nn.Embedding) and kind == "low_rank":
+        links = {name: _linear(tensor) for name, tensor in tensors.items()}
+        if isinstance(old, nn.Embedding):
+            rows, rank = tensors["first"].shape
+            links["first"] = nn.Embedding(rows, rank, padding_idx=old.padding_idx, device="meta")
+    else:
+        raise TypeError(f"no {kind} form of {type(old).__name__}")
+    for link, tensor in zip(links.values(), tensors.values(), strict=True):
+        link.weight = nn.Parameter(tensor, requires_grad=tensor.is_floating_point())
+    *_, last = links.values()
+    last.bias = bias  # type: ignore[assignment]
+    found = Chain(links)
+    for name in getattr(old, "__constants__", ()):  # sizes, stride and the like, which some models ask for
+        setattr(found, name, getattr(old, name))
+    return found
+
+
+def merged(links: Chain) -> nn.Module:
+    """One plain layer with the product of all links, none of which is a chain itself."""
+    first, weight, old = next(links.children()), links.weight.detach().contiguous(), vars(links)
+    if isinstance(first, nn.Embedding):
+        layer: nn.Module = nn.Embedding(weight.shape[0], weight.shape[1], padding_idx=first.padding_idx, device="meta")
+    elif isinstance(first, Convolution):
+        shape = (old["kernel_size"], old["stride"], old["padding"], old["dilation"], 1, False, old["padding_mode"])
+        layer = type(first)(weight.shape[1], weight.shape[0], *shape, device="meta")
+    else:
+        layer = nn.Linear(weight.shape[1], weight.shape[0], bias=False, device="meta")
+    layer.weight = nn.Parameter(weight)
+    if not isinstance(first, nn.Embedding):
+        layer.bias = links.bias  # type: ignore[assignment]
+    return layer
+
+
+def _windows(old: Convolution, kind: str) -> list[dict[str, Any]]:
+    """Which part of the kernel's movement each link has: all of it, none (1 × 1), or that along one dimension."""
+    whole = {"stride": old.stride, "padding": old.padding, "dilation": old.dilation, "padding_mode": old.padding_mode}
+    if kind == "cp":
+        return [{}, *(_along(old, dim, whole) for dim in range(len(old.kernel_size))), {}]
+    return {"low_rank": [whole, {}], "tucker": [{}, whole, {}]}[kind]
+
+
+def _along(old: Convolution, dim: int, whole: Mapping[str, Any]) -> dict[str, Any]:
+    """`whole` for a depthwise link along dimension `dim` of the kernel; `same` and `valid` are right as they are."""
+
+    def only(values: Any, neutral: int) -> Any:
+        if isinstance(values, str):
+            return values
+        return tuple(value if at == dim else neutral for at, value in enumerate(values))
+
+    return {
+        **whole, "depthwise": True, "stride": only(old.stride, 1), "padding": only(old.padding, 0),
+        "dilation": only(old.dilation, 1),
+    }  # fmt: skip
+
+
+def _convolution(old: Convolution, weight: Tensor, window: Mapping[str, Any]) -> nn.Module:
+    kind: Any = nn.Conv1d if isinstance(old, nn.Conv1d) else nn.Conv2d
+    how = dict(window)
+    groups = weight.shape[0] if how.pop("depthwise", False) else 1
+    channels = (weight.shape[1] * groups, weight.shape[0], tuple(weight.shape[2:]))
+    layer: nn.Module = kind(*channels, groups=groups, bias=False, device="meta", **how)
+    return layer
+
+
+def _linear(weight: Tensor) -> nn.Module:
+    return nn.Linear(weight.shape[1], weight.shape[0], bias=False, device="meta")
+
+
+def _followed(whole: Tensor, link: nn.Module) -> Tensor:
+    """The weight of a layer with the weight `whole` (r, s, kernel...) followed by `link` (t, r, kernel...), where along
+    each dimension of the kernel one of both has length 1."""
+    weight = _weight(link)
+    if getattr(link, "groups", 1) > 1:
+        return whole * weight
+    apart = ((0, 1), (-2, -1))
+    return torch.movedim(torch.movedim(weight, *apart) @ torch.movedim(whole, *apart), apart[1], apart[0])
+
+
+def _innermost(layer: nn.Module) -> nn.Module:
+    """The first plain layer: a link may be a chain in turn."""
+    while isinstance(layer, Chain):
+        layer = next(layer.children())
+    return layer
+
+
+def _weight(layer: nn.Module) -> Tensor:
+    weight = layer.weight
+    if not isinstance(weight, Tensor):
+        raise TypeError(f"expected a layer with a weight, found {type(layer).__name__}")
+    return weight

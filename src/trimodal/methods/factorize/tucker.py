@@ -1,0 +1,227 @@
+"""Tucker-2: a convolution with few channels between two 1 × 1 convolutions (Kim, Park, Yoo, Choi, Yang, Shin 2016, arXiv
+1511.06530).
+
+Idea. The channels that go into a convolution, and those that come out of it, are mixtures of fewer: a 1 × 1 convolution
+makes the few that are needed, the kernel works on these, and another 1 × 1 convolution spreads the result again.
+
+Problem. The weight W (T, S, d...), with K = Π d positions of the kernel, becomes Ŵ = U · G · (V ⊗ I_K)ᵀ, short for
+Ŵ[t, s, k] = Σ_ab U[t, a] G[a, b, k] V[s, b], with U (T, r₁), V (S, r₂) and the core G (r₁, r₂, K). For
+C = E[x xᵀ] (S·K, S·K), the second moment of the patches, centred (C − μ μᵀ) if the layer has a bias: minimise
+tr((W − Ŵ) C (W − Ŵ)ᵀ), the error of the output. Without data C = I, the paper's problem.
+
+Algorithm.
+    1. start (HOSVD in the coordinates of the inputs): C_s[s, s'] = Σ_k C[sk, s'k] / K, L = C_s^½,
+       A = Σ_tk W[t, :, k] W[t, :, k]ᵀ, Z = the r₂ leading eigenvectors of L A L, V = orth(A L Z)        (S, r₂)
+    2. for a given V, both U and G are known exactly. With P = (V ⊗ I_K)ᵀ:                               (r₂·K, S·K)
+       M = W C Pᵀ (P C Pᵀ)⁻¹, the best weight behind V; U = the r₁ leading eigenvectors of M P C Pᵀ Mᵀ   (T, r₁)
+       (the principal directions of its output), G = Uᵀ M                                               (r₁, r₂·K)
+    3. `sweeps` times: V anew for the given U and G, then step 2 again. With data that is linear least squares in V, by a
+       few steps of conjugate gradients from the V at hand; without, V = the r₂ leading eigenvectors of the input side of
+       Uᵀ W, which is HOOI (De Lathauwer, De Moor, Vandewalle 2000).
+    4. with a bias: b += (W − Ŵ) μ                                                                       (T,)
+No step can make the error larger, so the result is never worse than the start. Damping adds a little of I to C: what was
+never seen still counts.
+
+The ranks follow from the shape alone, so that a plan can say the bytes: the largest that remove the fraction `sparsity`
+of the numbers S·r₂ + K·r₁·r₂ + T·r₁, in the proportion that leaves the core largest. Spectra may ask for another one
+(inputs that lie in few directions, for a smaller r₂): say `rank_in` and `rank_out` where that is known.
+
+Cost. Per sweep some 2·r₁·(S·K)²·(steps of conjugate gradients) and (r₂·K)³ operations, in float64. It pays only while the
+links hold fewer numbers than the weight, and is refused otherwise. Fails, that is loses more than it saves, where spectra
+are flat, as in small trained networks; 1 × 1 convolutions are left to `factorize.eigen`. Departs from the paper, which takes
+the ranks from variational Bayesian matrix factorization and trains again afterwards: put `distill` behind it.
+
+By hand. Two channels each way and a kernel of two: W[0, 0] = (3, 4), W[1, 1] = (0, 2), else 0; ranks 1 and 1. Without data
+A = diag(25, 4): V = U = (1, 0)ᵀ, G = (3, 4), error 4 of 29. With C = diag(1, 1, 16, 16), the second channel being loud,
+L = diag(1, 4), L A L = diag(25, 64): V = U = (0, 1)ᵀ, G = (0, 2), error 25 of 89 against 64 of 89.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from trimodal.core import Change, Place, Site
+from trimodal.maths.cholesky import damped_inverse
+from trimodal.maths.error import bias_correction, kept_share
+from trimodal.maths.lowrank import leading, root
+from trimodal.methods.factorize.factored import (
+    chained,
+    damped,
+    forecast_chain,
+    refuse_costly,
+    refuse_kernel,
+)
+from trimodal.methods.method import Method, Weights
+from trimodal.methods.options import option
+from trimodal.statistics import Moment, Statistic, StatisticKind
+
+_GRADIENT_STEPS = 8
+
+
+@dataclass(frozen=True)
+class TuckerConfig:
+    """Options of `factorize.tucker`."""
+
+    sparsity: float = option(
+        0.5, "fraction of the weight's numbers removed", low=0.0, high=1.0, search=(0.25, 0.5, 0.75)
+    )
+    rank_in: int | None = option(
+        None, "channels that the kernel reads; replaces sparsity, and without rank_out no output is cut", low=1
+    )
+    rank_out: int | None = option(
+        None, "channels that the kernel writes; replaces sparsity, and without rank_in no input is cut", low=1
+    )
+    sweeps: int = option(3, "rounds of improving both sides in turn", low=0, high=100, search=(0, 3, 20))
+    damping: float = option(0.001, "share of the inputs' mean square that every input gets on top", low=1e-9, high=1.0)
+
+
+def ranks_of(site: Site, config: TuckerConfig) -> tuple[int, int]:
+    """r₂ and r₁ for `site`: as given, or those with the largest core that remove the fraction `sparsity` of its numbers."""
+    outputs, inputs = site.shape[:2]
+    if config.rank_in is not None or config.rank_out is not None:
+        return min(config.rank_in or inputs, inputs), min(config.rank_out or outputs, outputs)
+    kernel = math.prod(site.shape[2:])
+    budget = min(int((1 - config.sparsity) * site.rows * site.columns), site.rows * site.columns - 1)
+    found = (1, 1)
+    for inner in range(1, inputs + 1):
+        outer = min((budget - inputs * inner) // (kernel * inner + outputs), outputs)
+        if outer >= 1 and inner * outer > math.prod(found):
+            found = inner, outer
+    return found
+
+
+def refuse(place: Place, config: TuckerConfig) -> str | None:
+    """Why a place is left alone."""
+    site = place.observed
+    return refuse_kernel(site) or refuse_costly(site, "tucker", _ranks(site, config))
+
+
+def wants(place: Place, config: TuckerConfig) -> StatisticKind | None:
+    """The second moment of the patches."""
+    return "moment"
+
+
+def forecast(place: Place, config: TuckerConfig) -> Sequence[Site]:
+    """Three sites, `first`, `second` and `third`, in place of one."""
+    return forecast_chain(place.observed, "tucker", _ranks(place.observed, config))
+
+
+def factors(
+    weight: Tensor, moment: Tensor | None, ranks: tuple[int, int], sweeps: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Steps 1 to 3 for W (T, S, K), C (S·K, S·K) in float64 or None for I, ranks r₂ and r₁: V (S, r₂), G (r₁, r₂, K),
+    U (T, r₁)."""
+    w = weight.double()
+    v = start(w, moment, ranks[0])
+    u, g = behind(w, moment, v, ranks[1])
+    for _ in range(sweeps):
+        v = _orthonormal(_inputs(w, moment, u, g, v))
+        u, g = behind(w, moment, v, ranks[1])
+    return v, g, u
+
+
+def product(v: Tensor, g: Tensor, u: Tensor) -> Tensor:
+    """Ŵ (T, S, K)."""
+    return torch.einsum("ta,abk,sb->tsk", u, g, v)
+
+
+def start(w: Tensor, moment: Tensor | None, rank: int) -> Tensor:
+    """Step 1: V (S, r₂)."""
+    unfolded = w.transpose(0, 1).flatten(1)  # (S, T·K)
+    gram = unfolded @ unfolded.T
+    if moment is None:
+        return leading(gram, rank)
+    half = root(_channels(moment, w.shape[1]))
+    return _orthonormal(gram @ half @ leading(half @ gram @ half, rank))
+
+
+def behind(w: Tensor, moment: Tensor | None, v: Tensor, rank: int) -> tuple[Tensor, Tensor]:
+    """Step 2: U (T, r₁) and G (r₁, r₂, K) that are best for V (S, r₂), whose columns are orthonormal."""
+    inputs, kernel = w.shape[1:]
+    if moment is None:
+        best = crossed = torch.einsum("tsk,sb->tbk", w, v).flatten(1)
+    else:
+        seen = (w.flatten(1) @ moment).view_as(w)
+        crossed = torch.einsum("tsk,sb->tbk", seen, v).flatten(1)  # W C Pᵀ (T, r₂·K)
+        blocks = moment.view(inputs, kernel, inputs, kernel)
+        half = torch.einsum("skuj,uc->skcj", blocks, v)
+        projected = torch.einsum("skcj,sb->bkcj", half, v).reshape(v.shape[1] * kernel, -1)  # P C Pᵀ
+        best = crossed @ damped_inverse(projected, 0.0, len(projected))[0]  # M
+    u = leading(best @ crossed.T, rank)
+    return u, (u.T @ best).view(rank, v.shape[1], kernel)
+
+
+def _inputs(w: Tensor, moment: Tensor | None, u: Tensor, g: Tensor, v: Tensor) -> Tensor:
+    """Step 3: a better V (S, r₂) for the given U and G."""
+    turned = torch.einsum("tsk,ta->ask", w, u)  # Uᵀ W
+    if moment is None:
+        unfolded = turned.transpose(0, 1).flatten(1)
+        return leading(unfolded @ unfolded.T, v.shape[1])
+
+    def downhill(difference: Tensor) -> Tensor:
+        """Half the negative gradient by V of tr(D C Dᵀ) for D (r₁, S, K)."""
+        return torch.einsum("abk,ask->sb", g, (difference.flatten(1) @ moment).view_as(difference))
+
+    def spread(change: Tensor) -> Tensor:
+        return torch.einsum("abk,sb->ask", g, change)
+
+    residual = downhill(turned - spread(v))
+    direction, size = residual, float(residual.square().sum())
+    for _ in range(_GRADIENT_STEPS):
+        image = downhill(spread(direction))
+        curvature = float((direction * image).sum())
+        if curvature <= 0.0 or size == 0.0:
+            break
+        v, residual = v + size / curvature * direction, residual - size / curvature * image
+        size, before = float(residual.square().sum()), size
+        direction = residual + size / before * direction
+    return v
+
+
+def _channels(moment: Tensor, inputs: int) -> Tensor:
+    """C_s (S, S): the second moment of the channels, over the kernel's positions."""
+    kernel = len(moment) // inputs
+    return torch.einsum("skuk->su", moment.view(inputs, kernel, inputs, kernel)) / kernel
+
+
+def _orthonormal(columns: Tensor) -> Tensor:
+    found: Tensor = torch.linalg.qr(columns)[0]
+    return found
+
+
+def _ranks(site: Site, config: TuckerConfig) -> dict[str, Any]:
+    return {"ranks": list(ranks_of(site, config))}
+
+
+def solve(place: Place, weights: Weights, statistic: Statistic | None, config: TuckerConfig) -> Change:
+    """Take the kernel of the place's site apart."""
+    site = place.observed
+    weight, bias = weights[f"{site.path}.weight"].flatten(2), weights.get(f"{site.path}.bias")  # (T, S, K)
+    moment = damped(statistic, bias, config.damping)
+    v, g, u = factors(weight, moment, ranks_of(site, config), config.sweeps)
+    found = product(v, g, u).flatten(1)
+    whole = weight.flatten(1).double()
+    if bias is not None and isinstance(statistic, Moment):
+        bias = bias + bias_correction(whole, found, statistic.mean)
+    note = f"{kept_share(whole, found, moment):.4f} of the output's energy kept"
+    return chained(site, "tucker", _ranks(site, config), [v.T, g, u], bias, (note,))
+
+
+METHOD = Method(
+    name="factorize.tucker",
+    kind="factorize",
+    paper="Kim et al. 2016, arXiv 1511.06530; weighted by the second moment of the patches",
+    idea="Let a convolution's kernel work on few mixtures of its channels, and spread the result again.",
+    config=TuckerConfig,
+    refuse=refuse,
+    wants=wants,
+    without_data="every input counts alike",
+    forecast=forecast,
+    solve=solve,
+)
