@@ -1,6 +1,7 @@
 """Peers that compress a torch module: optimum-quanto, torchao, HQQ, bitsandbytes. See `embedding.py`.
 
-Weights of linear layers; embeddings too where a peer can (torchao). Each peer saves what it makes with `torch.save`.
+Weights of linear layers; embeddings too where a peer can (torchao; its packed 4-bit layout is left out, since embedding these
+texts with it takes over a quarter of an hour on two cores). Each peer saves what it makes with `torch.save`.
 """
 
 from __future__ import annotations
@@ -58,16 +59,6 @@ def torchao(job: Job, bits: int, activations: bool = False) -> tuple[Forward, in
     return done(job, model)
 
 
-def torchao_packed(job: Job) -> tuple[Forward, int]:
-    """torchao's packed 4-bit layout for CPUs: linear layers only."""
-    from torchao.prototype.quantization.int4 import PrototypeInt4WeightOnlyConfig
-    from torchao.quantization import quantize_
-
-    model = torch_model(job)
-    quantize_(model, PrototypeInt4WeightOnlyConfig(group_size=GROUP, set_inductor_config=False))
-    return done(job, model)
-
-
 def hqq(job: Job, bits: int) -> tuple[Forward, int]:
     """HQQ: data-free, linear layers, asymmetric grid with a float zero-point per group."""
     import torch
@@ -104,7 +95,6 @@ def main() -> None:
     job.row("optimum-quanto int4", "optimum-quanto", lambda: quanto(job, 4))
     job.row("torchao int8 + embeddings", "torchao", lambda: torchao(job, 8))
     job.row("torchao int4 g64 + embeddings", "torchao", lambda: torchao(job, 4))
-    job.row("torchao int4 g64 packed", "torchao", lambda: torchao_packed(job))
     job.row("torchao int8 w+a per token", "torchao", lambda: torchao(job, 8, activations=True))
     job.row("HQQ int8 g64", "hqq", lambda: hqq(job, 8))
     job.row("HQQ int4 g64", "hqq", lambda: hqq(job, 4))
