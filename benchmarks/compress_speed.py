@@ -116,6 +116,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--work", nargs=3, metavar=("FOLDER", "TOKENS", "WHAT"), help="one run of ours, in this process")
     parser.add_argument("--without-peers", action="store_true", help="ours only")
+    parser.add_argument("--rounds", type=int, default=ROUNDS, help="how often each tool has its turn")
     chosen = parser.parse_args()
     if chosen.work:
         work(Path(chosen.work[0]), Path(chosen.work[1]), chosen.work[2])
@@ -136,7 +137,7 @@ def main() -> None:
         rows: list[tuple[str, ...]] = []
         seconds: dict[str, list[float]] = {tool: [] for tool in commands}
         above: dict[str, list[float]] = {tool: [] for tool in commands}
-        for number in range(ROUNDS):
+        for number in range(chosen.rounds):
             for tool, command in commands.items():
                 bare, full = run([*command, "bare"]), run([*command, "gptq"])
                 if bare is None or full is None:
