@@ -22,12 +22,9 @@ def host_(layer: nn.Module, stored: Store, owner: bool = True) -> None:
     Of several layers tied to one weight only the `owner` has the store as a submodule; the others just refer to it,
     so that it is counted, moved and saved once.
     """
-    kind = type(layer)
     if "weight" in layer._parameters:
         del layer.weight
-    elif is_hosting(layer):
-        kind = kind.__mro__[1]
-    layer.__class__ = _hosting(kind, quantizes_inputs(stored))  # type: ignore[arg-type]
+        layer.__class__ = _hosting(type(layer), quantizes_inputs(stored))  # type: ignore[arg-type]
     if owner:
         layer.stored = stored
     else:

@@ -80,24 +80,8 @@ class Coded(nn.Module):
             seen = through_grid(scaled, scale.view(()), zero.view(()).float(), bits)
         return (seen if factor is None else seen / factor).to(x.dtype)
 
-    def train_levels_(self) -> None:
-        """Make the levels of a codebook with tables of its own (k-means) a parameter in float32, until
-        `settle_levels_`. A weight's gradient goes to its level; a level that is zero stays zero."""
-        if self.kind == "codebook" and not self.options["scaled"]:
-            levels = nn.Parameter(self._buffers.pop("levels").float())  # type: ignore[union-attr]
-            zero = levels.detach() == 0
-            levels.register_hook(lambda gradient: gradient.masked_fill(zero, 0.0))
-            self.levels = levels
-
-    def settle_levels_(self) -> None:
-        """Round trained levels to the float16 that is saved."""
-        levels = self._parameters.pop("levels", None)
-        if levels is not None:
-            self.register_buffer("levels", levels.detach().half())
-
     def _tensors(self) -> dict[str, Tensor]:
-        here = {**self._buffers, **self._parameters}
-        return {name: t for name, t in here.items() if t is not None and name not in _PARTS}
+        return {name: t for name, t in self._buffers.items() if t is not None and name not in _PARTS}
 
     def _decoded(self, tensors: Mapping[str, Tensor], index: Tensor | None) -> Tensor:
         columns = math.prod(self.shape[1:])

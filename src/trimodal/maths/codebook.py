@@ -174,18 +174,16 @@ def _floats(bits: int) -> Tensor:
 
 
 def fit_codebook(
-    weight: Tensor, bits: int, group: int | str, name: Table, clip: str = "mse", importance: Tensor | None = None,
-    zero: bool = False,
-) -> Codebook:  # fmt: skip
+    weight: Tensor, bits: int, group: int | str, name: Table, clip: str = "mse", importance: Tensor | None = None
+) -> Codebook:
     """Choose scales of a fixed table, or with `kmeans` the levels, for `weight` (rows, columns).
 
     `importance` (columns,) counts each column's weights in k-means, such as the diagonal of the second moment. `clip`
-    is `max`, or otherwise scales are searched per group for the least Σ(w − ŵ)²; fixed tables only. With `zero` one
-    level of every k-means table is 0 and the others are learned from the weights that are not; fixed tables have 0 anyway.
+    is `max`, or otherwise scales are searched per group for the least Σ(w − ŵ)²; fixed tables only.
     """
     rows, columns = weight.shape
     if name == "kmeans":
-        return _learned(weight, bits, group, importance, zero)
+        return _learned(weight, bits, group, importance)
     size = group_size(group, columns)
     count = -(-columns // size)
     padded = torch.nn.functional.pad(weight.float(), (0, count * size - columns)).view(rows * count, size)
@@ -213,7 +211,7 @@ def _searched(groups: Tensor, scale: Tensor, levels: Tensor) -> Tensor:
     return best
 
 
-def _learned(weight: Tensor, bits: int, group: int | str, importance: Tensor | None, zero: bool) -> Codebook:
+def _learned(weight: Tensor, bits: int, group: int | str, importance: Tensor | None) -> Codebook:
     rows, columns = weight.shape
     counted = torch.ones(columns, device=weight.device) if importance is None else importance.float()
     counted = counted.clamp(min=1e-6 * float(counted.max()) or 1e-30).expand(rows, -1)  # no weight is worth nothing
@@ -227,11 +225,7 @@ def _learned(weight: Tensor, bits: int, group: int | str, importance: Tensor | N
         padding = (0, -columns % size)
         values = torch.nn.functional.pad(weight, padding).view(-1, size)
         counts = torch.nn.functional.pad(counted, padding).reshape(-1, size)  # padding counts for nothing
-    if zero:
-        free = kmeans(values.float(), counts.masked_fill(values == 0, 0.0), 2**bits - 1)
-        levels = torch.cat([free.nan_to_num(0.0, 0.0, 0.0), torch.zeros_like(free[:, :1])], dim=1)
-    else:
-        levels = _with_zero(kmeans(values.float(), counts, 2**bits), values, counts)
+    levels = _with_zero(kmeans(values.float(), counts, 2**bits), values, counts)
     stored, exponent = half(levels.flatten(), levels.flatten() == 0)
     stored = stored.view_as(levels).masked_fill(levels == 0, 0.0).sort(dim=1).values
     return Codebook(stored, None, exponent, bits, size, columns, per)

@@ -48,28 +48,15 @@ def apply_(model: Model, place: Place, change: Change, after: Sequence[Site]) ->
     for path, treatment in change.treatments.items():
         site = next(s for s in place.sites if s.path == path)
         treat_(model.module, site, treatment.kind, treatment.options, treatment.tensors, treatment.bias)
-        bias = None if treatment.bias is None else list(treatment.bias.shape)
-        if (before := _taken_back_(model.steps, path)) is not None and bias is None:
-            bias = before["bias"]
         model.steps.append({"treat": {
             "path": path, "kind": treatment.kind, "options": dict(treatment.options), "tied": list(site.tied),
-            "bias": bias,
+            "bias": None if treatment.bias is None else list(treatment.bias.shape),
         }})  # fmt: skip
     model.layout = model.layout.exchange(place.sites, after)
     if change.merge is not None:
         merge_(model.module, model.layout, change.merge)
         model.steps.append({"merge": asdict(change.merge)})
         model.layout = model.layout.merged(change.merge.tower)
-
-
-def _taken_back_(steps: list[Step], path: str) -> Step | None:
-    """The last treatment of the weight at `path`, which another one is about to replace, out of `steps`."""
-    for number in range(len(steps) - 1, -1, -1):
-        treat: Step | None = steps[number].get("treat")
-        if treat is not None and treat["path"] == path:
-            del steps[number]
-            return treat
-    return None
 
 
 def cut_(module: nn.Module, layout: Layout, label: str, kept: Sequence[int]) -> None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
 from typing import Any, get_args
@@ -14,7 +14,6 @@ from trimodal.core import MODALITIES
 from trimodal.errors import RecipeError, nearest
 from trimodal.methods import Method, method
 from trimodal.methods.options import build
-from trimodal.planning.schedule import read_schedule
 from trimodal.statistics import Balance
 
 _KEYS = ("seed", "calibration", "floors", "steps")
@@ -118,7 +117,7 @@ def _recipe(name: str, content: Mapping[str, Any]) -> Recipe:
         )
     return Recipe(
         name=name,
-        steps=tuple(s for i, step in enumerate(steps, start=1) for s in _steps(f"{name}: step {i}", step)),
+        steps=tuple(_step(f"{name}: step {i}", step) for i, step in enumerate(steps, start=1)),
         seed=_integer(content.get("seed", 0), f"{name}: seed", 0, LARGEST_SEED),
         samples=_integer(calibration["samples"], f"{name}: calibration.samples", 1)
         if "samples" in calibration
@@ -127,27 +126,6 @@ def _recipe(name: str, content: Mapping[str, Any]) -> Recipe:
         floors=_floors(content.get("floors", {}), name),
         raw=dict(content),
     )
-
-
-def _steps(place: str, step: Any) -> Iterator[Step]:
-    """The step; one that says `gradual`, as the rounds that it goes in, each followed by its recovery."""
-    ((name, options),) = step.items() if isinstance(step, dict) and len(step) == 1 else (("", None),)
-    if not isinstance(options, dict) or "gradual" not in options:
-        yield _step(place, step)
-        return
-    place = f"{place} ({name})"
-    schedule = read_schedule(options["gradual"], f"{place}: gradual")
-    once = _step(place, {name: {key: value for key, value in options.items() if key != "gradual"}})
-    if not hasattr(once.config, "sparsity") or once.method.fit is not None:
-        raise RecipeError(f"{place} removes nothing step by step, so it takes no 'gradual'")
-    for number in range(1, schedule.rounds + 1):
-
-        def at(config: Any, number: int = number) -> Any:
-            return replace(config, sparsity=schedule.sparsity(config.sparsity, number, once.method.on == "axis"))
-
-        yield replace(once, config=at(once.config), but=tuple((pattern, at(config)) for pattern, config in once.but))
-        if schedule.recover is not None:
-            yield _step(f"{place}: gradual: recover", {"distill": schedule.recover})
 
 
 def _step(place: str, step: Any) -> Step:

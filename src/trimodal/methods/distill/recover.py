@@ -16,10 +16,8 @@ Algorithm. AdamW, cosine schedule, gradient clipped at 1; both models in eval mo
 their statistics. The loss is 0 with zero gradient where student and teacher agree.
 
 Cost: steps × (2 forwards + 1 backward). Weights on a grid do not move; the kept weights of a pruned site do, its mask
-does not; of a k-means codebook the levels do, each by the sum of its weights' gradients (Han, Mao, Dally 2016, arXiv
-1510.00149), but a level at zero stays there; norms and biases always do. Fails with too little data: it then fits the
-calibration set. Departs from common code: the KL is a mean over rows, never over classes, so that T and the vocabulary's
-size do not change its weight.
+does not; norms and biases always do. Fails with too little data: it then fits the calibration set. Departs from common
+code: the KL is a mean over rows, never over classes, so that T and the vocabulary's size do not change its weight.
 
 By hand. One row, two classes, T = 1: t = (0, 0), s = (ln 3, 0): softmax(t) = (½, ½), softmax(s) = (¾, ¼),
 KL = ½ ln(½/¾) + ½ ln(½/¼) = ½ ln(4/3) = 0.143841.
@@ -38,7 +36,6 @@ from torch.nn import functional
 
 from trimodal.core import FitRecord
 from trimodal.errors import RecipeError
-from trimodal.layers import Coded
 from trimodal.methods.method import Method
 from trimodal.methods.options import option
 from trimodal.models.model import Batch, Model, Output
@@ -145,28 +142,8 @@ def fit(
 
     `batches(size)` gives all calibration data in batches of `size` samples.
     """
-    with _levels_trained(student):
-        if not any(parameter.requires_grad for parameter in student.module.parameters()):
-            raise RecipeError("distill: no weight of the model is left to train; put it before the steps that quantize")
-        yield from _fit(student, teacher, batches, config, seed)
-
-
-@contextmanager
-def _levels_trained(model: Model) -> Iterator[None]:
-    """Meanwhile the levels of learned codebooks are parameters."""
-    stores = [module for module in model.module.modules() if isinstance(module, Coded)]
-    for store in stores:
-        store.train_levels_()
-    try:
-        yield
-    finally:
-        for store in stores:
-            store.settle_levels_()
-
-
-def _fit(
-    student: Model, teacher: Model, batches: Callable[[int], Sequence[Batch]], config: DistillConfig, seed: int
-) -> Iterator[FitRecord]:
+    if not any(parameter.requires_grad for parameter in student.module.parameters()):
+        raise RecipeError("distill: no weight of the model is left to train; put it before the steps that quantize")
     data = batches(config.batch)
     outputs = teacher.family.outputs(teacher.module)
     teacher.module.eval()

@@ -22,7 +22,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from trimodal.core import Change, Place, Site
-from trimodal.maths.masks import keep_largest
+from trimodal.maths.cholesky import safe_damping
+from trimodal.maths.masks import keep_largest, refit
 from trimodal.methods.method import Method, Weights
 from trimodal.methods.options import option
 from trimodal.methods.prune import masked
@@ -42,7 +43,7 @@ def refuse(place: Place, config: MagnitudeConfig) -> str | None:
     """Why a place is left alone."""
     if config.refit and (place.observed.kind == "embedding" or place.observed.groups > 1):
         return "its input has no second moment to refit with; prune.magnitude with refit: false works on it"
-    return masked.refuse(place, forecast(place, config))
+    return masked.refuse(place)
 
 
 def wants(place: Place, config: MagnitudeConfig) -> StatisticKind | None:
@@ -65,7 +66,7 @@ def solve(place: Place, weights: Weights, statistic: Statistic | None, config: M
     rows = scores.reshape(1, -1) if config.scope == "layer" else scores
     mask = keep_largest(rows, config.sparsity).view_as(weight)
     if config.refit and isinstance(statistic, Moment):
-        weight = masked.refitted(weight, mask, statistic, config.damping)
+        weight = refit(weight, mask, statistic.second, safe_damping(config.damping, statistic.tokens, weight.shape[1]))
     return masked.treated(site, weight, mask)
 
 

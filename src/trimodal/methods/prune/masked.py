@@ -11,13 +11,11 @@ import torch
 from torch import Tensor
 
 from trimodal.core import Change, Place, Site, Treatment
-from trimodal.core.storage import TYPE_BYTES, packed_columns, stored_bytes
-from trimodal.maths.cholesky import safe_damping
-from trimodal.maths.masks import kept_count, refit
+from trimodal.core.storage import stored_bytes
+from trimodal.maths.masks import kept_count
 from trimodal.maths.packing import pack
 from trimodal.methods.method import needs_dense
 from trimodal.methods.options import option
-from trimodal.statistics import Moment
 
 
 @dataclass(frozen=True)
@@ -29,19 +27,9 @@ class Removal:
     damping: float = option(1e-3, "added to diag C in the refit, as a share of its mean", low=1e-9, high=1.0)
 
 
-def refuse(place: Place, after: Sequence[Site]) -> str | None:
-    """Why a place is left alone: its weight is neither plain nor sparse, or has fewer left than the sites `after`."""
-    site = place.observed
-    if site.stored != "sparse":
-        return needs_dense(site)
-    left, wanted = kept_now(site), kept_now(after[0])
-    return None if wanted <= left else f"only {left} of its weights are left, fewer than the {wanted} that are to stay"
-
-
-def kept_now(site: Site) -> int:
-    """How many weights a sparse `site` has left."""
-    mask = site.rows * packed_columns(site.columns, 1)
-    return (site.stored_bytes - site.bias_bytes - mask) // TYPE_BYTES[site.dtype]
+def refuse(place: Place) -> str | None:
+    """Why a place is left alone."""
+    return needs_dense(place.observed)
 
 
 def sparse_site(site: Site, kept: int) -> Sequence[Site]:
@@ -58,12 +46,6 @@ def kept_per_row(site: Site, sparsity: float) -> int:
 def kept_in_all(site: Site, sparsity: float) -> int:
     """Weights that stay when the site as a whole loses the fraction `sparsity`."""
     return kept_count(prod(site.shape), sparsity)
-
-
-def refitted(weight: Tensor, mask: Tensor, moment: Moment, damping: float) -> Tensor:
-    """The least-squares weights (m, n) on `mask`; what was zero before stays zero."""
-    safe = safe_damping(damping, moment.tokens, weight.shape[1])
-    return refit(weight, mask & (weight != 0), moment.second, safe)
 
 
 def treated(site: Site, weight: Tensor, mask: Tensor) -> Change:

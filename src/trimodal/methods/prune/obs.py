@@ -38,7 +38,7 @@ from trimodal.core import Change, Place, Site
 from trimodal.errors import TrimodalError
 from trimodal.maths.cholesky import damped_inverse, revive, safe_damping
 from trimodal.maths.masks import kept_count, refit
-from trimodal.methods.method import Method, Weights, needs_dense
+from trimodal.methods.method import Method, Weights
 from trimodal.methods.options import option
 from trimodal.methods.prune import masked
 from trimodal.statistics import Moment, Statistic, StatisticKind
@@ -63,7 +63,7 @@ def refuse(place: Place, config: ObsConfig) -> str | None:
         return "its inputs have no second moment; prune.magnitude works on it"
     if site.columns > _MOST_COLUMNS:
         return f"{site.columns} inputs are too many for the exact method ({_MOST_COLUMNS} at most); use prune.sparsegpt"
-    return needs_dense(place.observed)
+    return masked.refuse(place)
 
 
 def wants(place: Place, config: ObsConfig) -> StatisticKind | None:

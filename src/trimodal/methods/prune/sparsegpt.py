@@ -41,7 +41,7 @@ from trimodal.errors import TrimodalError
 from trimodal.maths.cholesky import inverse_root, revive
 from trimodal.maths.grid import Grid, fit_grid
 from trimodal.maths.masks import keep_n_of_m, kept_count
-from trimodal.methods.method import Method, Weights, needs_dense
+from trimodal.methods.method import Method, Weights
 from trimodal.methods.options import option
 from trimodal.methods.prune import masked
 from trimodal.statistics import Moment, Statistic, StatisticKind
@@ -75,7 +75,7 @@ def refuse(place: Place, config: SparseGptConfig) -> str | None:
         return f"runs of {config.of} columns do not fit into blocks of {_BLOCK}"
     if place.observed.kind == "embedding" or place.observed.groups > 1:
         return "its inputs have no second moment; prune.magnitude works on it"
-    return needs_dense(place.observed)
+    return masked.refuse(place)
 
 
 def wants(place: Place, config: SparseGptConfig) -> StatisticKind | None:

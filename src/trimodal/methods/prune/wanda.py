@@ -28,7 +28,8 @@ from torch import Tensor
 
 from trimodal.core import Change, Place, Site
 from trimodal.errors import TrimodalError
-from trimodal.maths.masks import keep_largest, keep_n_of_m
+from trimodal.maths.cholesky import safe_damping
+from trimodal.maths.masks import keep_largest, keep_n_of_m, refit
 from trimodal.methods.method import Method, Weights
 from trimodal.methods.options import option
 from trimodal.methods.prune import masked
@@ -52,7 +53,7 @@ def refuse(place: Place, config: WandaConfig) -> str | None:
         return f"kept {config.kept} is more than of {config.of}"
     if place.observed.kind == "embedding" or place.observed.groups > 1:
         return "its inputs have no norm per column; prune.magnitude works on it"
-    return masked.refuse(place, forecast(place, config))
+    return masked.refuse(place)
 
 
 def wants(place: Place, config: WandaConfig) -> StatisticKind | None:
@@ -85,7 +86,7 @@ def solve(place: Place, weights: Weights, statistic: Statistic | None, config: W
     weight = weights[f"{site.path}.weight"].flatten(1)  # (m, n)
     mask = choose(weight, statistic.square, config)
     if config.refit and isinstance(statistic, Moment):
-        weight = masked.refitted(weight, mask, statistic, config.damping)
+        weight = refit(weight, mask, statistic.second, safe_damping(config.damping, statistic.tokens, weight.shape[1]))
     return masked.treated(site, weight, mask)
 
 

@@ -69,20 +69,14 @@ class GptqConfig(Rounding, Repair):
     )  # fmt: skip
 
 
-def refuse(place: Place, config: Rounding, sparse: bool = False) -> str | None:
-    """Why a place is left alone; `sparse` as in `gridded.refuse`."""
+def refuse(place: Place, config: Rounding) -> str | None:
+    """Why a place is left alone."""
     site = place.observed
     if site.kind == "embedding":
         return "an embedding's input is an index, which has no second moment; quantize.rtn works on it"
     if site.groups > 1:
         return "a grouped convolution has no single second moment; quantize.rtn works on it"
-    return gridded.refuse(place, config, sparse)
-
-
-def _refuse(place: Place, config: GptqConfig) -> str | None:
-    if config.target and place.observed.stored == "sparse":
-        return "moving towards a target would fill the zeros of its mask"
-    return refuse(place, config, sparse=True)
+    return gridded.refuse(place, config)
 
 
 def wants(place: Place, config: GptqConfig) -> StatisticKind | None:
@@ -171,7 +165,7 @@ METHOD = Method(
     paper="Frantar, Ashkboos, Hoefler, Alistarh 2023, GPTQ, arXiv 2210.17323",
     idea="Round column by column and let the columns not yet rounded make up for the error.",
     config=GptqConfig,
-    refuse=_refuse,
+    refuse=refuse,
     wants=wants,
     forecast=gridded.forecast,
     solve=solve,

@@ -61,23 +61,15 @@ Chooser = Callable[[Tensor, Levels, Tensor | None], tuple[Tensor, Tensor]]
 """(weight, levels, exact) -> codes, and the weight as it stood when each column was reached."""
 
 
-def refuse(place: Place, config: Rounding, sparse: bool = False) -> str | None:
-    """Why a place is left alone. `sparse`: the method keeps zeros, and takes a weight that has a mask."""
+def refuse(place: Place, config: Rounding) -> str | None:
+    """Why a place is left alone."""
     site = place.observed
-    if sparse and site.stored == "sparse":
-        if getattr(config, "rank", 0):
-            return "a low-rank correction would fill the zeros of its mask"
-        return None if config.grid not in TABLES or config.bits <= 8 else _no_form(config)
     if config.grid in TABLES and config.bits > 8:
-        return _no_form(config)
+        return f"the table '{config.grid}' has no {config.bits}-bit form; 8 bits at most"
     rank = getattr(config, "rank", 0)
     if rank and rank * (site.rows + site.columns) * 2 >= site.rows * site.columns:
         return f"a correction of rank {rank} would be larger than half of its {site.rows} × {site.columns} weight"
     return needs_dense(site)
-
-
-def _no_form(config: Rounding) -> str:
-    return f"the table '{config.grid}' has no {config.bits}-bit form; 8 bits at most"
 
 
 def forecast(place: Place, config: Rounding, **parts: Any) -> Sequence[Site]:
@@ -88,13 +80,13 @@ def forecast(place: Place, config: Rounding, **parts: Any) -> Sequence[Site]:
     return (replace(site, stored=kind, stored_bytes=total),)
 
 
-def fit(weight: Tensor, config: Rounding, moment: Moment | None, sparse: bool = False) -> Levels:
-    """The numbers that `weight` (m, n) may take, chosen for it as `config` says; `sparse`: zero is one of them."""
+def fit(weight: Tensor, config: Rounding, moment: Moment | None) -> Levels:
+    """The numbers that `weight` (m, n) may take, chosen for it as `config` says."""
     if config.grid == "symmetric" or config.grid == "asymmetric":
         second = None if moment is None else moment.second
         return fit_grid(weight, config.bits, config.group, config.grid == "symmetric", config.clip, second)
     importance = None if moment is None else moment.square
-    return fit_codebook(weight, config.bits, config.group, config.grid, config.clip, importance, sparse)
+    return fit_codebook(weight, config.bits, config.group, config.grid, config.clip, importance)
 
 
 def nearest(weight: Tensor, levels: Levels, exact: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -139,8 +131,7 @@ def quantized(
     weight = weights[f"{site.path}.weight"].flatten(1)  # (m, n)
     target = weight if target is None else target
     exact = _outliers(target, moment, getattr(config, "outliers", 0.0))
-    left = target if exact is None else target.masked_fill(exact, 0.0)
-    levels = fit(left, config, moment, site.stored == "sparse")
+    levels = fit(target if exact is None else target.masked_fill(exact, 0.0), config, moment)
     codes, reached = choose(target, levels, exact)
     kind, described = _options(site, config)
     stored = {**levels.tensors(codes), **(parts or {})}

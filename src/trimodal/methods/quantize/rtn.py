@@ -43,11 +43,6 @@ class RtnConfig(Rounding, Repair):
     """Options of `quantize.rtn`."""
 
 
-def refuse(place: Place, config: RtnConfig) -> str | None:
-    """Why a place is left alone. Zeros stay zero, so a pruned weight may be rounded."""
-    return gridded.refuse(place, config, sparse=True)
-
-
 def wants(place: Place, config: RtnConfig) -> StatisticKind | None:
     """The second moment where something of it is asked for: the output clip, counted k-means, or a repair."""
     site = place.observed
@@ -67,7 +62,7 @@ METHOD = Method(
     paper="folklore; the baseline in every quantization paper",
     idea="Every weight becomes the nearest number of its group's grid; needs no data.",
     config=RtnConfig,
-    refuse=refuse,
+    refuse=gridded.refuse,
     wants=wants,
     without_data="k-means counts every weight alike, the `output` clip becomes `mse`, and there is no bias repair",
     forecast=gridded.forecast,
