@@ -92,21 +92,20 @@ class Coded(nn.Module):
     def loosen_(self) -> None:
         """Turn the levels into a float32 parameter, so that the numbers that weights share can be trained. A level that
         is zero stays zero."""
-        levels = self.levels.float() * 2.0 ** self.options["exponent"]  # type: ignore[union-attr, operator]
-        self._stored_exponent = self.options["exponent"]
+        levels = self.get_buffer("levels").float() * 2.0 ** self.options["exponent"]
+        self._stored_exponent: int = self.options["exponent"]
         self.options["exponent"] = 0
-        del self.levels
-        self.levels = nn.Parameter(levels)
-        free = levels != 0
-        self.levels.register_hook(lambda gradient: gradient * free)
+        del self._buffers["levels"]
+        trained, free = nn.Parameter(levels), levels != 0
+        trained.register_hook(lambda gradient: gradient * free)
+        self.register_parameter("levels", trained)
 
     def fasten_(self) -> None:
         """Turn the trained levels into what is stored, float16 times the power of two that the codebook had."""
-        levels: Tensor = self.levels.detach()  # type: ignore[assignment]
+        levels = self.get_parameter("levels").detach() * 2.0**-self._stored_exponent
         self.options["exponent"] = self._stored_exponent
-        del self.levels
-        stored = (levels * 2.0**-self._stored_exponent).clamp(-_LARGEST_HALF, _LARGEST_HALF).half()
-        self.register_buffer("levels", stored)
+        del self._parameters["levels"]
+        self.register_buffer("levels", levels.clamp(-_LARGEST_HALF, _LARGEST_HALF).half())
 
     def _tensors(self) -> dict[str, Tensor]:
         found = (*self._buffers.items(), *self._parameters.items())

@@ -42,10 +42,9 @@ class Gradual:
 
     def _after(self, t: float, final: float) -> float:
         if self.shape == "geometric":
-            left = (1 - self.begin) ** (1 - t) * (1 - final) ** t
-        else:
-            left = 1 - final + (final - self.begin) * (1 - t) ** (3 if self.shape == "cubic" else 1)
-        return round(1 - left, 6)
+            return round(1 - float((1 - self.begin) ** (1 - t) * (1 - final) ** t), 6)
+        missing = (1 - t) ** 3 if self.shape == "cubic" else 1 - t
+        return round(final - (final - self.begin) * missing, 6)
 
 
 def read_gradual(method: Method, values: Mapping[str, Any], place: str) -> tuple[Gradual, Mapping[str, Any]]:
