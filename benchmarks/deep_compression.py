@@ -39,6 +39,8 @@ SPARSITY, LAST_SPARSITY = 0.96, 0.7
 TIMES, RECOVERY, FINISHING = 6, 150, 200
 SCHEDULES_AT = (0.96, 0.985)
 LEARNING_RATE, BATCH = 2e-3, 128
+BYTES_PER_UNIT, SLACK = 700, 0.03
+"""Of a dense network at 8 bits, entropy-coded, roughly: where the search for its width begins, and where it may end."""
 LEAST_FACTOR, GOAL_FACTOR, MOST_LOSS = 35.0, 49.0, 0.5
 FLOAT, PRUNED, SHARED, CODED = "float32", "pruned, gradually", "+ 16 shared numbers per layer", "+ entropy coding"
 SMALL, SMALL_CODED = "dense of equal bytes, float32", "dense of equal bytes, 8 bits, entropy-coded"
@@ -102,39 +104,38 @@ def pipeline(seed: int, scratch: Path) -> list[Row]:
     found.append(row(PRUNED, seed, compressed(source, without_sharing(whole), scratch / "pruned"), factory))
     shared = compressed(source, whole, scratch / "shared")
     found.append(row(SHARED, seed, shared, factory))
-    packed = trimodal.pack(shared, scratch / "coded", "entropy", force=True)
-    del packed
+    trimodal.pack(shared, scratch / "coded", "entropy", force=True)
     return [*found, row(CODED, seed, scratch / "coded", factory)]
 
 
 def controls(seed: int, size: int, scratch: Path) -> list[Row]:
     """Dense networks with one hidden layer as wide as `size` bytes allow, trained from scratch."""
-    test, found = drawndigits.samples("test"), []
-    for what, bits in ((SMALL, 32), (SMALL_CODED, 8)):
-        hidden = max(1, round((size * 8 / bits - 10) / (784 + 10 + 1)))
-        while True:
-            torch.manual_seed(seed)
-            untrained = Classifier((hidden,))
-            if bits == 32:
-                save_file(untrained.state_dict(), scratch / "small.safetensors")
-                weight = (scratch / "small.safetensors").stat().st_size
-                if weight > size and hidden > 1:
-                    hidden -= 1
-                    continue
-                model = drawndigits.taught(untrained, seed)
-                found.append(Row(what, seed, weight, drawndigits.accuracy(model, *test)))
-                break
-            model = drawndigits.taught(untrained, seed)
-            small = copy.deepcopy(model)
-            steps = {"steps": [{"quantize.rtn": {"bits": bits}}]}
-            trimodal.compress(lambda: small, steps, None, scratch / "small", pack="entropy", force=True)  # noqa: B023
-            known = row(what, seed, scratch / "small", lambda: Classifier((hidden,)))  # noqa: B023
-            if known.bytes > size * 1.02 and hidden > 1:
-                hidden -= max(1, round(hidden * (known.bytes / size - 1)))
-                continue
-            found.append(known)
-            break
-    return found
+    width = max(width for width in range(1, 300) if _plain_file(_untrained(width, seed), scratch) <= size)
+    model = drawndigits.taught(_untrained(width, seed), seed)
+    accuracy = drawndigits.accuracy(model, *drawndigits.samples("test"))
+    found = [Row(SMALL, seed, _plain_file(model, scratch), accuracy)]
+    width = round(size / BYTES_PER_UNIT)
+    while (coded := _coded(width, seed, scratch)).bytes > size * (1 + SLACK):
+        width -= 1
+    return [*found, coded]
+
+
+def _untrained(width: int, seed: int) -> Classifier:
+    torch.manual_seed(seed)
+    return Classifier((width,))
+
+
+def _plain_file(model: Classifier, scratch: Path) -> int:
+    save_file(model.state_dict(), scratch / "small.safetensors")
+    return (scratch / "small.safetensors").stat().st_size
+
+
+def _coded(width: int, seed: int, scratch: Path) -> Row:
+    """A dense network trained from scratch, then rounded to 8 bits and entropy-coded."""
+    model = drawndigits.taught(_untrained(width, seed), seed)
+    steps = {"steps": [{"quantize.rtn": {"bits": 8}}]}
+    trimodal.compress(lambda: copy.deepcopy(model), steps, None, scratch / "small", pack="entropy", force=True)
+    return row(SMALL_CODED, seed, scratch / "small", lambda: Classifier((width,)))
 
 
 def schedules(seed: int, scratch: Path) -> list[Row]:

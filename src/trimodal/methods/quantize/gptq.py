@@ -23,9 +23,9 @@ rounding is Σ U_ii⁻² / tr C, which the tests check. Fails where calibration 
 
 Departs from the reference: ranges come from the unchanged weight (the reference, with groups smaller than its block,
 uses weights that are stale inside the block), float64 factorisation, automatic damping, weights that are exactly zero
-stay zero, and those of a pruned site keep its mask. The target in step 1 is the exact least-squares form of what GPTAQ (Li et al. 2025,
-arXiv 2504.02692) does inside the recursion; with x̂ = x it is W, to the bit. It does harm with few tokens (up to a
-quarter more error with half as many as columns), and gains nothing where the noise on x̂ is in proportion to x.
+stay zero, and those of a pruned site keep its mask. The target in step 1 is the exact least-squares form of what GPTAQ
+(Li et al. 2025, arXiv 2504.02692) does inside the recursion; with x̂ = x it is W, to the bit. It does harm with few tokens
+(up to a quarter more error with half as many as columns), and gains nothing where the noise on x̂ is in proportion to x.
 Convolutions are unfolded into patches; embeddings are refused, since their input is an index and has no second moment.
 
 By hand. W = [[0.7, 0.4]], C = [[2, 1], [1, 2]], no damping, grid of step 0.5 (codes … 0, 0.5, 1 …), order as given:
