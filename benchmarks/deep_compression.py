@@ -5,6 +5,8 @@ built-in recipe `deep`, with the sparsity and the steps of the settings below, t
 gets them, loaded again with `trimodal.load` and asked for the digits of 6,000 test pictures. The paper's own figure is 40
 times for this network on MNIST, and 35 and 49 times for AlexNet and VGG-16.
 
+The settings were chosen with seed 0 on pictures that are in neither split (`validation` in `drawndigits.samples`).
+
 The factor is the float32 file over the file of weights, all in: mask, codes, tables, biases, header, and how to rebuild the
 model. Controls are dense networks of as many bytes, trained from scratch on the digits' labels: one kept in float32, one
 quantized to 8 bits and entropy-coded by this library. A second table prunes to one sparsity in one go and gradually, with
@@ -34,11 +36,11 @@ from benchmarks.drawndigits import Classifier
 from benchmarks.passlines import PassLine, finish, table
 
 SEEDS = (0, 1, 2)
-SPARSITY, LAST_SPARSITY = 0.96, 0.7
+SPARSITY, LAST_SPARSITY = 0.95, 0.7
 """Of all layers, and of the last one, whose 1,000 weights are a 266th of the whole."""
-TIMES, RECOVERY, FINISHING = 6, 150, 200
-SCHEDULES_AT = (0.96, 0.985)
-LEARNING_RATE, BATCH = 2e-3, 128
+TIMES, RECOVERY, FINISHING = 6, 250, 300
+SCHEDULES_AT = (0.95, 0.985)
+LEARNING_RATE, BATCH = 5e-3, 128
 BYTES_PER_UNIT, SLACK = 700, 0.03
 """Of a dense network at 8 bits, entropy-coded, roughly: where the search for its width begins, and where it may end."""
 LEAST_FACTOR, GOAL_FACTOR, MOST_LOSS = 35.0, 49.0, 0.5

@@ -109,3 +109,18 @@ def test_without_data_there_is_no_recovery(tiny_model: Callable[..., Model]) -> 
     recipe = read_recipe({"steps": [{"prune.magnitude": {"gradual": {"times": 2}}}]})
     with pytest.raises(RecipeError, match=r"step 1, 1 of 2 \(distill\) trains on calibration data, and there is none"):
         plan_edits(tiny_model("clip").layout, recipe, False)
+
+
+@pytest.mark.parametrize("name", ["clip", "llama", "resnet", "lstm"])
+def test_recipe_deep_ends_in_masked_codebooks_of_a_tenth_of_the_bytes(tiny_model: Callable[..., Model], name: str) -> None:
+    """A bit per weight for the mask and four for every tenth, tables aside: 1.4 of 32 bits."""
+    layout = tiny_model(name).layout
+    edits, after = plan_edits(layout, read_recipe("deep"), True)
+    assert [edit.method for edit in edits] == ["prune.magnitude", "distill"] * 6 + ["quantize.rtn", "distill"]
+    before = {site.path: site for site in layout.sites}
+    coded = [site for site in after.sites if site.stored == "codebook"]
+    assert len(coded) == len([site for site in layout.sites if site.kind != "norm"])
+    for site in coded:
+        weight = 4 * site.rows * site.columns
+        assert site.stored_bytes - site.bias_bytes - 32 < weight * 1.4 / 32 + site.rows + 4
+        assert before[site.path].stored == "dense"
