@@ -26,10 +26,11 @@ class Row:
 
 def planned_and_compressed(
     original: Model, steps: Sequence[Mapping[str, Any]], samples: Sequence[Sample], *, seed: int = 0,
-    balance: str = "modality", teacher: bool = False,
+    balance: str = "modality", teacher: bool = False, training: Sequence[Sample] = (),
 ) -> tuple[Model, Plan, tuple[PlaceRecord, ...], float]:  # fmt: skip
     """A copy of `original` after `steps`, calibrated on all of `samples`, its weights stored as they would be saved; the
-    plan, the records, and the seconds it took. `teacher` says whether a method needs the original beside it."""
+    plan, the records, and the seconds it took. `teacher` says whether a method needs the original beside it; gradient
+    methods train on `training` where it is given."""
     from trimodal.compression import compress_
     from trimodal.core import Calibration, PlaceRecord, Plan, Source
     from trimodal.models.load import fingerprint, tensor_bytes, unique_tensors
@@ -37,14 +38,14 @@ def planned_and_compressed(
 
     model = replace(original, module=copy.deepcopy(original.module), steps=[])
     recipe = {"steps": list(steps), "calibration": {"balance": balance}}
-    edits, after = plan_edits(model.layout, read_recipe(recipe), bool(samples))
+    edits, after = plan_edits(model.layout, read_recipe(recipe), bool(samples or training))
     before = tensor_bytes(unique_tensors(model.module).values())
     saved = sum(s.stored_bytes for s in model.layout.sites) - sum(s.stored_bytes for s in after.sites)
     parameters = sum(parameter.numel() for parameter in model.module.parameters())
     source = Source(model.name, model.family.name, fingerprint(model.module), parameters, before)
     plan = Plan(seed, source, Calibration(len(samples), None, (), balance), edits, before - saved, recipe)
     start = time.perf_counter()
-    records = compress_(model, plan, samples, samples, original if teacher else None)
+    records = compress_(model, plan, samples, training or samples, original if teacher else None)
     seconds = time.perf_counter() - start
     model.module.eval()
     return model, plan, tuple(record for record in records if isinstance(record, PlaceRecord)), seconds
@@ -52,14 +53,14 @@ def planned_and_compressed(
 
 def compressed(
     original: Model, steps: Sequence[Mapping[str, Any]], samples: Sequence[Sample], *, seed: int = 0,
-    balance: str = "modality", teacher: bool = False, coded: bool = False,
+    balance: str = "modality", teacher: bool = False, coded: bool = False, training: Sequence[Sample] = (),
 ) -> Row:  # fmt: skip
     """As `planned_and_compressed`, and then decoded to plain float layers, so that running the copy costs no more than
     the original."""
     from trimodal.models.apply import dequantize_
 
     model, _, records, seconds = planned_and_compressed(
-        original, steps, samples, seed=seed, balance=balance, teacher=teacher
+        original, steps, samples, seed=seed, balance=balance, teacher=teacher, training=training
     )
     bits = coded_bits_per_weight(model) if coded else 0.0
     dequantize_(model.module)

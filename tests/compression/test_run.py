@@ -10,6 +10,7 @@ import torch
 from trimodal.core import FitRecord, PlaceRecord
 from trimodal.errors import TrimodalError
 from trimodal.maths.error import quadratic, weight_error
+from trimodal.methods.distill import recover
 
 STEPS: list[dict[str, Any]] = [
     {"prune.neurons": {"sparsity": 0.5}}, {"prune.heads": {"where": "image.*", "sparsity": 0.5}},
@@ -155,3 +156,19 @@ def test_progress_is_told(compressed: Any) -> None:
     compress_(done.original, done.plan, [], [], progress=lambda *what: told.append(what))
     assert [number for _, number, _ in told] == list(range(len(edits[0].places)))
     assert all(what.startswith("quantize.rtn ") and total == len(told) for what, _, total in told)
+
+
+def test_every_training_sees_the_data_in_an_order_of_its_own(compressed: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else short recoveries of a gradual schedule would all learn from the same few samples."""
+    seeds, shuffled = [], recover._shuffled
+
+    def seen(count: int, steps: int, seed: int) -> list[int]:
+        seeds.append(seed)
+        return shuffled(count, steps, seed)
+
+    monkeypatch.setattr(recover, "_shuffled", seen)
+    line = {"sparsity": 0.5, "gradual": {"times": 3, "recover": {"steps": 1}}}
+    compressed("generic", [{"prune.magnitude": line}], seed=7)
+    assert seeds == [7, 8, 9]
+    compressed("generic", [{"distill": {"steps": 1}}], seed=2**63 - 1)
+    assert seeds[3:] == [2**63 - 1]

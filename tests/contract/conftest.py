@@ -7,23 +7,20 @@ from collections.abc import Sequence
 import pytest
 
 QUICK = ("llama", "resnet", "fusion", "lstm")
-RELOADED_EVERYWHERE = (
+EVERYWHERE = (
     "quantize.rtn", "quantize.smooth", "quantize.entropy", "prune.wanda", "prune.neurons", "prune.heads",
-    "factorize.eigen",
+    "factorize.eigen", "merge.tokens",
 )  # fmt: skip
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: Sequence[pytest.Item]) -> None:
-    """Mark as slow what repeats on further families what is seen on the quick ones."""
+    """Mark as slow what repeats on further families what is seen on the quick ones, but for one method of each kind."""
     for item in (item for item in items if "test_contract.py" in item.nodeid):
+        parameters = getattr(getattr(item, "callspec", None), "params", {})
+        name, method = parameters.get("case", (parameters.get("name"), parameters.get("method")))
         asked = getattr(item, "originalname", "")
-        if asked == "test_same_seed_same_bytes":
-            repeated = item.callspec.params["name"] not in QUICK  # type: ignore[attr-defined]
-        elif asked == "test_artifact_reloads_to_the_same_outputs":
-            name, method = item.callspec.params["case"]  # type: ignore[attr-defined]
-            repeated = name not in QUICK and method not in RELOADED_EVERYWHERE
-        else:
+        if asked == "test_known_refusals_are_errors_with_a_reason" or name is None or method is None:
             continue
-        if repeated:
+        if name not in QUICK and (method not in EVERYWHERE or asked == "test_same_seed_same_bytes"):
             item.add_marker(pytest.mark.slow)

@@ -253,6 +253,42 @@ def test_other_grids_and_repairs_reload_too(compressed: Any, folders: Any, tmp_p
     equal(outputs(again.module, fresh(done)), outputs(done.model.module, fresh(done)))
 
 
+MASKED: list[list[Any]] = [
+    [{"prune.magnitude": {"sparsity": 0.5}}, {"prune.magnitude": {"sparsity": 0.75}},
+     {"quantize.rtn": {"bits": 3, "grid": "kmeans", "group": "tensor"}}, {"distill": {"steps": 1}}],
+    [{"prune.wanda": {"sparsity": 0.5, "refit": False}}, {"distill": {"steps": 1}},
+     {"prune.wanda": {"sparsity": 0.75, "refit": False}}, {"quantize.gptq": {"bits": 4, "group": 16, "bias": True}}],
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("steps", MASKED, ids=["k-means", "gptq"])
+@pytest.mark.parametrize("name", ["llama", "resnet", "fusion", "lstm"])
+def test_masks_are_kept_by_every_later_step(
+    compressed: Any, folders: Any, tmp_path: Path, name: str, steps: list[Any]
+) -> None:
+    pruned, done = compressed(name, steps[:-2]), compressed(name, steps)
+    assert tensor_bytes(unique_tensors(done.model.module).values()) == done.plan.expected_tensor_bytes
+    assert done.model.layout == done.expected
+    treated = [step["treat"]["path"] for step in done.model.steps]
+    assert len(treated) == len(set(treated))  # what a later step replaced is not replayed
+    sites = [site for site in done.model.layout.sites if "kept" in _options(done, site.path)]
+    assert sites
+    for site in sites:
+        before, after = (case.model.module.get_submodule(site.path).weight for case in (pruned, done))
+        assert not ((after != 0) & (before == 0)).any(), site.path
+    folder = folders(name)
+    write(replace(done.model, folder=folder), done.plan, tmp_path, None)
+    again = open_model(tmp_path, factory=None if folder else lambda: miniature(name_of(done)))
+    assert again.layout == done.model.layout and again.steps == done.model.steps
+    equal(outputs(again.module, fresh(done)), outputs(done.model.module, fresh(done)))
+    dequantize_(again.module)
+    equal(outputs(again.module, fresh(done)), outputs(done.model.module, fresh(done)), 1e-5)
+
+
+def _options(case: Any, path: str) -> Mapping[str, Any]:
+    return next((s["treat"]["options"] for s in case.model.steps if s["treat"]["path"] == path), {})
+
+
 CHAIN: list[Mapping[str, Any]] = [
     {"prune.neurons": {"sparsity": 0.5}}, {"prune.heads": {"sparsity": 0.5}}, {"distill": {"steps": 1}},
     {"factorize.eigen": {"where": "*.0.up", "sparsity": 0.25}}, {"prune.wanda": {"where": "*.1.up", "sparsity": 0.5}},

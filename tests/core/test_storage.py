@@ -141,6 +141,27 @@ def test_what_describes_no_chain_is_refused(kind: str, options: dict[str, Any], 
         tensors_of(kind, {"dtype": "float32", **options})
 
 
+@pytest.mark.parametrize(("kind", "options"), [case for case in CODED if case[0] != "integers"])
+def test_mask_takes_the_place_of_codes_that_are_not_kept(kind: str, options: Any) -> None:
+    plain, found = (specs(kind, {**options, **more}) for more in ({}, {"kept": 30, "columns": True}))
+    assert found == {
+        **plain, "codes": ((1, packed_columns(30, options["bits"])), "uint8"), "mask": ((6, 3), "uint8"),
+        "columns": ((1, 20), "float16"),
+    }  # fmt: skip
+    assert specs(kind, {**options, "kept": 0})["codes"] == ((1, 0), "uint8")
+    for wrong in ({"kept": 121}, {"kept": -1}, {"kept": 3.0}, {"kept": True}):
+        with pytest.raises(StorageError, match="kept"):
+            tensors_of(kind, {**options, **wrong})
+    for filling in ({"rank": 2}, {"outliers": 5}, {"rotation": 4}):
+        with pytest.raises(StorageError, match=f"a mask, which {next(iter(filling))} would fill in"):
+            tensors_of(kind, {**options, "kept": 30, **filling})
+
+
+def test_whole_numbers_have_no_mask() -> None:
+    with pytest.raises(StorageError, match="kept"):
+        tensors_of("integers", {**dict(CODED)["integers"], "kept": 30})
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_nothing_said_is_refused(kind: str) -> None:
     with pytest.raises(StorageError):

@@ -32,6 +32,11 @@ RECIPES: dict[str, tuple[str, list[dict[str, Any]]]] = {
         {"quantize.rtn": {"where": "image.1.*", "bits": 16}},
         {"quantize.entropy": {"where": "*", "bits": 2.5}},
     ]),
+    "bert": ("text", [
+        {"prune.magnitude": {"where": "text.*", "sparsity": 0.9}},
+        {"quantize.rtn": {"where": ["*embedding", "text.0.*"], "bits": 3, "grid": "kmeans", "group": "tensor"}},
+        {"quantize.gptq": {"where": "text.1.*", "bits": 5, "group": 16}},
+    ]),
     "llama": ("text", [
         {"factorize.eigen": {"where": "text.0.up", "rank": 4}},
         {"quantize.gptq": {"where": "text.0.*", "bits": 3, "group": 16, "outliers": 0.02}},

@@ -34,6 +34,29 @@ def test_among_equals_the_earlier_column_stays() -> None:
 
 
 @settings(max_examples=80, deadline=None)
+@given(sparsity=st.floats(0, 1), share=st.floats(0, 1), levels=st.integers(1, 4), **shapes)
+def test_inside_of_a_mask_the_count_is_the_same(
+    rows: int, columns: int, seed: int, sparsity: float, share: float, levels: int
+) -> None:
+    random = torch.Generator().manual_seed(seed)
+    scores = torch.randint(-1, levels, (rows, columns), generator=random).float()
+    within = torch.rand(rows, columns, generator=random) < share
+    mask, kept = keep_largest(scores, sparsity, within), kept_count(columns, sparsity)
+    assert not (mask & ~within).any()
+    assert int(mask.sum()) == min(rows * kept, int(within.sum()))
+    if int(within.sum(1).min()) >= kept:
+        assert mask.sum(1).tolist() == [kept] * rows
+    assert torch.equal(keep_largest(scores, sparsity, torch.ones_like(within)), keep_largest(scores, sparsity))
+
+
+def test_a_row_with_too_few_keeps_them_and_others_keep_more() -> None:
+    scores = torch.tensor([[9.0, 8.0, 7.0, 6.0], [1.0, 4.0, 3.0, 2.0], [4.0, 3.0, 2.0, 1.0]])
+    within = torch.tensor([[False, False, False, True], [True] * 4, [True] * 4])
+    found = keep_largest(scores, 0.5, within)
+    assert found.int().tolist() == [[0, 0, 0, 1], [0, 1, 1, 1], [1, 1, 0, 0]]
+
+
+@settings(max_examples=80, deadline=None)
 @given(of=st.integers(2, 8), kept=st.integers(1, 8), levels=st.integers(1, 4), **shapes)
 def test_every_run_keeps_its_largest(rows: int, columns: int, seed: int, of: int, kept: int, levels: int) -> None:
     kept = min(kept, of)

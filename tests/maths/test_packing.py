@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trimodal.maths.packing import pack, packed_columns, unpack
+from trimodal.maths.packing import codes_of, pack, packed_columns, unpack
 
 
 def test_two_codes_of_four_bits_share_a_byte() -> None:
@@ -35,3 +35,12 @@ def test_every_code_survives(bits: int) -> None:
 def test_eight_codes_take_as_many_bytes_as_bits(bits: int) -> None:
     assert pack(torch.zeros(3, 8, dtype=torch.uint8), bits).shape == (3, bits)
     assert packed_columns(9, bits) == 2 * bits
+
+
+def test_codes_of_what_a_mask_keeps_by_hand() -> None:
+    mask = torch.tensor([[False, True, False], [True, True, False]])
+    tensors = {"codes": pack(torch.tensor([[5, 6, 7]]), 3), "mask": pack(mask.to(torch.uint8), 1)}
+    found = codes_of({"bits": 3, "kept": 3}, tensors, 3)
+    assert found.tolist() == [[0, 5, 0], [6, 7, 0]] and found.dtype == torch.uint8
+    whole = {"codes": pack(torch.tensor([[5, 6, 7]]), 3)}
+    assert codes_of({"bits": 3}, whole, 3).tolist() == [[5, 6, 7]]

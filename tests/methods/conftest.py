@@ -15,6 +15,7 @@ from trimodal.core.storage import FACTORED
 from trimodal.layers import replaced_, store
 from trimodal.methods import Method
 from trimodal.methods.options import build
+from trimodal.methods.prune.masked import sparse_site
 from trimodal.statistics import Moment
 
 
@@ -55,19 +56,25 @@ def _layer(seed: int, rows: int = 64, columns: int = 96, tokens: int = 2048) -> 
 
 
 def _solve(
-    method: Method, weight: Tensor, moment: Moment | None, bias: Tensor | None = None, units: int = 0, **options: Any
-) -> Change:
-    """The change that `method` makes to one layer; with `units`, to the axis that its columns carry."""
+    method: Method, weight: Tensor, moment: Moment | None, bias: Tensor | None = None, units: int = 0,
+    mask: Tensor | None = None, **options: Any,
+) -> Change:  # fmt: skip
+    """The change that `method` makes to one layer; with `units`, to the axis that its columns carry; with `mask`, to
+    what an earlier step has left of it."""
     assert method.solve is not None
     axis = Axis("text.0.units", units, weight.shape[1] // units) if units else None
     site = Site(
         "layer", "text", 0, "down", "linear" if weight.dim() == 2 else "conv", tuple(weight.shape),
         bias=bias is not None, input_axis=axis,
     )  # fmt: skip
+    if mask is not None:
+        (site,) = sparse_site(site, int(mask.sum()))
     place = Place("text.0.units", (site,), "text.0.units") if units else Place("text.0.down", (site,))
     config = build(method.config, options, method.name)
     assert method.refuse(place, config) is None
     weights = {"layer.weight": weight} | ({} if bias is None else {"layer.bias": bias})
+    if mask is not None:
+        weights = {**weights, "layer.weight": weight * mask, "layer.mask": mask}
     wanted = method.wants(place, config) is not None
     return method.solve(place, weights, moment if wanted else None, config)
 

@@ -1,6 +1,7 @@
 """The loop: carry out a plan.
 
-Consecutive solving edits make one sweep over the model in running order; a gradient edit stands by itself. In a sweep,
+Consecutive solving edits make one sweep over the model in running order; a gradient edit stands by itself, and each
+further one sees the data in another order. In a sweep,
 for each block: take its places; in each round observe what their methods want, then solve, apply and write a line per
 place. A new round begins where a place touches a site that this block's earlier rounds have changed.
 """
@@ -21,6 +22,7 @@ from trimodal.compression.sensitivity import gradient_sizes, weight_gradients
 from trimodal.core import Change, Edit, FitRecord, Place, PlaceRecord, Plan, PlannedPlace, Sample, Site
 from trimodal.data import batches as make_batches
 from trimodal.errors import TrimodalError
+from trimodal.layers import Sparse
 from trimodal.maths.error import output_error, weight_error
 from trimodal.methods import Method, method
 from trimodal.methods.options import build
@@ -57,6 +59,7 @@ class _Run:
     weight_gradients: Mapping[str, Gradient] = field(default_factory=dict)
     tasks: Sequence[_Task] = ()
     records: list[PlaceRecord | FitRecord] = field(default_factory=list)
+    training: tuple[int, Sequence[Batch]] | None = None
     total: int = 0
 
 
@@ -85,10 +88,12 @@ def compress_(
     if run.balance == "gradient" and teacher is not None:
         run.gradients = gradient_sizes(teacher, calibration, plan.seed)
     original = None if teacher is None else Activations(teacher, calibration)
+    trainings = 0
     for gradient, edits in groupby(enumerate(plan.edits), key=lambda pair: method(pair[1].method).fit is not None):
         if gradient:
             for number, edit in edits:
-                _fit(run, number, edit, teacher, samples, plan.seed)
+                _fit(run, number, edit, teacher, samples, (plan.seed + trainings) % 2**63)
+                trainings += 1
         else:
             _sweep(run, list(edits), Activations(model, calibration, original))
     return run.records
@@ -114,7 +119,9 @@ def _fit(run: _Run, number: int, edit: Edit, teacher: Model | None, samples: Seq
     config = build(used.config, edit.config, edit.method)
 
     def data(size: int) -> Sequence[Batch]:
-        return make_batches(run.model, samples, size)
+        if run.training is None or run.training[0] != size:
+            run.training = size, make_batches(run.model, samples, size)
+        return run.training[1]
 
     run.progress(edit.method, len(run.records), run.total)
     run.records.extend(replace(r, edit=number) for r in used.fit(run.model, teacher, data, config, seed))
@@ -244,7 +251,7 @@ def _one(run: _Run, task: _Task, place: Place, seen: Mapping[str, Statistic]) ->
 
 
 def _weights(model: Model, place: Place) -> dict[str, Tensor]:
-    """Weight and bias of every site of the place, in float32."""
+    """Weight and bias of every site of the place, in float32, and the mask of what is pruned."""
     found = {}
     for site in place.sites:
         layer = model.module.get_submodule(site.path)
@@ -252,6 +259,8 @@ def _weights(model: Model, place: Place) -> dict[str, Tensor]:
             tensor = getattr(layer, name, None)
             if isinstance(tensor, Tensor):
                 found[f"{site.path}.{name}"] = tensor.detach().float()
+        if isinstance(stored := getattr(layer, "stored", None), Sparse):
+            found[f"{site.path}.mask"] = stored.kept
     return found
 
 

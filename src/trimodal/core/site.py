@@ -17,7 +17,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Literal
 
-from trimodal.core.storage import TYPE_BYTES, tensors_of
+from trimodal.core.storage import TYPE_BYTES, packed_columns, tensors_of
 
 Kind = Literal["linear", "conv", "embedding", "norm"]
 
@@ -146,6 +146,14 @@ class Site:
     def columns(self) -> int:
         """Columns of the weight seen as a matrix; a convolution's kernel is flattened into them."""
         return math.prod(self.shape[1:])
+
+    @property
+    def kept(self) -> int:
+        """Weights that are not pruned: of a `sparse` site those that its bytes speak of, of any other all."""
+        if self.stored != "sparse":
+            return math.prod(self.shape)
+        mask = self.rows * packed_columns(self.columns, 1)
+        return (self.stored_bytes - self.bias_bytes - mask) // TYPE_BYTES[self.dtype]
 
     @property
     def bias_bytes(self) -> int:

@@ -22,6 +22,10 @@ order after decoding (`Ŵ` stands for what the codes decode to):
     left, right Ŵ ← Ŵ + left right: a low-rank correction
     outliers    Ŵ[places] ← outliers: single weights kept in float16
 
+The first two may keep a *mask*, `kept`: only so many weights have a code, one after the other in a single row, and
+`mask` says with one bit per weight which; all others are exactly zero, whatever the levels are. Of the parts only
+`columns` and `inputs` go with it, which leave zeros alone.
+
 and may say how the layer's *input* is quantized, `inputs`: to how many bits, and whether with one range for all that
 comes (`static`: input_scale, input_zero) or with one that each token brings along (`token`). The input is multiplied by
 `columns` before it is quantized.
@@ -42,7 +46,8 @@ TYPE_BYTES = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2, "uint8": 
 FLOATS = ("float64", "float32", "float16", "bfloat16")
 _LARGEST_EXPONENT = 1000
 _MOST_BITS = 16
-_PARTS = {"rotation", "columns", "rank", "outliers", "inputs"}
+_PARTS = {"rotation", "columns", "rank", "outliers", "inputs", "kept"}
+_FILLING = {"rotation", "rank", "outliers"}
 
 
 class StorageError(ValueError):
@@ -80,7 +85,7 @@ def tensors_of(kind: str, options: Mapping[str, Any]) -> dict[str, TensorSpec]:
     has `bits`, `group` (columns), `exponent`, `zero` (None, uint8, int32 or float16) and `shared` (one scale in all);
     `codebook` has `bits`, `group`, `exponent`, `tables` (`tensor`, `channel` or `group`) and `scaled`; `integers` has
     `exponent`. Parts are there if their option is: `rotation`, `columns`, `rank`, `outliers`, `inputs` ({"bits": 4 to 8,
-    "mode": "static" or "token"}).
+    "mode": "static" or "token"}); with `kept` there is a mask.
 
     Raises:
         StorageError: the options are not those of the kind.
@@ -158,10 +163,7 @@ def _quantized(options: Mapping[str, Any], keys: set[str], rows: int, columns: i
     if options["zero"] not in (None, "uint8", "int32", "float16") or type(options["shared"]) is not bool:
         raise StorageError(f"zero-points of {options['zero']!r:.20}, shared {options['shared']!r:.20}")
     scales = (1 if options["shared"] else rows, -(-columns // group))
-    found = {
-        "codes": TensorSpec((rows, packed_columns(columns, bits)), "uint8"),
-        "scale": TensorSpec(scales, "float16"),
-    }
+    found = {**_codes(options, rows, columns, bits), "scale": TensorSpec(scales, "float16")}
     if options["zero"] is not None:
         found["zero"] = TensorSpec(scales, options["zero"])
     return found
@@ -176,7 +178,7 @@ def _codebook(options: Mapping[str, Any], keys: set[str], rows: int, columns: in
     if options["tables"] not in tuple(tables) or type(options["scaled"]) is not bool:
         raise StorageError(f"tables per {options['tables']!r:.20}, scaled {options['scaled']!r:.20}")
     found = {
-        "codes": TensorSpec((rows, packed_columns(columns, bits)), "uint8"),
+        **_codes(options, rows, columns, bits),
         "levels": TensorSpec((tables[options["tables"]], 2**bits), "float16"),
     }
     if options["scaled"]:
@@ -184,8 +186,20 @@ def _codebook(options: Mapping[str, Any], keys: set[str], rows: int, columns: in
     return found
 
 
+def _codes(options: Mapping[str, Any], rows: int, columns: int, bits: int) -> dict[str, TensorSpec]:
+    if "kept" not in options:
+        return {"codes": TensorSpec((rows, packed_columns(columns, bits)), "uint8")}
+    kept = _whole(options, "kept", 0, rows * columns)
+    if filling := sorted(_FILLING & options.keys()):
+        raise StorageError(f"a mask, which {filling[0]} would fill in")
+    return {
+        "codes": TensorSpec((1, packed_columns(kept, bits)), "uint8"),
+        "mask": TensorSpec((rows, packed_columns(columns, 1)), "uint8"),
+    }
+
+
 def _integers(options: Mapping[str, Any], keys: set[str], rows: int, columns: int) -> dict[str, TensorSpec]:
-    _keys("integers", keys, {"exponent"})
+    _keys("integers", keys | ({"kept"} & options.keys()), {"exponent"})
     _exponent(options)
     return {"codes": TensorSpec((rows, columns), "int8"), "scale": TensorSpec((1, columns), "float16")}
 

@@ -180,8 +180,8 @@ def _places(plain: Path) -> dict[str, tuple[int, int]]:
         treat, options = step["treat"], step["treat"]["options"]
         columns, stem = math.prod(options["shape"][1:]), f"{treat['path']}.stored"
         if treat["kind"] in ("quantized", "codebook"):
-            found[f"{stem}.codes"] = options["bits"], columns
-        if treat["kind"] == "sparse":
+            found[f"{stem}.codes"] = options["bits"], options.get("kept", columns)
+        if "kept" in options:
             found[f"{stem}.mask"] = 1, columns
     return found
 

@@ -23,6 +23,7 @@ from trimodal.maths.transform import unrotate
 Levels = Grid | Codebook | Integers
 LEVELS: dict[str, type[Levels]] = {"quantized": Grid, "codebook": Codebook, "integers": Integers}
 _PARTS = ("signs", "columns", "left", "right", "outliers", "places", "input_scale", "input_zero")
+_LARGEST_HALF = 65504.0
 
 
 class Coded(nn.Module):
@@ -50,7 +51,10 @@ class Coded(nn.Module):
         return self._decoded(self._tensors(), None).to(self.dtype).view(self.shape)
 
     def rows(self, index: Tensor) -> Tensor:
-        """The decoded rows (len(index), columns) at `index`, without decoding the rest."""
+        """The decoded rows (len(index), columns) at `index`; without a mask, the rest is not decoded."""
+        if "kept" in self.options:
+            whole: Tensor = self()
+            return whole.flatten(1)[index]
         return self._decoded(LEVELS[self.kind].take(self._tensors(), index), index).to(self.dtype)
 
     @property
@@ -80,8 +84,32 @@ class Coded(nn.Module):
             seen = through_grid(scaled, scale.view(()), zero.view(()).float(), bits)
         return (seen if factor is None else seen / factor).to(x.dtype)
 
+    @property
+    def learns_levels(self) -> bool:
+        """Whether its levels are its own, found by k-means, and not a table known by name."""
+        return self.kind == "codebook" and not self.options["scaled"]
+
+    def loosen_(self) -> None:
+        """Turn the levels into a float32 parameter, so that the numbers that weights share can be trained. A level that
+        is zero stays zero."""
+        levels = self.get_buffer("levels").float() * 2.0 ** self.options["exponent"]
+        self._stored_exponent: int = self.options["exponent"]
+        self.options["exponent"] = 0
+        del self._buffers["levels"]
+        trained, free = nn.Parameter(levels), levels != 0
+        trained.register_hook(lambda gradient: gradient * free)
+        self.register_parameter("levels", trained)
+
+    def fasten_(self) -> None:
+        """Turn the trained levels into what is stored, float16 times the power of two that the codebook had."""
+        levels = self.get_parameter("levels").detach() * 2.0**-self._stored_exponent
+        self.options["exponent"] = self._stored_exponent
+        del self._parameters["levels"]
+        self.register_buffer("levels", levels.clamp(-_LARGEST_HALF, _LARGEST_HALF).half())
+
     def _tensors(self) -> dict[str, Tensor]:
-        return {name: t for name, t in self._buffers.items() if t is not None and name not in _PARTS}
+        found = (*self._buffers.items(), *self._parameters.items())
+        return {name: t for name, t in found if t is not None and name not in _PARTS}
 
     def _decoded(self, tensors: Mapping[str, Tensor], index: Tensor | None) -> Tensor:
         columns = math.prod(self.shape[1:])
@@ -91,6 +119,8 @@ class Coded(nn.Module):
             weight = unrotate(weight, unpack(signs, 1, columns).float() * 2 - 1, self.options["rotation"])
         if (scale := parts.get("columns")) is not None:
             weight = weight * scale.float()
+        if (mask := parts.get("mask")) is not None:
+            return weight * unpack(mask, 1, columns)
         left, right = parts.get("left"), parts.get("right")
         if left is not None and right is not None:
             weight = weight + (left if index is None else left[index]).float() @ right.float()
@@ -126,9 +156,14 @@ class Sparse(nn.Module):
         self.values = nn.Parameter(tensors["values"], requires_grad=tensors["values"].is_floating_point())
         self.register_buffer("mask", tensors["mask"])
 
+    @property
+    def kept(self) -> Tensor:
+        """The mask (rows, columns), True for the kept weights."""
+        return unpack(self.mask, 1, math.prod(self.shape[1:])).bool()
+
     def forward(self) -> Tensor:
         """The dense weight, in its own shape."""
-        kept = unpack(self.mask, 1, math.prod(self.shape[1:])).bool()
+        kept = self.kept
         dense = torch.zeros(kept.shape, dtype=self.values.dtype, device=self.values.device)
         return dense.masked_scatter(kept, self.values).view(self.shape)
 

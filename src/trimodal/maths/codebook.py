@@ -30,7 +30,7 @@ from torch import Tensor
 
 from trimodal.core.storage import group_size
 from trimodal.maths.grid import Rounder, half, spread
-from trimodal.maths.packing import pack, unpack
+from trimodal.maths.packing import codes_of, pack
 
 Table = Literal["nf", "fp", "pot", "log", "kmeans"]
 TABLES: tuple[Table, ...] = get_args(Table)
@@ -130,7 +130,7 @@ class Codebook:
         """The codebook and the codes that `options` and `tensors` hold."""
         book = Codebook(tensors["levels"], tensors.get("scale"), options["exponent"], options["bits"],
                         options["group"], columns, options["tables"])  # fmt: skip
-        return book, unpack(tensors["codes"], book.bits, columns)
+        return book, codes_of(options, tensors, columns)
 
     @staticmethod
     def take(tensors: Mapping[str, Tensor], index: Tensor) -> dict[str, Tensor]:
@@ -174,16 +174,18 @@ def _floats(bits: int) -> Tensor:
 
 
 def fit_codebook(
-    weight: Tensor, bits: int, group: int | str, name: Table, clip: str = "mse", importance: Tensor | None = None
-) -> Codebook:
+    weight: Tensor, bits: int, group: int | str, name: Table, clip: str = "mse", importance: Tensor | None = None,
+    kept: Tensor | None = None,
+) -> Codebook:  # fmt: skip
     """Choose scales of a fixed table, or with `kmeans` the levels, for `weight` (rows, columns).
 
-    `importance` (columns,) counts each column's weights in k-means, such as the diagonal of the second moment. `clip`
-    is `max`, or otherwise scales are searched per group for the least Σ(w − ŵ)²; fixed tables only.
+    `importance` (columns,) counts each column's weights in k-means, such as the diagonal of the second moment. With the
+    mask `kept` (rows, columns) only those weights need a level; k-means then leaves the others out, and spends no level
+    on zero. `clip` is `max`, or otherwise scales are searched per group for the least Σ(w − ŵ)²; fixed tables only.
     """
     rows, columns = weight.shape
     if name == "kmeans":
-        return _learned(weight, bits, group, importance)
+        return _learned(weight, bits, group, importance, kept)
     size = group_size(group, columns)
     count = -(-columns // size)
     padded = torch.nn.functional.pad(weight.float(), (0, count * size - columns)).view(rows * count, size)
@@ -211,10 +213,14 @@ def _searched(groups: Tensor, scale: Tensor, levels: Tensor) -> Tensor:
     return best
 
 
-def _learned(weight: Tensor, bits: int, group: int | str, importance: Tensor | None) -> Codebook:
+def _learned(
+    weight: Tensor, bits: int, group: int | str, importance: Tensor | None, kept: Tensor | None = None
+) -> Codebook:
     rows, columns = weight.shape
     counted = torch.ones(columns, device=weight.device) if importance is None else importance.float()
     counted = counted.clamp(min=1e-6 * float(counted.max()) or 1e-30).expand(rows, -1)  # no weight is worth nothing
+    if kept is not None:
+        counted = counted * kept
     per: Literal["tensor", "channel", "group"] = "group"
     size = group_size(group, columns)
     if group == "tensor":
@@ -225,6 +231,8 @@ def _learned(weight: Tensor, bits: int, group: int | str, importance: Tensor | N
         padding = (0, -columns % size)
         values = torch.nn.functional.pad(weight, padding).view(-1, size)
         counts = torch.nn.functional.pad(counted, padding).reshape(-1, size)  # padding counts for nothing
+    if kept is not None:  # tables without a weight get levels too, which no code uses
+        counts = counts.masked_fill((counts == 0).all(dim=1, keepdim=True), 1.0)
     levels = _with_zero(kmeans(values.float(), counts, 2**bits), values, counts)
     stored, exponent = half(levels.flatten(), levels.flatten() == 0)
     stored = stored.view_as(levels).masked_fill(levels == 0, 0.0).sort(dim=1).values

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from trimodal.core.storage import group_size
-from trimodal.maths.packing import pack, unpack
+from trimodal.maths.packing import codes_of, pack
 
 Clip = Literal["max", "mse", "output"]
 Rounder = Callable[[Tensor, int], tuple[Tensor, Tensor]]
@@ -105,7 +105,7 @@ class Grid:
         """The grid and the codes that `options` and `tensors` hold."""
         grid = Grid(tensors["scale"], options["exponent"], tensors.get("zero"), options["bits"], options["group"],
                     columns, options["shared"])  # fmt: skip
-        return grid, unpack(tensors["codes"], grid.bits, columns)
+        return grid, codes_of(options, tensors, columns)
 
     @staticmethod
     def take(tensors: Mapping[str, Tensor], index: Tensor) -> dict[str, Tensor]:

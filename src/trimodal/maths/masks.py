@@ -13,13 +13,26 @@ def kept_count(size: int, sparsity: float) -> int:
     return size - round(size * sparsity)
 
 
-def keep_largest(scores: Tensor, sparsity: float) -> Tensor:
+def keep_largest(scores: Tensor, sparsity: float, within: Tensor | None = None) -> Tensor:
     """Mask (rows, columns), True for the kept weights: in every row exactly `kept_count` with the largest
-    scores. Among equal scores the earlier column stays."""
+    scores. Among equal scores the earlier column stays.
+
+    With the mask `within` only weights in it can stay. Rows that have too few of them keep them all, and others keep
+    more, in order of scores over all rows, so that the count over all rows is the same.
+    """
     kept = kept_count(scores.shape[1], sparsity)
+    if within is not None:
+        scores = scores.masked_fill(~within, float("-inf"))
     order = torch.sort(scores, dim=1, descending=True, stable=True).indices
-    mask = torch.zeros_like(scores, dtype=torch.bool)
-    return mask.scatter_(1, order[:, :kept], True)
+    mask = torch.zeros_like(scores, dtype=torch.bool).scatter_(1, order[:, :kept], True)
+    if within is None:
+        return mask
+    mask &= within
+    lacking = scores.shape[0] * kept - int(mask.sum())
+    if lacking:
+        left = scores.masked_fill(mask, float("-inf")).flatten()
+        mask.view(-1)[torch.sort(left, descending=True, stable=True).indices[:lacking]] = True
+    return mask & within
 
 
 def keep_n_of_m(scores: Tensor, kept: int, of: int) -> Tensor:

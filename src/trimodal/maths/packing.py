@@ -7,12 +7,24 @@ byte 3 + 16·5 = 83.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from trimodal.core.storage import packed_columns
 
-__all__ = ["pack", "packed_columns", "unpack"]
+__all__ = ["codes_of", "pack", "packed_columns", "unpack"]
+
+
+def codes_of(options: Mapping[str, Any], tensors: Mapping[str, Tensor], columns: int) -> Tensor:
+    """The codes (rows, columns) of a coded weight; with a mask, 0 stands where a weight has none."""
+    if "kept" not in options:
+        return unpack(tensors["codes"], options["bits"], columns)
+    mask = unpack(tensors["mask"], 1, columns).bool()
+    codes = unpack(tensors["codes"], options["bits"], options["kept"])
+    return torch.zeros(mask.shape, dtype=codes.dtype, device=codes.device).masked_scatter(mask, codes)
 
 
 def pack(codes: Tensor, bits: int) -> Tensor:

@@ -24,7 +24,8 @@ class Method:
     """One method.
 
     A *solving* method has `solve(place, weights, statistic, config) -> Change`: pure and deterministic, tensors
-    in, tensors out. `weights` maps `path.weight` and `path.bias` of the place's sites to their tensors in float32;
+    in, tensors out. `weights` maps `path.weight` and `path.bias` of the place's sites to their tensors in float32, and
+    of a `sparse` site `path.mask` to the mask (rows, columns) of the weights that are left;
     `statistic` is what `wants` asked for, taken at the place's observed site, or None. A *gradient* method has
     `fit(student, teacher, batches, config, seed) -> records` instead and changes the student.
 
@@ -61,6 +62,11 @@ def needs_dense(site: Site) -> str | None:
     if site.kind == "norm":
         return "a norm's few weights stay as they are"
     return None if site.stored == "dense" else f"already {site.stored}"
+
+
+def needs_numbers(site: Site) -> str | None:
+    """The reason why a site is left alone by what works on plain and on pruned weights, or None."""
+    return None if site.kind != "norm" and site.stored == "sparse" else needs_dense(site)
 
 
 def works_on(method: Method) -> str:

@@ -48,15 +48,26 @@ def apply_(model: Model, place: Place, change: Change, after: Sequence[Site]) ->
     for path, treatment in change.treatments.items():
         site = next(s for s in place.sites if s.path == path)
         treat_(model.module, site, treatment.kind, treatment.options, treatment.tensors, treatment.bias)
+        bias = _superseded_(model.steps, path)
         model.steps.append({"treat": {
             "path": path, "kind": treatment.kind, "options": dict(treatment.options), "tied": list(site.tied),
-            "bias": None if treatment.bias is None else list(treatment.bias.shape),
+            "bias": bias if treatment.bias is None else list(treatment.bias.shape),
         }})  # fmt: skip
     model.layout = model.layout.exchange(place.sites, after)
     if change.merge is not None:
         merge_(model.module, model.layout, change.merge)
         model.steps.append({"merge": asdict(change.merge)})
         model.layout = model.layout.merged(change.merge.tower)
+
+
+def _superseded_(steps: list[Step], path: str) -> list[int] | None:
+    """Take out of `steps` the earlier treatment of the site at `path`, of which nothing is left but the bias that it
+    may have given: its shape is returned."""
+    for number, step in enumerate(steps):
+        if "treat" in step and step["treat"]["path"] == path:
+            bias: list[int] | None = steps.pop(number)["treat"]["bias"]
+            return bias
+    return None
 
 
 def cut_(module: nn.Module, layout: Layout, label: str, kept: Sequence[int]) -> None:

@@ -6,12 +6,12 @@ a step that halves the neurons, the next step sees halved sites; after a factori
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from fnmatch import fnmatchcase
 from typing import Any
 
-from trimodal.core import Edit, Fixed, Layout, LeftAlone, Place, PlannedPlace
+from trimodal.core import Edit, Fixed, Layout, LeftAlone, Place, PlannedPlace, Site
 from trimodal.errors import RecipeError, nearest
 from trimodal.methods import Method
 from trimodal.methods.options import plain
@@ -38,14 +38,17 @@ def plan_edits(layout: Layout, recipe: Recipe, data: bool) -> tuple[tuple[Edit, 
         RecipeError: a pattern matches nothing, every place that it matches is declined, or a step needs data that
             is not there.
     """
-    edits = []
+    edits, began = [], layout
     for step in recipe.steps:
-        edit, layout = _plan_step(layout, step, data)
+        if step.number == 1:
+            began = layout
+        edit, layout = _plan_step(layout, step, data, began)
         edits.append(edit)
     return tuple(edits), layout
 
 
-def _plan_step(layout: Layout, step: Step, data: bool) -> tuple[Edit, Layout]:
+def _plan_step(layout: Layout, step: Step, data: bool, began: Layout) -> tuple[Edit, Layout]:
+    """The edit for `step`, and the layout after it; `began` is the layout when the step's schedule began."""
     method = step.method
     if method.fit is not None and not data:
         raise RecipeError(f"{step.place} ({method.name}) trains on calibration data, and there is none; give --data")
@@ -59,6 +62,8 @@ def _plan_step(layout: Layout, step: Step, data: bool) -> tuple[Edit, Layout]:
         # of two labels on one site the first may have been cut by now
         place = replace(found, sites=tuple(layout.site(site.path) for site in found.sites))
         config = _config_at(step, place)
+        if step.number and method.on == "axis":
+            config = _of_what_is_left(config, place, began)
         reason = method.refuse(place, config)
         if reason is not None:
             left.append(LeftAlone(place.name, reason))
@@ -89,6 +94,18 @@ def _plan_step(layout: Layout, step: Step, data: bool) -> tuple[Edit, Layout]:
 def _config_at(step: Step, place: Place) -> Any:
     """The step's options at `place`: those of the last exception that fits it, else the step's own."""
     return next((config for pattern, config in reversed(step.but) if _fits(place, pattern)), step.config)
+
+
+def _of_what_is_left(config: Any, place: Place, began: Layout) -> Any:
+    """The options with a sparsity that is a share of the units that `place` has now, not of those it had when the
+    schedule began: units that were cut are gone, while a mask still counts what it has removed."""
+    whole, left = (_units(sites, place.label) for sites in (began.sites, place.sites))
+    stay = max(1, whole - round(whole * config.sparsity))
+    return replace(config, sparsity=max(0.0, round(1 - stay / left, 12)))
+
+
+def _units(sites: Iterable[Site], label: str | None) -> int:
+    return next(axis.units for site in sites for axis in (site.input_axis, site.output_axis) if axis and axis.label == label)
 
 
 def _check_exceptions(step: Step, matching: list[Place]) -> None:

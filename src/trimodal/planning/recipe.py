@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
@@ -14,6 +14,7 @@ from trimodal.core import MODALITIES
 from trimodal.errors import RecipeError, nearest
 from trimodal.methods import Method, method
 from trimodal.methods.options import build
+from trimodal.planning.gradual import read_gradual, spread_out
 from trimodal.statistics import Balance
 
 _KEYS = ("seed", "calibration", "floors", "steps")
@@ -24,13 +25,15 @@ LARGEST_SEED = 2**63 - 1
 @dataclass(frozen=True)
 class Step:
     """One line of a recipe: a method, where, and its options. `place` says where the line stands; `but` holds
-    patterns with the options as they are there instead, the later before the earlier."""
+    patterns with the options as they are there instead, the later before the earlier. `number` counts the steps of a
+    gradual schedule from 1; its sparsities are shares of what there was before the first."""
 
     method: Method
     where: tuple[str, ...]
     config: Any
     place: str
     but: tuple[tuple[str, Any], ...] = ()
+    number: int = 0
 
 
 @dataclass(frozen=True)
@@ -117,7 +120,7 @@ def _recipe(name: str, content: Mapping[str, Any]) -> Recipe:
         )
     return Recipe(
         name=name,
-        steps=tuple(_step(f"{name}: step {i}", step) for i, step in enumerate(steps, start=1)),
+        steps=tuple(found for i, step in enumerate(steps, start=1) for found in _steps(f"{name}: step {i}", step)),
         seed=_integer(content.get("seed", 0), f"{name}: seed", 0, LARGEST_SEED),
         samples=_integer(calibration["samples"], f"{name}: calibration.samples", 1)
         if "samples" in calibration
@@ -128,7 +131,8 @@ def _recipe(name: str, content: Mapping[str, Any]) -> Recipe:
     )
 
 
-def _step(place: str, step: Any) -> Step:
+def _steps(place: str, step: Any) -> Iterator[Step]:
+    """The step that a line stands for; with `gradual` the many."""
     if isinstance(step, str):
         step = {step: {}}
     if not isinstance(step, dict) or len(step) != 1:
@@ -138,6 +142,7 @@ def _step(place: str, step: Any) -> Step:
     ((name, options),) = step.items()
     found = method(str(name), place)
     values = dict(_mapping(options if options is not None else {}, f"{place} ({name})"))
+    schedule = values.pop("gradual", None)
     where = values.pop("where", "*")
     patterns = (where,) if isinstance(where, str) else tuple(where) if isinstance(where, list) else ()
     if not patterns or not all(isinstance(pattern, str) and pattern for pattern in patterns):
@@ -154,7 +159,25 @@ def _step(place: str, step: Any) -> Step:
     for pattern, options in exceptions.items():
         here = f"{place} ({name}): but '{pattern}'"
         but.append((str(pattern), build(found.config, {**values, **_mapping(options, here)}, here)))
-    return Step(found, patterns, config, place, tuple(but))
+    whole = Step(found, patterns, config, place, tuple(but))
+    if schedule is None:
+        yield whole
+    else:
+        yield from _scheduled(whole, _mapping(schedule, f"{place} ({name}): gradual"))
+
+
+def _scheduled(whole: Step, schedule: Mapping[str, Any]) -> Iterator[Step]:
+    """The steps of a gradual schedule, each followed by its recovery."""
+    here = f"{whole.place} ({whole.method.name})"
+    gradual, options = read_gradual(whole.method, schedule, here)
+    recovery = method("distill")
+    recover = build(recovery.config, options, f"{here}: gradual.recover")
+    configs = spread_out(gradual, whole.config, here)
+    but = [(pattern, spread_out(gradual, config, f"{here}: but '{pattern}'")) for pattern, config in whole.but]
+    for i, config in enumerate(configs):
+        place = f"{whole.place}, {i + 1} of {len(configs)}"
+        yield Step(whole.method, whole.where, config, place, tuple((p, found[i]) for p, found in but), number=i + 1)
+        yield Step(recovery, ("*",), recover, place)
 
 
 def _mapping(value: Any, place: str) -> Mapping[str, Any]:

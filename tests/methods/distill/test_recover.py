@@ -10,6 +10,11 @@ import pytest
 import torch
 from torch import nn
 
+from trimodal.compression.run import _weights
+from trimodal.core import Place
+from trimodal.layers import Coded, store
+from trimodal.maths.packing import pack
+from trimodal.methods import method
 from trimodal.methods.distill.recover import (
     METHOD,
     block_outputs,
@@ -20,6 +25,8 @@ from trimodal.methods.distill.recover import (
     score_distance,
 )
 from trimodal.methods.options import build
+from trimodal.models.apply import apply_
+from trimodal.models.load import describe
 from trimodal.models.model import Model
 from trimodal.models.tiny import miniature_batch
 
@@ -129,9 +136,90 @@ def test_block_that_a_batch_does_not_reach_is_left_out(tiny_model: Callable[...,
             found: torch.Tensor = self.text(text) if image is None else self.vision(image)
             return found
 
-    from trimodal.models.load import describe
-
     teacher, student = describe(Either(), "either"), describe(Either(), "either")
     batches: list[Any] = [{"image": torch.randn(2, 4)}, {"text": torch.randn(2, 4)}]
     config = build(METHOD.config, {"steps": 6}, "here")
     assert len(list(fit(student, teacher, lambda size: batches, config, seed=0))) == 6
+
+
+def _carried_out(steps: list[Any]) -> tuple[Model, Model]:
+    """The miniature after `steps`, and as it was."""
+    torch.manual_seed(0)
+    model, original = (describe(nn.Sequential(nn.Linear(12, 32), nn.ReLU(), nn.Linear(32, 4)), "plain") for _ in "ab")
+    original.module.load_state_dict(model.module.state_dict())
+    for name, options in steps:
+        used = method(name)
+        assert used.solve is not None
+        config = build(used.config, options, name)
+        for site in model.layout.sites:
+            place = Place(site.name, (site,))
+            apply_(model, place, used.solve(place, _weights(model, place), None, config), used.forecast(place, config))
+    return model, original
+
+
+def _recovered(model: Model, original: Model, steps: int = 60) -> list[float]:
+    x = torch.randn(256, 12, generator=torch.Generator().manual_seed(3))
+    config = build(METHOD.config, {"steps": steps, "learning_rate": 3e-3}, "here")
+    found = fit(model, original, lambda size: [{"input": part} for part in x.split(64)], config, seed=0)
+    return [record.losses["loss"] for record in found]
+
+
+def test_kept_weights_of_a_pruned_site_train_and_its_mask_holds() -> None:
+    model, original = _carried_out([("prune.magnitude", {"sparsity": 0.5})])
+    layers = [layer for layer in model.module if isinstance(layer, nn.Linear)]
+    before = [layer.weight.detach().clone() for layer in layers]
+    losses = _recovered(model, original)
+    assert losses[-1] < 0.5 * losses[0]
+    for layer, old in zip(layers, before, strict=True):
+        assert torch.equal(layer.weight != 0, old != 0) and not torch.equal(layer.weight, old)
+
+
+@pytest.mark.parametrize("pruned", [True, False])
+@pytest.mark.parametrize("group", ["tensor", "channel"])
+def test_levels_of_a_codebook_train_and_are_what_is_stored(pruned: bool, group: str) -> None:
+    prune = [("prune.magnitude", {"sparsity": 0.5})] if pruned else []
+    model, original = _carried_out([*prune, ("quantize.rtn", {"bits": 2, "grid": "kmeans", "group": group})])
+    layer: Any = model.module[0]  # type: ignore[index]
+    before = {name: value.clone() for name, value in layer.stored.state_dict().items()}
+    options, kept = dict(layer.stored.options), layer.weight != 0
+    losses = _recovered(model, original)
+    assert losses[-1] < 0.9 * losses[0]
+    after = layer.stored.state_dict()
+    assert after.keys() == before.keys() and after["levels"].dtype == torch.float16
+    assert not torch.equal(after["levels"], before["levels"])
+    assert all(torch.equal(after[name], before[name]) for name in after if name != "levels")
+    assert layer.stored.options == options and not any(name == "levels" for name, _ in layer.stored.named_parameters())
+    assert torch.equal(layer.weight, store("codebook", options, after)())
+    if pruned:
+        assert not layer.weight[~kept].any()
+
+
+def test_a_level_moves_by_the_sum_of_its_weights_gradients() -> None:
+    """By hand: codes (0, 1, 0, 1), levels (1, 3), loss Σ i·w_i: the gradients are 0 + 2 and 1 + 3."""
+    book = store("codebook", {"shape": [1, 4], "dtype": "float32", "bits": 1, "group": 4, "exponent": 1,
+                              "tables": "tensor", "scaled": False},
+                 {"codes": pack(torch.tensor([[0, 1, 0, 1]]), 1), "levels": torch.tensor([[0.5, 1.5]]).half()})  # fmt: skip
+    assert isinstance(book, Coded)
+    book.loosen_()
+    (book() * torch.arange(4.0)).sum().backward()
+    (levels,) = book.parameters()
+    assert levels.tolist() == [[1.0, 3.0]] and levels.grad is not None and levels.grad.tolist() == [[2.0, 4.0]]
+    book.fasten_()
+    assert book.levels.tolist() == [[0.5, 1.5]] and book.options["exponent"] == 1
+    assert book().tolist() == [[1.0, 3.0, 1.0, 3.0]]
+
+
+def test_a_level_at_zero_stays_there() -> None:
+    """A plain weight full of zeros has a level for them."""
+    model, original = _carried_out([])
+    with torch.no_grad():
+        model.module[0].weight.mul_(model.module[0].weight.abs() > 0.1)  # type: ignore[index, operator]
+    used = method("quantize.rtn")
+    assert used.solve is not None
+    config = build(used.config, {"bits": 3, "grid": "kmeans", "group": "tensor"}, "rtn")
+    place = Place("first", (model.layout.sites[0],))
+    apply_(model, place, used.solve(place, _weights(model, place), None, config), used.forecast(place, config))
+    zero = model.module[0].weight == 0  # type: ignore[index, operator]
+    assert 0.2 < float(zero.float().mean()) < 0.6
+    _recovered(model, original, steps=5)
+    assert not model.module[0].weight[zero].any()  # type: ignore[index, operator]

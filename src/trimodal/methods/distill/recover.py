@@ -16,8 +16,11 @@ Algorithm. AdamW, cosine schedule, gradient clipped at 1; both models in eval mo
 their statistics. The loss is 0 with zero gradient where student and teacher agree.
 
 Cost: steps × (2 forwards + 1 backward). Weights on a grid do not move; the kept weights of a pruned site do, its mask
-does not; norms and biases always do. Fails with too little data: it then fits the calibration set. Departs from common
-code: the KL is a mean over rows, never over classes, so that T and the vocabulary's size do not change its weight.
+does not; norms and biases always do. Of a codebook that k-means has learned the levels move, the codes do not: a level's
+gradient is the sum of those of the weights that share it (Han, Mao, Dally 2016, arXiv 1510.00149). They are trained in
+float32 and rounded to the float16 that is stored when training is done. Fails with too little data: it then fits the
+calibration set. Departs from common code: the KL is a mean over rows, never over classes, so that T and the vocabulary's
+size do not change its weight.
 
 By hand. One row, two classes, T = 1: t = (0, 0), s = (ln 3, 0): softmax(t) = (½, ½), softmax(s) = (¾, ¼),
 KL = ½ ln(½/¾) + ½ ln(½/¼) = ½ ln(4/3) = 0.143841.
@@ -36,6 +39,7 @@ from torch.nn import functional
 
 from trimodal.core import FitRecord
 from trimodal.errors import RecipeError
+from trimodal.layers import Coded
 from trimodal.methods.method import Method
 from trimodal.methods.options import option
 from trimodal.models.model import Batch, Model, Output
@@ -85,6 +89,19 @@ def embedding_distance(teacher: Tensor, student: Tensor, mask: Tensor | None = N
     if mask is not None and mask.numel() == rows.numel():
         rows = rows[mask.flatten() > 0]
     return rows.mean()
+
+
+@contextmanager
+def trained_levels(module: nn.Module) -> Iterator[None]:
+    """While open, the learned levels of codebooks are parameters; afterwards they are what is stored again."""
+    books = [part for part in module.modules() if isinstance(part, Coded) and part.learns_levels]
+    for book in books:
+        book.loosen_()
+    try:
+        yield
+    finally:
+        for book in books:
+            book.fasten_()
 
 
 @contextmanager
@@ -142,6 +159,15 @@ def fit(
 
     `batches(size)` gives all calibration data in batches of `size` samples.
     """
+    with trained_levels(student.module):
+        records = _trained(student, teacher, batches, config, seed)
+    for record in records:
+        yield FitRecord(0, METHOD.name, record.step, {"loss": record.loss, **record.parts}, record.seconds)
+
+
+def _trained(
+    student: Model, teacher: Model, batches: Callable[[int], Sequence[Batch]], config: DistillConfig, seed: int
+) -> list[StepRecord]:
     if not any(parameter.requires_grad for parameter in student.module.parameters()):
         raise RecipeError("distill: no weight of the model is left to train; put it before the steps that quantize")
     data = batches(config.batch)
@@ -151,7 +177,6 @@ def fit(
     settings = TrainSettings(
         steps=config.steps, learning_rate=config.learning_rate, weight_decay=0.0, seed=seed, frozen_noise=True
     )
-    records: list[StepRecord] = []
     with block_outputs(teacher) as expected, block_outputs(student) as found:
 
         def step(module: nn.Module, batch: Batch) -> dict[str, Tensor]:
@@ -162,9 +187,7 @@ def fit(
             real = {path: codes >= 0 for path, codes in _codes_of_blocks(teacher, batch).items()}
             return loss(outputs, batch, (teaching, expected), (module(**batch), found), config, real)
 
-        train(student.module, lambda number: data[order[number]], step, settings, records.append)
-    for record in records:
-        yield FitRecord(0, METHOD.name, record.step, {"loss": record.loss, **record.parts}, record.seconds)
+        return train(student.module, lambda number: data[order[number]], step, settings)
 
 
 def _codes_of_blocks(model: Model, batch: Batch) -> dict[str, Tensor]:

@@ -40,7 +40,7 @@ from torch import Tensor
 from trimodal.core import Change, Place, Site
 from trimodal.errors import TrimodalError
 from trimodal.maths.masks import keep_largest
-from trimodal.methods.method import Method, Weights
+from trimodal.methods.method import Method, Weights, needs_dense
 from trimodal.methods.options import option
 from trimodal.methods.prune import masked
 from trimodal.statistics import Gradient, Statistic, StatisticKind
@@ -62,7 +62,7 @@ class GradientConfig:
 
 def refuse(place: Place, config: GradientConfig) -> str | None:
     """Why a place is left alone."""
-    return masked.refuse(place)
+    return needs_dense(place.observed)
 
 
 def wants(place: Place, config: GradientConfig) -> StatisticKind | None:

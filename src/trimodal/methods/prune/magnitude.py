@@ -11,6 +11,9 @@ Algorithm.
 Cost O(m·n·log), with refit O(m·k³) per layer of k kept columns. Fails when inputs differ much in size: a small weight on
 a large input matters. Stored as one bit per weight and the kept values; files shrink, a CPU does not get faster.
 
+What an earlier step has pruned stays pruned, here and in all methods that prune single weights: the new mask lies within
+the old one. A row with too few weights left then keeps them all, and the others keep as many more.
+
 By hand. W = [[0.8, −0.2], [0.3, 0.5]], sparsity 0.5: layer scope keeps 0.8 and 0.5; row scope keeps 0.8 and 0.5 too;
 for W = [[0.8, −0.6], [0.3, 0.5]] layer scope keeps the first row, row scope 0.8 and 0.5.
 """
@@ -43,7 +46,7 @@ def refuse(place: Place, config: MagnitudeConfig) -> str | None:
     """Why a place is left alone."""
     if config.refit and (place.observed.kind == "embedding" or place.observed.groups > 1):
         return "its input has no second moment to refit with; prune.magnitude with refit: false works on it"
-    return masked.refuse(place)
+    return masked.refuse(place, _kept(place.observed, config))
 
 
 def wants(place: Place, config: MagnitudeConfig) -> StatisticKind | None:
@@ -53,18 +56,22 @@ def wants(place: Place, config: MagnitudeConfig) -> StatisticKind | None:
 
 def forecast(place: Place, config: MagnitudeConfig) -> Sequence[Site]:
     """The site with a mask and its kept weights."""
-    site = place.observed
+    return masked.sparse_site(place.observed, _kept(place.observed, config))
+
+
+def _kept(site: Site, config: MagnitudeConfig) -> int:
     count = masked.kept_in_all if config.scope == "layer" else masked.kept_per_row
-    return masked.sparse_site(site, count(site, config.sparsity))
+    return count(site, config.sparsity)
 
 
 def solve(place: Place, weights: Weights, statistic: Statistic | None, config: MagnitudeConfig) -> Change:
     """Remove the smallest weights of the place's site."""
     site = place.observed
     weight = weights[f"{site.path}.weight"].flatten(1)  # (m, n)
-    scores = weight.abs()
-    rows = scores.reshape(1, -1) if config.scope == "layer" else scores
-    mask = keep_largest(rows, config.sparsity).view_as(weight)
+    shape = (1, -1) if config.scope == "layer" else weight.shape
+    old = masked.mask_of(site, weights)
+    within = None if old is None else old.reshape(shape)
+    mask = keep_largest(weight.abs().reshape(shape), config.sparsity, within).view_as(weight)
     if config.refit and isinstance(statistic, Moment):
         weight = refit(weight, mask, statistic.second, safe_damping(config.damping, statistic.tokens, weight.shape[1]))
     return masked.treated(site, weight, mask)

@@ -14,7 +14,7 @@ from trimodal.core import Change, Place, Site, Treatment
 from trimodal.core.storage import stored_bytes
 from trimodal.maths.masks import kept_count
 from trimodal.maths.packing import pack
-from trimodal.methods.method import needs_dense
+from trimodal.methods.method import Weights, needs_numbers
 from trimodal.methods.options import option
 
 
@@ -27,9 +27,19 @@ class Removal:
     damping: float = option(1e-3, "added to diag C in the refit, as a share of its mean", low=1e-9, high=1.0)
 
 
-def refuse(place: Place) -> str | None:
-    """Why a place is left alone."""
-    return needs_dense(place.observed)
+def refuse(place: Place, kept: int, runs: bool = False) -> str | None:
+    """Why a place is left alone where `kept` weights are to stay; `runs`: so many in every run of columns."""
+    site = place.observed
+    if site.stored == "sparse" and runs:
+        return "already sparse, and what is left may stand unevenly in its runs of columns; give a sparsity"
+    if site.stored == "sparse" and kept > site.kept:
+        return f"already sparse: it has {site.kept:,} weights left, and {kept:,} were to stay"
+    return needs_numbers(site)
+
+
+def mask_of(site: Site, weights: Weights) -> Tensor | None:
+    """The mask (rows, columns) of what an earlier step left of the site's weight; None where all is there."""
+    return weights.get(f"{site.path}.mask")
 
 
 def sparse_site(site: Site, kept: int) -> Sequence[Site]:
@@ -41,6 +51,12 @@ def sparse_site(site: Site, kept: int) -> Sequence[Site]:
 def kept_per_row(site: Site, sparsity: float) -> int:
     """Weights that stay in the whole site when every row loses the fraction `sparsity`."""
     return site.rows * kept_count(site.columns, sparsity)
+
+
+def kept_in_runs(site: Site, kept: int, of: int) -> int:
+    """Weights that stay when every run of `of` columns keeps `kept`; a last, shorter run at most as many."""
+    runs, rest = divmod(site.columns, of)
+    return site.rows * (runs * kept + min(rest, kept))
 
 
 def kept_in_all(site: Site, sparsity: float) -> int:

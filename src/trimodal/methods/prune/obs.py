@@ -37,7 +37,7 @@ from torch import Tensor
 from trimodal.core import Change, Place, Site
 from trimodal.errors import TrimodalError
 from trimodal.maths.cholesky import damped_inverse, revive, safe_damping
-from trimodal.maths.masks import kept_count, refit
+from trimodal.maths.masks import keep_largest, kept_count, refit
 from trimodal.methods.method import Method, Weights
 from trimodal.methods.options import option
 from trimodal.methods.prune import masked
@@ -63,7 +63,7 @@ def refuse(place: Place, config: ObsConfig) -> str | None:
         return "its inputs have no second moment; prune.magnitude works on it"
     if site.columns > _MOST_COLUMNS:
         return f"{site.columns} inputs are too many for the exact method ({_MOST_COLUMNS} at most); use prune.sparsegpt"
-    return masked.refuse(place)
+    return masked.refuse(place, _kept(site, config))
 
 
 def wants(place: Place, config: ObsConfig) -> StatisticKind | None:
@@ -73,20 +73,28 @@ def wants(place: Place, config: ObsConfig) -> StatisticKind | None:
 
 def forecast(place: Place, config: ObsConfig) -> Sequence[Site]:
     """The site with a mask and its kept weights."""
-    site = place.observed
+    return masked.sparse_site(place.observed, _kept(place.observed, config))
+
+
+def _kept(site: Site, config: ObsConfig) -> int:
     count = masked.kept_in_all if config.scope == "layer" else masked.kept_per_row
-    return masked.sparse_site(site, count(site, config.sparsity))
+    return count(site, config.sparsity)
 
 
-def traces(weight: Tensor, inverse: Tensor) -> tuple[Tensor, Tensor]:
-    """Steps 1 and 2 for `weight` (m, n) and H⁻¹ (n, n): costs and removed columns, in the order of removal, both (m, n)."""
+def traces(weight: Tensor, inverse: Tensor, within: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Steps 1 and 2 for `weight` (m, n) and H⁻¹ (n, n): costs and removed columns, in the order of removal, both (m, n).
+
+    What lies outside the mask `within` (m, n) is removed first, at no cost: at less than that of any weight.
+    """
     columns = weight.shape[1]
     at_once = max(1, _NUMBERS_AT_ONCE // columns**2)
-    parts = [_traces(part.double(), inverse.double()) for part in weight.split(at_once)]
+    gone = (torch.zeros_like(weight, dtype=torch.bool) if within is None else ~within).split(at_once)
+    whole = weight.split(at_once)
+    parts = [_traces(part.double(), inverse.double(), none) for part, none in zip(whole, gone, strict=True)]
     return torch.cat([costs for costs, _ in parts]), torch.cat([order for _, order in parts])
 
 
-def _traces(weight: Tensor, inverse: Tensor) -> tuple[Tensor, Tensor]:
+def _traces(weight: Tensor, inverse: Tensor, gone: Tensor) -> tuple[Tensor, Tensor]:
     rows, columns = weight.shape
     w, h = weight.clone(), inverse.expand(rows, -1, -1).clone()
     left = torch.ones_like(w, dtype=torch.bool)
@@ -94,7 +102,7 @@ def _traces(weight: Tensor, inverse: Tensor) -> tuple[Tensor, Tensor]:
     every = torch.arange(rows, device=w.device)
     for step in range(columns):
         diagonal = h.diagonal(dim1=1, dim2=2)
-        scores = (w.square() / diagonal).masked_fill(~left, float("inf"))
+        scores = (w.square() / diagonal).masked_fill(gone, -1.0).masked_fill(~left, float("inf"))
         costs[:, step], p = scores.min(dim=1)
         order[:, step] = p
         pivot, column = diagonal[every, p].clone(), h[every, :, p]  # (rows,), (rows, n)
@@ -139,11 +147,12 @@ def solve(place: Place, weights: Weights, statistic: Statistic | None, config: O
     weight = weights[f"{site.path}.weight"].flatten(1)  # (m, n)
     second, dead = revive(statistic.second)
     inverse, damping = damped_inverse(second, config.damping, statistic.tokens)
-    costs, order = traces(weight.masked_fill(dead, 0.0), inverse)
+    within = masked.mask_of(site, weights)
+    costs, order = traces(weight.masked_fill(dead, 0.0), inverse, within)
     rows, columns = weight.shape
     if config.scope == "row":
-        going = columns - kept_count(columns, config.sparsity)
-        mask = torch.ones_like(weight, dtype=torch.bool).scatter(1, order[:, :going], False)
+        lasts = torch.arange(columns, device=order.device).expand(rows, -1).to(weight.dtype)
+        mask = keep_largest(torch.zeros_like(weight).scatter(1, order, lasts), config.sparsity, within)
     else:
         mask = chosen(costs, order, rows * columns - kept_count(rows * columns, config.sparsity))
     found = refit(weight, mask, statistic.second, safe_damping(max(config.damping, damping), statistic.tokens, columns))

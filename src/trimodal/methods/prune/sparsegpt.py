@@ -75,7 +75,9 @@ def refuse(place: Place, config: SparseGptConfig) -> str | None:
         return f"runs of {config.of} columns do not fit into blocks of {_BLOCK}"
     if place.observed.kind == "embedding" or place.observed.groups > 1:
         return "its inputs have no second moment; prune.magnitude works on it"
-    return masked.refuse(place)
+    if config.bits is not None and place.observed.stored == "sparse":
+        return "already sparse; prune it without bits, and quantize it then"
+    return masked.refuse(place, _kept(place.observed, config), config.of is not None)
 
 
 def wants(place: Place, config: SparseGptConfig) -> StatisticKind | None:
@@ -90,25 +92,31 @@ def forecast(place: Place, config: SparseGptConfig) -> Sequence[Site]:
         options = {**_grid_options(site, config), "exponent": 0}
         total = stored_bytes("quantized", options) + site.bias_bytes
         return (replace(site, stored="quantized", stored_bytes=total),)
+    return masked.sparse_site(site, _kept(site, config))
+
+
+def _kept(site: Site, config: SparseGptConfig) -> int:
     if config.kept is None or config.of is None:
-        return masked.sparse_site(site, masked.kept_in_all(site, config.sparsity))
-    runs, rest = divmod(site.columns, config.of)
-    return masked.sparse_site(site, site.rows * (runs * config.kept + min(rest, config.kept)))
+        return masked.kept_in_all(site, config.sparsity)
+    return masked.kept_in_runs(site, config.kept, config.of)
 
 
 def recursion(
-    weight: Tensor, root: Tensor, order: Tensor, config: SparseGptConfig, grid: Grid | None = None
+    weight: Tensor, root: Tensor, order: Tensor, config: SparseGptConfig, grid: Grid | None = None,
+    within: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Steps 2 and 3 for `weight` (m, n): Ŵ, the mask of what stays, and with a grid the codes.
 
-    U = `root` (n, n) is that of the columns taken in `order` (n,).
+    What lies outside the mask `within` (m, n) goes first, and only what is still
+    missing goes of the others. U = `root` (n, n) is that of the columns taken in `order` (n,).
     """
     w = weight[:, order].T.clone(memory_format=torch.contiguous_format)  # a column of W is contiguous
     numbers, back = order.tolist(), torch.argsort(order)
     rows, columns = weight.shape
     mask, found, codes = torch.ones_like(w, dtype=torch.bool), torch.empty_like(w), torch.zeros_like(w)
     nearest = None if grid is None else grid.rounder()
-    removed = 0
+    removed, target = 0, rows * columns - kept_count(rows * columns, config.sparsity)
+    old = None if within is None else within[:, order].T  # (n, m)
     for start in range(0, columns, _BLOCK):
         stop = min(start + _BLOCK, columns)
         block, errors, inner = w[start:stop], torch.empty_like(w[start:stop]), root[start:stop, start:stop]
@@ -116,6 +124,10 @@ def recursion(
         if config.of is None:
             scores = block.square() / diagonal[:, None].square()
             going = rows * stop - kept_count(rows * stop, config.sparsity) - removed
+            if old is not None:  # the gone ones of every block have to fit into the total
+                scores = scores.masked_fill(~old[start:stop], -1.0)
+                here, later = int((~old[start:stop]).sum()), int((~old[stop:]).sum())
+                going = max(here, min(going, target - removed - later))
             gone = torch.sort(scores.flatten(), stable=True).indices[:going]
             mask[start:stop].view(-1)[gone] = False
             removed += going
@@ -148,7 +160,7 @@ def solve(place: Place, weights: Weights, statistic: Statistic | None, config: S
     root, damping = inverse_root(c[order][:, order], config.damping, statistic.tokens)
     notes = (f"damping raised to {damping:g}",) if damping > config.damping else ()
     grid = None if config.bits is None else fit_grid(weight, config.bits, config.group, symmetric=True, clip="mse")
-    found, mask, codes = recursion(weight, root.float(), order, config, grid)
+    found, mask, codes = recursion(weight, root.float(), order, config, grid, masked.mask_of(site, weights))
     if grid is None:
         return replace(masked.treated(site, found, mask), notes=notes)
     options = {**_grid_options(site, config), **grid.options()}

@@ -53,7 +53,7 @@ def refuse(place: Place, config: WandaConfig) -> str | None:
         return f"kept {config.kept} is more than of {config.of}"
     if place.observed.kind == "embedding" or place.observed.groups > 1:
         return "its inputs have no norm per column; prune.magnitude works on it"
-    return masked.refuse(place)
+    return masked.refuse(place, _kept(place.observed, config), config.of is not None)
 
 
 def wants(place: Place, config: WandaConfig) -> StatisticKind | None:
@@ -63,19 +63,21 @@ def wants(place: Place, config: WandaConfig) -> StatisticKind | None:
 
 def forecast(place: Place, config: WandaConfig) -> Sequence[Site]:
     """The site with a mask and its kept weights."""
-    site = place.observed
+    return masked.sparse_site(place.observed, _kept(place.observed, config))
+
+
+def _kept(site: Site, config: WandaConfig) -> int:
     if config.kept is None or config.of is None:
-        return masked.sparse_site(site, masked.kept_per_row(site, config.sparsity))
-    runs, rest = divmod(site.columns, config.of)
-    return masked.sparse_site(site, site.rows * (runs * config.kept + min(rest, config.kept)))
+        return masked.kept_per_row(site, config.sparsity)
+    return masked.kept_in_runs(site, config.kept, config.of)
 
 
-def choose(weight: Tensor, square: Tensor, config: WandaConfig) -> Tensor:
-    """Steps 1 and 2: the mask (m, n) for `weight` (m, n) and E[x²] = `square` (n,)."""
+def choose(weight: Tensor, square: Tensor, config: WandaConfig, within: Tensor | None = None) -> Tensor:
+    """Steps 1 and 2: the mask (m, n) for `weight` (m, n) and E[x²] = `square` (n,), inside the mask `within` (m, n)."""
     scores = weight.abs() * square.clamp(min=0).sqrt()
     if config.kept is not None and config.of is not None:
         return keep_n_of_m(scores, config.kept, config.of)
-    return keep_largest(scores, config.sparsity)
+    return keep_largest(scores, config.sparsity, within)
 
 
 def solve(place: Place, weights: Weights, statistic: Statistic | None, config: WandaConfig) -> Change:
@@ -84,7 +86,7 @@ def solve(place: Place, weights: Weights, statistic: Statistic | None, config: W
         raise TrimodalError(f"prune.wanda at {place.name} was given no statistic of its input")
     site = place.observed
     weight = weights[f"{site.path}.weight"].flatten(1)  # (m, n)
-    mask = choose(weight, statistic.square, config)
+    mask = choose(weight, statistic.square, config, masked.mask_of(site, weights))
     if config.refit and isinstance(statistic, Moment):
         weight = refit(weight, mask, statistic.second, safe_damping(config.damping, statistic.tokens, weight.shape[1]))
     return masked.treated(site, weight, mask)

@@ -23,9 +23,9 @@ rounding is Σ U_ii⁻² / tr C, which the tests check. Fails where calibration 
 
 Departs from the reference: ranges come from the unchanged weight (the reference, with groups smaller than its block,
 uses weights that are stale inside the block), float64 factorisation, automatic damping, weights that are exactly zero
-stay zero so that pruning survives. The target in step 1 is the exact least-squares form of what GPTAQ (Li et al. 2025,
-arXiv 2504.02692) does inside the recursion; with x̂ = x it is W, to the bit. It does harm with few tokens (up to a
-quarter more error with half as many as columns), and gains nothing where the noise on x̂ is in proportion to x.
+stay zero, and those of a pruned site keep its mask. The target in step 1 is the exact least-squares form of what GPTAQ
+(Li et al. 2025, arXiv 2504.02692) does inside the recursion; with x̂ = x it is W, to the bit. It does harm with few tokens
+(up to a quarter more error with half as many as columns), and gains nothing where the noise on x̂ is in proportion to x.
 Convolutions are unfolded into patches; embeddings are refused, since their input is an index and has no second moment.
 
 By hand. W = [[0.7, 0.4]], C = [[2, 1], [1, 2]], no damping, grid of step 0.5 (codes … 0, 0.5, 1 …), order as given:
@@ -39,6 +39,7 @@ By hand. W = [[0.7, 0.4]], C = [[2, 1], [1, 2]], no damping, grid of step 0.5 (c
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -69,14 +70,14 @@ class GptqConfig(Rounding, Repair):
     )  # fmt: skip
 
 
-def refuse(place: Place, config: Rounding) -> str | None:
-    """Why a place is left alone."""
+def refuse(place: Place, config: Rounding, masks: bool = False) -> str | None:
+    """Why a place is left alone. `masks`: the method keeps the mask of a pruned weight."""
     site = place.observed
     if site.kind == "embedding":
         return "an embedding's input is an index, which has no second moment; quantize.rtn works on it"
     if site.groups > 1:
         return "a grouped convolution has no single second moment; quantize.rtn works on it"
-    return gridded.refuse(place, config)
+    return gridded.refuse(place, config, masks)
 
 
 def wants(place: Place, config: GptqConfig) -> StatisticKind | None:
@@ -85,12 +86,13 @@ def wants(place: Place, config: GptqConfig) -> StatisticKind | None:
 
 
 def feedback(
-    weight: Tensor, root: Tensor, levels: Levels, order: Tensor, exact: Tensor | None = None
+    weight: Tensor, root: Tensor, levels: Levels, order: Tensor, exact: Tensor | None = None, kept: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """Step 4, in any order of columns: codes, and the weight as it stood when each column was reached, both (m, n).
 
     `weight` (m, n) and `levels` have their own order of columns; U = `root` (n, n) is that of the columns taken in
     `order` (n,). Weights that are zero stay zero; those in the mask `exact` (m, n) are kept elsewhere without error.
+    Those outside the mask `kept` (m, n) are exactly zero, also where the levels have no zero.
     """
     # Transposed, so that a column of W is contiguous; and each as a view of its own, since making one costs as much
     # as the arithmetic on it.
@@ -98,6 +100,7 @@ def feedback(
     zero = w == 0
     some_zero = zero.any(dim=1).tolist()
     free = None if exact is None else exact[:, order].T
+    gone = None if kept is None else ~kept[:, order].T
     codes, errors, unit = torch.empty_like(w), torch.empty_like(w), root / root.diagonal()[:, None]
     columns, codes_of, errors_of, unit_of = w.unbind(), codes.unbind(), errors.unbind(), unit.unbind()
     nearest, numbers = levels.rounder(), order.tolist()
@@ -110,6 +113,8 @@ def feedback(
             if free is not None:
                 column = column.masked_fill(free[i], 0.0)
             code, value = nearest(column, numbers[i])
+            if gone is not None:
+                value = value.masked_fill(gone[i], 0.0)
             codes_of[i].copy_(code)
             error = torch.sub(columns[i], value, out=errors_of[i])
             if free is not None:
@@ -121,9 +126,12 @@ def feedback(
 
 
 def chooser(
-    moment: Moment, damping: float, activation_order: bool = True
+    moment: Moment, damping: float, activation_order: bool = True, kept: Tensor | None = None
 ) -> tuple[gridded.Chooser, float, Tensor]:
-    """Steps 2 to 4 as a way to choose codes, the damping that was needed, and the mask (n,) of inputs that never fire."""
+    """Steps 2 to 4 as a way to choose codes, the damping that was needed, and the mask (n,) of inputs that never fire.
+
+    `kept` (m, n) is the mask of a pruned weight.
+    """
     c, dead = revive(moment.second)
     order = torch.arange(len(c), device=c.device)
     if activation_order:
@@ -132,7 +140,7 @@ def chooser(
     root = root.float()
 
     def choose(weight: Tensor, levels: Levels, exact: Tensor | None) -> tuple[Tensor, Tensor]:
-        return feedback(weight.masked_fill(dead, 0.0), root, levels, order, exact)
+        return feedback(weight.masked_fill(dead, 0.0), root, levels, order, exact, kept)
 
     return choose, used, dead
 
@@ -150,7 +158,8 @@ def solve(place: Place, weights: Weights, statistic: Statistic | None, config: G
     """Quantize the weight of the place's site."""
     if not isinstance(statistic, Moment):
         raise TrimodalError(f"quantize.gptq at {place.name} was given no second moment")
-    choose, damping, _ = chooser(statistic, config.damping, config.activation_order)
+    kept = weights.get(f"{place.observed.path}.mask")
+    choose, damping, _ = chooser(statistic, config.damping, config.activation_order, kept)
     notes = (f"damping raised to {damping:g}",) if damping > config.damping else ()
     target = None
     if config.target:
@@ -165,7 +174,7 @@ METHOD = Method(
     paper="Frantar, Ashkboos, Hoefler, Alistarh 2023, GPTQ, arXiv 2210.17323",
     idea="Round column by column and let the columns not yet rounded make up for the error.",
     config=GptqConfig,
-    refuse=refuse,
+    refuse=partial(refuse, masks=True),
     wants=wants,
     forecast=gridded.forecast,
     solve=solve,

@@ -17,7 +17,8 @@ from trimodal.maths.codebook import TABLES, fit_codebook
 from trimodal.maths.error import bias_correction
 from trimodal.maths.grid import Clip, fit_grid
 from trimodal.maths.lowrank import output_basis
-from trimodal.methods.method import Weights, needs_dense
+from trimodal.maths.packing import pack
+from trimodal.methods.method import Weights, needs_dense, needs_numbers
 from trimodal.methods.options import option
 from trimodal.statistics import Moment
 
@@ -61,14 +62,19 @@ Chooser = Callable[[Tensor, Levels, Tensor | None], tuple[Tensor, Tensor]]
 """(weight, levels, exact) -> codes, and the weight as it stood when each column was reached."""
 
 
-def refuse(place: Place, config: Rounding) -> str | None:
-    """Why a place is left alone."""
+def refuse(place: Place, config: Rounding, masks: bool = False) -> str | None:
+    """Why a place is left alone. `masks`: the method keeps the mask of a pruned weight."""
     site = place.observed
     if config.grid in TABLES and config.bits > 8:
         return f"the table '{config.grid}' has no {config.bits}-bit form; 8 bits at most"
     rank = getattr(config, "rank", 0)
     if rank and rank * (site.rows + site.columns) * 2 >= site.rows * site.columns:
         return f"a correction of rank {rank} would be larger than half of its {site.rows} × {site.columns} weight"
+    if masks and site.stored == "sparse":
+        filling = [name for name in ("outliers", "rank") if getattr(config, name, 0)]
+        if filling:
+            return f"it is pruned, and {filling[0]} would not leave its zeros alone"
+        return needs_numbers(site)
     return needs_dense(site)
 
 
@@ -80,13 +86,14 @@ def forecast(place: Place, config: Rounding, **parts: Any) -> Sequence[Site]:
     return (replace(site, stored=kind, stored_bytes=total),)
 
 
-def fit(weight: Tensor, config: Rounding, moment: Moment | None) -> Levels:
-    """The numbers that `weight` (m, n) may take, chosen for it as `config` says."""
+def fit(weight: Tensor, config: Rounding, moment: Moment | None, kept: Tensor | None = None) -> Levels:
+    """The numbers that `weight` (m, n) may take, chosen for it as `config` says; with the mask `kept` (m, n) the others
+    are zero and need none."""
     if config.grid == "symmetric" or config.grid == "asymmetric":
         second = None if moment is None else moment.second
         return fit_grid(weight, config.bits, config.group, config.grid == "symmetric", config.clip, second)
     importance = None if moment is None else moment.square
-    return fit_codebook(weight, config.bits, config.group, config.grid, config.clip, importance)
+    return fit_codebook(weight, config.bits, config.group, config.grid, config.clip, importance, kept)
 
 
 def nearest(weight: Tensor, levels: Levels, exact: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -130,11 +137,16 @@ def quantized(
     site = place.observed
     weight = weights[f"{site.path}.weight"].flatten(1)  # (m, n)
     target = weight if target is None else target
+    kept = weights.get(f"{site.path}.mask")
+    if kept is not None:
+        target = target.masked_fill(~kept, 0.0)
     exact = _outliers(target, moment, getattr(config, "outliers", 0.0))
-    levels = fit(target if exact is None else target.masked_fill(exact, 0.0), config, moment)
+    levels = fit(target if exact is None else target.masked_fill(exact, 0.0), config, moment, kept)
     codes, reached = choose(target, levels, exact)
     kind, described = _options(site, config)
-    stored = {**levels.tensors(codes), **(parts or {})}
+    stored = {**levels.tensors(codes if kept is None else codes[kept][None]), **(parts or {})}
+    if kept is not None:
+        stored["mask"] = pack(kept.to(torch.uint8), 1)
     described = {**described, **levels.options(), **options}
     if exact is not None:
         places = exact.flatten().nonzero()[:, 0]
@@ -159,6 +171,8 @@ def _options(site: Site, config: Rounding) -> tuple[str, dict[str, Any]]:
     options: dict[str, Any] = {
         "shape": list(site.shape), "dtype": site.dtype, "bits": config.bits, "group": group, "exponent": 0,
     }  # fmt: skip
+    if site.stored == "sparse":
+        options["kept"] = site.kept
     if getattr(config, "outliers", 0.0):
         options["outliers"] = _count(site.rows * site.columns, getattr(config, "outliers", 0.0))
     if getattr(config, "rank", 0):

@@ -20,6 +20,8 @@ at 2 bits matters (AutoRound, arXiv 2512.04746, reports 0.450 → 0.538 mean acc
 
 The numbers need not be evenly spaced: tables (`nf`, `fp`, `pot`, `log`) and learned levels (`kmeans`) go the same way.
 
+A pruned weight keeps its mask: only the kept weights get codes, and k-means has all its levels for them.
+
 By hand. W = [[1, −0.2], [0.3, 0.5]], 2 bits, per channel, symmetric, `max`:
     row 0: s = −1/2 = −0.5; codes round(−2)+2 = 0, round(0.4)+2 = 2        →  (1, 0)
     row 1: s = −0.5/2 = −0.25; codes round(−1.2)+2 = 1, round(−2)+2 = 0    →  (0.25, 0.5)
@@ -30,6 +32,7 @@ is kept as −0.39990234, so that it reads 0.79980469.)
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 from trimodal.core import Change, Place
 from trimodal.methods.method import Method, Weights
@@ -62,7 +65,7 @@ METHOD = Method(
     paper="folklore; the baseline in every quantization paper",
     idea="Every weight becomes the nearest number of its group's grid; needs no data.",
     config=RtnConfig,
-    refuse=gridded.refuse,
+    refuse=partial(gridded.refuse, masks=True),
     wants=wants,
     without_data="k-means counts every weight alike, the `output` clip becomes `mse`, and there is no bias repair",
     forecast=gridded.forecast,
