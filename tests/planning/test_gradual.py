@@ -124,3 +124,10 @@ def test_recipe_deep_ends_in_masked_codebooks_of_a_tenth_of_the_bytes(tiny_model
         weight = 4 * site.rows * site.columns
         assert site.stored_bytes - site.bias_bytes - 32 < weight * 1.4 / 32 + site.rows + 4
         assert before[site.path].stored == "dense"
+
+
+@pytest.mark.parametrize("method", ["prune.neurons", "prune.heads"])
+def test_units_are_cut_step_by_step(compressed: Any, method: str) -> None:
+    done = compressed("clip", [{method: {"sparsity": 0.5, "gradual": {"times": 4, "recover": {"steps": 1}}}}])
+    once = compressed("clip", [{method: {"sparsity": 0.5}}])
+    assert done.model.layout == done.expected == once.model.layout
