@@ -38,7 +38,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
 QUANTIZE_INPUTS = ("quantize.smooth",)  # of which a plain float layer keeps only the weight
 KEEPS_BYTES = ("merge.tokens",)  # fewer operations, the same weights
 NO_KERNELS = r"nothing that '\*' matches can be worked on"
-NO_UNITS = "nobody has declared {} in this model, so none can be cut"
+NO_UNITS = "this model has no {} that can be cut"
 UNITS: dict[str, tuple[str, ...]] = {"resnet": ("channels",), "resnet-basic": ("channels",),
                                      "generic": ("channels", "neurons"), "lstm": ("channels", "neurons")}  # fmt: skip
 REFUSED = {

@@ -59,7 +59,7 @@ class Mixture(nn.Module):
         """One sample, all zeros."""
         return {
             "pixel_values": torch.zeros(1, 3, IMAGE_SIZE, IMAGE_SIZE),
-            "input_ids": torch.zeros(1, 12, dtype=torch.long),
+            "input_ids": torch.zeros(1, 3, dtype=torch.long),
         }
 
     def forward(self, pixel_values: Tensor, input_ids: Tensor) -> Tensor:
@@ -84,7 +84,7 @@ class Listener(nn.Module):
 
     def example(self) -> dict[str, Tensor]:
         """One sample, all zeros."""
-        return {"input_features": torch.zeros(1, 16, 24)}
+        return {"input_features": torch.zeros(1, 16, 6)}
 
     def forward(self, input_features: Tensor) -> Tensor:
         """(B, 16, T) -> scores (B, T/2, VOCABULARY)."""
