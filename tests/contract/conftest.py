@@ -22,5 +22,6 @@ def pytest_collection_modifyitems(items: Sequence[pytest.Item]) -> None:
         asked = getattr(item, "originalname", "")
         if asked == "test_known_refusals_are_errors_with_a_reason" or name is None or method is None:
             continue
-        if name not in QUICK and (method not in EVERYWHERE or asked == "test_same_seed_same_bytes"):
+        twice = asked == "test_same_seed_same_bytes"
+        if name not in (QUICK[:2] if twice else QUICK) and (twice or method not in EVERYWHERE):
             item.add_marker(pytest.mark.slow)
