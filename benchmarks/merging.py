@@ -62,21 +62,20 @@ def seconds(run: Callable[[], Any]) -> tuple[float, float]:
 
 
 def ratios(
-    original: Any, copies: Mapping[str, Any], batch: int, rounds: int
+    original: Any, copies: Mapping[str, Any], inputs: Mapping[str, Any], rounds: int
 ) -> tuple[float, dict[str, list[tuple[float, float]]]]:
     """Median wall seconds of the original, and by row its time over the row's, wall and processor, round by round."""
     import torch
 
-    pixels = torch.randn(batch, 3, 224, 224, generator=torch.Generator().manual_seed(1))
     found: dict[str, list[tuple[float, float]]] = {name: [] for name in copies}
     plain = []
     with torch.inference_mode():
         for model in (original, *copies.values()):
-            model.module(pixel_values=pixels)
+            model.module(**inputs)
         for number in range(rounds):
             for name, model in copies.items():
                 pair = [original, model] if number % 2 else [model, original]
-                times = [seconds(lambda m=m: m.module(pixel_values=pixels)) for m in pair]  # type: ignore[misc]
+                times = [seconds(lambda m=m: m.module(**inputs)) for m in pair]  # type: ignore[misc]
                 before, after = times if number % 2 else times[::-1]
                 plain.append(before[0])
                 found[name].append((before[0] / after[0], before[1] / after[1]))
@@ -103,7 +102,8 @@ def main() -> None:
     whole = inspect(original).operations or 0
     decided = 0.0
     for batch in chosen.batches:
-        took, found = ratios(original, copies, batch, chosen.rounds)
+        pixels = torch.randn(batch, 3, 224, 224, generator=torch.Generator().manual_seed(1))
+        took, found = ratios(original, copies, {"pixel_values": pixels}, chosen.rounds)
         rows = []
         for name, model in copies.items():
             counted = inspect(model).operations or 0

@@ -48,6 +48,12 @@ def test_line_stands_for_pruning_and_recovery_in_turn() -> None:
     assert len(default) == 6 and default[1] == default[3] == ("distill", default[5][1])
 
 
+def test_last_recovery_can_be_another() -> None:
+    schedule = {"times": 3, "recover": {"steps": 7, "batch": 8}, "final": {"steps": 50}}
+    found = [config for name, config in expanded({"prune.wanda": {"gradual": schedule}}) if name == "distill"]
+    assert [(config.steps, config.batch) for config in found] == [(7, 8), (7, 8), (50, 8)]
+
+
 def test_exceptions_have_their_own_curve(tiny_model: Callable[..., Model]) -> None:
     line = {"where": "*.up", "sparsity": 0.8, "but": {"*.0.*": {"sparsity": 0.4}}, "gradual": {"times": 2, "shape": "linear"}}
     edits, after = plan_edits(tiny_model("clip").layout, read_recipe({"steps": [{"prune.magnitude": line}]}), True)
@@ -93,6 +99,8 @@ def test_carried_out_the_last_mask_has_the_count(compressed: Any) -> None:
     ({"prune.magnitude": {"sparsity": 0.9, "but": {"a": {"sparsity": 0.1}}, "gradual": {"times": 2, "begin": 0.2}}},
      r"but 'a': gradual.begin is 0.2, but must be less than the sparsity 0.1"),
     ({"prune.magnitude": {"gradual": {"times": 2, "recover": 5}}}, r"gradual.recover is 5, but must be a mapping"),
+    ({"prune.magnitude": {"gradual": {"times": 2, "final": 5}}}, r"gradual.final is 5, but must be a mapping"),
+    ({"prune.magnitude": {"gradual": {"times": 2, "final": {"step": 5}}}}, r"gradual.final has no option 'step'"),
     ({"prune.magnitude": {"gradual": {"times": 2, "recover": {"step": 5}}}},
      r"gradual.recover has no option 'step'; did you mean 'steps'\?"),
     ({"prune.wanda": {"kept": 2, "of": 4, "gradual": {"times": 2}}}, r"kept and of take its place"),

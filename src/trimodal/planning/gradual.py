@@ -3,7 +3,10 @@
     - prune.magnitude: {sparsity: 0.9, gradual: {times: 6, shape: cubic, begin: 0.0, recover: {steps: 100}}}
 
 is the same as six steps `prune.magnitude`, with the sparsities that the curve passes through, and a step `distill: {steps:
-100}` after each. The plan shows all twelve. With t = i/times for i = 1 … times, s_b = `begin` and s_f the step's sparsity:
+100}` after each. The plan shows all twelve. `final: {steps: 400}` changes what follows the last of them: only there the
+weights that will be kept are all there is to train, so most of the training is best spent there.
+
+With t = i/times for i = 1 … times, s_b = `begin` and s_f the step's sparsity:
 
     cubic      s_t = s_f − (s_f − s_b)(1 − t)³       much while there is much to spare (Zhu, Gupta 2017, arXiv 1710.01878)
     linear     s_t = s_f − (s_f − s_b)(1 − t)        as many weights every time
@@ -47,8 +50,11 @@ class Gradual:
         return round(final - (final - self.begin) * missing, 6)
 
 
-def read_gradual(method: Method, values: Mapping[str, Any], place: str) -> tuple[Gradual, Mapping[str, Any]]:
-    """The schedule that `values` describe for a step with `method`, and the options of its recovery.
+def read_gradual(
+    method: Method, values: Mapping[str, Any], place: str
+) -> tuple[Gradual, Mapping[str, Any], Mapping[str, Any]]:
+    """The schedule that `values` describe for a step with `method`, the options of its recovery, and those of the last
+    recovery, which are the same where nothing else is said.
 
     Raises:
         RecipeError: the method does not prune, or an option is wrong.
@@ -56,10 +62,12 @@ def read_gradual(method: Method, values: Mapping[str, Any], place: str) -> tuple
     if method.kind != "prune" or not any(f.name == "sparsity" for f in fields(method.config)):
         raise RecipeError(f"{place}: gradual is for steps that prune, such as prune.magnitude")
     values = dict(values)
-    recover = values.pop("recover", {})
-    if not isinstance(recover, dict):
-        raise RecipeError(f"{place}: gradual.recover is {recover!r}, but must be a mapping of options of distill")
-    return build(Gradual, values, f"{place}: gradual"), recover
+    recovery = {name: values.pop(name, {}) for name in ("recover", "final")}
+    for name, options in recovery.items():
+        if not isinstance(options, dict):
+            raise RecipeError(f"{place}: gradual.{name} is {options!r}, but must be a mapping of options of distill")
+    recover = recovery["recover"]
+    return build(Gradual, values, f"{place}: gradual"), recover, {**recover, **recovery["final"]}
 
 
 def spread_out(gradual: Gradual, config: Any, place: str) -> list[Any]:

@@ -169,15 +169,16 @@ def _steps(place: str, step: Any) -> Iterator[Step]:
 def _scheduled(whole: Step, schedule: Mapping[str, Any]) -> Iterator[Step]:
     """The steps of a gradual schedule, each followed by its recovery."""
     here = f"{whole.place} ({whole.method.name})"
-    gradual, options = read_gradual(whole.method, schedule, here)
+    gradual, options, last = read_gradual(whole.method, schedule, here)
     recovery = method("distill")
     recover = build(recovery.config, options, f"{here}: gradual.recover")
+    final = build(recovery.config, last, f"{here}: gradual.final")
     configs = spread_out(gradual, whole.config, here)
     but = [(pattern, spread_out(gradual, config, f"{here}: but '{pattern}'")) for pattern, config in whole.but]
     for i, config in enumerate(configs):
         place = f"{whole.place}, {i + 1} of {len(configs)}"
         yield Step(whole.method, whole.where, config, place, tuple((p, found[i]) for p, found in but), number=i + 1)
-        yield Step(recovery, ("*",), recover, place)
+        yield Step(recovery, ("*",), recover if i + 1 < len(configs) else final, place)
 
 
 def _mapping(value: Any, place: str) -> Mapping[str, Any]:

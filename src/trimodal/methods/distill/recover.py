@@ -12,8 +12,9 @@ Problem. With teacher t and student s, over all batches and all parameters of s 
 (Hinton, Vinyals, Dean 2015, arXiv 1503.02531, for the first term; FitNets, Romero et al. 2015, arXiv 1412.6550, for the
 last, made relative so that blocks count alike whatever their scale.)
 
-Algorithm. AdamW, cosine schedule, gradient clipped at 1; both models in eval mode, so no dropout and batch norms keep
-their statistics. The loss is 0 with zero gradient where student and teacher agree.
+Algorithm. AdamW, learning rate on a cosine (or `schedule`) after a short warm-up, gradient clipped at 1; both models in
+eval mode, so no dropout and batch norms keep their statistics. The loss is 0 with zero gradient where student and teacher
+agree.
 
 Cost: steps × (2 forwards + 1 backward). Weights on a grid do not move; the kept weights of a pruned site do, its mask
 does not; norms and biases always do. Of a codebook that k-means has learned the levels move, the codes do not: a level's
@@ -31,7 +32,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -58,6 +59,9 @@ class DistillConfig:
     features: float = option(0.5, "weight of the blocks' relative distance", low=0.0)
     temperature: float = option(2.0, "softens both score distributions", low=0.1, high=20.0)
     learning_rate: float = option(5e-4, "highest learning rate", low=1e-8, high=1.0, search=(1e-4, 5e-4, 1e-3))
+    schedule: Literal["cosine", "linear", "constant"] = option(
+        "cosine", "how the learning rate goes on from its highest", choices=("cosine", "linear", "constant")
+    )
     batch: int = option(64, "samples per step", low=1, unit="samples")
 
 
@@ -175,8 +179,9 @@ def _trained(
     teacher.module.eval()
     order = _shuffled(len(data), config.steps, seed)
     settings = TrainSettings(
-        steps=config.steps, learning_rate=config.learning_rate, weight_decay=0.0, seed=seed, frozen_noise=True
-    )
+        steps=config.steps, learning_rate=config.learning_rate, schedule=config.schedule, weight_decay=0.0, seed=seed,
+        frozen_noise=True,
+    )  # fmt: skip
     with block_outputs(teacher) as expected, block_outputs(student) as found:
 
         def step(module: nn.Module, batch: Batch) -> dict[str, Tensor]:
