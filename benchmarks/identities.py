@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 SEEDS = (0, 1, 2)
 SIZE, TOKENS, LOUD = 256, 4096, 12.0
+DAMPING = 1e-3
 ENTROPY_SLACK, ENTROPY_BYTES = 1.01, 64
 
 
@@ -336,6 +337,59 @@ def closed_form() -> Iterator[Check]:
     yield Check("closed-form layer error against the measured one, relative", tuple(values), most=1e-5)
 
 
+def pruning() -> Iterator[Check]:
+    """(d) No mask is served better than by its exact refit, measured with the damping that it is solved with; (e) exact OBS
+    that removes all has removed all there was."""
+    import torch
+
+    from trimodal.maths.masks import refit
+    from trimodal.methods.prune import magnitude, obs, sparsegpt
+
+    updated, untouched, whole, left = [], [], [], []
+    for seed, sparsity in product(SEEDS, (0.3, 0.5, 0.7)):
+        case = layer(seed)
+        second = case.moment.second.double()
+        damped = second + DAMPING * second.diagonal().mean() * torch.eye(SIZE)
+        for method, options, found in (
+            (sparsegpt.METHOD, {"damping": DAMPING}, updated), (magnitude.METHOD, {"refit": False}, untouched)
+        ):  # fmt: skip
+            after = decoded(solved(method, case.weight, case.moment, sparsity=sparsity, **options))
+            best = refit(case.weight, after != 0, second, DAMPING)
+            lost = [case.weight.double() - weight.double() for weight in (after, best)]
+            errors = [float(torch.trace(delta @ damped @ delta.T)) for delta in lost]
+            found.append(errors[0] / errors[1])
+    for seed in SEEDS:
+        case = layer(seed)
+        second, weight = case.moment.second.double(), case.weight[:16].double()
+        costs, order = obs.traces(weight, torch.linalg.inv(second))
+        whole.append(relative(costs.sum(), torch.trace(weight @ second @ weight.T)))
+        left.append(float(obs.chosen(costs, order, weight.numel()).sum()))
+    yield Check("(d) error of SparseGPT over that of its mask's exact refit", tuple(updated), least=1 - 1e-6)
+    yield Check("(d) error of magnitude over that of its mask's exact refit", tuple(untouched), least=1 - 1e-6)
+    yield Check("(e) exact OBS of all weights: summed costs against tr(W C Wᵀ), relative", tuple(whole), most=1e-6)
+    yield Check("(e) exact OBS of all weights: weights left", tuple(left), most=0.0)
+
+
+def merging() -> Iterator[Check]:
+    """(g) Merging nothing changes nothing, and whatever is merged, every token goes on counting once."""
+    import torch
+
+    from trimodal.maths import merging as ways
+
+    unchanged, counted = [], []
+    for seed, (tokens, remove, protected) in product(SEEDS, ((197, 0, 1), (197, 40, 1), (197, 98, 1), (50, 25, 0), (9, 0, 2))):
+        random = torch.Generator().manual_seed(seed)
+        hidden = torch.randn(2, tokens, 16, generator=random)
+        sizes = torch.randint(1, 4, (2, tokens), generator=random).float()
+        target = ways.matched(hidden, sizes, remove, protected)
+        merged, total = ways.merge(hidden, sizes, target, tokens - remove)
+        counted.append(float((total.sum(1) - sizes.sum(1)).abs().max()))
+        if not remove:
+            unchanged.append(float((merged - hidden).abs().max()))
+    yield Check("(g) no token merged: largest change", tuple(unchanged), most=0.0)
+    yield Check("(g) sizes before minus after merging", tuple(counted), most=0.0)
+
+
 def distillation() -> Iterator[Check]:
     """(j) A student that is its teacher is pulled nowhere."""
     import torch
@@ -375,8 +429,8 @@ def kernels() -> Iterator[Check]:
 
 
 CHECKS = (
-    gain_over_rounding, low_rank, entropy_coding, transforms, target, diagonal_moment, storage, closed_form, distillation,
-    kernels,
+    gain_over_rounding, low_rank, entropy_coding, transforms, target, diagonal_moment, storage, closed_form, pruning, merging,
+    distillation, kernels,
 )  # fmt: skip
 
 
