@@ -184,7 +184,7 @@ def _one(model: Model, task: Task, place: Place, given: Given, seen: Mapping[str
     lacking = statistic is None and task.method.wants(place, task.config) is not None
     weights = {} if place.whole is not None else weights_of(model, place)
     change = task.method.solve(place, weights, statistic, task.config)
-    after = task.method.forecast(place, task.config)
+    after = task.method.forecast(place, replace(task.config, **change.settled) if change.settled else task.config)
     apply_(model, place, change, after)
     error, changed = change.error, 0.0
     moments = {name: part for name, part in seen.items() if isinstance(part, Moment)}
