@@ -48,8 +48,9 @@ def tasks_of(number: int, edit: Edit) -> list[Task]:
 
 @dataclass
 class Given:
-    """What the methods of one sweep over `model` are given; `tasks` are all of the sweep's. Samples that are no part of
-    `activations` serve for gradients; `sizes` are those of gradients per path and modality, for balance `gradient`."""
+    """What the methods of one sweep over `model` are given; `tasks` are all of the sweep's. Of `samples`, which `activations`
+    has in batches, gradients are taken one by one; `sizes` are those of the outputs' gradients per path and modality, for
+    balance `gradient`."""
 
     model: Model
     activations: Activations

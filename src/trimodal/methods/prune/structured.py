@@ -232,8 +232,8 @@ def _problem(place: Place, weights: Weights, statistic: Moment, config: Structur
 def solve(place: Place, weights: Weights, statistic: Statistic | None, config: StructuredConfig) -> Change:
     """Choose the units of the place's label that stay, and update their consumer."""
     if isinstance(statistic, MaskGradient) and place.label is not None and statistic.square.any():
-        units = rearranged(statistic.square, kept_units(statistic.units, config.sparsity))
-        return Change(cut=Cut(place.label, tuple(units)))
+        staying = rearranged(statistic.square, kept_units(statistic.units, config.sparsity))
+        return Change(cut=Cut(place.label, tuple(staying)))
     if not by_hessian(place, config):
         return remove_smallest(place, weights, config)
     axis, site = place.observed.input_axis, place.observed
