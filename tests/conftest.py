@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from trimodal.compression import compress_, run
+from trimodal.compression import compress_, given, run
 from trimodal.core import Calibration, FitRecord, Layout, PlaceRecord, Plan, Sample, Source
 from trimodal.models.load import describe, tensor_bytes, unique_tensors
 from trimodal.models.model import Model
@@ -68,7 +68,10 @@ def carry_out(
     calibration = Calibration(2 * samples, None, (), recipe.get("calibration", {}).get("balance", "modality"))
     plan = Plan(recipe.get("seed", 0), source, calibration, edits, before - saved)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(run, "make_batches", lambda model, samples, size: [batches[sample.line] for sample in samples])
+        for module in (run, given):
+            patch.setattr(
+                module, "make_batches", lambda model, samples, size: [batches[sample.line] for sample in samples]
+            )
         stand_ins = [Sample(line) for line in range(len(batches))]
         records = compress_(model, plan, stand_ins, stand_ins, original)
     return Compressed(model, original, plan, after, records, batches)

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from trimodal.methods import Method
 
 INTERRUPTED = 130
+_CERTAINTY = {"exact": "", "at most": "at most ", "estimate": "about "}
 _MODEL = "A Hugging Face folder or hub id, a folder that trimodal wrote, or package.module:function."
 _RECIPE = "A YAML file, or the name of a built-in recipe (see `trimodal recipes`)."
 _DATA = "A JSONL file or a folder with data.jsonl; `none` where nothing needs data."
@@ -106,7 +107,7 @@ def plan(
         return
     for edit in made.edits:
         _print(_edit_table(edit.method, edit.config, edit))
-    _print(f"tensors: {made.source.tensor_bytes:,} → {made.expected_tensor_bytes:,} bytes")
+    _print(f"tensors: {made.source.tensor_bytes:,} → {_CERTAINTY[made.certainty]}{made.expected_tensor_bytes:,} bytes")
 
 
 @app.command()
@@ -332,7 +333,10 @@ def _one_method(method: Method) -> Table:
 
 
 def _edit_table(name: str, config: dict[str, Any], edit: Any) -> Table:
-    rows = [(place.name, f"{place.bytes_before:,}", f"{place.bytes_after:,}") for place in edit.places]
+    rows = [
+        (place.name, f"{place.bytes_before:,}", _CERTAINTY[place.certainty] + f"{place.bytes_after:,}")
+        for place in edit.places
+    ]
     table = _table((name, "bytes before", "bytes after"), rows)
     settings = ", ".join(f"{key} {value}" for key, value in config.items())
     left = "".join(f"\nleft alone: {alone.name} ({alone.reason})" for alone in edit.left_alone)

@@ -189,3 +189,20 @@ def test_exceptions_have_options_of_their_own(clip: Layout) -> None:
 def test_exceptions_that_cannot_be_meant(clip: Layout, but: object, message: str) -> None:
     with pytest.raises(RecipeError, match=message):
         planned(clip, {"quantize.rtn": {"where": ["*.up", "*.down"], "but": but}})
+
+
+def test_plan_says_which_bytes_are_an_estimate(clip: Layout) -> None:
+    steps = [
+        {"prune.neurons": {"where": "image.*", "scope": "tower"}}, {"quantize.rtn": {"where": "*"}},
+        {"prune.heads": {"where": "text.*", "scope": "layer"}},
+    ]  # fmt: skip
+    (first, second, third), _ = planned(clip, steps[0], steps[2], steps[1])
+    assert {place.certainty for place in first.places} == {"estimate"}
+    assert {place.certainty for place in second.places} == {"exact"}
+    doubtful = {place.name for place in third.places if place.certainty == "estimate"}
+    assert doubtful == {f"image.{block}.{role}" for block in (0, 1) for role in ("up", "down")}
+
+
+def test_n_of_m_leaves_nothing_to_rank(clip: Layout) -> None:
+    with pytest.raises(RecipeError, match="kept and of say what every layer loses; nothing is left for scope: tower"):
+        planned(clip, {"prune.wanda": {"kept": 2, "of": 4, "scope": "tower"}})

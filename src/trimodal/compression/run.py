@@ -1,7 +1,8 @@
 """The loop: carry out a plan.
 
 Consecutive solving edits make one sweep over the model in running order; a gradient edit stands by itself, and each
-further one sees the data in another order. In a sweep,
+further one sees the data in another order. An edit whose places are ranked together begins a new sweep, before which it is
+settled how much goes where. In a sweep,
 for each block: take its places; in each round observe what their methods want, then solve, apply and write a line per
 place. A new round begins where a place touches a site that this block's earlier rounds have changed.
 """
@@ -17,33 +18,23 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from trimodal.compression.allocation import allocated, ranked
 from trimodal.compression.blocks import Activations
-from trimodal.compression.sensitivity import gradient_sizes, weight_gradients
-from trimodal.core import Change, Edit, FitRecord, Place, PlaceRecord, Plan, PlannedPlace, Sample, Site
+from trimodal.compression.given import Given, Task, tasks_of, weights_of
+from trimodal.compression.sensitivity import gradient_sizes
+from trimodal.core import Change, Edit, FitRecord, Place, PlaceRecord, Plan, Sample
 from trimodal.data import batches as make_batches
 from trimodal.errors import TrimodalError
-from trimodal.layers import Sparse
 from trimodal.maths.error import output_error, weight_error
-from trimodal.methods import Method, method
+from trimodal.methods import method
 from trimodal.methods.options import build
 from trimodal.models.apply import apply_
 from trimodal.models.model import Batch, Model
-from trimodal.planning import place_of
-from trimodal.statistics import Balance, Gradient, Moment, Statistic, StatisticKind, mixed
+from trimodal.statistics import Moment, Statistic
 
 BATCH_SIZE, BATCH_TOKENS = 32, 2048
-GRADIENT_SAMPLES = 64
 Progress = Callable[[str, int, int], None]
-
-
-@dataclass(frozen=True)
-class _Task:
-    """One place of one edit."""
-
-    edit: int
-    method: Method
-    config: Any
-    planned: PlannedPlace
+_Numbered = tuple[int, Edit]
 
 
 @dataclass
@@ -51,16 +42,10 @@ class _Run:
     """What the loop carries along."""
 
     model: Model
-    balance: Balance
     progress: Progress
-    samples: Sequence[Sample]
-    seed: int
-    gradients: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
-    weight_gradients: Mapping[str, Gradient] = field(default_factory=dict)
-    tasks: Sequence[_Task] = ()
+    total: int
     records: list[PlaceRecord | FitRecord] = field(default_factory=list)
     training: tuple[int, Sequence[Batch]] | None = None
-    total: int = 0
 
 
 def compress_(
@@ -82,21 +67,36 @@ def compress_(
         progress: called with what is going on, places or steps done, and how many there are.
     """
     torch.manual_seed(plan.seed)
-    run = _Run(model, plan.calibration.balance, progress, statistics_samples, plan.seed)  # type: ignore[arg-type]
-    run.total = sum(len(edit.places) for edit in plan.edits)
-    calibration = _batches(model, statistics_samples)
-    if run.balance == "gradient" and teacher is not None:
-        run.gradients = gradient_sizes(teacher, calibration, plan.seed)
+    run = _Run(model, progress, sum(len(edit.places) for edit in plan.edits))
+    calibration, balance = _batches(model, statistics_samples), plan.calibration.balance
+    sizes: Mapping[str, Mapping[str, float]] = {}
+    if balance == "gradient" and teacher is not None:
+        sizes = gradient_sizes(teacher, calibration, plan.seed)
     original = None if teacher is None else Activations(teacher, calibration)
     trainings = 0
-    for gradient, edits in groupby(enumerate(plan.edits), key=lambda pair: method(pair[1].method).fit is not None):
-        if gradient:
-            for number, edit in edits:
-                _fit(run, number, edit, teacher, samples, (plan.seed + trainings) % 2**63)
-                trainings += 1
+    for stage in _stages(plan.edits):
+        number, edit = stage[0]
+        if method(edit.method).fit is not None:
+            _fit(run, number, edit, teacher, samples, (plan.seed + trainings) % 2**63)
+            trainings += 1
         else:
-            _sweep(run, list(edits), Activations(model, calibration, original))
+            tasks = [task for numbered in stage for task in tasks_of(*numbered)]
+            activations = Activations(model, calibration, original)
+            _sweep(run, Given(model, activations, tasks, statistics_samples, plan.seed, balance, sizes))  # type: ignore[arg-type]
     return run.records
+
+
+def _stages(edits: Sequence[Edit]) -> Iterator[list[_Numbered]]:
+    """What is carried out together: each gradient edit by itself, solving edits up to the next that is ranked."""
+    stage: list[_Numbered] = []
+    for number, edit in enumerate(edits):
+        alone = method(edit.method).fit is not None
+        if stage and (alone or ranked(edit) or method(stage[0][1].method).fit is not None):
+            yield stage
+            stage = []
+        stage.append((number, edit))
+    if stage:
+        yield stage
 
 
 def _batches(model: Model, samples: Sequence[Sample]) -> Sequence[Batch]:
@@ -127,26 +127,16 @@ def _fit(run: _Run, number: int, edit: Edit, teacher: Model | None, samples: Seq
     run.records.extend(replace(r, edit=number) for r in used.fit(run.model, teacher, data, config, seed))
 
 
-def _sweep(run: _Run, edits: list[tuple[int, Edit]], activations: Activations) -> None:
-    """All places of `edits`, block by block in running order."""
-    tasks = [
-        _task(number, edit, planned)
-        for number, edit in edits
-        for planned in edit.places
-    ]
-    run.tasks, run.weight_gradients = tasks, {}
+def _sweep(run: _Run, given: Given) -> None:
+    """All tasks that are `given` something, block by block in running order."""
+    tasks = allocated(given, lambda what: run.progress(what, len(run.records), run.total))
     order = {site.path: (site.tower, site.block) for site in run.model.layout.sites}
     for _, paths in groupby(order, key=lambda path: order[path]):
         here = set(paths)
         block = [task for task in tasks if any(_inside(path, here) for path in task.planned.paths)]
         tasks = [task for task in tasks if task not in block]
         for tasks_of_round in _rounds(block):
-            _round(run, tasks_of_round, activations)
-
-
-def _task(number: int, edit: Edit, planned: PlannedPlace) -> _Task:
-    used = method(edit.method)
-    return _Task(number, used, build(used.config, {**edit.config, **planned.config}, edit.method), planned)
+            _round(run, tasks_of_round, given)
 
 
 def _inside(path: str, paths: set[str]) -> bool:
@@ -154,9 +144,9 @@ def _inside(path: str, paths: set[str]) -> bool:
     return any(path == p or path.startswith(f"{p}.") for p in paths)
 
 
-def _rounds(tasks: list[_Task]) -> Iterator[list[_Task]]:
+def _rounds(tasks: list[Task]) -> Iterator[list[Task]]:
     """Split the tasks, in order, where one touches what an earlier one has changed."""
-    current: list[_Task] = []
+    current: list[Task] = []
     touched: set[str] = set()
     for task in tasks:
         if any(_inside(path, touched) for path in task.planned.paths):
@@ -168,100 +158,47 @@ def _rounds(tasks: list[_Task]) -> Iterator[list[_Task]]:
         yield current
 
 
-def _round(run: _Run, tasks: list[_Task], activations: Activations) -> None:
-    places = [place_of(run.model.layout, task.method, task.planned) for task in tasks]
-    wants = _wants(tasks, places, bool(activations.batches))
-    seen: dict[str, dict[str, Statistic]] = {}
-    observed = [place.observed for place in places if place.observed.path in wants]
-    for _, sites in groupby(sorted(observed, key=_position), key=_position):
-        seen |= activations.observe(list(sites), wants)
+def _round(run: _Run, tasks: list[Task], given: Given) -> None:
+    places = [given.place(task) for task in tasks]
+    seen = given.observe(tasks, places)
     for task, place in zip(tasks, places, strict=True):
         run.progress(f"{task.method.name} {place.name}", len(run.records), run.total)
-        run.records.append(_one(run, task, place, seen.get(place.observed.path, {})))
+        run.records.append(_one(run.model, task, place, given, seen.get(place.observed.path, {})))
     if any(place.label is not None and place.far for place in places):
-        activations.forget()  # what blocks give to each other has other shapes now
+        given.activations.forget()  # what blocks give to each other has other shapes now
 
 
-def _position(site: Site) -> tuple[str, int]:
-    return site.tower, -1 if site.block is None else site.block
-
-
-def _gradient(run: _Run, place: Place) -> Gradient | None:
-    """The gradient of the place's observed weight. Where it is not known, or is of a weight that was cut since, it is
-    taken for all plain weights that this sweep ranks so, at the model as it is now."""
-    path, shape = place.observed.path, (place.observed.rows, place.observed.columns)
-    known = run.weight_gradients.get(path)
-    if known is None or (known.rows, known.columns) != shape:
-        layout = run.model.layout
-        plain = {site.path for site in layout.sites if site.stored == "dense"}
-        tasks = [task for task in run.tasks if plain.issuperset(task.planned.paths)]
-        places = [(task, place_of(layout, task.method, task.planned)) for task in tasks]
-        paths = [p.observed.path for task, p in places if task.method.wants(p, task.config) == "gradient"]
-        samples = run.samples[:: -(-len(run.samples) // GRADIENT_SAMPLES)] if run.samples else ()
-        examples = ((sample, batch) for sample in samples for batch in make_batches(run.model, [sample], 1))
-        run.weight_gradients = weight_gradients(run.model, examples, dict.fromkeys(paths), run.seed)
-    return run.weight_gradients.get(path)
-
-
-def _wants(tasks: list[_Task], places: list[Place], data: bool) -> dict[str, StatisticKind]:
-    """What to observe per path. With data at hand every weight's output error is measured, asked for or not."""
-    wants: dict[str, StatisticKind] = {}
-    for task, place in zip(tasks, places, strict=True):
-        site = place.observed
-        if data and place.whole is None and site.kind in ("linear", "conv") and site.groups == 1:
-            wanted = task.method.wants(place, task.config)
-            wants[site.path] = "moment" if wanted in (None, "norm", "gradient") else wanted
-    return wants
-
-
-def _one(run: _Run, task: _Task, place: Place, seen: Mapping[str, Statistic]) -> PlaceRecord:
+def _one(model: Model, task: Task, place: Place, given: Given, seen: Mapping[str, Statistic]) -> PlaceRecord:
     """Observe is done; solve, apply, and say what happened at one place."""
     start = time.perf_counter()
-    model, site = run.model, place.observed
-    weights = {} if place.whole is not None else _weights(model, place)
-    moments = {name: part for name, part in seen.items() if isinstance(part, Moment)}
-    wanted = task.method.wants(place, task.config)
-    statistic: Statistic | None = None
-    if wanted == "gradient":
-        statistic = _gradient(run, place)
-    elif moments:
-        statistic = mixed(moments, run.balance, run.gradients.get(site.path))
-    lacking = wanted is not None and statistic is None
-    if task.method.solve is None or (lacking and (run.samples or not task.method.without_data)):
-        raise TrimodalError(
-            f"{task.method.name} at {place.name}: no calibration sample ran through it; give data that uses the {site.tower} tower"
-        )
-    change = task.method.solve(place, weights, statistic if wanted is not None else None, task.config)
-    after = task.method.forecast(place, task.config)
+    record = PlaceRecord(
+        edit=task.edit, method=task.method.name, place=place.name, tower=place.tower, block=place.block,
+        bytes_before=place.stored_bytes, bytes_after=place.stored_bytes, error={}, weight_error=0.0, tokens={}, seconds=0.0,
+    )  # fmt: skip
+    reason = task.method.refuse(place, task.config) if task.planned.certainty != "exact" else None
+    if reason is not None:  # planning could only guess what an earlier step leaves here
+        return replace(record, notes=(f"left alone: {reason}",))
+    if task.method.solve is None:
+        raise TrimodalError(f"{task.method.name} has nothing to solve at {place.name}")
+    statistic = given.statistic(task, place, seen)
+    lacking = statistic is None and task.method.wants(place, task.config) is not None
+    weights = {} if place.whole is not None else weights_of(model, place)
+    change = task.method.solve(place, weights, statistic, task.config)
+    after = task.method.forecast(place, replace(task.config, **change.settled) if change.settled else task.config)
     apply_(model, place, change, after)
     error, changed = change.error, 0.0
+    moments = {name: part for name, part in seen.items() if isinstance(part, Moment)}
     if change.merge is None:
         old, new, bias_change = _before_and_after(model, place, change, weights)
         changed = weight_error(old, new)
         if error is None:
             error = {n: output_error(old, new, m.second, m.mean, bias_change) for n, m in moments.items()}
-    return PlaceRecord(
-        edit=task.edit, method=task.method.name, place=place.name, tower=place.tower, block=place.block,
-        bytes_before=place.stored_bytes, bytes_after=sum(s.stored_bytes for s in after),
-        error=dict(error or {}),
-        weight_error=changed, tokens={n: part.tokens for n, part in moments.items()},
-        seconds=time.perf_counter() - start,
-        notes=(*change.notes, *((f"without data: {task.method.without_data}",) if lacking else ())),
+    without = f"without data: {task.method.without_data}" if lacking else ""
+    return replace(
+        record, bytes_after=sum(s.stored_bytes for s in after), error=dict(error or {}), weight_error=changed,
+        tokens={n: part.tokens for n, part in moments.items()}, seconds=time.perf_counter() - start,
+        notes=tuple(note for note in (task.note, *change.notes, without) if note),
     )  # fmt: skip
-
-
-def _weights(model: Model, place: Place) -> dict[str, Tensor]:
-    """Weight and bias of every site of the place, in float32, and the mask of what is pruned."""
-    found = {}
-    for site in place.sites:
-        layer = model.module.get_submodule(site.path)
-        for name in ("weight", "bias"):
-            tensor = getattr(layer, name, None)
-            if isinstance(tensor, Tensor):
-                found[f"{site.path}.{name}"] = tensor.detach().float()
-        if isinstance(stored := getattr(layer, "stored", None), Sparse):
-            found[f"{site.path}.mask"] = stored.kept
-    return found
 
 
 def _before_and_after(

@@ -1,14 +1,15 @@
 """What the loss's gradient says: how much each modality's tokens matter to the output, and what each weight is worth.
 
-MBQ (Li et al. 2025, arXiv 2412.19509) weighs modalities by the first; `prune.gradient` ranks weights by the second. No
-labels are needed: the loss is the negative log-likelihood of labels drawn from the model's own predictions, whose
-gradient is that of the Fisher information, and for embeddings their scalar product with a random direction. For weights,
-labels and next tokens are used where the data has them.
+MBQ (Li et al. 2025, arXiv 2412.19509) weighs modalities by the first; `prune.gradient` ranks weights by the second, and
+`score: fisher` whole units by what the weights that read them say together. No labels are needed: the loss is the negative
+log-likelihood of labels drawn from the model's own predictions, whose gradient is that of the Fisher information, and for
+embeddings their scalar product with a random direction. For weights, labels and next tokens are used where the data has
+them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 from trimodal.core import Sample
 from trimodal.data import labels
 from trimodal.models.model import Batch, Model, Output
-from trimodal.statistics import Gradient, rows_by_modality
+from trimodal.statistics import Gradient, MaskGradient, rows_by_modality
 
 _IGNORED = -100
 
@@ -55,30 +56,61 @@ def gradient_sizes(model: Model, batches: Sequence[Batch], seed: int) -> dict[st
     return {path: {name: size / count for name, (size, count) in by.items()} for path, by in totals.items()}
 
 
-def weight_gradients(
-    model: Model, examples: Iterable[tuple[Sample, Batch]], paths: Collection[str], seed: int
-) -> dict[str, Gradient]:
+Examples = Iterable[tuple[Sample, Batch]]
+
+
+def weight_gradients(model: Model, examples: Examples, paths: Collection[str], seed: int) -> dict[str, Gradient]:
     """The gradients of the weights at `paths` (plain parameters) over `examples`, each one sample and the batch that it
     makes alone, one backward pass each; zero where the loss does not depend on a weight."""
-    weights = {path: model.module.get_submodule(path)._parameters["weight"] for path in paths}
-    found = {path: Gradient(len(w), w[0].numel()) for path, w in weights.items() if w is not None}
-    leaves = [weight for weight in weights.values() if weight is not None]
-    needed = [weight.requires_grad for weight in leaves]
+    weights = _weights(model, paths)
+    found = {path: Gradient(len(w), w[0].numel()) for path, w in weights.items()}
+    for gradients in _by_sample(model, examples, weights, seed):
+        for path, gradient in gradients.items():
+            found[path].update(gradient)
+    return found
+
+
+def mask_gradients(
+    model: Model, examples: Examples, readers: Mapping[str, Mapping[str, Tensor]], seed: int
+) -> dict[str, MaskGradient]:
+    """The gradients of masks that multiply units wherever they are read. `readers` says for every set of units, by name,
+    at which paths that is, and which columns (u, width) of the weight there read each unit."""
+    found = {name: MaskGradient(len(next(iter(columns.values())))) for name, columns in readers.items()}
+    weights = _weights(model, dict.fromkeys(path for columns in readers.values() for path in columns))
+    for gradients in _by_sample(model, examples, weights, seed):
+        products = {path: (weights[path].detach() * g).flatten(1).double().sum(0) for path, g in gradients.items()}
+        for name, columns in readers.items():
+            parts = [products[path][index.to(products[path].device)].sum(1) for path, index in columns.items()]
+            found[name].update(torch.stack(parts).sum(0))
+    return found
+
+
+def _weights(model: Model, paths: Iterable[str]) -> dict[str, nn.Parameter]:
+    found = {path: model.module.get_submodule(path)._parameters["weight"] for path in paths}
+    return {path: weight for path, weight in found.items() if weight is not None}
+
+
+def _by_sample(
+    model: Model, examples: Examples, weights: Mapping[str, nn.Parameter], seed: int
+) -> Iterator[dict[str, Tensor]]:
+    """For every example the gradients of `weights` by path."""
+    needed = {path: weight.requires_grad for path, weight in weights.items()}
     generator = torch.Generator().manual_seed(seed)
     model.module.eval()
     try:
-        for weight in leaves:
+        for weight in weights.values():
             weight.requires_grad_(True)
         for sample, batch in examples:
             with torch.enable_grad():
                 loss = _loss(model, model.module(**batch), batch, generator, sample)
-                gradients = torch.autograd.grad(loss, leaves, allow_unused=True)
-            for one, weight, gradient in zip(found.values(), leaves, gradients, strict=True):
-                one.update(torch.zeros_like(weight) if gradient is None else gradient)
+                gradients = torch.autograd.grad(loss, list(weights.values()), allow_unused=True)
+            yield {
+                path: torch.zeros_like(weight) if gradient is None else gradient
+                for (path, weight), gradient in zip(weights.items(), gradients, strict=True)
+            }
     finally:
-        for weight, before in zip(leaves, needed, strict=True):
-            weight.requires_grad_(before)
-    return found
+        for path, weight in weights.items():
+            weight.requires_grad_(needed[path])
 
 
 def _keep(seen: dict[str, Tensor], path: str) -> Callable[..., None]:

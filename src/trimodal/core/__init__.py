@@ -1,7 +1,7 @@
 """The nouns: plain frozen data without torch modules or I/O. Everything else speaks in these words."""
 
 from trimodal.core.change import Change, Cut, Merge, Treatment
-from trimodal.core.plan import Calibration, Edit, LeftAlone, Place, Plan, PlannedPlace, Source
+from trimodal.core.plan import Calibration, Certainty, Edit, LeftAlone, Place, Plan, PlannedPlace, Source, least_certain
 from trimodal.core.record import Check, FitRecord, Metric, Packing, PlaceRecord, Size, TowerSize, Verdict
 from trimodal.core.sample import MODALITIES, TOKEN_KINDS, Sample
 from trimodal.core.site import Axis, Counter, Fixed, Layout, Site, Tower
@@ -11,6 +11,7 @@ __all__ = [
     "TOKEN_KINDS",
     "Axis",
     "Calibration",
+    "Certainty",
     "Change",
     "Check",
     "Counter",
@@ -35,4 +36,5 @@ __all__ = [
     "TowerSize",
     "Treatment",
     "Verdict",
+    "least_certain",
 ]

@@ -56,6 +56,7 @@ class Change:
 
     `error` is the relative squared output error per modality, where it is more than the changed weight's own: a layer
     whose input is quantized too.
+    `settled` holds options that only solving could settle, such as a rank that follows from the data.
     """
 
     treatments: Mapping[str, Treatment] = field(default_factory=dict)
@@ -63,3 +64,4 @@ class Change:
     merge: Merge | None = None
     notes: tuple[str, ...] = ()
     error: Mapping[str, float] | None = None
+    settled: Mapping[str, Any] = field(default_factory=dict)

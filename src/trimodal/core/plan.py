@@ -6,12 +6,14 @@ are executed.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Literal, get_args
 
 from trimodal.core.site import Site, Tower
 
 PLAN_FORMAT = 1
+Certainty = Literal["exact", "at most", "estimate"]
 
 
 @dataclass(frozen=True)
@@ -68,13 +70,18 @@ class Place:
 @dataclass(frozen=True)
 class PlannedPlace:
     """One place of an edit, by name, with the bytes it holds before and after; `config` has the options in which it
-    differs from the edit's."""
+    differs from the edit's.
+
+    `certainty` says what `bytes_after` is worth: mostly it is `exact`. Where what goes is ranked over several places it is
+    an `estimate`, since only the scores will tell how much goes here; where the rank follows from the energy it is `at
+    most` that. Both hold for later steps at the same sites too."""
 
     name: str
     paths: tuple[str, ...]
     bytes_before: int
     bytes_after: int
     config: dict[str, Any] = field(default_factory=dict)
+    certainty: Certainty = "exact"
 
 
 @dataclass(frozen=True)
@@ -130,6 +137,11 @@ class Plan:
     trimodal: str = ""
     format: int = PLAN_FORMAT
 
+    @property
+    def certainty(self) -> Certainty:
+        """What `expected_tensor_bytes` is worth: as little as the least certain of its places."""
+        return least_certain(place.certainty for edit in self.edits for place in edit.places)
+
     def to_json(self) -> dict[str, Any]:
         """Plain data for a JSON file."""
         return asdict(self)
@@ -147,6 +159,11 @@ class Plan:
             trimodal=data["trimodal"],
             format=data["format"],
         )
+
+
+def least_certain(certainties: Iterable[Certainty]) -> Certainty:
+    """The one that promises least; `exact` where there is none."""
+    return max(certainties, key=get_args(Certainty).index, default="exact")
 
 
 def _edit_from_json(data: dict[str, Any]) -> Edit:

@@ -190,6 +190,14 @@ class Site:
         """Whether its output carries `label`."""
         return self.output_axis is not None and label in self.output_axis.labels
 
+    def unit_columns(self, label: str) -> list[list[int]]:
+        """The columns of the weight, seen as a matrix, that read each unit of `label`."""
+        axis, kernel = self.input_axis, math.prod(self.shape[2:])
+        if axis is None:
+            return []
+        entries = (axis.entries([unit], label) for unit in range(axis.units_of(label)))
+        return [[entry * kernel + place for entry in unit for place in range(kernel)] for unit in entries]
+
     def factored(self, kind: str, options: Mapping[str, Any]) -> tuple[Site, ...]:
         """The sites `first`, `second` and so on that take its place when its weight is kept as `kind`, one of `FACTORED`.
 

@@ -30,6 +30,15 @@ def kept_energy(values: Tensor, rank: int) -> float:
     return float(values[:rank].sum()) / total if total > 0 else 1.0
 
 
+def rank_for(values: Tensor, energy: float | None, most: int) -> int:
+    """The smallest rank that keeps the share `energy` of Σ λ_i, λ descending (m,), but no more than `most`; without
+    `energy` it is that."""
+    if energy is None:
+        return most
+    kept = values.cumsum(0)
+    return min(most, int((kept < energy * kept[-1]).sum()) + 1)
+
+
 def leading(square: Tensor, rank: int) -> Tensor:
     """The eigenvectors (n, rank) of the largest eigenvalues of a symmetric matrix."""
     vectors: Tensor = torch.linalg.eigh((square + square.T) / 2)[1]

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from trimodal.core import Change, FitRecord, Place, Site
+from trimodal.core import Certainty, Change, FitRecord, Place, Site
 from trimodal.core.site import Kind as SiteKind
 from trimodal.statistics import Statistic, StatisticKind
 
@@ -40,6 +40,9 @@ class Method:
         wants: the statistic it needs of the observed site's input, or None.
         without_data: what is lost where there is no data for the statistic that it wants; empty if it cannot do without.
         forecast: the sites as they will stand afterwards, with shapes and stored bytes, from the place alone.
+        certainty: what the forecast's bytes are worth with this config.
+        scores: one number per unit of the place (or weight, if it is a site) that is still there, in any order: what its
+            removal costs, comparable with other places'. None where there is no such number. Methods with a `scope` have it.
     """
 
     name: str
@@ -53,6 +56,8 @@ class Method:
     wants: Callable[[Place, Any], StatisticKind | None] = lambda place, config: None
     without_data: str = ""
     forecast: Callable[[Place, Any], Sequence[Site]] = lambda place, config: place.sites
+    certainty: Callable[[Any], Certainty] = lambda config: "exact"
+    scores: Callable[[Place, Weights, Statistic | None, Any], Tensor | None] | None = None
     solve: Callable[[Place, Weights, Statistic | None, Any], Change] | None = None
     fit: Callable[[Model, Model, Callable[[int], Sequence[Batch]], Any, int], Iterable[FitRecord]] | None = None
 

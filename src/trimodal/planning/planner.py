@@ -11,10 +11,11 @@ from dataclasses import replace
 from fnmatch import fnmatchcase
 from typing import Any
 
-from trimodal.core import Edit, Fixed, Layout, LeftAlone, Place, PlannedPlace, Site
+from trimodal.core import Certainty, Edit, Fixed, Layout, LeftAlone, Place, PlannedPlace, Site, least_certain
 from trimodal.errors import RecipeError, nearest
 from trimodal.methods import Method
-from trimodal.methods.options import plain
+from trimodal.methods.options import build, plain
+from trimodal.methods.prune.scope import RANKED
 from trimodal.planning.recipe import Recipe, Step
 
 
@@ -38,12 +39,13 @@ def plan_edits(layout: Layout, recipe: Recipe, data: bool) -> tuple[tuple[Edit, 
         RecipeError: a pattern matches nothing, every place that it matches is declined, or a step needs data that
             is not there.
     """
-    edits, began = [], layout
+    edits: list[Edit] = []
+    began = layout
     for step in recipe.steps:
         if step.number == 1:
             began = layout
         edit, layout = _plan_step(layout, step, data, began)
-        edits.append(edit)
+        edits.append(_as_certain_as(edits, edit, step.method))
     return tuple(edits), layout
 
 
@@ -91,9 +93,27 @@ def _plan_step(layout: Layout, step: Step, data: bool, began: Layout) -> tuple[E
     return Edit(method.name, step.where, plain(step.config), tuple(planned), tuple(left)), layout
 
 
+def _as_certain_as(earlier: Iterable[Edit], edit: Edit, method: Method) -> Edit:
+    """`edit` with what the bytes of its places are worth: no more than those of `earlier` edits at the same sites."""
+    places = (place for e in earlier for place in e.places if place.certainty != "exact")
+    doubts = [(path, place.certainty) for place in places for path in place.paths]
+
+    def certainty(place: PlannedPlace) -> Certainty:
+        own = method.certainty(build(method.config, {**edit.config, **place.config}, edit.method))
+        return least_certain(
+            [own, *(c for path, c in doubts if any(f"{p}.".startswith(f"{path}.") for p in place.paths))]
+        )
+
+    return replace(edit, places=tuple(replace(place, certainty=certainty(place)) for place in edit.places))
+
+
 def _config_at(step: Step, place: Place) -> Any:
-    """The step's options at `place`: those of the last exception that fits it, else the step's own."""
-    return next((config for pattern, config in reversed(step.but) if _fits(place, pattern)), step.config)
+    """The step's options at `place`: those of the last exception that fits it, else the step's own. Where an exception
+    gives the sparsity, it is not left to a ranking."""
+    config = next((config for pattern, config in reversed(step.but) if _fits(place, pattern)), step.config)
+    if getattr(config, "scope", "") in RANKED and config.sparsity != step.config.sparsity:
+        return replace(config, scope="layer")
+    return config
 
 
 def _of_what_is_left(config: Any, place: Place, began: Layout) -> Any:

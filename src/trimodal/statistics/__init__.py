@@ -3,17 +3,18 @@ nowhere else."""
 
 from typing import Literal
 
-from trimodal.statistics.gradients import Gradient
+from trimodal.statistics.gradients import Gradient, MaskGradient
 from trimodal.statistics.moments import Balance, ColumnNorm, Moment, Sample, mixed
 from trimodal.statistics.tokens import rows_by_modality, unfold_input
 
-StatisticKind = Literal["moment", "paired", "norm", "sample", "gradient"]
-Statistic = Moment | ColumnNorm | Gradient
+StatisticKind = Literal["moment", "paired", "norm", "sample", "gradient", "mask"]
+Statistic = Moment | ColumnNorm | Gradient | MaskGradient
 
 __all__ = [
     "Balance",
     "ColumnNorm",
     "Gradient",
+    "MaskGradient",
     "Moment",
     "Sample",
     "Statistic",

@@ -1,4 +1,4 @@
-"""What the loss says of each weight: first and second moments of its gradient over samples."""
+"""What the loss says of each weight, or of each unit: moments of its gradient over samples."""
 
 from __future__ import annotations
 
@@ -30,3 +30,22 @@ class Gradient:
         self.samples += 1
         for total, value in ((self.mean, g), (self.size, g.abs()), (self.square, g.square())):
             total.lerp_(value.to(total.device), 1 / self.samples)
+
+
+@dataclass
+class MaskGradient:
+    """Of the masks m (u,) of one layer's units, over samples with gradients g (u,): `square` E[g gᵀ] (u, u), float64: with
+    labels drawn from the model's own predictions the Fisher information of the masks."""
+
+    units: int
+    samples: int = 0
+    square: Tensor = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.square = torch.zeros(self.units, self.units, dtype=torch.float64)
+
+    def update(self, gradient: Tensor) -> None:
+        """Take in one sample's gradient (u,)."""
+        g = gradient.detach().double().cpu()
+        self.samples += 1
+        self.square.lerp_(torch.outer(g, g), 1 / self.samples)

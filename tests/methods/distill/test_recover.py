@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from trimodal.compression.run import _weights
+from trimodal.compression.given import weights_of
 from trimodal.core import Place
 from trimodal.layers import Coded, store
 from trimodal.maths.packing import pack
@@ -153,7 +153,7 @@ def _carried_out(steps: list[Any]) -> tuple[Model, Model]:
         config = build(used.config, options, name)
         for site in model.layout.sites:
             place = Place(site.name, (site,))
-            apply_(model, place, used.solve(place, _weights(model, place), None, config), used.forecast(place, config))
+            apply_(model, place, used.solve(place, weights_of(model, place), None, config), used.forecast(place, config))
     return model, original
 
 
@@ -218,7 +218,7 @@ def test_a_level_at_zero_stays_there() -> None:
     assert used.solve is not None
     config = build(used.config, {"bits": 3, "grid": "kmeans", "group": "tensor"}, "rtn")
     place = Place("first", (model.layout.sites[0],))
-    apply_(model, place, used.solve(place, _weights(model, place), None, config), used.forecast(place, config))
+    apply_(model, place, used.solve(place, weights_of(model, place), None, config), used.forecast(place, config))
     zero = model.module[0].weight == 0  # type: ignore[index, operator]
     assert 0.2 < float(zero.float().mean()) < 0.6
     _recovered(model, original, steps=5)

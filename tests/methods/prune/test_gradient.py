@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from trimodal.core import Place, Site
 from trimodal.methods.options import build
-from trimodal.methods.prune.gradient import METHOD, GradientConfig, scores
+from trimodal.methods.prune.gradient import METHOD, GradientConfig, worth
 from trimodal.statistics import Gradient
 
 
@@ -25,9 +25,9 @@ def gradient_of(samples: Tensor) -> Gradient:
 def test_worked_example() -> None:
     weight = torch.tensor([[1.0, 0.1]])
     gradient = gradient_of(torch.tensor([[[0.1, 2.0]], [[-0.1, 1.0]]]))
-    assert torch.allclose(scores(weight, gradient, "snip"), torch.tensor([[0.0, 0.15]]), atol=1e-7)
-    assert torch.allclose(scores(weight, gradient, "taylor"), torch.tensor([[0.1, 0.15]]))
-    assert torch.allclose(scores(weight, gradient, "fisher"), torch.tensor([[0.005, 0.0125]]))
+    assert torch.allclose(worth(weight, gradient, "snip"), torch.tensor([[0.0, 0.15]]), atol=1e-7)
+    assert torch.allclose(worth(weight, gradient, "taylor"), torch.tensor([[0.1, 0.15]]))
+    assert torch.allclose(worth(weight, gradient, "fisher"), torch.tensor([[0.005, 0.0125]]))
 
 
 def test_statistic_is_the_mean_over_samples() -> None:

@@ -12,6 +12,7 @@ Algorithm.
     1. W C Wᵀ = U Λ Uᵀ, Λ descending                                                    U (m, m)
     2. first = U_kᵀ W, second = U_k                                                    (k, n), (m, k)
     3. with a bias: b += (W − U_k U_kᵀ W) μ                                             (m,)
+With `energy`, k is the least for which Σ_{i≤k} λ_i reaches that share, up to what `sparsity` or `rank` allow.
 The error relative to Σ λ_i (the output's energy; with a bias its variance) is 1 − Σ_{i≤k} λ_i / Σ λ_i exactly. An
 embedding has no second moment: plain SVD there.
 
@@ -31,14 +32,23 @@ from torch import Tensor
 
 from trimodal.core import Change, Place
 from trimodal.maths.error import bias_correction
-from trimodal.maths.lowrank import kept_energy, output_basis
-from trimodal.methods.factorize.factored import Rank, centred, factored, forecast, rank_of, refuse
+from trimodal.maths.lowrank import kept_energy, output_basis, rank_for
+from trimodal.methods.factorize.factored import (
+    EnergyRank,
+    centred,
+    certainty,
+    factored,
+    forecast,
+    rank_of,
+    refuse,
+    with_rank,
+)
 from trimodal.methods.method import Method, Weights
 from trimodal.statistics import Moment, Statistic, StatisticKind
 
 
 @dataclass(frozen=True)
-class EigenConfig(Rank):
+class EigenConfig(EnergyRank):
     """Options of `factorize.eigen`."""
 
 
@@ -47,9 +57,12 @@ def wants(place: Place, config: EigenConfig) -> StatisticKind | None:
     return None if place.observed.kind == "embedding" else "moment"
 
 
-def factors(weight: Tensor, moment: Tensor | None, rank: int) -> tuple[Tensor, Tensor, float]:
+def factors(
+    weight: Tensor, moment: Tensor | None, rank: int, energy: float | None = None
+) -> tuple[Tensor, Tensor, float]:
     """Steps 1 and 2 for W (m, n), C (n, n) or None for I: first (k, n), second (m, k), share of the output's energy kept."""
     values, vectors = output_basis(weight, moment)
+    rank = rank_for(values, energy, rank)
     second = vectors[:, :rank]
     return (second.T @ weight.double()).float(), second.float(), kept_energy(values, rank)
 
@@ -61,12 +74,12 @@ def solve(place: Place, weights: Weights, statistic: Statistic | None, config: E
     bias = weights.get(f"{site.path}.bias")
     if site.kind == "embedding":
         # An embedding's transpose maps a one-hot row to a vector; all rows weigh the same, so C = I.
-        first, second, energy = factors(weight.T, None, rank)
-        return factored(site, first.T, second, None, _notes(energy))
-    first, second, energy = factors(weight, centred(statistic, bias), rank)
+        first, second, energy = factors(weight.T, None, rank, config.energy)
+        return with_rank(factored(site, first.T, second, None, _notes(energy)), config)
+    first, second, energy = factors(weight, centred(statistic, bias), rank, config.energy)
     if bias is not None and isinstance(statistic, Moment):
         bias = bias + bias_correction(weight, second @ first, statistic.mean)
-    return factored(site, first, second, bias, _notes(energy))
+    return with_rank(factored(site, first, second, bias, _notes(energy)), config)
 
 
 def _notes(energy: float) -> tuple[str, ...]:
@@ -83,5 +96,6 @@ METHOD = Method(
     wants=wants,
     without_data="plain SVD: every input counts alike",
     forecast=forecast,
+    certainty=certainty,
     solve=solve,
 )

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from trimodal.core import Change, Place, Site, Treatment
+from trimodal.core import Certainty, Change, Place, Site, Treatment
 from trimodal.core.storage import tensors_of
 from trimodal.errors import TrimodalError
 from trimodal.maths.cholesky import safe_damping
@@ -28,6 +28,34 @@ class Rank:
         0.5, "fraction of the weight's numbers removed", low=0.0, high=1.0, search=(0.25, 0.5, 0.75)
     )
     rank: int | None = option(None, "rank to keep; replaces sparsity", low=1)
+
+
+@dataclass(frozen=True)
+class EnergyRank(Rank):
+    """Options of factorizations whose rank may follow from the data.
+
+    With `energy` every layer gets the smallest rank that keeps so much of the energy that the method ranks directions by,
+    never more than `sparsity` or `rank` allow. So a plan shows the most that there can be.
+    """
+
+    energy: float | None = option(
+        None, "share of the energy to keep: the rank is the least that does, up to what sparsity or rank allow",
+        low=0.0, high=1.0, search=(0.9, 0.99, 0.999),
+    )  # fmt: skip
+
+
+def certainty(config: EnergyRank) -> Certainty:
+    """What a forecast of the bytes is worth."""
+    return "exact" if config.energy is None else "at most"
+
+
+def with_rank(change: Change, config: EnergyRank) -> Change:
+    """`change`, and that it settles the rank where the energy decides."""
+    if config.energy is None:
+        return change
+    ((_, treatment),) = change.treatments.items()
+    rank = treatment.options["rank"]
+    return replace(change, settled={"rank": rank}, notes=(*change.notes, f"rank {rank} keeps {config.energy:g} of the energy"))
 
 
 def rank_of(site: Site, config: Rank) -> int:

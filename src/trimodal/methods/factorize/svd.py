@@ -12,6 +12,7 @@ for ASVD: with α = 1 the layer's output error for inputs that are not correlate
 Algorithm.
     1. W · S = U Σ Vᵀ                                                       U (m, r), Σ (r,), V (n, r)
     2. first = Σ_k V_kᵀ / S, second = U_k                                   (k, n), (m, k)
+    With `energy`, k is the least for which Σ_{i≤k} Σ_i² reaches that share, up to what `sparsity` or `rank` allow.
     FWSVD does the same to Wᵀ with D for S, and transposes back.
 
 Cost O(m·n·min(m, n)). Needs no data with α = 0. Loses to the eigen form wherever inputs are correlated, which they are;
@@ -31,7 +32,8 @@ import torch
 from torch import Tensor
 
 from trimodal.core import Change, Place
-from trimodal.methods.factorize.factored import Rank, factored, forecast, rank_of
+from trimodal.maths.lowrank import rank_for
+from trimodal.methods.factorize.factored import EnergyRank, certainty, factored, forecast, rank_of, with_rank
 from trimodal.methods.factorize.factored import refuse as factored_refuse
 from trimodal.methods.method import Method, Weights
 from trimodal.methods.options import option
@@ -41,7 +43,7 @@ _LEAST = 1e-4
 
 
 @dataclass(frozen=True)
-class SvdConfig(Rank):
+class SvdConfig(EnergyRank):
     """Options of `factorize.svd`."""
 
     alpha: float = option(0.0, "how much an input's size counts: 0 not at all (plain SVD), 0.5 the paper's ASVD, 1 fully",
@@ -63,30 +65,35 @@ def wants(place: Place, config: SvdConfig) -> StatisticKind | None:
     return "moment" if config.alpha and place.observed.kind != "embedding" else None
 
 
-def factors(weight: Tensor, scale: Tensor, rank: int) -> tuple[Tensor, Tensor]:
+def factors(weight: Tensor, scale: Tensor, rank: int, energy: float | None = None) -> tuple[Tensor, Tensor]:
     """Steps 1 and 2 for W (m, n) and S = `scale` (n,): first (k, n) and second (m, k)."""
     u, s, v = torch.linalg.svd(weight.double() * scale.double(), full_matrices=False)
+    rank = rank_for(s.square(), energy, rank)
     return (s[:rank, None] * v[:rank] / scale.double()).float(), u[:, :rank].float()
 
 
 def solve(place: Place, weights: Weights, statistic: Statistic | None, config: SvdConfig) -> Change:
     """Factorise the weight of the place's site."""
+    return with_rank(_factorised(place, weights, statistic, config), config)
+
+
+def _factorised(place: Place, weights: Weights, statistic: Statistic | None, config: SvdConfig) -> Change:
     site, rank = place.observed, rank_of(place.observed, config)
     weight = weights[f"{site.path}.weight"].flatten(1)  # (m, n)
     if isinstance(statistic, Gradient):
         importance = _relative(statistic.square.sum(dim=1).sqrt())  # of rows
-        second, first = factors(weight.T, importance, rank)  # of the transpose: rows stand for columns
+        second, first = factors(weight.T, importance, rank, config.energy)  # of the transpose: rows stand for columns
         second, first = second.T, first.T
         if site.kind == "embedding":
             return factored(site, second, first.T, None)
         return factored(site, first, second, weights.get(f"{site.path}.bias"))
     if site.kind == "embedding":
-        first, second = factors(weight.T, torch.ones(len(weight)), rank)
+        first, second = factors(weight.T, torch.ones(len(weight)), rank, config.energy)
         return factored(site, first.T, second, None)
     scale = torch.ones(weight.shape[1])
     if isinstance(statistic, Moment):
         scale = _relative(statistic.square.clamp(min=0).sqrt()) ** config.alpha
-    first, second = factors(weight, scale, rank)
+    first, second = factors(weight, scale, rank, config.energy)
     return factored(site, first, second, weights.get(f"{site.path}.bias"))
 
 
@@ -106,5 +113,6 @@ METHOD = Method(
     wants=wants,
     without_data="plain SVD: every input counts alike",
     forecast=forecast,
+    certainty=certainty,
     solve=solve,
 )

@@ -15,7 +15,9 @@ when its sweep begins:
        `fisher`  w² · E g² / 2    second order, with the Fisher information for the curvature: Theis et al. 2018,
                                   arXiv 1801.05787; its idea is Optimal Brain Damage (LeCun, Denker, Solla 1990)
     2. keep the k largest, over the layer or within each row; among equals the earlier one. Where the loss does not
-       depend on the layer at all, its weights are ranked by size.
+       depend on the layer at all, its weights are ranked by size. All three scores are changes of one loss, so that with
+       `scope: tower` or `global` weights of different layers are compared as they are (see `prune/scope.py`). Mind
+       embeddings then: words that the samples do not hold have a score of zero.
 
 The loss is the cross-entropy of the labels or the next tokens that the data has; where it has none, of labels drawn from
 the model's own predictions (the expected gradient is zero then, so that `snip` is noise and the others are not); for
@@ -43,6 +45,7 @@ from trimodal.maths.masks import keep_largest
 from trimodal.methods.method import Method, Weights, needs_dense
 from trimodal.methods.options import option
 from trimodal.methods.prune import masked
+from trimodal.methods.prune.scope import Scope, certainty
 from trimodal.statistics import Gradient, Statistic, StatisticKind
 
 Score = Literal["taylor", "fisher", "snip"]
@@ -57,7 +60,12 @@ class GradientConfig:
         "taylor", "what a weight is worth: `taylor` E|w·g|, `fisher` w²·E g²/2, `snip` |w·E g|",
         choices=("taylor", "fisher", "snip"), search=("taylor", "fisher"),
     )  # fmt: skip
-    scope: Literal["layer", "row"] = option("layer", "where weights compete", choices=("layer", "row"))
+    scope: Scope | Literal["row"] = option(
+        "layer",
+        "where weights compete",
+        choices=("layer", "row", "tower", "global"),
+        search=("layer", "tower", "global"),
+    )
 
 
 def refuse(place: Place, config: GradientConfig) -> str | None:
@@ -73,15 +81,21 @@ def wants(place: Place, config: GradientConfig) -> StatisticKind | None:
 def forecast(place: Place, config: GradientConfig) -> Sequence[Site]:
     """The site with a mask and its kept weights."""
     site = place.observed
-    count = masked.kept_in_all if config.scope == "layer" else masked.kept_per_row
+    count = masked.kept_per_row if config.scope == "row" else masked.kept_in_all
     return masked.sparse_site(site, count(site, config.sparsity))
 
 
-def scores(weight: Tensor, gradient: Gradient, score: Score) -> Tensor:
+def worth(weight: Tensor, gradient: Gradient, score: Score) -> Tensor:
     """Step 1 for W (m, n)."""
     if score == "fisher":
         return weight.square() * gradient.square / 2
     return weight.abs() * (gradient.size if score == "taylor" else gradient.mean.abs())
+
+
+def scores(place: Place, weights: Weights, statistic: Statistic | None, config: GradientConfig) -> Tensor | None:
+    """Step 1, flat."""
+    weight = weights[f"{place.observed.path}.weight"].flatten(1)
+    return worth(weight, statistic, config.score).flatten() if isinstance(statistic, Gradient) else None
 
 
 def solve(place: Place, weights: Weights, statistic: Statistic | None, config: GradientConfig) -> Change:
@@ -91,10 +105,10 @@ def solve(place: Place, weights: Weights, statistic: Statistic | None, config: G
     site = place.observed
     weight = weights[f"{site.path}.weight"].flatten(1)  # (m, n)
     notes: tuple[str, ...] = ()
-    found = scores(weight, statistic, config.score)
+    found = worth(weight, statistic, config.score)
     if not found.any():
         found, notes = weight.abs(), ("the loss does not depend on it; ranked by size",)
-    rows = found.reshape(1, -1) if config.scope == "layer" else found
+    rows = found if config.scope == "row" else found.reshape(1, -1)
     return replace(masked.treated(site, weight, keep_largest(rows, config.sparsity).view_as(weight)), notes=notes)
 
 
@@ -107,5 +121,7 @@ METHOD = Method(
     refuse=refuse,
     wants=wants,
     forecast=forecast,
+    certainty=certainty,
+    scores=scores,
     solve=solve,
 )

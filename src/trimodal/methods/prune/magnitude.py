@@ -3,7 +3,8 @@
 The baseline of all pruning. Problem: choose a mask M (m, n) that keeps k weights with Σ_{kept} w² largest.
 
 Algorithm.
-    1. score |w|, compared within the whole layer (`scope: layer`) or within each row (`scope: row`)
+    1. score |w|, compared within the whole layer (`scope: layer`) or within each row (`scope: row`); with `tower` and
+       `global` the layers' shares follow from LAMP scores first (see `prune/scope.py`), then as with `layer`
     2. keep the k largest; among equals the earlier one, so that exactly k stay
     3. with `refit`, set the kept weights to the least-squares optimum on the calibration inputs: per row
        C_SS ŵ_S = (C w)_S                                                             (see `maths/masks.py`)
@@ -24,13 +25,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from torch import Tensor
+
 from trimodal.core import Change, Place, Site
 from trimodal.maths.cholesky import safe_damping
 from trimodal.maths.masks import keep_largest, refit
+from trimodal.maths.ranking import lamp
 from trimodal.methods.method import Method, Weights
 from trimodal.methods.options import option
 from trimodal.methods.prune import masked
 from trimodal.methods.prune.masked import Removal
+from trimodal.methods.prune.scope import Scope, certainty
 from trimodal.statistics import Moment, Statistic, StatisticKind
 
 
@@ -38,7 +43,12 @@ from trimodal.statistics import Moment, Statistic, StatisticKind
 class MagnitudeConfig(Removal):
     """Options of `prune.magnitude`."""
 
-    scope: Literal["layer", "row"] = option("layer", "where weights compete", choices=("layer", "row"))
+    scope: Scope | Literal["row"] = option(
+        "layer",
+        "where weights compete",
+        choices=("layer", "row", "tower", "global"),
+        search=("layer", "tower", "global"),
+    )
     refit: bool = option(False, "set the kept weights to their least-squares values; needs calibration data")
 
 
@@ -60,15 +70,22 @@ def forecast(place: Place, config: MagnitudeConfig) -> Sequence[Site]:
 
 
 def _kept(site: Site, config: MagnitudeConfig) -> int:
-    count = masked.kept_in_all if config.scope == "layer" else masked.kept_per_row
+    count = masked.kept_per_row if config.scope == "row" else masked.kept_in_all
     return count(site, config.sparsity)
+
+
+def scores(place: Place, weights: Weights, statistic: Statistic | None, config: MagnitudeConfig) -> Tensor:
+    """LAMP of the weights that are left."""
+    weight = weights[f"{place.observed.path}.weight"].flatten(1)
+    mask = masked.mask_of(place.observed, weights)
+    return lamp((weight if mask is None else weight[mask]).flatten().double().square())
 
 
 def solve(place: Place, weights: Weights, statistic: Statistic | None, config: MagnitudeConfig) -> Change:
     """Remove the smallest weights of the place's site."""
     site = place.observed
     weight = weights[f"{site.path}.weight"].flatten(1)  # (m, n)
-    shape = (1, -1) if config.scope == "layer" else weight.shape
+    shape = weight.shape if config.scope == "row" else (1, -1)
     old = masked.mask_of(site, weights)
     within = None if old is None else old.reshape(shape)
     mask = keep_largest(weight.abs().reshape(shape), config.sparsity, within).view_as(weight)
@@ -87,5 +104,7 @@ METHOD = Method(
     wants=wants,
     without_data="the kept weights are not refitted",
     forecast=forecast,
+    certainty=certainty,
+    scores=scores,
     solve=solve,
 )

@@ -22,6 +22,13 @@ taken: there, and everywhere with `score: magnitude`, the units with the least g
 
     score of unit u = Σ over all weights that carry the label, producers, norms and consumers, of ‖their entries of u‖²
 
+`score: fisher` asks the loss instead of the layer's output, see `prune/fisher.py`.
+
+With `scope: tower` or `global` (see `prune/scope.py`) all but one of a place's units are removed on trial first; each one's
+score is the loss of step 1 when its turn comes, and never less than that of those before it, over the energy
+tr(W C Wᵀ) of the layer's output. With `score: magnitude` it is LAMP of the group norms, with `fisher` the loss. Places
+without a single consumer have no loss of step 1: there `score: hessian` removes `sparsity`.
+
 Cost O(n² · units removed). Fails when calibration data misses what a head is for; per-modality records show it. Departs
 from the paper: no latency table (sparsity is what the recipe says), bias as a column, several neurons at once.
 
@@ -32,7 +39,7 @@ Leaving W_0 at 1 would cost 1.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -42,12 +49,16 @@ from torch import Tensor
 from trimodal.core import Change, Cut, Place, Site
 from trimodal.errors import TrimodalError
 from trimodal.maths.cholesky import damped_inverse, revive
+from trimodal.maths.error import quadratic
+from trimodal.maths.ranking import lamp
 from trimodal.methods.method import Method, Weights
 from trimodal.methods.options import option
-from trimodal.statistics import Moment, Statistic, StatisticKind
+from trimodal.methods.prune.fisher import readable, rearranged
+from trimodal.methods.prune.scope import Scope, certainty
+from trimodal.statistics import MaskGradient, Moment, Statistic, StatisticKind
 
 _ROUNDS = 64
-Score = Literal["hessian", "magnitude"]
+Score = Literal["hessian", "magnitude", "fisher"]
 
 
 @dataclass(frozen=True)
@@ -55,9 +66,12 @@ class StructuredConfig:
     """Options of `prune.heads`, `prune.neurons` and `prune.channels`."""
 
     sparsity: float = option(0.5, "fraction of the units removed", low=0.0, high=1.0, search=(0.25, 0.5, 0.75))
-    score: Score = option("hessian", "what a unit is worth; without a single consumer always by magnitude",
-                          choices=("hessian", "magnitude"))  # fmt: skip
+    score: Score = option("hessian", "what a unit is worth: its consumer's output, its size, or the loss; where several "
+                          "layers read it, size in place of output",
+                          choices=("hessian", "magnitude", "fisher"), search=("hessian", "fisher"))  # fmt: skip
     damping: float = option(0.01, "added to diag C, as a share of its mean", low=1e-6, high=1.0)
+    scope: Scope = option("layer", "what is ranked together: each layer by itself, a tower's, or all of the step",
+                          choices=("layer", "tower", "global"), search=("layer", "tower", "global"))  # fmt: skip
 
 
 def kept_units(units: int, sparsity: float) -> int:
@@ -79,7 +93,9 @@ def by_hessian(place: Place, config: StructuredConfig) -> bool:
 
 
 def wants(place: Place, config: StructuredConfig) -> StatisticKind | None:
-    """The second moment of the consumer's input, for second order."""
+    """The second moment of the consumer's input, for second order, or the gradient of the units' masks."""
+    if config.score == "fisher":
+        return "mask" if readable(place) else None
     return "moment" if by_hessian(place, config) else None
 
 
@@ -115,8 +131,8 @@ def remove_smallest(place: Place, weights: Weights, config: StructuredConfig) ->
     label, units = _label_and_units(place)
     order = torch.sort(group_norms(place, weights), descending=True, stable=True).indices
     kept = tuple(sorted(order[: kept_units(units, config.sparsity)].tolist()))
-    several = config.score == "hessian"
-    return Change(cut=Cut(label, kept), notes=("chosen by magnitude: no single consumer",) if several else ())
+    reason = {"hessian": "no single consumer", "fisher": "nothing says what the loss makes of it"}.get(config.score)
+    return Change(cut=Cut(label, kept), notes=(f"chosen by magnitude: {reason}",) if reason else ())
 
 
 def remove(weight: Tensor, inverse: Tensor, units: Tensor, keep: int) -> tuple[list[int], Tensor]:
@@ -125,7 +141,27 @@ def remove(weight: Tensor, inverse: Tensor, units: Tensor, keep: int) -> tuple[l
     `weight` (m, n) and `inverse` (n, n) are float64; `units` (u, width) holds the columns of every unit. Columns
     in no unit are never removed.
     """
-    w, h = weight.clone(), inverse.clone()
+    w, gone = weight.clone(), set()
+    for chosen, _ in _removals_(w, inverse.clone(), units, keep):
+        gone.update(chosen.tolist())
+    return [unit for unit in range(len(units)) if unit not in gone], w
+
+
+def removal_losses(weight: Tensor, inverse: Tensor, units: Tensor) -> Tensor:
+    """The loss that each unit adds when its turn comes, until one is left: (u − 1,). Units that go at once share theirs.
+
+    The arguments are those of `remove`.
+    """
+    found = [
+        loss / len(chosen)
+        for chosen, loss in _removals_(weight.clone(), inverse.clone(), units, keep=1)
+        for _ in range(len(chosen))
+    ]
+    return torch.tensor(found, dtype=torch.float64)
+
+
+def _removals_(w: Tensor, h: Tensor, units: Tensor, keep: int) -> Iterator[tuple[Tensor, float]]:
+    """Carry out steps 1 to 3 on `w` and `h`: each time the units that went and the loss that they added."""
     alive = torch.ones(len(units), dtype=torch.bool)
     at_once = max(1, len(units) // _ROUNDS)
     while int(alive.sum()) > keep:
@@ -135,11 +171,13 @@ def remove(weight: Tensor, inverse: Tensor, units: Tensor, keep: int) -> tuple[l
         chosen = remaining[torch.sort(losses, stable=True).indices[:count]]
         columns = units[chosen].reshape(-1)
         solved = torch.linalg.solve(h[columns][:, columns], h[columns])  # (|S|, n)
-        w -= w[:, columns] @ solved
+        parts = w[:, columns]
+        loss = float((parts.T * torch.linalg.solve(h[columns][:, columns], parts.T)).sum())
+        w -= parts @ solved
         h -= h[:, columns] @ solved
         w[:, columns] = 0.0
         alive[chosen] = False
-    return alive.nonzero().squeeze(1).tolist(), w
+        yield chosen, loss
 
 
 def _losses(w: Tensor, h: Tensor, units: Tensor) -> Tensor:
@@ -150,8 +188,52 @@ def _losses(w: Tensor, h: Tensor, units: Tensor) -> Tensor:
     return losses
 
 
+def scores(place: Place, weights: Weights, statistic: Statistic | None, config: StructuredConfig) -> Tensor | None:
+    """What every unit's removal costs, relative to the layer, so that places can be compared; None where several layers
+    read the units and second order was asked for."""
+    if config.score == "magnitude":
+        return lamp(group_norms(place, weights))
+    if isinstance(statistic, MaskGradient):
+        return statistic.square.diagonal() / 2
+    if not by_hessian(place, config) or not isinstance(statistic, Moment):
+        return None
+    problem = _problem(place, weights, statistic, config)
+    energy = quadratic(problem.whole, statistic.second)
+    losses = removal_losses(problem.weight, problem.inverse, problem.units).clamp(min=0)
+    rising = torch.cat((losses, losses.new_zeros(1))).cummax(0).values  # the last one never goes
+    return rising / energy if energy > 0 else torch.zeros_like(rising)
+
+
+@dataclass(frozen=True)
+class _Problem:
+    """What is to be solved at one consumer, in float64: W as it is `whole` (m, n) and, with the bias as a column and
+    without the inputs that are `dead` (n,), as `weight` (m, n+1), H⁻¹, and the columns of every unit (u, width)."""
+
+    whole: Tensor
+    weight: Tensor
+    inverse: Tensor
+    units: Tensor
+    dead: Tensor
+    damping: float
+
+
+def _problem(place: Place, weights: Weights, statistic: Moment, config: StructuredConfig) -> _Problem:
+    site, (label, _) = place.observed, _label_and_units(place)
+    bias = weights.get(f"{site.path}.bias")
+    whole = weights[f"{site.path}.weight"].flatten(1).double()  # (m, n)
+    c, dead = revive(statistic.second)
+    flat = whole.masked_fill(dead, 0.0)  # an input that never fires costs nothing: its units go first
+    if bias is not None:
+        flat, c = _with_bias(flat, bias, c, statistic.mean)
+    inverse, damping = damped_inverse(c, config.damping, statistic.tokens)
+    return _Problem(whole, flat, inverse, torch.tensor(site.unit_columns(label)), dead, damping)
+
+
 def solve(place: Place, weights: Weights, statistic: Statistic | None, config: StructuredConfig) -> Change:
     """Choose the units of the place's label that stay, and update their consumer."""
+    if isinstance(statistic, MaskGradient) and place.label is not None and statistic.square.any():
+        staying = rearranged(statistic.square, kept_units(statistic.units, config.sparsity))
+        return Change(cut=Cut(place.label, tuple(staying)))
     if not by_hessian(place, config):
         return remove_smallest(place, weights, config)
     axis, site = place.observed.input_axis, place.observed
@@ -159,21 +241,13 @@ def solve(place: Place, weights: Weights, statistic: Statistic | None, config: S
         raise TrimodalError(f"structured pruning at {place.name} was given no second moment or has no axis")
     label, units = _label_and_units(place)
     weight = weights[f"{site.path}.weight"]
-    bias = weights.get(f"{site.path}.bias")
-    kernel = weight[0, 0].numel()
-    whole = weight.flatten(1).double()  # (m, n)
-    c, dead = revive(statistic.second)
-    flat = whole.masked_fill(dead, 0.0)  # an input that never fires costs nothing: its units go first
-    if bias is not None:
-        flat, c = _with_bias(flat, bias, c, statistic.mean)
-    inverse, damping = damped_inverse(c, config.damping, statistic.tokens)
-    entries = torch.tensor([axis.entries([unit], label) for unit in range(units)])  # (u, width)
-    columns = (entries[:, :, None] * kernel + torch.arange(kernel)).flatten(1)  # (u, width·kernel)
-    kept, updated = remove(flat, inverse, columns, kept_units(units, config.sparsity))
-    updated[:, : len(dead)][:, dead] = whole[:, dead]
-    new_weight = updated[:, : weight[0].numel()].view(weight.shape)[:, axis.staying(kept, label)].float()
-    new_bias = None if bias is None else updated[:, -1].float()
-    notes = (f"damping raised to {damping:g}",) if damping > config.damping else ()
+    problem = _problem(place, weights, statistic, config)
+    kept, updated = remove(problem.weight, problem.inverse, problem.units, kept_units(units, config.sparsity))
+    dead = problem.dead
+    updated[:, : len(dead)][:, dead] = problem.whole[:, dead]
+    new_weight = updated[:, : len(dead)].view(weight.shape)[:, axis.staying(kept, label)].float()
+    new_bias = None if weights.get(f"{site.path}.bias") is None else updated[:, -1].float()
+    notes = (f"damping raised to {problem.damping:g}",) if problem.damping > config.damping else ()
     return Change(cut=Cut(label, tuple(kept), new_weight, new_bias), notes=notes)
 
 
@@ -199,6 +273,8 @@ NEURONS = Method(
     refuse=refuse,
     wants=wants,
     forecast=forecast,
+    certainty=certainty,
+    scores=scores,
     solve=solve,
 )
 
@@ -213,6 +289,8 @@ HEADS = Method(
     refuse=refuse,
     wants=wants,
     forecast=forecast,
+    certainty=certainty,
+    scores=scores,
     solve=solve,
 )
 
@@ -227,5 +305,7 @@ CHANNELS = Method(
     refuse=refuse,
     wants=wants,
     forecast=forecast,
+    certainty=certainty,
+    scores=scores,
     solve=solve,
 )

@@ -8,6 +8,8 @@ tr((W − Ŵ) C (W − Ŵ)ᵀ).
 Algorithm.
     1. score |w_ij| · √C_jj with C_jj = E[x_j²]                                       (m, n)
     2. within each row keep the k largest; or with `kept` and `of`, within every run of `of` columns the `kept` largest
+       With `scope: tower` or `global` the layers' shares follow first from w_ij² C_jj / Σ w² C, the weight's part in the
+       energy of the layer's output if its inputs were not correlated (see `prune/scope.py`); its rows still lose alike
     3. with `refit`, per row: C_SS ŵ_S = (C w)_S over the kept columns S              (Ŵ (m, n))
 
 Cost O(m·n·log n), plus O(m·k³) for the refit. Fails at high sparsity, where removing weights one by one changes which of
@@ -34,6 +36,7 @@ from trimodal.methods.method import Method, Weights
 from trimodal.methods.options import option
 from trimodal.methods.prune import masked
 from trimodal.methods.prune.masked import Removal
+from trimodal.methods.prune.scope import Scope, certainty
 from trimodal.statistics import Moment, Statistic, StatisticKind
 
 
@@ -41,6 +44,8 @@ from trimodal.statistics import Moment, Statistic, StatisticKind
 class WandaConfig(Removal):
     """Options of `prune.wanda`."""
 
+    scope: Scope = option("layer", "what is ranked together: each layer by itself, a tower's, or all of the step",
+                          choices=("layer", "tower", "global"), search=("layer", "tower", "global"))  # fmt: skip
     kept: int | None = option(None, "with `of`: weights kept in every run of `of` columns; replaces sparsity", low=1)
     of: int | None = option(None, "with `kept`: length of a run of columns", low=2)
 
@@ -49,6 +54,8 @@ def refuse(place: Place, config: WandaConfig) -> str | None:
     """Why a place is left alone."""
     if (config.kept is None) != (config.of is None):
         return "kept and of must be given together"
+    if config.kept is not None and config.scope != "layer":
+        return f"kept and of say what every layer loses; nothing is left for scope: {config.scope} to choose"
     if config.kept is not None and config.of is not None and config.kept > config.of:
         return f"kept {config.kept} is more than of {config.of}"
     if place.observed.kind == "embedding" or place.observed.groups > 1:
@@ -80,6 +87,16 @@ def choose(weight: Tensor, square: Tensor, config: WandaConfig, within: Tensor |
     return keep_largest(scores, config.sparsity, within)
 
 
+def scores(place: Place, weights: Weights, statistic: Statistic | None, config: WandaConfig) -> Tensor | None:
+    """Every remaining weight's part in the energy of the layer's output, were its inputs not correlated."""
+    if statistic is None:
+        return None
+    energies = weights[f"{place.observed.path}.weight"].flatten(1).square() * statistic.square.clamp(min=0)
+    mask = masked.mask_of(place.observed, weights)
+    left = (energies if mask is None else energies[mask]).flatten().double()
+    return left / left.sum() if left.any() else left
+
+
 def solve(place: Place, weights: Weights, statistic: Statistic | None, config: WandaConfig) -> Change:
     """Remove weights of the place's site."""
     if statistic is None:
@@ -101,5 +118,7 @@ METHOD = Method(
     refuse=refuse,
     wants=wants,
     forecast=forecast,
+    certainty=certainty,
+    scores=scores,
     solve=solve,
 )
