@@ -4,7 +4,8 @@ A model of which every block lost as many neurons is the same class with a small
 knows a class or a key by name. The configuration is searched: where a cut brought 64 units to 32, every number in it
 that is 64 is tried with 32, and a trial stays if the bare class made from it is nearer to the compressed one.
 
-    wanted = the class from the old configuration on the meta device, with the steps replayed
+    wanted = the class from the old configuration on the meta device, with the steps replayed;
+             what they wrote into its configuration themselves (blocks that are gone) is taken over
     until nothing differs, or no trial helps:
         for each number of the configuration that counted what a step has changed:
             build the class with the new number; keep it if fewer facts differ from `wanted`
@@ -53,12 +54,10 @@ class Absorbed:
 
 @dataclass(frozen=True)
 class _Resize:
-    """What one step did to numbers: (before, after) each. `head_dim` is the width of a head where it cut heads, `blocks`
-    the numbers of the blocks that stay where it removed some."""
+    """What one step did to numbers: (before, after) each. `head_dim` is the width of a head where it cut heads."""
 
     numbers: frozenset[tuple[int, int]]
     head_dim: int | None = None
-    blocks: tuple[int, ...] = ()
 
 
 def absorb(config: Mapping[str, Any], steps: Sequence[Step], kind: type[PreTrainedModel]) -> Absorbed:
@@ -102,6 +101,10 @@ def _search(
     open_recurrent_(model)
     sizes, resizes, rest = _replayed_(model, steps)
     wanted = _facts(model)
+    known = list(_written(whole, model.config.to_dict()))
+    if known:
+        config = _changed(config, whole, known)
+        first = _facts(bare(config, kind))
     differing = _differing(first, wanted, sizes)
     groups = list(_groups(whole, resizes)) if differing else []
     left = len(differing) + 1
@@ -156,7 +159,7 @@ def _touched(layout: Layout, step: Step) -> tuple[set[str], _Resize | None]:
     if "drop" in step:
         kept = step["drop"]["kept"]
         blocks = next((tower.blocks for tower in layout.towers if tower.name == step["drop"]["tower"]), ())
-        return set(blocks), _Resize(frozenset({(len(blocks), len(kept))}), blocks=tuple(kept))
+        return set(blocks), _Resize(frozenset({(len(blocks), len(kept))}))
     return {root_of_factor(step["treat"]["path"])} if "treat" in step else set(), None
 
 
@@ -172,9 +175,8 @@ def _resize(layout: Layout, label: str, kept: int) -> _Resize:
 
 
 def _groups(whole: Mapping[str, Any], resizes: Sequence[_Resize]) -> Iterator[list[_Assignment]]:
-    """What may be assigned together: a number of the configuration `whole` that counts something that was resized; for
-    heads all such numbers of a section with the width that a head keeps; for blocks also what is listed block by block.
-    """
+    """What may be assigned together: a number of the configuration `whole` that counts something that was resized, and
+    for heads all such numbers of a section with the width that a head keeps."""
     for at, section in _sections(whole):
         for resize in resizes:
             pairs = sorted(resize.numbers)
@@ -188,10 +190,15 @@ def _groups(whole: Mapping[str, Any], resizes: Sequence[_Resize]) -> Iterator[li
                 width = ((*at, "head_dim"), resize.head_dim)
                 yield from ([one, width] for one in heads)
                 yield [*heads, width]
-            if resize.blocks:
-                lists = [((*at, key), value) for key, value in section.items() if isinstance(value, list | tuple)]
-                fewer = [(p, [value[i] for i in resize.blocks]) for p, value in lists if len(value) == pairs[0][0]]
-                yield from ([one, *fewer] for one in exact)
+
+
+def _written(before: Mapping[str, Any], after: Mapping[str, Any], at: Path = ()) -> Iterator[_Assignment]:
+    """What the steps themselves have changed in the module's configuration."""
+    for key, value in after.items():
+        if isinstance(value, dict) and isinstance(before.get(key), dict):
+            yield from _written(before[key], value, (*at, key))
+        elif value != before.get(key):
+            yield (*at, key), value
 
 
 def _sections(whole: Mapping[str, Any], at: Path = ()) -> Iterator[tuple[Path, Mapping[str, Any]]]:
