@@ -118,7 +118,7 @@ def _search(
                 continue
             if len(unlike) < len(differing):
                 config, differing = trial, unlike
-    return config, rest, f"{kind.config_class.__name__} cannot say that {differing[0]}" if differing else ""
+    return config, rest, f"{type(model.config).__name__} cannot say that {differing[0]}" if differing else ""
 
 
 def _replayed_(
