@@ -17,7 +17,7 @@ from trimodal import load, pipeline
 from trimodal.core import Stock
 from trimodal.errors import IntegrityError
 from trimodal.formats import open_model, stock_check, stock_of
-from trimodal.formats.absorb import _differing, absorb
+from trimodal.formats.absorb import _about, _differing, absorb
 from trimodal.formats.artifact import MODEL
 from trimodal.formats.fresh import outputs
 from trimodal.formats.steps import read_steps
@@ -205,6 +205,13 @@ def test_attributes_must_be_the_same_but_for_sizes_that_were_cut() -> None:
     assert _differing({**wanted, ("new", ""): "Layer"}, wanted, sizes) == ["new is not there"]
     shapes = {("up", "weight"): torch.Size((4, 2))}
     assert _differing({("up", "weight"): torch.Size((2, 4))}, shapes, {}) == 2 * ["up.weight is 4 × 2"]
+
+
+def test_why_steps_stay() -> None:
+    treated = [{"treat": {"path": name, "kind": name}} for name in ("low_rank", "dense", "codebook")]
+    assert _about([*treated, {"merge": {}}]) == "weights are kept as codebook, low rank and tokens are merged"
+    assert _about([{"cut": {}}, treated[1]]) == "the steps that rebuild it (cut, treat) cannot change places"
+    assert _about([]) == ""
 
 
 def test_nothing_done_is_nothing_to_say(tmp_path: Path) -> None:

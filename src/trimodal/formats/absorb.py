@@ -40,6 +40,7 @@ from trimodal.models.load import bare
 
 Path = tuple[str | int, ...]
 _Assignment = tuple[Path, Any]
+_LOCAL = {"cut", "treat", "merge"}  # steps that leave all other layers as and where they are
 _PLAIN = (bool, int, float, str, type(None))
 
 
@@ -86,9 +87,12 @@ def _about(steps: Sequence[Step]) -> str:
     """Why these steps need trimodal."""
     kinds = sorted({str(step["treat"]["kind"]).replace("_", " ") for step in steps if "treat" in step} - {"dense"})
     said = [f"weights are kept as {', '.join(kinds)}"] if kinds else []
-    if any("merge" in step for step in steps):
+    verbs = {verb for step in steps for verb in step}
+    if "merge" in verbs:
         said.append("tokens are merged")
-    return " and ".join(said) or ("units were cut after other steps" if steps else "")
+    if said or not steps:
+        return " and ".join(said)
+    return f"the steps that rebuild it ({', '.join(sorted(verbs))}) cannot change places"
 
 
 def _search(
@@ -128,7 +132,8 @@ def _replayed_(
     site, what was resized, and the other steps.
 
     Steps on different layers may change places. So a step is carried out although an earlier one is not, if that one
-    treats other layers. Removing blocks gives all layers new paths, so nothing changes places with that.
+    treats other layers. Nothing changes places with a step that does more, such as one that removes blocks and so gives
+    other layers new paths.
     """
     layout = family_of(module).describe(module)
     sizes: dict[str, set[tuple[int, int]]] = {}
@@ -137,8 +142,8 @@ def _replayed_(
     taken: set[str] = set()  # the layers of the steps that stay
     for number, step in enumerate(steps, start=1):
         paths, resize = _touched(layout, step)
-        moving = rest and ("drop" in step or any("drop" in other for other in rest))
-        if not _sayable(step) or paths & taken or moving:
+        bound = rest and ("drop" in step or any(not other.keys() & _LOCAL for other in rest))
+        if not _sayable(step) or paths & taken or bound:
             taken |= paths
             rest.append(step)
             continue
