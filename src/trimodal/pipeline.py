@@ -29,6 +29,7 @@ from trimodal.core import (
     Sample,
     Size,
     Source,
+    Stock,
     TowerSize,
     Verdict,
 )
@@ -46,6 +47,8 @@ from trimodal.formats import (
     pack_name,
     reload_checks,
     size_of,
+    stock_check,
+    stock_of,
     unpack_,
     whole_folder,
     write,
@@ -194,12 +197,13 @@ def compress(
     clock.mark("compress")
     with whole_folder(out, force, needs_bytes=planned.expected_tensor_bytes) as part:
         factory = model if isinstance(model, str) and opened.folder is None else None
-        write(opened, planned, part, factory)
+        stock = write(opened, planned, part, factory)
         packing = pack_(part) if pack == "entropy" else None
+        stock = stock_of(part) if packing else stock
         (part / RECORD).write_text("".join(json.dumps(asdict(record)) + "\n" for record in records))
         clock.mark("save")
         progress("reload in a fresh process", 0, 1)
-        checks = [_bytes_check(opened, planned, records), *_reload(opened, samples, part, factory)]
+        checks = [_bytes_check(opened, planned, records), *_reload(opened, samples, part, factory, stock)]
         clock.mark("reload")
         verdict = compare(
             original or opened, opened, samples.held_out, size=_size(before, size_of(part)),
@@ -207,7 +211,7 @@ def compress(
             batch_size=_VERIFY_BATCH, seed=planned.seed, versions=versions(), progress=progress,
         )  # fmt: skip
         clock.mark("verify")
-        verdict = replace(verdict, seconds=clock.seconds, packing=packing)
+        verdict = replace(verdict, seconds=clock.seconds, packing=packing, stock=stock)
         _write_json(part / VERDICT, verdict.to_json())
         report(part, name=out.name)
     return Result(out, planned, tuple(records), verdict)
@@ -260,7 +264,7 @@ def verify(
         versions=versions(), progress=progress,
     )  # fmt: skip
     clock.mark("verify")
-    verdict = replace(verdict, seconds=clock.seconds, packing=_packing(out))
+    verdict = replace(verdict, seconds=clock.seconds, packing=_packing(out), stock=stock_of(out))
     _write_json(out / VERDICT, verdict.to_json())
     return verdict
 
@@ -298,7 +302,8 @@ def pack(folder: str | Path, out: str | Path, pack: PackName = "entropy", *, for
             verdict = _read_verdict(part)
             after, weights = size_of(part)
             size = replace(verdict.size, after_bytes=after, weights_after_bytes=weights)
-            _write_json(part / VERDICT, replace(verdict, size=size, packing=packing).to_json())
+            verdict = replace(verdict, size=size, packing=packing, stock=stock_of(part))
+            _write_json(part / VERDICT, verdict.to_json())
             report(part, name=out.name)
     return packing
 
@@ -421,13 +426,15 @@ def _bytes_check(model: Model, planned: Plan, records: Sequence[PlaceRecord | Fi
     return Check("bytes as planned", found == settled and abs(found / expected - 1) <= _ESTIMATE, f"{detail} ({off})")
 
 
-def _reload(model: Model, samples: _Data, folder: Path, factory: str | None) -> list[Check]:
+def _reload(model: Model, samples: _Data, folder: Path, factory: str | None, stock: Stock) -> list[Check]:
     """The fresh-process checks, all of which must pass."""
     if model.folder is None and factory is None:
         return [Check("reloads in a fresh process", True, "not checked: the function has no importable name")]
     probe = list(samples.held_out or samples.calibration)[:_PROBE_SAMPLES]
     batch = batches(model, probe, _PROBE_SAMPLES)[0] if probe else None
     checks = reload_checks(model, folder, batch, factory)
+    if stock.alone:
+        checks.append(stock_check(model, folder, batch))
     failed = [check for check in checks if not check.passed]
     if failed:
         raise IntegrityError(

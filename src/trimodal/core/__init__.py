@@ -2,7 +2,7 @@
 
 from trimodal.core.change import Change, Cut, Merge, Treatment
 from trimodal.core.plan import Calibration, Certainty, Edit, LeftAlone, Place, Plan, PlannedPlace, Source, least_certain
-from trimodal.core.record import Check, FitRecord, Metric, Packing, PlaceRecord, Size, TowerSize, Verdict
+from trimodal.core.record import Check, FitRecord, Metric, Packing, PlaceRecord, Size, Stock, TowerSize, Verdict
 from trimodal.core.sample import MODALITIES, TOKEN_KINDS, Sample
 from trimodal.core.site import Axis, Counter, Fixed, Layout, Site, Tower
 
@@ -32,6 +32,7 @@ __all__ = [
     "Site",
     "Size",
     "Source",
+    "Stock",
     "Tower",
     "TowerSize",
     "Treatment",

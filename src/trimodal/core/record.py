@@ -87,6 +87,14 @@ class Packing:
 
 
 @dataclass(frozen=True)
+class Stock:
+    """Whether stock Transformers loads the folder where trimodal is not installed, and why not; no reason where it does."""
+
+    alone: bool
+    reason: str = ""
+
+
+@dataclass(frozen=True)
 class TowerSize:
     """Parameters and stored bytes of one tower before and after."""
 
@@ -108,7 +116,8 @@ class Check:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the compressed model is, beside the original; `packing` where its weights are entropy-coded."""
+    """What the compressed model is, beside the original; `packing` where its weights are entropy-coded, `stock` where it
+    is known who can load it."""
 
     size: Size
     towers: tuple[TowerSize, ...]
@@ -118,6 +127,7 @@ class Verdict:
     seconds: dict[str, float] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
     packing: Packing | None = None
+    stock: Stock | None = None
     format: int = 1
 
     @property
@@ -141,5 +151,6 @@ class Verdict:
             seconds=data["seconds"],
             versions=data["versions"],
             packing=Packing(**data["packing"]) if data.get("packing") else None,
+            stock=Stock(**data["stock"]) if data.get("stock") else None,
             format=data["format"],
         )

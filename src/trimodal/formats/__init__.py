@@ -8,14 +8,15 @@ from trimodal.formats.artifact import (
     pack_,
     pack_name,
     size_of,
+    stock_of,
     unpack_,
     write,
 )
 from trimodal.formats.folder import check_free, check_keeps, whole_folder, write_whole
-from trimodal.formats.fresh import reload_checks
+from trimodal.formats.fresh import reload_checks, stock_check
 from trimodal.formats.packed import check_pack
 
 __all__ = [
     "check_free", "check_keeps", "check_pack", "copy_artifact", "is_artifact", "load", "open_model", "pack_",
-    "pack_name", "reload_checks", "size_of", "unpack_", "whole_folder", "write", "write_whole",
+    "pack_name", "reload_checks", "size_of", "stock_check", "stock_of", "unpack_", "whole_folder", "write", "write_whole",
 ]  # fmt: skip

@@ -1,7 +1,7 @@
 """The artifact: a folder that explains itself, and reloads.
 
-config.json, tokenizer*, …      what the model's own loader needs, with `quant_method: trimodal`
-model.safetensors               every tensor once; in its metadata the steps that rebuild the architecture
+config.json, tokenizer*, …      what the model's own loader needs; `quant_method: trimodal` where that is not enough
+model.safetensors               every tensor once; in its metadata the steps that config.json does not say
 model.trimodal                  in its place where the weights are entropy-coded, see `formats/packed.py`
 trimodal.json                   manifest: where it came from, every site as it is stored, sha256 per file
 plan.json record.jsonl verdict.json report.html
@@ -14,15 +14,16 @@ import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from trimodal import errors
-from trimodal.core import Layout, Packing, Plan
+from trimodal.core import Layout, Packing, Plan, Stock
 from trimodal.core.record import PackName
 from trimodal.formats import packed, steps
+from trimodal.formats.absorb import Absorbed, absorb
 from trimodal.formats.folder import sha256
 from trimodal.formats.packed import PACKED
 from trimodal.formats.tensors import write_tensors
@@ -34,6 +35,7 @@ from trimodal.models.load import (
     from_folder,
     load_source,
     locate,
+    model_class,
     name_of,
     pretrained,
     processors_in,
@@ -43,10 +45,14 @@ from trimodal.models.load import (
 from trimodal.models.model import Model
 from trimodal.stock import quantizer
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
 MANIFEST = "trimodal.json"
 MODEL = "model.safetensors"
 PLAN, RECORD, VERDICT = "plan.json", "record.jsonl", "verdict.json"
 FORMAT = 1
+_NO_CONFIG = "it came from a function, not from a model folder"
 _ABOUT = (PLAN, RECORD, VERDICT, MANIFEST)
 _COMPANIONS = ("*.json", "*.txt", "*.model", "*.jinja", "*.spm", "*_Pooling/config.json")
 
@@ -99,23 +105,27 @@ def pack_name(folder: Path) -> PackName:
     return "entropy" if (folder / PACKED).is_file() else "plain"
 
 
-def write(model: Model, plan: Plan, folder: Path, factory: str | None) -> None:
-    """Write everything that is needed to run `model`, and the manifest, into the empty `folder`."""
+def write(model: Model, plan: Plan, folder: Path, factory: str | None) -> Stock:
+    """Write everything that is needed to run `model`, and the manifest, into the empty `folder`. Returns who can load it."""
+    taken, stock = model.steps, Stock(False, _NO_CONFIG)
     if model.folder is not None:
         for path in companions(model.folder):
             (folder / path).parent.mkdir(exist_ok=True)
             shutil.copyfile(model.folder / path, folder / path)
-        config = _marked(read_config(model.folder), "plain")
-        config["architectures"] = [_architecture(model.module)]
-        (folder / "config.json").write_text(_json(config))
+        kind = cast("type[PreTrainedModel]", type(model.module))
+        absorbed = absorb(read_config(model.folder), model.steps, kind)
+        config = {**absorbed.config, "architectures": [kind.__name__]}
+        (folder / "config.json").write_text(_json(_marked(config, "plain") if absorbed.reason else config))
+        taken, stock = absorbed.steps, Stock(not absorbed.reason, absorbed.reason)
     (folder / PLAN).write_text(_json(plan.to_json()))
     tensors = {name: t.detach().cpu().contiguous() for name, t in unique_tensors(model.module).items()}
-    write_tensors(tensors, {"format": "pt", steps.STEPS: json.dumps(model.steps, sort_keys=True)}, folder / MODEL)
+    write_tensors(tensors, {"format": "pt", steps.STEPS: json.dumps(taken, sort_keys=True)}, folder / MODEL)
     manifest = {
         "format": FORMAT, "trimodal": plan.trimodal, "factory": factory, "files": _sums(folder),
         "source": plan.to_json()["source"], **model.layout.to_json(),
     }  # fmt: skip
     (folder / MANIFEST).write_text(json.dumps(manifest, separators=(",", ":")))
+    return stock
 
 
 def _sums(folder: Path) -> dict[str, str]:
@@ -145,9 +155,28 @@ def unpack_(folder: Path) -> None:
 def _settle_(folder: Path, how: PackName) -> None:
     """Let config.json and the manifest say how the weights are stored."""
     if (folder / "config.json").is_file():
-        (folder / "config.json").write_text(_json(_marked(read_config(folder), how)))
+        config = read_config(folder)
+        alone = how == "plain" and not _absorbed(folder).reason
+        (folder / "config.json").write_text(_json(_bare(config) if alone else _marked(config, how)))
     manifest = json.loads((folder / MANIFEST).read_text())
     (folder / MANIFEST).write_text(json.dumps({**manifest, "files": _sums(folder)}, separators=(",", ":")))
+
+
+def _absorbed(folder: Path) -> Absorbed:
+    """What the configuration of the plain artifact in `folder` could say beyond what it says."""
+    config = read_config(folder)
+    return absorb(config, steps.read_steps(folder / MODEL), model_class(config, folder))
+
+
+def stock_of(folder: Path) -> Stock:
+    """Whether stock Transformers alone loads the artifact in `folder`, by what its files say."""
+    if not (folder / "config.json").is_file():
+        return Stock(False, _NO_CONFIG)
+    if pack_name(folder) == "entropy":
+        return Stock(False, "its weights are entropy-coded")
+    if "quantization_config" in read_config(folder):
+        return Stock(False, _absorbed(folder).reason)
+    return Stock(True)
 
 
 def _marked(config: Mapping[str, Any], how: PackName) -> dict[str, Any]:
@@ -156,16 +185,17 @@ def _marked(config: Mapping[str, Any], how: PackName) -> dict[str, Any]:
     return {**config, "quantization_config": note}
 
 
+def _bare(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration that says nothing of us."""
+    return {key: value for key, value in config.items() if key != "quantization_config"}
+
+
 def copy_artifact(source: Path, folder: Path) -> None:
     """Copy what a whole artifact consists of into the empty `folder`."""
     for path in [*running_files(source), *map(Path, (PLAN, RECORD, VERDICT))]:
         if (source / path).is_file():
             (folder / path).parent.mkdir(exist_ok=True)
             shutil.copyfile(source / path, folder / path)
-
-
-def _architecture(module: nn.Module) -> str:
-    return type(module).__name__
 
 
 def _json(data: Any) -> str:
@@ -238,7 +268,8 @@ def _open_artifact(folder: Path, factory: Factory | None) -> Model:
             for path in companions(folder):
                 (plain / path).parent.mkdir(exist_ok=True)
                 shutil.copyfile(folder / path, plain / path)
-            (plain / "config.json").write_text(_json(_marked(read_config(folder), "plain")))
+            config = _marked(read_config(folder), "plain") if steps.read_steps(plain / MODEL) else _bare(read_config(folder))
+            (plain / "config.json").write_text(_json(config))
         return _open_plain(plain, folder, manifest, factory)
 
 

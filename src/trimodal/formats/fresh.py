@@ -17,9 +17,11 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from trimodal.core import Check
+from trimodal.formats import alone
+from trimodal.formats.alone import outputs as outputs
 from trimodal.formats.artifact import open_model
 from trimodal.models.model import Batch, Model
 
@@ -37,43 +39,56 @@ def decoded_digest(model: Model) -> str:
     return digest.hexdigest()
 
 
-def outputs(module: nn.Module, batch: Batch) -> dict[str, Tensor]:
-    """Every tensor of the module's output for `batch`, by name."""
-    with torch.inference_mode():
-        result = module(**batch)
-    if isinstance(result, Tensor):
-        return {"output": result.contiguous().cpu()}
-    named = result.items() if isinstance(result, Mapping) else enumerate(result)
-    return {str(name): value.contiguous().cpu() for name, value in named if isinstance(value, Tensor)}
-
-
 def reload_checks(model: Model, folder: Path, batch: Batch | None, factory: str | None) -> list[Check]:
     """Load `folder` in a fresh process and compare decoded weights and, for `batch`, outputs with `model`."""
-    with tempfile.TemporaryDirectory() as scratch:
-        probe, result = Path(scratch) / "probe.safetensors", Path(scratch) / "result.safetensors"
-        save_file({k: v.contiguous().cpu() for k, v in (batch or {}).items()}, probe)
-        arguments = [str(folder), str(probe), str(result), *([factory] if factory else [])]
-        threads = str(torch.get_num_threads())
-        environment = {**os.environ, "OMP_NUM_THREADS": threads, "TRANSFORMERS_VERBOSITY": "error"}
-        if factory:
-            environment["PYTHONPATH"] = os.pathsep.join(sys.path)  # what could be imported here can be there
-        command = [sys.executable, "-P", "-m", "trimodal.formats.fresh", *arguments]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True)
-        if done.returncode != 0:
-            reason = (done.stderr.strip().splitlines() or ["no message"])[-1]
-            return [Check("reloads in a fresh process", False, reason)]
-        found = load_file(result)
-        digest = json.loads(done.stdout.strip().splitlines()[-1])["digest"]
-    same = digest == decoded_digest(model)
+    environment = {"PYTHONPATH": os.pathsep.join(sys.path)} if factory else {}  # what could be imported here can be there
+    program = ["-P", "-m", "trimodal.formats.fresh"]
+    try:
+        found, said = _process(program, [str(folder)], [factory] if factory else [], batch, environment)
+    except _Failed as reason:
+        return [Check("reloads in a fresh process", False, str(reason))]
+    same = json.loads(said)["digest"] == decoded_digest(model)
     weights = Check("decoded weights equal after reload", same, "sha256 over all sites" + ("" if same else " differs"))
     checks = [Check("reloads in a fresh process", True, "loaded from the folder alone"), weights]
     if batch is not None:
-        checks.append(_compare(outputs(model.module, batch), found))
+        checks.append(_compare("outputs equal after reload", outputs(model.module, batch), found))
     return checks
 
 
-def _compare(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> Check:
-    name = "outputs equal after reload"
+def stock_check(model: Model, folder: Path, batch: Batch | None) -> Check:
+    """Load `folder` with stock Transformers where trimodal cannot be imported, and compare outputs for `batch`."""
+    name = "loads with stock Transformers alone"
+    try:
+        found, _ = _process(["-P", str(Path(alone.__file__))], [str(folder)], [], batch, {})
+    except _Failed as reason:
+        return Check(name, False, str(reason))
+    if batch is None:
+        return Check(name, True, "all tensors of the class are there, and no other")
+    return _compare(name, outputs(model.module, batch), found)
+
+
+class _Failed(Exception):
+    """The other process did not end well; the last line that it said."""
+
+
+def _process(
+    program: list[str], before: list[str], after: list[str], batch: Batch | None, environment: Mapping[str, str]
+) -> tuple[dict[str, Tensor], str]:
+    """Run `program` with the arguments `before`, a file with `batch`, one for its results, and `after`: the results, and
+    the last line that it printed."""
+    with tempfile.TemporaryDirectory() as scratch:
+        probe, result = Path(scratch) / "probe.safetensors", Path(scratch) / "result.safetensors"
+        save_file({k: v.contiguous().cpu() for k, v in (batch or {}).items()}, probe)
+        threads = str(torch.get_num_threads())
+        whole = {**os.environ, "OMP_NUM_THREADS": threads, "TRANSFORMERS_VERBOSITY": "error", **environment}
+        command = [sys.executable, *program, *before, str(probe), str(result), *after]
+        done = subprocess.run(command, env=whole, capture_output=True, text=True)
+        if done.returncode != 0:
+            raise _Failed((done.stderr.strip().splitlines() or ["no message"])[-1])
+        return load_file(result), (done.stdout.strip().splitlines() or [""])[-1]
+
+
+def _compare(name: str, expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> Check:
     if expected.keys() != found.keys():
         return Check(name, False, f"found {sorted(found)}, expected {sorted(expected)}")
     worst = max((_difference(expected[key], found[key]) for key in expected), default=0.0)

@@ -11,6 +11,7 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
+from trimodal.core import Layout
 from trimodal.core.storage import LINKS
 from trimodal.errors import IntegrityError
 from trimodal.formats.step_checks import Unfit, check_fit, check_form
@@ -58,17 +59,26 @@ def replay_steps_(module: nn.Module, steps: list[Step]) -> None:
     open_recurrent_(module)
     layout = family_of(module).describe(module)
     for number, step in enumerate(steps, start=1):
-        try:
-            check_fit(step, module, layout)
-        except Unfit as reason:
-            name = type(module).__name__
-            raise IntegrityError(f"recorded step {number} {reason}; it was not recorded for this {name}") from reason
-        layout = replay_(module, layout, [step])
+        layout = replay_step_(module, layout, step, number)
     tied = getattr(module, "all_tied_weights_keys", {})
     names = {name for name, _ in module.named_parameters(remove_duplicate=False)}
     for target, origin in list(tied.items()):
         if target not in names or origin not in names:
             del tied[target]
+
+
+def replay_step_(module: nn.Module, layout: Layout, step: Step, number: int) -> Layout:
+    """Carry out the recorded step of that `number` on the bare `module`, which has this `layout`; returns the new one.
+
+    Raises:
+        IntegrityError: it does not fit the module.
+    """
+    try:
+        check_fit(step, module, layout)
+    except Unfit as reason:
+        name = type(module).__name__
+        raise IntegrityError(f"recorded step {number} {reason}; it was not recorded for this {name}") from reason
+    return replay_(module, layout, [step])
 
 
 def rebased(module: nn.Module, steps: list[Step]) -> list[Step]:
@@ -79,13 +89,13 @@ def rebased(module: nn.Module, steps: list[Step]) -> list[Step]:
     prefix = f"{getattr(module, 'base_model_prefix', '')}."
     is_base = getattr(module, "base_model", None) is module
     recorded = [step["treat"]["path"] for step in steps if "treat" in step]
-    fits = all(_root(path) in names for path in recorded)
+    fits = all(root_of_factor(path) in names for path in recorded)
     if prefix == "." or fits or (is_base and not any(path.startswith(prefix) for path in recorded)):
         return steps
 
     def here(path: str) -> str:
         other = path.removeprefix(prefix) if is_base else prefix + path
-        return other if _root(path) not in names and _root(other) in names else path
+        return other if root_of_factor(path) not in names and root_of_factor(other) in names else path
 
     found = []
     for step in steps:
@@ -93,13 +103,13 @@ def rebased(module: nn.Module, steps: list[Step]) -> list[Step]:
             treat = {**step["treat"], "path": here(step["treat"]["path"])}
             treat["tied"] = [p for p in map(here, treat["tied"]) if p in names or not is_base]
             step = {"treat": treat}
-            if is_base and _root(treat["path"]) not in names:
+            if is_base and root_of_factor(treat["path"]) not in names:
                 continue
         found.append(step)
     return found
 
 
-def _root(path: str) -> str:
+def root_of_factor(path: str) -> str:
     """The path of the layer that a factor of a factorised layer is a part of; other paths as they are."""
     while path.endswith(tuple(f".{name}" for name in LINKS)):
         path = path.rpartition(".")[0]

@@ -10,8 +10,9 @@ import importlib
 import json
 import re
 import sys
+import tempfile
 import urllib.request
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -186,6 +187,21 @@ def model_class(config: dict[str, Any], folder: Path) -> type[transformers.PreTr
         f"{folder / 'config.json'} names the class {name!r:.80}, which is no model in Transformers "
         f"{transformers.__version__} nor in trimodal; code from a model folder is never run"
     )
+
+
+def bare(config: Mapping[str, Any], kind: type[transformers.PreTrainedModel]) -> transformers.PreTrainedModel:
+    """What `kind` builds from the content of a config.json, as from a folder: the architecture without values.
+
+    Raises:
+        ModelError: the class cannot be built from it.
+    """
+    try:
+        with tempfile.TemporaryDirectory() as folder, torch.device("meta"):
+            Path(folder, "config.json").write_text(json.dumps(config), encoding="utf-8")
+            found = cast("Any", kind).config_class.from_pretrained(folder, local_files_only=True)
+            return cast("transformers.PreTrainedModel", cast("Any", kind)._from_config(found).eval())
+    except _UNREADABLE as error:
+        raise ModelError(f"{kind.__name__} cannot be built from this config.json: {_reason(error)}") from error
 
 
 def processors_in(folder: Path) -> Processors:

@@ -100,6 +100,7 @@ def render(plan: Plan, verdict: Verdict, places: Sequence[PlaceRecord], fits: Se
         tiles=_tiles(verdict),
         sizes=_sizes(verdict),
         packing="W" + wording.packing(verdict.packing)[1:] if verdict.packing else "",
+        stock="L" + wording.stock(verdict.stock)[1:] if verdict.stock else "",
         whiskers=plots.whiskers(verdict.metrics),
         towers=_towers(verdict.towers),
         steps=steps,

@@ -22,6 +22,8 @@ def summary(verdict: Verdict, plan: Plan) -> Group:
     parts: list[Text | Table] = [Text(wording.headline(verdict), style="bold"), Text(), _sizes(verdict)]
     if verdict.packing is not None:
         parts.append(Text(wording.packing(verdict.packing)))
+    if verdict.stock is not None:
+        parts.append(Text(wording.stock(verdict.stock)))
     if verdict.metrics:
         parts += [Text(), _metrics(verdict)]
     parts += [Text(), Text(badge[:1].upper() + badge[1:], style=_STYLES[state])]

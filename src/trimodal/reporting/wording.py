@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from pathlib import PurePath
 from typing import Any
 
-from trimodal.core import Metric, Packing, Plan, Size, Verdict
+from trimodal.core import Metric, Packing, Plan, Size, Stock, Verdict
 
 MINUS = "\u2212"
 TIMES = "\u00d7"
@@ -142,6 +142,13 @@ def packing(found: Packing) -> str:
     """What entropy coding saves, and what it costs when the model is loaded."""
     moved = f"{size(found.plain_bytes)} plain → {size(found.entropy_bytes)} entropy-coded"
     return f"weights: {moved} ({ratio(found.plain_bytes, found.entropy_bytes)}), decoded in {seconds(found.decode_seconds)}"
+
+
+def stock(found: Stock) -> str:
+    """Who can load the folder."""
+    if found.alone:
+        return "loads with stock Transformers alone: yes"
+    return f"loads with stock Transformers alone: no, because {found.reason}; use trimodal.load"
 
 
 def _from_to(sizes: Size) -> str:

@@ -106,7 +106,8 @@ def test_with_other_steps_it_reloads_to_the_same_outputs(
     (tmp_path / "out").mkdir()
     write(replace(done.model, folder=folder), done.plan, tmp_path / "out", None)
     again = open_model(tmp_path / "out")
-    assert again.layout == done.model.layout and again.steps == done.model.steps
+    assert again.layout == done.model.layout
+    assert [step for step in done.model.steps if step in again.steps] == again.steps  # the configuration says the others
     batch = miniature_batch(name, 3, seed=5)
     found, expected = (outputs(model.module, batch) for model in (again, done.model))
     assert found.keys() == expected.keys() and all(torch.equal(found[key], expected[key]) for key in found)
