@@ -53,4 +53,4 @@ def test_difference() -> None:
     assert fresh._difference(a, a.clone()) == 0.0
     assert fresh._difference(a, torch.tensor([1.5, float("nan"), float("inf")])) == 0.5
     assert fresh._difference(a, a[:2]) == float("inf")
-    assert not fresh._compare({"a": a}, {"b": a}).passed
+    assert not fresh._compare("equal", {"a": a}, {"b": a}).passed
