@@ -349,7 +349,7 @@ def peers(only: str, scratch: Path, data: Data, weights: int, reference: Any) ->
     import numpy as np
 
     texts, found = scratch / "texts.json", []
-    texts.write_text(json.dumps({"texts": data.texts, "calibration": data.calibration[:STATISTICS]}))
+    texts.write_text(json.dumps({"texts": data.texts, "calibration": data.calibration[:STATISTICS], "tokens": TOKENS}))
     for script, environment in SCRIPTS.items():
         python = python_of(environment)
         if python is None:

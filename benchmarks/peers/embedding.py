@@ -3,8 +3,7 @@
 These scripts run in environments of their own, without this package: they import one another by file name only.
 
 A script is called with the model's folder, a file of texts, an output folder, and part of a name if only some rows are
-wanted. The texts are JSON: `texts`, to be
-embedded, and `calibration`. A script writes one pair of files per row of the table: `NAME.npy` (texts, width) and
+wanted. The texts are JSON: `texts`, to be embedded, `calibration`, and `tokens`, how many of each text count. A script writes one pair of files per row of the table: `NAME.npy` (texts, width) and
 `NAME.json` with `bytes`, the weights' size on disk, `seconds` of compressing and the `version` that did it.
 """
 
@@ -22,7 +21,6 @@ from typing import Any
 
 import numpy as np
 
-TOKENS = 128
 BATCH = 64
 Forward = Callable[[Any, Any], Any]
 """(input_ids, attention_mask) int64 (batch, tokens) as numpy arrays -> last hidden states (batch, tokens, width)."""
@@ -37,6 +35,7 @@ class Job:
     calibration: tuple[str, ...]
     out: Path
     scratch: Path
+    tokens: int
     only: str = ""  # rows with this in their name
 
     @staticmethod
@@ -46,14 +45,14 @@ class Job:
         data = json.loads(texts.read_text())
         scratch = out / "scratch"
         scratch.mkdir(parents=True, exist_ok=True)
-        return Job(model, tuple(data["texts"]), tuple(data["calibration"]), out, scratch, *sys.argv[4:5])
+        return Job(model, tuple(data["texts"]), tuple(data["calibration"]), out, scratch, data["tokens"], *sys.argv[4:5])
 
     def batches(self, texts: Sequence[str], size: int = BATCH) -> Iterator[tuple[list[int], np.ndarray, np.ndarray]]:
         """Places, token ids and mask of texts of about one length, at most `size` at a time."""
         from tokenizers import Tokenizer
 
         tokenizer = Tokenizer.from_file(str(self.model / "tokenizer.json"))
-        tokenizer.enable_truncation(TOKENS)
+        tokenizer.enable_truncation(self.tokens)
         tokenizer.no_padding()
         rows = [encoding.ids for encoding in tokenizer.encode_batch(list(texts))]
         order = sorted(range(len(rows)), key=lambda index: len(rows[index]))
