@@ -3,8 +3,9 @@
 These scripts run in environments of their own, without this package: they import one another by file name only.
 
 A script is called with the model's folder, a file of texts, an output folder, and part of a name if only some rows are
-wanted. The texts are JSON: `texts`, to be embedded, `calibration`, and `tokens`, how many of each text count. A script writes one pair of files per row of the table: `NAME.npy` (texts, width) and
-`NAME.json` with `bytes`, the weights' size on disk, `seconds` of compressing and the `version` that did it.
+wanted. The texts are JSON: `texts`, to be embedded, `calibration`, and `tokens`, how many of each text count. A script writes
+one pair of files per row of the table: `NAME.npy` (texts, width) and `NAME.json` with `bytes`, the weights' size on disk,
+`seconds` of compressing and the `version` that did it.
 """
 
 from __future__ import annotations
