@@ -250,7 +250,12 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Whole:
         patch.setattr(pipeline, "_reload", lambda *rest: [])  # the test does it in its own process
         caught: list[Model] = []
         write = pipeline.write
-        patch.setattr(pipeline, "write", lambda model, *rest: (caught.append(model), write(model, *rest)))
+
+        def noted(model: Model, *rest: Any) -> Any:
+            caught.append(model)
+            return write(model, *rest)
+
+        patch.setattr(pipeline, "write", noted)
         return model, pipeline.compress(model, recipe, data, folder / "out"), caught[0]
 
 
