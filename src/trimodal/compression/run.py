@@ -1,7 +1,7 @@
 """The loop: carry out a plan.
 
-Consecutive solving edits make one sweep over the model in running order; a gradient edit stands by itself, and each
-further one sees the data in another order. In a sweep,
+Consecutive solving edits make one sweep over the model in running order. A gradient edit stands by itself, and each
+further one sees the data in another order; so does an edit whose method surveys whole towers. In a sweep,
 for each block: take its places; in each round observe what their methods want, then solve, apply and write a line per
 place. A new round begins where a place touches a site that this block's earlier rounds have changed.
 """
@@ -11,6 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import groupby
 from typing import Any
 
@@ -19,7 +20,7 @@ from torch import Tensor
 
 from trimodal.compression.blocks import Activations
 from trimodal.compression.sensitivity import gradient_sizes, weight_gradients
-from trimodal.core import Change, Edit, FitRecord, Place, PlaceRecord, Plan, PlannedPlace, Sample, Site
+from trimodal.core import Change, Edit, FitRecord, Layout, Place, PlaceRecord, Plan, PlannedPlace, Sample, Site
 from trimodal.data import batches as make_batches
 from trimodal.errors import TrimodalError
 from trimodal.layers import Sparse
@@ -51,6 +52,7 @@ class _Run:
     """What the loop carries along."""
 
     model: Model
+    original: Layout
     balance: Balance
     progress: Progress
     samples: Sequence[Sample]
@@ -82,20 +84,23 @@ def compress_(
         progress: called with what is going on, places or steps done, and how many there are.
     """
     torch.manual_seed(plan.seed)
-    run = _Run(model, plan.calibration.balance, progress, statistics_samples, plan.seed)  # type: ignore[arg-type]
+    run = _Run(model, model.layout, plan.calibration.balance, progress, statistics_samples, plan.seed)  # type: ignore[arg-type]
     run.total = sum(len(edit.places) for edit in plan.edits)
     calibration = _batches(model, statistics_samples)
     if run.balance == "gradient" and teacher is not None:
         run.gradients = gradient_sizes(teacher, calibration, plan.seed)
     original = None if teacher is None else Activations(teacher, calibration)
     trainings = 0
-    for gradient, edits in groupby(enumerate(plan.edits), key=lambda pair: method(pair[1].method).fit is not None):
-        if gradient:
-            for number, edit in edits:
+    for alone, edits in groupby(enumerate(plan.edits), key=lambda pair: method(pair[1].method).solve is None):
+        if not alone:
+            _sweep(run, list(edits), Activations(model, calibration, original))
+            continue
+        for number, edit in edits:
+            if method(edit.method).survey is not None:
+                _survey(run, number, edit, calibration)
+            else:
                 _fit(run, number, edit, teacher, samples, (plan.seed + trainings) % 2**63)
                 trainings += 1
-        else:
-            _sweep(run, list(edits), Activations(model, calibration, original))
     return run.records
 
 
@@ -125,6 +130,35 @@ def _fit(run: _Run, number: int, edit: Edit, teacher: Model | None, samples: Seq
 
     run.progress(edit.method, len(run.records), run.total)
     run.records.extend(replace(r, edit=number) for r in used.fit(run.model, teacher, data, config, seed))
+
+
+def _survey(run: _Run, number: int, edit: Edit, batches: Sequence[Batch]) -> None:
+    """The towers of an edit, one after the other."""
+    for planned in edit.places:
+        task, start = _task(number, edit, planned), time.perf_counter()
+        place = place_of(run.model.layout, task.method, planned)
+        run.progress(f"{task.method.name} {place.name}", len(run.records), run.total)
+        if task.method.survey is None:
+            raise TrimodalError(f"step {number + 1} ({edit.method}) cannot survey {place.name}")
+        run.model.module.eval()
+        sizes = next((size for site in place.sites if (size := _gradient_sizes(run, site)) is not None), None)
+        with torch.no_grad():
+            change = task.method.survey(
+                run.model, place, batches, partial(mixed, balance=run.balance, gradients=sizes), task.config
+            )
+        after = task.method.forecast(place, task.config)
+        apply_(run.model, place, change, after)
+        run.records.append(PlaceRecord(
+            edit=number, method=task.method.name, place=place.name, tower=place.tower, block=None,
+            bytes_before=place.stored_bytes, bytes_after=sum(s.stored_bytes for s in after),
+            error=dict(change.error or {}), weight_error=None, tokens={}, seconds=time.perf_counter() - start,
+            notes=change.notes,
+        ))  # fmt: skip
+
+
+def _gradient_sizes(run: _Run, site: Site) -> Mapping[str, float] | None:
+    """How large the loss's gradient was at the site's output in the model as it was, by modality."""
+    return run.gradients.get(run.model.layout.before(run.original, site.path)) if run.gradients else None
 
 
 def _sweep(run: _Run, edits: list[tuple[int, Edit]], activations: Activations) -> None:
@@ -225,7 +259,7 @@ def _one(run: _Run, task: _Task, place: Place, seen: Mapping[str, Statistic]) ->
     if wanted == "gradient":
         statistic = _gradient(run, place)
     elif moments:
-        statistic = mixed(moments, run.balance, run.gradients.get(site.path))
+        statistic = mixed(moments, run.balance, _gradient_sizes(run, site))
     lacking = wanted is not None and statistic is None
     if task.method.solve is None or (lacking and (run.samples or not task.method.without_data)):
         raise TrimodalError(

@@ -227,6 +227,11 @@ class Tower:
 
     `whole_tokens` is the reason why its tokens cannot be merged, empty if they can. Then the first `protected` of them
     must stay what they are, and `restored` says that what follows the blocks needs as many as came in.
+
+    `whole_blocks` is the reason why none of its blocks can be removed, empty if they can. Then `counted` is the
+    attribute of its configuration that says how many there are, `read_by` the one that says by number after which
+    blocks its states are read, if not after the last, and `numbers` says which of the bare architecture's blocks are
+    left, empty for all; it is no part of what two towers are compared by, as only the run decides it.
     """
 
     name: str
@@ -236,6 +241,15 @@ class Tower:
     whole_tokens: str = "nobody has declared how its tokens could be merged"
     protected: int = 0
     restored: bool = False
+    whole_blocks: str = "nobody has declared that its blocks only pass on what they make to one another"
+    counted: str = ""
+    read_by: str = ""
+    numbers: tuple[int, ...] = field(default=(), compare=False)
+
+    @property
+    def origins(self) -> tuple[int, ...]:
+        """The number that each block has in the bare architecture."""
+        return self.numbers or tuple(range(len(self.blocks)))
 
 
 @dataclass(frozen=True)
@@ -303,8 +317,52 @@ class Layout:
 
     def merged(self, tower: str) -> Layout:
         """The layout after the tokens of `tower` are merged, which can be done once."""
-        merged = (replace(t, whole_tokens="its tokens are merged already") if t.name == tower else t for t in self.towers)
+        reasons = {
+            "whole_tokens": "its tokens are merged already",
+            "whole_blocks": "its tokens are merged block by block; remove blocks before that",
+        }
+        merged = (replace(t, **reasons) if t.name == tower else t for t in self.towers)
         return replace(self, towers=tuple(merged))
+
+    def dropped(self, tower: str, kept: Sequence[int]) -> Layout:
+        """The layout after all blocks of `tower` but those with the numbers `kept`, ascending, are gone. What stays is
+        numbered anew from 0: blocks, paths, labels."""
+        whole, stays = self.tower(tower), {old: new for new, old in enumerate(kept)}
+        left = replace(
+            whole, blocks=whole.blocks[: len(stays)], numbers=tuple(whole.origins[number] for number in stays)
+        )
+
+        def goes(label: str) -> bool:
+            name, _, rest = label.partition(".")
+            number = rest.partition(".")[0]
+            return name == tower and number.isdigit() and int(number) not in stays
+
+        return replace(
+            self,
+            towers=tuple(left if t.name == tower else t for t in self.towers),
+            sites=tuple(
+                _renumbered(site, whole, stays)
+                for site in self.sites
+                if site.tower != tower or site.block is None or site.block in stays
+            ),
+            counters=tuple(
+                replace(c, label=_relabelled(c.label, tower, stays), path=_moved(c.path, whole.blocks, stays))
+                for c in self.counters
+                if not goes(c.label)
+            ),
+            fixed=tuple(
+                replace(f, label=_relabelled(f.label, tower, stays)) for f in self.fixed if not goes(f.label)
+            ),
+        )
+
+    def before(self, original: Layout, path: str) -> str:
+        """Where what stands at `path` stood in `original`, the layout of this model before it lost blocks."""
+        for tower in self.towers:
+            for origin, block in zip(tower.origins, tower.blocks, strict=True):
+                if f"{path}.".startswith(f"{block}."):
+                    known = original.tower(tower.name)
+                    return known.blocks[known.origins.index(origin)] + path[len(block) :]
+        return path
 
     def cut(self, label: str, kept: Sequence[int]) -> Layout:
         """The layout after the units of `label` that are not `kept` are gone."""
@@ -325,12 +383,44 @@ class Layout:
         """The inverse of `to_json`."""
         return Layout(
             towers=tuple(
-                Tower(**{**t, "blocks": tuple(t["blocks"]), "prefixes": tuple(t["prefixes"])}) for t in data["towers"]
+                Tower(**{**t, **{name: tuple(t.get(name, ())) for name in ("blocks", "prefixes", "numbers")}})
+                for t in data["towers"]
             ),
             sites=tuple(_site_from_json(s) for s in data["sites"]),
             counters=tuple(Counter(**c) for c in data["counters"]),
             fixed=tuple(Fixed(**f) for f in data.get("fixed", ())),
         )
+
+
+def _renumbered(site: Site, tower: Tower, stays: Mapping[int, int]) -> Site:
+    """`site` after the blocks of `tower` got the numbers `stays[old]`; others are gone."""
+    if site.tower != tower.name or site.block is None:
+        return site
+    axes = {
+        key: None if axis is None else _relabelled_axis(axis, tower.name, stays)
+        for key, axis in (("input_axis", site.input_axis), ("output_axis", site.output_axis))
+    }
+    return replace(site, path=_moved(site.path, tower.blocks, stays), block=stays[site.block], **axes)
+
+
+def _relabelled_axis(axis: Axis, tower: str, stays: Mapping[int, int]) -> Axis:
+    then = tuple(_relabelled_axis(part, tower, stays) for part in axis.then)
+    return replace(axis, label=_relabelled(axis.label, tower, stays), then=then)
+
+
+def _relabelled(label: str, tower: str, stays: Mapping[int, int]) -> str:
+    """`text.3.heads` with the number that block 3 has now."""
+    name, _, rest = label.partition(".")
+    number, dot, unit = rest.partition(".")
+    return f"{name}.{stays[int(number)]}{dot}{unit}" if name == tower and number.isdigit() else label
+
+
+def _moved(path: str, blocks: Sequence[str], stays: Mapping[int, int]) -> str:
+    """`path` with the path that its block has now."""
+    for old, new in stays.items():
+        if f"{path}.".startswith(f"{blocks[old]}."):
+            return blocks[new] + path[len(blocks[old]) :]
+    return path
 
 
 def _terse(item: Site | Counter | Axis) -> dict[str, Any]:

@@ -15,8 +15,10 @@ from torch import nn
 from trimodal.core import Layout, Merge
 from trimodal.core.change import LARGEST_SHARE
 from trimodal.core.storage import FACTORED, StorageError, stored_bytes
+from trimodal.errors import ModelError
 from trimodal.layers import is_hosting
 from trimodal.models.apply import key_of
+from trimodal.models.blocks import list_of
 
 Step = Mapping[str, Any]
 
@@ -27,8 +29,8 @@ class Unfit(Exception):
 
 def check_form(step: Any, size: int) -> None:
     """Whether `step` from a file of `size` bytes is of a form that trimodal writes."""
-    if not isinstance(step, dict) or len(step) != 1 or not step.keys() <= {"cut", "treat", "merge"}:
-        raise Unfit("is neither a cut nor a treatment nor a merge")
+    if not isinstance(step, dict) or len(step) != 1 or not step.keys() <= {"cut", "treat", "merge", "drop"}:
+        raise Unfit("is neither a cut nor a treatment nor a merge nor a drop")
     ((verb, what),) = step.items()
     if not isinstance(what, dict):
         raise Unfit(f"is a {verb} of {what!r:.40}")
@@ -38,6 +40,10 @@ def check_form(step: Any, size: int) -> None:
         return
     if verb == "merge":
         _check_merge(what)
+        return
+    if verb == "drop":
+        if what.keys() != {"tower", "kept"} or not isinstance(what["tower"], str) or not _whole(what["kept"]):
+            raise Unfit("is a drop without a tower and a list of kept blocks")
         return
     if what.keys() != {"path", "kind", "options", "tied", "bias"} or not isinstance(what["path"], str):
         raise Unfit("is a treatment without its path, kind, options, ties and bias")
@@ -68,6 +74,9 @@ def check_fit(step: Step, module: nn.Module, layout: Layout) -> None:
         return
     if "merge" in step:
         _check_merge_fits(step["merge"], layout)
+        return
+    if "drop" in step:
+        _check_drop_fits(step["drop"], module, layout)
         return
     treat = step["treat"]
     modules = dict(module.named_modules())
@@ -106,6 +115,20 @@ def _check_merge_fits(what: Mapping[str, Any], layout: Layout) -> None:
         site = key_of(layout, tower.name, number)
         if site is None or site.output_axis is None or not site.path.startswith(f"{block}."):
             raise Unfit(f"merges tokens of {tower.name:.80}, of which block {number} has no keys")
+
+
+def _check_drop_fits(what: Mapping[str, Any], module: nn.Module, layout: Layout) -> None:
+    """Whether the tower is there, may lose blocks, and has those that are kept."""
+    tower = next((tower for tower in layout.towers if tower.name == what["tower"]), None)
+    if tower is None or tower.whole_blocks:
+        raise Unfit(f"drops blocks of {what['tower']:.80}: {'no such tower' if tower is None else tower.whole_blocks}")
+    kept = what["kept"]
+    if not kept or sorted(set(kept)) != kept or kept[-1] >= len(tower.blocks):
+        raise Unfit(f"keeps {len(kept)} blocks of {tower.name:.80}, of which there are {len(tower.blocks)}")
+    try:
+        list_of(module, tower)
+    except ModelError as reason:
+        raise Unfit(f"drops blocks of {tower.name:.80}: {reason}") from reason
 
 
 def _can_be_chain(layer: nn.Module, kind: str, options: Mapping[str, Any]) -> bool:

@@ -1,10 +1,11 @@
 """The only file that changes a model.
 
-Three primitives, used alike when a method has just solved a place and when a saved model is loaded again:
+Four primitives, used alike when a method has just solved a place and when a saved model is loaded again:
 
     cut_      keep some units of an axis label in every tensor that carries it
     treat_    keep one site's weight in another way
     merge_    let the blocks of a tower merge tokens
+    drop_     remove blocks of a tower
 
 and `apply_`, which carries out a method's `Change` with them and writes the steps down, so that they can be
 replayed on the bare architecture.
@@ -19,10 +20,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from trimodal.core import Change, Layout, Merge, Place, Site
+from trimodal.core import Change, Drop, Layout, Merge, Place, Site
 from trimodal.core.storage import FACTORED, tensors_of
 from trimodal.errors import ModelError
 from trimodal.layers import BlockMerging, Chain, host_, is_hosting, merge_tokens_, merged, replaced_, unhost_
+from trimodal.models.blocks import count_blocks_, list_of
 from trimodal.models.model import Model
 
 _STATISTICS = ("running_mean", "running_var")
@@ -53,6 +55,10 @@ def apply_(model: Model, place: Place, change: Change, after: Sequence[Site]) ->
             "path": path, "kind": treatment.kind, "options": dict(treatment.options), "tied": list(site.tied),
             "bias": bias if treatment.bias is None else list(treatment.bias.shape),
         }})  # fmt: skip
+    if change.drop is not None:
+        drop_(model.module, model.layout, change.drop)
+        model.steps.append({"drop": {"tower": change.drop.tower, "kept": list(change.drop.kept)}})
+        model.layout = model.layout.dropped(change.drop.tower, change.drop.kept)
     model.layout = model.layout.exchange(place.sites, after)
     if change.merge is not None:
         merge_(model.module, model.layout, change.merge)
@@ -62,8 +68,9 @@ def apply_(model: Model, place: Place, change: Change, after: Sequence[Site]) ->
 
 def _superseded_(steps: list[Step], path: str) -> list[int] | None:
     """Take out of `steps` the earlier treatment of the site at `path`, of which nothing is left but the bias that it
-    may have given: its shape is returned."""
-    for number, step in enumerate(steps):
+    may have given: its shape is returned. Before blocks were dropped the path was another one's."""
+    begin = max((number for number, step in enumerate(steps) if "drop" in step), default=0)
+    for number, step in enumerate(steps[begin:], start=begin):
         if "treat" in step and step["treat"]["path"] == path:
             bias: list[int] | None = steps.pop(number)["treat"]["bias"]
             return bias
@@ -162,6 +169,15 @@ def merge_(module: nn.Module, layout: Layout, how: Merge) -> None:
         ))  # fmt: skip
 
 
+def drop_(module: nn.Module, layout: Layout, what: Drop) -> None:
+    """Remove all blocks of a tower but the kept ones, which move up, and let all that counts them count anew."""
+    tower = layout.tower(what.tower)
+    blocks = list_of(module, tower)
+    for number in sorted(set(range(len(blocks))) - set(what.kept), reverse=True):
+        del blocks[number]
+    count_blocks_(module, tower, what.kept)
+
+
 def key_of(layout: Layout, tower: str, block: int) -> Site | None:
     """The site that gives the keys of the self-attention in a block; of a factorised one, the second factor."""
     here = (site for site in layout.sites if (site.tower, site.block, site.role) == (tower, block, "key"))
@@ -182,6 +198,11 @@ def replay_(module: nn.Module, layout: Layout, steps: Sequence[Step], device: st
             how = Merge(**step["merge"])
             merge_(module, layout, how)
             layout = layout.merged(how.tower)
+            continue
+        if "drop" in step:
+            what = Drop(step["drop"]["tower"], tuple(step["drop"]["kept"]))
+            drop_(module, layout, what)
+            layout = layout.dropped(what.tower, what.kept)
             continue
         treat = step["treat"]
         specs = tensors_of(treat["kind"], treat["options"])
