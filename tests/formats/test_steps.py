@@ -87,6 +87,10 @@ BAD_FORM: Mapping[str, Any] = {
     "merge-before-the-first": [merge(first=-1)],
     "merge-backwards": [merge(first=1)],
     "merge-with-half-attention": [merge(proportional=1)],
+    "drop-of-text": [{"drop": "image"}],
+    "drop-without-tower": [{"drop": {"kept": [0]}}],
+    "drop-of-negatives": [{"drop": {"tower": "image", "kept": [-1]}}],
+    "drop-with-more": [{"drop": {"tower": "image", "kept": [0], "code": "print()"}}],
     "unknown-kind": [quantized(kind="pickled")],
     "kind-of-list": [quantized(kind=["quantized"])] ,
     "further-key": [{"treat": {**quantized()["treat"], "code": "print()"}}],
@@ -140,6 +144,7 @@ def test_fair_steps_are_read(file_with: Callable[[Any], Path]) -> None:
         treat("integers", {"shape": [16, 32], "dtype": "float16", "exponent": 0, "rotation": 8}),
         {"cut": {"label": "image.0.heads", "kept": [0, 2]}},
         merge(),
+        {"drop": {"tower": "image", "kept": [1]}},
     ]
     assert read_steps(file_with(steps)) == steps
 
@@ -177,6 +182,10 @@ BAD_FIT: Mapping[str, Any] = {
     "merge-of-no-tower": merge(tower="__class__"),
     "merge-of-words": merge(tower="text"),
     "merge-beyond": merge(last=2),
+    "drop-of-no-tower": {"drop": {"tower": "__class__", "kept": [0]}},
+    "drop-of-all": {"drop": {"tower": "image", "kept": []}},
+    "drop-beyond": {"drop": {"tower": "image", "kept": [0, 2]}},
+    "drop-in-another-order": {"drop": {"tower": "image", "kept": [1, 0]}},
     "cut-twice-the-same": {"cut": {"label": "image.0.heads", "kept": [1, 1]}},
 }
 
@@ -195,6 +204,14 @@ def test_cut_where_the_weight_is_packed() -> None:
     first = quantized(path=path, options_shape=[32, 32])
     with pytest.raises(IntegrityError, match=r"recorded step 2 cuts 'image.0.heads' where a weight is no longer plain"):
         replay_steps_(miniature("clip"), [first, {"cut": {"label": "image.0.heads", "kept": [0]}}])
+
+
+def test_merged_towers_and_stages_keep_their_blocks() -> None:
+    drop = {"drop": {"tower": "image", "kept": [0]}}
+    with pytest.raises(IntegrityError, match="step 2 drops blocks of image: its tokens are merged block by block"):
+        replay_steps_(miniature("clip"), [merge(), drop])
+    with pytest.raises(IntegrityError, match="step 1 drops blocks of image: its blocks come in stages"):
+        replay_steps_(miniature("resnet"), [drop])
 
 
 def test_tokens_are_merged_once() -> None:

@@ -65,7 +65,9 @@ class Activations:
             chain = None if block is None else self._reach(tower, block)
             paired = [path for path, kind in wants.items() if kind == "paired"]
             twin = self.original if paired else None
-            was = {path: self.model.layout.before(twin.model.layout, path) for path in paired} if twin is not None else {}
+            was = (
+                {path: self.model.layout.before(twin.model.layout, path) for path in paired} if twin is not None else {}
+            )
             twin_chain = None if twin is None or block is None else twin._reach(tower, self._origin(tower, block, twin))
             with _recording(self.model, [s for s in sites if s.path in wants], wants) as recorder:
                 for index, codes in enumerate(self._codes):

@@ -317,12 +317,12 @@ class Layout:
 
     def merged(self, tower: str) -> Layout:
         """The layout after the tokens of `tower` are merged, which can be done once."""
-        reasons = {
-            "whole_tokens": "its tokens are merged already",
-            "whole_blocks": "its tokens are merged block by block; remove blocks before that",
-        }
-        merged = (replace(t, **reasons) if t.name == tower else t for t in self.towers)
-        return replace(self, towers=tuple(merged))
+
+        def marked(whole: Tower) -> Tower:
+            blocks = "its tokens are merged block by block; remove blocks before that"
+            return replace(whole, whole_tokens="its tokens are merged already", whole_blocks=blocks)
+
+        return replace(self, towers=tuple(marked(t) if t.name == tower else t for t in self.towers))
 
     def dropped(self, tower: str, kept: Sequence[int]) -> Layout:
         """The layout after all blocks of `tower` but those with the numbers `kept`, ascending, are gone. What stays is
@@ -350,9 +350,7 @@ class Layout:
                 for c in self.counters
                 if not goes(c.label)
             ),
-            fixed=tuple(
-                replace(f, label=_relabelled(f.label, tower, stays)) for f in self.fixed if not goes(f.label)
-            ),
+            fixed=tuple(replace(f, label=_relabelled(f.label, tower, stays)) for f in self.fixed if not goes(f.label)),
         )
 
     def before(self, original: Layout, path: str) -> str:
@@ -396,15 +394,20 @@ def _renumbered(site: Site, tower: Tower, stays: Mapping[int, int]) -> Site:
     """`site` after the blocks of `tower` got the numbers `stays[old]`; others are gone."""
     if site.tower != tower.name or site.block is None:
         return site
-    axes = {
-        key: None if axis is None else _relabelled_axis(axis, tower.name, stays)
-        for key, axis in (("input_axis", site.input_axis), ("output_axis", site.output_axis))
-    }
-    return replace(site, path=_moved(site.path, tower.blocks, stays), block=stays[site.block], **axes)
+    return replace(
+        site,
+        path=_moved(site.path, tower.blocks, stays),
+        block=stays[site.block],
+        input_axis=_relabelled_axis(site.input_axis, tower.name, stays),
+        output_axis=_relabelled_axis(site.output_axis, tower.name, stays),
+    )
 
 
-def _relabelled_axis(axis: Axis, tower: str, stays: Mapping[int, int]) -> Axis:
-    then = tuple(_relabelled_axis(part, tower, stays) for part in axis.then)
+def _relabelled_axis(axis: Axis | None, tower: str, stays: Mapping[int, int]) -> Axis | None:
+    if axis is None:
+        return None
+    parts = (_relabelled_axis(part, tower, stays) for part in axis.then)
+    then = tuple(part for part in parts if part is not None)
     return replace(axis, label=_relabelled(axis.label, tower, stays), then=then)
 
 

@@ -36,9 +36,9 @@ number of the block that is read. Whisper's `alignment_heads` for times of words
 they name blocks of the original.
 
 By hand. One token, two blocks. x_0 = (3, 4), f_0 gives x_1 = (4, 3), f_1 adds (4, 0), so x_2 = (8, 3).
-cos(x_0, x_1) = 24/25, BI_0 = 0.04; cos(x_1, x_2) = 41/(5√73) = 0.959736, BI_1 = 0.040264: by influence block 0 goes. By
+cos(x_0, x_1) = 24/25, BI_0 = 0.04; cos(x_1, x_2) = 41/(5√73) = 0.959737, BI_1 = 0.040263: by influence block 0 goes. By
 divergence: without block 0 the end is (7, 4), error (1 + 1)/73 = 0.027397; without block 1 it is (4, 3), 16/73 = 0.219178:
-block 0 again. By angle (k = 1): arccos(0.96)/π = 0.090334, arccos(0.959736)/π = 0.090634: block 0.
+block 0 again. By angle (k = 1): arccos(0.96)/π = 0.090334, arccos(0.959737)/π = 0.090634: block 0.
 """
 
 from __future__ import annotations
