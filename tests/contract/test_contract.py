@@ -34,6 +34,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "quantize.learned": {"bits": 4, "clip": "max", "steps": 3},
     "factorize.cp": {"sweeps": 5},
     "prune.layers": {"sparsity": 0.5, "score": "divergence"},
+    "share.layers": {"rank": 2},
     "distill": {"steps": 2},
 }
 QUANTIZE_INPUTS = ("quantize.smooth",)  # of which a plain float layer keeps only the weight
@@ -58,6 +59,11 @@ REFUSED = {
     ("lstm", "merge.tokens"): "only the tokens of a tower with blocks",
     ("lstm", "prune.layers"): "only a tower with blocks can lose some",
     ("generic", "prune.layers"): "nobody has declared that its blocks only pass on",
+    **dict.fromkeys(
+        ((name, "share.layers") for name in ("resnet", "resnet-basic", "generic")),
+        "no plain linear layer is of one shape in blocks that could share it",
+    ),
+    ("lstm", "share.layers"): "only layers of a tower with blocks can share",
     ("resnet", "prune.layers"): "its blocks come in stages of different width",
     ("resnet-basic", "prune.layers"): "its blocks come in stages of different width",
 } | {
@@ -103,6 +109,8 @@ def fresh(case: Any) -> Mapping[str, Tensor]:
 def held(module: nn.Module, site: Site) -> int:
     """Bytes of the tensors that a site really holds."""
     layer = module.get_submodule(site.path)
+    if site.stored == "shared":  # the weight is held where it first runs
+        return tensor_bytes([layer.bias] if isinstance(layer.bias, Tensor) else [])
     parts = [layer, *([layer.stored] if is_hosting(layer) else [])]
     tensors = [t for part in parts for t in (*part._parameters.values(), *part._buffers.values()) if t is not None]  # type: ignore[union-attr]
     if site.kind == "norm":

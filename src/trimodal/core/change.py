@@ -62,6 +62,8 @@ class Drop:
 class Change:
     """The outcome of solving one place: new storage per site path, or one cut, or one merge, or blocks removed.
 
+    `shared` lists paths of layers that use one weight from now on, that of the first, after the treatments are done.
+
     `error` is the relative squared output error per modality, where it is more than the changed weight's own: a layer
     whose input is quantized too.
     """
@@ -70,5 +72,6 @@ class Change:
     cut: Cut | None = None
     merge: Merge | None = None
     drop: Drop | None = None
+    shared: tuple[tuple[str, ...], ...] = ()
     notes: tuple[str, ...] = ()
     error: Mapping[str, float] | None = None

@@ -17,7 +17,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Literal
 
-from trimodal.core.storage import TYPE_BYTES, packed_columns, tensors_of
+from trimodal.core.storage import BASE, TYPE_BYTES, packed_columns, tensors_of
 
 Kind = Literal["linear", "conv", "embedding", "norm"]
 
@@ -98,8 +98,8 @@ class Site:
     the very same weight.
     `running`: a batch norm that keeps a running mean and variance beside its weight.
     `own_forward`: its class computes in a way of its own, so no other kind of module can take its place.
-    `stored` is the kind of storage of the weight at the moment (see `core/storage.py`), `stored_bytes` counts weight and
-    bias with everything that belongs to them.
+    `stored` is the kind of storage of the weight at the moment (see `core/storage.py`), or `shared` where it has none of
+    its own but uses that of an earlier block; `stored_bytes` counts weight and bias with everything that belongs to them.
     """
 
     path: str
@@ -194,7 +194,7 @@ class Site:
         """The sites `first`, `second` and so on that take its place when its weight is kept as `kind`, one of `FACTORED`.
 
         The first has the input's axis, the last the output's and the bias; those between the outer ones of `cp` are
-        depthwise.
+        depthwise. The `base` of `residual` has both axes.
         """
         parts = []
         specs = tensors_of(kind, options)
@@ -205,8 +205,8 @@ class Site:
                 self, path=f"{self.path}.{name}", branch=f"{self.branch}.{name}".strip("."), shape=spec.shape,
                 kind="linear" if self.kind == "embedding" and name == last else self.kind,
                 bias=self.bias and name == last,
-                input_axis=self.input_axis if name == first else None,
-                output_axis=self.output_axis if name == last else None,
+                input_axis=self.input_axis if name in (first, BASE) else None,
+                output_axis=self.output_axis if name == last or kind == "residual" and name != first else None,
                 groups=spec.shape[0] if inner else self.groups,
             )  # fmt: skip
             parts.append(replace(part, stored_bytes=part.dense_bytes))
@@ -323,6 +323,17 @@ class Layout:
             return replace(whole, whole_tokens="its tokens are merged already", whole_blocks=blocks)
 
         return replace(self, towers=tuple(marked(t) if t.name == tower else t for t in self.towers))
+
+    def shared(self, paths: Sequence[str]) -> Layout:
+        """The layout after the layers at `paths` use the weight of the first of them."""
+        owner, *others = paths
+
+        def sharing(site: Site) -> Site:
+            if site.path == owner:
+                return replace(site, tied=(*site.tied, *others))
+            return replace(site, stored="shared", stored_bytes=site.bias_bytes) if site.path in others else site
+
+        return replace(self, sites=tuple(map(sharing, self.sites)))
 
     def dropped(self, tower: str, kept: Sequence[int]) -> Layout:
         """The layout after all blocks of `tower` but those with the numbers `kept`, ascending, are gone. What stays is

@@ -29,8 +29,8 @@ class Unfit(Exception):
 
 def check_form(step: Any, size: int) -> None:
     """Whether `step` from a file of `size` bytes is of a form that trimodal writes."""
-    if not isinstance(step, dict) or len(step) != 1 or not step.keys() <= {"cut", "treat", "merge", "drop"}:
-        raise Unfit("is neither a cut nor a treatment nor a merge nor a drop")
+    if not isinstance(step, dict) or len(step) != 1 or not step.keys() <= {"cut", "treat", "merge", "drop", "share"}:
+        raise Unfit("is neither a cut nor a treatment nor a merge nor a drop nor a sharing")
     ((verb, what),) = step.items()
     if not isinstance(what, dict):
         raise Unfit(f"is a {verb} of {what!r:.40}")
@@ -40,6 +40,13 @@ def check_form(step: Any, size: int) -> None:
         return
     if verb == "merge":
         _check_merge(what)
+        return
+    if verb == "share":
+        paths = what.get("paths")
+        if what.keys() != {"paths"} or not isinstance(paths, list) or not all(isinstance(path, str) for path in paths):
+            raise Unfit("is a sharing without a list of layers")
+        if len(set(paths)) != len(paths) or len(paths) < 2:
+            raise Unfit(f"lets {len(set(paths))} different layers share a weight {len(paths)} times")
         return
     if verb == "drop":
         if what.keys() != {"tower", "kept"} or not isinstance(what["tower"], str) or not _whole(what["kept"]):
@@ -71,12 +78,17 @@ def check_fit(step: Step, module: nn.Module, layout: Layout) -> None:
             raise Unfit(f"keeps {len(kept)} units of '{label:.80}', of which there are {min(units, default=0)}")
         if any(module.get_submodule(site.path)._parameters.get("weight") is None for site in layout.carrying(label)):
             raise Unfit(f"cuts '{label:.80}' where a weight is no longer plain")
+        if any(site.tied or site.stored == "shared" for site in layout.carrying(label)):
+            raise Unfit(f"cuts '{label:.80}' where a weight is shared")
         return
     if "merge" in step:
         _check_merge_fits(step["merge"], layout)
         return
     if "drop" in step:
         _check_drop_fits(step["drop"], module, layout)
+        return
+    if "share" in step:
+        _check_sharing_fits(step["share"]["paths"], dict(module.named_modules()))
         return
     treat = step["treat"]
     modules = dict(module.named_modules())
@@ -131,12 +143,22 @@ def _check_drop_fits(what: Mapping[str, Any], module: nn.Module, layout: Layout)
         raise Unfit(f"drops blocks of {tower.name:.80}: {reason}") from reason
 
 
+def _check_sharing_fits(paths: list[str], modules: Mapping[str, nn.Module]) -> None:
+    """Whether all layers are plain linear ones of one shape and type."""
+    for path in paths:
+        layer, first = modules.get(path), modules.get(paths[0])
+        if not isinstance(layer, nn.Linear) or not isinstance(first, nn.Linear) or is_hosting(layer) or is_hosting(first):
+            raise Unfit(f"lets {path:.80} share a weight, which is no plain linear layer")
+        if layer.weight.shape != first.weight.shape or layer.weight.dtype != first.weight.dtype:
+            raise Unfit(f"lets {path:.80} use the weight of {paths[0]:.80}, which has another shape or type")
+
+
 def _can_be_chain(layer: nn.Module, kind: str, options: Mapping[str, Any]) -> bool:
     """Whether a chain of `kind` may take the place of `layer`: a linear layer, an embedding, an ungrouped convolution."""
     if isinstance(layer, nn.Conv1d | nn.Conv2d):
         return layer.groups == 1 and not options.get("embedding")
     fits = isinstance(layer, nn.Embedding if options.get("embedding") else nn.Linear)
-    return kind == "low_rank" and fits
+    return kind in ("low_rank", "residual") and fits
 
 
 def _shape(layer: nn.Module | None) -> list[int] | None:

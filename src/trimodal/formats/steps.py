@@ -11,7 +11,7 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
-from trimodal.core.storage import LINKS
+from trimodal.core.storage import BASE, LINKS
 from trimodal.errors import IntegrityError
 from trimodal.formats.step_checks import Unfit, check_fit, check_form
 from trimodal.layers import open_recurrent_
@@ -65,6 +65,8 @@ def replay_steps_(module: nn.Module, steps: list[Step]) -> None:
             raise IntegrityError(f"recorded step {number} {reason}; it was not recorded for this {name}") from reason
         layout = replay_(module, layout, [step])
     tied = getattr(module, "all_tied_weights_keys", {})
+    for owner, *others in (step["share"]["paths"] for step in steps if "share" in step):
+        tied.update({f"{other}.weight": f"{owner}.weight" for other in others})
     names = {name for name, _ in module.named_parameters(remove_duplicate=False)}
     for target, origin in list(tied.items()):
         if target not in names or origin not in names:
@@ -95,12 +97,14 @@ def rebased(module: nn.Module, steps: list[Step]) -> list[Step]:
             step = {"treat": treat}
             if is_base and _root(treat["path"]) not in names:
                 continue
+        if "share" in step:
+            step = {"share": {"paths": [here(path) for path in step["share"]["paths"]]}}
         found.append(step)
     return found
 
 
 def _root(path: str) -> str:
     """The path of the layer that a factor of a factorised layer is a part of; other paths as they are."""
-    while path.endswith(tuple(f".{name}" for name in LINKS)):
+    while path.endswith(tuple(f".{name}" for name in (*LINKS, BASE))):
         path = path.rpartition(".")[0]
     return path

@@ -9,6 +9,7 @@ from trimodal.methods.merge import tokens
 from trimodal.methods.method import Method, works_on
 from trimodal.methods.prune import gradient, layers, magnitude, obs, sparsegpt, structured, wanda
 from trimodal.methods.quantize import awq, entropy, gptq, hqq, learned, rotated, rtn, smooth
+from trimodal.methods.share import layers as shared_layers
 
 METHODS: tuple[Method, ...] = (
     rtn.METHOD,
@@ -32,6 +33,7 @@ METHODS: tuple[Method, ...] = (
     svd.METHOD,
     tucker.METHOD,
     cp.METHOD,
+    shared_layers.METHOD,
     tokens.METHOD,
     recover.METHOD,
 )

@@ -1,11 +1,12 @@
 """The only file that changes a model.
 
-Four primitives, used alike when a method has just solved a place and when a saved model is loaded again:
+Five primitives, used alike when a method has just solved a place and when a saved model is loaded again:
 
     cut_      keep some units of an axis label in every tensor that carries it
     treat_    keep one site's weight in another way
     merge_    let the blocks of a tower merge tokens
     drop_     remove blocks of a tower
+    share_    let several layers use one weight
 
 and `apply_`, which carries out a method's `Change` with them and writes the steps down, so that they can be
 replayed on the bare architecture.
@@ -55,6 +56,9 @@ def apply_(model: Model, place: Place, change: Change, after: Sequence[Site]) ->
             "path": path, "kind": treatment.kind, "options": dict(treatment.options), "tied": list(site.tied),
             "bias": bias if treatment.bias is None else list(treatment.bias.shape),
         }})  # fmt: skip
+    for paths in change.shared:
+        share_(model.module, paths)
+        model.steps.append({"share": {"paths": list(paths)}})
     if change.drop is not None:
         drop_(model.module, model.layout, change.drop)
         model.steps.append({"drop": {"tower": change.drop.tower, "kept": list(change.drop.kept)}})
@@ -169,6 +173,13 @@ def merge_(module: nn.Module, layout: Layout, how: Merge) -> None:
         ))  # fmt: skip
 
 
+def share_(module: nn.Module, paths: Sequence[str]) -> None:
+    """Let the layers at `paths` use the weight of the first; each keeps its own bias."""
+    owner, *others = (module.get_submodule(path) for path in paths)
+    for other in others:
+        other.weight = owner.weight
+
+
 def drop_(module: nn.Module, layout: Layout, what: Drop) -> None:
     """Remove all blocks of a tower but the kept ones, which move up, and let all that counts them count anew."""
     tower = layout.tower(what.tower)
@@ -203,6 +214,10 @@ def replay_(module: nn.Module, layout: Layout, steps: Sequence[Step], device: st
             what = Drop(step["drop"]["tower"], tuple(step["drop"]["kept"]))
             drop_(module, layout, what)
             layout = layout.dropped(what.tower, what.kept)
+            continue
+        if "share" in step:
+            share_(module, step["share"]["paths"])
+            layout = layout.shared(step["share"]["paths"])
             continue
         treat = step["treat"]
         specs = tensors_of(treat["kind"], treat["options"])
