@@ -91,6 +91,12 @@ BAD_FORM: Mapping[str, Any] = {
     "drop-without-tower": [{"drop": {"kept": [0]}}],
     "drop-of-negatives": [{"drop": {"tower": "image", "kept": [-1]}}],
     "drop-with-more": [{"drop": {"tower": "image", "kept": [0], "code": "print()"}}],
+    "share-of-text": [{"share": "image"}],
+    "share-of-numbers": [{"share": {"paths": [1, 2]}}],
+    "share-alone": [{"share": {"paths": ["a"]}}],
+    "share-with-itself": [{"share": {"paths": ["a", "a"]}}],
+    "residual-of-a-kernel": [treat("residual", {"shape": [16, 32, 3], "dtype": "float32", "rank": 1})],
+    "residual-beyond": [treat("residual", {"shape": [16, 32], "dtype": "float32", "rank": 17})],
     "unknown-kind": [quantized(kind="pickled")],
     "kind-of-list": [quantized(kind=["quantized"])] ,
     "further-key": [{"treat": {**quantized()["treat"], "code": "print()"}}],
@@ -145,6 +151,8 @@ def test_fair_steps_are_read(file_with: Callable[[Any], Path]) -> None:
         {"cut": {"label": "image.0.heads", "kept": [0, 2]}},
         merge(),
         {"drop": {"tower": "image", "kept": [1]}},
+        {"share": {"paths": ["a", "b"]}},
+        treat("residual", {"shape": [16, 32], "dtype": "float32", "rank": 4}),
     ]
     assert read_steps(file_with(steps)) == steps
 
@@ -186,6 +194,12 @@ BAD_FIT: Mapping[str, Any] = {
     "drop-of-all": {"drop": {"tower": "image", "kept": []}},
     "drop-beyond": {"drop": {"tower": "image", "kept": [0, 2]}},
     "drop-in-another-order": {"drop": {"tower": "image", "kept": [1, 0]}},
+    "share-outside": {"share": {"paths": [PATH, "__class__"]}},
+    "share-of-another-shape": {"share": {"paths": [PATH, "text_projection.weight"]}},
+    "share-of-norms": {"share": {"paths": [f"vision_model.{norm}" for norm in ("pre_layrnorm", "post_layernorm")]}},
+    "residual-of-an-embedding": treat(
+        "residual", {"shape": [40, 32], "dtype": "float32", "rank": 4}, path="text_model.embeddings.token_embedding"
+    ),
     "cut-twice-the-same": {"cut": {"label": "image.0.heads", "kept": [1, 1]}},
 }
 
@@ -212,6 +226,19 @@ def test_merged_towers_and_stages_keep_their_blocks() -> None:
         replay_steps_(miniature("clip"), [merge(), drop])
     with pytest.raises(IntegrityError, match="step 1 drops blocks of image: its blocks come in stages"):
         replay_steps_(miniature("resnet"), [drop])
+
+
+def test_what_is_shared_is_nobodys_own() -> None:
+    paths = [f"vision_model.encoder.layers.{i}.self_attn.q_proj" for i in (0, 1)]
+    share = {"share": {"paths": paths}}
+    for step, reason in (
+        ({"cut": {"label": "image.0.heads", "kept": [0]}}, "cuts 'image.0.heads' where a weight is shared"),
+        ({"cut": {"label": "image.1.heads", "kept": [0]}}, "cuts 'image.1.heads' where a weight is no longer plain"),
+        (share, "share a weight, which is no plain linear layer"),
+        (quantized(path=paths[1], options_shape=[32, 32]), "which uses another layer's weight"),
+    ):
+        with pytest.raises(IntegrityError, match=f"recorded step 2 .*{reason}"):
+            replay_steps_(miniature("clip"), [share, step])
 
 
 def test_tokens_are_merged_once() -> None:

@@ -16,7 +16,7 @@ from trimodal.core import Layout, Merge
 from trimodal.core.change import LARGEST_SHARE
 from trimodal.core.storage import FACTORED, StorageError, stored_bytes
 from trimodal.errors import ModelError
-from trimodal.layers import is_hosting
+from trimodal.layers import is_borrowing, is_hosting
 from trimodal.models.apply import key_of
 from trimodal.models.blocks import list_of
 
@@ -96,6 +96,8 @@ def check_fit(step: Step, module: nn.Module, layout: Layout) -> None:
     if shape is None or shape != claimed:
         raise Unfit(f"treats {treat['path']:.80} {claimed}, but here it is {shape or 'no layer with a weight'}")
     layer = modules[treat["path"]]
+    if is_borrowing(layer):
+        raise Unfit(f"treats {treat['path']:.80}, which uses another layer's weight")
     if treat["kind"] in FACTORED and not _can_be_chain(layer, treat["kind"], treat["options"]):
         raise Unfit(f"factorises {treat['path']:.80}, a {type(layer).__name__}, as another kind of layer")
     for path in treat["tied"]:
@@ -147,10 +149,15 @@ def _check_sharing_fits(paths: list[str], modules: Mapping[str, nn.Module]) -> N
     """Whether all layers are plain linear ones of one shape and type."""
     for path in paths:
         layer, first = modules.get(path), modules.get(paths[0])
-        if not isinstance(layer, nn.Linear) or not isinstance(first, nn.Linear) or is_hosting(layer) or is_hosting(first):
+        if not isinstance(layer, nn.Linear) or not isinstance(first, nn.Linear) or _changed(layer) or _changed(first):
             raise Unfit(f"lets {path:.80} share a weight, which is no plain linear layer")
         if layer.weight.shape != first.weight.shape or layer.weight.dtype != first.weight.dtype:
             raise Unfit(f"lets {path:.80} use the weight of {paths[0]:.80}, which has another shape or type")
+
+
+def _changed(layer: nn.Module) -> bool:
+    """Whether the layer's weight is not its own plain parameter."""
+    return "weight" not in layer._parameters
 
 
 def _can_be_chain(layer: nn.Module, kind: str, options: Mapping[str, Any]) -> bool:
@@ -165,6 +172,8 @@ def _shape(layer: nn.Module | None) -> list[int] | None:
     """The shape of a layer's weight, None where it has none of its own."""
     if layer is None:
         return None
+    if is_borrowing(layer):
+        return list(layer.weight.shape)  # type: ignore[union-attr, arg-type]
     if is_hosting(layer):
         return list(layer.stored.shape)  # type: ignore[union-attr, arg-type]
     weight = layer._parameters.get("weight")

@@ -65,8 +65,6 @@ def replay_steps_(module: nn.Module, steps: list[Step]) -> None:
             raise IntegrityError(f"recorded step {number} {reason}; it was not recorded for this {name}") from reason
         layout = replay_(module, layout, [step])
     tied = getattr(module, "all_tied_weights_keys", {})
-    for owner, *others in (step["share"]["paths"] for step in steps if "share" in step):
-        tied.update({f"{other}.weight": f"{owner}.weight" for other in others})
     names = {name for name, _ in module.named_parameters(remove_duplicate=False)}
     for target, origin in list(tied.items()):
         if target not in names or origin not in names:

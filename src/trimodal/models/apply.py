@@ -24,7 +24,19 @@ from torch import Tensor, nn
 from trimodal.core import Change, Drop, Layout, Merge, Place, Site
 from trimodal.core.storage import FACTORED, tensors_of
 from trimodal.errors import ModelError
-from trimodal.layers import BlockMerging, Chain, host_, is_hosting, merge_tokens_, merged, replaced_, unhost_
+from trimodal.layers import (
+    BlockMerging,
+    Chain,
+    borrow_,
+    host_,
+    is_borrowing,
+    is_hosting,
+    merge_tokens_,
+    merged,
+    replaced_,
+    tie_,
+    unhost_,
+)
 from trimodal.models.blocks import count_blocks_, list_of
 from trimodal.models.model import Model
 
@@ -140,15 +152,17 @@ def treat_(
 ) -> None:
     """Keep the weight of `site` as `kind`; modules tied to it share the same store."""
     layer = module.get_submodule(site.path)
+    for other in map(module.get_submodule, site.tied if kind != "dense" else ()):
+        if is_borrowing(other):
+            tie_(other)
     new = replaced_(layer, kind, options, tensors, bias)
     if new is not layer:
         module.set_submodule(site.path, new)
-    for path in site.tied:
-        other = module.get_submodule(path)
-        if kind == "dense":
-            other.weight = new.weight
-        else:
+    for other in map(module.get_submodule, site.tied):
+        if kind != "dense":
             host_(other, new.stored, owner=False)  # type: ignore[arg-type]
+        elif not is_borrowing(other):
+            other.weight = new.weight
 
 
 def merge_(module: nn.Module, layout: Layout, how: Merge) -> None:
@@ -177,7 +191,7 @@ def share_(module: nn.Module, paths: Sequence[str]) -> None:
     """Let the layers at `paths` use the weight of the first; each keeps its own bias."""
     owner, *others = (module.get_submodule(path) for path in paths)
     for other in others:
-        other.weight = owner.weight
+        borrow_(other, owner)
 
 
 def drop_(module: nn.Module, layout: Layout, what: Drop) -> None:
@@ -252,6 +266,9 @@ def dequantize_(module: nn.Module) -> None:
             store = layer.stored
             unhost_(layer)
             layer.weight = plain.setdefault(store, layer.weight)  # tied weights stay tied
+    for layer in list(module.modules()):
+        if is_borrowing(layer):
+            tie_(layer)
     for path, layer in reversed(list(module.named_modules())):  # a chain within a chain first
         if isinstance(layer, Chain):
             module.set_submodule(path, merged(layer))
