@@ -206,7 +206,7 @@ class Site:
                 kind="linear" if self.kind == "embedding" and name == last else self.kind,
                 bias=self.bias and name == last,
                 input_axis=self.input_axis if name in (first, BASE) else None,
-                output_axis=self.output_axis if name == last or kind == "residual" and name != first else None,
+                output_axis=self.output_axis if name == last or (kind == "residual" and name != first) else None,
                 groups=spec.shape[0] if inner else self.groups,
             )  # fmt: skip
             parts.append(replace(part, stored_bytes=part.dense_bytes))

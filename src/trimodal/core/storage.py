@@ -15,8 +15,8 @@ convolution's kernel flattened into the columns) is `rows` × `columns`.
     codebook    codes, levels: one or many tables; with `scaled` a scale per group too; see `maths/codebook.py`
     integers    codes, whole numbers without bounds, and one step per column; see `maths/integers.py`
 
-The kinds with a `first` make a chain of plain layers, one per tensor; those of `residual` stand side by side. The last three may carry *parts*, applied in this
-order after decoding (`Ŵ` stands for what the codes decode to):
+The kinds with a `first` make a chain of plain layers, one per tensor; in `residual` the base stands beside the chain. The
+last three may carry *parts*, applied in this order after decoding (`Ŵ` stands for what the codes decode to):
 
     signs       Ŵ ← (Ŵ H) · signs: undo a rotation of the input (one bit per column; H: blocks of `rotation` columns)
     columns     Ŵ ← Ŵ · columns: undo a scaling of the input

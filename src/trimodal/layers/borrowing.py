@@ -15,7 +15,7 @@ from torch import Tensor, nn
 def borrow_(layer: nn.Module, lender: nn.Module) -> None:
     """Let `layer` use the weight of `lender`, of the same shape."""
     del layer.weight
-    layer.__class__ = _borrowing(type(layer))  # type: ignore[assignment]
+    layer.__class__ = _borrowing(type(layer))  # type: ignore[arg-type, assignment]
     object.__setattr__(layer, "lender", lender)  # no submodule: it has a place of its own
 
 

@@ -168,7 +168,7 @@ def test_the_record_says_what_the_layers_lose(compressed: Callable[..., Any]) ->
         paths = [s.path for s in done.original.layout.sites if (s.tower, s.role) == ("image", "up")]
         handles = [
             done.original.module.get_submodule(path).register_forward_pre_hook(
-                lambda _, args, path=path: seen.__setitem__(path, args[0])  # type: ignore[misc]
+                lambda _, args, path=path, seen=seen: seen.__setitem__(path, args[0])  # type: ignore[misc]
             )
             for path in paths
         ]
