@@ -87,6 +87,16 @@ BAD_FORM: Mapping[str, Any] = {
     "merge-before-the-first": [merge(first=-1)],
     "merge-backwards": [merge(first=1)],
     "merge-with-half-attention": [merge(proportional=1)],
+    "drop-of-text": [{"drop": "image"}],
+    "drop-without-tower": [{"drop": {"kept": [0]}}],
+    "drop-of-negatives": [{"drop": {"tower": "image", "kept": [-1]}}],
+    "drop-with-more": [{"drop": {"tower": "image", "kept": [0], "code": "print()"}}],
+    "share-of-text": [{"share": "image"}],
+    "share-of-numbers": [{"share": {"paths": [1, 2]}}],
+    "share-alone": [{"share": {"paths": ["a"]}}],
+    "share-with-itself": [{"share": {"paths": ["a", "a"]}}],
+    "residual-of-a-kernel": [treat("residual", {"shape": [16, 32, 3], "dtype": "float32", "rank": 1})],
+    "residual-beyond": [treat("residual", {"shape": [16, 32], "dtype": "float32", "rank": 17})],
     "unknown-kind": [quantized(kind="pickled")],
     "kind-of-list": [quantized(kind=["quantized"])] ,
     "further-key": [{"treat": {**quantized()["treat"], "code": "print()"}}],
@@ -140,6 +150,9 @@ def test_fair_steps_are_read(file_with: Callable[[Any], Path]) -> None:
         treat("integers", {"shape": [16, 32], "dtype": "float16", "exponent": 0, "rotation": 8}),
         {"cut": {"label": "image.0.heads", "kept": [0, 2]}},
         merge(),
+        {"drop": {"tower": "image", "kept": [1]}},
+        {"share": {"paths": ["a", "b"]}},
+        treat("residual", {"shape": [16, 32], "dtype": "float32", "rank": 4}),
     ]
     assert read_steps(file_with(steps)) == steps
 
@@ -177,6 +190,16 @@ BAD_FIT: Mapping[str, Any] = {
     "merge-of-no-tower": merge(tower="__class__"),
     "merge-of-words": merge(tower="text"),
     "merge-beyond": merge(last=2),
+    "drop-of-no-tower": {"drop": {"tower": "__class__", "kept": [0]}},
+    "drop-of-all": {"drop": {"tower": "image", "kept": []}},
+    "drop-beyond": {"drop": {"tower": "image", "kept": [0, 2]}},
+    "drop-in-another-order": {"drop": {"tower": "image", "kept": [1, 0]}},
+    "share-outside": {"share": {"paths": [PATH, "__class__"]}},
+    "share-of-another-shape": {"share": {"paths": [PATH, "text_projection.weight"]}},
+    "share-of-norms": {"share": {"paths": [f"vision_model.{norm}" for norm in ("pre_layrnorm", "post_layernorm")]}},
+    "residual-of-an-embedding": treat(
+        "residual", {"shape": [40, 32], "dtype": "float32", "rank": 4}, path="text_model.embeddings.token_embedding"
+    ),
     "cut-twice-the-same": {"cut": {"label": "image.0.heads", "kept": [1, 1]}},
 }
 
@@ -195,6 +218,27 @@ def test_cut_where_the_weight_is_packed() -> None:
     first = quantized(path=path, options_shape=[32, 32])
     with pytest.raises(IntegrityError, match=r"recorded step 2 cuts 'image.0.heads' where a weight is no longer plain"):
         replay_steps_(miniature("clip"), [first, {"cut": {"label": "image.0.heads", "kept": [0]}}])
+
+
+def test_merged_towers_and_stages_keep_their_blocks() -> None:
+    drop = {"drop": {"tower": "image", "kept": [0]}}
+    with pytest.raises(IntegrityError, match="step 2 drops blocks of image: its tokens are merged block by block"):
+        replay_steps_(miniature("clip"), [merge(), drop])
+    with pytest.raises(IntegrityError, match="step 1 drops blocks of image: its blocks come in stages"):
+        replay_steps_(miniature("resnet"), [drop])
+
+
+def test_what_is_shared_is_nobodys_own() -> None:
+    paths = [f"vision_model.encoder.layers.{i}.self_attn.q_proj" for i in (0, 1)]
+    share = {"share": {"paths": paths}}
+    for step, reason in (
+        ({"cut": {"label": "image.0.heads", "kept": [0]}}, "cuts 'image.0.heads' where a weight is shared"),
+        ({"cut": {"label": "image.1.heads", "kept": [0]}}, "cuts 'image.1.heads' where a weight is no longer plain"),
+        (share, "share a weight, which is no plain linear layer"),
+        (quantized(path=paths[1], options_shape=[32, 32]), "which uses another layer's weight"),
+    ):
+        with pytest.raises(IntegrityError, match=f"recorded step 2 .*{reason}"):
+            replay_steps_(miniature("clip"), [share, step])
 
 
 def test_tokens_are_merged_once() -> None:

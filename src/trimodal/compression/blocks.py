@@ -16,17 +16,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers.cache_utils import Cache
 
 from trimodal.core import Site
+from trimodal.models.blocks import Stop, first, split, uncached
 from trimodal.models.model import Batch, Model
 from trimodal.statistics import ColumnNorm, Moment, Sample, Statistic, StatisticKind, rows_by_modality, unfold_input
 
 Tick = Callable[[], None]
-
-
-class _Stop(Exception):
-    """Ends a forward pass whose rest nobody needs."""
 
 
 @dataclass
@@ -69,14 +65,23 @@ class Activations:
             chain = None if block is None else self._reach(tower, block)
             paired = [path for path, kind in wants.items() if kind == "paired"]
             twin = self.original if paired else None
-            twin_chain = None if twin is None or block is None else twin._reach(tower, block)
+            was = (
+                {path: self.model.layout.before(twin.model.layout, path) for path in paired} if twin is not None else {}
+            )
+            twin_chain = None if twin is None or block is None else twin._reach(tower, self._origin(tower, block, twin))
             with _recording(self.model, [s for s in sites if s.path in wants], wants) as recorder:
                 for index, codes in enumerate(self._codes):
-                    recorder.start_(codes, twin.inputs(index, twin_chain, paired) if twin is not None else {})
-                    with suppress(_Stop):
+                    originals = twin.inputs(index, twin_chain, list(was.values())) if twin is not None else {}
+                    recorder.start_(codes, {path: originals[old] for path, old in was.items() if old in originals})
+                    with suppress(Stop):
                         self._run(index, chain)
                     self.tick()
         return recorder.by_site()
+
+    def _origin(self, tower: str, block: int, twin: Activations) -> int:
+        """The number that a block has in the model as it was, which may have more of them."""
+        here, there = self.model.layout.tower(tower), twin.model.layout.tower(tower)
+        return there.origins.index(here.origins[block])
 
     def forget(self) -> None:
         """Drop the kept activations: layers of several blocks have changed, and with them what the blocks are given."""
@@ -90,7 +95,7 @@ class Activations:
 
         def hook(path: str) -> Callable[..., None]:
             def see(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-                found.setdefault(path, []).append(_split(args, kwargs)[0])
+                found.setdefault(path, []).append(split(args, kwargs)[0])
 
             return see
 
@@ -133,7 +138,7 @@ class Activations:
         for index, hidden in enumerate(chain.inputs):
             if hidden is not None:
                 args, kwargs = chain.calls[index][chain.block]
-                chain.inputs[index] = _first(module(hidden, *args, **kwargs))
+                chain.inputs[index] = first(module(hidden, *args, **kwargs))
         chain.block += 1
 
     def _capture(self, tower: str, block: int) -> _Chain:
@@ -172,21 +177,21 @@ def _capture_one(
     def before(number: int) -> Callable[..., None]:
         def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             nonlocal hidden
-            first, rest, named = _split(args, kwargs)
-            calls[number] = (tuple(map(_uncached, rest)), {k: _uncached(v) for k, v in named.items()})
+            first, rest, named = split(args, kwargs)
+            calls[number] = (tuple(map(uncached, rest)), {k: uncached(v) for k, v in named.items()})
             if number == block:
                 hidden = first
             elif number > block:
                 fed[number] = first is last
             if number == len(paths) - 1:
-                raise _Stop
+                raise Stop
 
         return hook
 
     def after(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         nonlocal last, alike
-        last = _first(output)
-        alike = alike and isinstance(output, Tensor) and output.shape == _split(args, kwargs)[0].shape
+        last = first(output)
+        alike = alike and isinstance(output, Tensor) and output.shape == split(args, kwargs)[0].shape
 
     blocks = [module.get_submodule(path) for path in paths]
     handles = [b.register_forward_pre_hook(before(i), with_kwargs=True) for i, b in enumerate(blocks)]
@@ -194,7 +199,7 @@ def _capture_one(
     try:
         with _idle(blocks[block:] if idle else ()):
             module(**batch)
-    except _Stop:
+    except Stop:
         pass
     finally:
         for handle in handles:
@@ -207,7 +212,7 @@ def _idle(blocks: Sequence[nn.Module]) -> Iterator[None]:
     """Meanwhile `blocks` give back what they are given."""
     own = [block.__dict__.get("forward") for block in blocks]
     for block in blocks:
-        block.forward = lambda *args, **kwargs: _split(args, kwargs)[0]
+        block.forward = lambda *args, **kwargs: split(args, kwargs)[0]
     try:
         yield
     finally:
@@ -215,23 +220,6 @@ def _idle(blocks: Sequence[nn.Module]) -> Iterator[None]:
             del block.forward
             if forward is not None:
                 block.forward = forward
-
-
-def _split(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
-    """The hidden states and the further arguments of a block's call."""
-    if args:
-        return args[0], args[1:], kwargs
-    name = "hidden_states" if "hidden_states" in kwargs else next(iter(kwargs))
-    return kwargs[name], (), {key: value for key, value in kwargs.items() if key != name}
-
-
-def _uncached(argument: Any) -> Any:
-    """None for a decoder's cache: a block that runs again would attend to what it wrote there the first time."""
-    return None if isinstance(argument, Cache) else argument
-
-
-def _first(output: Any) -> Any:
-    return output if isinstance(output, Tensor) else output[0]
 
 
 class _Recorder:
@@ -263,7 +251,7 @@ class _Recorder:
         """The hook for the site at `path`."""
 
         def see(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            x = _split(args, kwargs)[0]
+            x = split(args, kwargs)[0]
             leader = self._leader.setdefault(path, self._leader_of(path, module, x))
             if leader == path:
                 self._inputs[path] = module, x
@@ -271,7 +259,7 @@ class _Recorder:
             self._calls[path] += 1
             self._waiting.discard(path)
             if self._once and not self._waiting:
-                raise _Stop  # as many calls as in every batch before: the rest of this one is not needed
+                raise Stop  # as many calls as in every batch before: the rest of this one is not needed
 
         return see
 

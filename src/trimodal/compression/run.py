@@ -1,8 +1,8 @@
 """The loop: carry out a plan.
 
-Consecutive solving edits make one sweep over the model in running order; a gradient edit stands by itself, and each
-further one sees the data in another order. An edit whose places are ranked together begins a new sweep, before which it is
-settled how much goes where. In a sweep,
+Consecutive solving edits make one sweep over the model in running order. A gradient edit stands by itself, and each
+further one sees the data in another order; so does an edit whose method surveys whole towers. An edit whose places are
+ranked together begins a new sweep, before which it is settled how much goes where. In a sweep,
 for each block: take its places; in each round observe what their methods want, then solve, apply and write a line per
 place. A new round begins where a place touches a site that this block's earlier rounds have changed.
 """
@@ -12,6 +12,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import groupby
 from typing import Any
 
@@ -22,7 +23,7 @@ from trimodal.compression.allocation import allocated, ranked
 from trimodal.compression.blocks import Activations
 from trimodal.compression.given import Given, Task, tasks_of, weights_of
 from trimodal.compression.sensitivity import gradient_sizes
-from trimodal.core import Change, Edit, FitRecord, Place, PlaceRecord, Plan, Sample
+from trimodal.core import Change, Edit, FitRecord, Layout, Place, PlaceRecord, Plan, Sample
 from trimodal.data import batches as make_batches
 from trimodal.errors import TrimodalError
 from trimodal.maths.error import output_error, weight_error
@@ -30,11 +31,12 @@ from trimodal.methods import method
 from trimodal.methods.options import build
 from trimodal.models.apply import apply_
 from trimodal.models.model import Batch, Model
-from trimodal.statistics import Moment, Statistic
+from trimodal.statistics import Moment, Statistic, mixed
 
 BATCH_SIZE, BATCH_TOKENS = 32, 2048
 Progress = Callable[[str, int, int], None]
 _Numbered = tuple[int, Edit]
+_Sizes = Mapping[str, Mapping[str, float]]
 
 
 @dataclass
@@ -69,7 +71,8 @@ def compress_(
     torch.manual_seed(plan.seed)
     run = _Run(model, progress, sum(len(edit.places) for edit in plan.edits))
     calibration, balance = _batches(model, statistics_samples), plan.calibration.balance
-    sizes: Mapping[str, Mapping[str, float]] = {}
+    began = model.layout
+    sizes: _Sizes = {}
     if balance == "gradient" and teacher is not None:
         sizes = gradient_sizes(teacher, calibration, plan.seed)
     original = None if teacher is None else Activations(teacher, calibration)
@@ -79,19 +82,23 @@ def compress_(
         if method(edit.method).fit is not None:
             _fit(run, number, edit, teacher, samples, (plan.seed + trainings) % 2**63)
             trainings += 1
+            continue
+        tasks = [task for numbered in stage for task in tasks_of(*numbered)]
+        now = _moved(sizes, began, model.layout)
+        given = Given(model, Activations(model, calibration, original), tasks, statistics_samples, plan.seed, balance, now)  # type: ignore[arg-type]
+        if method(edit.method).survey is not None:
+            _survey(run, given, calibration)
         else:
-            tasks = [task for numbered in stage for task in tasks_of(*numbered)]
-            activations = Activations(model, calibration, original)
-            _sweep(run, Given(model, activations, tasks, statistics_samples, plan.seed, balance, sizes))  # type: ignore[arg-type]
+            _sweep(run, given)
     return run.records
 
 
 def _stages(edits: Sequence[Edit]) -> Iterator[list[_Numbered]]:
-    """What is carried out together: each gradient edit by itself, solving edits up to the next that is ranked."""
+    """What is carried out together: an edit that trains or surveys by itself, solving edits up to the next that is ranked."""
     stage: list[_Numbered] = []
     for number, edit in enumerate(edits):
-        alone = method(edit.method).fit is not None
-        if stage and (alone or ranked(edit) or method(stage[0][1].method).fit is not None):
+        alone = method(edit.method).solve is None
+        if stage and (alone or ranked(edit) or method(stage[0][1].method).solve is None):
             yield stage
             stage = []
         stage.append((number, edit))
@@ -125,6 +132,34 @@ def _fit(run: _Run, number: int, edit: Edit, teacher: Model | None, samples: Seq
 
     run.progress(edit.method, len(run.records), run.total)
     run.records.extend(replace(r, edit=number) for r in used.fit(run.model, teacher, data, config, seed))
+
+
+def _moved(sizes: _Sizes, began: Layout, now: Layout) -> _Sizes:
+    """`sizes` by path in the layout `began`, by path in the layout `now`: blocks may have gone since."""
+    return {site.path: sizes[before] for site in now.sites if (before := now.before(began, site.path)) in sizes}
+
+
+def _survey(run: _Run, given: Given, batches: Sequence[Batch]) -> None:
+    """The towers of an edit, one after the other."""
+    for task in given.tasks:
+        start, place = time.perf_counter(), given.place(task)
+        run.progress(f"{task.method.name} {place.name}", len(run.records), run.total)
+        if task.method.survey is None:
+            raise TrimodalError(f"{task.method.name} cannot survey {place.name}")
+        run.model.module.eval()
+        sizes = next((given.sizes[site.path] for site in place.sites if site.path in given.sizes), None)
+        with torch.no_grad():
+            change = task.method.survey(
+                run.model, place, batches, partial(mixed, balance=given.balance, gradients=sizes), task.config
+            )
+        after = task.method.forecast(place, task.config)
+        apply_(run.model, place, change, after)
+        run.records.append(PlaceRecord(
+            edit=task.edit, method=task.method.name, place=place.name, tower=place.tower, block=None,
+            bytes_before=place.stored_bytes, bytes_after=sum(s.stored_bytes for s in after),
+            error=dict(change.error or {}), weight_error=None, tokens={}, seconds=time.perf_counter() - start,
+            notes=change.notes,
+        ))  # fmt: skip
 
 
 def _sweep(run: _Run, given: Given) -> None:

@@ -1,6 +1,6 @@
 """The nouns: plain frozen data without torch modules or I/O. Everything else speaks in these words."""
 
-from trimodal.core.change import Change, Cut, Merge, Treatment
+from trimodal.core.change import Change, Cut, Drop, Merge, Treatment
 from trimodal.core.plan import Calibration, Certainty, Edit, LeftAlone, Place, Plan, PlannedPlace, Source, least_certain
 from trimodal.core.record import Check, FitRecord, Metric, Packing, PlaceRecord, Size, Stock, TowerSize, Verdict
 from trimodal.core.sample import MODALITIES, TOKEN_KINDS, Sample
@@ -16,6 +16,7 @@ __all__ = [
     "Check",
     "Counter",
     "Cut",
+    "Drop",
     "Edit",
     "FitRecord",
     "Fixed",

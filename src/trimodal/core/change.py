@@ -51,8 +51,18 @@ class Merge:
 
 
 @dataclass(frozen=True)
+class Drop:
+    """Blocks of one tower that stay, by number and ascending; all others are removed."""
+
+    tower: str
+    kept: tuple[int, ...]
+
+
+@dataclass(frozen=True)
 class Change:
-    """The outcome of solving one place: new storage per site path, or one cut, or one merge.
+    """The outcome of solving one place: new storage per site path, or one cut, or one merge, or blocks removed.
+
+    `shared` lists paths of layers that use one weight from now on, that of the first, after the treatments are done.
 
     `error` is the relative squared output error per modality, where it is more than the changed weight's own: a layer
     whose input is quantized too.
@@ -62,6 +72,8 @@ class Change:
     treatments: Mapping[str, Treatment] = field(default_factory=dict)
     cut: Cut | None = None
     merge: Merge | None = None
+    drop: Drop | None = None
+    shared: tuple[tuple[str, ...], ...] = ()
     notes: tuple[str, ...] = ()
     error: Mapping[str, float] | None = None
     settled: Mapping[str, Any] = field(default_factory=dict)

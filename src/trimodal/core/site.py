@@ -17,7 +17,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Literal
 
-from trimodal.core.storage import TYPE_BYTES, packed_columns, tensors_of
+from trimodal.core.storage import BASE, TYPE_BYTES, packed_columns, tensors_of
 
 Kind = Literal["linear", "conv", "embedding", "norm"]
 
@@ -98,8 +98,8 @@ class Site:
     the very same weight.
     `running`: a batch norm that keeps a running mean and variance beside its weight.
     `own_forward`: its class computes in a way of its own, so no other kind of module can take its place.
-    `stored` is the kind of storage of the weight at the moment (see `core/storage.py`), `stored_bytes` counts weight and
-    bias with everything that belongs to them.
+    `stored` is the kind of storage of the weight at the moment (see `core/storage.py`), or `shared` where it has none of
+    its own but uses that of an earlier block; `stored_bytes` counts weight and bias with everything that belongs to them.
     """
 
     path: str
@@ -202,7 +202,7 @@ class Site:
         """The sites `first`, `second` and so on that take its place when its weight is kept as `kind`, one of `FACTORED`.
 
         The first has the input's axis, the last the output's and the bias; those between the outer ones of `cp` are
-        depthwise.
+        depthwise. The `base` of `residual` has both axes.
         """
         parts = []
         specs = tensors_of(kind, options)
@@ -213,8 +213,8 @@ class Site:
                 self, path=f"{self.path}.{name}", branch=f"{self.branch}.{name}".strip("."), shape=spec.shape,
                 kind="linear" if self.kind == "embedding" and name == last else self.kind,
                 bias=self.bias and name == last,
-                input_axis=self.input_axis if name == first else None,
-                output_axis=self.output_axis if name == last else None,
+                input_axis=self.input_axis if name in (first, BASE) else None,
+                output_axis=self.output_axis if name == last or (kind == "residual" and name != first) else None,
                 groups=spec.shape[0] if inner else self.groups,
             )  # fmt: skip
             parts.append(replace(part, stored_bytes=part.dense_bytes))
@@ -235,6 +235,11 @@ class Tower:
 
     `whole_tokens` is the reason why its tokens cannot be merged, empty if they can. Then the first `protected` of them
     must stay what they are, and `restored` says that what follows the blocks needs as many as came in.
+
+    `whole_blocks` is the reason why none of its blocks can be removed, empty if they can. Then `counted` is the
+    attribute of its configuration that says how many there are, `read_by` the one that says by number after which
+    blocks its states are read, if not after the last, and `numbers` says which of the bare architecture's blocks are
+    left, empty for all; it is no part of what two towers are compared by, as only the run decides it.
     """
 
     name: str
@@ -244,6 +249,15 @@ class Tower:
     whole_tokens: str = "nobody has declared how its tokens could be merged"
     protected: int = 0
     restored: bool = False
+    whole_blocks: str = "nobody has declared that its blocks only pass on what they make to one another"
+    counted: str = ""
+    read_by: str = ""
+    numbers: tuple[int, ...] = field(default=(), compare=False)
+
+    @property
+    def origins(self) -> tuple[int, ...]:
+        """The number that each block has in the bare architecture."""
+        return self.numbers or tuple(range(len(self.blocks)))
 
 
 @dataclass(frozen=True)
@@ -311,8 +325,61 @@ class Layout:
 
     def merged(self, tower: str) -> Layout:
         """The layout after the tokens of `tower` are merged, which can be done once."""
-        merged = (replace(t, whole_tokens="its tokens are merged already") if t.name == tower else t for t in self.towers)
-        return replace(self, towers=tuple(merged))
+
+        def marked(whole: Tower) -> Tower:
+            blocks = "its tokens are merged block by block; remove blocks before that"
+            return replace(whole, whole_tokens="its tokens are merged already", whole_blocks=blocks)
+
+        return replace(self, towers=tuple(marked(t) if t.name == tower else t for t in self.towers))
+
+    def shared(self, paths: Sequence[str]) -> Layout:
+        """The layout after the layers at `paths` use the weight of the first of them."""
+        owner, *others = paths
+
+        def sharing(site: Site) -> Site:
+            if site.path == owner:
+                return replace(site, tied=(*site.tied, *others))
+            return replace(site, stored="shared", stored_bytes=site.bias_bytes) if site.path in others else site
+
+        return replace(self, sites=tuple(map(sharing, self.sites)))
+
+    def dropped(self, tower: str, kept: Sequence[int]) -> Layout:
+        """The layout after all blocks of `tower` but those with the numbers `kept`, ascending, are gone. What stays is
+        numbered anew from 0: blocks, paths, labels."""
+        whole, stays = self.tower(tower), {old: new for new, old in enumerate(kept)}
+        left = replace(
+            whole, blocks=whole.blocks[: len(stays)], numbers=tuple(whole.origins[number] for number in stays)
+        )
+
+        def goes(label: str) -> bool:
+            name, _, rest = label.partition(".")
+            number = rest.partition(".")[0]
+            return name == tower and number.isdigit() and int(number) not in stays
+
+        return replace(
+            self,
+            towers=tuple(left if t.name == tower else t for t in self.towers),
+            sites=tuple(
+                _renumbered(site, whole, stays)
+                for site in self.sites
+                if site.tower != tower or site.block is None or site.block in stays
+            ),
+            counters=tuple(
+                replace(c, label=_relabelled(c.label, tower, stays), path=_moved(c.path, whole.blocks, stays))
+                for c in self.counters
+                if not goes(c.label)
+            ),
+            fixed=tuple(replace(f, label=_relabelled(f.label, tower, stays)) for f in self.fixed if not goes(f.label)),
+        )
+
+    def before(self, original: Layout, path: str) -> str:
+        """Where what stands at `path` stood in `original`, the layout of this model before it lost blocks."""
+        for tower in self.towers:
+            for origin, block in zip(tower.origins, tower.blocks, strict=True):
+                if f"{path}.".startswith(f"{block}."):
+                    known = original.tower(tower.name)
+                    return known.blocks[known.origins.index(origin)] + path[len(block) :]
+        return path
 
     def cut(self, label: str, kept: Sequence[int]) -> Layout:
         """The layout after the units of `label` that are not `kept` are gone."""
@@ -333,12 +400,49 @@ class Layout:
         """The inverse of `to_json`."""
         return Layout(
             towers=tuple(
-                Tower(**{**t, "blocks": tuple(t["blocks"]), "prefixes": tuple(t["prefixes"])}) for t in data["towers"]
+                Tower(**{**t, **{name: tuple(t.get(name, ())) for name in ("blocks", "prefixes", "numbers")}})
+                for t in data["towers"]
             ),
             sites=tuple(_site_from_json(s) for s in data["sites"]),
             counters=tuple(Counter(**c) for c in data["counters"]),
             fixed=tuple(Fixed(**f) for f in data.get("fixed", ())),
         )
+
+
+def _renumbered(site: Site, tower: Tower, stays: Mapping[int, int]) -> Site:
+    """`site` after the blocks of `tower` got the numbers `stays[old]`; others are gone."""
+    if site.tower != tower.name or site.block is None:
+        return site
+    return replace(
+        site,
+        path=_moved(site.path, tower.blocks, stays),
+        block=stays[site.block],
+        input_axis=_relabelled_axis(site.input_axis, tower.name, stays),
+        output_axis=_relabelled_axis(site.output_axis, tower.name, stays),
+    )
+
+
+def _relabelled_axis(axis: Axis | None, tower: str, stays: Mapping[int, int]) -> Axis | None:
+    if axis is None:
+        return None
+    parts = (_relabelled_axis(part, tower, stays) for part in axis.then)
+    then = tuple(part for part in parts if part is not None)
+    return replace(axis, label=_relabelled(axis.label, tower, stays), then=then)
+
+
+def _relabelled(label: str, tower: str, stays: Mapping[int, int]) -> str:
+    """`text.3.heads` with the number that block 3 has now."""
+    name, _, rest = label.partition(".")
+    number, dot, unit = rest.partition(".")
+    return f"{name}.{stays[int(number)]}{dot}{unit}" if name == tower and number.isdigit() else label
+
+
+def _moved(path: str, blocks: Sequence[str], stays: Mapping[int, int]) -> str:
+    """`path` with the path that its block has now."""
+    for old, new in stays.items():
+        if f"{path}.".startswith(f"{blocks[old]}."):
+            return blocks[new] + path[len(blocks[old]) :]
+    return path
 
 
 def _terse(item: Site | Counter | Axis) -> dict[str, Any]:

@@ -9,13 +9,14 @@ convolution's kernel flattened into the columns) is `rows` × `columns`.
     tucker      first, second, third: two factors around a smaller kernel; a convolution's
     cp          first, second, third and for an image's kernel fourth: per dimension of the kernel one depthwise
                 factor between two others; a convolution's
+    residual    first, second, base: two factors beside a whole weight, which others may use too
     sparse      values (kept,), mask: one bit per weight
     quantized   codes and scale per group of columns, with `zero` a zero-point too; see `maths/grid.py`
     codebook    codes, levels: one or many tables; with `scaled` a scale per group too; see `maths/codebook.py`
     integers    codes, whole numbers without bounds, and one step per column; see `maths/integers.py`
 
-The kinds with a `first` make a chain of plain layers, one per tensor. The last three may carry *parts*, applied in this
-order after decoding (`Ŵ` stands for what the codes decode to):
+The kinds with a `first` make a chain of plain layers, one per tensor; in `residual` the base stands beside the chain. The
+last three may carry *parts*, applied in this order after decoding (`Ŵ` stands for what the codes decode to):
 
     signs       Ŵ ← (Ŵ H) · signs: undo a rotation of the input (one bit per column; H: blocks of `rotation` columns)
     columns     Ŵ ← Ŵ · columns: undo a scaling of the input
@@ -38,9 +39,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-FACTORED = ("low_rank", "tucker", "cp")
+FACTORED = ("low_rank", "tucker", "cp", "residual")
 KINDS = ("dense", *FACTORED, "sparse", "quantized", "codebook", "integers")
 LINKS = ("first", "second", "third", "fourth")
+BASE = "base"
 CODED = ("quantized", "codebook", "integers")
 TYPE_BYTES = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2, "uint8": 1, "int8": 1, "int32": 4}
 FLOATS = ("float64", "float32", "float16", "bfloat16")
@@ -81,7 +83,7 @@ def tensors_of(kind: str, options: Mapping[str, Any]) -> dict[str, TensorSpec]:
     """The tensors that a weight kept as `kind` with `options` consists of.
 
     Every kind has `shape`, the weight's own, and `dtype`, its type when decoded. Further: `low_rank` has `rank` and
-    `embedding`; `tucker` has `ranks`, of the input and of the output; `cp` has `rank`; `sparse` has `kept`; `quantized`
+    `embedding`; `tucker` has `ranks`, of the input and of the output; `cp` and `residual` have `rank`; `sparse` has `kept`; `quantized`
     has `bits`, `group` (columns), `exponent`, `zero` (None, uint8, int32 or float16) and `shared` (one scale in all);
     `codebook` has `bits`, `group`, `exponent`, `tables` (`tensor`, `channel` or `group`) and `scaled`; `integers` has
     `exponent`. Parts are there if their option is: `rotation`, `columns`, `rank`, `outliers`, `inputs` ({"bits": 4 to 8,
@@ -107,6 +109,9 @@ def tensors_of(kind: str, options: Mapping[str, Any]) -> dict[str, TensorSpec]:
     if kind == "cp":
         _keys(kind, keys, {"rank"})
         return _cp(options, shape, dtype)
+    if kind == "residual":
+        _keys(kind, keys, {"rank"})
+        return _residual(options, shape, dtype)
     if kind == "sparse":
         _keys(kind, keys, {"kept"})
         kept = _whole(options, "kept", 0, rows * columns)
@@ -147,6 +152,17 @@ def _cp(options: Mapping[str, Any], shape: tuple[int, ...], dtype: str) -> dict[
     along = [(rank, 1, *ones[:at], length, *ones[at + 1 :]) for at, length in enumerate(shape[2:])]
     shapes = (rank, shape[1], *ones), *along, (shape[0], rank, *ones)
     return {name: TensorSpec(found, dtype) for name, found in zip(LINKS, shapes, strict=False)}
+
+
+def _residual(options: Mapping[str, Any], shape: tuple[int, ...], dtype: str) -> dict[str, TensorSpec]:
+    if len(shape) != 2:
+        raise StorageError(f"a residual beside a weight of the shape {list(shape)}")
+    rank = _whole(options, "rank", 1, min(shape))
+    return {
+        "first": TensorSpec((rank, shape[1]), dtype),
+        "second": TensorSpec((shape[0], rank), dtype),
+        BASE: TensorSpec(shape, dtype),
+    }
 
 
 def _point(shape: tuple[int, ...]) -> tuple[int, ...]:

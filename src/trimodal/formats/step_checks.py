@@ -15,8 +15,10 @@ from torch import nn
 from trimodal.core import Layout, Merge
 from trimodal.core.change import LARGEST_SHARE
 from trimodal.core.storage import FACTORED, StorageError, stored_bytes
-from trimodal.layers import is_hosting
+from trimodal.errors import ModelError
+from trimodal.layers import is_borrowing, is_hosting
 from trimodal.models.apply import key_of
+from trimodal.models.blocks import list_of
 
 Step = Mapping[str, Any]
 
@@ -27,8 +29,8 @@ class Unfit(Exception):
 
 def check_form(step: Any, size: int) -> None:
     """Whether `step` from a file of `size` bytes is of a form that trimodal writes."""
-    if not isinstance(step, dict) or len(step) != 1 or not step.keys() <= {"cut", "treat", "merge"}:
-        raise Unfit("is neither a cut nor a treatment nor a merge")
+    if not isinstance(step, dict) or len(step) != 1 or not step.keys() <= {"cut", "treat", "merge", "drop", "share"}:
+        raise Unfit("is neither a cut nor a treatment nor a merge nor a drop nor a sharing")
     ((verb, what),) = step.items()
     if not isinstance(what, dict):
         raise Unfit(f"is a {verb} of {what!r:.40}")
@@ -38,6 +40,17 @@ def check_form(step: Any, size: int) -> None:
         return
     if verb == "merge":
         _check_merge(what)
+        return
+    if verb == "share":
+        paths = what.get("paths")
+        if what.keys() != {"paths"} or not isinstance(paths, list) or not all(isinstance(path, str) for path in paths):
+            raise Unfit("is a sharing without a list of layers")
+        if len(set(paths)) != len(paths) or len(paths) < 2:
+            raise Unfit(f"lets {len(set(paths))} different layers share a weight {len(paths)} times")
+        return
+    if verb == "drop":
+        if what.keys() != {"tower", "kept"} or not isinstance(what["tower"], str) or not _whole(what["kept"]):
+            raise Unfit("is a drop without a tower and a list of kept blocks")
         return
     if what.keys() != {"path", "kind", "options", "tied", "bias"} or not isinstance(what["path"], str):
         raise Unfit("is a treatment without its path, kind, options, ties and bias")
@@ -65,9 +78,17 @@ def check_fit(step: Step, module: nn.Module, layout: Layout) -> None:
             raise Unfit(f"keeps {len(kept)} units of '{label:.80}', of which there are {min(units, default=0)}")
         if any(module.get_submodule(site.path)._parameters.get("weight") is None for site in layout.carrying(label)):
             raise Unfit(f"cuts '{label:.80}' where a weight is no longer plain")
+        if any(site.tied or site.stored == "shared" for site in layout.carrying(label)):
+            raise Unfit(f"cuts '{label:.80}' where a weight is shared")
         return
     if "merge" in step:
         _check_merge_fits(step["merge"], layout)
+        return
+    if "drop" in step:
+        _check_drop_fits(step["drop"], module, layout)
+        return
+    if "share" in step:
+        _check_sharing_fits(step["share"]["paths"], dict(module.named_modules()))
         return
     treat = step["treat"]
     modules = dict(module.named_modules())
@@ -75,6 +96,8 @@ def check_fit(step: Step, module: nn.Module, layout: Layout) -> None:
     if shape is None or shape != claimed:
         raise Unfit(f"treats {treat['path']:.80} {claimed}, but here it is {shape or 'no layer with a weight'}")
     layer = modules[treat["path"]]
+    if is_borrowing(layer):
+        raise Unfit(f"treats {treat['path']:.80}, which uses another layer's weight")
     if treat["kind"] in FACTORED and not _can_be_chain(layer, treat["kind"], treat["options"]):
         raise Unfit(f"factorises {treat['path']:.80}, a {type(layer).__name__}, as another kind of layer")
     for path in treat["tied"]:
@@ -108,18 +131,49 @@ def _check_merge_fits(what: Mapping[str, Any], layout: Layout) -> None:
             raise Unfit(f"merges tokens of {tower.name:.80}, of which block {number} has no keys")
 
 
+def _check_drop_fits(what: Mapping[str, Any], module: nn.Module, layout: Layout) -> None:
+    """Whether the tower is there, may lose blocks, and has those that are kept."""
+    tower = next((tower for tower in layout.towers if tower.name == what["tower"]), None)
+    if tower is None or tower.whole_blocks:
+        raise Unfit(f"drops blocks of {what['tower']:.80}: {'no such tower' if tower is None else tower.whole_blocks}")
+    kept = what["kept"]
+    if not kept or sorted(set(kept)) != kept or kept[-1] >= len(tower.blocks):
+        raise Unfit(f"keeps {len(kept)} blocks of {tower.name:.80}, of which there are {len(tower.blocks)}")
+    try:
+        list_of(module, tower)
+    except ModelError as reason:
+        raise Unfit(f"drops blocks of {tower.name:.80}: {reason}") from reason
+
+
+def _check_sharing_fits(paths: list[str], modules: Mapping[str, nn.Module]) -> None:
+    """Whether all layers are plain linear ones of one shape and type."""
+    for path in paths:
+        layer, first = modules.get(path), modules.get(paths[0])
+        if not isinstance(layer, nn.Linear) or not isinstance(first, nn.Linear) or _changed(layer) or _changed(first):
+            raise Unfit(f"lets {path:.80} share a weight, which is no plain linear layer")
+        if layer.weight.shape != first.weight.shape or layer.weight.dtype != first.weight.dtype:
+            raise Unfit(f"lets {path:.80} use the weight of {paths[0]:.80}, which has another shape or type")
+
+
+def _changed(layer: nn.Module) -> bool:
+    """Whether the layer's weight is not its own plain parameter."""
+    return "weight" not in layer._parameters
+
+
 def _can_be_chain(layer: nn.Module, kind: str, options: Mapping[str, Any]) -> bool:
     """Whether a chain of `kind` may take the place of `layer`: a linear layer, an embedding, an ungrouped convolution."""
     if isinstance(layer, nn.Conv1d | nn.Conv2d):
         return layer.groups == 1 and not options.get("embedding")
     fits = isinstance(layer, nn.Embedding if options.get("embedding") else nn.Linear)
-    return kind == "low_rank" and fits
+    return kind in ("low_rank", "residual") and fits
 
 
 def _shape(layer: nn.Module | None) -> list[int] | None:
     """The shape of a layer's weight, None where it has none of its own."""
     if layer is None:
         return None
+    if is_borrowing(layer):
+        return list(layer.weight.shape)  # type: ignore[union-attr, arg-type]
     if is_hosting(layer):
         return list(layer.stored.shape)  # type: ignore[union-attr, arg-type]
     weight = layer._parameters.get("weight")

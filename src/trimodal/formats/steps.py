@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from trimodal.core import Layout
-from trimodal.core.storage import LINKS
+from trimodal.core.storage import BASE, LINKS
 from trimodal.errors import IntegrityError
 from trimodal.formats.step_checks import Unfit, check_fit, check_form
 from trimodal.layers import open_recurrent_
@@ -105,12 +105,14 @@ def rebased(module: nn.Module, steps: list[Step]) -> list[Step]:
             step = {"treat": treat}
             if is_base and root_of_factor(treat["path"]) not in names:
                 continue
+        if "share" in step:
+            step = {"share": {"paths": [here(path) for path in step["share"]["paths"]]}}
         found.append(step)
     return found
 
 
 def root_of_factor(path: str) -> str:
     """The path of the layer that a factor of a factorised layer is a part of; other paths as they are."""
-    while path.endswith(tuple(f".{name}" for name in LINKS)):
+    while path.endswith(tuple(f".{name}" for name in (*LINKS, BASE))):
         path = path.rpartition(".")[0]
     return path

@@ -42,9 +42,10 @@ def inspect(model: Model, batch: Batch | None = None) -> Inventory:
 
 def _row(site: Site) -> SiteRow:
     bias = site.shape[0] if site.bias else 0
+    weights = 0 if site.stored == "shared" else math.prod(site.shape)  # counted where it first runs
     return SiteRow(
         name=site.name, path=site.path, tower=site.tower, role=site.role, shape=site.shape, stored=site.stored,
-        parameters=math.prod(site.shape) + bias, bytes=site.stored_bytes - site.running_bytes, tied=site.tied,
+        parameters=weights + bias, bytes=site.stored_bytes - site.running_bytes, tied=site.tied,
     )  # fmt: skip
 
 

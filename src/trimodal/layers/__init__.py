@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from trimodal.core.storage import FACTORED
+from trimodal.layers.borrowing import borrow_, is_borrowing, tie_
 from trimodal.layers.chain import Chain, chain, merged
 from trimodal.layers.hosting import host_, is_hosting, unhost_
 from trimodal.layers.recurrent import Recurrent, open_recurrent_
@@ -18,8 +19,8 @@ from trimodal.layers.stored import Coded, Sparse, Store, store
 from trimodal.layers.token_merging import BlockMerging, is_merging, merge_tokens_
 
 __all__ = [
-    "BlockMerging", "Chain", "Coded", "Recurrent", "Sparse", "Store", "host_", "is_hosting", "is_merging",
-    "merge_tokens_", "merged", "open_recurrent_", "replaced_", "store", "unhost_",
+    "BlockMerging", "Chain", "Coded", "Recurrent", "Sparse", "Store", "borrow_", "host_", "is_borrowing", "is_hosting",
+    "is_merging", "merge_tokens_", "merged", "open_recurrent_", "replaced_", "store", "tie_", "unhost_",
 ]  # fmt: skip
 
 

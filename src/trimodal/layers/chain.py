@@ -46,12 +46,29 @@ class Chain(nn.Module):
         return x
 
 
+class Residual(Chain):
+    """The links `first` and `second`, one after the other, and beside them `base`, whose weight other layers may use
+    too; what both give is added. `base` holds the bias."""
+
+    @property
+    def weight(self) -> Tensor:
+        """The weight it stands for, (m, n)."""
+        first, second, base = map(_weight, self.children())
+        return base + second @ first
+
+    def forward(self, x: Tensor) -> Tensor:
+        """What the replaced layer took -> what it gave."""
+        first, second, base = self.children()
+        found: Tensor = base(x) + second(first(x))
+        return found
+
+
 def chain(old: nn.Module, kind: str, tensors: Mapping[str, Tensor], bias: nn.Parameter | None) -> Chain:
     """The links of a chain of `kind` around `tensors`, in place of `old`."""
     if isinstance(old, Convolution):
         windows = _windows(old, kind)
         links = {name: _convolution(old, t, window) for (name, t), window in zip(tensors.items(), windows, strict=True)}
-    elif isinstance(old, nn.Linear | nn.Embedding) and kind == "low_rank":
+    elif isinstance(old, nn.Linear | nn.Embedding) and kind in ("low_rank", "residual"):
         links = {name: _linear(tensor) for name, tensor in tensors.items()}
         if isinstance(old, nn.Embedding):
             rows, rank = tensors["first"].shape
@@ -62,7 +79,7 @@ def chain(old: nn.Module, kind: str, tensors: Mapping[str, Tensor], bias: nn.Par
         link.weight = nn.Parameter(tensor, requires_grad=tensor.is_floating_point())
     *_, last = links.values()
     last.bias = bias  # type: ignore[assignment]
-    found = Chain(links)
+    found = Residual(links) if kind == "residual" else Chain(links)
     for name in getattr(old, "__constants__", ()):  # sizes, stride and the like, which some models ask for
         setattr(found, name, getattr(old, name))
     return found

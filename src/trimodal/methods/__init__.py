@@ -7,8 +7,9 @@ from trimodal.methods.distill import recover
 from trimodal.methods.factorize import cp, eigen, svd, tucker
 from trimodal.methods.merge import tokens
 from trimodal.methods.method import Method, works_on
-from trimodal.methods.prune import gradient, magnitude, obs, sparsegpt, structured, wanda
+from trimodal.methods.prune import gradient, layers, magnitude, obs, sparsegpt, structured, wanda
 from trimodal.methods.quantize import awq, entropy, gptq, hqq, learned, rotated, rtn, smooth
+from trimodal.methods.share import layers as shared_layers
 
 METHODS: tuple[Method, ...] = (
     rtn.METHOD,
@@ -27,10 +28,12 @@ METHODS: tuple[Method, ...] = (
     structured.NEURONS,
     structured.HEADS,
     structured.CHANNELS,
+    layers.METHOD,
     eigen.METHOD,
     svd.METHOD,
     tucker.METHOD,
     cp.METHOD,
+    shared_layers.METHOD,
     tokens.METHOD,
     recover.METHOD,
 )

@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from trimodal.core import Certainty, Change, FitRecord, Place, Site
+from trimodal.core import Certainty, Change, FitRecord, Layout, Place, Site
 from trimodal.core.site import Kind as SiteKind
-from trimodal.statistics import Statistic, StatisticKind
+from trimodal.statistics import Moment, Statistic, StatisticKind
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from trimodal.models.model import Batch, Model
 
 Weights = Mapping[str, "Tensor"]
-Kind = Literal["prune", "quantize", "factorize", "merge", "distill"]
+Kind = Literal["prune", "quantize", "factorize", "share", "merge", "distill"]
+Mix = Callable[[Mapping[str, Moment]], Moment]
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,9 @@ class Method:
     in, tensors out. `weights` maps `path.weight` and `path.bias` of the place's sites to their tensors in float32, and
     of a `sparse` site `path.mask` to the mask (rows, columns) of the weights that are left;
     `statistic` is what `wants` asked for, taken at the place's observed site, or None. A *gradient* method has
-    `fit(student, teacher, batches, config, seed) -> records` instead and changes the student.
+    `fit(student, teacher, batches, config, seed) -> records` instead and changes the student. A *surveying* method looks
+    at a whole tower: `survey(model, place, batches, mix, config) -> Change` runs the calibration batches through the model
+    as it stands when its turn has come, and leaves it as it was; `mix` weighs moments per modality into one.
 
     Attributes:
         name: how recipes call it, `kind.name`.
@@ -43,6 +46,7 @@ class Method:
         certainty: what the forecast's bytes are worth with this config.
         scores: one number per unit of the place (or weight, if it is a site) that is still there, in any order: what its
             removal costs, comparable with other places'. None where there is no such number. Methods with a `scope` have it.
+        reshaped: the layout with what else will be another, where it is more than the place's sites.
     """
 
     name: str
@@ -58,8 +62,10 @@ class Method:
     forecast: Callable[[Place, Any], Sequence[Site]] = lambda place, config: place.sites
     certainty: Callable[[Any], Certainty] = lambda config: "exact"
     scores: Callable[[Place, Weights, Statistic | None, Any], Tensor | None] | None = None
+    reshaped: Callable[[Layout, Place, Any], Layout] = lambda layout, place, config: layout
     solve: Callable[[Place, Weights, Statistic | None, Any], Change] | None = None
     fit: Callable[[Model, Model, Callable[[int], Sequence[Batch]], Any, int], Iterable[FitRecord]] | None = None
+    survey: Callable[[Model, Place, Sequence[Batch], Mix, Any], Change] | None = None
 
 
 def needs_dense(site: Site) -> str | None:

@@ -1,10 +1,12 @@
 """The only file that changes a model.
 
-Three primitives, used alike when a method has just solved a place and when a saved model is loaded again:
+Five primitives, used alike when a method has just solved a place and when a saved model is loaded again:
 
     cut_      keep some units of an axis label in every tensor that carries it
     treat_    keep one site's weight in another way
     merge_    let the blocks of a tower merge tokens
+    drop_     remove blocks of a tower
+    share_    let several layers use one weight
 
 and `apply_`, which carries out a method's `Change` with them and writes the steps down, so that they can be
 replayed on the bare architecture.
@@ -19,10 +21,23 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from trimodal.core import Change, Layout, Merge, Place, Site
+from trimodal.core import Change, Drop, Layout, Merge, Place, Site
 from trimodal.core.storage import FACTORED, tensors_of
 from trimodal.errors import ModelError
-from trimodal.layers import BlockMerging, Chain, host_, is_hosting, merge_tokens_, merged, replaced_, unhost_
+from trimodal.layers import (
+    BlockMerging,
+    Chain,
+    borrow_,
+    host_,
+    is_borrowing,
+    is_hosting,
+    merge_tokens_,
+    merged,
+    replaced_,
+    tie_,
+    unhost_,
+)
+from trimodal.models.blocks import count_blocks_, list_of
 from trimodal.models.model import Model
 
 _STATISTICS = ("running_mean", "running_var")
@@ -53,6 +68,13 @@ def apply_(model: Model, place: Place, change: Change, after: Sequence[Site]) ->
             "path": path, "kind": treatment.kind, "options": dict(treatment.options), "tied": list(site.tied),
             "bias": bias if treatment.bias is None else list(treatment.bias.shape),
         }})  # fmt: skip
+    for paths in change.shared:
+        share_(model.module, paths)
+        model.steps.append({"share": {"paths": list(paths)}})
+    if change.drop is not None:
+        drop_(model.module, model.layout, change.drop)
+        model.steps.append({"drop": {"tower": change.drop.tower, "kept": list(change.drop.kept)}})
+        model.layout = model.layout.dropped(change.drop.tower, change.drop.kept)
     model.layout = model.layout.exchange(place.sites, after)
     if change.merge is not None:
         merge_(model.module, model.layout, change.merge)
@@ -62,8 +84,9 @@ def apply_(model: Model, place: Place, change: Change, after: Sequence[Site]) ->
 
 def _superseded_(steps: list[Step], path: str) -> list[int] | None:
     """Take out of `steps` the earlier treatment of the site at `path`, of which nothing is left but the bias that it
-    may have given: its shape is returned."""
-    for number, step in enumerate(steps):
+    may have given: its shape is returned. Before blocks were dropped the path was another one's."""
+    begin = max((number for number, step in enumerate(steps) if "drop" in step), default=0)
+    for number, step in enumerate(steps[begin:], start=begin):
         if "treat" in step and step["treat"]["path"] == path:
             bias: list[int] | None = steps.pop(number)["treat"]["bias"]
             return bias
@@ -129,15 +152,17 @@ def treat_(
 ) -> None:
     """Keep the weight of `site` as `kind`; modules tied to it share the same store."""
     layer = module.get_submodule(site.path)
+    for other in map(module.get_submodule, site.tied if kind != "dense" else ()):
+        if is_borrowing(other):
+            tie_(other)
     new = replaced_(layer, kind, options, tensors, bias)
     if new is not layer:
         module.set_submodule(site.path, new)
-    for path in site.tied:
-        other = module.get_submodule(path)
-        if kind == "dense":
-            other.weight = new.weight
-        else:
+    for other in map(module.get_submodule, site.tied):
+        if kind != "dense":
             host_(other, new.stored, owner=False)  # type: ignore[arg-type]
+        elif not is_borrowing(other):
+            other.weight = new.weight
 
 
 def merge_(module: nn.Module, layout: Layout, how: Merge) -> None:
@@ -162,6 +187,22 @@ def merge_(module: nn.Module, layout: Layout, how: Merge) -> None:
         ))  # fmt: skip
 
 
+def share_(module: nn.Module, paths: Sequence[str]) -> None:
+    """Let the layers at `paths` use the weight of the first; each keeps its own bias."""
+    owner, *others = (module.get_submodule(path) for path in paths)
+    for other in others:
+        borrow_(other, owner)
+
+
+def drop_(module: nn.Module, layout: Layout, what: Drop) -> None:
+    """Remove all blocks of a tower but the kept ones, which move up, and let all that counts them count anew."""
+    tower = layout.tower(what.tower)
+    blocks = list_of(module, tower)
+    for number in sorted(set(range(len(blocks))) - set(what.kept), reverse=True):
+        del blocks[number]
+    count_blocks_(module, tower, what.kept)
+
+
 def key_of(layout: Layout, tower: str, block: int) -> Site | None:
     """The site that gives the keys of the self-attention in a block; of a factorised one, the second factor."""
     here = (site for site in layout.sites if (site.tower, site.block, site.role) == (tower, block, "key"))
@@ -182,6 +223,15 @@ def replay_(module: nn.Module, layout: Layout, steps: Sequence[Step], device: st
             how = Merge(**step["merge"])
             merge_(module, layout, how)
             layout = layout.merged(how.tower)
+            continue
+        if "drop" in step:
+            what = Drop(step["drop"]["tower"], tuple(step["drop"]["kept"]))
+            drop_(module, layout, what)
+            layout = layout.dropped(what.tower, what.kept)
+            continue
+        if "share" in step:
+            share_(module, step["share"]["paths"])
+            layout = layout.shared(step["share"]["paths"])
             continue
         treat = step["treat"]
         specs = tensors_of(treat["kind"], treat["options"])
@@ -216,6 +266,9 @@ def dequantize_(module: nn.Module) -> None:
             store = layer.stored
             unhost_(layer)
             layer.weight = plain.setdefault(store, layer.weight)  # tied weights stay tied
+    for layer in list(module.modules()):
+        if is_borrowing(layer):
+            tie_(layer)
     for path, layer in reversed(list(module.named_modules())):  # a chain within a chain first
         if isinstance(layer, Chain):
             module.set_submodule(path, merged(layer))

@@ -89,8 +89,8 @@ class TowerPart:
 
     `blocks` is a path that may hold `*` for each child of a list (`stages.*.layers.*`); `block` says what one holds,
     and parts that a block lacks are skipped. `between` holds parts that run after the block at that path, paths from
-    `root`. `whole_tokens`, `protected` and `restored` say whether and how its tokens can be merged, see `Tower`; those of
-    the piece with the blocks count.
+    `root`. `whole_tokens`, `protected` and `restored` say whether and how its tokens can be merged, see `Tower`; so do
+    `whole_blocks`, `counted` and `read_by` for removing blocks. Those of the piece with the blocks count.
     """
 
     name: str
@@ -105,6 +105,9 @@ class TowerPart:
     whole_tokens: str = Tower.whole_tokens
     protected: int = 0
     restored: bool = False
+    whole_blocks: str = ""
+    counted: str = "num_hidden_layers"
+    read_by: str = ""
 
 
 def kind_of(module: nn.Module) -> Kind | None:
@@ -178,7 +181,13 @@ def lay_out(module: nn.Module, towers: Iterable[TowerPart]) -> Layout:
         prefixes = tuple(dict.fromkeys((*known.prefixes, *_prefixes(module, tower))))
         if blocks:
             known = replace(
-                known, whole_tokens=tower.whole_tokens, protected=tower.protected, restored=tower.restored
+                known,
+                whole_tokens=tower.whole_tokens,
+                protected=tower.protected,
+                restored=tower.restored,
+                whole_blocks=tower.whole_blocks,
+                counted=tower.counted,
+                read_by=tower.read_by,
             )
         described[tower.name] = replace(known, blocks=known.blocks + blocks, prefixes=prefixes)
         for path, block, part in _running(module, tower, blocks):
@@ -194,6 +203,12 @@ def lay_out(module: nn.Module, towers: Iterable[TowerPart]) -> Layout:
 def root_of(module: nn.Module, *names: str) -> str:
     """The first of `names` that is a path in `module`, or `""`: where a model stands inside the class with a head."""
     return next((name for name in names if _has(module, name)), "")
+
+
+def weighed_states(module: nn.Module) -> str:
+    """Why a tower under a head must keep all its blocks: a weight for each; empty where it has none."""
+    weighs = hasattr(module, "layer_weights")
+    return "its head weighs what every block gives, so none can be spared" if weighs else ""
 
 
 def config_of(module: nn.Module) -> Any:

@@ -64,21 +64,20 @@ def _plan_step(layout: Layout, step: Step, data: bool, began: Layout) -> tuple[E
         # of two labels on one site the first may have been cut by now
         place = replace(found, sites=tuple(layout.site(site.path) for site in found.sites))
         config = _config_at(step, place)
-        if step.number and method.on == "axis":
+        if step.number and method.on in ("axis", "tower"):
             config = _of_what_is_left(config, place, began)
         reason = method.refuse(place, config)
         if reason is not None:
             left.append(LeftAlone(place.name, reason))
             continue
-        if not data and method.wants(place, config) is not None and not method.without_data:
+        looks = method.survey is not None or method.wants(place, config) is not None
+        if not data and looks and not method.without_data:
             raise RecipeError(
                 f"{step.place} ({method.name}) needs calibration data for {place.name}, and there is none; give --data, "
                 "or use a method that needs none such as quantize.rtn"
             )
         after = method.forecast(place, config)
-        layout = layout.exchange(place.sites, after)
-        if method.kind == "merge":
-            layout = layout.merged(place.name)
+        layout = method.reshaped(layout.exchange(place.sites, after), place, config)
         paths = tuple(site.path for site in place.sites)
         base = plain(step.config)
         differing = {name: value for name, value in plain(config).items() if value != base[name]}
@@ -119,7 +118,10 @@ def _config_at(step: Step, place: Place) -> Any:
 def _of_what_is_left(config: Any, place: Place, began: Layout) -> Any:
     """The options with a sparsity that is a share of the units that `place` has now, not of those it had when the
     schedule began: units that were cut are gone, while a mask still counts what it has removed."""
-    whole, left = (_units(sites, place.label) for sites in (began.sites, place.sites))
+    if place.whole is not None:
+        whole, left = len(began.tower(place.name).blocks), len(place.whole.blocks)
+    else:
+        whole, left = (_units(sites, place.label) for sites in (began.sites, place.sites))
     stay = max(1, whole - round(whole * config.sparsity))
     return replace(config, sparsity=max(0.0, round(1 - stay / left, 12)))
 

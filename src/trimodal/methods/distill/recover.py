@@ -38,7 +38,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from trimodal.core import FitRecord
+from trimodal.core import FitRecord, Layout
 from trimodal.errors import RecipeError
 from trimodal.layers import Coded
 from trimodal.methods.method import Method
@@ -109,13 +109,16 @@ def trained_levels(module: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def block_outputs(model: Model) -> Iterator[dict[str, Tensor]]:
-    """While open, every forward leaves each block's output under the block's path."""
+def block_outputs(model: Model, original: Layout | None = None) -> Iterator[dict[str, Tensor]]:
+    """While open, every forward leaves each block's output under the path that the block has in `original`, which may
+    have more of them; without it the path that it has."""
     seen: dict[str, Tensor] = {}
 
     def keep(path: str) -> Any:
+        known = path if original is None else model.layout.before(original, path)
+
         def hook(module: nn.Module, inputs: Any, output: Any) -> None:
-            seen[path] = output if isinstance(output, Tensor) else output[0]
+            seen[known] = output if isinstance(output, Tensor) else output[0]
 
         return hook
 
@@ -149,7 +152,7 @@ def loss(
         terms["features"] = [
             feature_distance(h, student[1][path], masks.get(path))
             for path, h in teacher[1].items()
-            if student[1][path].shape == h.shape  # where tokens are merged there are fewer
+            if path in student[1] and student[1][path].shape == h.shape  # merged tokens are fewer, as blocks may be
         ]
     parts = {name: torch.stack(values).mean() for name, values in terms.items() if values}
     weighed = [getattr(config, name) * value for name, value in parts.items()]
@@ -182,7 +185,7 @@ def _trained(
         steps=config.steps, learning_rate=config.learning_rate, schedule=config.schedule, weight_decay=0.0, seed=seed,
         frozen_noise=True,
     )  # fmt: skip
-    with block_outputs(teacher) as expected, block_outputs(student) as found:
+    with block_outputs(teacher) as expected, block_outputs(student, teacher.layout) as found:
 
         def step(module: nn.Module, batch: Batch) -> dict[str, Tensor]:
             expected.clear()  # a block that this batch does not reach must not be compared by the last one's states

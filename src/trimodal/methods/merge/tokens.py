@@ -113,5 +113,6 @@ METHOD = Method(
     config=TokensConfig,
     on="tower",
     refuse=refuse,
+    reshaped=lambda layout, place, config: layout.merged(place.name),
     solve=solve,
 )

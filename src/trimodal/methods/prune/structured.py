@@ -84,6 +84,8 @@ def refuse(place: Place, config: StructuredConfig) -> str | None:
     for site in place.sites:
         if site.stored != "dense":
             return f"{site.name} is already {site.stored}; prune before that"
+        if site.tied:
+            return f"{site.name} shares its weight with {site.tied[0]}; prune before that"
     return None
 
 

@@ -121,7 +121,9 @@ def _parts(site: Site, config: SmoothConfig) -> dict[str, Any]:
 
 
 def _mode(site: Site, config: SmoothConfig) -> str:
-    return ("token" if site.tower == "fusion" else "static") if config.mode == "auto" else config.mode
+    if config.mode != "auto":
+        return config.mode
+    return "token" if site.tower == "fusion" or site.tied else "static"  # layers that share a weight have inputs of their own
 
 
 def factors(inputs: Tensor, weights: Tensor, strength: float, kernel: int = 1) -> Tensor:

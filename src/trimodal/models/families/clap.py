@@ -46,6 +46,7 @@ def audio(module: nn.Module, root: str) -> TowerPart:
         between=_merges(module.get_submodule(root)),
         head=(Part("norm", "norm", "final"),),
         whole_tokens="its attention works in windows of a fixed grid",
+        whole_blocks="its blocks come in stages of different width, and every other one shifts its windows",
     )
 
 

@@ -38,6 +38,7 @@ def tower(name: str) -> TowerPart:
         head=(Part("norm", "norm", "final"),),
         whole_tokens="words are not merged, only images and sounds" if name == "text" else "",
         restored=True,  # heads take the mean, and the fusion reads the masks of all tokens
+        counted=f"{name}_blocks",
     )
 
 
@@ -52,6 +53,7 @@ FUSION = TowerPart(
     after=(Part("head", "head"),),
     whole_tokens="",
     protected=1,
+    counted="fusion_blocks",
 )
 
 

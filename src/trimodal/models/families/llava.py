@@ -42,6 +42,7 @@ def describe(module: nn.Module) -> Layout:
         VISION[seeing](f"{inner}vision_tower"),
         after=(),
         whole_tokens="the text has one placeholder for every patch, so their number is fixed",
+        read_by="vision_feature_layer",
     )
     return lay_out(module, [llama.embedding(words), vision, projector, llama.decoder(words)])
 

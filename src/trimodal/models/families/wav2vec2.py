@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from trimodal.core import Layout
 from trimodal.models import encoding
-from trimodal.models.declare import Attention, Mlp, Part, TowerPart, config_of, lay_out, root_of
+from trimodal.models.declare import Attention, Mlp, Part, TowerPart, config_of, lay_out, root_of, weighed_states
 from trimodal.models.model import Batch, Family, Loaded, Output, Processors
 
 ATTENTION = Attention(
@@ -53,6 +53,7 @@ def describe(module: nn.Module) -> Layout:
         after=(Part("lm_head", "head"), Part("projector", "head", "hidden"), Part("classifier", "head")),
         whole_tokens="",
         restored=True,  # scores are per frame, means are over those that the padding mask leaves
+        whole_blocks=weighed_states(module),
     )
     return lay_out(module, [tower])
 

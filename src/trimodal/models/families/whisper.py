@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from trimodal.core import Layout
 from trimodal.models import encoding
-from trimodal.models.declare import Attention, Mlp, Part, TowerPart, config_of, lay_out, root_of
+from trimodal.models.declare import Attention, Mlp, Part, TowerPart, config_of, lay_out, root_of, weighed_states
 from trimodal.models.model import Batch, Family, Loaded, Output, Processors
 
 
@@ -32,7 +32,7 @@ def attention(path: str, branch: str = "") -> tuple[Part, Attention]:
 MLP = (Part("final_layer_norm", "norm", "mlp"), Mlp("fc1", "fc2"))
 
 
-def encoder(root: str, pooled_by_mean: bool = False) -> TowerPart:
+def encoder(root: str, pooled_by_mean: bool = False, whole_blocks: str = "") -> TowerPart:
     """The audio encoder; with the head of the classes that classify audio, by the mean of all frames. A decoder takes
     any number of frames."""
     return TowerPart(
@@ -50,6 +50,8 @@ def encoder(root: str, pooled_by_mean: bool = False) -> TowerPart:
         after=(Part("projector", "projector"), Part("classifier", "head")),
         whole_tokens="",
         restored=pooled_by_mean,
+        whole_blocks=whole_blocks,
+        counted="encoder_layers",
     )
 
 
@@ -64,12 +66,14 @@ def decoder(root: str) -> TowerPart:
         block=(*attention("self_attn"), *attention("encoder_attn", "cross"), *MLP),
         head=(Part("layer_norm", "norm", "final"),),
         after=(Part("proj_out", "head"),),
+        counted="decoder_layers",
     )
 
 
 def describe(module: nn.Module) -> Layout:
     """The encoder, then the decoder where the class has one."""
-    towers = [encoder(root_of(module, "model.encoder", "encoder"), hasattr(module, "classifier"))]
+    pooled = hasattr(module, "classifier")
+    towers = [encoder(root_of(module, "model.encoder", "encoder"), pooled, weighed_states(module))]
     if _decodes(module):
         towers.append(decoder(root_of(module, "model.decoder", "decoder")))
     return lay_out(module, towers)
