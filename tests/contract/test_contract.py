@@ -295,7 +295,8 @@ def test_masks_are_kept_by_every_later_step(
     folder = folders(name)
     write(replace(done.model, folder=folder), done.plan, tmp_path, None)
     again = open_model(tmp_path, factory=None if folder else lambda: miniature(name_of(done)))
-    assert again.layout == done.model.layout and again.steps == done.model.steps
+    assert again.layout == done.model.layout
+    assert [step for step in done.model.steps if step in again.steps] == again.steps  # the configuration says the others
     equal(outputs(again.module, fresh(done)), outputs(done.model.module, fresh(done)))
     dequantize_(again.module)
     equal(outputs(again.module, fresh(done)), outputs(done.model.module, fresh(done)), 1e-5)
