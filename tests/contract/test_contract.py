@@ -36,6 +36,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "distill": {"steps": 2},
 }
 QUANTIZE_INPUTS = ("quantize.smooth",)  # of which a plain float layer keeps only the weight
+FOLDS = ("fold.exact",)  # of which other tensors are left
 KEEPS_BYTES = ("merge.tokens",)  # fewer operations, the same weights
 NO_KERNELS = r"nothing that '\*' matches can be worked on"
 NO_UNITS = "this model has no {} that can be cut"
@@ -54,6 +55,9 @@ REFUSED = {
     ("llava", "merge.tokens"): "one placeholder for every patch",
     ("clap", "merge.tokens"): "windows of a fixed grid",
     ("lstm", "merge.tokens"): "only the tokens of a tower with blocks",
+    ("bert", "fold.exact"): "not only linear layers read it: add",
+    ("wav2vec2", "fold.exact"): "not only linear layers read it",
+    ("lstm", "fold.exact"): "nothing was seen that could be folded",
 } | {
     (name, method): NO_KERNELS for name in ("bert", "llama", "qwen3") for method in ("factorize.tucker", "factorize.cp")
 }  # fmt: skip
@@ -101,7 +105,7 @@ def held(module: nn.Module, site: Site) -> int:
     tensors = [t for part in parts for t in (*part._parameters.values(), *part._buffers.values()) if t is not None]  # type: ignore[union-attr]
     if site.kind == "norm":
         kept = {**layer._parameters, **layer._buffers}
-        names = ("weight", "bias", "running_mean", "running_var")
+        names = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
         tensors = [tensor for tensor in map(kept.get, names) if tensor is not None]
     return tensor_bytes(tensors)
 
@@ -184,7 +188,8 @@ def test_artifact_reloads_to_the_same_outputs(case: Any, folders: Any, tmp_path:
     (edit,) = case.plan.edits
     if edit.method not in QUANTIZE_INPUTS:
         equal(outputs(again.module, fresh(case)), expected, 1e-5)
-    assert sorted(state(again)) == sorted(state(case.original))
+    if edit.method not in FOLDS:
+        assert sorted(state(again)) == sorted(state(case.original))
 
 
 @pytest.mark.parametrize("name", MINIATURES)

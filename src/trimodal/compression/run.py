@@ -27,6 +27,7 @@ from trimodal.maths.error import output_error, weight_error
 from trimodal.methods import Method, method
 from trimodal.methods.options import build
 from trimodal.models.apply import apply_
+from trimodal.models.folding import tensors_at
 from trimodal.models.model import Batch, Model
 from trimodal.planning import place_of
 from trimodal.statistics import Balance, Gradient, Moment, Statistic, StatisticKind, mixed
@@ -134,6 +135,8 @@ def _sweep(run: _Run, edits: list[tuple[int, Edit]], activations: Activations) -
         for number, edit in edits
         for planned in edit.places
     ]
+    for task in (task for task in tasks if not task.planned.paths):
+        run.records.append(_folded(run, task, place_of(run.model.layout, task.method, task.planned)))
     run.tasks, run.weight_gradients = tasks, {}
     order = {site.path: (site.tower, site.block) for site in run.model.layout.sites}
     for _, paths in groupby(order, key=lambda path: order[path]):
@@ -177,8 +180,11 @@ def _round(run: _Run, tasks: list[_Task], activations: Activations) -> None:
         seen |= activations.observe(list(sites), wants)
     for task, place in zip(tasks, places, strict=True):
         run.progress(f"{task.method.name} {place.name}", len(run.records), run.total)
-        run.records.append(_one(run, task, place, seen.get(place.observed.path, {})))
-    if any(place.label is not None and place.far for place in places):
+        if place.fold is not None:
+            run.records.append(_folded(run, task, place))
+        else:
+            run.records.append(_one(run, task, place, seen.get(place.observed.path, {})))
+    if any((place.label is not None or place.fold is not None) and place.far for place in places):
         activations.forget()  # what blocks give to each other has other shapes now
 
 
@@ -208,7 +214,7 @@ def _wants(tasks: list[_Task], places: list[Place], data: bool) -> dict[str, Sta
     wants: dict[str, StatisticKind] = {}
     for task, place in zip(tasks, places, strict=True):
         site = place.observed
-        if data and place.whole is None and site.kind in ("linear", "conv") and site.groups == 1:
+        if data and place.whole is None and place.fold is None and site.kind in ("linear", "conv") and site.groups == 1:
             wanted = task.method.wants(place, task.config)
             wants[site.path] = "moment" if wanted in (None, "norm", "gradient") else wanted
     return wants
@@ -247,6 +253,21 @@ def _one(run: _Run, task: _Task, place: Place, seen: Mapping[str, Statistic]) ->
         weight_error=changed, tokens={n: part.tokens for n, part in moments.items()},
         seconds=time.perf_counter() - start,
         notes=(*change.notes, *((f"without data: {task.method.without_data}",) if lacking else ())),
+    )  # fmt: skip
+
+
+def _folded(run: _Run, task: _Task, place: Place) -> PlaceRecord:
+    """Fold one place. The error is what was measured when it was found; weights before and after cannot be compared."""
+    start = time.perf_counter()
+    if task.method.solve is None or place.fold is None:
+        raise TrimodalError(f"{task.method.name} at {place.name} has nothing to fold")
+    after = task.method.forecast(place, task.config)
+    change = task.method.solve(place, tensors_at(run.model.module, place.fold), None, task.config)
+    apply_(run.model, place, change, after)
+    return PlaceRecord(
+        edit=task.edit, method=task.method.name, place=place.name, tower=place.tower, block=place.block,
+        bytes_before=place.stored_bytes, bytes_after=sum(s.stored_bytes for s in after), error=dict(change.error or {}),
+        weight_error=None, tokens={}, seconds=time.perf_counter() - start, notes=change.notes,
     )  # fmt: skip
 
 

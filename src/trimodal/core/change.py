@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
+from trimodal.core.site import Fold
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -51,8 +53,16 @@ class Merge:
 
 
 @dataclass(frozen=True)
+class Folded:
+    """One fold, and the values of the weights and biases that take it over, by name."""
+
+    fold: Fold
+    tensors: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Change:
-    """The outcome of solving one place: new storage per site path, or one cut, or one merge.
+    """The outcome of solving one place: new storage per site path, or one cut, or one merge, or one fold.
 
     `error` is the relative squared output error per modality, where it is more than the changed weight's own: a layer
     whose input is quantized too.
@@ -61,5 +71,6 @@ class Change:
     treatments: Mapping[str, Treatment] = field(default_factory=dict)
     cut: Cut | None = None
     merge: Merge | None = None
+    fold: Folded | None = None
     notes: tuple[str, ...] = ()
     error: Mapping[str, float] | None = None

@@ -20,6 +20,7 @@ from typing import Any, Literal
 from trimodal.core.storage import TYPE_BYTES, packed_columns, tensors_of
 
 Kind = Literal["linear", "conv", "embedding", "norm"]
+_COUNT_BYTES = 8  # of num_batches_tracked
 
 
 @dataclass(frozen=True)
@@ -179,8 +180,8 @@ class Site:
 
     @property
     def running_bytes(self) -> int:
-        """Bytes of a batch norm's running statistics."""
-        return 2 * self.shape[0] * TYPE_BYTES[self.dtype] if self.running else 0
+        """Bytes of a batch norm's running statistics and of its count of batches."""
+        return 2 * self.shape[0] * TYPE_BYTES[self.dtype] + _COUNT_BYTES if self.running else 0
 
     def reads(self, label: str) -> bool:
         """Whether its input carries `label`."""
@@ -256,15 +257,40 @@ class Fixed:
     reason: str
 
 
+Folding = Literal["norm", "affine", "linear", "scale", "twin"]
+
+
+@dataclass(frozen=True)
+class Fold:
+    """A layer that neighbours can take over exactly, or with a `reason` one that they cannot.
+
+    `what` is folded: a batch `norm` into the layer before it, the `affine` part of a norm into the linear layers that
+    read it, a `linear` layer into the linear layer that reads it, a `scale` per channel into the linear layer before it,
+    or a `twin`, a tensor that is stored twice. `path` goes and the layers `into` take it over; of a twin both are names
+    of tensors. A norm multiplies by its weight plus `offset`; `epsilon` is a batch norm's. `error` is ‖Δy‖/‖y‖ as measured
+    when it was found, `tensor_bytes` what a tensor takes that stands at no site.
+    """
+
+    what: Folding
+    path: str
+    into: tuple[str, ...] = ()
+    offset: float = 0.0
+    epsilon: float = 0.0
+    error: float = 0.0
+    reason: str = ""
+    tensor_bytes: int = 0
+
+
 @dataclass(frozen=True)
 class Layout:
     """Towers and sites of one model. Sites stand in running order. `fixed` tells of units that were looked at and cannot
-    be cut."""
+    be cut. `folds` are known only after `models/watching.py` has looked, and are no part of what the layout is."""
 
     towers: tuple[Tower, ...]
     sites: tuple[Site, ...]
     counters: tuple[Counter, ...] = field(default=())
     fixed: tuple[Fixed, ...] = field(default=())
+    folds: tuple[Fold, ...] = field(default=(), compare=False)
 
     def site(self, path: str) -> Site:
         """The site whose module stands at `path`."""

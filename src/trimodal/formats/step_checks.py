@@ -15,20 +15,17 @@ from torch import nn
 from trimodal.core import Layout, Merge
 from trimodal.core.change import LARGEST_SHARE
 from trimodal.core.storage import FACTORED, StorageError, stored_bytes
+from trimodal.formats.fold_checks import Unfit, check_fold, check_fold_fits
 from trimodal.layers import is_hosting
 from trimodal.models.apply import key_of
 
 Step = Mapping[str, Any]
 
 
-class Unfit(Exception):
-    """A step that cannot be carried out, and why."""
-
-
 def check_form(step: Any, size: int) -> None:
     """Whether `step` from a file of `size` bytes is of a form that trimodal writes."""
-    if not isinstance(step, dict) or len(step) != 1 or not step.keys() <= {"cut", "treat", "merge"}:
-        raise Unfit("is neither a cut nor a treatment nor a merge")
+    if not isinstance(step, dict) or len(step) != 1 or not step.keys() <= {"cut", "treat", "merge", "fold"}:
+        raise Unfit("is neither a cut nor a treatment nor a merge nor a fold")
     ((verb, what),) = step.items()
     if not isinstance(what, dict):
         raise Unfit(f"is a {verb} of {what!r:.40}")
@@ -38,6 +35,9 @@ def check_form(step: Any, size: int) -> None:
         return
     if verb == "merge":
         _check_merge(what)
+        return
+    if verb == "fold":
+        check_fold(what)
         return
     if what.keys() != {"path", "kind", "options", "tied", "bias"} or not isinstance(what["path"], str):
         raise Unfit("is a treatment without its path, kind, options, ties and bias")
@@ -68,6 +68,9 @@ def check_fit(step: Step, module: nn.Module, layout: Layout) -> None:
         return
     if "merge" in step:
         _check_merge_fits(step["merge"], layout)
+        return
+    if "fold" in step:
+        check_fold_fits(step["fold"], module)
         return
     treat = step["treat"]
     modules = dict(module.named_modules())

@@ -17,6 +17,7 @@ from trimodal.formats.step_checks import Unfit, check_fit, check_form
 from trimodal.layers import open_recurrent_
 from trimodal.models.apply import Step, replay_
 from trimodal.models.families import family_of
+from trimodal.models.folding import named_tensors
 
 STEPS = "trimodal.steps"
 
@@ -65,7 +66,7 @@ def replay_steps_(module: nn.Module, steps: list[Step]) -> None:
             raise IntegrityError(f"recorded step {number} {reason}; it was not recorded for this {name}") from reason
         layout = replay_(module, layout, [step])
     tied = getattr(module, "all_tied_weights_keys", {})
-    names = {name for name, _ in module.named_parameters(remove_duplicate=False)}
+    names = named_tensors(module).keys()
     for target, origin in list(tied.items()):
         if target not in names or origin not in names:
             del tied[target]
@@ -79,6 +80,7 @@ def rebased(module: nn.Module, steps: list[Step]) -> list[Step]:
     prefix = f"{getattr(module, 'base_model_prefix', '')}."
     is_base = getattr(module, "base_model", None) is module
     recorded = [step["treat"]["path"] for step in steps if "treat" in step]
+    recorded += [_layer(step["fold"], step["fold"]["path"]) for step in steps if "fold" in step]
     fits = all(_root(path) in names for path in recorded)
     if prefix == "." or fits or (is_base and not any(path.startswith(prefix) for path in recorded)):
         return steps
@@ -89,6 +91,14 @@ def rebased(module: nn.Module, steps: list[Step]) -> list[Step]:
 
     found = []
     for step in steps:
+        if "fold" in step:
+            fold = step["fold"]
+            parts = [here(_layer(fold, path)) for path in (fold["path"], *fold["into"])]
+            if is_base and not all(part in names for part in parts):
+                continue
+            ends = [path.removeprefix(_layer(fold, path)) for path in (fold["path"], *fold["into"])]
+            path, *into = (part + end for part, end in zip(parts, ends, strict=True))
+            step = {"fold": {**fold, "path": path, "into": into}}
         if "treat" in step:
             treat = {**step["treat"], "path": here(step["treat"]["path"])}
             treat["tied"] = [p for p in map(here, treat["tied"]) if p in names or not is_base]
@@ -97,6 +107,11 @@ def rebased(module: nn.Module, steps: list[Step]) -> list[Step]:
                 continue
         found.append(step)
     return found
+
+
+def _layer(fold: Step, path: str) -> str:
+    """The layer that one of a fold's paths is about, which for a twin is a tensor's name."""
+    return path.rpartition(".")[0] if fold["what"] == "twin" else path
 
 
 def _root(path: str) -> str:

@@ -14,12 +14,13 @@ from trimodal.core.storage import FACTORED
 from trimodal.layers.chain import Chain, chain, merged
 from trimodal.layers.hosting import host_, is_hosting, unhost_
 from trimodal.layers.recurrent import Recurrent, open_recurrent_
+from trimodal.layers.standardised import Standardised, standardised
 from trimodal.layers.stored import Coded, Sparse, Store, store
 from trimodal.layers.token_merging import BlockMerging, is_merging, merge_tokens_
 
 __all__ = [
-    "BlockMerging", "Chain", "Coded", "Recurrent", "Sparse", "Store", "host_", "is_hosting", "is_merging",
-    "merge_tokens_", "merged", "open_recurrent_", "replaced_", "store", "unhost_",
+    "BlockMerging", "Chain", "Coded", "Recurrent", "Sparse", "Standardised", "Store", "host_", "is_hosting", "is_merging",
+    "merge_tokens_", "merged", "open_recurrent_", "replaced_", "standardised", "store", "unhost_",
 ]  # fmt: skip
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from trimodal.errors import RecipeError, nearest
 from trimodal.methods.distill import recover
 from trimodal.methods.factorize import cp, eigen, svd, tucker
+from trimodal.methods.fold import exact
 from trimodal.methods.merge import tokens
 from trimodal.methods.method import Method, works_on
 from trimodal.methods.prune import gradient, magnitude, obs, sparsegpt, structured, wanda
@@ -32,6 +33,7 @@ METHODS: tuple[Method, ...] = (
     tucker.METHOD,
     cp.METHOD,
     tokens.METHOD,
+    exact.METHOD,
     recover.METHOD,
 )
 
