@@ -6,18 +6,19 @@ The file may come from anybody, so nothing is built from a step before `formats/
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
+from trimodal.core import Layout
 from trimodal.core.storage import LINKS
 from trimodal.errors import IntegrityError
 from trimodal.formats.step_checks import Unfit, check_fit, check_form
 from trimodal.layers import open_recurrent_
 from trimodal.models.apply import Step, replay_
 from trimodal.models.families import family_of
-from trimodal.models.folding import named_tensors
 
 STEPS = "trimodal.steps"
 
@@ -66,10 +67,23 @@ def replay_steps_(module: nn.Module, steps: list[Step]) -> None:
             raise IntegrityError(f"recorded step {number} {reason}; it was not recorded for this {name}") from reason
         layout = replay_(module, layout, [step])
     tied = getattr(module, "all_tied_weights_keys", {})
-    names = named_tensors(module).keys()
+    for step in _twins(steps):  # Transformers need not look for what the file has under another name
+        ignored = getattr(module, "_keys_to_ignore_on_load_missing", None) or ()
+        module._keys_to_ignore_on_load_missing = [*ignored, f"^{re.escape(step['fold']['path'])}$"]  # type: ignore[assignment]
+    names = {name for name, _ in module.named_parameters(remove_duplicate=False)}
     for target, origin in list(tied.items()):
         if target not in names or origin not in names:
             del tied[target]
+
+
+def share_again_(module: nn.Module, steps: list[Step]) -> None:
+    """Let tensors that are stored once be one in memory too, after Transformers has filled each of them by itself."""
+    for step in _twins(steps):
+        replay_(module, Layout((), ()), [step])
+
+
+def _twins(steps: list[Step]) -> list[Step]:
+    return [step for step in steps if "fold" in step and step["fold"]["what"] == "twin"]
 
 
 def rebased(module: nn.Module, steps: list[Step]) -> list[Step]:

@@ -51,9 +51,6 @@ def _twin_(module: nn.Module, fold: Fold) -> None:
     kept = named_tensors(module)[fold.into[0]]
     path, _, name = fold.path.rpartition(".")
     setattr(module.get_submodule(path), name, kept)
-    known = getattr(module, "all_tied_weights_keys", None)
-    if isinstance(known, dict):  # Transformers then looks for one of them only
-        known[fold.path] = fold.into[0]
 
 
 _HOW: Mapping[str, Callable[[nn.Module, Fold], None]] = {
