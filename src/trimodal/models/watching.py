@@ -15,16 +15,18 @@ of the model (a tower that people also use alone) returns. Whatever is found is 
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from transformers import PreTrainedModel
@@ -112,8 +114,10 @@ class _Watch(TorchDispatchMode):
         self._running: list[str] = []
         self._inputs: dict[str, Tensor] = {}
         self._outputs: dict[str, Tensor] = {}
+        self._versions: dict[str, int] = {}
         self._odd: set[str] = set()
         self._touched: set[str] = set()
+        self._asked: set[str] = set()
         self._writer: dict[int, str] = {}
         self._readers: dict[int, list[str]] = {}
         self._alive: list[Tensor] = []  # so that no two tensors have one id
@@ -127,12 +131,18 @@ class _Watch(TorchDispatchMode):
             handles.append(part.register_forward_hook(self._after(path), prepend=True))
         self._module.eval()
         try:
-            with torch.no_grad(), self:
+            with torch.no_grad(), self, _Asking(self.asked):
                 result = self._module(**batch)
             self._hand_out(result)
         finally:
             for handle in handles:
                 handle.remove()
+
+    def asked(self, tensor: Any) -> None:
+        """Somebody asks a weight for its type or the like, which a layer that is gone could not tell."""
+        owner = self._owners.get(id(tensor))
+        if owner is not None and owner not in self._running:
+            self._asked.add(owner)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         here = self._running[-1] if self._running else ""
@@ -154,11 +164,18 @@ class _Watch(TorchDispatchMode):
                 self._alive.append(tensor)
                 self._readers.setdefault(id(tensor), []).append(path)
             if len(given) == 1 and not part.training:
-                self._inputs[path] = given[0]
+                self._inputs[path], self._versions[path] = given[0], _version(given[0])
             else:
                 self._odd.add(path)
+            self._check_still_there(given)
 
         return enter
+
+    def _check_still_there(self, given: Sequence[Tensor]) -> None:
+        """Whether what was read to make the tensors `given` is still what it was then."""
+        for writer in (self._writer.get(id(tensor), "") for tensor in given):
+            if writer in self._inputs and _version(self._inputs[writer]) != self._versions[writer]:
+                self._odd.add(writer)
 
     def _after(self, path: str) -> Any:
         def leave(_: nn.Module, args: tuple[Any, ...], output: Any) -> None:
@@ -184,7 +201,7 @@ class _Watch(TorchDispatchMode):
         if site is None:
             found = self._into_writer("scale", path)
             if not found.reason:
-                yield found
+                yield replace(found, tensor_bytes=sum(t.numel() * t.element_size() for t in part.parameters()))
         elif isinstance(part, _BATCH_NORMS) and site.running:
             yield self._into_writer("norm", path, part.eps)
         elif site.kind == "norm":
@@ -203,8 +220,8 @@ class _Watch(TorchDispatchMode):
         fold = Fold(what, path, (writer,), epsilon=epsilon)
         if self._readers[id(tensor)] != [path]:
             return replace(fold, reason=f"others read what {writer} writes too")
-        along = 1 if what == "norm" or self._sites[writer].kind == "conv" else tensor.dim() - 1
-        if (self._sites[writer].kind == "linear") != (along == tensor.dim() - 1):
+        kind = self._sites[writer].kind
+        if (kind == "conv" and what == "scale") or (kind == "linear" and what == "norm" and tensor.dim() != 2):
             return replace(fold, reason=f"it works along another dimension than {writer}")
         return self._tried(fold)
 
@@ -230,7 +247,8 @@ class _Watch(TorchDispatchMode):
 
     def _tried(self, fold: Fold) -> Fold:
         """The fold with the error that it makes, or with the reason why it cannot be."""
-        trouble = next((t for path in (fold.path, *fold.into) if (t := self._trouble(path))), "")
+        trouble = f"the model asks for the weight of {fold.path}" if fold.path in self._asked else ""
+        trouble = next((t for path in (fold.path, *fold.into) if (t := self._trouble(path))), trouble)
         if trouble:
             return replace(fold, reason=trouble)
         error = self._error(fold)
@@ -243,7 +261,7 @@ class _Watch(TorchDispatchMode):
         if self.calls[path] != 1:
             return f"{path} runs {self.calls[path]} times"
         if path in self._odd:
-            return f"{path} does not make one tensor of one other, or still learns"
+            return f"{path} does not just make one tensor of another, or still learns"
         if path in self._touched or path in self._shared:
             return f"the weight of {path} is used elsewhere too"
         if site is not None and site.stored != "dense":
@@ -271,6 +289,24 @@ class _Watch(TorchDispatchMode):
         return max(errors)
 
 
+class _Asking(TorchFunctionMode):
+    """Tells `asked` of every tensor of which an attribute is read or a function taken."""
+
+    def __init__(self, asked: Callable[[Any], None]) -> None:
+        super().__init__()
+        self._asked = asked
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        for argument in args:
+            self._asked(argument)
+        return func(*args, **(kwargs or {}))
+
+
+def _version(tensor: Tensor) -> int:
+    """How often it was changed in place, as far as that is known."""
+    return 0 if tensor.is_inference() else tensor._version
+
+
 def _with(layer: nn.Module, path: str, new: Mapping[str, Tensor], given: Tensor) -> Tensor:
     """What the layer computes with its new weight and bias."""
     old: Tensor = layer.weight  # type: ignore[assignment]
@@ -291,18 +327,19 @@ def _relative(after: Tensor, before: Tensor) -> float:
 def offset_of(norm: nn.Module) -> float | None:
     """What is added to the weight of a layer or RMS norm before multiplying with it, tried out: 0, or 1 for norms such as
     Gemma's; None if neither is what it computes."""
+    norm = copy.deepcopy(norm).float()
     weight, bias = norm._parameters.get("weight"), norm._parameters.get("bias")
     if weight is None or weight.dim() != 1 or isinstance(norm, nn.GroupNorm):
         return None
     noise = torch.Generator().manual_seed(0)
-    given = 1.0 + 2.0 * torch.randn(_PROBES, len(weight), generator=noise, dtype=torch.float64)
-    given = given.to(weight)
+    given = 1.0 + 2.0 * torch.randn(_PROBES, len(weight), generator=noise).to(weight)
     try:
-        made, plain = norm(given), standardised(norm)(given)
+        with torch.no_grad():
+            made, plain = norm(given), standardised(norm)(given)
     except (RuntimeError, TypeError, ValueError, LookupError):
         return None
     for offset in (0.0, 1.0):
-        expected = plain * (weight + offset) + (0.0 if bias is None else bias)
+        expected = plain * (weight.detach() + offset) + (0.0 if bias is None else bias.detach())
         if isinstance(made, Tensor) and made.shape == expected.shape and _relative(expected, made) <= LARGEST_ERROR:
             return offset
     return None
