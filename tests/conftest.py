@@ -18,8 +18,8 @@ from trimodal.compression import compress_, run
 from trimodal.core import Calibration, FitRecord, Layout, PlaceRecord, Plan, Sample, Source
 from trimodal.models.load import describe, tensor_bytes, unique_tensors
 from trimodal.models.model import Model
-from trimodal.models.watching import with_folds
 from trimodal.models.tiny import miniature, miniature_batch
+from trimodal.models.watching import with_folds
 from trimodal.planning import plan_edits, read_recipe
 
 torch.set_num_threads(1)

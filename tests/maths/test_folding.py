@@ -44,7 +44,9 @@ def test_convolution_and_batch_norm(groups: int) -> None:
     for tensor in (norm.weight, norm.bias, norm.running_mean):
         nn.init.normal_(tensor)  # type: ignore[arg-type]
     nn.init.uniform_(norm.running_var, 0.1, 2.0)  # type: ignore[arg-type]
-    tensors = {f"{path}.{name}": t for path, part in (("conv", conv), ("norm", norm)) for name, t in part.state_dict().items()}
+    tensors = {
+        f"{path}.{name}": t for path, part in (("conv", conv), ("norm", norm)) for name, t in part.state_dict().items()
+    }
     new = taken_over(Fold("norm", "norm", ("conv",), epsilon=norm.eps), tensors)
     x = torch.randn(2, 4, 5, 5, dtype=torch.float64)
     found = F.conv2d(x, new["conv.weight"], new["conv.bias"], padding=1, groups=groups)
@@ -65,7 +67,9 @@ def test_rms_norm_into_two_readers(offset: float) -> None:
 @given(st.integers(1, 5), st.integers(1, 5), st.integers(1, 5), st.booleans(), st.booleans())
 def test_composition_is_one_layer_after_the_other(m: int, k: int, n: int, one: bool, two: bool) -> None:
     def layer(rows: int, columns: int, biased: bool) -> tuple[Tensor, Tensor | None]:
-        return torch.randn(rows, columns, dtype=torch.float64), torch.randn(rows, dtype=torch.float64) if biased else None
+        return torch.randn(rows, columns, dtype=torch.float64), torch.randn(
+            rows, dtype=torch.float64
+        ) if biased else None
 
     first, second, x = layer(k, n, one), layer(m, k, two), torch.randn(3, n, dtype=torch.float64)
     assert torch.allclose(F.linear(x, *composed(second, first)), F.linear(F.linear(x, *first), *second))

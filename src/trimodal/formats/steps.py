@@ -15,7 +15,8 @@ from torch import nn
 from trimodal.core import Layout
 from trimodal.core.storage import LINKS
 from trimodal.errors import IntegrityError
-from trimodal.formats.step_checks import Unfit, check_fit, check_form
+from trimodal.formats.fold_checks import Unfit
+from trimodal.formats.step_checks import check_fit, check_form
 from trimodal.layers import open_recurrent_
 from trimodal.models.apply import Step, replay_
 from trimodal.models.families import family_of

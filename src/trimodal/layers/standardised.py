@@ -28,5 +28,7 @@ def standardised(norm: nn.Module) -> Standardised:
     """The norm without its weight and bias."""
     weight = norm._parameters["weight"]
     assert weight is not None
-    epsilon = next((getattr(norm, name) for name in ("eps", "variance_epsilon", "epsilon") if hasattr(norm, name)), None)
+    epsilon = next(
+        (getattr(norm, name) for name in ("eps", "variance_epsilon", "epsilon") if hasattr(norm, name)), None
+    )
     return Standardised(weight.shape[0], epsilon, isinstance(norm, nn.LayerNorm))

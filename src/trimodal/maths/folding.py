@@ -39,7 +39,9 @@ def composed(second: Layer, first: Layer) -> Layer:
     return weight @ first[0].double(), _sum(second[1], None if first[1] is None else weight @ first[1].double())
 
 
-def standardisation(weight: Tensor, bias: Tensor, mean: Tensor, variance: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
+def standardisation(
+    weight: Tensor, bias: Tensor, mean: Tensor, variance: Tensor, epsilon: float
+) -> tuple[Tensor, Tensor]:
     """What a batch norm in use multiplies by and then adds, both (m,)."""
     gain = weight.double() / torch.sqrt(variance.double() + epsilon)
     return gain, bias.double() - gain * mean.double()
@@ -58,8 +60,8 @@ def taken_over(fold: Fold, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def _layer(fold: Fold, gone: Mapping[str, Tensor], layer: Layer) -> Layer:
     if fold.what == "norm":
-        values = (gone[name] for name in ("weight", "bias", "running_mean", "running_var"))
-        return outputs_scaled(layer, *standardisation(*values, fold.epsilon))
+        weight, bias, mean, variance = (gone[name] for name in ("weight", "bias", "running_mean", "running_var"))
+        return outputs_scaled(layer, *standardisation(weight, bias, mean, variance, fold.epsilon))
     if fold.what == "affine":
         return inputs_scaled(layer, gone["weight"] + fold.offset, gone.get("bias"))
     if fold.what == "linear":

@@ -72,7 +72,8 @@ def needs_numbers(site: Site) -> str | None:
 def works_on(method: Method) -> str:
     """What one place of `method` can be, in words; for layers, asked of the method itself."""
     if method.on != "site":
-        return {"model": "the whole model", "tower": "tower", "fold": "a layer and its neighbours"}.get(method.on, f"{method.unit} of a block")
+        whole = {"model": "the whole model", "tower": "tower", "fold": "a layer and its neighbours"}
+        return whole.get(method.on, f"{method.unit} of a block")
     shapes: dict[SiteKind, tuple[int, ...]] = {"linear": (64, 64), "conv": (64, 64, 3, 3), "embedding": (64, 64)}
     sites = [Site("", "", None, "", kind, shape) for kind, shape in shapes.items()]
     kinds = [site.kind for site in sites if method.refuse(Place("", (site,)), method.config()) is None]

@@ -68,7 +68,10 @@ def _give_bias_(layer: nn.Module) -> None:
 
 def named_tensors(module: nn.Module) -> dict[str, Tensor]:
     """Every parameter and buffer under each of its names, as the object that it is."""
-    return {**dict(module.named_parameters(remove_duplicate=False)), **dict(module.named_buffers(remove_duplicate=False))}
+    return {
+        **dict(module.named_parameters(remove_duplicate=False)),
+        **dict(module.named_buffers(remove_duplicate=False)),
+    }
 
 
 def tensors_at(module: nn.Module, fold: Fold) -> dict[str, Tensor]:

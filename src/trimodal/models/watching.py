@@ -103,7 +103,9 @@ class _Watch(TorchDispatchMode):
             for path, part in model.module.named_modules()
             if path in self._sites or _scale_of(part) is not None
         }
-        self._owners = {id(t): path for path, part in self._layers.items() for t in part._parameters.values() if t is not None}
+        self._owners = {
+            id(t): path for path, part in self._layers.items() for t in part._parameters.values() if t is not None
+        }
         names = Counter(id(t) for t in named_tensors(model.module).values())
         self._shared = {
             path
@@ -124,7 +126,9 @@ class _Watch(TorchDispatchMode):
 
     def run(self, batch: Batch) -> None:
         """One forward pass, in eval mode and without gradients."""
-        inner = [part for part in self._module.modules() if isinstance(part, PreTrainedModel) and part is not self._module]
+        inner = [
+            part for part in self._module.modules() if isinstance(part, PreTrainedModel) and part is not self._module
+        ]
         handles = [part.register_forward_hook(lambda _, args, output: self._hand_out(output)) for part in inner]
         for path, part in self._layers.items():
             handles.append(part.register_forward_pre_hook(self._before(path), with_kwargs=True))
@@ -252,7 +256,9 @@ class _Watch(TorchDispatchMode):
         if trouble:
             return replace(fold, reason=trouble)
         error = self._error(fold)
-        reason = "" if error <= LARGEST_ERROR else f"folding it makes an error of {error:.1e}, more than {LARGEST_ERROR:g}"
+        reason = (
+            "" if error <= LARGEST_ERROR else f"folding it makes an error of {error:.1e}, more than {LARGEST_ERROR:g}"
+        )
         return replace(fold, error=error, reason=reason)
 
     def _trouble(self, path: str) -> str:
@@ -313,7 +319,8 @@ def _with(layer: nn.Module, path: str, new: Mapping[str, Tensor], given: Tensor)
     weight, bias = (new[name].to(old) if name in new else None for name in (f"{path}.weight", f"{path}.bias"))
     assert weight is not None
     if isinstance(layer, nn.Conv1d | nn.Conv2d):
-        return layer._conv_forward(given, weight, bias)
+        made: Tensor = layer._conv_forward(given, weight, bias)
+        return made
     return F.linear(given, weight, bias)
 
 

@@ -53,9 +53,13 @@ def test_bytes_by_hand() -> None:
     assert after(place("norm", NORM, CONV)) == 4 * 27 * 4 + 4 * 4
     assert after(place("linear", TWO, site("back", "linear", 3, 8))) == 3 * 2 * 4
     plain = replace(NORM, running=False)
-    assert after(place("affine", plain, site("q", "linear", 2, 4), site("k", "linear", 2, 4, bias=True))) == 2 * (32 + 8)
+    assert after(place("affine", plain, site("q", "linear", 2, 4), site("k", "linear", 2, 4, bias=True))) == 2 * (
+        32 + 8
+    )
     assert after(place("twin", site("a", "linear", 4, 4), site("b", "linear", 4, 4))) == 64
-    (kept,) = METHOD.forecast(place("twin", site("a", "linear", 4, 4, tied=("c",)), site("b", "linear", 4, 4)), ExactConfig())
+    (kept,) = METHOD.forecast(
+        place("twin", site("a", "linear", 4, 4, tied=("c",)), site("b", "linear", 4, 4)), ExactConfig()
+    )
     assert kept.path == "b" and kept.tied == ("a", "c")
 
 
@@ -155,7 +159,9 @@ def test_tensors_stored_twice_are_one_in_file_and_memory(compressed: Callable[..
         tables = [t for name, t in module.named_buffers(remove_duplicate=False) if "position_index" in name]
         assert len(tables) == 4 and len({t.data_ptr() for t in tables}) == 1
         original = done.original.module.state_dict()
-        assert all(torch.equal(t, original[name]) for name, t in module.state_dict().items() if "position_index" in name)
+        assert all(
+            torch.equal(t, original[name]) for name, t in module.state_dict().items() if "position_index" in name
+        )
 
 
 def test_the_base_model_loads_from_it_too(compressed: Callable[..., Any], tmp_path: Path) -> None:
@@ -215,4 +221,3 @@ def test_the_whole_job_on_a_module_of_no_family(tmp_path: Path) -> None:
     assert sorted(again.state_dict()) == ["down.bias", "down.weight", "head.bias", "head.weight", "one", "second.bias",
                                           "second.weight", "two"]  # fmt: skip
     assert again.one is again.two
-

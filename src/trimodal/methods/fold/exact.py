@@ -86,7 +86,9 @@ def solve(place: Place, weights: Weights, statistic: Statistic | None, config: E
     if fold is None:
         raise TrimodalError(f"{place.name} is no fold")
     into = ", ".join(fold.into)
-    return Change(fold=Folded(fold, taken_over(fold, weights)), notes=(f"folded into {into}",), error={"all": fold.error**2})
+    return Change(
+        fold=Folded(fold, taken_over(fold, weights)), notes=(f"folded into {into}",), error={"all": fold.error**2}
+    )
 
 
 METHOD = Method(
