@@ -19,6 +19,7 @@ from trimodal.core import Calibration, FitRecord, Layout, PlaceRecord, Plan, Sam
 from trimodal.models.load import describe, tensor_bytes, unique_tensors
 from trimodal.models.model import Model
 from trimodal.models.tiny import miniature, miniature_batch
+from trimodal.models.watching import with_folds
 from trimodal.planning import plan_edits, read_recipe
 
 torch.set_num_threads(1)
@@ -61,9 +62,12 @@ def carry_out(
     model = tiny(name)
     original = replace(model, module=copy.deepcopy(model.module))
     batches = [miniature_batch(name, samples, seed) for seed in (1, 2)] if data else []
-    edits, after = plan_edits(model.layout, read_recipe({"steps": list(steps), **recipe}), data)
+    wanted = read_recipe({"steps": list(steps), **recipe})
+    if any(step.method.on == "fold" for step in wanted.steps):
+        model.layout = with_folds(model, batches)
+    edits, after = plan_edits(model.layout, wanted, data)
     before = tensor_bytes(unique_tensors(model.module).values())
-    saved = sum(s.stored_bytes for s in model.layout.sites) - sum(s.stored_bytes for s in after.sites)
+    saved = sum(place.bytes_before - place.bytes_after for edit in edits for place in edit.places)
     source = Source(name, model.family.name, "", 0, before)
     calibration = Calibration(2 * samples, None, (), recipe.get("calibration", {}).get("balance", "modality"))
     plan = Plan(recipe.get("seed", 0), source, calibration, edits, before - saved)

@@ -61,6 +61,7 @@ from trimodal.inventory import inspect as take_inventory
 from trimodal.methods import Method, listed
 from trimodal.models.load import fingerprint, tensor_bytes, unique_tensors
 from trimodal.models.model import Model
+from trimodal.models.watching import with_folds
 from trimodal.planning import LARGEST_SEED, Recipe, plan_edits, read_recipe
 from trimodal.reporting import report
 from trimodal.verification import verify as compare
@@ -72,6 +73,7 @@ _STATISTICS_SAMPLES = 256
 _VERIFY_BATCH = 64
 _PROBE_SAMPLES = 4
 _ESTIMATE = 0.05  # by how much an estimate of the bytes may be off
+_WATCHED_SAMPLES = 16
 
 __all__ = ["Result", "compress", "inspect", "list_methods", "pack", "plan", "report", "verify"]
 
@@ -390,10 +392,13 @@ def _data(model: Model, recipe: Recipe, data: str | Path | None) -> _Data:
 
 
 def _plan(model: Model, recipe: Recipe, data: _Data) -> Plan:
-    edits, after = plan_edits(model.layout, recipe, data=bool(data.calibration))
+    if any(step.method.on == "fold" for step in recipe.steps):
+        few = list(data.statistics)[:_WATCHED_SAMPLES]
+        model.layout = with_folds(model, batches(model, few, _WATCHED_SAMPLES // 4) if few else ())
+    edits, _ = plan_edits(model.layout, recipe, data=bool(data.calibration))
     tensors = unique_tensors(model.module)
     total = tensor_bytes(tensors.values())
-    saved = sum(s.stored_bytes for s in model.layout.sites) - sum(s.stored_bytes for s in after.sites)
+    saved = sum(place.bytes_before - place.bytes_after for edit in edits for place in edit.places)
     modalities = {m for sample in data.statistics for m in sample.modalities}
     return Plan(
         seed=recipe.seed,

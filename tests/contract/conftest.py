@@ -9,7 +9,7 @@ import pytest
 QUICK = ("llama", "resnet", "fusion", "lstm")
 EVERYWHERE = (
     "quantize.rtn", "quantize.smooth", "quantize.entropy", "prune.wanda", "prune.neurons", "prune.heads",
-    "factorize.eigen", "merge.tokens",
+    "factorize.eigen", "merge.tokens", "fold.exact",
 )  # fmt: skip
 
 

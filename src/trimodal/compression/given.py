@@ -75,6 +75,7 @@ class Given:
             if (
                 self.activations.batches
                 and place.whole is None
+                and place.fold is None
                 and site.kind in ("linear", "conv")
                 and site.groups == 1
             ):

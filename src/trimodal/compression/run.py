@@ -30,6 +30,7 @@ from trimodal.maths.error import output_error, weight_error
 from trimodal.methods import method
 from trimodal.methods.options import build
 from trimodal.models.apply import apply_
+from trimodal.models.folding import tensors_at
 from trimodal.models.model import Batch, Model
 from trimodal.statistics import Moment, Statistic, mixed
 
@@ -165,6 +166,8 @@ def _survey(run: _Run, given: Given, batches: Sequence[Batch]) -> None:
 def _sweep(run: _Run, given: Given) -> None:
     """All tasks that are `given` something, block by block in running order."""
     tasks = allocated(given, lambda what: run.progress(what, len(run.records), run.total))
+    for task in (task for task in tasks if not task.planned.paths):
+        run.records.append(_folded(run.model, task, given.place(task)))
     order = {site.path: (site.tower, site.block) for site in run.model.layout.sites}
     for _, paths in groupby(order, key=lambda path: order[path]):
         here = set(paths)
@@ -198,8 +201,11 @@ def _round(run: _Run, tasks: list[Task], given: Given) -> None:
     seen = given.observe(tasks, places)
     for task, place in zip(tasks, places, strict=True):
         run.progress(f"{task.method.name} {place.name}", len(run.records), run.total)
-        run.records.append(_one(run.model, task, place, given, seen.get(place.observed.path, {})))
-    if any(place.label is not None and place.far for place in places):
+        if place.fold is not None:
+            run.records.append(_folded(run.model, task, place))
+        else:
+            run.records.append(_one(run.model, task, place, given, seen.get(place.observed.path, {})))
+    if any((place.label is not None or place.fold is not None) and place.far for place in places):
         given.activations.forget()  # what blocks give to each other has other shapes now
 
 
@@ -233,6 +239,21 @@ def _one(model: Model, task: Task, place: Place, given: Given, seen: Mapping[str
         record, bytes_after=sum(s.stored_bytes for s in after), error=dict(error or {}), weight_error=changed,
         tokens={n: part.tokens for n, part in moments.items()}, seconds=time.perf_counter() - start,
         notes=tuple(note for note in (task.note, *change.notes, without) if note),
+    )  # fmt: skip
+
+
+def _folded(model: Model, task: Task, place: Place) -> PlaceRecord:
+    """Fold one place. The error is what was measured when it was found; weights before and after cannot be compared."""
+    start = time.perf_counter()
+    if task.method.solve is None or place.fold is None:
+        raise TrimodalError(f"{task.method.name} at {place.name} has nothing to fold")
+    after = task.method.forecast(place, task.config)
+    change = task.method.solve(place, tensors_at(model.module, place.fold), None, task.config)
+    apply_(model, place, change, after)
+    return PlaceRecord(
+        edit=task.edit, method=task.method.name, place=place.name, tower=place.tower, block=place.block,
+        bytes_before=place.stored_bytes, bytes_after=sum(s.stored_bytes for s in after), error=dict(change.error or {}),
+        weight_error=None, tokens={}, seconds=time.perf_counter() - start, notes=change.notes,
     )  # fmt: skip
 
 

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
+from trimodal.core.site import Fold
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -59,8 +61,16 @@ class Drop:
 
 
 @dataclass(frozen=True)
+class Folded:
+    """One fold, and the values of the weights and biases that take it over, by name."""
+
+    fold: Fold
+    tensors: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Change:
-    """The outcome of solving one place: new storage per site path, or one cut, or one merge, or blocks removed.
+    """The outcome of solving one place: new storage per site path, or one cut, or one merge, or one fold, or blocks removed.
 
     `shared` lists paths of layers that use one weight from now on, that of the first, after the treatments are done.
 
@@ -74,6 +84,7 @@ class Change:
     merge: Merge | None = None
     drop: Drop | None = None
     shared: tuple[tuple[str, ...], ...] = ()
+    fold: Folded | None = None
     notes: tuple[str, ...] = ()
     error: Mapping[str, float] | None = None
     settled: Mapping[str, Any] = field(default_factory=dict)

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, get_args
 
-from trimodal.core.site import Site, Tower
+from trimodal.core.site import Fold, Site, Tower
 
 PLAN_FORMAT = 1
 Certainty = Literal["exact", "at most", "estimate"]
@@ -18,7 +18,8 @@ Certainty = Literal["exact", "at most", "estimate"]
 
 @dataclass(frozen=True)
 class Place:
-    """Where one edit works: a site, the sites that share an axis label, the sites of a tower, or the whole model.
+    """Where one edit works: a site, the sites that share an axis label, the sites of a tower, the sites of a fold (what
+    goes first, then what takes it over), or the whole model.
 
     `observed` is the site whose input the method's statistics are taken from: the site itself, or for an axis
     the first one that consumes it.
@@ -28,6 +29,7 @@ class Place:
     sites: tuple[Site, ...]
     label: str | None = None
     whole: Tower | None = None
+    fold: Fold | None = None
 
     @property
     def observed(self) -> Site:
@@ -63,14 +65,14 @@ class Place:
 
     @property
     def stored_bytes(self) -> int:
-        """Bytes of all its sites as they are stored now."""
-        return sum(site.stored_bytes for site in self.sites)
+        """Bytes of all its sites as they are stored now, and of a tensor that stands at none of them."""
+        return sum(site.stored_bytes for site in self.sites) + (self.fold.tensor_bytes if self.fold else 0)
 
 
 @dataclass(frozen=True)
 class PlannedPlace:
     """One place of an edit, by name, with the bytes it holds before and after; `config` has the options in which it
-    differs from the edit's.
+    differs from the edit's. `fold` says what is folded into what, where that is what is done.
 
     `certainty` says what `bytes_after` is worth: mostly it is `exact`. Where what goes is ranked over several places it is
     an `estimate`, since only the scores will tell how much goes here; where the rank follows from the energy it is `at
@@ -82,6 +84,7 @@ class PlannedPlace:
     bytes_after: int
     config: dict[str, Any] = field(default_factory=dict)
     certainty: Certainty = "exact"
+    fold: Fold | None = None
 
 
 @dataclass(frozen=True)
@@ -171,6 +174,12 @@ def _edit_from_json(data: dict[str, Any]) -> Edit:
         method=data["method"],
         where=tuple(data["where"]),
         config=data["config"],
-        places=tuple(PlannedPlace(**{**p, "paths": tuple(p["paths"])}) for p in data["places"]),
+        places=tuple(_place_from_json(place) for place in data["places"]),
         left_alone=tuple(LeftAlone(**p) for p in data["left_alone"]),
     )
+
+
+def _place_from_json(data: dict[str, Any]) -> PlannedPlace:
+    fold = data.get("fold")
+    known = None if fold is None else Fold(**{**fold, "into": tuple(fold["into"])})
+    return PlannedPlace(**{**data, "paths": tuple(data["paths"]), "fold": known})

@@ -20,6 +20,7 @@ from typing import Any, Literal
 from trimodal.core.storage import BASE, TYPE_BYTES, packed_columns, tensors_of
 
 Kind = Literal["linear", "conv", "embedding", "norm"]
+_COUNT_BYTES = 8  # of num_batches_tracked
 
 
 @dataclass(frozen=True)
@@ -179,8 +180,8 @@ class Site:
 
     @property
     def running_bytes(self) -> int:
-        """Bytes of a batch norm's running statistics."""
-        return 2 * self.shape[0] * TYPE_BYTES[self.dtype] if self.running else 0
+        """Bytes of a batch norm's running statistics and of its count of batches."""
+        return 2 * self.shape[0] * TYPE_BYTES[self.dtype] + _COUNT_BYTES if self.running else 0
 
     def reads(self, label: str) -> bool:
         """Whether its input carries `label`."""
@@ -278,15 +279,40 @@ class Fixed:
     reason: str
 
 
+Folding = Literal["norm", "affine", "linear", "scale", "twin"]
+
+
+@dataclass(frozen=True)
+class Fold:
+    """A layer that neighbours can take over exactly, or with a `reason` one that they cannot.
+
+    `what` is folded: a batch `norm` into the layer before it, the `affine` part of a norm into the linear layers that
+    read it, a `linear` layer into the linear layer that reads it, a `scale` per channel into the linear layer before it,
+    or a `twin`, a tensor that is stored twice. `path` goes and the layers `into` take it over; of a twin both are names
+    of tensors. A norm multiplies by its weight plus `offset`; `epsilon` is a batch norm's. `error` is ‖Δy‖/‖y‖ as measured
+    when it was found, `tensor_bytes` what a tensor takes that stands at no site.
+    """
+
+    what: Folding
+    path: str
+    into: tuple[str, ...] = ()
+    offset: float = 0.0
+    epsilon: float = 0.0
+    error: float = 0.0
+    reason: str = ""
+    tensor_bytes: int = 0
+
+
 @dataclass(frozen=True)
 class Layout:
     """Towers and sites of one model. Sites stand in running order. `fixed` tells of units that were looked at and cannot
-    be cut."""
+    be cut. `folds` are known only after `models/watching.py` has looked, and are no part of what the layout is."""
 
     towers: tuple[Tower, ...]
     sites: tuple[Site, ...]
     counters: tuple[Counter, ...] = field(default=())
     fixed: tuple[Fixed, ...] = field(default=())
+    folds: tuple[Fold, ...] = field(default=(), compare=False)
 
     def site(self, path: str) -> Site:
         """The site whose module stands at `path`."""
@@ -370,6 +396,11 @@ class Layout:
                 if not goes(c.label)
             ),
             fixed=tuple(replace(f, label=_relabelled(f.label, tower, stays)) for f in self.fixed if not goes(f.label)),
+            folds=tuple(
+                replace(f, path=_moved(f.path, whole.blocks, stays), into=tuple(_moved(p, whole.blocks, stays) for p in f.into))
+                for f in self.folds
+                if not any(path.startswith(gone) for path in (f.path, *f.into) for gone in _gone(whole, stays))
+            ),
         )
 
     def before(self, original: Layout, path: str) -> str:
@@ -435,6 +466,11 @@ def _relabelled(label: str, tower: str, stays: Mapping[int, int]) -> str:
     name, _, rest = label.partition(".")
     number, dot, unit = rest.partition(".")
     return f"{name}.{stays[int(number)]}{dot}{unit}" if name == tower and number.isdigit() else label
+
+
+def _gone(tower: Tower, stays: Mapping[int, int]) -> tuple[str, ...]:
+    """How the paths of what stands in the blocks begin that do not stay."""
+    return tuple(f"{block}." for number, block in enumerate(tower.blocks) if number not in stays)
 
 
 def _moved(path: str, blocks: Sequence[str], stays: Mapping[int, int]) -> str:

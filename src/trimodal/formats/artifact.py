@@ -303,16 +303,17 @@ def _open_plain(plain: Path, folder: Path, manifest: Manifest, factory: Factory 
 
 def _fill_(module: nn.Module, tensors: Mapping[str, Tensor], file: Path) -> None:
     """Put the `tensors` of `file` into `module`; names that share a tensor go on sharing it."""
+    own = module.state_dict(keep_vars=True)
     names: dict[int, list[str]] = {}
-    for name, tensor in module.state_dict(keep_vars=True).items():
-        if isinstance(tensor, nn.Parameter):
-            names.setdefault(id(tensor), []).append(name)
+    for name, tensor in own.items():
+        names.setdefault(id(tensor), []).append(name)
     whole = dict(tensors)
     for alike in names.values():
         found = next((tensors[name] for name in alike if name in tensors), None)
         if found is not None and len(alike) > 1:
-            shared = nn.Parameter(found, requires_grad=found.is_floating_point())
-            whole.update(dict.fromkeys(alike, shared))
+            if isinstance(own[alike[0]], nn.Parameter):
+                found = nn.Parameter(found, requires_grad=found.is_floating_point())
+            whole.update(dict.fromkeys(alike, found))
     try:
         missing, unexpected = module.load_state_dict(whole, strict=False, assign=True)
     except RuntimeError as error:

@@ -16,21 +16,19 @@ from trimodal.core import Layout, Merge
 from trimodal.core.change import LARGEST_SHARE
 from trimodal.core.storage import FACTORED, StorageError, stored_bytes
 from trimodal.errors import ModelError
+from trimodal.formats.fold_checks import Unfit, check_fold, check_fold_fits
 from trimodal.layers import is_borrowing, is_hosting
 from trimodal.models.apply import key_of
 from trimodal.models.blocks import list_of
 
 Step = Mapping[str, Any]
-
-
-class Unfit(Exception):
-    """A step that cannot be carried out, and why."""
+_VERBS = {"cut", "treat", "merge", "drop", "share", "fold"}
 
 
 def check_form(step: Any, size: int) -> None:
     """Whether `step` from a file of `size` bytes is of a form that trimodal writes."""
-    if not isinstance(step, dict) or len(step) != 1 or not step.keys() <= {"cut", "treat", "merge", "drop", "share"}:
-        raise Unfit("is neither a cut nor a treatment nor a merge nor a drop nor a sharing")
+    if not isinstance(step, dict) or len(step) != 1 or not step.keys() <= _VERBS:
+        raise Unfit(f"is none of {', '.join(sorted(_VERBS))}")
     ((verb, what),) = step.items()
     if not isinstance(what, dict):
         raise Unfit(f"is a {verb} of {what!r:.40}")
@@ -51,6 +49,9 @@ def check_form(step: Any, size: int) -> None:
     if verb == "drop":
         if what.keys() != {"tower", "kept"} or not isinstance(what["tower"], str) or not _whole(what["kept"]):
             raise Unfit("is a drop without a tower and a list of kept blocks")
+        return
+    if verb == "fold":
+        check_fold(what)
         return
     if what.keys() != {"path", "kind", "options", "tied", "bias"} or not isinstance(what["path"], str):
         raise Unfit("is a treatment without its path, kind, options, ties and bias")
@@ -89,6 +90,9 @@ def check_fit(step: Step, module: nn.Module, layout: Layout) -> None:
         return
     if "share" in step:
         _check_sharing_fits(step["share"]["paths"], dict(module.named_modules()))
+        return
+    if "fold" in step:
+        check_fold_fits(step["fold"], module)
         return
     treat = step["treat"]
     modules = dict(module.named_modules())

@@ -6,6 +6,7 @@ The file may come from anybody, so nothing is built from a step before `formats/
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
@@ -14,7 +15,8 @@ from torch import nn
 from trimodal.core import Layout
 from trimodal.core.storage import BASE, LINKS
 from trimodal.errors import IntegrityError
-from trimodal.formats.step_checks import Unfit, check_fit, check_form
+from trimodal.formats.fold_checks import Unfit
+from trimodal.formats.step_checks import check_fit, check_form
 from trimodal.layers import open_recurrent_
 from trimodal.models.apply import Step, replay_
 from trimodal.models.families import family_of
@@ -61,6 +63,9 @@ def replay_steps_(module: nn.Module, steps: list[Step]) -> None:
     for number, step in enumerate(steps, start=1):
         layout = replay_step_(module, layout, step, number)
     tied = getattr(module, "all_tied_weights_keys", {})
+    for step in _twins(steps):  # Transformers need not look for what the file has under another name
+        ignored = getattr(module, "_keys_to_ignore_on_load_missing", None) or ()
+        module._keys_to_ignore_on_load_missing = [*ignored, f"^{re.escape(step['fold']['path'])}$"]  # type: ignore[assignment]
     names = {name for name, _ in module.named_parameters(remove_duplicate=False)}
     for target, origin in list(tied.items()):
         if target not in names or origin not in names:
@@ -81,6 +86,16 @@ def replay_step_(module: nn.Module, layout: Layout, step: Step, number: int) -> 
     return replay_(module, layout, [step])
 
 
+def share_again_(module: nn.Module, steps: list[Step]) -> None:
+    """Let tensors that are stored once be one in memory too, after Transformers has filled each of them by itself."""
+    for step in _twins(steps):
+        replay_(module, Layout((), ()), [step])
+
+
+def _twins(steps: list[Step]) -> list[Step]:
+    return [step for step in steps if "fold" in step and step["fold"]["what"] == "twin"]
+
+
 def rebased(module: nn.Module, steps: list[Step]) -> list[Step]:
     """The `steps` for `module` where it is the base of the model that they were recorded for (a LlamaModel for a
     LlamaForCausalLM), or has such a base: paths without or with the base's name in front, and no steps for the head
@@ -89,6 +104,7 @@ def rebased(module: nn.Module, steps: list[Step]) -> list[Step]:
     prefix = f"{getattr(module, 'base_model_prefix', '')}."
     is_base = getattr(module, "base_model", None) is module
     recorded = [step["treat"]["path"] for step in steps if "treat" in step]
+    recorded += [_layer(step["fold"], step["fold"]["path"]) for step in steps if "fold" in step]
     fits = all(root_of_factor(path) in names for path in recorded)
     if prefix == "." or fits or (is_base and not any(path.startswith(prefix) for path in recorded)):
         return steps
@@ -99,6 +115,14 @@ def rebased(module: nn.Module, steps: list[Step]) -> list[Step]:
 
     found = []
     for step in steps:
+        if "fold" in step:
+            fold = step["fold"]
+            parts = [here(_layer(fold, path)) for path in (fold["path"], *fold["into"])]
+            if is_base and not all(part in names for part in parts):
+                continue
+            ends = [path.removeprefix(_layer(fold, path)) for path in (fold["path"], *fold["into"])]
+            path, *into = (part + end for part, end in zip(parts, ends, strict=True))
+            step = {"fold": {**fold, "path": path, "into": into}}
         if "treat" in step:
             treat = {**step["treat"], "path": here(step["treat"]["path"])}
             treat["tied"] = [p for p in map(here, treat["tied"]) if p in names or not is_base]
@@ -109,6 +133,11 @@ def rebased(module: nn.Module, steps: list[Step]) -> list[Step]:
             step = {"share": {"paths": [here(path) for path in step["share"]["paths"]]}}
         found.append(step)
     return found
+
+
+def _layer(fold: Step, path: str) -> str:
+    """The layer that one of a fold's paths is about, which for a twin is a tensor's name."""
+    return path.rpartition(".")[0] if fold["what"] == "twin" else path
 
 
 def root_of_factor(path: str) -> str:

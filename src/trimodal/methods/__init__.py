@@ -5,6 +5,7 @@ from __future__ import annotations
 from trimodal.errors import RecipeError, nearest
 from trimodal.methods.distill import recover
 from trimodal.methods.factorize import cp, eigen, svd, tucker
+from trimodal.methods.fold import exact
 from trimodal.methods.merge import tokens
 from trimodal.methods.method import Method, works_on
 from trimodal.methods.prune import gradient, layers, magnitude, obs, sparsegpt, structured, wanda
@@ -35,6 +36,7 @@ METHODS: tuple[Method, ...] = (
     cp.METHOD,
     shared_layers.METHOD,
     tokens.METHOD,
+    exact.METHOD,
     recover.METHOD,
 )
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from trimodal.models.model import Batch, Model
 
 Weights = Mapping[str, "Tensor"]
-Kind = Literal["prune", "quantize", "factorize", "share", "merge", "distill"]
+Kind = Literal["prune", "quantize", "factorize", "share", "merge", "fold", "distill"]
 Mix = Callable[[Mapping[str, Moment]], Moment]
 
 
@@ -37,8 +37,8 @@ class Method:
         paper: authors, year, identifier.
         idea: one sentence.
         config: the frozen dataclass of its options.
-        on: what one place is: a `site`, the sites that share an axis label ending in `unit`, a `tower`, or the whole
-            `model`.
+        on: what one place is: a `site`, the sites that share an axis label ending in `unit`, a `tower`, the sites of one
+            `fold`, or the whole `model`.
         refuse: reason why it cannot work at this place with this config, or None.
         wants: the statistic it needs of the observed site's input, or None.
         without_data: what is lost where there is no data for the statistic that it wants; empty if it cannot do without.
@@ -54,7 +54,7 @@ class Method:
     paper: str
     idea: str
     config: type
-    on: Literal["site", "axis", "tower", "model"] = "site"
+    on: Literal["site", "axis", "tower", "fold", "model"] = "site"
     unit: str = ""
     refuse: Callable[[Place, Any], str | None] = lambda place, config: None
     wants: Callable[[Place, Any], StatisticKind | None] = lambda place, config: None
@@ -83,7 +83,8 @@ def needs_numbers(site: Site) -> str | None:
 def works_on(method: Method) -> str:
     """What one place of `method` can be, in words; for layers, asked of the method itself."""
     if method.on != "site":
-        return {"model": "the whole model", "tower": "tower"}.get(method.on, f"{method.unit} of a block")
+        whole = {"model": "the whole model", "tower": "tower", "fold": "a layer and its neighbours"}
+        return whole.get(method.on, f"{method.unit} of a block")
     shapes: dict[SiteKind, tuple[int, ...]] = {"linear": (64, 64), "conv": (64, 64, 3, 3), "embedding": (64, 64)}
     sites = [Site("", "", None, "", kind, shape) for kind, shape in shapes.items()]
     kinds = [site.kind for site in sites if method.refuse(Place("", (site,)), method.config()) is None]

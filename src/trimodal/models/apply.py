@@ -1,12 +1,13 @@
 """The only file that changes a model.
 
-Five primitives, used alike when a method has just solved a place and when a saved model is loaded again:
+Six primitives, used alike when a method has just solved a place and when a saved model is loaded again:
 
     cut_      keep some units of an axis label in every tensor that carries it
     treat_    keep one site's weight in another way
     merge_    let the blocks of a tower merge tokens
     drop_     remove blocks of a tower
     share_    let several layers use one weight
+    fold_     let a layer's neighbours take over what it does, see `models/folding.py`
 
 and `apply_`, which carries out a method's `Change` with them and writes the steps down, so that they can be
 replayed on the bare architecture.
@@ -21,7 +22,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from trimodal.core import Change, Drop, Layout, Merge, Place, Site
+from trimodal.core import Change, Drop, Fold, Layout, Merge, Place, Site
+from trimodal.core.folding import after_fold
 from trimodal.core.storage import FACTORED, tensors_of
 from trimodal.errors import ModelError
 from trimodal.layers import (
@@ -38,6 +40,7 @@ from trimodal.layers import (
     unhost_,
 )
 from trimodal.models.blocks import count_blocks_, list_of
+from trimodal.models.folding import fold_
 from trimodal.models.model import Model
 
 _STATISTICS = ("running_mean", "running_var")
@@ -60,6 +63,13 @@ def apply_(model: Model, place: Place, change: Change, after: Sequence[Site]) ->
         _overwrite_(consumer, "weight", change.cut.weight)
         _overwrite_(consumer, "bias", change.cut.bias)
         model.layout = model.layout.cut(change.cut.label, change.cut.kept)
+    if change.fold is not None:
+        fold = change.fold.fold
+        fold_(model.module, fold)
+        for name, value in change.fold.tensors.items():
+            path, _, tensor = name.rpartition(".")
+            _overwrite_(model.module.get_submodule(path), tensor, value)
+        model.steps.append({"fold": {"what": fold.what, "path": fold.path, "into": list(fold.into)}})
     for path, treatment in change.treatments.items():
         site = next(s for s in place.sites if s.path == path)
         treat_(model.module, site, treatment.kind, treatment.options, treatment.tensors, treatment.bias)
@@ -232,6 +242,11 @@ def replay_(module: nn.Module, layout: Layout, steps: Sequence[Step], device: st
         if "share" in step:
             share_(module, step["share"]["paths"])
             layout = layout.shared(step["share"]["paths"])
+            continue
+        if "fold" in step:
+            fold = Fold(**{**step["fold"], "into": tuple(step["fold"]["into"])})
+            fold_(module, fold)
+            layout = after_fold(fold, layout)
             continue
         treat = step["treat"]
         specs = tensors_of(treat["kind"], treat["options"])

@@ -75,7 +75,7 @@ def couplings(bare: nn.Module, layout: Layout, inputs: Mapping[str, Tensor]) -> 
     values = {name: value.to("meta") if isinstance(value, Tensor) else value for name, value in inputs.items()}
     with torch.no_grad(), torch.device("meta"), trace:
         result = bare.eval()(**values)
-    for tensor in _tensors(result):
+    for tensor in tensors_in(result):
         trace.fix(tensor, _OUTPUT)
     for name, tensor in (*bare.named_parameters(), *bare.named_buffers()):
         if id(tensor) not in known:
@@ -161,14 +161,14 @@ def _joined(parts: Iterable[Axis]) -> Axis | None:
     return replace(found[0], then=tuple(found[1:])) if any(part.label for part in found) else None
 
 
-def _tensors(result: Any) -> list[Tensor]:
+def tensors_in(result: Any) -> list[Tensor]:
     """All tensors in what a forward returned."""
     found: list[Tensor] = []
     for leaf in tree_leaves(result):
         if isinstance(leaf, Tensor):
             found.append(leaf)
         elif hasattr(leaf, "__dict__"):
-            found += _tensors(list(vars(leaf).values()))
+            found += tensors_in(list(vars(leaf).values()))
     return found
 
 

@@ -1,6 +1,7 @@
 """From what the user asks for to what will happen: patterns become places, each by name, with its bytes.
 
-Planning changes nothing and runs nothing. It walks the recipe with a layout in hand that it keeps up to date: after
+Planning changes nothing and runs nothing, save that the neighbours which folding needs are watched beforehand
+(`models/watching.py`). It walks the recipe with a layout in hand that it keeps up to date: after
 a step that halves the neurons, the next step sees halved sites; after a factorisation it sees both factors.
 """
 
@@ -11,7 +12,8 @@ from dataclasses import replace
 from fnmatch import fnmatchcase
 from typing import Any
 
-from trimodal.core import Certainty, Edit, Fixed, Layout, LeftAlone, Place, PlannedPlace, Site, least_certain
+from trimodal.core import Certainty, Edit, Fixed, Fold, Layout, LeftAlone, Place, PlannedPlace, Site, least_certain
+from trimodal.core.folding import sites_of
 from trimodal.errors import RecipeError, nearest
 from trimodal.methods import Method
 from trimodal.methods.options import build, plain
@@ -23,6 +25,8 @@ def place_of(layout: Layout, method: Method, planned: PlannedPlace) -> Place:
     """The place that a plan names, as it stands in `layout` now."""
     if method.on == "tower":
         return _tower_place(layout, planned.name)
+    if planned.fold is not None:
+        return Place(planned.name, tuple(layout.site(path) for path in planned.paths), fold=planned.fold)
     label = planned.name if method.on == "axis" else None
     return Place(planned.name, tuple(layout.site(path) for path in planned.paths), label)
 
@@ -61,6 +65,9 @@ def _plan_step(layout: Layout, step: Step, data: bool, began: Layout) -> tuple[E
     left = [LeftAlone(fixed.label, fixed.reason) for fixed in layout.fixed if _cannot(fixed, step)]
     _check_exceptions(step, matching)
     for found in matching:
+        if found.fold is not None and sites_of(found.fold, layout) is None:
+            left.append(LeftAlone(found.name, "a layer that it needs was folded into another"))
+            continue
         # of two labels on one site the first may have been cut by now
         place = replace(found, sites=tuple(layout.site(site.path) for site in found.sites))
         config = _config_at(step, place)
@@ -82,7 +89,7 @@ def _plan_step(layout: Layout, step: Step, data: bool, began: Layout) -> tuple[E
         base = plain(step.config)
         differing = {name: value for name, value in plain(config).items() if value != base[name]}
         after_bytes = sum(s.stored_bytes for s in after)
-        planned.append(PlannedPlace(place.name, paths, place.stored_bytes, after_bytes, differing))
+        planned.append(PlannedPlace(place.name, paths, place.stored_bytes, after_bytes, differing, fold=place.fold))
     if not planned:
         reasons = dict.fromkeys(f"{alone.name}: {alone.reason}" for alone in left)
         raise RecipeError(
@@ -165,9 +172,20 @@ def _candidates(layout: Layout, method: Method) -> Iterator[Place]:
     if method.on == "tower":
         yield from (_tower_place(layout, tower.name) for tower in layout.towers)
         return
+    if method.on == "fold":
+        for fold in layout.folds:
+            sites = sites_of(fold, layout)
+            if sites is not None:
+                yield Place(_called(fold, layout), sites, fold=fold)
+        return
     for label in layout.labels():
         if label.rpartition(".")[2] == method.unit:
             yield Place(label, tuple(layout.carrying(label)), label)
+
+
+def _called(fold: Fold, layout: Layout) -> str:
+    """The name of the site that goes, or the path of what is no site."""
+    return next((site.name for site in layout.sites if site.path == fold.path), fold.path)
 
 
 def _fits(place: Place, pattern: str) -> bool:
@@ -180,6 +198,8 @@ def _fits(place: Place, pattern: str) -> bool:
 def _hint(layout: Layout, step: Step, pattern: str) -> str:
     """What the pattern could have meant."""
     candidates = list(_candidates(layout, step.method))
+    if not candidates and step.method.on == "fold":
+        return "nothing was seen that could be folded; without data a module needs a method example() that it can be run with"
     if not candidates:
         reasons = [f"{fixed.label}: {fixed.reason}" for fixed in layout.fixed if _cannot(fixed, step)]
         reasons += [fixed.reason for fixed in layout.fixed if not fixed.label]

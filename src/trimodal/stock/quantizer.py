@@ -45,7 +45,14 @@ class TrimodalQuantizer(HfQuantizer):  # type: ignore[misc]
     def _process_model_before_weight_loading(self, model: nn.Module, **rest: Any) -> nn.Module:
         from trimodal.formats.steps import read_steps, rebased, replay_steps_
 
-        replay_steps_(model, rebased(model, read_steps(Path(rest["checkpoint_files"][0]))))
+        self._steps = rebased(model, read_steps(Path(rest["checkpoint_files"][0])))
+        replay_steps_(model, self._steps)
+        return model
+
+    def _process_model_after_weight_loading(self, model: nn.Module, **rest: Any) -> nn.Module:
+        from trimodal.formats.steps import share_again_
+
+        share_again_(model, self._steps)
         return model
 
     def is_serializable(self) -> bool:

@@ -1,0 +1,38 @@
+"""What the sites are after a fold. Planning, carrying out and replaying all ask here, so that bytes are known beforehand."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from trimodal.core.site import Fold, Layout, Site
+
+
+def folded(fold: Fold, sites: Sequence[Site]) -> tuple[Site, ...]:
+    """The sites that are left of `sites`: the one that goes first, if it is one, and those that take it over."""
+    if fold.what == "scale" or not sites:
+        return tuple(sites)
+    gone, *rest = sites
+    if fold.what == "twin":
+        return (replace(rest[0], tied=(*rest[0].tied, gone.path, *gone.tied)),)
+    if fold.what == "linear":
+        rest = [replace(rest[0], shape=(rest[0].rows, *gone.shape[1:]), input_axis=gone.input_axis)]
+    after = [replace(site, bias=site.bias or gone.bias) for site in rest]
+    return tuple(replace(site, stored_bytes=site.dense_bytes) for site in after)
+
+
+def sites_of(fold: Fold, layout: Layout) -> tuple[Site, ...] | None:
+    """The sites that the fold is about, what goes first; None if one of them is there no longer."""
+    known = {site.path: site for site in layout.sites}
+    paths = fold.into if fold.what == "scale" else (fold.path, *fold.into)
+    if fold.what == "twin":
+        paths = tuple(name.removesuffix(".weight") for name in paths)
+        if not any(path in known for path in paths):
+            return ()
+    return tuple(known[path] for path in paths) if all(path in known for path in paths) else None
+
+
+def after_fold(fold: Fold, layout: Layout) -> Layout:
+    """The layout after the fold."""
+    sites = sites_of(fold, layout) or ()
+    return layout.exchange(sites, folded(fold, sites))

@@ -1,0 +1,77 @@
+"""Two linear maps, one after the other, are one: the arithmetic of folding, in float64.
+
+    scale and shift the outputs   y = g · (W x + b) + s      W' = diag(g) W    b' = g · b + s
+    scale and shift the inputs    y = W (g · x + s) + b      W' = W diag(g)    b' = b + W s
+    one after the other           y = W₂ (W₁ x + b₁) + b₂    W' = W₂ W₁        b' = b₂ + W₂ b₁
+
+A batch norm that has stopped learning is the first with g = γ / √(σ² + ε) and s = β − g μ.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from trimodal.core import Fold
+
+Layer = tuple[Tensor, Tensor | None]  # weight (m, n, …) and bias (m,)
+
+
+def outputs_scaled(layer: Layer, gain: Tensor, shift: Tensor | None = None) -> Layer:
+    """The layer (m, n, …) with its outputs multiplied by `gain` (m,) and moved by `shift` (m,)."""
+    weight, bias = (None if t is None else t.double() for t in layer)
+    assert weight is not None
+    moved = None if bias is None else gain.double() * bias
+    return gain.double().view(-1, *[1] * (weight.dim() - 1)) * weight, _sum(moved, shift)
+
+
+def inputs_scaled(layer: Layer, gain: Tensor, shift: Tensor | None = None) -> Layer:
+    """The linear layer (m, n) for inputs that are not yet multiplied by `gain` (n,) and moved by `shift` (n,)."""
+    weight, bias = layer[0].double(), layer[1]
+    return weight * gain.double(), _sum(bias, None if shift is None else weight @ shift.double())
+
+
+def composed(second: Layer, first: Layer) -> Layer:
+    """One linear layer (m, n) for `first` (k, n) followed by `second` (m, k)."""
+    weight = second[0].double()
+    return weight @ first[0].double(), _sum(second[1], None if first[1] is None else weight @ first[1].double())
+
+
+def standardisation(
+    weight: Tensor, bias: Tensor, mean: Tensor, variance: Tensor, epsilon: float
+) -> tuple[Tensor, Tensor]:
+    """What a batch norm in use multiplies by and then adds, both (m,)."""
+    gain = weight.double() / torch.sqrt(variance.double() + epsilon)
+    return gain, bias.double() - gain * mean.double()
+
+
+def taken_over(fold: Fold, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The new weights and biases of the layers that take the fold over, by name, from all `tensors` of the layers."""
+    gone = {name.removeprefix(f"{fold.path}."): t for name, t in tensors.items() if name.startswith(f"{fold.path}.")}
+    found: dict[str, Tensor] = {}
+    for path in fold.into if fold.what != "twin" else ():
+        layer = tensors[f"{path}.weight"], tensors.get(f"{path}.bias")
+        weight, bias = _layer(fold, gone, layer)
+        found |= {f"{path}.weight": weight} | ({} if bias is None else {f"{path}.bias": bias})
+    return found
+
+
+def _layer(fold: Fold, gone: Mapping[str, Tensor], layer: Layer) -> Layer:
+    if fold.what == "norm":
+        weight, bias, mean, variance = (gone[name] for name in ("weight", "bias", "running_mean", "running_var"))
+        return outputs_scaled(layer, *standardisation(weight, bias, mean, variance, fold.epsilon))
+    if fold.what == "affine":
+        return inputs_scaled(layer, gone["weight"] + fold.offset, gone.get("bias"))
+    if fold.what == "linear":
+        return composed(layer, (gone["weight"], gone.get("bias")))
+    (scale,) = gone.values()
+    return outputs_scaled(layer, scale)
+
+
+def _sum(one: Tensor | None, other: Tensor | None) -> Tensor | None:
+    if one is None or other is None:
+        found = one if other is None else other
+        return None if found is None else found.double()
+    return one.double() + other.double()

@@ -1,0 +1,1 @@
+"""Methods that leave what is computed as it is, and compute it with less."""
