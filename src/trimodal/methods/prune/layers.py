@@ -21,7 +21,7 @@ Cost. One batch's n + 1 states are kept at a time. influence and angular: one fo
 and about n/2 passes of the tower for each of the k rounds (of what stands before a block nothing is run again): 24 blocks,
 a quarter removed, some 60 passes of the tower.
 
-When it fails. Scores by angle know nothing of size: a block that only scales the stream has influence 0. They see one
+Fails on what its score does not see. Angles know nothing of size: a block that only scales the stream has influence 0. They see one
 block at a time: two blocks that each could go may not both. Error at x_n is dominated by few huge entries where a model
 has such; the norm behind it would shrink them. A model whose blocks are few (12 of BERT) loses much with each: let `distill`
 follow. Blocks of a Swin or ResNet differ in shape and stay.
