@@ -25,6 +25,7 @@ BAD_FORM: Mapping[str, Any] = {
     "no-into": {"what": "norm", "path": "a"},
     "path-of-number": fold("norm", 1, "b"),
     "unknown": fold("pickle", "a", "b"),
+    "nothing-to-do": fold("idle", "a", "b"),
     "what-of-list": fold(["norm"], "a", "b"),
     "into-nothing": fold("norm", "a"),
     "into-text": {"what": "norm", "path": "a", "into": "b"},

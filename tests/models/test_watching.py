@@ -115,6 +115,20 @@ def test_inner_models_hand_out_what_they_return(tiny_model: Any) -> None:
     assert not found["model.layers.0.input_layernorm"].reason
 
 
+def test_what_never_runs_is_told() -> None:
+    class Spare(Small):
+        def __init__(self) -> None:
+            super().__init__()
+            self.spare, self.table = nn.Linear(5, 5), nn.Embedding(6, 6)
+
+        def forward(self, pixels: Tensor) -> Any:
+            """With a table that is used but not called."""
+            return super().forward(pixels) + self.table.weight[0]
+
+    found = {f.path: f for f in with_folds(describe(Spare(), "spare"), []).folds if f.what == "idle"}
+    assert {path: fold.reason for path, fold in found.items()} == {"spare": "never runs on what was seen, 120 bytes"}
+
+
 def test_rounding_to_half_precision_is_an_error() -> None:
     assert all("makes an error of" in f.reason for f in folds(half=True).values() if f.what != "linear")
 

@@ -22,7 +22,7 @@ def check_fold(what: Mapping[str, Any]) -> None:
     """Whether `what` has the form of a fold as steps tell of it."""
     if what.keys() != {"what", "path", "into"} or not isinstance(what["path"], str):
         raise Unfit("is a fold without what is folded, its path, and what it is folded into")
-    if what["what"] not in get_args(Folding):
+    if what["what"] not in get_args(Folding) or what["what"] == "idle":
         raise Unfit(f"folds {what['path']:.80} as {what['what']!r:.40}")
     into = what["into"]
     if not isinstance(into, list) or not into or not all(isinstance(path, str) for path in into):

@@ -48,10 +48,17 @@ _LINEAR_FORWARDS = (nn.Linear.forward, nn.Conv1d.forward, nn.Conv2d.forward)
 
 def with_folds(model: Model, batches: Sequence[Batch]) -> Layout:
     """The model's layout with its `folds`: what was seen on `batches`, else on the family's own example with noise."""
-    seen = [_seen(model, batch) for batch in batches or _examples(model)]
+    seen: list[tuple[list[Fold], set[str]]] = []
+    used: set[str] = set()
+    for batch in batches or _examples(model):
+        folds, ran, touched = _seen(model, batch)
+        seen.append((folds, ran))
+        used |= ran | touched
     keys = dict.fromkeys((fold.what, fold.path) for folds, _ in seen for fold in folds)
-    folds = [_agreed([(_find(folds, *key), ran) for folds, ran in seen]) for key in keys]
-    return replace(model.layout, folds=(*folds, *twins(model.module, model.layout)))
+    agreed = [_agreed([(_find(folds, *key), ran) for folds, ran in seen]) for key in keys]
+    idle = [site for site in model.layout.sites if seen and not used.intersection((site.path, *site.tied))]
+    told = [Fold("idle", s.path, reason=f"never runs on what was seen, {s.stored_bytes:,} bytes") for s in idle]
+    return replace(model.layout, folds=(*agreed, *twins(model.module, model.layout), *told))
 
 
 def _find(folds: Sequence[Fold], what: str, path: str) -> Fold | None:
@@ -83,12 +90,12 @@ def _examples(model: Model) -> Sequence[Batch]:
     return [{name: filled(value) for name, value in example.items()}] if example else []
 
 
-def _seen(model: Model, batch: Batch) -> tuple[list[Fold], set[str]]:
-    """What can be folded as seen on one batch, in running order, and the paths of the layers that ran."""
+def _seen(model: Model, batch: Batch) -> tuple[list[Fold], set[str], set[str]]:
+    """What can be folded as seen on one batch, in running order, the layers that ran, and those whose weight others use."""
     watch = _Watch(model)
     watch.run(batch)
     with torch.no_grad():
-        return [fold for path in list(watch.calls) for fold in watch.folds(path)], set(watch.calls)
+        return [fold for path in list(watch.calls) for fold in watch.folds(path)], set(watch.calls), watch.touched
 
 
 class _Watch(TorchDispatchMode):
@@ -118,7 +125,7 @@ class _Watch(TorchDispatchMode):
         self._outputs: dict[str, Tensor] = {}
         self._versions: dict[str, int] = {}
         self._odd: set[str] = set()
-        self._touched: set[str] = set()
+        self.touched: set[str] = set()
         self._asked: set[str] = set()
         self._writer: dict[int, str] = {}
         self._readers: dict[int, list[str]] = {}
@@ -156,7 +163,7 @@ class _Watch(TorchDispatchMode):
             if not here and id(tensor) in self._writer:
                 self._readers[id(tensor)].append(f"{_OTHER}{func.__name__.partition('.')[0]}")
             if self._owners.get(id(tensor), here) != here:
-                self._touched.add(self._owners[id(tensor)])
+                self.touched.add(self._owners[id(tensor)])
         return func(*args, **(kwargs or {}))
 
     def _before(self, path: str) -> Any:
@@ -268,7 +275,7 @@ class _Watch(TorchDispatchMode):
             return f"{path} runs {self.calls[path]} times"
         if path in self._odd:
             return f"{path} does not just make one tensor of another, or still learns"
-        if path in self._touched or path in self._shared:
+        if path in self.touched or path in self._shared:
             return f"the weight of {path} is used elsewhere too"
         if site is not None and site.stored != "dense":
             return f"{path} is already {site.stored}"

@@ -112,7 +112,7 @@ def test_bytes_and_parameters_agree_with_the_checkpoint(name: str, tmp_path: Pat
     others = [p for p in module.parameters() if id(p) not in carried]
     named = dict(module.named_parameters(remove_duplicate=False))
     sites = {site.path for site in layout.sites}
-    running = {f"{path}.{name}" for path in sites for name in ("running_mean", "running_var")}
+    running = {f"{path}.{name}" for path in sites for name in ("running_mean", "running_var", "num_batches_tracked")}
     buffers = [value for key, value in module.state_dict().items() if key not in named and key not in running]
     assert sum(s.stored_bytes for s in layout.sites) + sum(t.nbytes for t in (*others, *buffers)) == stored
 

@@ -16,6 +16,9 @@ What is folded (x of n entries, W (m, n), see `maths/folding.py`):
     scales     a scale per channel (LayerScale) into the layer before it: W' = diag(s) W
     twins      tensors of equal values, type and shape are stored once
 
+Dropout that is off and identities need nothing: they hand on the tensor that they are given and have no bytes. Layers that
+never ran are told in the plan with their bytes and stay: another entry point of the model may need them.
+
 Algorithm. 1. Before the plan is made the model runs once on calibration data (else on its own example, with noise for
 zeros) and is watched (`models/watching.py`): which layer's output is read by whom, and by nothing else; how often each
 runs; whether anybody else touches its weights. 2. Each candidate is computed in float64, rounded to the layer's type,
