@@ -390,6 +390,32 @@ def merging() -> Iterator[Check]:
     yield Check("(g) sizes before minus after merging", tuple(counted), most=0.0)
 
 
+def folding() -> Iterator[Check]:
+    """(h) What was folded is gone, and the model computes what it did."""
+    import torch
+
+    from benchmarks.memory import planned_and_compressed
+    from trimodal.formats.fresh import outputs
+    from trimodal.models.load import describe
+    from trimodal.models.tiny import miniature, miniature_batch
+
+    changed, left = [], []
+    for seed, name in product(SEEDS, ("resnet", "clip", "llama", "vit")):
+        module = miniature(name)
+        random = torch.Generator().manual_seed(seed)
+        for key, value in module.state_dict().items():
+            if "norm" in key and value.is_floating_point():
+                value.copy_(torch.rand(value.shape, generator=random) + 0.5)
+        original = describe(module.eval(), name)
+        model, *_ = planned_and_compressed(original, [{"fold.exact": {}}], [], seed=seed)
+        batch = miniature_batch(name, 3, seed=seed)
+        before, after = outputs(original.module, batch), outputs(model.module, batch)
+        changed += [relative(after[key], before[key]) for key in before]
+        left.append(float(sum(isinstance(part, torch.nn.BatchNorm2d) for part in model.module.modules())))
+    yield Check("(h) norms folded in four miniatures, change of the outputs", tuple(changed), most=1e-5)
+    yield Check("(h) batch norms left after folding", tuple(left), most=0.0)
+
+
 def distillation() -> Iterator[Check]:
     """(j) A student that is its teacher is pulled nowhere."""
     import torch
@@ -430,7 +456,7 @@ def kernels() -> Iterator[Check]:
 
 CHECKS = (
     gain_over_rounding, low_rank, entropy_coding, transforms, target, diagonal_moment, storage, closed_form, pruning, merging,
-    distillation, kernels,
+    folding, distillation, kernels,
 )  # fmt: skip
 
 

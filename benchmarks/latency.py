@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from trimodal.models.model import Model
 
 LOW_RANK, CUT, ZEROS, PLAIN_ZEROS = "low rank, half the weights", "half cut", "90 % zeros, as saved", "90 % zeros, as plain numbers"
+FOLDED = "batch norms folded"
 LEAST_LOW_RANK, NO_FASTER = 1.2, 1.1
 LAYERS = "*.[0-9]*.*"
 UNITS = [{method: {"where": "*", "sparsity": 0.5, "score": "magnitude"}} for method in ("prune.heads", "prune.neurons")]
@@ -39,7 +40,7 @@ ROWS: Mapping[str, Mapping[str, list[dict[str, Any]]]] = {
     },
     "BERT-base": {SAME: [], CUT: UNITS, LOW_RANK: THIN, ZEROS: ZERO, PLAIN_ZEROS: ZERO},
     "ResNet-50": {
-        SAME: [], CUT: [{"prune.channels": {"where": CHANNELS, "sparsity": 0.5, "score": "magnitude"}}],
+        SAME: [], FOLDED: [{"fold.exact": {}}], CUT: [{"prune.channels": {"where": CHANNELS, "sparsity": 0.5, "score": "magnitude"}}],
         LOW_RANK: THIN, "Tucker, half the weights of 3 × 3 kernels": [{"factorize.tucker": {"where": LAYERS, "sparsity": 0.5}}],
         ZEROS: ZERO, PLAIN_ZEROS: ZERO,
     },

@@ -34,13 +34,17 @@ def planned_and_compressed(
     from trimodal.compression import compress_
     from trimodal.core import Calibration, PlaceRecord, Plan, Source
     from trimodal.models.load import fingerprint, tensor_bytes, unique_tensors
+    from trimodal.models.watching import with_folds
     from trimodal.planning import plan_edits, read_recipe
 
     model = replace(original, module=copy.deepcopy(original.module), steps=[])
     recipe = {"steps": list(steps), "calibration": {"balance": balance}}
-    edits, after = plan_edits(model.layout, read_recipe(recipe), bool(samples or training))
+    asked = read_recipe(recipe)
+    if any(step.method.on == "fold" for step in asked.steps):
+        model.layout = with_folds(model, ())
+    edits, _ = plan_edits(model.layout, asked, bool(samples or training))
     before = tensor_bytes(unique_tensors(model.module).values())
-    saved = sum(s.stored_bytes for s in model.layout.sites) - sum(s.stored_bytes for s in after.sites)
+    saved = sum(place.bytes_before - place.bytes_after for edit in edits for place in edit.places)
     parameters = sum(parameter.numel() for parameter in model.module.parameters())
     source = Source(model.name, model.family.name, fingerprint(model.module), parameters, before)
     plan = Plan(seed, source, Calibration(len(samples), None, (), balance), edits, before - saved, recipe)
