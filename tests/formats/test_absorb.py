@@ -24,7 +24,7 @@ from trimodal.formats.steps import read_steps
 from trimodal.models.families import family_of
 from trimodal.models.fusion import FusionModel
 from trimodal.models.load import bare, read_config
-from trimodal.models.tiny import miniature_batch, write_miniature
+from trimodal.models.tiny import miniature_batch, write_miniature, write_miniature_data
 from trimodal.reporting.wording import stock as words
 
 
@@ -95,6 +95,16 @@ def test_what_a_configuration_can_say(case: str, tmp_path: Path) -> None:
     stock = getattr(transformers, type(ours).__name__).from_pretrained(out).eval()
     found, same = outputs(ours, batch), outputs(stock, batch)
     assert found and all(torch.equal(found[key], same[key]) for key in found)
+
+
+def test_blocks_that_are_gone_are_said(tmp_path: Path) -> None:
+    model, data = write_miniature("llama", tmp_path / "llama"), write_miniature_data(tmp_path / "data", 12, ("text",))
+    recipe = {"steps": [{"prune.layers": {"sparsity": 0.5}}], "calibration": {"samples": 4}}
+    out = pipeline.compress(model, recipe, data, tmp_path / "out").folder
+    assert changes(read_config(model), read_config(out)) == {"num_hidden_layers": 1} and stock_of(out).alone
+    batch = miniature_batch("llama", 3)
+    stock = transformers.AutoModelForCausalLM.from_pretrained(out).eval()
+    assert torch.equal(outputs(load(out), batch)["logits"], outputs(stock, batch)["logits"])
 
 
 NOT_SAID: dict[str, tuple[str, list[dict[str, Any]], str]] = {
