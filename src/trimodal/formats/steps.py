@@ -20,6 +20,7 @@ from trimodal.formats.step_checks import check_fit, check_form
 from trimodal.layers import open_recurrent_
 from trimodal.models.apply import Step, replay_
 from trimodal.models.families import family_of
+from trimodal.models.folding import named_tensors
 
 STEPS = "trimodal.steps"
 
@@ -87,9 +88,11 @@ def replay_step_(module: nn.Module, layout: Layout, step: Step, number: int) -> 
 
 
 def share_again_(module: nn.Module, steps: list[Step]) -> None:
-    """Let tensors that are stored once be one in memory too, after Transformers has filled each of them by itself."""
+    """Let tensors that are stored once be one in memory too, after Transformers has filled each of them by itself. Those
+    that a later step has packed share their store already."""
     for step in _twins(steps):
-        replay_(module, Layout((), ()), [step])
+        if {step["fold"]["path"], *step["fold"]["into"]} <= named_tensors(module).keys():
+            replay_(module, Layout((), ()), [step])
 
 
 def _twins(steps: list[Step]) -> list[Step]:

@@ -19,6 +19,7 @@ from trimodal.formats import open_model, write
 from trimodal.formats.fresh import outputs
 from trimodal.layers import Standardised
 from trimodal.methods.fold.exact import METHOD, ExactConfig
+from trimodal.models import tiny
 from trimodal.models.load import tensor_bytes, unique_tensors
 from trimodal.models.tiny import miniature_batch, write_miniature
 from trimodal.models.watching import LARGEST_ERROR
@@ -221,3 +222,28 @@ def test_the_whole_job_on_a_module_of_no_family(tmp_path: Path) -> None:
     assert sorted(again.state_dict()) == ["down.bias", "down.weight", "head.bias", "head.weight", "one", "second.bias",
                                           "second.weight", "two"]  # fmt: skip
     assert again.one is again.two
+
+
+@pytest.mark.parametrize(
+    "later", [[], [{"quantize.rtn": {"where": "*embedding*", "bits": 8}}]], ids=["plain", "quantized"]
+)
+def test_a_head_that_equals_the_embedding_is_stored_once(
+    compressed: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, later: list[dict[str, Any]]
+) -> None:
+    def alike(module: Any) -> None:
+        enlarge(module)
+        module.lm_head.weight.data.copy_(module.model.embed_tokens.weight.data)
+
+    enlarge = tiny._enlarge_
+    monkeypatch.setattr(tiny, "_enlarge_", alike)
+    done = compressed("qwen3", [{"fold.exact": {"affine": False}}, *later], data=False)
+    assert done.model.module.lm_head.weight is done.model.module.model.embed_tokens.weight or later
+    assert tensor_bytes(unique_tensors(done.model.module).values()) == done.plan.expected_tensor_bytes
+    assert done.model.layout.sites[0].tied == ("lm_head",)
+    done.original.module.save_pretrained(tmp_path / "in")
+    (tmp_path / "out").mkdir()
+    write(replace(done.model, folder=tmp_path / "in"), done.plan, tmp_path / "out", None)
+    again, batch = open_model(tmp_path / "out").module, miniature_batch("qwen3", 2)
+    for key, value in outputs(done.model.module, batch).items():
+        assert torch.equal(value, outputs(again, batch)[key]), key
+    assert tensor_bytes(unique_tensors(again).values()) == done.plan.expected_tensor_bytes
