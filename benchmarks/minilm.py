@@ -72,6 +72,9 @@ INT8, INT4, ROUNDING, ENTROPY, STATIC = (
 )  # fmt: skip
 ROWS = (
     Row(INT8, "int8"),
+    Row("8-bit GPTQ, asymmetric", {"steps": [
+        {"quantize.rtn": {"where": "*embedding*", "bits": 8, "grid": "asymmetric", "clip": "max"}},
+        {"quantize.gptq": {"where": "*", "bits": 8, "group": "channel", "grid": "asymmetric"}}]}),
     Row(INT4, "int4", SEEDS),
     Row(ROUNDING, {"steps": [{"quantize.rtn": {"where": "*", "bits": 4, "group": 64, "clip": "max"}}]}, SEEDS),
     Row("4-bit rounding + MSE clip", {"steps": [{"quantize.rtn": {"where": "*", "bits": 4, "group": 64}}]}),
