@@ -43,9 +43,9 @@ def in_memory(monkeypatch: pytest.MonkeyPatch, reload: bool = False) -> Iterator
     caught: dict[str, Model] = {}
     write = pipeline.write
 
-    def catching(model: Model, *rest: Any) -> None:
+    def catching(model: Model, *rest: Any) -> Any:
         caught["model"] = model
-        write(model, *rest)
+        return write(model, *rest)
 
     with monkeypatch.context() as patched:
         patched.setattr(pipeline, "write", catching)
