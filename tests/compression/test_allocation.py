@@ -143,9 +143,13 @@ OPTIONS = [
     ("prune.magnitude", {}), ("prune.wanda", {"refit": False}), ("prune.wanda", {}), ("prune.gradient", {}),
     ("prune.gradient", {"score": "fisher"}), ("prune.neurons", {}), ("prune.neurons", {"score": "magnitude"}),
 ]  # fmt: skip
+OFTEN = [OPTIONS[0], OPTIONS[5]]
 
 
-@pytest.mark.parametrize(("method", "options"), OPTIONS, ids=str)
+@pytest.mark.parametrize(
+    ("method", "options"),
+    [pytest.param(*case, marks=() if case in OFTEN else pytest.mark.slow) for case in OPTIONS], ids=str,
+)  # fmt: skip
 def test_ranking_over_layers_loses_less_at_the_same_size(
     unequal: Callable[..., Any], method: str, options: dict[str, Any]
 ) -> None:
@@ -205,7 +209,8 @@ def test_what_the_loss_does_not_depend_on_loses_what_was_asked_for(
 GRADUAL = {"sparsity": 0.6, "scope": "tower", "gradual": {"times": 3, "recover": {"steps": 1}}}
 
 
-@pytest.mark.parametrize("method", ["prune.magnitude", "prune.wanda", "prune.neurons"])
+@pytest.mark.parametrize("method", ["prune.magnitude", *(
+    pytest.param(method, marks=pytest.mark.slow) for method in ("prune.wanda", "prune.neurons"))])  # fmt: skip
 def test_gradual_steps_rank_what_is_left(compressed: Any, method: str) -> None:
     done = compressed("clip", [{method: GRADUAL}])
     planned = done.plan.expected_tensor_bytes

@@ -23,7 +23,7 @@ def state(model: Any) -> dict[str, torch.Tensor]:
     return dict(model.module.state_dict())
 
 
-@pytest.mark.parametrize("name", ["clip", "fusion"])
+@pytest.mark.parametrize("name", ["clip", pytest.param("fusion", marks=pytest.mark.slow)])
 def test_same_plan_same_bytes(compressed: Any, name: str) -> None:
     first, second = (compressed(name, STEPS) for _ in range(2))
     assert first.plan == second.plan

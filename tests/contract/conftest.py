@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import pytest
 
-QUICK = ("llama", "resnet", "fusion", "lstm")
+QUICK = ("llama", "resnet", "fusion")
 EVERYWHERE = (
     "quantize.rtn", "quantize.smooth", "quantize.entropy", "prune.wanda", "prune.neurons", "prune.heads",
     "factorize.eigen", "merge.tokens", "fold.exact",

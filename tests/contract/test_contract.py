@@ -135,7 +135,7 @@ def equal(a: Mapping[str, Tensor], b: Mapping[str, Tensor], tolerance: float = 0
             assert torch.equal(a[key], b[key]), key
 
 
-@pytest.mark.parametrize(("name", "method"), REFUSED, ids="-".join)
+@pytest.mark.parametrize(("name", "method"), REFUSED)
 def test_known_refusals_are_errors_with_a_reason(compressed: Any, name: str, method: str) -> None:
     with pytest.raises(RecipeError, match=REFUSED[name, method]):
         compressed(name, [{method: {}}])
@@ -184,7 +184,7 @@ def test_model_still_runs(case: Any) -> None:
     assert any(not torch.equal(before[key], after[key]) for key in before)
 
 
-@pytest.mark.parametrize(("name", "method"), TAKEN, ids="-".join)
+@pytest.mark.parametrize(("name", "method"), TAKEN)
 def test_same_seed_same_bytes(name: str, method: str, compressed: Any) -> None:
     one, other = (state(compressed(name, [{method: OPTIONS.get(method, {})}]).model) for _ in range(2))
     equal(one, other)
@@ -283,7 +283,7 @@ MASKED: list[list[Any]] = [
 
 
 @pytest.mark.parametrize("steps", MASKED, ids=["k-means", "gptq"])
-@pytest.mark.parametrize("name", ["llama", "resnet", "fusion", "lstm"])
+@pytest.mark.parametrize("name", ["llama", "resnet", *(pytest.param(n, marks=pytest.mark.slow) for n in ("fusion", "lstm"))])
 def test_masks_are_kept_by_every_later_step(
     compressed: Any, folders: Any, tmp_path: Path, name: str, steps: list[Any]
 ) -> None:

@@ -83,7 +83,7 @@ def relative(before: Mapping[str, Tensor], now: Mapping[str, Tensor]) -> float:
     return max(float((a - b).norm() / a.norm()) for a, b in pairs)
 
 
-@pytest.mark.parametrize("data", [True, False])
+@pytest.mark.parametrize("data", [True, pytest.param(False, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", FOLDING)
 def test_error_is_rounding(compressed: Callable[..., Any], name: str, data: bool) -> None:
     done = compressed(name, [FOLD], data=data)
