@@ -23,6 +23,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from benchmarks.memory import planned_and_compressed
 from benchmarks.passlines import PassLine, finish, table
 from benchmarks.peers import python_of
 
@@ -124,7 +125,6 @@ def ours(name: str, folder: Path, scratch: Path) -> dict[str, Any]:
     """One model through the public pipeline, and what became of it."""
     from trimodal import pipeline
     from trimodal.formats import open_model
-    from trimodal.formats.steps import read_steps
     from trimodal.inventory import inspect
 
     where: dict[str, list[str]] = {"prune.channels": [CHANNELS]} if name == "ResNet-50" else {key: ["*"] for key in CUTS}
@@ -132,28 +132,34 @@ def ours(name: str, folder: Path, scratch: Path) -> dict[str, Any]:
     original = open_model(folder)
     before = inspect(original)
     start = time.perf_counter()
-    planned = pipeline.compress(folder, {"steps": steps}, None, scratch / "out").plan
+    done = pipeline.compress(folder, {"steps": steps}, None, scratch / "out")
     seconds = time.perf_counter() - start
     loaded = open_model(scratch / "out")
     after = inspect(loaded)
     batch, fields = example(original), [o.field for o in original.family.outputs(original.module)]
     found = outputs(loaded.module, batch, fields)
-    for step in read_steps(scratch / "out" / "model.safetensors"):
+    cut, *_ = planned_and_compressed(original, steps, [])  # the same again: the file leaves out what its configuration says
+    for step in cut.steps:
         silence_(original.module, original.layout, step["cut"]["label"], step["cut"]["kept"])
     masked = difference(found, outputs(original.module, batch, fields))
     return {
         "parameters": after.parameters, "share": after.parameters / before.parameters,
         "operations": (after.operations or 0) / (before.operations or 1), "masked": masked, "seconds": seconds,
         "heads": "yes" if masked <= TOLERANCE else "no",
-        "planned": planned.expected_tensor_bytes, "bytes": after.bytes + after.buffer_bytes,
+        "planned": done.plan.expected_tensor_bytes,
+        "alone": done.verdict.stock is not None and done.verdict.stock.alone, "bytes": after.bytes + after.buffer_bytes,
         "exported": exported(loaded.module, batch, found, fields),
     }  # fmt: skip
 
 
 def exported(module: nn.Module, batch: dict[str, Tensor], expected: Sequence[Tensor], fields: Sequence[str]) -> str:
-    """`yes` where `torch.export` gives a program with the same outputs, else what went wrong."""
+    """`yes` where `torch.export` gives a program with the same outputs, else what went wrong. Without the cache of keys and
+    values, an object that it does not know."""
     import torch
 
+    for part in module.modules():
+        if hasattr(getattr(part, "config", None), "use_cache"):
+            part.config.use_cache = False  # type: ignore[union-attr]
     try:
         program = torch.export.export(module, (), kwargs=batch, strict=False)
         with torch.inference_mode():
@@ -184,10 +190,11 @@ def peer(folder: Path, name: str) -> dict[str, Any]:
 def row(name: str, tool: str, found: dict[str, Any]) -> tuple[str, ...]:
     """One line of the table."""
     if "error" in found:
-        return name, tool, found["error"], "", "", "", "", "", ""
+        return name, tool, found["error"], "", "", "", "", "", "", ""
     return (
         name, tool, f"{found['parameters'] / 1e6:.1f} M", f"{found['share']:.1%}", f"{found['operations']:.1%}",
-        "" if found["masked"] is None else f"{found['masked']:.1e}", found["heads"], found["exported"], f"{found['seconds']:.0f}",
+        "" if found["masked"] is None else f"{found['masked']:.1e}", found["heads"], found["exported"],
+        {True: "yes", False: "no", None: ""}[found.get("alone")], f"{found['seconds']:.0f}",
     )  # fmt: skip
 
 
@@ -211,7 +218,8 @@ def main() -> None:
                 rows.append(row(name, "Torch-Pruning", peer(folder, name)))
                 print(*rows[-1], sep="  ", flush=True)
     print()
-    head = ("model", "tool", "parameters", "of before", "operations", "cut − masked", "whole heads", "exported", "seconds")
+    head = ("model", "tool", "parameters", "of before", "operations", "cut − masked", "whole heads", "exported",
+            "stock loads it", "seconds")  # fmt: skip
     print(table(head, rows))
     if chosen.only:
         return
