@@ -23,8 +23,8 @@ both errors. Where the blocks' inputs have different scales (they grow with dept
 Cost. One pass over the data per layer of a block, with B second moments (n, n) in memory at a time, B the number of blocks;
 one Cholesky factorisation (n, n) per group and with a residual one eigendecomposition (m, m) per block.
 
-Fails without training after it where blocks are not alike, as in most Transformers: 8-bit codes save more than pairs do and
-as a rule cost less. The published results all train afterwards; let `distill` follow. Models that were trained with shared
+Fails without training after it where blocks are not alike, as in most Transformers. The published results all train
+afterwards; let `distill` follow. Models that were trained with shared
 weights (ALBERT) lose nothing. Step 3 takes W as given: alternating between both would be a little better. A later step that
 looks at data (GPTQ) sees a shared weight's inputs in the first of its blocks only.
 
