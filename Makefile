@@ -29,6 +29,13 @@ bench: $(READY)
 	$(BIN)/python -m benchmarks.modality --part quantization
 	$(BIN)/python -m benchmarks.minilm
 	$(BIN)/python -m benchmarks.clip
+	$(BIN)/python -m benchmarks.charlm --part structure
+	$(BIN)/python -m benchmarks.deep_compression
+	$(BIN)/python -m benchmarks.schedule
+	$(BIN)/python -m benchmarks.towers
+	$(BIN)/python -m benchmarks.structured
+	$(BIN)/python -m benchmarks.merging
+	$(BIN)/python -m benchmarks.latency
 
 clean:
 	rm -rf $(VENV) demo-model demo-data demo-out
