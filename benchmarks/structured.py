@@ -50,7 +50,7 @@ def configurations() -> dict[str, tuple[str, Any]]:
     }  # fmt: skip
     llava = t.LlavaConfig(
         text_config=t.LlamaConfig(**llama), vision_config=t.CLIPVisionConfig(image_size=224, patch_size=32),
-        image_token_id=31_999,
+        image_token_id=31_999, image_seq_length=49,
     )  # fmt: skip
     return {
         "ResNet-50": ("ResNetForImageClassification", t.ResNetConfig(num_labels=1000)),
