@@ -8,7 +8,7 @@ import pytest
 
 QUICK = ("llama", "resnet", "fusion")
 EVERYWHERE = (
-    "quantize.rtn", "quantize.smooth", "quantize.entropy", "prune.wanda", "prune.neurons", "prune.heads",
+    "quantize.rtn", "quantize.smooth", "prune.neurons", "prune.heads",
     "factorize.eigen", "merge.tokens", "fold.exact",
 )  # fmt: skip
 
