@@ -206,3 +206,13 @@ def test_plan_says_which_bytes_are_an_estimate(clip: Layout) -> None:
 def test_n_of_m_leaves_nothing_to_rank(clip: Layout) -> None:
     with pytest.raises(RecipeError, match="kept and of say what every layer loses; nothing is left for scope: tower"):
         planned(clip, {"prune.wanda": {"kept": 2, "of": 4, "scope": "tower"}})
+
+
+@pytest.mark.parametrize("step", [
+    {"prune.heads": {"where": "text.*", "scope": "tower"}}, {"factorize.eigen": {"where": "text.*", "energy": 0.9}},
+], ids=["scope", "energy"])  # fmt: skip
+def test_blocks_that_may_be_unlike_share_nothing(clip: Layout, step: dict[str, Any]) -> None:
+    with pytest.raises(RecipeError, match=r"an earlier step leaves open how much text\.0\.\S* loses.*leave its scope or"):
+        planned(clip, step, {"share.layers": {"where": "text"}})
+    edits, _ = planned(clip, {"prune.heads": {"scope": "tower"}}, {"share.layers": {"layers": "up"}})
+    assert names(edits[1]) == ["image", "text"]

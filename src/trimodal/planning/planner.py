@@ -7,7 +7,7 @@ a step that halves the neurons, the next step sees halved sites; after a factori
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
 from typing import Any
@@ -48,13 +48,14 @@ def plan_edits(layout: Layout, recipe: Recipe, data: bool) -> tuple[tuple[Edit, 
     for step in recipe.steps:
         if step.number == 1:
             began = layout
-        edit, layout = _plan_step(layout, step, data, began)
+        edit, layout = _plan_step(layout, step, data, began, edits)
         edits.append(_as_certain_as(edits, edit, step.method))
     return tuple(edits), layout
 
 
-def _plan_step(layout: Layout, step: Step, data: bool, began: Layout) -> tuple[Edit, Layout]:
-    """The edit for `step`, and the layout after it; `began` is the layout when the step's schedule began."""
+def _plan_step(layout: Layout, step: Step, data: bool, began: Layout, earlier: Sequence[Edit]) -> tuple[Edit, Layout]:
+    """The edit for `step`, and the layout after it; `began` is the layout when the step's schedule began, `earlier` are
+    the edits before it."""
     method = step.method
     if method.fit is not None and not data:
         raise RecipeError(f"{step.place} ({method.name}) trains on calibration data, and there is none; give --data")
@@ -73,7 +74,9 @@ def _plan_step(layout: Layout, step: Step, data: bool, began: Layout) -> tuple[E
         config = _config_at(step, place)
         if step.number and method.on in ("axis", "tower"):
             config = _of_what_is_left(config, place, began)
-        reason = method.refuse(place, config)
+        reason = method.refuse(place, config) or _overtaken(place.fold, earlier, planned)
+        if reason is None and method.kind == "share":
+            reason = _unsure(place, method.forecast(place, config), earlier)
         if reason is not None:
             left.append(LeftAlone(place.name, reason))
             continue
@@ -99,10 +102,49 @@ def _plan_step(layout: Layout, step: Step, data: bool, began: Layout) -> tuple[E
     return Edit(method.name, step.where, plain(step.config), tuple(planned), tuple(left)), layout
 
 
+def _overtaken(fold: Fold | None, earlier: Iterable[Edit], here: Iterable[PlannedPlace]) -> str | None:
+    """Why a fold that was found before the first step no longer holds after the `earlier` edits and those folded `here`
+    already. What sites tell is left to the method: this is about tensors outside of them, and values that were equal."""
+    if fold is None or fold.what not in ("scale", "twin"):
+        return None
+    edits = list(earlier)
+    done = [place.fold for places in (*(edit.places for edit in edits), here) for place in places if place.fold]
+    if any((other.what, other.path) == (fold.what, fold.path) for other in done):
+        return "an earlier step folds it already"
+    if fold.what == "scale":
+        return None
+    (kept,) = fold.into
+    trains = next((edit.method for edit in edits if not edit.places), None)
+    if trains is not None:
+        return f"{trains} trains before that, and then it may differ from {kept}; fold before training"
+    owners = {name.rpartition(".")[0] for name in (fold.path, kept)}
+    other = next((o for o in done if o.what != "twin" and owners.intersection((o.path, *o.into))), None)
+    return None if other is None else f"folding {other.path} changes it or {kept}"
+
+
+def _unsure(place: Place, after: Iterable[Site], earlier: Iterable[Edit]) -> str | None:
+    """Why it is not known which layers of a tower will be of one shape: an earlier edit leaves open how much each loses."""
+    left = set(after)
+    doubts = [path for path, _ in _doubts(earlier)]
+    changed = (site for site in place.sites if site not in left)
+    unsure = next((site for site in changed if any(f"{site.path}.".startswith(f"{path}.") for path in doubts)), None)
+    if unsure is None:
+        return None
+    return (
+        f"an earlier step leaves open how much {unsure.name} loses, so it is not known which blocks are of one shape; "
+        "leave its scope or energy out"
+    )
+
+
+def _doubts(earlier: Iterable[Edit]) -> list[tuple[str, Certainty]]:
+    """The paths whose bytes `earlier` edits could but estimate, with what is known of them."""
+    places = (place for edit in earlier for place in edit.places if place.certainty != "exact")
+    return [(path, place.certainty) for place in places for path in place.paths]
+
+
 def _as_certain_as(earlier: Iterable[Edit], edit: Edit, method: Method) -> Edit:
     """`edit` with what the bytes of its places are worth: no more than those of `earlier` edits at the same sites."""
-    places = (place for e in earlier for place in e.places if place.certainty != "exact")
-    doubts = [(path, place.certainty) for place in places for path in place.paths]
+    doubts = _doubts(earlier)
 
     def certainty(place: PlannedPlace) -> Certainty:
         own = method.certainty(build(method.config, {**edit.config, **place.config}, edit.method))

@@ -247,3 +247,59 @@ def test_a_head_that_equals_the_embedding_is_stored_once(
     for key, value in outputs(done.model.module, batch).items():
         assert torch.equal(value, outputs(again, batch)[key]), key
     assert tensor_bytes(unique_tensors(again).values()) == done.plan.expected_tensor_bytes
+
+
+class Alike(nn.Module):
+    """Two linear layers and two scales that begin with the same values, the layers with different neighbours."""
+
+    modalities = ("text",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.norm, self.scale, self.other = nn.LayerNorm(8, bias=False), Scale(8), Scale(8)
+        self.one, self.two, self.head = nn.Linear(8, 8, bias=False), nn.Linear(8, 8, bias=False), nn.Linear(8, 2)
+        nn.init.uniform_(self.norm.weight, 0.5, 2.0)
+        self.two.weight.data.copy_(self.one.weight.data)
+        self.other.load_state_dict(self.scale.state_dict())
+
+    def example(self) -> dict[str, Tensor]:
+        """One sample."""
+        return {"x": torch.zeros(1, 8)}
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, 8) -> (B, 2)."""
+        hidden = self.scale(self.one(self.norm(x))).relu() + self.other(self.two(x)).relu()
+        found: Tensor = self.head(hidden)
+        return found
+
+
+def test_what_another_fold_changes_is_no_twin(tmp_path: Path) -> None:
+    """A norm folded into one of two equal weights, or a scale that goes, leaves nothing to be stored once."""
+    done = trimodal.compress(Alike, {"steps": [FOLD]}, None, tmp_path / "out")
+    assert [p.fold.what for p in done.plan.edits[0].places if p.fold] == ["affine", "scale", "scale"]
+    assert done.verdict.passed
+    again, batch = trimodal.load(tmp_path / "out", factory=Alike), {"x": torch.randn(5, 8)}
+    assert relative(outputs(Alike().eval(), batch), outputs(again, batch)) < LARGEST_ERROR
+
+
+@pytest.mark.parametrize(("where", "reason"), [
+    ("scale", "an earlier step folds it already"), ("two.weight", "folding norm changes it or one.weight"),
+])  # fmt: skip
+def test_what_an_earlier_step_folded(where: str, reason: str) -> None:
+    with pytest.raises(RecipeError, match=reason):
+        trimodal.plan(Alike, {"steps": [{"fold.exact": {"twins": False}}, {"fold.exact": {"where": where}}]}, None)
+
+
+def test_tensors_that_were_trained_apart_are_no_twins(compressed: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    def alike(module: Any) -> None:
+        enlarge(module)
+        module.lm_head.weight.data.copy_(module.model.embed_tokens.weight.data)
+
+    enlarge = tiny._enlarge_
+    monkeypatch.setattr(tiny, "_enlarge_", alike)
+    steps = [{"distill": {"steps": 1}}, {"fold.exact": {"affine": False}}]
+    with pytest.raises(RecipeError, match="distill trains before that, and then it may differ from"):
+        compressed("qwen3", [*steps[:1], {"fold.exact": {"where": "lm_head*"}}])
+    done = compressed("qwen3", steps[::-1])
+    assert [place.name for place in done.plan.edits[0].places] == ["lm_head.weight"]
