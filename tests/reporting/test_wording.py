@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from trimodal.core import Metric, Verdict
+from trimodal.core import Edit, Metric, Plan, Verdict
 from trimodal.core.record import Unit
 from trimodal.reporting import wording
 
@@ -64,3 +64,16 @@ def test_the_headline_of_a_model_that_grew(verdict: Verdict) -> None:
     size = verdict.size
     grown = replace(verdict, size=replace(size, after_bytes=2 * size.before_bytes), metrics=())
     assert wording.headline(grown) == "2.0× larger (14.2 MB → 28.5 MB); accuracy was not measured."
+
+
+def test_zeros_and_packed_layers_are_not_sold_as_speed(plan: Plan) -> None:
+    places = plan.edits[0].places
+
+    def told(*methods: str) -> str:
+        return wording.speed(replace(plan, edits=tuple(Edit(method, ("*",), {}, places) for method in methods)))
+
+    assert told("prune.neurons", "factorize.eigen") == ""
+    assert "zeros" not in told("prune.heads", "quantize.gptq")
+    assert "unpacked at every call" in told("quantize.gptq")
+    assert "zeros of single weights make no CPU faster" in told("prune.neurons", "prune.wanda")
+    assert wording.speed(replace(plan, edits=(Edit("quantize.rtn", ("*",), {}, ()),))) == ""

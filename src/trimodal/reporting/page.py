@@ -101,6 +101,7 @@ def render(plan: Plan, verdict: Verdict, places: Sequence[PlaceRecord], fits: Se
         sizes=_sizes(verdict),
         packing="W" + wording.packing(verdict.packing)[1:] if verdict.packing else "",
         stock="L" + wording.stock(verdict.stock)[1:] if verdict.stock else "",
+        speed="T" + speed[1:] if (speed := wording.speed(plan)) else "",
         whiskers=plots.whiskers(verdict.metrics),
         towers=_towers(verdict.towers),
         steps=steps,

@@ -24,6 +24,8 @@ def summary(verdict: Verdict, plan: Plan) -> Group:
         parts.append(Text(wording.packing(verdict.packing)))
     if verdict.stock is not None:
         parts.append(Text(wording.stock(verdict.stock)))
+    if speed := wording.speed(plan):
+        parts.append(Text(speed))
     if verdict.metrics:
         parts += [Text(), _metrics(verdict)]
     parts += [Text(), Text(badge[:1].upper() + badge[1:], style=_STYLES[state])]

@@ -12,6 +12,7 @@ from pathlib import PurePath
 from typing import Any
 
 from trimodal.core import Metric, Packing, Plan, Size, Stock, Verdict
+from trimodal.methods import METHODS
 
 MINUS = "\u2212"
 TIMES = "\u00d7"
@@ -149,6 +150,16 @@ def stock(found: Stock) -> str:
     if found.alone:
         return "loads with stock Transformers alone: yes"
     return f"loads with stock Transformers alone: no, because {found.reason}; use trimodal.load"
+
+
+def speed(plan: Plan) -> str:
+    """What the steps mean for the time of a forward pass, where layers are kept packed; empty where none is."""
+    working = [known for known in METHODS if any(edit.method == known.name and edit.places for edit in plan.edits)]
+    zeros = any(known.kind == "prune" and known.on == "site" for known in working)
+    if not zeros and not any(known.kind == "quantize" for known in working):
+        return ""
+    packed = "packed layers are unpacked at every call, which takes longer than the original's; dequantize=True undoes that"
+    return f"time: zeros of single weights make no CPU faster, and {packed}" if zeros else f"time: {packed}"
 
 
 def _from_to(sizes: Size) -> str:
