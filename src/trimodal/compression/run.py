@@ -157,7 +157,7 @@ def _survey(run: _Run, given: Given, batches: Sequence[Batch]) -> None:
         apply_(run.model, place, change, after)
         run.records.append(PlaceRecord(
             edit=task.edit, method=task.method.name, place=place.name, tower=place.tower, block=None,
-            bytes_before=place.stored_bytes, bytes_after=sum(s.stored_bytes for s in after),
+            bytes_before=place.stored_bytes, bytes_after=place.bytes_with(after),
             error=dict(change.error or {}), weight_error=None, tokens={}, seconds=time.perf_counter() - start,
             notes=change.notes,
         ))  # fmt: skip

@@ -62,6 +62,9 @@ def apply_(model: Model, place: Place, change: Change, after: Sequence[Site]) ->
         consumer = model.module.get_submodule(place.observed.path)
         _overwrite_(consumer, "weight", change.cut.weight)
         _overwrite_(consumer, "bias", change.cut.bias)
+        for name, value in change.cut.tensors.items():
+            path, _, tensor = name.rpartition(".")
+            _overwrite_(model.module.get_submodule(path), tensor, value)
         model.layout = model.layout.cut(change.cut.label, change.cut.kept)
     if change.fold is not None:
         fold = change.fold.fold
@@ -112,8 +115,15 @@ def cut_(module: nn.Module, layout: Layout, label: str, kept: Sequence[int]) -> 
             index = site.output_axis.staying(kept, label)
             _select_(layer, index, ("weight", "bias", *_STATISTICS), site.output_dim, outputs)
             _regroup_(layer, site, len(index))
-        if site.reads(label) and site.input_axis is not None:
+        if site.reads(label) and site.input_axis is not None and site.kind != "embedding":
             _select_(layer, site.input_axis.staying(kept, label), ("weight",), 1, inputs)
+        for other in map(module.get_submodule, site.tied):
+            other.weight = layer.weight
+            setattr(other, "in_features", len(kept))
+    for bare in layout.bare:
+        if bare.label == label:
+            path, _, name = bare.path.rpartition(".")
+            _select_(module.get_submodule(path), list(kept), (name,), -1, ())
     for counter in layout.counters:
         if counter.label == label:
             setattr(module.get_submodule(counter.path), counter.attribute, len(kept) * counter.per_unit)
@@ -133,6 +143,8 @@ def _select_(layer: nn.Module, entries: Sequence[int], names: Sequence[str], dim
     for size in sizes:
         if hasattr(layer, size):
             setattr(layer, size, len(entries))
+    if hasattr(layer, "normalized_shape"):
+        layer.normalized_shape = (len(entries),)
 
 
 def _regroup_(layer: nn.Module, site: Site, left: int) -> None:
