@@ -199,7 +199,8 @@ def _rounds(tasks: list[Task]) -> Iterator[list[Task]]:
 def _round(run: _Run, tasks: list[Task], given: Given) -> None:
     places = [given.place(task) for task in tasks]
     seen = given.observe(tasks, places)
-    for task, place in zip(tasks, places, strict=True):
+    for task in tasks:
+        place = given.place(task)  # a fold before it may have settled that its stream keeps its width
         run.progress(f"{task.method.name} {place.name}", len(run.records), run.total)
         if place.fold is not None:
             run.records.append(_folded(run.model, task, place))

@@ -364,9 +364,9 @@ class Layout:
 
     def exchange(self, old: Iterable[Site], new: Iterable[Site]) -> Layout:
         """The layout with the sites `old` replaced by `new`: by path where it stays, else in place of the
-        site whose path is a prefix of the new one. A stream of which a layer is gone without successor keeps its width."""
+        site whose path is a prefix of the new one."""
         by_path = {site.path: site for site in new}
-        gone = {site.path: site for site in old}
+        gone = {site.path for site in old}
 
         def successors(site: Site) -> Iterator[Site]:
             if site.path not in gone:
@@ -376,17 +376,7 @@ class Layout:
             else:
                 yield from (s for s in by_path.values() if s.path.startswith(site.path + "."))
 
-        layout = replace(self, sites=tuple(s for site in self.sites for s in successors(site)))
-        lost = {
-            label
-            for path, site in gone.items()
-            if not any(f"{other}.".startswith(f"{path}.") for other in by_path)
-            for axis in (site.input_axis, site.output_axis) if axis
-            for label in axis.labels if is_width(label)
-        }  # fmt: skip
-        for label in sorted(lost):
-            layout = layout.pinned(label, "a layer that it runs through was folded into others; prune.width before that")
-        return layout
+        return replace(self, sites=tuple(s for site in self.sites for s in successors(site)))
 
     def pinned(self, label: str, reason: str) -> Layout:
         """The layout in which `label` cannot be cut, for `reason`; no dimension is a mixture of it and others."""

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from trimodal.core import Change, Drop, Fold, Layout, Merge, Place, Site
-from trimodal.core.folding import after_fold
+from trimodal.core.folding import after_fold, with_streams_kept
 from trimodal.core.storage import FACTORED, tensors_of
 from trimodal.errors import ModelError
 from trimodal.layers import (
@@ -89,6 +89,8 @@ def apply_(model: Model, place: Place, change: Change, after: Sequence[Site]) ->
         model.steps.append({"drop": {"tower": change.drop.tower, "kept": list(change.drop.kept)}})
         model.layout = model.layout.dropped(change.drop.tower, change.drop.kept)
     model.layout = model.layout.exchange(place.sites, after)
+    if change.fold is not None:
+        model.layout = with_streams_kept(place.sites, model.layout)
     if change.merge is not None:
         merge_(model.module, model.layout, change.merge)
         model.steps.append({"merge": asdict(change.merge)})

@@ -39,7 +39,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from trimodal.core import Change, Folded, Place, Site
-from trimodal.core.folding import folded
+from trimodal.core.folding import folded, with_streams_kept
 from trimodal.errors import TrimodalError
 from trimodal.maths.folding import taken_over
 from trimodal.methods.method import Method, Weights
@@ -103,5 +103,6 @@ METHOD = Method(
     on="fold",
     refuse=refuse,
     forecast=forecast,
+    reshaped=lambda layout, place, config: with_streams_kept(place.sites, layout),
     solve=solve,
 )

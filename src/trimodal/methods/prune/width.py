@@ -31,6 +31,7 @@ class WidthConfig:
     sparsity: float = option(
         0.25, "fraction of the stream's dimensions removed, rounded", low=0.0, high=1.0, search=(0.125, 0.25, 0.5)
     )
+    multiple: int = option(8, "the dimensions that stay are rounded up to a multiple of this", low=2, high=1024)
     score: Score = option(
         "energy", "what a dimension is worth: what it adds to the layers that read it, how large norms make it, or the "
         "weights that hang on it", choices=("energy", "activation", "magnitude"), search=("energy", "activation"),
@@ -53,9 +54,15 @@ def refuse(place: Place, config: WidthConfig) -> str | None:
         if site.tied and not site.read_again:
             return f"{site.name} shares its weight with {site.tied[0]}; prune before that"
     units = width(place)
-    if config.sparsity > 0 and kept_units(units, config.sparsity) == units:
-        return f"{config.sparsity:g} of its {units} dimensions, rounded, is none"
+    if config.sparsity > 0 and staying(units, config) == units:
+        return f"{config.sparsity:g} of its {units} dimensions is none, as a multiple of {config.multiple} stays"
     return None
+
+
+def staying(units: int, config: WidthConfig) -> int:
+    """How many of `units` dimensions stay."""
+    least = kept_units(units, config.sparsity)
+    return units if config.sparsity == 0 else min(units, -(-least // config.multiple) * config.multiple)
 
 
 def width(place: Place) -> int:
@@ -73,7 +80,7 @@ def wants(place: Place, config: WidthConfig) -> StatisticKind | None:
 
 def forecast(place: Place, config: WidthConfig) -> Sequence[Site]:
     """All layers along the stream, with fewer dimensions."""
-    kept = range(kept_units(width(place), config.sparsity))
+    kept = range(staying(width(place), config))
     return tuple(site.cut(place.label or "", kept) for site in place.sites)
 
 
@@ -102,7 +109,7 @@ def survey(model: Model, place: Place, batches: Sequence[Batch], mix: Mix, confi
         )
     worth = _SCORES[config.score](model, place, readings, mix)
     order = torch.sort(worth, descending=True, stable=True).indices
-    kept = tuple(sorted(order[: kept_units(units, config.sparsity)].tolist()))
+    kept = tuple(sorted(order[: staying(units, config)].tolist()))
     tensors = rescaled(model, place, kept)
     return Change(
         cut=Cut(place.label or "", kept, tensors=tensors),
