@@ -334,7 +334,8 @@ class Fold:
 @dataclass(frozen=True)
 class Layout:
     """Towers and sites of one model. Sites stand in running order. `fixed` tells of units that were looked at and cannot
-    be cut, `bare` of parameters that are cut with a label. `folds` are known only after `models/watching.py` has looked, and are no part of what the layout is."""
+    be cut, `bare` of parameters in no site that are cut with a label. `folds` are known only after `models/watching.py` has
+    looked, and are no part of what the layout is."""
 
     towers: tuple[Tower, ...]
     sites: tuple[Site, ...]

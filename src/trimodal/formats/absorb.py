@@ -14,9 +14,9 @@ A fact is a tensor's name with one of its sizes, a module's type, or a plain att
 of attention, which must be the very same. Only if no fact differs are the steps *absorbed*: left out of the file.
 
 Heads need one number more, and so does a narrower stream. Many classes divide their width by the number of heads; where a
-class reads `head_dim` it is written beside the new number. CLIP and Whisper read none, so no configuration of theirs can say that heads are gone.
-Transformers 5 has `per_layer_config` for blocks that differ, but only a few classes read it (Gemma 4 and its kin), none
-of those whose units can be cut here.
+class reads `head_dim` it is written beside the new number. CLIP and Whisper read none, so no configuration of theirs can say
+that heads are gone or the stream is narrower. Transformers 5 has `per_layer_config` for blocks that differ, but only a few
+classes read it (Gemma 4 and its kin), none of those whose units can be cut here.
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from trimodal.core import Certainty, Change, FitRecord, Layout, Place, Site
 from trimodal.core.site import Kind as SiteKind
+from trimodal.core.site import is_width
 from trimodal.statistics import Moment, Statistic, StatisticKind
 
 if TYPE_CHECKING:
@@ -85,7 +86,7 @@ def works_on(method: Method) -> str:
     """What one place of `method` can be, in words; for layers, asked of the method itself."""
     if method.on != "site":
         whole = {"model": "the whole model", "tower": "tower", "fold": "a layer and its neighbours"}
-        return whole.get(method.on, f"{method.unit} of a block")
+        return whole.get(method.on, f"{method.unit} of a {'tower' if is_width(f'.{method.unit}') else 'block'}")
     shapes: dict[SiteKind, tuple[int, ...]] = {"linear": (64, 64), "conv": (64, 64, 3, 3), "embedding": (64, 64)}
     sites = [Site("", "", None, "", kind, shape) for kind, shape in shapes.items()]
     kinds = [site.kind for site in sites if method.refuse(Place("", (site,)), method.config()) is None]

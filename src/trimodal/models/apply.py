@@ -90,7 +90,7 @@ def apply_(model: Model, place: Place, change: Change, after: Sequence[Site]) ->
         model.layout = model.layout.dropped(change.drop.tower, change.drop.kept)
     model.layout = model.layout.exchange(place.sites, after)
     if change.fold is not None:
-        model.layout = with_streams_kept(place.sites, model.layout)
+        model.layout = with_streams_kept(change.fold.fold, place.sites, model.layout)
     if change.merge is not None:
         merge_(model.module, model.layout, change.merge)
         model.steps.append({"merge": asdict(change.merge)})
@@ -121,7 +121,7 @@ def cut_(module: nn.Module, layout: Layout, label: str, kept: Sequence[int]) -> 
             _select_(layer, site.input_axis.staying(kept, label), ("weight",), 1, inputs)
         for other in map(module.get_submodule, site.tied):
             other.weight = layer.weight
-            setattr(other, "in_features", len(kept))
+            other.in_features = len(kept)
     for bare in layout.bare:
         if bare.label == label:
             path, _, name = bare.path.rpartition(".")

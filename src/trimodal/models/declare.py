@@ -5,9 +5,9 @@ A family writes down each part by its path and leaves the rest to `lay_out`. One
     (Part("norm1", "norm", "attention"), Attention("q", "k", "v", "o", width="head_dim"), Mlp("up", "down"))
 
 and from that come the sites, their shapes, the labels of the axes that must be cut together, and the counters that a
-cut has to change. The stream that runs through a tower is one axis too, `text.width`: which parts read it and write to it
-follows from their roles, and those that do otherwise say so. Sizes are read from the weights, not from the configuration, so a model that was cut before is
-described as it is now.
+cut has to change. The stream that runs through a tower is one axis too, `text.width`: which parts read it and which write
+to it follows from their roles, and those for which it does not say so. Sizes are read from the weights, not from the
+configuration, so a model that was cut before is described as it is now.
 """
 
 from __future__ import annotations

@@ -280,6 +280,18 @@ def test_a_folded_norm_is_remembered_after_loading(compressed: Any, tmp_path: Pa
     assert [fixed.label for fixed in layout.fixed] == ["text.width"]
 
 
+def test_tokens_that_are_stored_once_keep_the_width(compressed: Any) -> None:
+    """Class and distillation token of a fresh AST are both zero, and so one tensor."""
+    with pytest.MonkeyPatch.context() as patch:
+        made_so = miniature("ast")
+        with torch.no_grad():
+            for name in ("cls_token", "distillation_token"):
+                getattr(made_so.audio_spectrogram_transformer.embeddings, name).zero_()
+        patch.setattr("tests.conftest.miniature", lambda name, seed=0: made_so)
+        with pytest.raises(RecipeError, match=r"audio.width: a layer along it was folded into others"):
+            compressed("ast", [{"fold.exact": {}}, {"prune.width": {}}])
+
+
 CHAINS: dict[str, list[dict[str, Any]]] = {
     "between others": [
         {"prune.neurons": {"sparsity": 0.5}}, {"prune.width": {}}, {"prune.heads": {"sparsity": 0.5}},
