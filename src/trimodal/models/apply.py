@@ -121,7 +121,7 @@ def cut_(module: nn.Module, layout: Layout, label: str, kept: Sequence[int]) -> 
             _select_(layer, site.input_axis.staying(kept, label), ("weight",), 1, inputs)
         for other in map(module.get_submodule, site.tied):
             other.weight = layer.weight
-            other.in_features = len(kept)
+            other.in_features = len(kept)  # type: ignore[assignment]
     for bare in layout.bare:
         if bare.label == label:
             path, _, name = bare.path.rpartition(".")
@@ -146,7 +146,7 @@ def _select_(layer: nn.Module, entries: Sequence[int], names: Sequence[str], dim
         if hasattr(layer, size):
             setattr(layer, size, len(entries))
     if hasattr(layer, "normalized_shape"):
-        layer.normalized_shape = (len(entries),)
+        layer.normalized_shape = (len(entries),)  # type: ignore[assignment]
 
 
 def _regroup_(layer: nn.Module, site: Site, left: int) -> None:
