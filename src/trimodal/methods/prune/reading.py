@@ -9,14 +9,14 @@ each reading is fitted in the order in which they run, every one to what it is r
                 from E[x' x'ᵀ] (n', n') and E[x x'ᵀ] (n, n'), both with a further input that is always 1 where there is a bias
 
 So a layer makes up for what a norm's mean and variance over fewer dimensions do, too. Costs one pass through both models
-per reading. d is `damping` times the mean square of x'; few tokens want more of it.
+as far as the reading. d is `damping` times the mean square of x'; few tokens want more of it.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -28,7 +28,7 @@ from trimodal.errors import TrimodalError
 from trimodal.maths.error import quadratic
 from trimodal.methods.method import Mix
 from trimodal.models.apply import cut_
-from trimodal.models.blocks import split
+from trimodal.models.blocks import Stop, split
 from trimodal.models.model import Batch, Model
 from trimodal.statistics import Moment, rows_by_modality
 
@@ -37,9 +37,11 @@ Errors = dict[str, float]
 
 @dataclass
 class Reading:
-    """One input that layers take from the stream, seen at the layer at `path`: all the layers, and by modality its moment."""
+    """One input that layers take from the stream, seen at the layer at `path`: all the layers, by modality its moment, and
+    whether every batch brought it there just once."""
 
     path: str
+    once: bool = True
     sites: list[Site] = field(default_factory=list)
     moments: dict[str, Moment] = field(default_factory=dict)
 
@@ -66,6 +68,7 @@ def observe(model: Model, place: Place, batches: Sequence[Batch]) -> list[Readin
                 leader[path] = next((other for other, seen in given.items() if seen is x), path)
                 found.setdefault(leader[path], Reading(leader[path])).sites.append(site)
             if leader[path] == path:
+                found[path].once = found[path].once and path not in given
                 given[path] = x
                 for name, part in rows.of(x).items():
                     found[path].moments.setdefault(name, Moment(part.shape[-1])).update(part)
@@ -173,19 +176,15 @@ def paired(
     """By modality the moment of (x', 1), with zeros in x' for what is gone, and across with (x, 1): (n + 1, n + 1) each."""
     found: dict[str, Moment] = {}
     rows, n = _Rows(model, place), width(place)
-    with _inputs(model.module, reading.path) as before, _inputs(narrow, reading.path) as after:
-        for batch in batches:
-            before.clear()
-            after.clear()
-            rows.start_(batch)
-            model.module(**batch)
-            narrow(**batch)
-            for x, given in zip(before, after, strict=True):
-                wide = given.new_zeros(*given.shape[:-1], n)
-                wide[..., list(kept)] = given
-                originals = rows.of(_with_one(x))
-                for name, part in rows.of(_with_one(wide)).items():
-                    found.setdefault(name, Moment(n + 1)).update(part, originals[name])
+    for batch in batches:
+        rows.start_(batch)
+        before, after = (_inputs(module, reading, batch) for module in (model.module, narrow))
+        for x, given in zip(before, after, strict=True):
+            wide = given.new_zeros(*given.shape[:-1], n)
+            wide[..., list(kept)] = given
+            originals = rows.of(_with_one(x))
+            for name, part in rows.of(_with_one(wide)).items():
+                found.setdefault(name, Moment(n + 1)).update(part, originals[name])
     return found
 
 
@@ -235,14 +234,19 @@ def _set_(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
             module.get_parameter(name).copy_(value)
 
 
-@contextmanager
-def _inputs(module: nn.Module, path: str) -> Iterator[list[Tensor]]:
-    """While open, every forward leaves what the layer at `path` is given, call by call."""
+def _inputs(module: nn.Module, reading: Reading, batch: Batch) -> list[Tensor]:
+    """What the layers of a reading are given for `batch`, call by call."""
     found: list[Tensor] = []
-    handle = module.get_submodule(path).register_forward_pre_hook(
-        lambda _, args, kwargs: found.append(split(args, kwargs)[0]), with_kwargs=True
-    )
+
+    def see(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        found.append(split(args, kwargs)[0])
+        if reading.once:
+            raise Stop
+
+    handle = module.get_submodule(reading.path).register_forward_pre_hook(see, with_kwargs=True)
     try:
-        yield found
+        with suppress(Stop):
+            module(**batch)
     finally:
         handle.remove()
+    return found
