@@ -305,7 +305,7 @@ CHAINS: dict[str, list[dict[str, Any]]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", ["llama", "whisper", "fusion", "llava", "vit"])
+@pytest.mark.parametrize("name", ["llama", "whisper", *(pytest.param(n, marks=pytest.mark.slow) for n in ("fusion", "llava", "vit"))])
 @pytest.mark.parametrize("chain", CHAINS)
 def test_it_goes_with_other_steps_and_reloads(compressed: Any, tmp_path: Path, name: str, chain: str) -> None:
     done = compressed(name, CHAINS[chain])
