@@ -1,8 +1,9 @@
-"""Heads, neurons and whole blocks cut out of one tower at a time of the see-hear-read model: what each modality loses.
+"""Heads, neurons, blocks and hidden width cut out of one tower at a time of the see-hear-read model: what each modality loses.
 
-`python -m benchmarks.towers` takes the packaged model, cuts half of the heads, half of the MLP neurons or a third of the blocks
-of one tower, and asks the 2,000 questions of `benchmarks/schedule.py`; then recovers with `distill` on 4,000 other questions and
-asks again. Per modality: the towers' own heads, and the answer read one modality at a time (see `benchmarks/modality.py`).
+`python -m benchmarks.towers` takes the packaged model, cuts half of the heads, half of the MLP neurons, a third of the blocks
+or a quarter of the width of one tower, and asks the 2,000 questions of `benchmarks/schedule.py`; then recovers with `distill`
+on 4,000 other questions and asks again. Per modality: the towers' own heads, and the answer read one modality at a time (see
+`benchmarks/modality.py`).
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ CUTS: Mapping[str, dict[str, Any]] = {
     "half of the heads": {"prune.heads": {"sparsity": 0.5}},
     "half of the neurons": {"prune.neurons": {"sparsity": 0.5}},
     "a third of the blocks": {"prune.layers": {"sparsity": 0.34}},
+    "a quarter of the width": {"prune.width": {"sparsity": 0.25}},
 }
 CALIBRATION, RECOVERY = 256, {"steps": 60, "batch": 32, "learning_rate": 1e-3}
 MOST_LOST = 3.0

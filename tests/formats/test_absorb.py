@@ -80,6 +80,13 @@ SAID: dict[str, tuple[str, list[dict[str, Any]], dict[str, Any]]] = {
     ),
     "clap, a ratio": ("clap", [cut("neurons", "audio.?.*")], {"audio_config.mlp_ratio": 2.0}),
     "resnet": ("resnet", [cut("channels")], {"embedding_size": 4, "hidden_sizes": [8, 16]}),
+    "llama width and heads": (
+        "llama", [cut("width", sparsity=0.25), cut("heads")],
+        {"hidden_size": 24, "num_attention_heads": 2, "num_key_value_heads": 1},
+    ),
+    "qwen3 width": ("qwen3", [cut("width", "text", 0.25)], {"hidden_size": 24}),
+    "vit width": ("vit", [cut("width", sparsity=0.25)], {"hidden_size": 24, "head_dim": 8}),
+    "ast width": ("ast", [cut("width", sparsity=0.25)], {"hidden_size": 24, "head_dim": 8}),
 }  # fmt: skip
 
 
@@ -116,6 +123,7 @@ NOT_SAID: dict[str, tuple[str, list[dict[str, Any]], str]] = {
                          "LlamaConfig cannot say that model.layers.1.mlp.down_proj.weight is 32 × 32"),
     "the projector": ("llava", [cut("neurons", "*.projector*")], "LlavaConfig cannot say that model.multi_modal_pro"),
     "some channels": ("resnet", [cut("channels", "image.0.*")], "ResNetConfig cannot say that"),
+    "whisper width": ("whisper", [cut("width", "audio", 0.25)], "WhisperConfig cannot say that model.decoder.layers.0.enc"),
     "single weights": ("bert", [{"prune.magnitude": {"where": "*", "sparsity": 0.5}}], "weights are kept as sparse"),
 }  # fmt: skip
 

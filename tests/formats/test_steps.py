@@ -187,6 +187,8 @@ BAD_FIT: Mapping[str, Any] = {
     "cut-of-nothing": {"cut": {"label": "__dict__", "kept": [0]}},
     "cut-of-all": {"cut": {"label": "image.0.heads", "kept": []}},
     "cut-beyond": {"cut": {"label": "image.0.heads", "kept": [0, 4]}},
+    "cut-of-a-stream-beyond": {"cut": {"label": "image.width", "kept": [0, 32]}},
+    "cut-of-no-stream": {"cut": {"label": "fusion.width", "kept": [0]}},
     "merge-of-no-tower": merge(tower="__class__"),
     "merge-of-words": merge(tower="text"),
     "merge-beyond": merge(last=2),

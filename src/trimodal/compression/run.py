@@ -157,7 +157,7 @@ def _survey(run: _Run, given: Given, batches: Sequence[Batch]) -> None:
         apply_(run.model, place, change, after)
         run.records.append(PlaceRecord(
             edit=task.edit, method=task.method.name, place=place.name, tower=place.tower, block=None,
-            bytes_before=place.stored_bytes, bytes_after=sum(s.stored_bytes for s in after),
+            bytes_before=place.stored_bytes, bytes_after=place.bytes_with(after),
             error=dict(change.error or {}), weight_error=None, tokens={}, seconds=time.perf_counter() - start,
             notes=change.notes,
         ))  # fmt: skip
@@ -199,7 +199,8 @@ def _rounds(tasks: list[Task]) -> Iterator[list[Task]]:
 def _round(run: _Run, tasks: list[Task], given: Given) -> None:
     places = [given.place(task) for task in tasks]
     seen = given.observe(tasks, places)
-    for task, place in zip(tasks, places, strict=True):
+    for task in tasks:
+        place = given.place(task)  # a fold before it may have settled that its stream keeps its width
         run.progress(f"{task.method.name} {place.name}", len(run.records), run.total)
         if place.fold is not None:
             run.records.append(_folded(run.model, task, place))

@@ -4,12 +4,13 @@ from trimodal.core.change import Change, Cut, Drop, Folded, Merge, Treatment
 from trimodal.core.plan import Calibration, Certainty, Edit, LeftAlone, Place, Plan, PlannedPlace, Source, least_certain
 from trimodal.core.record import Check, FitRecord, Metric, Packing, PlaceRecord, Size, Stock, TowerSize, Verdict
 from trimodal.core.sample import MODALITIES, TOKEN_KINDS, Sample
-from trimodal.core.site import Axis, Counter, Fixed, Fold, Layout, Site, Tower
+from trimodal.core.site import Axis, Bare, Counter, Fixed, Fold, Layout, Site, Tower
 
 __all__ = [
     "MODALITIES",
     "TOKEN_KINDS",
     "Axis",
+    "Bare",
     "Calibration",
     "Certainty",
     "Change",

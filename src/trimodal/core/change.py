@@ -31,12 +31,13 @@ class Treatment:
 @dataclass(frozen=True)
 class Cut:
     """Units of one axis label that stay, ascending; and the consumer's weight (and bias) after the cut, if it
-    was updated to make up for what was removed."""
+    was updated to make up for what was removed, or such `tensors` of any layer by name."""
 
     label: str
     kept: tuple[int, ...]
     weight: Tensor | None = None
     bias: Tensor | None = None
+    tensors: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from trimodal.core.site import Fold, Layout, Site
+from trimodal.core.site import Fold, Layout, Site, is_width
 
 
 def folded(fold: Fold, sites: Sequence[Site]) -> tuple[Site, ...]:
@@ -35,4 +35,16 @@ def sites_of(fold: Fold, layout: Layout) -> tuple[Site, ...] | None:
 def after_fold(fold: Fold, layout: Layout) -> Layout:
     """The layout after the fold."""
     sites = sites_of(fold, layout) or ()
-    return layout.exchange(sites, folded(fold, sites))
+    return with_streams_kept(fold, sites, layout.exchange(sites, folded(fold, sites)))
+
+
+def with_streams_kept(fold: Fold, sites: Sequence[Site], layout: Layout) -> Layout:
+    """The `layout` that is left after a fold of one with `sites`: the streams along which something is gone or stored
+    elsewhere can no longer be cut, since nobody knows of it."""
+    known = {site.path for site in layout.sites}
+    gone = [site for site in sites if site.path not in known]
+    labels = {axis.label for site in gone for axis in (site.input_axis, site.output_axis) if axis and is_width(axis.label)}
+    labels |= {bare.label for bare in layout.bare if bare.path in (fold.path, *fold.into)}
+    for label in sorted(labels & set(layout.labels())):
+        layout = layout.pinned(label, "a layer along it was folded into others; prune.width before that")
+    return layout

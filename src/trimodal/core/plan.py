@@ -6,11 +6,11 @@ are executed.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, get_args
 
-from trimodal.core.site import Fold, Site, Tower
+from trimodal.core.site import Bare, Fold, Layout, Site, Tower
 
 PLAN_FORMAT = 1
 Certainty = Literal["exact", "at most", "estimate"]
@@ -22,7 +22,7 @@ class Place:
     goes first, then what takes it over), or the whole model.
 
     `observed` is the site whose input the method's statistics are taken from: the site itself, or for an axis
-    the first one that consumes it.
+    the first one that consumes it. `bare` are the parameters in no site that share the label.
     """
 
     name: str
@@ -30,6 +30,13 @@ class Place:
     label: str | None = None
     whole: Tower | None = None
     fold: Fold | None = None
+    bare: tuple[Bare, ...] = ()
+
+    @staticmethod
+    def along(layout: Layout, label: str) -> Place:
+        """All that carries `label`."""
+        bare = tuple(bare for bare in layout.bare if bare.label == label)
+        return Place(label, tuple(layout.carrying(label)), label, bare=bare)
 
     @property
     def observed(self) -> Site:
@@ -65,8 +72,17 @@ class Place:
 
     @property
     def stored_bytes(self) -> int:
-        """Bytes of all its sites as they are stored now, and of a tensor that stands at none of them."""
-        return sum(site.stored_bytes for site in self.sites) + (self.fold.tensor_bytes if self.fold else 0)
+        """Bytes of all its sites as they are stored now, and of tensors that stand at none of them."""
+        return self.bytes_with(self.sites) + (self.fold.tensor_bytes if self.fold else 0)
+
+    def bytes_with(self, sites: Sequence[Site]) -> int:
+        """Bytes with `sites` in place of its own; its bare parameters have as many units as those."""
+        found = sum(site.stored_bytes for site in sites)
+        if self.bare and self.label is not None:
+            axes = (axis for site in sites for axis in (site.input_axis, site.output_axis) if axis is not None)
+            units = next(axis.units_of(self.label) for axis in axes if self.label in axis.labels)
+            found += units * sum(bare.unit_bytes for bare in self.bare)
+        return found
 
 
 @dataclass(frozen=True)

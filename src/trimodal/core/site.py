@@ -21,6 +21,17 @@ from trimodal.core.storage import BASE, TYPE_BYTES, packed_columns, tensors_of
 
 Kind = Literal["linear", "conv", "embedding", "norm"]
 _COUNT_BYTES = 8  # of num_batches_tracked
+_WIDTH = ".width"
+
+
+def is_width(label: str) -> bool:
+    """Whether the units of `label` are the dimensions of a tower's stream: `image.width`."""
+    return label.endswith(_WIDTH)
+
+
+def width_of(tower: str) -> str:
+    """The label of the dimensions of a tower's stream."""
+    return f"{tower}{_WIDTH}"
 
 
 @dataclass(frozen=True)
@@ -96,7 +107,8 @@ class Site:
     `shape` is the weight's own shape: out × in for a linear layer, out × in/groups × kernel for a convolution,
     rows × width for an embedding, (width,) for a norm. `branch` tells apart two sites of one role in one block
     (`cross` attention beside self-attention). `groups` is a convolution's. `tied` lists further module paths that use
-    the very same weight.
+    the very same weight. An embedding has an `input_axis`, along the same dimension as its `output_axis`, where all of
+    those are linear layers that read the stream it writes to.
     `running`: a batch norm that keeps a running mean and variance beside its weight.
     `own_forward`: its class computes in a way of its own, so no other kind of module can take its place.
     `stored` is the kind of storage of the weight at the moment (see `core/storage.py`), or `shared` where it has none of
@@ -132,6 +144,11 @@ class Site:
         """The stream whose tokens it works on, as families number them: its tower, or for keys and values of a
         cross-attention `tower.cross`."""
         return f"{self.tower}.cross" if self.branch == "cross" and self.role in ("key", "value") else self.tower
+
+    @property
+    def read_again(self) -> bool:
+        """Whether it is an embedding whose weight linear layers use along the same dimension, to read the stream."""
+        return self.kind == "embedding" and bool(self.tied) and self.input_axis is not None
 
     @property
     def output_dim(self) -> int:
@@ -214,7 +231,7 @@ class Site:
                 self, path=f"{self.path}.{name}", branch=f"{self.branch}.{name}".strip("."), shape=spec.shape,
                 kind="linear" if self.kind == "embedding" and name == last else self.kind,
                 bias=self.bias and name == last,
-                input_axis=self.input_axis if name in (first, BASE) else None,
+                input_axis=self.input_axis if name in (first, BASE) and self.kind != "embedding" else None,
                 output_axis=self.output_axis if name == last or (kind == "residual" and name != first) else None,
                 groups=spec.shape[0] if inner else self.groups,
             )  # fmt: skip
@@ -272,6 +289,16 @@ class Counter:
 
 
 @dataclass(frozen=True)
+class Bare:
+    """A parameter in no site, such as a class token, whose last dimension carries a label. `path` is its own name;
+    every unit takes `unit_bytes`."""
+
+    label: str
+    path: str
+    unit_bytes: int
+
+
+@dataclass(frozen=True)
 class Fixed:
     """Units that cannot be cut: what their label would be, and why not."""
 
@@ -307,13 +334,15 @@ class Fold:
 @dataclass(frozen=True)
 class Layout:
     """Towers and sites of one model. Sites stand in running order. `fixed` tells of units that were looked at and cannot
-    be cut. `folds` are known only after `models/watching.py` has looked, and are no part of what the layout is."""
+    be cut, `bare` of parameters in no site that are cut with a label. `folds` are known only after `models/watching.py` has
+    looked, and are no part of what the layout is."""
 
     towers: tuple[Tower, ...]
     sites: tuple[Site, ...]
     counters: tuple[Counter, ...] = field(default=())
     fixed: tuple[Fixed, ...] = field(default=())
     folds: tuple[Fold, ...] = field(default=(), compare=False)
+    bare: tuple[Bare, ...] = field(default=())
 
     def site(self, path: str) -> Site:
         """The site whose module stands at `path`."""
@@ -349,6 +378,24 @@ class Layout:
                 yield from (s for s in by_path.values() if s.path.startswith(site.path + "."))
 
         return replace(self, sites=tuple(s for site in self.sites for s in successors(site)))
+
+    def pinned(self, label: str, reason: str) -> Layout:
+        """The layout in which `label` cannot be cut, for `reason`; no dimension is a mixture of it and others."""
+
+        def without(axis: Axis | None) -> Axis | None:
+            return None if axis is not None and axis.label == label else axis
+
+        def freed(site: Site) -> Site:
+            if not (site.reads(label) or site.writes(label)):
+                return site
+            return replace(site, input_axis=without(site.input_axis), output_axis=without(site.output_axis))
+
+        return replace(
+            self,
+            sites=tuple(map(freed, self.sites)),
+            bare=tuple(bare for bare in self.bare if bare.label != label),
+            fixed=(*self.fixed, Fixed(label, reason)),
+        )
 
     def merged(self, tower: str) -> Layout:
         """The layout after the tokens of `tower` are merged, which can be done once."""
@@ -425,6 +472,7 @@ class Layout:
             "sites": [_terse(site) for site in self.sites],
             "counters": [_terse(counter) for counter in self.counters],
             **({"fixed": [asdict(fixed) for fixed in self.fixed]} if self.fixed else {}),
+            **({"bare": [asdict(bare) for bare in self.bare]} if self.bare else {}),
         }
 
     @staticmethod
@@ -438,6 +486,7 @@ class Layout:
             sites=tuple(_site_from_json(s) for s in data["sites"]),
             counters=tuple(Counter(**c) for c in data["counters"]),
             fixed=tuple(Fixed(**f) for f in data.get("fixed", ())),
+            bare=tuple(Bare(**b) for b in data.get("bare", ())),
         )
 
 

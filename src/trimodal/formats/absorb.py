@@ -13,10 +13,10 @@ that is 64 is tried with 32, and a trial stays if the bare class made from it is
 A fact is a tensor's name with one of its sizes, a module's type, or a plain attribute of a module, such as the scaling
 of attention, which must be the very same. Only if no fact differs are the steps *absorbed*: left out of the file.
 
-Heads need one number more. Many classes divide their width by the number of heads; where a class reads `head_dim` it is
-written beside the new number. CLIP and Whisper read none, so no configuration of theirs can say that heads are gone.
-Transformers 5 has `per_layer_config` for blocks that differ, but only a few classes read it (Gemma 4 and its kin), none
-of those whose units can be cut here.
+Heads need one number more, and so does a narrower stream. Many classes divide their width by the number of heads; where a
+class reads `head_dim` it is written beside the new number. CLIP and Whisper read none, so no configuration of theirs can say
+that heads are gone or the stream is narrower. Transformers 5 has `per_layer_config` for blocks that differ, but only a few
+classes read it (Gemma 4 and its kin), none of those whose units can be cut here.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from trimodal.core import Layout
+from trimodal.core.site import is_width
 from trimodal.errors import ModelError
 from trimodal.formats.steps import replay_step_, root_of_factor
 from trimodal.layers import open_recurrent_
@@ -55,10 +56,12 @@ class Absorbed:
 
 @dataclass(frozen=True)
 class _Resize:
-    """What one step did to numbers: (before, after) each. `head_dim` is the width of a head where it cut heads."""
+    """What one step did to numbers: (before, after) each. `head_dim` is the width of a head where it cut heads, or with
+    `stream` all that is as wide as the stream."""
 
     numbers: frozenset[tuple[int, int]]
     head_dim: int | None = None
+    stream: bool = False
 
 
 def absorb(config: Mapping[str, Any], steps: Sequence[Step], kind: type[PreTrainedModel]) -> Absorbed:
@@ -176,12 +179,15 @@ def _resize(layout: Layout, label: str, kept: int) -> _Resize:
     units, least = axes[0].units_of(label), min(widths)
     numbers = {(axis.size, axis.cut(range(kept), label).size) for axis in axes}
     numbers |= {(units * times, kept * times) for times in {width // least for width in widths}}
+    if is_width(label):
+        keys = (site.output_axis for site in layout.carrying(label) if site.role == "key" and site.output_axis is not None)
+        return _Resize(frozenset(numbers), min((axis.width for axis in keys), default=None), stream=True)
     return _Resize(frozenset(numbers), least if label.endswith(".heads") else None)
 
 
 def _groups(whole: Mapping[str, Any], resizes: Sequence[_Resize]) -> Iterator[list[_Assignment]]:
     """What may be assigned together: a number of the configuration `whole` that counts something that was resized, and
-    for heads all such numbers of a section with the width that a head keeps."""
+    for heads and streams all such numbers of a section with the width that a head keeps."""
     for at, section in _sections(whole):
         for resize in resizes:
             pairs = sorted(resize.numbers)
@@ -191,7 +197,7 @@ def _groups(whole: Mapping[str, Any], resizes: Sequence[_Resize]) -> Iterator[li
             yield from ([one] for one in exact)
             yield from ([(path, value * new / old)] for path, value in ratios for old, new in pairs)
             if resize.head_dim is not None:
-                heads = [one for one in exact if "heads" in str(one[0][-1])]
+                heads = [one for one in exact if resize.stream or "heads" in str(one[0][-1])]
                 width = ((*at, "head_dim"), resize.head_dim)
                 yield from ([one, width] for one in heads)
                 yield [*heads, width]

@@ -79,7 +79,8 @@ def check_fit(step: Step, module: nn.Module, layout: Layout) -> None:
             raise Unfit(f"keeps {len(kept)} units of '{label:.80}', of which there are {min(units, default=0)}")
         if any(module.get_submodule(site.path)._parameters.get("weight") is None for site in layout.carrying(label)):
             raise Unfit(f"cuts '{label:.80}' where a weight is no longer plain")
-        if any(site.tied or site.stored == "shared" for site in layout.carrying(label)):
+        alone = (site.stored != "shared" and (not site.tied or site.read_again) for site in layout.carrying(label))
+        if not all(alone):
             raise Unfit(f"cuts '{label:.80}' where a weight is shared")
         return
     if "merge" in step:

@@ -8,7 +8,7 @@ from trimodal.methods.factorize import cp, eigen, svd, tucker
 from trimodal.methods.fold import exact
 from trimodal.methods.merge import tokens
 from trimodal.methods.method import Method, works_on
-from trimodal.methods.prune import gradient, layers, magnitude, obs, sparsegpt, structured, wanda
+from trimodal.methods.prune import gradient, layers, magnitude, obs, sparsegpt, structured, wanda, width
 from trimodal.methods.quantize import awq, entropy, gptq, hqq, learned, rotated, rtn, smooth
 from trimodal.methods.share import layers as shared_layers
 
@@ -30,6 +30,7 @@ METHODS: tuple[Method, ...] = (
     structured.HEADS,
     structured.CHANNELS,
     layers.METHOD,
+    width.METHOD,
     eigen.METHOD,
     svd.METHOD,
     tucker.METHOD,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from trimodal.core import Certainty, Change, FitRecord, Layout, Place, Site
 from trimodal.core.site import Kind as SiteKind
+from trimodal.core.site import is_width
 from trimodal.statistics import Moment, Statistic, StatisticKind
 
 if TYPE_CHECKING:
@@ -29,8 +30,9 @@ class Method:
     of a `sparse` site `path.mask` to the mask (rows, columns) of the weights that are left;
     `statistic` is what `wants` asked for, taken at the place's observed site, or None. A *gradient* method has
     `fit(student, teacher, batches, config, seed) -> records` instead and changes the student. A *surveying* method looks
-    at a whole tower: `survey(model, place, batches, mix, config) -> Change` runs the calibration batches through the model
-    as it stands when its turn has come, and leaves it as it was; `mix` weighs moments per modality into one.
+    at a whole tower, or at all that shares an axis label: `survey(model, place, batches, mix, config) -> Change` runs the
+    calibration batches through the model as it stands when its turn has come, and leaves it as it was; `mix` weighs
+    moments per modality into one.
 
     Attributes:
         name: how recipes call it, `kind.name`.
@@ -40,7 +42,7 @@ class Method:
         on: what one place is: a `site`, the sites that share an axis label ending in `unit`, a `tower`, the sites of one
             `fold`, or the whole `model`.
         refuse: reason why it cannot work at this place with this config, or None.
-        wants: the statistic it needs of the observed site's input, or None.
+        wants: the statistic it needs of the observed site's input, or None; of a surveying method whether it needs data.
         without_data: what is lost where there is no data for the statistic that it wants; empty if it cannot do without.
         forecast: the sites as they will stand afterwards, with shapes and stored bytes, from the place alone.
         certainty: what the forecast's bytes are worth with this config.
@@ -84,7 +86,7 @@ def works_on(method: Method) -> str:
     """What one place of `method` can be, in words; for layers, asked of the method itself."""
     if method.on != "site":
         whole = {"model": "the whole model", "tower": "tower", "fold": "a layer and its neighbours"}
-        return whole.get(method.on, f"{method.unit} of a block")
+        return whole.get(method.on, f"{method.unit} of a {'tower' if is_width(f'.{method.unit}') else 'block'}")
     shapes: dict[SiteKind, tuple[int, ...]] = {"linear": (64, 64), "conv": (64, 64, 3, 3), "embedding": (64, 64)}
     sites = [Site("", "", None, "", kind, shape) for kind, shape in shapes.items()]
     kinds = [site.kind for site in sites if method.refuse(Place("", (site,)), method.config()) is None]

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from trimodal.core import Change, Drop, Fold, Layout, Merge, Place, Site
-from trimodal.core.folding import after_fold
+from trimodal.core.folding import after_fold, with_streams_kept
 from trimodal.core.storage import FACTORED, tensors_of
 from trimodal.errors import ModelError
 from trimodal.layers import (
@@ -62,6 +62,9 @@ def apply_(model: Model, place: Place, change: Change, after: Sequence[Site]) ->
         consumer = model.module.get_submodule(place.observed.path)
         _overwrite_(consumer, "weight", change.cut.weight)
         _overwrite_(consumer, "bias", change.cut.bias)
+        for name, value in change.cut.tensors.items():
+            path, _, tensor = name.rpartition(".")
+            _overwrite_(model.module.get_submodule(path), tensor, value)
         model.layout = model.layout.cut(change.cut.label, change.cut.kept)
     if change.fold is not None:
         fold = change.fold.fold
@@ -86,6 +89,8 @@ def apply_(model: Model, place: Place, change: Change, after: Sequence[Site]) ->
         model.steps.append({"drop": {"tower": change.drop.tower, "kept": list(change.drop.kept)}})
         model.layout = model.layout.dropped(change.drop.tower, change.drop.kept)
     model.layout = model.layout.exchange(place.sites, after)
+    if change.fold is not None:
+        model.layout = with_streams_kept(change.fold.fold, place.sites, model.layout)
     if change.merge is not None:
         merge_(model.module, model.layout, change.merge)
         model.steps.append({"merge": asdict(change.merge)})
@@ -112,8 +117,15 @@ def cut_(module: nn.Module, layout: Layout, label: str, kept: Sequence[int]) -> 
             index = site.output_axis.staying(kept, label)
             _select_(layer, index, ("weight", "bias", *_STATISTICS), site.output_dim, outputs)
             _regroup_(layer, site, len(index))
-        if site.reads(label) and site.input_axis is not None:
+        if site.reads(label) and site.input_axis is not None and site.kind != "embedding":
             _select_(layer, site.input_axis.staying(kept, label), ("weight",), 1, inputs)
+        for other in map(module.get_submodule, site.tied):
+            other.weight = layer.weight
+            other.in_features = len(kept)  # type: ignore[assignment]
+    for bare in layout.bare:
+        if bare.label == label:
+            path, _, name = bare.path.rpartition(".")
+            _select_(module.get_submodule(path), list(kept), (name,), -1, ())
     for counter in layout.counters:
         if counter.label == label:
             setattr(module.get_submodule(counter.path), counter.attribute, len(kept) * counter.per_unit)
@@ -133,6 +145,8 @@ def _select_(layer: nn.Module, entries: Sequence[int], names: Sequence[str], dim
     for size in sizes:
         if hasattr(layer, size):
             setattr(layer, size, len(entries))
+    if hasattr(layer, "normalized_shape"):
+        layer.normalized_shape = (len(entries),)  # type: ignore[assignment]
 
 
 def _regroup_(layer: nn.Module, site: Site, left: int) -> None:

@@ -5,20 +5,21 @@ A family writes down each part by its path and leaves the rest to `lay_out`. One
     (Part("norm1", "norm", "attention"), Attention("q", "k", "v", "o", width="head_dim"), Mlp("up", "down"))
 
 and from that come the sites, their shapes, the labels of the axes that must be cut together, and the counters that a
-cut has to change. Sizes are read from the weights, not from the configuration, so a model that was cut before is
-described as it is now.
+cut has to change. The stream that runs through a tower is one axis too, `text.width`: which parts read it and which write
+to it follows from their roles, and those for which it does not say so. Sizes are read from the weights, not from the
+configuration, so a model that was cut before is described as it is now.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import nn
 
-from trimodal.core import Axis, Counter, Layout, Site, Tower
-from trimodal.core.site import Kind
+from trimodal.core import Axis, Bare, Counter, Layout, Site, Tower
+from trimodal.core.site import Kind, width_of
 from trimodal.core.storage import FLOATS
 from trimodal.errors import ModelError
 
@@ -29,18 +30,26 @@ _KINDS: tuple[tuple[type[nn.Module] | tuple[type[nn.Module], ...], Kind], ...] =
     ((nn.LayerNorm, nn.GroupNorm, nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.RMSNorm), "norm"),
 )
 
+OWN = "."  # the stream of the tower that a part is declared in
+_STREAMS = {
+    "norm": ("", OWN), "embedding": ("", OWN), "patch": ("", OWN),
+    "head": (OWN, ""), "pooler": (OWN, ""), "projector": (OWN, ""),
+}  # fmt: skip
 _PLAIN_FORWARDS = tuple(kind.forward for kind in (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Embedding))
 
 
 @dataclass(frozen=True)
 class Part:
     """One module with a weight. `branch` tells it apart from others of its role in the same block; `channels` names
-    the label that its input and output channels carry, each empty if none."""
+    the label that its input and output channels carry, each empty if none. `stream` names the towers whose streams it
+    reads and writes to, `OWN` for its own and empty for none, where that is not what its role says; a norm on a stream
+    writes to it."""
 
     path: str
     role: str
     branch: str = ""
     channels: tuple[str, str] = ("", "")
+    stream: tuple[str, str] | None = None
 
 
 @dataclass(frozen=True)
@@ -50,7 +59,7 @@ class Attention:
     `width` is the attribute that holds the width of one head; without it the heads cannot be cut. A unit is one
     key-value head together with all query heads that read from it. `heads` are attributes that count query heads,
     `sizes` attributes that count entries; both change when heads are cut. The norms are those of query and key
-    before their product, where there are any.
+    before their product, where there are any. `memory` is the tower whose stream keys and values read, empty if none.
     """
 
     query: str
@@ -63,13 +72,15 @@ class Attention:
     branch: str = ""
     query_norm: str = ""
     key_norm: str = ""
+    memory: str = OWN
 
 
 @dataclass(frozen=True)
 class Mlp:
     """Layer up (and gate), activation, layer down, which share the axis `neurons`. `up` runs after `gate`.
 
-    `roles` are those of up and down where they are not just that, such as a projector's.
+    `roles` are those of up and down where they are not just that, such as a projector's, and `stream` names the towers
+    whose streams it reads and writes to.
     """
 
     up: str
@@ -77,6 +88,7 @@ class Mlp:
     gate: str = ""
     branch: str = ""
     roles: tuple[str, str] = ("up", "down")
+    stream: tuple[str, str] = (OWN, OWN)
 
 
 AnyPart = Part | Attention | Mlp
@@ -90,7 +102,9 @@ class TowerPart:
     `blocks` is a path that may hold `*` for each child of a list (`stages.*.layers.*`); `block` says what one holds,
     and parts that a block lacks are skipped. `between` holds parts that run after the block at that path, paths from
     `root`. `whole_tokens`, `protected` and `restored` say whether and how its tokens can be merged, see `Tower`; so do
-    `whole_blocks`, `counted` and `read_by` for removing blocks. Those of the piece with the blocks count.
+    `whole_blocks`, `counted` and `read_by` for removing blocks. `whole_width` is the reason why none of its stream's
+    dimensions can be removed, empty if they can. Those of the piece with the blocks count. `bare` are parameters in no
+    part whose last dimension is the stream's, by their names from `root`.
     """
 
     name: str
@@ -108,6 +122,8 @@ class TowerPart:
     whole_blocks: str = ""
     counted: str = "num_hidden_layers"
     read_by: str = ""
+    whole_width: str = "nobody has declared which layers read its stream and which write to it"
+    bare: tuple[str, ...] = ()
 
 
 def kind_of(module: nn.Module) -> Kind | None:
@@ -175,7 +191,9 @@ def lay_out(module: nn.Module, towers: Iterable[TowerPart]) -> Layout:
     sites: list[Site] = []
     counters: list[Counter] = []
     described: dict[str, Tower] = {}
-    for tower in towers:
+    pieces = list(towers)
+    streams = frozenset(piece.name for piece in pieces if piece.blocks and not piece.whole_width)
+    for tower in pieces:
         blocks = _expand(module, _join(tower.root, tower.blocks)) if tower.blocks else ()
         known = described.pop(tower.name, Tower(tower.name, tower.modality))
         prefixes = tuple(dict.fromkeys((*known.prefixes, *_prefixes(module, tower))))
@@ -191,13 +209,20 @@ def lay_out(module: nn.Module, towers: Iterable[TowerPart]) -> Layout:
             )
         described[tower.name] = replace(known, blocks=known.blocks + blocks, prefixes=prefixes)
         for path, block, part in _running(module, tower, blocks):
-            sites.extend(_sites(module, tower.name, path, block, part))
+            sites.extend(_sites(module, tower.name, path, block, part, streams))
             counters.extend(_counters(module, tower.name, path, block, part))
     declared = {site.path for site in sites}
     for path in weighted(module):
         if path not in declared:
             sites.append(_undeclared(module, path, list(described.values())))
-    return Layout(tuple(described.values()), tied_once(module, sites), tuple(counters))
+    layout = Layout(tuple(described.values()), tied_once(module, sites), tuple(counters))
+    return _with_streams(module, layout, pieces, declared)
+
+
+def handed_out(fields: Iterable[str]) -> str:
+    """Why the stream of a tower must stay as wide as it is where a model's outputs have these names; empty if not."""
+    states = {"last_hidden_state", "pooler_output"}.intersection(fields)
+    return f"the model hands out {min(states)}, which must stay as wide as it is; a class with a head has none" if states else ""
 
 
 def root_of(module: nn.Module, *names: str) -> str:
@@ -231,16 +256,77 @@ def _running(module: nn.Module, tower: TowerPart, blocks: tuple[str, ...]) -> It
         yield "", None, part
 
 
-def _sites(module: nn.Module, tower: str, root: str, block: int | None, part: AnyPart) -> list[Site]:
-    """The sites of one part in running order; none if the module lacks it."""
+def _sites(
+    module: nn.Module, tower: str, root: str, block: int | None, part: AnyPart, streams: Set[str]
+) -> list[Site]:
+    """The sites of one part in running order; none if the module lacks it. `streams` are the towers with a width."""
     if isinstance(part, Part):
         path = _join(root, part.path)
         if not _has_weight(module, path):
             return []
-        return [_with_channels(site_at(module, path, tower, block, part.role, part.branch), part.channels)]
-    if isinstance(part, Mlp):
-        return _mlp_sites(module, tower, root, block, part)
-    return _attention_sites(module, tower, root, block, part)
+        found = [_with_channels(site_at(module, path, tower, block, part.role, part.branch), part.channels)]
+        through = {part.role: _STREAMS.get(part.role, ("", "")) if part.stream is None else part.stream}
+    elif isinstance(part, Mlp):
+        found = _mlp_sites(module, tower, root, block, part)
+        reads, writes = part.stream
+        through = {"gate": (reads, ""), part.roles[0]: (reads, ""), part.roles[1]: ("", writes)}
+        if part.roles[0] == part.roles[1]:
+            ends = zip(found, ((reads, ""), ("", writes)), strict=False)
+            return [_along(site, end, streams) for site, end in ends]
+    else:
+        found = _attention_sites(module, tower, root, block, part)
+        reads = part.memory
+        through = {"query": (OWN, ""), "key": (reads, ""), "value": (reads, ""), "output": ("", OWN)}
+    return [_along(site, through.get(site.role, ("", "")), streams) for site in found]
+
+
+def _along(site: Site, stream: tuple[str, str], streams: Set[str]) -> Site:
+    """`site` with the widths of the streams that it reads and writes to, of those that have one."""
+    names = [site.tower if name == OWN else name for name in stream]
+    dims = (1, 0 if site.kind == "norm" else site.output_dim)
+    reads, writes = (
+        Axis(width_of(name), site.shape[dim]) if name in streams else None for name, dim in zip(names, dims, strict=True)
+    )
+    return replace(site, input_axis=site.input_axis or reads, output_axis=site.output_axis or writes)
+
+
+def _with_streams(module: nn.Module, layout: Layout, pieces: Sequence[TowerPart], declared: Set[str]) -> Layout:
+    """`layout` with the bare parameters along the streams, and without the widths that cannot be cut."""
+    named = dict(module.named_parameters(remove_duplicate=False))
+    bare = {
+        path: Bare(width_of(piece.name), path, value.numel() // value.shape[-1] * value.element_size())
+        for piece in pieces for name in piece.bare
+        if (value := named.get(path := _join(piece.root, name))) is not None
+    }  # fmt: skip
+    layout = replace(layout, bare=tuple(bare.values()))
+    for piece in pieces:
+        if piece.blocks:
+            reason = piece.whole_width or _unlike(module, layout, layout.tower(piece.name), declared)
+            layout = layout.pinned(width_of(piece.name), reason) if reason else layout
+    return layout
+
+
+def _unlike(module: nn.Module, layout: Layout, tower: Tower, declared: Set[str]) -> str:
+    """Why the declared stream of a tower is not all there is to it; empty if it is."""
+    label = width_of(tower.name)
+    sites = list(layout.carrying(label))
+    named = dict(module.named_parameters(remove_duplicate=False))
+    units = {axis.units for s in sites for axis in (s.input_axis, s.output_axis) if axis is not None and axis.label == label}
+    units |= {named[bare.path].shape[-1] for bare in layout.bare if bare.label == label}
+    if len(units) != 1 or not any(site.reads(label) for site in sites):
+        return f"its layers do not agree on how wide its stream is: {', '.join(map(str, sorted(units)))}"
+    (width,) = units
+    tied = next((s for s in sites if s.tied and not s.read_again), None)
+    if tied is not None:
+        return f"{tied.path} shares its weight with {tied.tied[0]}, which is not read along its stream"
+    others = [t for t in layout.towers if t.name != tower.name]
+    known = {id(named[bare.path]) for bare in layout.bare}
+    known |= {id(value) for path in declared for value in module.get_submodule(path)._parameters.values()}
+    for name, value in named.items():
+        elsewhere = any(name.startswith(f"{prefix}.") for other in others for prefix in other.prefixes if prefix)
+        if id(value) not in known and not elsewhere and any(size and size % width == 0 for size in value.shape):
+            return f"nobody has declared how {name} hangs on its stream"
+    return ""
 
 
 def _with_channels(site: Site, channels: tuple[str, str]) -> Site:
@@ -324,8 +410,19 @@ def tied_once(module: nn.Module, sites: Iterable[Site]) -> tuple[Site, ...]:
     for site in sites:
         weight = id(module.get_submodule(site.path)._parameters["weight"])
         known = first.get(weight)
-        first[weight] = site if known is None else replace(known, tied=(*known.tied, site.path))
+        first[weight] = site if known is None else _tied(known, site)
     return tuple(first.values())
+
+
+def _tied(known: Site, other: Site) -> Site:
+    """`known` with the path of `other`, which has the same weight. An embedding is read again if all others read it along
+    the dimension of its stream."""
+    tied = replace(known, tied=(*known.tied, other.path))
+    if known.kind != "embedding":
+        return tied
+    again = other.kind == "linear" and other.input_axis is not None and other.input_axis == known.output_axis
+    alike = again and (not known.tied or known.input_axis is not None)
+    return replace(tied, input_axis=other.input_axis if alike else None)
 
 
 def _prefixes(module: nn.Module, tower: TowerPart) -> tuple[str, ...]:

@@ -32,7 +32,7 @@ from torch.utils._pytree import tree_leaves
 from transformers import PreTrainedModel
 
 from trimodal.core import Fold, Layout, Site
-from trimodal.core.site import Folding
+from trimodal.core.site import Folding, is_width
 from trimodal.layers import Chain, standardised
 from trimodal.maths.folding import taken_over
 from trimodal.models.folding import named_tensors, tensors_at
@@ -394,9 +394,10 @@ def twins(module: nn.Module, layout: Layout) -> list[Fold]:
 
 
 def _lone(site: Site, name: str) -> bool:
-    """Whether `name` is a weight that nothing else hangs on."""
+    """Whether `name` is a weight that nothing else hangs on but the stream that it reads or writes to."""
     plain = site.kind != "norm" and site.stored == "dense" and not site.bias
-    return plain and name.endswith(".weight") and site.input_axis is None and site.output_axis is None
+    free = all(axis is None or is_width(axis.label) for axis in (site.input_axis, site.output_axis))
+    return plain and name.endswith(".weight") and free
 
 
 def _equal(group: Sequence[tuple[str, Tensor]], in_sites: Mapping[str, Site]) -> Iterator[Fold]:

@@ -14,6 +14,7 @@ from typing import Any
 
 from trimodal.core import Certainty, Edit, Fixed, Fold, Layout, LeftAlone, Place, PlannedPlace, Site, least_certain
 from trimodal.core.folding import sites_of
+from trimodal.core.site import is_width
 from trimodal.errors import RecipeError, nearest
 from trimodal.methods import Method
 from trimodal.methods.options import build, plain
@@ -27,8 +28,9 @@ def place_of(layout: Layout, method: Method, planned: PlannedPlace) -> Place:
         return _tower_place(layout, planned.name)
     if planned.fold is not None:
         return Place(planned.name, tuple(layout.site(path) for path in planned.paths), fold=planned.fold)
-    label = planned.name if method.on == "axis" else None
-    return Place(planned.name, tuple(layout.site(path) for path in planned.paths), label)
+    if method.on == "axis":
+        return Place.along(layout, planned.name)
+    return Place(planned.name, tuple(layout.site(path) for path in planned.paths))
 
 
 def _tower_place(layout: Layout, name: str) -> Place:
@@ -80,7 +82,7 @@ def _plan_step(layout: Layout, step: Step, data: bool, began: Layout, earlier: S
         if reason is not None:
             left.append(LeftAlone(place.name, reason))
             continue
-        looks = method.survey is not None or method.wants(place, config) is not None
+        looks = method.wants(place, config) is not None
         if not data and looks and not method.without_data:
             raise RecipeError(
                 f"{step.place} ({method.name}) needs calibration data for {place.name}, and there is none; give --data, "
@@ -91,7 +93,7 @@ def _plan_step(layout: Layout, step: Step, data: bool, began: Layout, earlier: S
         paths = tuple(site.path for site in place.sites)
         base = plain(step.config)
         differing = {name: value for name, value in plain(config).items() if value != base[name]}
-        after_bytes = sum(s.stored_bytes for s in after)
+        after_bytes = place.bytes_with(after)
         planned.append(PlannedPlace(place.name, paths, place.stored_bytes, after_bytes, differing, fold=place.fold))
     if not planned:
         reasons = dict.fromkeys(f"{alone.name}: {alone.reason}" for alone in left)
@@ -191,7 +193,8 @@ def _check_exceptions(step: Step, matching: list[Place]) -> None:
 def _cannot(fixed: Fixed, step: Step) -> bool:
     """Whether the step asks for units that cannot be cut."""
     wanted = step.method.on == "axis" and fixed.label.rpartition(".")[2] == step.method.unit
-    return wanted and any(fnmatchcase(fixed.label, pattern) for pattern in step.where)
+    names = (fixed.label, *_tower_of(fixed.label))
+    return wanted and any(fnmatchcase(name, pattern) for pattern in step.where for name in names)
 
 
 def _matching(layout: Layout, step: Step) -> list[Place]:
@@ -222,7 +225,7 @@ def _candidates(layout: Layout, method: Method) -> Iterator[Place]:
         return
     for label in layout.labels():
         if label.rpartition(".")[2] == method.unit:
-            yield Place(label, tuple(layout.carrying(label)), label)
+            yield Place.along(layout, label)
 
 
 def _called(fold: Fold, layout: Layout) -> str:
@@ -231,10 +234,18 @@ def _called(fold: Fold, layout: Layout) -> str:
 
 
 def _fits(place: Place, pattern: str) -> bool:
-    """A pattern matches the place's name, one of its sites' names, or with `path:` a site's dotted path."""
+    """A pattern matches the place's name, one of its sites' names, or with `path:` a site's dotted path. What runs through
+    a whole tower has only its own name and the tower's."""
+    if place.label is not None and is_width(place.label):
+        return any(fnmatchcase(name, pattern) for name in (place.name, *_tower_of(place.label)))
     if pattern.startswith("path:"):
         return any(fnmatchcase(site.path, pattern.removeprefix("path:")) for site in place.sites)
     return any(fnmatchcase(name, pattern) for name in (place.name, *(site.name for site in place.sites)))
+
+
+def _tower_of(label: str) -> tuple[str, ...]:
+    """The tower that all of a stream's dimensions belong to; none for units of a block."""
+    return (label.partition(".")[0],) if is_width(label) else ()
 
 
 def _hint(layout: Layout, step: Step, pattern: str) -> str:

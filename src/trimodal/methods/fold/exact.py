@@ -38,8 +38,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from trimodal.core import Change, Folded, Place, Site
-from trimodal.core.folding import folded
+from trimodal.core import Change, Folded, Layout, Place, Site
+from trimodal.core.folding import folded, with_streams_kept
 from trimodal.errors import TrimodalError
 from trimodal.maths.folding import taken_over
 from trimodal.methods.method import Method, Weights
@@ -83,6 +83,11 @@ def forecast(place: Place, config: ExactConfig) -> Sequence[Site]:
     return place.sites if place.fold is None else folded(place.fold, place.sites)
 
 
+def reshaped(layout: Layout, place: Place, config: ExactConfig) -> Layout:
+    """The layout without the widths that can no longer be cut."""
+    return layout if place.fold is None else with_streams_kept(place.fold, place.sites, layout)
+
+
 def solve(place: Place, weights: Weights, statistic: Statistic | None, config: ExactConfig) -> Change:
     """The weights and biases of the layers that take over."""
     fold = place.fold
@@ -103,5 +108,6 @@ METHOD = Method(
     on="fold",
     refuse=refuse,
     forecast=forecast,
+    reshaped=reshaped,
     solve=solve,
 )

@@ -252,6 +252,7 @@ METHOD = Method(
     config=LayersConfig,
     on="tower",
     refuse=refuse,
+    wants=lambda place, config: "moment",
     forecast=forecast,
     reshaped=reshaped,
     survey=survey,

@@ -275,6 +275,7 @@ METHOD = Method(
     config=SharedConfig,
     on="tower",
     refuse=refuse,
+    wants=lambda place, config: "moment",
     forecast=forecast,
     survey=survey,
 )

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from trimodal.core import Layout
 from trimodal.models import encoding
-from trimodal.models.declare import Part, TowerPart, config_of, lay_out, root_of
+from trimodal.models.declare import Part, TowerPart, config_of, handed_out, lay_out, root_of
 from trimodal.models.families import vit
 from trimodal.models.model import Family, Loaded, Output, Processors
 
@@ -26,6 +26,8 @@ def describe(module: nn.Module) -> Layout:
         after=(Part("classifier.layernorm", "norm", "head"), Part("classifier.dense", "head")),
         whole_tokens="",
         protected=2,
+        bare=vit.BARE,
+        whole_width=handed_out(output.field for output in outputs(module)),
     )
     return lay_out(module, [tower])
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from trimodal.core import Layout
 from trimodal.models import encoding
-from trimodal.models.declare import Attention, Mlp, Part, TowerPart, config_of, lay_out, root_of
+from trimodal.models.declare import OWN, Attention, Mlp, Part, TowerPart, config_of, handed_out, lay_out, root_of
 from trimodal.models.model import Batch, Family, Loaded, Output, Processors
 
 
@@ -25,6 +25,7 @@ def attention(path: str, branch: str = "") -> tuple[Attention, Part]:
             heads=(f"{path}.self.num_attention_heads",),
             sizes=(f"{path}.self.all_head_size",),
             branch=branch,
+            memory="" if branch else OWN,
         ),
         Part(f"{path}.output.LayerNorm", "norm", branch or "attention"),
     )
@@ -38,8 +39,10 @@ BLOCK = (
 )
 
 
-def text(root: str) -> TowerPart:
-    """The encoder that stands at `root`; also CLAP's text tower."""
+def text(root: str, whole_width: str = "", pooled: bool = False) -> TowerPart:
+    """The encoder that stands at `root`; also CLAP's text tower. Where it is `pooled` a classifier reads what the pooler
+    makes of the stream. The head of a masked language model is as wide as the stream since its last weight is the
+    embedding's."""
     return TowerPart(
         "text",
         "text",
@@ -54,19 +57,22 @@ def text(root: str) -> TowerPart:
         block=BLOCK,
         head=(Part("pooler.dense", "pooler"),),
         after=(
-            Part("cls.predictions.transform.dense", "head", "transform"),
+            Part("cls.predictions.transform.dense", "head", "transform", stream=(OWN, OWN)),
             Part("cls.predictions.transform.LayerNorm", "norm", "head"),
             Part("cls.predictions.decoder", "head"),
-            Part("cls.seq_relationship", "head", "next"),
-            Part("classifier", "head"),
+            Part("cls.seq_relationship", "head", "next", stream=("", "")),
+            Part("classifier", "head", stream=("", "") if pooled else None),
             Part("qa_outputs", "head"),
         ),
+        whole_width=whole_width,
     )
 
 
 def describe(module: nn.Module) -> Layout:
     """One tower."""
-    return lay_out(module, [text(root_of(module, "bert", "roberta"))])
+    root = root_of(module, "bert", "roberta")
+    pooled = bool(root_of(module, f"{root}.pooler".strip(".")))
+    return lay_out(module, [text(root, handed_out(output.field for output in outputs(module)), pooled)])
 
 
 def outputs(module: nn.Module) -> tuple[Output, ...]:

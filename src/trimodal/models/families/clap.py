@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from trimodal.core import Layout
 from trimodal.models import encoding
-from trimodal.models.declare import AnyPart, Attention, Mlp, Part, TowerPart, config_of, lay_out, root_of
+from trimodal.models.declare import AnyPart, Attention, Mlp, Part, TowerPart, config_of, handed_out, lay_out, root_of
 from trimodal.models.families import bert
 from trimodal.models.model import Batch, Family, Loaded, Output, Processors
 
@@ -47,12 +47,14 @@ def audio(module: nn.Module, root: str) -> TowerPart:
         head=(Part("norm", "norm", "final"),),
         whole_tokens="its attention works in windows of a fixed grid",
         whole_blocks="its blocks come in stages of different width, and every other one shifts its windows",
+        whole_width="its stages are of different width, each made of the one before",
     )
 
 
 def projection(modality: str) -> TowerPart:
     """The two linear layers into the shared space. Both run after both towers."""
-    layers = Mlp(f"{modality}_projection.linear1", f"{modality}_projection.linear2", roles=("projector", "projector"))
+    layers = Mlp(f"{modality}_projection.linear1", f"{modality}_projection.linear2", roles=("projector", "projector"),
+                 stream=("", ""))  # fmt: skip
     return TowerPart(modality, modality, "", after=(layers,))
 
 
@@ -67,7 +69,7 @@ def describe(module: nn.Module) -> Layout:
     if "audio" in modalities(module):
         towers.append(audio(module, root_of(module, "audio_model.audio_encoder", "audio_encoder")))
     if "text" in modalities(module):
-        towers.append(bert.text(root_of(module, "text_model")))
+        towers.append(bert.text(root_of(module, "text_model"), handed_out(o.field for o in outputs(module)), pooled=True))
     return lay_out(module, [*towers, *(projection(m) for m in modalities(module))])
 
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from trimodal.core import Layout
 from trimodal.models import encoding
-from trimodal.models.declare import Attention, Mlp, Part, TowerPart, config_of, lay_out, root_of
+from trimodal.models.declare import Attention, Mlp, Part, TowerPart, config_of, handed_out, lay_out, root_of
 from trimodal.models.model import Batch, Family, Loaded, Output, Processors
 
 BLOCK = (
@@ -26,7 +26,7 @@ BLOCK = (
 )
 
 
-def vision(root: str, pooled_by_mean: bool = False) -> TowerPart:
+def vision(root: str, pooled_by_mean: bool = False, whole_width: str = "") -> TowerPart:
     """The vision tower that stands at `root`; also LLaVA's. It is the class token that is read in the end, unless a
     classifier takes the mean of the others."""
     return TowerPart(
@@ -45,10 +45,12 @@ def vision(root: str, pooled_by_mean: bool = False) -> TowerPart:
         whole_tokens="",
         protected=1,
         restored=pooled_by_mean,
+        bare=("embeddings.class_embedding",),
+        whole_width=whole_width,
     )
 
 
-def text(root: str) -> TowerPart:
+def text(root: str, whole_width: str = "") -> TowerPart:
     """The text tower that stands at `root`."""
     return TowerPart(
         "text",
@@ -62,6 +64,7 @@ def text(root: str) -> TowerPart:
         block=BLOCK,
         head=(Part("final_layer_norm", "norm", "final"),),
         after=(Part("text_projection", "projector"),),
+        whole_width=whole_width,
     )
 
 
@@ -72,8 +75,9 @@ def modalities(module: nn.Module) -> tuple[str, ...]:
 
 def describe(module: nn.Module) -> Layout:
     """Vision runs before text, as in `CLIPModel.forward`."""
-    image = vision(root_of(module, "vision_model"), hasattr(module, "classifier"))
-    towers = {"image": image, "text": text(root_of(module, "text_model"))}
+    whole_width = handed_out(output.field for output in outputs(module))
+    image = vision(root_of(module, "vision_model"), hasattr(module, "classifier"), whole_width)
+    towers = {"image": image, "text": text(root_of(module, "text_model"), whole_width)}
     return lay_out(module, [towers[m] for m in modalities(module)])
 
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from trimodal.core import MODALITIES, Layout
 from trimodal.models import encoding
-from trimodal.models.declare import Attention, Mlp, Part, TowerPart, config_of, lay_out
+from trimodal.models.declare import OWN, Attention, Mlp, Part, TowerPart, config_of, lay_out
 from trimodal.models.fusion.configuration import FusionConfig
 from trimodal.models.fusion.modeling import FusionModel
 from trimodal.models.model import Batch, Family, Loaded, Output, Processors
@@ -29,7 +29,7 @@ def tower(name: str) -> TowerPart:
         name,
         name,
         stem=(
-            *(Part(f"stem.conv_{i}", "conv", str(i)) for i in (1, 2, 3)),
+            *(Part(f"stem.conv_{i}", "conv", str(i), stream=("", OWN if i == 3 else "")) for i in (1, 2, 3)),
             Part("stem", "embedding"),
             Part("position", "embedding", "position"),
         ),
@@ -39,6 +39,7 @@ def tower(name: str) -> TowerPart:
         whole_tokens="words are not merged, only images and sounds" if name == "text" else "",
         restored=True,  # heads take the mean, and the fusion reads the masks of all tokens
         counted=f"{name}_blocks",
+        whole_width="",
     )
 
 
@@ -46,7 +47,7 @@ FUSION = TowerPart(
     "fusion",
     "fusion",
     "fusion",
-    stem=(*(Part(f"projectors.{m}", "projector", m) for m in MODALITIES), Part("kind", "embedding", "kind")),
+    stem=(*(Part(f"projectors.{m}", "projector", m, stream=(m, OWN)) for m in MODALITIES), Part("kind", "embedding", "kind")),
     blocks="blocks",
     block=BLOCK,
     head=(Part("norm_2", "norm", "mlp"), Mlp("mlp.up", "mlp.down"), Part("norm", "norm", "final")),
@@ -54,6 +55,7 @@ FUSION = TowerPart(
     whole_tokens="",
     protected=1,
     counted="fusion_blocks",
+    whole_width="",
 )
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from trimodal.core import Layout
 from trimodal.models import encoding
-from trimodal.models.declare import Attention, Mlp, Part, TowerPart, config_of, lay_out, root_of
+from trimodal.models.declare import Attention, Mlp, Part, TowerPart, config_of, handed_out, lay_out, root_of
 from trimodal.models.model import Batch, Family, Loaded, Output, Processors
 
 BLOCK = (
@@ -35,7 +35,7 @@ def embedding(root: str) -> TowerPart:
     return TowerPart("text", "text", root, stem=(Part("embed_tokens", "embedding"),))
 
 
-def decoder(root: str) -> TowerPart:
+def decoder(root: str, whole_width: str = "") -> TowerPart:
     """All the rest of the decoder at `root`. Keys and values serve a group of queries each: a unit of `heads` is one
     such group."""
     return TowerPart(
@@ -46,13 +46,14 @@ def decoder(root: str) -> TowerPart:
         block=BLOCK,
         head=(Part("norm", "norm", "final"),),
         after=(Part("lm_head", "head"), Part("score", "head")),
+        whole_width=whole_width,
     )
 
 
 def describe(module: nn.Module) -> Layout:
     """One tower; `lm_head` may use the embedding's weight."""
     root = root_of(module, "model")
-    return lay_out(module, [embedding(root), decoder(root)])
+    return lay_out(module, [embedding(root), decoder(root, handed_out(o.field for o in outputs(module)))])
 
 
 def outputs(module: nn.Module) -> tuple[Output, ...]:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from trimodal.core import Layout
 from trimodal.errors import ModelError
 from trimodal.models import encoding
-from trimodal.models.declare import Mlp, TowerPart, config_of, lay_out, root_of
+from trimodal.models.declare import Mlp, TowerPart, config_of, handed_out, lay_out, root_of
 from trimodal.models.families import clip, llama, siglip
 from trimodal.models.model import Batch, Family, Loaded, Output, Processors
 
@@ -36,7 +36,7 @@ def describe(module: nn.Module) -> Layout:
         "fusion",
         "fusion",
         f"{inner}multi_modal_projector",
-        head=(Mlp("linear_1", "linear_2", roles=("projector", "projector")),),
+        head=(Mlp("linear_1", "linear_2", roles=("projector", "projector"), stream=("image", "text")),),
     )
     vision = replace(
         VISION[seeing](f"{inner}vision_tower"),
@@ -44,7 +44,8 @@ def describe(module: nn.Module) -> Layout:
         whole_tokens="the text has one placeholder for every patch, so their number is fixed",
         read_by="vision_feature_layer",
     )
-    return lay_out(module, [llama.embedding(words), vision, projector, llama.decoder(words)])
+    decoder = llama.decoder(words, handed_out(output.field for output in outputs(module)))
+    return lay_out(module, [llama.embedding(words), vision, projector, decoder])
 
 
 def outputs(module: nn.Module) -> tuple[Output, ...]:

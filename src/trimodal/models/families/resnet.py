@@ -42,6 +42,7 @@ def describe(module: nn.Module) -> Layout:
         block=BOTTLENECK if config_of(module).layer_type == "bottleneck" else BASIC,
         after=(Part("classifier.1", "head"),),
         whole_blocks="its blocks come in stages of different width; prune.channels makes them narrower",
+        whole_width="its stages are of different width; prune.channels makes them narrower",
     )
     layout = lay_out(module, [tower])
     return label_stages(layout) if hasattr(module, "classifier") else layout

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from trimodal.core import Layout
 from trimodal.models import encoding
-from trimodal.models.declare import Mlp, Part, TowerPart, lay_out, root_of
+from trimodal.models.declare import Mlp, Part, TowerPart, handed_out, lay_out, root_of
 from trimodal.models.families import clip
 from trimodal.models.model import Family, Loaded, Output, Processors
 
@@ -36,10 +36,11 @@ def vision(root: str) -> TowerPart:
         after=(Part("classifier", "head"),),
         whole_tokens="",
         restored=True,
+        whole_width="the attention that pools it is an nn.MultiheadAttention, as wide as its heads together",
     )
 
 
-def text(root: str) -> TowerPart:
+def text(root: str, whole_width: str = "") -> TowerPart:
     """The text tower that stands at `root`."""
     return TowerPart(
         "text",
@@ -52,12 +53,14 @@ def text(root: str) -> TowerPart:
         blocks="encoder.layers",
         block=clip.BLOCK,
         head=(Part("final_layer_norm", "norm", "final"), Part("head", "projector")),
+        whole_width=whole_width,
     )
 
 
 def describe(module: nn.Module) -> Layout:
     """Vision runs before text, as in `SiglipModel.forward`."""
-    towers = {"image": vision(root_of(module, "vision_model")), "text": text(root_of(module, "text_model"))}
+    words = text(root_of(module, "text_model"), handed_out(output.field for output in outputs(module)))
+    towers = {"image": vision(root_of(module, "vision_model")), "text": words}
     return lay_out(module, [towers[m] for m in clip.modalities(module)])
 
 

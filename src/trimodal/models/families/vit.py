@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from trimodal.core import Layout
 from trimodal.models import encoding
-from trimodal.models.declare import Attention, Mlp, Part, TowerPart, config_of, lay_out, root_of
+from trimodal.models.declare import Attention, Mlp, Part, TowerPart, config_of, handed_out, lay_out, root_of
 from trimodal.models.model import Family, Loaded, Output, Processors
 
 BLOCK = (
@@ -25,6 +25,8 @@ BLOCK = (
     Mlp("mlp.fc1", "mlp.fc2"),
 )
 
+BARE = tuple(f"embeddings.{name}" for name in ("cls_token", "distillation_token", "mask_token", "position_embeddings"))
+
 
 def describe(module: nn.Module) -> Layout:
     """One tower; the class token and the positions are plain parameters and no sites."""
@@ -36,6 +38,8 @@ def describe(module: nn.Module) -> Layout:
         blocks="layers",
         block=BLOCK,
         head=(Part("layernorm", "norm", "final"), Part("pooler.dense", "pooler")),
+        bare=BARE,
+        whole_width=handed_out(output.field for output in outputs(module)),
         after=(Part("classifier", "head"),),
         whole_tokens="",
         protected=2 if config_of(module).model_type == "deit" else 1,

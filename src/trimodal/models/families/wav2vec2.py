@@ -54,6 +54,7 @@ def describe(module: nn.Module) -> Layout:
         whole_tokens="",
         restored=True,  # scores are per frame, means are over those that the padding mask leaves
         whole_blocks=weighed_states(module),
+        whole_width="the convolution that stands for its positions works in groups of its dimensions",
     )
     return lay_out(module, [tower])
 

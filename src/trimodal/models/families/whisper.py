@@ -9,7 +9,18 @@ from torch import Tensor, nn
 
 from trimodal.core import Layout
 from trimodal.models import encoding
-from trimodal.models.declare import Attention, Mlp, Part, TowerPart, config_of, lay_out, root_of, weighed_states
+from trimodal.models.declare import (
+    OWN,
+    Attention,
+    Mlp,
+    Part,
+    TowerPart,
+    config_of,
+    handed_out,
+    lay_out,
+    root_of,
+    weighed_states,
+)
 from trimodal.models.model import Batch, Family, Loaded, Output, Processors
 
 
@@ -25,6 +36,7 @@ def attention(path: str, branch: str = "") -> tuple[Part, Attention]:
             width=f"{path}.head_dim",
             heads=(f"{path}.num_heads",),
             branch=branch,
+            memory="audio" if branch else OWN,
         ),
     )
 
@@ -41,21 +53,22 @@ def encoder(root: str, pooled_by_mean: bool = False, whole_blocks: str = "") -> 
         root,
         stem=(
             Part("conv1", "conv", "1"),
-            Part("conv2", "conv", "2"),
+            Part("conv2", "conv", "2", stream=("", OWN)),
             Part("embed_positions", "embedding", "position"),
         ),
         blocks="layers",
         block=(*attention("self_attn"), *MLP),
         head=(Part("layer_norm", "norm", "final"),),
-        after=(Part("projector", "projector"), Part("classifier", "head")),
+        after=(Part("projector", "projector"), Part("classifier", "head", stream=("", ""))),
         whole_tokens="",
         restored=pooled_by_mean,
         whole_blocks=whole_blocks,
         counted="encoder_layers",
+        whole_width="",
     )
 
 
-def decoder(root: str) -> TowerPart:
+def decoder(root: str, whole_width: str = "") -> TowerPart:
     """The text decoder. `proj_out` uses the token embedding's weight."""
     return TowerPart(
         "text",
@@ -67,6 +80,7 @@ def decoder(root: str) -> TowerPart:
         head=(Part("layer_norm", "norm", "final"),),
         after=(Part("proj_out", "head"),),
         counted="decoder_layers",
+        whole_width=whole_width,
     )
 
 
@@ -75,7 +89,8 @@ def describe(module: nn.Module) -> Layout:
     pooled = hasattr(module, "classifier")
     towers = [encoder(root_of(module, "model.encoder", "encoder"), pooled, weighed_states(module))]
     if _decodes(module):
-        towers.append(decoder(root_of(module, "model.decoder", "decoder")))
+        whole_width = handed_out(output.field for output in outputs(module))
+        towers.append(decoder(root_of(module, "model.decoder", "decoder"), whole_width))
     return lay_out(module, towers)
 
 
