@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from trimodal.core.site import Fold, Layout, Site
+from trimodal.core.layout import Layout
+from trimodal.core.site import Fold, Site
 
 
 def folded(fold: Fold, sites: Sequence[Site]) -> tuple[Site, ...]:
