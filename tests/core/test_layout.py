@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 
-from trimodal.core import Axis, Counter, Layout, Site, Tower
+from trimodal.core import Axis, Counter, Fold, Layout, Site, Tower
 
 
 def layout() -> Layout:
@@ -30,7 +30,10 @@ def test_what_stays_is_numbered_anew() -> None:
         ("net.layers.1.down", 1), ("seen", 1),
     ]  # fmt: skip
     assert left.labels() == ("text.0.neurons", "text.0.heads", "text.1.neurons", "text.1.heads", "image.1.neurons")
-    assert [(c.label, c.path) for c in left.counters] == [("text.0.heads", "net.layers.0"), ("text.1.heads", "net.layers.1")]
+    assert [(c.label, c.path) for c in left.counters] == [
+        ("text.0.heads", "net.layers.0"),
+        ("text.1.heads", "net.layers.1"),
+    ]
 
 
 def test_alike_blocks_leave_the_same_layout_whichever_stay() -> None:
@@ -59,3 +62,9 @@ def test_a_file_from_before_blocks_could_go() -> None:
         for name in ("whole_blocks", "counted", "read_by", "numbers"):
             del tower[name]
     assert Layout.from_json(data).tower("text").whole_blocks
+
+
+def test_a_fold_in_a_block_is_not_known_to_hold_once_blocks_go() -> None:
+    folds = (Fold("scale", "net.layers.0.scale", ("net.layers.0.up",)), Fold("twin", "one", ("two",)))
+    left = replace(layout(), folds=folds).dropped("text", [0, 2]).folds
+    assert "an earlier step removes blocks of text" in left[0].reason and left[1] == folds[1]

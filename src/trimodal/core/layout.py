@@ -30,13 +30,15 @@ class Fixed:
 @dataclass(frozen=True)
 class Layout:
     """Towers and sites of one model. Sites stand in running order. `fixed` tells of units that were looked at and cannot
-    be cut. `folds` are known only after `models/watching.py` has looked, and are no part of what the layout is."""
+    be cut. `folds` are known only after `models/watching.py` has looked (`watched`: it could run the model), and are
+    no part of what the layout is."""
 
     towers: tuple[Tower, ...]
     sites: tuple[Site, ...]
     counters: tuple[Counter, ...] = field(default=())
     fixed: tuple[Fixed, ...] = field(default=())
     folds: tuple[Fold, ...] = field(default=(), compare=False)
+    watched: bool = field(default=False, compare=False)
 
     def site(self, path: str) -> Site:
         """The site whose module stands at `path`."""
@@ -120,11 +122,7 @@ class Layout:
                 if not goes(c.label)
             ),
             fixed=tuple(replace(f, label=_relabelled(f.label, tower, stays)) for f in self.fixed if not goes(f.label)),
-            folds=tuple(
-                replace(f, path=_moved(f.path, whole.blocks, stays), into=tuple(_moved(p, whole.blocks, stays) for p in f.into))
-                for f in self.folds
-                if not any(path.startswith(gone) for path in (f.path, *f.into) for gone in _gone(whole, stays))
-            ),
+            folds=tuple(_unsure(fold, whole) for fold in self.folds),
         )
 
     def before(self, original: Layout, path: str) -> str:
@@ -192,9 +190,13 @@ def _relabelled(label: str, tower: str, stays: Mapping[int, int]) -> str:
     return f"{name}.{stays[int(number)]}{dot}{unit}" if name == tower and number.isdigit() else label
 
 
-def _gone(tower: Tower, stays: Mapping[int, int]) -> tuple[str, ...]:
-    """How the paths of what stands in the blocks begin that do not stay."""
-    return tuple(f"{block}." for number, block in enumerate(tower.blocks) if number not in stays)
+def _unsure(fold: Fold, tower: Tower) -> Fold:
+    """`fold` after blocks of `tower` went: one in a block was tried in that block, and another may stand there by then."""
+    inside = tuple(f"{block}." for block in tower.blocks)
+    if not any(path.startswith(inside) for path in (fold.path, *fold.into)):
+        return fold
+    reason = f"an earlier step removes blocks of {tower.name}, and only then is it known which; fold before that"
+    return replace(fold, reason=reason)
 
 
 def _moved(path: str, blocks: Sequence[str], stays: Mapping[int, int]) -> str:

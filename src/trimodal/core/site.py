@@ -266,12 +266,12 @@ Folding = Literal["norm", "affine", "linear", "scale", "twin", "idle"]
 
 @dataclass(frozen=True)
 class Fold:
-    """A layer that neighbours can take over exactly, or with a `reason` one that they cannot.
+    """A layer that neighbours can take over exactly or that never runs, or with a `reason` one that has to stay.
 
     `what` is folded: a batch `norm` into the layer before it, the `affine` part of a norm into the linear layers that
     read it, a `linear` layer into the linear layer that reads it, a `scale` per channel into the linear layer before
-    it, or a `twin`, a tensor that is stored twice. An `idle` layer was never seen to run, which is only told. `path`
-    goes and the layers `into` take it over; of a twin both are names of tensors. A norm multiplies by its weight plus
+    it, or a `twin`, a tensor that is stored twice. An `idle` layer was never seen to run. `path`
+    goes and the layers `into` take it over, of an idle one none; of a twin both are names of tensors. A norm multiplies by its weight plus
     `offset`; `epsilon` is a batch norm's. `error` is ‖Δy‖/‖y‖ as measured when it was found, `tensor_bytes` what a
     tensor takes that stands at no site.
     """
