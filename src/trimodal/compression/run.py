@@ -23,7 +23,7 @@ from trimodal.compression.allocation import allocated, ranked
 from trimodal.compression.blocks import Activations
 from trimodal.compression.given import Given, Task, tasks_of, weights_of
 from trimodal.compression.sensitivity import gradient_sizes
-from trimodal.core import Change, Edit, FitRecord, Layout, Place, PlaceRecord, Plan, Sample
+from trimodal.core import Change, Edit, FitRecord, Layout, Place, PlaceRecord, Plan, Sample, Site
 from trimodal.data import batches as make_batches
 from trimodal.errors import TrimodalError
 from trimodal.maths.error import output_error, weight_error
@@ -153,7 +153,7 @@ def _survey(run: _Run, given: Given, batches: Sequence[Batch]) -> None:
             change = task.method.survey(
                 run.model, place, batches, partial(mixed, balance=given.balance, gradients=sizes), task.config
             )
-        after = task.method.forecast(place, task.config)
+        after = _surveyed(place, change, task.method.forecast(place, task.config))
         apply_(run.model, place, change, after)
         run.records.append(PlaceRecord(
             edit=task.edit, method=task.method.name, place=place.name, tower=place.tower, block=None,
@@ -161,6 +161,13 @@ def _survey(run: _Run, given: Given, batches: Sequence[Batch]) -> None:
             error=dict(change.error or {}), weight_error=None, tokens={}, seconds=time.perf_counter() - start,
             notes=change.notes,
         ))  # fmt: skip
+
+
+def _surveyed(place: Place, change: Change, forecast: Sequence[Site]) -> Sequence[Site]:
+    """The sites of a tower after `change`: of blocks that an earlier step has made unlike, it matters which stay."""
+    if change.drop is None or place.whole is None:
+        return forecast
+    return Layout((place.whole,), place.sites).dropped(change.drop.tower, change.drop.kept).sites
 
 
 def _sweep(run: _Run, given: Given) -> None:
