@@ -154,12 +154,12 @@ def _survey(run: _Run, given: Given, batches: Sequence[Batch]) -> None:
                 run.model, place, batches, partial(mixed, balance=given.balance, gradients=sizes), task.config
             )
         after = _surveyed(place, change, task.method.forecast(place, task.config))
-        apply_(run.model, place, change, after)
+        said = apply_(run.model, place, change, after)
         run.records.append(PlaceRecord(
             edit=task.edit, method=task.method.name, place=place.name, tower=place.tower, block=None,
             bytes_before=place.stored_bytes, bytes_after=sum(s.stored_bytes for s in after),
             error=dict(change.error or {}), weight_error=None, tokens={}, seconds=time.perf_counter() - start,
-            notes=change.notes,
+            notes=(*change.notes, *said),
         ))  # fmt: skip
 
 
@@ -233,7 +233,7 @@ def _one(model: Model, task: Task, place: Place, given: Given, seen: Mapping[str
     weights = {} if place.whole is not None else weights_of(model, place)
     change = task.method.solve(place, weights, statistic, task.config)
     after = task.method.forecast(place, replace(task.config, **change.settled) if change.settled else task.config)
-    apply_(model, place, change, after)
+    said = apply_(model, place, change, after)
     error, changed = change.error, 0.0
     moments = {name: part for name, part in seen.items() if isinstance(part, Moment)}
     if change.merge is None:
@@ -245,7 +245,7 @@ def _one(model: Model, task: Task, place: Place, given: Given, seen: Mapping[str
     return replace(
         record, bytes_after=sum(s.stored_bytes for s in after), error=dict(error or {}), weight_error=changed,
         tokens={n: part.tokens for n, part in moments.items()}, seconds=time.perf_counter() - start,
-        notes=tuple(note for note in (task.note, *change.notes, without) if note),
+        notes=tuple(note for note in (task.note, *change.notes, *said, without) if note),
     )  # fmt: skip
 
 
