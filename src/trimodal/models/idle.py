@@ -118,9 +118,10 @@ def _embeddings(module: nn.Module) -> Iterator[nn.Module | None]:
 def _ways_in(module: nn.Module, batches: Sequence[Batch]) -> Iterator[Callable[[], Any]]:
     """All that can be done with the module on `batches`, the usual first. Not all of it need work."""
     yield from (partial(module, **batch) for batch in batches)
-    doors = [getattr(module, name) for name in dir(type(module)) if _DOORS.fullmatch(name)]
+    kind = type(module)
+    doors = [getattr(module, name) for name in dir(kind) if _DOORS.fullmatch(name) and callable(getattr(kind, name))]
     for batch in batches:
-        for door in filter(callable, doors):
+        for door in doors:
             taken = inspect.signature(door).parameters
             yield partial(door, **{name: value for name, value in batch.items() if name in taken})
         if isinstance(module, PreTrainedModel) and module.can_generate():
