@@ -2,7 +2,8 @@
 
 Consecutive solving edits make one sweep over the model in running order. A gradient edit stands by itself, and each
 further one sees the data in another order; so does an edit whose method surveys whole towers. An edit whose places are
-ranked together begins a new sweep, before which it is settled how much goes where. In a sweep,
+ranked together begins a new sweep, before which it is settled how much goes where; and so does one with a place in several
+blocks that earlier edits change, since these must be done in all of them. In a sweep,
 for each block: take its places; in each round observe what their methods want, then solve, apply and write a line per
 place. A new round begins where a place touches a site that this block's earlier rounds have changed.
 """
@@ -78,7 +79,7 @@ def compress_(
         sizes = gradient_sizes(teacher, calibration, plan.seed)
     original = None if teacher is None else Activations(teacher, calibration)
     trainings = 0
-    for stage in _stages(plan.edits):
+    for stage in _stages(plan.edits, began):
         number, edit = stage[0]
         if method(edit.method).fit is not None:
             _fit(run, number, edit, teacher, samples, (plan.seed + trainings) % 2**63)
@@ -94,17 +95,30 @@ def compress_(
     return run.records
 
 
-def _stages(edits: Sequence[Edit]) -> Iterator[list[_Numbered]]:
-    """What is carried out together: an edit that trains or surveys by itself, solving edits up to the next that is ranked."""
+def _stages(edits: Sequence[Edit], layout: Layout) -> Iterator[list[_Numbered]]:
+    """What is carried out together: an edit that trains or surveys by itself, solving edits up to the next that is ranked
+    or has to wait for them."""
     stage: list[_Numbered] = []
     for number, edit in enumerate(edits):
         alone = method(edit.method).solve is None
-        if stage and (alone or ranked(edit) or method(stage[0][1].method).solve is None):
+        if stage and (alone or ranked(edit) or method(stage[0][1].method).solve is None or _waits(edit, stage, layout)):
             yield stage
             stage = []
         stage.append((number, edit))
     if stage:
         yield stage
+
+
+def _waits(edit: Edit, stage: Sequence[_Numbered], layout: Layout) -> bool:
+    """Whether a place of `edit` lies in several blocks and edits of the `stage` work on a part of it."""
+    blocks = [f"{block}." for tower in layout.towers for block in tower.blocks]
+    far = [
+        place.paths
+        for place in edit.places
+        if len({next((b for b in blocks if f"{path}.".startswith(b)), "") for path in place.paths}) > 1
+    ]
+    changed = {path for _, earlier in stage for place in earlier.places for path in place.paths} if far else set()
+    return any(_inside(path, changed) for paths in far for path in paths)
 
 
 def _batches(model: Model, samples: Sequence[Sample]) -> Sequence[Batch]:
