@@ -395,3 +395,44 @@ def test_blocks_that_may_go_are_folded_before(compressed: Callable[..., Any]) ->
     assert done.model.layout == done.expected
     done = compressed("clip", [{"prune.layers": {"where": "text", "sparsity": 0.5}}, FOLD])
     assert {place.name.split(".")[0] for place in done.plan.edits[1].places} == {"image"}
+
+
+class Double(nn.Module):
+    """Two layers of equal values, of which only one runs."""
+
+    modalities = ("text",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.second = nn.Linear(8, 8, bias=False), nn.Linear(8, 8, bias=False)
+        self.second.weight.data.copy_(self.first.weight.data)
+
+    def example(self) -> dict[str, Tensor]:
+        """One sample."""
+        return {"x": torch.zeros(1, 8)}
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, 8) -> (B, 8)."""
+        found: Tensor = self.first(x)
+        return found
+
+
+@pytest.mark.parametrize(("steps", "kinds"), [
+    ([DEAD], ["idle"]), ([FOLD], ["twin"]),
+    ([{"fold.exact": {"dead": True, "where": "second*"}}], ["twin"]),
+    ([{"fold.exact": {"dead": True, "where": "path:second"}}], ["idle"]),
+], ids=["dead", "twins", "by-name", "by-path"])  # fmt: skip
+def test_a_dead_layer_that_equals_another(tmp_path: Path, steps: list[Any], kinds: list[str]) -> None:
+    done = trimodal.compress(Double, {"steps": steps}, None, tmp_path / "out")
+    assert [place.fold.what for place in done.plan.edits[0].places if place.fold] == kinds
+    assert done.plan.expected_tensor_bytes == 256 and done.verdict.passed
+    again, batch = trimodal.load(tmp_path / "out", factory=Double), {"x": torch.randn(3, 8)}
+    assert torch.equal(again(**batch), Double()(**batch))
+
+
+def test_the_hint_speaks_of_an_example_only_where_there_is_none(compressed: Callable[..., Any]) -> None:
+    with pytest.raises(RecipeError, match=r"nothing was seen that could be folded$"):
+        compressed("lstm", [FOLD], data=False)
+    with pytest.raises(RecipeError, match="the model was not run: without data a module needs a method example"):
+        trimodal.plan(lambda: nn.Sequential(nn.Linear(4, 4), nn.ReLU()), {"steps": [FOLD]}, None)
