@@ -71,7 +71,7 @@ def _needed(model: Model, path: str, use: _Use) -> str:
     site, kind = sites.get(path), _NUMBER.sub(".*", path)
     if site is not None and not any(s.tower == site.tower and s.path in use.ran for s in sites.values()):
         return f"neither does anything else of the {site.tower} tower; give data that uses it"
-    unused = next((inner for inner in use.inner if path.startswith(f"{inner}.") and inner not in use.ran), "")
+    unused = next((inner for inner in use.models if path.startswith(f"{inner}.") and inner not in use.ran), "")
     if unused:
         return f"{unused} is a model of its own that may be used alone"
     other = next((ran for ran in sorted(use.ran) if _NUMBER.sub(".*", ran) == kind), "")
@@ -125,7 +125,8 @@ def _ways_in(module: nn.Module, batches: Sequence[Batch]) -> Iterator[Callable[[
             taken = inspect.signature(door).parameters
             yield partial(door, **{name: value for name, value in batch.items() if name in taken})
         if isinstance(module, PreTrainedModel) and module.can_generate():
-            yield partial(module.generate, **batch, max_new_tokens=_TOKENS, do_sample=False)  # type: ignore[operator]
+            generate: Any = module.generate
+            yield partial(generate, **batch, max_new_tokens=_TOKENS, do_sample=False)
         if "labels" in inspect.signature(module.forward).parameters and "labels" not in batch:
             whole = [value for value in batch.values() if not value.is_floating_point() and value.dim() == 2]
             each = [
@@ -149,7 +150,7 @@ class _Use(TorchFunctionMode):
         self.shared = {
             owner for name, t in tensors.items() if times[t.data_ptr()] > 1 and (owner := name.rpartition(".")[0])
         }
-        self.inner = [path for path, part in module.named_modules() if path and isinstance(part, PreTrainedModel)]
+        self.models = [path for path, part in module.named_modules() if path and isinstance(part, PreTrainedModel)]
         self.ran: set[str] = set()
 
     @property
@@ -161,7 +162,7 @@ class _Use(TorchFunctionMode):
         """Do one thing with the model; what ran before it failed counts."""
         handles = [
             self._module.get_submodule(path).register_forward_pre_hook(self._note(path))
-            for path in (*self._paths, *self.inner)
+            for path in (*self._paths, *self.models)
         ]
         try:
             with torch.no_grad(), self, suppress(*_REFUSALS):
