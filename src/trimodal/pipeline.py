@@ -34,7 +34,7 @@ from trimodal.core import (
     Verdict,
 )
 from trimodal.core.record import PackName
-from trimodal.data import batches, check_modalities, choose, digest, read, require, split
+from trimodal.data import batches, check_modalities, choose, digest, encode, read, require, split
 from trimodal.errors import DataError, InputError, IntegrityError, RecipeError
 from trimodal.formats import (
     check_free,
@@ -388,6 +388,7 @@ def _data(model: Model, recipe: Recipe, data: str | Path | None) -> _Data:
     calibration, held_out = split(samples, recipe.seed)
     wanted = min(_STATISTICS_SAMPLES, len(calibration)) if recipe.samples is None else recipe.samples
     require(calibration, max(wanted, 1), "calibration samples")
+    encode(model, calibration[:1])  # a model that cannot be given samples is refused while planning
     return _Data(choose(calibration, wanted, recipe.seed), calibration, held_out)
 
 

@@ -7,10 +7,12 @@ from typing import Any
 import pytest
 import torch
 
+from trimodal.compression.run import _stages
 from trimodal.core import FitRecord, PlaceRecord
 from trimodal.errors import TrimodalError
 from trimodal.maths.error import quadratic, weight_error
 from trimodal.methods.distill import recover
+from trimodal.models.load import tensor_bytes, unique_tensors
 
 STEPS: list[dict[str, Any]] = [
     {"prune.neurons": {"sparsity": 0.5}}, {"prune.heads": {"where": "image.*", "sparsity": 0.5}},
@@ -172,3 +174,22 @@ def test_every_training_sees_the_data_in_an_order_of_its_own(compressed: Any, mo
     assert seeds == [7, 8, 9]
     compressed("generic", [{"distill": {"steps": 1}}], seed=2**63 - 1)
     assert seeds[3:] == [2**63 - 1]
+
+
+@pytest.mark.parametrize(("name", "steps"), [
+    ("resnet-basic", [{"factorize.tucker": {}}, {"prune.channels": {}}]),
+    ("resnet", [{"fold.exact": {}}, {"factorize.eigen": {}}, {"prune.channels": {}}, {"quantize.rtn": {"bits": 8}}]),
+    ("llama", [{"prune.neurons": {}}, {"share.layers": {"rank": 2}}]),
+], ids=lambda value: value if isinstance(value, str) else "-".join(next(iter(step)) for step in value))  # fmt: skip
+def test_a_place_in_several_blocks_waits_for_earlier_edits_in_all_of_them(
+    compressed: Any, name: str, steps: list[dict[str, Any]]
+) -> None:
+    done = compressed(name, steps)
+    assert done.model.layout == done.expected
+    assert tensor_bytes(unique_tensors(done.model.module).values()) == done.plan.expected_tensor_bytes
+
+
+def test_edits_inside_of_blocks_go_in_one_sweep(compressed: Any) -> None:
+    edits = compressed("llama", [{"prune.heads": {}}, {"prune.neurons": {}}, {"quantize.rtn": {"bits": 8}}]).plan.edits
+    layout = compressed("llama", [{"prune.heads": {}}]).original.layout
+    assert [[number for number, _ in stage] for stage in _stages(edits, layout)] == [[0, 1, 2]]

@@ -545,3 +545,29 @@ def test_python_raises_what_the_command_line_says(clip: Path, tmp_path: Path) ->
     with pytest.raises(errors.OutputError, match="not empty"):
         (tmp_path / "mine.txt").touch()
         pipeline.compress(clip, "int8", None, tmp_path)
+
+
+class Deaf(torch.nn.Module):
+    """Takes text, but nobody says how it becomes numbers."""
+
+    modalities = ("text",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = torch.nn.Linear(4, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, 4) -> (B, 4)."""
+        found: torch.Tensor = self.layer(x)
+        return found
+
+
+@pytest.mark.parametrize("verb", ["plan", "compress"])
+def test_a_module_that_cannot_be_given_samples(workspace: Workspace, tmp_path: Path, verb: str) -> None:
+    recipe, data = {"steps": [{"quantize.rtn": {"bits": 8}}], "calibration": {"samples": 4}}, workspace.data("text")
+    with pytest.raises(errors.DataError, match="give it a method encode"):
+        if verb == "plan":
+            pipeline.plan(Deaf, recipe, data)
+        else:
+            pipeline.compress(Deaf, recipe, data, tmp_path / "out")
+    assert not (tmp_path / "out").exists()

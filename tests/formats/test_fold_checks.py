@@ -25,7 +25,7 @@ BAD_FORM: Mapping[str, Any] = {
     "no-into": {"what": "norm", "path": "a"},
     "path-of-number": fold("norm", 1, "b"),
     "unknown": fold("pickle", "a", "b"),
-    "nothing-to-do": fold("idle", "a", "b"),
+    "removed-into-another": fold("idle", "a", "b"),
     "what-of-list": fold(["norm"], "a", "b"),
     "into-nothing": fold("norm", "a"),
     "into-text": {"what": "norm", "path": "a", "into": "b"},
@@ -53,6 +53,10 @@ BAD_FIT: Mapping[str, Any] = {
     "a-larger-product": fold("linear", "visual_projection", f"{BLOCK}.mlp.fc1"),
     "a-scale-of-an-embedding": fold("scale", f"{BLOCK}.layer_norm1", "text_model.embeddings.token_embedding"),
     "a-twin-of-another-shape": fold("twin", "visual_projection.weight", "logit_scale"),
+    "removes-a-block": fold("idle", BLOCK),
+    "removes-all": fold("idle", ""),
+    "removes-a-method": fold("idle", "forward"),
+    "removes-what-has-no-weights": fold("idle", f"{BLOCK}.mlp.activation_fn"),
     "a-twin-of-a-method": fold("twin", "forward", "logit_scale"),
 }
 

@@ -2,7 +2,8 @@
 
 Consecutive solving edits make one sweep over the model in running order. A gradient edit stands by itself, and each
 further one sees the data in another order; so does an edit whose method surveys whole towers. An edit whose places are
-ranked together begins a new sweep, before which it is settled how much goes where. In a sweep,
+ranked together begins a new sweep, before which it is settled how much goes where; and so does one with a place in several
+blocks that earlier edits change, since these must be done in all of them. In a sweep,
 for each block: take its places; in each round observe what their methods want, then solve, apply and write a line per
 place. A new round begins where a place touches a site that this block's earlier rounds have changed.
 """
@@ -23,7 +24,7 @@ from trimodal.compression.allocation import allocated, ranked
 from trimodal.compression.blocks import Activations
 from trimodal.compression.given import Given, Task, tasks_of, weights_of
 from trimodal.compression.sensitivity import gradient_sizes
-from trimodal.core import Change, Edit, FitRecord, Layout, Place, PlaceRecord, Plan, Sample
+from trimodal.core import Change, Edit, FitRecord, Layout, Place, PlaceRecord, Plan, Sample, Site
 from trimodal.data import batches as make_batches
 from trimodal.errors import TrimodalError
 from trimodal.maths.error import output_error, weight_error
@@ -78,7 +79,7 @@ def compress_(
         sizes = gradient_sizes(teacher, calibration, plan.seed)
     original = None if teacher is None else Activations(teacher, calibration)
     trainings = 0
-    for stage in _stages(plan.edits):
+    for stage in _stages(plan.edits, began):
         number, edit = stage[0]
         if method(edit.method).fit is not None:
             _fit(run, number, edit, teacher, samples, (plan.seed + trainings) % 2**63)
@@ -94,17 +95,30 @@ def compress_(
     return run.records
 
 
-def _stages(edits: Sequence[Edit]) -> Iterator[list[_Numbered]]:
-    """What is carried out together: an edit that trains or surveys by itself, solving edits up to the next that is ranked."""
+def _stages(edits: Sequence[Edit], layout: Layout) -> Iterator[list[_Numbered]]:
+    """What is carried out together: an edit that trains or surveys by itself, solving edits up to the next that is ranked
+    or has to wait for them."""
     stage: list[_Numbered] = []
     for number, edit in enumerate(edits):
         alone = method(edit.method).solve is None
-        if stage and (alone or ranked(edit) or method(stage[0][1].method).solve is None):
+        if stage and (alone or ranked(edit) or method(stage[0][1].method).solve is None or _waits(edit, stage, layout)):
             yield stage
             stage = []
         stage.append((number, edit))
     if stage:
         yield stage
+
+
+def _waits(edit: Edit, stage: Sequence[_Numbered], layout: Layout) -> bool:
+    """Whether a place of `edit` lies in several blocks and edits of the `stage` work on a part of it."""
+    blocks = [f"{block}." for tower in layout.towers for block in tower.blocks]
+    far = [
+        place.paths
+        for place in edit.places
+        if len({next((b for b in blocks if f"{path}.".startswith(b)), "") for path in place.paths}) > 1
+    ]
+    changed = {path for _, earlier in stage for place in earlier.places for path in place.paths} if far else set()
+    return any(_inside(path, changed) for paths in far for path in paths)
 
 
 def _batches(model: Model, samples: Sequence[Sample]) -> Sequence[Batch]:
@@ -153,14 +167,21 @@ def _survey(run: _Run, given: Given, batches: Sequence[Batch]) -> None:
             change = task.method.survey(
                 run.model, place, batches, partial(mixed, balance=given.balance, gradients=sizes), task.config
             )
-        after = task.method.forecast(place, task.config)
-        apply_(run.model, place, change, after)
+        after = _surveyed(place, change, task.method.forecast(place, task.config))
+        said = apply_(run.model, place, change, after)
         run.records.append(PlaceRecord(
             edit=task.edit, method=task.method.name, place=place.name, tower=place.tower, block=None,
             bytes_before=place.stored_bytes, bytes_after=place.bytes_with(after),
             error=dict(change.error or {}), weight_error=None, tokens={}, seconds=time.perf_counter() - start,
-            notes=change.notes,
+            notes=(*change.notes, *said),
         ))  # fmt: skip
+
+
+def _surveyed(place: Place, change: Change, forecast: Sequence[Site]) -> Sequence[Site]:
+    """The sites of a tower after `change`: of blocks that an earlier step has made unlike, it matters which stay."""
+    if change.drop is None or place.whole is None:
+        return forecast
+    return Layout((place.whole,), place.sites).dropped(change.drop.tower, change.drop.kept).sites
 
 
 def _sweep(run: _Run, given: Given) -> None:
@@ -227,7 +248,7 @@ def _one(model: Model, task: Task, place: Place, given: Given, seen: Mapping[str
     weights = {} if place.whole is not None else weights_of(model, place)
     change = task.method.solve(place, weights, statistic, task.config)
     after = task.method.forecast(place, replace(task.config, **change.settled) if change.settled else task.config)
-    apply_(model, place, change, after)
+    said = apply_(model, place, change, after)
     error, changed = change.error, 0.0
     moments = {name: part for name, part in seen.items() if isinstance(part, Moment)}
     if change.merge is None:
@@ -239,7 +260,7 @@ def _one(model: Model, task: Task, place: Place, given: Given, seen: Mapping[str
     return replace(
         record, bytes_after=sum(s.stored_bytes for s in after), error=dict(error or {}), weight_error=changed,
         tokens={n: part.tokens for n, part in moments.items()}, seconds=time.perf_counter() - start,
-        notes=tuple(note for note in (task.note, *change.notes, without) if note),
+        notes=tuple(note for note in (task.note, *change.notes, *said, without) if note),
     )  # fmt: skip
 
 

@@ -1,10 +1,11 @@
 """The nouns: plain frozen data without torch modules or I/O. Everything else speaks in these words."""
 
 from trimodal.core.change import Change, Cut, Drop, Folded, Merge, Treatment
+from trimodal.core.layout import Bare, Counter, Fixed, Layout
 from trimodal.core.plan import Calibration, Certainty, Edit, LeftAlone, Place, Plan, PlannedPlace, Source, least_certain
 from trimodal.core.record import Check, FitRecord, Metric, Packing, PlaceRecord, Size, Stock, TowerSize, Verdict
 from trimodal.core.sample import MODALITIES, TOKEN_KINDS, Sample
-from trimodal.core.site import Axis, Bare, Counter, Fixed, Fold, Layout, Site, Tower
+from trimodal.core.site import Axis, Fold, Site, Tower
 
 __all__ = [
     "MODALITIES",

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from trimodal.core.site import Fold, Layout, Site, is_width
+from trimodal.core.layout import Layout
+from trimodal.core.site import Fold, Site, is_width
 
 
 def folded(fold: Fold, sites: Sequence[Site]) -> tuple[Site, ...]:
     """The sites that are left of `sites`: the one that goes first, if it is one, and those that take it over."""
+    if fold.what == "idle":
+        return ()
     if fold.what == "scale" or not sites:
         return tuple(sites)
     gone, *rest = sites
@@ -22,9 +25,11 @@ def folded(fold: Fold, sites: Sequence[Site]) -> tuple[Site, ...]:
 
 
 def sites_of(fold: Fold, layout: Layout) -> tuple[Site, ...] | None:
-    """The sites that the fold is about, what goes first; None if one of them is there no longer."""
+    """The sites that the fold is about, what goes first, as far as it is one; None if one of them is there no longer."""
     known = {site.path: site for site in layout.sites}
     paths = fold.into if fold.what == "scale" else (fold.path, *fold.into)
+    if fold.what == "idle" and fold.tensor_bytes:
+        return ()
     if fold.what == "twin":
         paths = tuple(name.removesuffix(".weight") for name in paths)
         if not any(path in known for path in paths):

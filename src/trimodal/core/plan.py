@@ -10,7 +10,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, get_args
 
-from trimodal.core.site import Bare, Fold, Layout, Site, Tower
+from trimodal.core.layout import Bare, Layout
+from trimodal.core.site import Fold, Site, Tower
 
 PLAN_FORMAT = 1
 Certainty = Literal["exact", "at most", "estimate"]

@@ -1,4 +1,4 @@
-"""Where: axes, sites, towers, and the layout of a model made of them.
+"""Where: axes, sites and towers, of which the layout of a model is made (`core/layout.py`).
 
 A *site* is one module with a weight (a linear layer, a convolution, an embedding, a norm). An *axis* names one
 dimension of that weight. Dimensions that carry one label must be cut together. Two layers show the idea:
@@ -13,8 +13,8 @@ width 8 the same cut removes eight rows each of query, key and value, and eight 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from trimodal.core.storage import BASE, TYPE_BYTES, packed_columns, tensors_of
@@ -278,45 +278,17 @@ class Tower:
         return self.numbers or tuple(range(len(self.blocks)))
 
 
-@dataclass(frozen=True)
-class Counter:
-    """An attribute of a module that counts units of an axis, such as `num_heads`: units × `per_unit`."""
-
-    label: str
-    path: str
-    attribute: str
-    per_unit: int = 1
-
-
-@dataclass(frozen=True)
-class Bare:
-    """A parameter in no site, such as a class token, whose last dimension carries a label. `path` is its own name;
-    every unit takes `unit_bytes`."""
-
-    label: str
-    path: str
-    unit_bytes: int
-
-
-@dataclass(frozen=True)
-class Fixed:
-    """Units that cannot be cut: what their label would be, and why not."""
-
-    label: str
-    reason: str
-
-
 Folding = Literal["norm", "affine", "linear", "scale", "twin", "idle"]
 
 
 @dataclass(frozen=True)
 class Fold:
-    """A layer that neighbours can take over exactly, or with a `reason` one that they cannot.
+    """A layer that neighbours can take over exactly or that never runs, or with a `reason` one that has to stay.
 
     `what` is folded: a batch `norm` into the layer before it, the `affine` part of a norm into the linear layers that
     read it, a `linear` layer into the linear layer that reads it, a `scale` per channel into the linear layer before
-    it, or a `twin`, a tensor that is stored twice. An `idle` layer was never seen to run, which is only told. `path`
-    goes and the layers `into` take it over; of a twin both are names of tensors. A norm multiplies by its weight plus
+    it, or a `twin`, a tensor that is stored twice. An `idle` layer was never seen to run. `path`
+    goes and the layers `into` take it over, of an idle one none; of a twin both are names of tensors. A norm multiplies by its weight plus
     `offset`; `epsilon` is a batch norm's. `error` is ‖Δy‖/‖y‖ as measured when it was found, `tensor_bytes` what a
     tensor takes that stands at no site.
     """
@@ -329,226 +301,3 @@ class Fold:
     error: float = 0.0
     reason: str = ""
     tensor_bytes: int = 0
-
-
-@dataclass(frozen=True)
-class Layout:
-    """Towers and sites of one model. Sites stand in running order. `fixed` tells of units that were looked at and cannot
-    be cut, `bare` of parameters in no site that are cut with a label. `folds` are known only after `models/watching.py` has
-    looked, and are no part of what the layout is."""
-
-    towers: tuple[Tower, ...]
-    sites: tuple[Site, ...]
-    counters: tuple[Counter, ...] = field(default=())
-    fixed: tuple[Fixed, ...] = field(default=())
-    folds: tuple[Fold, ...] = field(default=(), compare=False)
-    bare: tuple[Bare, ...] = field(default=())
-
-    def site(self, path: str) -> Site:
-        """The site whose module stands at `path`."""
-        return next(site for site in self.sites if site.path == path)
-
-    def tower(self, name: str) -> Tower:
-        """The tower called `name`."""
-        return next(tower for tower in self.towers if tower.name == name)
-
-    def labels(self) -> tuple[str, ...]:
-        """All axis labels, in running order, each once."""
-        axes = (a for site in self.sites for a in (site.output_axis, site.input_axis) if a is not None)
-        return tuple(dict.fromkeys(label for axis in axes for label in axis.labels))
-
-    def carrying(self, label: str) -> Iterator[Site]:
-        """The sites that have `label` on a dimension."""
-        for site in self.sites:
-            if site.reads(label) or site.writes(label):
-                yield site
-
-    def exchange(self, old: Iterable[Site], new: Iterable[Site]) -> Layout:
-        """The layout with the sites `old` replaced by `new`: by path where it stays, else in place of the
-        site whose path is a prefix of the new one."""
-        by_path = {site.path: site for site in new}
-        gone = {site.path for site in old}
-
-        def successors(site: Site) -> Iterator[Site]:
-            if site.path not in gone:
-                yield site
-            elif site.path in by_path:
-                yield by_path[site.path]
-            else:
-                yield from (s for s in by_path.values() if s.path.startswith(site.path + "."))
-
-        return replace(self, sites=tuple(s for site in self.sites for s in successors(site)))
-
-    def pinned(self, label: str, reason: str) -> Layout:
-        """The layout in which `label` cannot be cut, for `reason`; no dimension is a mixture of it and others."""
-
-        def without(axis: Axis | None) -> Axis | None:
-            return None if axis is not None and axis.label == label else axis
-
-        def freed(site: Site) -> Site:
-            if not (site.reads(label) or site.writes(label)):
-                return site
-            return replace(site, input_axis=without(site.input_axis), output_axis=without(site.output_axis))
-
-        return replace(
-            self,
-            sites=tuple(map(freed, self.sites)),
-            bare=tuple(bare for bare in self.bare if bare.label != label),
-            fixed=(*self.fixed, Fixed(label, reason)),
-        )
-
-    def merged(self, tower: str) -> Layout:
-        """The layout after the tokens of `tower` are merged, which can be done once."""
-
-        def marked(whole: Tower) -> Tower:
-            blocks = "its tokens are merged block by block; remove blocks before that"
-            return replace(whole, whole_tokens="its tokens are merged already", whole_blocks=blocks)
-
-        return replace(self, towers=tuple(marked(t) if t.name == tower else t for t in self.towers))
-
-    def shared(self, paths: Sequence[str]) -> Layout:
-        """The layout after the layers at `paths` use the weight of the first of them."""
-        owner, *others = paths
-
-        def sharing(site: Site) -> Site:
-            if site.path == owner:
-                return replace(site, tied=(*site.tied, *others))
-            return replace(site, stored="shared", stored_bytes=site.bias_bytes) if site.path in others else site
-
-        return replace(self, sites=tuple(map(sharing, self.sites)))
-
-    def dropped(self, tower: str, kept: Sequence[int]) -> Layout:
-        """The layout after all blocks of `tower` but those with the numbers `kept`, ascending, are gone. What stays is
-        numbered anew from 0: blocks, paths, labels."""
-        whole, stays = self.tower(tower), {old: new for new, old in enumerate(kept)}
-        left = replace(
-            whole, blocks=whole.blocks[: len(stays)], numbers=tuple(whole.origins[number] for number in stays)
-        )
-
-        def goes(label: str) -> bool:
-            name, _, rest = label.partition(".")
-            number = rest.partition(".")[0]
-            return name == tower and number.isdigit() and int(number) not in stays
-
-        return replace(
-            self,
-            towers=tuple(left if t.name == tower else t for t in self.towers),
-            sites=tuple(
-                _renumbered(site, whole, stays)
-                for site in self.sites
-                if site.tower != tower or site.block is None or site.block in stays
-            ),
-            counters=tuple(
-                replace(c, label=_relabelled(c.label, tower, stays), path=_moved(c.path, whole.blocks, stays))
-                for c in self.counters
-                if not goes(c.label)
-            ),
-            fixed=tuple(replace(f, label=_relabelled(f.label, tower, stays)) for f in self.fixed if not goes(f.label)),
-            folds=tuple(
-                replace(f, path=_moved(f.path, whole.blocks, stays), into=tuple(_moved(p, whole.blocks, stays) for p in f.into))
-                for f in self.folds
-                if not any(path.startswith(gone) for path in (f.path, *f.into) for gone in _gone(whole, stays))
-            ),
-        )
-
-    def before(self, original: Layout, path: str) -> str:
-        """Where what stands at `path` stood in `original`, the layout of this model before it lost blocks."""
-        for tower in self.towers:
-            for origin, block in zip(tower.origins, tower.blocks, strict=True):
-                if f"{path}.".startswith(f"{block}."):
-                    known = original.tower(tower.name)
-                    return known.blocks[known.origins.index(origin)] + path[len(block) :]
-        return path
-
-    def cut(self, label: str, kept: Sequence[int]) -> Layout:
-        """The layout after the units of `label` that are not `kept` are gone."""
-        sites = list(self.carrying(label))
-        return self.exchange(sites, [site.cut(label, kept) for site in sites])
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain data for a JSON file; fields at their default are left out."""
-        return {
-            "towers": [asdict(tower) for tower in self.towers],
-            "sites": [_terse(site) for site in self.sites],
-            "counters": [_terse(counter) for counter in self.counters],
-            **({"fixed": [asdict(fixed) for fixed in self.fixed]} if self.fixed else {}),
-            **({"bare": [asdict(bare) for bare in self.bare]} if self.bare else {}),
-        }
-
-    @staticmethod
-    def from_json(data: dict[str, Any]) -> Layout:
-        """The inverse of `to_json`."""
-        return Layout(
-            towers=tuple(
-                Tower(**{**t, **{name: tuple(t.get(name, ())) for name in ("blocks", "prefixes", "numbers")}})
-                for t in data["towers"]
-            ),
-            sites=tuple(_site_from_json(s) for s in data["sites"]),
-            counters=tuple(Counter(**c) for c in data["counters"]),
-            fixed=tuple(Fixed(**f) for f in data.get("fixed", ())),
-            bare=tuple(Bare(**b) for b in data.get("bare", ())),
-        )
-
-
-def _renumbered(site: Site, tower: Tower, stays: Mapping[int, int]) -> Site:
-    """`site` after the blocks of `tower` got the numbers `stays[old]`; others are gone."""
-    if site.tower != tower.name or site.block is None:
-        return site
-    return replace(
-        site,
-        path=_moved(site.path, tower.blocks, stays),
-        block=stays[site.block],
-        input_axis=_relabelled_axis(site.input_axis, tower.name, stays),
-        output_axis=_relabelled_axis(site.output_axis, tower.name, stays),
-    )
-
-
-def _relabelled_axis(axis: Axis | None, tower: str, stays: Mapping[int, int]) -> Axis | None:
-    if axis is None:
-        return None
-    parts = (_relabelled_axis(part, tower, stays) for part in axis.then)
-    then = tuple(part for part in parts if part is not None)
-    return replace(axis, label=_relabelled(axis.label, tower, stays), then=then)
-
-
-def _relabelled(label: str, tower: str, stays: Mapping[int, int]) -> str:
-    """`text.3.heads` with the number that block 3 has now."""
-    name, _, rest = label.partition(".")
-    number, dot, unit = rest.partition(".")
-    return f"{name}.{stays[int(number)]}{dot}{unit}" if name == tower and number.isdigit() else label
-
-
-def _gone(tower: Tower, stays: Mapping[int, int]) -> tuple[str, ...]:
-    """How the paths of what stands in the blocks begin that do not stay."""
-    return tuple(f"{block}." for number, block in enumerate(tower.blocks) if number not in stays)
-
-
-def _moved(path: str, blocks: Sequence[str], stays: Mapping[int, int]) -> str:
-    """`path` with the path that its block has now."""
-    for old, new in stays.items():
-        if f"{path}.".startswith(f"{blocks[old]}."):
-            return blocks[new] + path[len(blocks[old]) :]
-    return path
-
-
-def _terse(item: Site | Counter | Axis) -> dict[str, Any]:
-    values = ((f.name, getattr(item, f.name), f.default) for f in fields(item))
-    return {name: _plain(value) for name, value, default in values if value != default}
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Axis):
-        return _terse(value)
-    return [_plain(part) for part in value] if isinstance(value, tuple) else value
-
-
-def _site_from_json(data: dict[str, Any]) -> Site:
-    fields_of = {"block": None, **data, "shape": tuple(data["shape"]), "tied": tuple(data.get("tied", ()))}
-    for key in ("input_axis", "output_axis"):
-        if key in data:
-            fields_of[key] = _axis_from_json(data[key])
-    return Site(**fields_of)
-
-
-def _axis_from_json(data: dict[str, Any]) -> Axis:
-    return Axis(**{**data, "then": tuple(_axis_from_json(part) for part in data.get("then", ()))})

@@ -27,6 +27,7 @@ from trimodal.formats.absorb import Absorbed, absorb
 from trimodal.formats.folder import sha256
 from trimodal.formats.packed import PACKED
 from trimodal.formats.tensors import write_tensors
+from trimodal.models.alignment import write_heads
 from trimodal.models.apply import dequantize_
 from trimodal.models.families import family_of
 from trimodal.models.load import (
@@ -112,6 +113,7 @@ def write(model: Model, plan: Plan, folder: Path, factory: str | None) -> Stock:
         for path in companions(model.folder):
             (folder / path).parent.mkdir(exist_ok=True)
             shutil.copyfile(model.folder / path, folder / path)
+        write_heads(model.module, folder)
         kind = cast("type[PreTrainedModel]", type(model.module))
         absorbed = absorb(read_config(model.folder), model.steps, kind)
         config = {**absorbed.config, "architectures": [kind.__name__]}

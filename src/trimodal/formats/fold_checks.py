@@ -11,7 +11,7 @@ from torch import nn
 from trimodal.core.site import Folding
 from trimodal.layers import standardised
 from trimodal.models.declare import kind_of
-from trimodal.models.folding import named_tensors
+from trimodal.models.folding import is_leaf, named_tensors
 
 
 class Unfit(Exception):
@@ -22,12 +22,13 @@ def check_fold(what: Mapping[str, Any]) -> None:
     """Whether `what` has the form of a fold as steps tell of it."""
     if what.keys() != {"what", "path", "into"} or not isinstance(what["path"], str):
         raise Unfit("is a fold without what is folded, its path, and what it is folded into")
-    if what["what"] not in get_args(Folding) or what["what"] == "idle":
+    if what["what"] not in get_args(Folding):
         raise Unfit(f"folds {what['path']:.80} as {what['what']!r:.40}")
     into = what["into"]
-    if not isinstance(into, list) or not into or not all(isinstance(path, str) for path in into):
+    idle = what["what"] == "idle"
+    if not isinstance(into, list) or bool(into) == idle or not all(isinstance(path, str) for path in into):
         raise Unfit(f"folds {what['path']:.80} into {into!r:.40}")
-    if len(set(into)) != len(into) or what["path"] in into or (what["what"] != "affine" and len(into) != 1):
+    if len(set(into)) != len(into) or what["path"] in into or (what["what"] != "affine" and len(into) > 1):
         raise Unfit(f"folds {what['path']:.80} into {len(into)} layers")
 
 
@@ -41,6 +42,10 @@ def check_fold_fits(what: Mapping[str, Any], module: nn.Module) -> None:
             raise Unfit(f"stores {path:.80} as {into[0]:.80}, which is not there or another kind of tensor")
         return
     modules = dict(module.named_modules())
+    if what["what"] == "idle":
+        if not path or not is_leaf(modules.get(path)):
+            raise Unfit(f"removes {path:.80}, which is no layer with weights of its own")
+        return
     gone, layers = modules.get(path), [modules.get(name) for name in into]
     if gone is None or not all(_fits(what["what"], gone, layer) for layer in layers):
         kind = "no layer" if gone is None else f"a {type(gone).__name__}"

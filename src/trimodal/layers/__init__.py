@@ -15,12 +15,13 @@ from trimodal.layers.borrowing import borrow_, is_borrowing, tie_
 from trimodal.layers.chain import Chain, chain, merged
 from trimodal.layers.hosting import host_, is_hosting, unhost_
 from trimodal.layers.recurrent import Recurrent, open_recurrent_
+from trimodal.layers.removed import Removed
 from trimodal.layers.standardised import Standardised, standardised
 from trimodal.layers.stored import Coded, Sparse, Store, store
 from trimodal.layers.token_merging import BlockMerging, is_merging, merge_tokens_
 
 __all__ = [
-    "BlockMerging", "Chain", "Coded", "Recurrent", "Sparse", "Standardised", "Store", "borrow_", "host_", "is_borrowing",
+    "BlockMerging", "Chain", "Coded", "Recurrent", "Removed", "Sparse", "Standardised", "Store", "borrow_", "host_", "is_borrowing",
     "is_hosting", "is_merging", "merge_tokens_", "merged", "open_recurrent_", "replaced_", "standardised", "store", "tie_",
     "unhost_",
 ]  # fmt: skip

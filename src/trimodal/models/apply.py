@@ -39,6 +39,7 @@ from trimodal.layers import (
     tie_,
     unhost_,
 )
+from trimodal.models.alignment import blocks_stay_, heads_stay_
 from trimodal.models.blocks import count_blocks_, list_of
 from trimodal.models.folding import fold_
 from trimodal.models.model import Model
@@ -54,9 +55,12 @@ _SIZES = {
 Step = dict[str, Any]
 
 
-def apply_(model: Model, place: Place, change: Change, after: Sequence[Site]) -> None:
-    """Carry out `change` at `place`, set the layout to hold the sites `after`, and write down the steps taken."""
+def apply_(model: Model, place: Place, change: Change, after: Sequence[Site]) -> tuple[str, ...]:
+    """Carry out `change` at `place`, set the layout to hold the sites `after`, and write down the steps taken. Returns what
+    else became of the model, in words."""
+    said = ""
     if change.cut is not None:
+        said = heads_stay_(model.module, model.layout, change.cut.label, change.cut.kept)
         cut_(model.module, model.layout, change.cut.label, change.cut.kept)
         model.steps.append({"cut": {"label": change.cut.label, "kept": list(change.cut.kept)}})
         consumer = model.module.get_submodule(place.observed.path)
@@ -85,6 +89,7 @@ def apply_(model: Model, place: Place, change: Change, after: Sequence[Site]) ->
         share_(model.module, paths)
         model.steps.append({"share": {"paths": list(paths)}})
     if change.drop is not None:
+        said = blocks_stay_(model.module, model.layout, change.drop.tower, change.drop.kept)
         drop_(model.module, model.layout, change.drop)
         model.steps.append({"drop": {"tower": change.drop.tower, "kept": list(change.drop.kept)}})
         model.layout = model.layout.dropped(change.drop.tower, change.drop.kept)
@@ -95,6 +100,7 @@ def apply_(model: Model, place: Place, change: Change, after: Sequence[Site]) ->
         merge_(model.module, model.layout, change.merge)
         model.steps.append({"merge": asdict(change.merge)})
         model.layout = model.layout.merged(change.merge.tower)
+    return (said,) if said else ()
 
 
 def _superseded_(steps: list[Step], path: str) -> list[int] | None:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from trimodal.core import Fold
-from trimodal.layers import standardised
+from trimodal.layers import Removed, standardised
 
 
 def fold_(module: nn.Module, fold: Fold) -> None:
@@ -53,8 +53,12 @@ def _twin_(module: nn.Module, fold: Fold) -> None:
     setattr(module.get_submodule(path), name, kept)
 
 
+def _idle_(module: nn.Module, fold: Fold) -> None:
+    module.set_submodule(fold.path, Removed(fold.path, module.get_submodule(fold.path)))
+
+
 _HOW: Mapping[str, Callable[[nn.Module, Fold], None]] = {
-    "norm": _norm_, "affine": _affine_, "linear": _linear_, "scale": _scale_, "twin": _twin_,
+    "norm": _norm_, "affine": _affine_, "linear": _linear_, "scale": _scale_, "twin": _twin_, "idle": _idle_,
 }  # fmt: skip
 
 
@@ -74,9 +78,18 @@ def named_tensors(module: nn.Module) -> dict[str, Tensor]:
     }
 
 
+def is_leaf(part: nn.Module | None) -> bool:
+    """Whether it is a module with tensors of its own and no modules in it."""
+    return (
+        part is not None
+        and not part._modules
+        and any(t is not None for t in (*part._parameters.values(), *part._buffers.values()))
+    )
+
+
 def tensors_at(module: nn.Module, fold: Fold) -> dict[str, Tensor]:
     """The parameters and buffers of what goes and of those that take it over, by name, in float32."""
-    if fold.what == "twin":
+    if fold.what in ("twin", "idle"):
         return {}
     found = {}
     for path in (fold.path, *fold.into):

@@ -36,6 +36,7 @@ from trimodal.core.site import Folding, is_width
 from trimodal.layers import Chain, standardised
 from trimodal.maths.folding import taken_over
 from trimodal.models.folding import named_tensors, tensors_at
+from trimodal.models.idle import never_run
 from trimodal.models.model import Batch, Model
 from trimodal.models.tracing import tensors_in
 
@@ -48,17 +49,13 @@ _LINEAR_FORWARDS = (nn.Linear.forward, nn.Conv1d.forward, nn.Conv2d.forward)
 
 def with_folds(model: Model, batches: Sequence[Batch]) -> Layout:
     """The model's layout with its `folds`: what was seen on `batches`, else on the family's own example with noise."""
-    seen: list[tuple[list[Fold], set[str]]] = []
-    used: set[str] = set()
-    for batch in batches or _examples(model):
-        folds, ran, touched = _seen(model, batch)
-        seen.append((folds, ran))
-        used |= ran | touched
+    examples = _examples(model)
+    watched = batches or examples
+    seen = [_seen(model, batch) for batch in watched]
     keys = dict.fromkeys((fold.what, fold.path) for folds, _ in seen for fold in folds)
     agreed = [_agreed([(_find(folds, *key), ran) for folds, ran in seen]) for key in keys]
-    idle = [site for site in model.layout.sites if seen and not used.intersection((site.path, *site.tied))]
-    told = [Fold("idle", s.path, reason=f"never runs on what was seen, {s.stored_bytes:,} bytes") for s in idle]
-    return replace(model.layout, folds=(*agreed, *twins(model.module, model.layout), *told))
+    folds = (*never_run(model, watched, examples), *agreed, *twins(model.module, model.layout))
+    return replace(model.layout, folds=folds, watched=bool(watched))
 
 
 def _find(folds: Sequence[Fold], what: str, path: str) -> Fold | None:
@@ -90,12 +87,12 @@ def _examples(model: Model) -> Sequence[Batch]:
     return [{name: filled(value) for name, value in example.items()}] if example else []
 
 
-def _seen(model: Model, batch: Batch) -> tuple[list[Fold], set[str], set[str]]:
-    """What can be folded as seen on one batch, in running order, the layers that ran, and those whose weight others use."""
+def _seen(model: Model, batch: Batch) -> tuple[list[Fold], set[str]]:
+    """What can be folded as seen on one batch, in running order, and the layers that ran."""
     watch = _Watch(model)
     watch.run(batch)
     with torch.no_grad():
-        return [fold for path in list(watch.calls) for fold in watch.folds(path)], set(watch.calls), watch.touched
+        return [fold for path in list(watch.calls) for fold in watch.folds(path)], set(watch.calls)
 
 
 class _Watch(TorchDispatchMode):

@@ -107,7 +107,7 @@ def _plan_step(layout: Layout, step: Step, data: bool, began: Layout, earlier: S
 def _overtaken(fold: Fold | None, earlier: Iterable[Edit], here: Iterable[PlannedPlace]) -> str | None:
     """Why a fold that was found before the first step no longer holds after the `earlier` edits and those folded `here`
     already. What sites tell is left to the method: this is about tensors outside of them, and values that were equal."""
-    if fold is None or fold.what not in ("scale", "twin"):
+    if fold is None or fold.what not in ("scale", "twin", "idle"):
         return None
     edits = list(earlier)
     done = [place.fold for places in (*(edit.places for edit in edits), here) for place in places if place.fold]
@@ -115,6 +115,10 @@ def _overtaken(fold: Fold | None, earlier: Iterable[Edit], here: Iterable[Planne
         return "an earlier step folds it already"
     if fold.what == "scale":
         return None
+    if fold.what == "idle":
+        names = (name for other in done if other.what == "twin" for name in (other.path, *other.into))
+        twin = next((name for name in names if name.rpartition(".")[0] == fold.path), None)
+        return f"{twin} is stored once already" if twin and fold.tensor_bytes else None
     (kept,) = fold.into
     trains = next((edit.method for edit in edits if not edit.places), None)
     if trains is not None:
@@ -252,7 +256,8 @@ def _hint(layout: Layout, step: Step, pattern: str) -> str:
     """What the pattern could have meant."""
     candidates = list(_candidates(layout, step.method))
     if not candidates and step.method.on == "fold":
-        return "nothing was seen that could be folded; without data a module needs a method example() that it can be run with"
+        lacking = "" if layout.watched else "; the model was not run: without data a module needs a method example()"
+        return f"nothing was seen that could be folded{lacking}"
     if not candidates:
         reasons = [f"{fixed.label}: {fixed.reason}" for fixed in layout.fixed if _cannot(fixed, step)]
         reasons += [fixed.reason for fixed in layout.fixed if not fixed.label]

@@ -10,8 +10,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from trimodal.errors import RecipeError
+from trimodal.maths.error import quadratic
 from trimodal.maths.lowrank import kept_energy, rank_for
-from trimodal.methods.factorize import eigen, svd
+from trimodal.methods.factorize import eigen, svd, tucker
 from trimodal.models.load import tensor_bytes, unique_tensors
 from trimodal.pipeline import _bytes_check
 
@@ -55,14 +57,17 @@ def test_error_is_no_more_than_the_energy_given_away(layer: Any, solve: Any, sol
     assert ranks == sorted(set(ranks))
 
 
-@pytest.mark.parametrize("method", ["factorize.eigen", "factorize.svd"])
-def test_plan_is_an_upper_bound_also_of_later_steps(compressed: Any, method: str) -> None:
-    steps = [{method: {"where": "*.up", "sparsity": 0.2, "energy": 0.7}}, {"quantize.rtn": {"where": "*", "bits": 8}}]
-    done = compressed("clip", steps)
+@pytest.mark.parametrize(("name", "method", "where"), [
+    ("clip", "factorize.eigen", "*.up"), ("clip", "factorize.svd", "*.up"), ("resnet-basic", "factorize.tucker", "*.conv"),
+])  # fmt: skip
+def test_plan_is_an_upper_bound_also_of_later_steps(compressed: Any, name: str, method: str, where: str) -> None:
+    steps = [{method: {"where": where, "sparsity": 0.2, "energy": 0.7}}, {"quantize.rtn": {"where": "*", "bits": 8}}]
+    done = compressed(name, steps)
     first, second = done.plan.edits
     assert done.plan.certainty == "at most"
     assert {place.certainty for place in first.places} == {"at most"}
-    assert {p.name.split(".")[-2] for p in second.places if p.certainty == "at most"} == {"first", "second"}
+    links = {"first", "second", "third"} if method == "factorize.tucker" else {"first", "second"}
+    assert {p.name.split(".")[-2] for p in second.places if p.certainty == "at most"} == links
     planned = {(i, place.name): place.bytes_after for i, edit in enumerate(done.plan.edits) for place in edit.places}
     assert all(record.bytes_after <= planned[record.edit, record.place] for record in done.records)
     assert any(record.bytes_after < planned[record.edit, record.place] for record in done.records)
@@ -73,3 +78,52 @@ def test_plan_is_an_upper_bound_also_of_later_steps(compressed: Any, method: str
     for site in done.model.layout.sites:
         weight: Any = done.model.module.get_submodule(site.path).weight
         assert tuple(weight.shape) == site.shape
+
+
+def kernel() -> torch.Tensor:
+    """Two channels each way: (3, 4) from the first to the first, (0, 2) from the second to the second."""
+    weight = torch.zeros(2, 2, 2, dtype=torch.float64)
+    weight[0, 0], weight[1, 1] = torch.tensor([3.0, 4.0]), torch.tensor([0.0, 2.0])
+    return weight
+
+
+@pytest.mark.parametrize(("loud", "energy", "ranks"), [
+    (None, 0.0, (1, 1)), (None, 0.862068, (1, 1)), (None, 0.862070, (2, 2)), (None, 1.0, (2, 2)),
+    (16.0, 0.719100, (1, 1)), (16.0, 0.719102, (2, 2)), (None, None, (2, 2)),
+])  # fmt: skip
+def test_ranks_of_a_kernel_by_hand(loud: float | None, energy: float | None, ranks: tuple[int, int]) -> None:
+    moment = None if loud is None else torch.diag(torch.tensor([1.0, 1.0, loud, loud], dtype=torch.float64))
+    assert tucker.ranks_for(kernel(), moment, energy, (2, 2)) == ranks
+    assert tucker.ranks_for(kernel(), moment, energy, (1, 2)) == (1, ranks[1])
+
+
+@pytest.mark.parametrize("seen", [False, True])
+def test_a_kernel_loses_no_more_than_both_sides_give_away(layer: Any, seen: bool) -> None:
+    """Where the positions of the kernel are alike and not correlated; without data they count so."""
+    weight = layer.weight.view(64, 16, 6).double()
+    mixing = torch.randn(16, 16, dtype=torch.float64)
+    moment = torch.kron(mixing @ mixing.T, torch.eye(6, dtype=torch.float64)) if seen else None
+    found = []
+    for energy in (0.3, 0.6, 0.9):
+        ranks = tucker.ranks_for(weight, moment, energy, (16, 64))
+        whole, after = (t.flatten(1) for t in (weight, tucker.product(*tucker.factors(weight, moment, ranks, 0))))
+        by = torch.eye(96, dtype=torch.float64) if moment is None else moment
+        assert quadratic(whole - after, by) <= 2 * (1 - energy) * quadratic(whole, by) * (1 + 1e-9)
+        found.append(ranks)
+    assert found == sorted(set(found))
+
+
+def test_all_of_a_kernels_energy_is_the_ranks_that_are_allowed(layer: Any, solve: Any) -> None:
+    weight = layer.weight.view(64, 16, 6)
+    whole, plain = (solve(tucker.METHOD, weight, layer.moment, **options) for options in ({"energy": 1.0}, {}))
+    (a,), (b,) = whole.treatments.values(), plain.treatments.values()
+    assert a.options == b.options and not plain.settled
+    assert [whole.settled["rank_in"], whole.settled["rank_out"]] == b.options["ranks"]
+    assert all(torch.equal(a.tensors[name], b.tensors[name]) for name in a.tensors)
+    less = solve(tucker.METHOD, weight, layer.moment, energy=0.5)
+    assert less.settled["rank_in"] < whole.settled["rank_in"] and less.settled["rank_out"] < whole.settled["rank_out"]
+
+
+def test_cp_has_no_spectrum_to_share_out(compressed: Any) -> None:
+    with pytest.raises(RecipeError, match="has no option 'energy'"):
+        compressed("resnet-basic", [{"factorize.cp": {"energy": 0.9}}])

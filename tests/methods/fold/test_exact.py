@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from transformers import AutoModel
+from transformers import AutoModel, BertConfig, BertModel
 
 import trimodal
 from trimodal.core import Fold, Place, Plan, Site
-from trimodal.errors import RecipeError
+from trimodal.errors import ModelError, RecipeError
 from trimodal.formats import open_model, write
 from trimodal.formats.fresh import outputs
 from trimodal.layers import Standardised
@@ -303,3 +303,136 @@ def test_tensors_that_were_trained_apart_are_no_twins(compressed: Callable[..., 
         compressed("qwen3", [*steps[:1], {"fold.exact": {"where": "lm_head*"}}])
     done = compressed("qwen3", steps[::-1])
     assert [place.name for place in done.plan.edits[0].places] == ["lm_head.weight"]
+
+
+DEAD = {"fold.exact": {"dead": True}}
+
+
+class Leftover(nn.Module):
+    """A layer, a norm and a module of no known kind that nothing calls."""
+
+    modalities = ("text",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.used, self.old, self.norm, self.odd = nn.Linear(8, 8), nn.Linear(8, 4), nn.BatchNorm1d(4), nn.Bilinear(3, 3, 2)
+
+    def example(self) -> dict[str, Tensor]:
+        """One sample."""
+        return {"x": torch.zeros(1, 8)}
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, 8) -> (B, 8)."""
+        found: Tensor = self.used(x)
+        return found
+
+
+def test_dead_layers_are_listed_and_stay() -> None:
+    with pytest.raises(RecipeError, match=r"model\.old\.linear: never .* dead: true removes it and its 144 bytes"):
+        trimodal.plan(Leftover, {"steps": [FOLD]}, None)
+
+
+def test_dead_layers_go_from_model_and_file(tmp_path: Path) -> None:
+    done = trimodal.compress(Leftover, {"steps": [DEAD]}, None, tmp_path / "out")
+    saved = [place.bytes_before for place in done.plan.edits[0].places]
+    assert saved == [144, 4 * 4 * 4 + 8, 4 * (2 * 9 + 2)] and not any(p.bytes_after for p in done.plan.edits[0].places)
+    assert done.plan.expected_tensor_bytes == (64 + 8) * 4 and done.verdict.passed
+    assert {record.notes for record in done.records} == {("removed, as it never runs",)}
+    again, batch = trimodal.load(tmp_path / "out", factory=Leftover), {"x": torch.randn(5, 8)}
+    assert sorted(again.state_dict()) == ["used.bias", "used.weight"]
+    assert torch.equal(again(**batch), Leftover().eval()(**batch))
+    with pytest.raises(ModelError, match=r"old .* was removed"):
+        again.old(batch["x"])  # type: ignore[operator]
+    with pytest.raises(RecipeError, match="odd: an earlier step folds it already"):
+        trimodal.plan(Leftover, {"steps": [DEAD, DEAD]}, None)
+
+
+@pytest.fixture
+def reading_bert(monkeypatch: pytest.MonkeyPatch) -> None:
+    """BERT with an attention to another model's states that it is never given."""
+
+    def made() -> nn.Module:
+        return BertModel(BertConfig(**tiny._WORDS, is_decoder=True, add_cross_attention=True))
+
+    monkeypatch.setitem(tiny.MINIATURES, "bert", made)
+
+
+@pytest.mark.parametrize("later", [
+    [], [{"prune.heads": {"sparsity": 0.5}}, {"prune.layers": {"sparsity": 0.5}}, {"quantize.gptq": {"bits": 4, "group": 16}}],
+], ids=["alone", "and-more"])  # fmt: skip
+def test_a_cross_attention_that_is_never_used(
+    compressed: Callable[..., Any], reading_bert: None, tmp_path: Path, later: list[dict[str, Any]]
+) -> None:
+    done, batch = compressed("bert", [DEAD, *later]), miniature_batch("bert", 3, seed=9)
+    assert {place.name.split(".")[2] for place in done.plan.edits[0].places} == {"cross"}
+    assert tensor_bytes(unique_tensors(done.model.module).values()) == done.plan.expected_tensor_bytes
+    assert done.model.layout == done.expected
+    if not later:
+        before, now = (outputs(m.module, batch) for m in (done.original, done.model))
+        assert all(torch.equal(value, now[key]) for key, value in before.items())
+    (tmp_path / "out").mkdir()
+    write(replace(done.model, folder=write_miniature("bert", tmp_path / "in")), done.plan, tmp_path / "out", None)
+    again = open_model(tmp_path / "out")
+    assert not any("crossattention" in name for name in again.module.state_dict())
+    for key, value in outputs(done.model.module, batch).items():
+        assert torch.equal(value, outputs(again.module, batch)[key]), key
+    stock = AutoModel.from_pretrained(tmp_path / "out")
+    states: Any = torch.zeros(3, 2, stock.config.hidden_size)
+    with pytest.raises(ModelError, match=r"crossattention.* was removed, since it never ran"):
+        stock(**batch, encoder_hidden_states=states)
+
+
+def test_blocks_that_may_go_are_folded_before(compressed: Callable[..., Any]) -> None:
+    """A fold is tried in one block, and after blocks are removed another may stand there."""
+    drop = {"prune.layers": {"sparsity": 0.5}}
+    with pytest.raises(RecipeError, match="an earlier step removes blocks of text, and only then is it known which"):
+        compressed("llama", [drop, FOLD])
+    with pytest.raises(RecipeError, match="blocks 0 and 1 are made of different layers"):
+        compressed("llama", [{"fold.exact": {"where": "text.1.*"}}, drop])
+    done = compressed("llama", [FOLD, drop])
+    assert tensor_bytes(unique_tensors(done.model.module).values()) == done.plan.expected_tensor_bytes
+    assert done.model.layout == done.expected
+    done = compressed("clip", [{"prune.layers": {"where": "text", "sparsity": 0.5}}, FOLD])
+    assert {place.name.split(".")[0] for place in done.plan.edits[1].places} == {"image"}
+
+
+class Double(nn.Module):
+    """Two layers of equal values, of which only one runs."""
+
+    modalities = ("text",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.second = nn.Linear(8, 8, bias=False), nn.Linear(8, 8, bias=False)
+        self.second.weight.data.copy_(self.first.weight.data)
+
+    def example(self) -> dict[str, Tensor]:
+        """One sample."""
+        return {"x": torch.zeros(1, 8)}
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, 8) -> (B, 8)."""
+        found: Tensor = self.first(x)
+        return found
+
+
+@pytest.mark.parametrize(("steps", "kinds"), [
+    ([DEAD], ["idle"]), ([FOLD], ["twin"]),
+    ([{"fold.exact": {"dead": True, "where": "second*"}}], ["twin"]),
+    ([{"fold.exact": {"dead": True, "where": "path:second"}}], ["idle"]),
+], ids=["dead", "twins", "by-name", "by-path"])  # fmt: skip
+def test_a_dead_layer_that_equals_another(tmp_path: Path, steps: list[Any], kinds: list[str]) -> None:
+    done = trimodal.compress(Double, {"steps": steps}, None, tmp_path / "out")
+    assert [place.fold.what for place in done.plan.edits[0].places if place.fold] == kinds
+    assert done.plan.expected_tensor_bytes == 256 and done.verdict.passed
+    again, batch = trimodal.load(tmp_path / "out", factory=Double), {"x": torch.randn(3, 8)}
+    assert torch.equal(again(**batch), Double()(**batch))
+
+
+def test_the_hint_speaks_of_an_example_only_where_there_is_none(compressed: Callable[..., Any]) -> None:
+    with pytest.raises(RecipeError, match=r"nothing was seen that could be folded$"):
+        compressed("lstm", [FOLD], data=False)
+    with pytest.raises(RecipeError, match="the model was not run: without data a module needs a method example"):
+        trimodal.plan(lambda: nn.Sequential(nn.Linear(4, 4), nn.ReLU()), {"steps": [FOLD]}, None)

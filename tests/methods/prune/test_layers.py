@@ -388,3 +388,30 @@ def test_a_tower_that_no_sample_reaches_is_an_error(deeper: Callable[..., None],
     empty: Sequence[Any] = []
     with pytest.raises(TrimodalError, match="no calibration sample ran through it"):
         layers.survey(model, whole, empty, mix, LayersConfig(sparsity=0.5))
+
+
+def test_of_blocks_that_a_ranking_made_unlike_it_matters_which_stay(
+    compressed: Callable[..., Any], deeper: Callable[..., None], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    deeper("llama")
+    plain = tiny._enlarge_
+
+    def enlarge_(module: Any) -> None:
+        plain(module)
+        for quiet in (module.model.layers[0], module.model.layers[2]):
+            for part in (quiet.self_attn.o_proj, quiet.mlp.down_proj):
+                part.weight.data *= 0.05
+
+    monkeypatch.setattr(tiny, "_enlarge_", enlarge_)
+    done = compressed("llama", [{"prune.neurons": {"scope": "tower"}}, {"prune.layers": {"sparsity": 0.5}}])
+    assert done.plan.certainty == "estimate" and done.model.layout.tower("text").numbers == (1, 3)
+    for site in done.model.layout.sites:
+        assert tuple(done.model.module.get_submodule(site.path).weight.shape) == site.shape, site.path
+    found = tensor_bytes(unique_tensors(done.model.module).values())
+    assert found == done.plan.source.tensor_bytes - sum(r.bytes_before - r.bytes_after for r in done.records)
+    folder = write_miniature("llama", tmp_path / "in")
+    (tmp_path / "out").mkdir()
+    write(replace(done.model, folder=folder), done.plan, tmp_path / "out", None)
+    again, batch = open_model(tmp_path / "out"), miniature_batch("llama", 3)
+    assert again.layout == done.model.layout
+    assert torch.equal(outputs(again.module, batch)["logits"], outputs(done.model.module, batch)["logits"])

@@ -30,7 +30,8 @@ that is loses more than it saves, on kernels far from separable, and may stop in
 exists (of random sums of 16 terms in 32 × 32 × 3 × 3, two of six); its depthwise layers are slow for the operations that
 they save: at half the numbers it may take longer than the kernel did. Put `distill` behind it. Departs from the paper,
 which fits by nonlinear least squares and without data: alternating least squares needs no second derivative, and the start
-is not random, so the same weight gives the same factors.
+is not random, so the same weight gives the same factors. There is no `energy` as in `factorize.tucker`: terms of a CP are
+not orthogonal, so they have no spectrum of which a part could be kept, and the best R terms do not hold the best R − 1.
 
 By hand. Two channels each way and a kernel of two: W[0, 0] = (3, 4), W[1, 1] = (0, 2), else 0; R = 1. Without data the term
 of length 5 stays: A = (5, 0)ᵀ, B = (1, 0)ᵀ, D = (0.6, 0.8)ᵀ, error 4 of 29. With C = diag(1, 1, 16, 16) step 1 makes the second

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -44,7 +44,14 @@ class EnergyRank(Rank):
     )  # fmt: skip
 
 
-def certainty(config: EnergyRank) -> Certainty:
+class _Energy(Protocol):
+    """Options with an `energy`."""
+
+    @property
+    def energy(self) -> float | None: ...
+
+
+def certainty(config: _Energy) -> Certainty:
     """What a forecast of the bytes is worth."""
     return "exact" if config.energy is None else "at most"
 

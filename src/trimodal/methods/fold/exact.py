@@ -15,9 +15,15 @@ What is folded (x of n entries, W (m, n), see `maths/folding.py`):
     linears    two linear layers with nothing between: W' = W₂ W₁, b' = b₂ + W₂ b₁, unless the product is larger
     scales     a scale per channel (LayerScale) into the layer before it: W' = diag(s) W
     twins      tensors of equal values, type and shape are stored once
+    dead       layers with weights that never run; asked for only, see below
 
-Dropout that is off and identities need nothing: they hand on the tensor that they are given and have no bytes. Layers that
-never ran are told in the plan with their bytes and stay: another entry point of the model may need them.
+Dropout that is off and identities need nothing: they hand on the tensor that they are given and have no bytes.
+
+What is dead. Nobody can see from outside that a layer will never run, only that it did not (`models/idle.py`): neither on
+the data, nor on the model's own example, nor when the model is asked for features, generates, or gets labels. Another use
+may need it: so by default the plan only lists such layers with their bytes, and `dead: true` removes them. In their place
+stays a stub that says so when it is called. Even then stay layers of a tower that no sample used, those of which others of
+the same kind did run (experts), the model's input and output embeddings, and whatever the model asks for its values.
 
 Algorithm. 1. Before the plan is made the model runs once on calibration data (else on its own example, with noise for
 zeros) and is watched (`models/watching.py`): which layer's output is read by whom, and by nothing else; how often each
@@ -56,9 +62,10 @@ class ExactConfig:
     linears: bool = option(True, "two linear layers in a row become one")
     scales: bool = option(True, "scales per channel go into the layer before them")
     twins: bool = option(True, "tensors with equal values are stored once")
+    dead: bool = option(False, "layers that never run, in nothing that could be tried, are removed")
 
 
-_OPTION = {"norm": "norms", "affine": "affine", "linear": "linears", "scale": "scales", "twin": "twins"}
+_OPTION = {"norm": "norms", "affine": "affine", "linear": "linears", "scale": "scales", "twin": "twins", "idle": "dead"}
 
 
 def refuse(place: Place, config: ExactConfig) -> str | None:
@@ -66,6 +73,8 @@ def refuse(place: Place, config: ExactConfig) -> str | None:
     fold = place.fold
     if fold is None or fold.reason:
         return "nobody has watched its neighbours" if fold is None else fold.reason
+    if fold.what == "idle" and not config.dead:
+        return f"never runs in what was seen; the option dead: true removes it and its {place.stored_bytes:,} bytes"
     if not getattr(config, _OPTION[fold.what]):
         return f"the option {_OPTION[fold.what]} is off"
     for site in place.sites:
@@ -93,10 +102,8 @@ def solve(place: Place, weights: Weights, statistic: Statistic | None, config: E
     fold = place.fold
     if fold is None:
         raise TrimodalError(f"{place.name} is no fold")
-    into = ", ".join(fold.into)
-    return Change(
-        fold=Folded(fold, taken_over(fold, weights)), notes=(f"folded into {into}",), error={"all": fold.error**2}
-    )
+    said = f"folded into {', '.join(fold.into)}" if fold.into else "removed, as it never runs"
+    return Change(fold=Folded(fold, taken_over(fold, weights)), notes=(said,), error={"all": fold.error**2})
 
 
 METHOD = Method(
