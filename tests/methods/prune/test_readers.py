@@ -13,7 +13,7 @@ from torch import Tensor
 
 from trimodal.core import Place
 from trimodal.methods.options import build
-from trimodal.methods.prune.reading import expected, fit, observe, residual
+from trimodal.methods.prune.readers import expected, fit, observe, residual
 from trimodal.methods.prune.width import WidthConfig, survey
 from trimodal.models.apply import cut_
 from trimodal.models.load import describe
