@@ -2,7 +2,8 @@
 
 Consecutive solving edits make one sweep over the model in running order. A gradient edit stands by itself, and each
 further one sees the data in another order; so does an edit whose method surveys whole towers. An edit whose places are
-ranked together begins a new sweep, before which it is settled how much goes where. In a sweep,
+ranked together, or share a table, begins a new sweep, before which it is settled how much goes where, or which numbers are
+shared. In a sweep,
 for each block: take its places; in each round observe what their methods want, then solve, apply and write a line per
 place. A new round begins where a place touches a site that this block's earlier rounds have changed.
 """
@@ -23,6 +24,7 @@ from trimodal.compression.allocation import allocated, ranked
 from trimodal.compression.blocks import Activations
 from trimodal.compression.given import Given, Task, tasks_of, weights_of
 from trimodal.compression.sensitivity import gradient_sizes
+from trimodal.compression.tables import has_tables, with_tables
 from trimodal.core import Change, Edit, FitRecord, Layout, Place, PlaceRecord, Plan, Sample
 from trimodal.data import batches as make_batches
 from trimodal.errors import TrimodalError
@@ -95,11 +97,12 @@ def compress_(
 
 
 def _stages(edits: Sequence[Edit]) -> Iterator[list[_Numbered]]:
-    """What is carried out together: an edit that trains or surveys by itself, solving edits up to the next that is ranked."""
+    """What is carried out together: an edit that trains or surveys by itself, solving edits up to the next that is ranked
+    or shares a table."""
     stage: list[_Numbered] = []
     for number, edit in enumerate(edits):
         alone = method(edit.method).solve is None
-        if stage and (alone or ranked(edit) or method(stage[0][1].method).solve is None):
+        if stage and (alone or ranked(edit) or has_tables(edit) or method(stage[0][1].method).solve is None):
             yield stage
             stage = []
         stage.append((number, edit))
@@ -165,7 +168,11 @@ def _survey(run: _Run, given: Given, batches: Sequence[Batch]) -> None:
 
 def _sweep(run: _Run, given: Given) -> None:
     """All tasks that are `given` something, block by block in running order."""
-    tasks = allocated(given, lambda what: run.progress(what, len(run.records), run.total))
+
+    def tell(what: str) -> None:
+        run.progress(what, len(run.records), run.total)
+
+    tasks = with_tables(given, allocated(given, tell), tell)
     for task in (task for task in tasks if not task.planned.paths):
         run.records.append(_folded(run.model, task, given.place(task)))
     order = {site.path: (site.tower, site.block) for site in run.model.layout.sites}
@@ -224,7 +231,7 @@ def _one(model: Model, task: Task, place: Place, given: Given, seen: Mapping[str
     statistic = given.statistic(task, place, seen)
     lacking = statistic is None and task.method.wants(place, task.config) is not None
     weights = {} if place.whole is not None else weights_of(model, place)
-    change = task.method.solve(place, weights, statistic, task.config)
+    change = task.method.solve(place, {**weights, **task.lent}, statistic, task.config)
     after = task.method.forecast(place, replace(task.config, **change.settled) if change.settled else task.config)
     apply_(model, place, change, after)
     error, changed = change.error, 0.0
