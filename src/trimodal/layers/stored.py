@@ -92,6 +92,11 @@ class Coded(nn.Module):
         return (seen if factor is None else seen / factor).to(x.dtype)
 
     @property
+    def table(self) -> Tensor:
+        """The levels, its own or those that it borrows."""
+        return self._tensors()["levels"]
+
+    @property
     def learns_levels(self) -> bool:
         """Whether its levels are its own, found by k-means, and not a table known by name or another's."""
         if self.kind != "codebook" or self.options["tables"] == "borrowed":

@@ -20,6 +20,8 @@ In the sweep each layer, when its turn comes, is treated like one with a table k
 weights rounded, by GPTQ with feedback. Layers of one step share a table where their tower, bits and use of scales are the
 same; the first of them in running order stores it.
 
+Finding scales and table anew in turn was tried and gains less than half a percent of the error.
+
 Cost. The statistics are taken twice, once before the sweep; k-means sorts at most 65,537 numbers per layer. A table takes
 2·2^b bytes: 32 at 4 bits, 512 at 8. A table per tensor would cost the same for each layer, which is little beside its
 codes except in small networks or at 8 bits; a table per row costs much more than the scale that takes its place here.
@@ -27,8 +29,10 @@ codes except in small networks or at 8 bits; a table per row costs much more tha
 Fails without scales where layers differ in scale: the numbers of the largest are too coarse for the smallest. A later step
 cannot remove the block that stores the table.
 
-By hand. Two layers with W_1 = [[1, 3]], W_2 = [[10, 30]], 2 bits, no data. No scales: the counts are 1/10 and 1/1000; all
-four numbers 1, 3, 10, 30 get a level. With 1 bit less they could not; with scales both rows are (1/3, 1) and two levels are exact.
+By hand. Two layers W_1 = [[1, 3]], W_2 = [[10, 30]], 1 bit, no data. Without scales the counts are 1/10 and 1/1000. Of the
+three cuts of 1, 3, 10, 30 that behind 10 leaves least: t = (0.41/0.201, 30) = (2.039801, 30), and each layer loses of its energy
+0.1·(1.081186 + 0.921982) = 0.200317 and 0.001·63.364768 = 0.063365. With a scale per row both are (1/3, 1): two numbers hold
+them exactly.
 """
 
 from __future__ import annotations
