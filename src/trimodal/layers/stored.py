@@ -123,7 +123,7 @@ class Coded(nn.Module):
 
     def _tensors(self) -> dict[str, Tensor]:
         found = (*self._buffers.items(), *self._parameters.items())
-        lent = {} if self.table_of is None else {"levels": self.table_of.levels}
+        lent = {} if self.table_of is None else {"levels": self.table_of.table}
         return {**{name: t for name, t in found if t is not None and name not in _PARTS}, **lent}
 
     def _described(self) -> dict[str, Any]:

@@ -231,8 +231,8 @@ def _options(site: Site, config: Rounding) -> tuple[str, dict[str, Any]]:
         return "quantized", {**options, "zero": zero, "shared": config.group == "tensor"}
     learned = config.grid == "kmeans"
     if isinstance(config, Shared) and shares(config):
-        tables = "tower" if config.table == "group" else config.table
-        return "codebook", {**options, "tables": tables, "scaled": config.group != "tower"}
+        here = "tower" if config.table == "group" else config.table
+        return "codebook", {**options, "tables": here, "scaled": config.group != "tower"}
     per = "group" if group < site.columns else "channel"
     tables = ("tensor" if config.group == "tensor" else per) if learned else "tensor"
     return "codebook", {**options, "tables": tables, "scaled": not learned}
