@@ -45,7 +45,7 @@ BYTES_PER_UNIT, SLACK = 700, 0.03
 """Of a dense network at 8 bits, entropy-coded, roughly: where the search for its width begins, and where it may end."""
 LEAST_FACTOR, GOAL_FACTOR, MOST_LOSS = 35.0, 49.0, 0.5
 FLOAT, PRUNED, SHARED, CODED = "float32", "pruned, gradually", "+ 16 shared numbers per layer", "+ entropy coding"
-FOR_ALL, FOR_ALL_SCALED = "the same with 16 numbers for all layers", "the same with 16 numbers for all, a scale per row"
+FOR_ALL = "the same with 16 numbers for all layers"
 SMALL, SMALL_CODED = "dense of equal bytes, float32", "dense of equal bytes, 8 bits, entropy-coded"
 
 
@@ -83,11 +83,10 @@ def without_sharing(whole: dict[str, Any]) -> dict[str, Any]:
     return {**whole, "steps": whole["steps"][:-2]}
 
 
-def shared_by_all(whole: dict[str, Any], **how: str) -> dict[str, Any]:
+def shared_by_all(whole: dict[str, Any]) -> dict[str, Any]:
     """The recipe with one table for all layers."""
     *before, share, last = whole["steps"]
-    options = {key: value for key, value in share["quantize.rtn"].items() if key != "group"}
-    return {**whole, "steps": [*before, {"quantize.rtn": {**options, **how}}, last]}
+    return {**whole, "steps": [*before, {"quantize.rtn": {**share["quantize.rtn"], "group": "tower"}}, last]}
 
 
 def compressed(source: str, steps: Mapping[str, Any], out: Path, pack: str = "plain") -> Path:
@@ -115,10 +114,8 @@ def pipeline(seed: int, scratch: Path) -> list[Row]:
     shared = compressed(source, whole, scratch / "shared")
     found.append(row(SHARED, seed, shared, factory))
     trimodal.pack(shared, scratch / "coded", "entropy", force=True)
-    found.append(row(CODED, seed, scratch / "coded", factory))
-    for what, how in ((FOR_ALL, {"group": "tower"}), (FOR_ALL_SCALED, {"table": "tower"})):
-        found.append(row(what, seed, compressed(source, shared_by_all(whole, **how), scratch / "one", "entropy"), factory))
-    return found
+    one = compressed(source, shared_by_all(whole), scratch / "one", "entropy")
+    return [*found, row(CODED, seed, scratch / "coded", factory), row(FOR_ALL, seed, one, factory)]
 
 
 def controls(seed: int, size: int, scratch: Path) -> list[Row]:
