@@ -293,9 +293,7 @@ class Crowd:
     numbers: Tensor
 
 
-def crowd(
-    weight: Tensor, group: int | str, importance: Tensor | None = None, kept: Tensor | None = None
-) -> Crowd:
+def crowd(weight: Tensor, group: int | str, importance: Tensor | None = None, kept: Tensor | None = None) -> Crowd:
     """What `weight` (rows, columns) puts into a shared table that has a scale per `group` beside it (`tower`: none)."""
     values, counts = weight.double(), _counted(weight, importance, kept).double()
     energy = float((counts * values.square()).sum())
