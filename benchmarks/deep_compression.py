@@ -45,6 +45,7 @@ BYTES_PER_UNIT, SLACK = 700, 0.03
 """Of a dense network at 8 bits, entropy-coded, roughly: where the search for its width begins, and where it may end."""
 LEAST_FACTOR, GOAL_FACTOR, MOST_LOSS = 35.0, 49.0, 0.5
 FLOAT, PRUNED, SHARED, CODED = "float32", "pruned, gradually", "+ 16 shared numbers per layer", "+ entropy coding"
+FOR_ALL = "the same with 16 numbers for all layers"
 SMALL, SMALL_CODED = "dense of equal bytes, float32", "dense of equal bytes, 8 bits, entropy-coded"
 
 
@@ -82,6 +83,12 @@ def without_sharing(whole: dict[str, Any]) -> dict[str, Any]:
     return {**whole, "steps": whole["steps"][:-2]}
 
 
+def shared_by_all(whole: dict[str, Any]) -> dict[str, Any]:
+    """The recipe with one table for all layers."""
+    *before, share, last = whole["steps"]
+    return {**whole, "steps": [*before, {"quantize.rtn": {**share["quantize.rtn"], "group": "tower"}}, last]}
+
+
 def compressed(source: str, steps: Mapping[str, Any], out: Path, pack: str = "plain") -> Path:
     """The folder that `trimodal.compress` writes."""
     trimodal.compress(source, steps, drawndigits.data(), out, pack=pack, force=True)  # type: ignore[arg-type]
@@ -107,7 +114,8 @@ def pipeline(seed: int, scratch: Path) -> list[Row]:
     shared = compressed(source, whole, scratch / "shared")
     found.append(row(SHARED, seed, shared, factory))
     trimodal.pack(shared, scratch / "coded", "entropy", force=True)
-    return [*found, row(CODED, seed, scratch / "coded", factory)]
+    one = compressed(source, shared_by_all(whole), scratch / "one", "entropy")
+    return [*found, row(CODED, seed, scratch / "coded", factory), row(FOR_ALL, seed, one, factory)]
 
 
 def controls(seed: int, size: int, scratch: Path) -> list[Row]:
@@ -185,7 +193,8 @@ def main() -> None:
             rows.append(Row(FLOAT, seed, drawndigits.weights(seed).stat().st_size, base))
             if asked.part != "schedules":
                 rows[-1:] = pipeline(seed, Path(folder))
-                rows += controls(seed, rows[-1].bytes, Path(folder))
+                coded = next(found for found in rows if (found.what, found.seed) == (CODED, seed))
+                rows += controls(seed, coded.bytes, Path(folder))
             if asked.part != "pipeline":
                 gradual += schedules(seed, Path(folder))
             print(f"seed {seed} done after {time.perf_counter() - started:.0f} s", file=sys.stderr)

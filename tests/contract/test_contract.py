@@ -269,6 +269,8 @@ VARIANTS: list[dict[str, Any]] = [
     {"quantize.gptq": {"bits": 3, "grid": "kmeans", "group": 16, "outliers": 0.01, "bias": True}},
     {"quantize.gptq": {"bits": 4, "grid": "nf", "clip": "max", "rank": 1}},
     {"quantize.rotated": {"bits": 3, "clip": "max"}},
+    {"quantize.gptq": {"bits": 3, "grid": "kmeans", "table": "tower", "group": 16, "outliers": 0.01, "rank": 1}},
+    {"quantize.rtn": {"bits": 3, "grid": "kmeans", "group": "tower", "bias": True}},
 ]
 
 
@@ -288,10 +290,12 @@ MASKED: list[list[Any]] = [
      {"quantize.rtn": {"bits": 3, "grid": "kmeans", "group": "tensor"}}, {"distill": {"steps": 1}}],
     [{"prune.wanda": {"sparsity": 0.5, "refit": False}}, {"distill": {"steps": 1}},
      {"prune.wanda": {"sparsity": 0.75, "refit": False}}, {"quantize.gptq": {"bits": 4, "group": 16, "bias": True}}],
+    [{"prune.magnitude": {"sparsity": 0.5}},
+     {"quantize.rtn": {"bits": 3, "grid": "kmeans", "table": "tower"}}, {"distill": {"steps": 1}}],
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("steps", MASKED, ids=["k-means", "gptq"])
+@pytest.mark.parametrize("steps", MASKED, ids=["k-means", "gptq", "tower"])
 @pytest.mark.parametrize("name", ["llama", "resnet", *(pytest.param(n, marks=pytest.mark.slow) for n in ("fusion", "lstm"))])
 def test_masks_are_kept_by_every_later_step(
     compressed: Any, folders: Any, tmp_path: Path, name: str, steps: list[Any]

@@ -67,6 +67,9 @@ def test_group_in_words() -> None:
         "codes": ((6, 12), "uint8"), "levels": ((18, 16), "float16")}, 648),
     ("codebook", {**CODEBOOK, "tables": "channel", "scaled": False, "group": 20}, {
         "codes": ((6, 12), "uint8"), "levels": ((6, 16), "float16")}, 264),
+    ("codebook", {**CODEBOOK, "tables": "tower", "scaled": False}, {
+        "codes": ((6, 12), "uint8"), "levels": ((1, 16), "float16")}, 104),
+    ("codebook", {**CODEBOOK, "tables": "borrowed"}, {"codes": ((6, 12), "uint8"), "scale": ((6, 3), "float16")}, 108),
     ("integers", INTEGERS, {"codes": ((6, 20), "int8"), "scale": ((1, 20), "float16")}, 160),
 ])  # fmt: skip
 def test_tensors_and_bytes_by_hand(kind: str, options: Any, expected: Any, total: int) -> None:

@@ -37,6 +37,13 @@ def quantized(**changes: Any) -> dict[str, Any]:
     return treat("quantized", {**options, **inside}, **outside)
 
 
+def codebook(tables: str, **changes: Any) -> dict[str, Any]:
+    options = {
+        "bits": 4, "group": 32, "exponent": 0, "tables": tables, "scaled": True, "shape": [16, 32], "dtype": "float32",
+    }  # fmt: skip
+    return treat("codebook", options, **changes)
+
+
 def low_rank(rank: Any, shape: Any, **options: Any) -> dict[str, Any]:
     return treat("low_rank", {"shape": shape, "dtype": "float32", "rank": rank, "embedding": False, **options})
 
@@ -131,6 +138,10 @@ BAD_FORM: Mapping[str, Any] = {
     "bias-of-text": [quantized(bias="16")],
     "bias-of-two": [quantized(bias=[4, 4])],
     "tied-to-number": [quantized(tied=[1])],
+    "table-of-nobody": [codebook("borrowed")],
+    "table-of-a-number": [codebook("borrowed", table=1)],
+    "table-that-is-not-borrowed": [codebook("tower", table="a")],
+    "table-for-a-grid": [quantized(table="a")],
 }  # fmt: skip
 
 
@@ -153,6 +164,8 @@ def test_fair_steps_are_read(file_with: Callable[[Any], Path]) -> None:
         {"drop": {"tower": "image", "kept": [1]}},
         {"share": {"paths": ["a", "b"]}},
         treat("residual", {"shape": [16, 32], "dtype": "float32", "rank": 4}),
+        codebook("tower"),
+        codebook("borrowed", table="a"),
     ]
     assert read_steps(file_with(steps)) == steps
 
@@ -202,6 +215,9 @@ BAD_FIT: Mapping[str, Any] = {
     "residual-of-an-embedding": treat(
         "residual", {"shape": [40, 32], "dtype": "float32", "rank": 4}, path="text_model.embeddings.token_embedding"
     ),
+    "table-of-nothing": codebook("borrowed", table="__class__"),
+    "table-of-its-own": codebook("borrowed", table=PATH),
+    "table-of-a-plain-layer": codebook("borrowed", table="text_projection"),
     "cut-twice-the-same": {"cut": {"label": "image.0.heads", "kept": [1, 1]}},
 }
 
@@ -241,6 +257,32 @@ def test_what_is_shared_is_nobodys_own() -> None:
     ):
         with pytest.raises(IntegrityError, match=f"recorded step 2 .*{reason}"):
             replay_steps_(miniature("clip"), [share, step])
+
+
+def test_a_table_is_lent_by_who_has_one_that_fits() -> None:
+    image, text = (f"{tower}_model.encoder.layers.{{}}.mlp.fc1".format for tower in ("vision", "text"))
+    owner, other = (codebook("tower", path=path(1)) for path in (image, text))
+    fair = codebook("borrowed", path=image(0), table=image(1))
+    for step in (owner, other, fair):
+        step["treat"]["options"]["shape"] = [64, 32]
+    unlike = copy.deepcopy(fair)
+    unlike["treat"]["options"]["bits"] = 3
+    module: Any = miniature("clip")
+    replay_steps_(module, [owner, fair])
+    one, two = (module.get_submodule(image(i)).stored for i in (0, 1))
+    assert one.table is two.levels and "levels" not in one.state_dict()
+    chain = copy.deepcopy(fair)
+    chain["treat"] |= {"path": text(0), "table": image(0)}
+    drop = {"drop": {"tower": "image", "kept": [0]}}
+    for steps, reason in (
+        ([owner, unlike], "step 2 lets .* use the table of .*, which has none that fits"),
+        ([owner, fair, chain], "step 3 lets .* which has none that fits"),
+        ([fair, owner], "step 1 lets .* which has none that fits"),
+        ([owner, fair, drop], "step 3 drops blocks of image that others use a weight or a table of"),
+    ):
+        with pytest.raises(IntegrityError, match=reason):
+            replay_steps_(miniature("clip"), steps)
+    replay_steps_(miniature("clip"), [owner, fair, {"drop": {"tower": "text", "kept": [0]}}])
 
 
 def test_tokens_are_merged_once() -> None:

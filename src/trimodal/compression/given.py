@@ -28,13 +28,14 @@ Seen = Mapping[str, Mapping[str, Statistic]]
 
 @dataclass(frozen=True)
 class Task:
-    """One place of one edit; `note` goes into its record."""
+    """One place of one edit; `note` goes into its record, and `lent` is given to its method with the weights."""
 
     edit: int
     method: Method
     config: Any
     planned: PlannedPlace
     note: str = ""
+    lent: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 def tasks_of(number: int, edit: Edit) -> list[Task]:

@@ -2,8 +2,9 @@
 
 Consecutive solving edits make one sweep over the model in running order. A gradient edit stands by itself, and each
 further one sees the data in another order; so does an edit whose method surveys whole towers. An edit whose places are
-ranked together begins a new sweep, before which it is settled how much goes where; and so does one with a place in several
-blocks that earlier edits change, since these must be done in all of them. In a sweep,
+ranked together, or share a table, begins a new sweep, before which it is settled how much goes where, or which numbers are
+shared; and so does one with a place in several blocks that earlier edits change, since these must be done in all of them.
+In a sweep,
 for each block: take its places; in each round observe what their methods want, then solve, apply and write a line per
 place. A new round begins where a place touches a site that this block's earlier rounds have changed.
 """
@@ -24,6 +25,7 @@ from trimodal.compression.allocation import allocated, ranked
 from trimodal.compression.blocks import Activations
 from trimodal.compression.given import Given, Task, tasks_of, weights_of
 from trimodal.compression.sensitivity import gradient_sizes
+from trimodal.compression.tables import has_tables, with_tables
 from trimodal.core import Change, Edit, FitRecord, Layout, Place, PlaceRecord, Plan, Sample, Site
 from trimodal.data import batches as make_batches
 from trimodal.errors import TrimodalError
@@ -96,12 +98,13 @@ def compress_(
 
 
 def _stages(edits: Sequence[Edit], layout: Layout) -> Iterator[list[_Numbered]]:
-    """What is carried out together: an edit that trains or surveys by itself, solving edits up to the next that is ranked
-    or has to wait for them."""
+    """What is carried out together: an edit that trains or surveys by itself, solving edits up to the next that is ranked,
+    shares a table, or has to wait for them."""
     stage: list[_Numbered] = []
     for number, edit in enumerate(edits):
         alone = method(edit.method).solve is None
-        if stage and (alone or ranked(edit) or method(stage[0][1].method).solve is None or _waits(edit, stage, layout)):
+        new = alone or ranked(edit) or has_tables(edit)
+        if stage and (new or method(stage[0][1].method).solve is None or _waits(edit, stage, layout)):
             yield stage
             stage = []
         stage.append((number, edit))
@@ -186,7 +189,11 @@ def _surveyed(place: Place, change: Change, forecast: Sequence[Site]) -> Sequenc
 
 def _sweep(run: _Run, given: Given) -> None:
     """All tasks that are `given` something, block by block in running order."""
-    tasks = allocated(given, lambda what: run.progress(what, len(run.records), run.total))
+
+    def tell(what: str) -> None:
+        run.progress(what, len(run.records), run.total)
+
+    tasks = with_tables(given, allocated(given, tell), tell)
     for task in (task for task in tasks if not task.planned.paths):
         run.records.append(_folded(run.model, task, given.place(task)))
     order = {site.path: (site.tower, site.block) for site in run.model.layout.sites}
@@ -246,7 +253,7 @@ def _one(model: Model, task: Task, place: Place, given: Given, seen: Mapping[str
     statistic = given.statistic(task, place, seen)
     lacking = statistic is None and task.method.wants(place, task.config) is not None
     weights = {} if place.whole is not None else weights_of(model, place)
-    change = task.method.solve(place, weights, statistic, task.config)
+    change = task.method.solve(place, {**weights, **task.lent}, statistic, task.config)
     after = task.method.forecast(place, replace(task.config, **change.settled) if change.settled else task.config)
     said = apply_(model, place, change, after)
     error, changed = change.error, 0.0

@@ -19,13 +19,15 @@ class Treatment:
     """How one site's weight is to be stored from now on.
 
     `kind` and `options` are plain data that go into the manifest, and `tensors` what goes into the file; which there
-    are is said in `core/storage.py`. `bias` replaces the site's bias where it is given.
+    are is said in `core/storage.py`. `bias` replaces the site's bias where it is given. `table` is the path of the layer
+    whose table of numbers is used, where the storage has none of its own.
     """
 
     kind: str
     options: Mapping[str, Any]
     tensors: Mapping[str, Tensor]
     bias: Tensor | None = None
+    table: str = ""
 
 
 @dataclass(frozen=True)

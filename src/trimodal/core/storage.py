@@ -12,7 +12,8 @@ convolution's kernel flattened into the columns) is `rows` × `columns`.
     residual    first, second, base: two factors beside a whole weight, which others may use too
     sparse      values (kept,), mask: one bit per weight
     quantized   codes and scale per group of columns, with `zero` a zero-point too; see `maths/grid.py`
-    codebook    codes, levels: one or many tables; with `scaled` a scale per group too; see `maths/codebook.py`
+    codebook    codes, levels: one or many tables, or none where those of another layer are used; with `scaled` a scale
+                per group too; see `maths/codebook.py`
     integers    codes, whole numbers without bounds, and one step per column; see `maths/integers.py`
 
 The kinds with a `first` make a chain of plain layers, one per tensor; in `residual` the base stands beside the chain. The
@@ -85,9 +86,10 @@ def tensors_of(kind: str, options: Mapping[str, Any]) -> dict[str, TensorSpec]:
     Every kind has `shape`, the weight's own, and `dtype`, its type when decoded. Further: `low_rank` has `rank` and
     `embedding`; `tucker` has `ranks`, of the input and of the output; `cp` and `residual` have `rank`; `sparse` has `kept`; `quantized`
     has `bits`, `group` (columns), `exponent`, `zero` (None, uint8, int32 or float16) and `shared` (one scale in all);
-    `codebook` has `bits`, `group`, `exponent`, `tables` (`tensor`, `channel` or `group`) and `scaled`; `integers` has
-    `exponent`. Parts are there if their option is: `rotation`, `columns`, `rank`, `outliers`, `inputs` ({"bits": 4 to 8,
-    "mode": "static" or "token"}); with `kept` there is a mask.
+    `codebook` has `bits`, `group`, `exponent`, `tables` (`tensor`, `channel` or `group`; `tower`: one, which other layers
+    use too, and `borrowed`: none, since another's is used) and `scaled`; `integers` has `exponent`. Parts are there if
+    their option is: `rotation`, `columns`, `rank`, `outliers`, `inputs` ({"bits": 4 to 8, "mode": "static" or "token"});
+    with `kept` there is a mask.
 
     Raises:
         StorageError: the options are not those of the kind.
@@ -190,13 +192,12 @@ def _codebook(options: Mapping[str, Any], keys: set[str], rows: int, columns: in
     bits, group = _whole(options, "bits", 1, 8), _whole(options, "group", 1)
     _exponent(options)
     groups = -(-columns // group)
-    tables = {"tensor": 1, "channel": rows, "group": rows * groups}
+    tables = {"tensor": 1, "channel": rows, "group": rows * groups, "tower": 1, "borrowed": 0}
     if options["tables"] not in tuple(tables) or type(options["scaled"]) is not bool:
         raise StorageError(f"tables per {options['tables']!r:.20}, scaled {options['scaled']!r:.20}")
-    found = {
-        **_codes(options, rows, columns, bits),
-        "levels": TensorSpec((tables[options["tables"]], 2**bits), "float16"),
-    }
+    found = _codes(options, rows, columns, bits)
+    if count := tables[options["tables"]]:
+        found["levels"] = TensorSpec((count, 2**bits), "float16")
     if options["scaled"]:
         found["scale"] = TensorSpec((rows, groups), "float16")
     return found

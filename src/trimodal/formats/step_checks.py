@@ -17,7 +17,7 @@ from trimodal.core.change import LARGEST_SHARE
 from trimodal.core.storage import FACTORED, StorageError, stored_bytes
 from trimodal.errors import ModelError
 from trimodal.formats.fold_checks import Unfit, check_fold, check_fold_fits
-from trimodal.layers import is_borrowing, is_hosting
+from trimodal.layers import Coded, is_borrowing, is_hosting
 from trimodal.models.apply import key_of
 from trimodal.models.blocks import list_of
 
@@ -53,7 +53,7 @@ def check_form(step: Any, size: int) -> None:
     if verb == "fold":
         check_fold(what)
         return
-    if what.keys() != {"path", "kind", "options", "tied", "bias"} or not isinstance(what["path"], str):
+    if what.keys() - {"table"} != {"path", "kind", "options", "tied", "bias"} or not isinstance(what["path"], str):
         raise Unfit("is a treatment without its path, kind, options, ties and bias")
     if not isinstance(what["kind"], str) or not isinstance(what["options"], dict):
         raise Unfit(f"keeps {what['path']:.80} as {what['kind']!r:.40}")
@@ -65,6 +65,8 @@ def check_form(step: Any, size: int) -> None:
         total = stored_bytes(what["kind"], what["options"])
     except StorageError as reason:
         raise Unfit(f"keeps {what['path']:.80} with {reason}") from reason
+    if not isinstance(what.get("table", ""), str) or ("table" in what) != (what["options"].get("tables") == "borrowed"):
+        raise Unfit(f"keeps {what['path']:.80} with the table of {what.get('table')!r:.40}")
     if total > size:
         raise Unfit(f"wants {total:,} bytes for {what['path']:.80}, more than the whole file has")
 
@@ -105,6 +107,8 @@ def check_fit(step: Step, module: nn.Module, layout: Layout) -> None:
         raise Unfit(f"treats {treat['path']:.80}, which uses another layer's weight")
     if treat["kind"] in FACTORED and not _can_be_chain(layer, treat["kind"], treat["options"]):
         raise Unfit(f"factorises {treat['path']:.80}, a {type(layer).__name__}, as another kind of layer")
+    if "table" in treat and not _can_lend(modules.get(treat["table"]), treat["options"]):
+        raise Unfit(f"lets {treat['path']:.80} use the table of {treat['table']:.80}, which has none that fits")
     for path in treat["tied"]:
         if _shape(modules.get(path)) != shape:
             raise Unfit(f"ties {treat['path']:.80} to {path:.80}, which is no layer of its shape")
@@ -145,9 +149,13 @@ def _check_drop_fits(what: Mapping[str, Any], module: nn.Module, layout: Layout)
     if not kept or sorted(set(kept)) != kept or kept[-1] >= len(tower.blocks):
         raise Unfit(f"keeps {len(kept)} blocks of {tower.name:.80}, of which there are {len(tower.blocks)}")
     try:
-        list_of(module, tower)
+        blocks = list_of(module, tower)
     except ModelError as reason:
         raise Unfit(f"drops blocks of {tower.name:.80}: {reason}") from reason
+    gone = {part for number, block in enumerate(blocks) if number not in kept for part in block.modules()}
+    used = (getattr(part, name, None) for part in module.modules() if part not in gone for name in ("lender", "table_of"))
+    if not gone.isdisjoint(used):
+        raise Unfit(f"drops blocks of {tower.name:.80} that others use a weight or a table of")
 
 
 def _check_sharing_fits(paths: list[str], modules: Mapping[str, nn.Module]) -> None:
@@ -163,6 +171,14 @@ def _check_sharing_fits(paths: list[str], modules: Mapping[str, nn.Module]) -> N
 def _changed(layer: nn.Module) -> bool:
     """Whether the layer's weight is not its own plain parameter."""
     return "weight" not in layer._parameters
+
+
+def _can_lend(layer: nn.Module | None, options: Mapping[str, Any]) -> bool:
+    """Whether `layer` has a table of numbers for a codebook with `options`."""
+    stored = getattr(layer, "stored", None)
+    if not isinstance(stored, Coded) or stored.options.get("tables") != "tower":
+        return False
+    return all(stored.options[name] == options[name] for name in ("bits", "scaled"))
 
 
 def _can_be_chain(layer: nn.Module, kind: str, options: Mapping[str, Any]) -> bool:

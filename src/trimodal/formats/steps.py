@@ -129,6 +129,8 @@ def rebased(module: nn.Module, steps: list[Step]) -> list[Step]:
         if "treat" in step:
             treat = {**step["treat"], "path": here(step["treat"]["path"])}
             treat["tied"] = [p for p in map(here, treat["tied"]) if p in names or not is_base]
+            if "table" in treat:
+                treat["table"] = here(treat["table"])
             step = {"treat": treat}
             if is_base and root_of_factor(treat["path"]) not in names:
                 continue

@@ -29,8 +29,11 @@ _LARGEST_HALF = 65504.0
 class Coded(nn.Module):
     """Codes, and the numbers that they stand for: on a grid, from a codebook, or whole multiples of a step.
 
-    Buffers are the tensors that `core/storage.py` lists for `kind` and `options`.
+    Buffers are the tensors that `core/storage.py` lists for `kind` and `options`. Where the table of numbers is another
+    store's, `borrow_` says whose: it is referred to and no submodule, so that it is counted, moved, trained and saved once.
     """
+
+    table_of: Coded | None = None
 
     def __init__(self, kind: str, options: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
         super().__init__()
@@ -44,7 +47,11 @@ class Coded(nn.Module):
     @property
     def levels_and_codes(self) -> tuple[Levels, Tensor]:
         """The numbers that there are, and the codes (rows, columns)."""
-        return LEVELS[self.kind].stored(self.options, self._tensors(), math.prod(self.shape[1:]))
+        return LEVELS[self.kind].stored(self._described(), self._tensors(), math.prod(self.shape[1:]))
+
+    def borrow_(self, lender: Coded) -> None:
+        """Use the table of `lender`."""
+        object.__setattr__(self, "table_of", lender)
 
     def forward(self) -> Tensor:
         """The decoded weight, in its own shape."""
@@ -85,16 +92,23 @@ class Coded(nn.Module):
         return (seen if factor is None else seen / factor).to(x.dtype)
 
     @property
+    def table(self) -> Tensor:
+        """The levels, its own or those that it borrows."""
+        return self._tensors()["levels"]
+
+    @property
     def learns_levels(self) -> bool:
-        """Whether its levels are its own, found by k-means, and not a table known by name."""
-        return self.kind == "codebook" and not self.options["scaled"]
+        """Whether its levels are its own, found by k-means, and not a table known by name or another's."""
+        if self.kind != "codebook" or self.options["tables"] == "borrowed":
+            return False
+        return self.options["tables"] == "tower" or not self.options["scaled"]
 
     def loosen_(self) -> None:
         """Turn the levels into a float32 parameter, so that the numbers that weights share can be trained. A level that
         is zero stays zero."""
-        levels = self.get_buffer("levels").float() * 2.0 ** self.options["exponent"]
-        self._stored_exponent: int = self.options["exponent"]
-        self.options["exponent"] = 0
+        self._stored_exponent: int = 0 if self.options["scaled"] else self.options["exponent"]  # else it is the scale's
+        levels = self.get_buffer("levels").float() * 2.0**self._stored_exponent
+        self.options["exponent"] -= self._stored_exponent
         del self._buffers["levels"]
         trained, free = nn.Parameter(levels), levels != 0
         trained.register_hook(lambda gradient: gradient * free)
@@ -103,17 +117,24 @@ class Coded(nn.Module):
     def fasten_(self) -> None:
         """Turn the trained levels into what is stored, float16 times the power of two that the codebook had."""
         levels = self.get_parameter("levels").detach() * 2.0**-self._stored_exponent
-        self.options["exponent"] = self._stored_exponent
+        self.options["exponent"] += self._stored_exponent
         del self._parameters["levels"]
         self.register_buffer("levels", levels.clamp(-_LARGEST_HALF, _LARGEST_HALF).half())
 
     def _tensors(self) -> dict[str, Tensor]:
         found = (*self._buffers.items(), *self._parameters.items())
-        return {name: t for name, t in found if t is not None and name not in _PARTS}
+        lent = {} if self.table_of is None else {"levels": self.table_of.table}
+        return {**{name: t for name, t in found if t is not None and name not in _PARTS}, **lent}
+
+    def _described(self) -> dict[str, Any]:
+        """The options, with the power of two that the other's levels are in now."""
+        if self.table_of is None or self.options["scaled"]:
+            return self.options
+        return {**self.options, "exponent": self.table_of.options["exponent"]}
 
     def _decoded(self, tensors: Mapping[str, Tensor], index: Tensor | None) -> Tensor:
         columns = math.prod(self.shape[1:])
-        levels, codes = LEVELS[self.kind].stored(self.options, tensors, columns)
+        levels, codes = LEVELS[self.kind].stored(self._described(), tensors, columns)
         weight, parts = levels.decode(codes), self._buffers
         if (signs := parts.get("signs")) is not None:
             weight = unrotate(weight, unpack(signs, 1, columns).float() * 2 - 1, self.options["rotation"])

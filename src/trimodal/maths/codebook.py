@@ -15,13 +15,19 @@ Mao, Dally 2016, arXiv 1510.00149; weighted after Kim et al. 2024, SqueezeLLM, a
 float16 and cost 16·2^b bits each. 0 is among its numbers only where so many weights are 0 that they fill a level of
 their own.
 
+Several weights may share one table (`shared_table`). Then each counts by its relative error: the importances of W are
+divided by Σ c·w², so that layers with large and small weights, seen on data or not, can be fitted together. With a scale per group
+beside the table its numbers are those of w over its group's largest weight, stretched until the largest of them is 1, and
+each weight's scales are chosen as for a fixed table. Of a weight with many entries those that fall into one of
+65,536 equal intervals stand together, at their mean, which bounds memory.
+
 By hand. Weights (0, 0.1, 0.9, 1) with importances (1, 1, 3, 1), two levels: of the three cuts the one into 2 + 2 leaves
 least: 0.005 + 0.0075; means 0.05 and (3·0.9 + 1)/4 = 0.925 are the levels.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -33,8 +39,10 @@ from trimodal.maths.grid import Rounder, half, spread
 from trimodal.maths.packing import codes_of, pack
 
 Table = Literal["nf", "fp", "pot", "log", "kmeans"]
+Per = Literal["tensor", "channel", "group", "tower", "borrowed"]
 TABLES: tuple[Table, ...] = get_args(Table)
 _SWEEPS = 30
+_INTERVALS = 2**16
 _MOST_LEVELS_CUT = 16
 _LONGEST_CUT = 96
 _COSTS_AT_ONCE = 2**19
@@ -45,10 +53,11 @@ _NF_TAIL = 0.9677083  # QLoRA's: the mean of 1 − 1/32 and 1 − 1/30, so that 
 
 @dataclass(frozen=True)
 class Codebook:
-    """Levels float16 (tables, 2^bits), ascending, and for fixed tables a scale per group, float16 (rows, groups).
+    """Levels float16 (tables, 2^bits), ascending, and for fixed and shared tables a scale per group, float16 (rows, groups).
 
     The scale, or where there is none the levels, are to be multiplied by 2^`exponent`. There is one table per
-    `tensor`, per row (`channel`) or per `group` of columns.
+    `tensor`, per row (`channel`) or per `group` of columns; or one that several weights use (`tower`), which is stored
+    with one of them and `borrowed` by the others.
     """
 
     levels: Tensor
@@ -57,7 +66,7 @@ class Codebook:
     bits: int
     group: int
     columns: int
-    per: Literal["tensor", "channel", "group"]
+    per: Per
 
     kind = "codebook"
 
@@ -122,8 +131,10 @@ class Codebook:
 
     def tensors(self, codes: Tensor) -> dict[str, Tensor]:
         """The tensors to store for `codes`."""
-        scale = {} if self.scale is None else {"scale": self.scale.contiguous()}
-        return {"codes": pack(codes, self.bits), "levels": self.levels.contiguous(), **scale}
+        found = {"codes": pack(codes, self.bits)}
+        if self.per != "borrowed":
+            found["levels"] = self.levels.contiguous()
+        return found if self.scale is None else {**found, "scale": self.scale.contiguous()}
 
     @staticmethod
     def stored(options: Mapping[str, Any], tensors: Mapping[str, Tensor], columns: int) -> tuple[Codebook, Tensor]:
@@ -183,31 +194,61 @@ def fit_codebook(
     mask `kept` (rows, columns) only those weights need a level; k-means then leaves the others out, and spends no level
     on zero. `clip` is `max`, or otherwise scales are searched per group for the least Σ(w − ŵ)²; fixed tables only.
     """
-    rows, columns = weight.shape
     if name == "kmeans":
         return _learned(weight, bits, group, importance, kept)
-    size = group_size(group, columns)
-    count = -(-columns // size)
-    padded = torch.nn.functional.pad(weight.float(), (0, count * size - columns)).view(rows * count, size)
-    largest = padded.abs().amax(dim=1)
-    if group == "tensor":
-        largest = largest.max().expand_as(largest)
-    levels = table(name, bits).to(weight.device)
-    empty = (padded == 0).all(dim=1)
+    return _scaled(weight, table(name, bits).to(weight.device), bits, group, clip, "tensor")
+
+
+def on_table(
+    weight: Tensor, levels: Tensor, bits: int, group: int | str, per: Per, clip: str = "mse",
+    importance: Tensor | None = None, kept: Tensor | None = None,
+) -> Codebook:  # fmt: skip
+    """The codebook of `weight` (rows, columns) with `levels` (2^bits,) that are shared and known, from `shared_table`.
+
+    With the group `tower` there is no scale beside them, else one per group. `importance` and `kept` as in `fit_codebook`.
+    """
+    if group == "tower":
+        stored, exponent = half(levels, levels == 0)
+        stored = stored.masked_fill(levels == 0, 0.0)
+        return Codebook(stored[None], None, exponent, bits, weight.shape[1], weight.shape[1], per)
+    return _scaled(weight, levels, bits, group, clip, per, _counted(weight, importance, kept))
+
+
+def _scaled(
+    weight: Tensor, levels: Tensor, bits: int, group: int | str, clip: str, per: Per, counts: Tensor | None = None
+) -> Codebook:
+    """A scale per group for `levels` (2^bits,) of largest magnitude 1; each weight counts as `counts` (rows, columns) say."""
+    columns = weight.shape[1]
+    groups, size = _grouped(weight, group)
+    largest = _largest(groups, group)
+    empty = (groups == 0).all(dim=1)
     scale = largest.masked_fill(largest == 0, 1.0)
     if clip != "max" and group != "tensor":
-        scale = _searched(padded, scale, levels)
+        scale = _searched(groups, scale, levels, None if counts is None else _grouped(counts, group)[0])
     stored, exponent = half(scale, empty)
-    return Codebook(levels.half()[None], stored.view(rows, count), exponent, bits, size, columns, "tensor")
+    return Codebook(levels.half()[None], stored.view(len(weight), -1), exponent, bits, size, columns, per)
 
 
-def _searched(groups: Tensor, scale: Tensor, levels: Tensor) -> Tensor:
+def _grouped(weight: Tensor, group: int | str) -> tuple[Tensor, int]:
+    """`weight` (rows, columns) as one row per group, (n, size), filled up with zeros; and the size."""
+    size = group_size(group, weight.shape[1])
+    return torch.nn.functional.pad(weight.float(), (0, -weight.shape[1] % size)).view(-1, size), size
+
+
+def _largest(groups: Tensor, group: int | str) -> Tensor:
+    """The largest magnitude (n,) per row of `groups` (n, size), or of all."""
+    largest = groups.abs().amax(dim=1)
+    return largest.max().expand_as(largest) if group == "tensor" else largest
+
+
+def _searched(groups: Tensor, scale: Tensor, levels: Tensor, counts: Tensor | None = None) -> Tensor:
     """The scale (n,) per row of `groups` (n, size) with the least squared error, among shrunken ones."""
     best, least = scale, torch.full_like(scale, float("inf"))
     for factor in _SHRINK:
         tried = scale * factor
         codes = _nearest(groups / tried[:, None], levels[None])
-        error = (levels[codes] * tried[:, None] - groups).square_().sum(dim=1)
+        squares = (levels[codes] * tried[:, None] - groups).square_()
+        error = (squares if counts is None else squares.mul_(counts)).sum(dim=1)
         better = error < least
         best, least = torch.where(better, tried, best), torch.where(better, error, least)
     return best
@@ -216,12 +257,9 @@ def _searched(groups: Tensor, scale: Tensor, levels: Tensor) -> Tensor:
 def _learned(
     weight: Tensor, bits: int, group: int | str, importance: Tensor | None, kept: Tensor | None = None
 ) -> Codebook:
-    rows, columns = weight.shape
-    counted = torch.ones(columns, device=weight.device) if importance is None else importance.float()
-    counted = counted.clamp(min=1e-6 * float(counted.max()) or 1e-30).expand(rows, -1)  # no weight is worth nothing
-    if kept is not None:
-        counted = counted * kept
-    per: Literal["tensor", "channel", "group"] = "group"
+    columns = weight.shape[1]
+    counted = _counted(weight, importance, kept)
+    per: Per = "group"
     size = group_size(group, columns)
     if group == "tensor":
         per, values, counts = "tensor", weight.reshape(1, -1), counted.reshape(1, -1)
@@ -237,6 +275,57 @@ def _learned(
     stored, exponent = half(levels.flatten(), levels.flatten() == 0)
     stored = stored.view_as(levels).masked_fill(levels == 0, 0.0).sort(dim=1).values
     return Codebook(stored, None, exponent, bits, size, columns, per)
+
+
+def _counted(weight: Tensor, importance: Tensor | None, kept: Tensor | None) -> Tensor:
+    """What each of `weight` (rows, columns) counts: nothing outside of the mask, else more than nothing."""
+    counted = torch.ones(weight.shape[1], device=weight.device) if importance is None else importance.float()
+    counted = counted.clamp(min=1e-6 * float(counted.max()) or 1e-30).expand(len(weight), -1)
+    return counted if kept is None else counted * kept
+
+
+@dataclass(frozen=True)
+class Crowd:
+    """What one weight puts into a table that it shares: `values` (k,), what each counts, and how many weights it stands for."""
+
+    values: Tensor
+    counts: Tensor
+    numbers: Tensor
+
+
+def crowd(weight: Tensor, group: int | str, importance: Tensor | None = None, kept: Tensor | None = None) -> Crowd:
+    """What `weight` (rows, columns) puts into a shared table that has a scale per `group` beside it (`tower`: none)."""
+    values, counts = weight.double(), _counted(weight, importance, kept).double()
+    energy = float((counts * values.square()).sum())
+    if group != "tower":
+        groups, _ = _grouped(weight, group)
+        largest = _largest(groups, group).double()[:, None]
+        values = (groups / largest.clamp(min=1e-300)).double()
+        counts = _grouped(counts, group)[0] * largest.square()  # an error at scale s counts s² times; none where all is 0
+    used = counts > 0
+    values, counts = values[used], counts[used] / (energy or 1.0)
+    if len(values) <= _INTERVALS:
+        return Crowd(values, counts, torch.ones_like(counts))
+    low, high = float(values.min()), float(values.max())
+    width = (high - low) / _INTERVALS or 1.0
+    at = ((values - low) / width).long().clamp_(0, _INTERVALS - 1).masked_fill_(values == 0, _INTERVALS)
+    mass, moment, numbers = (
+        torch.bincount(at, weights, minlength=_INTERVALS + 1) for weights in (counts, counts * values, torch.ones_like(counts))
+    )
+    there = mass > 0
+    return Crowd((moment / mass)[there], mass[there], numbers[there])
+
+
+def shared_table(crowds: Sequence[Crowd], bits: int, scaled: bool) -> Tensor:
+    """The 2^`bits` numbers, ascending, for all that the `crowds` hold; with `scaled` the largest magnitude is 1."""
+    values, counts, numbers = (torch.cat([getattr(one, name) for one in crowds]) for name in ("values", "counts", "numbers"))
+    if not len(values):
+        return torch.linspace(-1, 1, 2**bits)
+    levels = kmeans(values[None], counts[None], 2**bits)
+    if float(numbers[values == 0].sum()) * 2**bits >= float(numbers.sum()):
+        levels = levels.scatter(1, levels.abs().argmin(dim=1, keepdim=True), 0.0)
+    levels = levels[0].sort().values
+    return levels / levels.abs().max().clamp(min=1e-30) if scaled else levels
 
 
 def _with_zero(levels: Tensor, values: Tensor, counts: Tensor) -> Tensor:

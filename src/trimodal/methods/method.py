@@ -27,7 +27,8 @@ class Method:
 
     A *solving* method has `solve(place, weights, statistic, config) -> Change`: pure and deterministic, tensors
     in, tensors out. `weights` maps `path.weight` and `path.bias` of the place's sites to their tensors in float32, and
-    of a `sparse` site `path.mask` to the mask (rows, columns) of the weights that are left;
+    of a `sparse` site `path.mask` to the mask (rows, columns) of the weights that are left; where the layers of a tower
+    share a table of numbers, `path.levels` is that table (2^bits,), with the path of the layer that stores it;
     `statistic` is what `wants` asked for, taken at the place's observed site, or None. A *gradient* method has
     `fit(student, teacher, batches, config, seed) -> records` instead and changes the student. A *surveying* method looks
     at a whole tower, or at all that shares an axis label: `survey(model, place, batches, mix, config) -> Change` runs the

@@ -79,11 +79,12 @@ def apply_(model: Model, place: Place, change: Change, after: Sequence[Site]) ->
         model.steps.append({"fold": {"what": fold.what, "path": fold.path, "into": list(fold.into)}})
     for path, treatment in change.treatments.items():
         site = next(s for s in place.sites if s.path == path)
-        treat_(model.module, site, treatment.kind, treatment.options, treatment.tensors, treatment.bias)
+        treat_(model.module, site, treatment.kind, treatment.options, treatment.tensors, treatment.bias, treatment.table)
         bias = _superseded_(model.steps, path)
         model.steps.append({"treat": {
             "path": path, "kind": treatment.kind, "options": dict(treatment.options), "tied": list(site.tied),
             "bias": bias if treatment.bias is None else list(treatment.bias.shape),
+            **({"table": treatment.table} if treatment.table else {}),
         }})  # fmt: skip
     for paths in change.shared:
         share_(model.module, paths)
@@ -179,8 +180,10 @@ def treat_(
     options: Mapping[str, Any],
     tensors: Mapping[str, Tensor],
     bias: Tensor | None,
+    table: str = "",
 ) -> None:
-    """Keep the weight of `site` as `kind`; modules tied to it share the same store."""
+    """Keep the weight of `site` as `kind`, with the table of the layer at `table` where it has none of its own; modules
+    tied to it share the same store."""
     layer = module.get_submodule(site.path)
     for other in map(module.get_submodule, site.tied if kind != "dense" else ()):
         if is_borrowing(other):
@@ -188,6 +191,8 @@ def treat_(
     new = replaced_(layer, kind, options, tensors, bias)
     if new is not layer:
         module.set_submodule(site.path, new)
+    if table:
+        new.stored.borrow_(module.get_submodule(table).stored)  # type: ignore[union-attr, operator]
     for other in map(module.get_submodule, site.tied):
         if kind != "dense":
             host_(other, new.stored, owner=False)  # type: ignore[arg-type]
@@ -277,7 +282,7 @@ def replay_(module: nn.Module, layout: Layout, steps: Sequence[Step], device: st
             bias = _empty(treat["bias"], str(_dtype_of(layer)).removeprefix("torch."), device)
         tied = tuple(treat["tied"])
         site = Site(path=treat["path"], tower="", block=None, role="", kind="linear", shape=(), tied=tied)
-        treat_(module, site, treat["kind"], treat["options"], tensors, bias)
+        treat_(module, site, treat["kind"], treat["options"], tensors, bias, treat.get("table", ""))
         if treat["kind"] in FACTORED:  # a later cut has to find the factors
             whole = [known for known in layout.sites if known.path == treat["path"]]
             parts = [part for s in whole for part in s.factored(treat["kind"], treat["options"])]

@@ -19,6 +19,7 @@ from trimodal.errors import RecipeError, nearest
 from trimodal.methods import Method
 from trimodal.methods.options import build, plain
 from trimodal.methods.prune.scope import RANKED
+from trimodal.methods.quantize.tower_table import beside
 from trimodal.planning.recipe import Recipe, Step
 
 
@@ -64,6 +65,7 @@ def _plan_step(layout: Layout, step: Step, data: bool, began: Layout, earlier: S
     if method.on == "model":
         return Edit(method.name, step.where, plain(step.config), ()), layout
     planned: list[PlannedPlace] = []
+    taken: list[tuple[Place, Any]] = []
     matching = _matching(layout, step)
     left = [LeftAlone(fixed.label, fixed.reason) for fixed in layout.fixed if _cannot(fixed, step)]
     _check_exceptions(step, matching)
@@ -82,6 +84,8 @@ def _plan_step(layout: Layout, step: Step, data: bool, began: Layout, earlier: S
         if reason is not None:
             left.append(LeftAlone(place.name, reason))
             continue
+        config = beside(place, config, taken)
+        taken.append((place, config))
         looks = method.wants(place, config) is not None
         if not data and looks and not method.without_data:
             raise RecipeError(

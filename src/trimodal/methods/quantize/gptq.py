@@ -4,7 +4,7 @@ Idea. After a column is rounded, the columns not yet rounded can still change, a
 correlated with the one just damaged: move them to where the layer's output error is least.
 
 Problem. For W (m, n) and C = E[x xᵀ] (n, n), minimise tr((W − Ŵ) C (W − Ŵ)ᵀ) with every ŵ on its grid, whatever the
-grid: evenly spaced, a table, or learned levels.
+grid: evenly spaced, a table, or learned levels, also those that a tower shares (`tower_table.py`).
 
 Algorithm.
     1. grid from the unchanged W, per group of columns ("static groups")             s, z (m, n/group)
@@ -51,14 +51,14 @@ from trimodal.maths.cholesky import damped_inverse, inverse_root, revive
 from trimodal.methods.method import Method, Weights
 from trimodal.methods.options import option
 from trimodal.methods.quantize import gridded
-from trimodal.methods.quantize.gridded import Repair, Rounding
+from trimodal.methods.quantize.gridded import Repair, Rounding, Shared
 from trimodal.statistics import Moment, Statistic, StatisticKind
 
 _BLOCK = 128
 
 
 @dataclass(frozen=True)
-class GptqConfig(Rounding, Repair):
+class GptqConfig(Shared, Repair):
     """Options of `quantize.gptq`."""
 
     bits: int = option(4, "bits per weight", low=2, high=8, choices=(16,), unit="bits", search=(2, 3, 4, 6, 8))

@@ -11,9 +11,10 @@ from torch import Tensor
 
 from trimodal.core import Change, Place, Site, Treatment
 from trimodal.core.storage import group_size, stored_bytes
+from trimodal.errors import TrimodalError
 from trimodal.layers import Coded
 from trimodal.layers.stored import Levels
-from trimodal.maths.codebook import TABLES, fit_codebook
+from trimodal.maths.codebook import TABLES, Codebook, Per, fit_codebook, on_table
 from trimodal.maths.error import bias_correction
 from trimodal.maths.grid import Clip, fit_grid
 from trimodal.maths.lowrank import output_basis
@@ -48,6 +49,22 @@ class Rounding:
 
 
 @dataclass(frozen=True)
+class Shared(Rounding):
+    """Options of the quantizers that can round onto a table which all layers of a tower use; see `tower_table.py`."""
+
+    group: int | str = option(
+        "channel", f"{GROUP_HELP}; with k-means and without a `table` of the tower, that share learned numbers; `tower`: all "
+        "layers of a tower share them, without any scale", low=8, choices=("channel", "tensor", "tower"), unit="columns",
+        search=("channel", 128, 64, 32),
+    )  # fmt: skip
+    table: Literal["group", "tower", "borrowed"] = option(
+        "group", "with k-means, what has a table of learned numbers: each `group`, or the `tower`, all of whose layers use "
+        "one beside a scale per group (a plan says `borrowed` of all but the first of them)",
+        choices=("group", "tower", "borrowed"),
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
 class Repair:
     """Options that win back some of what rounding lost."""
 
@@ -57,6 +74,7 @@ class Repair:
     bias: bool = option(False, "move the error's mean into the bias where there is one; needs data")
 
 
+_LEVELS = ".levels"
 Parts = Mapping[str, Tensor]
 Chooser = Callable[[Tensor, Levels, Tensor | None], tuple[Tensor, Tensor]]
 """(weight, levels, exact) -> codes, and the weight as it stood when each column was reached."""
@@ -67,6 +85,8 @@ def refuse(place: Place, config: Rounding, masks: bool = False) -> str | None:
     site = place.observed
     if config.grid in TABLES and config.bits > 8:
         return f"the table '{config.grid}' has no {config.bits}-bit form; 8 bits at most"
+    if shares(config) and config.grid != "kmeans":
+        return f"a tower can only share learned numbers (grid: kmeans), not the grid '{config.grid}'"
     rank = getattr(config, "rank", 0)
     if rank and rank * (site.rows + site.columns) * 2 >= site.rows * site.columns:
         return f"a correction of rank {rank} would be larger than half of its {site.rows} × {site.columns} weight"
@@ -78,6 +98,16 @@ def refuse(place: Place, config: Rounding, masks: bool = False) -> str | None:
     return needs_dense(site)
 
 
+def shares(config: Any) -> bool:
+    """Whether all layers of a tower are to use one table."""
+    return getattr(config, "table", "group") != "group" or getattr(config, "group", "") == "tower"
+
+
+def levels_of(path: str) -> str:
+    """What a tower's table is called among the weights that a method is given, when the layer at `path` stores it."""
+    return path + _LEVELS
+
+
 def forecast(place: Place, config: Rounding, **parts: Any) -> Sequence[Site]:
     """The site with its weight on a grid."""
     site = place.observed
@@ -86,13 +116,18 @@ def forecast(place: Place, config: Rounding, **parts: Any) -> Sequence[Site]:
     return (replace(site, stored=kind, stored_bytes=total),)
 
 
-def fit(weight: Tensor, config: Rounding, moment: Moment | None, kept: Tensor | None = None) -> Levels:
+def fit(
+    weight: Tensor, config: Rounding, moment: Moment | None, kept: Tensor | None = None, table: Tensor | None = None
+) -> Levels:
     """The numbers that `weight` (m, n) may take, chosen for it as `config` says; with the mask `kept` (m, n) the others
-    are zero and need none."""
+    are zero and need none. `table` (2^bits,) is the tower's, if there is one."""
     if config.grid == "symmetric" or config.grid == "asymmetric":
         second = None if moment is None else moment.second
         return fit_grid(weight, config.bits, config.group, config.grid == "symmetric", config.clip, second)
     importance = None if moment is None else moment.square
+    if table is not None:
+        per: Per = "borrowed" if isinstance(config, Shared) and config.table == "borrowed" else "tower"
+        return on_table(weight, table, config.bits, config.group, per, config.clip, importance, kept)
     return fit_codebook(weight, config.bits, config.group, config.grid, config.clip, importance, kept)
 
 
@@ -126,7 +161,7 @@ def quantized(
 
     Args:
         place: one site.
-        weights: of the site.
+        weights: of the site, and the table of its tower if it shares one.
         moment: of the site's input, in the coordinates of `target`; None without data.
         config: rounding, and repairs if it has them.
         choose: which code each weight gets.
@@ -141,7 +176,8 @@ def quantized(
     if kept is not None:
         target = target.masked_fill(~kept, 0.0)
     exact = _outliers(target, moment, getattr(config, "outliers", 0.0))
-    levels = fit(target if exact is None else target.masked_fill(exact, 0.0), config, moment, kept)
+    lender, table = _table(place, weights, config)
+    levels = fit(target if exact is None else target.masked_fill(exact, 0.0), config, moment, kept, table)
     codes, reached = choose(target, levels, exact)
     kind, described = _options(site, config)
     stored = {**levels.tensors(codes if kept is None else codes[kept][None]), **(parts or {})}
@@ -152,7 +188,8 @@ def quantized(
         places = exact.flatten().nonzero()[:, 0]
         stored["outliers"], stored["places"] = reached.flatten()[places].half(), places.int()
         described["outliers"] = len(places)
-    decoded = Coded(kind, {**described, "dtype": "float32"}, stored)().flatten(1)
+    lent = {"levels": levels.levels} if lender and isinstance(levels, Codebook) else {}
+    decoded = Coded(kind, {**described, "dtype": "float32"}, {**stored, **lent})().flatten(1)
     if rank := getattr(config, "rank", 0):
         described["rank"] = rank
         left, right = _low_rank(weight - decoded, moment, rank)
@@ -162,7 +199,18 @@ def quantized(
     if bias is not None and moment is not None:
         corrected = bias + bias_correction(weight, decoded, moment.mean)
         bias = corrected.to(getattr(torch, site.dtype))
-    return Change({site.path: Treatment(kind, described, stored, bias)}, notes=notes)
+    return Change({site.path: Treatment(kind, described, stored, bias, lender)}, notes=notes)
+
+
+def _table(place: Place, weights: Weights, config: Rounding) -> tuple[str, Tensor | None]:
+    """The path of the layer whose table is borrowed, empty where none is, and the numbers of the table that is shared."""
+    if not shares(config):
+        return "", None
+    found = next((name for name in weights if name.endswith(_LEVELS)), None)
+    if found is None:
+        raise TrimodalError(f"{place.name} was given no table of its tower")
+    owner = found.removesuffix(_LEVELS)
+    return "" if owner == place.observed.path else owner, weights[found]
 
 
 def _options(site: Site, config: Rounding) -> tuple[str, dict[str, Any]]:
@@ -182,6 +230,9 @@ def _options(site: Site, config: Rounding) -> tuple[str, dict[str, Any]]:
         zero = None if config.grid == "symmetric" else wide
         return "quantized", {**options, "zero": zero, "shared": config.group == "tensor"}
     learned = config.grid == "kmeans"
+    if isinstance(config, Shared) and shares(config):
+        here = "tower" if config.table == "group" else config.table
+        return "codebook", {**options, "tables": here, "scaled": config.group != "tower"}
     per = "group" if group < site.columns else "channel"
     tables = ("tensor" if config.group == "tensor" else per) if learned else "tensor"
     return "codebook", {**options, "tables": tables, "scaled": not learned}

@@ -20,6 +20,8 @@ at 2 bits matters (AutoRound, arXiv 2512.04746, reports 0.450 → 0.538 mean acc
 
 The numbers need not be evenly spaced: tables (`nf`, `fp`, `pot`, `log`) and learned levels (`kmeans`) go the same way.
 
+With `table: tower` (or `group: tower`, without scales) all layers of a tower use one table, see `tower_table.py`.
+
 A pruned weight keeps its mask: only the kept weights get codes, and k-means has all its levels for them.
 
 By hand. W = [[1, −0.2], [0.3, 0.5]], 2 bits, per channel, symmetric, `max`:
@@ -37,12 +39,12 @@ from functools import partial
 from trimodal.core import Change, Place
 from trimodal.methods.method import Method, Weights
 from trimodal.methods.quantize import gridded
-from trimodal.methods.quantize.gridded import Repair, Rounding
+from trimodal.methods.quantize.gridded import Repair, Shared
 from trimodal.statistics import Moment, Statistic, StatisticKind
 
 
 @dataclass(frozen=True)
-class RtnConfig(Rounding, Repair):
+class RtnConfig(Shared, Repair):
     """Options of `quantize.rtn`."""
 
 
