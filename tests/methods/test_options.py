@@ -40,7 +40,7 @@ def test_allowed_values_are_taken(values: dict[str, Any]) -> None:
     ("quantize.rtn", {"bit": 4}, r"has no option 'bit'; did you mean 'bits'\?"),
     ("quantize.rtn", {"colour": "red"}, r"has no option 'colour'; known: bias, bits, clip, grid, group, outliers, rank"),
     ("quantize.rtn", {"group": "chanel"}, r"group is 'chanel', .*did you mean 'channel'\?"),
-    ("quantize.rtn", {"group": 7}, r"group is 7, but must be 8 or more, or one of channel, tensor columns"),
+    ("quantize.rtn", {"group": 7}, r"group is 7, but must be 8 or more, or one of channel, tensor, tower columns"),
     ("quantize.rtn", {"group": True}, r"group is True"),
     ("quantize.rtn", {"clip": "entropy"}, r"clip is 'entropy', but must be one of max, mse"),
     ("quantize.rtn", {"grid": "nf4"}, r"grid is 'nf4', .*did you mean 'nf'\?"),

@@ -19,6 +19,7 @@ def test_worked_example() -> None:
     assert Gradual(2).sparsities(0.9) == [0.7875, 0.9]
     assert Gradual(3, "linear", 0.3).sparsities(0.9) == [0.5, 0.7, 0.9]
     assert Gradual(3, "geometric").sparsities(0.875) == [0.5, 0.75, 0.875]
+    assert Gradual(2, "geometric").sparsities(1 - 1e-16) == [1 - 1e-16] * 2  # rounded, the curve would be above its end
     assert Gradual(4, "cubic", 0.2).sparsities(0.8) == pytest.approx([0.546875, 0.725, 0.790625, 0.8])
 
 

@@ -41,7 +41,7 @@ class Gradual:
 
     def sparsities(self, final: float) -> list[float]:
         """The sparsity after each of the steps, the last of them `final`."""
-        return [self._after(number / self.times, final) for number in range(1, self.times)] + [final]
+        return [min(final, self._after(number / self.times, final)) for number in range(1, self.times)] + [final]
 
     def _after(self, t: float, final: float) -> float:
         if self.shape == "geometric":

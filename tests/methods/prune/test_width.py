@@ -287,7 +287,7 @@ def test_tokens_that_are_stored_once_keep_the_width(compressed: Any) -> None:
         with torch.no_grad():
             for name in ("cls_token", "distillation_token"):
                 getattr(made_so.audio_spectrogram_transformer.embeddings, name).zero_()
-        patch.setattr("tests.conftest.miniature", lambda name, seed=0: made_so)
+        patch.setitem(compressed.__globals__, "miniature", lambda name, seed=0: made_so)
         with pytest.raises(RecipeError, match=r"audio.width: a layer along it was folded into others"):
             compressed("ast", [{"fold.exact": {}}, {"prune.width": {}}])
 
