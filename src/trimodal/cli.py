@@ -296,7 +296,7 @@ def _finish(verdict: Any, planned: Any, as_json: bool, message: str) -> None:
         _print(summary(verdict, planned))
         _print(message)
     if not verdict.passed:
-        failed = [check for check in verdict.checks if not check.passed]
+        failed = [check for check in verdict.checks if check.failed]
         raise typer.Exit(_say(f"{failed[0].name}: {failed[0].detail}", 1))
 
 

@@ -252,8 +252,8 @@ def verify(
     require(held_out, 1, "verification samples")
     same = found == planned.source.fingerprint
     checks = [
-        Check("files as they were written", True, "sha256 of every file as in the manifest"),
-        Check(
+        Check.held("files as they were written", True, "sha256 of every file as in the manifest"),
+        Check.held(
             "compared with the model it was made from",
             same,
             f"fingerprint {found[:12]}, in the plan {planned.source.fingerprint[:12]}",
@@ -422,26 +422,26 @@ def _bytes_check(model: Model, planned: Plan, records: Sequence[PlaceRecord | Fi
     found, expected = tensor_bytes(unique_tensors(model.module).values()), planned.expected_tensor_bytes
     detail = f"{found:,} bytes of tensors, planned {expected:,}"
     if planned.certainty == "exact":
-        return Check("bytes as planned", found == expected, detail)
+        return Check.held("bytes as planned", found == expected, detail)
     settled = planned.source.tensor_bytes - sum(
         r.bytes_before - r.bytes_after for r in records if isinstance(r, PlaceRecord)
     )
     if planned.certainty == "at most":
-        return Check("bytes as planned", found == settled and found <= expected, f"{detail} at most (rank by energy)")
+        return Check.held("bytes as planned", found == settled and found <= expected, f"{detail} at most (rank by energy)")
     off = f"an estimate, since places are ranked together: {found / expected - 1:+.2%}, allowed ±{_ESTIMATE:.0%}"
-    return Check("bytes as planned", found == settled and abs(found / expected - 1) <= _ESTIMATE, f"{detail} ({off})")
+    return Check.held("bytes as planned", found == settled and abs(found / expected - 1) <= _ESTIMATE, f"{detail} ({off})")
 
 
 def _reload(model: Model, samples: _Data, folder: Path, factory: str | None, stock: Stock) -> list[Check]:
     """The fresh-process checks, all of which must pass."""
     if model.folder is None and factory is None:
-        return [Check("reloads in a fresh process", True, "not checked: the function has no importable name")]
+        return [Check("reloads in a fresh process", "not run", "the function has no name that another process could import")]
     probe = list(samples.held_out or samples.calibration)[:_PROBE_SAMPLES]
     batch = batches(model, probe, _PROBE_SAMPLES)[0] if probe else None
     checks = reload_checks(model, folder, batch, factory)
     if stock.alone:
         checks.append(stock_check(model, folder, batch))
-    failed = [check for check in checks if not check.passed]
+    failed = [check for check in checks if check.failed]
     if failed:
         raise IntegrityError(
             f"what was written does not reload to the same model ({failed[0].name}: {failed[0].detail}); nothing was kept"

@@ -77,7 +77,7 @@ def test_compress_writes_a_whole_folder_and_prints_the_verdict(job: Workspace, a
     assert {path.name for path in artifact.iterdir()} == FILES
     assert json.loads(done.out) == json.loads((artifact / "verdict.json").read_text())
     verdict = json.loads(done.out)
-    assert all(check["passed"] for check in verdict["checks"])
+    assert all(check["status"] == "passed" for check in verdict["checks"])
     assert {check["name"] for check in verdict["checks"]} >= {
         "bytes as planned", "reloads in a fresh process", "decoded weights equal after reload", "outputs equal after reload",
     }  # fmt: skip
@@ -349,6 +349,6 @@ def test_modules_from_a_function(workspace: Workspace, tmp_path: Path, monkeypat
     assert again.text_head.weight is again.text_embedding.weight
     equal(outputs(again, ids), outputs(caught["model"].module, ids))
     done = call("verify", "body", "--against", "speaking:speaker", "--data", data, "--json")
-    assert done.code == 0 and all(check["passed"] for check in json.loads(done.out)["checks"])
+    assert done.code == 0 and all(check["status"] == "passed" for check in json.loads(done.out)["checks"])
     done = call("inspect", "body")
     assert done.code == 2 and "speaking:speaker" in done.err

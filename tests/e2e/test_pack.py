@@ -22,7 +22,7 @@ def test_compress_verify_and_unpack(workspace: Workspace, tmp_path: Path) -> Non
     done = process("compress", source, "-r", recipe, "-d", data, "-o", tmp_path / "coded", "--pack", "entropy", "--json")
     assert (done.code, done.err) == (0, ""), done.err
     verdict = json.loads(done.out)
-    assert all(check["passed"] for check in verdict["checks"])  # among them the reload in a fresh process
+    assert all(check["status"] == "passed" for check in verdict["checks"])  # among them the reload in a fresh process
     packing, file = verdict["packing"], tmp_path / "coded" / "model.trimodal"
     assert packing["entropy_bytes"] == file.stat().st_size == verdict["size"]["weights_after_bytes"]
 

@@ -139,7 +139,7 @@ def test_names_from_files_are_escaped(
     plan: Plan, verdict: Verdict, places: list[PlaceRecord], fits: list[FitRecord]
 ) -> None:
     metric = replace(verdict.metrics[0], name=HOSTILE, note=HOSTILE)
-    check = Check(HOSTILE, False, f'"{HOSTILE}"')
+    check = Check.held(HOSTILE, False, f'"{HOSTILE}"')
     hostile = replace(verdict, metrics=(metric,), checks=(check,), versions={HOSTILE: HOSTILE})
     edits = (replace(plan.edits[0], method=HOSTILE, config={HOSTILE: HOSTILE}, where=(HOSTILE,)), *plan.edits[1:])
     source = replace(plan.source, name=HOSTILE, family=HOSTILE)
@@ -181,7 +181,7 @@ def test_numbers_that_are_not_finite_do_not_break_the_page(
 @pytest.mark.parametrize("failing", [True, False])
 def test_warns_of_failed_checks_and_wide_intervals(plan: Plan, verdict: Verdict, failing: bool) -> None:
     metric = replace(verdict.metrics[0], samples=100, drop_low=-1.5, drop_high=2.5)
-    checks = (Check("reloaded", not failing, "outputs differ by 3"), *verdict.checks)
+    checks = (Check.held("reloaded", not failing, "outputs differ by 3"), *verdict.checks)
     text = words(render(plan, replace(verdict, metrics=(metric,), checks=checks), [], [], name="x"))
     assert ("1 of 4 checks failed" in text) is failing
     assert ("Failed: reloaded; outputs differ by 3." in text) is failing

@@ -6,10 +6,13 @@ Reports read these and never a model.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 Unit = Literal["percent", "cosine"]
+Status = Literal["passed", "failed", "not run"]
+Aspect = Literal["integrity", "quality"]
 PackName = Literal["plain", "entropy"]
 
 
@@ -107,11 +110,35 @@ class TowerSize:
 
 @dataclass(frozen=True)
 class Check:
-    """One thing that was checked before success was reported."""
+    """One thing that was checked, or was not, before success was reported; `detail` says what was found, or why it was not
+    run. `integrity`: the folder holds what was measured, whole, and reloads. `quality`: what was lost, against a floor."""
 
     name: str
-    passed: bool
+    status: Status
     detail: str
+    about: Aspect = "integrity"
+
+    @staticmethod
+    def held(name: str, whether: bool, detail: str, about: Aspect = "integrity") -> Check:
+        """A check that was run, and what came of it."""
+        return Check(name, "passed" if whether else "failed", detail, about)
+
+    @property
+    def passed(self) -> bool:
+        """Whether it was run and found right."""
+        return self.status == "passed"
+
+    @property
+    def failed(self) -> bool:
+        """Whether it was run and found wrong."""
+        return self.status == "failed"
+
+    @staticmethod
+    def from_json(data: dict[str, Any]) -> Check:
+        """A check of a `verdict.json`; those of format 1 knew but passed and failed."""
+        if "passed" in data:
+            return Check.held(data["name"], data["passed"], data["detail"])
+        return Check(data["name"], data["status"], data["detail"], data["about"])
 
 
 @dataclass(frozen=True)
@@ -128,16 +155,26 @@ class Verdict:
     versions: dict[str, str] = field(default_factory=dict)
     packing: Packing | None = None
     stock: Stock | None = None
-    format: int = 1
+    format: int = 2
+
+    @property
+    def integrity(self) -> Status:
+        """Whether the folder holds what was measured, whole, and reloads. `not run` where nothing was checked."""
+        return _status(check for check in self.checks if check.about == "integrity")
+
+    @property
+    def quality(self) -> Status:
+        """Whether no more was lost than the floors allow. `not run`, that is not judged, where no floor was set."""
+        return _status(check for check in self.checks if check.about == "quality")
 
     @property
     def passed(self) -> bool:
-        """Whether every check passed."""
-        return all(check.passed for check in self.checks)
+        """Whether no check failed; what was not run did not fail."""
+        return not any(check.failed for check in self.checks)
 
     def to_json(self) -> dict[str, Any]:
         """Plain data for a JSON file."""
-        return asdict(self)
+        return {**asdict(self), "integrity": self.integrity, "quality": self.quality}
 
     @staticmethod
     def from_json(data: dict[str, Any]) -> Verdict:
@@ -146,11 +183,16 @@ class Verdict:
             size=Size(**data["size"]),
             towers=tuple(TowerSize(**t) for t in data["towers"]),
             metrics=tuple(Metric(**m) for m in data["metrics"]),
-            checks=tuple(Check(**c) for c in data["checks"]),
+            checks=tuple(Check.from_json(c) for c in data["checks"]),
             seed=data["seed"],
             seconds=data["seconds"],
             versions=data["versions"],
             packing=Packing(**data["packing"]) if data.get("packing") else None,
             stock=Stock(**data["stock"]) if data.get("stock") else None,
-            format=data["format"],
         )
+
+
+def _status(checks: Iterable[Check]) -> Status:
+    """One failure fails all, one that was run and passed passes them."""
+    found = {check.status for check in checks}
+    return "failed" if "failed" in found else "passed" if "passed" in found else "not run"

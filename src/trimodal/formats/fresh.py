@@ -46,10 +46,10 @@ def reload_checks(model: Model, folder: Path, batch: Batch | None, factory: str 
     try:
         found, said = _process(program, [str(folder)], [factory] if factory else [], batch, environment)
     except _Failed as reason:
-        return [Check("reloads in a fresh process", False, str(reason))]
+        return [Check.held("reloads in a fresh process", False, str(reason))]
     same = json.loads(said)["digest"] == decoded_digest(model)
-    weights = Check("decoded weights equal after reload", same, "sha256 over all sites" + ("" if same else " differs"))
-    checks = [Check("reloads in a fresh process", True, "loaded from the folder alone"), weights]
+    weights = Check.held("decoded weights equal after reload", same, "sha256 over all sites" + ("" if same else " differs"))
+    checks = [Check.held("reloads in a fresh process", True, "loaded from the folder alone"), weights]
     if batch is not None:
         checks.append(_compare("outputs equal after reload", outputs(model.module, batch), found))
     return checks
@@ -61,9 +61,9 @@ def stock_check(model: Model, folder: Path, batch: Batch | None) -> Check:
     try:
         found, _ = _process(["-P", str(Path(alone.__file__))], [str(folder)], [], batch, {})
     except _Failed as reason:
-        return Check(name, False, str(reason))
+        return Check.held(name, False, str(reason))
     if batch is None:
-        return Check(name, True, "all tensors of the class are there, and no other")
+        return Check.held(name, True, "all tensors of the class are there, and no other")
     return _compare(name, outputs(model.module, batch), found)
 
 
@@ -90,9 +90,9 @@ def _process(
 
 def _compare(name: str, expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> Check:
     if expected.keys() != found.keys():
-        return Check(name, False, f"found {sorted(found)}, expected {sorted(expected)}")
+        return Check.held(name, False, f"found {sorted(found)}, expected {sorted(expected)}")
     worst = max((_difference(expected[key], found[key]) for key in expected), default=0.0)
-    return Check(name, worst <= _TOLERANCE, f"largest absolute difference {worst:g} over {len(expected)} outputs")
+    return Check.held(name, worst <= _TOLERANCE, f"largest absolute difference {worst:g} over {len(expected)} outputs")
 
 
 def _difference(a: Tensor, b: Tensor) -> float:

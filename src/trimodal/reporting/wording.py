@@ -202,13 +202,16 @@ WIDE = {"percent": 2.0, "cosine": 0.02}
 
 def standing(verdict: Verdict, plan: Plan) -> tuple[str, str, list[str]]:
     """(`good`, `careful` or `bad`, the badge's words, what a reader must know)."""
-    failed = [check for check in verdict.checks if not check.passed]
+    failed = [check for check in verdict.checks if check.failed]
     remarks = [f"Failed: {check.name}; {check.detail}." for check in failed] + _cautions(verdict, plan)
     if failed:
         return "bad", f"{len(failed)} of {len(verdict.checks)} checks failed", remarks
     if not verdict.checks:
         return "careful", "nothing was checked", remarks
-    passed = f"all {len(verdict.checks)} checks passed" if len(verdict.checks) > 1 else "the one check passed"
+    run = sum(check.passed for check in verdict.checks)
+    missed = len(verdict.checks) - run
+    passed = f"all {run} checks passed" if run > 1 else "the one check passed"
+    passed += f", {missed} not run" if missed else ""
     return ("careful", f"{passed}, with a caution", remarks) if remarks else ("good", passed, remarks)
 
 

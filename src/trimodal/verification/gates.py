@@ -24,7 +24,7 @@ def _gate(metrics: Sequence[Metric], modality: str, floor: float) -> list[Check]
     if not concerned and modality == "all" and len({metric.modality for metric in metrics}) == 1:
         concerned = list(metrics)
     if not concerned:
-        return [Check(f"largest drop for {modality}", False, f"nothing was measured for {modality}")]
+        return [Check.held(f"largest drop for {modality}", False, f"nothing was measured for {modality}", "quality")]
     return [_held(metric, floor) for metric in concerned]
 
 
@@ -38,8 +38,9 @@ def _held(metric: Metric, floor: float) -> Check:
         standing = "measured but not shown at 95 %"
     else:
         standing = "shown at 95 %"
-    return Check(
+    return Check.held(
         name=f"{metric.name}: drop at most {allowed:g}{unit}",
-        passed=metric.drop <= allowed,
+        whether=metric.drop <= allowed,
         detail=f"drop {metric.drop:.{digits}f}{unit}, {interval}, n = {metric.samples:,}: {standing}",
+        about="quality",
     )
