@@ -25,6 +25,8 @@ from torch import nn
 from trimodal.errors import ModelError
 from trimodal.layers import open_recurrent_
 from trimodal.models import fusion
+from trimodal.models.factory import make_module
+from trimodal.models.declare import seen_elsewhere
 from trimodal.models.families import family_of
 from trimodal.models.model import Model, Processors
 
@@ -36,6 +38,7 @@ _UNREADABLE = (
     OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, ImportError, IndexError, ArithmeticError,
     AssertionError, SafetensorError, StrictDataclassError,
 )  # fmt: skip
+_NAMELESS = ("<lambda>", "function")
 _PATIENCE_SECONDS = 10.0
 _HUB_ID = re.compile(r"[\w][\w.-]*(/[\w][\w.-]*)?")
 
@@ -85,11 +88,9 @@ def _is_folder(path: Path) -> bool:
 
 
 def from_factory(factory: Callable[[], nn.Module], name: str) -> Model:
-    """The module that `factory` returns."""
-    module = factory()
-    if not isinstance(module, nn.Module):
-        raise ModelError(f"{name} returned {type(module).__name__}, expected a torch.nn.Module")
-    return describe(module.eval(), name)
+    """A copy of the module that `factory` returns, which stays as it is. Without a name of its own it is called like its class."""
+    module = make_module(factory, name)
+    return describe(module, type(module).__name__ if name in _NAMELESS else name)
 
 
 def describe(module: nn.Module, name: str, folder: Path | None = None) -> Model:
@@ -97,7 +98,8 @@ def describe(module: nn.Module, name: str, folder: Path | None = None) -> Model:
     module = open_recurrent_(module)
     family = family_of(module)
     processors = processors_in(folder) if folder else Processors()
-    return Model(module, family.describe(module), family, name, folder, processors)
+    layout = seen_elsewhere(module, family.describe(module))
+    return Model(module, layout, family, name, folder, processors)
 
 
 def from_folder(folder: Path, name: str) -> Model:

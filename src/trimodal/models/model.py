@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from torch import Tensor, nn
 
 from trimodal.core import Layout
+from trimodal.models.foreign import run_foreign
 
 if TYPE_CHECKING:
     import numpy as np
@@ -109,6 +110,15 @@ class Model:
     folder: Path | None = None
     processors: Processors = field(default_factory=Processors)
     steps: list[dict[str, Any]] = field(default_factory=list)
+
+    def example(self) -> dict[str, Any]:
+        """Keyword arguments of the module's forward for one sample, all zeros; empty if nobody can say.
+
+        Raises:
+            ModelError: whoever could say failed.
+        """
+        what = f"the example of one sample for {type(self.module).__name__}"
+        return run_foreign(what, lambda: self.family.example(self.module))
 
     @property
     def modalities(self) -> tuple[str, ...]:
