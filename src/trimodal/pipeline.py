@@ -61,6 +61,7 @@ from trimodal.inventory import inspect as take_inventory
 from trimodal.methods import Method, listed
 from trimodal.models.load import fingerprint, tensor_bytes, unique_tensors
 from trimodal.models.model import Model
+from trimodal.models.process import keeps_process
 from trimodal.models.watching import with_folds
 from trimodal.planning import LARGEST_SEED, Recipe, plan_steps, read_recipe
 from trimodal.reporting import report
@@ -115,6 +116,7 @@ class _Clock:
         self.last = now
 
 
+@keeps_process
 def inspect(model: Factory | Path, *, device: str = "cpu") -> Inventory:
     """Towers, blocks, sites, parameters, bytes and operations of a model, per tower and in all.
 
@@ -124,6 +126,7 @@ def inspect(model: Factory | Path, *, device: str = "cpu") -> Inventory:
     return take_inventory(_on(open_model(model), device))
 
 
+@keeps_process
 def plan(
     model: Factory | Path,
     recipe: RecipeSource,
@@ -149,6 +152,7 @@ def plan(
     return _plan(opened, wanted, _data(opened, wanted, data))
 
 
+@keeps_process
 def compress(
     model: Factory | Path,
     recipe: RecipeSource,
@@ -222,6 +226,7 @@ def compress(
     return Result(out, planned, tuple(records), verdict)
 
 
+@keeps_process
 def verify(
     out: str | Path,
     against: Factory | Path,
@@ -274,6 +279,7 @@ def verify(
     return verdict
 
 
+@keeps_process
 def pack(folder: str | Path, out: str | Path, pack: PackName = "entropy", *, force: bool = False) -> Packing | None:
     """Write an artifact again with its weights entropy-coded, or plain. They decode to the very same bytes either way.
 

@@ -12,8 +12,8 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 from torch.utils.flop_counter import FlopCounterMode
 
 from trimodal.core import Layout, Site, Tower
-from trimodal.inventory.result import Inventory, OtherParameters, SiteRow, TowerRow
 from trimodal.errors import ModelError
+from trimodal.inventory.result import Inventory, OtherParameters, SiteRow, TowerRow
 from trimodal.models.copying import copy_module, without_values
 from trimodal.models.foreign import run_forward
 from trimodal.models.model import Batch, Model
@@ -102,7 +102,7 @@ def _example(model: Model) -> tuple[dict[str, Any], str]:
         found = model.example()
     except ModelError as error:
         return {}, str(error)
-    return found, "" if found else "nothing says what its inputs are: give it a method example(), or a batch"
+    return found, "" if found else "nothing says what its inputs are; give a batch, or the module a method example()"
 
 
 def _operations(model: Model, inputs: Mapping[str, Any]) -> tuple[int | None, dict[str, int], str]:

@@ -39,8 +39,8 @@ from trimodal.errors import ModelError
 from trimodal.layers import Recurrent
 from trimodal.models.apply import cut_
 from trimodal.models.copying import without_values
-from trimodal.models.foreign import last_line, run_forward
 from trimodal.models.following import NORMALISED, Nodes, Trace
+from trimodal.models.foreign import last_line, run_forward
 
 _FAILURES = (
     RuntimeError, TypeError, ValueError, AttributeError, LookupError, ArithmeticError, AssertionError, OSError,
