@@ -85,7 +85,8 @@ def _copied(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
 def _culprit(module: nn.Module, memo: dict[int, Any]) -> str:
     """The first attribute of a part of `module` that cannot be copied by itself."""
     for path, part in module.named_modules():
-        for name, value in vars(part).items():
+        named = {**vars(part), **part._parameters, **part._buffers}
+        for name, value in named.items():
             if name not in ("_parameters", "_buffers", "_modules") and not _can_copy(value, memo):
                 return f"its attribute {f'{path}.{name}'.lstrip('.')} is a {type(value).__name__} that does not allow it"
     return "a part of it does not allow it"

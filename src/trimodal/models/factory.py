@@ -30,13 +30,14 @@ def make_module(factory: Callable[[], nn.Module], name: str) -> nn.Module:
         raise ModelError(
             f"the model is a {type(factory).__name__} itself, expected a function that returns it; write `lambda: model` in its place"
         )
-    made = run_foreign(f"the function {name}", factory, "it must return a torch.nn.Module without being given anything")
+    made = run_foreign(f"calling {name}", factory, "it must return a torch.nn.Module without being given anything")
     if not isinstance(made, nn.Module):
         raise ModelError(f"{name} returned {type(made).__name__}, expected a torch.nn.Module")
     module = _unwrapped(made)
     for problem in _problems(module):
         raise ModelError(f"{type(module).__name__} cannot be compressed: {problem}")
-    own = _unwrapped(_without_compilers_(copy_module(module)))
+    own = _without_compilers_(copy_module(module))
+    _give_own_biases_(own)
     return own.eval()
 
 
@@ -59,6 +60,18 @@ def _without_compilers_(module: nn.Module) -> nn.Module:
             if child is not None and _compiled(child):
                 parent._modules[name] = _unwrapped(child)
     return module
+
+
+def _give_own_biases_(module: nn.Module) -> None:
+    """Give every layer a bias of its own where several have one together: what is cut off a layer, or made up for in its
+    bias, is not the other's."""
+    taken: set[int] = set()
+    for part in module.modules():
+        bias = part._parameters.get("bias")
+        if bias is not None and isinstance(part, _WEIGHTED):
+            if id(bias) in taken:
+                part.bias = nn.Parameter(bias.detach().clone(), requires_grad=bias.requires_grad)
+            taken.add(id(bias))
 
 
 def _problems(module: nn.Module) -> Iterator[str]:

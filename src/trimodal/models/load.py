@@ -90,8 +90,9 @@ def _is_folder(path: Path) -> bool:
 
 def from_factory(factory: Callable[[], nn.Module], name: str) -> Model:
     """A copy of the module that `factory` returns, which stays as it is. Without a name of its own it is called like its class."""
-    module = make_module(factory, name)
-    return describe(module, type(module).__name__ if name in _NAMELESS else name)
+    nameless = name in _NAMELESS
+    module = make_module(factory, "the function" if nameless else name)
+    return describe(module, type(module).__name__ if nameless else name)
 
 
 def describe(module: nn.Module, name: str, folder: Path | None = None) -> Model:

@@ -319,7 +319,10 @@ def _hint(layout: Layout, step: Step, pattern: str) -> str:
         lacking = "" if layout.watched else "; the model was not run: without data a module needs a method example()"
         return f"nothing was seen that could be folded{lacking}"
     if not candidates and step.method.on == "site":
-        return "this model has no linear layer, convolution, embedding or norm; parameters outside of such layers stay as they are"
+        return (
+            "this model has no linear layer, convolution, embedding or norm with a weight in floating point, and other "
+            "parameters stay as they are"
+        )
     if not candidates:
         reasons = [f"{fixed.label}: {fixed.reason}" for fixed in layout.fixed if _cannot(fixed, step)]
         reasons += [fixed.reason for fixed in layout.fixed if not fixed.label]
