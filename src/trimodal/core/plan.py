@@ -168,7 +168,7 @@ class Plan:
     trimodal: str = ""
     format: int = PLAN_FORMAT
     skipped: tuple[Skipped, ...] = ()
-    pack: PackName = "plain"
+    pack: PackName = field(default="plain", compare=False)  # the same is done to the model either way
 
     @property
     def certainty(self) -> Certainty:
