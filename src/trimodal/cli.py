@@ -44,6 +44,14 @@ PackOption = Annotated[
     Literal["plain", "entropy"],
     typer.Option("--pack", help="How weights are stored: `entropy` is smallest, and is decoded when it is loaded."),
 ]
+RecipesPackOption = Annotated[
+    Literal["plain", "entropy"] | None,
+    typer.Option(
+        "--pack",
+        help="How weights are stored, where it is not as the recipe says: `entropy` is smallest, and is decoded when it is loaded.",
+        show_default=False,
+    ),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output, nothing else.")]
 
 app = typer.Typer(
@@ -107,6 +115,10 @@ def plan(
         return
     for edit in made.edits:
         _print(_edit_table(edit.method, edit.config, edit))
+    for step in made.skipped:
+        _print(f"nothing to do: {step.step} ({step.method}), which is optional: {step.reason}")
+    if made.pack != "plain":
+        _print(f"the weight file will be {made.pack}-coded, so smaller than its tensors")
     _print(f"tensors: {made.source.tensor_bytes:,} → {_CERTAINTY[made.certainty]}{made.expected_tensor_bytes:,} bytes")
 
 
@@ -116,7 +128,7 @@ def compress(
     recipe: RecipeOption,
     data: DataOption,
     output: OutputOption,
-    pack: PackOption = "plain",
+    pack: RecipesPackOption = None,
     force: ForceOption = False,
     seed: SeedOption = None,
     device: DeviceOption = "cpu",

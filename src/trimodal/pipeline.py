@@ -61,8 +61,9 @@ from trimodal.inventory import inspect as take_inventory
 from trimodal.methods import Method, listed
 from trimodal.models.load import fingerprint, tensor_bytes, unique_tensors
 from trimodal.models.model import Model
+from trimodal.models.process import keeps_process
 from trimodal.models.watching import with_folds
-from trimodal.planning import LARGEST_SEED, Recipe, plan_edits, read_recipe
+from trimodal.planning import LARGEST_SEED, Recipe, plan_steps, read_recipe
 from trimodal.reporting import report
 from trimodal.verification import verify as compare
 
@@ -115,6 +116,7 @@ class _Clock:
         self.last = now
 
 
+@keeps_process
 def inspect(model: Factory | Path, *, device: str = "cpu") -> Inventory:
     """Towers, blocks, sites, parameters, bytes and operations of a model, per tower and in all.
 
@@ -124,6 +126,7 @@ def inspect(model: Factory | Path, *, device: str = "cpu") -> Inventory:
     return take_inventory(_on(open_model(model), device))
 
 
+@keeps_process
 def plan(
     model: Factory | Path,
     recipe: RecipeSource,
@@ -149,13 +152,14 @@ def plan(
     return _plan(opened, wanted, _data(opened, wanted, data))
 
 
+@keeps_process
 def compress(
     model: Factory | Path,
     recipe: RecipeSource,
     data: str | Path | None,
     out: str | Path,
     *,
-    pack: PackName = "plain",
+    pack: PackName | None = None,
     seed: int | None = None,
     device: str = "cpu",
     force: bool = False,
@@ -169,7 +173,8 @@ def compress(
         data: JSONL file or folder; None where nothing needs data. Lines with `split: test`, or else a fifth of
             the groups, are held out for verification.
         out: folder to write; it is complete afterwards, or as it was before.
-        pack: how the weights are stored: `plain`, or `entropy` for the smallest file, which is decoded when it is loaded.
+        pack: how the weights are stored: `plain`, or `entropy` for the smallest file, which is decoded when it is loaded;
+            replaces what the recipe says.
         seed: replaces the recipe's.
         device: where to compute.
         force: replace `out` if it is not empty.
@@ -180,9 +185,11 @@ def compress(
         IntegrityError: what was written does not reload to the same model; nothing is left behind.
     """
     out, clock = Path(out), _Clock()
-    check_pack(pack)
+    if pack is not None:
+        check_pack(pack)
     check_free(out, force)
     wanted = _seeded(read_recipe(recipe), seed)
+    wanted = wanted if pack is None else replace(wanted, pack=pack)
     opened = _on(open_model(model), device)
     _check_sources_stay(out, opened, data)
     samples = _data(opened, wanted, data)
@@ -200,7 +207,7 @@ def compress(
     with whole_folder(out, force, needs_bytes=planned.expected_tensor_bytes) as part:
         factory = model if isinstance(model, str) and opened.folder is None else None
         stock = write(opened, planned, part, factory)
-        packing = pack_(part) if pack == "entropy" else None
+        packing = pack_(part) if planned.pack == "entropy" else None
         stock = stock_of(part) if packing else stock
         (part / RECORD).write_text("".join(json.dumps(asdict(record)) + "\n" for record in records))
         clock.mark("save")
@@ -219,6 +226,7 @@ def compress(
     return Result(out, planned, tuple(records), verdict)
 
 
+@keeps_process
 def verify(
     out: str | Path,
     against: Factory | Path,
@@ -271,6 +279,7 @@ def verify(
     return verdict
 
 
+@keeps_process
 def pack(folder: str | Path, out: str | Path, pack: PackName = "entropy", *, force: bool = False) -> Packing | None:
     """Write an artifact again with its weights entropy-coded, or plain. They decode to the very same bytes either way.
 
@@ -396,7 +405,7 @@ def _plan(model: Model, recipe: Recipe, data: _Data) -> Plan:
     if any(step.method.on == "fold" for step in recipe.steps):
         few = list(data.statistics)[:_WATCHED_SAMPLES]
         model.layout = with_folds(model, batches(model, few, _WATCHED_SAMPLES // 4) if few else ())
-    edits, _ = plan_edits(model.layout, recipe, data=bool(data.calibration))
+    edits, skipped, _ = plan_steps(model.layout, recipe, data=bool(data.calibration))
     tensors = unique_tensors(model.module)
     total = tensor_bytes(tensors.values())
     saved = sum(place.bytes_before - place.bytes_after for edit in edits for place in edit.places)
@@ -409,6 +418,7 @@ def _plan(model: Model, recipe: Recipe, data: _Data) -> Plan:
             tuple(sorted(modalities)), recipe.balance,
         ),
         edits=edits, expected_tensor_bytes=total - saved, recipe=dict(recipe.raw), trimodal=metadata.version("trimodal"),
+        skipped=skipped, pack=recipe.pack,
     )  # fmt: skip
 
 

@@ -2,7 +2,18 @@
 
 from trimodal.core.change import Change, Cut, Drop, Folded, Merge, Treatment
 from trimodal.core.layout import Bare, Counter, Fixed, Layout
-from trimodal.core.plan import Calibration, Certainty, Edit, LeftAlone, Place, Plan, PlannedPlace, Source, least_certain
+from trimodal.core.plan import (
+    Calibration,
+    Certainty,
+    Edit,
+    LeftAlone,
+    Place,
+    Plan,
+    PlannedPlace,
+    Skipped,
+    Source,
+    least_certain,
+)
 from trimodal.core.record import Check, FitRecord, Metric, Packing, PlaceRecord, Size, Stock, TowerSize, Verdict
 from trimodal.core.sample import MODALITIES, TOKEN_KINDS, Sample
 from trimodal.core.site import Axis, Fold, Site, Tower
@@ -36,6 +47,7 @@ __all__ = [
     "Sample",
     "Site",
     "Size",
+    "Skipped",
     "Source",
     "Stock",
     "Tower",

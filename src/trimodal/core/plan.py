@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, get_args
 
 from trimodal.core.layout import Bare, Layout
+from trimodal.core.record import PackName
 from trimodal.core.site import Fold, Site, Tower
 
 PLAN_FORMAT = 1
@@ -124,6 +125,15 @@ class Edit:
 
 
 @dataclass(frozen=True)
+class Skipped:
+    """A step of the recipe that is `optional` and finds nothing to do in this model: where it stands, its method, and why."""
+
+    step: str
+    method: str
+    reason: str
+
+
+@dataclass(frozen=True)
 class Source:
     """What the plan was made for. `fingerprint` is the sha256 over all tensors' names, shapes, types and bytes."""
 
@@ -146,7 +156,8 @@ class Calibration:
 
 @dataclass(frozen=True)
 class Plan:
-    """Ordered edits with all that is needed to execute them again to the same bytes."""
+    """Ordered edits with all that is needed to execute them again to the same bytes. `skipped` are the recipe's optional
+    steps that became no edit; `pack` says how the weights will be stored in the file, see `formats/packed.py`."""
 
     seed: int
     source: Source
@@ -156,6 +167,8 @@ class Plan:
     recipe: dict[str, Any] = field(default_factory=dict)
     trimodal: str = ""
     format: int = PLAN_FORMAT
+    skipped: tuple[Skipped, ...] = ()
+    pack: PackName = "plain"
 
     @property
     def certainty(self) -> Certainty:
@@ -178,6 +191,8 @@ class Plan:
             recipe=data["recipe"],
             trimodal=data["trimodal"],
             format=data["format"],
+            skipped=tuple(Skipped(**step) for step in data.get("skipped", ())),
+            pack=data.get("pack", "plain"),
         )
 
 

@@ -39,11 +39,12 @@ from trimodal.models.load import (
     model_class,
     name_of,
     pretrained,
-    processors_in,
     read_config,
     unique_tensors,
 )
 from trimodal.models.model import Model
+from trimodal.models.process import keeps_process
+from trimodal.models.processors import processors_in
 from trimodal.stock import quantizer
 
 if TYPE_CHECKING:
@@ -290,8 +291,9 @@ def _open_plain(plain: Path, folder: Path, manifest: Manifest, factory: Factory 
             module, manifest.layout, family_of(module), folder.resolve().name, folder, processors_in(folder), taken
         )
     elif factory is None:
+        made_by = f"the function {manifest.factory}" if manifest.factory else "a function without a name"
         raise errors.ModelError(
-            f"{folder} came from the function {manifest.factory}, which makes the bare module; "
+            f"{folder} came from {made_by}, which makes the bare module; "
             "give it as factory=..., or on the command line as the model to compare against"
         )
     else:
@@ -338,6 +340,7 @@ def _check_layout(model: Model, folder: Path) -> None:
             )
 
 
+@keeps_process
 def load(
     source: str | Path, *, dequantize: bool = False, device: str = "cpu", factory: Factory | None = None
 ) -> nn.Module:

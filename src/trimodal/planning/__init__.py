@@ -1,6 +1,6 @@
 """Plan: recipe -> every place by name. Only plans are executed."""
 
-from trimodal.planning.planner import place_of, plan_edits
+from trimodal.planning.planner import place_of, plan_edits, plan_steps
 from trimodal.planning.recipe import LARGEST_SEED, Recipe, Step, built_in, read_recipe
 
-__all__ = ["LARGEST_SEED", "Recipe", "Step", "built_in", "place_of", "plan_edits", "read_recipe"]
+__all__ = ["LARGEST_SEED", "Recipe", "Step", "built_in", "place_of", "plan_edits", "plan_steps", "read_recipe"]

@@ -17,6 +17,7 @@ from trimodal.core import MODALITIES, Metric, Sample
 from trimodal.core.record import Unit
 from trimodal.data.reading import check_modalities, encode, grouped, labels
 from trimodal.errors import DataError, ModelError
+from trimodal.models.foreign import run_forward
 from trimodal.models.model import Batch, Model, Output
 from trimodal.verification import tasks
 from trimodal.verification.intervals import paired_interval
@@ -109,7 +110,7 @@ def compare(
 def _forward(model: Model, batch: Batch) -> Any:
     device = next((t.device for t in (*model.module.parameters(), *model.module.buffers())), torch.device("cpu"))
     with torch.inference_mode():
-        return model.module(**{name: tensor.to(device) for name, tensor in batch.items()})
+        return run_forward(model.module, {name: tensor.to(device) for name, tensor in batch.items()})
 
 
 def _value(output: Output, result: Any) -> Tensor | None:
