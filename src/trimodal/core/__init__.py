@@ -3,13 +3,27 @@
 from trimodal.core.change import Change, Cut, Drop, Folded, Merge, Treatment
 from trimodal.core.layout import Bare, Counter, Fixed, Layout
 from trimodal.core.plan import Calibration, Certainty, Edit, LeftAlone, Place, Plan, PlannedPlace, Source, least_certain
-from trimodal.core.record import Check, FitRecord, Metric, Packing, PlaceRecord, Size, Stock, TowerSize, Verdict
+from trimodal.core.record import (
+    Check,
+    FitRecord,
+    Latency,
+    Machine,
+    Metric,
+    Packing,
+    PlaceRecord,
+    Size,
+    Stock,
+    TowerSize,
+    Verdict,
+)
 from trimodal.core.sample import MODALITIES, TOKEN_KINDS, Sample
 from trimodal.core.site import Axis, Fold, Site, Tower
+from trimodal.core.untouched import Alike, Stored, Untouched, Why, gathered
 
 __all__ = [
     "MODALITIES",
     "TOKEN_KINDS",
+    "Alike",
     "Axis",
     "Bare",
     "Calibration",
@@ -24,8 +38,10 @@ __all__ = [
     "Fixed",
     "Fold",
     "Folded",
+    "Latency",
     "Layout",
     "LeftAlone",
+    "Machine",
     "Merge",
     "Metric",
     "Packing",
@@ -38,9 +54,13 @@ __all__ = [
     "Size",
     "Source",
     "Stock",
+    "Stored",
     "Tower",
     "TowerSize",
     "Treatment",
+    "Untouched",
     "Verdict",
+    "Why",
+    "gathered",
     "least_certain",
 ]

@@ -12,6 +12,7 @@ from typing import Any, Literal, get_args
 
 from trimodal.core.layout import Bare, Layout
 from trimodal.core.site import Fold, Site, Tower
+from trimodal.core.untouched import Untouched
 
 PLAN_FORMAT = 1
 Certainty = Literal["exact", "at most", "estimate"]
@@ -146,7 +147,8 @@ class Calibration:
 
 @dataclass(frozen=True)
 class Plan:
-    """Ordered edits with all that is needed to execute them again to the same bytes."""
+    """Ordered edits with all that is needed to execute them again to the same bytes. `untouched` is what they leave as it
+    is; None in a plan of an older version, or made by hand."""
 
     seed: int
     source: Source
@@ -156,6 +158,7 @@ class Plan:
     recipe: dict[str, Any] = field(default_factory=dict)
     trimodal: str = ""
     format: int = PLAN_FORMAT
+    untouched: Untouched | None = None
 
     @property
     def certainty(self) -> Certainty:
@@ -164,7 +167,7 @@ class Plan:
 
     def to_json(self) -> dict[str, Any]:
         """Plain data for a JSON file."""
-        return asdict(self)
+        return {**asdict(self), "untouched": self.untouched.to_json() if self.untouched else None}
 
     @staticmethod
     def from_json(data: dict[str, Any]) -> Plan:
@@ -178,6 +181,7 @@ class Plan:
             recipe=data["recipe"],
             trimodal=data["trimodal"],
             format=data["format"],
+            untouched=Untouched.from_json(data.get("untouched")),
         )
 
 
