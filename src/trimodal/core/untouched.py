@@ -91,4 +91,6 @@ def _pattern(name: str) -> str:
 
 def _common(names: list[str]) -> str:
     """What the names have in common: a part in which they differ becomes `*`."""
-    return ".".join(parts[0] if len(set(parts)) == 1 else "*" for parts in zip(*(n.split(".") for n in names), strict=True))
+    return ".".join(
+        parts[0] if len(set(parts)) == 1 else "*" for parts in zip(*(n.split(".") for n in names), strict=True)
+    )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from trimodal.core import Untouched
@@ -71,7 +71,7 @@ class Inventory:
     other: tuple[OtherParameters, ...]
     input_shapes: dict[str, tuple[int, ...]]
     operations_note: str = ""
-    in_no_place: Untouched = Untouched(0)
+    in_no_place: Untouched = field(default_factory=lambda: Untouched(0))
 
     def to_json(self) -> dict[str, Any]:
         """Plain data for a JSON file."""
