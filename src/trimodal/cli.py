@@ -106,6 +106,7 @@ def plan(
     """Show what a recipe will do to a model, every place by name. Changes nothing."""
     from trimodal import pipeline
     from trimodal.formats import write_whole
+    from trimodal.reporting.table import left_by_plan
 
     made = pipeline.plan(model, recipe, data, seed=seed, device=device)
     if output is not None:
@@ -119,6 +120,7 @@ def plan(
         _print(f"nothing to do: {step.step} ({step.method}), which is optional: {step.reason}")
     if made.pack != "plain":
         _print(f"the weight file will be {made.pack}-coded, so smaller than its tensors")
+    _print(left_by_plan(made))
     _print(f"tensors: {made.source.tensor_bytes:,} → {_CERTAINTY[made.certainty]}{made.expected_tensor_bytes:,} bytes")
 
 
@@ -144,7 +146,15 @@ def compress(
         result = pipeline.compress(
             model, recipe, data, output, pack=pack, seed=seed, device=device, force=force, progress=progress
         )
-    _finish(result.verdict, result.plan, as_json, f"written: {output}  (open {output / 'report.html'})")
+    _finish(
+        result.verdict,
+        result.plan,
+        as_json,
+        f"written: {output}  (open {output / 'report.html'})",
+        str(output),
+        model,
+        data,
+    )
 
 
 @app.command()
@@ -163,7 +173,9 @@ def verify(
 
     with _bar(as_json) as progress:
         verdict = pipeline.verify(folder, against, data, seed=seed, device=device, progress=progress)
-    _finish(verdict, pipeline.read_plan(folder), as_json, f"written: {folder / 'verdict.json'}")
+    _finish(
+        verdict, pipeline.read_plan(folder), as_json, f"written: {folder / 'verdict.json'}", str(folder), against, data
+    )
 
 
 @app.command()
@@ -246,7 +258,13 @@ def demo(
 
     with _bar(as_json) as progress:
         result = job.run(folder, train=train, seed=seed, device=device, progress=progress)
-    _finish(result.verdict, result.plan, as_json, f"written: {result.folder}  (open {result.folder / 'report.html'})")
+    _finish(
+        result.verdict,
+        result.plan,
+        as_json,
+        f"written: {result.folder}  (open {result.folder / 'report.html'})",
+        str(result.folder),
+    )
 
 
 def main() -> None:
@@ -298,18 +316,19 @@ def _print(what: Any) -> None:
         out.print(what)
 
 
-def _finish(verdict: Any, planned: Any, as_json: bool, message: str) -> None:
-    """Show the verdict; a check that failed makes the exit code 1."""
+def _finish(verdict: Any, planned: Any, as_json: bool, message: str, *names: str) -> None:
+    """Show the verdict, and what next with the `names` of folder, model and data; a check that failed makes the exit code 1."""
+    from trimodal.reporting.advice import Names
+    from trimodal.reporting.standing import failure
     from trimodal.reporting.table import summary
 
     if as_json:
         _print(verdict.to_json())
     else:
-        _print(summary(verdict, planned))
+        _print(summary(verdict, planned, Names(*names)))
         _print(message)
     if not verdict.passed:
-        failed = [check for check in verdict.checks if check.failed]
-        raise typer.Exit(_say(f"{failed[0].name}: {failed[0].detail}", 1))
+        raise typer.Exit(_say(failure(verdict), 1))
 
 
 @contextmanager

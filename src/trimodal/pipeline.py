@@ -63,8 +63,10 @@ from trimodal.models.load import fingerprint, tensor_bytes, unique_tensors
 from trimodal.models.model import Model
 from trimodal.models.process import keeps_process
 from trimodal.models.watching import with_folds
-from trimodal.planning import LARGEST_SEED, Recipe, plan_steps, read_recipe
-from trimodal.reporting import report
+from trimodal.planning import LARGEST_SEED, Recipe, plan_steps, read_recipe, untouched_by
+from trimodal.reporting import page_of, report
+from trimodal.reporting.page import PAGE_NAME
+from trimodal.verification import peak_bytes
 from trimodal.verification import verify as compare
 
 RecipeSource = str | Path | Mapping[str, Any]
@@ -193,7 +195,7 @@ def compress(
     opened = _on(open_model(model), device)
     _check_sources_stay(out, opened, data)
     samples = _data(opened, wanted, data)
-    if wanted.floors and not samples.held_out:
+    if wanted.floors and not samples.held_out and not wanted.built_in:
         raise DataError(
             f"{wanted.name} sets floors, but there are no held-out samples to measure against them; give more --data"
         )
@@ -220,9 +222,15 @@ def compress(
             batch_size=_VERIFY_BATCH, seed=planned.seed, versions=versions(), progress=progress,
         )  # fmt: skip
         clock.mark("verify")
-        verdict = replace(verdict, seconds=clock.seconds, packing=packing, stock=stock)
-        _write_json(part / VERDICT, verdict.to_json())
-        report(part, name=out.name)
+        verdict = replace(
+            verdict,
+            seconds=clock.seconds,
+            packing=packing,
+            stock=stock,
+            untouched=planned.untouched,
+            peak_bytes=peak_bytes(),
+        )
+        _tell(part, verdict, out.name)
     return Result(out, planned, tuple(records), verdict)
 
 
@@ -248,7 +256,7 @@ def verify(
     out, clock = Path(out), _Clock()
     if not is_artifact(out):
         raise InputError(f"{out} is no artifact (it has no trimodal.json); expected a folder that compress wrote")
-    planned = read_plan(out)
+    planned, unchanged = read_plan(out), _files_check(out)
     original = _on(open_model(against), device)
     compressed = _on(open_model(out, factory=against if original.folder is None else None), device)  # type: ignore[arg-type]
     found = fingerprint(original.module)
@@ -260,7 +268,7 @@ def verify(
     require(held_out, 1, "verification samples")
     same = found == planned.source.fingerprint
     checks = [
-        Check.held("files as they were written", True, "sha256 of every file as in the manifest"),
+        unchanged,
         Check.held(
             "compared with the model it was made from",
             same,
@@ -274,8 +282,11 @@ def verify(
         versions=versions(), progress=progress,
     )  # fmt: skip
     clock.mark("verify")
-    verdict = replace(verdict, seconds=clock.seconds, packing=_packing(out), stock=stock_of(out))
-    _write_json(out / VERDICT, verdict.to_json())
+    verdict = replace(
+        verdict, seconds=clock.seconds, packing=_packing(out), stock=stock_of(out), untouched=planned.untouched,
+        peak_bytes=peak_bytes(),
+    )  # fmt: skip
+    _tell(out, verdict, out.resolve().name)
     return verdict
 
 
@@ -314,8 +325,7 @@ def pack(folder: str | Path, out: str | Path, pack: PackName = "entropy", *, for
             after, weights = size_of(part)
             size = replace(verdict.size, after_bytes=after, weights_after_bytes=weights)
             verdict = replace(verdict, size=size, packing=packing, stock=stock_of(part))
-            _write_json(part / VERDICT, verdict.to_json())
-            report(part, name=out.name)
+            _tell(part, verdict, out.name)
     return packing
 
 
@@ -419,6 +429,7 @@ def _plan(model: Model, recipe: Recipe, data: _Data) -> Plan:
         ),
         edits=edits, expected_tensor_bytes=total - saved, recipe=dict(recipe.raw), trimodal=metadata.version("trimodal"),
         skipped=skipped, pack=recipe.pack,
+        untouched=untouched_by(model, edits),
     )  # fmt: skip
 
 
@@ -478,5 +489,19 @@ def _towers(before: Inventory, after: Inventory) -> list[TowerSize]:
     ]
 
 
-def _write_json(file: Path, data: dict[str, Any]) -> None:
-    write_whole(file, json.dumps(data, indent=1, ensure_ascii=False) + "\n")
+def _files_check(folder: Path) -> Check:
+    """Whether the files that decide the result hold what the manifest says, counted and summed anew.
+
+    Raises:
+        IntegrityError: one is missing or has changed.
+    """
+    manifest = read_manifest(folder)
+    check_files(folder, manifest)
+    return Check.held("files as they were written", True, f"sha256 of {len(manifest.files)} files as in the manifest")
+
+
+def _tell(folder: Path, verdict: Verdict, name: str) -> None:
+    """Write the verdict and the page that shows it. The page is made first, so that both are written or none is."""
+    page = page_of(folder, verdict, name)
+    write_whole(folder / VERDICT, json.dumps(verdict.to_json(), indent=1, ensure_ascii=False) + "\n")
+    write_whole(folder / PAGE_NAME, page)

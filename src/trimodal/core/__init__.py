@@ -14,13 +14,27 @@ from trimodal.core.plan import (
     Source,
     least_certain,
 )
-from trimodal.core.record import Check, FitRecord, Metric, Packing, PlaceRecord, Size, Stock, TowerSize, Verdict
+from trimodal.core.record import (
+    Check,
+    FitRecord,
+    Latency,
+    Machine,
+    Metric,
+    Packing,
+    PlaceRecord,
+    Size,
+    Stock,
+    TowerSize,
+    Verdict,
+)
 from trimodal.core.sample import MODALITIES, TOKEN_KINDS, Sample
 from trimodal.core.site import Axis, Fold, Site, Tower
+from trimodal.core.untouched import Alike, Stored, Untouched, Why, gathered
 
 __all__ = [
     "MODALITIES",
     "TOKEN_KINDS",
+    "Alike",
     "Axis",
     "Bare",
     "Calibration",
@@ -35,8 +49,10 @@ __all__ = [
     "Fixed",
     "Fold",
     "Folded",
+    "Latency",
     "Layout",
     "LeftAlone",
+    "Machine",
     "Merge",
     "Metric",
     "Packing",
@@ -50,9 +66,13 @@ __all__ = [
     "Skipped",
     "Source",
     "Stock",
+    "Stored",
     "Tower",
     "TowerSize",
     "Treatment",
+    "Untouched",
     "Verdict",
+    "Why",
+    "gathered",
     "least_certain",
 ]

@@ -13,6 +13,7 @@ from typing import Any, Literal, get_args
 from trimodal.core.layout import Bare, Layout
 from trimodal.core.record import PackName
 from trimodal.core.site import Fold, Site, Tower
+from trimodal.core.untouched import Untouched
 
 PLAN_FORMAT = 1
 Certainty = Literal["exact", "at most", "estimate"]
@@ -157,7 +158,8 @@ class Calibration:
 @dataclass(frozen=True)
 class Plan:
     """Ordered edits with all that is needed to execute them again to the same bytes. `skipped` are the recipe's optional
-    steps that became no edit; `pack` says how the weights will be stored in the file, see `formats/packed.py`."""
+    steps that became no edit; `pack` says how the weights will be stored in the file, see `formats/packed.py`; `untouched` is
+    what the edits leave as it is, None in a plan of an older version, or made by hand."""
 
     seed: int
     source: Source
@@ -169,6 +171,7 @@ class Plan:
     format: int = PLAN_FORMAT
     skipped: tuple[Skipped, ...] = ()
     pack: PackName = "plain"
+    untouched: Untouched | None = None
 
     @property
     def certainty(self) -> Certainty:
@@ -177,7 +180,7 @@ class Plan:
 
     def to_json(self) -> dict[str, Any]:
         """Plain data for a JSON file."""
-        return asdict(self)
+        return {**asdict(self), "untouched": self.untouched.to_json() if self.untouched else None}
 
     @staticmethod
     def from_json(data: dict[str, Any]) -> Plan:
@@ -193,6 +196,7 @@ class Plan:
             format=data["format"],
             skipped=tuple(Skipped(**step) for step in data.get("skipped", ())),
             pack=data.get("pack", "plain"),
+            untouched=Untouched.from_json(data.get("untouched")),
         )
 
 
