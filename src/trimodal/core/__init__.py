@@ -6,6 +6,7 @@ from trimodal.core.plan import Calibration, Certainty, Edit, LeftAlone, Place, P
 from trimodal.core.record import Check, FitRecord, Metric, Packing, PlaceRecord, Size, Stock, TowerSize, Verdict
 from trimodal.core.sample import MODALITIES, TOKEN_KINDS, Sample
 from trimodal.core.site import Axis, Fold, Site, Tower
+from trimodal.core.text import json_text
 
 __all__ = [
     "MODALITIES",
@@ -42,5 +43,6 @@ __all__ = [
     "TowerSize",
     "Treatment",
     "Verdict",
+    "json_text",
     "least_certain",
 ]

@@ -137,3 +137,9 @@ def test_where_it_works() -> None:
     assert "2 rows only" in str(METHOD.refuse(place("embedding", 2, 32), config))
     (site,) = METHOD.forecast(place("linear", 64, 32), config)
     assert site.stored == "integers" and site.stored_bytes == 64 * 32 + 2 * 32
+
+
+@pytest.mark.parametrize("unit", [1e-6, 1e-3, 1e3, 1e6])
+def test_the_unit_of_the_inputs_does_not_matter(layer: Any, solve: Any, moment_of: Any, unit: float) -> None:
+    usual, other = (decoded(solve(METHOD, layer.weight, moment_of(layer.moment.second * size))) for size in (1.0, unit**2))
+    assert layer.error(other) == pytest.approx(layer.error(usual), rel=0.05)

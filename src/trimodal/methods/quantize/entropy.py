@@ -135,7 +135,8 @@ def waterfilled(weight: Tensor, moment: Moment, damping: float, filling: bool = 
     root, used = inverse_root(second[order][:, order], damping, moment.tokens)
     shares = torch.ones(len(second), device=second.device)
     if filling:
-        shares[order] = root.diagonal().float()
+        logs = root.diagonal().log2()
+        shares[order] = (logs - logs.mean().round()).exp2().float()  # c is the typical column's step, whatever unit inputs have
     least = weight.abs().amax(dim=0) / _ROOM
     single = root.float()
 
@@ -184,7 +185,7 @@ def _searched(weight: Tensor, encode: Encoder, bits: float, c: float, steps: int
         slope = -1.0
         if last is not None and last[0] != at:
             slope = min(-0.1, max(-1.5, (found - last[1]) / (at - last[0])))
-        if last is not None and last[1] == found and found < bits:
+        if last is not None and last[1] == found and found < bits and codes.any():
             break  # the steps are at their least
         last = at, found
         fine, coarse = (max(fine, at), coarse) if found > bits else (fine, min(coarse, at))
