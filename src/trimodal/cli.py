@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import sys
@@ -105,12 +104,13 @@ def plan(
 ) -> None:
     """Show what a recipe will do to a model, every place by name. Changes nothing."""
     from trimodal import pipeline
+    from trimodal.core import json_text
     from trimodal.formats import write_whole
     from trimodal.reporting.table import left_by_plan
 
     made = pipeline.plan(model, recipe, data, seed=seed, device=device)
     if output is not None:
-        write_whole(output, json.dumps(made.to_json(), indent=1, ensure_ascii=False) + "\n")
+        write_whole(output, json_text(made.to_json(), indent=1, ensure_ascii=False) + "\n")
     if as_json:
         _print(made.to_json())
         return
@@ -310,8 +310,10 @@ def _say(message: str, code: int) -> int:
 
 def _print(what: Any) -> None:
     """Plain data as JSON, tables and text as they are."""
+    from trimodal.core import json_text
+
     if isinstance(what, dict | list):
-        sys.stdout.write(json.dumps(what, indent=1, ensure_ascii=False) + "\n")
+        sys.stdout.write(json_text(what, indent=1, ensure_ascii=False) + "\n")
     else:
         out.print(what)
 

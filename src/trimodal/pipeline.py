@@ -32,6 +32,7 @@ from trimodal.core import (
     Stock,
     TowerSize,
     Verdict,
+    json_text,
 )
 from trimodal.core.record import PackName
 from trimodal.data import batches, check_modalities, choose, digest, encode, read, require, split
@@ -43,6 +44,7 @@ from trimodal.formats import (
     copy_artifact,
     is_artifact,
     open_model,
+    outputs_finite,
     pack_,
     pack_name,
     reload_checks,
@@ -50,6 +52,7 @@ from trimodal.formats import (
     stock_check,
     stock_of,
     unpack_,
+    weights_finite,
     whole_folder,
     write,
     write_whole,
@@ -60,7 +63,7 @@ from trimodal.inventory import Inventory
 from trimodal.inventory import inspect as take_inventory
 from trimodal.methods import Method, listed
 from trimodal.models.load import fingerprint, tensor_bytes, unique_tensors
-from trimodal.models.model import Model
+from trimodal.models.model import Batch, Model
 from trimodal.models.process import keeps_process
 from trimodal.models.watching import with_folds
 from trimodal.planning import LARGEST_SEED, Recipe, plan_steps, read_recipe, untouched_by
@@ -211,10 +214,11 @@ def compress(
         stock = write(opened, planned, part, factory)
         packing = pack_(part) if planned.pack == "entropy" else None
         stock = stock_of(part) if packing else stock
-        (part / RECORD).write_text("".join(json.dumps(asdict(record)) + "\n" for record in records))
+        (part / RECORD).write_text("".join(json_text(asdict(record)) + "\n" for record in records))
         clock.mark("save")
         progress("reload in a fresh process", 0, 1)
-        checks = [_bytes_check(opened, planned, records), *_reload(opened, samples, part, factory, stock)]
+        checks = [_bytes_check(opened, planned, records), *_finite(original or opened, opened, samples),
+                  *_reload(opened, samples, part, factory, stock)]
         clock.mark("reload")
         verdict = compare(
             original or opened, opened, samples.held_out, size=_size(before, size_of(part)),
@@ -453,12 +457,26 @@ def _bytes_check(model: Model, planned: Plan, records: Sequence[PlaceRecord | Fi
     return Check.held("bytes as planned", found == settled and abs(found / expected - 1) <= _ESTIMATE, f"{detail} ({off})")
 
 
+def _finite(original: Model, model: Model, samples: _Data) -> list[Check]:
+    """Whether anything in the result, or coming out of it, is no longer finite; nothing is written then."""
+    checks = [weights_finite(model), outputs_finite(original, model, _probe(model, samples))]
+    for check in checks:
+        if check.failed:
+            raise IntegrityError(f"the result is of no use ({check.name}: {check.detail}); nothing was kept")
+    return checks
+
+
+def _probe(model: Model, samples: _Data) -> Batch | None:
+    """A few samples that the result is tried on, held out where there are such."""
+    probe = list(samples.held_out or samples.calibration)[:_PROBE_SAMPLES]
+    return batches(model, probe, _PROBE_SAMPLES)[0] if probe else None
+
+
 def _reload(model: Model, samples: _Data, folder: Path, factory: str | None, stock: Stock) -> list[Check]:
     """The fresh-process checks, all of which must pass."""
     if model.folder is None and factory is None:
         return [Check("reloads in a fresh process", "not run", "the function has no name that another process could import")]
-    probe = list(samples.held_out or samples.calibration)[:_PROBE_SAMPLES]
-    batch = batches(model, probe, _PROBE_SAMPLES)[0] if probe else None
+    batch = _probe(model, samples)
     checks = reload_checks(model, folder, batch, factory)
     if stock.alone:
         checks.append(stock_check(model, folder, batch))
@@ -503,5 +521,5 @@ def _files_check(folder: Path) -> Check:
 def _tell(folder: Path, verdict: Verdict, name: str) -> None:
     """Write the verdict and the page that shows it. The page is made first, so that both are written or none is."""
     page = page_of(folder, verdict, name)
-    write_whole(folder / VERDICT, json.dumps(verdict.to_json(), indent=1, ensure_ascii=False) + "\n")
+    write_whole(folder / VERDICT, json_text(verdict.to_json(), indent=1, ensure_ascii=False) + "\n")
     write_whole(folder / PAGE_NAME, page)

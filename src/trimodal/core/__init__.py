@@ -29,6 +29,7 @@ from trimodal.core.record import (
 )
 from trimodal.core.sample import MODALITIES, TOKEN_KINDS, Sample
 from trimodal.core.site import Axis, Fold, Site, Tower
+from trimodal.core.text import json_text
 from trimodal.core.untouched import Alike, Stored, Untouched, Why, gathered
 
 __all__ = [
@@ -74,5 +75,6 @@ __all__ = [
     "Verdict",
     "Why",
     "gathered",
+    "json_text",
     "least_certain",
 ]

@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from trimodal import errors
-from trimodal.core import Layout, Packing, Plan, Stock
+from trimodal.core import Layout, Packing, Plan, Stock, json_text
 from trimodal.core.record import PackName
 from trimodal.formats import packed, steps
 from trimodal.formats.absorb import Absorbed, absorb
@@ -30,6 +30,7 @@ from trimodal.formats.tensors import write_tensors
 from trimodal.models.alignment import write_heads
 from trimodal.models.apply import dequantize_
 from trimodal.models.families import family_of
+from trimodal.models.finite import check_finite
 from trimodal.models.load import (
     WEIGHTS,
     from_factory,
@@ -122,12 +123,12 @@ def write(model: Model, plan: Plan, folder: Path, factory: str | None) -> Stock:
         taken, stock = absorbed.steps, Stock(not absorbed.reason, absorbed.reason)
     (folder / PLAN).write_text(_json(plan.to_json()))
     tensors = {name: t.detach().cpu().contiguous() for name, t in unique_tensors(model.module).items()}
-    write_tensors(tensors, {"format": "pt", steps.STEPS: json.dumps(taken, sort_keys=True)}, folder / MODEL)
+    write_tensors(tensors, {"format": "pt", steps.STEPS: json_text(taken, sort_keys=True)}, folder / MODEL)
     manifest = {
         "format": FORMAT, "trimodal": plan.trimodal, "factory": factory, "files": _sums(folder),
         "source": plan.to_json()["source"], **model.layout.to_json(),
     }  # fmt: skip
-    (folder / MANIFEST).write_text(json.dumps(manifest, separators=(",", ":")))
+    (folder / MANIFEST).write_text(json_text(manifest, separators=(",", ":")))
     return stock
 
 
@@ -162,7 +163,7 @@ def _settle_(folder: Path, how: PackName) -> None:
         alone = how == "plain" and not _absorbed(folder).reason
         (folder / "config.json").write_text(_json(_bare(config) if alone else _marked(config, how)))
     manifest = json.loads((folder / MANIFEST).read_text())
-    (folder / MANIFEST).write_text(json.dumps({**manifest, "files": _sums(folder)}, separators=(",", ":")))
+    (folder / MANIFEST).write_text(json_text({**manifest, "files": _sums(folder)}, separators=(",", ":")))
 
 
 def _absorbed(folder: Path) -> Absorbed:
@@ -202,7 +203,7 @@ def copy_artifact(source: Path, folder: Path) -> None:
 
 
 def _json(data: Any) -> str:
-    return json.dumps(data, indent=1, ensure_ascii=False) + "\n"
+    return json_text(data, indent=1, ensure_ascii=False) + "\n"
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -255,9 +256,11 @@ def open_model(source: Factory | Path, factory: Factory | None = None) -> Model:
     `factory` makes the bare module of an artifact that came from a function; nothing that a folder names is imported.
     """
     found = source if callable(source) else locate(source)
-    if isinstance(found, Path):
-        return _open_artifact(found, factory) if is_artifact(found) else from_folder(found, name_of(source))
-    return from_factory(found, name_of(source))
+    if isinstance(found, Path) and is_artifact(found):
+        return _open_artifact(found, factory)
+    model = from_folder(found, name_of(source)) if isinstance(found, Path) else from_factory(found, name_of(source))
+    check_finite(model.module, model.name)
+    return model
 
 
 def _open_artifact(folder: Path, factory: Factory | None) -> Model:

@@ -12,6 +12,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
+from math import nan
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +79,8 @@ def _records(file: Path) -> tuple[list[PlaceRecord], list[FitRecord]]:
         kind = line.get("kind") if isinstance(line, dict) else None
         try:
             if kind == "place":
-                places.append(PlaceRecord(**{**line, "notes": tuple(line.get("notes", ()))}))
+                error = {name: nan if value is None else value for name, value in line.get("error", {}).items()}
+                places.append(PlaceRecord(**{**line, "error": error, "notes": tuple(line.get("notes", ()))}))
             elif kind == "fit":
                 fits.append(FitRecord(**line))
         except TypeError as error:
