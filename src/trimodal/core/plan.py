@@ -7,9 +7,10 @@ are executed.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal, get_args
 
+from trimodal.core.estimate import Estimate
 from trimodal.core.layout import Bare, Layout
 from trimodal.core.site import Fold, Site, Tower
 
@@ -146,7 +147,10 @@ class Calibration:
 
 @dataclass(frozen=True)
 class Plan:
-    """Ordered edits with all that is needed to execute them again to the same bytes."""
+    """Ordered edits with all that is needed to execute them again to the same bytes.
+
+    `estimate` is what that will take here and now; it is no part of the plan, and in no file.
+    """
 
     seed: int
     source: Source
@@ -156,6 +160,7 @@ class Plan:
     recipe: dict[str, Any] = field(default_factory=dict)
     trimodal: str = ""
     format: int = PLAN_FORMAT
+    estimate: Estimate | None = field(default=None, compare=False)
 
     @property
     def certainty(self) -> Certainty:
@@ -164,7 +169,9 @@ class Plan:
 
     def to_json(self) -> dict[str, Any]:
         """Plain data for a JSON file."""
-        return asdict(self)
+        data = asdict(replace(self, estimate=None))
+        del data["estimate"]
+        return data
 
     @staticmethod
     def from_json(data: dict[str, Any]) -> Plan:

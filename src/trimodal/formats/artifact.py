@@ -117,16 +117,16 @@ def write(model: Model, plan: Plan, folder: Path, factory: str | None) -> Stock:
         kind = cast("type[PreTrainedModel]", type(model.module))
         absorbed = absorb(read_config(model.folder), model.steps, kind)
         config = {**absorbed.config, "architectures": [kind.__name__]}
-        (folder / "config.json").write_text(_json(_marked(config, "plain") if absorbed.reason else config))
+        (folder / "config.json").write_text(_json(_marked(config, "plain") if absorbed.reason else config), encoding="utf-8")
         taken, stock = absorbed.steps, Stock(not absorbed.reason, absorbed.reason)
-    (folder / PLAN).write_text(_json(plan.to_json()))
+    (folder / PLAN).write_text(_json(plan.to_json()), encoding="utf-8")
     tensors = {name: t.detach().cpu().contiguous() for name, t in unique_tensors(model.module).items()}
     write_tensors(tensors, {"format": "pt", steps.STEPS: json.dumps(taken, sort_keys=True)}, folder / MODEL)
     manifest = {
         "format": FORMAT, "trimodal": plan.trimodal, "factory": factory, "files": _sums(folder),
         "source": plan.to_json()["source"], **model.layout.to_json(),
     }  # fmt: skip
-    (folder / MANIFEST).write_text(json.dumps(manifest, separators=(",", ":")))
+    (folder / MANIFEST).write_text(json.dumps(manifest, separators=(",", ":")), encoding="utf-8")
     return stock
 
 
@@ -159,9 +159,9 @@ def _settle_(folder: Path, how: PackName) -> None:
     if (folder / "config.json").is_file():
         config = read_config(folder)
         alone = how == "plain" and not _absorbed(folder).reason
-        (folder / "config.json").write_text(_json(_bare(config) if alone else _marked(config, how)))
-    manifest = json.loads((folder / MANIFEST).read_text())
-    (folder / MANIFEST).write_text(json.dumps({**manifest, "files": _sums(folder)}, separators=(",", ":")))
+        (folder / "config.json").write_text(_json(_bare(config) if alone else _marked(config, how)), encoding="utf-8")
+    manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    (folder / MANIFEST).write_text(json.dumps({**manifest, "files": _sums(folder)}, separators=(",", ":")), encoding="utf-8")
 
 
 def _absorbed(folder: Path) -> Absorbed:
@@ -211,7 +211,7 @@ def read_manifest(folder: Path) -> Manifest:
         IntegrityError: it is missing, unreadable or of a later format.
     """
     try:
-        data = json.loads((folder / MANIFEST).read_text())
+        data = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         if data["format"] > FORMAT:
             raise errors.IntegrityError(
                 f"{folder / MANIFEST} has format {data['format']}, this version reads up to {FORMAT}; update trimodal"
@@ -271,7 +271,7 @@ def _open_artifact(folder: Path, factory: Factory | None) -> Model:
                 (plain / path).parent.mkdir(exist_ok=True)
                 shutil.copyfile(folder / path, plain / path)
             config = _marked(read_config(folder), "plain") if steps.read_steps(plain / MODEL) else _bare(read_config(folder))
-            (plain / "config.json").write_text(_json(config))
+            (plain / "config.json").write_text(_json(config), encoding="utf-8")
         return _open_plain(plain, folder, manifest, factory)
 
 
