@@ -34,6 +34,7 @@ from trimodal.core import (
     Verdict,
 )
 from trimodal.core.record import PackName
+from trimodal.core.showing import html_table
 from trimodal.data import batches, check_modalities, choose, digest, encode, read, require, split
 from trimodal.errors import DataError, InputError, IntegrityError, RecipeError
 from trimodal.formats import (
@@ -117,7 +118,7 @@ class _Phases:
         self._progress(what, round(1000 * (self._begun + self._share * part)), 1000)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Result:
     """What `compress` hands over."""
 
@@ -125,6 +126,12 @@ class Result:
     plan: Plan
     records: tuple[PlaceRecord | FitRecord, ...]
     verdict: Verdict
+
+    def __repr__(self) -> str:
+        return f"<Result in {self.folder}: {self.verdict!r}>"
+
+    def _repr_html_(self) -> str:
+        return f"{html_table(f'Result in {self.folder}', (), ())}{self.verdict._repr_html_()}{self.plan._repr_html_()}"
 
 
 @dataclass(frozen=True)

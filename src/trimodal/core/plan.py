@@ -12,7 +12,9 @@ from typing import Any, Literal, get_args
 
 from trimodal.core.estimate import Estimate
 from trimodal.core.layout import Bare, Layout
+from trimodal.core.showing import html_table, size_name
 from trimodal.core.site import Fold, Site, Tower
+from trimodal.shorthand import short_name
 
 PLAN_FORMAT = 1
 Certainty = Literal["exact", "at most", "estimate"]
@@ -145,7 +147,7 @@ class Calibration:
     balance: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Plan:
     """Ordered edits with all that is needed to execute them again to the same bytes.
 
@@ -161,6 +163,20 @@ class Plan:
     trimodal: str = ""
     format: int = PLAN_FORMAT
     estimate: Estimate | None = field(default=None, compare=False)
+
+    def __repr__(self) -> str:
+        places = sum(len(edit.places) for edit in self.edits)
+        about = {"exact": "", "at most": "at most ", "estimate": "about "}[self.certainty]
+        before, after = size_name(self.source.tensor_bytes), size_name(self.expected_tensor_bytes)
+        return f"<Plan for {self.source.name}: {len(self.edits)} edits at {places} places, {before} → {about}{after}, seed {self.seed}>"
+
+    def _repr_html_(self) -> str:
+        rows = [
+            (edit.method, short_name(edit.method, edit.config), ", ".join(edit.where), f"{len(edit.places):,}", f"{len(edit.left_alone):,}",
+             size_name(sum(p.bytes_before for p in edit.places)), size_name(sum(p.bytes_after for p in edit.places)))
+            for edit in self.edits
+        ]  # fmt: skip
+        return html_table(repr(self)[1:-1], ("method", "in short", "where", "places", "left alone", "before", "after"), rows)
 
     @property
     def certainty(self) -> Certainty:

@@ -10,6 +10,8 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
+from trimodal.core.showing import html_table, size_name
+
 Unit = Literal["percent", "cosine"]
 Status = Literal["passed", "failed", "not run"]
 Aspect = Literal["integrity", "quality"]
@@ -141,7 +143,7 @@ class Check:
         return Check(data["name"], data["status"], data["detail"], data["about"])
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Verdict:
     """What the compressed model is, beside the original; `packing` where its weights are entropy-coded, `stock` where it
     is known who can load it."""
@@ -156,6 +158,21 @@ class Verdict:
     packing: Packing | None = None
     stock: Stock | None = None
     format: int = 2
+
+    def __repr__(self) -> str:
+        sizes = f"{size_name(self.size.before_bytes)} → {size_name(self.size.after_bytes)}"
+        lost = "".join(f", {metric.name} {_value(metric, metric.before)} → {_value(metric, metric.after)}" for metric in self.metrics[:1])
+        return f"<Verdict: {sizes}{lost}; integrity {self.integrity}, quality {self.quality}>"
+
+    def _repr_html_(self) -> str:
+        measured = [
+            (m.name, m.modality, f"{m.samples:,}", _value(m, m.before), _value(m, m.after), f"[{m.drop_low:.3g}, {m.drop_high:.3g}]")
+            for m in self.metrics
+        ]
+        checks = [(check.name, check.status, check.detail) for check in self.checks]
+        return html_table(repr(self)[1:-1], ("measured", "modality", "n", "before", "after", "drop, 95 %"), measured) + html_table(
+            "Checks", ("check", "status", "found"), checks
+        )
 
     @property
     def integrity(self) -> Status:
@@ -190,6 +207,10 @@ class Verdict:
             packing=Packing(**data["packing"]) if data.get("packing") else None,
             stock=Stock(**data["stock"]) if data.get("stock") else None,
         )
+
+
+def _value(metric: Metric, value: float) -> str:
+    return f"{value:.1f} %" if metric.unit == "percent" else f"{value:.4f}"
 
 
 def _status(checks: Iterable[Check]) -> Status:

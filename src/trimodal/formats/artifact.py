@@ -44,6 +44,7 @@ from trimodal.models.load import (
     unique_tensors,
 )
 from trimodal.models.model import Model
+from trimodal.models.quiet import without_bars
 from trimodal.stock import quantizer
 
 if TYPE_CHECKING:
@@ -248,6 +249,7 @@ def check_files(folder: Path, manifest: Manifest) -> None:
             )
 
 
+@without_bars()
 def open_model(source: Factory | Path, factory: Factory | None = None) -> Model:
     """Any model that the user can name: an artifact of ours, or what `models.load` knows.
 
