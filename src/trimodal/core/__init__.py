@@ -1,6 +1,7 @@
 """The nouns: plain frozen data without torch modules or I/O. Everything else speaks in these words."""
 
 from trimodal.core.change import Change, Cut, Drop, Folded, Merge, Treatment
+from trimodal.core.estimate import Estimate
 from trimodal.core.layout import Bare, Counter, Fixed, Layout
 from trimodal.core.plan import (
     Calibration,
@@ -46,6 +47,7 @@ __all__ = [
     "Cut",
     "Drop",
     "Edit",
+    "Estimate",
     "FitRecord",
     "Fixed",
     "Fold",

@@ -46,6 +46,7 @@ from trimodal.models.load import (
 from trimodal.models.model import Model
 from trimodal.models.process import keeps_process
 from trimodal.models.processors import processors_in
+from trimodal.models.quiet import without_bars
 from trimodal.stock import quantizer
 
 if TYPE_CHECKING:
@@ -119,16 +120,16 @@ def write(model: Model, plan: Plan, folder: Path, factory: str | None) -> Stock:
         kind = cast("type[PreTrainedModel]", type(model.module))
         absorbed = absorb(read_config(model.folder), model.steps, kind)
         config = {**absorbed.config, "architectures": [kind.__name__]}
-        (folder / "config.json").write_text(_json(_marked(config, "plain") if absorbed.reason else config))
+        (folder / "config.json").write_text(_json(_marked(config, "plain") if absorbed.reason else config), encoding="utf-8")
         taken, stock = absorbed.steps, Stock(not absorbed.reason, absorbed.reason)
-    (folder / PLAN).write_text(_json(plan.to_json()))
+    (folder / PLAN).write_text(_json(plan.to_json()), encoding="utf-8")
     tensors = {name: t.detach().cpu().contiguous() for name, t in unique_tensors(model.module).items()}
     write_tensors(tensors, {"format": "pt", steps.STEPS: json_text(taken, sort_keys=True)}, folder / MODEL)
     manifest = {
         "format": FORMAT, "trimodal": plan.trimodal, "factory": factory, "files": _sums(folder),
         "source": plan.to_json()["source"], **model.layout.to_json(),
     }  # fmt: skip
-    (folder / MANIFEST).write_text(json_text(manifest, separators=(",", ":")))
+    (folder / MANIFEST).write_text(json_text(manifest, separators=(",", ":")), encoding="utf-8")
     return stock
 
 
@@ -161,9 +162,9 @@ def _settle_(folder: Path, how: PackName) -> None:
     if (folder / "config.json").is_file():
         config = read_config(folder)
         alone = how == "plain" and not _absorbed(folder).reason
-        (folder / "config.json").write_text(_json(_bare(config) if alone else _marked(config, how)))
-    manifest = json.loads((folder / MANIFEST).read_text())
-    (folder / MANIFEST).write_text(json_text({**manifest, "files": _sums(folder)}, separators=(",", ":")))
+        (folder / "config.json").write_text(_json(_bare(config) if alone else _marked(config, how)), encoding="utf-8")
+    manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    (folder / MANIFEST).write_text(json_text({**manifest, "files": _sums(folder)}, separators=(",", ":")), encoding="utf-8")
 
 
 def _absorbed(folder: Path) -> Absorbed:
@@ -213,7 +214,7 @@ def read_manifest(folder: Path) -> Manifest:
         IntegrityError: it is missing, unreadable or of a later format.
     """
     try:
-        data = json.loads((folder / MANIFEST).read_text())
+        data = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         if data["format"] > FORMAT:
             raise errors.IntegrityError(
                 f"{folder / MANIFEST} has format {data['format']}, this version reads up to {FORMAT}; update trimodal"
@@ -250,6 +251,7 @@ def check_files(folder: Path, manifest: Manifest) -> None:
             )
 
 
+@without_bars()
 def open_model(source: Factory | Path, factory: Factory | None = None) -> Model:
     """Any model that the user can name: an artifact of ours, or what `models.load` knows.
 
@@ -275,7 +277,7 @@ def _open_artifact(folder: Path, factory: Factory | None) -> Model:
                 (plain / path).parent.mkdir(exist_ok=True)
                 shutil.copyfile(folder / path, plain / path)
             config = _marked(read_config(folder), "plain") if steps.read_steps(plain / MODEL) else _bare(read_config(folder))
-            (plain / "config.json").write_text(_json(config))
+            (plain / "config.json").write_text(_json(config), encoding="utf-8")
         return _open_plain(plain, folder, manifest, factory)
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from importlib import resources
 from pathlib import Path
 from typing import Any, get_args
 
 import yaml
 
+from trimodal.catalogue import built_in, recipe_text
 from trimodal.core import MODALITIES
 from trimodal.core.record import PackName
 from trimodal.errors import RecipeError, nearest
@@ -61,13 +61,6 @@ class Recipe:
     built_in: bool = False
 
 
-def built_in() -> dict[str, str]:
-    """Names of the built-in recipes and the first comment line of each."""
-    folder = resources.files("trimodal.planning") / "recipes"
-    files = sorted((f for f in folder.iterdir() if f.name.endswith(".yaml")), key=lambda f: f.name)
-    return {f.name.removesuffix(".yaml"): f.read_text().splitlines()[0].lstrip("# ") for f in files}
-
-
 def read_recipe(source: str | Path | Mapping[str, Any]) -> Recipe:
     """Read and check a recipe: a YAML file, the name of a built-in one, or its content as a mapping.
 
@@ -100,11 +93,11 @@ def _text(source: str | Path) -> tuple[str, str, bool]:
         raise RecipeError(f"{path.name} is no text in UTF-8 ({error.reason}); expected a recipe in YAML") from error
     except OSError as error:
         raise RecipeError(f"the recipe {path!s:.80} cannot be read ({error.strerror})") from error
-    known = built_in()
-    if str(source) in known:
-        return str(source), (resources.files("trimodal.planning") / "recipes" / f"{source}.yaml").read_text(), True
+    known = recipe_text(str(source))
+    if known is not None:
+        return str(source), known, True
     raise RecipeError(
-        f"there is no recipe file {source}, and no built-in recipe of that name; {nearest(str(source), known)}"
+        f"there is no recipe file {source}, and no built-in recipe of that name; {nearest(str(source), built_in())}"
     )
 
 
