@@ -238,14 +238,14 @@ def demo(
 
 
 def main() -> None:
-    """Entry point: errors in one or two sentences, exit code 2 for bad input, 130 after Ctrl-C."""
+    """Entry point: errors in one or two sentences, exit code 2 for bad input, 130 after Ctrl-C, 143 after SIGTERM."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     # Threads that spin while they wait made runs on a busy machine take three times as long.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("GOMP_SPINCOUNT", "0")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     warnings.filterwarnings("ignore")
-    signal.signal(signal.SIGTERM, _interrupt)
+    stopped = _stop_cleanly()
     try:
         code = app(standalone_mode=False) or 0
         sys.stdout.flush()
@@ -265,12 +265,23 @@ def main() -> None:
     except MemoryError:
         code = _say("there is not enough memory for this model", 1)
     if code == INTERRUPTED:
-        _say("interrupted; nothing was left half-written", INTERRUPTED)
+        code = _say("interrupted; nothing was left half-written", 128 + stopped[0] if stopped else INTERRUPTED)
     sys.exit(code)
 
 
-def _interrupt(signum: int, frame: Any) -> None:
-    raise KeyboardInterrupt
+def _stop_cleanly() -> list[int]:
+    """Let SIGTERM and SIGHUP end the program as Ctrl-C does; the list will hold which one came."""
+    came: list[int] = []
+
+    def stop(number: int, frame: Any) -> None:
+        came.append(number)
+        raise KeyboardInterrupt
+
+    for name in ("SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) is not signal.SIG_IGN:  # as nohup sets it
+            signal.signal(number, stop)
+    return came
 
 
 def _say(message: str, code: int) -> int:

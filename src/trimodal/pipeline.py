@@ -40,6 +40,7 @@ from trimodal.formats import (
     check_free,
     check_keeps,
     check_pack,
+    check_room,
     copy_artifact,
     is_artifact,
     open_model,
@@ -191,6 +192,7 @@ def compress(
             f"{wanted.name} sets floors, but there are no held-out samples to measure against them; give more --data"
         )
     planned = _plan(opened, wanted, samples)
+    check_room(out, planned.expected_tensor_bytes)
     before, before_inventory = _disk_size(opened), take_inventory(opened)
     original = replace(opened, module=copy.deepcopy(opened.module)) if samples.calibration else None
     clock.mark("plan")
@@ -240,7 +242,7 @@ def verify(
     out, clock = Path(out), _Clock()
     if not is_artifact(out):
         raise InputError(f"{out} is no artifact (it has no trimodal.json); expected a folder that compress wrote")
-    planned = read_plan(out)
+    planned, written = read_plan(out), read_manifest(out)
     original = _on(open_model(against), device)
     compressed = _on(open_model(out, factory=against if original.folder is None else None), device)  # type: ignore[arg-type]
     found = fingerprint(original.module)
@@ -267,6 +269,8 @@ def verify(
     )  # fmt: skip
     clock.mark("verify")
     verdict = replace(verdict, seconds=clock.seconds, packing=_packing(out), stock=stock_of(out))
+    if read_manifest(out) != written:
+        raise IntegrityError(f"{out} was replaced while it was measured; verify it again")
     _write_json(out / VERDICT, verdict.to_json())
     return verdict
 
@@ -296,6 +300,7 @@ def pack(folder: str | Path, out: str | Path, pack: PackName = "entropy", *, for
     check_files(folder, read_manifest(folder))
     with whole_folder(out, force, needs_bytes=size_of(folder)[1]) as part:
         copy_artifact(folder, part)
+        check_files(part, read_manifest(part))  # it may have been replaced while it was copied
         if pack == "plain" and pack_name(part) == "entropy":
             unpack_(part)
         packed = pack == "entropy" and pack_name(part) == "plain"

@@ -7,7 +7,6 @@ and `report.html.j2` draws them.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -21,6 +20,7 @@ from trimodal.errors import IntegrityError, OutputError
 from trimodal.methods import METHODS, Method
 from trimodal.methods.options import describe
 from trimodal.reporting import plots, wording
+from trimodal.writing import write_whole
 
 PAGE_NAME = "report.html"
 PLACES_SHOWN = 300
@@ -44,7 +44,8 @@ def report(out: str | Path, *, name: str | None = None) -> Path:
     verdict = _parsed(out / "verdict.json", lambda text: Verdict.from_json(json.loads(text)))
     places, fits = _records(out / "record.jsonl")
     page = render(plan, verdict, places, fits, name=name or out.resolve().name)
-    return _write(out / PAGE_NAME, page)
+    write_whole(out / PAGE_NAME, page)
+    return out / PAGE_NAME
 
 
 def _parsed(file: Path, parse: Any) -> Any:
@@ -71,17 +72,6 @@ def _records(file: Path) -> tuple[list[PlaceRecord], list[FitRecord]]:
         except TypeError as error:
             raise IntegrityError(f"{file} holds a {kind} line that cannot be read ({error}); write it anew") from error
     return places, fits
-
-
-def _write(file: Path, page: str) -> Path:
-    unfinished = file.with_name(f".{file.name}.{os.getpid()}")
-    try:
-        unfinished.write_text(page, encoding="utf-8")
-        unfinished.replace(file)
-    except OSError as error:
-        unfinished.unlink(missing_ok=True)
-        raise OutputError(f"cannot write {file}: {error.strerror}; free some space or choose another folder") from error
-    return file
 
 
 def render(plan: Plan, verdict: Verdict, places: Sequence[PlaceRecord], fits: Sequence[FitRecord], *, name: str) -> str:
