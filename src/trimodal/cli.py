@@ -319,14 +319,15 @@ def demo(
 
 
 def main() -> None:
-    """Entry point: errors in one or two sentences, exit code 2 for bad input, 130 after Ctrl-C."""
+    """Entry point: errors in one or two sentences, exit code 2 for bad input, 130 after Ctrl-C, 143 after SIGTERM."""
     replace_unknown_signs()
     screen.__init__(as_json="--json" in sys.argv)  # type: ignore[misc]
     _settle_libraries(verbose=bool({"-v", "--verbose"} & set(sys.argv)))
-    signal.signal(signal.SIGTERM, _interrupt)
+    stopped = _stop_cleanly()
     code = _run()
     if code == INTERRUPTED:
-        screen.fail("Interrupted", "interrupted; nothing was left half-written", INTERRUPTED)
+        code = 128 + stopped[0] if stopped else INTERRUPTED
+        screen.fail("Interrupted", "interrupted; nothing was left half-written", code)
     sys.exit(code)
 
 
@@ -372,8 +373,19 @@ def _misused(error: typer.TyperException) -> int:
     return screen.fail("UsageError", error.format_message(), 2)
 
 
-def _interrupt(signum: int, frame: Any) -> None:
-    raise KeyboardInterrupt
+def _stop_cleanly() -> list[int]:
+    """Let SIGTERM and SIGHUP end the program as Ctrl-C does; the list will hold which one came."""
+    came: list[int] = []
+
+    def stop(number: int, frame: Any) -> None:
+        came.append(number)
+        raise KeyboardInterrupt
+
+    for name in ("SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) is not signal.SIG_IGN:  # as nohup sets it
+            signal.signal(number, stop)
+    return came
 
 
 def _print(what: Any) -> None:

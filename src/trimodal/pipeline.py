@@ -42,6 +42,7 @@ from trimodal.formats import (
     check_free,
     check_keeps,
     check_pack,
+    check_room,
     copy_artifact,
     is_artifact,
     open_model,
@@ -71,7 +72,6 @@ from trimodal.planning import (
     LARGEST_SEED,
     Recipe,
     Work,
-    check_disk_for,
     check_memory_for,
     estimate_cost,
     measured_pace,
@@ -257,7 +257,7 @@ def compress(
     planned = _estimated(_plan(opened, wanted, samples), opened, samples, before_inventory, clock)
     if planned.estimate is not None and not ignore_limits:
         check_memory_for(planned.estimate.more_memory_bytes, f"compressing {planned.source.name}")
-        check_disk_for(planned.expected_tensor_bytes, out)
+        check_room(out, planned.expected_tensor_bytes)
     on_plan(planned)
     phases = _Phases(progress, planned.estimate.seconds if planned.estimate else {})
     phases.enter("compress", "compress")
@@ -319,7 +319,7 @@ def verify(
     out, clock = Path(out), _Clock()
     if not is_artifact(out):
         raise InputError(f"{out} is no artifact (it has no trimodal.json); expected a folder that compress wrote")
-    planned, unchanged = read_plan(out), _files_check(out)
+    planned, unchanged, written = read_plan(out), _files_check(out), read_manifest(out)
     original = _on(open_model(against), device)
     compressed = _on(open_model(out, factory=against if original.folder is None else None), device)  # type: ignore[arg-type]
     found = fingerprint(original.module)
@@ -349,6 +349,8 @@ def verify(
         verdict, seconds=clock.seconds, packing=_packing(out), stock=stock_of(out), untouched=planned.untouched,
         peak_bytes=peak_bytes(),
     )  # fmt: skip
+    if read_manifest(out) != written:
+        raise IntegrityError(f"{out} was replaced while it was measured; verify it again")
     _tell(out, verdict, out.resolve().name)
     return verdict
 
@@ -379,6 +381,7 @@ def pack(folder: str | Path, out: str | Path, pack: PackName = "entropy", *, for
     check_files(folder, read_manifest(folder))
     with whole_folder(out, force, needs_bytes=size_of(folder)[1]) as part:
         copy_artifact(folder, part)
+        check_files(part, read_manifest(part))  # it may have been replaced while it was copied
         if pack == "plain" and pack_name(part) == "entropy":
             unpack_(part)
         packed = pack == "entropy" and pack_name(part) == "plain"

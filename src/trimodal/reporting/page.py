@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -24,6 +23,7 @@ from trimodal.methods import METHODS, Method
 from trimodal.methods.options import describe
 from trimodal.reporting import plots, standing, wording
 from trimodal.reporting.advice import Names, next_steps
+from trimodal.writing import write_whole
 
 PAGE_NAME = "report.html"
 PLACES_SHOWN = 300
@@ -46,7 +46,8 @@ def report(out: str | Path, *, name: str | None = None) -> Path:
     if not out.is_dir():
         raise OutputError(f"there is no folder {out}; expected one that trimodal compress wrote")
     verdict = _parsed(out / "verdict.json", lambda text: Verdict.from_json(json.loads(text)))
-    return _write(out / PAGE_NAME, page_of(out, verdict, name or out.resolve().name))
+    write_whole(out / PAGE_NAME, page_of(out, verdict, name or out.resolve().name))
+    return out / PAGE_NAME
 
 
 def page_of(out: Path, verdict: Verdict, name: str) -> str:
@@ -86,17 +87,6 @@ def _records(file: Path) -> tuple[list[PlaceRecord], list[FitRecord]]:
         except TypeError as error:
             raise IntegrityError(f"{file} holds a {kind} line that cannot be read ({error}); write it anew") from error
     return places, fits
-
-
-def _write(file: Path, page: str) -> Path:
-    unfinished = file.with_name(f".{file.name}.{os.getpid()}")
-    try:
-        unfinished.write_text(page, encoding="utf-8")
-        unfinished.replace(file)
-    except OSError as error:
-        unfinished.unlink(missing_ok=True)
-        raise OutputError(f"cannot write {file}: {error.strerror}; free some space or choose another folder") from error
-    return file
 
 
 def render(plan: Plan, verdict: Verdict, places: Sequence[PlaceRecord], fits: Sequence[FitRecord], *, name: str) -> str:
