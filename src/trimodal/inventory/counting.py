@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map_only
 from torch.utils.flop_counter import FlopCounterMode
 
-from trimodal.core import Layout, Site, Tower
+from trimodal.core import Layout, Site, Tower, Untouched, gathered
 from trimodal.errors import ModelError
+from trimodal.inventory.places import by_site, owner
 from trimodal.inventory.result import Inventory, OtherParameters, SiteRow, TowerRow
 from trimodal.models.copying import copy_module, without_values
 from trimodal.models.foreign import run_forward
@@ -41,7 +42,14 @@ def inspect(model: Model, batch: Batch | None = None) -> Inventory:
         other=other,
         input_shapes={name: tuple(value.shape) for name, value in inputs.items() if isinstance(value, Tensor)},
         operations_note=note,
+        in_no_place=_in_no_place(model),
     )
+
+
+def _in_no_place(model: Model) -> Untouched:
+    """The tensors of no site."""
+    found = list(by_site(model.module, model.layout))
+    return gathered(((tensor, "in no place") for tensor, site in found if site is None), sum(t.bytes for t, _ in found))
 
 
 def _row(site: Site) -> SiteRow:
@@ -76,13 +84,7 @@ def _other(module: nn.Module, layout: Layout) -> Iterator[OtherParameters]:
     for name, parameter in module.named_parameters():
         if id(parameter) not in seen:
             size = parameter.numel()
-            yield OtherParameters(name, _owner(name, layout.towers), size, size * parameter.element_size())
-
-
-def _owner(name: str, towers: tuple[Tower, ...]) -> str:
-    """The tower with the longest prefix of `name`, empty if none has one."""
-    fitting = [(len(p), t.name) for t in towers for p in t.prefixes if not p or name == p or name.startswith(f"{p}.")]
-    return max(fitting)[1] if fitting else ""
+            yield OtherParameters(name, owner(name, layout.towers), size, size * parameter.element_size())
 
 
 def _buffer_bytes(module: nn.Module, layout: Layout) -> int:

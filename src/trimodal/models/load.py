@@ -10,7 +10,6 @@ import importlib
 import json
 import re
 import sys
-import tempfile
 import urllib.request
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -30,6 +29,7 @@ from trimodal.models.factory import make_module
 from trimodal.models.families import family_of
 from trimodal.models.model import Model, Processors
 from trimodal.models.processors import processors_in
+from trimodal.writing import scratch_folder
 
 WEIGHTS = "*.safetensors"
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
@@ -200,7 +200,7 @@ def bare(config: Mapping[str, Any], kind: type[transformers.PreTrainedModel]) ->
         ModelError: the class cannot be built from it.
     """
     try:
-        with tempfile.TemporaryDirectory() as folder, torch.device("meta"):
+        with scratch_folder("a configuration") as folder, torch.device("meta"):
             Path(folder, "config.json").write_text(json.dumps(config), encoding="utf-8")
             found = cast("Any", kind).config_class.from_pretrained(folder, local_files_only=True)
             return cast("transformers.PreTrainedModel", cast("Any", kind)._from_config(found).eval())

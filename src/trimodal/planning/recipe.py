@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
-from importlib import resources
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, get_args
 
 import yaml
 
+from trimodal.catalogue import built_in, recipe_text
 from trimodal.core import MODALITIES
 from trimodal.core.record import PackName
 from trimodal.errors import RecipeError, nearest
@@ -46,7 +46,8 @@ class Recipe:
 
     `samples` are the calibration samples that statistics are taken from (None: up to 256 of those there
     are); `balance` says how they are mixed over modalities; `floors` is the largest drop allowed per modality (or
-    `all`), in points for a metric in percent and in hundredths for a cosine; `pack` is how the weights are stored in the file.
+    `all`), in points for a metric in percent and in hundredths for a cosine; `pack` is how the weights are stored in the
+    file. `built_in` recipes come with floors that nobody asked for: where nothing can be measured, these are not judged.
     """
 
     name: str
@@ -57,13 +58,7 @@ class Recipe:
     floors: Mapping[str, float] = field(default_factory=dict)
     pack: PackName = "plain"
     raw: Mapping[str, Any] = field(default_factory=dict)
-
-
-def built_in() -> dict[str, str]:
-    """Names of the built-in recipes and the first comment line of each."""
-    folder = resources.files("trimodal.planning") / "recipes"
-    files = sorted((f for f in folder.iterdir() if f.name.endswith(".yaml")), key=lambda f: f.name)
-    return {f.name.removesuffix(".yaml"): f.read_text().splitlines()[0].lstrip("# ") for f in files}
+    built_in: bool = False
 
 
 def read_recipe(source: str | Path | Mapping[str, Any]) -> Recipe:
@@ -74,7 +69,7 @@ def read_recipe(source: str | Path | Mapping[str, Any]) -> Recipe:
     """
     if isinstance(source, Mapping):
         return _recipe("recipe", source)
-    name, text = _text(source)
+    name, text, own = _text(source)
     try:
         content = yaml.safe_load(text)
     except yaml.YAMLError as error:
@@ -85,23 +80,24 @@ def read_recipe(source: str | Path | Mapping[str, Any]) -> Recipe:
         raise RecipeError(f"{name}: not valid YAML ({error}); expected a mapping with the key 'steps'") from error
     if not isinstance(content, dict):
         raise RecipeError(f"{name}: found {type(content).__name__}, expected a mapping with the key 'steps'")
-    return _recipe(name, content)
+    return replace(_recipe(name, content), built_in=own)
 
 
-def _text(source: str | Path) -> tuple[str, str]:
+def _text(source: str | Path) -> tuple[str, str, bool]:
+    """The recipe's name and text, and whether it is built in."""
     path = Path(source)
     try:
         if path.is_file():
-            return path.name, path.read_text(encoding="utf-8")
+            return path.name, path.read_text(encoding="utf-8"), False
     except UnicodeDecodeError as error:
         raise RecipeError(f"{path.name} is no text in UTF-8 ({error.reason}); expected a recipe in YAML") from error
     except OSError as error:
         raise RecipeError(f"the recipe {path!s:.80} cannot be read ({error.strerror})") from error
-    known = built_in()
-    if str(source) in known:
-        return str(source), (resources.files("trimodal.planning") / "recipes" / f"{source}.yaml").read_text()
+    known = recipe_text(str(source))
+    if known is not None:
+        return str(source), known, True
     raise RecipeError(
-        f"there is no recipe file {source}, and no built-in recipe of that name; {nearest(str(source), known)}"
+        f"there is no recipe file {source}, and no built-in recipe of that name; {nearest(str(source), built_in())}"
     )
 
 

@@ -211,7 +211,7 @@ def _solve(
 ) -> tuple[dict[str, Treatment], str]:
     """Steps 1 to 4 for one group, and a note on what sharing costs."""
     weights, biases = zip(*(_weight(model, site) for site in group), strict=True)
-    statistics = [mix(parts) for parts in seen]
+    statistics = [mix(parts).filled() for parts in seen]
     moments = [damped(statistic, bias, config.damping) for statistic, bias in zip(statistics, biases, strict=True)]
     dtype: torch.dtype = getattr(torch, group[0].dtype)
     base = shared_weight(weights, moments).to(dtype)
