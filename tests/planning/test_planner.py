@@ -239,7 +239,7 @@ def test_patterns_of_an_optional_step_that_match_nothing_are_listed(clip: Layout
     assert names(edit) == ["text.0.up"]
     assert [alone.name for alone in edit.left_alone] == ["audio.*", "but image.*"]
     for without in ({**how, "optional": False}, {key: value for key, value in how.items() if key != "optional"}):
-        with pytest.raises(RecipeError, match="'audio.*' matches nothing"):
+        with pytest.raises(RecipeError, match=r"'audio\.\*' matches nothing"):
             planned(clip, {"quantize.rtn": without})
 
 
