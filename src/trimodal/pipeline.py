@@ -40,8 +40,10 @@ from trimodal.formats import (
     check_free,
     check_keeps,
     check_pack,
+    check_tellers,
     copy_artifact,
     is_artifact,
+    left_behind,
     open_model,
     pack_,
     pack_name,
@@ -52,6 +54,7 @@ from trimodal.formats import (
     unpack_,
     whole_folder,
     write,
+    write_sums,
     write_whole,
 )
 from trimodal.formats.artifact import PLAN, RECORD, VERDICT, Factory, check_files, read_manifest
@@ -213,9 +216,10 @@ def compress(
             batch_size=_VERIFY_BATCH, seed=planned.seed, versions=versions(), progress=progress,
         )  # fmt: skip
         clock.mark("verify")
-        verdict = replace(verdict, seconds=clock.seconds, packing=packing, stock=stock)
+        verdict = replace(verdict, seconds=clock.seconds, packing=packing, stock=stock, left_out=_left_out(opened))
         _write_json(part / VERDICT, verdict.to_json())
         report(part, name=out.name)
+        write_sums(part)
     return Result(out, planned, tuple(records), verdict)
 
 
@@ -252,7 +256,7 @@ def verify(
     require(held_out, 1, "verification samples")
     same = found == planned.source.fingerprint
     checks = [
-        Check.held("files as they were written", True, "sha256 of every file as in the manifest"),
+        _tellers_check(out),
         Check.held(
             "compared with the model it was made from",
             same,
@@ -266,8 +270,9 @@ def verify(
         versions=versions(), progress=progress,
     )  # fmt: skip
     clock.mark("verify")
-    verdict = replace(verdict, seconds=clock.seconds, packing=_packing(out), stock=stock_of(out))
+    verdict = replace(verdict, seconds=clock.seconds, packing=_packing(out), stock=stock_of(out), left_out=_left_out(original))
     _write_json(out / VERDICT, verdict.to_json())
+    write_sums(out)
     return verdict
 
 
@@ -307,6 +312,7 @@ def pack(folder: str | Path, out: str | Path, pack: PackName = "entropy", *, for
             verdict = replace(verdict, size=size, packing=packing, stock=stock_of(part))
             _write_json(part / VERDICT, verdict.to_json())
             report(part, name=out.name)
+        write_sums(part)
     return packing
 
 
@@ -455,6 +461,18 @@ def _disk_size(model: Model) -> tuple[int, int]:
         return size_of(model.folder)
     total = tensor_bytes(unique_tensors(model.module).values())
     return total, total
+
+
+def _left_out(model: Model) -> tuple[str, ...]:
+    """What lies in the model's folder and was neither counted nor carried over."""
+    return () if model.folder is None else left_behind(model.folder)
+
+
+def _tellers_check(folder: Path) -> Check:
+    """Whether the files that only tell are as they were written; those that decide were checked when it was loaded."""
+    wrong = check_tellers(folder)
+    said = "; ".join(wrong[:3]) if wrong else "sha256 of every file as it was written down"
+    return Check.held("files as they were written", not wrong, said)
 
 
 def _size(before: tuple[int, int], after: tuple[int, int]) -> Size:

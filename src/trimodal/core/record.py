@@ -144,7 +144,7 @@ class Check:
 @dataclass(frozen=True)
 class Verdict:
     """What the compressed model is, beside the original; `packing` where its weights are entropy-coded, `stock` where it
-    is known who can load it."""
+    is known who can load it, `left_out` what lay in the original's folder and was neither counted nor carried over."""
 
     size: Size
     towers: tuple[TowerSize, ...]
@@ -155,6 +155,7 @@ class Verdict:
     versions: dict[str, str] = field(default_factory=dict)
     packing: Packing | None = None
     stock: Stock | None = None
+    left_out: tuple[str, ...] = ()
     format: int = 2
 
     @property
@@ -189,6 +190,7 @@ class Verdict:
             versions=data["versions"],
             packing=Packing(**data["packing"]) if data.get("packing") else None,
             stock=Stock(**data["stock"]) if data.get("stock") else None,
+            left_out=tuple(data.get("left_out", ())),
         )
 
 

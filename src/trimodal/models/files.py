@@ -3,7 +3,8 @@
 Three kinds of loader read a folder: Transformers (model, tokenizer, processors, chat templates), sentence-transformers
 (`modules.json` and what it names), and people (licences). Each says which files it looks for, and those files name more:
 
-    weights      `model.safetensors` where it is there, else the shards that `model.safetensors.index.json` names
+    weights      `model.safetensors` where it is there, else the shards that `model.safetensors.index.json` names;
+                 `trimodal.safetensors` where config.json says in a sentence that trimodal is needed
     companions   what the loaders look for by name or kind; every file that one of these names; the folders of the modules
                  that `modules.json` lists, with their weights
     left out     all else: second copies of the weights, logs, states of training, exports for other runtimes
@@ -23,7 +24,8 @@ from typing import Any
 from trimodal.errors import ModelError
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
-NAMED = "transformers_weights"  # the key of config.json that names another file
+OURS = "trimodal.safetensors"  # a name that no other loader looks for
+NAMED = "transformers_weights"  # the key of config.json that names another file, or says why there is none to name
 MODULES, ROUTER = "modules.json", "router_config.json"
 ADAPTER = ("adapter_config.json", "adapter_model.safetensors", "adapter_model.bin")
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
@@ -53,11 +55,15 @@ def weight_files(folder: Path) -> list[Path]:
         ModelError: an index cannot be read, or names a file that is not there.
     """
     named = _json(folder / "config.json").get(NAMED)
-    single = named if isinstance(named, str) and named.endswith(".safetensors") else SINGLE
-    index = named if isinstance(named, str) and named.endswith(INDEX.removeprefix("model")) else INDEX
-    if (folder / single).is_file() and index == INDEX:
-        return [_inside(folder, single, "config.json")]
-    if not (folder / index).is_file():
+    index = INDEX
+    if isinstance(named, str):
+        single = named if named.endswith((".safetensors", ".index.json")) else OURS
+        index = single if single.endswith(".index.json") else ""
+    else:
+        single = SINGLE
+    if single != index and (folder / _inside(folder, single, "config.json")).is_file():
+        return [Path(single)]
+    if not index or not (folder / _inside(folder, index, "config.json")).is_file():
         return []
     shards = _json(folder / index).get("weight_map")
     if not isinstance(shards, dict) or not all(isinstance(name, str) for name in shards.values()):
@@ -67,6 +73,13 @@ def weight_files(folder: Path) -> list[Path]:
         if not (folder / path).is_file():
             raise ModelError(f"{folder / index} names {path}, which is not there; copy or download it again")
     return found
+
+
+def index_files(folder: Path) -> list[Path]:
+    """The index that says in which of several files the weights are, where it is read."""
+    named = _json(folder / "config.json").get(NAMED, INDEX)
+    files = weight_files(folder)
+    return [Path(named)] if files and str(files[0]) not in (SINGLE, OURS, named) else []
 
 
 def companions(folder: Path) -> list[Path]:
@@ -107,9 +120,7 @@ def licences(folder: Path) -> list[Path]:
 
 def left_out(folder: Path) -> tuple[str, ...]:
     """What no loader reads and so is neither counted nor carried over: files, and whole folders with a `/` behind."""
-    used = {*weight_files(folder), *companions(folder), *licences(folder), Path(INDEX)}
-    if (folder / SINGLE).is_file():
-        used.discard(Path(INDEX))
+    used = {*weight_files(folder), *index_files(folder), *companions(folder), *licences(folder)}
     used_folders = {parent for path in used for parent in path.parents}
     found = set()
     for path in _files(folder):
