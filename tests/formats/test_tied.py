@@ -17,8 +17,8 @@ import trimodal
 from trimodal.core import Plan
 from trimodal.errors import RecipeError
 from trimodal.formats import open_model, pack_, write
-from trimodal.formats.manifest import weights_name
 from trimodal.formats.fresh import outputs
+from trimodal.formats.manifest import weights_name
 from trimodal.layers import is_hosting
 from trimodal.models.apply import dequantize_
 from trimodal.models.load import tensor_bytes, unique_tensors

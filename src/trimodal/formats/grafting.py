@@ -84,7 +84,10 @@ def _shared_names(model: PreTrainedModel, whole: PreTrainedModel) -> dict[str, s
     for saved, tensor in revert_weight_conversion(whole, dict(there)).items():
         name = known.get(id(tensor), saved if saved in there else "")
         target = _renamed(model, [saved])[saved]
-        if name and target in here and here[target].shape == there[name].shape:
+        if name and target in here:
+            if here[target].shape != there[name].shape:
+                shapes = " and ".join(" × ".join(map(str, t.shape)) for t in (there[name], here[target]))
+                raise _refused(model, whole, f"has {target} in another shape ({shapes})")
             found[target] = name
     return found
 
