@@ -18,7 +18,7 @@ from trimodal.errors import UnreachedError
 from trimodal.layers import Sparse
 from trimodal.methods import Method, method
 from trimodal.methods.options import build
-from trimodal.models.model import Model
+from trimodal.models.model import Model, device_of
 from trimodal.planning import place_of
 from trimodal.statistics import Balance, ColumnNorm, Gradient, MaskGradient, Moment, Statistic, StatisticKind, mixed
 
@@ -109,7 +109,7 @@ class Given:
         elif moments:
             found = mixed(moments, self.balance, self.sizes.get(place.observed.path))
         elif wanted != "sample" and self.samples and has_moment(place.observed):
-            found = Moment(place.observed.columns)
+            found = Moment(place.observed.columns, device=device_of(self.model.module))
         if isinstance(found, ColumnNorm | Moment | Gradient):
             found = found.filled()
         if found is None and (self.samples or not task.method.without_data):

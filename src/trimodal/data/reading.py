@@ -26,7 +26,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from trimodal.core import MODALITIES, Sample
 from trimodal.errors import DataError, nearest
-from trimodal.models.model import Batch, Loaded, Model
+from trimodal.models.model import Batch, Loaded, Model, device_of
 
 DATA_NAME = "data.jsonl"
 FIELDS = ("image", "audio", "text", "label", "labels", "target", "group", "split")
@@ -457,7 +457,7 @@ def encode(model: Model, samples: Sequence[Sample]) -> dict[str, torch.Tensor]:
     """Keyword arguments of the module's forward for `samples`, on the module's device; labels are not in it."""
     batch = model.family.encode(model.module, model.processors, [_taken(model, load(s)) for s in samples])
     _check_finite(batch, samples)
-    device = _device(model.module)
+    device = device_of(model.module)
     return {name: tensor.to(device) for name, tensor in batch.items()}
 
 
@@ -485,13 +485,6 @@ def _taken(model: Model, loaded: Loaded) -> Loaded:
         text=loaded.text if "text" in takes else None,
         target=loaded.target,
     )
-
-
-def _device(module: torch.nn.Module) -> torch.device:
-    for tensors in (module.parameters(), module.buffers()):
-        for tensor in tensors:
-            return tensor.device
-    return torch.device("cpu")
 
 
 def batches(model: Model, samples: Sequence[Sample], size: int) -> list[Batch]:

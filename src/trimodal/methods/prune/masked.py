@@ -30,6 +30,8 @@ class Removal:
 def refuse(place: Place, kept: int, runs: bool = False) -> str | None:
     """Why a place is left alone where `kept` weights are to stay; `runs`: so many in every run of columns."""
     site = place.observed
+    if runs and kept == site.rows * site.columns:
+        return f"with so many kept in every run its {site.columns} columns lose nothing"
     if site.stored == "sparse" and runs:
         return "already sparse, and what is left may stand unevenly in its runs of columns; give a sparsity"
     if site.stored == "sparse" and kept > site.kept:
