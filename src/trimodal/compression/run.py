@@ -54,6 +54,10 @@ class _Run:
     records: list[PlaceRecord | FitRecord] = field(default_factory=list)
     training: tuple[int, Sequence[Batch]] | None = None
 
+    def tell(self, what: str, ahead: int = 0) -> None:
+        """Say what is going on; `ahead` steps are done of which there is no record yet."""
+        self.progress(what, min(self.total, len(self.records) + ahead), self.total)
+
 
 def compress_(
     model: Model,
@@ -74,7 +78,7 @@ def compress_(
         progress: called with what is going on, places or steps done, and how many there are.
     """
     torch.manual_seed(plan.seed)
-    run = _Run(model, progress, sum(len(edit.places) for edit in plan.edits))
+    run = _Run(model, progress, sum(len(edit.places) or int(edit.config.get("steps", 0)) for edit in plan.edits))
     calibration, balance = _batches(model, statistics_samples), plan.calibration.balance
     began = model.layout
     sizes: _Sizes = {}
@@ -147,10 +151,25 @@ def _fit(run: _Run, number: int, edit: Edit, teacher: Model | None, samples: Seq
     def data(size: int) -> Sequence[Batch]:
         if run.training is None or run.training[0] != size:
             run.training = size, make_batches(run.model, samples, size)
-        return run.training[1]
+        return _Counted(run.training[1], lambda step: run.tell(f"{edit.method}, step {step}", ahead=step))
 
-    run.progress(edit.method, len(run.records), run.total)
+    run.tell(edit.method)
     run.records.extend(replace(r, edit=number) for r in used.fit(run.model, teacher, data, config, seed))
+
+
+class _Counted(Sequence[Batch]):
+    """Batches that tell how many were taken, which is how far a training is."""
+
+    def __init__(self, batches: Sequence[Batch], tell: Callable[[int], None]) -> None:
+        self._batches, self._tell, self._taken = batches, tell, 0
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    def __getitem__(self, index: Any) -> Any:
+        self._taken += 1
+        self._tell(self._taken)
+        return self._batches[index]
 
 
 def _moved(sizes: _Sizes, began: Layout, now: Layout) -> _Sizes:
@@ -162,7 +181,7 @@ def _survey(run: _Run, given: Given, batches: Sequence[Batch]) -> None:
     """The towers of an edit, one after the other."""
     for task in given.tasks:
         start, place = time.perf_counter(), given.place(task)
-        run.progress(f"{task.method.name} {place.name}", len(run.records), run.total)
+        run.tell(f"{task.method.name} {place.name}")
         if task.method.survey is None:
             raise TrimodalError(f"{task.method.name} cannot survey {place.name}")
         run.model.module.eval()
@@ -196,11 +215,7 @@ def _surveyed(place: Place, change: Change, forecast: Sequence[Site]) -> Sequenc
 
 def _sweep(run: _Run, given: Given) -> None:
     """All tasks that are `given` something, block by block in running order."""
-
-    def tell(what: str) -> None:
-        run.progress(what, len(run.records), run.total)
-
-    tasks = with_tables(given, allocated(given, tell), tell)
+    tasks = with_tables(given, allocated(given, run.tell), run.tell)
     for task in (task for task in tasks if not task.planned.paths):
         run.records.append(_folded(run.model, task, given.place(task)))
     order = {site.path: (site.tower, site.block) for site in run.model.layout.sites}
@@ -236,7 +251,7 @@ def _round(run: _Run, tasks: list[Task], given: Given) -> None:
     seen = given.observe(tasks, places)
     for task in tasks:
         place = given.place(task)  # a fold before it may have settled that its stream keeps its width
-        run.progress(f"{task.method.name} {place.name}", len(run.records), run.total)
+        run.tell(f"{task.method.name} {place.name}")
         if place.fold is not None:
             run.records.append(_folded(run.model, task, place))
         else:
