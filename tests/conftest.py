@@ -54,14 +54,14 @@ def tiny_model() -> Callable[..., Model]:
 
 
 def carry_out(
-    name: str | nn.Module, steps: Sequence[Mapping[str, Any]], samples: int = 4, data: bool = True,
+    name: str | nn.Module | Model, steps: Sequence[Mapping[str, Any]], samples: int = 4, data: bool = True,
     given: Sequence[Mapping[str, Tensor]] = (), **recipe: Any,
 ) -> Compressed:  # fmt: skip
-    """Plan `steps` for the miniature called `name`, or any module, and carry them out; `recipe` holds the recipe's other keys.
+    """Plan `steps` for the miniature called `name`, or any model, and carry them out; `recipe` holds the recipe's other keys.
 
     Two batches of so many `samples`, or those `given`, stand in for what would be read from files.
     """
-    model = tiny(name) if isinstance(name, str) else describe(name.eval(), "net")
+    model = name if isinstance(name, Model) else tiny(name) if isinstance(name, str) else describe(name.eval(), "net")
     original = replace(model, module=copy.deepcopy(model.module))
     batches = list(given)
     if isinstance(name, str) and data and not given:
