@@ -234,7 +234,7 @@ def test_hub_model_in_the_cache_and_one_that_is_not(clip: Path, tmp_path: Path) 
     calls = [["inspect", "someone/clip", "--json"], ["inspect", "someone/absent"], ["inspect", "absent"]]
     done = on_the_hub(calls, tmp_path / "home", HF_HUB_OFFLINE="1")
     assert json.loads(done.stdout)["name"] == "someone/clip"
-    messages = [line for line in done.stderr.splitlines() if line and not line.startswith("#")]
+    messages = [line for line in done.stderr.splitlines() if line and not line.startswith(("#", "reading "))]
     assert [line[1:2] for line in done.stderr.splitlines() if line.startswith("#")] == ["0", "2", "2"]
     assert len(messages) == 2
     for message, name in zip(messages, ("someone/absent", "absent"), strict=True):
@@ -487,7 +487,7 @@ def test_signals_while_writing(clip: Path, tmp_path: Path) -> None:
     for name, one in running.items():
         out, err = one.communicate(timeout=120)
         assert (one.returncode, out) == (codes[name], ""), (name, err)
-        said_clearly(err, "interrupted; nothing was left half-written")
+        said_clearly(Done.of(codes[name], out, err).err, "interrupted; nothing was left half-written")
     assert listing(tmp_path) == set(running)
 
 
@@ -500,8 +500,12 @@ ARGUMENTS: dict[str, tuple[list[str], tuple[str, ...]]] = {
     "missing-argument": (["inspect"], ("model",)),
     "missing-recipe": (["compress", "m", "--data", "none", "-o", "out"], ("--recipe",)),
     "missing-output": (["compress", "m", "-r", "int8", "--data", "none"], ("--output",)),
-    "seed-text": (["inspect", "m", "--seed", "one"], ("--seed", "integer")),
-    "seed-negative": (["inspect", "m", "--seed", "-1"], ("--seed", "0")),
+    "seed-text": (["plan", "m", "-r", "int8", "--seed", "one"], ("--seed", "integer")),
+    "seed-negative": (["plan", "m", "-r", "int8", "--seed", "-1"], ("--seed", "0")),
+    "seed-unused": (["inspect", "m", "--seed", "1"], ("--seed",)),
+    "device-unused": (["pack", "m", "-o", "out", "--device", "cpu"], ("--device",)),
+    "log-file": (["inspect", "m", "--log-file", "nowhere/at/all.log"], ("nowhere/at/all.log", "--log-file")),
+    "method-by-its-last-part": (["methods", "gptq"], ("did you mean 'quantize.gptq'?",)),
     "surplus": (["recipes", "more"], ("more",)),
     "unknown-method": (["methods", "quantize.rtm"], ("quantize.rtm", "did you mean 'quantize.rtn'?")),
     "no-report": (["report", "nothing"], ("there is no folder nothing",)),
