@@ -252,7 +252,7 @@ def test_file_system_of_its_own_is_refused_at_once(small_disk: Callable[..., Pat
 
 def test_folder_that_holds_a_file_system_is_not_replaced(tmp_path: Path, small_disk: Callable[..., Path]) -> None:
     disk = small_disk()
-    with pytest.raises(OutputError, match="cannot be replaced: .*disk cannot be removed"):
+    with pytest.raises(OutputError, match=r"cannot be replaced: .*disk cannot be removed"):
         check_free(disk.parent, force=True)
 
 
