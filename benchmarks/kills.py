@@ -231,8 +231,9 @@ def in_turns(tasks: Sequence[Callable[[], Came]], at_once: int, root: Path) -> l
         worker = os.fork()
         if not worker:
             try:
-                lines = [json.dumps(asdict(task())) for task in tasks[number::at_once]]
-                (root / f"came-{number}").write_text("\n".join(lines))
+                with (root / f"came-{number}").open("w", buffering=1) as came:
+                    for task in tasks[number::at_once]:
+                        came.write(json.dumps(asdict(task())) + "\n")
                 os._exit(0)
             except BaseException as error:
                 print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
