@@ -60,7 +60,6 @@ from trimodal.formats import (
     whole_folder,
     write,
     write_sums,
-    write_whole,
 )
 from trimodal.formats.artifact import PLAN, RECORD, VERDICT, Factory, check_files, read_manifest
 from trimodal.formats.packed import PACKED, measured
@@ -87,6 +86,7 @@ from trimodal.reporting import page_of, report
 from trimodal.reporting.page import PAGE_NAME
 from trimodal.verification import peak_bytes
 from trimodal.verification import verify as compare
+from trimodal.writing import replace_files
 
 RecipeSource = str | Path | Mapping[str, Any]
 Progress = Callable[[str, int, int], None]
@@ -353,8 +353,7 @@ def verify(
     )  # fmt: skip
     if read_manifest(out) != written:
         raise IntegrityError(f"{out} was replaced while it was measured; verify it again")
-    _tell(out, verdict, out.resolve().name)
-    write_sums(out)
+    _tell(out, verdict, out.resolve().name)  # what else was changed stays so by its checksum
     return verdict
 
 
@@ -616,5 +615,4 @@ def _files_check(folder: Path) -> Check:
 def _tell(folder: Path, verdict: Verdict, name: str) -> None:
     """Write the verdict and the page that shows it. The page is made first, so that both are written or none is."""
     page = page_of(folder, verdict, name)
-    write_whole(folder / VERDICT, json_text(verdict.to_json(), indent=1, ensure_ascii=False) + "\n")
-    write_whole(folder / PAGE_NAME, page)
+    replace_files(folder, {VERDICT: json_text(verdict.to_json(), indent=1, ensure_ascii=False) + "\n", PAGE_NAME: page})

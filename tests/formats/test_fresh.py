@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
 import sys
+import tempfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
 from trimodal import pipeline
+from trimodal.errors import OutputError
 from trimodal.formats import fresh, open_model, reload_checks
 from trimodal.models.tiny import miniature_batch, write_miniature
 
@@ -36,6 +40,19 @@ def test_a_process_that_fails_fails_the_check(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(sys, "executable", false)
     (check,) = reload_checks(model, tmp_path, None, None)
     assert (check.name, check.passed, check.detail) == ("reloads in a fresh process", False, "no message")
+
+
+def test_no_room_for_the_other_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(command: list[str], env: dict[str, str], **rest: Any) -> subprocess.CompletedProcess[str]:
+        assert Path(env["TMPDIR"]).is_dir() and str(tmp_path) in env["TMPDIR"]
+        return subprocess.CompletedProcess(command, 1, "", "Error: I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(subprocess, "run", full)
+    model = open_model(write_miniature("bert", tmp_path / "bert"))
+    with pytest.raises(OutputError, match=r"the reload check has no room in .*; set TMPDIR to a place with more"):
+        reload_checks(model, tmp_path, None, None)
+    assert [path.name for path in tmp_path.iterdir()] == ["bert"]
 
 
 def test_outputs_of_any_form() -> None:
