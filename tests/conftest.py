@@ -1,14 +1,20 @@
-"""What all tests share: quiet libraries, one thread, one seed, and miniatures compressed without any file."""
+"""What all tests share: quiet libraries, one thread unless OMP_NUM_THREADS says otherwise, one seed, and miniatures
+compressed without any file."""
 
 from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Callable, Mapping, Sequence
+import signal
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+# Before torch is there, and for the processes that tests start too. MKL adds in an order that depends on where in memory
+# a tensor happens to lie, unless it is told not to: a model read from a file would differ from itself in the last bits.
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("MKL_CBWR", "AUTO")
 
 import pytest
 import torch
@@ -22,12 +28,19 @@ from trimodal.models.tiny import miniature, miniature_batch
 from trimodal.models.watching import with_folds
 from trimodal.planning import plan_edits, read_recipe
 
-torch.set_num_threads(1)
-
 
 @pytest.fixture(autouse=True)
 def _same_numbers() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def hears_ctrl_c() -> Iterator[None]:
+    """Ctrl-C reaches the test and the processes that it starts, also where whoever started pytest has it ignored, as
+    nohup and background jobs have."""
+    kept = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, kept)
 
 
 @dataclass
