@@ -34,11 +34,19 @@ steps:
 
 @dataclass
 class Done:
-    """What a call of the command line left behind."""
+    """What a call of the command line left behind; `told` are the lines on standard error that say what is going on."""
 
     code: int
     out: str
     err: str
+    told: str = ""
+
+    @staticmethod
+    def of(code: int, out: str, err: str) -> Done:
+        """With what was told apart from what went wrong."""
+        lines = err.splitlines(keepends=True)
+        told = [line for line in lines if line.startswith(("reading ", "needs about "))]
+        return Done(code, out, "".join(line for line in lines if line not in told), "".join(told))
 
 
 def command() -> list[str]:
@@ -62,14 +70,14 @@ def process(*arguments: str | Path, cwd: Path | None = None, **changes: str) -> 
         text=True,
         timeout=300,
     )
-    return Done(done.returncode, done.stdout, done.stderr)
+    return Done.of(done.returncode, done.stdout, done.stderr)
 
 
 def call(*arguments: str | Path) -> Done:
     """`main` in this process, everything that it sets put back afterwards."""
     out, err = io.StringIO(), io.StringIO()
     disable_progress_bar()  # as a process of its own has it from its environment
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     with contextlib.ExitStack() as stack:
         stack.enter_context(patch.object(sys, "argv", ["trimodal", *map(str, arguments)]))
         stack.enter_context(patch.dict(os.environ))
@@ -81,7 +89,7 @@ def call(*arguments: str | Path) -> Done:
     for number, handler in handlers.items():
         signal.signal(number, handler)
     assert isinstance(stopped.value.code, int)
-    return Done(stopped.value.code, out.getvalue(), err.getvalue())
+    return Done.of(stopped.value.code, out.getvalue(), err.getvalue())
 
 
 def listing(folder: Path) -> set[str]:

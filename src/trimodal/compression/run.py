@@ -35,7 +35,7 @@ from trimodal.methods.options import build
 from trimodal.models.apply import apply_
 from trimodal.models.folding import tensors_at
 from trimodal.models.model import Batch, Model
-from trimodal.statistics import Moment, Statistic, mixed
+from trimodal.statistics import Gradient, Moment, Statistic, mixed
 
 BATCH_SIZE, BATCH_TOKENS = 32, 2048
 Progress = Callable[[str, int, int], None]
@@ -52,6 +52,10 @@ class _Run:
     total: int
     records: list[PlaceRecord | FitRecord] = field(default_factory=list)
     training: tuple[int, Sequence[Batch]] | None = None
+
+    def tell(self, what: str, ahead: int = 0) -> None:
+        """Say what is going on; `ahead` steps are done of which there is no record yet."""
+        self.progress(what, min(self.total, len(self.records) + ahead), self.total)
 
 
 def compress_(
@@ -73,7 +77,7 @@ def compress_(
         progress: called with what is going on, places or steps done, and how many there are.
     """
     torch.manual_seed(plan.seed)
-    run = _Run(model, progress, sum(len(edit.places) for edit in plan.edits))
+    run = _Run(model, progress, sum(len(edit.places) or int(edit.config.get("steps", 0)) for edit in plan.edits))
     calibration, balance = _batches(model, statistics_samples), plan.calibration.balance
     began = model.layout
     sizes: _Sizes = {}
@@ -146,10 +150,25 @@ def _fit(run: _Run, number: int, edit: Edit, teacher: Model | None, samples: Seq
     def data(size: int) -> Sequence[Batch]:
         if run.training is None or run.training[0] != size:
             run.training = size, make_batches(run.model, samples, size)
-        return run.training[1]
+        return _Counted(run.training[1], lambda step: run.tell(f"{edit.method}, step {step}", ahead=step))
 
-    run.progress(edit.method, len(run.records), run.total)
+    run.tell(edit.method)
     run.records.extend(replace(r, edit=number) for r in used.fit(run.model, teacher, data, config, seed))
+
+
+class _Counted(Sequence[Batch]):
+    """Batches that tell how many were taken, which is how far a training is."""
+
+    def __init__(self, batches: Sequence[Batch], tell: Callable[[int], None]) -> None:
+        self._batches, self._tell, self._taken = batches, tell, 0
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    def __getitem__(self, index: Any) -> Any:
+        self._taken += 1
+        self._tell(self._taken)
+        return self._batches[index]
 
 
 def _moved(sizes: _Sizes, began: Layout, now: Layout) -> _Sizes:
@@ -161,7 +180,7 @@ def _survey(run: _Run, given: Given, batches: Sequence[Batch]) -> None:
     """The towers of an edit, one after the other."""
     for task in given.tasks:
         start, place = time.perf_counter(), given.place(task)
-        run.progress(f"{task.method.name} {place.name}", len(run.records), run.total)
+        run.tell(f"{task.method.name} {place.name}")
         if task.method.survey is None:
             raise TrimodalError(f"{task.method.name} cannot survey {place.name}")
         run.model.module.eval()
@@ -189,11 +208,7 @@ def _surveyed(place: Place, change: Change, forecast: Sequence[Site]) -> Sequenc
 
 def _sweep(run: _Run, given: Given) -> None:
     """All tasks that are `given` something, block by block in running order."""
-
-    def tell(what: str) -> None:
-        run.progress(what, len(run.records), run.total)
-
-    tasks = with_tables(given, allocated(given, tell), tell)
+    tasks = with_tables(given, allocated(given, run.tell), run.tell)
     for task in (task for task in tasks if not task.planned.paths):
         run.records.append(_folded(run.model, task, given.place(task)))
     order = {site.path: (site.tower, site.block) for site in run.model.layout.sites}
@@ -229,7 +244,7 @@ def _round(run: _Run, tasks: list[Task], given: Given) -> None:
     seen = given.observe(tasks, places)
     for task in tasks:
         place = given.place(task)  # a fold before it may have settled that its stream keeps its width
-        run.progress(f"{task.method.name} {place.name}", len(run.records), run.total)
+        run.tell(f"{task.method.name} {place.name}")
         if place.fold is not None:
             run.records.append(_folded(run.model, task, place))
         else:
@@ -264,11 +279,20 @@ def _one(model: Model, task: Task, place: Place, given: Given, seen: Mapping[str
         if error is None:
             error = {n: output_error(old, new, m.second, m.mean, bias_change) for n, m in moments.items()}
     without = f"without data: {task.method.without_data}" if lacking else ""
+    unreached = _unreached(statistic, place.observed)
     return replace(
         record, bytes_after=sum(s.stored_bytes for s in after), error=dict(error or {}), weight_error=changed,
         tokens={n: part.tokens for n, part in moments.items()}, seconds=time.perf_counter() - start,
-        notes=tuple(note for note in (task.note, *change.notes, *said, without) if note),
+        notes=tuple(note for note in (task.note, *change.notes, *said, without, unreached) if note),
     )  # fmt: skip
+
+
+def _unreached(statistic: Statistic | None, site: Site) -> str:
+    """How much of what a method was told had to be assumed, since no calibration token reached it; empty if nothing."""
+    assumed = getattr(statistic, "assumed", 0)
+    if isinstance(statistic, Gradient):
+        return f"{assumed:,} of {site.rows * site.columns:,} weights got no gradient from any sample" if assumed else ""
+    return f"{assumed:,} of {site.columns:,} columns were reached by no calibration token" if assumed else ""
 
 
 def _folded(model: Model, task: Task, place: Place) -> PlaceRecord:

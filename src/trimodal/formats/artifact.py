@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from trimodal import errors
-from trimodal.core import Layout, Packing, Plan, Stock
+from trimodal.core import Layout, Packing, Plan, Stock, json_text
 from trimodal.core.record import PackName
 from trimodal.formats import packed, steps
 from trimodal.formats.absorb import Absorbed, absorb
@@ -30,6 +30,7 @@ from trimodal.formats.tensors import write_tensors
 from trimodal.models.alignment import write_heads
 from trimodal.models.apply import dequantize_
 from trimodal.models.families import family_of
+from trimodal.models.finite import check_finite
 from trimodal.models.load import (
     WEIGHTS,
     from_factory,
@@ -39,11 +40,13 @@ from trimodal.models.load import (
     model_class,
     name_of,
     pretrained,
-    processors_in,
     read_config,
     unique_tensors,
 )
 from trimodal.models.model import Model
+from trimodal.models.process import keeps_process
+from trimodal.models.processors import processors_in
+from trimodal.models.quiet import without_bars
 from trimodal.stock import quantizer
 
 if TYPE_CHECKING:
@@ -117,16 +120,16 @@ def write(model: Model, plan: Plan, folder: Path, factory: str | None) -> Stock:
         kind = cast("type[PreTrainedModel]", type(model.module))
         absorbed = absorb(read_config(model.folder), model.steps, kind)
         config = {**absorbed.config, "architectures": [kind.__name__]}
-        (folder / "config.json").write_text(_json(_marked(config, "plain") if absorbed.reason else config))
+        (folder / "config.json").write_text(_json(_marked(config, "plain") if absorbed.reason else config), encoding="utf-8")
         taken, stock = absorbed.steps, Stock(not absorbed.reason, absorbed.reason)
-    (folder / PLAN).write_text(_json(plan.to_json()))
+    (folder / PLAN).write_text(_json(plan.to_json()), encoding="utf-8")
     tensors = {name: t.detach().cpu().contiguous() for name, t in unique_tensors(model.module).items()}
-    write_tensors(tensors, {"format": "pt", steps.STEPS: json.dumps(taken, sort_keys=True)}, folder / MODEL)
+    write_tensors(tensors, {"format": "pt", steps.STEPS: json_text(taken, sort_keys=True)}, folder / MODEL)
     manifest = {
         "format": FORMAT, "trimodal": plan.trimodal, "factory": factory, "files": _sums(folder),
         "source": plan.to_json()["source"], **model.layout.to_json(),
     }  # fmt: skip
-    (folder / MANIFEST).write_text(json.dumps(manifest, separators=(",", ":")))
+    (folder / MANIFEST).write_text(json_text(manifest, separators=(",", ":")), encoding="utf-8")
     return stock
 
 
@@ -159,9 +162,9 @@ def _settle_(folder: Path, how: PackName) -> None:
     if (folder / "config.json").is_file():
         config = read_config(folder)
         alone = how == "plain" and not _absorbed(folder).reason
-        (folder / "config.json").write_text(_json(_bare(config) if alone else _marked(config, how)))
-    manifest = json.loads((folder / MANIFEST).read_text())
-    (folder / MANIFEST).write_text(json.dumps({**manifest, "files": _sums(folder)}, separators=(",", ":")))
+        (folder / "config.json").write_text(_json(_bare(config) if alone else _marked(config, how)), encoding="utf-8")
+    manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    (folder / MANIFEST).write_text(json_text({**manifest, "files": _sums(folder)}, separators=(",", ":")), encoding="utf-8")
 
 
 def _absorbed(folder: Path) -> Absorbed:
@@ -201,7 +204,7 @@ def copy_artifact(source: Path, folder: Path) -> None:
 
 
 def _json(data: Any) -> str:
-    return json.dumps(data, indent=1, ensure_ascii=False) + "\n"
+    return json_text(data, indent=1, ensure_ascii=False) + "\n"
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -211,7 +214,7 @@ def read_manifest(folder: Path) -> Manifest:
         IntegrityError: it is missing, unreadable or of a later format.
     """
     try:
-        data = json.loads((folder / MANIFEST).read_text())
+        data = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         if data["format"] > FORMAT:
             raise errors.IntegrityError(
                 f"{folder / MANIFEST} has format {data['format']}, this version reads up to {FORMAT}; update trimodal"
@@ -248,15 +251,18 @@ def check_files(folder: Path, manifest: Manifest) -> None:
             )
 
 
+@without_bars()
 def open_model(source: Factory | Path, factory: Factory | None = None) -> Model:
     """Any model that the user can name: an artifact of ours, or what `models.load` knows.
 
     `factory` makes the bare module of an artifact that came from a function; nothing that a folder names is imported.
     """
     found = source if callable(source) else locate(source)
-    if isinstance(found, Path):
-        return _open_artifact(found, factory) if is_artifact(found) else from_folder(found, name_of(source))
-    return from_factory(found, name_of(source))
+    if isinstance(found, Path) and is_artifact(found):
+        return _open_artifact(found, factory)
+    model = from_folder(found, name_of(source)) if isinstance(found, Path) else from_factory(found, name_of(source))
+    check_finite(model.module, model.name)
+    return model
 
 
 def _open_artifact(folder: Path, factory: Factory | None) -> Model:
@@ -271,7 +277,7 @@ def _open_artifact(folder: Path, factory: Factory | None) -> Model:
                 (plain / path).parent.mkdir(exist_ok=True)
                 shutil.copyfile(folder / path, plain / path)
             config = _marked(read_config(folder), "plain") if steps.read_steps(plain / MODEL) else _bare(read_config(folder))
-            (plain / "config.json").write_text(_json(config))
+            (plain / "config.json").write_text(_json(config), encoding="utf-8")
         return _open_plain(plain, folder, manifest, factory)
 
 
@@ -290,8 +296,9 @@ def _open_plain(plain: Path, folder: Path, manifest: Manifest, factory: Factory 
             module, manifest.layout, family_of(module), folder.resolve().name, folder, processors_in(folder), taken
         )
     elif factory is None:
+        made_by = f"the function {manifest.factory}" if manifest.factory else "a function without a name"
         raise errors.ModelError(
-            f"{folder} came from the function {manifest.factory}, which makes the bare module; "
+            f"{folder} came from {made_by}, which makes the bare module; "
             "give it as factory=..., or on the command line as the model to compare against"
         )
     else:
@@ -338,6 +345,7 @@ def _check_layout(model: Model, folder: Path) -> None:
             )
 
 
+@keeps_process
 def load(
     source: str | Path, *, dequantize: bool = False, device: str = "cpu", factory: Factory | None = None
 ) -> nn.Module:
