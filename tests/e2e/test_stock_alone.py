@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import torch
-from calling import Workspace, environment, process
+from calling import PATIENCE_SECONDS, Workspace, environment, process
 from safetensors.torch import load_file, save_file
 
 import trimodal
@@ -20,7 +20,6 @@ import sys
 sys.modules["trimodal"] = None  # as if it were not installed
 import torch, transformers
 from safetensors.torch import load_file, save_file
-torch.set_num_threads(1)
 model = transformers.AutoModel.from_pretrained(sys.argv[1]).eval()
 assert type(model) is transformers.CLIPModel and model.config.vision_config.intermediate_size == 32
 with torch.inference_mode():
@@ -45,7 +44,7 @@ def test_a_stranger_loads_what_was_only_cut(workspace: Workspace, tmp_path: Path
     save_file(batch, tmp_path / "batch")
     arguments = [tmp_path / "out", tmp_path / "batch", tmp_path / "result"]
     stranger = subprocess.run(
-        [sys.executable, "-c", STRANGER, *map(str, arguments)], env=environment(), capture_output=True, text=True, timeout=300
+        [sys.executable, "-c", STRANGER, *map(str, arguments)], env=environment(), capture_output=True, text=True, timeout=PATIENCE_SECONDS
     )
     assert stranger.returncode == 0, stranger.stderr
     found, expected = load_file(tmp_path / "result"), outputs(trimodal.load(tmp_path / "out"), batch)
