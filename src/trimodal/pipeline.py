@@ -43,8 +43,10 @@ from trimodal.formats import (
     check_keeps,
     check_pack,
     check_room,
+    check_tellers,
     copy_artifact,
     is_artifact,
+    left_behind,
     open_model,
     outputs_finite,
     pack_,
@@ -57,6 +59,7 @@ from trimodal.formats import (
     weights_finite,
     whole_folder,
     write,
+    write_sums,
     write_whole,
 )
 from trimodal.formats.artifact import PLAN, RECORD, VERDICT, Factory, check_files, read_manifest
@@ -64,7 +67,8 @@ from trimodal.formats.packed import PACKED, measured
 from trimodal.inventory import Inventory
 from trimodal.inventory import inspect as take_inventory
 from trimodal.methods import Method, listed
-from trimodal.models.load import WEIGHTS, fingerprint, tensor_bytes, unique_tensors
+from trimodal.models.files import weight_files
+from trimodal.models.load import fingerprint, tensor_bytes, unique_tensors
 from trimodal.models.model import Batch, Model
 from trimodal.models.process import keeps_process
 from trimodal.models.watching import with_folds
@@ -286,14 +290,11 @@ def compress(
         )  # fmt: skip
         clock.mark("verify")
         verdict = replace(
-            verdict,
-            seconds=clock.seconds,
-            packing=packing,
-            stock=stock,
-            untouched=planned.untouched,
-            peak_bytes=peak_bytes(),
-        )
+            verdict, seconds=clock.seconds, packing=packing, stock=stock, untouched=planned.untouched,
+            left_out=_left_out(opened), peak_bytes=peak_bytes(),
+        )  # fmt: skip
         _tell(part, verdict, out.name)
+        write_sums(part)
     return Result(out, planned, tuple(records), verdict)
 
 
@@ -332,6 +333,7 @@ def verify(
     same = found == planned.source.fingerprint
     checks = [
         unchanged,
+        _tellers_check(out),
         Check.held(
             "compared with the model it was made from",
             same,
@@ -347,11 +349,12 @@ def verify(
     clock.mark("verify")
     verdict = replace(
         verdict, seconds=clock.seconds, packing=_packing(out), stock=stock_of(out), untouched=planned.untouched,
-        peak_bytes=peak_bytes(),
+        left_out=_left_out(original), peak_bytes=peak_bytes(),
     )  # fmt: skip
     if read_manifest(out) != written:
         raise IntegrityError(f"{out} was replaced while it was measured; verify it again")
     _tell(out, verdict, out.resolve().name)
+    write_sums(out)
     return verdict
 
 
@@ -392,6 +395,7 @@ def pack(folder: str | Path, out: str | Path, pack: PackName = "entropy", *, for
             size = replace(verdict.size, after_bytes=after, weights_after_bytes=weights)
             verdict = replace(verdict, size=size, packing=packing, stock=stock_of(part))
             _tell(part, verdict, out.name)
+        write_sums(part)
     return packing
 
 
@@ -510,7 +514,7 @@ def _check_can_be_read(model: Factory | Path) -> None:
     """Refuse a model whose weights alone are larger than the memory that is free, before it is read."""
     folder = Path(model) if isinstance(model, str | Path) else None
     if folder is not None and folder.is_dir():
-        check_memory_for(sum(file.stat().st_size for file in folder.glob(WEIGHTS)), f"reading {folder}")
+        check_memory_for(sum((folder / file).stat().st_size for file in weight_files(folder)), f"reading {folder}")
 
 
 def _parameters(module: nn.Module) -> int:
@@ -570,6 +574,18 @@ def _disk_size(model: Model) -> tuple[int, int]:
         return size_of(model.folder)
     total = tensor_bytes(unique_tensors(model.module).values())
     return total, total
+
+
+def _left_out(model: Model) -> tuple[str, ...]:
+    """What lies in the model's folder and was neither counted nor carried over."""
+    return () if model.folder is None else left_behind(model.folder)
+
+
+def _tellers_check(folder: Path) -> Check:
+    """Whether the files that only tell are as they were written; those that decide were checked when it was loaded."""
+    wrong = check_tellers(folder)
+    said = "; ".join(wrong[:3]) if wrong else "sha256 of every file as it was written down"
+    return Check.held("plan, record and report as they were written", not wrong, said)
 
 
 def _size(before: tuple[int, int], after: tuple[int, int]) -> Size:

@@ -174,8 +174,9 @@ class Check:
 @dataclass(frozen=True, repr=False)
 class Verdict:
     """What the compressed model is, beside the original; `packing` where its weights are entropy-coded, `stock` where it
-    is known who can load it. `untouched` is what the plan left as it was, `peak_bytes` the most memory that the run held;
-    a verdict that an older version wrote has none of these, nor a `machine` or a `latency`."""
+    is known who can load it. `untouched` is what the plan left as it was, `peak_bytes` the most memory that the run held,
+    `left_out` what lay in the original's folder and was neither counted nor carried over; a verdict that an older version
+    wrote has none of these, nor a `machine` or a `latency`."""
 
     size: Size
     towers: tuple[TowerSize, ...]
@@ -190,6 +191,7 @@ class Verdict:
     latency: Latency | None = None
     machine: Machine | None = None
     peak_bytes: int | None = None
+    left_out: tuple[str, ...] = ()
     format: int = 2
 
     def __repr__(self) -> str:
@@ -244,6 +246,7 @@ class Verdict:
             latency=Latency(**data["latency"]) if data.get("latency") else None,
             machine=Machine(**data["machine"]) if data.get("machine") else None,
             peak_bytes=data.get("peak_bytes"),
+            left_out=tuple(data.get("left_out", ())),
         )
 
 

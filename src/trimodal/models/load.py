@@ -27,12 +27,11 @@ from trimodal.models import fusion
 from trimodal.models.declare import seen_elsewhere
 from trimodal.models.factory import make_module
 from trimodal.models.families import family_of
+from trimodal.models.files import PICKLES, check_no_adapter, weight_files
 from trimodal.models.model import Model, Processors
 from trimodal.models.processors import processors_in
 from trimodal.writing import scratch_folder
 
-WEIGHTS = "*.safetensors"
-PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", "*.spm"]
 _FACTORY = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 _UNREADABLE = (
@@ -121,6 +120,7 @@ def pretrained(folder: Path) -> tuple[nn.Module, list[str]]:
     Raises:
         ModelError: a file is missing or damaged, or names what is not known here.
     """
+    check_no_adapter(folder)
     config = read_config(folder)
     check_weights(folder)
     kind = model_class(config, folder)
@@ -160,10 +160,10 @@ def _json(file: Path) -> Any:
 
 
 def check_weights(folder: Path) -> list[Path]:
-    """The weight files of `folder`, each whole."""
-    files = sorted(folder.glob(WEIGHTS))
+    """The weight files of `folder` that are read, each whole."""
+    files = [folder / path for path in weight_files(folder)]
     if not files:
-        pickles = [path.name for pattern in PICKLES for path in folder.glob(pattern)]
+        pickles = [path.name for suffix in PICKLES for path in sorted(folder.glob(f"*{suffix}"))]
         if pickles:
             raise ModelError(
                 f"{folder} has its weights only as a pickle ({pickles[0]}), which can run code when it is read and is "
