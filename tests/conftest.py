@@ -18,6 +18,7 @@ os.environ.setdefault("MKL_CBWR", "AUTO")
 
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 from torch import Tensor, nn
 
 from trimodal.compression import compress_, run
@@ -28,6 +29,11 @@ from trimodal.models.model import Model
 from trimodal.models.tiny import miniature, miniature_batch
 from trimodal.models.watching import with_folds
 from trimodal.planning import plan_edits, read_recipe
+
+# No example may take too long: the machine may be busy. `make test` tries the same examples everywhere, `make test-all` new ones.
+settings.register_profile("search", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("same", settings.get_profile("search"), derandomize=True)
+settings.load_profile("same")
 
 
 @pytest.fixture(autouse=True)
