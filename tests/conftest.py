@@ -42,12 +42,14 @@ def _same_numbers() -> None:
 
 
 @pytest.fixture
-def hears_ctrl_c() -> Iterator[None]:
-    """Ctrl-C reaches the test and the processes that it starts, also where whoever started pytest has it ignored, as
-    nohup and background jobs have."""
-    kept = signal.signal(signal.SIGINT, signal.default_int_handler)
+def hears_signals() -> Iterator[None]:
+    """Ctrl-C, SIGTERM and SIGHUP reach the test and the processes that it starts, also where whoever started pytest has
+    them ignored, as nohup and background jobs have."""
+    handlers = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL, signal.SIGHUP: signal.SIG_DFL}
+    kept = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     yield
-    signal.signal(signal.SIGINT, kept)
+    for number, handler in kept.items():
+        signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
 
 @dataclass

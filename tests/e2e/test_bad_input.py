@@ -14,6 +14,8 @@ import sys
 import time
 import wave
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -453,7 +455,7 @@ def test_full_disk_leaves_the_plan_as_it_was(refused: Refused, clip: Path, small
 # Interruptions
 
 
-@pytest.mark.usefixtures("hears_ctrl_c")
+@pytest.mark.usefixtures("hears_signals")
 def test_ctrl_c_while_compressing(refused: Refused, clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(*rest: Any) -> None:
         signal.raise_signal(signal.SIGINT)
@@ -484,6 +486,11 @@ def compressing_until_reloading(clip: Path, place: Path, *before: str) -> subpro
     )  # fmt: skip
 
 
+def end_session(leader: int) -> None:
+    with suppress(ProcessLookupError):
+        os.killpg(leader, signal.SIGKILL)
+
+
 def wait_until_reloading(place: Path, running: subprocess.Popen[str]) -> None:
     end = time.monotonic() + PATIENCE_SECONDS
     while not (place / "reloading").exists():
@@ -491,13 +498,15 @@ def wait_until_reloading(place: Path, running: subprocess.Popen[str]) -> None:
         time.sleep(0.05)
 
 
-@pytest.mark.usefixtures("hears_ctrl_c")
-def test_signals_while_writing(clip: Path, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("hears_signals")
+def test_signals_while_writing(clip: Path, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     """Ctrl-C and a closed terminal reach all processes of it, SIGTERM only the one; all while the new model is reloaded.
     Who starts it so that it does not hear Ctrl-C, as nohup and background jobs do, can still end it by SIGTERM."""
     codes = {"ctrl-c": 130, "sighup": 129, "deaf": 143}
     deaf = [sys.executable, "-c", DEAF]
     running = {n: compressing_until_reloading(clip, tmp_path / n, *(deaf if n == "deaf" else [])) for n in codes}
+    for one in running.values():
+        request.addfinalizer(partial(end_session, one.pid))
     for name, one in running.items():
         wait_until_reloading(tmp_path / name, one)
         if name in ("ctrl-c", "deaf"):

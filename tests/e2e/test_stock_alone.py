@@ -7,8 +7,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import torch
-from calling import PATIENCE_SECONDS, Workspace, environment, process
+from calling import PATIENCE_SECONDS, Workspace, call, environment
 from safetensors.torch import load_file, save_file
 
 import trimodal
@@ -28,12 +29,13 @@ save_file({k: v.clone().contiguous() for k, v in result.items() if isinstance(v,
 """
 
 
-def test_a_stranger_loads_what_was_only_cut(workspace: Workspace, tmp_path: Path) -> None:
+def test_a_stranger_loads_what_was_only_cut(
+    workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "recipe.yaml").write_text('steps: [{prune.neurons: {where: "*", sparsity: 0.5}}]')
     pairs = workspace.data("image", "text")
-    done = process(
-        "compress", workspace.model("clip"), "--recipe", "recipe.yaml", "--data", pairs, "-o", "out", cwd=tmp_path
-    )
+    done = call("compress", workspace.model("clip"), "--recipe", "recipe.yaml", "--data", pairs, "-o", "out")
     assert done.code == 0, done.err
     assert "loads with stock Transformers alone: yes" in done.out
     verdict = json.loads((tmp_path / "out" / "verdict.json").read_text())
