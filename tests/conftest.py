@@ -12,9 +12,10 @@ os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from trimodal.compression import compress_, given, run
+from trimodal.compression import compress_, run
+from trimodal.compression import given as given_module
 from trimodal.core import Calibration, FitRecord, Layout, PlaceRecord, Plan, Sample, Source
 from trimodal.models.load import describe, tensor_bytes, unique_tensors
 from trimodal.models.model import Model
@@ -53,26 +54,29 @@ def tiny_model() -> Callable[..., Model]:
 
 
 def carry_out(
-    name: str, steps: Sequence[Mapping[str, Any]], samples: int = 4, data: bool = True, **recipe: Any
-) -> Compressed:
-    """Plan `steps` for the miniature called `name` and carry them out; `recipe` holds the recipe's other keys.
+    name: str | nn.Module, steps: Sequence[Mapping[str, Any]], samples: int = 4, data: bool = True,
+    given: Sequence[Mapping[str, Tensor]] = (), **recipe: Any,
+) -> Compressed:  # fmt: skip
+    """Plan `steps` for the miniature called `name`, or any module, and carry them out; `recipe` holds the recipe's other keys.
 
-    Two batches of so many `samples` stand in for what would be read from files.
+    Two batches of so many `samples`, or those `given`, stand in for what would be read from files.
     """
-    model = tiny(name)
+    model = tiny(name) if isinstance(name, str) else describe(name.eval(), "net")
     original = replace(model, module=copy.deepcopy(model.module))
-    batches = [miniature_batch(name, samples, seed) for seed in (1, 2)] if data else []
+    batches = list(given)
+    if isinstance(name, str) and data and not given:
+        batches = [miniature_batch(name, samples, seed) for seed in (1, 2)]
     wanted = read_recipe({"steps": list(steps), **recipe})
     if any(step.method.on == "fold" for step in wanted.steps):
         model.layout = with_folds(model, batches)
     edits, after = plan_edits(model.layout, wanted, data)
     before = tensor_bytes(unique_tensors(model.module).values())
     saved = sum(place.bytes_before - place.bytes_after for edit in edits for place in edit.places)
-    source = Source(name, model.family.name, "", 0, before)
+    source = Source(model.name, model.family.name, "", 0, before)
     calibration = Calibration(2 * samples, None, (), recipe.get("calibration", {}).get("balance", "modality"))
     plan = Plan(recipe.get("seed", 0), source, calibration, edits, before - saved)
     with pytest.MonkeyPatch.context() as patch:
-        for module in (run, given):
+        for module in (run, given_module):
             patch.setattr(
                 module, "make_batches", lambda model, samples, size: [batches[sample.line] for sample in samples]
             )

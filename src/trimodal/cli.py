@@ -6,7 +6,6 @@ Nothing heavy is imported at the top: help, `recipes`, `methods` and `doctor` ne
 from __future__ import annotations
 
 import inspect as inspection
-import json
 import os
 import signal
 import sys
@@ -59,12 +58,18 @@ PackOption = Annotated[
     Literal["plain", "entropy"],
     typer.Option("--pack", help="How weights are stored: `entropy` is smallest, and is decoded when it is loaded."),
 ]
+RecipesPackOption = Annotated[
+    Literal["plain", "entropy"] | None,
+    typer.Option(
+        "--pack",
+        help="How weights are stored, where it is not as the recipe says: `entropy` is smallest, and is decoded when it is loaded.",
+        show_default=False,
+    ),
+]
 JsonOption = Annotated[
     bool,
     typer.Option("--json", help="Print the result as JSON on standard output and nothing else; errors as JSON on standard error."),
 ]
-
-
 VerboseOption = Annotated[
     bool, typer.Option("--verbose", "-v", help="Also show each place, warnings, what the libraries say, and where errors come from.")
 ]
@@ -143,16 +148,23 @@ def plan(
     """Show what a recipe will do to a model, every place by name, and what that will take. Changes nothing."""
     screen.tell(f"reading {model}")
     from trimodal import pipeline
+    from trimodal.core import json_text
     from trimodal.formats import write_whole
+    from trimodal.reporting.table import left_by_plan
 
     made = pipeline.plan(model, recipe, data, seed=seed, device=device)
     if output is not None:
-        write_whole(output, json.dumps(made.to_json(), indent=1, ensure_ascii=False) + "\n")
+        write_whole(output, json_text(made.to_json(), indent=1, ensure_ascii=False) + "\n")
     if as_json:
         _print({**made.to_json(), "estimate": made.estimate.to_json() if made.estimate else None})
         return
     for edit in made.edits:
         _print(_edit_table(edit.method, edit.config, edit))
+    for step in made.skipped:
+        _print(f"nothing to do: {step.step} ({step.method}), which is optional: {step.reason}")
+    if made.pack != "plain":
+        _print(f"the weight file will be {made.pack}-coded, so smaller than its tensors")
+    _print(left_by_plan(made))
     _print(_needs(made))
     _print(f"tensors: {made.source.tensor_bytes:,} → {_CERTAINTY[made.certainty]}{made.expected_tensor_bytes:,} bytes")
 
@@ -163,7 +175,7 @@ def compress(
     recipe: RecipeOption,
     data: DataOption,
     output: OutputOption,
-    pack: PackOption = "plain",
+    pack: RecipesPackOption = None,
     force: ForceOption = False,
     ignore_limits: LimitsOption = False,
     seed: SeedOption = None,
@@ -181,7 +193,8 @@ def compress(
             model, recipe, data, output, pack=pack, seed=seed, device=device, force=force, ignore_limits=ignore_limits,
             progress=progress, on_plan=lambda plan: screen.tell(_needs(plan)),
         )  # fmt: skip
-    _finish(result.verdict, result.plan, as_json, f"written: {output}  (open {output / 'report.html'})")
+    written = f"written: {output}  (open {output / 'report.html'})"
+    _finish(result.verdict, result.plan, as_json, written, str(output), model, data)
 
 
 @verb
@@ -200,7 +213,9 @@ def verify(
         from trimodal import pipeline
 
         verdict = pipeline.verify(folder, against, data, seed=seed, device=device, progress=progress)
-    _finish(verdict, pipeline.read_plan(folder), as_json, f"written: {folder / 'verdict.json'}")
+    _finish(
+        verdict, pipeline.read_plan(folder), as_json, f"written: {folder / 'verdict.json'}", str(folder), against, data
+    )
 
 
 @verb
@@ -294,18 +309,25 @@ def demo(
         from trimodal import demo as job
 
         result = job.run(folder, train=train, seed=seed, device=device, progress=progress)
-    _finish(result.verdict, result.plan, as_json, f"written: {result.folder}  (open {result.folder / 'report.html'})")
+    _finish(
+        result.verdict,
+        result.plan,
+        as_json,
+        f"written: {result.folder}  (open {result.folder / 'report.html'})",
+        str(result.folder),
+    )
 
 
 def main() -> None:
-    """Entry point: errors in one or two sentences, exit code 2 for bad input, 130 after Ctrl-C."""
+    """Entry point: errors in one or two sentences, exit code 2 for bad input, 130 after Ctrl-C, 143 after SIGTERM."""
     replace_unknown_signs()
     screen.__init__(as_json="--json" in sys.argv)  # type: ignore[misc]
     _settle_libraries(verbose=bool({"-v", "--verbose"} & set(sys.argv)))
-    signal.signal(signal.SIGTERM, _interrupt)
+    stopped = _stop_cleanly()
     code = _run()
     if code == INTERRUPTED:
-        screen.fail("Interrupted", "interrupted; nothing was left half-written", INTERRUPTED)
+        code = 128 + stopped[0] if stopped else INTERRUPTED
+        screen.fail("Interrupted", "interrupted; nothing was left half-written", code)
     sys.exit(code)
 
 
@@ -351,12 +373,24 @@ def _misused(error: typer.TyperException) -> int:
     return screen.fail("UsageError", error.format_message(), 2)
 
 
-def _interrupt(signum: int, frame: Any) -> None:
-    raise KeyboardInterrupt
+def _stop_cleanly() -> list[int]:
+    """Let SIGTERM and SIGHUP end the program as Ctrl-C does; the list will hold which one came."""
+    came: list[int] = []
+
+    def stop(number: int, frame: Any) -> None:
+        came.append(number)
+        raise KeyboardInterrupt
+
+    for name in ("SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) is not signal.SIG_IGN:  # as nohup sets it
+            signal.signal(number, stop)
+    return came
 
 
 def _print(what: Any) -> None:
     """Plain data as JSON, tables and text as they are."""
+
     if isinstance(what, dict | list):
         print_json(what)
     elif isinstance(what, str):
@@ -365,18 +399,19 @@ def _print(what: Any) -> None:
         out.print(what)
 
 
-def _finish(verdict: Verdict, planned: Plan, as_json: bool, message: str) -> None:
-    """Show the verdict; a check that failed makes the exit code 1."""
+def _finish(verdict: Verdict, planned: Plan, as_json: bool, message: str, *names: str) -> None:
+    """Show the verdict, and what next with the `names` of folder, model and data; a check that failed makes the exit code 1."""
+    from trimodal.reporting.advice import Names
+    from trimodal.reporting.standing import failure
     from trimodal.reporting.table import summary
 
     if as_json:
         _print({**verdict.to_json(), "estimate": planned.estimate.to_json()} if planned.estimate else verdict.to_json())
     else:
-        _print(summary(verdict, planned))
+        _print(summary(verdict, planned, Names(*names)))
         _print(message)
     if not verdict.passed:
-        failed = [check for check in verdict.checks if check.failed]
-        raise typer.Exit(screen.fail("CheckFailed", f"{failed[0].name}: {failed[0].detail}", 1))
+        raise typer.Exit(screen.fail("CheckFailed", failure(verdict), 1))
 
 
 def _needs(planned: Plan) -> str:

@@ -33,6 +33,7 @@ from trimodal.core import (
     Stock,
     TowerSize,
     Verdict,
+    json_text,
 )
 from trimodal.core.record import PackName
 from trimodal.core.showing import html_table
@@ -42,9 +43,13 @@ from trimodal.formats import (
     check_free,
     check_keeps,
     check_pack,
+    check_room,
+    check_tellers,
     copy_artifact,
     is_artifact,
+    left_behind,
     open_model,
+    outputs_finite,
     pack_,
     pack_name,
     reload_checks,
@@ -52,8 +57,10 @@ from trimodal.formats import (
     stock_check,
     stock_of,
     unpack_,
+    weights_finite,
     whole_folder,
     write,
+    write_sums,
     write_whole,
 )
 from trimodal.formats.artifact import PLAN, RECORD, VERDICT, Factory, check_files, read_manifest
@@ -61,21 +68,25 @@ from trimodal.formats.packed import PACKED, measured
 from trimodal.inventory import Inventory
 from trimodal.inventory import inspect as take_inventory
 from trimodal.methods import Method, listed
-from trimodal.models.load import WEIGHTS, fingerprint, tensor_bytes, unique_tensors
-from trimodal.models.model import Model
+from trimodal.models.files import weight_files
+from trimodal.models.load import fingerprint, tensor_bytes, unique_tensors
+from trimodal.models.model import Batch, Model
+from trimodal.models.process import keeps_process
 from trimodal.models.watching import with_folds
 from trimodal.planning import (
     LARGEST_SEED,
     Recipe,
     Work,
-    check_disk_for,
     check_memory_for,
     estimate_cost,
     measured_pace,
-    plan_edits,
+    plan_steps,
     read_recipe,
+    untouched_by,
 )
-from trimodal.reporting import report
+from trimodal.reporting import page_of, report
+from trimodal.reporting.page import PAGE_NAME
+from trimodal.verification import peak_bytes
 from trimodal.verification import verify as compare
 
 RecipeSource = str | Path | Mapping[str, Any]
@@ -159,6 +170,7 @@ class _Clock:
         self.last = now
 
 
+@keeps_process
 def inspect(model: Factory | Path, *, device: str = "cpu") -> Inventory:
     """Towers, blocks, sites, parameters, bytes and operations of a model, per tower and in all.
 
@@ -168,6 +180,7 @@ def inspect(model: Factory | Path, *, device: str = "cpu") -> Inventory:
     return take_inventory(_on(open_model(model), device))
 
 
+@keeps_process
 def plan(
     model: Factory | Path,
     recipe: RecipeSource,
@@ -195,13 +208,14 @@ def plan(
     return _estimated(_plan(opened, wanted, samples), opened, samples, take_inventory(opened), clock)
 
 
+@keeps_process
 def compress(
     model: Factory | Path,
     recipe: RecipeSource,
     data: str | Path | None,
     out: str | Path,
     *,
-    pack: PackName = "plain",
+    pack: PackName | None = None,
     seed: int | None = None,
     device: str = "cpu",
     force: bool = False,
@@ -217,7 +231,8 @@ def compress(
         data: JSONL file or folder; None where nothing needs data. Lines with `split: test`, or else a fifth of
             the groups, are held out for verification.
         out: folder to write; it is complete afterwards, or as it was before.
-        pack: how the weights are stored: `plain`, or `entropy` for the smallest file, which is decoded when it is loaded.
+        pack: how the weights are stored: `plain`, or `entropy` for the smallest file, which is decoded when it is loaded;
+            replaces what the recipe says.
         seed: replaces the recipe's.
         device: where to compute.
         force: replace `out` if it is not empty.
@@ -230,15 +245,17 @@ def compress(
         IntegrityError: what was written does not reload to the same model; nothing is left behind.
     """
     out, clock = Path(out), _Clock()
-    check_pack(pack)
+    if pack is not None:
+        check_pack(pack)
     check_free(out, force)
     wanted = _seeded(read_recipe(recipe), seed)
+    wanted = wanted if pack is None else replace(wanted, pack=pack)
     if not ignore_limits:
         _check_can_be_read(model)
     opened = _on(open_model(model), device)
     _check_sources_stay(out, opened, data)
     samples = _data(opened, wanted, data)
-    if wanted.floors and not samples.held_out:
+    if wanted.floors and not samples.held_out and not wanted.built_in:
         raise DataError(
             f"{wanted.name} sets floors, but there are no held-out samples to measure against them; give more --data"
         )
@@ -246,7 +263,7 @@ def compress(
     planned = _estimated(_plan(opened, wanted, samples), opened, samples, before_inventory, clock)
     if planned.estimate is not None and not ignore_limits:
         check_memory_for(planned.estimate.more_memory_bytes, f"compressing {planned.source.name}")
-        check_disk_for(planned.expected_tensor_bytes, out)
+        check_room(out, planned.expected_tensor_bytes)
     on_plan(planned)
     phases = _Phases(progress, planned.estimate.seconds if planned.estimate else {})
     phases.enter("compress", "compress")
@@ -259,12 +276,13 @@ def compress(
     with whole_folder(out, force, needs_bytes=planned.expected_tensor_bytes) as part:
         factory = model if isinstance(model, str) and opened.folder is None else None
         stock = write(opened, planned, part, factory)
-        packing = pack_(part) if pack == "entropy" else None
+        packing = pack_(part) if planned.pack == "entropy" else None
         stock = stock_of(part) if packing else stock
-        (part / RECORD).write_text("".join(json.dumps(asdict(record)) + "\n" for record in records), encoding="utf-8")
+        (part / RECORD).write_text("".join(json_text(asdict(record)) + "\n" for record in records), encoding="utf-8")
         clock.mark("save")
         phases.enter("reload", "reload in a fresh process")
-        checks = [_bytes_check(opened, planned, records), *_reload(opened, samples, part, factory, stock)]
+        checks = [_bytes_check(opened, planned, records), *_finite(original or opened, opened, samples),
+                  *_reload(opened, samples, part, factory, stock)]
         clock.mark("reload")
         phases.enter("verify", "verify")
         verdict = compare(
@@ -273,12 +291,16 @@ def compress(
             batch_size=_VERIFY_BATCH, seed=planned.seed, versions=versions(), progress=phases,
         )  # fmt: skip
         clock.mark("verify")
-        verdict = replace(verdict, seconds=clock.seconds, packing=packing, stock=stock)
-        _write_json(part / VERDICT, verdict.to_json())
-        report(part, name=out.name)
+        verdict = replace(
+            verdict, seconds=clock.seconds, packing=packing, stock=stock, untouched=planned.untouched,
+            left_out=_left_out(opened), peak_bytes=peak_bytes(),
+        )  # fmt: skip
+        _tell(part, verdict, out.name)
+        write_sums(part)
     return Result(out, planned, tuple(records), verdict)
 
 
+@keeps_process
 def verify(
     out: str | Path,
     against: Factory | Path,
@@ -300,7 +322,7 @@ def verify(
     out, clock = Path(out), _Clock()
     if not is_artifact(out):
         raise InputError(f"{out} is no artifact (it has no trimodal.json); expected a folder that compress wrote")
-    planned = read_plan(out)
+    planned, unchanged, written = read_plan(out), _files_check(out), read_manifest(out)
     original = _on(open_model(against), device)
     compressed = _on(open_model(out, factory=against if original.folder is None else None), device)  # type: ignore[arg-type]
     found = fingerprint(original.module)
@@ -312,7 +334,8 @@ def verify(
     require(held_out, 1, "verification samples")
     same = found == planned.source.fingerprint
     checks = [
-        Check.held("files as they were written", True, "sha256 of every file as in the manifest"),
+        unchanged,
+        _tellers_check(out),
         Check.held(
             "compared with the model it was made from",
             same,
@@ -326,11 +349,18 @@ def verify(
         versions=versions(), progress=progress,
     )  # fmt: skip
     clock.mark("verify")
-    verdict = replace(verdict, seconds=clock.seconds, packing=_packing(out), stock=stock_of(out))
-    _write_json(out / VERDICT, verdict.to_json())
+    verdict = replace(
+        verdict, seconds=clock.seconds, packing=_packing(out), stock=stock_of(out), untouched=planned.untouched,
+        left_out=_left_out(original), peak_bytes=peak_bytes(),
+    )  # fmt: skip
+    if read_manifest(out) != written:
+        raise IntegrityError(f"{out} was replaced while it was measured; verify it again")
+    _tell(out, verdict, out.resolve().name)
+    write_sums(out)
     return verdict
 
 
+@keeps_process
 def pack(folder: str | Path, out: str | Path, pack: PackName = "entropy", *, force: bool = False) -> Packing | None:
     """Write an artifact again with its weights entropy-coded, or plain. They decode to the very same bytes either way.
 
@@ -356,6 +386,7 @@ def pack(folder: str | Path, out: str | Path, pack: PackName = "entropy", *, for
     check_files(folder, read_manifest(folder))
     with whole_folder(out, force, needs_bytes=size_of(folder)[1]) as part:
         copy_artifact(folder, part)
+        check_files(part, read_manifest(part))  # it may have been replaced while it was copied
         if pack == "plain" and pack_name(part) == "entropy":
             unpack_(part)
         packed = pack == "entropy" and pack_name(part) == "plain"
@@ -365,8 +396,8 @@ def pack(folder: str | Path, out: str | Path, pack: PackName = "entropy", *, for
             after, weights = size_of(part)
             size = replace(verdict.size, after_bytes=after, weights_after_bytes=weights)
             verdict = replace(verdict, size=size, packing=packing, stock=stock_of(part))
-            _write_json(part / VERDICT, verdict.to_json())
-            report(part, name=out.name)
+            _tell(part, verdict, out.name)
+        write_sums(part)
     return packing
 
 
@@ -456,7 +487,7 @@ def _plan(model: Model, recipe: Recipe, data: _Data) -> Plan:
     if any(step.method.on == "fold" for step in recipe.steps):
         few = list(data.statistics)[:_WATCHED_SAMPLES]
         model.layout = with_folds(model, batches(model, few, _WATCHED_SAMPLES // 4) if few else ())
-    edits, _ = plan_edits(model.layout, recipe, data=bool(data.calibration))
+    edits, skipped, _ = plan_steps(model.layout, recipe, data=bool(data.calibration))
     tensors = unique_tensors(model.module)
     total = tensor_bytes(tensors.values())
     saved = sum(place.bytes_before - place.bytes_after for edit in edits for place in edit.places)
@@ -469,6 +500,8 @@ def _plan(model: Model, recipe: Recipe, data: _Data) -> Plan:
             tuple(sorted(modalities)), recipe.balance,
         ),
         edits=edits, expected_tensor_bytes=total - saved, recipe=dict(recipe.raw), trimodal=metadata.version("trimodal"),
+        skipped=skipped, pack=recipe.pack,
+        untouched=untouched_by(model, edits),
     )  # fmt: skip
 
 
@@ -494,7 +527,7 @@ def _check_can_be_read(model: Factory | Path) -> None:
     """Refuse a model whose weights alone are larger than the memory that is free, before it is read."""
     folder = Path(model) if isinstance(model, str | Path) else None
     if folder is not None and folder.is_dir():
-        check_memory_for(sum(file.stat().st_size for file in folder.glob(WEIGHTS)), f"reading {folder}")
+        check_memory_for(sum((folder / file).stat().st_size for file in weight_files(folder)), f"reading {folder}")
 
 
 def _parameters(module: nn.Module) -> int:
@@ -517,12 +550,26 @@ def _bytes_check(model: Model, planned: Plan, records: Sequence[PlaceRecord | Fi
     return Check.held("bytes as planned", found == settled and abs(found / expected - 1) <= _ESTIMATE, f"{detail} ({off})")
 
 
+def _finite(original: Model, model: Model, samples: _Data) -> list[Check]:
+    """Whether anything in the result, or coming out of it, is no longer finite; nothing is written then."""
+    checks = [weights_finite(model), outputs_finite(original, model, _probe(model, samples))]
+    for check in checks:
+        if check.failed:
+            raise IntegrityError(f"the result is of no use ({check.name}: {check.detail}); nothing was kept")
+    return checks
+
+
+def _probe(model: Model, samples: _Data) -> Batch | None:
+    """A few samples that the result is tried on, held out where there are such."""
+    probe = list(samples.held_out or samples.calibration)[:_PROBE_SAMPLES]
+    return batches(model, probe, _PROBE_SAMPLES)[0] if probe else None
+
+
 def _reload(model: Model, samples: _Data, folder: Path, factory: str | None, stock: Stock) -> list[Check]:
     """The fresh-process checks, all of which must pass."""
     if model.folder is None and factory is None:
         return [Check("reloads in a fresh process", "not run", "the function has no name that another process could import")]
-    probe = list(samples.held_out or samples.calibration)[:_PROBE_SAMPLES]
-    batch = batches(model, probe, _PROBE_SAMPLES)[0] if probe else None
+    batch = _probe(model, samples)
     checks = reload_checks(model, folder, batch, factory)
     if stock.alone:
         checks.append(stock_check(model, folder, batch))
@@ -542,6 +589,18 @@ def _disk_size(model: Model) -> tuple[int, int]:
     return total, total
 
 
+def _left_out(model: Model) -> tuple[str, ...]:
+    """What lies in the model's folder and was neither counted nor carried over."""
+    return () if model.folder is None else left_behind(model.folder)
+
+
+def _tellers_check(folder: Path) -> Check:
+    """Whether the files that only tell are as they were written; those that decide were checked when it was loaded."""
+    wrong = check_tellers(folder)
+    said = "; ".join(wrong[:3]) if wrong else "sha256 of every file as it was written down"
+    return Check.held("plan, record and report as they were written", not wrong, said)
+
+
 def _size(before: tuple[int, int], after: tuple[int, int]) -> Size:
     return Size(before[0], after[0], before[1], after[1])
 
@@ -553,5 +612,19 @@ def _towers(before: Inventory, after: Inventory) -> list[TowerSize]:
     ]
 
 
-def _write_json(file: Path, data: dict[str, Any]) -> None:
-    write_whole(file, json.dumps(data, indent=1, ensure_ascii=False) + "\n")
+def _files_check(folder: Path) -> Check:
+    """Whether the files that decide the result hold what the manifest says, counted and summed anew.
+
+    Raises:
+        IntegrityError: one is missing or has changed.
+    """
+    manifest = read_manifest(folder)
+    check_files(folder, manifest)
+    return Check.held("files as they were written", True, f"sha256 of {len(manifest.files)} files as in the manifest")
+
+
+def _tell(folder: Path, verdict: Verdict, name: str) -> None:
+    """Write the verdict and the page that shows it. The page is made first, so that both are written or none is."""
+    page = page_of(folder, verdict, name)
+    write_whole(folder / VERDICT, json_text(verdict.to_json(), indent=1, ensure_ascii=False) + "\n")
+    write_whole(folder / PAGE_NAME, page)

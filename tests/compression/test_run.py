@@ -193,3 +193,48 @@ def test_edits_inside_of_blocks_go_in_one_sweep(compressed: Any) -> None:
     edits = compressed("llama", [{"prune.heads": {}}, {"prune.neurons": {}}, {"quantize.rtn": {"bits": 8}}]).plan.edits
     layout = compressed("llama", [{"prune.heads": {}}]).original.layout
     assert [[number for number, _ in stage] for stage in _stages(edits, layout)] == [[0, 1, 2]]
+
+
+UNSEEN: list[dict[str, Any]] = [
+    {"quantize.gptq": {"bits": 8}}, {"quantize.gptq": {"bits": 8, "grid": "asymmetric", "clip": "output", "target": 0.5}},
+    {"quantize.gptq": {"bits": 6, "grid": "kmeans"}}, {"quantize.entropy": {"bits": 6.0}}, {"quantize.awq": {"bits": 6}},
+    {"quantize.awq": {"bits": 6, "feedback": False}}, {"quantize.smooth": {"strength": 0.5, "feedback": True}},
+    {"quantize.learned": {"bits": 6, "steps": 40}}, {"quantize.rotated": {"bits": 6}},
+    {"quantize.rtn": {"bits": 6, "grid": "kmeans"}}, {"prune.wanda": {"sparsity": 0.2}},
+    {"prune.wanda": {"sparsity": 0.2, "refit": False}}, {"prune.sparsegpt": {"sparsity": 0.2}}, {"prune.obs": {"sparsity": 0.2}},
+    {"prune.sparsegpt": {"kept": 6, "of": 8, "bits": 6}}, {"prune.gradient": {"sparsity": 0.2}},
+    {"prune.gradient": {"sparsity": 0.2, "score": "fisher"}}, {"factorize.eigen": {"rank": 18}},
+    {"factorize.svd": {"rank": 18, "alpha": 1.0}},
+]  # fmt: skip
+
+
+class Net(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = torch.nn.Sequential(torch.nn.Linear(32, 64), torch.nn.ReLU(), torch.nn.Linear(64, 8))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        found: torch.Tensor = self.net(x)
+        return found
+
+
+@pytest.mark.parametrize("size", [0.0, 1e-5])
+@pytest.mark.parametrize("step", UNSEEN, ids=lambda step: "-".join(map(str, (next(iter(step)), *next(iter(step.values())).values()))))
+def test_what_no_calibration_token_reached_is_not_harmed(compressed: Any, step: dict[str, Any], size: float) -> None:
+    """Half of the inputs never fire while calibrating. Afterwards they do: the error is that of a layer that saw them."""
+    ((name, options),) = step.items()
+
+    def lost(scale: float) -> float:
+        torch.manual_seed(0)
+        batches = [{"x": torch.randn(64, 32)} for _ in range(8)]
+        for batch in batches:
+            batch["x"][:, :16] *= scale
+        done = compressed(Net(), [{name: {"where": "model.0*", **options}}], given=batches)
+        told = [note for record in done.records for note in record.notes if "reached by no" in note or "no gradient" in note]
+        assert bool(told) == (scale < 1)
+        x = torch.zeros(200, 32)
+        x[:, :16] = torch.randn(200, 16)
+        before, after = (model.module.net[0](x) for model in (done.original, done.model))
+        return float((after - before).norm() / before.norm())
+
+    assert lost(size) < 1.5 * lost(1.0) + 0.01

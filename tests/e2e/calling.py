@@ -77,7 +77,7 @@ def call(*arguments: str | Path) -> Done:
     """`main` in this process, everything that it sets put back afterwards."""
     out, err = io.StringIO(), io.StringIO()
     disable_progress_bar()  # as a process of its own has it from its environment
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     with contextlib.ExitStack() as stack:
         stack.enter_context(patch.object(sys, "argv", ["trimodal", *map(str, arguments)]))
         stack.enter_context(patch.dict(os.environ))

@@ -24,7 +24,6 @@ from huggingface_hub import constants as hub
 
 from trimodal import errors, pipeline
 from trimodal.formats import artifact as artifact_file
-from trimodal.formats import folder as folder_file
 from trimodal.models import load
 from trimodal.models.tiny import write_miniature_data
 
@@ -413,7 +412,7 @@ def test_force_does_not_replace_what_is_read(refused: Refused, broken: Path, tmp
 
 def test_disk_without_room(refused: Refused, clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = shutil.disk_usage(clip)
-    monkeypatch.setattr(folder_file.shutil, "disk_usage", lambda path: usage._replace(free=1000))
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1000))
     refused(compressing(clip), "needs", "only 1,000 are free", "nothing was written")
 
 
@@ -463,9 +462,9 @@ def test_ctrl_c_while_compressing(refused: Refused, clip: Path, monkeypatch: pyt
 
 
 def test_signals_while_writing(clip: Path, tmp_path: Path) -> None:
-    """Ctrl-C reaches all processes of the terminal, SIGTERM only the one; both while the new model is being reloaded."""
-    running = {}
-    for name in ("ctrl-c", "sigterm"):
+    """Ctrl-C and a closed terminal reach all processes of it, SIGTERM only the one; all while the new model is reloaded."""
+    running, codes = {}, {"ctrl-c": 130, "sigterm": 143, "sighup": 129}
+    for name in codes:
         (tmp_path / name).mkdir()
         running[name] = subprocess.Popen(
             [*command(), *compressing(clip)], cwd=tmp_path / name, env=environment(), stdout=subprocess.PIPE,
@@ -475,17 +474,20 @@ def test_signals_while_writing(clip: Path, tmp_path: Path) -> None:
     while waiting:
         time.sleep(0.05)
         for name, one in list(waiting.items()):
-            if one.poll() is not None or list((tmp_path / name).glob(".out.*.part/record.jsonl")):
+            assert one.poll() is None, (name, one.communicate())
+            if list((tmp_path / name).glob(".trimodal.*.part/new/record.jsonl")):
                 if name == "ctrl-c":
                     os.killpg(one.pid, signal.SIGINT)
                     os.killpg(one.pid, signal.SIGINT)  # people press it twice
+                elif name == "sighup":
+                    os.killpg(one.pid, signal.SIGHUP)
                 else:
                     one.send_signal(signal.SIGTERM)
                 del waiting[name]
     for name, one in running.items():
         out, err = one.communicate(timeout=120)
-        assert (one.returncode, out) == (130, ""), (name, err)
-        said_clearly(Done.of(130, out, err).err, "interrupted; nothing was left half-written")
+        assert (one.returncode, out) == (codes[name], ""), (name, err)
+        said_clearly(Done.of(codes[name], out, err).err, "interrupted; nothing was left half-written")
     assert listing(tmp_path) == set(running)
 
 

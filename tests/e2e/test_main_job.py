@@ -27,8 +27,8 @@ from trimodal.models.model import Model
 from trimodal.models.tiny import MINIATURES, PLAIN, miniature, miniature_batch
 
 FILES = {
-    "config.json", "model.safetensors", "plan.json", "preprocessor_config.json", "record.jsonl", "report.html",
-    "tokenizer.json", "tokenizer_config.json", "trimodal.json", "verdict.json",
+    "checks.sha256", "config.json", "plan.json", "preprocessor_config.json", "record.jsonl", "report.html", "tokenizer.json",
+    "tokenizer_config.json", "trimodal.json", "trimodal.safetensors", "verdict.json",
 }  # fmt: skip
 ANYTHING = {
     "clip": "image text", "siglip": "image text", "vit": "image", "bert": "text", "whisper": "audio text", "llama": "text",
@@ -90,9 +90,9 @@ def test_compress_writes_a_whole_folder_and_prints_the_verdict(job: Workspace, a
 
 def test_sizes_are_those_on_disk(job: Workspace, artifact: Path) -> None:
     size = json.loads((artifact / "verdict.json").read_text())["size"]
-    assert size["weights_after_bytes"] == (artifact / "model.safetensors").stat().st_size
+    assert size["weights_after_bytes"] == (artifact / "trimodal.safetensors").stat().st_size
     assert size["weights_before_bytes"] == (job.model("clip") / "model.safetensors").stat().st_size
-    about = {"plan.json", "record.jsonl", "verdict.json", "report.html"}
+    about = {"checks.sha256", "plan.json", "record.jsonl", "verdict.json", "report.html"}
     assert size["after_bytes"] == sum((artifact / name).stat().st_size for name in FILES - about)
 
 
@@ -102,7 +102,7 @@ def test_every_file_follows_the_umask(artifact: Path) -> None:
 
 def test_same_seed_same_bytes(job: Workspace, artifact: Path) -> None:
     assert job.done("out-b").code == 0
-    for name in ("model.safetensors", "plan.json", "trimodal.json"):
+    for name in ("trimodal.safetensors", "plan.json", "trimodal.json"):
         one, other = (hashlib.sha256((job.root / out / name).read_bytes()).hexdigest() for out in ("out-a", "out-b"))
         assert one == other, name
 
@@ -290,7 +290,7 @@ def test_tied_weights_are_stored_once(workspace: Workspace, tmp_path: Path, monk
     folder = workspace.model("llama")
     with in_memory(monkeypatch) as caught:
         trimodal.compress(folder, "int8", None, tmp_path / "out")
-    with safe_open(tmp_path / "out" / "model.safetensors", framework="pt") as opened:
+    with safe_open(tmp_path / "out" / "trimodal.safetensors", framework="pt") as opened:
         names = set(opened.keys())
     assert "model.embed_tokens.stored.codes" in names and not [name for name in names if name.startswith("lm_head")]
     loaded: Any = trimodal.load(tmp_path / "out")

@@ -34,7 +34,7 @@ def test_compress_verify_and_unpack(workspace: Workspace, tmp_path: Path) -> Non
     assert (back.code, back.err) == (0, "") and "written: " in back.out
     same = process("compress", source, "-r", recipe, "-d", data, "-o", tmp_path / "direct")
     assert same.code == 0, same.err
-    for name in ("model.safetensors", "config.json", "trimodal.json", "plan.json"):
+    for name in ("trimodal.safetensors", "config.json", "trimodal.json", "plan.json"):
         one, other = (hashlib.sha256((tmp_path / f / name).read_bytes()).hexdigest() for f in ("plain", "direct"))
         assert one == other, name
-    assert (tmp_path / "plain" / "model.safetensors").stat().st_size == packing["plain_bytes"]
+    assert (tmp_path / "plain" / "trimodal.safetensors").stat().st_size == packing["plain_bytes"]

@@ -25,7 +25,7 @@ from trimodal.formats.packed import HEADER, PACKED, pack_file, unpack_file
 from trimodal.formats.steps import STEPS
 from trimodal.models.tiny import miniature, miniature_batch, write_miniature, write_miniature_data
 
-MODEL = "model.safetensors"
+MODEL = "trimodal.safetensors"
 RECIPES: dict[str, tuple[str, list[dict[str, Any]]]] = {
     "resnet": ("image", [
         {"prune.magnitude": {"where": "image.0.*", "sparsity": 0.9}},

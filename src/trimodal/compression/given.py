@@ -20,7 +20,7 @@ from trimodal.methods import Method, method
 from trimodal.methods.options import build
 from trimodal.models.model import Model
 from trimodal.planning import place_of
-from trimodal.statistics import Balance, Gradient, MaskGradient, Moment, Statistic, StatisticKind, mixed
+from trimodal.statistics import Balance, ColumnNorm, Gradient, MaskGradient, Moment, Statistic, StatisticKind, mixed
 
 GRADIENT_SAMPLES = 64
 Seen = Mapping[str, Mapping[str, Statistic]]
@@ -91,7 +91,7 @@ class Given:
 
     def statistic(self, task: Task, place: Place, seen: Mapping[str, Statistic]) -> Statistic | None:
         """What the task's method wants, out of what was `seen` at its place; None where it wants nothing, or can do
-        without what no data was there for.
+        without what no data was there for. Columns that no token reached are filled in, see `maths/unseen.py`.
 
         Raises:
             TrimodalError: it cannot, or there was data but none that came there.
@@ -107,6 +107,8 @@ class Given:
             found = self._mask(place)
         elif moments:
             found = mixed(moments, self.balance, self.sizes.get(place.observed.path))
+        if isinstance(found, ColumnNorm | Moment | Gradient):
+            found = found.filled()
         if found is None and (self.samples or not task.method.without_data):
             raise TrimodalError(
                 f"{task.method.name} at {place.name}: no calibration sample ran through it; give data that uses the "

@@ -35,7 +35,7 @@ from trimodal.methods.options import build
 from trimodal.models.apply import apply_
 from trimodal.models.folding import tensors_at
 from trimodal.models.model import Batch, Model
-from trimodal.statistics import Moment, Statistic, mixed
+from trimodal.statistics import Gradient, Moment, Statistic, mixed
 
 BATCH_SIZE, BATCH_TOKENS = 32, 2048
 Progress = Callable[[str, int, int], None]
@@ -279,11 +279,20 @@ def _one(model: Model, task: Task, place: Place, given: Given, seen: Mapping[str
         if error is None:
             error = {n: output_error(old, new, m.second, m.mean, bias_change) for n, m in moments.items()}
     without = f"without data: {task.method.without_data}" if lacking else ""
+    unreached = _unreached(statistic, place.observed)
     return replace(
         record, bytes_after=sum(s.stored_bytes for s in after), error=dict(error or {}), weight_error=changed,
         tokens={n: part.tokens for n, part in moments.items()}, seconds=time.perf_counter() - start,
-        notes=tuple(note for note in (task.note, *change.notes, *said, without) if note),
+        notes=tuple(note for note in (task.note, *change.notes, *said, without, unreached) if note),
     )  # fmt: skip
+
+
+def _unreached(statistic: Statistic | None, site: Site) -> str:
+    """How much of what a method was told had to be assumed, since no calibration token reached it; empty if nothing."""
+    assumed = getattr(statistic, "assumed", 0)
+    if isinstance(statistic, Gradient):
+        return f"{assumed:,} of {site.rows * site.columns:,} weights got no gradient from any sample" if assumed else ""
+    return f"{assumed:,} of {site.columns:,} columns were reached by no calibration token" if assumed else ""
 
 
 def _folded(model: Model, task: Task, place: Place) -> PlaceRecord:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from trimodal.core import Sample
 from trimodal.data import labels
+from trimodal.models.foreign import run_forward
 from trimodal.models.model import Batch, Model, Output
 from trimodal.statistics import Gradient, MaskGradient, rows_by_modality
 
@@ -41,7 +42,7 @@ def gradient_sizes(model: Model, batches: Sequence[Batch], seed: int) -> dict[st
         ]
         try:
             with torch.enable_grad():
-                loss = _loss(model, model.module(**batch), batch, generator)
+                loss = _loss(model, run_forward(model.module, batch), batch, generator)
                 gradients = torch.autograd.grad(loss, list(seen.values()), allow_unused=True)
         finally:
             for handle in handles:
@@ -102,7 +103,7 @@ def _by_sample(
             weight.requires_grad_(True)
         for sample, batch in examples:
             with torch.enable_grad():
-                loss = _loss(model, model.module(**batch), batch, generator, sample)
+                loss = _loss(model, run_forward(model.module, batch), batch, generator, sample)
                 gradients = torch.autograd.grad(loss, list(weights.values()), allow_unused=True)
             yield {
                 path: torch.zeros_like(weight) if gradient is None else gradient

@@ -3,14 +3,40 @@
 from trimodal.core.change import Change, Cut, Drop, Folded, Merge, Treatment
 from trimodal.core.estimate import Estimate
 from trimodal.core.layout import Bare, Counter, Fixed, Layout
-from trimodal.core.plan import Calibration, Certainty, Edit, LeftAlone, Place, Plan, PlannedPlace, Source, least_certain
-from trimodal.core.record import Check, FitRecord, Metric, Packing, PlaceRecord, Size, Stock, TowerSize, Verdict
+from trimodal.core.plan import (
+    Calibration,
+    Certainty,
+    Edit,
+    LeftAlone,
+    Place,
+    Plan,
+    PlannedPlace,
+    Skipped,
+    Source,
+    least_certain,
+)
+from trimodal.core.record import (
+    Check,
+    FitRecord,
+    Latency,
+    Machine,
+    Metric,
+    Packing,
+    PlaceRecord,
+    Size,
+    Stock,
+    TowerSize,
+    Verdict,
+)
 from trimodal.core.sample import MODALITIES, TOKEN_KINDS, Sample
 from trimodal.core.site import Axis, Fold, Site, Tower
+from trimodal.core.text import json_text
+from trimodal.core.untouched import Alike, Stored, Untouched, Why, gathered
 
 __all__ = [
     "MODALITIES",
     "TOKEN_KINDS",
+    "Alike",
     "Axis",
     "Bare",
     "Calibration",
@@ -26,8 +52,10 @@ __all__ = [
     "Fixed",
     "Fold",
     "Folded",
+    "Latency",
     "Layout",
     "LeftAlone",
+    "Machine",
     "Merge",
     "Metric",
     "Packing",
@@ -38,11 +66,17 @@ __all__ = [
     "Sample",
     "Site",
     "Size",
+    "Skipped",
     "Source",
     "Stock",
+    "Stored",
     "Tower",
     "TowerSize",
     "Treatment",
+    "Untouched",
     "Verdict",
+    "Why",
+    "gathered",
+    "json_text",
     "least_certain",
 ]

@@ -12,8 +12,10 @@ from typing import Any, Literal, get_args
 
 from trimodal.core.estimate import Estimate
 from trimodal.core.layout import Bare, Layout
+from trimodal.core.record import PackName
 from trimodal.core.showing import html_table, size_name
 from trimodal.core.site import Fold, Site, Tower
+from trimodal.core.untouched import Untouched
 from trimodal.shorthand import short_name
 
 PLAN_FORMAT = 1
@@ -127,6 +129,15 @@ class Edit:
 
 
 @dataclass(frozen=True)
+class Skipped:
+    """A step of the recipe that is `optional` and finds nothing to do in this model: where it stands, its method, and why."""
+
+    step: str
+    method: str
+    reason: str
+
+
+@dataclass(frozen=True)
 class Source:
     """What the plan was made for. `fingerprint` is the sha256 over all tensors' names, shapes, types and bytes."""
 
@@ -149,9 +160,10 @@ class Calibration:
 
 @dataclass(frozen=True, repr=False)
 class Plan:
-    """Ordered edits with all that is needed to execute them again to the same bytes.
-
-    `estimate` is what that will take here and now; it is no part of the plan, and in no file.
+    """Ordered edits with all that is needed to execute them again to the same bytes. `skipped` are the recipe's optional
+    steps that became no edit; `pack` says how the weights will be stored in the file, see `formats/packed.py`; `untouched` is
+    what the edits leave as it is, None in a plan of an older version, or made by hand. `estimate` is what carrying it out
+    will take here and now; it is no part of the plan, and in no file.
     """
 
     seed: int
@@ -162,6 +174,9 @@ class Plan:
     recipe: dict[str, Any] = field(default_factory=dict)
     trimodal: str = ""
     format: int = PLAN_FORMAT
+    skipped: tuple[Skipped, ...] = ()
+    pack: PackName = "plain"
+    untouched: Untouched | None = None
     estimate: Estimate | None = field(default=None, compare=False)
 
     def __repr__(self) -> str:
@@ -187,7 +202,7 @@ class Plan:
         """Plain data for a JSON file."""
         data = asdict(replace(self, estimate=None))
         del data["estimate"]
-        return data
+        return {**data, "untouched": self.untouched.to_json() if self.untouched else None}
 
     @staticmethod
     def from_json(data: dict[str, Any]) -> Plan:
@@ -201,6 +216,9 @@ class Plan:
             recipe=data["recipe"],
             trimodal=data["trimodal"],
             format=data["format"],
+            skipped=tuple(Skipped(**step) for step in data.get("skipped", ())),
+            pack=data.get("pack", "plain"),
+            untouched=Untouched.from_json(data.get("untouched")),
         )
 
 

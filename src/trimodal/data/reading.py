@@ -456,8 +456,23 @@ def grouped(model: Model, samples: Sequence[Sample], size: int) -> list[list[int
 def encode(model: Model, samples: Sequence[Sample]) -> dict[str, torch.Tensor]:
     """Keyword arguments of the module's forward for `samples`, on the module's device; labels are not in it."""
     batch = model.family.encode(model.module, model.processors, [_taken(model, load(s)) for s in samples])
+    _check_finite(batch, samples)
     device = _device(model.module)
     return {name: tensor.to(device) for name, tensor in batch.items()}
+
+
+def _check_finite(batch: Mapping[str, torch.Tensor], samples: Sequence[Sample]) -> None:
+    """Raise a DataError where a number that the model is to be given is not finite; an additive mask may hold −∞."""
+    for name, tensor in batch.items():
+        if not tensor.is_floating_point():
+            continue
+        bad = tensor.isnan() if "mask" in name else ~tensor.isfinite()
+        if bool(bad.any()):
+            row = int(bad.flatten(1).any(dim=1).nonzero()[0]) if bad.dim() and len(bad) == len(samples) else 0
+            raise DataError(
+                f"line {samples[row].line}: {name} holds {int(bad.sum()):,} numbers that are not finite; "
+                "expected finite inputs: look at its file, or at the processor's means and scales"
+            )
 
 
 def _taken(model: Model, loaded: Loaded) -> Loaded:

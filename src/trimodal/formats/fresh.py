@@ -10,7 +10,6 @@ import json
 import os
 import subprocess
 import sys
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,10 +19,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from trimodal.core import Check
+from trimodal.errors import OutputError
 from trimodal.formats import alone
 from trimodal.formats.alone import outputs as outputs
 from trimodal.formats.artifact import open_model
 from trimodal.models.model import Batch, Model
+from trimodal.writing import scratch_folder
 
 _TOLERANCE = 1e-6
 
@@ -76,15 +77,19 @@ def _process(
 ) -> tuple[dict[str, Tensor], str]:
     """Run `program` with the arguments `before`, a file with `batch`, one for its results, and `after`: the results, and
     the last line that it printed."""
-    with tempfile.TemporaryDirectory() as scratch:
-        probe, result = Path(scratch) / "probe.safetensors", Path(scratch) / "result.safetensors"
+    with scratch_folder("the inputs of the reload check") as scratch:
+        probe, result = scratch / "probe.safetensors", scratch / "result.safetensors"
         save_file({k: v.contiguous().cpu() for k, v in (batch or {}).items()}, probe)
         threads = str(torch.get_num_threads())
-        whole = {**os.environ, "OMP_NUM_THREADS": threads, "TRANSFORMERS_VERBOSITY": "error", **environment}
+        # What the other process writes for a moment lies in here too, so that it goes when that process is killed.
+        whole = {**os.environ, "TMPDIR": str(scratch), "OMP_NUM_THREADS": threads, "TRANSFORMERS_VERBOSITY": "error", **environment}
         command = [sys.executable, *program, *before, str(probe), str(result), *after]
         done = subprocess.run(command, env=whole, capture_output=True, text=True)
         if done.returncode != 0:
-            raise _Failed((done.stderr.strip().splitlines() or ["no message"])[-1])
+            said = (done.stderr.strip().splitlines() or ["no message"])[-1]
+            if "os error 28" in said or "No space left" in said:
+                raise OutputError(f"the reload check has no room in {scratch.parent.parent}; set TMPDIR to a place with more")
+            raise _Failed(said)
         return load_file(result), (done.stdout.strip().splitlines() or [""])[-1]
 
 

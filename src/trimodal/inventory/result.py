@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from trimodal.core import Untouched
 from trimodal.core.showing import html_table, size_name
 
 
@@ -54,6 +55,7 @@ class Inventory:
     """What a model is made of. Every parameter is counted once, tied ones too.
 
     `parameters` and `bytes` are those of sites and `other`, so they exceed the sum over towers by what belongs to none.
+    `in_no_place` are the tensors that no method can work on: parameters of no site, and further tensors.
     `buffer_bytes` are further tensors of the checkpoint (running statistics of batch norms). `operations` are the
     multiply-accumulates of one forward for one sample with inputs of the shapes `input_shapes`; None where no
     forward could be run, and then `operations_note` says why.
@@ -70,6 +72,7 @@ class Inventory:
     other: tuple[OtherParameters, ...]
     input_shapes: dict[str, tuple[int, ...]]
     operations_note: str = ""
+    in_no_place: Untouched = field(default_factory=lambda: Untouched(0))
 
     def __repr__(self) -> str:
         towers = ", ".join(tower.name for tower in self.towers)
@@ -84,4 +87,4 @@ class Inventory:
 
     def to_json(self) -> dict[str, Any]:
         """Plain data for a JSON file."""
-        return asdict(self)
+        return {**asdict(self), "in_no_place": self.in_no_place.to_json()}

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from trimodal.errors import TrimodalError
+from trimodal.maths.cholesky import revive
 
 
 def kept_count(size: int, sparsity: float) -> int:
@@ -52,9 +53,7 @@ def refit(weight: Tensor, mask: Tensor, moment: Tensor, damping: float) -> Tenso
     Cost O(m·k³) for k kept columns. `moment` (n, n) is C; returns float32 (m, n), zero outside the mask.
     Minimises tr((W − Ŵ) C (W − Ŵ)ᵀ), so it never has a larger error than the masked weight itself.
     """
-    c = moment.double().clone()
-    dead = c.diagonal() == 0
-    c.diagonal()[dead] = 1.0
+    c, _ = revive(moment)
     c.diagonal().add_(damping * c.diagonal().mean())
     target = weight.double() @ c  # (m, n)
     result = torch.zeros_like(target)

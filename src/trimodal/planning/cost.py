@@ -28,8 +28,8 @@ import torch
 
 from trimodal.core import Edit, Layout, Plan, Site
 from trimodal.core.estimate import Estimate
-from trimodal.errors import InputError, OutputError
-from trimodal.machine import free_disk, free_memory
+from trimodal.errors import InputError
+from trimodal.machine import free_memory
 
 _USED = 0.4  # of a product's pace, in layers with all that is around them
 _PROCESS_BYTES = 450_000_000  # torch, Transformers and trimodal, imported
@@ -176,14 +176,3 @@ def check_memory_for(needed_bytes: int, what: str) -> None:
             f"{what} needs about {needed_bytes / 1e9:.1f} GB of memory, but only {free / 1e9:.1f} GB are free; close other "
             "programs, take a machine with more, or try it anyway with --ignore-limits"
         )
-
-
-def check_disk_for(needed_bytes: int, out: Path) -> None:
-    """Refuse what cannot fit onto the disk where `out` will be.
-
-    Raises:
-        OutputError: saying how much is needed and how much is there.
-    """
-    free = free_disk(out)
-    if needed_bytes > free:
-        raise OutputError(f"{out} needs {needed_bytes:,} bytes, but only {free:,} are free on its disk; nothing was written")

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
+
+from trimodal.maths.unseen import unseen
 
 
 @dataclass
@@ -17,6 +20,7 @@ class Gradient:
     rows: int
     columns: int
     samples: int = 0
+    assumed: int = field(init=False, default=0)
     mean: Tensor = field(init=False)
     size: Tensor = field(init=False)
     square: Tensor = field(init=False)
@@ -30,6 +34,19 @@ class Gradient:
         self.samples += 1
         for total, value in ((self.mean, g), (self.size, g.abs()), (self.square, g.square())):
             total.lerp_(value.to(total.device), 1 / self.samples)
+
+    def filled(self) -> Gradient:
+        """The same with the mean over all others where no sample gave a weight a gradient, or none worth the name to
+        its column (`maths/unseen.py`); `assumed` says how many those are. Where there is no gradient at all nothing is assumed."""
+        never = (self.size == 0) | unseen(self.square.mean(0))
+        if not never.any() or never.all():
+            return self
+        result = copy.copy(self)
+        result.mean, result.size, result.square = (
+            torch.where(never, value.abs()[~never].mean(), value) for value in (self.mean, self.size, self.square)
+        )
+        result.assumed = int(never.sum())
+        return result
 
 
 @dataclass

@@ -9,10 +9,12 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, Self
 
 import torch
 from torch import Tensor
+
+from trimodal.maths.unseen import assumed, fill, unseen
 
 Balance = Literal["modality", "tokens", "gradient"]
 _LEAST_SHARE = 0.05
@@ -27,6 +29,7 @@ class ColumnNorm:
     columns: int
     tokens: int = 0
     square: Tensor = field(init=False)
+    assumed: int = field(init=False, default=0)
 
     def __post_init__(self) -> None:
         self.square = torch.zeros(self.columns)
@@ -37,6 +40,15 @@ class ColumnNorm:
         if total:
             self.square = self.square.to(x.device) * (self.tokens / total) + x.float().square().sum(0) / total
             self.tokens = total
+
+    def filled(self) -> ColumnNorm:
+        """The same with what `maths/unseen.py` assumes of columns that no token reached; `assumed` says how many."""
+        never = int(unseen(self.square).sum())
+        if not never:
+            return self
+        result = copy.copy(self)
+        result.square, result.assumed = assumed(self.square), never
+        return result
 
 
 @dataclass
@@ -49,6 +61,7 @@ class Moment:
     second: Tensor = field(init=False)
     mean: Tensor = field(init=False)
     cross: Tensor | None = None
+    assumed: int = field(init=False, default=0)
 
     def __post_init__(self) -> None:
         self.second = torch.zeros(self.columns, self.columns)
@@ -58,6 +71,17 @@ class Moment:
     def square(self) -> Tensor:
         """E[x_j²] per column (n,)."""
         return self.second.diagonal()
+
+    def filled(self) -> Self:
+        """The same with what `maths/unseen.py` assumes of columns that no token reached; `assumed` says how many."""
+        second, never = fill(self.second)
+        if not never.any():
+            return self
+        result = copy.copy(self)
+        result.second, result.mean, result.assumed = second, self.mean.masked_fill(never, 0.0), int(never.sum())
+        if self.cross is not None:  # nothing is to be moved into them for the original model's sake either
+            result.cross = torch.where(never, second, self.cross)
+        return result
 
     def update(self, x: Tensor, original: Tensor | None = None) -> None:
         """Take in x (tokens, columns), and the original model's inputs for the same tokens."""

@@ -99,7 +99,7 @@ def refuse(place: Place, config: LayersConfig) -> str | None:
 def unlike(sites: Iterable[Site], tower: Tower) -> str | None:
     """In what the blocks of a tower differ, so that nobody can say beforehand what is saved when one of them goes."""
     inside = [site for site in sites if site.block is not None]
-    tied = next((site for site in inside if site.tied or site.stored == "shared"), None)
+    tied = next((site for site in inside if site.tied or site.elsewhere or site.stored == "shared"), None)
     if tied is not None:
         return f"{tied.name} shares its weight; remove blocks before that"
     seen = [Layout((tower,), tuple(inside)).dropped(tower.name, [block]).sites for block in range(len(tower.blocks))]

@@ -145,10 +145,10 @@ def solve(place: Place, weights: Weights, statistic: Statistic | None, config: O
         raise TrimodalError(f"prune.obs at {place.name} was given no second moment")
     site = place.observed
     weight = weights[f"{site.path}.weight"].flatten(1)  # (m, n)
-    second, dead = revive(statistic.second)
+    second, _ = revive(statistic.second)
     inverse, damping = damped_inverse(second, config.damping, statistic.tokens)
     within = masked.mask_of(site, weights)
-    costs, order = traces(weight.masked_fill(dead, 0.0), inverse, within)
+    costs, order = traces(weight, inverse, within)
     rows, columns = weight.shape
     if config.scope == "row":
         lasts = torch.arange(columns, device=order.device).expand(rows, -1).to(weight.dtype)

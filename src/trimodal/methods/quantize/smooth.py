@@ -58,6 +58,7 @@ from trimodal.core import Change, Place, Site
 from trimodal.errors import TrimodalError
 from trimodal.layers import Coded
 from trimodal.maths.observers import OBSERVERS, Observer, grid_of, observe, through_grid, through_own_grid
+from trimodal.maths.unseen import unseen
 from trimodal.methods.method import Method, Weights
 from trimodal.methods.options import option
 from trimodal.methods.quantize import gptq, gridded
@@ -132,7 +133,7 @@ def factors(inputs: Tensor, weights: Tensor, strength: float, kernel: int = 1) -
     The `kernel` neighbouring columns of a convolution's channel share a factor.
     """
     a, b = (v.float().view(-1, kernel).amax(dim=1) for v in (inputs, weights))
-    alive = (a > 0) & (b > 0)
+    alive = ~unseen(a.square()) & (b > 0)  # of an input that was all but never seen nothing is known
     if not bool(alive.any()):
         return torch.ones_like(inputs, dtype=torch.float16)
     logs = strength * a[alive].log() - min(strength, 1 - strength) * b[alive].log()
@@ -263,7 +264,7 @@ def solve(place: Place, weights: Weights, statistic: Statistic | None, config: S
     scaled, choose = _scaled(statistic, c), gridded.nearest
     said = [f"smoothed with strength {strength:g}, inputs {options['inputs']['mode']}"]
     if config.feedback:
-        choose, damping, _ = gptq.chooser(scaled, config.damping)
+        choose, damping = gptq.chooser(scaled, config.damping)
         said += [f"damping raised to {damping:g}"] if damping > config.damping else []
     parts = {"columns": factor[None]} if "columns" in options else {}
     change = gridded.quantized(place, weights, scaled, config, choose, parts, (), weight / c, **options)
