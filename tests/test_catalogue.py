@@ -6,10 +6,10 @@ import subprocess
 import sys
 
 import pytest
-from trimodal.methods.__main__ import rows
 
 from trimodal.catalogue import built_in, described, method_rows, recipe_steps
 from trimodal.errors import RecipeError
+from trimodal.methods.__main__ import rows
 
 
 def test_catalogue_is_up_to_date() -> None:

@@ -32,7 +32,9 @@ def test_bare_shows_help() -> None:
 
 
 @pytest.mark.parametrize("environment", [ASCII, C_LOCALE, {"COLUMNS": "5"}], ids=["ascii", "c-locale", "narrow"])
-@pytest.mark.parametrize("arguments", [["--help"], ["compress", "--help"], ["recipes"], ["methods", "quantize.gptq"], ["doctor"]], ids=" ".join)
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["compress", "--help"], ["recipes"], ["methods", "quantize.gptq"], ["doctor"]], ids=" ".join
+)
 def test_any_terminal(arguments: list[str], environment: dict[str, str]) -> None:
     done = trimodal(*arguments, **environment)
     assert (done.returncode, done.stderr) == (0, ""), done

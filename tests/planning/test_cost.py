@@ -66,7 +66,7 @@ def test_verbs_estimate_refuse_and_go_on_when_told_to(monkeypatch: pytest.Monkey
     planned = pipeline.plan(model, "int8", data)
     assert planned.estimate is not None and planned.estimate.total_seconds > 0 and planned.estimate.disk_bytes > 0
     monkeypatch.setattr(cost, "free_memory", lambda: 1000)
-    with pytest.raises(InputError, match="reading .*model needs about .* GB of memory"):
+    with pytest.raises(InputError, match=r"reading .*model needs about .* GB of memory"):
         pipeline.compress(model, "int8", data, tmp_path / "out")
     monkeypatch.setattr(cost, "free_memory", lambda: 100_000_000)
     with pytest.raises(InputError, match="compressing model needs about"):
