@@ -17,13 +17,14 @@ def undisturbed() -> Iterator[None]:
         yield
         return
     came: list[int] = []
-    kept = {number: signal.getsignal(number) for number in STOPPING}
+    handlers = {number: signal.getsignal(number) for number in STOPPING}
+    kept = {number: handler for number, handler in handlers.items() if handler is not None}  # None is not Python's to put back
     try:
-        for number in STOPPING:
+        for number in kept:
             signal.signal(number, lambda caught, frame: came.append(caught))
         yield
     finally:
         for number, handler in kept.items():
-            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+            signal.signal(number, handler)
         if came:
             signal.raise_signal(came[0])
