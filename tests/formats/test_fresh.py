@@ -71,3 +71,14 @@ def test_difference() -> None:
     assert fresh._difference(a, torch.tensor([1.5, float("nan"), float("inf")])) == 0.5
     assert fresh._difference(a, a[:2]) == float("inf")
     assert not fresh._compare("equal", {"a": a}, {"b": a}).passed
+
+
+def test_rounding_is_no_difference_whatever_the_scale() -> None:
+    """MKL adds in an order that depends on where in memory a matrix lies, by up to 4e-7 of the largest sum in one product."""
+    scores = torch.tensor([[30.0, -0.01, 7.0]])
+    assert fresh._compare("rounded", {"a": scores}, {"a": scores + 4e-7 * 30}).passed
+    assert not fresh._compare("other", {"a": scores}, {"a": scores + 1e-3}).passed
+    assert not fresh._compare("other", {"a": scores / 1e4}, {"a": scores / 1e4 + 2e-6}).passed
+    assert not fresh._compare("lost", {"a": scores}, {"a": scores.clone().fill_(float("nan"))}).passed
+    assert not fresh._compare("codes", {"a": torch.tensor([300_000])}, {"a": torch.tensor([300_001])}).passed
+    assert fresh._compare("nothing", {"a": torch.zeros(0)}, {"a": torch.zeros(0)}).passed

@@ -512,6 +512,7 @@ def _provenance(plan: Plan, verdict: Verdict) -> list[tuple[str, str, bool]]:
         ("Source parameters", f"{plan.source.parameters:,}", False),
         ("Calibration", looked, False),
         ("Calibration data, sha256", calibration.sha256 or "", True),
+        ("Optional steps with nothing to do", "; ".join(f"{step.step} ({step.method})" for step in plan.skipped), False),
         ("Seeds", f"plan {plan.seed}, verification {verdict.seed}", False),
         ("Plan made with", f"trimodal {plan.trimodal}" if plan.trimodal else "", False),
         ("Versions", ", ".join(f"{name} {version}" for name, version in verdict.versions.items()), False),

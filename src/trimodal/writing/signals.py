@@ -18,7 +18,8 @@ def undisturbed() -> Iterator[None]:
         return
     came: list[int] = []
     handlers = {number: signal.getsignal(number) for number in STOPPING}
-    kept = {number: handler for number, handler in handlers.items() if handler is not None}  # None is not Python's to put back
+    left = (None, signal.SIG_IGN)  # None is not Python's to put back; nohup and a shell in the background have some ignored
+    kept = {number: handler for number, handler in handlers.items() if handler not in left}
     try:
         for number in kept:
             signal.signal(number, lambda caught, frame: came.append(caught))
