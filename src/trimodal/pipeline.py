@@ -87,7 +87,7 @@ from trimodal.reporting import page_of, report
 from trimodal.reporting.page import PAGE_NAME
 from trimodal.verification import peak_bytes
 from trimodal.verification import verify as compare
-from trimodal.writing import replace_files
+from trimodal.writing import check_open, replace_files
 
 RecipeSource = str | Path | Mapping[str, Any]
 Progress = Callable[[str, int, int], None]
@@ -322,6 +322,7 @@ def verify(
     out, clock = Path(out), _Clock()
     if not is_artifact(out):
         raise InputError(f"{out} is no artifact (it has no trimodal.json); expected a folder that compress wrote")
+    check_open(out)
     planned, unchanged, written = read_plan(out), _files_check(out), read_manifest(out)
     original = _on(open_model(against), device)
     compressed = _on(open_model(out, factory=against if original.folder is None else None), device)  # type: ignore[arg-type]
