@@ -34,7 +34,9 @@ def test_same_plan_same_bytes(compressed: Any, name: str) -> None:
 
 
 def test_another_seed_trains_another_way(compressed: Any) -> None:
-    first, second = (compressed("clip", [{"distill": {"steps": 4}}], seed=seed) for seed in (0, 1))
+    """Pruned first: a student that equals its teacher has nothing to learn, in whatever order."""
+    steps = [{"prune.magnitude": {"sparsity": 0.5}}, {"distill": {"steps": 4}}]
+    first, second = (compressed("clip", steps, seed=seed) for seed in (0, 1))
     assert any(not torch.equal(a, b) for a, b in zip(state(first.model).values(), state(second.model).values()))
 
 
@@ -59,7 +61,7 @@ def test_records_say_what_was_lost(compressed: Any) -> None:
         assert record.weight_error == pytest.approx(weight_error(old, new))
         assert (record.bytes_before, record.bytes_after) == (planned.bytes_before, planned.bytes_after)
         assert all(0 < error < 1 for error in record.error.values())
-        assert set(record.error) == (set() if "embedding" in record.place else {record.tower})
+        assert set(record.error) == {record.tower} and record.unmeasured == ""
         assert record.seconds >= 0
 
 
