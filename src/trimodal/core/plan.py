@@ -175,7 +175,7 @@ class Plan:
     trimodal: str = ""
     format: int = PLAN_FORMAT
     skipped: tuple[Skipped, ...] = ()
-    pack: PackName = "plain"
+    pack: PackName = field(default="plain", compare=False)  # the same is done to the model either way
     untouched: Untouched | None = None
     estimate: Estimate | None = field(default=None, compare=False)
 

@@ -32,6 +32,7 @@ from trimodal.formats.manifest import (
     VERDICT,
     Manifest,
     check_files,
+    check_not_orphaned,
     check_tellers,
     manifest_content,
     read_manifest,
@@ -245,6 +246,8 @@ def open_model(source: Factory | Path, factory: Factory | None = None) -> Model:
     found = source if callable(source) else locate(source)
     if isinstance(found, Path) and is_artifact(found):
         return _open_artifact(found, factory)
+    if isinstance(found, Path):
+        check_not_orphaned(found)
     model = from_folder(found, name_of(source)) if isinstance(found, Path) else from_factory(found, name_of(source))
     check_finite(model.module, model.name)
     return model
@@ -253,6 +256,13 @@ def open_model(source: Factory | Path, factory: Factory | None = None) -> Model:
 def _open_artifact(folder: Path, factory: Factory | None) -> Model:
     manifest = read_manifest(folder)
     check_files(folder, manifest)
+    model = _open_checked(folder, manifest, factory)
+    if read_manifest(folder) != manifest:
+        raise errors.IntegrityError(f"{folder} was replaced while it was read; load it again")
+    return model
+
+
+def _open_checked(folder: Path, manifest: Manifest, factory: Factory | None) -> Model:
     if pack_name(folder) == "plain":
         return _open_plain(folder, folder, manifest, factory)
     with packed.scratch() as plain:

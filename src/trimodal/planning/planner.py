@@ -77,7 +77,7 @@ def plan_steps(layout: Layout, recipe: Recipe, data: bool) -> tuple[tuple[Edit, 
             edit, layout = _plan_step(layout, step, data, began, edits)
         except _NothingToDo as nothing:
             if not step.optional:
-                raise
+                raise RecipeError(f"{step.place} ({step.method.name}): {nothing.reason}") from None
             if not (idle and step.number > 1):  # the rest of a schedule of which nothing was said yet
                 skipped.append(Skipped(step.place, step.method.name, nothing.reason))
             idle = True
@@ -88,11 +88,11 @@ def plan_steps(layout: Layout, recipe: Recipe, data: bool) -> tuple[tuple[Edit, 
     return tuple(edits), tuple(skipped), layout
 
 
-class _NothingToDo(RecipeError):
+class _NothingToDo(Exception):
     """A step finds no place to work at, for `reason`."""
 
-    def __init__(self, step: Step, reason: str) -> None:
-        super().__init__(f"{step.place} ({step.method.name}): {reason}")
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
         self.reason = reason
 
 
@@ -149,7 +149,7 @@ def _plan_step(layout: Layout, step: Step, data: bool, began: Layout, earlier: S
     if not planned:
         reasons = dict.fromkeys(f"{alone.name}: {alone.reason}" for alone in left)
         why = f"{'; '.join(list(reasons)[:3])}{' …' if len(reasons) > 3 else ''}"
-        raise _NothingToDo(step, f"nothing that {_quoted(step)} matches can be worked on; {why}")
+        raise _NothingToDo(f"nothing that {_quoted(step)} matches can be worked on; {why}")
     return Edit(method.name, step.where, plain(step.config), tuple(planned), tuple(left)), layout
 
 
@@ -268,7 +268,7 @@ def _matching(layout: Layout, step: Step) -> tuple[list[Place], list[LeftAlone]]
     for pattern in step.where:
         if not any(_fits(place, pattern) for place in candidates):
             if not (step.optional and matched):
-                raise _NothingToDo(step, f"the pattern '{pattern}' matches nothing; {_hint(layout, step, pattern)}")
+                raise _NothingToDo(f"the pattern '{pattern}' matches nothing; {_hint(layout, step, pattern)}")
             left.append(LeftAlone(pattern, "the pattern matches nothing in this model"))
     return matched, left
 
