@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import sys
 from pathlib import Path
 
 import pytest
@@ -53,7 +52,7 @@ def test_links_and_picture() -> None:
 
 
 def test_extras_exist() -> None:
-    if sys.version_info >= (3, 11):
+    if True:
         import tomllib
 
         known = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
