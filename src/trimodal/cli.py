@@ -308,7 +308,9 @@ def demo(
     with screen.progress("the built-in model") as progress:
         from trimodal import demo as job
 
-        result = job.run(folder, train=train, seed=seed, device=device, progress=progress)
+        result = job.run(
+            folder, train=train, seed=seed, device=device, progress=progress, on_plan=lambda plan: screen.tell(_needs(plan))
+        )
     _finish(
         result.verdict,
         result.plan,
