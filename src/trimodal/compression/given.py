@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 from typing import Any
 
@@ -20,11 +20,21 @@ from trimodal.methods import Method, method
 from trimodal.methods.options import build
 from trimodal.models.model import Model, device_of
 from trimodal.planning import place_of
-from trimodal.statistics import Balance, ColumnNorm, Gradient, MaskGradient, Moment, Statistic, StatisticKind, mixed
+from trimodal.statistics import (
+    Balance,
+    ColumnNorm,
+    Gradient,
+    MaskGradient,
+    Moment,
+    Seen,
+    Statistic,
+    StatisticKind,
+    mixed,
+)
 
 GRADIENT_SAMPLES = 64
 _LEAST, _MOST = 2.0**-60, 2.0**60
-Seen = Mapping[str, Mapping[str, Statistic]]
+SeenAt = Mapping[str, Mapping[str, Seen]]
 
 
 @dataclass(frozen=True)
@@ -68,28 +78,27 @@ class Given:
         """The task's place as it stands in the model now."""
         return place_of(self.model.layout, task.method, task.planned)
 
-    def observe(self, tasks: Sequence[Task], places: Sequence[Place], errors: bool = True) -> Seen:
+    def observe(self, tasks: Sequence[Task], places: Sequence[Place], errors: bool = True) -> SeenAt:
         """Statistics of the inputs at the `places` of `tasks`, by path and modality. With `errors` the second moment is
-        taken everywhere, asked for or not, so that output errors can be measured."""
+        taken everywhere, asked for or not, so that output errors can be measured; of an embedding which rows were used,
+        and of a convolution in groups the moment of each."""
         wants: dict[str, StatisticKind] = {}
         for task, place in zip(tasks, places, strict=True):
             site = place.observed
-            if (
-                self.activations.batches
-                and place.whole is None
-                and place.fold is None
-                and has_moment(site)
-            ):
+            if errors and self.activations.batches and place.whole is None and place.fold is None:
+                wants |= _for_errors(place)
+            if self.activations.batches and place.whole is None and place.fold is None and has_moment(site):
                 wanted = task.method.wants(place, task.config)
                 if errors or wanted not in (None, "gradient", "mask"):
                     wants[site.path] = "moment" if wanted in (None, "norm", "gradient", "mask") else wanted
-        seen: dict[str, Mapping[str, Statistic]] = {}
+        seen: dict[str, Mapping[str, Seen]] = {}
         observed = [place.observed for place in places if place.observed.path in wants]
+        observed += [replace(s, path=path) for s in observed if s.kind == "embedding" for path in s.tied if path in wants]
         for _, sites in groupby(sorted(observed, key=position), key=position):
             seen |= self.activations.observe(list(sites), wants)
         return seen
 
-    def statistic(self, task: Task, place: Place, seen: Mapping[str, Statistic]) -> Statistic | None:
+    def statistic(self, task: Task, place: Place, seen: Mapping[str, Seen]) -> Statistic | None:
         """What the task's method wants, out of what was `seen` at its place; None where it wants nothing, or can do
         without what no data was there for. Columns that no token reached are filled in, see `maths/unseen.py`; of a
         layer that no sample came to (its tower's modality is missing, or its weight is read without a call) that is all.
@@ -156,6 +165,15 @@ class Given:
 def has_moment(site: Site) -> bool:
     """Whether the site's input has one second moment."""
     return site.kind in ("linear", "conv") and site.groups == 1
+
+
+def _for_errors(place: Place) -> dict[str, StatisticKind]:
+    """What tells the error of a site that no method takes statistics of. What is tied to an embedding, its own way to read
+    the same weight, is seen there."""
+    site = place.observed
+    if site.kind == "embedding":
+        return dict.fromkeys((site.path, *site.tied), "uses")
+    return {site.path: "grouped"} if site.kind == "conv" and site.groups > 1 and place.label is None else {}
 
 
 def position(site: Site) -> tuple[str, int]:
