@@ -96,8 +96,9 @@ def with_texts() -> list[PassLine]:
         cpu_seconds(*compress)
         code = "import sys; from benchmarks.startup import beside_forward; beside_forward(*sys.argv[1:])"
         done = subprocess.run(
-            [sys.executable, "-c", code, model, f"{scratch}/out", str(data)], env=environment("1"), check=True, capture_output=True, text=True
-        )
+            [sys.executable, "-c", code, model, f"{scratch}/out", str(data)],
+            env=environment("1"), check=True, capture_output=True, text=True,
+        )  # fmt: skip
     forward, verified = json.loads(done.stdout.splitlines()[-1])
     print(table(("CPU seconds, one thread", ""), [
         ("forward pass of both models", f"{forward:.2f}"), (f"verification of {TEXTS} texts", f"{verified:.2f}")

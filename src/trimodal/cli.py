@@ -38,7 +38,7 @@ _RECIPE = "A YAML file, or the name of a built-in recipe (see `trimodal recipes`
 _DATA = "A JSONL file or a folder with data.jsonl; `none` where nothing needs data."
 _EXITS = (
     "Exit codes: 0 done, all checks passed; 1 a check failed, or an artifact is damaged; 2 the input cannot be used, and nothing "
-    "was written; 130 interrupted, and nothing was left half-written."
+    "was written; 130 interrupted (143 by SIGTERM), and nothing was left half-written."
 )
 
 ModelArgument = Annotated[str, typer.Argument(help=_MODEL, show_default=False)]
@@ -308,7 +308,9 @@ def demo(
     with screen.progress("the built-in model") as progress:
         from trimodal import demo as job
 
-        result = job.run(folder, train=train, seed=seed, device=device, progress=progress)
+        result = job.run(
+            folder, train=train, seed=seed, device=device, progress=progress, on_plan=lambda plan: screen.tell(_needs(plan))
+        )
     _finish(
         result.verdict,
         result.plan,

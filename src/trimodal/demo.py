@@ -7,9 +7,11 @@ demo-out     what `trimodal compress demo-model --recipe demo --data demo-data -
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from trimodal import pipeline
+from trimodal.core import Plan
 from trimodal.data.seehearread import write_dataset
 from trimodal.errors import OutputError
 from trimodal.training.seehearread import train_demo_model, unpack_demo_model
@@ -21,7 +23,7 @@ DATA_SEED = 0
 
 def run(
     folder: Path, *, train: bool = False, seed: int | None = None, device: str = "cpu",
-    progress: pipeline.Progress = lambda what, done, total: None,
+    progress: pipeline.Progress = lambda what, done, total: None, on_plan: Callable[[Plan], None] = lambda plan: None,
 ) -> pipeline.Result:  # fmt: skip
     """Write model and data into `folder`, compress the model with the built-in recipe `demo`, and verify it.
 
@@ -30,7 +32,7 @@ def run(
         train: train the model anew (some ten minutes on two cores) instead of unpacking the packaged weights.
         seed: of training and compression; None for the recipe's.
         device: where to compute.
-        progress: as in `pipeline.compress`.
+        progress, on_plan: as in `pipeline.compress`.
     """
     model, data, out = (folder / f"demo-{name}" for name in ("model", "data", "out"))
     _check_ours(model, "config.json", '"trimodal_fusion"')
@@ -42,7 +44,7 @@ def run(
     write_dataset(data, train=TRAIN_ITEMS, test=TEST_ITEMS, seed=DATA_SEED, force=True)
     return pipeline.compress(
         str(model), "demo", data, out,
-        seed=seed, device=device, force=True, progress=progress,
+        seed=seed, device=device, force=True, progress=progress, on_plan=on_plan,
     )  # fmt: skip
 
 

@@ -287,7 +287,7 @@ def compress(
         phases.enter("verify", "verify")
         verdict = compare(
             original or opened, opened, samples.held_out, size=_size(before, size_of(part)),
-            towers=_towers(before_inventory, take_inventory(opened)), checks=checks, floors=wanted.floors,
+            towers=_towers(before_inventory, take_inventory(opened, count=False)), checks=checks, floors=wanted.floors,
             batch_size=_VERIFY_BATCH, seed=planned.seed, versions=versions(), progress=phases,
         )  # fmt: skip
         clock.mark("verify")
@@ -345,7 +345,7 @@ def verify(
     ]
     verdict = compare(
         original, compressed, held_out, size=_size(_disk_size(original), size_of(out)),
-        towers=_towers(take_inventory(original), take_inventory(compressed)), checks=checks,
+        towers=_towers(take_inventory(original, count=False), take_inventory(compressed, count=False)), checks=checks,
         floors=planned.recipe.get("floors", {}), batch_size=_VERIFY_BATCH, seed=planned.seed if seed is None else seed,
         versions=versions(), progress=progress,
     )  # fmt: skip

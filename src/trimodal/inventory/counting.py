@@ -22,13 +22,14 @@ from trimodal.models.model import Batch, Model
 LARGEST_REAL_RUN = 1_000_000_000  # parameters
 
 
-def inspect(model: Model, batch: Batch | None = None) -> Inventory:
-    """The inventory of `model`. Operations are counted on `batch`, else on the family's example of one sample."""
+def inspect(model: Model, batch: Batch | None = None, count: bool = True) -> Inventory:
+    """The inventory of `model`. Operations are counted on `batch`, else on the family's example of one sample, unless they
+    are not to be: that takes a forward pass."""
     sites = tuple(_row(site) for site in model.layout.sites)
     other = tuple(_other(model.module, model.layout))
     rows: list[SiteRow | OtherParameters] = [*sites, *other]
     stored = sum(row.bytes for row in rows)
-    inputs, note = (dict(batch), "") if batch is not None else _example(model)
+    inputs, note = (dict(batch), "") if batch is not None else _example(model) if count else ({}, "they were not asked for")
     total, per_tower, note = (None, {}, note) if note else _operations(model, inputs)
     return Inventory(
         name=model.name,

@@ -17,7 +17,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Iterator
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -210,9 +210,18 @@ def _modules(folder: Path) -> list[str]:
 
 def _named_in(file: Path, have: Iterable[str]) -> set[str]:
     """Which of the files `have` are named by a small JSON file."""
-    if file.suffix != ".json" or file.name.endswith(".index.json") or file.stat().st_size > _LARGEST_INDEX:
+    if file.suffix != ".json" or file.name.endswith(".index.json"):
         return set()
-    return set(_strings(_loaded(file))) & set(have)
+    state = file.stat()
+    if state.st_size > _LARGEST_INDEX:
+        return set()
+    return set(_strings_in(file, state.st_mtime_ns, state.st_size)) & set(have)
+
+
+@lru_cache(maxsize=64)
+def _strings_in(file: Path, changed_ns: int, size: int) -> frozenset[str]:
+    """All strings in a JSON file as it stood then: one run asks ten times, and a tokenizer's file has thirty thousand."""
+    return frozenset(_strings(_loaded(file)))
 
 
 def _strings(content: Any) -> Iterator[str]:

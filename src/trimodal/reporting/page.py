@@ -23,6 +23,7 @@ from trimodal.methods import METHODS, Method
 from trimodal.methods.options import describe
 from trimodal.reporting import plots, standing, wording
 from trimodal.reporting.advice import Names, next_steps
+from trimodal.shorthand import short_name
 from trimodal.writing import replace_files
 
 PAGE_NAME = "report.html"
@@ -264,6 +265,7 @@ class Step:
 
     number: int
     method: str
+    short: str
     idea: str
     paper: str
     settings: tuple[tuple[str, str], ...]
@@ -292,6 +294,7 @@ def _step(number: int, edit: Edit, places: Sequence[PlaceRecord], fits: Sequence
     return Step(
         number=number,
         method=edit.method,
+        short=short_name(edit.method, edit.config),
         idea=known.idea if known else "",
         paper=known.paper if known else "",
         settings=_settings(edit, known),
