@@ -46,11 +46,12 @@ CHANNELS = ("resnet", "resnet-basic")  # which have no neurons
 LEGEND = {
     "import first": "ValueError of Transformers that ends with: this model was compressed by trimodal, … put the line "
     "`import trimodal` before the one that loads it, or use trimodal.load(FOLDER)",
-    "other class": "this folder holds a compressed …, which cannot be loaded as …: (why); load it with (its class) or trimodal.load(FOLDER)",
+    "other class": "this folder holds a compressed …, which cannot be loaded as …: (why); load it with (its class) or "
+    "trimodal.load(FOLDER)",
     "entropy": "the weights are entropy-coded, which Transformers cannot read; use trimodal.load(FOLDER), or write plain ones with: "
     "trimodal pack FOLDER -o OUT --pack plain",
-    "copy instead": "save_pretrained cannot write a compressed model; copy the folder that it was loaded from, or write plain float layers: "
-    "trimodal.load(FOLDER, dequantize=True).save_pretrained(OUT)",
+    "copy instead": "save_pretrained cannot write a compressed model; copy the folder that it was loaded from, or write plain "
+    "float layers: trimodal.load(FOLDER, dequantize=True).save_pretrained(OUT)",
     "own class": "ValueError of Transformers: it does not recognize this architecture (the class is trimodal's own)",
 }
 

@@ -6,7 +6,8 @@
     │   ├── DataError            the data file, one of its lines, or a file that a line names
     │   ├── RecipeError          the recipe or the plan
     │   └── OutputError          the place to write to
-    └── IntegrityError           an artifact is not what it says it is; the command line exits with 1
+    ├── IntegrityError           an artifact is not what it says it is; the command line exits with 1
+    └── UnreachedError           no calibration sample came to a place that cannot do without; it is left alone, the run goes on
 
 A message says what was found, what was expected, where, and what to do.
 """
@@ -51,6 +52,10 @@ class OutputError(InputError):
 
 class IntegrityError(TrimodalError):
     """An artifact is not what it says it is."""
+
+
+class UnreachedError(TrimodalError):
+    """No calibration sample came to a place that cannot do without one."""
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

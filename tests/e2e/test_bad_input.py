@@ -14,12 +14,14 @@ import sys
 import time
 import wave
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from calling import Done, Workspace, call, command, environment, listing, process, said_clearly
+from calling import PATIENCE_SECONDS, Done, Workspace, call, command, environment, listing, process, said_clearly
 from huggingface_hub import constants as hub
 
 from trimodal import errors, pipeline
@@ -223,7 +225,7 @@ for arguments in json.loads(sys.argv[1]):
 def on_the_hub(calls: Sequence[Sequence[str]], home: Path, **changes: str) -> subprocess.CompletedProcess[str]:
     arguments = [sys.executable, "-c", HUB, json.dumps(calls)]
     settings = environment(HF_HOME=str(home), **changes)
-    return subprocess.run(arguments, env=settings, capture_output=True, text=True, timeout=300)
+    return subprocess.run(arguments, env=settings, capture_output=True, text=True, timeout=PATIENCE_SECONDS)
 
 
 def test_hub_model_in_the_cache_and_one_that_is_not(clip: Path, tmp_path: Path) -> None:
@@ -453,6 +455,7 @@ def test_full_disk_leaves_the_plan_as_it_was(refused: Refused, clip: Path, small
 # Interruptions
 
 
+@pytest.mark.usefixtures("hears_signals")
 def test_ctrl_c_while_compressing(refused: Refused, clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(*rest: Any) -> None:
         signal.raise_signal(signal.SIGINT)
@@ -461,34 +464,62 @@ def test_ctrl_c_while_compressing(refused: Refused, clip: Path, monkeypatch: pyt
     refused(compressing(clip), "interrupted", "nothing was left half-written", code=130)
 
 
-def test_signals_while_writing(clip: Path, tmp_path: Path) -> None:
-    """Ctrl-C and a closed terminal reach all processes of it, SIGTERM only the one; all while the new model is reloaded."""
-    running, codes = {}, {"ctrl-c": 130, "sigterm": 143, "sighup": 129}
-    for name in codes:
-        (tmp_path / name).mkdir()
-        running[name] = subprocess.Popen(
-            [*command(), *compressing(clip)], cwd=tmp_path / name, env=environment(), stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE, text=True, start_new_session=True,
-        )  # fmt: skip
-    waiting = dict(running)
-    while waiting:
+WAITING = """
+import pathlib, sys, time
+if "trimodal.formats.fresh" in sys.orig_argv:
+    pathlib.Path({mark!r}).touch()
+    time.sleep({seconds})
+"""
+DEAF = "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_IGN); os.execv(sys.argv[1], sys.argv[1:])"
+
+
+def compressing_until_reloading(clip: Path, place: Path, *before: str) -> subprocess.Popen[str]:
+    """A process of the command line in `place`, in a session of its own; the process in which it reloads what it wrote
+    touches `place`/reloading and then waits for ever. `before` are arguments in front of the command."""
+    (place / "imported").mkdir(parents=True)
+    waiting = WAITING.format(mark=str(place / "reloading"), seconds=PATIENCE_SECONDS)
+    (place / "imported" / "sitecustomize.py").write_text(waiting)
+    path = os.pathsep.join([str(place / "imported"), *filter(None, [os.environ.get("PYTHONPATH")])])
+    return subprocess.Popen(
+        [*before, *command(), *compressing(clip)], cwd=place, env=environment(PYTHONPATH=path), stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
+
+
+def end_session(leader: int) -> None:
+    with suppress(ProcessLookupError):
+        os.killpg(leader, signal.SIGKILL)
+
+
+def wait_until_reloading(place: Path, running: subprocess.Popen[str]) -> None:
+    end = time.monotonic() + PATIENCE_SECONDS
+    while not (place / "reloading").exists():
+        assert running.poll() is None and time.monotonic() < end, running.communicate()
         time.sleep(0.05)
-        for name, one in list(waiting.items()):
-            assert one.poll() is None, (name, one.communicate())
-            if list((tmp_path / name).glob(".trimodal.*.part/new/record.jsonl")):
-                if name == "ctrl-c":
-                    os.killpg(one.pid, signal.SIGINT)
-                    os.killpg(one.pid, signal.SIGINT)  # people press it twice
-                elif name == "sighup":
-                    os.killpg(one.pid, signal.SIGHUP)
-                else:
-                    one.send_signal(signal.SIGTERM)
-                del waiting[name]
+
+
+@pytest.mark.usefixtures("hears_signals")
+def test_signals_while_writing(clip: Path, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    """Ctrl-C and a closed terminal reach all processes of it, SIGTERM only the one; all while the new model is reloaded.
+    Who starts it so that it does not hear Ctrl-C, as nohup and background jobs do, can still end it by SIGTERM."""
+    codes = {"ctrl-c": 130, "sighup": 129, "deaf": 143}
+    deaf = [sys.executable, "-c", DEAF]
+    running = {n: compressing_until_reloading(clip, tmp_path / n, *(deaf if n == "deaf" else [])) for n in codes}
+    for one in running.values():
+        request.addfinalizer(partial(end_session, one.pid))
     for name, one in running.items():
-        out, err = one.communicate(timeout=120)
+        wait_until_reloading(tmp_path / name, one)
+        if name in ("ctrl-c", "deaf"):
+            os.killpg(one.pid, signal.SIGINT)
+            os.killpg(one.pid, signal.SIGINT)  # people press it twice
+        if name == "sighup":
+            os.killpg(one.pid, signal.SIGHUP)
+        if name == "deaf":
+            one.send_signal(signal.SIGTERM)
+        out, err = one.communicate(timeout=PATIENCE_SECONDS)
         assert (one.returncode, out) == (codes[name], ""), (name, err)
         said_clearly(Done.of(codes[name], out, err).err, "interrupted; nothing was left half-written")
-    assert listing(tmp_path) == set(running)
+        assert listing(tmp_path / name) == {"imported", "imported/sitecustomize.py", "reloading"}
 
 
 # The command line itself

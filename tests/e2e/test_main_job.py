@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import torch
-from calling import Workspace, call, environment
+from calling import PATIENCE_SECONDS, Workspace, call, environment
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -207,7 +207,6 @@ import sys
 {imports}
 import torch
 from safetensors.torch import load_file, save_file
-torch.set_num_threads(1)
 batch = load_file(sys.argv[2])
 for name, file in zip(("AutoModel", "CLIPModel"), sys.argv[3:]):
     model = getattr(transformers, name).from_pretrained(sys.argv[1]).eval()
@@ -239,7 +238,7 @@ def test_stock_transformers_loads_the_artifact(artifact: Path, tmp_path: Path) -
         ]
         running[name] = files, subprocess.Popen(arguments, env=environment(), stderr=subprocess.PIPE, text=True)
     for files, process in running.values():
-        _, err = process.communicate(timeout=300)
+        _, err = process.communicate(timeout=PATIENCE_SECONDS)
         assert process.returncode == 0, err
         for file in files:
             equal(load_file(file), expected)

@@ -33,10 +33,11 @@ def test_parts_in_a_row_give_what_all_at_once_gives(sizes: list[int], seed: int)
 
 
 def test_half_precision_is_accumulated_in_single() -> None:
+    """300² is more than float16 holds. Single precision loses up to 1e-4 here, by the order of summation."""
     x = torch.full((4096, 2), 300.0, dtype=torch.float16)
     moment = filled(x)
     assert moment.second.dtype == torch.float32
-    assert torch.allclose(moment.second, torch.full((2, 2), 9e4))
+    assert torch.allclose(moment.second, torch.full((2, 2), 9e4), rtol=1e-3)
 
 
 def test_no_tokens_leave_the_start() -> None:

@@ -64,7 +64,7 @@ def weight_gradients(model: Model, examples: Examples, paths: Collection[str], s
     """The gradients of the weights at `paths` (plain parameters) over `examples`, each one sample and the batch that it
     makes alone, one backward pass each; zero where the loss does not depend on a weight."""
     weights = _weights(model, paths)
-    found = {path: Gradient(len(w), w[0].numel()) for path, w in weights.items()}
+    found = {path: Gradient(len(w), w[0].numel(), device=w.device) for path, w in weights.items()}
     for gradients in _by_sample(model, examples, weights, seed):
         for path, gradient in gradients.items():
             found[path].update(gradient)

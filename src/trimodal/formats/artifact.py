@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from transformers import PreTrainedConfig
 
 from trimodal import errors
 from trimodal.core import Packing, Plan, Stock, json_text
@@ -32,6 +33,7 @@ from trimodal.formats.manifest import (
     VERDICT,
     Manifest,
     check_files,
+    check_not_orphaned,
     check_tellers,
     manifest_content,
     read_manifest,
@@ -48,6 +50,7 @@ from trimodal.models.files import NAMED, OURS, companions, index_files, left_out
 from trimodal.models.files import SINGLE as MODEL
 from trimodal.models.finite import check_finite
 from trimodal.models.load import (
+    bare,
     from_factory,
     from_folder,
     load_source,
@@ -245,6 +248,8 @@ def open_model(source: Factory | Path, factory: Factory | None = None) -> Model:
     found = source if callable(source) else locate(source)
     if isinstance(found, Path) and is_artifact(found):
         return _open_artifact(found, factory)
+    if isinstance(found, Path):
+        check_not_orphaned(found)
     model = from_folder(found, name_of(source)) if isinstance(found, Path) else from_factory(found, name_of(source))
     check_finite(model.module, model.name)
     return model
@@ -253,6 +258,13 @@ def open_model(source: Factory | Path, factory: Factory | None = None) -> Model:
 def _open_artifact(folder: Path, factory: Factory | None) -> Model:
     manifest = read_manifest(folder)
     check_files(folder, manifest)
+    model = _open_checked(folder, manifest, factory)
+    if read_manifest(folder) != manifest:
+        raise errors.IntegrityError(f"{folder} was replaced while it was read; load it again")
+    return model
+
+
+def _open_checked(folder: Path, manifest: Manifest, factory: Factory | None) -> Model:
     if pack_name(folder) == "plain":
         return _open_plain(folder, folder, manifest, factory)
     with packed.scratch() as plain:
@@ -291,12 +303,34 @@ def _open_plain(plain: Path, folder: Path, manifest: Manifest, factory: Factory 
             "give it as factory=..., or on the command line as the model to compare against"
         )
     else:
-        bare = load_source(factory)
-        steps.replay_steps_(bare.module, taken)
-        _fill_(bare.module, load_file(file), folder / file.name)
-        model = Model(bare.module.eval(), manifest.layout, bare.family, folder.resolve().name, steps=taken)
+        made = load_source(factory)
+        steps.replay_steps_(made.module, taken)
+        _fill_(made.module, load_file(file), folder / file.name)
+        model = Model(made.module.eval(), manifest.layout, made.family, folder.resolve().name, steps=taken)
     _check_layout(model, folder)
     return model
+
+
+def say_plainly_(model: Model) -> str:
+    """Let the configuration of a model with plain layers only say what they are, so that `save_pretrained` writes what loads
+    again. Returns why it cannot, empty if it can or has nothing to say."""
+    module = model.module
+    if not model.steps or not isinstance(getattr(module, "config", None), PreTrainedConfig) or model.folder is None:
+        return ""
+    if other := {verb for step in model.steps for verb in step} - {"cut", "treat", "drop"}:
+        return f"plain layers cannot say what was done ({', '.join(sorted(other))})"
+    kind = cast("type[PreTrainedModel]", type(module))
+    shapes = [step for step in model.steps if "treat" not in step]
+    absorbed = absorb(_bare(read_config(model.folder)), shapes, kind)
+    if absorbed.reason:
+        return absorbed.reason
+    plain = bare(absorbed.config, kind)
+    if {k: t.shape for k, t in plain.state_dict().items()} != {k: t.shape for k, t in module.state_dict().items()}:
+        return f"{type(plain.config).__name__} cannot say what its layers are"
+    plain.config._attn_implementation_internal = module.config._attn_implementation_internal  # type: ignore[union-attr]
+    plain.config._name_or_path = str(model.folder)
+    module.config = plain.config  # type: ignore[assignment]
+    return ""
 
 
 def _fill_(module: nn.Module, tensors: Mapping[str, Tensor], file: Path) -> None:
@@ -353,5 +387,6 @@ def load(
     model = open_model(source if isinstance(source, str) else str(source), factory)
     if dequantize:
         dequantize_(model.module)
-        quantizer.forget_(model.module)
+        reason = say_plainly_(model)
+        quantizer.forget_(model.module, reason)
     return model.module.to(device)

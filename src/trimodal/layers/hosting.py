@@ -54,7 +54,10 @@ def unhost_(layer: nn.Module) -> None:
 
 @cache
 def _hosting(kind: type[nn.Module], inputs: bool) -> type[nn.Module]:
-    members: dict[str, Any] = {"weight": property(_decode), "__module__": __name__}
+    members: dict[str, Any] = {
+        "weight": property(_decode), "__module__": __name__,
+        "__reduce__": lambda layer: (_made_again, (kind, inputs), vars(layer)),
+    }  # fmt: skip
     if kind.forward is nn.Embedding.forward:
         members["forward"] = _look_up
     elif inputs:
@@ -68,6 +71,12 @@ def _hosting(kind: type[nn.Module], inputs: bool) -> type[nn.Module]:
 
         members["forward"] = forward
     return type(f"Stored{kind.__name__}", (kind,), members)
+
+
+def _made_again(kind: type[nn.Module], inputs: bool) -> nn.Module:
+    """An empty layer for a copy or a pickle to fill: its class has no name that could be imported."""
+    made = _hosting(kind, inputs)  # type: ignore[arg-type]
+    return made.__new__(made)
 
 
 def _decode(layer: nn.Module) -> Tensor:

@@ -12,6 +12,7 @@ from typing import Any
 from trimodal.catalogue import FILE
 from trimodal.methods import METHODS, works_on
 from trimodal.methods.options import describe
+from trimodal.writing import write_whole
 
 
 def rows() -> list[dict[str, Any]]:
@@ -24,4 +25,4 @@ def rows() -> list[dict[str, Any]]:
 
 if __name__ == "__main__":
     lines = ",\n".join(json.dumps(row, ensure_ascii=False) for row in rows())
-    (Path(__file__).parents[1] / FILE).write_text(f"[\n{lines}\n]\n", encoding="utf-8")
+    write_whole(Path(__file__).parents[1] / FILE, f"[\n{lines}\n]\n")

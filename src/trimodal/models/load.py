@@ -32,7 +32,10 @@ from trimodal.models.model import Model, Processors
 from trimodal.models.processors import processors_in
 from trimodal.writing import scratch_folder
 
-HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", "*.spm"]
+HUB_FILES = [
+    "*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", "*.spm", "*.tiktoken", "*.codes", "*.bpe", "*_*/pytorch_model.bin",
+    "model.trimodal", "LICEN*", "NOTICE*", "README.md",
+]  # fmt: skip
 _FACTORY = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 _UNREADABLE = (
     OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, ImportError, IndexError, ArithmeticError,

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import torch
 from torch import Tensor, nn
 
 from trimodal.core import Layout
@@ -157,3 +158,9 @@ class Model:
     def modalities(self) -> tuple[str, ...]:
         """The modalities the module takes as input."""
         return self.family.modalities(self.module)
+
+
+def device_of(module: nn.Module) -> torch.device:
+    """Where the module's tensors are: that of its first parameter, else of its first buffer, else the CPU."""
+    first = next((tensor for tensors in (module.parameters(), module.buffers()) for tensor in tensors), None)
+    return torch.device("cpu") if first is None else first.device

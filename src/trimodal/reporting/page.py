@@ -23,7 +23,7 @@ from trimodal.methods import METHODS, Method
 from trimodal.methods.options import describe
 from trimodal.reporting import plots, standing, wording
 from trimodal.reporting.advice import Names, next_steps
-from trimodal.writing import write_whole
+from trimodal.writing import replace_files
 
 PAGE_NAME = "report.html"
 PLACES_SHOWN = 300
@@ -46,7 +46,7 @@ def report(out: str | Path, *, name: str | None = None) -> Path:
     if not out.is_dir():
         raise OutputError(f"there is no folder {out}; expected one that trimodal compress wrote")
     verdict = _parsed(out / "verdict.json", lambda text: Verdict.from_json(json.loads(text)))
-    write_whole(out / PAGE_NAME, page_of(out, verdict, name or out.resolve().name))
+    replace_files(out, {PAGE_NAME: page_of(out, verdict, name or out.resolve().name)})
     return out / PAGE_NAME
 
 

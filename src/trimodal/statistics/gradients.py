@@ -14,19 +14,22 @@ from trimodal.maths.unseen import unseen
 @dataclass
 class Gradient:
     """Of a weight (m, n), over samples with gradients g (m, n): `mean` E[g], `size` E|g| and `square` E[g²], all
-    float32 (m, n). With labels drawn from the model's own predictions `square` is the diagonal of the Fisher
+    float32 (m, n) on `device`. With labels drawn from the model's own predictions `square` is the diagonal of the Fisher
     information."""
 
     rows: int
     columns: int
     samples: int = 0
+    device: torch.device | None = None
     assumed: int = field(init=False, default=0)
     mean: Tensor = field(init=False)
     size: Tensor = field(init=False)
     square: Tensor = field(init=False)
 
     def __post_init__(self) -> None:
-        self.mean, self.size, self.square = (torch.zeros(self.rows, self.columns) for _ in range(3))
+        self.mean, self.size, self.square = (
+            torch.zeros(self.rows, self.columns, device=self.device) for _ in range(3)
+        )
 
     def update(self, gradient: Tensor) -> None:
         """Take in one sample's gradient, of the weight's own shape."""

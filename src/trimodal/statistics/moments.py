@@ -24,7 +24,7 @@ _BLOCK = 256
 
 @dataclass
 class ColumnNorm:
-    """E[x_j²] per input column (n,), float32: what Wanda needs, at n numbers instead of n²."""
+    """E[x_j²] per input column (n,), float32: what Wanda needs, at n numbers instead of n². It moves to where its tokens are."""
 
     columns: int
     tokens: int = 0
@@ -54,18 +54,19 @@ class ColumnNorm:
 @dataclass
 class Moment:
     """C = E[x xᵀ] (n, n) and μ = E[x] (n,), float32; and where it is asked for `cross`, E[x° xᵀ] (n, n), with x° the
-    input of the same layer in the model as it was."""
+    input of the same layer in the model as it was. All moves to where its tokens are; `device` says where it begins."""
 
     columns: int
     tokens: int = 0
     second: Tensor = field(init=False)
     mean: Tensor = field(init=False)
     cross: Tensor | None = None
+    device: torch.device | None = None
     assumed: int = field(init=False, default=0)
 
     def __post_init__(self) -> None:
-        self.second = torch.zeros(self.columns, self.columns)
-        self.mean = torch.zeros(self.columns)
+        self.second = torch.zeros(self.columns, self.columns, device=self.device)
+        self.mean = torch.zeros(self.columns, device=self.device)
 
     @property
     def square(self) -> Tensor:

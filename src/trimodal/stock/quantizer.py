@@ -36,6 +36,7 @@ class TrimodalQuantizer(HfQuantizer):  # type: ignore[misc]
     """Rebuilds the compressed architecture before weights are loaded."""
 
     requires_calibration = True
+    unsaid = ""  # why not even plain float layers can be saved
 
     def validate_environment(self, *args: Any, **rest: Any) -> None:
         """Refuse entropy-coded weights: Transformers knows no file but plain tensors."""
@@ -76,9 +77,10 @@ class TrimodalQuantizer(HfQuantizer):  # type: ignore[misc]
         Raises:
             ModelError: always; it says what to do instead.
         """
+        plainly = "or write plain float layers: trimodal.load(FOLDER, dequantize=True).save_pretrained(OUT)"
         raise ModelError(
-            "save_pretrained cannot write a compressed model; copy the folder that it was loaded from, or write plain float "
-            "layers: trimodal.load(FOLDER, dequantize=True).save_pretrained(OUT)"
+            "save_pretrained cannot write a compressed model; copy the folder that it was loaded from"
+            + (f": {self.unsaid}" if self.unsaid else f", {plainly}")
         )
 
     @property
@@ -115,8 +117,12 @@ def register() -> None:
         register_quantization_config(NAME)(TrimodalConfig)
 
 
-def forget_(module: nn.Module) -> None:
-    """Drop Transformers' notes that `module` is quantized, once it no longer is."""
+def forget_(module: nn.Module, unsaid: str = "") -> None:
+    """Drop Transformers' notes that `module` is quantized, once it no longer is. Where it is `unsaid` by its configuration what
+    it is, saving stays refused, and that is why."""
+    if unsaid and isinstance(getattr(module, "hf_quantizer", None), TrimodalQuantizer):
+        module.hf_quantizer.unsaid = unsaid  # type: ignore[union-attr]
+        return
     for owner, names in ((module, ("hf_quantizer", "quantization_method", "is_quantized")),
                          (getattr(module, "config", None), ("quantization_config",))):  # fmt: skip
         for name in names:

@@ -7,7 +7,8 @@ import shutil
 from pathlib import Path
 
 from trimodal.errors import OutputError
-from trimodal.writing.failing import FAILURES, as_output_error
+from trimodal.writing.failing import as_output_error
+from trimodal.writing.signals import undisturbed
 from trimodal.writing.workplace import clear_leftovers, open_workplace
 
 _MOUNTS = Path("/proc/self/mountinfo")
@@ -24,9 +25,13 @@ def check_free(folder: Path, force: bool) -> None:
     check_name(folder)
     place = real_path(folder)
     clear_leftovers(place.parent)
-    if _exists(place, folder):
-        _check_replaceable(folder, place, force)
-    _check_writable(folder, _lowest_there(place))
+    try:
+        if _exists(place):
+            _check_replaceable(folder, place, force)
+        with undisturbed():
+            open_workplace(_lowest_there(place)).remove()  # the surest way to know that something can be made there
+    except OSError as error:
+        raise as_output_error(error, folder) from error
 
 
 def check_keeps(folder: Path, path: Path, what: str) -> None:
@@ -81,13 +86,12 @@ def _lowest_there(place: Path) -> Path:
     return next(parent for parent in place.parents if parent.exists())
 
 
-def _exists(place: Path, folder: Path) -> bool:
+def _exists(place: Path) -> bool:
+    """Whether something stands there; unlike `Path.exists`, sure of it."""
     try:
         place.stat()
     except (FileNotFoundError, NotADirectoryError):
         return False
-    except OSError as error:
-        raise as_output_error(error, folder) from error
     return True
 
 
@@ -97,11 +101,7 @@ def _check_replaceable(folder: Path, place: Path, force: bool) -> None:
         raise OutputError(f"{folder} is a file; expected a folder to write to")
     if _is_mount(place):
         raise OutputError(f"{folder} is a file system of its own, which cannot be replaced; give a folder inside of it")
-    try:
-        empty = not any(place.iterdir())
-    except OSError as error:
-        raise as_output_error(error, folder) from error
-    if not empty and not force:
+    if any(place.iterdir()) and not force:
         raise OutputError(f"{folder} is not empty; give another folder, or --force to replace it")
     check_keeps(folder, _current(place), "the current folder")
     _check_removable(folder, place)
@@ -113,14 +113,6 @@ def _check_removable(folder: Path, place: Path) -> None:
     for at, _, _ in os.walk(place):
         if not os.access(at, os.R_OK | os.W_OK | os.X_OK) or Path(at).stat().st_dev != device:
             raise OutputError(f"{folder} cannot be replaced: {at} cannot be removed; give another folder")
-
-
-def _check_writable(folder: Path, above: Path) -> None:
-    """Refuse a folder that nothing can be made in, by trying."""
-    try:
-        open_workplace(above).remove()
-    except FAILURES as error:
-        raise as_output_error(error, folder) from error
 
 
 def _current(place: Path) -> Path:

@@ -18,8 +18,9 @@ def undisturbed() -> Iterator[None]:
         return
     came: list[int] = []
     kept = {number: signal.getsignal(number) for number in STOPPING}
+    kept = {number: handler for number, handler in kept.items() if handler is not signal.SIG_IGN}  # as nohup sets it
     try:
-        for number in STOPPING:
+        for number in kept:
             signal.signal(number, lambda caught, frame: came.append(caught))
         yield
     finally:

@@ -52,7 +52,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from trimodal.core import Change, Drop, Layout, Place, Site, Tower
-from trimodal.errors import TrimodalError
+from trimodal.errors import TrimodalError, UnreachedError
 from trimodal.methods.method import Method, Mix
 from trimodal.methods.options import option
 from trimodal.models.blocks import Passage, blocks_read, passage
@@ -146,7 +146,7 @@ def survey(model: Model, place: Place, batches: Sequence[Batch], mix: Mix, confi
     kept = tuple(number for number in range(blocks) if number not in removed)
     change = errors(passages, tower, [[number for number in kept if number < read]], read)[0]
     if not change:
-        raise TrimodalError(
+        raise UnreachedError(
             f"prune.layers at {tower.name}: no calibration sample ran through it; give data that uses the tower"
         )
     said = [f"removed {_listed(removed)} of {blocks}, counted from 0", *notes]

@@ -88,6 +88,17 @@ def refuse(place: Place, config: StructuredConfig) -> str | None:
             return f"{site.name} is already {site.stored}; prune before that"
         if site.tied:
             return f"{site.name} shares its weight with {site.tied[0]}; prune before that"
+    return _cuts_nothing(place, config)
+
+
+def _cuts_nothing(place: Place, config: StructuredConfig) -> str | None:
+    """Why no unit would go. Where places are ranked together one may go all the same, but never the last."""
+    label, units = _label_and_units(place)
+    what = label.rpartition(".")[2]
+    if units == 1 and config.sparsity > 0:
+        return f"it is one {what.removesuffix('s')} only, which has to stay"
+    if config.scope == "layer" and config.sparsity > 0 and kept_units(units, config.sparsity) == units:
+        return f"{config.sparsity:g} of its {units} {what}, rounded, is none"
     return None
 
 

@@ -49,7 +49,7 @@ import torch
 from torch import Tensor, nn
 
 from trimodal.core import Change, Cut, Place, Site
-from trimodal.errors import TrimodalError
+from trimodal.errors import TrimodalError, UnreachedError
 from trimodal.methods.method import Method, Mix
 from trimodal.methods.options import option
 from trimodal.methods.prune.readers import Reading, expected, fitted, observe, stacked, weight_at, width
@@ -169,7 +169,7 @@ def survey(model: Model, place: Place, batches: Sequence[Batch], mix: Mix, confi
     units = width(place)
     readings = observe(model, place, batches)
     if not readings and wants(place, config) is not None:
-        raise TrimodalError(
+        raise UnreachedError(
             f"prune.width at {place.name}: no calibration sample ran through it; give data that uses the {place.tower} tower"
         )
     worth = SCORES[config.score](model, place, readings, mix)

@@ -122,7 +122,7 @@ def rounding(weight: Tensor) -> Encoder:
     least = float(weight.abs().max()) / _BOUND
 
     def encode(rows: Tensor, c: float) -> tuple[Tensor, Integers]:
-        levels = integers(torch.full((weight.shape[1],), max(c, least, 1e-30)))
+        levels = integers(torch.full((weight.shape[1],), max(c, least, 1e-30), device=weight.device))
         return levels.encode(rows), levels
 
     return encode
@@ -163,7 +163,7 @@ def chosen(weight: Tensor, encode: Encoder, bits: float, steps: int) -> tuple[Te
     c = max(float(weight.std(correction=0)), 1e-30) * 2.0 ** (2.0 - bits)
     sample = max(_SAMPLE_ROWS, rows // _SAMPLE_SHARE)
     if rows > 2 * sample:
-        some = weight[torch.linspace(0, rows - 1, sample).long()]
+        some = weight[torch.linspace(0, rows - 1, sample).long().to(weight.device)]
         of_steps = _STEP_BITS * steps / weight.numel()  # all rows share them, not the sample's alone
         c = _searched(some, encode, bits - of_steps, c, 0)[2]
     codes, levels, _ = _searched(weight, encode, bits, c, steps)

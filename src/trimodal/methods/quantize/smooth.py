@@ -197,11 +197,11 @@ class _Layer:
         if _mode(self.site, self.config) == "token":
             dims = (0, 1) if len(self.site.shape) > 2 else (1,)  # a convolution's range is that of the whole sample
             return (lambda x: through_own_grid(x, bits, dims)), {}
-        importance = coded.square().sum(dim=0) if self.config.observer == "mse" else torch.ones(coded.shape[1])
+        importance = coded.square().sum(dim=0) if self.config.observer == "mse" else torch.ones_like(coded[0])
         counts = {name: self.shares[name] / len(x) for name, x in self.rows.items()}
         if self.config.observer == "mse":
             counts = {name: count / max(self.energy[name], 1e-30) for name, count in counts.items()}
-        weights = torch.cat([torch.full((len(x), 1), counts[name]) for name, x in self.rows.items()]) * importance
+        weights = torch.cat([torch.full((len(x), 1), counts[name], device=x.device) for name, x in self.rows.items()]) * importance
         values = torch.cat(list(self.rows.values())) * c
         scale, zero = grid_of(*observe(values, bits, self.config.observer, weights), bits)
         stored = {"input_scale": scale.view(1, 1), "input_zero": zero.to(torch.uint8).view(1, 1)}
@@ -222,7 +222,7 @@ class _Layer:
 
 def _evenly(x: Tensor, most: int) -> Tensor:
     """At most so many rows of x (k, n)."""
-    return x if len(x) <= most else x[torch.linspace(0, len(x) - 1, most).long()]
+    return x if len(x) <= most else x[torch.linspace(0, len(x) - 1, most).long().to(x.device)]
 
 
 def _layer(site: Site, config: SmoothConfig, weight: Tensor, rows: Rows, shares: Mapping[str, float]) -> _Layer:

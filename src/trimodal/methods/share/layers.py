@@ -48,7 +48,7 @@ from torch import Tensor, nn
 
 from trimodal.core import Change, Layout, Place, Site, Tower, Treatment
 from trimodal.core.storage import BASE
-from trimodal.errors import TrimodalError
+from trimodal.errors import TrimodalError, UnreachedError
 from trimodal.maths.error import bias_correction, quadratic
 from trimodal.methods.factorize.eigen import factors
 from trimodal.methods.factorize.factored import centred, damped
@@ -200,7 +200,7 @@ def observe(model: Model, sites: Sequence[Site], batches: Sequence[Batch]) -> di
             handle.remove()
     unseen = [path for path, moments in found.items() if not any(moment.tokens for moment in moments.values())]
     if unseen:
-        raise TrimodalError(
+        raise UnreachedError(
             f"share.layers at {unseen[0]}: no calibration sample ran through it; give data that uses the {modality} tower"
         )
     return found
