@@ -75,8 +75,9 @@ def check_tables(html: str) -> int:
 def check_self_contained(html: str) -> None:
     page = Page(html)
     for _, attributes in page.tags:
-        for name in ("src", "href", "srcset", "data", "action", "poster", "xlink:href"):
+        for name in ("src", "srcset", "data", "action", "poster", "xlink:href"):
             assert name not in attributes
+        assert (attributes.get("href") or "#").startswith("#")
         assert not any(name.startswith("on") for name in attributes)
     assert not {"script", "link", "iframe", "object", "embed", "img"} & {tag for tag, _ in page.tags}
     style = "".join(re.findall(r"<style>(.*?)</style>", html, flags=re.S))
@@ -102,14 +103,15 @@ def test_says_the_numbers(plan: Plan, verdict: Verdict, places: list[PlaceRecord
     text = words(render(plan, verdict, places, fits, name="demo-out"))
     for expected in (
         "9.1× smaller (14.2 MB → 1.56 MB), answer accuracy 96.4 % → 96.1 %, drop 0.3 points [−0.1, 0.7], n = 1,500.",
-        "All 3 checks passed",
+        "Integrity: all 2 checks passed",
+        "Quality: the floor is held",
         "[0.3, 1.4]",
         "4.82 MB → 512 kB",
         "32.0 → 5.0",
         "50 % removed",
         "one scale per 64 columns",
         "a norm's few weights stay as they are: 12",
-        "The 5 places that moved most",
+        "audio accuracy: drop 0.8 points",
         "logits 0.9",
         "reloaded in a fresh process",
         'trimodal.load("demo-out")',
@@ -155,7 +157,7 @@ def test_renders_without_records_metrics_towers_or_steps(plan: Plan, verdict: Ve
     bare = replace(verdict, metrics=(), towers=(), checks=(), seconds={}, versions={})
     empty = replace(plan, edits=(), calibration=replace(plan.calibration, samples=0, sha256=None, modalities=()))
     text = words(render(empty, bare, [], [], name="x"))
-    assert "accuracy was not measured" in text and "Nothing was checked" in text and "The plan has no steps" in text
+    assert "accuracy was not measured" in text and "Integrity: nothing was checked" in text and "Quality: not judged: no data" in text and "The plan has no steps" in text
     planned = words(render(plan, bare, [], [], name="x"))
     assert "34 places" in planned and "Where the error lies" not in planned
 
@@ -163,7 +165,7 @@ def test_renders_without_records_metrics_towers_or_steps(plan: Plan, verdict: Ve
 def test_data_none_shows_how_far_weights_moved(plan: Plan, verdict: Verdict, places: list[PlaceRecord]) -> None:
     blind = [replace(record, error={}, tokens={}) for record in places]
     text = words(render(plan, replace(verdict, metrics=()), blind, [], name="x"))
-    assert "how far its weights moved" in text and "All 3 checks passed, with a caution" in text
+    assert "how far its weights moved" in text and "Integrity: all 2 checks passed" in text
 
 
 def test_numbers_that_are_not_finite_do_not_break_the_page(
@@ -181,9 +183,10 @@ def test_numbers_that_are_not_finite_do_not_break_the_page(
 @pytest.mark.parametrize("failing", [True, False])
 def test_warns_of_failed_checks_and_wide_intervals(plan: Plan, verdict: Verdict, failing: bool) -> None:
     metric = replace(verdict.metrics[0], samples=100, drop_low=-1.5, drop_high=2.5)
-    checks = (Check.held("reloaded", not failing, "outputs differ by 3"), *verdict.checks)
+    floor = replace(verdict.checks[2], detail="drop 0.30 points: measured but not shown at 95 %")
+    checks = (Check.held("reloaded", not failing, "outputs differ by 3"), *verdict.checks[:2], floor)
     text = words(render(plan, replace(verdict, metrics=(metric,), checks=checks), [], [], name="x"))
-    assert ("1 of 4 checks failed" in text) is failing
+    assert ("1 of 3 checks failed" in text) is failing and "Quality: the floor is held as measured" in text
     assert ("Failed: reloaded; outputs differ by 3." in text) is failing
     assert "The interval is wide (4.0 points)" in text and "About 1,600 samples" in text
     assert "not shown at 95 %" in text

@@ -21,14 +21,14 @@ def printed(table: Group) -> str:
 def test_summary(plan: Plan, verdict: Verdict) -> None:
     text = printed(summary(verdict, plan))
     assert text.startswith("9.1× smaller (14.2 MB → 1.56 MB), answer accuracy")
-    for expected in ("all files", "tower audio", "[−0.1, 0.7]", "All 3 checks passed"):
+    for expected in ("all files", "tower audio", "[−0.1, 0.7]", "integrity: all 2 checks passed", "quality: the floor is held", "smaller"):
         assert expected in text
 
 
 def test_packing_is_one_line(plan: Plan, verdict: Verdict) -> None:
     coded = replace(verdict, packing=Packing(2_000_000, 1_500_000, 0.25))
     line = "weights: 2.00 MB plain → 1.50 MB entropy-coded (1.3× smaller), decoded in 0.2 s"
-    assert line[:-5] in printed(summary(coded, plan)) and "entropy-coded" not in printed(summary(verdict, plan))
+    assert line[:-5] in printed(summary(coded, plan)) and "plain →" not in printed(summary(verdict, plan))
     assert Verdict.from_json(coded.to_json()) == coded and Verdict.from_json(verdict.to_json()) == verdict
 
 
@@ -36,7 +36,7 @@ def test_summary_reads_no_markup_in_names(plan: Plan, verdict: Verdict) -> None:
     metric = replace(verdict.metrics[0], name="[red]x[/]")
     failed = replace(verdict, metrics=(metric,), checks=(Check.held("[bold]reloaded", False, "[/]no"),))
     text = printed(summary(failed, plan))
-    assert "[red]x[/]" in text and "Failed: [bold]reloaded; [/]no." in text and "1 of 1 checks failed" in text
+    assert "[red]x[/]" in text and "Failed: [bold]reloaded; [/]no." in text and "integrity: 1 of 1 checks failed" in text
 
 
 def test_inventory() -> None:

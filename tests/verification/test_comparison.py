@@ -10,10 +10,10 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from trimodal.core import Layout, Metric, Sample, Size
+from trimodal.core import Layout, Metric, Sample, Site, Size, Tower
 from trimodal.errors import DataError, ModelError
 from trimodal.models.model import Family, Loaded, Model, Output, Processors
-from trimodal.verification import compare, verify
+from trimodal.verification import compare, comparison, verify
 
 OUTPUTS = {
     "answer": Output("answer", "all", "logits", label="label"),
@@ -71,7 +71,7 @@ def run(
 ) -> list[Metric]:
     takes = tuple(sorted(samples[0].modalities)) if samples else ("text",)
     models = toy(Toy(fields), takes), toy(Toy(fields, wrong, noise), takes)
-    return compare(*models, samples, batch_size=7, seed=0)
+    return compare(*models, samples, batch_size=7, seed=0).metrics
 
 
 def test_accuracy_with_labels_overall_first() -> None:
@@ -82,7 +82,8 @@ def test_accuracy_with_labels_overall_first() -> None:
     ]
     assert (found[0].before, found[0].after) == (100, 97)
     assert found[0].drop == pytest.approx(3)
-    assert 0 <= found[0].drop_low < 3 < found[0].drop_high < 8
+    assert found[0].interval == "score" and found[0].drop_low is not None and found[0].drop_high is not None
+    assert found[0].drop_low < 0 < 3 < found[0].drop_high < 10  # three of three discordant ones: no more than a sign test shows
 
 
 def test_agreement_and_cosine_without_labels() -> None:
@@ -159,3 +160,56 @@ def test_verify_adds_gates_to_the_verdict() -> None:
     assert (verdict.passed, verdict.seed, verdict.size) == (False, 4, size)
     without = verify(*models, [], size=size, towers=())
     assert without.passed and without.metrics == ()
+
+
+def test_samples_of_like_length_run_together_and_their_order_decides_nothing() -> None:
+    samples = [Sample(line=i + 1, text=str(number), label=number % 10) for i, number in enumerate((5, 120, 7, 100, 3, 42))]
+    before, after = Toy(["answer"]), Toy(["answer"], wrong=[7])
+    found = compare(toy(before), toy(after), samples, batch_size=2, seed=0)
+    assert before.seen == [5, 7, 3, 42, 120, 100]
+    assert [(m.before, m.after) for m in found.metrics] == [(100, pytest.approx(100 * 5 / 6))]
+    assert found.latency is not None and (found.latency.batches, found.latency.batch_size) == (2, 2)
+
+
+class Decoder(nn.Module):
+    """Scores over a vocabulary of 1,000 for eight positions; counts how many samples came at once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(4, 1000)
+        self.sizes: list[int] = []
+
+    def forward(self, number: Tensor, mask: Tensor) -> dict[str, Tensor]:
+        self.sizes.append(len(number))
+        return {"tokens": self.head(torch.ones(len(number), 8, 4)) + number[:, None, None]}
+
+
+def test_scores_over_a_vocabulary_are_never_large(monkeypatch: pytest.MonkeyPatch) -> None:
+    def wide(module: nn.Module, processors: Processors, samples: Sequence[Loaded]) -> dict[str, Tensor]:
+        return {"number": torch.tensor([int(s.text or "0") for s in samples]), "mask": torch.ones(len(samples), 8).long()}
+
+    def model(module: Decoder) -> Model:
+        site = Site("head", "text", None, "head", "linear", (1000, 4))
+        layout = Layout((Tower("text", "text"),), (site,))
+        family = Family("toy", (), lambda m: layout, lambda m: (OUTPUTS["tokens"],), lambda m: ("text",), wide)
+        return Model(module, layout, family, "toy")
+
+    first, second = Decoder(), Decoder()
+    second.load_state_dict(first.state_dict())
+    whole = compare(model(first), model(second), numbers(12), batch_size=12, seed=0)
+    monkeypatch.setattr(comparison, "SCORE_BYTES", 5 * 8 * 1000 * 4)
+    parted = compare(model(first), model(second), numbers(12), batch_size=12, seed=0)
+    assert first.sizes == second.sizes == [12, 5, 5, 2]
+    assert whole.metrics == parted.metrics
+    monkeypatch.setattr(comparison, "BATCH_TOKENS", 3 * 8)
+    compare(model(first), model(second), numbers(12), batch_size=12, seed=0)
+    assert first.sizes[4:] == [3, 3, 3, 3]
+
+
+@pytest.mark.parametrize("floors", [{}, {"all": 1.0}])
+def test_without_data_quality_is_not_judged(floors: dict[str, float]) -> None:
+    models = toy(Toy(["answer"])), toy(Toy(["answer"]))
+    verdict = verify(*models, [], size=Size(1, 1, 1, 1), towers=(), floors=floors)
+    assert verdict.quality == "not run" and verdict.passed
+    assert [check.status for check in verdict.checks] == ["not run"] * len(floors)
+    assert verdict.machine is not None and verdict.machine.cores >= 1 and verdict.machine.processor

@@ -9,8 +9,11 @@ from trimodal.core.record import Unit
 from trimodal.verification import gates
 
 
-def metric(drop: float, high: float, modality: str = "all", unit: Unit = "percent") -> Metric:
-    return Metric("answer accuracy", modality, unit, 1500, 96.0, 96.0 - drop, drop, -0.1, high)
+def metric(
+    drop: float, high: float | None, modality: str = "all", unit: Unit = "percent", primary: bool = True
+) -> Metric:
+    low = None if high is None else -0.1
+    return Metric("answer accuracy", modality, unit, 1500, 96.0, 96.0 - drop, drop, low, high, primary=primary)
 
 
 @pytest.mark.parametrize(
@@ -19,9 +22,12 @@ def metric(drop: float, high: float, modality: str = "all", unit: Unit = "percen
         (0.3, 0.9, True, ": shown at 95 %"),
         (0.3, 1.2, True, "measured but not shown"),
         (1.1, 1.9, False, "too large"),
+        (0.3, None, True, "no interval, n = 1,500: measured, n too small to show"),
+        (1.3, None, False, "too large"),
+        (float("nan"), 0.5, False, "too large"),
     ],
 )
-def test_points(drop: float, high: float, passed: bool, said: str) -> None:
+def test_points(drop: float, high: float | None, passed: bool, said: str) -> None:
     (check,) = gates([metric(drop, high)], {"all": 1.0})
     assert check.passed is passed
     assert said in check.detail and "n = 1,500" in check.detail
@@ -40,3 +46,10 @@ def test_nothing_measured_fails_and_one_modality_speaks_for_all() -> None:
     assert [c.passed for c in gates([metric(0.1, 0.2)], {"audio": 1.0})] == [False]
     assert [c.passed for c in gates([metric(0.1, 0.2, "text")], {"all": 1.0})] == [True]
     assert gates([metric(9, 9)], {}) == []
+
+
+def test_the_floor_for_all_lets_no_modality_hide_behind_the_mean() -> None:
+    found = [metric(0.2, 0.5), metric(0.1, 0.2, "image"), metric(30, 33, "audio"), metric(9, 9, "text", primary=False)]
+    assert [c.passed for c in gates(found, {"all": 1.0})] == [True, True, False]
+    assert [c.passed for c in gates(found, {"all": 1.0, "audio": 40.0})] == [True, True, True]
+    assert [c.passed for c in gates(found, {"text": 1.0})] == [False]

@@ -28,8 +28,16 @@ def test_token_agreement_leaves_out_padding() -> None:
     b = a.clone()
     b[0, 0] = b[0, 3] = torch.tensor([0.0, 0.0, 9.0, 0.0])  # wrong at the first and the last
     mask = torch.tensor([[1, 1, 1, 0], [1, 1, 1, 1], [0, 0, 0, 0]])
-    assert tasks.token_agreement(a, b, mask).tolist() == pytest.approx([200 / 3, 100, 100])
-    assert tasks.token_agreement(a, b, None).tolist() == [50, 100, 100]
+    first, second = tasks.ranked_first(a), tasks.ranked_first(b)
+    assert tasks.share_alike(first, second, mask).tolist() == pytest.approx([200 / 3, 100, 100])
+    assert tasks.share_alike(first, second, None).tolist() == [50, 100, 100]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_what_is_not_finite_ranks_no_token_first(dtype: torch.dtype) -> None:
+    scores = torch.tensor([[[0.0, 2.0], [NAN, 1.0], [float("inf"), 0.0], [-float("inf"), 0.0], [3.0, 1.0]]], dtype=dtype)
+    assert tasks.ranked_first(scores).tolist() == [[1, -1, -1, -1, 0]]
+    assert tasks.share_alike(torch.tensor([[-1, 1]]), torch.tensor([[-1, 1]]), None).tolist() == [50]
 
 
 def test_cosine_by_hand() -> None:

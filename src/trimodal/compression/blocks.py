@@ -10,17 +10,29 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from trimodal.compression.reading import Reading
 from trimodal.core import Site
-from trimodal.models.blocks import Stop, first, split, uncached
+from trimodal.models.blocks import first, split, uncached
+from trimodal.models.foreign import Stop, run_forward
 from trimodal.models.model import Batch, Model
-from trimodal.statistics import ColumnNorm, Moment, Sample, Statistic, StatisticKind, rows_by_modality, unfold_input
+from trimodal.statistics import (
+    ColumnNorm,
+    GroupedMoment,
+    Moment,
+    Sample,
+    Seen,
+    StatisticKind,
+    Uses,
+    rows_by_modality,
+    unfold_input,
+)
 
 Tick = Callable[[], None]
 
@@ -53,7 +65,7 @@ class Activations:
     def __post_init__(self) -> None:
         self._codes = [dict(self.model.family.tokens(self.model.module, batch)) for batch in self.batches]
 
-    def observe(self, sites: Sequence[Site], wants: Mapping[str, StatisticKind]) -> dict[str, dict[str, Statistic]]:
+    def observe(self, sites: Sequence[Site], wants: Mapping[str, StatisticKind]) -> dict[str, dict[str, Seen]]:
         """Statistics by path of the sites in `wants`, each by modality.
 
         All `sites` lie in one block, or all outside of blocks. Sites that get the very same input share one statistic.
@@ -112,7 +124,7 @@ class Activations:
     def _run(self, index: int, chain: _Chain | None) -> None:
         """Push batch number `index` through the block where `chain` stands, or through the whole model."""
         if chain is None:
-            self.model.module(**self.batches[index])
+            run_forward(self.model.module, self.batches[index])
         elif chain.inputs[index] is not None:
             args, kwargs = chain.calls[index][chain.block]
             self._block(chain)(chain.inputs[index], *args, **kwargs)
@@ -198,7 +210,7 @@ def _capture_one(
     handles += [b.register_forward_hook(after, with_kwargs=True) for b in blocks]
     try:
         with _idle(blocks[block:] if idle else ()):
-            module(**batch)
+            run_forward(module, batch)
     except Stop:
         pass
     finally:
@@ -229,13 +241,14 @@ class _Recorder:
         self._model = model
         self._wants = wants
         self._sites = {site.path: site for site in sites}
-        self._found: dict[str, dict[str, Statistic]] = {}
+        self._found: dict[str, dict[str, Seen]] = {}
         self._leader: dict[str, str] = {}
         self._inputs: dict[str, tuple[nn.Module, Tensor]] = {}
         self._codes: dict[str, Tensor] = {}
         self._originals: dict[str, list[Tensor]] = {}
         self._calls: Counter[str] = Counter()
         self._batches = 0
+        self._reads: dict[str, Uses] = {}
 
     def start_(self, codes: dict[str, Tensor], originals: dict[str, list[Tensor]]) -> None:
         """A new batch is about to run; `codes` say which tokens are what, `originals` what the model as it was gives
@@ -275,7 +288,8 @@ class _Recorder:
     def _update(self, path: str, module: nn.Module, x: Tensor) -> None:
         site = self._sites[path]
         modality = self._model.layout.tower(site.tower).modality
-        rows = rows_by_modality(unfold_input(module, x), self._codes.get(site.stream), modality)
+        lookup = isinstance(module, nn.Embedding)
+        rows = rows_by_modality(x.unsqueeze(-1) if lookup else unfold_input(module, x), self._codes.get(site.stream), modality)
         calls = self._originals.get(path)
         original = calls.pop(0) if calls else None
         twins: dict[str, Tensor] = {}
@@ -283,6 +297,9 @@ class _Recorder:
             twins = rows_by_modality(unfold_input(module, original), self._codes.get(site.stream), modality)
         found = self._found.setdefault(path, {})
         for name, part in rows.items():
+            if self._wants[path] in ("uses", "grouped"):
+                _seen_otherwise_(found, name, module, part)
+                continue
             if self._wants[path] == "norm":
                 found.setdefault(name, ColumnNorm(part.shape[-1])).update(part)
                 continue
@@ -291,13 +308,40 @@ class _Recorder:
             if isinstance(moment, Moment):
                 moment.update(part, twins.get(name))
 
-    def by_site(self) -> dict[str, dict[str, Statistic]]:
-        """What was found, by path; sites that never ran are missing."""
-        return {path: self._found[leader] for path, leader in self._leader.items() if leader in self._found}
+    def read(self, path: str, rows: Tensor) -> None:
+        """Rows of the embedding at `path` that were read without a call."""
+        self._reads.setdefault(path, Uses(self._sites[path].rows)).update(rows)
+
+    def by_site(self) -> dict[str, dict[str, Seen]]:
+        """What was found, by path; sites that never ran are missing. An embedding that was never called, but whose weight
+        was read, has what was read."""
+        read: dict[str, dict[str, Seen]] = {
+            path: {self._model.layout.tower(self._sites[path].tower).modality: uses} for path, uses in self._reads.items()
+        }
+        return read | {path: self._found[leader] for path, leader in self._leader.items() if leader in self._found}
+
+
+def _seen_otherwise_(found: dict[str, Seen], modality: str, module: nn.Module, part: Tensor) -> None:
+    """Add rows (tokens, n) to what is seen of a layer whose input has no single second moment."""
+    if isinstance(module, nn.Embedding):
+        uses = found.setdefault(modality, Uses(module.num_embeddings))
+        if isinstance(uses, Uses):
+            uses.update(part)
+        return
+    groups = module.groups if isinstance(module, nn.Conv1d | nn.Conv2d) else 1
+    if groups == 1:  # a head that uses the embedding's weight
+        moment: Seen = found.setdefault(modality, Moment(part.shape[-1]))
+    else:
+        moment = found.setdefault(modality, GroupedMoment(groups, part.shape[-1] // groups))
+    if isinstance(moment, Moment | GroupedMoment):
+        moment.update(part)
 
 
 def _window(module: nn.Module) -> tuple[Any, ...]:
-    """What of a convolution decides which patches it sees; empty for a linear layer."""
+    """What of a convolution decides which patches it sees, and of an embedding how many rows it has; empty for a linear
+    layer."""
+    if isinstance(module, nn.Embedding):
+        return (module.num_embeddings,)
     if not isinstance(module, nn.Conv1d | nn.Conv2d):
         return ()
     return module.kernel_size, module.stride, module.padding, module.dilation, module.padding_mode
@@ -310,8 +354,11 @@ def _recording(model: Model, sites: Sequence[Site], wants: Mapping[str, Statisti
         model.module.get_submodule(site.path).register_forward_pre_hook(recorder.hook(site.path), with_kwargs=True)
         for site in sites
     ]
+    layers = {path: model.module.get_submodule(path) for path, kind in wants.items() if kind == "uses"}
+    tables = {path: layer.weight for path, layer in layers.items() if isinstance(layer, nn.Embedding)}
     try:
-        yield recorder
+        with Reading(tables, recorder.read) if tables else nullcontext():
+            yield recorder
     finally:
         for handle in handles:
             handle.remove()

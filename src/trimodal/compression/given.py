@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 from typing import Any
 
@@ -14,16 +14,27 @@ from trimodal.compression.blocks import Activations
 from trimodal.compression.sensitivity import Examples, mask_gradients, weight_gradients
 from trimodal.core import Edit, Place, PlannedPlace, Sample, Site
 from trimodal.data import batches as make_batches
-from trimodal.errors import TrimodalError
+from trimodal.errors import UnreachedError
 from trimodal.layers import Sparse
 from trimodal.methods import Method, method
 from trimodal.methods.options import build
-from trimodal.models.model import Model
+from trimodal.models.model import Model, device_of
 from trimodal.planning import place_of
-from trimodal.statistics import Balance, Gradient, MaskGradient, Moment, Statistic, StatisticKind, mixed
+from trimodal.statistics import (
+    Balance,
+    ColumnNorm,
+    Gradient,
+    MaskGradient,
+    Moment,
+    Seen,
+    Statistic,
+    StatisticKind,
+    mixed,
+)
 
 GRADIENT_SAMPLES = 64
-Seen = Mapping[str, Mapping[str, Statistic]]
+_LEAST, _MOST = 2.0**-60, 2.0**60
+SeenAt = Mapping[str, Mapping[str, Seen]]
 
 
 @dataclass(frozen=True)
@@ -67,34 +78,33 @@ class Given:
         """The task's place as it stands in the model now."""
         return place_of(self.model.layout, task.method, task.planned)
 
-    def observe(self, tasks: Sequence[Task], places: Sequence[Place], errors: bool = True) -> Seen:
+    def observe(self, tasks: Sequence[Task], places: Sequence[Place], errors: bool = True) -> SeenAt:
         """Statistics of the inputs at the `places` of `tasks`, by path and modality. With `errors` the second moment is
-        taken everywhere, asked for or not, so that output errors can be measured."""
+        taken everywhere, asked for or not, so that output errors can be measured; of an embedding which rows were used,
+        and of a convolution in groups the moment of each."""
         wants: dict[str, StatisticKind] = {}
         for task, place in zip(tasks, places, strict=True):
             site = place.observed
-            if (
-                self.activations.batches
-                and place.whole is None
-                and place.fold is None
-                and site.kind in ("linear", "conv")
-                and site.groups == 1
-            ):
+            if errors and self.activations.batches and place.whole is None and place.fold is None:
+                wants |= _for_errors(place)
+            if self.activations.batches and place.whole is None and place.fold is None and has_moment(site):
                 wanted = task.method.wants(place, task.config)
                 if errors or wanted not in (None, "gradient", "mask"):
                     wants[site.path] = "moment" if wanted in (None, "norm", "gradient", "mask") else wanted
-        seen: dict[str, Mapping[str, Statistic]] = {}
+        seen: dict[str, Mapping[str, Seen]] = {}
         observed = [place.observed for place in places if place.observed.path in wants]
+        observed += [replace(s, path=path) for s in observed if s.kind == "embedding" for path in s.tied if path in wants]
         for _, sites in groupby(sorted(observed, key=position), key=position):
             seen |= self.activations.observe(list(sites), wants)
         return seen
 
-    def statistic(self, task: Task, place: Place, seen: Mapping[str, Statistic]) -> Statistic | None:
+    def statistic(self, task: Task, place: Place, seen: Mapping[str, Seen]) -> Statistic | None:
         """What the task's method wants, out of what was `seen` at its place; None where it wants nothing, or can do
-        without what no data was there for.
+        without what no data was there for. Columns that no token reached are filled in, see `maths/unseen.py`; of a
+        layer that no sample came to (its tower's modality is missing, or its weight is read without a call) that is all.
 
         Raises:
-            TrimodalError: it cannot, or there was data but none that came there.
+            UnreachedError: the method needs real rows of the input, and none came there.
         """
         wanted = task.method.wants(place, task.config)
         if wanted is None:
@@ -107,8 +117,12 @@ class Given:
             found = self._mask(place)
         elif moments:
             found = mixed(moments, self.balance, self.sizes.get(place.observed.path))
+        elif wanted != "sample" and self.samples and has_moment(place.observed):
+            found = Moment(place.observed.columns, device=device_of(self.model.module))
+        if isinstance(found, ColumnNorm | Moment | Gradient):
+            found = found.filled()
         if found is None and (self.samples or not task.method.without_data):
-            raise TrimodalError(
+            raise UnreachedError(
                 f"{task.method.name} at {place.name}: no calibration sample ran through it; give data that uses the "
                 f"{place.observed.tower} tower"
             )
@@ -148,9 +162,35 @@ class Given:
         return ((sample, batch) for sample in samples for batch in make_batches(self.model, [sample], 1))
 
 
+def has_moment(site: Site) -> bool:
+    """Whether the site's input has one second moment."""
+    return site.kind in ("linear", "conv") and site.groups == 1
+
+
+def _for_errors(place: Place) -> dict[str, StatisticKind]:
+    """What tells the error of a site that no method takes statistics of. What is tied to an embedding, its own way to read
+    the same weight, is seen there."""
+    site = place.observed
+    if site.kind == "embedding":
+        return dict.fromkeys((site.path, *site.tied), "uses")
+    return {site.path: "grouped"} if site.kind == "conv" and site.groups > 1 and place.label is None else {}
+
+
 def position(site: Site) -> tuple[str, int]:
     """Where the site runs: its tower and block, -1 outside of blocks."""
     return site.tower, -1 if site.block is None else site.block
+
+
+def beyond(place: Place, weights: Mapping[str, Tensor]) -> str | None:
+    """Why the numbers of a place cannot be computed with: so large or so small that their squares, or what a method makes of
+    them in their own type, would overflow or vanish. None if they can."""
+    for site in place.sites:
+        weight = weights.get(f"{site.path}.weight")
+        largest = 0.0 if weight is None or not weight.numel() else float(weight.abs().max())
+        most = min(_MOST, torch.finfo(getattr(torch, site.dtype)).max / 4)
+        if largest and not _LEAST <= largest <= most:
+            return f"the largest weight of {site.name} is {largest:.3g}, and computing needs {_LEAST:.2g} to {most:.2g}"
+    return None
 
 
 def weights_of(model: Model, place: Place) -> dict[str, Tensor]:

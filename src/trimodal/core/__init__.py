@@ -1,15 +1,42 @@
 """The nouns: plain frozen data without torch modules or I/O. Everything else speaks in these words."""
 
 from trimodal.core.change import Change, Cut, Drop, Folded, Merge, Treatment
+from trimodal.core.estimate import Estimate
 from trimodal.core.layout import Bare, Counter, Fixed, Layout
-from trimodal.core.plan import Calibration, Certainty, Edit, LeftAlone, Place, Plan, PlannedPlace, Source, least_certain
-from trimodal.core.record import Check, FitRecord, Metric, Packing, PlaceRecord, Size, Stock, TowerSize, Verdict
+from trimodal.core.plan import (
+    Calibration,
+    Certainty,
+    Edit,
+    LeftAlone,
+    Place,
+    Plan,
+    PlannedPlace,
+    Skipped,
+    Source,
+    least_certain,
+)
+from trimodal.core.record import (
+    Check,
+    FitRecord,
+    Latency,
+    Machine,
+    Metric,
+    Packing,
+    PlaceRecord,
+    Size,
+    Stock,
+    TowerSize,
+    Verdict,
+)
 from trimodal.core.sample import MODALITIES, TOKEN_KINDS, Sample
 from trimodal.core.site import Axis, Fold, Site, Tower
+from trimodal.core.text import json_text
+from trimodal.core.untouched import Alike, Stored, Untouched, Why, gathered
 
 __all__ = [
     "MODALITIES",
     "TOKEN_KINDS",
+    "Alike",
     "Axis",
     "Bare",
     "Calibration",
@@ -20,12 +47,15 @@ __all__ = [
     "Cut",
     "Drop",
     "Edit",
+    "Estimate",
     "FitRecord",
     "Fixed",
     "Fold",
     "Folded",
+    "Latency",
     "Layout",
     "LeftAlone",
+    "Machine",
     "Merge",
     "Metric",
     "Packing",
@@ -36,11 +66,17 @@ __all__ = [
     "Sample",
     "Site",
     "Size",
+    "Skipped",
     "Source",
     "Stock",
+    "Stored",
     "Tower",
     "TowerSize",
     "Treatment",
+    "Untouched",
     "Verdict",
+    "Why",
+    "gathered",
+    "json_text",
     "least_certain",
 ]

@@ -10,6 +10,9 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
+from trimodal.core.showing import html_table, size_name
+from trimodal.core.untouched import Untouched
+
 Unit = Literal["percent", "cosine"]
 Status = Literal["passed", "failed", "not run"]
 Aspect = Literal["integrity", "quality"]
@@ -37,6 +40,7 @@ class PlaceRecord:
     seconds: float
     notes: tuple[str, ...] = ()
     kind: str = "place"
+    unmeasured: str = ""
 
 
 @dataclass(frozen=True)
@@ -54,8 +58,9 @@ class FitRecord:
 @dataclass(frozen=True)
 class Metric:
     """One task before and after. `drop` = before − after, with a paired 95 % interval from `drop_low` to
-    `drop_high` over the same samples. Unit `percent` counts points; `cosine` compares an output with the
-    original model's own, so `before` is 1."""
+    `drop_high` over the same samples; None where there are too few for one. `interval` says how it was found
+    (`verification/intervals.py`). Unit `percent` counts points; `cosine` compares an output with the original model's own,
+    so `before` is 1. One `primary` metric of a modality is what a floor for all modalities looks at."""
 
     name: str
     modality: str
@@ -64,9 +69,11 @@ class Metric:
     before: float
     after: float
     drop: float
-    drop_low: float
-    drop_high: float
+    drop_low: float | None
+    drop_high: float | None
     note: str = ""
+    interval: str = "bootstrap"
+    primary: bool = True
 
 
 @dataclass(frozen=True)
@@ -109,6 +116,29 @@ class TowerSize:
 
 
 @dataclass(frozen=True)
+class Latency:
+    """Milliseconds that a forward pass took per sample: medians over `batches` of about `batch_size` samples, both models
+    on the same batches, on the machine of the run."""
+
+    before_ms: float
+    after_ms: float
+    batches: int
+    batch_size: int
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Where a run took place. `instructions` are the vector instructions that the libraries use, `memory_bytes` what the
+    machine has; None where the system does not tell."""
+
+    processor: str
+    instructions: str
+    cores: int
+    threads: int
+    memory_bytes: int | None
+
+
+@dataclass(frozen=True)
 class Check:
     """One thing that was checked, or was not, before success was reported; `detail` says what was found, or why it was not
     run. `integrity`: the folder holds what was measured, whole, and reloads. `quality`: what was lost, against a floor."""
@@ -141,10 +171,12 @@ class Check:
         return Check(data["name"], data["status"], data["detail"], data["about"])
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Verdict:
     """What the compressed model is, beside the original; `packing` where its weights are entropy-coded, `stock` where it
-    is known who can load it, `left_out` what lay in the original's folder and was neither counted nor carried over."""
+    is known who can load it. `untouched` is what the plan left as it was, `peak_bytes` the most memory that the run held,
+    `left_out` what lay in the original's folder and was neither counted nor carried over; a verdict that an older version
+    wrote has none of these, nor a `machine` or a `latency`."""
 
     size: Size
     towers: tuple[TowerSize, ...]
@@ -155,8 +187,27 @@ class Verdict:
     versions: dict[str, str] = field(default_factory=dict)
     packing: Packing | None = None
     stock: Stock | None = None
+    untouched: Untouched | None = None
+    latency: Latency | None = None
+    machine: Machine | None = None
+    peak_bytes: int | None = None
     left_out: tuple[str, ...] = ()
     format: int = 2
+
+    def __repr__(self) -> str:
+        sizes = f"{size_name(self.size.before_bytes)} → {size_name(self.size.after_bytes)}"
+        lost = "".join(f", {metric.name} {_value(metric, metric.before)} → {_value(metric, metric.after)}" for metric in self.metrics[:1])
+        return f"<Verdict: {sizes}{lost}; integrity {self.integrity}, quality {self.quality}>"
+
+    def _repr_html_(self) -> str:
+        measured = [
+            (m.name, m.modality, f"{m.samples:,}", _value(m, m.before), _value(m, m.after), _interval(m))
+            for m in self.metrics
+        ]
+        checks = [(check.name, check.status, check.detail) for check in self.checks]
+        return html_table(repr(self)[1:-1], ("measured", "modality", "n", "before", "after", "drop, 95 %"), measured) + html_table(
+            "Checks", ("check", "status", "found"), checks
+        )
 
     @property
     def integrity(self) -> Status:
@@ -175,7 +226,8 @@ class Verdict:
 
     def to_json(self) -> dict[str, Any]:
         """Plain data for a JSON file."""
-        return {**asdict(self), "integrity": self.integrity, "quality": self.quality}
+        untouched = self.untouched.to_json() if self.untouched else None
+        return {**asdict(self), "untouched": untouched, "integrity": self.integrity, "quality": self.quality}
 
     @staticmethod
     def from_json(data: dict[str, Any]) -> Verdict:
@@ -190,8 +242,23 @@ class Verdict:
             versions=data["versions"],
             packing=Packing(**data["packing"]) if data.get("packing") else None,
             stock=Stock(**data["stock"]) if data.get("stock") else None,
+            untouched=Untouched.from_json(data.get("untouched")),
+            latency=Latency(**data["latency"]) if data.get("latency") else None,
+            machine=Machine(**data["machine"]) if data.get("machine") else None,
+            peak_bytes=data.get("peak_bytes"),
             left_out=tuple(data.get("left_out", ())),
         )
+
+
+def _value(metric: Metric, value: float) -> str:
+    return f"{value:.1f} %" if metric.unit == "percent" else f"{value:.4f}"
+
+
+def _interval(metric: Metric) -> str:
+    """The drop's interval, where there are samples enough for one."""
+    if metric.drop_low is None or metric.drop_high is None:
+        return f"n = {metric.samples}: no interval"
+    return f"[{metric.drop_low:.3g}, {metric.drop_high:.3g}]"
 
 
 def _status(checks: Iterable[Check]) -> Status:

@@ -11,7 +11,6 @@ plan.json record.jsonl verdict.json report.html
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -22,7 +21,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedConfig
 
 from trimodal import errors
-from trimodal.core import Packing, Plan, Stock
+from trimodal.core import Packing, Plan, Stock, json_text
 from trimodal.core.record import PackName
 from trimodal.formats import packed, steps
 from trimodal.formats.absorb import Absorbed, absorb
@@ -34,6 +33,7 @@ from trimodal.formats.manifest import (
     VERDICT,
     Manifest,
     check_files,
+    check_not_orphaned,
     check_tellers,
     manifest_content,
     read_manifest,
@@ -48,6 +48,7 @@ from trimodal.models.apply import dequantize_
 from trimodal.models.families import family_of
 from trimodal.models.files import NAMED, OURS, companions, index_files, left_out, licences, module_weights, weight_files
 from trimodal.models.files import SINGLE as MODEL
+from trimodal.models.finite import check_finite
 from trimodal.models.load import (
     bare,
     from_factory,
@@ -57,11 +58,13 @@ from trimodal.models.load import (
     model_class,
     name_of,
     pretrained,
-    processors_in,
     read_config,
     unique_tensors,
 )
 from trimodal.models.model import Model
+from trimodal.models.process import keeps_process
+from trimodal.models.processors import processors_in
+from trimodal.models.quiet import without_bars
 from trimodal.stock import quantizer
 
 if TYPE_CHECKING:
@@ -130,11 +133,12 @@ def write(model: Model, plan: Plan, folder: Path, factory: str | None) -> Stock:
         absorbed = absorb(said, model.steps, kind)
         dtype = said.get("dtype", said.get("torch_dtype", str(model.module.dtype).removeprefix("torch.")))
         config = {**absorbed.config, "architectures": [kind.__name__], "dtype": dtype}
-        (folder / "config.json").write_text(_json(_marked(config, "plain", kind) if absorbed.reason else config))
+        written = _json(_marked(config, "plain", kind) if absorbed.reason else config)
+        (folder / "config.json").write_text(written, encoding="utf-8")
         taken, stock = absorbed.steps, Stock(not absorbed.reason, absorbed.reason)
-    (folder / PLAN).write_text(_json(plan.to_json()))
+    (folder / PLAN).write_text(_json(plan.to_json()), encoding="utf-8")
     tensors = {name: t.detach().cpu().contiguous() for name, t in unique_tensors(model.module).items()}
-    metadata = {"format": "pt", steps.STEPS: json.dumps(taken, sort_keys=True)}
+    metadata = {"format": "pt", steps.STEPS: json_text(taken, sort_keys=True)}
     write_tensors(tensors, metadata, folder / (MODEL if stock.alone else OURS))
     write_manifest(folder, {
         "trimodal": plan.trimodal, "factory": factory, "files": _sums(folder),
@@ -181,7 +185,7 @@ def _settle_(folder: Path, how: PackName) -> None:
         config = _bare(read_config(folder))
         kind = model_class(config, folder)
         alone = how == "plain" and not _absorbed(folder).reason
-        (folder / "config.json").write_text(_json(config if alone else _marked(config, how, kind)))
+        (folder / "config.json").write_text(_json(config if alone else _marked(config, how, kind)), encoding="utf-8")
         if alone:
             (folder / OURS).rename(folder / MODEL)
     write_manifest(folder, {**manifest_content(folder), "files": _sums(folder)})
@@ -235,23 +239,35 @@ def copy_artifact(source: Path, folder: Path) -> None:
 
 
 def _json(data: Any) -> str:
-    return json.dumps(data, indent=1, ensure_ascii=False) + "\n"
+    return json_text(data, indent=1, ensure_ascii=False) + "\n"
 
 
+@without_bars()
 def open_model(source: Factory | Path, factory: Factory | None = None) -> Model:
     """Any model that the user can name: an artifact of ours, or what `models.load` knows.
 
     `factory` makes the bare module of an artifact that came from a function; nothing that a folder names is imported.
     """
     found = source if callable(source) else locate(source)
+    if isinstance(found, Path) and is_artifact(found):
+        return _open_artifact(found, factory)
     if isinstance(found, Path):
-        return _open_artifact(found, factory) if is_artifact(found) else from_folder(found, name_of(source))
-    return from_factory(found, name_of(source))
+        check_not_orphaned(found)
+    model = from_folder(found, name_of(source)) if isinstance(found, Path) else from_factory(found, name_of(source))
+    check_finite(model.module, model.name)
+    return model
 
 
 def _open_artifact(folder: Path, factory: Factory | None) -> Model:
     manifest = read_manifest(folder)
     check_files(folder, manifest)
+    model = _open_checked(folder, manifest, factory)
+    if read_manifest(folder) != manifest:
+        raise errors.IntegrityError(f"{folder} was replaced while it was read; load it again")
+    return model
+
+
+def _open_checked(folder: Path, manifest: Manifest, factory: Factory | None) -> Model:
     if pack_name(folder) == "plain":
         return _open_plain(folder, folder, manifest, factory)
     with packed.scratch() as plain:
@@ -263,7 +279,7 @@ def _open_artifact(folder: Path, factory: Factory | None) -> Model:
                 config = _marked(config, "plain", model_class(config, folder))
             else:
                 (plain / OURS).rename(plain / MODEL)
-            (plain / "config.json").write_text(_json(config))
+            (plain / "config.json").write_text(_json(config), encoding="utf-8")
         return _open_plain(plain, folder, manifest, factory)
 
 
@@ -284,8 +300,9 @@ def _open_plain(plain: Path, folder: Path, manifest: Manifest, factory: Factory 
             module, manifest.layout, family_of(module), folder.resolve().name, folder, processors_in(folder), taken
         )
     elif factory is None:
+        made_by = f"the function {manifest.factory}" if manifest.factory else "a function without a name"
         raise errors.ModelError(
-            f"{folder} came from the function {manifest.factory}, which makes the bare module; "
+            f"{folder} came from {made_by}, which makes the bare module; "
             "give it as factory=..., or on the command line as the model to compare against"
         )
     else:
@@ -354,6 +371,7 @@ def _check_layout(model: Model, folder: Path) -> None:
             )
 
 
+@keeps_process
 def load(
     source: str | Path, *, dequantize: bool = False, device: str = "cpu", factory: Factory | None = None
 ) -> nn.Module:

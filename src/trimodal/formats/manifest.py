@@ -24,8 +24,9 @@ from trimodal.core import Layout
 from trimodal.formats.folder import sha256
 from trimodal.formats.packed import PACKED
 from trimodal.models.files import OURS, SINGLE, licences, walk
+from trimodal.writing.sums import SUMS, sums_of, write_sums_of
 
-MANIFEST, SUMS = "trimodal.json", "checks.sha256"
+MANIFEST = "trimodal.json"
 PLAN, RECORD, VERDICT, REPORT = "plan.json", "record.jsonl", "verdict.json", "report.html"
 TELLERS = (PLAN, RECORD, VERDICT, REPORT, SUMS)
 FORMAT = 2  # 1: weights always in model.safetensors, no seal
@@ -132,6 +133,16 @@ def check_files(folder: Path, manifest: Manifest, partial: bool = False) -> None
         )
 
 
+def check_not_orphaned(folder: Path) -> None:
+    """Refuse a folder whose list of checksums names a manifest that is not there: without it nothing else is checked.
+
+    Raises:
+        IntegrityError: the manifest is missing.
+    """
+    if (folder / SUMS).is_file() and not (folder / MANIFEST).is_file() and MANIFEST in sums_of(folder):
+        raise errors.IntegrityError(f"{folder} lacks {MANIFEST}, which its {SUMS} lists; copy the folder again")
+
+
 def weights_name(folder: Path, missing: str = SINGLE) -> str:
     """The name of the file that has the weights of the artifact in `folder`; `missing` where there is none."""
     return next((name for name in _WEIGHTS if (folder / name).exists()), missing)
@@ -149,7 +160,7 @@ def _is_harmless(folder: Path, path: Path) -> bool:
 def write_sums(folder: Path) -> None:
     """Write `checks.sha256` for all files that are in `folder` now."""
     names = [path for path in walk(folder) if path != Path(SUMS) and (folder / path).is_file()]
-    (folder / SUMS).write_text("".join(f"{sha256(folder / path)}  {path}\n" for path in names), encoding="utf-8")
+    write_sums_of(folder, {str(path): [sha256(folder / path)] for path in names})
 
 
 def check_tellers(folder: Path) -> list[str]:
@@ -159,16 +170,15 @@ def check_tellers(folder: Path) -> list[str]:
     """
     if not (folder / SUMS).is_file():
         return [f"{SUMS} is missing"] if manifest_content(folder)["format"] >= 2 else []
-    lines = (folder / SUMS).read_text(encoding="utf-8", errors="replace").splitlines()
-    sums = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
+    sums = sums_of(folder)
     found = [f"{SUMS} names {name:.80}, outside of the folder" for name in sums if ".." in Path(name).parts or name[:1] == "/"]
     if found:
         return found
     decides = manifest_content(folder)["files"]
-    for name, digest in sums.items():
+    for name, digests in sums.items():
         if not (folder / name).is_file():
             found.append(f"{name:.80} is missing")
-        elif digest != (decides[name] if name in decides else sha256(folder / name)):
-            found.append(f"{name:.80} has changed, or its sum has")
+        elif (decides[name] if name in decides else sha256(folder / name)) not in digests:
+            found.append(f"{name:.80} has changed")
     there = (name for name in (MANIFEST, *TELLERS) if name != SUMS and (folder / name).is_file())
     return found + [f"{name} was added" for name in there if name not in sums]

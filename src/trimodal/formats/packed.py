@@ -20,11 +20,9 @@ from __future__ import annotations
 
 import json
 import math
-import tempfile
 import time
 import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
@@ -36,12 +34,13 @@ from torch import Tensor
 from trimodal.core import Packing
 from trimodal.core.record import PackName
 from trimodal.core.storage import packed_columns
-from trimodal.errors import InputError, IntegrityError, OutputError
+from trimodal.errors import InputError, IntegrityError
 from trimodal.formats.folder import sha256
 from trimodal.formats.steps import read_steps
 from trimodal.formats.tensors import write_tensors
 from trimodal.maths.entropy import Malformed, decode_tensor, encode_tensor, require
 from trimodal.maths.packing import pack, unpack
+from trimodal.writing import scratch_folder
 
 PACKED = "model.trimodal"
 HEADER, STREAMS = "trimodal.packed", "streams"
@@ -175,20 +174,13 @@ def unpack_file(packed: Path, plain: Path) -> None:
         raise IntegrityError(f"{packed} does not unpack to the file that it was made from; copy the folder again")
 
 
-@contextmanager
-def scratch() -> Iterator[Path]:
+def scratch() -> AbstractContextManager[Path]:
     """A temporary folder for plain weights.
 
     Raises:
         OutputError: it cannot be written to.
     """
-    try:
-        with tempfile.TemporaryDirectory(prefix="trimodal-") as folder:
-            yield Path(folder)
-    except (OSError, SafetensorError) as error:
-        raise OutputError(
-            f"the weights cannot be unpacked into {tempfile.gettempdir()} ({error}); set TMPDIR to a place with more room"
-        ) from error
+    return scratch_folder("the unpacked weights")
 
 
 def _places(plain: Path) -> dict[str, tuple[int, int]]:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
+
+from trimodal.core import Untouched
+from trimodal.core.showing import html_table, size_name
 
 
 @dataclass(frozen=True)
@@ -47,11 +50,12 @@ class TowerRow:
     operations: int | None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Inventory:
     """What a model is made of. Every parameter is counted once, tied ones too.
 
     `parameters` and `bytes` are those of sites and `other`, so they exceed the sum over towers by what belongs to none.
+    `in_no_place` are the tensors that no method can work on: parameters of no site, and further tensors.
     `buffer_bytes` are further tensors of the checkpoint (running statistics of batch norms). `operations` are the
     multiply-accumulates of one forward for one sample with inputs of the shapes `input_shapes`; None where no
     forward could be run, and then `operations_note` says why.
@@ -68,7 +72,19 @@ class Inventory:
     other: tuple[OtherParameters, ...]
     input_shapes: dict[str, tuple[int, ...]]
     operations_note: str = ""
+    in_no_place: Untouched = field(default_factory=lambda: Untouched(0))
+
+    def __repr__(self) -> str:
+        towers = ", ".join(tower.name for tower in self.towers)
+        return f"<Inventory of {self.name} ({self.family}): {self.parameters:,} parameters, {size_name(self.bytes)}, towers {towers}>"
+
+    def _repr_html_(self) -> str:
+        rows = [
+            (tower.name, f"{tower.blocks:,}", f"{tower.sites:,}", f"{tower.parameters:,}", size_name(tower.bytes), f"{tower.share:.0%}")
+            for tower in self.towers
+        ]
+        return html_table(repr(self)[1:-1], ("tower", "blocks", "sites", "parameters", "bytes", "share"), rows)
 
     def to_json(self) -> dict[str, Any]:
         """Plain data for a JSON file."""
-        return asdict(self)
+        return {**asdict(self), "in_no_place": self.in_no_place.to_json()}

@@ -31,6 +31,32 @@ def output_error(
     return max(error, 0.0) / energy if energy > 0 else 0.0
 
 
+def rows_error(before: Tensor, after: Tensor, counts: Tensor) -> float:
+    """Relative squared error of what an embedding (rows, width) gave: Σ c_r ‖w_r − ŵ_r‖² / Σ c_r ‖w_r‖², row r looked up
+    c_r times; 0 where it gave zeros anyway."""
+    weights = counts.to(before.device, torch.float64)
+    change = (before.double() - after.double()).square().sum(dim=1)
+    energy = float(weights @ before.double().square().sum(dim=1))
+    return float(weights @ change) / energy if energy > 0 else 0.0
+
+
+def grouped_error(
+    before: Tensor, after: Tensor, moments: Tensor, means: Tensor, bias_change: Tensor | None = None
+) -> float:
+    """As `output_error`, of a convolution with weight (m, n) in g groups that read inputs of their own: the sum of both sides
+    of the fraction over groups, `moments` (g, n, n) and `means` (g, n)."""
+    groups = len(moments)
+    old, new = (weight.double().reshape(groups, -1, weight.shape[1]) for weight in (before, after))  # (g, m / g, n)
+    change, second = old - new, moments.double()
+    error = float(((change @ second) * change).sum())
+    if bias_change is not None:
+        beta = bias_change.double().reshape(groups, -1)
+        moved = (change @ means.double().unsqueeze(-1)).squeeze(-1)
+        error += float((2 * beta * moved + beta * beta).sum())
+    energy = float(((old @ second) * old).sum())
+    return max(error, 0.0) / energy if energy > 0 else 0.0
+
+
 def weight_error(before: Tensor, after: Tensor) -> float:
     """‖W − Ŵ‖² / ‖W‖²; 0 for a zero matrix."""
     energy = float(before.double().square().sum())

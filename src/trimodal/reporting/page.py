@@ -7,24 +7,29 @@ and `report.html.j2` draws them.
 from __future__ import annotations
 
 import json
-import os
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
+from math import nan
 from pathlib import Path
 from typing import Any
 
 import jinja2
 
-from trimodal.core import Edit, FitRecord, PlaceRecord, Plan, TowerSize, Verdict
+from trimodal.core import Edit, FitRecord, Metric, PlaceRecord, Plan, TowerSize, Untouched, Verdict
 from trimodal.errors import IntegrityError, OutputError
 from trimodal.methods import METHODS, Method
 from trimodal.methods.options import describe
-from trimodal.reporting import plots, wording
+from trimodal.reporting import plots, standing, wording
+from trimodal.reporting.advice import Names, next_steps
+from trimodal.writing import replace_files
 
 PAGE_NAME = "report.html"
 PLACES_SHOWN = 300
-WORST_SHOWN = 5
+WORST_SHOWN = 8
+LEFT_SHOWN = 8
+_HOW_MUCH = ("sparsity", "bits")
 
 
 def report(out: str | Path, *, name: str | None = None) -> Path:
@@ -40,11 +45,21 @@ def report(out: str | Path, *, name: str | None = None) -> Path:
     out = Path(out)
     if not out.is_dir():
         raise OutputError(f"there is no folder {out}; expected one that trimodal compress wrote")
-    plan = _parsed(out / "plan.json", lambda text: Plan.from_json(json.loads(text)))
     verdict = _parsed(out / "verdict.json", lambda text: Verdict.from_json(json.loads(text)))
+    replace_files(out, {PAGE_NAME: page_of(out, verdict, name or out.resolve().name)})
+    return out / PAGE_NAME
+
+
+def page_of(out: Path, verdict: Verdict, name: str) -> str:
+    """The page of the artifact folder `out`, with `verdict` in place of the one that lies there.
+
+    Raises:
+        OutputError: the plan is missing.
+        IntegrityError: a file is there but does not hold what it should.
+    """
+    plan = _parsed(out / "plan.json", lambda text: Plan.from_json(json.loads(text)))
     places, fits = _records(out / "record.jsonl")
-    page = render(plan, verdict, places, fits, name=name or out.resolve().name)
-    return _write(out / PAGE_NAME, page)
+    return render(plan, verdict, places, fits, name=name)
 
 
 def _parsed(file: Path, parse: Any) -> Any:
@@ -65,7 +80,8 @@ def _records(file: Path) -> tuple[list[PlaceRecord], list[FitRecord]]:
         kind = line.get("kind") if isinstance(line, dict) else None
         try:
             if kind == "place":
-                places.append(PlaceRecord(**{**line, "notes": tuple(line.get("notes", ()))}))
+                error = {name: nan if value is None else value for name, value in line.get("error", {}).items()}
+                places.append(PlaceRecord(**{**line, "error": error, "notes": tuple(line.get("notes", ()))}))
             elif kind == "fit":
                 fits.append(FitRecord(**line))
         except TypeError as error:
@@ -73,20 +89,10 @@ def _records(file: Path) -> tuple[list[PlaceRecord], list[FitRecord]]:
     return places, fits
 
 
-def _write(file: Path, page: str) -> Path:
-    unfinished = file.with_name(f".{file.name}.{os.getpid()}")
-    try:
-        unfinished.write_text(page, encoding="utf-8")
-        unfinished.replace(file)
-    except OSError as error:
-        unfinished.unlink(missing_ok=True)
-        raise OutputError(f"cannot write {file}: {error.strerror}; free some space or choose another folder") from error
-    return file
-
-
 def render(plan: Plan, verdict: Verdict, places: Sequence[PlaceRecord], fits: Sequence[FitRecord], *, name: str) -> str:
     """The page as HTML text; `name` is what the artifact folder is called."""
-    state, badge, remarks = wording.standing(verdict, plan)
+    losses = towers_by_loss(verdict, places)
+    untouched = verdict.untouched or plan.untouched
     steps = [_step(number, edit, places, fits) for number, edit in enumerate(plan.edits)]
     return _template().render(
         name=name,
@@ -94,20 +100,23 @@ def render(plan: Plan, verdict: Verdict, places: Sequence[PlaceRecord], fits: Se
         plan=plan,
         verdict=verdict,
         headline=wording.unbroken(wording.headline(verdict)),
-        state=state,
-        badge=badge,
-        remarks=remarks,
+        standings=(standing.integrity(verdict), standing.quality(verdict)),
+        cautions=standing.cautions(verdict, plan),
         tiles=_tiles(verdict),
         sizes=_sizes(verdict),
-        packing="W" + wording.packing(verdict.packing)[1:] if verdict.packing else "",
-        stock="L" + wording.stock(verdict.stock)[1:] if verdict.stock else "",
-        speed="T" + speed[1:] if (speed := wording.speed(plan)) else "",
+        packing=_sentence(wording.packing(verdict.packing)) if verdict.packing else "",
+        stock=_sentence(wording.stock(verdict.stock)) if verdict.stock else "",
         whiskers=plots.whiskers(verdict.metrics),
         towers=_towers(verdict.towers),
         steps=steps,
         waterfall=_waterfall(plan, steps),
-        depth=plots.depth_plot(places),
-        worst=_worst(places),
+        left=_left(untouched) if untouched else [],
+        left_line=_sentence(standing.left(untouched)) if untouched else "",
+        running=_running(plan, verdict),
+        depth=plots.depth_plot(places, [loss.tower for loss in losses]),
+        worst=_worst(places, losses),
+        unmeasured=_unmeasured(places),
+        next_steps=next_steps(plan, verdict, Names.in_plan(plan, name)),
         losses=plots.loss_plots(fits),
         provenance=_provenance(plan, verdict),
         words=wording,
@@ -125,6 +134,10 @@ def _template() -> jinja2.Template:
         lstrip_blocks=True,
     )
     return environment.get_template("report.html.j2")
+
+
+def _sentence(text: str) -> str:
+    return text[:1].upper() + text[1:]
 
 
 # What stands on the page
@@ -150,9 +163,19 @@ def _tiles(verdict: Verdict) -> list[Tile]:
     after, _, unit = wording.score(metric, metric.after).partition(" ")
     original = f"{metric.name}; the original has {wording.score(metric, metric.before)}"
     tiles.append(Tile(after, unit, wording.unbroken(original)))
-    change, unit = wording.drop(metric, metric.drop), "points" if metric.unit == "percent" else ""
-    text = f"drop, 95 % interval {wording.interval(metric)}, n = {metric.samples:,}"
-    return [*tiles, Tile(change, unit, wording.unbroken(text))]
+    word, _, amount = wording.change(metric).partition(" ")
+    value, _, unit = amount.partition(" ")
+    if word == "no":
+        word, value, unit = "drop", wording.drop(metric, abs(metric.drop)), "points" if metric.unit == "percent" else ""
+    told = wording.cost(metric).removeprefix(wording.change(metric)).strip(" ,")
+    return [
+        *tiles,
+        Tile(
+            value,
+            unit,
+            wording.unbroken(f"{word}, 95 % interval {told}" if told.startswith("[") else f"{word}; {told}"),
+        ),
+    ]
 
 
 @dataclass(frozen=True)
@@ -232,6 +255,7 @@ class PlaceRow:
     weight_error: str
     seconds: str
     notes: tuple[str, ...]
+    unmeasured: str = ""
 
 
 @dataclass(frozen=True)
@@ -284,13 +308,22 @@ def _step(number: int, edit: Edit, places: Sequence[PlaceRecord], fits: Sequence
 
 
 def _settings(edit: Edit, known: Method | None) -> tuple[tuple[str, str], ...]:
-    """Each option that has a value in words, with its meaning where the method is known."""
+    """How much, and each further option that differs from the method's default, in words; with its meaning where the method
+    is known."""
     rows = {row["name"]: row for row in describe(known.config)} if known else {}
     return tuple(
         (wording.setting(name, value, rows.get(name, {}).get("unit", "")), rows.get(name, {}).get("help", ""))
         for name, value in edit.config.items()
-        if value not in (None, "", [], {})
+        if value not in (None, "", [], {}) and (name in _HOW_MUCH or not _is_default(value, rows.get(name)))
     )
+
+
+def _is_default(value: Any, row: dict[str, Any] | None) -> bool:
+    """Whether an option has the value that it has unasked."""
+    if row is None or row["required"]:
+        return False
+    default = list(row["default"]) if isinstance(row["default"], tuple) else row["default"]
+    return bool((list(value) if isinstance(value, tuple) else value) == default)
 
 
 def _place_row(record: PlaceRecord) -> PlaceRow:
@@ -302,6 +335,7 @@ def _place_row(record: PlaceRecord) -> PlaceRow:
         weight_error="" if record.weight_error is None else plots.percent(record.weight_error),
         seconds=wording.seconds(record.seconds),
         notes=record.notes,
+        unmeasured="" if record.error else record.unmeasured or "not known",
     )
 
 
@@ -346,9 +380,41 @@ def _moved(saved: int) -> str:
 
 
 @dataclass(frozen=True)
-class Worst:
-    """One of the places with the largest error."""
+class TowerLoss:
+    """What a tower's modality lost, in points or hundredths of a cosine, and in words; None where that was not measured."""
 
+    tower: str
+    lost: float | None
+    words: str
+
+
+def towers_by_loss(verdict: Verdict, places: Sequence[PlaceRecord]) -> list[TowerLoss]:
+    """The towers with records, the one first whose modality lost most as measured. Those without a metric of their own
+    follow by their largest output error."""
+    measured = {metric.modality: metric for metric in reversed(verdict.metrics) if metric.primary}
+    worst: dict[str, float] = {}
+    for record in places:
+        error = plots.worst_error(record)
+        value = error if error is not None else record.weight_error or 0.0
+        worst[record.tower] = max(worst.get(record.tower, 0.0), value if math.isfinite(value) else math.inf)
+    found = [_tower_loss(tower, measured.get(tower)) for tower in worst]
+    return sorted(found, key=lambda one: (one.lost is None, -(one.lost or 0.0), -worst[one.tower]))
+
+
+def _tower_loss(tower: str, metric: Metric | None) -> TowerLoss:
+    if metric is None:
+        return TowerLoss(tower, None, "no metric of its own")
+    lost = metric.drop if metric.unit == "percent" else 100 * metric.drop
+    words = f"{metric.name}: {wording.change(metric)}"
+    return TowerLoss(tower, lost if math.isfinite(lost) else math.inf, words)
+
+
+@dataclass(frozen=True)
+class Worst:
+    """One of the places with the largest error of its tower."""
+
+    tower: str
+    lost: str
     place: str
     method: str
     edit: int
@@ -356,7 +422,13 @@ class Worst:
     modality: str
 
 
-def _worst(places: Sequence[PlaceRecord]) -> list[Worst]:
+def _worst(places: Sequence[PlaceRecord], losses: Sequence[TowerLoss]) -> list[Worst]:
+    """The places of each tower that moved most, tower by tower in the order of `losses`."""
+    shown = max(2, WORST_SHOWN // max(1, len(losses)))
+    return [row for loss in losses for row in _worst_of(loss, [r for r in places if r.tower == loss.tower])[:shown]]
+
+
+def _worst_of(loss: TowerLoss, places: Sequence[PlaceRecord]) -> list[Worst]:
     measured = [(record, modality, value) for record in places for modality, value in record.error.items()]
     if not measured:
         measured = [(r, "weights", r.weight_error) for r in places if r.weight_error is not None]
@@ -364,9 +436,69 @@ def _worst(places: Sequence[PlaceRecord]) -> list[Worst]:
     for record, modality, value in sorted(measured, key=lambda entry: -entry[2]):
         highest.setdefault((record.edit, record.place), (record, modality, value))
     return [
-        Worst(record.place, record.method, record.edit, plots.percent(value), modality)
-        for record, modality, value in list(highest.values())[:WORST_SHOWN]
+        Worst(loss.tower, loss.words, record.place, record.method, record.edit, plots.percent(value), modality)
+        for record, modality, value in highest.values()
     ]
+
+
+def _unmeasured(places: Sequence[PlaceRecord]) -> list[tuple[str, int, str]]:
+    """(why, how many, the first one) of the places whose output error is not known, if any is known at all."""
+    if not any(record.error for record in places):
+        return []
+    reasons: dict[str, list[str]] = {}
+    for record in places:
+        if not record.error:
+            reasons.setdefault(record.unmeasured or "not known", []).append(record.place)
+    return [(why, len(names), names[0]) for why, names in reasons.items()]
+
+
+@dataclass(frozen=True)
+class LeftRow:
+    """Tensors that stay as they were."""
+
+    name: str
+    tower: str
+    tensors: int
+    bytes: str
+    share: str
+    why: str
+
+
+def _left(untouched: Untouched) -> list[LeftRow]:
+    """The largest of what stays as it was, and the rest in one row."""
+    rows = [
+        LeftRow(
+            one.name,
+            one.tower or "none",
+            one.tensors,
+            wording.size(one.bytes),
+            wording.share(one.bytes, untouched.of_bytes),
+            one.why,
+        )
+        for one in untouched.alike[:LEFT_SHOWN]
+    ]
+    rest = untouched.alike[LEFT_SHOWN:]
+    if rest:
+        held = sum(one.bytes for one in rest)
+        tensors, share = sum(one.tensors for one in rest), wording.share(held, untouched.of_bytes)
+        rows.append(LeftRow(f"{len(rest)} further names", "", tensors, wording.size(held), share, ""))
+    return rows
+
+
+def _running(plan: Plan, verdict: Verdict) -> list[tuple[str, str]]:
+    """(what, value) of time, memory and machine."""
+    found = verdict.latency
+    rows = [
+        (
+            "Forward pass",
+            _sentence(wording.latency(found).partition(": ")[2]) if found else "not measured: no data was given",
+        ),
+        ("Good to know", _sentence(wording.speed(plan).removeprefix("time: ")) if wording.speed(plan) else ""),
+        ("This run took", ", ".join(f"{name} {wording.seconds(value)}" for name, value in verdict.seconds.items())),
+        ("Peak memory of the run", wording.size(verdict.peak_bytes) if verdict.peak_bytes else ""),
+        ("Machine", wording.machine(verdict.machine) if verdict.machine else ""),
+    ]
+    return [row for row in rows if row[1]]
 
 
 def _provenance(plan: Plan, verdict: Verdict) -> list[tuple[str, str, bool]]:
@@ -380,9 +512,9 @@ def _provenance(plan: Plan, verdict: Verdict) -> list[tuple[str, str, bool]]:
         ("Source parameters", f"{plan.source.parameters:,}", False),
         ("Calibration", looked, False),
         ("Calibration data, sha256", calibration.sha256 or "", True),
+        ("Optional steps with nothing to do", "; ".join(f"{step.step} ({step.method})" for step in plan.skipped), False),
         ("Seeds", f"plan {plan.seed}, verification {verdict.seed}", False),
         ("Plan made with", f"trimodal {plan.trimodal}" if plan.trimodal else "", False),
         ("Versions", ", ".join(f"{name} {version}" for name, version in verdict.versions.items()), False),
-        ("Time", ", ".join(f"{name} {wording.seconds(value)}" for name, value in verdict.seconds.items()), False),
     ]
     return [row for row in rows if row[1]]

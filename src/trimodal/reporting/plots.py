@@ -6,7 +6,7 @@ Positions are percentages so that the page stays sharp and readable at every wid
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from trimodal.core import FitRecord, Metric, PlaceRecord
@@ -25,12 +25,14 @@ class Tick:
 
 @dataclass(frozen=True)
 class Whisker:
-    """One metric's drop with its interval, in percent of a shared axis."""
+    """One metric's drop with its interval, in percent of a shared axis; `open` where there are too few samples for an
+    interval, and then it is a point."""
 
     metric: Metric
     low: float
     at: float
     high: float
+    open: bool = False
 
 
 @dataclass(frozen=True)
@@ -106,7 +108,7 @@ def whiskers(metrics: Sequence[Metric]) -> tuple[Whiskers, ...]:
 
 
 def _whiskers(unit: str, metrics: Sequence[Metric]) -> Whiskers:
-    ends = [end for m in metrics for end in (m.drop_low, m.drop, m.drop_high) if math.isfinite(end)]
+    ends = [end for m in metrics for end in (m.drop_low, m.drop, m.drop_high) if end is not None and math.isfinite(end)]
     low, high, step = _round_range(min([0.0, *ends]), max([0.0, *ends]))
 
     def at(value: float) -> float:
@@ -117,10 +119,17 @@ def _whiskers(unit: str, metrics: Sequence[Metric]) -> Whiskers:
     ticks = tuple(Tick(at(mark), wording.signed(mark, places, plus=False)) for mark in marks)
     return Whiskers(
         unit=unit,
-        rows=tuple(Whisker(m, at(m.drop_low), at(m.drop), at(m.drop_high)) for m in metrics),
+        rows=tuple(_whisker(metric, at) for metric in metrics),
         zero=at(0.0),
         ticks=ticks,
     )
+
+
+def _whisker(metric: Metric, at: Callable[[float], float]) -> Whisker:
+    middle = at(metric.drop)
+    if metric.drop_low is None or metric.drop_high is None:
+        return Whisker(metric, middle, middle, middle, open=True)
+    return Whisker(metric, at(metric.drop_low), middle, at(metric.drop_high))
 
 
 def _round_range(low: float, high: float) -> tuple[float, float, float]:
@@ -135,8 +144,9 @@ def _round_range(low: float, high: float) -> tuple[float, float, float]:
 # Error along depth
 
 
-def depth_plot(records: Sequence[PlaceRecord]) -> DepthPlot | None:
-    """Every place's error, the worst modality's where there are several; None where nothing has an error.
+def depth_plot(records: Sequence[PlaceRecord], order: Sequence[str] = ()) -> DepthPlot | None:
+    """Every place's error, the worst modality's where there are several; None where nothing has an error. Towers stand as
+    in `order`, those that it leaves out behind.
 
     Where no place was measured on data, the change of the weights stands in for it.
     """
@@ -153,7 +163,8 @@ def depth_plot(records: Sequence[PlaceRecord]) -> DepthPlot | None:
         logarithm = math.log10(value) if value > 0 else bottom
         return round(100 * (top - min(max(logarithm, bottom), top)) / (top - bottom), 2)
 
-    towers = dict.fromkeys(record.tower for record, _ in shown)
+    here = {record.tower for record, _ in shown}
+    towers = dict.fromkeys([*(t for t in order if t in here), *(record.tower for record, _ in shown)])
     panels = tuple(_panel(tower, [(r, v, height(v)) for r, v in shown if r.tower == tower]) for tower in towers)
     stride = max(1, math.ceil((top - bottom) / 5))
     ticks = tuple(Tick(height(10.0**power), _power(power)) for power in range(bottom, top + 1, stride))

@@ -8,29 +8,48 @@ from rich.text import Text
 
 from trimodal.core import Plan, Verdict
 from trimodal.inventory import Inventory
-from trimodal.reporting import wording
+from trimodal.reporting import standing, wording
+from trimodal.reporting.advice import Names, next_steps
 
-_STYLES = {"good": "bold green", "careful": "bold yellow", "bad": "bold red"}
+_STYLES = {"good": "bold green", "careful": "bold yellow", "bad": "bold red", "open": "bold"}
 
 
-def summary(verdict: Verdict, plan: Plan) -> Group:
-    """What `compress` and `verify` print at the end: headline, sizes, metrics, and what a reader must know.
+def summary(verdict: Verdict, plan: Plan, names: Names | None = None) -> Group:
+    """What `compress` and `verify` print at the end: headline, sizes, metrics, the two verdicts, what a reader must know,
+    and what could be tried next. `names` are those that the user typed.
 
     Print it with a `rich.console.Console`.
     """
-    state, badge, remarks = wording.standing(verdict, plan)
     parts: list[Text | Table] = [Text(wording.headline(verdict), style="bold"), Text(), _sizes(verdict)]
-    if verdict.packing is not None:
-        parts.append(Text(wording.packing(verdict.packing)))
-    if verdict.stock is not None:
-        parts.append(Text(wording.stock(verdict.stock)))
-    if speed := wording.speed(plan):
-        parts.append(Text(speed))
+    parts += [Text(line) for line in _facts(verdict, plan)]
     if verdict.metrics:
         parts += [Text(), _metrics(verdict)]
-    parts += [Text(), Text(badge[:1].upper() + badge[1:], style=_STYLES[state])]
-    parts += [Text(f"  {remark}") for remark in remarks]
+    parts.append(Text())
+    for found in (standing.integrity(verdict), standing.quality(verdict)):
+        parts.append(Text.assemble(f"{found.name}: ", (found.badge, _STYLES[found.state])))
+        parts += [Text(f"  {remark}") for remark in found.remarks]
+    parts += [Text(f"caution: {caution}", style=_STYLES["careful"]) for caution in standing.cautions(verdict, plan)]
+    parts += [Text(), Text("what next", style="dim"), _next(verdict, plan, names or Names.in_plan(plan, "OUT"))]
     return Group(*parts)
+
+
+def _facts(verdict: Verdict, plan: Plan) -> list[str]:
+    """One line each about how it is stored, what was left, who can load it, and time."""
+    untouched = verdict.untouched or plan.untouched
+    return [
+        *([wording.packing(verdict.packing)] if verdict.packing else []),
+        *([standing.left(untouched)] if untouched else []),
+        *([wording.stock(verdict.stock)] if verdict.stock else []),
+        *([speed] if (speed := wording.speed(plan)) else []),
+        *([wording.latency(verdict.latency)] if verdict.latency else []),
+    ]
+
+
+def _next(verdict: Verdict, plan: Plan, names: Names) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_header=False)
+    for step in next_steps(plan, verdict, names):
+        table.add_row(Text(step.goal), Text(f"{step.command}\n{step.why}", overflow="fold"))
+    return table
 
 
 def _table(*columns: str) -> Table:
@@ -77,15 +96,17 @@ def _metrics(verdict: Verdict) -> Table:
 
 def inventory_table(inventory: Inventory) -> Group:
     """What `inspect` prints: a row per tower, one for what belongs to none, and the sum."""
-    table = _table("tower", "blocks", "sites", "parameters", "bytes", "share", "operations")
+    table = _table("tower", "blocks", "sites", "parameters", "bytes", "share", "in places", "operations")
     for tower in inventory.towers:
         counts = f"{tower.blocks:,}", f"{tower.sites:,}", f"{tower.parameters:,}", wording.size(tower.bytes)
-        _row(table, tower.name, *counts, f"{tower.share:.0%}", _operations(tower.operations))
+        homeless = sum(row.bytes for row in inventory.other if row.tower == tower.name)
+        placed = wording.share(tower.bytes - homeless, tower.bytes)
+        _row(table, tower.name, *counts, f"{tower.share:.0%}", placed, _operations(tower.operations))
     outside = [row for row in inventory.other if not row.tower]
     if outside:
         parameters, held = sum(row.parameters for row in outside), sum(row.bytes for row in outside)
         share = f"{held / inventory.bytes:.0%}" if inventory.bytes else ""
-        _row(table, "in no tower", "", "", f"{parameters:,}", wording.size(held), share, "")
+        _row(table, "in no tower", "", "", f"{parameters:,}", wording.size(held), share, wording.share(0, held), "")
     table.add_section()
     _row(
         table,
@@ -95,10 +116,21 @@ def inventory_table(inventory: Inventory) -> Group:
         f"{inventory.parameters:,}",
         wording.size(inventory.bytes),
         "",
+        wording.share(inventory.bytes - sum(row.bytes for row in inventory.other), inventory.bytes),
         _operations(inventory.operations),
     )
     parts: list[Text | Table] = [Text(f"{inventory.name} ({inventory.family})", style="bold"), Text(), table]
+    if inventory.in_no_place.share > standing.MUCH:
+        parts.append(Text(f"caution: {standing.homeless(inventory.in_no_place)}", style=_STYLES["careful"]))
     return Group(*parts, *(Text(line, style="dim") for line in _inventory_notes(inventory)))
+
+
+def left_by_plan(plan: Plan) -> Group:
+    """What `plan` prints beside its tables: what the plan leaves as it is, with a caution where that is much."""
+    if plan.untouched is None:
+        return Group()
+    said = standing.much_left(plan.untouched)
+    return Group(Text(standing.left(plan.untouched)), *(Text(f"caution: {s}", style=_STYLES["careful"]) for s in said))
 
 
 def _operations(count: int | None) -> str:
@@ -112,6 +144,10 @@ def _inventory_notes(inventory: Inventory) -> list[str]:
     else:
         shapes = ", ".join(f"{name} {'×'.join(map(str, shape))}" for name, shape in inventory.input_shapes.items())
         notes.append(f"operations: multiply-accumulates of one forward for one sample; inputs {shapes}")
+    if inventory.in_no_place.alike:
+        homeless = inventory.in_no_place
+        share = wording.share(homeless.bytes, homeless.of_bytes)
+        notes.append(f"in no place, {share} of the bytes ({wording.size(homeless.bytes)}): {standing.names(homeless)}")
     if inventory.buffer_bytes:
         notes.append(f"further tensors without parameters: {wording.size(inventory.buffer_bytes)}")
     return notes

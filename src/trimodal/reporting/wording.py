@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from pathlib import PurePath
 from typing import Any
 
-from trimodal.core import Metric, Packing, Plan, Size, Stock, Verdict
+from trimodal.core import Latency, Machine, Metric, Packing, Plan, Size, Stock, Verdict
 from trimodal.methods import METHODS
 
 MINUS = "\u2212"
@@ -59,6 +59,14 @@ def ratio(before: float, after: float) -> str:
     return f"{shown}{TIMES} {'smaller' if after < before else 'larger'}"
 
 
+def share(part: float, whole: float) -> str:
+    """`85 %`; one decimal below ten percent, and `under 0.1 %` for a trace."""
+    percent = 100 * part / whole if whole else 0.0
+    if 0 < percent < 0.1:
+        return "under 0.1 %"
+    return f"{percent:.0f} %" if percent >= 9.95 or percent == 0 else f"{percent:.1f} %"
+
+
 def seconds(value: float) -> str:
     """`0.4 s`, `12 s`, `3 min 5 s`, `1 h 2 min`."""
     if value < 10:
@@ -82,16 +90,20 @@ def score(metric: Metric, value: float) -> str:
 
 def cosine_places(metric: Metric) -> int:
     """Decimals for a cosine: two more than the leading zeros of its drop, four to six."""
-    largest = max(abs(metric.drop), abs(metric.drop_high - metric.drop_low))
+    largest = max(abs(metric.drop), width(metric))
     return 4 if largest >= 1e-3 else 5 if largest >= 1e-4 else 6
+
+
+def width(metric: Metric) -> float:
+    """How wide the interval is; 0 where there is none."""
+    return 0.0 if metric.drop_low is None or metric.drop_high is None else metric.drop_high - metric.drop_low
 
 
 def drop(metric: Metric, value: float) -> str:
     """A drop without its unit: `0.3`, `−0.1`; a cosine's with the decimals of the metric."""
     if metric.unit == "cosine":
         return signed(value, cosine_places(metric), plus=False)
-    width = metric.drop_high - metric.drop_low
-    return signed(value, 2 if 0 < width < 0.2 else 1, plus=False)
+    return signed(value, 2 if 0 < width(metric) < 0.2 else 1, plus=False)
 
 
 def signed(value: float, places: int, *, plus: bool = True) -> str:
@@ -105,8 +117,25 @@ def signed(value: float, places: int, *, plus: bool = True) -> str:
 
 
 def interval(metric: Metric) -> str:
-    """`[−0.1, 0.7]`, the 95 % interval of the drop."""
+    """`[−0.1, 0.7]`, the 95 % interval of the drop; `n = 7: no interval` where there are too few samples for one."""
+    if metric.drop_low is None or metric.drop_high is None:
+        return f"n = {metric.samples:,}: no interval"
     return f"[{drop(metric, metric.drop_low)}, {drop(metric, metric.drop_high)}]"
+
+
+def cost(metric: Metric) -> str:
+    """The change with its own interval, both of one sign: `drop 0.3 points [−0.1, 0.7], n = 1,500`; where it is a gain,
+    `gain 0.6 points [−0.2, 1.3]`; where nothing changed, what the drop is at most."""
+    samples = f"n = {metric.samples:,}"
+    if metric.drop_low is None or metric.drop_high is None:
+        return f"{change(metric)}, {samples}: no interval"
+    if metric.interval == "bound" and metric.drop == 0:
+        unit = " points" if metric.unit == "percent" else ""
+        return f"not one sample changed, drop at most {drop(metric, metric.drop_high)}{unit}, {samples}"
+    ends = metric.drop_low, metric.drop_high
+    if change(metric).startswith("gain"):
+        ends = -ends[1], -ends[0]
+    return f"{change(metric)} [{drop(metric, ends[0])}, {drop(metric, ends[1])}], {samples}"
 
 
 def change(metric: Metric) -> str:
@@ -133,10 +162,8 @@ def headline(verdict: Verdict) -> str:
     if metric is None:
         return f"{smaller}; accuracy was not measured."
     if metric.unit == "cosine":
-        cosine = f"{metric.name} to the original {score(metric, metric.after)}, drop {interval(metric)}"
-        return f"{smaller}, {cosine}, n = {metric.samples:,}."
-    values = f"{metric.name} {score(metric, metric.before)} → {score(metric, metric.after)}"
-    return f"{smaller}, {values}, {change(metric)} {interval(metric)}, n = {metric.samples:,}."
+        return f"{smaller}, {metric.name} to the original {score(metric, metric.after)}, {cost(metric)}."
+    return f"{smaller}, {metric.name} {score(metric, metric.before)} → {score(metric, metric.after)}, {cost(metric)}."
 
 
 def packing(found: Packing) -> str:
@@ -158,8 +185,30 @@ def speed(plan: Plan) -> str:
     zeros = any(known.kind == "prune" and known.on == "site" for known in working)
     if not zeros and not any(known.kind == "quantize" for known in working):
         return ""
-    packed = "packed layers are unpacked at every call, which takes longer than the original's; dequantize=True undoes that"
+    packed = (
+        "packed layers are unpacked at every call, which takes longer than the original's; dequantize=True undoes that"
+    )
     return f"time: zeros of single weights make no CPU faster, and {packed}" if zeros else f"time: {packed}"
+
+
+def latency(found: Latency) -> str:
+    """Milliseconds per sample of both models, as measured while verifying."""
+    moved = f"{milliseconds(found.before_ms)} → {milliseconds(found.after_ms)} per sample"
+    batches = "one batch" if found.batches == 1 else f"median of {found.batches:,} batches"
+    return f"forward pass on this machine: {moved} ({batches} of up to {found.batch_size:,} samples)"
+
+
+def milliseconds(value: float) -> str:
+    """`12.3 ms`, `0.41 ms`."""
+    return f"{digits(value)} ms"
+
+
+def machine(found: Machine) -> str:
+    """What the run took place on."""
+    memory = f", {size(found.memory_bytes)} of memory" if found.memory_bytes else ""
+    threads = f"{found.threads} {'thread' if found.threads == 1 else 'threads'}"
+    cores = f"{found.cores} {'core' if found.cores == 1 else 'cores'}"
+    return f"{found.processor}, {found.instructions}, {cores}, {threads}{memory}"
 
 
 def _from_to(sizes: Size) -> str:
@@ -193,51 +242,6 @@ _PHRASES: Mapping[str, Callable[[Any], str]] = {
     "bits": lambda value: f"{value:g} bits per weight",
     "group": _group,
 }
-
-
-# What the report says about the outcome as a whole
-
-WIDE = {"percent": 2.0, "cosine": 0.02}
-
-
-def standing(verdict: Verdict, plan: Plan) -> tuple[str, str, list[str]]:
-    """(`good`, `careful` or `bad`, the badge's words, what a reader must know)."""
-    failed = [check for check in verdict.checks if check.failed]
-    remarks = [f"Failed: {check.name}; {check.detail}." for check in failed] + _cautions(verdict, plan)
-    if failed:
-        return "bad", f"{len(failed)} of {len(verdict.checks)} checks failed", remarks
-    if not verdict.checks:
-        return "careful", "nothing was checked", remarks
-    run = sum(check.passed for check in verdict.checks)
-    missed = len(verdict.checks) - run
-    passed = f"all {run} checks passed" if run > 1 else "the one check passed"
-    passed += f", {missed} not run" if missed else ""
-    return ("careful", f"{passed}, with a caution", remarks) if remarks else ("good", passed, remarks)
-
-
-def _cautions(verdict: Verdict, plan: Plan) -> list[str]:
-    metric = main_metric(verdict)
-    if metric is None:
-        return ["No data was given, so nothing is known about accuracy; run trimodal verify with data."]
-    cautions = []
-    floors = plan.recipe.get("floors")
-    for one in verdict.metrics:
-        floor = floors.get(one.modality) if isinstance(floors, Mapping) else None
-        allowed = None if not isinstance(floor, int | float) else floor * (1.0 if one.unit == "percent" else 0.01)
-        if allowed is not None and one.drop <= allowed < one.drop_high:
-            cautions.append(
-                f"The drop of {one.name} was measured to be within the allowed {allowed:g}, but the interval reaches "
-                f"{drop(one, one.drop_high)}: it is not shown at 95 %."
-            )
-    width = metric.drop_high - metric.drop_low
-    if width > WIDE[metric.unit]:
-        needed = math.ceil(metric.samples * (width / (WIDE[metric.unit] / 2)) ** 2 / 100) * 100
-        half = "points" if metric.unit == "percent" else "in cosine"
-        cautions.append(
-            f"The interval is wide ({drop(metric, width)} {half}): with n = {metric.samples:,} the true drop is known "
-            f"only roughly. About {needed:,} samples would make it {WIDE[metric.unit] / 2:g} {half} wide."
-        )
-    return cautions
 
 
 def unbroken(text: str) -> str:

@@ -6,11 +6,22 @@ from collections.abc import Mapping, Sequence
 
 from trimodal.core import Check, Sample, Size, TowerSize, Verdict
 from trimodal.models.model import Model
-from trimodal.verification.comparison import Progress, compare
+from trimodal.verification.comparison import Compared, Progress, compare
 from trimodal.verification.gates import gates
 from trimodal.verification.intervals import Interval, paired_interval
+from trimodal.verification.machine import peak_bytes, this_machine
 
-__all__ = ["Interval", "Progress", "compare", "gates", "paired_interval", "verify"]
+__all__ = [
+    "Compared",
+    "Interval",
+    "Progress",
+    "compare",
+    "gates",
+    "paired_interval",
+    "peak_bytes",
+    "this_machine",
+    "verify",
+]
 
 
 def verify(
@@ -31,17 +42,28 @@ def verify(
     """Compare the two models on `samples` and hold the outcome against `floors`.
 
     `size`, `towers`, `checks`, `seconds` and `versions` are passed on into the verdict as they are; the gates
-    follow after `checks`. Without samples nothing is measured, and floors fail.
+    follow after `checks`. Without samples nothing is measured, and whether the floors are held is not judged.
     """
-    metrics = (
-        compare(original, compressed, samples, batch_size=batch_size, seed=seed, progress=progress) if samples else []
-    )
+    found = Compared([], None)
+    if samples:
+        found = compare(original, compressed, samples, batch_size=batch_size, seed=seed, progress=progress)
+    judged = gates(found.metrics, floors or {}) if samples else _not_judged(floors or {})
     return Verdict(
         size=size,
         towers=tuple(towers),
-        metrics=tuple(metrics),
-        checks=(*checks, *gates(metrics, floors or {})),
+        metrics=tuple(found.metrics),
+        checks=(*checks, *judged),
         seed=seed,
         seconds=dict(seconds or {}),
         versions=dict(versions or {}),
+        latency=found.latency,
+        machine=this_machine(),
     )
+
+
+def _not_judged(floors: Mapping[str, float]) -> list[Check]:
+    """The floors that nothing was measured against."""
+    return [
+        Check(f"largest drop for {modality}: {floor:g}", "not run", "no held-out samples: no data was given", "quality")
+        for modality, floor in floors.items()
+    ]

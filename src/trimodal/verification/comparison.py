@@ -1,39 +1,48 @@
 """The original and the compressed model on the same samples, batch by batch.
 
-Only scores per sample stay in memory (and embeddings, where retrieval needs all of them at once).
+Only scores per sample stay in memory (and embeddings, where retrieval needs all of them at once). Of scores over a
+vocabulary, which are by far the largest, only the token that each position ranks first outlives the forward pass that made
+them, so that those of the two models are never there together.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+import statistics
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from trimodal.core import MODALITIES, Metric, Sample
+from trimodal.core import MODALITIES, Latency, Metric, Sample
 from trimodal.core.record import Unit
 from trimodal.data.reading import check_modalities, encode, grouped, labels
 from trimodal.errors import DataError, ModelError
+from trimodal.models.foreign import run_forward
 from trimodal.models.model import Batch, Model, Output
 from trimodal.verification import tasks
-from trimodal.verification.intervals import paired_interval
+from trimodal.verification.intervals import LARGEST, paired_interval
 
 Progress = Callable[[str, int, int], None]
 RETRIEVAL_PAIRS = 50
+BATCH_TOKENS = 8192
+SCORE_BYTES = 1 << 28  # of one model's scores over a vocabulary at once
 
 
 @dataclass
 class _Task:
-    """One metric in the making: which samples were scored (by index), and their scores, batch by batch."""
+    """One metric in the making: which samples were scored (by index), and their scores, batch by batch. `likeness` to the
+    original cannot grow."""
 
     name: str
     modality: str
     unit: Unit
     note: str
     primary: bool = True
+    likeness: bool = False
     rows: list[int] = field(default_factory=list)
     before: list[np.ndarray] = field(default_factory=list)
     after: list[np.ndarray] = field(default_factory=list)
@@ -44,7 +53,9 @@ class _Task:
         self.after.append(after)
 
     def scores(self) -> tuple[np.ndarray, np.ndarray]:
-        return np.concatenate(self.before), np.concatenate(self.after)
+        """Both models' scores in the order of the samples, in whatever order these were run."""
+        order = np.argsort(np.array(self.rows), kind="stable")
+        return np.concatenate(self.before)[order], np.concatenate(self.after)[order]
 
 
 @dataclass
@@ -57,6 +68,14 @@ class _Embeddings:
     after: list[np.ndarray] = field(default_factory=list)
 
 
+@dataclass(frozen=True)
+class Compared:
+    """What came of running both models: metrics, the overall ones (`all`) first, and the time that a sample took."""
+
+    metrics: list[Metric]
+    latency: Latency | None
+
+
 def compare(
     original: Model,
     compressed: Model,
@@ -65,7 +84,7 @@ def compare(
     batch_size: int,
     seed: int,
     progress: Progress | None = None,
-) -> list[Metric]:
+) -> Compared:
     """Measure every output of the models' family on `samples`, original beside compressed.
 
     Class scores with labels give an accuracy; without, the agreement with the original and a cosine. Token scores
@@ -75,13 +94,10 @@ def compare(
     Args:
         original: the reference.
         compressed: the same kind of model, compressed.
-        samples: what to measure on, at least one.
-        batch_size: samples per forward pass.
+        samples: what to measure on, at least one. Those of like length run together, at most `BATCH_TOKENS` tokens at once.
+        batch_size: samples per forward pass, at most.
         seed: of the bootstrap.
         progress: called with `verify`, samples done, and samples in all.
-
-    Returns:
-        Metrics with paired 95 % intervals, the overall ones (`all`) first.
 
     Raises:
         DataError: there is no sample, it does not fit the model, or a label is none of the model's classes.
@@ -94,26 +110,73 @@ def compare(
     watched = [_Watched(output, samples, outputs) for output in outputs]
     original.module.eval()
     compressed.module.eval()
+    times: list[tuple[int, float, float]] = []
     done = 0
-    for rows in grouped(original, samples, batch_size):
-        batch = encode(original, [samples[row] for row in rows])
-        before, after = _forward(original, batch), _forward(compressed, batch)
+    for rows, batch in _batches(original, samples, batch_size, outputs):
+        before, first = _run(original, batch, outputs)
+        after, second = _run(compressed, batch, outputs)
         for one in watched:
             one.measure_(samples, rows, batch, before, after)
+        times.append((len(rows), first, second))
         done += len(rows)
         if progress is not None:
             progress("verify", done, len(samples))
-    return _metrics(watched, samples, seed)
+    return Compared(_metrics(watched, samples, seed), _latency(times))
 
 
-def _forward(model: Model, batch: Batch) -> Any:
+def _batches(
+    model: Model, samples: Sequence[Sample], size: int, outputs: Sequence[Output]
+) -> Iterator[tuple[list[int], Batch]]:
+    """Indices of samples that run together, with their batch. Samples are sorted by length, so that little is padded."""
+    order = sorted(range(len(samples)), key=lambda row: _length(samples[row]))
+    for places in grouped(model, [samples[row] for row in order], size):
+        rows = [order[place] for place in places]
+        batch = encode(model, [samples[row] for row in rows])
+        at_once = _rows_at_once(model, batch, len(rows), outputs)
+        for start in range(0, len(rows), at_once):
+            part = slice(start, start + at_once)
+            yield rows[part], batch if at_once == len(rows) else {name: value[part] for name, value in batch.items()}
+
+
+def _length(sample: Sample) -> int:
+    """How long a sample's text is; what it has beside that is of one length mostly."""
+    return len(sample.text or "") + len(sample.target or "")
+
+
+def _rows_at_once(model: Model, batch: Batch, rows: int, outputs: Sequence[Output]) -> int:
+    """How many of the batch's samples fit into one forward pass; all where the batch cannot be parted by samples."""
+    if any(value.dim() == 0 or len(value) != rows for value in batch.values()):
+        return rows
+    lengths = [codes.shape[1] for codes in model.family.tokens(model.module, batch).values() if codes.dim() == 2]
+    lengths += [value.shape[1] for value in batch.values() if value.dim() == 2 and not value.is_floating_point()]
+    fitting = BATCH_TOKENS // max(lengths, default=1)
+    if any(output.kind == "tokens" for output in outputs):
+        words = max((site.rows for site in model.layout.sites if site.kind in ("linear", "embedding")), default=1)
+        text = max(
+            (value.shape[1] for value in batch.values() if value.dim() == 2 and not value.is_floating_point()),
+            default=1,
+        )
+        fitting = min(fitting, SCORE_BYTES // (4 * words * text))
+    return min(rows, max(1, fitting))
+
+
+def _run(model: Model, batch: Batch, outputs: Sequence[Output]) -> tuple[dict[str, Tensor], float]:
+    """What one forward pass says of each output that it has, in as little memory as comparing needs, and its seconds."""
     device = next((t.device for t in (*model.module.parameters(), *model.module.buffers())), torch.device("cpu"))
+    inputs = {name: tensor.to(device) for name, tensor in batch.items()}
+    start = time.perf_counter()
     with torch.inference_mode():
-        return model.module(**{name: tensor.to(device) for name, tensor in batch.items()})
+        result = run_forward(model.module, inputs)
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        seconds = time.perf_counter() - start
+        found = {output.field: value for output in outputs if (value := _value(output, result)) is not None}
+    return found, seconds
 
 
 def _value(output: Output, result: Any) -> Tensor | None:
-    """The tensor called `output.field`; None where this batch has none, as without the modality it comes from."""
+    """The tensor called `output.field`, on the CPU: of scores over a vocabulary which token they rank first, others in
+    float32. None where this batch has none, as without the modality it comes from."""
     if isinstance(result, Tensor):
         found: Any = result if output.field == "output" else None
     elif isinstance(result, Mapping):
@@ -122,7 +185,16 @@ def _value(output: Output, result: Any) -> Tensor | None:
         found = result[0]
     else:
         found = getattr(result, output.field, None)
-    return found.detach().float().cpu() if isinstance(found, Tensor) else None
+    if not isinstance(found, Tensor):
+        return None
+    return tasks.ranked_first(found).cpu() if output.kind == "tokens" else found.detach().float().cpu()
+
+
+def _latency(times: Sequence[tuple[int, float, float]]) -> Latency | None:
+    """Medians over the batches; the first one, in which much is set up, counts only where it is the only one."""
+    counted = times[1:] or times
+    before, after = (statistics.median(1e3 * one[which] / one[0] for one in counted) for which in (1, 2))
+    return Latency(before, after, len(counted), max(rows for rows, _, _ in counted))
 
 
 class _Watched:
@@ -134,9 +206,16 @@ class _Watched:
         self.embeddings = _Embeddings(output.modality) if _two_encoders(outputs) else None
         self.labels = labels(samples, output.label) if output.label else [None] * len(samples)
 
-    def measure_(self, samples: Sequence[Sample], rows: Sequence[int], batch: Batch, before: Any, after: Any) -> None:
+    def measure_(
+        self,
+        samples: Sequence[Sample],
+        rows: Sequence[int],
+        batch: Batch,
+        before: Mapping[str, Tensor],
+        after: Mapping[str, Tensor],
+    ) -> None:
         """Add the scores of one batch; `rows` are its samples' indices."""
-        reference, other = _value(self.output, before), _value(self.output, after)
+        reference, other = before.get(self.output.field), after.get(self.output.field)
         if reference is None:
             return
         if other is None or other.shape != reference.shape:
@@ -147,7 +226,7 @@ class _Watched:
             )
         mask = batch[self.output.mask].cpu() if self.output.mask in batch else None
         if self.output.kind == "tokens":
-            found = tasks.token_agreement(reference, other, mask)
+            found = tasks.share_alike(reference, other, mask)
             self.tasks[0].add_(rows, np.full(len(rows), 100.0), found)
         elif self.output.kind == "embedding":
             self._embedding_(rows, tasks.pooled(self.output, reference, mask), tasks.pooled(self.output, other, mask))
@@ -193,11 +272,11 @@ def _tasks(output: Output, samples: Sequence[Sample], outputs: Sequence[Output])
     modality = output.modality
     if output.kind == "embedding":
         note = "cosine between the two models' embeddings of the same sample"
-        return [_Task(f"{modality} embedding cosine{suffix}", modality, "cosine", note)]
+        return [_Task(f"{modality} embedding cosine{suffix}", modality, "cosine", note, likeness=True)]
     if output.kind == "tokens":
         what, name = ("frames at", "frame") if modality == "audio" else ("tokens after", "next-token")
         note = f"share of a sample's {what} which both models rank the same token first, averaged over samples"
-        return [_Task(f"{name} agreement{suffix}", modality, "percent", note)]
+        return [_Task(f"{name} agreement{suffix}", modality, "percent", note, likeness=True)]
     if output.label and any(label is not None for label in labels(samples, output.label)):
         note = f"right answers, against {output.label}"
         return [_Task(_accuracy_name(output) + suffix, modality, "percent", note)]
@@ -207,6 +286,7 @@ def _tasks(output: Output, samples: Sequence[Sample], outputs: Sequence[Output])
             modality,
             "percent",
             "no labels: share of samples for which both models rank the same class first",
+            likeness=True,
         ),
         _Task(
             f"logit cosine{suffix}",
@@ -214,6 +294,7 @@ def _tasks(output: Output, samples: Sequence[Sample], outputs: Sequence[Output])
             "cosine",
             "cosine between the two models' class scores",
             primary=False,
+            likeness=True,
         ),
     ]
 
@@ -241,7 +322,9 @@ def _metrics(watched: Sequence[_Watched], samples: Sequence[Sample], seed: int) 
 
 def _metric(task: _Task, seed: int) -> Metric:
     before, after = task.scores()
-    interval = paired_interval(before, after, seed=seed)
+    interval = paired_interval(before, after, seed=seed, largest=LARGEST[task.unit])
+    if task.likeness and interval.low is not None:
+        interval = replace(interval, low=max(interval.low, 0.0))
     changed = int((before != after).sum())
     return Metric(
         name=task.name,
@@ -254,6 +337,8 @@ def _metric(task: _Task, seed: int) -> Metric:
         drop_low=interval.low,
         drop_high=interval.high,
         note=task.note if changed else f"{task.note}; not one sample changed",
+        interval=interval.kind,
+        primary=task.primary,
     )
 
 
@@ -272,7 +357,8 @@ def _overall(measured: Sequence[_Task], count: int) -> list[_Task]:
     rows = np.flatnonzero(~np.isnan(scores[0]).all(axis=0))
     means = np.nanmean(scores[:, :, rows], axis=1)  # (2, rows)
     name = "mean cosine" if unit == "cosine" else "mean score"
-    task = _Task(name, "all", unit, f"mean per sample over: {', '.join(t.name for t in chosen)}")
+    likeness = all(task.likeness for task in chosen)
+    task = _Task(name, "all", unit, f"mean per sample over: {', '.join(t.name for t in chosen)}", likeness=likeness)
     task.add_([int(row) for row in rows], means[0], means[1])
     return [task]
 

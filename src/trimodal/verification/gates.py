@@ -1,4 +1,4 @@
-"""Floors that a recipe states, held against what was measured."""
+"""Floors that a recipe states, held against what was measured: the verdict about quality."""
 
 from __future__ import annotations
 
@@ -10,37 +10,55 @@ COSINE_POINT = 0.01
 
 
 def gates(metrics: Sequence[Metric], floors: Mapping[str, float]) -> list[Check]:
-    """One check for each metric of each modality in `floors`.
+    """One check for each metric that a floor bounds.
 
     `floors` maps a modality (or `all`) to the largest drop allowed: in points for percentages, in hundredths for
-    cosines. A check passes where the measured drop is no larger; its detail says whether the whole 95 % interval
-    is (shown) or only the measured value (not shown). A modality without a metric fails, since nothing is known.
+    cosines. A modality's floor bounds all its metrics. `all` bounds the overall metric, and the primary one of every
+    modality that has no floor of its own, so that no modality is lost behind a mean. A check passes where the measured
+    drop is no larger; its detail says whether the whole 95 % interval is (shown) or only the measured value. A modality
+    without a metric fails, since nothing is known.
     """
-    return [check for modality, floor in floors.items() for check in _gate(metrics, modality, float(floor))]
+    found = [
+        check for modality, floor in floors.items() if modality != "all" for check in _own(metrics, modality, floor)
+    ]
+    return [*_overall(metrics, floors), *found]
 
 
-def _gate(metrics: Sequence[Metric], modality: str, floor: float) -> list[Check]:
-    concerned = [metric for metric in metrics if metric.modality == modality]
-    if not concerned and modality == "all" and len({metric.modality for metric in metrics}) == 1:
-        concerned = list(metrics)
-    if not concerned:
-        return [Check.held(f"largest drop for {modality}", False, f"nothing was measured for {modality}", "quality")]
-    return [_held(metric, floor) for metric in concerned]
+def _overall(metrics: Sequence[Metric], floors: Mapping[str, float]) -> list[Check]:
+    """The checks of the floor for all modalities."""
+    if "all" not in floors:
+        return []
+    concerned = [m for m in metrics if m.modality == "all" or (m.primary and m.modality not in floors)]
+    return [_held(metric, float(floors["all"])) for metric in concerned] or [_unknown("all")]
+
+
+def _own(metrics: Sequence[Metric], modality: str, floor: float) -> list[Check]:
+    """The checks of a modality's own floor."""
+    return [_held(m, float(floor)) for m in metrics if m.modality == modality] or [_unknown(modality)]
+
+
+def _unknown(modality: str) -> Check:
+    return Check.held(f"largest drop for {modality}", False, f"nothing was measured for {modality}", "quality")
 
 
 def _held(metric: Metric, floor: float) -> Check:
     allowed = floor if metric.unit == "percent" else floor * COSINE_POINT
     unit, digits = (" points", 2) if metric.unit == "percent" else ("", 5)
-    interval = f"95 % interval {metric.drop_low:.{digits}f} to {metric.drop_high:.{digits}f}"
-    if metric.drop > allowed:
-        standing = "too large"
-    elif metric.drop_high > allowed:
-        standing = "measured but not shown at 95 %"
-    else:
-        standing = "shown at 95 %"
+    told = "no interval"
+    if metric.drop_low is not None and metric.drop_high is not None:
+        told = f"95 % interval {metric.drop_low:.{digits}f} to {metric.drop_high:.{digits}f}"
+    whether = metric.drop <= allowed  # what is not a number is not
     return Check.held(
         name=f"{metric.name}: drop at most {allowed:g}{unit}",
-        whether=metric.drop <= allowed,
-        detail=f"drop {metric.drop:.{digits}f}{unit}, {interval}, n = {metric.samples:,}: {standing}",
+        whether=whether,
+        detail=f"drop {metric.drop:.{digits}f}{unit}, {told}, n = {metric.samples:,}: {_standing(metric, allowed, whether)}",
         about="quality",
     )
+
+
+def _standing(metric: Metric, allowed: float, whether: bool) -> str:
+    if not whether:
+        return "too large"
+    if metric.drop_high is None:
+        return "measured, n too small to show"
+    return "shown at 95 %" if metric.drop_high <= allowed else "measured but not shown at 95 %"

@@ -27,13 +27,26 @@ def agreement(reference: Tensor, other: Tensor) -> np.ndarray:
     return _percent(same)
 
 
-def token_agreement(reference: Tensor, other: Tensor, mask: Tensor | None) -> np.ndarray:
-    """Percent of a sample's unmasked tokens for which both (batch, tokens, vocabulary) rank the same first: (batch,).
+def ranked_first(scores: Tensor) -> Tensor:
+    """Which token each position of (batch, tokens, vocabulary) ranks first, -1 where a score is not finite: (batch, tokens).
+
+    Sample by sample, since a vocabulary's scores fill memory, and without a copy in another type.
+    """
+    found = torch.empty(scores.shape[:-1], dtype=torch.long, device=scores.device)
+    for sample, into in zip(scores.detach(), found, strict=True):
+        least, most = sample.aminmax(dim=-1)
+        finite = torch.isfinite(least) & torch.isfinite(most)
+        into.copy_(torch.where(finite, sample.argmax(dim=-1), -1))
+    return found
+
+
+def share_alike(reference: Tensor, other: Tensor, mask: Tensor | None) -> np.ndarray:
+    """Percent of a sample's unmasked tokens for which both (batch, tokens) ranked the same first: (batch,).
 
     `mask` is (batch, tokens), nonzero where a token counts; all count where it is None. A sample without a token
     that counts scores 100.
     """
-    same = (reference.argmax(dim=-1) == other.argmax(dim=-1)) & _finite(other) & _finite(reference)  # (batch, tokens)
+    same = (reference == other) & (reference >= 0)  # (batch, tokens)
     counts = torch.ones_like(same) if mask is None else fitted(mask, same.shape[1]).bool()
     total = counts.sum(dim=1)
     share = (same & counts).sum(dim=1) / total.clamp(min=1)

@@ -1,0 +1,48 @@
+"""Weights of embeddings that a model reads without calling the layer: `table.weight[:length]` added to what it positions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
+
+_CALLS = (functional.embedding, torch.embedding)  # what the layer itself does when it is called
+
+
+class Reading(TorchFunctionMode):
+    """While it is entered, tells which rows of the `weights` (by path) are read, other than by a call of the layer."""
+
+    def __init__(self, weights: Mapping[str, Tensor], tell: Callable[[str, Tensor], None]) -> None:
+        super().__init__()
+        self._paths = {id(weight): path for path, weight in weights.items()}
+        self._tell = tell
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Carry out `func`, and tell of rows that went into a tensor."""
+        result = func(*args, **(kwargs or {}))
+        if func not in _CALLS and isinstance(result, Tensor) and result.is_floating_point():
+            for value in (*_flat(args), *(kwargs or {}).values()):
+                path = self._paths.get(id(value))
+                if path is not None and isinstance(value, Tensor):
+                    self._tell(path, _rows(func, value, args))
+        return result
+
+
+def _flat(args: Any) -> list[Any]:
+    """Arguments, those in lists too, as `torch.cat` takes them."""
+    return [item for arg in args for item in (arg if isinstance(arg, list | tuple) else (arg,))]
+
+
+def _rows(func: Any, weight: Tensor, args: Any) -> Tensor:
+    """The rows of `weight` that `func` reads: those of an index, else all."""
+    every = torch.arange(len(weight))
+    if func is not Tensor.__getitem__ or args[0] is not weight:
+        return every
+    index = args[1][0] if isinstance(args[1], tuple) and args[1] else args[1]
+    if index is None or index is Ellipsis:
+        return every
+    return every[index.cpu() if isinstance(index, Tensor) else index].reshape(-1)

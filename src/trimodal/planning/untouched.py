@@ -1,0 +1,83 @@
+"""What a plan leaves as it is: with which bytes, in which tower, and why."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from trimodal.core import Edit, Layout, Site, Stored, Untouched, Why, gathered
+from trimodal.inventory.places import by_site
+from trimodal.methods import Method, method
+from trimodal.models.model import Model
+
+
+def untouched_by(model: Model, edits: Sequence[Edit]) -> Untouched:
+    """The tensors of `model` that none of the `edits` works on; biases of layers whose weight alone is worked on too.
+
+    A step that takes out whole blocks, or shares them, works on all of its tower; one that works on the model without
+    places, such as training, counts for nothing, since it leaves every tensor in its form.
+    """
+    found = list(by_site(model.module, model.layout))
+    reach = _Reach()
+    for edit in edits:
+        reach.add_(edit, method(edit.method), model.layout)
+    left = ((stored, why) for stored, site in found if (why := reach.why_left(stored, site)) is not None)
+    return gathered(left, sum(stored.bytes for stored, _ in found))
+
+
+@dataclass
+class _Paths:
+    """Dotted paths, and all that they lie in."""
+
+    paths: set[str] = field(default_factory=set)
+    above: set[str] = field(default_factory=set)
+
+    def add_(self, paths: Iterable[str]) -> None:
+        """Take in `paths`."""
+        for path in paths:
+            self.paths.add(path)
+            self.above.update(_prefixes(path))
+
+    def hold(self, path: str) -> bool:
+        """Whether `path` is one of them or lies in one."""
+        return any(prefix in self.paths for prefix in _prefixes(path))
+
+    def reach(self, path: str) -> bool:
+        """Whether one of them is `path`, lies in it (a factor that an earlier step made of it), or holds it."""
+        return path in self.above or self.hold(path)
+
+
+@dataclass
+class _Reach:
+    """The paths that are worked on wholly, or in their weight alone; what was declined by name."""
+
+    whole: _Paths = field(default_factory=_Paths)
+    weights: _Paths = field(default_factory=_Paths)
+    declined: set[str] = field(default_factory=set)
+
+    def add_(self, edit: Edit, used: Method, layout: Layout) -> None:
+        """Take in one edit."""
+        for place in edit.places:
+            if used.on == "site":
+                self.weights.add_(place.paths)
+            elif used.on != "tower" or place.bytes_after != place.bytes_before:
+                self.whole.add_(place.paths)
+                self.whole.add_(bare.path for bare in layout.bare if bare.label == place.name)
+                self.whole.add_((place.fold.path,) if place.fold else ())
+        self.declined.update(alone.name for alone in edit.left_alone)
+
+    def why_left(self, stored: Stored, site: Site | None) -> Why | None:
+        """Why a tensor stays as it is; None where it does not."""
+        if site is None:
+            return None if self.whole.hold(stored.name) else "in no place"
+        if self.whole.reach(site.path):
+            return None
+        if self.weights.reach(site.path):
+            return "declined" if stored.name.rpartition(".")[2] != "weight" and site.stored == "dense" else None
+        return "declined" if site.name in self.declined else "not asked for"
+
+
+def _prefixes(path: str) -> list[str]:
+    """The path itself and all that it lies in: `a.b.c`, `a.b`, `a`."""
+    parts = path.split(".")
+    return [".".join(parts[:end]) for end in range(len(parts), 0, -1)]

@@ -1,0 +1,104 @@
+"""What next: one command for less bytes, one for less loss, one for less time, built from what was done."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from dataclasses import dataclass
+
+from trimodal.core import Plan, Verdict
+from trimodal.methods import METHODS
+from trimodal.reporting import wording
+
+_NEURONS = (
+    "steps: [{prune.neurons: {where: '*', sparsity: 0.25}}, {distill: {}}, {quantize.rtn: {where: '*', bits: 8}}]"
+)
+_WIDER = "where: ['*'], bits: 8, group: 64, clip: output"
+
+
+@dataclass(frozen=True)
+class Step:
+    """One thing to try: what for, what to expect, and the command as it is typed."""
+
+    goal: str
+    why: str
+    command: str
+
+
+@dataclass(frozen=True)
+class Names:
+    """What the commands call the folder, the original and the data; `MODEL` and `DATA` where nobody knows."""
+
+    out: str
+    model: str = "MODEL"
+    data: str = "DATA"
+
+    @staticmethod
+    def in_plan(plan: Plan, out: str) -> Names:
+        """Those for the page, which travels: a hub id or a function is the same everywhere, a folder's name is not."""
+        name = wording.source_name(plan.source.name)
+        return Names(out, name if name == plan.source.name and ("/" in name or ":" in name) else "MODEL")
+
+    @property
+    def original(self) -> str:
+        """The original, as a shell reads it."""
+        return shlex.quote(self.model)
+
+    def beside(self, suffix: str) -> str:
+        """A new folder beside the one that is there, as a shell reads it."""
+        return shlex.quote(f"{self.out.rstrip('/')}-{suffix}")
+
+    def again(self, recipe: str, suffix: str, more: str = "") -> str:
+        """The command that compresses the original anew."""
+        data = shlex.quote("DATA" if self.data == "none" else self.data)
+        return f"trimodal compress {self.original} --recipe {recipe} --data {data}{more} -o {self.beside(suffix)}"
+
+
+def next_steps(plan: Plan, verdict: Verdict, names: Names) -> tuple[Step, Step, Step]:
+    """Smaller, safer, faster."""
+    return _smaller(plan, verdict, names), _safer(plan, verdict, names), _faster(plan, names)
+
+
+def _bits(plan: Plan) -> float:
+    """The least bits that a quantizer of the plan was asked for; 32 without one."""
+    kinds = {known.name: known.kind for known in METHODS}
+    asked = [edit.config.get("bits") for edit in plan.edits if kinds.get(edit.method) == "quantize" and edit.places]
+    return min((bits for bits in asked if isinstance(bits, int | float)), default=32)
+
+
+def _smaller(plan: Plan, verdict: Verdict, names: Names) -> Step:
+    bits = _bits(plan)
+    if bits > 8:
+        return Step("smaller", "8 bits per weight; needs no data", names.again("int8", "int8"))
+    if bits > 4:
+        return Step("smaller", "4 bits per weight, about half the file", names.again("int4", "int4"))
+    if verdict.packing is None:
+        why = "the same numbers, entropy-coded; decoded when it is loaded"
+        return Step("smaller", why, f"trimodal pack {shlex.quote(names.out)} -o {names.beside('packed')}")
+    return Step("smaller", "some 3 bits per weight, entropy-coded", names.again("small", "small", " --pack entropy"))
+
+
+def _safer(plan: Plan, verdict: Verdict, names: Names) -> Step:
+    if not verdict.metrics:
+        why = "nothing was measured yet: see what was lost, on data of your own"
+        return Step("safer", why, f"trimodal verify {shlex.quote(names.out)} --against {names.original} --data DATA")
+    cuts = any(
+        known.kind not in ("quantize", "fold") for known in METHODS for edit in plan.edits if edit.method == known.name
+    )
+    if _bits(plan) < 8 or cuts:
+        return Step("safer", "8 bits per weight and nothing removed", names.again("int8", "int8"))
+    recipe = f'echo "steps: [{{quantize.rtn: {{{_WIDER}}}}}]" > safer.yaml'
+    return Step(
+        "safer", "a scale per 64 columns instead of one per row", f"{recipe} && {names.again('safer.yaml', 'safer')}"
+    )
+
+
+def _faster(plan: Plan, names: Names) -> Step:
+    if wording.speed(plan):
+        load = f"import trimodal; trimodal.load({json.dumps(names.out)}, dequantize=True)"
+        why = "weights are unpacked once, when it is loaded, and not at every call; takes the original's memory"
+        return Step("faster", why, f"python -c {shlex.quote(load)}")
+    recipe = f'echo "{_NEURONS}" > faster.yaml'
+    return Step(
+        "faster", "a quarter of the neurons less, then training", f"{recipe} && {names.again('faster.yaml', 'faster')}"
+    )
