@@ -55,7 +55,7 @@ def test_every_byte_of_the_manifest_counts(copied: Path, place: int) -> None:
 
 @pytest.mark.parametrize("change", [
     lambda text: text + " ", lambda text: text + "\n", lambda text: " " + text, lambda text: text.replace('"format":2', '"format":1'),
-    lambda text: text.replace('"bits":8', '"bits":4'), lambda text: text[: text.rindex(',"sha256"')] + "}",
+    lambda text: text.replace('"text"', '"test"'), lambda text: text[: text.rindex(',"sha256"')] + "}",
     lambda text: json.dumps(json.loads(text)),
 ])  # fmt: skip
 def test_an_edited_manifest(copied: Path, change: object) -> None:
