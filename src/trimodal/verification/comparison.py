@@ -29,6 +29,7 @@ Progress = Callable[[str, int, int], None]
 RETRIEVAL_PAIRS = 50
 BATCH_TOKENS = 8192
 LEAST_BATCHES = 4
+FEW_ROWS = 8
 SCORE_BYTES = 1 << 28  # of one model's scores over a vocabulary at once
 
 
@@ -129,7 +130,7 @@ def _batches(
 ) -> Iterator[tuple[list[int], Batch]]:
     """Indices of samples that run together, with their batch. Samples are sorted by length, so that little is padded."""
     order = sorted(range(len(samples)), key=lambda row: _length(samples[row]))
-    size = min(size, -(-len(samples) // LEAST_BATCHES))  # a median of times needs some
+    size = min(size, max(FEW_ROWS, -(-len(samples) // LEAST_BATCHES)))  # a median of times needs some batches
     for places in grouped(model, [samples[row] for row in order], size):
         rows = [order[place] for place in places]
         batch = encode(model, [samples[row] for row in rows])
