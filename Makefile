@@ -4,6 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+QUICK := $(BIN)/pytest -n 2 --dist loadgroup -m "not slow"
 
 .PHONY: demo test test-all check bench clean
 
@@ -13,10 +14,14 @@ demo: $(READY)
 	@echo "report: demo-out/report.html"
 
 test: $(READY) check
-	$(BIN)/pytest -n 2 --dist loadgroup -m "not slow"
+	$(QUICK)
 
+# The quick tests again as other machines run them: with plain and with AVX2 kernels, with two threads, and where Ctrl-C is ignored.
 test-all: $(READY) check
-	$(BIN)/pytest -n 2 --dist loadgroup
+	$(BIN)/pytest -n 2 --dist loadgroup --hypothesis-profile search
+	ATEN_CPU_CAPABILITY=default $(QUICK)
+	ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 $(QUICK)
+	trap '' INT; OMP_NUM_THREADS=2 $(QUICK)
 
 check: $(READY)
 	$(BIN)/ruff check src tests benchmarks scripts examples

@@ -18,6 +18,7 @@ import torch
 from trimodal.models.fusion import FusionModel, FusionProcessor
 from trimodal.training.loop import StepRecord
 from trimodal.training.seehearread import score_demo_model, train_demo_model
+from trimodal.writing import whole_folder
 
 HOME = Path(__file__).resolve().parent.parent / "src/trimodal/data/seehearread/model"
 
@@ -45,21 +46,21 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     started = time.perf_counter()
-    with tempfile.TemporaryDirectory() as scratch:
-        pack(train_demo_model(Path(scratch), seed=options.seed, on_step=show), options.out)
-    seconds = time.perf_counter() - started
-    model = FusionModel.from_pretrained(options.out, dtype=torch.float32)
-    processor = FusionProcessor.from_pretrained(options.out)
-    scores = {
-        split: asdict(score_demo_model(model, processor, split=split, count=2000)) for split in ("validation", "test")
-    }
-    result = {
-        "seed": options.seed,
-        "train_seconds": round(seconds),
-        "threads": options.threads,
-        "scores": scores,
-    }
-    (options.out / "scores.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    with tempfile.TemporaryDirectory() as scratch, whole_folder(options.out, force=True) as out:
+        pack(train_demo_model(Path(scratch), seed=options.seed, on_step=show), out)
+        seconds = time.perf_counter() - started
+        model = FusionModel.from_pretrained(out, dtype=torch.float32)
+        processor = FusionProcessor.from_pretrained(out)
+        scores = {
+            split: asdict(score_demo_model(model, processor, split=split, count=2000)) for split in ("validation", "test")
+        }
+        result = {
+            "seed": options.seed,
+            "train_seconds": round(seconds),
+            "threads": options.threads,
+            "scores": scores,
+        }
+        (out / "scores.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     print(json.dumps(result, indent=2))
 
 

@@ -1,20 +1,28 @@
-"""What all tests share: quiet libraries, one thread, one seed, and miniatures compressed without any file."""
+"""What all tests share: quiet libraries, one thread unless OMP_NUM_THREADS says otherwise, one seed, and miniatures
+compressed without any file."""
 
 from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Callable, Mapping, Sequence
+import signal
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+# Before torch is there, and for the processes that tests start too. MKL adds in an order that depends on where in memory
+# a tensor happens to lie, unless it is told not to: a model read from a file would differ from itself in the last bits.
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("MKL_CBWR", "AUTO")
 
 import pytest
 import torch
-from torch import Tensor
+from hypothesis import HealthCheck, settings
+from torch import Tensor, nn
 
-from trimodal.compression import compress_, given, run
+from trimodal.compression import compress_, run
+from trimodal.compression import given as given_module
 from trimodal.core import Calibration, FitRecord, Layout, PlaceRecord, Plan, Sample, Source
 from trimodal.models.load import describe, tensor_bytes, unique_tensors
 from trimodal.models.model import Model
@@ -22,12 +30,26 @@ from trimodal.models.tiny import miniature, miniature_batch
 from trimodal.models.watching import with_folds
 from trimodal.planning import plan_edits, read_recipe
 
-torch.set_num_threads(1)
+# No example may take too long: the machine may be busy. `make test` tries the same examples everywhere, `make test-all` new ones.
+settings.register_profile("search", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("same", settings.get_profile("search"), derandomize=True)
+settings.load_profile("same")
 
 
 @pytest.fixture(autouse=True)
 def _same_numbers() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def hears_signals() -> Iterator[None]:
+    """Ctrl-C, SIGTERM and SIGHUP reach the test and the processes that it starts, also where whoever started pytest has
+    them ignored, as nohup and background jobs have."""
+    handlers = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL, signal.SIGHUP: signal.SIG_DFL}
+    kept = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+    yield
+    for number, handler in kept.items():
+        signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
 
 @dataclass
@@ -53,26 +75,29 @@ def tiny_model() -> Callable[..., Model]:
 
 
 def carry_out(
-    name: str, steps: Sequence[Mapping[str, Any]], samples: int = 4, data: bool = True, **recipe: Any
-) -> Compressed:
-    """Plan `steps` for the miniature called `name` and carry them out; `recipe` holds the recipe's other keys.
+    name: str | nn.Module | Model, steps: Sequence[Mapping[str, Any]], samples: int = 4, data: bool = True,
+    given: Sequence[Mapping[str, Tensor]] = (), **recipe: Any,
+) -> Compressed:  # fmt: skip
+    """Plan `steps` for the miniature called `name`, or any model, and carry them out; `recipe` holds the recipe's other keys.
 
-    Two batches of so many `samples` stand in for what would be read from files.
+    Two batches of so many `samples`, or those `given`, stand in for what would be read from files.
     """
-    model = tiny(name)
+    model = name if isinstance(name, Model) else tiny(name) if isinstance(name, str) else describe(name.eval(), "net")
     original = replace(model, module=copy.deepcopy(model.module))
-    batches = [miniature_batch(name, samples, seed) for seed in (1, 2)] if data else []
+    batches = list(given)
+    if isinstance(name, str) and data and not given:
+        batches = [miniature_batch(name, samples, seed) for seed in (1, 2)]
     wanted = read_recipe({"steps": list(steps), **recipe})
     if any(step.method.on == "fold" for step in wanted.steps):
         model.layout = with_folds(model, batches)
     edits, after = plan_edits(model.layout, wanted, data)
     before = tensor_bytes(unique_tensors(model.module).values())
     saved = sum(place.bytes_before - place.bytes_after for edit in edits for place in edit.places)
-    source = Source(name, model.family.name, "", 0, before)
+    source = Source(model.name, model.family.name, "", 0, before)
     calibration = Calibration(2 * samples, None, (), recipe.get("calibration", {}).get("balance", "modality"))
     plan = Plan(recipe.get("seed", 0), source, calibration, edits, before - saved)
     with pytest.MonkeyPatch.context() as patch:
-        for module in (run, given):
+        for module in (run, given_module):
             patch.setattr(
                 module, "make_batches", lambda model, samples, size: [batches[sample.line] for sample in samples]
             )

@@ -6,6 +6,8 @@ of them is used.
 
 from __future__ import annotations
 
+import random
+import warnings
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -36,10 +38,16 @@ _LAZY = frozenset({"Result", "compress", "inspect", "list_methods", "load", "pac
 
 
 def __getattr__(name: str) -> Any:
-    """Import a verb when it is first asked for."""
+    """Import a verb when it is first asked for. What is imported with it draws random numbers and adds filters for warnings;
+    the user's process is not to notice."""
     if name not in _LAZY:
         raise AttributeError(f"module 'trimodal' has no attribute '{name}'")
-    return getattr(import_module(_HOME.get(name, "trimodal.pipeline")), name)
+    chance = random.getstate()
+    try:
+        with warnings.catch_warnings():
+            return getattr(import_module(_HOME.get(name, "trimodal.pipeline")), name)
+    finally:
+        random.setstate(chance)
 
 
 def __dir__() -> list[str]:

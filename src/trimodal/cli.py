@@ -1,34 +1,45 @@
-"""The command line: one sub-command per verb, each a few lines over `pipeline`."""
+"""The command line: one sub-command per verb, each a few lines over `pipeline`.
+
+Nothing heavy is imported at the top: help, `recipes`, `methods` and `doctor` need no torch.
+"""
 
 from __future__ import annotations
 
-import json
+import inspect as inspection
 import os
 import signal
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
+from rich.text import Text
 
 from trimodal import __version__
 from trimodal.errors import TrimodalError
+from trimodal.screen import Screen, print_json, replace_unknown_signs
+from trimodal.shorthand import short_name
 
 if TYPE_CHECKING:
-    from trimodal.methods import Method
+    from trimodal.core import Plan, Verdict
+    from trimodal.machine import Machine
 
 INTERRUPTED = 130
+KEYWORD = inspection.Parameter.KEYWORD_ONLY
 _CERTAINTY = {"exact": "", "at most": "at most ", "estimate": "about "}
 _MODEL = "A Hugging Face folder or hub id, a folder that trimodal wrote, or package.module:function."
 _RECIPE = "A YAML file, or the name of a built-in recipe (see `trimodal recipes`)."
 _DATA = "A JSONL file or a folder with data.jsonl; `none` where nothing needs data."
+_EXITS = (
+    "Exit codes: 0 done, all checks passed; 1 a check failed, or an artifact is damaged; 2 the input cannot be used, and nothing "
+    "was written; 130 interrupted, and nothing was left half-written."
+)
 
 ModelArgument = Annotated[str, typer.Argument(help=_MODEL, show_default=False)]
 OutArgument = Annotated[Path, typer.Argument(help="A folder that `trimodal compress` wrote.", show_default=False)]
@@ -40,22 +51,62 @@ SeedOption = Annotated[
     int | None, typer.Option("--seed", min=0, help="Replaces the recipe's seed.", show_default=False)
 ]
 DeviceOption = Annotated[str, typer.Option("--device", help="Where to compute, such as cpu or cuda:0.")]
+LimitsOption = Annotated[
+    bool, typer.Option("--ignore-limits", help="Begin even where the free memory or disk seem too small.")
+]
 PackOption = Annotated[
     Literal["plain", "entropy"],
     typer.Option("--pack", help="How weights are stored: `entropy` is smallest, and is decoded when it is loaded."),
 ]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output, nothing else.")]
+RecipesPackOption = Annotated[
+    Literal["plain", "entropy"] | None,
+    typer.Option(
+        "--pack",
+        help="How weights are stored, where it is not as the recipe says: `entropy` is smallest, and is decoded when it is loaded.",
+        show_default=False,
+    ),
+]
+JsonOption = Annotated[
+    bool,
+    typer.Option("--json", help="Print the result as JSON on standard output and nothing else; errors as JSON on standard error."),
+]
+VerboseOption = Annotated[
+    bool, typer.Option("--verbose", "-v", help="Also show each place, warnings, what the libraries say, and where errors come from.")
+]
+QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress; only the result and errors.")]
+LogOption = Annotated[
+    Path | None,
+    typer.Option("--log-file", metavar="FILE", help="Also write all that is told to this file, with the time.", show_default=False),
+]
 
 app = typer.Typer(
-    add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
     help="Compress multimodal models (image, text, audio) as a whole, and prove what the result is.\n\n"
     "inspect → plan → compress (with verify, save, report) → load. Each verb is also a function in `trimodal`.",
+    epilog=_EXITS,
 )
-messages = Console(stderr=True, highlight=False)
-out = Console(highlight=False)
+screen = Screen()
+out = Console(highlight=False, emoji=False)
+
+
+def verb(function: Callable[..., None]) -> Callable[..., None]:
+    """Make `function` a sub-command, with the options that all have: how much is shown, and where it is logged."""
+
+    @wraps(function)
+    def run(*, verbose: bool, quiet: bool, log_file: Path | None, **rest: Any) -> None:
+        screen.verbose, screen.quiet, screen.log = verbose, quiet, log_file
+        with screen.logging():
+            function(**rest)
+
+    own = inspection.signature(function, eval_str=True)
+    shared = (("verbose", VerboseOption, False), ("quiet", QuietOption, False), ("log_file", LogOption, None))
+    added = [inspection.Parameter(name, KEYWORD, default=default, annotation=hint) for name, hint, default in shared]
+    parameters = [p.replace(kind=KEYWORD) for p in own.parameters.values()] + added
+    run.__signature__ = own.replace(parameters=parameters)  # type: ignore[attr-defined]
+    run.__annotations__ = {p.name: p.annotation for p in parameters}
+    return app.command()(run)
 
 
 def _version(asked: bool) -> None:
@@ -73,11 +124,10 @@ def options(
     """Options of the program itself."""
 
 
-@app.command()
-def inspect(
-    model: ModelArgument, device: DeviceOption = "cpu", as_json: JsonOption = False, seed: SeedOption = None
-) -> None:
+@verb
+def inspect(model: ModelArgument, device: DeviceOption = "cpu", as_json: JsonOption = False) -> None:
     """Show towers, blocks, sites, parameters, bytes and operations of a model, per tower and in all."""
+    screen.tell(f"reading {model}")
     from trimodal import pipeline
     from trimodal.reporting.table import inventory_table
 
@@ -85,7 +135,7 @@ def inspect(
     _print(found.to_json() if as_json else inventory_table(found))
 
 
-@app.command()
+@verb
 def plan(
     model: ModelArgument,
     recipe: RecipeOption,
@@ -95,31 +145,39 @@ def plan(
     device: DeviceOption = "cpu",
     as_json: JsonOption = False,
 ) -> None:
-    """Show what a recipe will do to a model, every place by name. Changes nothing."""
+    """Show what a recipe will do to a model, every place by name, and what that will take. Changes nothing."""
+    screen.tell(f"reading {model}")
     from trimodal import pipeline
+    from trimodal.core import json_text
     from trimodal.formats import write_whole
     from trimodal.reporting.table import left_by_plan
 
     made = pipeline.plan(model, recipe, data, seed=seed, device=device)
     if output is not None:
-        write_whole(output, json.dumps(made.to_json(), indent=1, ensure_ascii=False) + "\n")
+        write_whole(output, json_text(made.to_json(), indent=1, ensure_ascii=False) + "\n")
     if as_json:
-        _print(made.to_json())
+        _print({**made.to_json(), "estimate": made.estimate.to_json() if made.estimate else None})
         return
     for edit in made.edits:
         _print(_edit_table(edit.method, edit.config, edit))
+    for step in made.skipped:
+        _print(f"nothing to do: {step.step} ({step.method}), which is optional: {step.reason}")
+    if made.pack != "plain":
+        _print(f"the weight file will be {made.pack}-coded, so smaller than its tensors")
     _print(left_by_plan(made))
+    _print(_needs(made))
     _print(f"tensors: {made.source.tensor_bytes:,} → {_CERTAINTY[made.certainty]}{made.expected_tensor_bytes:,} bytes")
 
 
-@app.command()
+@verb
 def compress(
     model: ModelArgument,
     recipe: RecipeOption,
     data: DataOption,
     output: OutputOption,
-    pack: PackOption = "plain",
+    pack: RecipesPackOption = None,
     force: ForceOption = False,
+    ignore_limits: LimitsOption = False,
     seed: SeedOption = None,
     device: DeviceOption = "cpu",
     as_json: JsonOption = False,
@@ -128,24 +186,18 @@ def compress(
 
     Example: `trimodal compress ./clip --recipe int4 --data ./pairs.jsonl -o ./clip-int4`
     """
-    from trimodal import pipeline
+    with screen.progress(model) as progress:
+        from trimodal import pipeline
 
-    with _bar(as_json) as progress:
         result = pipeline.compress(
-            model, recipe, data, output, pack=pack, seed=seed, device=device, force=force, progress=progress
-        )
-    _finish(
-        result.verdict,
-        result.plan,
-        as_json,
-        f"written: {output}  (open {output / 'report.html'})",
-        str(output),
-        model,
-        data,
-    )
+            model, recipe, data, output, pack=pack, seed=seed, device=device, force=force, ignore_limits=ignore_limits,
+            progress=progress, on_plan=lambda plan: screen.tell(_needs(plan)),
+        )  # fmt: skip
+    written = f"written: {output}  (open {output / 'report.html'})"
+    _finish(result.verdict, result.plan, as_json, written, str(output), model, data)
 
 
-@app.command()
+@verb
 def verify(
     folder: OutArgument,
     against: Annotated[str, typer.Option("--against", "-a", help=f"The original. {_MODEL}", show_default=False)],
@@ -157,23 +209,21 @@ def verify(
     as_json: JsonOption = False,
 ) -> None:
     """Measure a compressed model beside the original again, and write OUT/verdict.json."""
-    from trimodal import pipeline
+    with screen.progress(f"{folder} and {against}") as progress:
+        from trimodal import pipeline
 
-    with _bar(as_json) as progress:
         verdict = pipeline.verify(folder, against, data, seed=seed, device=device, progress=progress)
     _finish(
         verdict, pipeline.read_plan(folder), as_json, f"written: {folder / 'verdict.json'}", str(folder), against, data
     )
 
 
-@app.command()
+@verb
 def pack(
     folder: OutArgument,
     output: OutputOption,
     pack: PackOption = "entropy",
     force: ForceOption = False,
-    seed: SeedOption = None,
-    device: DeviceOption = "cpu",
     as_json: JsonOption = False,
 ) -> None:
     """Write a compressed model again with its weights entropy-coded or plain; needs no original."""
@@ -187,10 +237,8 @@ def pack(
         _print(f"written: {output}" if found is None else f"{wording.packing(found)}\nwritten: {output}")
 
 
-@app.command()
-def report(
-    folder: OutArgument, as_json: JsonOption = False, seed: SeedOption = None, device: DeviceOption = "cpu"
-) -> None:
+@verb
+def report(folder: OutArgument, as_json: JsonOption = False) -> None:
     """Write OUT/report.html, one self-contained page, from the plan, the record and the verdict."""
     from trimodal.reporting import report as write_report
 
@@ -198,38 +246,53 @@ def report(
     _print({"report": str(page)} if as_json else f"written: {page}")
 
 
-@app.command()
+@verb
 def methods(
     name: Annotated[str | None, typer.Argument(help="One method, to see its options.", show_default=False)] = None,
     as_json: JsonOption = False,
-    seed: SeedOption = None,
-    device: DeviceOption = "cpu",
 ) -> None:
-    """List the methods: paper, options, and on what each works."""
-    from trimodal.methods import listed, works_on
-    from trimodal.methods.options import describe
+    """List the methods: paper, options, on what each works, and what the field calls it as it is by default."""
+    from trimodal.catalogue import described
 
-    found = listed(name)
+    found = described(name)
     if as_json:
-        _print([{"name": m.name, "kind": m.kind, "paper": m.paper, "idea": m.idea, "works_on": works_on(m),
-                 "options": describe(m.config)} for m in found])  # fmt: skip
+        _print(list(found))
     elif name is None:
-        _print(_table(("method", "what it does", "works on"), [(m.name, m.idea, works_on(m)) for m in found]))
+        _print(_table(("method", "by default", "what it does", "works on"), [_method_row(row) for row in found]))
         _print("`trimodal methods NAME` shows the options of one.")
     else:
         _print(_one_method(found[0]))
 
 
-@app.command()
-def recipes(as_json: JsonOption = False, seed: SeedOption = None, device: DeviceOption = "cpu") -> None:
-    """List the built-in recipes."""
-    from trimodal.planning import built_in
+@verb
+def recipes(as_json: JsonOption = False) -> None:
+    """List the built-in recipes, with the field's short names for their steps."""
+    from trimodal.catalogue import built_in, recipe_steps
 
     known = built_in()
-    _print(known if as_json else _table(("recipe", "what it does"), list(known.items())))
+    rows = [(name, " + ".join(recipe_steps(name)), what) for name, what in known.items()]
+    _print(known if as_json else _table(("recipe", "in short", "what it does"), rows))
 
 
-@app.command()
+@verb
+def doctor(as_json: JsonOption = False) -> None:
+    """Show what a run depends on: versions, processor, threads, free memory and disk, optional parts and how to get them."""
+    from trimodal.machine import look, warnings_of
+
+    found = look()
+    if as_json:
+        _print({**found.to_json(), "warnings": warnings_of(found)})
+        return
+    _print(_table(("", ""), _machine_rows(found)))
+    _print(_table(("optional part", "for", "there", "install with"), [
+        (part.name, part.what, "yes" if part.there else f"no: {', '.join(part.missing)}", "" if part.there else part.install)
+        for part in found.parts
+    ]))  # fmt: skip
+    for warning in warnings_of(found):
+        _print(f"careful: {warning}")
+
+
+@verb
 def demo(
     folder: Annotated[
         Path, typer.Option("--folder", help="Where demo-model, demo-data and demo-out are written.")
@@ -242,9 +305,9 @@ def demo(
     as_json: JsonOption = False,
 ) -> None:
     """Run the main job on the built-in model and data: see a digit, hear a digit, read what to do with them."""
-    from trimodal import demo as job
+    with screen.progress("the built-in model") as progress:
+        from trimodal import demo as job
 
-    with _bar(as_json) as progress:
         result = job.run(folder, train=train, seed=seed, device=device, progress=progress)
     _finish(
         result.verdict,
@@ -256,76 +319,110 @@ def demo(
 
 
 def main() -> None:
-    """Entry point: errors in one or two sentences, exit code 2 for bad input, 130 after Ctrl-C."""
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    # Threads that spin while they wait made runs on a busy machine take three times as long.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    os.environ.setdefault("GOMP_SPINCOUNT", "0")
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    warnings.filterwarnings("ignore")
-    signal.signal(signal.SIGTERM, _interrupt)
-    try:
-        code = app(standalone_mode=False) or 0
-        sys.stdout.flush()
-    except TrimodalError as error:
-        code = _say(str(error), error.exit_code)
-    except KeyboardInterrupt:
-        code = INTERRUPTED
-    except (typer.Abort, typer.Exit) as error:
-        code = getattr(error, "exit_code", INTERRUPTED)
-    except typer.TyperException as error:
-        code = _say(error.format_message(), 2)
-    except BrokenPipeError:  # whoever read our output has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 1
-    except OSError as error:
-        code = _say(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}", 2)
-    except MemoryError:
-        code = _say("there is not enough memory for this model", 1)
+    """Entry point: errors in one or two sentences, exit code 2 for bad input, 130 after Ctrl-C, 143 after SIGTERM."""
+    replace_unknown_signs()
+    screen.__init__(as_json="--json" in sys.argv)  # type: ignore[misc]
+    _settle_libraries(verbose=bool({"-v", "--verbose"} & set(sys.argv)))
+    stopped = _stop_cleanly()
+    code = _run()
     if code == INTERRUPTED:
-        _say("interrupted; nothing was left half-written", INTERRUPTED)
+        code = 128 + stopped[0] if stopped else INTERRUPTED
+        screen.fail("Interrupted", "interrupted; nothing was left half-written", code)
     sys.exit(code)
 
 
-def _interrupt(signum: int, frame: Any) -> None:
-    raise KeyboardInterrupt
+def _settle_libraries(verbose: bool) -> None:
+    """Keep libraries quiet unless the user wants to hear them, and threads from getting in each other's way."""
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "info" if verbose else "error")
+    # Threads that spin while they wait made runs on a busy machine take three times as long.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    os.environ.setdefault("GOMP_SPINCOUNT", "0")
+    if not verbose:
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+        warnings.filterwarnings("ignore")
 
 
-def _say(message: str, code: int) -> int:
-    messages.print(f"error: {message}", markup=False, soft_wrap=True)
-    return code
+def _run() -> int:
+    """Run what the arguments ask for; what can be expected to go wrong becomes a sentence and an exit code."""
+    try:
+        code = app(standalone_mode=False, prog_name="trimodal") or 0
+        sys.stdout.flush()
+        return code if isinstance(code, int) else 0
+    except TrimodalError as error:
+        return screen.fail(type(error).__name__, str(error), error.exit_code)
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except (typer.Abort, typer.Exit) as error:
+        return getattr(error, "exit_code", INTERRUPTED)
+    except typer.TyperException as error:
+        return _misused(error)
+    except BrokenPipeError:  # whoever read our output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except OSError as error:
+        return screen.fail("OSError", f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}", 2)
+    except MemoryError:
+        return screen.fail("MemoryError", "there is not enough memory for this model", 1)
+
+
+def _misused(error: typer.TyperException) -> int:
+    """Arguments that cannot be understood, or none at all, which shows the help."""
+    if len(sys.argv) < 2:
+        print(error.format_message(), end="", file=sys.stderr)  # empty where the help has been shown in colours
+        return 2
+    return screen.fail("UsageError", error.format_message(), 2)
+
+
+def _stop_cleanly() -> list[int]:
+    """Let SIGTERM and SIGHUP end the program as Ctrl-C does; the list will hold which one came."""
+    came: list[int] = []
+
+    def stop(number: int, frame: Any) -> None:
+        came.append(number)
+        raise KeyboardInterrupt
+
+    for name in ("SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) is not signal.SIG_IGN:  # as nohup sets it
+            signal.signal(number, stop)
+    return came
 
 
 def _print(what: Any) -> None:
     """Plain data as JSON, tables and text as they are."""
+
     if isinstance(what, dict | list):
-        sys.stdout.write(json.dumps(what, indent=1, ensure_ascii=False) + "\n")
+        print_json(what)
+    elif isinstance(what, str):
+        out.print(what, markup=False, soft_wrap=True)
     else:
         out.print(what)
 
 
-def _finish(verdict: Any, planned: Any, as_json: bool, message: str, *names: str) -> None:
+def _finish(verdict: Verdict, planned: Plan, as_json: bool, message: str, *names: str) -> None:
     """Show the verdict, and what next with the `names` of folder, model and data; a check that failed makes the exit code 1."""
     from trimodal.reporting.advice import Names
     from trimodal.reporting.standing import failure
     from trimodal.reporting.table import summary
 
     if as_json:
-        _print(verdict.to_json())
+        _print({**verdict.to_json(), "estimate": planned.estimate.to_json()} if planned.estimate else verdict.to_json())
     else:
         _print(summary(verdict, planned, Names(*names)))
         _print(message)
     if not verdict.passed:
-        raise typer.Exit(_say(failure(verdict), 1))
+        raise typer.Exit(screen.fail("CheckFailed", failure(verdict), 1))
 
 
-@contextmanager
-def _bar(quiet: bool) -> Iterator[Callable[[str, int, int], None]]:
-    """A progress bar on standard error; nothing where nobody looks."""
-    columns = TextColumn("{task.description:<44.44}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
-    with Progress(*columns, console=messages, transient=True, disable=quiet or not messages.is_terminal) as progress:
-        task = progress.add_task("load")
-        yield lambda what, done, total: progress.update(task, description=what, completed=done, total=total)
+def _needs(planned: Plan) -> str:
+    """What carrying out a plan will take, in one line."""
+    from trimodal.reporting import wording
+
+    found = planned.estimate
+    if found is None:
+        return ""
+    memory, disk = wording.size(found.memory_bytes), wording.size(found.disk_bytes)
+    return f"needs about {wording.seconds(found.total_seconds)}, {memory} of memory, {disk} on disk"
 
 
 def _table(columns: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> Table:
@@ -333,22 +430,38 @@ def _table(columns: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> Table:
     for column in columns:
         table.add_column(column, overflow="fold")
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*(Text(cell) for cell in row))
     return table
 
 
-def _one_method(method: Method) -> Table:
-    from trimodal.methods import works_on
-    from trimodal.methods.options import describe
+def _method_row(row: Any) -> tuple[str, ...]:
+    defaults = {option["name"]: option["default"] for option in row["options"]}
+    return row["name"], short_name(row["name"], defaults), row["idea"], row["works_on"]
 
+
+def _one_method(method: Any) -> Table:
     rows = [
         (o["name"], "required" if o["required"] else str(o["default"]), o["expected"] or o["type"], o["help"])
-        for o in describe(method.config)
+        for o in method["options"]
     ]
     table = _table(("option", "default", "allowed", "meaning"), rows)
-    table.title = f"{method.name}: {method.idea}\n{method.paper}\nworks on: {works_on(method)}"
+    _, short, idea, works_on = _method_row(method)
+    table.title = Text(f"{method['name']}: {idea}\n{method['paper']}\nby default: {short}\nworks on: {works_on}")
     table.title_justify = "left"
     return table
+
+
+def _machine_rows(found: Machine) -> list[tuple[str, str]]:
+    memory = "unknown" if found.memory_bytes is None else f"{found.memory_bytes / 1e9:.1f} GB"
+    return [
+        *found.versions.items(),
+        ("python", found.python),
+        ("system", found.system),
+        ("processor", f"{found.processor}, {found.cores} to use, {found.threads} threads"),
+        ("vector instructions", ", ".join(found.vectors) or "none of those that matter"),
+        ("free memory", memory),
+        ("free disk", f"{found.disk_bytes / 1e9:.1f} GB at {found.disk}"),
+    ]
 
 
 def _edit_table(name: str, config: dict[str, Any], edit: Any) -> Table:
@@ -359,7 +472,7 @@ def _edit_table(name: str, config: dict[str, Any], edit: Any) -> Table:
     table = _table((name, "bytes before", "bytes after"), rows)
     settings = ", ".join(f"{key} {value}" for key, value in config.items())
     left = "".join(f"\nleft alone: {alone.name} ({alone.reason})" for alone in edit.left_alone)
-    table.caption = f"{settings}{left}"
+    table.caption = Text(f"{short_name(name, config)}: {settings}{left}".removeprefix(": "))
     table.caption_justify = "left"
     return table
 

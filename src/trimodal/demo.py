@@ -11,8 +11,9 @@ from pathlib import Path
 
 from trimodal import pipeline
 from trimodal.data.seehearread import write_dataset
-from trimodal.formats import whole_folder
+from trimodal.errors import OutputError
 from trimodal.training.seehearread import train_demo_model, unpack_demo_model
+from trimodal.writing import check_free
 
 TRAIN_ITEMS, TEST_ITEMS = 4000, 2000
 DATA_SEED = 0
@@ -25,19 +26,34 @@ def run(
     """Write model and data into `folder`, compress the model with the built-in recipe `demo`, and verify it.
 
     Args:
-        folder: where `demo-model`, `demo-data` and `demo-out` are written; what stands there is replaced.
+        folder: where `demo-model`, `demo-data` and `demo-out` are written; those of an earlier demo are replaced.
         train: train the model anew (some ten minutes on two cores) instead of unpacking the packaged weights.
         seed: of training and compression; None for the recipe's.
         device: where to compute.
         progress: as in `pipeline.compress`.
     """
-    with whole_folder(folder / "demo-model", force=True) as part:
-        progress("train the model" if train else "unpack the model", 0, 1)
-        _ = train_demo_model(part, seed=seed or 0) if train else unpack_demo_model(part)
-    with whole_folder(folder / "demo-data", force=True) as part:
-        progress("write the data", 0, 1)
-        write_dataset(part, train=TRAIN_ITEMS, test=TEST_ITEMS, seed=DATA_SEED)
+    model, data, out = (folder / f"demo-{name}" for name in ("model", "data", "out"))
+    _check_ours(model, "config.json", '"trimodal_fusion"')
+    _check_ours(data, "data.jsonl", '"writer-')
+    _check_ours(out, "trimodal.json", '"demo-model"')
+    progress("train the model" if train else "unpack the model", 0, 1)
+    _ = train_demo_model(model, seed=seed or 0, force=True) if train else unpack_demo_model(model, force=True)
+    progress("write the data", 0, 1)
+    write_dataset(data, train=TRAIN_ITEMS, test=TEST_ITEMS, seed=DATA_SEED, force=True)
     return pipeline.compress(
-        str(folder / "demo-model"), "demo", folder / "demo-data", folder / "demo-out",
+        str(model), "demo", data, out,
         seed=seed, device=device, force=True, progress=progress,
     )  # fmt: skip
+
+
+def _check_ours(folder: Path, file: str, words: str) -> None:
+    """Refuse a folder that can be replaced, but that an earlier demo did not write.
+
+    Raises:
+        OutputError: `file` in it is missing, or does not hold `words`.
+    """
+    check_free(folder, force=True)
+    if not folder.is_dir() or not any(folder.iterdir()):
+        return
+    if not (folder / file).is_file() or words not in (folder / file).read_text(encoding="utf-8", errors="replace"):
+        raise OutputError(f"{folder} was not written by an earlier demo; move it, or give another --folder")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -18,7 +19,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from trimodal.compression import compress_
+from trimodal.compression import LEFT_ALONE, compress_
 from trimodal.core import (
     Calibration,
     Check,
@@ -32,17 +33,23 @@ from trimodal.core import (
     Stock,
     TowerSize,
     Verdict,
+    json_text,
 )
 from trimodal.core.record import PackName
+from trimodal.core.showing import html_table
 from trimodal.data import batches, check_modalities, choose, digest, encode, read, require, split
 from trimodal.errors import DataError, InputError, IntegrityError, RecipeError
 from trimodal.formats import (
     check_free,
     check_keeps,
     check_pack,
+    check_room,
+    check_tellers,
     copy_artifact,
     is_artifact,
+    left_behind,
     open_model,
+    outputs_finite,
     pack_,
     pack_name,
     reload_checks,
@@ -50,23 +57,37 @@ from trimodal.formats import (
     stock_check,
     stock_of,
     unpack_,
+    weights_finite,
     whole_folder,
     write,
-    write_whole,
+    write_sums,
 )
 from trimodal.formats.artifact import PLAN, RECORD, VERDICT, Factory, check_files, read_manifest
 from trimodal.formats.packed import PACKED, measured
 from trimodal.inventory import Inventory
 from trimodal.inventory import inspect as take_inventory
 from trimodal.methods import Method, listed
+from trimodal.models.files import weight_files
 from trimodal.models.load import fingerprint, tensor_bytes, unique_tensors
-from trimodal.models.model import Model
+from trimodal.models.model import Batch, Model
+from trimodal.models.process import keeps_process
 from trimodal.models.watching import with_folds
-from trimodal.planning import LARGEST_SEED, Recipe, plan_edits, read_recipe, untouched_by
+from trimodal.planning import (
+    LARGEST_SEED,
+    Recipe,
+    Work,
+    check_memory_for,
+    estimate_cost,
+    measured_pace,
+    plan_steps,
+    read_recipe,
+    untouched_by,
+)
 from trimodal.reporting import page_of, report
 from trimodal.reporting.page import PAGE_NAME
 from trimodal.verification import peak_bytes
 from trimodal.verification import verify as compare
+from trimodal.writing import replace_files
 
 RecipeSource = str | Path | Mapping[str, Any]
 Progress = Callable[[str, int, int], None]
@@ -76,6 +97,8 @@ _VERIFY_BATCH = 64
 _PROBE_SAMPLES = 4
 _ESTIMATE = 0.05  # by how much an estimate of the bytes may be off
 _WATCHED_SAMPLES = 16
+_SIZED_SAMPLES = 8
+_IMPORT_SECONDS = 5.0  # what a process needs before it can read a model
 
 __all__ = ["Result", "compress", "inspect", "list_methods", "pack", "plan", "report", "verify"]
 
@@ -84,7 +107,31 @@ def _silent(what: str, done: int, total: int) -> None:
     """Progress for nobody."""
 
 
-@dataclass(frozen=True)
+def _unheard(plan: Plan) -> None:
+    """A plan for nobody."""
+
+
+class _Phases:
+    """Progress of a whole run, in thousandths: each phase has the part of it that it is expected to take."""
+
+    def __init__(self, progress: Progress, seconds: Mapping[str, float]) -> None:
+        self._progress = progress
+        total = sum(seconds.values()) or 1.0
+        self._shares = {name: value / total for name, value in seconds.items()}
+        self._begun, self._share = 0.0, 0.0
+
+    def enter(self, phase: str, what: str) -> None:
+        """The phase before is over; `phase` begins with `what`."""
+        self._begun, self._share = self._begun + self._share, self._shares.get(phase, 0.0)
+        self(what, 0, 1)
+
+    def __call__(self, what: str, done: int, total: int) -> None:
+        """So much of this phase is done."""
+        part = min(1.0, done / total) if total else 0.0
+        self._progress(what, round(1000 * (self._begun + self._share * part)), 1000)
+
+
+@dataclass(frozen=True, repr=False)
 class Result:
     """What `compress` hands over."""
 
@@ -92,6 +139,12 @@ class Result:
     plan: Plan
     records: tuple[PlaceRecord | FitRecord, ...]
     verdict: Verdict
+
+    def __repr__(self) -> str:
+        return f"<Result in {self.folder}: {self.verdict!r}>"
+
+    def _repr_html_(self) -> str:
+        return f"{html_table(f'Result in {self.folder}', (), ())}{self.verdict._repr_html_()}{self.plan._repr_html_()}"
 
 
 @dataclass(frozen=True)
@@ -117,6 +170,7 @@ class _Clock:
         self.last = now
 
 
+@keeps_process
 def inspect(model: Factory | Path, *, device: str = "cpu") -> Inventory:
     """Towers, blocks, sites, parameters, bytes and operations of a model, per tower and in all.
 
@@ -126,6 +180,7 @@ def inspect(model: Factory | Path, *, device: str = "cpu") -> Inventory:
     return take_inventory(_on(open_model(model), device))
 
 
+@keeps_process
 def plan(
     model: Factory | Path,
     recipe: RecipeSource,
@@ -146,22 +201,27 @@ def plan(
     Raises:
         InputError: the model, recipe or data cannot be used.
     """
+    clock = _Clock()
     wanted = _seeded(read_recipe(recipe), seed)
     opened = _on(open_model(model), device)
-    return _plan(opened, wanted, _data(opened, wanted, data))
+    samples = _data(opened, wanted, data)
+    return _estimated(_plan(opened, wanted, samples), opened, samples, take_inventory(opened), clock)
 
 
+@keeps_process
 def compress(
     model: Factory | Path,
     recipe: RecipeSource,
     data: str | Path | None,
     out: str | Path,
     *,
-    pack: PackName = "plain",
+    pack: PackName | None = None,
     seed: int | None = None,
     device: str = "cpu",
     force: bool = False,
+    ignore_limits: bool = False,
     progress: Progress = _silent,
+    on_plan: Callable[[Plan], None] = _unheard,
 ) -> Result:
     """Plan, compress, save, reload in a fresh process, verify and report: the main job.
 
@@ -171,20 +231,27 @@ def compress(
         data: JSONL file or folder; None where nothing needs data. Lines with `split: test`, or else a fifth of
             the groups, are held out for verification.
         out: folder to write; it is complete afterwards, or as it was before.
-        pack: how the weights are stored: `plain`, or `entropy` for the smallest file, which is decoded when it is loaded.
+        pack: how the weights are stored: `plain`, or `entropy` for the smallest file, which is decoded when it is loaded;
+            replaces what the recipe says.
         seed: replaces the recipe's.
         device: where to compute.
         force: replace `out` if it is not empty.
+        ignore_limits: begin even where the free memory or disk seem too small.
         progress: called with what is going on, how much is done, and how much there is.
+        on_plan: called with the plan, which says what it will take, before the work begins.
 
     Raises:
-        InputError: the model, recipe, data or output place cannot be used.
+        InputError: the model, recipe, data or output place cannot be used, or the work does not fit into memory or disk.
         IntegrityError: what was written does not reload to the same model; nothing is left behind.
     """
     out, clock = Path(out), _Clock()
-    check_pack(pack)
+    if pack is not None:
+        check_pack(pack)
     check_free(out, force)
     wanted = _seeded(read_recipe(recipe), seed)
+    wanted = wanted if pack is None else replace(wanted, pack=pack)
+    if not ignore_limits:
+        _check_can_be_read(model)
     opened = _on(open_model(model), device)
     _check_sources_stay(out, opened, data)
     samples = _data(opened, wanted, data)
@@ -192,41 +259,48 @@ def compress(
         raise DataError(
             f"{wanted.name} sets floors, but there are no held-out samples to measure against them; give more --data"
         )
-    planned = _plan(opened, wanted, samples)
     before, before_inventory = _disk_size(opened), take_inventory(opened)
+    planned = _estimated(_plan(opened, wanted, samples), opened, samples, before_inventory, clock)
+    if planned.estimate is not None and not ignore_limits:
+        check_memory_for(planned.estimate.more_memory_bytes, f"compressing {planned.source.name}")
+        check_room(out, planned.expected_tensor_bytes)
+    on_plan(planned)
+    phases = _Phases(progress, planned.estimate.seconds if planned.estimate else {})
+    phases.enter("compress", "compress")
     original = replace(opened, module=copy.deepcopy(opened.module)) if samples.calibration else None
     clock.mark("plan")
-    records = compress_(opened, planned, samples.statistics, samples.calibration, original, progress)
+    records = compress_(opened, planned, samples.statistics, samples.calibration, original, phases)
     opened.module.eval()
     clock.mark("compress")
+    phases.enter("save", "save")
     with whole_folder(out, force, needs_bytes=planned.expected_tensor_bytes) as part:
         factory = model if isinstance(model, str) and opened.folder is None else None
         stock = write(opened, planned, part, factory)
-        packing = pack_(part) if pack == "entropy" else None
+        packing = pack_(part) if planned.pack == "entropy" else None
         stock = stock_of(part) if packing else stock
-        (part / RECORD).write_text("".join(json.dumps(asdict(record)) + "\n" for record in records))
+        (part / RECORD).write_text("".join(json_text(asdict(record)) + "\n" for record in records), encoding="utf-8")
         clock.mark("save")
-        progress("reload in a fresh process", 0, 1)
-        checks = [_bytes_check(opened, planned, records), *_reload(opened, samples, part, factory, stock)]
+        phases.enter("reload", "reload in a fresh process")
+        checks = [_bytes_check(opened, planned, records), *_finite(original or opened, opened, samples),
+                  *_reload(opened, samples, part, factory, stock)]
         clock.mark("reload")
+        phases.enter("verify", "verify")
         verdict = compare(
             original or opened, opened, samples.held_out, size=_size(before, size_of(part)),
             towers=_towers(before_inventory, take_inventory(opened)), checks=checks, floors=wanted.floors,
-            batch_size=_VERIFY_BATCH, seed=planned.seed, versions=versions(), progress=progress,
+            batch_size=_VERIFY_BATCH, seed=planned.seed, versions=versions(), progress=phases,
         )  # fmt: skip
         clock.mark("verify")
         verdict = replace(
-            verdict,
-            seconds=clock.seconds,
-            packing=packing,
-            stock=stock,
-            untouched=planned.untouched,
-            peak_bytes=peak_bytes(),
-        )
+            verdict, seconds=clock.seconds, packing=packing, stock=stock, untouched=planned.untouched,
+            left_out=_left_out(opened), peak_bytes=peak_bytes(),
+        )  # fmt: skip
         _tell(part, verdict, out.name)
+        write_sums(part)
     return Result(out, planned, tuple(records), verdict)
 
 
+@keeps_process
 def verify(
     out: str | Path,
     against: Factory | Path,
@@ -248,7 +322,7 @@ def verify(
     out, clock = Path(out), _Clock()
     if not is_artifact(out):
         raise InputError(f"{out} is no artifact (it has no trimodal.json); expected a folder that compress wrote")
-    planned, unchanged = read_plan(out), _files_check(out)
+    planned, unchanged, written = read_plan(out), _files_check(out), read_manifest(out)
     original = _on(open_model(against), device)
     compressed = _on(open_model(out, factory=against if original.folder is None else None), device)  # type: ignore[arg-type]
     found = fingerprint(original.module)
@@ -261,6 +335,7 @@ def verify(
     same = found == planned.source.fingerprint
     checks = [
         unchanged,
+        _tellers_check(out),
         Check.held(
             "compared with the model it was made from",
             same,
@@ -276,12 +351,15 @@ def verify(
     clock.mark("verify")
     verdict = replace(
         verdict, seconds=clock.seconds, packing=_packing(out), stock=stock_of(out), untouched=planned.untouched,
-        peak_bytes=peak_bytes(),
+        left_out=_left_out(original), peak_bytes=peak_bytes(),
     )  # fmt: skip
-    _tell(out, verdict, out.resolve().name)
+    if read_manifest(out) != written:
+        raise IntegrityError(f"{out} was replaced while it was measured; verify it again")
+    _tell(out, verdict, out.resolve().name)  # what else was changed stays so by its checksum
     return verdict
 
 
+@keeps_process
 def pack(folder: str | Path, out: str | Path, pack: PackName = "entropy", *, force: bool = False) -> Packing | None:
     """Write an artifact again with its weights entropy-coded, or plain. They decode to the very same bytes either way.
 
@@ -307,6 +385,7 @@ def pack(folder: str | Path, out: str | Path, pack: PackName = "entropy", *, for
     check_files(folder, read_manifest(folder))
     with whole_folder(out, force, needs_bytes=size_of(folder)[1]) as part:
         copy_artifact(folder, part)
+        check_files(part, read_manifest(part))  # it may have been replaced while it was copied
         if pack == "plain" and pack_name(part) == "entropy":
             unpack_(part)
         packed = pack == "entropy" and pack_name(part) == "plain"
@@ -317,6 +396,7 @@ def pack(folder: str | Path, out: str | Path, pack: PackName = "entropy", *, for
             size = replace(verdict.size, after_bytes=after, weights_after_bytes=weights)
             verdict = replace(verdict, size=size, packing=packing, stock=stock_of(part))
             _tell(part, verdict, out.name)
+        write_sums(part)
     return packing
 
 
@@ -406,7 +486,7 @@ def _plan(model: Model, recipe: Recipe, data: _Data) -> Plan:
     if any(step.method.on == "fold" for step in recipe.steps):
         few = list(data.statistics)[:_WATCHED_SAMPLES]
         model.layout = with_folds(model, batches(model, few, _WATCHED_SAMPLES // 4) if few else ())
-    edits, _ = plan_edits(model.layout, recipe, data=bool(data.calibration))
+    edits, skipped, _ = plan_steps(model.layout, recipe, data=bool(data.calibration))
     tensors = unique_tensors(model.module)
     total = tensor_bytes(tensors.values())
     saved = sum(place.bytes_before - place.bytes_after for edit in edits for place in edit.places)
@@ -419,8 +499,34 @@ def _plan(model: Model, recipe: Recipe, data: _Data) -> Plan:
             tuple(sorted(modalities)), recipe.balance,
         ),
         edits=edits, expected_tensor_bytes=total - saved, recipe=dict(recipe.raw), trimodal=metadata.version("trimodal"),
+        skipped=skipped, pack=recipe.pack,
         untouched=untouched_by(model, edits),
     )  # fmt: skip
+
+
+def _estimated(planned: Plan, model: Model, data: _Data, inventory: Inventory, clock: _Clock) -> Plan:
+    """The plan with what it will take here and now. Another process will read the result, and import what this one has."""
+    reading = min(time.process_time(), time.perf_counter() - clock.last + _IMPORT_SECONDS)
+    operations = inventory.operations
+    if operations is not None and data.statistics:
+        operations = round(operations * _beside_example(model, data.statistics[:_SIZED_SAMPLES], inventory.input_shapes))
+    work = Work(len(data.statistics), len(data.calibration), len(data.held_out), operations)
+    return replace(planned, estimate=estimate_cost(planned, model.layout, work, reading, measured_pace()))
+
+
+def _beside_example(model: Model, samples: Sequence[Sample], shapes: Mapping[str, tuple[int, ...]]) -> float:
+    """How large `samples` are, one by one, beside the example with `shapes`: sentences are shorter than they could be."""
+    batch = batches(model, samples, len(samples))[0]
+    known = [name for name in shapes if name in batch]
+    usual = sum(math.prod(shapes[name]) for name in known)
+    return sum(batch[name].numel() for name in known) / len(samples) / usual if usual else 1.0
+
+
+def _check_can_be_read(model: Factory | Path) -> None:
+    """Refuse a model whose weights alone are larger than the memory that is free, before it is read."""
+    folder = Path(model) if isinstance(model, str | Path) else None
+    if folder is not None and folder.is_dir():
+        check_memory_for(sum((folder / file).stat().st_size for file in weight_files(folder)), f"reading {folder}")
 
 
 def _parameters(module: nn.Module) -> int:
@@ -432,23 +538,40 @@ def _bytes_check(model: Model, planned: Plan, records: Sequence[PlaceRecord | Fi
     that were forecast when it was settled how much goes where, and these must be near the plan's."""
     found, expected = tensor_bytes(unique_tensors(model.module).values()), planned.expected_tensor_bytes
     detail = f"{found:,} bytes of tensors, planned {expected:,}"
-    if planned.certainty == "exact":
+    alone = sum(any(note.startswith(LEFT_ALONE) for note in r.notes) for r in records if isinstance(r, PlaceRecord))
+    if planned.certainty == "exact" and not alone:
         return Check.held("bytes as planned", found == expected, detail)
     settled = planned.source.tensor_bytes - sum(
         r.bytes_before - r.bytes_after for r in records if isinstance(r, PlaceRecord)
     )
+    if alone:
+        return Check.held("bytes as planned", found == settled, f"{detail}; {alone} places were left alone, see their notes")
     if planned.certainty == "at most":
         return Check.held("bytes as planned", found == settled and found <= expected, f"{detail} at most (rank by energy)")
     off = f"an estimate, since places are ranked together: {found / expected - 1:+.2%}, allowed ±{_ESTIMATE:.0%}"
     return Check.held("bytes as planned", found == settled and abs(found / expected - 1) <= _ESTIMATE, f"{detail} ({off})")
 
 
+def _finite(original: Model, model: Model, samples: _Data) -> list[Check]:
+    """Whether anything in the result, or coming out of it, is no longer finite; nothing is written then."""
+    checks = [weights_finite(model), outputs_finite(original, model, _probe(model, samples))]
+    for check in checks:
+        if check.failed:
+            raise IntegrityError(f"the result is of no use ({check.name}: {check.detail}); nothing was kept")
+    return checks
+
+
+def _probe(model: Model, samples: _Data) -> Batch | None:
+    """A few samples that the result is tried on, held out where there are such."""
+    probe = list(samples.held_out or samples.calibration)[:_PROBE_SAMPLES]
+    return batches(model, probe, _PROBE_SAMPLES)[0] if probe else None
+
+
 def _reload(model: Model, samples: _Data, folder: Path, factory: str | None, stock: Stock) -> list[Check]:
     """The fresh-process checks, all of which must pass."""
     if model.folder is None and factory is None:
         return [Check("reloads in a fresh process", "not run", "the function has no name that another process could import")]
-    probe = list(samples.held_out or samples.calibration)[:_PROBE_SAMPLES]
-    batch = batches(model, probe, _PROBE_SAMPLES)[0] if probe else None
+    batch = _probe(model, samples)
     checks = reload_checks(model, folder, batch, factory)
     if stock.alone:
         checks.append(stock_check(model, folder, batch))
@@ -466,6 +589,18 @@ def _disk_size(model: Model) -> tuple[int, int]:
         return size_of(model.folder)
     total = tensor_bytes(unique_tensors(model.module).values())
     return total, total
+
+
+def _left_out(model: Model) -> tuple[str, ...]:
+    """What lies in the model's folder and was neither counted nor carried over."""
+    return () if model.folder is None else left_behind(model.folder)
+
+
+def _tellers_check(folder: Path) -> Check:
+    """Whether the files that only tell are as they were written; those that decide were checked when it was loaded."""
+    wrong = check_tellers(folder)
+    said = "; ".join(wrong[:3]) if wrong else "sha256 of every file as it was written down"
+    return Check.held("plan, record and report as they were written", not wrong, said)
 
 
 def _size(before: tuple[int, int], after: tuple[int, int]) -> Size:
@@ -493,5 +628,4 @@ def _files_check(folder: Path) -> Check:
 def _tell(folder: Path, verdict: Verdict, name: str) -> None:
     """Write the verdict and the page that shows it. The page is made first, so that both are written or none is."""
     page = page_of(folder, verdict, name)
-    write_whole(folder / VERDICT, json.dumps(verdict.to_json(), indent=1, ensure_ascii=False) + "\n")
-    write_whole(folder / PAGE_NAME, page)
+    replace_files(folder, {VERDICT: json_text(verdict.to_json(), indent=1, ensure_ascii=False) + "\n", PAGE_NAME: page})

@@ -42,6 +42,7 @@ QUANTIZE_INPUTS = ("quantize.smooth",)  # of which a plain float layer keeps onl
 DROPS_BLOCKS = ("prune.layers",)  # and with them names in the state dict
 FOLDS = ("fold.exact",)  # of which other tensors are left
 STATES_DIFFER = ("merge.tokens", "prune.width")  # those that an encoder hands out beside what it is for: fewer, narrower
+LEARNS = ("distill",)  # from the original, and so nothing as long as it equals it
 KEEPS_BYTES = ("merge.tokens",)  # fewer operations, the same weights
 NO_KERNELS = r"nothing that '\*' matches can be worked on"
 NO_UNITS = "this model has no {} that can be cut"
@@ -83,9 +84,12 @@ EVERY = [(name, method.name) for name in MINIATURES for method in METHODS]
 TAKEN = [case for case in EVERY if case not in REFUSED]
 
 
-@pytest.fixture(scope="module", params=TAKEN, ids="-".join)
+ONCE = [pytest.param(case, marks=pytest.mark.xdist_group("-".join(case)), id="-".join(case)) for case in TAKEN]
+
+
+@pytest.fixture(scope="module", params=ONCE)
 def case(request: pytest.FixtureRequest, compressed: Callable[..., Any]) -> Iterator[Any]:
-    """One method on all of one miniature."""
+    """One method on all of one miniature; one worker runs all tests of it."""
     name, method = request.param
     yield compressed(name, [{method: OPTIONS.get(method, {})}])
 
@@ -190,6 +194,15 @@ def test_model_still_runs(case: Any) -> None:
         before, after = ({key: value for key, value in side.items() if key in fields} for side in (before, after))
     assert before and {key: value.shape for key, value in before.items()} == {key: value.shape for key, value in after.items()}
     assert all(bool(value.isfinite().all()) for value in after.values() if value.is_floating_point())
+    if case.plan.edits[0].method not in LEARNS:
+        assert any(not torch.equal(before[key], after[key]) for key in before)
+
+
+@pytest.mark.parametrize(("name", "method"), [case for case in TAKEN if case[1] in LEARNS])
+def test_a_pruned_student_learns(name: str, method: str, compressed: Any) -> None:
+    steps = [{"prune.magnitude": {"sparsity": 0.5}}, {method: OPTIONS[method]}]
+    pruned, taught = compressed(name, steps[:1]), compressed(name, steps)
+    before, after = (outputs(done.model.module, fresh(done)) for done in (pruned, taught))
     assert any(not torch.equal(before[key], after[key]) for key in before)
 
 

@@ -15,11 +15,13 @@ from pathlib import Path
 from unittest.mock import patch
 
 import pytest
+import torch
 from transformers.utils.logging import disable_progress_bar
 
 from trimodal import cli
 from trimodal.models.tiny import write_miniature, write_miniature_data
 
+PATIENCE_SECONDS = 900  # of a process that takes seconds: the machine may be busy with twenty others
 RECIPE = """
 seed: 3
 calibration: {samples: 8}
@@ -34,11 +36,19 @@ steps:
 
 @dataclass
 class Done:
-    """What a call of the command line left behind."""
+    """What a call of the command line left behind; `told` are the lines on standard error that say what is going on."""
 
     code: int
     out: str
     err: str
+    told: str = ""
+
+    @staticmethod
+    def of(code: int, out: str, err: str) -> Done:
+        """With what was told apart from what went wrong."""
+        lines = err.splitlines(keepends=True)
+        told = [line for line in lines if line.startswith(("reading ", "needs about "))]
+        return Done(code, out, "".join(line for line in lines if line not in told), "".join(told))
 
 
 def command() -> list[str]:
@@ -48,8 +58,8 @@ def command() -> list[str]:
 
 
 def environment(**changes: str) -> dict[str, str]:
-    """One thread, so that two processes do not fight over two cores, and numbers are the same in all."""
-    return {**os.environ, "OMP_NUM_THREADS": "1", **changes}
+    """As many threads as this process has, so that numbers are the same in all."""
+    return {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads()), **changes}
 
 
 def process(*arguments: str | Path, cwd: Path | None = None, **changes: str) -> Done:
@@ -60,16 +70,16 @@ def process(*arguments: str | Path, cwd: Path | None = None, **changes: str) -> 
         env=environment(**changes),
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=PATIENCE_SECONDS,
     )
-    return Done(done.returncode, done.stdout, done.stderr)
+    return Done.of(done.returncode, done.stdout, done.stderr)
 
 
 def call(*arguments: str | Path) -> Done:
     """`main` in this process, everything that it sets put back afterwards."""
     out, err = io.StringIO(), io.StringIO()
     disable_progress_bar()  # as a process of its own has it from its environment
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     with contextlib.ExitStack() as stack:
         stack.enter_context(patch.object(sys, "argv", ["trimodal", *map(str, arguments)]))
         stack.enter_context(patch.dict(os.environ))
@@ -81,7 +91,7 @@ def call(*arguments: str | Path) -> Done:
     for number, handler in handlers.items():
         signal.signal(number, handler)
     assert isinstance(stopped.value.code, int)
-    return Done(stopped.value.code, out.getvalue(), err.getvalue())
+    return Done.of(stopped.value.code, out.getvalue(), err.getvalue())
 
 
 def listing(folder: Path) -> set[str]:

@@ -10,19 +10,25 @@ import pytest
 from calling import Done, Workspace, call, listing, said_clearly
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: Sequence[pytest.Item]) -> None:
+    """Let one worker run all tests of the main job, so that its processes run once."""
+    for item in items:
+        if "job" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.xdist_group("main-job"))
+
+
 @pytest.fixture(scope="session")
-def workspace(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[Workspace]:
-    """Its processes begin at once where a test will ask for them, so that they run beside the tests before it."""
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workspace]:
+    """A folder with nothing under way."""
     with ThreadPoolExecutor(2) as pool:
-        made = Workspace(tmp_path_factory.mktemp("e2e"), pool)
-        if any("job" in getattr(item, "fixturenames", ()) for item in request.session.items):
-            made.begin()
-        yield made
+        yield Workspace(tmp_path_factory.mktemp("e2e"), pool)
 
 
 @pytest.fixture(scope="session")
 def job(workspace: Workspace) -> Workspace:
     """The workspace with the main job under way."""
+    workspace.begin()
     return workspace
 
 

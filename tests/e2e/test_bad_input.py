@@ -14,17 +14,18 @@ import sys
 import time
 import wave
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from calling import Done, Workspace, call, command, environment, listing, process, said_clearly
+from calling import PATIENCE_SECONDS, Done, Workspace, call, command, environment, listing, process, said_clearly
 from huggingface_hub import constants as hub
 
 from trimodal import errors, pipeline
 from trimodal.formats import artifact as artifact_file
-from trimodal.formats import folder as folder_file
 from trimodal.models import load
 from trimodal.models.tiny import write_miniature_data
 
@@ -224,7 +225,7 @@ for arguments in json.loads(sys.argv[1]):
 def on_the_hub(calls: Sequence[Sequence[str]], home: Path, **changes: str) -> subprocess.CompletedProcess[str]:
     arguments = [sys.executable, "-c", HUB, json.dumps(calls)]
     settings = environment(HF_HOME=str(home), **changes)
-    return subprocess.run(arguments, env=settings, capture_output=True, text=True, timeout=300)
+    return subprocess.run(arguments, env=settings, capture_output=True, text=True, timeout=PATIENCE_SECONDS)
 
 
 def test_hub_model_in_the_cache_and_one_that_is_not(clip: Path, tmp_path: Path) -> None:
@@ -235,7 +236,7 @@ def test_hub_model_in_the_cache_and_one_that_is_not(clip: Path, tmp_path: Path) 
     calls = [["inspect", "someone/clip", "--json"], ["inspect", "someone/absent"], ["inspect", "absent"]]
     done = on_the_hub(calls, tmp_path / "home", HF_HUB_OFFLINE="1")
     assert json.loads(done.stdout)["name"] == "someone/clip"
-    messages = [line for line in done.stderr.splitlines() if line and not line.startswith("#")]
+    messages = [line for line in done.stderr.splitlines() if line and not line.startswith(("#", "reading "))]
     assert [line[1:2] for line in done.stderr.splitlines() if line.startswith("#")] == ["0", "2", "2"]
     assert len(messages) == 2
     for message, name in zip(messages, ("someone/absent", "absent"), strict=True):
@@ -413,7 +414,7 @@ def test_force_does_not_replace_what_is_read(refused: Refused, broken: Path, tmp
 
 def test_disk_without_room(refused: Refused, clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = shutil.disk_usage(clip)
-    monkeypatch.setattr(folder_file.shutil, "disk_usage", lambda path: usage._replace(free=1000))
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1000))
     refused(compressing(clip), "needs", "only 1,000 are free", "nothing was written")
 
 
@@ -454,6 +455,7 @@ def test_full_disk_leaves_the_plan_as_it_was(refused: Refused, clip: Path, small
 # Interruptions
 
 
+@pytest.mark.usefixtures("hears_signals")
 def test_ctrl_c_while_compressing(refused: Refused, clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(*rest: Any) -> None:
         signal.raise_signal(signal.SIGINT)
@@ -462,31 +464,62 @@ def test_ctrl_c_while_compressing(refused: Refused, clip: Path, monkeypatch: pyt
     refused(compressing(clip), "interrupted", "nothing was left half-written", code=130)
 
 
-def test_signals_while_writing(clip: Path, tmp_path: Path) -> None:
-    """Ctrl-C reaches all processes of the terminal, SIGTERM only the one; both while the new model is being reloaded."""
-    running = {}
-    for name in ("ctrl-c", "sigterm"):
-        (tmp_path / name).mkdir()
-        running[name] = subprocess.Popen(
-            [*command(), *compressing(clip)], cwd=tmp_path / name, env=environment(), stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE, text=True, start_new_session=True,
-        )  # fmt: skip
-    waiting = dict(running)
-    while waiting:
+WAITING = """
+import pathlib, sys, time
+if "trimodal.formats.fresh" in sys.orig_argv:
+    pathlib.Path({mark!r}).touch()
+    time.sleep({seconds})
+"""
+DEAF = "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_IGN); os.execv(sys.argv[1], sys.argv[1:])"
+
+
+def compressing_until_reloading(clip: Path, place: Path, *before: str) -> subprocess.Popen[str]:
+    """A process of the command line in `place`, in a session of its own; the process in which it reloads what it wrote
+    touches `place`/reloading and then waits for ever. `before` are arguments in front of the command."""
+    (place / "imported").mkdir(parents=True)
+    waiting = WAITING.format(mark=str(place / "reloading"), seconds=PATIENCE_SECONDS)
+    (place / "imported" / "sitecustomize.py").write_text(waiting)
+    path = os.pathsep.join([str(place / "imported"), *filter(None, [os.environ.get("PYTHONPATH")])])
+    return subprocess.Popen(
+        [*before, *command(), *compressing(clip)], cwd=place, env=environment(PYTHONPATH=path), stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
+
+
+def end_session(leader: int) -> None:
+    with suppress(ProcessLookupError):
+        os.killpg(leader, signal.SIGKILL)
+
+
+def wait_until_reloading(place: Path, running: subprocess.Popen[str]) -> None:
+    end = time.monotonic() + PATIENCE_SECONDS
+    while not (place / "reloading").exists():
+        assert running.poll() is None and time.monotonic() < end, running.communicate()
         time.sleep(0.05)
-        for name, one in list(waiting.items()):
-            if one.poll() is not None or list((tmp_path / name).glob(".out.*.part/record.jsonl")):
-                if name == "ctrl-c":
-                    os.killpg(one.pid, signal.SIGINT)
-                    os.killpg(one.pid, signal.SIGINT)  # people press it twice
-                else:
-                    one.send_signal(signal.SIGTERM)
-                del waiting[name]
+
+
+@pytest.mark.usefixtures("hears_signals")
+def test_signals_while_writing(clip: Path, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    """Ctrl-C and a closed terminal reach all processes of it, SIGTERM only the one; all while the new model is reloaded.
+    Who starts it so that it does not hear Ctrl-C, as nohup and background jobs do, can still end it by SIGTERM."""
+    codes = {"ctrl-c": 130, "sighup": 129, "deaf": 143}
+    deaf = [sys.executable, "-c", DEAF]
+    running = {n: compressing_until_reloading(clip, tmp_path / n, *(deaf if n == "deaf" else [])) for n in codes}
+    for one in running.values():
+        request.addfinalizer(partial(end_session, one.pid))
     for name, one in running.items():
-        out, err = one.communicate(timeout=120)
-        assert (one.returncode, out) == (130, ""), (name, err)
-        said_clearly(err, "interrupted; nothing was left half-written")
-    assert listing(tmp_path) == set(running)
+        wait_until_reloading(tmp_path / name, one)
+        if name in ("ctrl-c", "deaf"):
+            os.killpg(one.pid, signal.SIGINT)
+            os.killpg(one.pid, signal.SIGINT)  # people press it twice
+        if name == "sighup":
+            os.killpg(one.pid, signal.SIGHUP)
+        if name == "deaf":
+            one.send_signal(signal.SIGTERM)
+        out, err = one.communicate(timeout=PATIENCE_SECONDS)
+        assert (one.returncode, out) == (codes[name], ""), (name, err)
+        said_clearly(Done.of(codes[name], out, err).err, "interrupted; nothing was left half-written")
+        assert listing(tmp_path / name) == {"imported", "imported/sitecustomize.py", "reloading"}
 
 
 # The command line itself
@@ -498,8 +531,12 @@ ARGUMENTS: dict[str, tuple[list[str], tuple[str, ...]]] = {
     "missing-argument": (["inspect"], ("model",)),
     "missing-recipe": (["compress", "m", "--data", "none", "-o", "out"], ("--recipe",)),
     "missing-output": (["compress", "m", "-r", "int8", "--data", "none"], ("--output",)),
-    "seed-text": (["inspect", "m", "--seed", "one"], ("--seed", "integer")),
-    "seed-negative": (["inspect", "m", "--seed", "-1"], ("--seed", "0")),
+    "seed-text": (["plan", "m", "-r", "int8", "--seed", "one"], ("--seed", "integer")),
+    "seed-negative": (["plan", "m", "-r", "int8", "--seed", "-1"], ("--seed", "0")),
+    "seed-unused": (["inspect", "m", "--seed", "1"], ("--seed",)),
+    "device-unused": (["pack", "m", "-o", "out", "--device", "cpu"], ("--device",)),
+    "log-file": (["inspect", "m", "--log-file", "nowhere/at/all.log"], ("nowhere/at/all.log", "--log-file")),
+    "method-by-its-last-part": (["methods", "gptq"], ("did you mean 'quantize.gptq'?",)),
     "surplus": (["recipes", "more"], ("more",)),
     "unknown-method": (["methods", "quantize.rtm"], ("quantize.rtm", "did you mean 'quantize.rtn'?")),
     "no-report": (["report", "nothing"], ("there is no folder nothing",)),

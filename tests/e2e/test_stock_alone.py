@@ -7,8 +7,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import torch
-from calling import Workspace, environment, process
+from calling import PATIENCE_SECONDS, Workspace, call, environment
 from safetensors.torch import load_file, save_file
 
 import trimodal
@@ -20,7 +21,6 @@ import sys
 sys.modules["trimodal"] = None  # as if it were not installed
 import torch, transformers
 from safetensors.torch import load_file, save_file
-torch.set_num_threads(1)
 model = transformers.AutoModel.from_pretrained(sys.argv[1]).eval()
 assert type(model) is transformers.CLIPModel and model.config.vision_config.intermediate_size == 32
 with torch.inference_mode():
@@ -29,12 +29,13 @@ save_file({k: v.clone().contiguous() for k, v in result.items() if isinstance(v,
 """
 
 
-def test_a_stranger_loads_what_was_only_cut(workspace: Workspace, tmp_path: Path) -> None:
+def test_a_stranger_loads_what_was_only_cut(
+    workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "recipe.yaml").write_text('steps: [{prune.neurons: {where: "*", sparsity: 0.5}}]')
     pairs = workspace.data("image", "text")
-    done = process(
-        "compress", workspace.model("clip"), "--recipe", "recipe.yaml", "--data", pairs, "-o", "out", cwd=tmp_path
-    )
+    done = call("compress", workspace.model("clip"), "--recipe", "recipe.yaml", "--data", pairs, "-o", "out")
     assert done.code == 0, done.err
     assert "loads with stock Transformers alone: yes" in done.out
     verdict = json.loads((tmp_path / "out" / "verdict.json").read_text())
@@ -45,7 +46,7 @@ def test_a_stranger_loads_what_was_only_cut(workspace: Workspace, tmp_path: Path
     save_file(batch, tmp_path / "batch")
     arguments = [tmp_path / "out", tmp_path / "batch", tmp_path / "result"]
     stranger = subprocess.run(
-        [sys.executable, "-c", STRANGER, *map(str, arguments)], env=environment(), capture_output=True, text=True, timeout=300
+        [sys.executable, "-c", STRANGER, *map(str, arguments)], env=environment(), capture_output=True, text=True, timeout=PATIENCE_SECONDS
     )
     assert stranger.returncode == 0, stranger.stderr
     found, expected = load_file(tmp_path / "result"), outputs(trimodal.load(tmp_path / "out"), batch)

@@ -20,6 +20,7 @@ from trimodal.errors import IntegrityError, ModelError
 from trimodal.formats import open_model, write
 from trimodal.formats.artifact import read_manifest
 from trimodal.formats.folder import sha256
+from trimodal.formats.manifest import manifest_content, write_manifest
 from trimodal.formats.steps import STEPS
 from trimodal.models.tiny import miniature, write_miniature
 
@@ -41,10 +42,13 @@ def copied(whole: Path, tmp_path: Path) -> Path:
 
 def edit(folder: Path, rehash: bool = True, **values: Any) -> None:
     """Set keys of the manifest; with `rehash` all sums are made to fit, as somebody with intent would do."""
-    manifest = {**json.loads((folder / "trimodal.json").read_text()), **values}
+    manifest = {**manifest_content(folder), **values}
     if rehash and isinstance(manifest["files"], dict):
         manifest["files"] = {name: sha256(folder / name) for name in manifest["files"] if (folder / name).is_file()}
-    (folder / "trimodal.json").write_text(json.dumps(manifest))
+    write_manifest(folder, manifest)
+    if "format" in values:
+        text = (folder / "trimodal.json").read_text()
+        (folder / "trimodal.json").write_text(text.replace('"format":2', f'"format":{values["format"]}'))
 
 
 def test_same_model_same_bytes(whole: Path, tmp_path: Path) -> None:
@@ -53,8 +57,8 @@ def test_same_model_same_bytes(whole: Path, tmp_path: Path) -> None:
     for number in range(8):
         (tmp_path / str(number)).mkdir()
         write(model, plan, tmp_path / str(number), None)
-    assert len({sha256(tmp_path / str(number) / "model.safetensors") for number in range(8)}) == 1
-    with safe_open(tmp_path / "0" / "model.safetensors", framework="pt") as opened:
+    assert len({sha256(tmp_path / str(number) / "trimodal.safetensors") for number in range(8)}) == 1
+    with safe_open(tmp_path / "0" / "trimodal.safetensors", framework="pt") as opened:
         assert opened.metadata().keys() == {"format", STEPS}
 
 
@@ -65,14 +69,14 @@ def test_whole_artifact_loads(whole: Path) -> None:
 
 @pytest.mark.parametrize("place", [0, 9, 5_000, -1])
 def test_one_flipped_byte(copied: Path, place: int) -> None:
-    content = bytearray((copied / "model.safetensors").read_bytes())
+    content = bytearray((copied / "trimodal.safetensors").read_bytes())
     content[place] ^= 1
-    (copied / "model.safetensors").write_bytes(content)
-    with pytest.raises(IntegrityError, match=r"model.safetensors has changed since it was written"):
+    (copied / "trimodal.safetensors").write_bytes(content)
+    with pytest.raises(IntegrityError, match=r"trimodal.safetensors has changed since it was written"):
         load(copied)
 
 
-@pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "model.safetensors"])
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "trimodal.safetensors"])
 def test_missing_and_edited_files(copied: Path, name: str) -> None:
     with (copied / name).open("ab") as file:
         file.write(b" ")
@@ -85,7 +89,7 @@ def test_missing_and_edited_files(copied: Path, name: str) -> None:
 
 def test_later_format(copied: Path) -> None:
     edit(copied, format=99)
-    with pytest.raises(IntegrityError, match="has format 99, this version reads up to 1; update trimodal"):
+    with pytest.raises(IntegrityError, match="has format 99, this version reads up to 2; update trimodal"):
         load(copied)
 
 
@@ -129,7 +133,7 @@ def test_manifest_with_odd_parts(copied: Path, values: dict[str, Any]) -> None:
 
 def test_manifest_that_leaves_the_model_out(copied: Path) -> None:
     files = json.loads((copied / "trimodal.json").read_text())["files"]
-    for name in ("model.safetensors", "config.json"):
+    for name in ("trimodal.safetensors", "config.json"):
         edit(copied, files={key: value for key, value in files.items() if key != name})
         with pytest.raises(IntegrityError, match=f"does not list {name}"):
             load(copied)
@@ -153,7 +157,7 @@ def test_manifest_with_layers_that_are_not_there(copied: Path) -> None:
 
 def rewritten(folder: Path, change: Callable[[dict[str, torch.Tensor], list[dict[str, Any]]], None]) -> None:
     """Change tensors and steps, and make the sums fit."""
-    file = folder / "model.safetensors"
+    file = folder / "trimodal.safetensors"
     with safe_open(file, framework="pt") as opened:
         metadata = opened.metadata()
     tensors, steps = load_file(file), json.loads(metadata[STEPS])

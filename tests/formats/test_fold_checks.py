@@ -10,7 +10,7 @@ from torch import nn
 
 from trimodal.errors import IntegrityError
 from trimodal.formats.fold_checks import Unfit, check_fold
-from trimodal.formats.steps import rebased, replay_steps_
+from trimodal.formats.steps import replay_steps_
 from trimodal.models.tiny import miniature
 
 BLOCK = "vision_model.encoder.layers.0"
@@ -74,13 +74,3 @@ def test_a_product_may_not_be_larger_than_both() -> None:
     module = nn.Sequential(nn.Linear(64, 2), nn.Linear(2, 64))
     with pytest.raises(IntegrityError, match="folds 0, here a Linear, into 1, which does not fit"):
         replay_steps_(module, [{"fold": fold("linear", "0", "1")}])
-
-
-def test_paths_for_the_base_of_a_model() -> None:
-    head: Any = miniature("qwen3")
-    inside = {"fold": fold("affine", "model.layers.0.input_layernorm", "model.layers.0.self_attn.q_proj")}
-    outside = {"fold": fold("twin", "lm_head.weight", "model.embed_tokens.weight")}
-    assert rebased(head, [inside, outside]) == [inside, outside]
-    (step,) = rebased(head.model, [inside, outside])
-    assert step["fold"]["path"] == "layers.0.input_layernorm" and step["fold"]["into"] == ["layers.0.self_attn.q_proj"]
-    assert rebased(head, [step]) == [inside]

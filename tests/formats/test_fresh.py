@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
 import sys
+import tempfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
 from trimodal import pipeline
+from trimodal.errors import OutputError
 from trimodal.formats import fresh, open_model, reload_checks
 from trimodal.models.tiny import miniature_batch, write_miniature
 
@@ -38,6 +42,19 @@ def test_a_process_that_fails_fails_the_check(tmp_path: Path, monkeypatch: pytes
     assert (check.name, check.passed, check.detail) == ("reloads in a fresh process", False, "no message")
 
 
+def test_no_room_for_the_other_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(command: list[str], env: dict[str, str], **rest: Any) -> subprocess.CompletedProcess[str]:
+        assert Path(env["TMPDIR"]).is_dir() and str(tmp_path) in env["TMPDIR"]
+        return subprocess.CompletedProcess(command, 1, "", "Error: I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(subprocess, "run", full)
+    model = open_model(write_miniature("bert", tmp_path / "bert"))
+    with pytest.raises(OutputError, match=r"the reload check has no room in .*; set TMPDIR to a place with more"):
+        reload_checks(model, tmp_path, None, None)
+    assert [path.name for path in tmp_path.iterdir()] == ["bert"]
+
+
 def test_outputs_of_any_form() -> None:
     class Pair(nn.Module):
         def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, None, torch.Tensor]:
@@ -54,3 +71,14 @@ def test_difference() -> None:
     assert fresh._difference(a, torch.tensor([1.5, float("nan"), float("inf")])) == 0.5
     assert fresh._difference(a, a[:2]) == float("inf")
     assert not fresh._compare("equal", {"a": a}, {"b": a}).passed
+
+
+def test_rounding_is_no_difference_whatever_the_scale() -> None:
+    """MKL adds in an order that depends on where in memory a matrix lies, by up to 4e-7 of the largest sum in one product."""
+    scores = torch.tensor([[30.0, -0.01, 7.0]])
+    assert fresh._compare("rounded", {"a": scores}, {"a": scores + 4e-7 * 30}).passed
+    assert not fresh._compare("other", {"a": scores}, {"a": scores + 1e-3}).passed
+    assert not fresh._compare("other", {"a": scores / 1e4}, {"a": scores / 1e4 + 2e-6}).passed
+    assert not fresh._compare("lost", {"a": scores}, {"a": scores.clone().fill_(float("nan"))}).passed
+    assert not fresh._compare("codes", {"a": torch.tensor([300_000])}, {"a": torch.tensor([300_001])}).passed
+    assert fresh._compare("nothing", {"a": torch.zeros(0)}, {"a": torch.zeros(0)}).passed

@@ -1,4 +1,4 @@
-"""Hostile steps in the metadata of `model.safetensors`: a clear error, nothing built, no code run, no memory taken."""
+"""Hostile steps in the metadata of the weights: a clear error, nothing built, no code run, no memory taken."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
-from transformers import CLIPConfig, CLIPModel, LlamaForCausalLM
+from transformers import CLIPConfig, CLIPModel
 
 from trimodal.errors import IntegrityError
-from trimodal.formats.steps import STEPS, read_steps, rebased, replay_steps_
+from trimodal.formats.steps import STEPS, read_steps, replay_steps_
 from trimodal.models.tiny import miniature
 
 PATH = "visual_projection"
@@ -64,7 +64,7 @@ def file_with(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Any], Path]
     folder = tmp_path_factory.mktemp("steps")
 
     def write(steps: Any) -> Path:
-        file = folder / "model.safetensors"
+        file = folder / "trimodal.safetensors"
         text = steps if isinstance(steps, str) else json.dumps(steps)
         save_file({"a": torch.zeros(10_000)}, file, {"format": "pt", STEPS: text})
         return file
@@ -147,7 +147,7 @@ BAD_FORM: Mapping[str, Any] = {
 
 @pytest.mark.parametrize("case", BAD_FORM)
 def test_steps_of_no_known_form(case: str, file_with: Callable[[Any], Path]) -> None:
-    with pytest.raises(IntegrityError, match=r"model.safetensors"):
+    with pytest.raises(IntegrityError, match=r"trimodal.safetensors"):
         read_steps(file_with(BAD_FORM[case]))
 
 
@@ -321,25 +321,6 @@ def test_grouped_convolutions_have_no_chains(kind: str) -> None:
     module = nn.Sequential(nn.Conv1d(8, 4, 3, groups=2))
     with pytest.raises(IntegrityError, match=r"factorises 0, a Conv1d, as another kind of layer"):
         replay_steps_(module, [treat(kind, {"shape": [4, 4, 3], "dtype": "float32", **ranks}, path="0")])
-
-
-def test_steps_for_the_base_of_a_model_and_for_a_model_on_its_base() -> None:
-    head: Any = miniature("llama")
-    assert isinstance(head, LlamaForCausalLM)
-    options = {"shape": [49, 32], "dtype": "float32", "kept": 10}
-    embedding = {
-        "path": "model.embed_tokens",
-        "kind": "sparse",
-        "options": options,
-        "tied": ["lm_head"],
-        "bias": None,
-    }
-    steps = [{"treat": embedding}, {"treat": {**embedding, "path": "lm_head", "tied": []}}]
-    assert rebased(head, steps) == steps
-    (base,) = rebased(head.model, steps)
-    assert base["treat"]["path"] == "embed_tokens" and base["treat"]["tied"] == []
-    (back, other) = rebased(head, [base, {"cut": {"label": "text.0.heads", "kept": [0]}}])
-    assert back["treat"]["path"] == "model.embed_tokens" and "cut" in other
 
 
 def test_real_size_is_replayed_without_memory() -> None:

@@ -18,6 +18,7 @@ from trimodal.core import Plan
 from trimodal.errors import RecipeError
 from trimodal.formats import open_model, pack_, write
 from trimodal.formats.fresh import outputs
+from trimodal.formats.manifest import weights_name
 from trimodal.layers import is_hosting
 from trimodal.models.apply import dequantize_
 from trimodal.models.load import tensor_bytes, unique_tensors
@@ -57,7 +58,7 @@ def test_tied_embedding_and_head(compressed: Any, tmp_path: Path, name: str, for
     out, source = tmp_path / "out", write_miniature(name, tmp_path / "source")
     out.mkdir()
     write(replace(done.model, folder=source), done.plan, out, None)
-    with safe_open(out / "model.safetensors", framework="pt") as opened:
+    with safe_open(out / weights_name(out), framework="pt") as opened:
         names = list(opened.keys())
     if form in ("quantized", "pruned", "table of the tower"):
         pytest.importorskip("constriction")
@@ -139,8 +140,10 @@ def test_the_base_of_a_model_has_the_table_too(compressed: Any, tmp_path: Path) 
     from transformers import AutoModel
 
     done = compressed("llama", [TOWER])
-    write(replace(done.model, folder=write_miniature("llama", tmp_path / "source")), done.plan, tmp_path, None)
-    base: Any = AutoModel.from_pretrained(tmp_path)
+    out = tmp_path / "out"
+    out.mkdir()
+    write(replace(done.model, folder=write_miniature("llama", tmp_path / "source")), done.plan, out, None)
+    base: Any = AutoModel.from_pretrained(out)
     ids = miniature_batch("llama", 2)
     expected = done.model.module.model(**ids).last_hidden_state  # type: ignore[operator]
     assert torch.equal(base.eval()(**ids).last_hidden_state, expected)

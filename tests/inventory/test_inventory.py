@@ -12,10 +12,11 @@ import pytest
 import torch
 import transformers as hf
 from safetensors import safe_open
-from torch import nn
+from torch import Tensor, nn
 
 from trimodal.inventory import Inventory, inspect
 from trimodal.models.families import family_of
+from trimodal.models.load import describe
 from trimodal.models.model import Model
 from trimodal.models.tiny import MINIATURES, PLAIN, miniature, miniature_batch, write_miniature
 
@@ -147,3 +148,54 @@ def test_inspecting_changes_nothing() -> None:
     inventory(module)
     assert module.training
     assert all(torch.equal(value, before[key]) for key, value in module.state_dict().items())
+
+
+def test_images_that_are_no_squares() -> None:
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 4, "patch_size": 8}
+    found = inspect(describe(hf.ViTForImageClassification(hf.ViTConfig(**sizes, image_size=(32, 48))).eval(), "vit"))
+    assert found.input_shapes == {"pixel_values": (1, 3, 32, 48)} and found.operations
+
+
+def test_operations_are_unknown_where_the_forward_wants_other_inputs() -> None:
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 4, "vocab_size": 50}
+    found = inspect(describe(hf.BertForMultipleChoice(hf.BertConfig(**sizes)).eval(), "bert"))
+    assert found.operations is None and all(tower.operations is None for tower in found.towers)
+    assert found.operations_note.startswith("the forward pass of BertForMultipleChoice on input_ids (1, 128) failed (")
+
+
+def test_inspecting_changes_nothing_where_parts_are_shared() -> None:
+    class Shared(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a = nn.Linear(8, 8)
+            self.alias, self.many = self.a, nn.ModuleList([self.a] * 3)
+            self.table = nn.Embedding(4, 8, max_norm=0.1)  # changed by every forward on values
+
+        def forward(self, x: Tensor, index: Tensor) -> Any:
+            for layer in self.many:
+                x = layer(x)
+            return self.alias(x) + self.table(index)
+
+        def example(self) -> dict[str, Tensor]:
+            return {"x": torch.zeros(1, 8), "index": torch.zeros(1, dtype=torch.long)}
+
+    module = Shared().train()
+    before = {name: value.clone() for name, value in module.state_dict().items()}
+    found = inspect(describe(module, "shared"))
+    assert found.operations == 4 * 64 and found.parameters == 72 + 32
+    assert module.training and all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
+
+
+def test_an_example_may_hold_more_than_tensors() -> None:
+    class Several(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a = nn.Linear(8, 8)
+
+        def forward(self, twice: bool, parts: list[Tensor], x: Tensor) -> Any:
+            return self.a(x) + self.a(parts[0]) if twice else x
+
+        def example(self) -> dict[str, Any]:
+            return {"twice": True, "parts": [torch.zeros(1, 8)], "x": torch.zeros(1, 8)}
+
+    assert inspect(describe(Several(), "several")).operations == 2 * 64

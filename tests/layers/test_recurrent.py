@@ -66,9 +66,9 @@ def test_opened_equals_the_original(kind: type[nn.Module], options: dict[str, An
     _, state = original(x)
     same(opened(x, state), original(x, state), 0.0)
     listened(opened)
-    same(opened(x), original(x), 1e-6)
-    same(opened(x, state), original(x, state), 1e-6)
-    same(opened(x[0]), original(x[0]), 1e-6)
+    same(opened(x), original(x), 1e-5)
+    same(opened(x, state), original(x, state), 1e-5)
+    same(opened(x[0]), original(x[0]), 1e-5)
 
 
 @pytest.mark.parametrize("options", SHAPES, ids=str)
@@ -81,8 +81,8 @@ def test_packed_sequences_too(kind: type[nn.Module], options: dict[str, Any], or
     same(opened(x), original(x), 0.0)
     same(opened(x, state), original(x, state), 0.0)
     seen = listened(opened)
-    same(opened(x), original(x), 1e-6)
-    same(opened(x, state), original(x, state), 1e-6)
+    same(opened(x), original(x), 1e-5)
+    same(opened(x, state), original(x, state), 1e-5)
     assert all(sum(len(rows) for rows in calls) == 2 * 15 for calls in seen.values())  # padding is never seen
 
 
@@ -95,7 +95,7 @@ def test_hooks_see_the_inputs_of_both_matrices(kind: type[nn.Module]) -> None:
     opened(x)
     assert len(seen["input.0"]) == 1 and seen["input.0"][0] is x
     before = torch.cat([torch.zeros(3, 1, 7), y[:, :-1]], dim=1)
-    assert torch.allclose(torch.stack(seen["hidden.0"], dim=1), before, atol=1e-6)
+    assert torch.allclose(torch.stack(seen["hidden.0"], dim=1), before, atol=1e-5)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -104,7 +104,7 @@ def test_gradients_flow_both_ways(kind: type[nn.Module]) -> None:
     x = torch.randn(6, 2, 5)
     original(x)[0].square().sum().backward()
     opened(x)[0].square().sum().backward()
-    assert torch.allclose(opened.input["1"].weight.grad, original.weight_ih_l1.grad, atol=1e-6)  # type: ignore[arg-type, union-attr]
+    assert torch.allclose(opened.input["1"].weight.grad, original.weight_ih_l1.grad, rtol=1e-4, atol=1e-5)  # type: ignore[arg-type, union-attr]
     quick = opened.hidden["0"].weight.grad.clone()  # type: ignore[union-attr, operator]
     opened.zero_grad()
     listened(opened)

@@ -47,8 +47,8 @@ def test_hopeless_moment_is_an_error_that_says_what_to_do(bad: float) -> None:
         damped_inverse(moment, 0.01, tokens=100)
 
 
-def test_inputs_that_never_fire_get_a_diagonal_of_one() -> None:
+def test_inputs_that_never_fire_count_as_one_of_median_size() -> None:
     moment = torch.tensor([[2.0, 0.0], [0.0, 0.0]])
     alive, dead = revive(moment)
-    assert alive.tolist() == [[2.0, 0.0], [0.0, 1.0]] and dead.tolist() == [False, True]
+    assert alive.tolist() == [[2.0, 0.0], [0.0, 2.0]] and dead.tolist() == [False, True]
     assert moment[1, 1] == 0.0  # the argument is left as it was

@@ -61,3 +61,13 @@ def test_break_even_is_the_last_rank_that_saves(rows: int, columns: int) -> None
 
 def test_layer_without_output_keeps_all_of_it() -> None:
     assert kept_energy(torch.zeros(4, dtype=torch.float64), 1) == 1.0
+
+
+@pytest.mark.parametrize("seen", [True, False])
+def test_a_tall_weight_needs_no_matrix_of_its_height(seen: bool) -> None:
+    weight, _, moment = problem(rows=90, columns=20)
+    values, vectors = output_basis(weight, moment if seen else None)
+    assert values.shape == (20,) and vectors.shape == (90, 20)
+    assert torch.allclose(vectors.T @ vectors, torch.eye(20, dtype=torch.float64), atol=1e-9)
+    product = weight @ (moment if seen else torch.eye(20).double()) @ weight.T
+    assert torch.allclose(vectors @ values.diag() @ vectors.T, product, atol=1e-8 * float(product.abs().max()))

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trimodal.errors import TrimodalError
+from trimodal.maths import masks
 from trimodal.maths.error import quadratic
 from trimodal.maths.masks import keep_largest, keep_n_of_m, kept_count, refit
 
@@ -108,3 +109,39 @@ def test_refit_on_numbers_that_are_none_says_so() -> None:
     moment[0, 1] = moment[1, 0] = float("nan")
     with pytest.raises(TrimodalError, match="raise damping or give more samples"):
         refit(torch.ones(1, 3), torch.ones(1, 3, dtype=torch.bool), moment, 1e-3)
+
+
+@pytest.mark.parametrize("even", [True, False])
+def test_the_refit_of_all_rows_at_once_is_that_of_each(even: bool) -> None:
+    random = torch.Generator().manual_seed(3)
+    weight, x = torch.randn(40, 24, generator=random), torch.randn(300, 24, generator=random) @ torch.randn(24, 24, generator=random)
+    c = x.T @ x / 300
+    mask = keep_largest(weight.abs(), 0.5) if even else torch.rand(40, 24, generator=random) < 0.5
+    mask[7] = False
+    found = refit(weight, mask, c, 0.01)
+    damped = c.double() + 0.01 * c.double().diagonal().mean() * torch.eye(24)
+    for row, (w, kept) in enumerate(zip(weight.double(), mask, strict=True)):
+        expected = torch.zeros(24, dtype=torch.float64)
+        expected[kept] = torch.linalg.solve(damped[kept][:, kept], (w @ damped)[kept])
+        assert torch.allclose(found[row].double(), expected, atol=1e-5), row
+
+
+def test_a_refit_that_would_never_end_descends_instead(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Conjugate gradients come to the same weights where they can go on, and never end up worse than they began."""
+    random = torch.Generator().manual_seed(4)
+    weight, x = torch.randn(30, 60, generator=random), torch.randn(400, 60, generator=random) * torch.logspace(0, 1, 60)
+    c, mask = x.T @ x / 400, keep_largest(weight.abs(), 0.5)
+    exact = refit(weight, mask, c, 0.01)
+    monkeypatch.setattr(masks, "_MOST_OPERATIONS", 1.0)
+    assert not masks.refit_is_exact(mask)
+    near = refit(weight, mask, c, 0.01)
+    assert not near[~mask].any() and torch.allclose(near, exact, atol=1e-4)
+    for steps in range(4):
+        monkeypatch.setattr(masks, "_DESCENTS", steps)
+        some = refit(weight, mask, c, 0.01)
+        assert quadratic(weight - some, c) <= 1.0001 * quadratic(weight - weight * mask, c)
+
+
+def test_the_cost_of_a_refit_is_known_beforehand() -> None:
+    assert masks.refit_is_exact(torch.ones(768, 1536, dtype=torch.bool))
+    assert not masks.refit_is_exact(torch.ones(4096, 5504, dtype=torch.bool))

@@ -7,12 +7,15 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+import torch
+from torch import Tensor, nn
 
-from trimodal.core import Edit, Layout, Plan
+from trimodal.core import Calibration, Edit, Layout, Plan, Skipped, Source
 from trimodal.errors import RecipeError
 from trimodal.methods import method
+from trimodal.models.load import load_source
 from trimodal.models.model import Model
-from trimodal.planning import place_of, plan_edits, read_recipe
+from trimodal.planning import place_of, plan_edits, plan_steps, read_recipe
 
 
 @pytest.fixture
@@ -216,3 +219,85 @@ def test_blocks_that_may_be_unlike_share_nothing(clip: Layout, step: dict[str, A
         planned(clip, step, {"share.layers": {"where": "text"}})
     edits, _ = planned(clip, {"prune.heads": {"scope": "tower"}}, {"share.layers": {"layers": "up"}})
     assert names(edits[1]) == ["image", "text"]
+
+
+def test_an_optional_step_may_find_nothing(clip: Layout) -> None:
+    edits, skipped, after = plan_steps(clip, read_recipe({"steps": [
+        {"quantize.rtn": {"where": "audio.*", "optional": True}},
+        {"quantize.rtn": {"where": "text.0.up"}},
+        {"quantize.gptq": {"where": "text.0.up", "optional": True}},
+    ]}), data=True)  # fmt: skip
+    assert [names(edit) for edit in edits] == [["text.0.up"]]
+    assert [(step.step, step.method) for step in skipped] == [("recipe: step 1", "quantize.rtn"), ("recipe: step 3", "quantize.gptq")]
+    assert "the pattern 'audio.*' matches nothing" in skipped[0].reason and "already quantized" in skipped[1].reason
+    assert after == planned(clip, {"quantize.rtn": {"where": "text.0.up"}})[1]
+
+
+def test_patterns_of_an_optional_step_that_match_nothing_are_listed(clip: Layout) -> None:
+    how = {"where": ["text.0.up", "audio.*"], "but": {"image.*": {"bits": 4}}, "optional": True}
+    (edit,), _ = planned(clip, {"quantize.rtn": how})
+    assert names(edit) == ["text.0.up"]
+    assert [alone.name for alone in edit.left_alone] == ["audio.*", "but image.*"]
+    for without in ({**how, "optional": False}, {key: value for key, value in how.items() if key != "optional"}):
+        with pytest.raises(RecipeError, match=r"'audio\.\*' matches nothing"):
+            planned(clip, {"quantize.rtn": without})
+
+
+def test_a_gradual_step_that_finds_nothing_is_not_recovered_from(clip: Layout) -> None:
+    how = {"where": "audio.*", "sparsity": 0.5, "gradual": {"times": 3}, "optional": True}
+    edits, skipped, _ = plan_steps(clip, read_recipe({"steps": [{"prune.magnitude": how}, {"quantize.rtn": {}}]}), data=True)
+    assert [edit.method for edit in edits] == ["quantize.rtn"] and [step.step for step in skipped] == ["recipe: step 1, 1 of 3"]
+    edits, _, _ = plan_steps(clip, read_recipe({"steps": [{"prune.magnitude": {**how, "where": "*"}}]}), data=True)
+    assert [edit.method for edit in edits] == ["prune.magnitude", "distill"] * 3
+
+
+def test_a_recipe_of_which_nothing_is_left_is_refused(clip: Layout) -> None:
+    steps = [{"quantize.rtn": {"where": "audio.*", "optional": True}}, {"distill": {"steps": 2}}]
+    with pytest.raises(RecipeError, match=r"recipe finds nothing to do in this model \(quantize\.rtn: the pattern 'audio\.\*'"):
+        planned(clip, *steps)
+    planned(clip, steps[1])  # training alone may be what somebody wants
+
+
+def test_a_step_that_lacks_data_is_not_skipped(clip: Layout) -> None:
+    with pytest.raises(RecipeError, match="needs calibration data"):
+        planned(clip, {"quantize.gptq": {"where": "*", "optional": True}}, data=False)
+
+
+def test_a_plan_with_skipped_steps_and_packing_survives_json() -> None:
+    plan = Plan(
+        0, Source("m", "clip", "", 1, 4), Calibration(0, None, (), "modality"), (), 4, skipped=(Skipped("step 1", "m", "why"),),
+        pack="entropy",
+    )  # fmt: skip
+    again = Plan.from_json(json.loads(json.dumps(plan.to_json())))
+    assert again == plan and again.pack == "entropy"
+
+
+def test_a_weight_that_others_read_is_left_alone() -> None:
+    class Held(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(16, 32), nn.Linear(32, 16)
+            self.proj = self.a.weight
+
+        def forward(self, x: Tensor) -> Tensor:
+            return nn.functional.linear(self.b(self.a(x).relu()), self.proj)
+
+        def example(self) -> dict[str, Tensor]:
+            return {"x": torch.zeros(1, 16)}
+
+    (edit,), _ = planned(load_source(Held).layout, {"quantize.rtn": {"where": "*"}})
+    assert names(edit) == ["model.b.linear"]
+    assert edit.left_alone[0].reason == "the weight of a is also proj, which is read by no layer"
+
+
+def test_a_model_without_layers_has_a_reason() -> None:
+    class Bare(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.w = nn.Parameter(torch.ones(3))
+
+    for method_name in ("quantize.rtn", "prune.magnitude", "factorize.eigen"):
+        with pytest.raises(RecipeError, match="this model has no linear layer, convolution, embedding or norm"):
+            planned(load_source(Bare).layout, {method_name: {}})
+    with pytest.raises(RecipeError, match="this model has no heads that can be cut"):
+        planned(load_source(Bare).layout, {"prune.heads": {}})

@@ -43,6 +43,12 @@ def test_built_in_recipes_are_right(name: str) -> None:
     assert len(built_in()[name]) > 10
 
 
+def test_packing_and_optional_steps() -> None:
+    recipe = read_recipe({"pack": "entropy", "steps": [{"quantize.rtn": {"optional": True}}, STEP]})
+    assert recipe.pack == "entropy" and [step.optional for step in recipe.steps] == [True, False]
+    assert read_recipe({"steps": [STEP]}).pack == "plain"
+
+
 def test_built_in_names() -> None:
     assert {"int8", "int4", "demo"} <= set(built_in())
 
@@ -51,6 +57,13 @@ def test_built_in_names() -> None:
     ({}, r"recipe: 'steps' must be a list with at least one step such as `- quantize.rtn"),
     ({"steps": []}, r"'steps' must be a list"),
     ({"steps": {"quantize.rtn": {}}}, r"'steps' must be a list"),
+    ({"steps": [STEP], "pak": "entropy"}, r"unknown key 'pak'; did you mean 'pack'\?"),
+    ({"steps": [STEP], "pack": "entropi"}, r"pack is 'entropi', but must be one of plain, entropy; did you mean 'entropy'\?"),
+    ({"steps": [STEP], "pack": None}, r"pack is None, but must be one of plain, entropy"),
+    ({"steps": [STEP], "pack": ["entropy"]}, r"pack is \['entropy'\], but must be one of plain, entropy"),
+    ({"steps": [{"quantize.rtn": {"optional": "yes"}}]}, r"step 1 \(quantize.rtn\): optional is 'yes', but must be true or false"),
+    ({"steps": [{"quantize.rtn": {"optionl": True}}]}, r"has no option 'optionl'"),
+    ({"steps": [{"distill": {"optional": True}}]}, r"works on the whole model, which is always there, and takes no 'optional'"),
     ({"step": [STEP]}, r"unknown key 'step'; did you mean 'steps'\?"),
     ({1: 2, "steps": [STEP]}, r"unknown key '1'"),
     ({"steps": [{"quantise.rtn": {}}]}, r"step 1: there is no method 'quantise.rtn'; did you mean 'quantize.rtn'\?"),

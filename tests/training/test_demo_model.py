@@ -64,7 +64,7 @@ def test_the_packaged_model_unpacks_to_float32_and_answers(tmp_path: Path) -> No
     model = FusionModel.from_pretrained(folder)
     scores = score_demo_model(model, FusionProcessor.from_pretrained(folder), count=300)
     assert scores.answer > 0.9
-    with pytest.raises(OutputError, match="not an empty folder"):
+    with pytest.raises(OutputError, match="is not empty"):
         unpack_demo_model(folder)
 
 

@@ -1,5 +1,5 @@
 """Compress: carry out a plan on a model."""
 
-from trimodal.compression.run import Progress, compress_
+from trimodal.compression.run import LEFT_ALONE, Progress, compress_
 
-__all__ = ["Progress", "compress_"]
+__all__ = ["LEFT_ALONE", "Progress", "compress_"]

@@ -19,7 +19,8 @@ from torch import Tensor, nn
 
 from trimodal.compression.reading import Reading
 from trimodal.core import Site
-from trimodal.models.blocks import Stop, first, split, uncached
+from trimodal.models.blocks import first, split, uncached
+from trimodal.models.foreign import Stop, run_forward
 from trimodal.models.model import Batch, Model
 from trimodal.statistics import (
     ColumnNorm,
@@ -123,7 +124,7 @@ class Activations:
     def _run(self, index: int, chain: _Chain | None) -> None:
         """Push batch number `index` through the block where `chain` stands, or through the whole model."""
         if chain is None:
-            self.model.module(**self.batches[index])
+            run_forward(self.model.module, self.batches[index])
         elif chain.inputs[index] is not None:
             args, kwargs = chain.calls[index][chain.block]
             self._block(chain)(chain.inputs[index], *args, **kwargs)
@@ -209,7 +210,7 @@ def _capture_one(
     handles += [b.register_forward_hook(after, with_kwargs=True) for b in blocks]
     try:
         with _idle(blocks[block:] if idle else ()):
-            module(**batch)
+            run_forward(module, batch)
     except Stop:
         pass
     finally:

@@ -14,15 +14,26 @@ from trimodal.compression.blocks import Activations
 from trimodal.compression.sensitivity import Examples, mask_gradients, weight_gradients
 from trimodal.core import Edit, Place, PlannedPlace, Sample, Site
 from trimodal.data import batches as make_batches
-from trimodal.errors import TrimodalError
+from trimodal.errors import UnreachedError
 from trimodal.layers import Sparse
 from trimodal.methods import Method, method
 from trimodal.methods.options import build
-from trimodal.models.model import Model
+from trimodal.models.model import Model, device_of
 from trimodal.planning import place_of
-from trimodal.statistics import Balance, Gradient, MaskGradient, Moment, Seen, Statistic, StatisticKind, mixed
+from trimodal.statistics import (
+    Balance,
+    ColumnNorm,
+    Gradient,
+    MaskGradient,
+    Moment,
+    Seen,
+    Statistic,
+    StatisticKind,
+    mixed,
+)
 
 GRADIENT_SAMPLES = 64
+_LEAST, _MOST = 2.0**-60, 2.0**60
 SeenAt = Mapping[str, Mapping[str, Seen]]
 
 
@@ -76,13 +87,7 @@ class Given:
             site = place.observed
             if errors and self.activations.batches and place.whole is None and place.fold is None:
                 wants |= _for_errors(place)
-            if (
-                self.activations.batches
-                and place.whole is None
-                and place.fold is None
-                and site.kind in ("linear", "conv")
-                and site.groups == 1
-            ):
+            if self.activations.batches and place.whole is None and place.fold is None and has_moment(site):
                 wanted = task.method.wants(place, task.config)
                 if errors or wanted not in (None, "gradient", "mask"):
                     wants[site.path] = "moment" if wanted in (None, "norm", "gradient", "mask") else wanted
@@ -95,10 +100,11 @@ class Given:
 
     def statistic(self, task: Task, place: Place, seen: Mapping[str, Seen]) -> Statistic | None:
         """What the task's method wants, out of what was `seen` at its place; None where it wants nothing, or can do
-        without what no data was there for.
+        without what no data was there for. Columns that no token reached are filled in, see `maths/unseen.py`; of a
+        layer that no sample came to (its tower's modality is missing, or its weight is read without a call) that is all.
 
         Raises:
-            TrimodalError: it cannot, or there was data but none that came there.
+            UnreachedError: the method needs real rows of the input, and none came there.
         """
         wanted = task.method.wants(place, task.config)
         if wanted is None:
@@ -111,8 +117,12 @@ class Given:
             found = self._mask(place)
         elif moments:
             found = mixed(moments, self.balance, self.sizes.get(place.observed.path))
+        elif wanted != "sample" and self.samples and has_moment(place.observed):
+            found = Moment(place.observed.columns, device=device_of(self.model.module))
+        if isinstance(found, ColumnNorm | Moment | Gradient):
+            found = found.filled()
         if found is None and (self.samples or not task.method.without_data):
-            raise TrimodalError(
+            raise UnreachedError(
                 f"{task.method.name} at {place.name}: no calibration sample ran through it; give data that uses the "
                 f"{place.observed.tower} tower"
             )
@@ -152,6 +162,11 @@ class Given:
         return ((sample, batch) for sample in samples for batch in make_batches(self.model, [sample], 1))
 
 
+def has_moment(site: Site) -> bool:
+    """Whether the site's input has one second moment."""
+    return site.kind in ("linear", "conv") and site.groups == 1
+
+
 def _for_errors(place: Place) -> dict[str, StatisticKind]:
     """What tells the error of a site that no method takes statistics of. What is tied to an embedding, its own way to read
     the same weight, is seen there."""
@@ -164,6 +179,18 @@ def _for_errors(place: Place) -> dict[str, StatisticKind]:
 def position(site: Site) -> tuple[str, int]:
     """Where the site runs: its tower and block, -1 outside of blocks."""
     return site.tower, -1 if site.block is None else site.block
+
+
+def beyond(place: Place, weights: Mapping[str, Tensor]) -> str | None:
+    """Why the numbers of a place cannot be computed with: so large or so small that their squares, or what a method makes of
+    them in their own type, would overflow or vanish. None if they can."""
+    for site in place.sites:
+        weight = weights.get(f"{site.path}.weight")
+        largest = 0.0 if weight is None or not weight.numel() else float(weight.abs().max())
+        most = min(_MOST, torch.finfo(getattr(torch, site.dtype)).max / 4)
+        if largest and not _LEAST <= largest <= most:
+            return f"the largest weight of {site.name} is {largest:.3g}, and computing needs {_LEAST:.2g} to {most:.2g}"
+    return None
 
 
 def weights_of(model: Model, place: Place) -> dict[str, Tensor]:

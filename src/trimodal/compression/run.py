@@ -24,21 +24,22 @@ from torch import Tensor
 from trimodal.compression.allocation import allocated, ranked
 from trimodal.compression.blocks import Activations
 from trimodal.compression.errors import COUNTED, place_errors, readers, why_unmeasured, worst_of
-from trimodal.compression.given import Given, SeenAt, Task, tasks_of, weights_of
+from trimodal.compression.given import Given, SeenAt, Task, beyond, tasks_of, weights_of
 from trimodal.compression.sensitivity import gradient_sizes
 from trimodal.compression.tables import has_tables, with_tables
 from trimodal.core import Change, Edit, FitRecord, Layout, Place, PlaceRecord, Plan, Sample, Site
 from trimodal.data import batches as make_batches
-from trimodal.errors import TrimodalError
+from trimodal.errors import TrimodalError, UnreachedError
 from trimodal.maths.error import weight_error
 from trimodal.methods import method
 from trimodal.methods.options import build
 from trimodal.models.apply import apply_
 from trimodal.models.folding import tensors_at
 from trimodal.models.model import Batch, Model
-from trimodal.statistics import mixed
+from trimodal.statistics import Gradient, Statistic, mixed
 
 BATCH_SIZE, BATCH_TOKENS = 32, 2048
+LEFT_ALONE = "left alone: "
 Progress = Callable[[str, int, int], None]
 _Numbered = tuple[int, Edit]
 _Sizes = Mapping[str, Mapping[str, float]]
@@ -53,6 +54,10 @@ class _Run:
     total: int
     records: list[PlaceRecord | FitRecord] = field(default_factory=list)
     training: tuple[int, Sequence[Batch]] | None = None
+
+    def tell(self, what: str, ahead: int = 0) -> None:
+        """Say what is going on; `ahead` steps are done of which there is no record yet."""
+        self.progress(what, min(self.total, len(self.records) + ahead), self.total)
 
 
 def compress_(
@@ -74,7 +79,7 @@ def compress_(
         progress: called with what is going on, places or steps done, and how many there are.
     """
     torch.manual_seed(plan.seed)
-    run = _Run(model, progress, sum(len(edit.places) for edit in plan.edits))
+    run = _Run(model, progress, sum(len(edit.places) or int(edit.config.get("steps", 0)) for edit in plan.edits))
     calibration, balance = _batches(model, statistics_samples), plan.calibration.balance
     began = model.layout
     sizes: _Sizes = {}
@@ -147,10 +152,25 @@ def _fit(run: _Run, number: int, edit: Edit, teacher: Model | None, samples: Seq
     def data(size: int) -> Sequence[Batch]:
         if run.training is None or run.training[0] != size:
             run.training = size, make_batches(run.model, samples, size)
-        return run.training[1]
+        return _Counted(run.training[1], lambda step: run.tell(f"{edit.method}, step {step}", ahead=step))
 
-    run.progress(edit.method, len(run.records), run.total)
+    run.tell(edit.method)
     run.records.extend(replace(r, edit=number) for r in used.fit(run.model, teacher, data, config, seed))
+
+
+class _Counted(Sequence[Batch]):
+    """Batches that tell how many were taken, which is how far a training is."""
+
+    def __init__(self, batches: Sequence[Batch], tell: Callable[[int], None]) -> None:
+        self._batches, self._tell, self._taken = batches, tell, 0
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    def __getitem__(self, index: Any) -> Any:
+        self._taken += 1
+        self._tell(self._taken)
+        return self._batches[index]
 
 
 def _moved(sizes: _Sizes, began: Layout, now: Layout) -> _Sizes:
@@ -162,21 +182,27 @@ def _survey(run: _Run, given: Given, batches: Sequence[Batch]) -> None:
     """The towers of an edit, one after the other."""
     for task in given.tasks:
         start, place = time.perf_counter(), given.place(task)
-        run.progress(f"{task.method.name} {place.name}", len(run.records), run.total)
+        run.tell(f"{task.method.name} {place.name}")
         if task.method.survey is None:
             raise TrimodalError(f"{task.method.name} cannot survey {place.name}")
         run.model.module.eval()
         sizes = next((given.sizes[site.path] for site in place.sites if site.path in given.sizes), None)
-        with torch.no_grad():
-            change = task.method.survey(
-                run.model, place, batches, partial(mixed, balance=given.balance, gradients=sizes), task.config
-            )
+        record = PlaceRecord(
+            edit=task.edit, method=task.method.name, place=place.name, tower=place.tower, block=None,
+            bytes_before=place.stored_bytes, bytes_after=place.stored_bytes, error={}, weight_error=None, tokens={}, seconds=0.0,
+        )  # fmt: skip
+        try:
+            with torch.no_grad():
+                change = task.method.survey(
+                    run.model, place, batches, partial(mixed, balance=given.balance, gradients=sizes), task.config
+                )
+        except UnreachedError as error:
+            run.records.append(_left_alone(record, str(error)))
+            continue
         after = _surveyed(place, change, task.method.forecast(place, task.config))
         said = apply_(run.model, place, change, after)
-        run.records.append(PlaceRecord(
-            edit=task.edit, method=task.method.name, place=place.name, tower=place.tower, block=None,
-            bytes_before=place.stored_bytes, bytes_after=place.bytes_with(after),
-            error=dict(change.error or {}), weight_error=None, tokens={}, seconds=time.perf_counter() - start,
+        run.records.append(replace(
+            record, bytes_after=place.bytes_with(after), error=dict(change.error or {}), seconds=time.perf_counter() - start,
             notes=(*change.notes, *said), unmeasured="" if change.error else why_unmeasured(place, bool(batches)),
         ))  # fmt: skip
 
@@ -190,11 +216,7 @@ def _surveyed(place: Place, change: Change, forecast: Sequence[Site]) -> Sequenc
 
 def _sweep(run: _Run, given: Given) -> None:
     """All tasks that are `given` something, block by block in running order."""
-
-    def tell(what: str) -> None:
-        run.progress(what, len(run.records), run.total)
-
-    tasks = with_tables(given, allocated(given, tell), tell)
+    tasks = with_tables(given, allocated(given, run.tell), run.tell)
     for task in (task for task in tasks if not task.planned.paths):
         run.records.append(_folded(run.model, task, given.place(task)))
     order = {site.path: (site.tower, site.block) for site in run.model.layout.sites}
@@ -230,7 +252,7 @@ def _round(run: _Run, tasks: list[Task], given: Given) -> None:
     seen = given.observe(tasks, places)
     for task in tasks:
         place = given.place(task)  # a fold before it may have settled that its stream keeps its width
-        run.progress(f"{task.method.name} {place.name}", len(run.records), run.total)
+        run.tell(f"{task.method.name} {place.name}")
         if place.fold is not None:
             run.records.append(_folded(run.model, task, place))
         else:
@@ -248,28 +270,50 @@ def _one(model: Model, task: Task, place: Place, given: Given, everything: SeenA
     )  # fmt: skip
     reason = task.method.refuse(place, task.config) if task.planned.certainty != "exact" else None
     if reason is not None:  # planning could only guess what an earlier step leaves here
-        return replace(record, notes=(f"left alone: {reason}",), unmeasured="it was left as it is")
+        return _left_alone(record, reason)
     if task.method.solve is None:
         raise TrimodalError(f"{task.method.name} has nothing to solve at {place.name}")
-    statistic = given.statistic(task, place, seen)
-    lacking = statistic is None and task.method.wants(place, task.config) is not None
     weights = {} if place.whole is not None else weights_of(model, place)
+    reason = beyond(place, weights)
+    if reason is not None:
+        return _left_alone(record, reason)
+    try:
+        statistic = given.statistic(task, place, seen)
+    except UnreachedError as error:
+        return _left_alone(record, str(error))
+    lacking = statistic is None and task.method.wants(place, task.config) is not None
     change = task.method.solve(place, {**weights, **task.lent}, statistic, task.config)
     after = task.method.forecast(place, replace(task.config, **change.settled) if change.settled else task.config)
     said = apply_(model, place, change, after)
-    error, changed = change.error, 0.0
+    errors, changed = change.error, 0.0
     if change.merge is None:
         old, new, bias_change = _before_and_after(model, place, change, weights)
         changed = weight_error(old, new)
-        if error is None:
-            error = worst_of(place_errors(old, new, bias_change, everything.get(p, {})) for p in readers(place.observed))
+        if errors is None:
+            errors = worst_of(place_errors(old, new, bias_change, everything.get(p, {})) for p in readers(place.observed))
     without = f"without data: {task.method.without_data}" if lacking else ""
+    unreached = _unreached(statistic, place.observed)
     return replace(
-        record, bytes_after=sum(s.stored_bytes for s in after), error=dict(error or {}), weight_error=changed,
+        record, bytes_after=sum(s.stored_bytes for s in after), error=dict(errors or {}), weight_error=changed,
         tokens={n: part.tokens for n, part in seen.items() if isinstance(part, COUNTED)}, seconds=time.perf_counter() - start,
-        notes=tuple(note for note in (task.note, *change.notes, *said, without) if note),
-        unmeasured="" if error else why_unmeasured(place, bool(given.activations.batches)),
+        notes=tuple(note for note in (task.note, *change.notes, *said, without, unreached) if note),
+        unmeasured="" if errors else why_unmeasured(place, bool(given.activations.batches)),
     )  # fmt: skip
+
+
+def _left_alone(record: PlaceRecord, reason: str) -> PlaceRecord:
+    """The record of a place where nothing was done: its bytes and its weights are what they were."""
+    return replace(
+        record, bytes_after=record.bytes_before, notes=(f"{LEFT_ALONE}{reason}",), unmeasured="it was left as it is"
+    )
+
+
+def _unreached(statistic: Statistic | None, site: Site) -> str:
+    """How much of what a method was told had to be assumed, since no calibration token reached it; empty if nothing."""
+    assumed = getattr(statistic, "assumed", 0)
+    if isinstance(statistic, Gradient):
+        return f"{assumed:,} of {site.rows * site.columns:,} weights got no gradient from any sample" if assumed else ""
+    return f"{assumed:,} of {site.columns:,} columns were reached by no calibration token" if assumed else ""
 
 
 def _folded(model: Model, task: Task, place: Place) -> PlaceRecord:

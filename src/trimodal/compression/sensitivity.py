@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from trimodal.core import Sample
 from trimodal.data import labels
+from trimodal.models.foreign import run_forward
 from trimodal.models.model import Batch, Model, Output
 from trimodal.statistics import Gradient, MaskGradient, rows_by_modality
 
@@ -41,7 +42,7 @@ def gradient_sizes(model: Model, batches: Sequence[Batch], seed: int) -> dict[st
         ]
         try:
             with torch.enable_grad():
-                loss = _loss(model, model.module(**batch), batch, generator)
+                loss = _loss(model, run_forward(model.module, batch), batch, generator)
                 gradients = torch.autograd.grad(loss, list(seen.values()), allow_unused=True)
         finally:
             for handle in handles:
@@ -63,7 +64,7 @@ def weight_gradients(model: Model, examples: Examples, paths: Collection[str], s
     """The gradients of the weights at `paths` (plain parameters) over `examples`, each one sample and the batch that it
     makes alone, one backward pass each; zero where the loss does not depend on a weight."""
     weights = _weights(model, paths)
-    found = {path: Gradient(len(w), w[0].numel()) for path, w in weights.items()}
+    found = {path: Gradient(len(w), w[0].numel(), device=w.device) for path, w in weights.items()}
     for gradients in _by_sample(model, examples, weights, seed):
         for path, gradient in gradients.items():
             found[path].update(gradient)
@@ -102,7 +103,7 @@ def _by_sample(
             weight.requires_grad_(True)
         for sample, batch in examples:
             with torch.enable_grad():
-                loss = _loss(model, model.module(**batch), batch, generator, sample)
+                loss = _loss(model, run_forward(model.module, batch), batch, generator, sample)
                 gradients = torch.autograd.grad(loss, list(weights.values()), allow_unused=True)
             yield {
                 path: torch.zeros_like(weight) if gradient is None else gradient

@@ -1,8 +1,20 @@
 """The nouns: plain frozen data without torch modules or I/O. Everything else speaks in these words."""
 
 from trimodal.core.change import Change, Cut, Drop, Folded, Merge, Treatment
+from trimodal.core.estimate import Estimate
 from trimodal.core.layout import Bare, Counter, Fixed, Layout
-from trimodal.core.plan import Calibration, Certainty, Edit, LeftAlone, Place, Plan, PlannedPlace, Source, least_certain
+from trimodal.core.plan import (
+    Calibration,
+    Certainty,
+    Edit,
+    LeftAlone,
+    Place,
+    Plan,
+    PlannedPlace,
+    Skipped,
+    Source,
+    least_certain,
+)
 from trimodal.core.record import (
     Check,
     FitRecord,
@@ -18,6 +30,7 @@ from trimodal.core.record import (
 )
 from trimodal.core.sample import MODALITIES, TOKEN_KINDS, Sample
 from trimodal.core.site import Axis, Fold, Site, Tower
+from trimodal.core.text import json_text
 from trimodal.core.untouched import Alike, Stored, Untouched, Why, gathered
 
 __all__ = [
@@ -34,6 +47,7 @@ __all__ = [
     "Cut",
     "Drop",
     "Edit",
+    "Estimate",
     "FitRecord",
     "Fixed",
     "Fold",
@@ -52,6 +66,7 @@ __all__ = [
     "Sample",
     "Site",
     "Size",
+    "Skipped",
     "Source",
     "Stock",
     "Stored",
@@ -62,5 +77,6 @@ __all__ = [
     "Verdict",
     "Why",
     "gathered",
+    "json_text",
     "least_certain",
 ]

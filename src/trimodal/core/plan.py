@@ -7,12 +7,16 @@ are executed.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal, get_args
 
+from trimodal.core.estimate import Estimate
 from trimodal.core.layout import Bare, Layout
+from trimodal.core.record import PackName
+from trimodal.core.showing import html_table, size_name
 from trimodal.core.site import Fold, Site, Tower
 from trimodal.core.untouched import Untouched
+from trimodal.shorthand import short_name
 
 PLAN_FORMAT = 1
 Certainty = Literal["exact", "at most", "estimate"]
@@ -125,6 +129,15 @@ class Edit:
 
 
 @dataclass(frozen=True)
+class Skipped:
+    """A step of the recipe that is `optional` and finds nothing to do in this model: where it stands, its method, and why."""
+
+    step: str
+    method: str
+    reason: str
+
+
+@dataclass(frozen=True)
 class Source:
     """What the plan was made for. `fingerprint` is the sha256 over all tensors' names, shapes, types and bytes."""
 
@@ -145,10 +158,13 @@ class Calibration:
     balance: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Plan:
-    """Ordered edits with all that is needed to execute them again to the same bytes. `untouched` is what they leave as it
-    is; None in a plan of an older version, or made by hand."""
+    """Ordered edits with all that is needed to execute them again to the same bytes. `skipped` are the recipe's optional
+    steps that became no edit; `pack` says how the weights will be stored in the file, see `formats/packed.py`; `untouched` is
+    what the edits leave as it is, None in a plan of an older version, or made by hand. `estimate` is what carrying it out
+    will take here and now; it is no part of the plan, and in no file.
+    """
 
     seed: int
     source: Source
@@ -158,7 +174,24 @@ class Plan:
     recipe: dict[str, Any] = field(default_factory=dict)
     trimodal: str = ""
     format: int = PLAN_FORMAT
+    skipped: tuple[Skipped, ...] = ()
+    pack: PackName = field(default="plain", compare=False)  # the same is done to the model either way
     untouched: Untouched | None = None
+    estimate: Estimate | None = field(default=None, compare=False)
+
+    def __repr__(self) -> str:
+        places = sum(len(edit.places) for edit in self.edits)
+        about = {"exact": "", "at most": "at most ", "estimate": "about "}[self.certainty]
+        before, after = size_name(self.source.tensor_bytes), size_name(self.expected_tensor_bytes)
+        return f"<Plan for {self.source.name}: {len(self.edits)} edits at {places} places, {before} → {about}{after}, seed {self.seed}>"
+
+    def _repr_html_(self) -> str:
+        rows = [
+            (edit.method, short_name(edit.method, edit.config), ", ".join(edit.where), f"{len(edit.places):,}", f"{len(edit.left_alone):,}",
+             size_name(sum(p.bytes_before for p in edit.places)), size_name(sum(p.bytes_after for p in edit.places)))
+            for edit in self.edits
+        ]  # fmt: skip
+        return html_table(repr(self)[1:-1], ("method", "in short", "where", "places", "left alone", "before", "after"), rows)
 
     @property
     def certainty(self) -> Certainty:
@@ -167,7 +200,9 @@ class Plan:
 
     def to_json(self) -> dict[str, Any]:
         """Plain data for a JSON file."""
-        return {**asdict(self), "untouched": self.untouched.to_json() if self.untouched else None}
+        data = asdict(replace(self, estimate=None))
+        del data["estimate"]
+        return {**data, "untouched": self.untouched.to_json() if self.untouched else None}
 
     @staticmethod
     def from_json(data: dict[str, Any]) -> Plan:
@@ -181,6 +216,8 @@ class Plan:
             recipe=data["recipe"],
             trimodal=data["trimodal"],
             format=data["format"],
+            skipped=tuple(Skipped(**step) for step in data.get("skipped", ())),
+            pack=data.get("pack", "plain"),
             untouched=Untouched.from_json(data.get("untouched")),
         )
 

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
+from trimodal.core.showing import html_table, size_name
 from trimodal.core.untouched import Untouched
 
 Unit = Literal["percent", "cosine"]
@@ -170,11 +171,12 @@ class Check:
         return Check(data["name"], data["status"], data["detail"], data["about"])
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Verdict:
     """What the compressed model is, beside the original; `packing` where its weights are entropy-coded, `stock` where it
-    is known who can load it. `untouched` is what the plan left as it was, `peak_bytes` the most memory that the run held;
-    a verdict that an older version wrote has none of these, nor a `machine` or a `latency`."""
+    is known who can load it. `untouched` is what the plan left as it was, `peak_bytes` the most memory that the run held,
+    `left_out` what lay in the original's folder and was neither counted nor carried over; a verdict that an older version
+    wrote has none of these, nor a `machine` or a `latency`."""
 
     size: Size
     towers: tuple[TowerSize, ...]
@@ -189,7 +191,23 @@ class Verdict:
     latency: Latency | None = None
     machine: Machine | None = None
     peak_bytes: int | None = None
+    left_out: tuple[str, ...] = ()
     format: int = 2
+
+    def __repr__(self) -> str:
+        sizes = f"{size_name(self.size.before_bytes)} → {size_name(self.size.after_bytes)}"
+        lost = "".join(f", {metric.name} {_value(metric, metric.before)} → {_value(metric, metric.after)}" for metric in self.metrics[:1])
+        return f"<Verdict: {sizes}{lost}; integrity {self.integrity}, quality {self.quality}>"
+
+    def _repr_html_(self) -> str:
+        measured = [
+            (m.name, m.modality, f"{m.samples:,}", _value(m, m.before), _value(m, m.after), _interval(m))
+            for m in self.metrics
+        ]
+        checks = [(check.name, check.status, check.detail) for check in self.checks]
+        return html_table(repr(self)[1:-1], ("measured", "modality", "n", "before", "after", "drop, 95 %"), measured) + html_table(
+            "Checks", ("check", "status", "found"), checks
+        )
 
     @property
     def integrity(self) -> Status:
@@ -228,7 +246,19 @@ class Verdict:
             latency=Latency(**data["latency"]) if data.get("latency") else None,
             machine=Machine(**data["machine"]) if data.get("machine") else None,
             peak_bytes=data.get("peak_bytes"),
+            left_out=tuple(data.get("left_out", ())),
         )
+
+
+def _value(metric: Metric, value: float) -> str:
+    return f"{value:.1f} %" if metric.unit == "percent" else f"{value:.4f}"
+
+
+def _interval(metric: Metric) -> str:
+    """The drop's interval, where there are samples enough for one."""
+    if metric.drop_low is None or metric.drop_high is None:
+        return f"n = {metric.samples}: no interval"
+    return f"[{metric.drop_low:.3g}, {metric.drop_high:.3g}]"
 
 
 def _status(checks: Iterable[Check]) -> Status:

@@ -110,6 +110,8 @@ class Site:
     the very same weight. An embedding has an `input_axis`, along the same dimension as its `output_axis`, where all of
     those are linear layers that read the stream it writes to.
     `running`: a batch norm that keeps a running mean and variance beside its weight.
+    `elsewhere` is the name of a parameter or buffer that is the very same weight and stands in no layer, empty if none does:
+    whoever reads it there would not see what became of the layer's.
     `own_forward`: its class computes in a way of its own, so no other kind of module can take its place.
     `stored` is the kind of storage of the weight at the moment (see `core/storage.py`), or `shared` where it has none of
     its own but uses that of an earlier block; `stored_bytes` counts weight and bias with everything that belongs to them.
@@ -128,6 +130,7 @@ class Site:
     output_axis: Axis | None = None
     groups: int = 1
     tied: tuple[str, ...] = ()
+    elsewhere: str = ""
     own_forward: bool = False
     running: bool = False
     stored: str = "dense"

@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 import torch
@@ -26,7 +26,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from trimodal.core import MODALITIES, Sample
 from trimodal.errors import DataError, nearest
-from trimodal.models.model import Batch, Loaded, Model
+from trimodal.models.model import Batch, Loaded, Model, device_of
 
 DATA_NAME = "data.jsonl"
 FIELDS = ("image", "audio", "text", "label", "labels", "target", "group", "split")
@@ -35,6 +35,7 @@ SPLITS = ("train", "test")
 _IMAGE_ERRORS = (OSError, ValueError, SyntaxError, EOFError, struct.error, Image.DecompressionBombError)
 _KEPT_PIXELS = 256 * 256
 _KEPT_FRAMES = 160_000
+_KEPT_BYTES = 2**30  # of encoded batches
 
 
 # Reading and checking
@@ -456,8 +457,23 @@ def grouped(model: Model, samples: Sequence[Sample], size: int) -> list[list[int
 def encode(model: Model, samples: Sequence[Sample]) -> dict[str, torch.Tensor]:
     """Keyword arguments of the module's forward for `samples`, on the module's device; labels are not in it."""
     batch = model.family.encode(model.module, model.processors, [_taken(model, load(s)) for s in samples])
-    device = _device(model.module)
+    _check_finite(batch, samples)
+    device = device_of(model.module)
     return {name: tensor.to(device) for name, tensor in batch.items()}
+
+
+def _check_finite(batch: Mapping[str, torch.Tensor], samples: Sequence[Sample]) -> None:
+    """Raise a DataError where a number that the model is to be given is not finite; an additive mask may hold −∞."""
+    for name, tensor in batch.items():
+        if not tensor.is_floating_point():
+            continue
+        bad = tensor.isnan() if "mask" in name else ~tensor.isfinite()
+        if bool(bad.any()):
+            row = int(bad.flatten(1).any(dim=1).nonzero()[0]) if bad.dim() and len(bad) == len(samples) else 0
+            raise DataError(
+                f"line {samples[row].line}: {name} holds {int(bad.sum()):,} numbers that are not finite; "
+                "expected finite inputs: look at its file, or at the processor's means and scales"
+            )
 
 
 def _taken(model: Model, loaded: Loaded) -> Loaded:
@@ -472,16 +488,42 @@ def _taken(model: Model, loaded: Loaded) -> Loaded:
     )
 
 
-def _device(module: torch.nn.Module) -> torch.device:
-    for tensors in (module.parameters(), module.buffers()):
-        for tensor in tensors:
-            return tensor.device
-    return torch.device("cpu")
+class Batches(Sequence[Batch]):
+    """Batches of at most `size` samples, as `grouped` orders them, each encoded when it is asked for. They are kept until
+    all that is kept takes `_KEPT_BYTES`; others are encoded anew each time."""
+
+    def __init__(self, model: Model, samples: Sequence[Sample], size: int) -> None:
+        self._model, self._samples = model, samples
+        self._rows = grouped(model, samples, size)
+        self._kept: dict[int, Batch] = {}
+        self._bytes = 0
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    @overload
+    def __getitem__(self, index: int) -> Batch: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[Batch]: ...
+
+    def __getitem__(self, index: int | slice) -> Batch | list[Batch]:
+        """One batch, or those of a slice."""
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        number = range(len(self))[index]
+        if number in self._kept:
+            return self._kept[number]
+        batch = encode(self._model, [self._samples[row] for row in self._rows[number]])
+        self._bytes += sum(tensor.numel() * tensor.element_size() for tensor in batch.values())
+        if self._bytes <= _KEPT_BYTES:
+            self._kept[number] = batch
+        return batch
 
 
-def batches(model: Model, samples: Sequence[Sample], size: int) -> list[Batch]:
-    """Batches of at most `size` samples, as `grouped` orders them."""
-    return [encode(model, [samples[index] for index in rows]) for rows in grouped(model, samples, size)]
+def batches(model: Model, samples: Sequence[Sample], size: int) -> Sequence[Batch]:
+    """Batches of at most `size` samples, as `grouped` orders them, encoded when they are asked for."""
+    return Batches(model, samples, size)
 
 
 def labels(samples: Sequence[Sample], path: str) -> list[int | None]:

@@ -1,37 +1,56 @@
 """The artifact: a folder that explains itself, and reloads.
 
-config.json, tokenizer*, …      what the model's own loader needs; `quant_method: trimodal` where that is not enough
-model.safetensors               every tensor once; in its metadata the steps that config.json does not say
-model.trimodal                  in its place where the weights are entropy-coded, see `formats/packed.py`
-trimodal.json                   manifest: where it came from, every site as it is stored, sha256 per file
+config.json, tokenizer*, …      what the model's own loader needs; where that is not enough `quant_method: trimodal`, and for
+                                those who have not imported trimodal a sentence in the place of a file name
+model.safetensors               every tensor once, where stock Transformers alone can load it; else
+trimodal.safetensors            the same, with the steps that config.json does not say in its metadata; or
+model.trimodal                  where the weights are entropy-coded, see `formats/packed.py`
+trimodal.json checks.sha256     what is what, and sha256 of every file, see `formats/manifest.py`
 plan.json record.jsonl verdict.json report.html
 """
 
 from __future__ import annotations
 
-import json
 import shutil
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from transformers import PreTrainedConfig
 
 from trimodal import errors
-from trimodal.core import Layout, Packing, Plan, Stock
+from trimodal.core import Packing, Plan, Stock, json_text
 from trimodal.core.record import PackName
 from trimodal.formats import packed, steps
 from trimodal.formats.absorb import Absorbed, absorb
 from trimodal.formats.folder import sha256
+from trimodal.formats.manifest import (
+    MANIFEST,
+    PLAN,
+    RECORD,
+    VERDICT,
+    Manifest,
+    check_files,
+    check_not_orphaned,
+    check_tellers,
+    manifest_content,
+    read_manifest,
+    weights_name,
+    write_manifest,
+    write_sums,
+)
 from trimodal.formats.packed import PACKED
 from trimodal.formats.tensors import write_tensors
 from trimodal.models.alignment import write_heads
 from trimodal.models.apply import dequantize_
 from trimodal.models.families import family_of
+from trimodal.models.files import NAMED, OURS, companions, index_files, left_out, licences, module_weights, weight_files
+from trimodal.models.files import SINGLE as MODEL
+from trimodal.models.finite import check_finite
 from trimodal.models.load import (
-    WEIGHTS,
+    bare,
     from_factory,
     from_folder,
     load_source,
@@ -39,37 +58,31 @@ from trimodal.models.load import (
     model_class,
     name_of,
     pretrained,
-    processors_in,
     read_config,
     unique_tensors,
 )
 from trimodal.models.model import Model
+from trimodal.models.process import keeps_process
+from trimodal.models.processors import processors_in
+from trimodal.models.quiet import without_bars
 from trimodal.stock import quantizer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-MANIFEST = "trimodal.json"
-MODEL = "model.safetensors"
-PLAN, RECORD, VERDICT = "plan.json", "record.jsonl", "verdict.json"
-FORMAT = 1
 _NO_CONFIG = "it came from a function, not from a model folder"
-_ABOUT = (PLAN, RECORD, VERDICT, MANIFEST)
-_COMPANIONS = ("*.json", "*.txt", "*.model", "*.jinja", "*.spm", "*_Pooling/config.json")
+_IMPORT = (
+    "this model was compressed by trimodal, and its weights are in a form of its own: put the line `import trimodal` before "
+    "the one that loads it, or use trimodal.load(FOLDER)"
+)
+
+__all__ = [
+    "MANIFEST", "MODEL", "PLAN", "RECORD", "VERDICT", "Factory", "Manifest", "check_files", "check_tellers", "companions",
+    "copy_artifact", "is_artifact", "left_behind", "load", "open_model", "pack_", "pack_name", "read_manifest", "running_files",
+    "size_of", "stock_of", "unpack_", "write", "write_sums",
+]  # fmt: skip
 
 Factory = str | Callable[[], nn.Module]
-
-
-@dataclass(frozen=True)
-class Manifest:
-    """What `trimodal.json` says. `factory` names the function that made the bare module, where there is no config."""
-
-    source: dict[str, Any]
-    layout: Layout
-    files: dict[str, str]
-    factory: str | None
-    trimodal: str
-    format: int = FORMAT
 
 
 def is_artifact(folder: Path) -> bool:
@@ -77,28 +90,30 @@ def is_artifact(folder: Path) -> bool:
     return (folder / MANIFEST).is_file()
 
 
-def companions(folder: Path) -> list[Path]:
-    """The files beside the weights that a model's own loader and processors read, relative to `folder`."""
-    found = {path.relative_to(folder) for pattern in _COMPANIONS for path in folder.glob(pattern)}
-    return sorted(p for p in found if p.name not in _ABOUT and not p.name.endswith(".index.json"))
-
-
 def running_files(folder: Path) -> list[Path]:
-    """All files that are needed to run the model in `folder`: weights, companions, and the manifest if there is one."""
-    weights = [path.relative_to(folder) for path in _weights(folder)]
+    """All files that are needed to run the model in `folder`, each once: weights, companions, and the manifest if there is
+    one."""
     manifest = [Path(MANIFEST)] if is_artifact(folder) else []
-    return [*weights, *companions(folder), *manifest]
+    return list(dict.fromkeys([*_weights(folder), *index_files(folder), *companions(folder), *manifest]))
 
 
 def size_of(folder: Path) -> tuple[int, int]:
-    """Bytes on disk of all files needed to run, and of the weights alone."""
-    weights = sum(path.stat().st_size for path in _weights(folder))
+    """Bytes on disk of all files needed to run, and of those with weights alone: what a loader reads, not what is there."""
+    weights = sum((folder / path).stat().st_size for path in _weights(folder))
     return sum((folder / path).stat().st_size for path in running_files(folder)), weights
 
 
+def left_behind(folder: Path) -> tuple[str, ...]:
+    """What lies in a model folder and is neither counted nor carried over; see `models/files.py`. Of an artifact nothing."""
+    return () if is_artifact(folder) else left_out(folder)
+
+
 def _weights(folder: Path) -> list[Path]:
-    """The weight files in `folder`."""
-    return sorted([*folder.glob(WEIGHTS), *folder.glob(PACKED)])
+    """The files with weights, those of modules behind the model too."""
+    packed_one = (folder / PACKED).is_file()
+    own = [Path(PACKED)] if packed_one else [path for path in (Path(OURS), Path(MODEL)) if (folder / path).is_file()][:1]
+    known = is_artifact(folder) or packed_one or (folder / OURS).is_file()
+    return [*(own if known else weight_files(folder)), *module_weights(folder)]
 
 
 def pack_name(folder: Path) -> PackName:
@@ -110,24 +125,32 @@ def write(model: Model, plan: Plan, folder: Path, factory: str | None) -> Stock:
     """Write everything that is needed to run `model`, and the manifest, into the empty `folder`. Returns who can load it."""
     taken, stock = model.steps, Stock(False, _NO_CONFIG)
     if model.folder is not None:
-        for path in companions(model.folder):
-            (folder / path).parent.mkdir(exist_ok=True)
-            shutil.copyfile(model.folder / path, folder / path)
+        _copy(model.folder, folder, [*companions(model.folder), *licences(model.folder)])
         write_heads(model.module, folder)
         kind = cast("type[PreTrainedModel]", type(model.module))
-        absorbed = absorb(read_config(model.folder), model.steps, kind)
-        config = {**absorbed.config, "architectures": [kind.__name__]}
-        (folder / "config.json").write_text(_json(_marked(config, "plain") if absorbed.reason else config))
+        said = _bare(read_config(model.folder))
+        absorbed = absorb(said, model.steps, kind)
+        dtype = said.get("dtype", said.get("torch_dtype", str(model.module.dtype).removeprefix("torch.")))
+        config = {**absorbed.config, "architectures": [kind.__name__], "dtype": dtype}
+        written = _json(_marked(config, "plain", kind) if absorbed.reason else config)
+        (folder / "config.json").write_text(written, encoding="utf-8")
         taken, stock = absorbed.steps, Stock(not absorbed.reason, absorbed.reason)
-    (folder / PLAN).write_text(_json(plan.to_json()))
+    (folder / PLAN).write_text(_json(plan.to_json()), encoding="utf-8")
     tensors = {name: t.detach().cpu().contiguous() for name, t in unique_tensors(model.module).items()}
-    write_tensors(tensors, {"format": "pt", steps.STEPS: json.dumps(taken, sort_keys=True)}, folder / MODEL)
-    manifest = {
-        "format": FORMAT, "trimodal": plan.trimodal, "factory": factory, "files": _sums(folder),
+    metadata = {"format": "pt", steps.STEPS: json_text(taken, sort_keys=True)}
+    write_tensors(tensors, metadata, folder / (MODEL if stock.alone else OURS))
+    write_manifest(folder, {
+        "trimodal": plan.trimodal, "factory": factory, "files": _sums(folder),
         "source": plan.to_json()["source"], **model.layout.to_json(),
-    }  # fmt: skip
-    (folder / MANIFEST).write_text(json.dumps(manifest, separators=(",", ":")))
+    })  # fmt: skip
     return stock
+
+
+def _copy(source: Path, folder: Path, paths: Iterable[Path]) -> None:
+    """Copy files of `source` to the same places in `folder`."""
+    for path in paths:
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source / path, folder / path)
 
 
 def _sums(folder: Path) -> dict[str, str]:
@@ -141,33 +164,36 @@ def pack_(folder: Path) -> Packing:
     Raises:
         IntegrityError: what was coded does not decode to the same bytes.
     """
-    found = packed.pack_file(folder / MODEL, folder / PACKED)
-    (folder / MODEL).unlink()
+    plain = folder / weights_name(folder)
+    found = packed.pack_file(plain, folder / PACKED)
+    plain.unlink()
     _settle_(folder, "entropy")
     return found
 
 
 def unpack_(folder: Path) -> None:
     """Decode the weights of the entropy-coded artifact in `folder`, which is being written."""
-    packed.unpack_file(folder / PACKED, folder / MODEL)
+    packed.unpack_file(folder / PACKED, folder / OURS)
     (folder / PACKED).unlink()
     _settle_(folder, "plain")
 
 
 def _settle_(folder: Path, how: PackName) -> None:
-    """Let config.json and the manifest say how the weights are stored."""
+    """Let config.json, the manifest and the name of the weights say how these are stored."""
     if (folder / "config.json").is_file():
-        config = read_config(folder)
+        config = _bare(read_config(folder))
+        kind = model_class(config, folder)
         alone = how == "plain" and not _absorbed(folder).reason
-        (folder / "config.json").write_text(_json(_bare(config) if alone else _marked(config, how)))
-    manifest = json.loads((folder / MANIFEST).read_text())
-    (folder / MANIFEST).write_text(json.dumps({**manifest, "files": _sums(folder)}, separators=(",", ":")))
+        (folder / "config.json").write_text(_json(config if alone else _marked(config, how, kind)), encoding="utf-8")
+        if alone:
+            (folder / OURS).rename(folder / MODEL)
+    write_manifest(folder, {**manifest_content(folder), "files": _sums(folder)})
 
 
 def _absorbed(folder: Path) -> Absorbed:
     """What the configuration of the plain artifact in `folder` could say beyond what it says."""
-    config = read_config(folder)
-    return absorb(config, steps.read_steps(folder / MODEL), model_class(config, folder))
+    config = _bare(read_config(folder))
+    return absorb(config, steps.read_steps(folder / weights_name(folder)), model_class(config, folder))
 
 
 def stock_of(folder: Path) -> Stock:
@@ -181,126 +207,130 @@ def stock_of(folder: Path) -> Stock:
     return Stock(True)
 
 
-def _marked(config: Mapping[str, Any], how: PackName) -> dict[str, Any]:
-    """A configuration that tells stock Transformers whether it can read the weights."""
+def _marked(config: Mapping[str, Any], how: PackName, kind: type[PreTrainedModel]) -> dict[str, Any]:
+    """A configuration that brings stock Transformers to our quantizer, or without it to a sentence that says what to do: a
+    file name that it cannot take. It stands in every part, since the class of one tower reads that part alone."""
     note = {"quant_method": quantizer.NAME, **({"pack": how} if how != "plain" else {})}
-    return {**config, "quantization_config": note}
+    parts = getattr(getattr(kind, "config_class", None), "sub_configs", {})
+
+    def mark(part: Mapping[str, Any]) -> dict[str, Any]:
+        inner = {
+            key: mark(value) if isinstance(value, dict) and ("model_type" in value or key in parts) else value
+            for key, value in part.items()
+        }
+        return {**inner, "quantization_config": note, NAMED: _IMPORT}
+
+    return mark(config)
 
 
 def _bare(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A configuration that says nothing of us."""
-    return {key: value for key, value in config.items() if key != "quantization_config"}
+    """A configuration that says nothing of us, nor of another's files."""
+    inner = {key: _bare(value) if isinstance(value, dict) else value for key, value in config.items()}
+    return {key: value for key, value in inner.items() if key not in ("quantization_config", NAMED)}
 
 
 def copy_artifact(source: Path, folder: Path) -> None:
     """Copy what a whole artifact consists of into the empty `folder`."""
-    for path in [*running_files(source), *map(Path, (PLAN, RECORD, VERDICT))]:
-        if (source / path).is_file():
-            (folder / path).parent.mkdir(exist_ok=True)
-            shutil.copyfile(source / path, folder / path)
+    tellers = [path for path in map(Path, (PLAN, RECORD, VERDICT)) if (source / path).is_file()]
+    _copy(source, folder, [*running_files(source), *licences(source), *tellers])
 
 
 def _json(data: Any) -> str:
-    return json.dumps(data, indent=1, ensure_ascii=False) + "\n"
+    return json_text(data, indent=1, ensure_ascii=False) + "\n"
 
 
-def read_manifest(folder: Path) -> Manifest:
-    """The manifest of an artifact.
-
-    Raises:
-        IntegrityError: it is missing, unreadable or of a later format.
-    """
-    try:
-        data = json.loads((folder / MANIFEST).read_text())
-        if data["format"] > FORMAT:
-            raise errors.IntegrityError(
-                f"{folder / MANIFEST} has format {data['format']}, this version reads up to {FORMAT}; update trimodal"
-            )
-        files = {str(name): str(digest) for name, digest in data["files"].items()}
-        return Manifest(data["source"], Layout.from_json(data), files, data["factory"], data["trimodal"])
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise errors.IntegrityError(
-            f"{folder / MANIFEST} cannot be read ({type(error).__name__}: {error}); the folder is no whole artifact"
-        ) from error
-
-
-def check_files(folder: Path, manifest: Manifest) -> None:
-    """Compare every file with its sha256 in the manifest.
-
-    Raises:
-        IntegrityError: a file is missing or has changed, or the manifest does not list what is loaded.
-    """
-    weights = PACKED if (folder / PACKED).exists() else MODEL
-    for name in (weights, *(path.name for path in [folder / "config.json"] if path.exists())):
-        if name not in manifest.files:
-            raise errors.IntegrityError(f"{folder / MANIFEST} does not list {name}; the folder is no whole artifact")
-    for name, expected in manifest.files.items():
-        path = folder / name
-        if Path(name).is_absolute() or ".." in Path(name).parts:
-            raise errors.IntegrityError(
-                f"{folder / MANIFEST} lists {name}, which lies outside of the folder; do not use it"
-            )
-        if not path.is_file():
-            raise errors.IntegrityError(f"{folder} lacks {name}, which its manifest lists; copy the folder again")
-        if sha256(path) != expected:
-            raise errors.IntegrityError(
-                f"{path} has changed since it was written (sha256 differs); copy the folder again"
-            )
-
-
+@without_bars()
 def open_model(source: Factory | Path, factory: Factory | None = None) -> Model:
     """Any model that the user can name: an artifact of ours, or what `models.load` knows.
 
     `factory` makes the bare module of an artifact that came from a function; nothing that a folder names is imported.
     """
     found = source if callable(source) else locate(source)
+    if isinstance(found, Path) and is_artifact(found):
+        return _open_artifact(found, factory)
     if isinstance(found, Path):
-        return _open_artifact(found, factory) if is_artifact(found) else from_folder(found, name_of(source))
-    return from_factory(found, name_of(source))
+        check_not_orphaned(found)
+    model = from_folder(found, name_of(source)) if isinstance(found, Path) else from_factory(found, name_of(source))
+    check_finite(model.module, model.name)
+    return model
 
 
 def _open_artifact(folder: Path, factory: Factory | None) -> Model:
     manifest = read_manifest(folder)
     check_files(folder, manifest)
+    model = _open_checked(folder, manifest, factory)
+    if read_manifest(folder) != manifest:
+        raise errors.IntegrityError(f"{folder} was replaced while it was read; load it again")
+    return model
+
+
+def _open_checked(folder: Path, manifest: Manifest, factory: Factory | None) -> Model:
     if pack_name(folder) == "plain":
         return _open_plain(folder, folder, manifest, factory)
     with packed.scratch() as plain:
-        packed.unpack_file(folder / PACKED, plain / MODEL)
+        packed.unpack_file(folder / PACKED, plain / OURS)
         if (folder / "config.json").is_file():
-            for path in companions(folder):
-                (plain / path).parent.mkdir(exist_ok=True)
-                shutil.copyfile(folder / path, plain / path)
-            config = _marked(read_config(folder), "plain") if steps.read_steps(plain / MODEL) else _bare(read_config(folder))
-            (plain / "config.json").write_text(_json(config))
+            _copy(folder, plain, companions(folder))
+            config = _bare(read_config(folder))
+            if steps.read_steps(plain / OURS):
+                config = _marked(config, "plain", model_class(config, folder))
+            else:
+                (plain / OURS).rename(plain / MODEL)
+            (plain / "config.json").write_text(_json(config), encoding="utf-8")
         return _open_plain(plain, folder, manifest, factory)
 
 
 def _open_plain(plain: Path, folder: Path, manifest: Manifest, factory: Factory | None) -> Model:
     """The model of the artifact in `folder` whose plain weights lie in `plain`, the same or a temporary folder."""
-    taken = steps.read_steps(plain / MODEL)
+    file = plain / weights_name(plain)
+    taken = steps.read_steps(file)
     if (folder / "config.json").is_file():
         quantizer.register()
-        module, missing = pretrained(plain)
+        with quantizer.checked(plain):
+            module, missing = pretrained(plain)
         if missing:
             raise errors.IntegrityError(
-                f"{folder / MODEL} lacks {missing[0]}, which {type(module).__name__} needs; copy the folder again"
+                f"{folder / file.name} lacks {missing[0]}, which {type(module).__name__} needs; copy the folder again"
             )
         module.name_or_path = module.config._name_or_path = str(folder)  # type: ignore[assignment, union-attr]
         model = Model(
             module, manifest.layout, family_of(module), folder.resolve().name, folder, processors_in(folder), taken
         )
     elif factory is None:
+        made_by = f"the function {manifest.factory}" if manifest.factory else "a function without a name"
         raise errors.ModelError(
-            f"{folder} came from the function {manifest.factory}, which makes the bare module; "
+            f"{folder} came from {made_by}, which makes the bare module; "
             "give it as factory=..., or on the command line as the model to compare against"
         )
     else:
-        bare = load_source(factory)
-        steps.replay_steps_(bare.module, taken)
-        _fill_(bare.module, load_file(plain / MODEL), folder / MODEL)
-        model = Model(bare.module.eval(), manifest.layout, bare.family, folder.resolve().name, steps=taken)
+        made = load_source(factory)
+        steps.replay_steps_(made.module, taken)
+        _fill_(made.module, load_file(file), folder / file.name)
+        model = Model(made.module.eval(), manifest.layout, made.family, folder.resolve().name, steps=taken)
     _check_layout(model, folder)
     return model
+
+
+def say_plainly_(model: Model) -> str:
+    """Let the configuration of a model with plain layers only say what they are, so that `save_pretrained` writes what loads
+    again. Returns why it cannot, empty if it can or has nothing to say."""
+    module = model.module
+    if not model.steps or not isinstance(getattr(module, "config", None), PreTrainedConfig) or model.folder is None:
+        return ""
+    if other := {verb for step in model.steps for verb in step} - {"cut", "treat", "drop"}:
+        return f"plain layers cannot say what was done ({', '.join(sorted(other))})"
+    kind = cast("type[PreTrainedModel]", type(module))
+    shapes = [step for step in model.steps if "treat" not in step]
+    absorbed = absorb(_bare(read_config(model.folder)), shapes, kind)
+    if absorbed.reason:
+        return absorbed.reason
+    plain = bare(absorbed.config, kind)
+    if {k: t.shape for k, t in plain.state_dict().items()} != {k: t.shape for k, t in module.state_dict().items()}:
+        return f"{type(plain.config).__name__} cannot say what its layers are"
+    plain.config._attn_implementation_internal = module.config._attn_implementation_internal  # type: ignore[union-attr]
+    plain.config._name_or_path = str(model.folder)
+    module.config = plain.config  # type: ignore[assignment]
+    return ""
 
 
 def _fill_(module: nn.Module, tensors: Mapping[str, Tensor], file: Path) -> None:
@@ -338,6 +368,7 @@ def _check_layout(model: Model, folder: Path) -> None:
             )
 
 
+@keeps_process
 def load(
     source: str | Path, *, dequantize: bool = False, device: str = "cpu", factory: Factory | None = None
 ) -> nn.Module:
@@ -356,5 +387,6 @@ def load(
     model = open_model(source if isinstance(source, str) else str(source), factory)
     if dequantize:
         dequantize_(model.module)
-        quantizer.forget_(model.module)
+        reason = say_plainly_(model)
+        quantizer.forget_(model.module, reason)
     return model.module.to(device)

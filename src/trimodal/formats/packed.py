@@ -12,19 +12,17 @@ The file is itself a safetensors file. Its one tensor, `streams`, holds end to e
             codes      codes of `bits` bits, taken out of the bytes that they are packed into: a row has `columns` of them
 
 The file may come from anybody. What it says is checked before any memory is taken: it can claim 256 times its own bytes
-and one megabyte, no more. A stream is believed when the tensor has the checksum that was written with it, the whole when
-it has the plain file's sha256.
+and 16 megabytes, no more. Where a model would need more (much of it is zeros), some tensors are written raw. A stream is
+believed when the tensor has the checksum that was written with it, the whole when it has the plain file's sha256.
 """
 
 from __future__ import annotations
 
 import json
 import math
-import tempfile
 import time
 import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
@@ -36,19 +34,21 @@ from torch import Tensor
 from trimodal.core import Packing
 from trimodal.core.record import PackName
 from trimodal.core.storage import packed_columns
-from trimodal.errors import InputError, IntegrityError, OutputError
+from trimodal.errors import InputError, IntegrityError
 from trimodal.formats.folder import sha256
 from trimodal.formats.steps import read_steps
 from trimodal.formats.tensors import write_tensors
 from trimodal.maths.entropy import Malformed, decode_tensor, encode_tensor, require
 from trimodal.maths.packing import pack, unpack
+from trimodal.writing import scratch_folder
 
 PACKED = "model.trimodal"
 HEADER, STREAMS = "trimodal.packed", "streams"
 FORMAT = 1
 _MOST_TIMES = 256
-_MOST_BEYOND = 1 << 20
+_MOST_BEYOND = 1 << 24
 _CHUNK = 1 << 20
+_WIDTHS = (*range(1, 9), 16)  # bits that codes may have to be coded as codes
 _TYPES = {
     str(dtype).removeprefix("torch."): dtype
     for dtype in (
@@ -104,17 +104,36 @@ def pack_file(plain: Path, packed: Path) -> Packing:
     """
     require()
     places = _places(plain)
-    streams, entries = bytearray(), {}
     with safe_open(plain, framework="pt") as opened:
         metadata = opened.metadata() or {}
-        for name in sorted(opened.keys()):
-            stream, entries[name] = _packed(opened.get_tensor(name), places.get(name))
-            streams += stream
+        coded = {name: _packed(opened.get_tensor(name), places.get(name)) for name in sorted(opened.keys())}
+        for name in _beyond({name: _entry(name, entry) for name, (_, entry) in coded.items()}):
+            coded[name] = _raw(opened.get_tensor(name))
+    entries = {name: entry for name, (_, entry) in coded.items()}
+    streams = bytearray(b"".join(stream for stream, _ in coded.values()))
     header = {"format": FORMAT, "sha256": sha256(plain), "tensors": entries}
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False)
     whole = torch.frombuffer(streams, dtype=torch.uint8) if streams else torch.empty(0, dtype=torch.uint8)
     write_tensors({STREAMS: whole}, {**metadata, HEADER: text}, packed)
     return measured(packed)
+
+
+def _beyond(entries: dict[str, _Entry]) -> list[str]:
+    """The tensors to write raw, so that the file claims no more than a reader believes of its size: those first that claim
+    most for what they take."""
+    left = sum(entry.claimed_bytes for entry in entries.values()) - _most(sum(entry.length for entry in entries.values()))
+    found = []
+    for name, entry in sorted(entries.items(), key=lambda item: _MOST_TIMES * item[1].length - item[1].claimed_bytes):
+        if left <= 0:
+            break
+        found.append(name)
+        left -= entry.claimed_bytes - entry.bytes + _MOST_TIMES * (entry.bytes - entry.length)
+    return found
+
+
+def _most(size: int) -> int:
+    """The bytes that a file of `size` bytes may claim to unpack to."""
+    return _MOST_TIMES * size + _MOST_BEYOND
 
 
 def measured(packed: Path) -> Packing:
@@ -155,20 +174,13 @@ def unpack_file(packed: Path, plain: Path) -> None:
         raise IntegrityError(f"{packed} does not unpack to the file that it was made from; copy the folder again")
 
 
-@contextmanager
-def scratch() -> Iterator[Path]:
+def scratch() -> AbstractContextManager[Path]:
     """A temporary folder for plain weights.
 
     Raises:
         OutputError: it cannot be written to.
     """
-    try:
-        with tempfile.TemporaryDirectory(prefix="trimodal-") as folder:
-            yield Path(folder)
-    except (OSError, SafetensorError) as error:
-        raise OutputError(
-            f"the weights cannot be unpacked into {tempfile.gettempdir()} ({error}); set TMPDIR to a place with more room"
-        ) from error
+    return scratch_folder("the unpacked weights")
 
 
 def _places(plain: Path) -> dict[str, tuple[int, int]]:
@@ -188,12 +200,10 @@ def _places(plain: Path) -> dict[str, tuple[int, int]]:
 
 def _packed(tensor: Tensor, codes: tuple[int, int] | None) -> tuple[bytes, list[Any]]:
     """The shortest stream of `tensor`, and the entry that tells how to read it."""
-    raw = _bytes(tensor)
-    name, more = str(tensor.dtype).removeprefix("torch."), []
-    if name not in _TYPES:
-        raise InputError(f"a tensor of the type {name} cannot be entropy-coded; use plain weights")
+    raw, (_, entry) = _bytes(tensor), _raw(tensor)
+    name, more = entry[0], []
     coder, best = "raw", raw
-    if codes is not None and _holds(tensor, *codes):
+    if codes is not None and codes[0] in _WIDTHS and _holds(tensor, *codes):
         bits, columns = codes
         found = unpack(tensor, bits, columns)
         stream = encode_tensor(found if bits <= 8 else found.to(torch.int16))
@@ -204,6 +214,14 @@ def _packed(tensor: Tensor, codes: tuple[int, int] | None) -> tuple[bytes, list[
         if len(stream) < len(raw):
             coder, best = "tensor", stream
     return best, [name, list(tensor.shape), coder, len(best), zlib.crc32(raw), *more]
+
+
+def _raw(tensor: Tensor) -> tuple[bytes, list[Any]]:
+    """The bytes of `tensor` as they are, and the entry that says so."""
+    raw, name = _bytes(tensor), str(tensor.dtype).removeprefix("torch.")
+    if name not in _TYPES:
+        raise InputError(f"a tensor of the type {name} cannot be entropy-coded; use plain weights")
+    return raw, [name, list(tensor.shape), "raw", len(raw), zlib.crc32(raw)]
 
 
 def _holds(tensor: Tensor, bits: int, columns: int) -> bool:
@@ -261,7 +279,7 @@ def _header(text: str, size: int) -> tuple[dict[str, _Entry], str]:
     if not isinstance(data["sha256"], str) or not isinstance(data["tensors"], dict):
         raise Malformed("does not say what it unpacks to")
     entries = {name: _entry(name, what) for name, what in data["tensors"].items()}
-    claimed, most = sum(entry.claimed_bytes for entry in entries.values()), _MOST_TIMES * size + _MOST_BEYOND
+    claimed, most = sum(entry.claimed_bytes for entry in entries.values()), _most(size)
     if claimed > most:
         raise Malformed(f"claims to unpack to {claimed:,} bytes, more than {most:,} for its size")
     return entries, data["sha256"]
@@ -282,7 +300,7 @@ def _entry(name: str, what: Any) -> _Entry:
     if not codes:
         return entry
     bits, columns = what[5:]
-    if not _whole(columns) or not _whole(bits) or not (1 <= bits <= 8 or bits == 16):
+    if not _whole(columns) or not _whole(bits) or bits not in _WIDTHS:
         raise Malformed(f"gives {name:.80} {columns!r:.20} columns of {bits!r:.20} bits")
     if dtype != "uint8" or len(shape) != 2 or packed_columns(columns, bits) != shape[1]:
         raise Malformed(f"packs {columns} codes of {bits} bits into rows of {name:.80} of the shape {shape}")

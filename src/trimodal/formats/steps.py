@@ -87,62 +87,16 @@ def replay_step_(module: nn.Module, layout: Layout, step: Step, number: int) -> 
     return replay_(module, layout, [step])
 
 
-def share_again_(module: nn.Module, steps: list[Step]) -> None:
-    """Let tensors that are stored once be one in memory too, after Transformers has filled each of them by itself. Those
-    that a later step has packed share their store already."""
-    for step in _twins(steps):
-        if {step["fold"]["path"], *step["fold"]["into"]} <= named_tensors(module).keys():
-            replay_(module, Layout((), ()), [step])
+def twins(module: nn.Module, steps: list[Step]) -> dict[str, str]:
+    """The tensors of `module` that are stored under another's name, with that name. Those that a later step has packed share
+    their store already."""
+    names = named_tensors(module).keys()
+    found = {step["fold"]["path"]: step["fold"]["into"][0] for step in _twins(steps)}
+    return {name: other for name, other in found.items() if {name, other} <= names}
 
 
 def _twins(steps: list[Step]) -> list[Step]:
     return [step for step in steps if "fold" in step and step["fold"]["what"] == "twin"]
-
-
-def rebased(module: nn.Module, steps: list[Step]) -> list[Step]:
-    """The `steps` for `module` where it is the base of the model that they were recorded for (a LlamaModel for a
-    LlamaForCausalLM), or has such a base: paths without or with the base's name in front, and no steps for the head
-    that a base has not."""
-    names = {name for name, _ in module.named_modules()}
-    prefix = f"{getattr(module, 'base_model_prefix', '')}."
-    is_base = getattr(module, "base_model", None) is module
-    recorded = [step["treat"]["path"] for step in steps if "treat" in step]
-    recorded += [_layer(step["fold"], step["fold"]["path"]) for step in steps if "fold" in step]
-    fits = all(root_of_factor(path) in names for path in recorded)
-    if prefix == "." or fits or (is_base and not any(path.startswith(prefix) for path in recorded)):
-        return steps
-
-    def here(path: str) -> str:
-        other = path.removeprefix(prefix) if is_base else prefix + path
-        return other if root_of_factor(path) not in names and root_of_factor(other) in names else path
-
-    found = []
-    for step in steps:
-        if "fold" in step:
-            fold = step["fold"]
-            parts = [here(_layer(fold, path)) for path in (fold["path"], *fold["into"])]
-            if is_base and not all(part in names for part in parts):
-                continue
-            ends = [path.removeprefix(_layer(fold, path)) for path in (fold["path"], *fold["into"])]
-            path, *into = (part + end for part, end in zip(parts, ends, strict=True))
-            step = {"fold": {**fold, "path": path, "into": into}}
-        if "treat" in step:
-            treat = {**step["treat"], "path": here(step["treat"]["path"])}
-            treat["tied"] = [p for p in map(here, treat["tied"]) if p in names or not is_base]
-            if "table" in treat:
-                treat["table"] = here(treat["table"])
-            step = {"treat": treat}
-            if is_base and root_of_factor(treat["path"]) not in names:
-                continue
-        if "share" in step:
-            step = {"share": {"paths": [here(path) for path in step["share"]["paths"]]}}
-        found.append(step)
-    return found
-
-
-def _layer(fold: Step, path: str) -> str:
-    """The layer that one of a fold's paths is about, which for a twin is a tensor's name."""
-    return path.rpartition(".")[0] if fold["what"] == "twin" else path
 
 
 def root_of_factor(path: str) -> str:

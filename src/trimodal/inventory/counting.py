@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
+from torch.utils._pytree import tree_leaves, tree_map_only
 from torch.utils.flop_counter import FlopCounterMode
 
 from trimodal.core import Layout, Site, Tower, Untouched, gathered
+from trimodal.errors import ModelError
 from trimodal.inventory.places import by_site, owner
 from trimodal.inventory.result import Inventory, OtherParameters, SiteRow, TowerRow
+from trimodal.models.copying import copy_module, without_values
+from trimodal.models.foreign import run_forward
 from trimodal.models.model import Batch, Model
 
 LARGEST_REAL_RUN = 1_000_000_000  # parameters
@@ -24,8 +28,8 @@ def inspect(model: Model, batch: Batch | None = None) -> Inventory:
     other = tuple(_other(model.module, model.layout))
     rows: list[SiteRow | OtherParameters] = [*sites, *other]
     stored = sum(row.bytes for row in rows)
-    inputs = dict(batch) if batch is not None else model.family.example(model.module)
-    total, per_tower, note = _operations(model, inputs)
+    inputs, note = (dict(batch), "") if batch is not None else _example(model)
+    total, per_tower, note = (None, {}, note) if note else _operations(model, inputs)
     return Inventory(
         name=model.name,
         family=model.family.name,
@@ -36,7 +40,7 @@ def inspect(model: Model, batch: Batch | None = None) -> Inventory:
         towers=tuple(_tower(t, sites, other, stored, per_tower.get(t.name)) for t in model.layout.towers),
         sites=sites,
         other=other,
-        input_shapes={name: tuple(value.shape) for name, value in inputs.items()},
+        input_shapes={name: tuple(value.shape) for name, value in inputs.items() if isinstance(value, Tensor)},
         operations_note=note,
         in_no_place=_in_no_place(model),
     )
@@ -94,40 +98,45 @@ def _buffer_bytes(module: nn.Module, layout: Layout) -> int:
     )
 
 
-def _operations(model: Model, inputs: Mapping[str, Tensor]) -> tuple[int | None, dict[str, int], str]:
+def _example(model: Model) -> tuple[dict[str, Any], str]:
+    """One sample of the usual size, or why there is none."""
+    try:
+        found = model.example()
+    except ModelError as error:
+        return {}, str(error)
+    return found, "" if found else "nothing says what its inputs are; give a batch, or the module a method example()"
+
+
+def _operations(model: Model, inputs: Mapping[str, Any]) -> tuple[int | None, dict[str, int], str]:
     """(all multiply-accumulates, those per tower, why there are none) for one of the samples in `inputs`.
 
     The forward runs on tensors without values, which takes no time at any size. A few models look at values on their
     way; those run for real where they have values and are not too large for that.
     """
-    if not inputs:
-        return None, {}, "the model is of no known family, so no input can be made up for it; give a batch"
     module = model.module
-    tensors = {**dict(module.named_parameters()), **dict(module.named_buffers())}
-    hollow = {name: tensor.to("meta") for name, tensor in tensors.items()}
     try:
-        counts = _counts(module, hollow, {name: value.to("meta") for name, value in inputs.items()})
-    except (RuntimeError, NotImplementedError) as failure:
-        if any(tensor.is_meta for tensor in tensors.values()):
-            return None, {}, f"the forward looks at values, and there are none here: {str(failure).splitlines()[0]}"
-        if sum(tensor.numel() for tensor in tensors.values()) > LARGEST_REAL_RUN:
+        counts = _counts(without_values(module), tree_map_only(Tensor, lambda tensor: tensor.to("meta"), dict(inputs)))
+    except ModelError as failure:
+        tensors = [*module.parameters(), *module.buffers()]
+        if any(tensor.is_meta for tensor in tensors):
+            return None, {}, f"the forward looks at values, and there are none here: {failure}"
+        if sum(tensor.numel() for tensor in tensors) > LARGEST_REAL_RUN:
             return None, {}, "the forward looks at values, and the model is too large to be run for real just to count"
-        counts = _counts(module, tensors, inputs)
-    samples = len(next(iter(inputs.values())))
+        try:
+            counts = _counts(copy_module(module), inputs)
+        except ModelError as again:
+            return None, {}, str(again)
+    samples = next((len(leaf) for leaf in tree_leaves(dict(inputs)) if isinstance(leaf, Tensor) and leaf.dim()), 1) or 1
     counts = {path: macs // samples for path, macs in counts.items()}
     return counts.get("Global", 0), {t.name: _tower_operations(module, t, counts) for t in model.layout.towers}, ""
 
 
-def _counts(module: nn.Module, tensors: dict[str, Tensor], inputs: Mapping[str, Tensor]) -> dict[str, int]:
-    """Multiply-accumulates of one forward with `tensors` for the module's own, by `Class.path` and `Global`."""
+def _counts(module: nn.Module, inputs: Mapping[str, Any]) -> dict[str, int]:
+    """Multiply-accumulates of one forward of `module`, a copy to be thrown away, by `Class.path` and `Global`."""
     counter = FlopCounterMode(display=False)
-    was_training = module.training
-    module.eval()
-    try:
-        with torch.no_grad(), next(iter(inputs.values())).device, counter:
-            functional_call(module, tensors, kwargs=dict(inputs))
-    finally:
-        module.train(was_training)
+    device = next((leaf.device for leaf in tree_leaves(dict(inputs)) if isinstance(leaf, Tensor)), torch.device("cpu"))
+    with torch.no_grad(), device, counter:
+        run_forward(module.eval(), inputs, "")
     return {path: sum(kinds.values()) // 2 for path, kinds in counter.get_flop_counts().items()}
 
 

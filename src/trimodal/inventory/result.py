@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from trimodal.core import Untouched
+from trimodal.core.showing import html_table, size_name
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ class TowerRow:
     operations: int | None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Inventory:
     """What a model is made of. Every parameter is counted once, tied ones too.
 
@@ -72,6 +73,17 @@ class Inventory:
     input_shapes: dict[str, tuple[int, ...]]
     operations_note: str = ""
     in_no_place: Untouched = field(default_factory=lambda: Untouched(0))
+
+    def __repr__(self) -> str:
+        towers = ", ".join(tower.name for tower in self.towers)
+        return f"<Inventory of {self.name} ({self.family}): {self.parameters:,} parameters, {size_name(self.bytes)}, towers {towers}>"
+
+    def _repr_html_(self) -> str:
+        rows = [
+            (tower.name, f"{tower.blocks:,}", f"{tower.sites:,}", f"{tower.parameters:,}", size_name(tower.bytes), f"{tower.share:.0%}")
+            for tower in self.towers
+        ]
+        return html_table(repr(self)[1:-1], ("tower", "blocks", "sites", "parameters", "bytes", "share"), rows)
 
     def to_json(self) -> dict[str, Any]:
         """Plain data for a JSON file."""

@@ -34,8 +34,16 @@ def tie_(layer: nn.Module) -> None:
 
 @cache
 def _borrowing(kind: type[nn.Module]) -> type[nn.Module]:
-    members = {"weight": property(_lent), "__module__": __name__}
+    members = {
+        "weight": property(_lent), "__module__": __name__, "__reduce__": lambda layer: (_made_again, (kind,), vars(layer)),
+    }  # fmt: skip
     return type(f"Borrowing{kind.__name__}", (kind,), members)
+
+
+def _made_again(kind: type[nn.Module]) -> nn.Module:
+    """An empty layer for a copy or a pickle to fill: its class has no name that could be imported."""
+    made = _borrowing(kind)  # type: ignore[arg-type]
+    return made.__new__(made)
 
 
 def _lent(layer: nn.Module) -> Tensor:

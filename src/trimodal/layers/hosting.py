@@ -54,16 +54,29 @@ def unhost_(layer: nn.Module) -> None:
 
 @cache
 def _hosting(kind: type[nn.Module], inputs: bool) -> type[nn.Module]:
-    members: dict[str, Any] = {"weight": property(_decode), "__module__": __name__}
+    members: dict[str, Any] = {
+        "weight": property(_decode), "__module__": __name__,
+        "__reduce__": lambda layer: (_made_again, (kind, inputs), vars(layer)),
+    }  # fmt: skip
     if kind.forward is nn.Embedding.forward:
         members["forward"] = _look_up
     elif inputs:
 
-        def forward(layer: nn.Module, input: Tensor, *rest: Any, **named: Any) -> Any:
-            return kind.forward(layer, layer.stored.input_seen(input), *rest, **named)  # type: ignore[union-attr, operator]
+        def forward(layer: nn.Module, *rest: Any, **named: Any) -> Any:
+            seen: Any = layer.stored.input_seen  # type: ignore[union-attr]
+            if rest:
+                return kind.forward(layer, seen(rest[0]), *rest[1:], **named)
+            first = next(iter(named))  # whatever the layer's own forward calls its input
+            return kind.forward(layer, **{**named, first: seen(named[first])})
 
         members["forward"] = forward
     return type(f"Stored{kind.__name__}", (kind,), members)
+
+
+def _made_again(kind: type[nn.Module], inputs: bool) -> nn.Module:
+    """An empty layer for a copy or a pickle to fill: its class has no name that could be imported."""
+    made = _hosting(kind, inputs)  # type: ignore[arg-type]
+    return made.__new__(made)
 
 
 def _decode(layer: nn.Module) -> Tensor:
@@ -71,7 +84,7 @@ def _decode(layer: nn.Module) -> Tensor:
     return weight
 
 
-def _look_up(layer: nn.Embedding, index: Tensor) -> Tensor:
+def _look_up(layer: nn.Embedding, input: Tensor) -> Tensor:
     """Decode only the rows asked for: a vocabulary is large and a sentence short."""
-    rows: Tensor = layer.stored.rows(index.reshape(-1))  # type: ignore[union-attr, operator]
-    return rows.view(*index.shape, -1)
+    rows: Tensor = layer.stored.rows(input.reshape(-1))  # type: ignore[union-attr, operator]
+    return rows.view(*input.shape, -1)

@@ -7,7 +7,7 @@ has, are those of `core/storage.py`.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -48,6 +48,19 @@ class Coded(nn.Module):
     def levels_and_codes(self) -> tuple[Levels, Tensor]:
         """The numbers that there are, and the codes (rows, columns)."""
         return LEVELS[self.kind].stored(self._described(), self._tensors(), math.prod(self.shape[1:]))
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Coded:
+        """What `to`, `half`, `double` and the like do with every tensor: here a new type is that of the decoded weight. What is
+        stored keeps its own, since scales in another type would be other scales."""
+        like = next(iter(self._tensors().values()), torch.empty(0))
+        self.dtype = fn(torch.empty(0, dtype=self.dtype, device=like.device)).dtype
+
+        def keep(tensor: Tensor) -> Tensor:
+            new = fn(tensor)
+            return new if new.dtype == tensor.dtype else tensor.to(new.device)
+
+        super()._apply(keep, recurse)
+        return self
 
     def borrow_(self, lender: Coded) -> None:
         """Use the table of `lender`."""

@@ -100,7 +100,16 @@ def _merging(kind: type[nn.Module]) -> type[nn.Module]:
         setattr(output, _NOTE, tokens)
         return output
 
-    return type(f"Merging{kind.__name__}", (kind,), {"forward": forward, "__module__": __name__})
+    members = {
+        "forward": forward, "__module__": __name__, "__reduce__": lambda block: (_made_again, (kind,), vars(block)),
+    }  # fmt: skip
+    return type(f"Merging{kind.__name__}", (kind,), members)
+
+
+def _made_again(kind: type[nn.Module]) -> nn.Module:
+    """An empty block for a copy or a pickle to fill: its class has no name that could be imported."""
+    made = _merging(kind)  # type: ignore[arg-type]
+    return made.__new__(made)
 
 
 def _merged(output: Tensor, keys: Tensor, tokens: _Tokens, settings: BlockMerging) -> tuple[Tensor, _Tokens]:

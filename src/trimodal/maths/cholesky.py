@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from trimodal.errors import TrimodalError
+from trimodal.maths.unseen import fill
 
 FEW_TOKENS_DAMPING = 0.1
 LEAST_DAMPING = 1e-6
@@ -20,11 +21,8 @@ _SMALL = 256
 
 
 def revive(moment: Tensor) -> tuple[Tensor, Tensor]:
-    """Float64 copy of `moment` with 1 on the diagonal of inputs that never fire, and the mask (n,) of these."""
-    alive = moment.to(torch.float64, copy=True)
-    dead = alive.diagonal() == 0
-    alive.diagonal()[dead] = 1.0
-    return alive, dead
+    """Float64 copy of `moment` in which inputs that never fire are as `maths/unseen.py` assumes, and the mask (n,) of these."""
+    return fill(moment.double())
 
 
 def safe_damping(damping: float, tokens: int, columns: int) -> float:

@@ -5,15 +5,22 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+_TALL = 2
+
 
 def output_basis(weight: Tensor, moment: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Eigenvalues λ, descending (m,), and eigenvectors U (m, m) of W C Wᵀ, in float64.
+    """Eigenvalues λ, descending (k,), and eigenvectors U (m, k) of W C Wᵀ, in float64, with k = m; of a weight with more than
+    twice as many rows as columns, a language model's head for one, only those of the n that are not zero: k = n.
     No moment stands for C = I: plain SVD.
 
     W C Wᵀ is the second moment of the layer's output, so U are its principal directions and
     1 − Σ_{i≤k} λ_i / Σ λ_i is exactly the relative output error of keeping k of them.
     """
     w = weight.double()
+    if len(w) > _TALL * w.shape[1]:  # W C^½ = Q R, so that U are Q times the eigenvectors of R Rᵀ: nothing is (m, m)
+        basis, triangle = torch.linalg.qr(w if moment is None else w @ root(moment.double()))
+        values, vectors = torch.linalg.eigh(triangle @ triangle.T)
+        return values.flip(0).clamp(min=0), basis @ vectors.flip(1)
     product = w @ w.T if moment is None else w @ moment.double() @ w.T
     values, vectors = torch.linalg.eigh((product + product.T) / 2)
     return values.flip(0).clamp(min=0), vectors.flip(1)

@@ -21,7 +21,7 @@ Kind = Literal["prune", "quantize", "factorize", "share", "merge", "fold", "dist
 Mix = Callable[[Mapping[str, Moment]], Moment]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Method:
     """One method.
 
@@ -69,6 +69,9 @@ class Method:
     solve: Callable[[Place, Weights, Statistic | None, Any], Change] | None = None
     fit: Callable[[Model, Model, Callable[[int], Sequence[Batch]], Any, int], Iterable[FitRecord]] | None = None
     survey: Callable[[Model, Place, Sequence[Batch], Mix, Any], Change] | None = None
+
+    def __repr__(self) -> str:
+        return f"<Method {self.name}: {self.idea}>"
 
 
 def needs_dense(site: Site) -> str | None:

@@ -190,7 +190,7 @@ def treat_(
             tie_(other)
     new = replaced_(layer, kind, options, tensors, bias)
     if new is not layer:
-        module.set_submodule(site.path, new)
+        _put_(module, layer, new)
     if table:
         new.stored.borrow_(module.get_submodule(table).stored)  # type: ignore[union-attr, operator]
     for other in map(module.get_submodule, site.tied):
@@ -198,6 +198,14 @@ def treat_(
             host_(other, new.stored, owner=False)  # type: ignore[arg-type]
         elif not is_borrowing(other):
             other.weight = new.weight
+
+
+def _put_(module: nn.Module, old: nn.Module, new: nn.Module) -> None:
+    """Let `new` stand wherever `old` does, which may be in several places."""
+    for parent in list(module.modules()):
+        for name, child in parent._modules.items():
+            if child is old:
+                parent._modules[name] = new
 
 
 def merge_(module: nn.Module, layout: Layout, how: Merge) -> None:
@@ -309,6 +317,6 @@ def dequantize_(module: nn.Module) -> None:
     for layer in list(module.modules()):
         if is_borrowing(layer):
             tie_(layer)
-    for path, layer in reversed(list(module.named_modules())):  # a chain within a chain first
+    for layer in reversed(list(module.modules())):  # a chain within a chain first
         if isinstance(layer, Chain):
-            module.set_submodule(path, merged(layer))
+            _put_(module, layer, merged(layer))

@@ -12,15 +12,12 @@ from transformers.cache_utils import Cache
 
 from trimodal.core import Tower
 from trimodal.errors import ModelError, TrimodalError
+from trimodal.models.foreign import Stop, run_forward
 from trimodal.models.model import Batch
 
 Call = tuple[tuple[Any, ...], dict[str, Any]]
 
 _PER_BLOCK = ("layer_types", "no_rope_layers")  # lists in configurations with one entry per block
-
-
-class Stop(Exception):
-    """Ends a forward pass whose rest nobody needs."""
 
 
 def split(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
@@ -85,7 +82,7 @@ def passage(module: nn.Module, paths: Sequence[str], batch: Batch) -> Passage | 
     handles += [block.register_forward_hook(after) for block in found.blocks]
     try:
         with suppress(Stop):
-            module(**batch)
+            run_forward(module, batch)
     finally:
         for handle in handles:
             handle.remove()

@@ -414,6 +414,18 @@ def tied_once(module: nn.Module, sites: Iterable[Site]) -> tuple[Site, ...]:
     return tuple(first.values())
 
 
+def seen_elsewhere(module: nn.Module, layout: Layout) -> Layout:
+    """`layout` with the names under which weights of its sites stand outside of all sites too."""
+    named = [*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False)]
+    layers = {id(module.get_submodule(path)) for site in layout.sites for path in (site.path, *site.tied)}
+    outside: dict[int, str] = {}
+    for name, tensor in named:
+        if id(module.get_submodule(name.rpartition(".")[0])) not in layers:
+            outside.setdefault(id(tensor), name)
+    weights = {site.path: id(module.get_submodule(site.path)._parameters.get("weight")) for site in layout.sites}
+    return replace(layout, sites=tuple(replace(site, elsewhere=outside.get(weights[site.path], "")) for site in layout.sites))
+
+
 def _tied(known: Site, other: Site) -> Site:
     """`known` with the path of `other`, which has the same weight. An embedding is read again if all others read it along
     the dimension of its stream."""

@@ -161,6 +161,11 @@ def no_image(module: nn.Module, channels: int, height: int, width: int | None = 
     return {"pixel_values": no_signal(module, channels, height, height if width is None else width)}
 
 
+def height_and_width(size: int | Sequence[int]) -> tuple[int, int]:
+    """Of an image's size as configurations give it: one number for both, or (height, width)."""
+    return (size, size) if isinstance(size, int) else (size[0], size[1])
+
+
 def no_text(module: nn.Module, tokens: int) -> dict[str, Tensor]:
     """`input_ids` of one text of so many tokens, all of them token 0. No mask: it would only say that all are real."""
     return {"input_ids": torch.zeros(1, tokens, dtype=torch.long, device=_device(module))}

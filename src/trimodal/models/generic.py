@@ -8,14 +8,16 @@ nothing can be cut; everything that works on one weight at a time (quantization,
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
-from trimodal.core import MODALITIES, Layout, Site, Tower
+from trimodal.core import MODALITIES, Fixed, Layout, Site, Tower
 from trimodal.errors import DataError, ModelError
 from trimodal.layers import Recurrent
 from trimodal.models.declare import site_at, tied_once, weighted
+from trimodal.models.foreign import run_foreign
 from trimodal.models.model import Family, Loaded, Output, Processors
 from trimodal.models.tracing import with_couplings
 
@@ -38,13 +40,17 @@ def describe(module: nn.Module) -> Layout:
     blocks = {tower.name: tower.blocks for tower in towers}
     sites = [_site(module, path, kind, _tower(path), blocks[_tower(path)]) for path, kind in paths.items()]
     layout = Layout(towers, tied_once(module, sites))
-    return with_couplings(module, layout, example(module))
+    try:
+        inputs = example(module)
+    except ModelError as error:
+        return replace(layout, fixed=(Fixed("", str(error)),))
+    return with_couplings(module, layout, inputs)
 
 
 def example(module: nn.Module) -> dict[str, Tensor]:
     """What the module's own `example()` returns: keyword arguments of its forward for one sample; else nothing."""
     own = getattr(module, "example", None)
-    found = own() if callable(own) else {}
+    found = run_foreign(f"{type(module).__name__}.example()", own) if callable(own) else {}
     if not isinstance(found, dict) or not all(isinstance(name, str) for name in found):
         raise ModelError(f"{type(module).__name__}.example returned {type(found).__name__}, expected a dict of tensors.")
     return found
@@ -72,7 +78,7 @@ def encode(module: nn.Module, processors: Processors, loaded: Sequence[Loaded]) 
             f"{type(module).__name__} is of no family that trimodal knows, so nothing says how its inputs are made; "
             "give it a method encode(samples) that returns forward's keyword arguments, or use --data none."
         )
-    batch = own(loaded)
+    batch = run_foreign(f"{type(module).__name__}.encode()", lambda: own(loaded), f"it was given {len(loaded)} samples")
     if not isinstance(batch, dict) or not all(isinstance(value, torch.Tensor) for value in batch.values()):
         raise DataError(f"{type(module).__name__}.encode returned {type(batch).__name__}, expected a dict of tensors.")
     return batch

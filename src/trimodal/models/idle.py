@@ -26,12 +26,12 @@ from trimodal.core import Fold, Layout
 from trimodal.errors import TrimodalError
 from trimodal.layers import Removed
 from trimodal.models.folding import is_leaf, named_tensors
+from trimodal.models.foreign import last_line, run_foreign, run_forward
 from trimodal.models.model import Batch, Model
 from trimodal.models.tracing import tensors_in
 
 _DOORS = re.compile(r"get_\w+_features|encode\w*")
 _NUMBER = re.compile(r"\.\d+(?=\.|$)")
-_REFUSALS = (RuntimeError, TypeError, ValueError, LookupError, AttributeError, AssertionError, TrimodalError)
 _TOKENS = 2
 
 
@@ -111,8 +111,8 @@ def _embeddings(module: nn.Module) -> Iterator[nn.Module | None]:
     for part in module.modules():
         if isinstance(part, PreTrainedModel):
             for ask in (part.get_input_embeddings, part.get_output_embeddings):
-                with suppress(*_REFUSALS):
-                    yield ask()
+                with suppress(TrimodalError):
+                    yield run_foreign("it", ask)
 
 
 def _ways_in(module: nn.Module, batches: Sequence[Batch]) -> Iterator[Callable[[], Any]]:
@@ -165,8 +165,8 @@ class _Use(TorchFunctionMode):
             for path in (*self._paths, *self.models)
         ]
         try:
-            with torch.no_grad(), self, suppress(*_REFUSALS):
-                enter()
+            with torch.no_grad(), self, suppress(TrimodalError):
+                run_foreign("it", enter)
         finally:
             for handle in handles:
                 handle.remove()
@@ -186,14 +186,12 @@ def _missed(module: nn.Module, paths: Sequence[str], batches: Sequence[Batch]) -
     if not paths:
         return ""
     with torch.no_grad():
-        before = [list(tensors_in(module(**batch))) for batch in batches]
+        before = [list(tensors_in(run_forward(module, batch))) for batch in batches]
         try:
             with _without(module, paths):
-                after = [list(tensors_in(module(**batch))) for batch in batches]
-        except _REFUSALS as error:
-            return (
-                f"never runs in what was seen, but without it the model does not run ({type(error).__name__}: {error})"
-            )
+                after = [list(tensors_in(run_forward(module, batch))) for batch in batches]
+        except TrimodalError as error:
+            return f"never runs in what was seen, but without it the model does not run ({last_line(error.__cause__ or error)})"
     same = all(len(a) == len(b) and all(map(torch.equal, a, b)) for a, b in zip(before, after, strict=True))
     return "" if same else "never runs in what was seen, but without it the model's outputs change"
 

@@ -10,7 +10,6 @@ import importlib
 import json
 import re
 import sys
-import tempfile
 import urllib.request
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -25,17 +24,24 @@ from torch import nn
 from trimodal.errors import ModelError
 from trimodal.layers import open_recurrent_
 from trimodal.models import fusion
+from trimodal.models.declare import seen_elsewhere
+from trimodal.models.factory import make_module
 from trimodal.models.families import family_of
+from trimodal.models.files import PICKLES, check_no_adapter, weight_files
 from trimodal.models.model import Model, Processors
+from trimodal.models.processors import processors_in
+from trimodal.writing import scratch_folder
 
-WEIGHTS = "*.safetensors"
-PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
-HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", "*.spm"]
+HUB_FILES = [
+    "*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", "*.spm", "*.tiktoken", "*.codes", "*.bpe", "*_*/pytorch_model.bin",
+    "model.trimodal", "LICEN*", "NOTICE*", "README.md",
+]  # fmt: skip
 _FACTORY = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 _UNREADABLE = (
     OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, ImportError, IndexError, ArithmeticError,
     AssertionError, SafetensorError, StrictDataclassError,
 )  # fmt: skip
+_NAMELESS = ("<lambda>", "function")
 _PATIENCE_SECONDS = 10.0
 _HUB_ID = re.compile(r"[\w][\w.-]*(/[\w][\w.-]*)?")
 
@@ -85,11 +91,10 @@ def _is_folder(path: Path) -> bool:
 
 
 def from_factory(factory: Callable[[], nn.Module], name: str) -> Model:
-    """The module that `factory` returns."""
-    module = factory()
-    if not isinstance(module, nn.Module):
-        raise ModelError(f"{name} returned {type(module).__name__}, expected a torch.nn.Module")
-    return describe(module.eval(), name)
+    """A copy of the module that `factory` returns, which stays as it is. Without a name of its own it is called like its class."""
+    nameless = name in _NAMELESS
+    module = make_module(factory, "the function" if nameless else name)
+    return describe(module, type(module).__name__ if nameless else name)
 
 
 def describe(module: nn.Module, name: str, folder: Path | None = None) -> Model:
@@ -97,7 +102,8 @@ def describe(module: nn.Module, name: str, folder: Path | None = None) -> Model:
     module = open_recurrent_(module)
     family = family_of(module)
     processors = processors_in(folder) if folder else Processors()
-    return Model(module, family.describe(module), family, name, folder, processors)
+    layout = seen_elsewhere(module, family.describe(module))
+    return Model(module, layout, family, name, folder, processors)
 
 
 def from_folder(folder: Path, name: str) -> Model:
@@ -117,6 +123,7 @@ def pretrained(folder: Path) -> tuple[nn.Module, list[str]]:
     Raises:
         ModelError: a file is missing or damaged, or names what is not known here.
     """
+    check_no_adapter(folder)
     config = read_config(folder)
     check_weights(folder)
     kind = model_class(config, folder)
@@ -156,10 +163,10 @@ def _json(file: Path) -> Any:
 
 
 def check_weights(folder: Path) -> list[Path]:
-    """The weight files of `folder`, each whole."""
-    files = sorted(folder.glob(WEIGHTS))
+    """The weight files of `folder` that are read, each whole."""
+    files = [folder / path for path in weight_files(folder)]
     if not files:
-        pickles = [path.name for pattern in PICKLES for path in folder.glob(pattern)]
+        pickles = [path.name for suffix in PICKLES for path in sorted(folder.glob(f"*{suffix}"))]
         if pickles:
             raise ModelError(
                 f"{folder} has its weights only as a pickle ({pickles[0]}), which can run code when it is read and is "
@@ -196,51 +203,12 @@ def bare(config: Mapping[str, Any], kind: type[transformers.PreTrainedModel]) ->
         ModelError: the class cannot be built from it.
     """
     try:
-        with tempfile.TemporaryDirectory() as folder, torch.device("meta"):
+        with scratch_folder("a configuration") as folder, torch.device("meta"):
             Path(folder, "config.json").write_text(json.dumps(config), encoding="utf-8")
             found = cast("Any", kind).config_class.from_pretrained(folder, local_files_only=True)
             return cast("transformers.PreTrainedModel", cast("Any", kind)._from_config(found).eval())
     except _UNREADABLE as error:
         raise ModelError(f"{kind.__name__} cannot be built from this config.json: {_reason(error)}") from error
-
-
-def processors_in(folder: Path) -> Processors:
-    """The input processors that `folder` has the files for."""
-    fusion.register()
-    have = {file.name: file for file in folder.glob("*.json")}
-    nested = _mapping(have.get("processor_config.json"))
-    flat = _mapping(have.get("preprocessor_config.json"))
-    for name in ("tokenizer.json", "tokenizer_config.json"):
-        _mapping(have.get(name))
-    whole = _processor(transformers.AutoProcessor, folder) if "processor_class" in nested else None
-    image = audio = None
-    if "image_processor" in nested or "image_processor_type" in flat:
-        image = getattr(whole, "image_processor", None) or _processor(transformers.AutoImageProcessor, folder)
-    if "feature_extractor" in nested or ("feature_extractor_type" in flat and image is None):
-        audio = getattr(whole, "feature_extractor", None) or _processor(transformers.AutoFeatureExtractor, folder)
-    text = None
-    if {"tokenizer.json", "tokenizer_config.json", "vocab.txt", "vocab.json"} & have.keys() or (
-        folder / "vocab.txt"
-    ).is_file():
-        text = getattr(whole, "tokenizer", None) or _processor(transformers.AutoTokenizer, folder)
-    return Processors(image=image, audio=audio, text=text, whole=whole)
-
-
-def _mapping(file: Path | None) -> dict[str, Any]:
-    """The content of a processor's file; empty where there is none."""
-    content = {} if file is None else _json(file)
-    if not isinstance(content, dict):
-        raise ModelError(f"{file} holds a JSON {type(content).__name__}, expected an object; copy or download it again")
-    return content
-
-
-def _processor(kind: Any, folder: Path) -> Any:
-    try:
-        return kind.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except _UNREADABLE as error:
-        raise ModelError(
-            f"{folder}: its {kind.__name__.removeprefix('Auto').lower()} cannot be loaded: {_reason(error)}"
-        ) from error
 
 
 def fingerprint(module: nn.Module) -> str:

@@ -7,9 +7,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import torch
 from torch import Tensor, nn
 
 from trimodal.core import Layout
+from trimodal.models.foreign import run_foreign
 
 if TYPE_CHECKING:
     import numpy as np
@@ -54,17 +56,50 @@ class Loaded:
     target: str | None = None
 
 
-@dataclass(frozen=True)
 class Processors:
-    """The model's own input processors, as far as its folder has them.
+    """The model's own input processors, as far as its folder has them: `image`, `audio`, `text`, and `whole`, a combined
+    processor where the family needs one (LLaVA's, our fused model's). None where there is none.
 
-    `whole` is a combined processor where the family needs one (LLaVA's, our fused model's).
+    They are given, or loaded by the functions `later` when they are first asked for: a model can be looked at and
+    compressed without data where a package that a processor needs is missing. Asking raises what loading it raises.
     """
 
-    image: Any = None
-    audio: Any = None
-    text: Any = None
-    whole: Any = None
+    def __init__(
+        self,
+        image: Any = None,
+        audio: Any = None,
+        text: Any = None,
+        whole: Any = None,
+        later: Mapping[str, Callable[[], Any]] | None = None,
+    ) -> None:
+        self._known = {"image": image, "audio": audio, "text": text, "whole": whole}
+        self._later = dict(later or {})
+
+    @property
+    def image(self) -> Any:
+        """From images to tensors."""
+        return self._found("image")
+
+    @property
+    def audio(self) -> Any:
+        """From waveforms to tensors."""
+        return self._found("audio")
+
+    @property
+    def text(self) -> Any:
+        """From text to tensors: the tokenizer."""
+        return self._found("text")
+
+    @property
+    def whole(self) -> Any:
+        """From all of them to tensors."""
+        return self._found("whole")
+
+    def _found(self, part: str) -> Any:
+        if part in self._later:
+            self._known[part] = self._later[part]()
+            del self._later[part]
+        return self._known[part]
 
 
 @dataclass(frozen=True)
@@ -110,7 +145,22 @@ class Model:
     processors: Processors = field(default_factory=Processors)
     steps: list[dict[str, Any]] = field(default_factory=list)
 
+    def example(self) -> dict[str, Any]:
+        """Keyword arguments of the module's forward for one sample, all zeros; empty if nobody can say.
+
+        Raises:
+            ModelError: whoever could say failed.
+        """
+        what = f"the example of one sample for {type(self.module).__name__}"
+        return run_foreign(what, lambda: self.family.example(self.module))
+
     @property
     def modalities(self) -> tuple[str, ...]:
         """The modalities the module takes as input."""
         return self.family.modalities(self.module)
+
+
+def device_of(module: nn.Module) -> torch.device:
+    """Where the module's tensors are: that of its first parameter, else of its first buffer, else the CPU."""
+    first = next((tensor for tensors in (module.parameters(), module.buffers()) for tensor in tensors), None)
+    return torch.device("cpu") if first is None else first.device

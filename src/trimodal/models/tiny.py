@@ -366,7 +366,7 @@ def write_miniature_data(folder: Path, n: int, modalities: Sequence[str], seed: 
         line["target"] = " ".join(random.choice(WORDS, 4))
         lines.append(json.dumps(line))
     path = folder / "data.jsonl"
-    path.write_text("\n".join(lines) + "\n")
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return path
 
 

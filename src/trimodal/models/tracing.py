@@ -32,12 +32,15 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 from trimodal.core import Axis, Counter, Fixed, Layout, Site
+from trimodal.errors import ModelError
 from trimodal.layers import Recurrent
 from trimodal.models.apply import cut_
+from trimodal.models.copying import without_values
 from trimodal.models.following import NORMALISED, Nodes, Trace
+from trimodal.models.foreign import last_line, run_forward
 
 _FAILURES = (
     RuntimeError, TypeError, ValueError, AttributeError, LookupError, ArithmeticError, AssertionError, OSError,
@@ -54,11 +57,11 @@ def with_couplings(module: nn.Module, layout: Layout, inputs: Mapping[str, Tenso
     """
     if not inputs:
         return layout
-    bare = without_values(module)
     try:
+        bare = without_values(module)
         found = couplings(bare, layout, inputs)
-    except _FAILURES as error:
-        reason = f"its forward does not run on tensors without values ({type(error).__name__}: {str(error)[:120]})"
+    except (ModelError, *_FAILURES) as error:
+        reason = f"its forward does not run on tensors without values ({last_line(error.__cause__ or error)[:150]})"
         return replace(layout, fixed=(Fixed("", reason),))
     if all(_holds(bare, found, inputs, several) for several in _halves(found.labels())):
         return found
@@ -72,9 +75,9 @@ def couplings(bare: nn.Module, layout: Layout, inputs: Mapping[str, Tensor]) -> 
         trace.enter(tensor, name)
     modules = dict(bare.named_modules())
     known = {id(getattr(modules[site.path], name, None)) for site in layout.sites for name in NORMALISED}
-    values = {name: value.to("meta") if isinstance(value, Tensor) else value for name, value in inputs.items()}
+    values = tree_map_only(Tensor, lambda tensor: tensor.to("meta"), dict(inputs))
     with torch.no_grad(), torch.device("meta"), trace:
-        result = bare.eval()(**values)
+        result = run_forward(bare.eval(), values)
     for tensor in tensors_in(result):
         trace.fix(tensor, _OUTPUT)
     for name, tensor in (*bare.named_parameters(), *bare.named_buffers()):
@@ -84,18 +87,6 @@ def couplings(bare: nn.Module, layout: Layout, inputs: Mapping[str, Tensor]) -> 
         if site.tied:
             trace.fix(getattr(modules[site.path], "weight"), f"its weight is tied to {site.tied[0]}")  # noqa: B009
     return _Labelling(layout, trace, modules).layout()
-
-
-def without_values(module: nn.Module) -> nn.Module:
-    """A copy of `module` on the meta device; takes no memory for weights."""
-    memo: dict[int, Any] = {}
-    for part in module.modules():
-        for tensor in (*part._parameters.values(), *part._buffers.values(), *vars(part).values()):
-            if isinstance(tensor, nn.Parameter):
-                memo[id(tensor)] = nn.Parameter(tensor.detach().to("meta"), requires_grad=False)
-            elif isinstance(tensor, Tensor):
-                memo[id(tensor)] = tensor.detach().to("meta")
-    return copy.deepcopy(module, memo)
 
 
 def _halves(labels: Sequence[str]) -> Iterable[list[str]]:
@@ -117,7 +108,7 @@ def _holds(bare: nn.Module, layout: Layout, inputs: Mapping[str, Tensor], labels
     sites = tuple(replace(site, input_axis=None, output_axis=None) for site in expected.sites)
     try:
         found = couplings(smaller, replace(expected, sites=sites, counters=()), inputs)
-    except _FAILURES:
+    except (ModelError, *_FAILURES):
         return False
     return _shapes(found, expected, labels) == _shapes(expected, expected, labels)
 

@@ -28,14 +28,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map_only
 from transformers import PreTrainedModel
 
 from trimodal.core import Fold, Layout, Site
 from trimodal.core.site import Folding, is_width
+from trimodal.errors import ModelError
 from trimodal.layers import Chain, standardised
 from trimodal.maths.folding import taken_over
 from trimodal.models.folding import named_tensors, tensors_at
+from trimodal.models.foreign import run_foreign, run_forward
 from trimodal.models.idle import never_run
 from trimodal.models.model import Batch, Model
 from trimodal.models.tracing import tensors_in
@@ -51,7 +53,12 @@ def with_folds(model: Model, batches: Sequence[Batch]) -> Layout:
     """The model's layout with its `folds`: what was seen on `batches`, else on the family's own example with noise."""
     examples = _examples(model)
     watched = batches or examples
-    seen = [_seen(model, batch) for batch in watched]
+    try:
+        seen = [_seen(model, batch) for batch in watched]
+    except ModelError:
+        if batches:
+            raise
+        seen, watched, examples = [], (), ()  # its own example does not run
     keys = dict.fromkeys((fold.what, fold.path) for folds, _ in seen for fold in folds)
     agreed = [_agreed([(_find(folds, *key), ran) for folds, ran in seen]) for key in keys]
     folds = (*never_run(model, watched, examples), *agreed, *twins(model.module, model.layout))
@@ -78,13 +85,16 @@ def _agreed(seen: Sequence[tuple[Fold | None, set[str]]]) -> Fold:
 def _examples(model: Model) -> Sequence[Batch]:
     """The family's example with noise in place of what is not whole numbers; none if nobody can say."""
     noise = torch.Generator().manual_seed(0)
-    example = model.family.example(model.module)
+    try:
+        example = model.example()
+    except ModelError:
+        return []
 
     def filled(value: Tensor) -> Tensor:
         drawn = torch.randn(value.shape, generator=noise)
         return drawn.to(value) if value.is_floating_point() else value
 
-    return [{name: filled(value) for name, value in example.items()}] if example else []
+    return [tree_map_only(Tensor, filled, example)] if example else []
 
 
 def _seen(model: Model, batch: Batch) -> tuple[list[Fold], set[str]]:
@@ -140,7 +150,7 @@ class _Watch(TorchDispatchMode):
         self._module.eval()
         try:
             with torch.no_grad(), self, _Asking(self.asked):
-                result = self._module(**batch)
+                result = run_forward(self._module, batch)
             self._hand_out(result)
         finally:
             for handle in handles:
@@ -346,8 +356,8 @@ def offset_of(norm: nn.Module) -> float | None:
     given = 1.0 + 2.0 * torch.randn(_PROBES, len(weight), generator=noise).to(weight)
     try:
         with torch.no_grad():
-            made, plain = norm(given), standardised(norm)(given)
-    except (RuntimeError, TypeError, ValueError, LookupError):
+            made, plain = run_foreign("the norm", lambda: norm(given)), standardised(norm)(given)
+    except (ModelError, RuntimeError, TypeError, ValueError, LookupError):
         return None
     for offset in (0.0, 1.0):
         expected = plain * (weight.detach() + offset) + (0.0 if bias is None else bias.detach())
@@ -365,8 +375,8 @@ def _scale_of(part: nn.Module) -> Tensor | None:
     given = torch.randn(_PROBES, len(own[0]), generator=noise).to(own[0])
     try:
         with torch.no_grad():
-            made = part(given)
-    except (RuntimeError, TypeError, ValueError, LookupError, NotImplementedError, AttributeError):
+            made = run_foreign("the layer", lambda: part(given))
+    except ModelError:
         return None
     fits = isinstance(made, Tensor) and made.shape == given.shape and bool(torch.equal(made, given * own[0]))
     return own[0] if fits else None

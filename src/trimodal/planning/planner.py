@@ -12,7 +12,19 @@ from dataclasses import replace
 from fnmatch import fnmatchcase
 from typing import Any
 
-from trimodal.core import Certainty, Edit, Fixed, Fold, Layout, LeftAlone, Place, PlannedPlace, Site, least_certain
+from trimodal.core import (
+    Certainty,
+    Edit,
+    Fixed,
+    Fold,
+    Layout,
+    LeftAlone,
+    Place,
+    PlannedPlace,
+    Site,
+    Skipped,
+    least_certain,
+)
 from trimodal.core.folding import sites_of
 from trimodal.core.site import is_width
 from trimodal.errors import RecipeError, nearest
@@ -40,20 +52,55 @@ def _tower_place(layout: Layout, name: str) -> Place:
 
 
 def plan_edits(layout: Layout, recipe: Recipe, data: bool) -> tuple[tuple[Edit, ...], Layout]:
-    """The recipe's steps as edits, and the layout as it will be after them. `data` says whether there is any.
+    """The recipe's steps as edits, and the layout as it will be after them; see `plan_steps`."""
+    edits, _, layout = plan_steps(layout, recipe, data)
+    return edits, layout
+
+
+def plan_steps(layout: Layout, recipe: Recipe, data: bool) -> tuple[tuple[Edit, ...], tuple[Skipped, ...], Layout]:
+    """The recipe's steps as edits, those that are optional and find nothing to do, and the layout as it will be after
+    all of them. `data` says whether there is any.
 
     Raises:
         RecipeError: a pattern matches nothing, every place that it matches is declined, or a step needs data that
-            is not there.
+            is not there. Where a step is optional the first two are no errors, as long as any other step finds a place.
     """
     edits: list[Edit] = []
-    began = layout
+    skipped: list[Skipped] = []
+    began, idle = layout, False
     for step in recipe.steps:
         if step.number == 1:
             began = layout
-        edit, layout = _plan_step(layout, step, data, began, edits)
+        if step.recovery and idle:
+            continue
+        try:
+            edit, layout = _plan_step(layout, step, data, began, edits)
+        except _NothingToDo as nothing:
+            if not step.optional:
+                raise RecipeError(f"{step.place} ({step.method.name}): {nothing.reason}") from None
+            if not (idle and step.number > 1):  # the rest of a schedule of which nothing was said yet
+                skipped.append(Skipped(step.place, step.method.name, nothing.reason))
+            idle = True
+            continue
+        idle = False
         edits.append(_as_certain_as(edits, edit, step.method))
-    return tuple(edits), layout
+    _check_any(recipe, edits, skipped)
+    return tuple(edits), tuple(skipped), layout
+
+
+class _NothingToDo(Exception):
+    """A step finds no place to work at, for `reason`."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+def _check_any(recipe: Recipe, edits: Sequence[Edit], skipped: Sequence[Skipped]) -> None:
+    """Refuse a recipe of which nothing is left but training."""
+    if skipped and not any(edit.places for edit in edits):
+        reasons = "; ".join(f"{step.method}: {step.reason}" for step in skipped[:3])
+        raise RecipeError(f"{recipe.name} finds nothing to do in this model ({reasons}); choose another recipe")
 
 
 def _plan_step(layout: Layout, step: Step, data: bool, began: Layout, earlier: Sequence[Edit]) -> tuple[Edit, Layout]:
@@ -66,9 +113,9 @@ def _plan_step(layout: Layout, step: Step, data: bool, began: Layout, earlier: S
         return Edit(method.name, step.where, plain(step.config), ()), layout
     planned: list[PlannedPlace] = []
     taken: list[tuple[Place, Any]] = []
-    matching = _matching(layout, step)
-    left = [LeftAlone(fixed.label, fixed.reason) for fixed in layout.fixed if _cannot(fixed, step)]
-    _check_exceptions(step, matching)
+    matching, left = _matching(layout, step)
+    left += [LeftAlone(fixed.label, fixed.reason) for fixed in layout.fixed if _cannot(fixed, step)]
+    left += _idle_exceptions(step, matching)
     for found in matching:
         if found.fold is not None and sites_of(found.fold, layout) is None:
             left.append(LeftAlone(found.name, "a layer that it needs was folded into another"))
@@ -78,7 +125,7 @@ def _plan_step(layout: Layout, step: Step, data: bool, began: Layout, earlier: S
         config = _config_at(step, place)
         if step.number and method.on in ("axis", "tower"):
             config = _of_what_is_left(config, place, began)
-        reason = method.refuse(place, config) or _overtaken(place.fold, earlier, planned)
+        reason = _held_elsewhere(place) or method.refuse(place, config) or _overtaken(place.fold, earlier, planned)
         if reason is None and method.kind == "share":
             reason = _unsure(place, method.forecast(place, config), earlier)
         if reason is not None:
@@ -101,11 +148,15 @@ def _plan_step(layout: Layout, step: Step, data: bool, began: Layout, earlier: S
         planned.append(PlannedPlace(place.name, paths, place.stored_bytes, after_bytes, differing, fold=place.fold))
     if not planned:
         reasons = dict.fromkeys(f"{alone.name}: {alone.reason}" for alone in left)
-        raise RecipeError(
-            f"{step.place} ({method.name}): nothing that {_quoted(step)} matches can be worked on; "
-            f"{'; '.join(list(reasons)[:3])}{' …' if len(reasons) > 3 else ''}"
-        )
+        why = f"{'; '.join(list(reasons)[:3])}{' …' if len(reasons) > 3 else ''}"
+        raise _NothingToDo(f"nothing that {_quoted(step)} matches can be worked on; {why}")
     return Edit(method.name, step.where, plain(step.config), tuple(planned), tuple(left)), layout
+
+
+def _held_elsewhere(place: Place) -> str | None:
+    """Why a weight must stay as it is: somebody reads it who is no layer. What works on a whole tower looks for itself."""
+    held = None if place.whole is not None else next((site for site in place.sites if site.elsewhere), None)
+    return None if held is None else f"the weight of {held.path} is also {held.elsewhere}, which is read by no layer"
 
 
 def _overtaken(fold: Fold | None, earlier: Iterable[Edit], here: Iterable[PlannedPlace]) -> str | None:
@@ -189,13 +240,17 @@ def _units(sites: Iterable[Site], label: str | None) -> int:
     return next(axis.units for site in sites for axis in (site.input_axis, site.output_axis) if axis and axis.label == label)
 
 
-def _check_exceptions(step: Step, matching: list[Place]) -> None:
+def _idle_exceptions(step: Step, matching: list[Place]) -> Iterator[LeftAlone]:
+    """The exceptions that fit none of the places, which only an optional step may have."""
     for pattern, _ in step.but:
-        if not any(_fits(place, pattern) for place in matching):
+        if any(_fits(place, pattern) for place in matching):
+            continue
+        if not step.optional:
             raise RecipeError(
                 f"{step.place} ({step.method.name}): the exception '{pattern}' matches none of the places that "
                 f"{_quoted(step)} matches, such as '{matching[0].name}'"
             )
+        yield LeftAlone(f"but {pattern}", "the exception matches none of the places")
 
 
 def _cannot(fixed: Fixed, step: Step) -> bool:
@@ -205,16 +260,17 @@ def _cannot(fixed: Fixed, step: Step) -> bool:
     return wanted and any(fnmatchcase(name, pattern) for pattern in step.where for name in names)
 
 
-def _matching(layout: Layout, step: Step) -> list[Place]:
-    """The places that the step's patterns match, in running order."""
+def _matching(layout: Layout, step: Step) -> tuple[list[Place], list[LeftAlone]]:
+    """The places that the step's patterns match, in running order, and the patterns of an optional step that match none."""
     candidates = list(_candidates(layout, step.method))
     matched = [p for p in candidates if any(_fits(p, pattern) for pattern in step.where)]
+    left: list[LeftAlone] = []
     for pattern in step.where:
         if not any(_fits(place, pattern) for place in candidates):
-            raise RecipeError(
-                f"{step.place} ({step.method.name}): the pattern '{pattern}' matches nothing; {_hint(layout, step, pattern)}"
-            )
-    return matched
+            if not (step.optional and matched):
+                raise _NothingToDo(f"the pattern '{pattern}' matches nothing; {_hint(layout, step, pattern)}")
+            left.append(LeftAlone(pattern, "the pattern matches nothing in this model"))
+    return matched, left
 
 
 def _candidates(layout: Layout, method: Method) -> Iterator[Place]:
@@ -262,6 +318,11 @@ def _hint(layout: Layout, step: Step, pattern: str) -> str:
     if not candidates and step.method.on == "fold":
         lacking = "" if layout.watched else "; the model was not run: without data a module needs a method example()"
         return f"nothing was seen that could be folded{lacking}"
+    if not candidates and step.method.on == "site":
+        return (
+            "this model has no linear layer, convolution, embedding or norm with a weight in floating point, and other "
+            "parameters stay as they are"
+        )
     if not candidates:
         reasons = [f"{fixed.label}: {fixed.reason}" for fixed in layout.fixed if _cannot(fixed, step)]
         reasons += [fixed.reason for fixed in layout.fixed if not fixed.label]

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from importlib import resources
 from pathlib import Path
 from typing import Any, get_args
 
 import yaml
 
+from trimodal.catalogue import built_in, recipe_text
 from trimodal.core import MODALITIES
+from trimodal.core.record import PackName
 from trimodal.errors import RecipeError, nearest
 from trimodal.methods import Method, method
 from trimodal.methods.options import build
 from trimodal.planning.gradual import read_gradual, spread_out
 from trimodal.statistics import Balance
 
-_KEYS = ("seed", "calibration", "floors", "steps")
+_KEYS = ("seed", "calibration", "floors", "pack", "steps")
 _CALIBRATION_KEYS = ("samples", "balance")
 LARGEST_SEED = 2**63 - 1
 
@@ -26,7 +27,8 @@ LARGEST_SEED = 2**63 - 1
 class Step:
     """One line of a recipe: a method, where, and its options. `place` says where the line stands; `but` holds
     patterns with the options as they are there instead, the later before the earlier. `number` counts the steps of a
-    gradual schedule from 1; its sparsities are shares of what there was before the first."""
+    gradual schedule from 1; its sparsities are shares of what there was before the first. A step that is `optional` may
+    find nothing to do; `recovery` marks one that only mends what the step before it did."""
 
     method: Method
     where: tuple[str, ...]
@@ -34,6 +36,8 @@ class Step:
     place: str
     but: tuple[tuple[str, Any], ...] = ()
     number: int = 0
+    optional: bool = False
+    recovery: bool = False
 
 
 @dataclass(frozen=True)
@@ -42,8 +46,8 @@ class Recipe:
 
     `samples` are the calibration samples that statistics are taken from (None: up to 256 of those there
     are); `balance` says how they are mixed over modalities; `floors` is the largest drop allowed per modality (or
-    `all`), in points for a metric in percent and in hundredths for a cosine. `built_in` recipes come with floors that
-    nobody asked for: where nothing can be measured, these are not judged.
+    `all`), in points for a metric in percent and in hundredths for a cosine; `pack` is how the weights are stored in the
+    file. `built_in` recipes come with floors that nobody asked for: where nothing can be measured, these are not judged.
     """
 
     name: str
@@ -52,15 +56,9 @@ class Recipe:
     samples: int | None = None
     balance: Balance = "modality"
     floors: Mapping[str, float] = field(default_factory=dict)
+    pack: PackName = "plain"
     raw: Mapping[str, Any] = field(default_factory=dict)
     built_in: bool = False
-
-
-def built_in() -> dict[str, str]:
-    """Names of the built-in recipes and the first comment line of each."""
-    folder = resources.files("trimodal.planning") / "recipes"
-    files = sorted((f for f in folder.iterdir() if f.name.endswith(".yaml")), key=lambda f: f.name)
-    return {f.name.removesuffix(".yaml"): f.read_text().splitlines()[0].lstrip("# ") for f in files}
 
 
 def read_recipe(source: str | Path | Mapping[str, Any]) -> Recipe:
@@ -95,11 +93,11 @@ def _text(source: str | Path) -> tuple[str, str, bool]:
         raise RecipeError(f"{path.name} is no text in UTF-8 ({error.reason}); expected a recipe in YAML") from error
     except OSError as error:
         raise RecipeError(f"the recipe {path!s:.80} cannot be read ({error.strerror})") from error
-    known = built_in()
-    if str(source) in known:
-        return str(source), (resources.files("trimodal.planning") / "recipes" / f"{source}.yaml").read_text(), True
+    known = recipe_text(str(source))
+    if known is not None:
+        return str(source), known, True
     raise RecipeError(
-        f"there is no recipe file {source}, and no built-in recipe of that name; {nearest(str(source), known)}"
+        f"there is no recipe file {source}, and no built-in recipe of that name; {nearest(str(source), built_in())}"
     )
 
 
@@ -130,6 +128,7 @@ def _recipe(name: str, content: Mapping[str, Any]) -> Recipe:
         else None,
         balance=balance,
         floors=_floors(content.get("floors", {}), name),
+        pack=_pack(content.get("pack", "plain"), name),
         raw=dict(content),
     )
 
@@ -145,7 +144,9 @@ def _steps(place: str, step: Any) -> Iterator[Step]:
     ((name, options),) = step.items()
     found = method(str(name), place)
     values = dict(_mapping(options if options is not None else {}, f"{place} ({name})"))
-    schedule = values.pop("gradual", None)
+    schedule, optional = values.pop("gradual", None), values.pop("optional", False)
+    if type(optional) is not bool:
+        raise RecipeError(f"{place} ({name}): optional is {optional!r}, but must be true or false")
     where = values.pop("where", "*")
     patterns = (where,) if isinstance(where, str) else tuple(where) if isinstance(where, list) else ()
     if not patterns or not all(isinstance(pattern, str) and pattern for pattern in patterns):
@@ -154,6 +155,8 @@ def _steps(place: str, step: Any) -> Iterator[Step]:
         )
     if found.on == "model" and patterns != ("*",):
         raise RecipeError(f"{place} ({name}): works on the whole model and takes no 'where'")
+    if found.on == "model" and optional:
+        raise RecipeError(f"{place} ({name}): works on the whole model, which is always there, and takes no 'optional'")
     exceptions = _mapping(values.pop("but", {}), f"{place} ({name}): but")
     if exceptions and found.on == "model":
         raise RecipeError(f"{place} ({name}): works on the whole model and takes no 'but'")
@@ -162,7 +165,7 @@ def _steps(place: str, step: Any) -> Iterator[Step]:
     for pattern, options in exceptions.items():
         here = f"{place} ({name}): but '{pattern}'"
         but.append((str(pattern), build(found.config, {**values, **_mapping(options, here)}, here)))
-    whole = Step(found, patterns, config, place, tuple(but))
+    whole = Step(found, patterns, config, place, tuple(but), optional=optional)
     if schedule is None:
         yield whole
     else:
@@ -180,8 +183,9 @@ def _scheduled(whole: Step, schedule: Mapping[str, Any]) -> Iterator[Step]:
     but = [(pattern, spread_out(gradual, config, f"{here}: but '{pattern}'")) for pattern, config in whole.but]
     for i, config in enumerate(configs):
         place = f"{whole.place}, {i + 1} of {len(configs)}"
-        yield Step(whole.method, whole.where, config, place, tuple((p, found[i]) for p, found in but), number=i + 1)
-        yield Step(recovery, ("*",), recover if i + 1 < len(configs) else final, place)
+        here_but = tuple((p, found[i]) for p, found in but)
+        yield Step(whole.method, whole.where, config, place, here_but, number=i + 1, optional=whole.optional)
+        yield Step(recovery, ("*",), recover if i + 1 < len(configs) else final, place, recovery=True)
 
 
 def _mapping(value: Any, place: str) -> Mapping[str, Any]:
@@ -195,6 +199,14 @@ def _integer(value: Any, place: str, low: int, high: int | None = None) -> int:
         limits = f"{low} or more" if high is None else f"{low} to {high}"
         raise RecipeError(f"{place} is {value!r}, but must be a whole number, {limits}")
     return value
+
+
+def _pack(value: Any, name: str) -> PackName:
+    known: tuple[PackName, ...] = get_args(PackName)
+    if value not in known:
+        raise RecipeError(f"{name}: pack is {value!r}, but must be one of {', '.join(known)}; {nearest(str(value), known)}")
+    found: PackName = value
+    return found
 
 
 def _floors(value: Any, name: str) -> dict[str, float]:

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
+from math import nan
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from trimodal.methods import METHODS, Method
 from trimodal.methods.options import describe
 from trimodal.reporting import plots, standing, wording
 from trimodal.reporting.advice import Names, next_steps
+from trimodal.writing import replace_files
 
 PAGE_NAME = "report.html"
 PLACES_SHOWN = 300
@@ -45,7 +46,8 @@ def report(out: str | Path, *, name: str | None = None) -> Path:
     if not out.is_dir():
         raise OutputError(f"there is no folder {out}; expected one that trimodal compress wrote")
     verdict = _parsed(out / "verdict.json", lambda text: Verdict.from_json(json.loads(text)))
-    return _write(out / PAGE_NAME, page_of(out, verdict, name or out.resolve().name))
+    replace_files(out, {PAGE_NAME: page_of(out, verdict, name or out.resolve().name)})
+    return out / PAGE_NAME
 
 
 def page_of(out: Path, verdict: Verdict, name: str) -> str:
@@ -78,23 +80,13 @@ def _records(file: Path) -> tuple[list[PlaceRecord], list[FitRecord]]:
         kind = line.get("kind") if isinstance(line, dict) else None
         try:
             if kind == "place":
-                places.append(PlaceRecord(**{**line, "notes": tuple(line.get("notes", ()))}))
+                error = {name: nan if value is None else value for name, value in line.get("error", {}).items()}
+                places.append(PlaceRecord(**{**line, "error": error, "notes": tuple(line.get("notes", ()))}))
             elif kind == "fit":
                 fits.append(FitRecord(**line))
         except TypeError as error:
             raise IntegrityError(f"{file} holds a {kind} line that cannot be read ({error}); write it anew") from error
     return places, fits
-
-
-def _write(file: Path, page: str) -> Path:
-    unfinished = file.with_name(f".{file.name}.{os.getpid()}")
-    try:
-        unfinished.write_text(page, encoding="utf-8")
-        unfinished.replace(file)
-    except OSError as error:
-        unfinished.unlink(missing_ok=True)
-        raise OutputError(f"cannot write {file}: {error.strerror}; free some space or choose another folder") from error
-    return file
 
 
 def render(plan: Plan, verdict: Verdict, places: Sequence[PlaceRecord], fits: Sequence[FitRecord], *, name: str) -> str:
@@ -520,6 +512,7 @@ def _provenance(plan: Plan, verdict: Verdict) -> list[tuple[str, str, bool]]:
         ("Source parameters", f"{plan.source.parameters:,}", False),
         ("Calibration", looked, False),
         ("Calibration data, sha256", calibration.sha256 or "", True),
+        ("Optional steps with nothing to do", "; ".join(f"{step.step} ({step.method})" for step in plan.skipped), False),
         ("Seeds", f"plan {plan.seed}, verification {verdict.seed}", False),
         ("Plan made with", f"trimodal {plan.trimodal}" if plan.trimodal else "", False),
         ("Versions", ", ".join(f"{name} {version}" for name, version in verdict.versions.items()), False),

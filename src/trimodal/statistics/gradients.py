@@ -2,27 +2,34 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
+from trimodal.maths.unseen import unseen
+
 
 @dataclass
 class Gradient:
     """Of a weight (m, n), over samples with gradients g (m, n): `mean` E[g], `size` E|g| and `square` E[g²], all
-    float32 (m, n). With labels drawn from the model's own predictions `square` is the diagonal of the Fisher
+    float32 (m, n) on `device`. With labels drawn from the model's own predictions `square` is the diagonal of the Fisher
     information."""
 
     rows: int
     columns: int
     samples: int = 0
+    device: torch.device | None = None
+    assumed: int = field(init=False, default=0)
     mean: Tensor = field(init=False)
     size: Tensor = field(init=False)
     square: Tensor = field(init=False)
 
     def __post_init__(self) -> None:
-        self.mean, self.size, self.square = (torch.zeros(self.rows, self.columns) for _ in range(3))
+        self.mean, self.size, self.square = (
+            torch.zeros(self.rows, self.columns, device=self.device) for _ in range(3)
+        )
 
     def update(self, gradient: Tensor) -> None:
         """Take in one sample's gradient, of the weight's own shape."""
@@ -30,6 +37,19 @@ class Gradient:
         self.samples += 1
         for total, value in ((self.mean, g), (self.size, g.abs()), (self.square, g.square())):
             total.lerp_(value.to(total.device), 1 / self.samples)
+
+    def filled(self) -> Gradient:
+        """The same with the mean over all others where no sample gave a weight a gradient, or none worth the name to
+        its column (`maths/unseen.py`); `assumed` says how many those are. Where there is no gradient at all nothing is assumed."""
+        never = (self.size == 0) | unseen(self.square.mean(0))
+        if not never.any() or never.all():
+            return self
+        result = copy.copy(self)
+        result.mean, result.size, result.square = (
+            torch.where(never, value.abs()[~never].mean(), value) for value in (self.mean, self.size, self.square)
+        )
+        result.assumed = int(never.sum())
+        return result
 
 
 @dataclass

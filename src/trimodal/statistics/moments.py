@@ -9,10 +9,12 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, Self
 
 import torch
 from torch import Tensor
+
+from trimodal.maths.unseen import assumed, fill, unseen
 
 Balance = Literal["modality", "tokens", "gradient"]
 _LEAST_SHARE = 0.05
@@ -22,11 +24,12 @@ _BLOCK = 256
 
 @dataclass
 class ColumnNorm:
-    """E[x_j²] per input column (n,), float32: what Wanda needs, at n numbers instead of n²."""
+    """E[x_j²] per input column (n,), float32: what Wanda needs, at n numbers instead of n². It moves to where its tokens are."""
 
     columns: int
     tokens: int = 0
     square: Tensor = field(init=False)
+    assumed: int = field(init=False, default=0)
 
     def __post_init__(self) -> None:
         self.square = torch.zeros(self.columns)
@@ -38,26 +41,48 @@ class ColumnNorm:
             self.square = self.square.to(x.device) * (self.tokens / total) + x.float().square().sum(0) / total
             self.tokens = total
 
+    def filled(self) -> ColumnNorm:
+        """The same with what `maths/unseen.py` assumes of columns that no token reached; `assumed` says how many."""
+        never = int(unseen(self.square).sum())
+        if not never:
+            return self
+        result = copy.copy(self)
+        result.square, result.assumed = assumed(self.square), never
+        return result
+
 
 @dataclass
 class Moment:
     """C = E[x xᵀ] (n, n) and μ = E[x] (n,), float32; and where it is asked for `cross`, E[x° xᵀ] (n, n), with x° the
-    input of the same layer in the model as it was."""
+    input of the same layer in the model as it was. All moves to where its tokens are; `device` says where it begins."""
 
     columns: int
     tokens: int = 0
     second: Tensor = field(init=False)
     mean: Tensor = field(init=False)
     cross: Tensor | None = None
+    device: torch.device | None = None
+    assumed: int = field(init=False, default=0)
 
     def __post_init__(self) -> None:
-        self.second = torch.zeros(self.columns, self.columns)
-        self.mean = torch.zeros(self.columns)
+        self.second = torch.zeros(self.columns, self.columns, device=self.device)
+        self.mean = torch.zeros(self.columns, device=self.device)
 
     @property
     def square(self) -> Tensor:
         """E[x_j²] per column (n,)."""
         return self.second.diagonal()
+
+    def filled(self) -> Self:
+        """The same with what `maths/unseen.py` assumes of columns that no token reached; `assumed` says how many."""
+        second, never = fill(self.second)
+        if not never.any():
+            return self
+        result = copy.copy(self)
+        result.second, result.mean, result.assumed = second, self.mean.masked_fill(never, 0.0), int(never.sum())
+        if self.cross is not None:  # nothing is to be moved into them for the original model's sake either
+            result.cross = torch.where(never, second, self.cross)
+        return result
 
     def update(self, x: Tensor, original: Tensor | None = None) -> None:
         """Take in x (tokens, columns), and the original model's inputs for the same tokens."""

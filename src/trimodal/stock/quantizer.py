@@ -8,6 +8,9 @@ Little is imported at the top: this file is loaded while Transformers itself is 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +36,7 @@ class TrimodalQuantizer(HfQuantizer):  # type: ignore[misc]
     """Rebuilds the compressed architecture before weights are loaded."""
 
     requires_calibration = True
+    unsaid = ""  # why not even plain float layers can be saved
 
     def validate_environment(self, *args: Any, **rest: Any) -> None:
         """Refuse entropy-coded weights: Transformers knows no file but plain tensors."""
@@ -42,27 +46,60 @@ class TrimodalQuantizer(HfQuantizer):  # type: ignore[misc]
                 "or write plain ones with: trimodal pack FOLDER -o OUT --pack plain"
             )
 
-    def _process_model_before_weight_loading(self, model: nn.Module, **rest: Any) -> nn.Module:
-        from trimodal.formats.steps import read_steps, rebased, replay_steps_
+    def update_attn_implementation(self, config: Any) -> Any:
+        """Name the file with the weights, where config.json has a sentence in its place for those who lack trimodal. This is
+        called before the file is looked for."""
+        from trimodal.models.files import NAMED, OURS
 
-        self._steps = rebased(model, read_steps(Path(rest["checkpoint_files"][0])))
-        replay_steps_(model, self._steps)
+        if hasattr(config, NAMED):
+            setattr(config, NAMED, OURS)
+        return config
+
+    def _process_model_before_weight_loading(self, model: nn.Module, **rest: Any) -> nn.Module:
+        from trimodal.formats.opening import rebuild_
+
+        files = rest.get("checkpoint_files")
+        if not files:
+            raise ModelError("a state_dict alone does not say how the model was compressed; use from_pretrained(FOLDER)")
+        file = Path(files[0])
+        self._shared = rebuild_(model, file, _CHECKED.get() == file.parent.resolve())
         return model
 
     def _process_model_after_weight_loading(self, model: nn.Module, **rest: Any) -> nn.Module:
-        from trimodal.formats.steps import share_again_
+        from trimodal.formats.opening import settle_
 
-        share_again_(model, self._steps)
+        settle_(model, self._shared)
         return model
 
     def is_serializable(self) -> bool:
-        """Saving again goes through trimodal, which writes the steps too."""
-        return False
+        """Asked for by `save_pretrained`, which knows neither the recorded steps nor the sums.
+
+        Raises:
+            ModelError: always; it says what to do instead.
+        """
+        plainly = "or write plain float layers: trimodal.load(FOLDER, dequantize=True).save_pretrained(OUT)"
+        raise ModelError(
+            "save_pretrained cannot write a compressed model; copy the folder that it was loaded from"
+            + (f": {self.unsaid}" if self.unsaid else f", {plainly}")
+        )
 
     @property
     def is_trainable(self) -> bool:
         """Codes on a grid do not train."""
         return False
+
+
+_CHECKED: ContextVar[Path | None] = ContextVar("checked", default=None)
+
+
+@contextmanager
+def checked(folder: Path) -> Iterator[None]:
+    """While this lasts, the files of `folder` need not be checked: the caller just has."""
+    token = _CHECKED.set(folder.resolve())
+    try:
+        yield
+    finally:
+        _CHECKED.reset(token)
 
 
 def register() -> None:
@@ -80,8 +117,12 @@ def register() -> None:
         register_quantization_config(NAME)(TrimodalConfig)
 
 
-def forget_(module: nn.Module) -> None:
-    """Drop Transformers' notes that `module` is quantized, once it no longer is."""
+def forget_(module: nn.Module, unsaid: str = "") -> None:
+    """Drop Transformers' notes that `module` is quantized, once it no longer is. Where it is `unsaid` by its configuration what
+    it is, saving stays refused, and that is why."""
+    if unsaid and isinstance(getattr(module, "hf_quantizer", None), TrimodalQuantizer):
+        module.hf_quantizer.unsaid = unsaid  # type: ignore[union-attr]
+        return
     for owner, names in ((module, ("hf_quantizer", "quantization_method", "is_quantized")),
                          (getattr(module, "config", None), ("quantization_config",))):  # fmt: skip
         for name in names:

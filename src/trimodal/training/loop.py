@@ -1,8 +1,8 @@
 """The one training loop: a model, batches, a loss, settings. It knows no method and no model.
 
 Distillation, quantization-aware training and plain training differ only in the closure that they pass as
-`loss`. Mixed precision, gradient accumulation and device placement are Accelerate's, the schedules are
-Transformers'.
+`loss`. Mixed precision and gradient accumulation are Accelerate's, the schedules are Transformers'. The model stays
+where it is, and the batches come to it.
 """
 
 from __future__ import annotations
@@ -102,7 +102,8 @@ def train(
     if not trainable:
         raise ValueError("The model has no parameter with requires_grad; nothing can be trained.")
     torch.manual_seed(settings.seed)
-    accelerator = _accelerator(settings)
+    device = trainable[0].device
+    accelerator = _accelerator(settings, device)
     optimizer = torch.optim.AdamW(_groups(trainable, settings.weight_decay), lr=settings.learning_rate)
     scheduler = _schedule(optimizer, settings)
     was_training = model.training
@@ -111,7 +112,7 @@ def train(
     records = []
     try:
         for step in range(1, settings.steps + 1):
-            record = _step(step, prepared, stream, loss, settings, accelerator, optimizer, scheduler)
+            record = _step(step, prepared, stream, loss, settings, accelerator, optimizer, scheduler, device)
             records.append(record)
             if on_step is not None:
                 on_step(record)
@@ -131,12 +132,13 @@ def _step(
     accelerator: Accelerator,
     optimizer: Any,
     scheduler: torch.optim.lr_scheduler.LRScheduler,
+    device: torch.device,
 ) -> StepRecord:
     """One optimizer step over `settings.accumulation` batches."""
     started = time.perf_counter()
     totals: dict[str, float] = {}
     for _ in range(settings.accumulation):
-        batch = _to_device(next(stream), accelerator.device)
+        batch = _to_device(next(stream), device)
         with accelerator.autocast():
             parts = _named(loss(model, batch))
         _check("loss", float(parts["loss"].detach()), step)
@@ -154,16 +156,18 @@ def _step(
     return StepRecord(step, total, learning_rate, norm, time.perf_counter() - started, totals)
 
 
-def _accelerator(settings: TrainSettings) -> Accelerator:
-    """A fresh accelerator of the wanted precision."""
+def _accelerator(settings: TrainSettings, device: torch.device) -> Accelerator:
+    """A fresh accelerator of the wanted precision, which leaves the model where it is: on `device`."""
     from accelerate import Accelerator  # type: ignore[import-untyped, unused-ignore]
     from accelerate.state import AcceleratorState  # type: ignore[import-untyped, unused-ignore]
 
-    if settings.precision == "float16" and not torch.cuda.is_available():
-        raise ValueError("precision float16 needs a GPU; use bfloat16 or float32 on the CPU.")
+    if settings.precision == "float16" and device.type == "cpu":
+        raise ValueError("precision float16 needs a model on a GPU; use bfloat16 or float32 on the CPU.")
     # Accelerate keeps its precision in process-wide state and refuses a second one; each run has its own.
-    AcceleratorState._reset_state()
-    return Accelerator(mixed_precision=PRECISIONS[settings.precision])
+    AcceleratorState._reset_state(reset_partial_state=True)
+    return Accelerator(
+        mixed_precision=PRECISIONS[settings.precision], device_placement=False, cpu=device.type == "cpu"
+    )
 
 
 def _groups(parameters: list[nn.Parameter], weight_decay: float) -> list[dict[str, Any]]:

@@ -23,10 +23,11 @@ from torch.nn import functional as F
 from trimodal.data.seehearread import ANSWERS, OPERATIONS, Item, answer_class, load_handwriting, load_speech
 from trimodal.data.seehearread import questions as make_questions
 from trimodal.data.seehearread import texts as make_texts
-from trimodal.errors import ModelError, OutputError
+from trimodal.errors import ModelError
 from trimodal.models.fusion import FusionConfig, FusionModel, FusionProcessor, make_processor
 from trimodal.models.fusion.modeling import MODALITIES
 from trimodal.training.loop import Loss, StepRecord, TrainSettings, train
+from trimodal.writing import check_free, whole_folder
 
 PACKAGED = "model"  # folder of the packaged model inside trimodal.data.seehearread
 ANSWER_TABLE = torch.tensor(
@@ -352,12 +353,15 @@ def train_demo_model(
     batch: int = 64,
     fusion: str = "hybrid",
     on_step: Callable[[str, StepRecord], None] | None = None,
+    force: bool = False,
 ) -> Path:
-    """Train the built-in model from nothing and save it as a complete folder at `out`.
+    """Train the built-in model from nothing and save it as a complete folder at `out`; what stands there is replaced with
+    `force` only.
 
     `batch` is the number of questions in a step. `on_step` is called with the part (``towers``, ``fusion`` or
     ``joint``) and the record of every step.
     """
+    check_free(Path(out), force)
     steps = steps or DemoSteps()
     torch.manual_seed(seed)
     config = demo_config(fusion)
@@ -379,7 +383,7 @@ def train_demo_model(
         settings = TrainSettings(count, learning_rate=rate, weight_decay=0.05, warmup=0.1, seed=seed)
         train(model, batches, loss, settings, on_step=_reporter(name, average, on_step))
         average.write_()
-    return save_model(model, processor, out)
+    return save_model(model, processor, out, force)
 
 
 def _reporter(
@@ -395,26 +399,25 @@ def _reporter(
     return report
 
 
-def save_model(model: FusionModel, processor: FusionProcessor, out: Path) -> Path:
-    """Model and processor in one folder."""
+def save_model(model: FusionModel, processor: FusionProcessor, out: Path, force: bool = False) -> Path:
+    """Model and processor in one folder; what stands there is replaced with `force` only."""
     out = Path(out)
-    out.mkdir(parents=True, exist_ok=True)
-    model.save_pretrained(out)
-    processor.save_pretrained(out)
+    with whole_folder(out, force) as part:
+        model.save_pretrained(part)
+        processor.save_pretrained(part)
     return out
 
 
-def unpack_demo_model(folder: Path) -> Path:
-    """Write the packaged model (stored in float16) to `folder` as an ordinary float32 model folder."""
+def unpack_demo_model(folder: Path, force: bool = False) -> Path:
+    """Write the packaged model (stored in float16) to `folder` as an ordinary float32 model folder; what stands there is
+    replaced with `force` only."""
     folder = Path(folder)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise OutputError(f"{folder} exists and is not an empty folder; name a new one.")
     packaged = files("trimodal.data.seehearread") / PACKAGED
     if not (packaged / "config.json").is_file():
         raise ModelError("The package holds no trained model; run scripts/make_demo_weights.py to make one.")
-    with as_file(packaged) as source:
-        shutil.copytree(source, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("scores.json"))
-    FusionModel.from_pretrained(folder, dtype=torch.float32).save_pretrained(folder)
+    with as_file(packaged) as source, whole_folder(folder, force) as part:
+        shutil.copytree(source, part, dirs_exist_ok=True, ignore=shutil.ignore_patterns("scores.json"))
+        FusionModel.from_pretrained(part, dtype=torch.float32).save_pretrained(part)
     return folder
 
 

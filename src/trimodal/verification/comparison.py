@@ -21,6 +21,7 @@ from trimodal.core import MODALITIES, Latency, Metric, Sample
 from trimodal.core.record import Unit
 from trimodal.data.reading import check_modalities, encode, grouped, labels
 from trimodal.errors import DataError, ModelError
+from trimodal.models.foreign import run_forward
 from trimodal.models.model import Batch, Model, Output
 from trimodal.verification import tasks
 from trimodal.verification.intervals import LARGEST, paired_interval
@@ -168,7 +169,7 @@ def _run(model: Model, batch: Batch, outputs: Sequence[Output]) -> tuple[dict[st
     inputs = {name: tensor.to(device) for name, tensor in batch.items()}
     start = time.perf_counter()
     with torch.inference_mode():
-        result = model.module(**inputs)
+        result = run_forward(model.module, inputs)
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         seconds = time.perf_counter() - start

@@ -7,7 +7,9 @@ from typing import Any
 import pytest
 import torch
 
+from trimodal.core import Axis, Place, Site
 from trimodal.maths.error import quadratic
+from trimodal.methods.options import build
 from trimodal.methods.prune.structured import HEADS, NEURONS, kept_units, remove
 
 
@@ -73,19 +75,19 @@ def test_one_unit_always_stays(layer: Any, solve: Any) -> None:
 
 
 @pytest.mark.parametrize("size", [1e-3, 1.0, 1e3])
-def test_units_that_never_fire_go_first_whatever_the_scale(layer: Any, solve: Any, moment_of: Any, size: float) -> None:
+def test_units_that_never_fire_are_judged_by_their_weights_whatever_the_scale(
+    layer: Any, solve: Any, moment_of: Any, size: float
+) -> None:
     second = layer.moment.second * size
-    dead = [3, 50, 95]
-    second[dead], second[:, dead] = 0.0, 0.0
+    loud, quiet = [3, 50], [95]
+    second[loud + quiet], second[:, loud + quiet] = 0.0, 0.0
     weight = layer.weight.clone()
-    weight[:, dead] = 10.0
-    change = solve(NEURONS, weight, moment_of(second), units=96, sparsity=3 / 96)
-    assert set(dead).isdisjoint(change.cut.kept)
+    weight[:, loud], weight[:, quiet] = 10.0, 1e-4
+    change = solve(NEURONS, weight, moment_of(second), units=96, sparsity=1 / 96)
+    assert set(change.cut.kept) == set(range(96)) - set(quiet)
     assert torch.equal(whole(change, weight)[:, list(change.cut.kept)], weight[:, list(change.cut.kept)])
-    spared = solve(NEURONS, weight, moment_of(second), units=96, sparsity=1 / 96)
-    assert len(set(dead) & set(spared.cut.kept)) == 2
-    stay = sorted(set(dead) & set(spared.cut.kept))
-    assert torch.equal(whole(spared, weight)[:, stay], weight[:, stay])
+    half = solve(NEURONS, weight, moment_of(second), units=96, sparsity=0.5)
+    assert set(loud) <= set(half.cut.kept) and torch.equal(whole(half, weight)[:, loud], weight[:, loud])
 
 
 def test_a_copy_of_a_unit_can_go_for_free(solve: Any, moment_of: Any) -> None:
@@ -95,3 +97,15 @@ def test_a_copy_of_a_unit_can_go_for_free(solve: Any, moment_of: Any) -> None:
     change = solve(NEURONS, weight, moment_of(x.T @ x / 500), units=5, sparsity=0.2, damping=1e-6)
     assert set(change.cut.kept) in ({0, 1, 2, 3}, {1, 2, 3, 4})
     assert torch.allclose(x @ whole(change, weight).T, x @ weight.T, atol=1e-3)
+
+
+@pytest.mark.parametrize(("units", "options", "reason"), [
+    (1, {}, "it is one unit only, which has to stay"), (1, {"scope": "global"}, "it is one unit only"),
+    (4, {"sparsity": 0.1}, "0.1 of its 4 units, rounded, is none"), (4, {"sparsity": 0.1, "score": "magnitude"}, "is none"),
+    (4, {"sparsity": 0.1, "scope": "tower"}, None), (4, {"sparsity": 0.0}, None), (4, {"sparsity": 0.25}, None),
+])  # fmt: skip
+def test_a_cut_that_cuts_nothing_is_declined(units: int, options: dict[str, Any], reason: str | None) -> None:
+    axis = Axis("text.0.units", units, 8)
+    site = Site("layer", "text", 0, "down", "linear", (16, 8 * units), input_axis=axis)
+    found = NEURONS.refuse(Place("text.0.units", (site,), "text.0.units"), build(NEURONS.config, options, ""))
+    assert found is None if reason is None else reason in str(found)

@@ -64,6 +64,7 @@ def test_removing_nothing_changes_nothing(layer: Any, solved: Any) -> None:
     ({"kept": 2}, "kept and of must be given together"),
     ({"of": 4}, "kept and of must be given together"),
     ({"kept": 5, "of": 4}, "kept 5 is more than of 4"),
+    ({"kept": 96, "of": 128}, "with so many kept in every run its 4 columns lose nothing"),
 ])  # fmt: skip
 def test_half_a_pattern_is_refused(options: dict[str, int], reason: str) -> None:
     place = Place("text.0.up", (Site("up", "text", 0, "up", "linear", (4, 4)),))

@@ -204,7 +204,7 @@ def test_convolutions(old: nn.Module, mode: str) -> None:
     change = solved(old.weight.detach(), {"image": patches}, mode=mode)  # type: ignore[operator]
     layer = layer_of(change, old)
     assert lost(layer, old, x) < 3e-4
-    assert torch.allclose(layer(x)[0], layer(x[:1])[0], atol=1e-5)
+    assert torch.allclose(layer(x)[0], layer(x[:1])[0], atol=1e-5 * float(layer(x).detach().abs().max()))
     assert change.error is not None and change.error["image"] < 3e-4
     if mode == "static":
         assert lost(layer, old, x) == pytest.approx(change.error["image"], rel=0.2)
@@ -216,7 +216,7 @@ def test_copies_exports_and_plain_layers() -> None:
     expected = layer(x)
     assert torch.equal(copy.deepcopy(layer)(x), expected)
     exported = torch.export.export(nn.Sequential(layer), (x[:7],)).module()
-    assert torch.allclose(exported(x[:7]), expected[:7], atol=1e-5)
+    assert torch.allclose(exported(x[:7]), expected[:7], atol=1e-6 * float(expected.abs().max()))
     decoded = layer.weight
     unhost_(layer)
     assert type(layer) is nn.Linear and not is_hosting(layer)

@@ -208,7 +208,7 @@ def test_with_other_steps_it_is_stored_once_and_reloads(
     source = write_miniature("llama", tmp_path / "source")
     (tmp_path / "out").mkdir()
     write(replace(done.model, folder=source), done.plan, tmp_path / "out", None)
-    with safe_open(tmp_path / "out" / "model.safetensors", framework="pt") as file:
+    with safe_open(tmp_path / "out" / "trimodal.safetensors", framework="pt") as file:
         assert not any("layers.1.mlp.up_proj" in name and "first" not in name and "second" not in name
                        for name in file.keys())  # noqa: SIM118  # fmt: skip
     again = open_model(tmp_path / "out")

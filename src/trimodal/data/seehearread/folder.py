@@ -13,6 +13,7 @@ import numpy as np
 from trimodal.data.seehearread.digits import load_handwriting
 from trimodal.data.seehearread.speech import RATE, Clip, load_speech
 from trimodal.data.seehearread.wording import OPERATIONS, answer_class, texts
+from trimodal.writing import whole_folder
 
 
 @dataclass(frozen=True)
@@ -72,8 +73,10 @@ def _balanced(count: int, chance: random.Random) -> Iterator[tuple[int, int, int
         yield table[number % len(table)]
 
 
-def write_dataset(folder: Path, *, train: int, test: int, seed: int, validation: int = 0) -> Path:
-    """Write `train`, `validation` and `test` questions to `folder` and return it.
+def write_dataset(
+    folder: Path, *, train: int, test: int, seed: int, validation: int = 0, force: bool = False
+) -> Path:
+    """Write `train`, `validation` and `test` questions to `folder` and return it; what stands there only with `force`.
 
     The folder holds ``data.jsonl``, ``images/*.png`` (8 x 8, grey) and ``audio/*.wav`` (16-bit, 8 kHz, mono);
     lines share files. No writer, voice or wording of one split occurs in another. The same seed gives the
@@ -85,10 +88,11 @@ def write_dataset(folder: Path, *, train: int, test: int, seed: int, validation:
         raise ValueError(f"Ask for at least one question and no negative number; got {counts}.")
     chosen = [(split, item) for split, count in counts.items() for item in questions(split, count, seed)]
     folder = Path(folder)
-    _write_images(folder / "images", sorted({item.image for _, item in chosen}))
-    _write_audio(folder / "audio", {item.clip.name: item.clip for _, item in chosen})
     lines = [json.dumps(item.line(split)) for split, item in chosen]
-    (folder / "data.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    with whole_folder(folder, force) as part:
+        _write_images(part / "images", sorted({item.image for _, item in chosen}))
+        _write_audio(part / "audio", {item.clip.name: item.clip for _, item in chosen})
+        (part / "data.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
     return folder
 
 

@@ -43,6 +43,7 @@ from trimodal.errors import RecipeError
 from trimodal.layers import Coded
 from trimodal.methods.method import Method
 from trimodal.methods.options import option
+from trimodal.models.foreign import run_forward
 from trimodal.models.model import Batch, Model, Output
 from trimodal.training.loop import StepRecord, TrainSettings, train
 
@@ -191,9 +192,9 @@ def _trained(
             expected.clear()  # a block that this batch does not reach must not be compared by the last one's states
             found.clear()
             with torch.no_grad():
-                teaching = teacher.module(**batch)
+                teaching = run_forward(teacher.module, batch)
             real = {path: codes >= 0 for path, codes in _codes_of_blocks(teacher, batch).items()}
-            return loss(outputs, batch, (teaching, expected), (module(**batch), found), config, real)
+            return loss(outputs, batch, (teaching, expected), (run_forward(module, batch), found), config, real)
 
         return train(student.module, lambda number: data[order[number]], step, settings)
 

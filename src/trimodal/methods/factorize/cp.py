@@ -113,7 +113,7 @@ def factors(weight: Tensor, moment: Tensor | None, rank: int, sweeps: int, ridge
     _, *inner = alternating(scaled, start(scaled, rank), sweeps, ridge)
     inner = [torch.linalg.solve(half, factor) for half, factor in zip(roots, inner, strict=True)]
     inner = [factor / _lengths(factor) for factor in inner]
-    products = product([torch.eye(rank, dtype=torch.float64), *inner]).flatten(1)  # P (R, S·Πd)
+    products = product([torch.eye(rank, dtype=torch.float64, device=w.device), *inner]).flatten(1)  # P (R, S·Πd)
     seen = products @ moment
     return [w.flatten(1) @ seen.T @ damped_inverse(seen @ products.T, 0.0, rank)[0], *inner]
 

@@ -111,6 +111,8 @@ def chain_numbers(site: Site, kind: str, ranks: Mapping[str, Any]) -> int:
 def _refuse_any(site: Site) -> str | None:
     if site.groups > 1:
         return "a grouped convolution has no single second moment"
+    if not site.path:
+        return "it is the whole model, so that nothing else can stand in its place"
     if site.tied:
         return f"its weight is shared with {', '.join(site.tied)}"
     if site.own_forward:

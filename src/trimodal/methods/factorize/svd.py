@@ -88,9 +88,9 @@ def _factorised(place: Place, weights: Weights, statistic: Statistic | None, con
             return factored(site, second, first.T, None)
         return factored(site, first, second, weights.get(f"{site.path}.bias"))
     if site.kind == "embedding":
-        first, second = factors(weight.T, torch.ones(len(weight)), rank, config.energy)
+        first, second = factors(weight.T, weight.new_ones(len(weight)), rank, config.energy)
         return factored(site, first.T, second, None)
-    scale = torch.ones(weight.shape[1])
+    scale = weight.new_ones(weight.shape[1])
     if isinstance(statistic, Moment):
         scale = _relative(statistic.square.clamp(min=0).sqrt()) ** config.alpha
     first, second = factors(weight, scale, rank, config.energy)

@@ -82,6 +82,8 @@ def refuse(place: Place, config: TokensConfig) -> str | None:
             f"it has {len(tower.blocks)} blocks and merging would go from {config.first} to {max(last, config.first)}, "
             f"counted from 0, but must end before the last"
         )
+    if config.kind == "strided" and config.share > 0 and round(1 / (1 - config.share)) == 1:
+        return f"neighbours are merged whole, so a share of {config.share:g} removes none; give at least 0.34, or kind: matching"
     rounds = last - config.first + 1
     if config.kind == "matching" and config.share > 1 - 0.5**rounds:
         many = "one block" if rounds == 1 else f"{rounds} blocks"

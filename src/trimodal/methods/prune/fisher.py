@@ -45,7 +45,7 @@ def rearranged(fisher: Tensor, keep: int) -> list[int]:
     diagonal = fisher.diagonal()
     order = torch.sort(diagonal, stable=True).indices
     count = len(fisher) - keep
-    gone = torch.zeros(len(fisher), dtype=torch.bool)
+    gone = torch.zeros(len(fisher), dtype=torch.bool, device=fisher.device)
     gone[order[:count]] = True
     joint = fisher @ gone.to(fisher)  # F 1_S
     total = float(joint[gone].sum())  # 1_Sᵀ F 1_S

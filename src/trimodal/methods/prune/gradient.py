@@ -16,8 +16,9 @@ when its sweep begins:
                                   arXiv 1801.05787; its idea is Optimal Brain Damage (LeCun, Denker, Solla 1990)
     2. keep the k largest, over the layer or within each row; among equals the earlier one. Where the loss does not
        depend on the layer at all, its weights are ranked by size. All three scores are changes of one loss, so that with
-       `scope: tower` or `global` weights of different layers are compared as they are (see `prune/scope.py`). Mind
-       embeddings then: words that the samples do not hold have a score of zero.
+       `scope: tower` or `global` weights of different layers are compared as they are (see `prune/scope.py`).
+       A weight that no sample gave a gradient (of a word that the samples do not hold, of an input that never fired) counts
+       with the mean over the layer's others, so by its size: it is not free because it was never asked.
 
 The loss is the cross-entropy of the labels or the next tokens that the data has; where it has none, of labels drawn from
 the model's own predictions (the expected gradient is zero then, so that `snip` is noise and the others are not); for

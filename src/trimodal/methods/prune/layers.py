@@ -52,7 +52,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from trimodal.core import Change, Drop, Layout, Place, Site, Tower
-from trimodal.errors import TrimodalError
+from trimodal.errors import TrimodalError, UnreachedError
 from trimodal.methods.method import Method, Mix
 from trimodal.methods.options import option
 from trimodal.models.blocks import Passage, blocks_read, passage
@@ -99,7 +99,7 @@ def refuse(place: Place, config: LayersConfig) -> str | None:
 def unlike(sites: Iterable[Site], tower: Tower) -> str | None:
     """In what the blocks of a tower differ, so that nobody can say beforehand what is saved when one of them goes."""
     inside = [site for site in sites if site.block is not None]
-    tied = next((site for site in inside if site.tied or site.stored == "shared"), None)
+    tied = next((site for site in inside if site.tied or site.elsewhere or site.stored == "shared"), None)
     if tied is not None:
         return f"{tied.name} shares its weight; remove blocks before that"
     seen = [Layout((tower,), tuple(inside)).dropped(tower.name, [block]).sites for block in range(len(tower.blocks))]
@@ -146,7 +146,7 @@ def survey(model: Model, place: Place, batches: Sequence[Batch], mix: Mix, confi
     kept = tuple(number for number in range(blocks) if number not in removed)
     change = errors(passages, tower, [[number for number in kept if number < read]], read)[0]
     if not change:
-        raise TrimodalError(
+        raise UnreachedError(
             f"prune.layers at {tower.name}: no calibration sample ran through it; give data that uses the tower"
         )
     said = [f"removed {_listed(removed)} of {blocks}, counted from 0", *notes]

@@ -22,14 +22,13 @@ for W = [[0.8, −0.6], [0.3, 0.5]] layer scope keeps the first row, row scope 0
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from torch import Tensor
 
 from trimodal.core import Change, Place, Site
-from trimodal.maths.cholesky import safe_damping
-from trimodal.maths.masks import keep_largest, refit
+from trimodal.maths.masks import keep_largest
 from trimodal.maths.ranking import lamp
 from trimodal.methods.method import Method, Weights
 from trimodal.methods.options import option
@@ -85,13 +84,14 @@ def solve(place: Place, weights: Weights, statistic: Statistic | None, config: M
     """Remove the smallest weights of the place's site."""
     site = place.observed
     weight = weights[f"{site.path}.weight"].flatten(1)  # (m, n)
+    notes: tuple[str, ...] = ()
     shape = weight.shape if config.scope == "row" else (1, -1)
     old = masked.mask_of(site, weights)
     within = None if old is None else old.reshape(shape)
     mask = keep_largest(weight.abs().reshape(shape), config.sparsity, within).view_as(weight)
     if config.refit and isinstance(statistic, Moment):
-        weight = refit(weight, mask, statistic.second, safe_damping(config.damping, statistic.tokens, weight.shape[1]))
-    return masked.treated(site, weight, mask)
+        weight, notes = masked.refitted(weight, mask, statistic, config.damping)
+    return replace(masked.treated(site, weight, mask), notes=notes)
 
 
 METHOD = Method(

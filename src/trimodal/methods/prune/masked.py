@@ -12,10 +12,12 @@ from torch import Tensor
 
 from trimodal.core import Change, Place, Site, Treatment
 from trimodal.core.storage import stored_bytes
-from trimodal.maths.masks import kept_count
+from trimodal.maths.cholesky import safe_damping
+from trimodal.maths.masks import kept_count, refit, refit_is_exact
 from trimodal.maths.packing import pack
 from trimodal.methods.method import Weights, needs_numbers
 from trimodal.methods.options import option
+from trimodal.statistics import Moment
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,8 @@ class Removal:
 def refuse(place: Place, kept: int, runs: bool = False) -> str | None:
     """Why a place is left alone where `kept` weights are to stay; `runs`: so many in every run of columns."""
     site = place.observed
+    if runs and kept == site.rows * site.columns:
+        return f"with so many kept in every run its {site.columns} columns lose nothing"
     if site.stored == "sparse" and runs:
         return "already sparse, and what is left may stand unevenly in its runs of columns; give a sparsity"
     if site.stored == "sparse" and kept > site.kept:
@@ -62,6 +66,16 @@ def kept_in_runs(site: Site, kept: int, of: int) -> int:
 def kept_in_all(site: Site, sparsity: float) -> int:
     """Weights that stay when the site as a whole loses the fraction `sparsity`."""
     return kept_count(prod(site.shape), sparsity)
+
+
+def refitted(
+    weight: Tensor, mask: Tensor, moment: Moment, damping: float, notes: tuple[str, ...] = ()
+) -> tuple[Tensor, tuple[str, ...]]:
+    """`weight` (rows, columns) with its kept values set to least squares, and `notes` with how, where that is not exact."""
+    found = refit(weight, mask, moment.second, safe_damping(damping, moment.tokens, weight.shape[1]))
+    if not refit_is_exact(mask):
+        notes = (*notes, "too large for the exact refit: conjugate gradients, 40 steps at most")
+    return found, notes
 
 
 def treated(site: Site, weight: Tensor, mask: Tensor) -> Change:

@@ -16,7 +16,8 @@ Algorithm, for every row w (all rows of a part at once):
 
 Removing everything costs the row's whole energy, w C wᵀ: the traces' sum says so, and a test checks it.
 
-Cost O(m·n³) time, n² numbers per row at once: for layers up to some 300 inputs; `prune.sparsegpt` beyond. Greedy is not
+Cost O(m·n³) time, n² numbers per row at once: for layers up to some 300 inputs; refused beyond 1024, or
+4·10¹² operations, where `prune.sparsegpt` is to be used. Greedy is not
 optimal: a pair that is cheap together may be missed. Departs from the paper: prefixes are chosen on the traces made convex
 from below (a removal that costs less than the one before it is taken together with it), and the last step refits.
 Fails, as all of its kind, where calibration inputs are unlike those met later.
@@ -29,15 +30,15 @@ By hand. w = (1, 0.6), C = [[1, 0.8], [0.8, 4]]: H⁻¹ = [[4, −0.8], [−0.8,
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from trimodal.core import Change, Place, Site
 from trimodal.errors import TrimodalError
-from trimodal.maths.cholesky import damped_inverse, revive, safe_damping
-from trimodal.maths.masks import keep_largest, kept_count, refit
+from trimodal.maths.cholesky import damped_inverse, revive
+from trimodal.maths.masks import keep_largest, kept_count
 from trimodal.methods.method import Method, Weights
 from trimodal.methods.options import option
 from trimodal.methods.prune import masked
@@ -45,6 +46,7 @@ from trimodal.statistics import Moment, Statistic, StatisticKind
 
 _NUMBERS_AT_ONCE = 2**25  # of the inverses that are held, one per row
 _MOST_COLUMNS = 1024
+_MOST_OPERATIONS = 4e12  # an hour on one slow core; 1024 × 1024 is half of that
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,9 @@ def refuse(place: Place, config: ObsConfig) -> str | None:
         return "its inputs have no second moment; prune.magnitude works on it"
     if site.columns > _MOST_COLUMNS:
         return f"{site.columns} inputs are too many for the exact method ({_MOST_COLUMNS} at most); use prune.sparsegpt"
+    operations = 2.0 * site.rows * site.columns**3
+    if operations > _MOST_OPERATIONS:
+        return f"the exact method would take {operations:.0e} operations ({_MOST_OPERATIONS:.0e} at most); use prune.sparsegpt"
     return masked.refuse(place, _kept(site, config))
 
 
@@ -145,18 +150,18 @@ def solve(place: Place, weights: Weights, statistic: Statistic | None, config: O
         raise TrimodalError(f"prune.obs at {place.name} was given no second moment")
     site = place.observed
     weight = weights[f"{site.path}.weight"].flatten(1)  # (m, n)
-    second, dead = revive(statistic.second)
+    second, _ = revive(statistic.second)
     inverse, damping = damped_inverse(second, config.damping, statistic.tokens)
     within = masked.mask_of(site, weights)
-    costs, order = traces(weight.masked_fill(dead, 0.0), inverse, within)
+    costs, order = traces(weight, inverse, within)
     rows, columns = weight.shape
     if config.scope == "row":
         lasts = torch.arange(columns, device=order.device).expand(rows, -1).to(weight.dtype)
         mask = keep_largest(torch.zeros_like(weight).scatter(1, order, lasts), config.sparsity, within)
     else:
         mask = chosen(costs, order, rows * columns - kept_count(rows * columns, config.sparsity))
-    found = refit(weight, mask, statistic.second, safe_damping(max(config.damping, damping), statistic.tokens, columns))
-    return masked.treated(site, found, mask)
+    found, notes = masked.refitted(weight, mask, statistic, max(config.damping, damping))
+    return replace(masked.treated(site, found, mask), notes=notes)
 
 
 METHOD = Method(

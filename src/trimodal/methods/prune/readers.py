@@ -28,7 +28,8 @@ from trimodal.errors import TrimodalError
 from trimodal.maths.error import quadratic
 from trimodal.methods.method import Mix
 from trimodal.models.apply import cut_
-from trimodal.models.blocks import Stop, split
+from trimodal.models.blocks import split
+from trimodal.models.foreign import Stop, run_forward
 from trimodal.models.model import Batch, Model
 from trimodal.statistics import Moment, rows_by_modality
 
@@ -84,7 +85,7 @@ def observe(model: Model, place: Place, batches: Sequence[Batch]) -> list[Readin
         for batch in batches:
             given.clear()
             rows.start_(batch)
-            model.module(**batch)
+            run_forward(model.module, batch)
     finally:
         for handle in handles:
             handle.remove()
@@ -246,7 +247,7 @@ def _inputs(module: nn.Module, reading: Reading, batch: Batch) -> list[Tensor]:
     handle = module.get_submodule(reading.path).register_forward_pre_hook(see, with_kwargs=True)
     try:
         with suppress(Stop):
-            module(**batch)
+            run_forward(module, batch)
     finally:
         handle.remove()
     return found

@@ -152,8 +152,8 @@ def solve(place: Place, weights: Weights, statistic: Statistic | None, config: S
     if not isinstance(statistic, Moment):
         raise TrimodalError(f"prune.sparsegpt at {place.name} was given no second moment")
     site = place.observed
-    c, dead = revive(statistic.second)
-    weight = weights[f"{site.path}.weight"].flatten(1).masked_fill(dead, 0.0)  # (m, n)
+    c, _ = revive(statistic.second)
+    weight = weights[f"{site.path}.weight"].flatten(1)  # (m, n)
     order = torch.arange(len(c), device=c.device)
     if config.bits is not None and config.of is None:
         order = torch.sort(c.diagonal(), descending=True, stable=True).indices

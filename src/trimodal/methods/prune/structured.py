@@ -8,7 +8,9 @@ Problem. For the consumer W (m, n) with C = E[x xᵀ] and units S_1 … S_u of i
 and minimise tr((W − Ŵ) C (W − Ŵ)ᵀ) with Ŵ zero on the others. The consumer's bias is one more column whose input is
 always 1 and that is never removed, so mean inputs of what goes away end up in the bias.
 
-Units whose inputs never fire cost nothing and go first.
+A unit that no calibration token reached is not free for that: it counts as one of median input size that goes along with no
+other (`maths/unseen.py`), so by the size of the weights that read it; with `score: fisher` by its group norm, on the scale of
+the others.
 
 Algorithm. H⁻¹ = (C + d·mean(diag C)·I)⁻¹ (n, n); while too many units remain:
     1. loss of unit S:  tr(W_S ([H⁻¹]_SS)⁻¹ W_Sᵀ)                                     (u,)
@@ -86,6 +88,17 @@ def refuse(place: Place, config: StructuredConfig) -> str | None:
             return f"{site.name} is already {site.stored}; prune before that"
         if site.tied:
             return f"{site.name} shares its weight with {site.tied[0]}; prune before that"
+    return _cuts_nothing(place, config)
+
+
+def _cuts_nothing(place: Place, config: StructuredConfig) -> str | None:
+    """Why no unit would go. Where places are ranked together one may go all the same, but never the last."""
+    label, units = _label_and_units(place)
+    what = label.rpartition(".")[2]
+    if units == 1 and config.sparsity > 0:
+        return f"it is one {what.removesuffix('s')} only, which has to stay"
+    if config.scope == "layer" and config.sparsity > 0 and kept_units(units, config.sparsity) == units:
+        return f"{config.sparsity:g} of its {units} {what}, rounded, is none"
     return None
 
 
@@ -128,6 +141,18 @@ def group_norms(place: Place, weights: Weights) -> Tensor:
     return total
 
 
+def informations(place: Place, weights: Weights, statistic: MaskGradient) -> Tensor:
+    """F (u, u); on its diagonal, for units that no sample reached, the mean of the others in proportion to the group norm."""
+    never = statistic.square.diagonal() == 0
+    if not never.any() or never.all():
+        return statistic.square
+    norms, found = group_norms(place, weights), statistic.square.clone()
+    mean = norms[~never].mean()
+    ratio = norms[never] / mean if mean > 0 else torch.ones_like(norms[never])
+    found.diagonal()[never] = ratio * found.diagonal()[~never].mean()
+    return found
+
+
 def remove_smallest(place: Place, weights: Weights, config: StructuredConfig) -> Change:
     """Keep the units of the largest group norm; of equals the first."""
     label, units = _label_and_units(place)
@@ -164,7 +189,7 @@ def removal_losses(weight: Tensor, inverse: Tensor, units: Tensor) -> Tensor:
 
 def _removals_(w: Tensor, h: Tensor, units: Tensor, keep: int) -> Iterator[tuple[Tensor, float]]:
     """Carry out steps 1 to 3 on `w` and `h`: each time the units that went and the loss that they added."""
-    alive = torch.ones(len(units), dtype=torch.bool)
+    alive = torch.ones(len(units), dtype=torch.bool, device=units.device)
     at_once = max(1, len(units) // _ROUNDS)
     while int(alive.sum()) > keep:
         remaining = alive.nonzero().squeeze(1)
@@ -196,7 +221,7 @@ def scores(place: Place, weights: Weights, statistic: Statistic | None, config: 
     if config.score == "magnitude":
         return lamp(group_norms(place, weights))
     if isinstance(statistic, MaskGradient):
-        return statistic.square.diagonal() / 2
+        return informations(place, weights, statistic).diagonal() / 2
     if not by_hessian(place, config) or not isinstance(statistic, Moment):
         return None
     problem = _problem(place, weights, statistic, config)
@@ -208,14 +233,13 @@ def scores(place: Place, weights: Weights, statistic: Statistic | None, config: 
 
 @dataclass(frozen=True)
 class _Problem:
-    """What is to be solved at one consumer, in float64: W as it is `whole` (m, n) and, with the bias as a column and
-    without the inputs that are `dead` (n,), as `weight` (m, n+1), H⁻¹, and the columns of every unit (u, width)."""
+    """What is to be solved at one consumer, in float64: W as it is `whole` (m, n) and, with the bias as a column,
+    as `weight` (m, n+1), H⁻¹, and the columns of every unit (u, width)."""
 
     whole: Tensor
     weight: Tensor
     inverse: Tensor
     units: Tensor
-    dead: Tensor
     damping: float
 
 
@@ -223,18 +247,17 @@ def _problem(place: Place, weights: Weights, statistic: Moment, config: Structur
     site, (label, _) = place.observed, _label_and_units(place)
     bias = weights.get(f"{site.path}.bias")
     whole = weights[f"{site.path}.weight"].flatten(1).double()  # (m, n)
-    c, dead = revive(statistic.second)
-    flat = whole.masked_fill(dead, 0.0)  # an input that never fires costs nothing: its units go first
+    flat, (c, _) = whole, revive(statistic.second)
     if bias is not None:
         flat, c = _with_bias(flat, bias, c, statistic.mean)
     inverse, damping = damped_inverse(c, config.damping, statistic.tokens)
-    return _Problem(whole, flat, inverse, torch.tensor(site.unit_columns(label)), dead, damping)
+    return _Problem(whole, flat, inverse, torch.tensor(site.unit_columns(label), device=whole.device), damping)
 
 
 def solve(place: Place, weights: Weights, statistic: Statistic | None, config: StructuredConfig) -> Change:
     """Choose the units of the place's label that stay, and update their consumer."""
     if isinstance(statistic, MaskGradient) and place.label is not None and statistic.square.any():
-        staying = rearranged(statistic.square, kept_units(statistic.units, config.sparsity))
+        staying = rearranged(informations(place, weights, statistic), kept_units(statistic.units, config.sparsity))
         return Change(cut=Cut(place.label, tuple(staying)))
     if not by_hessian(place, config):
         return remove_smallest(place, weights, config)
@@ -245,9 +268,7 @@ def solve(place: Place, weights: Weights, statistic: Statistic | None, config: S
     weight = weights[f"{site.path}.weight"]
     problem = _problem(place, weights, statistic, config)
     kept, updated = remove(problem.weight, problem.inverse, problem.units, kept_units(units, config.sparsity))
-    dead = problem.dead
-    updated[:, : len(dead)][:, dead] = problem.whole[:, dead]
-    new_weight = updated[:, : len(dead)].view(weight.shape)[:, axis.staying(kept, label)].float()
+    new_weight = updated[:, : problem.whole.shape[1]].view(weight.shape)[:, axis.staying(kept, label)].float()
     new_bias = None if weights.get(f"{site.path}.bias") is None else updated[:, -1].float()
     notes = (f"damping raised to {problem.damping:g}",) if problem.damping > config.damping else ()
     return Change(cut=Cut(label, tuple(kept), new_weight, new_bias), notes=notes)

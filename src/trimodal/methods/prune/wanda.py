@@ -12,7 +12,9 @@ Algorithm.
        energy of the layer's output if its inputs were not correlated (see `prune/scope.py`); its rows still lose alike
     3. with `refit`, per row: C_SS ŵ_S = (C w)_S over the kept columns S              (Ŵ (m, n))
 
-Cost O(m·n·log n), plus O(m·k³) for the refit. Fails at high sparsity, where removing weights one by one changes which of
+Cost O(m·n·log n), plus O(m·k³) for the refit, k columns kept of n; beyond 10¹² operations it is conjugate
+gradients, 40 products of (m, n) with (n, n) at most, and the record says so (see `maths/masks.py`).
+Fails at high sparsity, where removing weights one by one changes which of
 the others matter; recover with distillation then. The paper has no step 3: at this library's model sizes it is minutes,
 and it beats the streaming updates that larger models need.
 
@@ -24,14 +26,13 @@ larger weight. Refit: C_11 ŵ = (C w)_1 = 0.8·1 + 4·0.6 = 3.2, ŵ = 0.8; the e
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
 from trimodal.core import Change, Place, Site
 from trimodal.errors import TrimodalError
-from trimodal.maths.cholesky import safe_damping
-from trimodal.maths.masks import keep_largest, keep_n_of_m, refit
+from trimodal.maths.masks import keep_largest, keep_n_of_m
 from trimodal.methods.method import Method, Weights
 from trimodal.methods.options import option
 from trimodal.methods.prune import masked
@@ -103,10 +104,11 @@ def solve(place: Place, weights: Weights, statistic: Statistic | None, config: W
         raise TrimodalError(f"prune.wanda at {place.name} was given no statistic of its input")
     site = place.observed
     weight = weights[f"{site.path}.weight"].flatten(1)  # (m, n)
+    notes: tuple[str, ...] = ()
     mask = choose(weight, statistic.square, config, masked.mask_of(site, weights))
     if config.refit and isinstance(statistic, Moment):
-        weight = refit(weight, mask, statistic.second, safe_damping(config.damping, statistic.tokens, weight.shape[1]))
-    return masked.treated(site, weight, mask)
+        weight, notes = masked.refitted(weight, mask, statistic, config.damping)
+    return replace(masked.treated(site, weight, mask), notes=notes)
 
 
 METHOD = Method(

@@ -28,6 +28,7 @@ what it can of either.
 Cost. One pass over the calibration data, n² numbers for each reading; `refit` one more pass through both models for each
 reading, and the model a second time in memory. Fails where few dimensions carry much for all tokens (outliers of large
 language models): they stay, whatever else. Fits few tokens too well: the calibration data should have several times n of them.
+A dimension that carries nothing on any token goes first: the stream is a sum of what layers write to it, so nothing is written there.
 Where a model hands out its stream (a bare encoder), or something along it cannot be cut, it is refused.
 
 Departs from Minitron: the root mean square over all tokens in place of the mean over a text's and the root over texts; each
@@ -48,7 +49,7 @@ import torch
 from torch import Tensor, nn
 
 from trimodal.core import Change, Cut, Place, Site
-from trimodal.errors import TrimodalError
+from trimodal.errors import TrimodalError, UnreachedError
 from trimodal.methods.method import Method, Mix
 from trimodal.methods.options import option
 from trimodal.methods.prune.readers import Reading, expected, fitted, observe, stacked, weight_at, width
@@ -168,7 +169,7 @@ def survey(model: Model, place: Place, batches: Sequence[Batch], mix: Mix, confi
     units = width(place)
     readings = observe(model, place, batches)
     if not readings and wants(place, config) is not None:
-        raise TrimodalError(
+        raise UnreachedError(
             f"prune.width at {place.name}: no calibration sample ran through it; give data that uses the {place.tower} tower"
         )
     worth = SCORES[config.score](model, place, readings, mix)

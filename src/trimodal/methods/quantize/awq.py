@@ -113,7 +113,7 @@ def _scaled(place: Place, weights: Weights, moment: Moment, config: AwqConfig, s
     choose: gridded.Chooser = gridded.nearest
     notes: tuple[str, ...] = (f"columns scaled with exponent {strength:g}",)
     if config.feedback:
-        choose, damping, _ = gptq.chooser(scaled, config.damping)
+        choose, damping = gptq.chooser(scaled, config.damping)
         notes += (f"damping raised to {damping:g}",) if damping > config.damping else ()
     target = weights[f"{place.observed.path}.weight"].flatten(1) / c
     return gridded.quantized(

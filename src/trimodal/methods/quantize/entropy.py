@@ -122,7 +122,7 @@ def rounding(weight: Tensor) -> Encoder:
     least = float(weight.abs().max()) / _BOUND
 
     def encode(rows: Tensor, c: float) -> tuple[Tensor, Integers]:
-        levels = integers(torch.full((weight.shape[1],), max(c, least, 1e-30)))
+        levels = integers(torch.full((weight.shape[1],), max(c, least, 1e-30), device=weight.device))
         return levels.encode(rows), levels
 
     return encode
@@ -130,22 +130,21 @@ def rounding(weight: Tensor) -> Encoder:
 
 def waterfilled(weight: Tensor, moment: Moment, damping: float, filling: bool = True) -> tuple[Encoder, float]:
     """Steps 1 to 3, for any rows of `weight` (m, n), and the damping that was needed; without `filling` Δ_j = c."""
-    second, dead = revive(moment.second)
+    second, _ = revive(moment.second)
     order = torch.sort(second.diagonal(), descending=True, stable=True).indices
     root, used = inverse_root(second[order][:, order], damping, moment.tokens)
-    shares = torch.ones(len(second))
+    shares = torch.ones(len(second), device=second.device)
     if filling:
-        shares[order] = root.diagonal().float()
-        alive = shares[~dead]
-        shares[dead] = float(alive.log().mean().exp()) if len(alive) else 1.0
-    least = weight.masked_fill(dead, 0.0).abs().amax(dim=0) / _ROOM
+        logs = root.diagonal().log2()
+        shares[order] = (logs - logs.mean().round()).exp2().float()  # c is the typical column's step, whatever unit inputs have
+    least = weight.abs().amax(dim=0) / _ROOM
     single = root.float()
 
     def encode(rows: Tensor, c: float) -> tuple[Tensor, Integers]:
-        free, floor = rows.masked_fill(dead, 0.0), least.clone()
+        floor = least.clone()
         while True:
             levels = integers(torch.maximum(shares * c, floor).clamp(min=1e-30))
-            codes, _ = feedback(free, single, levels, order)
+            codes, _ = feedback(rows, single, levels, order)
             bounded = (codes.abs() == _BOUND).any(dim=0)
             if not bounded.any():
                 return codes, levels
@@ -164,7 +163,7 @@ def chosen(weight: Tensor, encode: Encoder, bits: float, steps: int) -> tuple[Te
     c = max(float(weight.std(correction=0)), 1e-30) * 2.0 ** (2.0 - bits)
     sample = max(_SAMPLE_ROWS, rows // _SAMPLE_SHARE)
     if rows > 2 * sample:
-        some = weight[torch.linspace(0, rows - 1, sample).long()]
+        some = weight[torch.linspace(0, rows - 1, sample).long().to(weight.device)]
         of_steps = _STEP_BITS * steps / weight.numel()  # all rows share them, not the sample's alone
         c = _searched(some, encode, bits - of_steps, c, 0)[2]
     codes, levels, _ = _searched(weight, encode, bits, c, steps)
@@ -186,7 +185,7 @@ def _searched(weight: Tensor, encode: Encoder, bits: float, c: float, steps: int
         slope = -1.0
         if last is not None and last[0] != at:
             slope = min(-0.1, max(-1.5, (found - last[1]) / (at - last[0])))
-        if last is not None and last[1] == found and found < bits:
+        if last is not None and last[1] == found and found < bits and codes.any():
             break  # the steps are at their least
         last = at, found
         fine, coarse = (max(fine, at), coarse) if found > bits else (fine, min(coarse, at))
@@ -219,7 +218,7 @@ def solve(place: Place, weights: Weights, statistic: Statistic | None, config: E
     """Quantize the weight of the place's site."""
     site = place.observed
     weight = weights[f"{site.path}.weight"].flatten(1)  # (m, n)
-    moment = statistic if isinstance(statistic, Moment) else None
+    moment = statistic.filled() if isinstance(statistic, Moment) else None
     if not torch.isfinite(weight).all():
         raise TrimodalError(f"quantize.entropy at {place.name}: its weight holds numbers that are not finite")
     notes: list[str] = []

@@ -18,7 +18,8 @@ Algorithm.
     5. undo the permutation, pack
 
 Cost O(m·n²) and n² numbers of memory. With fewer tokens than columns C is singular: damping d starts at 0.1 then, and
-grows until the factorisation succeeds. Columns whose input never fires are set to zero. The expected error relative to
+grows until the factorisation succeeds. Columns whose input no token reached are rounded to the nearest
+(`maths/unseen.py`). The expected error relative to
 rounding is Σ U_ii⁻² / tr C, which the tests check. Fails where calibration tokens are unlike those met later.
 
 Departs from the reference: ranges come from the unchanged weight (the reference, with groups smaller than its block,
@@ -127,12 +128,12 @@ def feedback(
 
 def chooser(
     moment: Moment, damping: float, activation_order: bool = True, kept: Tensor | None = None
-) -> tuple[gridded.Chooser, float, Tensor]:
-    """Steps 2 to 4 as a way to choose codes, the damping that was needed, and the mask (n,) of inputs that never fire.
+) -> tuple[gridded.Chooser, float]:
+    """Steps 2 to 4 as a way to choose codes, and the damping that was needed.
 
     `kept` (m, n) is the mask of a pruned weight.
     """
-    c, dead = revive(moment.second)
+    c, _ = revive(moment.second)
     order = torch.arange(len(c), device=c.device)
     if activation_order:
         order = torch.sort(c.diagonal(), descending=True, stable=True).indices
@@ -140,9 +141,9 @@ def chooser(
     root = root.float()
 
     def choose(weight: Tensor, levels: Levels, exact: Tensor | None) -> tuple[Tensor, Tensor]:
-        return feedback(weight.masked_fill(dead, 0.0), root, levels, order, exact, kept)
+        return feedback(weight, root, levels, order, exact, kept)
 
-    return choose, used, dead
+    return choose, used
 
 
 def corrected(weight: Tensor, moment: Moment, strength: float, damping: float) -> Tensor:
@@ -159,7 +160,7 @@ def solve(place: Place, weights: Weights, statistic: Statistic | None, config: G
     if not isinstance(statistic, Moment):
         raise TrimodalError(f"quantize.gptq at {place.name} was given no second moment")
     kept = weights.get(f"{place.observed.path}.mask")
-    choose, damping, _ = chooser(statistic, config.damping, config.activation_order, kept)
+    choose, damping = chooser(statistic, config.damping, config.activation_order, kept)
     notes = (f"damping raised to {damping:g}",) if damping > config.damping else ()
     target = None
     if config.target:

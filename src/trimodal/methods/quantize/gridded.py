@@ -248,7 +248,7 @@ def _outliers(weight: Tensor, moment: Moment | None, share: float) -> Tensor | N
         return None
     worth = weight.square() if moment is None else weight.square() * moment.square
     kept = worth.flatten().topk(_count(weight.numel(), share)).indices
-    return torch.zeros(weight.numel(), dtype=torch.bool).index_fill(0, kept, True).view_as(weight)
+    return torch.zeros(weight.numel(), dtype=torch.bool, device=weight.device).index_fill(0, kept, True).view_as(weight)
 
 
 def _low_rank(residual: Tensor, moment: Moment | None, rank: int) -> tuple[Tensor, Tensor]:

@@ -100,7 +100,7 @@ def solve(place: Place, weights: Weights, statistic: Statistic | None, config: R
     if isinstance(statistic, Moment):
         moment = gridded.transformed(statistic, lambda x: rotate(x, signs, block))
         if config.feedback:
-            choose, damping, _ = gptq.chooser(moment, config.damping)
+            choose, damping = gptq.chooser(moment, config.damping)
             notes = (f"damping raised to {damping:g}",) if damping > config.damping else ()
     parts = {"signs": pack(((signs + 1) / 2).to(torch.uint8)[None], 1)}
     target = rotate(weight.float(), signs, block)

@@ -58,6 +58,7 @@ from trimodal.core import Change, Place, Site
 from trimodal.errors import TrimodalError
 from trimodal.layers import Coded
 from trimodal.maths.observers import OBSERVERS, Observer, grid_of, observe, through_grid, through_own_grid
+from trimodal.maths.unseen import unseen
 from trimodal.methods.method import Method, Weights
 from trimodal.methods.options import option
 from trimodal.methods.quantize import gptq, gridded
@@ -132,7 +133,7 @@ def factors(inputs: Tensor, weights: Tensor, strength: float, kernel: int = 1) -
     The `kernel` neighbouring columns of a convolution's channel share a factor.
     """
     a, b = (v.float().view(-1, kernel).amax(dim=1) for v in (inputs, weights))
-    alive = (a > 0) & (b > 0)
+    alive = ~unseen(a.square()) & (b > 0)  # of an input that was all but never seen nothing is known
     if not bool(alive.any()):
         return torch.ones_like(inputs, dtype=torch.float16)
     logs = strength * a[alive].log() - min(strength, 1 - strength) * b[alive].log()
@@ -196,11 +197,11 @@ class _Layer:
         if _mode(self.site, self.config) == "token":
             dims = (0, 1) if len(self.site.shape) > 2 else (1,)  # a convolution's range is that of the whole sample
             return (lambda x: through_own_grid(x, bits, dims)), {}
-        importance = coded.square().sum(dim=0) if self.config.observer == "mse" else torch.ones(coded.shape[1])
+        importance = coded.square().sum(dim=0) if self.config.observer == "mse" else torch.ones_like(coded[0])
         counts = {name: self.shares[name] / len(x) for name, x in self.rows.items()}
         if self.config.observer == "mse":
             counts = {name: count / max(self.energy[name], 1e-30) for name, count in counts.items()}
-        weights = torch.cat([torch.full((len(x), 1), counts[name]) for name, x in self.rows.items()]) * importance
+        weights = torch.cat([torch.full((len(x), 1), counts[name], device=x.device) for name, x in self.rows.items()]) * importance
         values = torch.cat(list(self.rows.values())) * c
         scale, zero = grid_of(*observe(values, bits, self.config.observer, weights), bits)
         stored = {"input_scale": scale.view(1, 1), "input_zero": zero.to(torch.uint8).view(1, 1)}
@@ -221,7 +222,7 @@ class _Layer:
 
 def _evenly(x: Tensor, most: int) -> Tensor:
     """At most so many rows of x (k, n)."""
-    return x if len(x) <= most else x[torch.linspace(0, len(x) - 1, most).long()]
+    return x if len(x) <= most else x[torch.linspace(0, len(x) - 1, most).long().to(x.device)]
 
 
 def _layer(site: Site, config: SmoothConfig, weight: Tensor, rows: Rows, shares: Mapping[str, float]) -> _Layer:
@@ -263,7 +264,7 @@ def solve(place: Place, weights: Weights, statistic: Statistic | None, config: S
     scaled, choose = _scaled(statistic, c), gridded.nearest
     said = [f"smoothed with strength {strength:g}, inputs {options['inputs']['mode']}"]
     if config.feedback:
-        choose, damping, _ = gptq.chooser(scaled, config.damping)
+        choose, damping = gptq.chooser(scaled, config.damping)
         said += [f"damping raised to {damping:g}"] if damping > config.damping else []
     parts = {"columns": factor[None]} if "columns" in options else {}
     change = gridded.quantized(place, weights, scaled, config, choose, parts, (), weight / c, **options)

@@ -48,13 +48,14 @@ from torch import Tensor, nn
 
 from trimodal.core import Change, Layout, Place, Site, Tower, Treatment
 from trimodal.core.storage import BASE
-from trimodal.errors import TrimodalError
+from trimodal.errors import TrimodalError, UnreachedError
 from trimodal.maths.error import bias_correction, quadratic
 from trimodal.methods.factorize.eigen import factors
 from trimodal.methods.factorize.factored import centred, damped
 from trimodal.methods.method import Method, Mix
 from trimodal.methods.options import option
 from trimodal.models.blocks import split
+from trimodal.models.foreign import run_forward
 from trimodal.models.model import Batch, Model
 from trimodal.statistics import Moment, rows_by_modality
 
@@ -93,7 +94,7 @@ def groups(place: Place, config: SharedConfig) -> list[Group]:
 
 def _fits(site: Site, config: SharedConfig) -> bool:
     role = site.name.removeprefix(f"{site.tower}.{site.block}.")
-    plain = site.kind == "linear" and site.stored == "dense" and not site.tied and not site.own_forward
+    plain = site.kind == "linear" and site.stored == "dense" and not (site.tied or site.elsewhere or site.own_forward)
     return plain and fnmatchcase(role, config.layers)
 
 
@@ -193,13 +194,13 @@ def observe(model: Model, sites: Sequence[Site], batches: Sequence[Batch]) -> di
     try:
         for batch in batches:
             codes = model.family.tokens(model.module, batch)
-            model.module(**batch)
+            run_forward(model.module, batch)
     finally:
         for handle in handles:
             handle.remove()
     unseen = [path for path, moments in found.items() if not any(moment.tokens for moment in moments.values())]
     if unseen:
-        raise TrimodalError(
+        raise UnreachedError(
             f"share.layers at {unseen[0]}: no calibration sample ran through it; give data that uses the {modality} tower"
         )
     return found
@@ -210,7 +211,7 @@ def _solve(
 ) -> tuple[dict[str, Treatment], str]:
     """Steps 1 to 4 for one group, and a note on what sharing costs."""
     weights, biases = zip(*(_weight(model, site) for site in group), strict=True)
-    statistics = [mix(parts) for parts in seen]
+    statistics = [mix(parts).filled() for parts in seen]
     moments = [damped(statistic, bias, config.damping) for statistic, bias in zip(statistics, biases, strict=True)]
     dtype: torch.dtype = getattr(torch, group[0].dtype)
     base = shared_weight(weights, moments).to(dtype)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from torch import nn
+from transformers import PreTrainedModel
 
 from trimodal.models import generic
 from trimodal.models.families import ast, bert, clap, clip, fusion, llama, llava, resnet, siglip, vit, wav2vec2, whisper
@@ -25,6 +26,7 @@ FAMILIES: tuple[Family, ...] = (
 
 
 def family_of(module: nn.Module) -> Family:
-    """The family that covers `config_of(module).model_type`, else the generic one."""
-    model_type = getattr(getattr(module, "config", None), "model_type", None)
+    """The family that covers `config_of(module).model_type`, else the generic one. A module that is no model of
+    Transformers may hold such a configuration and be made of other parts."""
+    model_type = module.config.model_type if isinstance(module, PreTrainedModel) else None
     return next((family for family in FAMILIES if model_type in family.model_types), generic.FAMILY)

@@ -119,7 +119,7 @@ def example(module: nn.Module) -> dict[str, Tensor]:
     vision = getattr(config_of(module), "vision_config", config_of(module))
     batch: dict[str, Tensor] = {}
     if "image" in modalities(module):
-        batch |= encoding.no_image(module, vision.num_channels, vision.image_size)
+        batch |= encoding.no_image(module, vision.num_channels, *encoding.height_and_width(vision.image_size))
     if "text" in modalities(module):
         batch |= encoding.no_text(module, position_limit(module))
     return batch

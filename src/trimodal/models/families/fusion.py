@@ -103,7 +103,7 @@ def example(module: nn.Module) -> dict[str, Tensor]:
     """One image, one clip and one text of full length."""
     config = config_of(module)
     sound = encoding.no_signal(module, config.audio_mels, config.audio_frames)
-    image = encoding.no_image(module, config.image_channels, config.image_size)
+    image = encoding.no_image(module, config.image_channels, *encoding.height_and_width(config.image_size))
     return {**image, "input_features": sound, **encoding.no_text(module, config.text_tokens)}
 
 

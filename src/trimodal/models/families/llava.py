@@ -90,7 +90,7 @@ def example(module: nn.Module) -> dict[str, Tensor]:
     vision, patches = config.vision_config, int(config.image_seq_length)
     batch = encoding.no_text(module, patches + encoding.USUAL_TOKENS)
     batch["input_ids"][:, :patches] = int(config.image_token_id)
-    return batch | encoding.no_image(module, vision.num_channels, vision.image_size)
+    return batch | encoding.no_image(module, vision.num_channels, *encoding.height_and_width(vision.image_size))
 
 
 FAMILY = Family("llava", ("llava",), describe, outputs, modalities, encode, tokens, example)

@@ -66,7 +66,7 @@ def encode(module: nn.Module, processors: Processors, loaded: Sequence[Loaded]) 
 
 def example(module: nn.Module) -> dict[str, Tensor]:
     """One image."""
-    return encoding.no_image(module, config_of(module).num_channels, config_of(module).image_size)
+    return encoding.no_image(module, config_of(module).num_channels, *encoding.height_and_width(config_of(module).image_size))
 
 
 FAMILY = Family("vit", ("vit", "deit"), describe, outputs, modalities, encode, example=example)

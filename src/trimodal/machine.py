@@ -1,0 +1,180 @@
+"""What this machine has: processor, memory, disk, versions, optional parts. Read without importing torch."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import shutil
+import sys
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+PACKAGES = ("trimodal", "torch", "transformers", "safetensors", "numpy", "huggingface_hub")
+VECTORS = ("avx2", "fma", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_int8", "amx_bf16", "asimd", "asimddp", "i8mm", "sve")
+PARTS = {
+    "audio": ("sound files", ("soundfile", "scipy")),
+    "train": ("distillation", ("accelerate",)),
+    "pack": ("--pack entropy", ("constriction",)),
+    "demo": ("trimodal demo", ("soundfile", "scipy", "accelerate", "sklearn")),
+}
+_LIMIT_AND_USE = (("memory.max", "memory.current"), ("memory.limit_in_bytes", "memory.usage_in_bytes"))
+_GROUPS = Path("/sys/fs/cgroup")
+_UNLIMITED = 1 << 60
+
+
+@dataclass(frozen=True)
+class Part:
+    """An optional part: what it is for, whether it is there, the packages that it lacks, and the line that installs it."""
+
+    name: str
+    what: str
+    missing: tuple[str, ...]
+    install: str
+
+    @property
+    def there(self) -> bool:
+        """Whether nothing is missing."""
+        return not self.missing
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What a run depends on. Bytes are those that are free now; memory is None where the system does not tell."""
+
+    python: str
+    system: str
+    processor: str
+    cores: int
+    threads: int
+    vectors: tuple[str, ...]
+    memory_bytes: int | None
+    disk_bytes: int
+    disk: str
+    versions: dict[str, str]
+    parts: tuple[Part, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data."""
+        return {**asdict(self), "parts": [{**asdict(part), "there": part.there} for part in self.parts]}
+
+
+def look(folder: Path = Path()) -> Machine:
+    """This machine, with the free room on the disk that `folder` is on."""
+    name, vectors = processor()
+    return Machine(
+        python=platform.python_version(), system=f"{platform.system()} {platform.release()} {platform.machine()}",
+        processor=name, cores=cores(), threads=threads(), vectors=vectors, memory_bytes=free_memory(),
+        disk_bytes=free_disk(folder), disk=str(folder.resolve()), versions={name: version_of(name) for name in PACKAGES},
+        parts=tuple(_part(name) for name in PARTS),
+    )  # fmt: skip
+
+
+def version_of(package: str) -> str:
+    """The installed version, or `not installed`."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def cores() -> int:
+    """Processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def threads() -> int:
+    """Threads that torch will compute with: OMP_NUM_THREADS, else as many as there are processors."""
+    wanted = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]
+    return int(wanted) if wanted.isdecimal() and int(wanted) else cores()
+
+
+def processor(info: Path = Path("/proc/cpuinfo")) -> tuple[str, tuple[str, ...]]:
+    """The processor's name and which of the vector instructions that matter here it has."""
+    text = _read(info)
+    name = re.search(r"^(?:model name|Processor)\s*:\s*(.+)$", text, re.MULTILINE)
+    flags = re.search(r"^(?:flags|Features)\s*:\s*(.+)$", text, re.MULTILINE)
+    have = set(flags[1].split()) if flags else set()
+    return name[1].strip() if name else platform.processor() or platform.machine(), tuple(v for v in VECTORS if v in have)
+
+
+def free_memory(
+    info: Path = Path("/proc/meminfo"), own: Path = Path("/proc/self/cgroup"), groups: Path = _GROUPS
+) -> int | None:
+    """Bytes that a process can still get: what the system has to spare, or what its container may still use if that is less."""
+    found = re.search(r"^MemAvailable:\s*(\d+) kB", _read(info), re.MULTILINE)
+    pairs = ((folder / limit, folder / used) for folder in _groups(own, groups) for limit, used in _LIMIT_AND_USE)
+    limits = [left for pair in pairs if (left := _left(*pair)) is not None]
+    if found:
+        limits.append(int(found[1]) * 1024)
+    return min(limits, default=None)
+
+
+def _groups(own: Path, groups: Path) -> list[Path]:
+    """The folders in which a limit on this process's memory would stand, for both kinds of control groups, up to their roots."""
+    found = [groups, groups / "memory"]
+    for line in _read(own).splitlines():
+        _, _, rest = line.partition(":")
+        kinds, _, path = rest.partition(":")
+        if kinds == "" or "memory" in kinds.split(","):
+            root = groups / "memory" if kinds else groups
+            inner = root / path.strip("/")
+            found += [folder for folder in (inner, *inner.parents) if folder.is_relative_to(root)]
+    return list(dict.fromkeys(found))
+
+
+def _left(limit: Path, used: Path) -> int | None:
+    """Bytes left of a container's limit; page cache counts as free. None where there is no limit."""
+    most, now = _read(limit).strip(), _read(used).strip()
+    if not most.isdecimal() or not now.isdecimal() or int(most) >= _UNLIMITED:
+        return None
+    cache = re.search(r"^(?:total_)?inactive_file (\d+)", _read(limit.with_name("memory.stat")), re.MULTILINE)
+    return max(0, int(most) - int(now) + (int(cache[1]) if cache else 0))
+
+
+def free_disk(folder: Path) -> int:
+    """Bytes free on the disk where `folder` is or will be."""
+    there = next(path for path in (folder.resolve(), *folder.resolve().parents) if path.exists())
+    return shutil.disk_usage(there).free
+
+
+def _part(name: str) -> Part:
+    what, modules = PARTS[name]
+    return Part(name, what, tuple(m for m in modules if not _importable(m)), f'pip install "{_source()}[{name}]"')
+
+
+def _importable(module: str) -> bool:
+    try:
+        return find_spec(module) is not None
+    except (ImportError, ValueError):
+        return False
+
+
+def _source() -> str:
+    """What pip installs trimodal from: the checkout that it stands in, else its name."""
+    root = Path(__file__).resolve().parents[2]
+    return str(root) if (root / "pyproject.toml").is_file() else "trimodal"
+
+
+def _read(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
+
+
+def warnings_of(machine: Machine) -> list[str]:
+    """What a user should know before the first run."""
+    said = []
+    if machine.versions["torch"] == "not installed":
+        said.append("torch is not installed; nothing but lists will work")
+    if machine.memory_bytes is not None and machine.memory_bytes < 1 << 30:
+        said.append("less than 1 GB of memory is free; torch and Transformers alone take half of that")
+    if machine.threads > machine.cores:
+        said.append(f"OMP_NUM_THREADS is {machine.threads}, but there are {machine.cores} processors; fewer threads are faster")
+    if sys.platform.startswith("linux") and platform.machine() == "x86_64" and "avx2" not in machine.vectors:
+        said.append("the processor has no AVX2; all computations will be several times slower")
+    return said

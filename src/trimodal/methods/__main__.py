@@ -1,0 +1,28 @@
+"""Write the methods' descriptions where they can be read without importing torch: `python -m trimodal.methods`.
+
+Run it after a change to a method's name, paper, idea or options; a test compares.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from trimodal.catalogue import FILE
+from trimodal.methods import METHODS, works_on
+from trimodal.methods.options import describe
+from trimodal.writing import write_whole
+
+
+def rows() -> list[dict[str, Any]]:
+    """A row per method: name, kind, paper, idea, works_on, options."""
+    return [
+        {"name": m.name, "kind": m.kind, "paper": m.paper, "idea": m.idea, "works_on": works_on(m), "options": describe(m.config)}
+        for m in METHODS
+    ]
+
+
+if __name__ == "__main__":
+    lines = ",\n".join(json.dumps(row, ensure_ascii=False) for row in rows())
+    write_whole(Path(__file__).parents[1] / FILE, f"[\n{lines}\n]\n")

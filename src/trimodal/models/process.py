@@ -1,0 +1,72 @@
+"""The state of the user's process, which a call leaves as it found it, also when it fails."""
+
+from __future__ import annotations
+
+import logging
+import random
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import wraps
+from typing import ParamSpec, TypeVar
+
+import numpy as np
+import torch
+
+Given = ParamSpec("Given")
+Result = TypeVar("Result")
+
+
+@contextmanager
+def process_kept() -> Iterator[None]:
+    """Put back afterwards what a process has only once: the states of all random generators, the default type, whether
+    gradients are on, the number of threads, the filters of warnings, the levels of loggers."""
+    chance, floats, threads, gradients = _chance(), torch.get_default_dtype(), torch.get_num_threads(), torch.is_grad_enabled()
+    levels = {logger: logger.level for logger in _loggers()}
+    silenced = logging.root.manager.disable
+    with warnings.catch_warnings():
+        try:
+            yield
+        finally:
+            _set_chance(chance)
+            torch.set_default_dtype(floats)
+            torch.set_grad_enabled(gradients)
+            if torch.get_num_threads() != threads:
+                torch.set_num_threads(threads)
+            for logger, level in levels.items():
+                logger.setLevel(level)
+            logging.disable(silenced)
+
+
+def keeps_process(verb: Callable[Given, Result]) -> Callable[Given, Result]:
+    """`verb`, which leaves the process as it found it."""
+
+    @wraps(verb)
+    def kept(*args: Given.args, **kwargs: Given.kwargs) -> Result:
+        with process_kept():
+            return verb(*args, **kwargs)
+
+    return kept
+
+
+def _loggers() -> list[logging.Logger]:
+    known = list(logging.root.manager.loggerDict.values())
+    return [logging.root, *(logger for logger in known if isinstance(logger, logging.Logger))]
+
+
+_Chance = tuple[torch.Tensor, list[torch.Tensor], object, object]
+
+
+def _chance() -> _Chance:
+    """The states of torch's, the accelerators', numpy's and Python's generators."""
+    devices = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
+    return torch.get_rng_state(), devices, np.random.get_state(), random.getstate()
+
+
+def _set_chance(state: _Chance) -> None:
+    own, devices, numbers, plain = state
+    torch.set_rng_state(own)
+    if devices:
+        torch.cuda.set_rng_state_all(devices)
+    np.random.set_state(numbers)  # type: ignore[arg-type]
+    random.setstate(plain)  # type: ignore[arg-type]

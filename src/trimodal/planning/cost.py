@@ -1,0 +1,178 @@
+"""What a plan will cost: seconds, memory and disk, from its places' shapes and what this machine was measured to do.
+
+The model of cost, with m × n the shape of a weight:
+
+    rounding      passes · 4 m n bytes                 at the pace of a copy
+    solving       a · 2 m n² + b · 2 n³ operations     at the pace of a product of matrices, `_USED` of it
+    looking       3 forward passes and 2 n² operations per token, for every sample that statistics are taken from
+    training      4 forward passes per sample and step
+    verifying     2 forward passes per held-out sample, and what a packed layer adds: decoding it once per batch
+    reloading     what reading took so far: another process reads the result
+
+`passes`, `a` and `b` are per method (`_PACE`), measured once on the built-in and the MiniLM encoder; a method that is not
+listed counts as GPTQ does. Memory is the model, its copy where there is data, the compressed layers, and the larger of: a few
+float32 copies of the largest weight; the other process while the result is reloaded.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from trimodal.core import Edit, Layout, Plan, Site
+from trimodal.core.estimate import Estimate
+from trimodal.errors import InputError
+from trimodal.machine import free_memory
+
+_USED = 0.4  # of a product's pace, in layers with all that is around them
+_PROCESS_BYTES = 450_000_000  # torch, Transformers and trimodal, imported
+_LARGEST_COPIES = 4  # float32 copies of the largest weight while it is worked on
+_DEFAULT_TOKENS = 64
+_FORWARDS_TO_LOOK, _FORWARDS_TO_TRAIN = 3, 4
+_VERIFY_BATCH = 64
+_SAVED_BYTES_PER_SECOND = 200e6  # hashing, writing, reading back
+_COMPANIONS_BYTES = 2_000_000
+_PRODUCT = 512
+_COPIED, _TRIES = 1 << 22, 12
+_PACE: Mapping[str, tuple[float, float, float]] = {  # passes over the weight, a, b
+    "quantize.rtn": (120, 0, 0),
+    "quantize.hqq": (400, 0, 0),
+    "quantize.gptq": (600, 2, 4),
+    "quantize.learned": (2000, 400, 0),
+    "quantize.entropy": (600, 6, 8),
+    "prune.magnitude": (30, 0, 0),
+    "prune.obs": (200, 40, 40),
+    "merge.tokens": (0, 0, 0),
+    "fold.exact": (10, 0, 0),
+}
+
+
+@dataclass(frozen=True)
+class Pace:
+    """What the machine does in a second: operations of a float32 product, and bytes copied."""
+
+    operations: float
+    bytes: float
+
+
+@dataclass(frozen=True)
+class Work:
+    """How much data is worked on: samples for statistics, for training, and held out; `operations` of one sample's forward
+    pass (multiply-accumulates), None where they could not be counted."""
+
+    statistics: int = 0
+    calibration: int = 0
+    held_out: int = 0
+    operations: int | None = None
+
+
+@cache
+def measured_pace() -> Pace:
+    """The pace of this machine, by a product and a copy that take a few milliseconds."""
+    a, whole = torch.ones(_PRODUCT, _PRODUCT), torch.ones(_COPIED)
+    return Pace(2 * _PRODUCT**3 / _least_seconds(lambda: a @ a), 2 * 4 * _COPIED / _least_seconds(whole.clone))
+
+
+def _least_seconds(work: Any) -> float:
+    seconds = []
+    for _ in range(_TRIES):  # whatever else runs on the machine only adds
+        start = time.perf_counter()
+        work()
+        seconds.append(time.perf_counter() - start)
+    return max(min(seconds), 1e-9)
+
+
+def estimate_cost(plan: Plan, layout: Layout, work: Work, reading_seconds: float, pace: Pace) -> Estimate:
+    """What carrying out `plan` on the model with `layout` will take.
+
+    Args:
+        plan: with every place by name.
+        layout: of the model as it is, for the shapes.
+        work: how much data.
+        reading_seconds: what starting and reading the model has taken, which the process that reloads it will take again.
+        pace: of the machine.
+    """
+    forward = 2 * (work.operations or plan.source.parameters * _DEFAULT_TOKENS) / (pace.operations * _USED)
+    solving = sum(_solving_seconds(edit, layout, pace) for edit in plan.edits if edit.places)
+    weights = sum(site.rows * site.columns for site in layout.sites if site.kind == "linear")
+    tokens = (work.operations or 0) / max(1, weights) or _DEFAULT_TOKENS
+    moments = sum(2 * tokens * site.columns**2 for site in _looked_at(plan, layout)) / (pace.operations * _USED)
+    looking = work.statistics * (_FORWARDS_TO_LOOK * forward + moments)
+    training = sum(_samples_trained_on(edit) for edit in plan.edits) * _FORWARDS_TO_TRAIN * forward
+    decoding = plan.source.parameters * 4 * 10 / pace.bytes
+    verifying = work.held_out * 2 * forward + -(-work.held_out // _VERIFY_BATCH) * decoding
+    seconds = {
+        "compress": solving + looking + training,
+        "save": plan.expected_tensor_bytes / _SAVED_BYTES_PER_SECOND + 0.1,
+        "reload": reading_seconds + plan.source.tensor_bytes / _SAVED_BYTES_PER_SECOND,
+        "verify": verifying + 0.1,
+    }
+    more = _more_memory(plan, layout, copied=bool(work.calibration))
+    return Estimate(seconds, (_held_now() or _PROCESS_BYTES + plan.source.tensor_bytes) + more, more,
+                    plan.expected_tensor_bytes + _COMPANIONS_BYTES)  # fmt: skip
+
+
+def _solving_seconds(edit: Edit, layout: Layout, pace: Pace) -> float:
+    passes, products, cubes = _PACE.get(edit.method, _PACE["quantize.gptq"])
+    total = 0.0
+    for site in _sites_of([edit], layout):
+        m, n = site.rows, site.columns
+        total += passes * 4 * m * n / pace.bytes + (products * 2 * m * n * n + cubes * 2 * n**3) / (pace.operations * _USED)
+    return total
+
+
+def _sites_of(edits: Iterable[Edit], layout: Layout) -> Iterator[Site]:
+    """The sites that the edits' places name, as the model has them now; parts that an earlier edit will make count as the whole."""
+    known = {site.path: site for site in layout.sites}
+    for edit in edits:
+        for path in {path for place in edit.places for path in place.paths}:
+            site = known.get(path) or known.get(path.rpartition(".")[0])
+            if site is not None:
+                yield site
+
+
+def _looked_at(plan: Plan, layout: Layout) -> Iterator[Site]:
+    """Sites whose inputs are looked at: layers of methods that do more than round."""
+    edits = [edit for edit in plan.edits if _PACE.get(edit.method, (0, 1, 1))[1:] != (0, 0)]
+    return (site for site in _sites_of(edits, layout) if site.kind in ("linear", "conv"))
+
+
+def _samples_trained_on(edit: Edit) -> int:
+    return int(edit.config.get("steps", 0)) * int(edit.config.get("batch", 0)) if not edit.places else 0
+
+
+def _more_memory(plan: Plan, layout: Layout, copied: bool) -> int:
+    """Bytes beyond what is held now: a copy of the original, the compressed layers, and the larger of what working and
+    what reloading takes."""
+    largest = max((site.rows * site.columns for site in layout.sites), default=0)
+    kept = (plan.source.tensor_bytes if copied else 0) + plan.expected_tensor_bytes
+    return kept + max(_LARGEST_COPIES * 4 * largest, _PROCESS_BYTES + plan.expected_tensor_bytes)
+
+
+def _held_now() -> int | None:
+    """Bytes of memory that this process holds, None where the system does not tell."""
+    try:
+        return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, ValueError, IndexError):
+        return None
+
+
+def check_memory_for(needed_bytes: int, what: str) -> None:
+    """Refuse what cannot fit into the memory that is free.
+
+    Raises:
+        InputError: saying how much is needed and how much is there.
+    """
+    free = free_memory()
+    if free is not None and needed_bytes > free:
+        raise InputError(
+            f"{what} needs about {needed_bytes / 1e9:.1f} GB of memory, but only {free / 1e9:.1f} GB are free; close other "
+            "programs, take a machine with more, or try it anyway with --ignore-limits"
+        )

@@ -1,0 +1,65 @@
+"""The lists that are read without torch say what the methods and recipes themselves say."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from trimodal.catalogue import built_in, described, method_rows, recipe_steps
+from trimodal.errors import RecipeError
+from trimodal.methods.__main__ import rows
+
+
+def test_catalogue_is_up_to_date() -> None:
+    assert list(method_rows()) == rows(), "run: python -m trimodal.methods"
+
+
+def test_one_method() -> None:
+    (row,) = described("quantize.gptq")
+    assert row["kind"] == "quantize" and "bits" in {option["name"] for option in row["options"]}
+    assert described() == method_rows()
+
+
+@pytest.mark.parametrize(
+    ("word", "meant"),
+    [
+        ("gptq", "did you mean 'quantize.gptq'?"),
+        ("GPTQ", "did you mean 'quantize.gptq'?"),
+        ("gtpq", "did you mean 'quantize.gptq'?"),
+        ("quantise.gptq", "did you mean 'quantize.gptq'?"),
+        ("compress.rtn", "did you mean 'quantize.rtn'?"),
+        ("sparse-gpt", "did you mean 'prune.sparsegpt'?"),
+        ("smoothquant", "did you mean 'quantize.smooth'?"),
+        ("magnitude_prune", "did you mean 'prune.magnitude'?"),
+        ("layers", "did you mean 'prune.layers' or 'share.layers'?"),
+        ("factorize", "known: factorize.cp, factorize.eigen, factorize.svd, factorize.tucker"),
+        ("nothing like it", "known: distill, factorize.cp"),
+    ],
+)
+def test_method_that_was_meant(word: str, meant: str) -> None:
+    with pytest.raises(RecipeError) as caught:
+        described(word)
+    assert str(caught.value).startswith(f"there is no method '{word}'; {meant}")
+
+
+@pytest.mark.parametrize(("name", "steps"), [
+    ("int8", ["W8A16"]), ("int8-full", ["W8A16", "W8A8"]), ("int4-even", ["W4A16 g64"]),
+    ("demo", ["60 % structured (MLP neurons)", "50 % structured (attention heads)", "KD, 300 steps", "W8A16", "W4A16 g64"]),
+])  # fmt: skip
+def test_recipes_in_the_words_of_the_field(name: str, steps: list[str]) -> None:
+    assert recipe_steps(name) == steps
+
+
+def test_every_recipe_has_a_line() -> None:
+    assert all(len(line) > 10 and recipe_steps(name) for name, line in built_in().items())
+
+
+def test_nothing_heavy_is_imported() -> None:
+    code = (
+        "import sys, trimodal.cli, trimodal.machine; from trimodal.catalogue import *; described(); [recipe_steps(n) for n in built_in()];"
+        "trimodal.machine.look(); print(sorted({'torch', 'transformers', 'numpy', 'safetensors', 'huggingface_hub'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

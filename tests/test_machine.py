@@ -1,0 +1,66 @@
+"""What the machine is said to have."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from trimodal import machine
+
+
+def test_processor(tmp_path: Path) -> None:
+    info = tmp_path / "cpuinfo"
+    info.write_text("processor : 0\nmodel name\t: Some CPU @ 2 GHz\nflags\t\t: fpu avx2 fma avx512f avx512_vnni\n")
+    assert machine.processor(info) == ("Some CPU @ 2 GHz", ("avx2", "fma", "avx512f", "avx512_vnni"))
+    name, vectors = machine.processor(tmp_path / "nothing")
+    assert name and vectors == ()
+
+
+@pytest.mark.parametrize(
+    ("group", "files", "left"),
+    [
+        ("0::/\n", {}, 1000 * 1024),
+        ("0::/\n", {"memory.max": "max", "memory.current": "5"}, 1000 * 1024),
+        ("0::/\n", {"memory.max": "5000", "memory.current": "2000"}, 3000),
+        ("0::/\n", {"memory.max": "5000", "memory.current": "2000", "memory.stat": "anon 1\ninactive_file 500\n"}, 3500),
+        ("0::/a/b\n", {"a/memory.max": "9000", "a/memory.current": "2000"}, 7000),
+        ("0::/a/b\n", {"a/b/memory.max": "100", "a/b/memory.current": "200"}, 0),
+        ("4:cpu,memory:/x\n", {"memory/x/memory.limit_in_bytes": "70", "memory/x/memory.usage_in_bytes": "10"}, 60),
+        ("4:memory:/x\n", {"memory/memory.limit_in_bytes": str(2**63 - 4096), "memory/memory.usage_in_bytes": "1"}, 1000 * 1024),
+    ],
+)
+def test_free_memory_is_the_least_of_system_and_container(tmp_path: Path, group: str, files: dict[str, str], left: int) -> None:
+    (tmp_path / "meminfo").write_text("MemTotal: 9000 kB\nMemAvailable:    1000 kB\n")
+    (tmp_path / "own").write_text(group)
+    for name, text in files.items():
+        (tmp_path / "groups" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "groups" / name).write_text(text)
+    assert machine.free_memory(tmp_path / "meminfo", tmp_path / "own", tmp_path / "groups") == left
+
+
+def test_memory_that_nobody_tells(tmp_path: Path) -> None:
+    assert machine.free_memory(tmp_path / "no", tmp_path / "no", tmp_path / "no") is None
+
+
+def test_disk_of_a_folder_that_is_yet_to_be_made(tmp_path: Path) -> None:
+    assert machine.free_disk(tmp_path / "a" / "b") > 0
+
+
+def test_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "3,2")
+    assert machine.threads() == 3
+    monkeypatch.setenv("OMP_NUM_THREADS", "many")
+    assert machine.threads() == machine.cores()
+
+
+def test_missing_parts_say_what_installs_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "find_spec", lambda name: None if name == "constriction" else object())
+    parts = {part.name: part for part in machine.look().parts}
+    assert parts["audio"].there and not parts["pack"].there
+    assert parts["pack"].missing == ("constriction",) and parts["pack"].install.endswith('[pack]"')
+
+
+def test_versions() -> None:
+    found = machine.look()
+    assert found.versions["torch"].startswith("2.") and machine.version_of("no-such-package") == "not installed"
