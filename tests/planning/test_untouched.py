@@ -64,13 +64,18 @@ def test_what_a_recipe_does_not_name_was_not_asked_for() -> None:
     found = left(model, {"quantize.rtn": {"where": "image.*", "bits": 8}})
     text = [one for one in found.alike if one.tower == "text"]
     assert text and {one.why for one in text} == {"not asked for"}
-    assert list(found.by_tower())[0] == "text"  # the largest first
+    assert next(iter(found.by_tower())) == "text"  # the largest first
     assert sum(found.by_tower().values()) == found.bytes
 
 
 @pytest.mark.parametrize(
-    "step", [{"prune.neurons": {"where": "*", "sparsity": 0.5}}, {"prune.width": {"where": "*", "sparsity": 0.25}}, {"factorize.svd": {"where": "*", "sparsity": 0.5}}]
-)  # fmt: skip
+    "step",
+    [
+        {"prune.neurons": {"where": "*", "sparsity": 0.5}},
+        {"prune.width": {"where": "*", "sparsity": 0.25}},
+        {"factorize.svd": {"where": "*", "sparsity": 0.5}},
+    ],
+)
 def test_cuts_and_factors_touch_what_they_work_on(step: dict[str, Any]) -> None:
     model = model_of(miniature("clip"))
     found = {one.name for one in left(model, step).alike}

@@ -20,8 +20,12 @@ def quantized(plan: Plan, bits: float) -> Plan:
 
 @pytest.mark.parametrize(
     ("bits", "packed", "smaller", "safer"),
-    [(8, False, "--recipe int4", "safer.yaml"), (4, False, "trimodal pack 'my out' -o 'my out-packed'", "--recipe int8"), (4, True, "--recipe small", "--recipe int8")],
-)  # fmt: skip
+    [
+        (8, False, "--recipe int4", "safer.yaml"),
+        (4, False, "trimodal pack 'my out' -o 'my out-packed'", "--recipe int8"),
+        (4, True, "--recipe small", "--recipe int8"),
+    ],
+)
 def test_they_follow_from_what_was_done(plan: Plan, verdict: Verdict, bits: int, packed: bool, smaller: str, safer: str) -> None:
     found = replace(verdict, packing=Packing(2, 1, 0.1) if packed else None)
     steps = next_steps(quantized(plan, bits), found, Names("my out", "org/clip", "pairs.jsonl"))

@@ -34,7 +34,8 @@ def test_integrity_counts_what_was_not_run_apart(verdict: Verdict) -> None:
         (False, (Check("largest drop for all: 1", "not run", "no held-out samples", "quality"),), "open", "not judged: no data"),
         (True, (), "open", "not judged: no floor was set"),
         (True, (Check.held("x", True, "drop 0.30 points: shown at 95 %", "quality"),), "good", "the floor is held"),
-        (True, (Check.held("x", True, "measured, n too small to show", "quality"),), "careful", "the floor is held as measured, not shown at 95 %"),
+        (True, (Check.held("x", True, "measured, n too small to show", "quality"),), "careful",
+         "the floor is held as measured, not shown at 95 %"),
         (True, (Check.held("x", False, "drop 58 points: too large", "quality"),) * 2, "bad", "2 of 2 floors broken"),
     ],
 )  # fmt: skip
