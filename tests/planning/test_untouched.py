@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 from torch import nn
 
-from trimodal.core import Plan, Untouched
+from trimodal.core import Calibration, Plan, Source, Untouched
 from trimodal.inventory import inspect
 from trimodal.models.load import describe
 from trimodal.models.model import Model
 from trimodal.models.tiny import miniature
-from trimodal.planning import plan_edits, read_recipe, untouched_by
+from trimodal.planning import plan_edits, read_recipe, untouched_by, with_left_alone
 
 
 class Blocks(nn.Module):
@@ -82,6 +82,17 @@ def test_cuts_and_factors_touch_what_they_work_on(step: dict[str, Any]) -> None:
     assert "text_model.encoder.layers.*.mlp.fc1.weight" not in found
     twice = left(model, step, INT8)
     assert twice.bytes <= left(model, step).bytes
+
+
+def test_what_the_run_left_alone_counts_too() -> None:
+    model = model_of(miniature("clip"))
+    edits, _ = plan_edits(model.layout, read_recipe({"steps": [INT8]}), data=False)
+    plan = Plan(0, Source("m", "clip", "", 0, 0), Calibration(0, None, (), "modality"), edits, 0, untouched=untouched_by(model, edits))
+    place = edits[0].places[0]
+    found = with_left_alone(plan, {(0, place.name)})
+    assert plan.untouched is not None and found is not None
+    assert found.bytes == plan.untouched.bytes + place.bytes_before
+    assert with_left_alone(plan, set()) == plan.untouched
 
 
 def test_survives_json_and_old_plans_have_none() -> None:
