@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from trimodal import pipeline
-from trimodal.errors import InputError, OutputError
+from trimodal.errors import InputError
 from trimodal.models.tiny import write_miniature, write_miniature_data
 from trimodal.planning import cost
-from trimodal.planning.cost import Pace, Work, check_disk_for, check_memory_for, estimate_cost
+from trimodal.planning.cost import Pace, Work, check_memory_for, estimate_cost
 
 PACE = Pace(operations=1e11, bytes=1e10)
 
@@ -53,12 +53,6 @@ def test_memory_is_refused_only_where_it_cannot_fit(monkeypatch: pytest.MonkeyPa
         check_memory_for(3_000_000_000, "it")
     monkeypatch.setattr(cost, "free_memory", lambda: None)
     check_memory_for(1 << 60, "it")
-
-
-def test_disk_is_refused_before_the_work(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(cost, "free_disk", lambda place: 100)
-    with pytest.raises(OutputError, match="needs 1,000 bytes, but only 100 are free on its disk; nothing was written"):
-        check_disk_for(1000, tmp_path)
 
 
 def test_verbs_estimate_refuse_and_go_on_when_told_to(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
