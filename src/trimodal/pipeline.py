@@ -82,6 +82,7 @@ from trimodal.planning import (
     plan_steps,
     read_recipe,
     untouched_by,
+    with_left_alone,
 )
 from trimodal.reporting import page_of, report
 from trimodal.reporting.page import PAGE_NAME
@@ -292,8 +293,8 @@ def compress(
         )  # fmt: skip
         clock.mark("verify")
         verdict = replace(
-            verdict, seconds=clock.seconds, packing=packing, stock=stock, untouched=planned.untouched,
-            left_out=_left_out(opened), peak_bytes=peak_bytes(),
+            verdict, seconds=clock.seconds, packing=packing, stock=stock,
+            untouched=with_left_alone(planned, _left_alone(records)), left_out=_left_out(opened), peak_bytes=peak_bytes(),
         )  # fmt: skip
         _tell(part, verdict, out.name)
         write_sums(part)
@@ -539,7 +540,7 @@ def _bytes_check(model: Model, planned: Plan, records: Sequence[PlaceRecord | Fi
     that were forecast when it was settled how much goes where, and these must be near the plan's."""
     found, expected = tensor_bytes(unique_tensors(model.module).values()), planned.expected_tensor_bytes
     detail = f"{found:,} bytes of tensors, planned {expected:,}"
-    alone = sum(any(note.startswith(LEFT_ALONE) for note in r.notes) for r in records if isinstance(r, PlaceRecord))
+    alone = len(_left_alone(records))
     if planned.certainty == "exact" and not alone:
         return Check.held("bytes as planned", found == expected, detail)
     settled = planned.source.tensor_bytes - sum(
@@ -551,6 +552,12 @@ def _bytes_check(model: Model, planned: Plan, records: Sequence[PlaceRecord | Fi
         return Check.held("bytes as planned", found == settled and found <= expected, f"{detail} at most (rank by energy)")
     off = f"an estimate, since places are ranked together: {found / expected - 1:+.2%}, allowed ±{_ESTIMATE:.0%}"
     return Check.held("bytes as planned", found == settled and abs(found / expected - 1) <= _ESTIMATE, f"{detail} ({off})")
+
+
+def _left_alone(records: Sequence[PlaceRecord | FitRecord]) -> set[tuple[int, str]]:
+    """Edit and place of what could not be worked on after all."""
+    places = (record for record in records if isinstance(record, PlaceRecord))
+    return {(r.edit, r.place) for r in places if any(note.startswith(LEFT_ALONE) for note in r.notes)}
 
 
 def _finite(original: Model, model: Model, samples: _Data) -> list[Check]:
