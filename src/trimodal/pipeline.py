@@ -40,6 +40,7 @@ from trimodal.core.showing import html_table
 from trimodal.data import batches, check_modalities, choose, digest, encode, read, require, split
 from trimodal.errors import DataError, InputError, IntegrityError, RecipeError
 from trimodal.formats import (
+    check_beside_artifacts,
     check_free,
     check_keeps,
     check_pack,
@@ -249,6 +250,7 @@ def compress(
     if pack is not None:
         check_pack(pack)
     check_free(out, force)
+    check_beside_artifacts(out)
     wanted = _seeded(read_recipe(recipe), seed)
     wanted = wanted if pack is None else replace(wanted, pack=pack)
     if not ignore_limits:
@@ -383,6 +385,7 @@ def pack(folder: str | Path, out: str | Path, pack: PackName = "entropy", *, for
     if not is_artifact(folder):
         raise InputError(f"{folder} is no artifact (it has no trimodal.json); expected a folder that compress wrote")
     check_free(out, force)
+    check_beside_artifacts(out)
     check_keeps(out, folder, "the artifact")
     check_files(folder, read_manifest(folder))
     with whole_folder(out, force, needs_bytes=size_of(folder)[1]) as part:

@@ -91,6 +91,17 @@ def is_artifact(folder: Path) -> bool:
     return (folder / MANIFEST).is_file()
 
 
+def check_beside_artifacts(out: Path) -> None:
+    """Refuse an output place inside of an artifact, which does not load with anything in it that it does not list.
+
+    Raises:
+        OutputError: a folder above `out` is an artifact.
+    """
+    above = next((folder for folder in out.resolve().parents if is_artifact(folder)), None)
+    if above is not None:
+        raise errors.OutputError(f"{out} lies inside of the artifact {above}, which would no longer load; give a folder beside it")
+
+
 def running_files(folder: Path) -> list[Path]:
     """All files that are needed to run the model in `folder`, each once: weights, companions, and the manifest if there is
     one."""
