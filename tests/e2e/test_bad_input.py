@@ -137,7 +137,7 @@ def test_missing_shard(refused: Refused, broken: Path) -> None:
     (broken / "model.safetensors").rename(broken / "model-00001-of-00002.safetensors")
     index = {"metadata": {}, "weight_map": {"logit_scale": "model-00002-of-00002.safetensors"}}
     (broken / "model.safetensors.index.json").write_text(json.dumps(index))
-    refused(["inspect", "broken"], "broken", "cannot be loaded", "model-00002-of-00002.safetensors")
+    refused(["inspect", "broken"], "broken", "which is not there", "model-00002-of-00002.safetensors")
 
 
 class _Trap:
@@ -193,9 +193,10 @@ def test_code_in_a_model_folder_is_not_run(broken: Path, tmp_path: Path, place: 
         ("preprocessor_config.json", '{"image_processor_type": "Nobody"}'),
     ],
 )  # fmt: skip
-def test_broken_processor(refused: Refused, broken: Path, name: str, text: str) -> None:
+def test_broken_processor(refused: Refused, broken: Path, pairs: Path, name: str, text: str) -> None:
+    """It is asked for where there is data, and only there."""
     (broken / name).write_text(text)
-    refused(["inspect", "broken"], "broken")
+    refused(["plan", "broken", "-r", "int8", "-d", pairs], "broken")
 
 
 def test_function_that_is_none(refused: Refused) -> None:

@@ -197,10 +197,10 @@ def test_load_equals_the_model_in_memory(job: Workspace, tmp_path: Path, monkeyp
     assert not loaded.training and not plain(loaded)
     equal(outputs(loaded, batch), outputs(caught["model"].module, batch))
     floats = trimodal.load(out, dequantize=True)
-    assert plain(floats) and not hasattr(floats, "hf_quantizer")
+    assert plain(floats)
     equal(outputs(floats, batch), outputs(loaded, batch), 1e-5)
-    floats.save_pretrained(tmp_path / "floats")  # type: ignore[operator]
-    assert "quantization_config" not in json.loads((tmp_path / "floats" / "config.json").read_text())
+    with pytest.raises(trimodal.ModelError, match="copy the folder that it was loaded from"):  # no config.json could say what was cut
+        floats.save_pretrained(tmp_path / "floats")  # type: ignore[operator]
 
 
 STOCK = """
