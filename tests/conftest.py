@@ -36,6 +36,24 @@ settings.register_profile("same", settings.get_profile("search"), derandomize=Tr
 settings.load_profile("same")
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Give tests that share something costly to one worker: the main job's processes, a case of the contract.
+
+    `xdist_group` would say it, but pytest 9.2 does not let xdist 3.8 change the names of tests, by which it groups.
+    """
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByWhatIsShared(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file, _, test = nodeid.partition("::")
+            if file.endswith("e2e/test_main_job.py"):
+                return file
+            return test.partition("[")[2] if file.endswith("contract/test_contract.py") and "[" in test else nodeid
+
+    return ByWhatIsShared(config, log)
+
+
 @pytest.fixture(autouse=True)
 def _same_numbers() -> None:
     torch.manual_seed(0)

@@ -17,7 +17,7 @@ C_LOCALE = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
 
 def trimodal(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     whole = {**os.environ, **environment}
-    return subprocess.run([sys.executable, "-m", "trimodal", *arguments], env=whole, capture_output=True, text=True, timeout=60)
+    return subprocess.run([sys.executable, "-m", "trimodal", *arguments], env=whole, capture_output=True, text=True, timeout=900)
 
 
 def test_as_a_module() -> None:

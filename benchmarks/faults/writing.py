@@ -26,6 +26,7 @@ def two_runs_on_one_place(folder: Path) -> str:
     ends = sorted((run.wait(), run.stderr.read().strip() if run.stderr else "") for run in (one, other))
     expect([code for code, _ in ends] == [0, 2], f"two runs on one place ended with {ends}")
     expect("was filled" in ends[1][1] or "is not empty" in ends[1][1], f"the second said: {ends[1][1]}")
+    said = " ".join(ends[1][1].partition("error: ")[2].split())
     before = content(out)
     kill_while_writing(model, out, folder)
     expect(content(out) == before, "a killed run changed the folder that it was to replace")
@@ -39,7 +40,7 @@ def two_runs_on_one_place(folder: Path) -> str:
     source = Path(__file__).resolve().parents[2] / "src"
     clocks = [str(file) for file in source.rglob("*.py") if _CLOCK.search(file.read_text(encoding="utf-8"))]
     expect(not clocks, f"names or order depend on a clock or a process number in {clocks}")
-    return f"one wrote, the other was told so ({ends[1][1][:60]} …); a kill left the old folder and no litter"
+    return f"one wrote, the other was told so ({said[:60]} …); a kill left the old folder and no litter"
 
 
 def refusal(model: Path, place: str) -> str:

@@ -40,6 +40,7 @@ from trimodal.core.showing import html_table
 from trimodal.data import batches, check_modalities, choose, digest, encode, read, require, split
 from trimodal.errors import DataError, InputError, IntegrityError, RecipeError
 from trimodal.formats import (
+    check_beside_artifacts,
     check_free,
     check_keeps,
     check_pack,
@@ -82,12 +83,13 @@ from trimodal.planning import (
     plan_steps,
     read_recipe,
     untouched_by,
+    with_left_alone,
 )
 from trimodal.reporting import page_of, report
 from trimodal.reporting.page import PAGE_NAME
 from trimodal.verification import peak_bytes
 from trimodal.verification import verify as compare
-from trimodal.writing import replace_files
+from trimodal.writing import check_open, replace_files
 
 RecipeSource = str | Path | Mapping[str, Any]
 Progress = Callable[[str, int, int], None]
@@ -248,6 +250,7 @@ def compress(
     if pack is not None:
         check_pack(pack)
     check_free(out, force)
+    check_beside_artifacts(out)
     wanted = _seeded(read_recipe(recipe), seed)
     wanted = wanted if pack is None else replace(wanted, pack=pack)
     if not ignore_limits:
@@ -292,8 +295,8 @@ def compress(
         )  # fmt: skip
         clock.mark("verify")
         verdict = replace(
-            verdict, seconds=clock.seconds, packing=packing, stock=stock, untouched=planned.untouched,
-            left_out=_left_out(opened), peak_bytes=peak_bytes(),
+            verdict, seconds=clock.seconds, packing=packing, stock=stock,
+            untouched=with_left_alone(planned, _left_alone(records)), left_out=_left_out(opened), peak_bytes=peak_bytes(),
         )  # fmt: skip
         _tell(part, verdict, out.name)
         write_sums(part)
@@ -322,6 +325,7 @@ def verify(
     out, clock = Path(out), _Clock()
     if not is_artifact(out):
         raise InputError(f"{out} is no artifact (it has no trimodal.json); expected a folder that compress wrote")
+    check_open(out)
     planned, unchanged, written = read_plan(out), _files_check(out), read_manifest(out)
     original = _on(open_model(against), device)
     compressed = _on(open_model(out, factory=against if original.folder is None else None), device)  # type: ignore[arg-type]
@@ -381,6 +385,7 @@ def pack(folder: str | Path, out: str | Path, pack: PackName = "entropy", *, for
     if not is_artifact(folder):
         raise InputError(f"{folder} is no artifact (it has no trimodal.json); expected a folder that compress wrote")
     check_free(out, force)
+    check_beside_artifacts(out)
     check_keeps(out, folder, "the artifact")
     check_files(folder, read_manifest(folder))
     with whole_folder(out, force, needs_bytes=size_of(folder)[1]) as part:
@@ -538,7 +543,7 @@ def _bytes_check(model: Model, planned: Plan, records: Sequence[PlaceRecord | Fi
     that were forecast when it was settled how much goes where, and these must be near the plan's."""
     found, expected = tensor_bytes(unique_tensors(model.module).values()), planned.expected_tensor_bytes
     detail = f"{found:,} bytes of tensors, planned {expected:,}"
-    alone = sum(any(note.startswith(LEFT_ALONE) for note in r.notes) for r in records if isinstance(r, PlaceRecord))
+    alone = len(_left_alone(records))
     if planned.certainty == "exact" and not alone:
         return Check.held("bytes as planned", found == expected, detail)
     settled = planned.source.tensor_bytes - sum(
@@ -550,6 +555,12 @@ def _bytes_check(model: Model, planned: Plan, records: Sequence[PlaceRecord | Fi
         return Check.held("bytes as planned", found == settled and found <= expected, f"{detail} at most (rank by energy)")
     off = f"an estimate, since places are ranked together: {found / expected - 1:+.2%}, allowed ±{_ESTIMATE:.0%}"
     return Check.held("bytes as planned", found == settled and abs(found / expected - 1) <= _ESTIMATE, f"{detail} ({off})")
+
+
+def _left_alone(records: Sequence[PlaceRecord | FitRecord]) -> set[tuple[int, str]]:
+    """Edit and place of what could not be worked on after all."""
+    places = (record for record in records if isinstance(record, PlaceRecord))
+    return {(r.edit, r.place) for r in places if any(note.startswith(LEFT_ALONE) for note in r.notes)}
 
 
 def _finite(original: Model, model: Model, samples: _Data) -> list[Check]:

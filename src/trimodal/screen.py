@@ -21,6 +21,7 @@ from typing import Any, TextIO
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from trimodal.core.text import json_text
 from trimodal.errors import OutputError, TrimodalError
 
 _PLAIN = str.maketrans({
@@ -161,5 +162,5 @@ def _stream_handler() -> logging.Handler:
 
 def print_json(what: Any) -> None:
     """Plain data on standard output, with escapes where it cannot show a sign."""
-    text = json.dumps(what, indent=1, ensure_ascii=False)
-    sys.stdout.write((text if shows(text, sys.stdout) else json.dumps(what, indent=1)) + "\n")
+    text = json_text(what, indent=1, ensure_ascii=False)
+    sys.stdout.write((text if shows(text, sys.stdout) else json_text(what, indent=1)) + "\n")

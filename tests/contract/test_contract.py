@@ -84,10 +84,9 @@ EVERY = [(name, method.name) for name in MINIATURES for method in METHODS]
 TAKEN = [case for case in EVERY if case not in REFUSED]
 
 
-ONCE = [pytest.param(case, marks=pytest.mark.xdist_group("-".join(case)), id="-".join(case)) for case in TAKEN]
 
 
-@pytest.fixture(scope="module", params=ONCE)
+@pytest.fixture(scope="module", params=TAKEN, ids="-".join)
 def case(request: pytest.FixtureRequest, compressed: Callable[..., Any]) -> Iterator[Any]:
     """One method on all of one miniature; one worker runs all tests of it."""
     name, method = request.param

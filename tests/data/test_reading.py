@@ -312,6 +312,37 @@ def test_batches_hold_samples_of_the_same_modalities(folder: Path) -> None:
         reading.batches(model("text"), samples, 0)
 
 
+def test_batches_are_encoded_when_they_are_asked_for_and_kept_while_there_is_room(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    samples = reading.read(write(folder, *({"text": "a" * n} for n in range(1, 7))))
+    asked: list[int] = []
+    encoded = reading.encode
+    monkeypatch.setattr(reading, "encode", lambda model, few: asked.append(few[0].line) or encoded(model, few))
+    monkeypatch.setattr(reading, "_KEPT_BYTES", 20)  # one batch of two int64
+    found = reading.batches(model("text"), samples, 2)
+    assert len(found) == 3 and not asked
+    assert [found[i]["letters"].tolist() for i in (0, 2, -1, 0)] == [[1, 2], [5, 6], [5, 6], [1, 2]] and asked == [1, 5, 5]
+    assert [batch["letters"].tolist() for batch in found[1:]] == [[3, 4], [5, 6]]
+
+
+@pytest.mark.parametrize(("name", "bad", "refused"), [
+    ("pixel_values", torch.nan, True), ("pixel_values", -torch.inf, True), ("mask", torch.nan, True), ("mask", -torch.inf, False),
+])  # fmt: skip
+def test_inputs_that_are_not_finite_are_refused_by_line(folder: Path, name: str, bad: float, refused: bool) -> None:
+    samples = reading.read(write(folder, {"text": "a"}, {"text": "b"}))
+    values = torch.zeros(2, 3)
+    values[1, 2] = bad
+    odd = model("text")
+    family = Family("toy", (), odd.family.describe, odd.family.outputs, odd.family.modalities, lambda *_: {name: values})
+    odd.family = family
+    if not refused:
+        assert reading.encode(odd, samples)[name].equal(values)
+        return
+    with pytest.raises(DataError, match=rf"line 2: {name} holds 1 numbers that are not finite"):
+        reading.encode(odd, samples)
+
+
 def test_check_modalities_names_both_sides_and_the_line() -> None:
     both = [Sample(line=4, image=Path("a.png"), text="a"), Sample(line=5, text="b")]
     reading.check_modalities(model("image", "text"), both)

@@ -10,14 +10,6 @@ import pytest
 from calling import Done, Workspace, call, listing, said_clearly
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: Sequence[pytest.Item]) -> None:
-    """Let one worker run all tests of the main job, so that its processes run once."""
-    for item in items:
-        if "job" in getattr(item, "fixturenames", ()):
-            item.add_marker(pytest.mark.xdist_group("main-job"))
-
-
 @pytest.fixture(scope="session")
 def workspace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workspace]:
     """A folder with nothing under way."""

@@ -153,6 +153,7 @@ def test_verify_and_report_again(job: Workspace, artifact: Path) -> None:
     assert (verify.code, verify.err, report.code, report.err) == (0, "", 0, "")
     verdict, first = json.loads(verify.out), json.loads((artifact / "verdict.json").read_text())
     assert verdict == json.loads((job.root / "again" / "verdict.json").read_text())
+    assert "<b>again</b>" in (job.root / "again" / "report.html").read_text()  # the page was made again with it
     assert verdict["metrics"] == first["metrics"] and verdict["size"] == first["size"]
     assert json.loads(report.out) == {"report": str(Path("page") / "report.html")}
     assert (job.root / "page" / "report.html").read_text().startswith("<!doctype html>")

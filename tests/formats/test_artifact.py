@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from trimodal import load, pipeline
-from trimodal.errors import IntegrityError, ModelError
+from trimodal.errors import IntegrityError, ModelError, OutputError
 from trimodal.formats import open_model, write
 from trimodal.formats.artifact import read_manifest
 from trimodal.formats.folder import sha256
@@ -222,3 +222,15 @@ def test_function_that_does_not_fit(made: Path) -> None:
     rewritten(made, lambda tensors, steps: tensors.update({"text_recurrent.input.0.bias": torch.zeros(1)}))
     with pytest.raises(IntegrityError, match="does not fit what the function returns"):
         load(made, factory=bare)
+
+
+def test_nothing_is_written_inside_of_an_artifact(copied: Path, tmp_path: Path) -> None:
+    """It lists its files, and would no longer load."""
+    source = write_miniature("bert", tmp_path / "bert")
+    for write_there in (
+        lambda: pipeline.compress(source, "int8", None, copied / "sub" / "out"),
+        lambda: pipeline.pack(copied, copied / "packed"),
+    ):
+        with pytest.raises(OutputError, match=r"inside of the artifact .*; give a folder beside it"):
+            write_there()
+    load(copied)

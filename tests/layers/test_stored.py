@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import copy
+import io
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
 
-from trimodal.layers import Coded, Sparse, replaced_
+from trimodal.formats.alone import outputs
+from trimodal.layers import Coded, Sparse, is_hosting, replaced_
 from trimodal.maths.grid import fit_grid
 from trimodal.maths.packing import pack
+from trimodal.models.tiny import miniature_batch
 
 
 def sparse(weight: Tensor, mask: Tensor) -> Sparse:
@@ -52,3 +58,49 @@ def test_dense_treatment_sets_weight_and_bias() -> None:
     weight, bias = torch.randn(2, 3), torch.randn(2)
     assert replaced_(layer, "dense", {}, {"weight": weight}, bias) is layer
     assert torch.equal(layer.weight, weight) and torch.equal(layer.bias, bias)
+
+
+TYPES = {"half": torch.float16, "bfloat16": torch.bfloat16, "double": torch.float64}
+CODED = {
+    "integers": {"quantize.entropy": {"where": "*", "bits": 3}},
+    "grid": {"quantize.rtn": {"where": "*", "bits": 4}},
+    "table": {"quantize.rtn": {"where": "*", "bits": 4, "grid": "kmeans"}},
+    "inputs": {"quantize.smooth": {"where": "*"}},
+    "sparse": {"prune.magnitude": {"where": "*", "sparsity": 0.5}},
+}
+
+
+@pytest.mark.parametrize("kind", CODED)
+@pytest.mark.parametrize("name", ["lstm", "clip"])
+def test_cast_to_another_type(compressed: Any, name: str, kind: str) -> None:
+    """What is stored keeps its type, the decoded weight takes the new one, and so does the way back."""
+    done = compressed(name, [CODED[kind]]).model.module
+    batch = miniature_batch(name, 2)
+    expected, stored = outputs(done, batch), {k: t.clone() for k, t in done.state_dict().items() if ".stored." in k}
+    assert stored
+    for cast, dtype in TYPES.items():
+        module = getattr(copy.deepcopy(done), cast)()
+        fit = {k: v.to(dtype) if v.is_floating_point() else v for k, v in batch.items()}
+        found = outputs(module, fit)
+        for key, tensor in found.items():
+            allowed = 0.3 if kind == "inputs" else 1e-3 if cast == "double" else 0.08  # a rounded input may move by a step
+            assert tensor.dtype is dtype and float((tensor.float() - expected[key]).norm() / expected[key].norm()) < allowed
+        kept = {k: t for k, t in module.state_dict().items() if k in stored and not k.endswith("stored.values")}
+        assert all(t.dtype is stored[k].dtype and torch.equal(t, stored[k]) for k, t in kept.items())
+        back = module.float() if cast != "double" else module.to(torch.float32)
+        for path, layer in back.named_modules():
+            if is_hosting(layer) and kind != "sparse":
+                assert torch.equal(layer.weight, done.get_submodule(path).weight)
+
+
+def test_copies_and_pickles(compressed: Any) -> None:
+    done = compressed("llama", [{"share.layers": {"rank": 2}}, {"quantize.rtn": {"where": "*", "bits": 8}}]).model.module
+    batch = miniature_batch("llama", 2)
+    expected, file = outputs(done, batch), io.BytesIO()
+    torch.save(done, file)
+    file.seek(0)
+    for module in (copy.deepcopy(done), torch.load(file, weights_only=False)):
+        assert all(torch.equal(tensor, expected[key]) for key, tensor in outputs(module, batch).items())
+        fresh = copy.deepcopy(done)
+        fresh.load_state_dict(module.state_dict())
+        assert torch.equal(outputs(fresh, batch)["logits"], expected["logits"])

@@ -110,7 +110,9 @@ def test_a_module_that_is_a_model_of_its_own_is_refused(folder: Path, bert: Path
         companions(folder)
 
 
-@pytest.mark.parametrize("name", ["consolidated.safetensors", "model.fp16.safetensors", "pytorch_model.bin", "tf_model.h5", "onnx/model.onnx"])
+@pytest.mark.parametrize("name", [
+    "consolidated.safetensors", "model.fp16.safetensors", "pytorch_model.bin", "tf_model.h5", "onnx/model.onnx",
+])  # fmt: skip
 def test_a_second_copy_of_the_weights_counts_for_nothing(folder: Path, name: str) -> None:
     before = size_of(folder)
     (folder / name).parent.mkdir(exist_ok=True)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from trimodal.errors import DataError
+from trimodal.errors import DataError, ModelError
 from trimodal.models import generic
 from trimodal.models.model import Loaded, Output, Processors
 from trimodal.models.tiny import Mixture, miniature
@@ -75,3 +75,15 @@ def test_encode_uses_the_modules_own_and_checks_it() -> None:
     assert generic.outputs(Mixture()) == (Output("output", "all", "embedding"),)
     with pytest.raises(DataError, match=r"Wrong.encode returned list, expected a dict of tensors"):
         generic.encode(Wrong(), Processors(), [Loaded()])
+
+
+@pytest.mark.parametrize("name", ["outputs", "modalities", "example", "encode"])
+def test_what_a_module_says_of_itself_may_fail(name: str) -> None:
+    def fail(self: nn.Module) -> None:
+        raise KeyError("missing")
+
+    module = type("Odd", (nn.Module,), {name: property(fail)})()
+    with pytest.raises(ModelError, match=rf"Odd\.{name} failed \(KeyError: 'missing'\)"):
+        {"outputs": generic.outputs, "modalities": generic.modalities, "example": generic.example,
+         "encode": lambda module: generic.encode(module, Processors(), ())}[name](module)  # fmt: skip
+    generic.describe(module)

@@ -100,3 +100,16 @@ def test_missing_package_of_the_cause() -> None:
     error = ValueError("it cannot be loaded")
     error.__cause__ = ImportError(_TORCHVISION)
     assert missing_package(error) == "torchvision"
+
+
+def test_a_tokenizer_class_that_lacks_a_package_does_not_keep_files_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Needy(type):
+        def __getattribute__(cls, name: str) -> Any:
+            raise ImportError("NeedyTokenizer requires the SentencePiece library but it was not found")
+
+    monkeypatch.setattr(transformers, "NeedyTokenizer", Needy("NeedyTokenizer", (), {}), raising=False)
+    folder = write_miniature("bert", tmp_path / "bert")
+    (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "NeedyTokenizer"}))
+    (folder / "spiece.model").write_bytes(b"pieces")
+    out = trimodal.compress(str(folder), "int8", None, tmp_path / "out").folder
+    assert (out / "spiece.model").read_bytes() == b"pieces"

@@ -12,9 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from trimodal.core import Check, FitRecord, Metric, PlaceRecord, Plan, Verdict
+from trimodal.core import Alike, Check, FitRecord, Latency, Machine, Metric, PlaceRecord, Plan, Untouched, Verdict
 from trimodal.errors import IntegrityError, OutputError
 from trimodal.reporting import render, report
+from trimodal.reporting.page import towers_by_loss
 
 VOID = {"meta", "link", "br", "hr", "img", "input", "line", "polyline"}
 HOSTILE = "<script>alert('x')</script>"
@@ -157,7 +158,8 @@ def test_renders_without_records_metrics_towers_or_steps(plan: Plan, verdict: Ve
     bare = replace(verdict, metrics=(), towers=(), checks=(), seconds={}, versions={})
     empty = replace(plan, edits=(), calibration=replace(plan.calibration, samples=0, sha256=None, modalities=()))
     text = words(render(empty, bare, [], [], name="x"))
-    assert "accuracy was not measured" in text and "Integrity: nothing was checked" in text and "Quality: not judged: no data" in text and "The plan has no steps" in text
+    assert "accuracy was not measured" in text and "The plan has no steps" in text
+    assert "Integrity: nothing was checked" in text and "Quality: not judged: no data" in text
     planned = words(render(plan, bare, [], [], name="x"))
     assert "34 places" in planned and "Where the error lies" not in planned
 
@@ -228,3 +230,76 @@ def test_refuses_a_folder_without_its_files(
 def test_the_name_can_be_given(plan: Plan, verdict: Verdict, artifact: Callable[..., Path]) -> None:
     html = report(artifact(plan, verdict, name=".demo-out.12.part"), name="demo-out").read_text(encoding="utf-8")
     assert 'trimodal.load("demo-out")' in words(html) and ".part" not in html
+
+
+def _contrast(one: str, other: str) -> float:
+    """The contrast of two colours, 1 to 21 (WCAG 2.2, 1.4.3)."""
+
+    def luminance(colour: str) -> float:
+        parts = [int(colour[start : start + 2], 16) / 255 for start in (1, 3, 5)]
+        linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    low, high = sorted((luminance(one), luminance(other)))
+    return (high + 0.05) / (low + 0.05)
+
+
+def test_text_and_marks_stand_out_in_the_light_and_in_the_dark(plan: Plan, verdict: Verdict) -> None:
+    light, dark = re.findall(r":root \{(.*?)\}", render(plan, verdict, [], [], name="x"), flags=re.S)[:2]
+    colours = dict(re.findall(r"--([\w-]+): (#\w{6})", light))
+    for scheme in (colours, {**colours, **dict(re.findall(r"--([\w-]+): (#\w{6})", dark))}):
+        for text in ("ink", "soft", "good", "careful", "bad"):
+            for ground in ("paper", "card", "faint", *([f"{text}-bg"] if f"{text}-bg" in scheme else [])):
+                assert _contrast(scheme[text], scheme[ground]) >= 4.5, (text, ground)
+        for mark in ("was", "now", *(f"c{number}" for number in range(8))):
+            assert min(_contrast(scheme[mark], scheme[ground]) for ground in ("paper", "card")) >= 3, mark
+
+
+def test_headings_can_be_linked_to(plan: Plan, verdict: Verdict, places: list[PlaceRecord]) -> None:
+    page = Page(render(plan, verdict, places, [], name="x"))
+    ids = {attributes["id"] for attributes in page.all("h2")}
+    links = {(attributes["href"] or "")[1:] for attributes in page.all("a")}
+    assert ids == links and {"accuracy", "size", "time", "done", "depth", "checks", "next", "use", "made"} <= ids
+
+
+def test_options_stand_there_only_where_they_differ_from_the_default(plan: Plan, verdict: Verdict) -> None:
+    edit = replace(plan.edits[2], config={"bits": 8, "group": "channel", "grid": "symmetric", "clip": "max", "rank": None})
+    text = words(render(replace(plan, edits=(edit,)), verdict, [], [], name="x"))
+    assert "8 bits per weight" in text and "grid symmetric" not in text
+    assert "grid nf" in words(render(replace(plan, edits=(replace(edit, config={"bits": 8, "grid": "nf"}),)), verdict, [], [], name="x"))
+
+
+def test_the_tower_that_lost_most_leads_whatever_its_layers_say(
+    plan: Plan, verdict: Verdict, places: list[PlaceRecord]
+) -> None:
+    """Layers of the image tower move most, the audio tower lost most of what counts."""
+    loud = [replace(r, error={"image": 0.9}) if r.tower == "image" else r for r in places]
+    assert [loss.tower for loss in towers_by_loss(verdict, loud)] == ["audio", "image", "text", "fusion"]
+    html = render(plan, verdict, loud, [], name="x")
+    table = words(html).partition("The places that moved most")[2]
+    assert table.index("audio accuracy: drop 0.8 points") < table.index("image accuracy: drop 0.2 points")
+    assert html.index("depth of the audio tower") < html.index("depth of the image tower")
+
+
+def test_no_place_is_without_an_error_or_a_reason(plan: Plan, verdict: Verdict, places: list[PlaceRecord]) -> None:
+    blind = [replace(places[0], error={}, unmeasured="no calibration sample looked a row of it up"), *places[1:]]
+    text = words(render(plan, verdict, blind, [], name="x"))
+    assert text.count("no calibration sample looked a row of it up") == 2  # at the place, and under the plot
+    assert "Not measured at 1 place (image.0.up)" in text
+
+
+def test_time_memory_machine_and_what_was_left(plan: Plan, verdict: Verdict) -> None:
+    left = Untouched(1000, (Alike("h.*.c_attn.weight", "text", 2, 850, "in no place"),))
+    machine = Machine("EPYC", "AVX2, AVX-512 VNNI", 2, 1, 16_000_000_000)
+    full = replace(verdict, untouched=left, machine=machine, peak_bytes=452_000_000, latency=Latency(12.34, 14.1, 5, 32))
+    assert Verdict.from_json(json.loads(json.dumps(full.to_json()))) == full
+    text = words(render(plan, full, [], [], name="x"))
+    for expected in (
+        "12.3 ms → 14.1 ms per sample (median of 5 batches of up to 32 samples)",
+        "452 MB",
+        "EPYC, AVX2, AVX-512 VNNI, 2 cores, 1 thread, 16.0 GB of memory",
+        "85 % of the bytes (850 bytes) are in no place, so no method can work on them: h.*.c_attn.weight.",
+        "Times are this machine's",
+        "What next",
+    ):
+        assert expected in text, expected

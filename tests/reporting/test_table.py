@@ -6,9 +6,10 @@ from dataclasses import replace
 
 from rich.console import Console, Group
 
-from trimodal.core import Check, Packing, Plan, Verdict
+from trimodal.core import Alike, Check, Packing, Plan, Untouched, Verdict
 from trimodal.inventory import Inventory, OtherParameters, TowerRow
 from trimodal.reporting import inventory_table, summary
+from trimodal.reporting.table import left_by_plan
 
 
 def printed(table: Group) -> str:
@@ -37,6 +38,24 @@ def test_summary_reads_no_markup_in_names(plan: Plan, verdict: Verdict) -> None:
     failed = replace(verdict, metrics=(metric,), checks=(Check.held("[bold]reloaded", False, "[/]no"),))
     text = printed(summary(failed, plan))
     assert "[red]x[/]" in text and "Failed: [bold]reloaded; [/]no." in text and "integrity: 1 of 1 checks failed" in text
+
+
+def test_what_a_plan_leaves(plan: Plan) -> None:
+    left = Untouched(1000, (Alike("h.*.c_attn.weight", "text", 2, 850, "in no place"),))
+    text = printed(left_by_plan(replace(plan, untouched=left)))
+    assert "left as it was: 85 %" in text and "caution: 85 % of the bytes (850 bytes) are in no place" in text
+    assert printed(left_by_plan(plan)).strip() == ""
+
+
+def test_inventory_says_what_is_in_no_place() -> None:
+    left = Untouched(1000, (Alike("h.*.c_attn.weight", "text", 2, 850, "in no place"),))
+    inventory = Inventory(
+        name="gpt2", family="generic", parameters=250, bytes=1000, buffer_bytes=0, operations=None, sites=(), input_shapes={},
+        towers=(TowerRow("text", "text", 2, 3, 250, 1000, 1.0, None),),
+        other=(OtherParameters("h.0.c_attn.weight", "text", 212, 850),), in_no_place=left,
+    )  # fmt: skip
+    text = printed(inventory_table(inventory))
+    assert "caution: 85 % of the bytes" in text and "15 %" in text and "h.*.c_attn.weight" in text
 
 
 def test_inventory() -> None:

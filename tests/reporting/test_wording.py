@@ -51,6 +51,21 @@ def test_changes_have_words_and_no_negative_zero() -> None:
     assert wording.interval(metric("percent", 96, 96, -0.04, 0.05)) == "[−0.04, 0.05]"
 
 
+def test_a_change_stands_with_its_own_interval() -> None:
+    """Faults 1.11: the gain had the interval of the drop."""
+    assert wording.cost(metric("percent", 90, 90.6, -1.3, 0.2)) == "gain 0.6 points [−0.2, 1.3], n = 100"
+    assert wording.cost(metric("percent", 90.6, 90, -0.2, 1.3)) == "drop 0.6 points [−0.2, 1.3], n = 100"
+    assert wording.cost(metric("cosine", 1, 0.98, 0.01, 0.03)) == "drop 0.0200 [0.0100, 0.0300], n = 100"
+    same = replace(metric("percent", 90, 90, -2.95, 2.95), interval="bound")
+    assert wording.cost(same) == "not one sample changed, drop at most 3.0 points, n = 100"
+    few = replace(same, drop_low=None, drop_high=None, samples=7, interval="too few")
+    assert wording.cost(few) == "no drop, n = 7: no interval" and wording.interval(few) == "n = 7: no interval"
+
+
+def test_shares() -> None:
+    assert [wording.share(part, 1000) for part in (0, 0.4, 4, 96, 850, 1000)] == ["0 %", "under 0.1 %", "0.4 %", "9.6 %", "85 %", "100 %"]
+
+
 def test_settings_in_words() -> None:
     assert wording.setting("sparsity", 0.5) == "50 % removed"
     assert wording.setting("group", "channel") == "one scale per channel"

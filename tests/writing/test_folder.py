@@ -16,7 +16,7 @@ from every_step import at_step, forked, names, restore, state, write
 from safetensors import SafetensorError
 
 from trimodal.errors import OutputError
-from trimodal.writing import check_free, folder, renaming, syncing, whole_folder
+from trimodal.writing import check_free, check_open, folder, renaming, syncing, whole_folder
 
 
 @pytest.fixture
@@ -260,6 +260,8 @@ def test_read_only_file_system_is_refused_at_once(small_disk: Callable[..., Path
     disk = small_disk("ro")
     with pytest.raises(OutputError, match="Read-only file system"):
         check_free(disk / "out", force=False)
+    with pytest.raises(OutputError, match="Read-only file system"):
+        check_open(disk)
 
 
 def test_read_only_folder_is_refused_at_once(tmp_path: Path) -> None:

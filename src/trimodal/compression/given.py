@@ -124,7 +124,7 @@ class Given:
         if found is None and (self.samples or not task.method.without_data):
             raise UnreachedError(
                 f"{task.method.name} at {place.name}: no calibration sample ran through it; give data that uses the "
-                f"{place.observed.tower} tower"
+                f"{place.observed.tower} tower, or leave the place out if its weight is read without a call"
             )
         return found
 

@@ -71,6 +71,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 _NO_CONFIG = "it came from a function, not from a model folder"
+_TYPE = ("dtype", "torch_dtype")
 _IMPORT = (
     "this model was compressed by trimodal, and its weights are in a form of its own: put the line `import trimodal` before "
     "the one that loads it, or use trimodal.load(FOLDER)"
@@ -88,6 +89,17 @@ Factory = str | Callable[[], nn.Module]
 def is_artifact(folder: Path) -> bool:
     """Whether `folder` was written by trimodal."""
     return (folder / MANIFEST).is_file()
+
+
+def check_beside_artifacts(out: Path) -> None:
+    """Refuse an output place inside of an artifact, which does not load with anything in it that it does not list.
+
+    Raises:
+        OutputError: a folder above `out` is an artifact.
+    """
+    above = next((folder for folder in out.resolve().parents if is_artifact(folder)), None)
+    if above is not None:
+        raise errors.OutputError(f"{out} lies inside of the artifact {above}, which would no longer load; give a folder beside it")
 
 
 def running_files(folder: Path) -> list[Path]:
@@ -212,13 +224,15 @@ def _marked(config: Mapping[str, Any], how: PackName, kind: type[PreTrainedModel
     file name that it cannot take. It stands in every part, since the class of one tower reads that part alone."""
     note = {"quant_method": quantizer.NAME, **({"pack": how} if how != "plain" else {})}
     parts = getattr(getattr(kind, "config_class", None), "sub_configs", {})
+    whole = next((config[key] for key in _TYPE if key in config), None)
 
     def mark(part: Mapping[str, Any]) -> dict[str, Any]:
         inner = {
             key: mark(value) if isinstance(value, dict) and ("model_type" in value or key in parts) else value
             for key, value in part.items()
         }
-        return {**inner, "quantization_config": note, NAMED: _IMPORT}
+        typed = {} if part.keys() & _TYPE or not whole else {"dtype": whole}  # or it would be that of any tensor in the file
+        return {**inner, **typed, "quantization_config": note, NAMED: _IMPORT}
 
     return mark(config)
 

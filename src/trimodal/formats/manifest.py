@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from trimodal import errors
-from trimodal.core import Layout
+from trimodal.core import Layout, json_text
 from trimodal.formats.folder import sha256
 from trimodal.formats.packed import PACKED
 from trimodal.models.files import OURS, SINGLE, licences, walk
@@ -50,7 +50,7 @@ class Manifest:
 
 def write_manifest(folder: Path, content: Mapping[str, Any]) -> None:
     """Write the manifest of `folder`, sealed."""
-    text = json.dumps({**content, "format": FORMAT}, separators=(",", ":")).encode()
+    text = json_text({**content, "format": FORMAT}, separators=(",", ":")).encode()
     seal = hashlib.sha256(text).hexdigest().encode()
     (folder / MANIFEST).write_bytes(text[:-1] + b',"sha256":"' + seal + b'"}')
 

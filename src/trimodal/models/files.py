@@ -17,11 +17,13 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Iterator
-from functools import cache, lru_cache
+from contextlib import suppress
+from functools import cache, lru_cache, partial
 from pathlib import Path
 from typing import Any
 
 from trimodal.errors import ModelError
+from trimodal.models.foreign import run_foreign
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 OURS = "trimodal.safetensors"  # a name that no other loader looks for
@@ -188,8 +190,12 @@ def _vocabulary_files(folder: Path) -> tuple[str, ...]:
 def _files_of_tokenizer(name: str) -> tuple[str, ...]:
     import transformers
 
-    kinds = (getattr(transformers, n, None) for n in (name, name.removesuffix("Fast")))
-    return tuple(str(file) for kind in kinds for file in (getattr(kind, "vocab_files_names", None) or {}).values())
+    found: list[str] = []
+    for one in dict.fromkeys((name, name.removesuffix("Fast"))):
+        with suppress(ModelError):  # a class may need a package that is not there
+            names = run_foreign(one, partial(getattr, getattr(transformers, one, None), "vocab_files_names", None))
+            found += map(str, names.values()) if isinstance(names, dict) else ()
+    return tuple(found)
 
 
 def _modules(folder: Path) -> list[str]:

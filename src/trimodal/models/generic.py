@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -49,7 +50,7 @@ def describe(module: nn.Module) -> Layout:
 
 def example(module: nn.Module) -> dict[str, Tensor]:
     """What the module's own `example()` returns: keyword arguments of its forward for one sample; else nothing."""
-    own = getattr(module, "example", None)
+    own = _attribute(module, "example")
     found = run_foreign(f"{type(module).__name__}.example()", own) if callable(own) else {}
     if not isinstance(found, dict) or not all(isinstance(name, str) for name in found):
         raise ModelError(f"{type(module).__name__}.example returned {type(found).__name__}, expected a dict of tensors.")
@@ -58,7 +59,7 @@ def example(module: nn.Module) -> dict[str, Tensor]:
 
 def outputs(module: nn.Module) -> tuple[Output, ...]:
     """The module's own `outputs`, a tuple of `Output`, if it has that; else its first output, compared by cosine."""
-    own = getattr(module, "outputs", None)
+    own = _attribute(module, "outputs")
     if isinstance(own, tuple) and own and all(isinstance(output, Output) for output in own):
         return own
     return (Output("output", "all", "embedding"),)
@@ -66,13 +67,13 @@ def outputs(module: nn.Module) -> tuple[Output, ...]:
 
 def modalities(module: nn.Module) -> tuple[str, ...]:
     """The module's own `modalities`, a tuple of `image`, `audio`, `text`, if it has that; else none are known."""
-    own = getattr(module, "modalities", ())
+    own = _attribute(module, "modalities")
     return tuple(m for m in MODALITIES if isinstance(own, (tuple, list)) and m in own)
 
 
 def encode(module: nn.Module, processors: Processors, loaded: Sequence[Loaded]) -> dict[str, Tensor]:
     """What the module's own `encode(samples)` makes of them: keyword arguments of its forward."""
-    own = getattr(module, "encode", None)
+    own = _attribute(module, "encode")
     if not callable(own):
         raise DataError(
             f"{type(module).__name__} is of no family that trimodal knows, so nothing says how its inputs are made; "
@@ -82,6 +83,11 @@ def encode(module: nn.Module, processors: Processors, loaded: Sequence[Loaded]) 
     if not isinstance(batch, dict) or not all(isinstance(value, torch.Tensor) for value in batch.values()):
         raise DataError(f"{type(module).__name__}.encode returned {type(batch).__name__}, expected a dict of tensors.")
     return batch
+
+
+def _attribute(module: nn.Module, name: str) -> Any:
+    """What the module says of itself under `name`, which it may compute; None where it says nothing."""
+    return run_foreign(f"{type(module).__name__}.{name}", lambda: getattr(module, name, None))
 
 
 def _tower(path: str) -> str:

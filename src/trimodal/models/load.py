@@ -36,6 +36,7 @@ HUB_FILES = [
     "*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", "*.spm", "*.tiktoken", "*.codes", "*.bpe", "*_*/pytorch_model.bin",
     "model.trimodal", "LICEN*", "NOTICE*", "README.md",
 ]  # fmt: skip
+HUB_COPIES = ["*consolidated*", "original/*", "onnx/*", "openvino/*"]  # other forms of the same weights
 _FACTORY = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 _UNREADABLE = (
     OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, ImportError, IndexError, ArithmeticError,
@@ -264,7 +265,7 @@ def _download(text: str) -> Path:
         raise ModelError(f"there is no folder {text}; expected a model folder, a hub id or package.module:function")
     try:
         silent = not constants.HF_HUB_OFFLINE and not _answers(constants.ENDPOINT)
-        return Path(snapshot_download(text, allow_patterns=HUB_FILES, local_files_only=silent))
+        return Path(snapshot_download(text, allow_patterns=HUB_FILES, ignore_patterns=HUB_COPIES, local_files_only=silent))
     except (http_error, HFValidationError, OSError) as error:
         reason = _reason(error)[:160]
         raise ModelError(f"there is no folder {text}, and no hub model of that name could be had ({reason})") from error

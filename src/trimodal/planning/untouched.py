@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 
-from trimodal.core import Edit, Layout, Site, Stored, Untouched, Why, gathered
+from trimodal.core import Edit, Layout, Plan, Site, Stored, Untouched, Why, gathered
 from trimodal.inventory.places import by_site
 from trimodal.methods import Method, method
 from trimodal.models.model import Model
@@ -23,6 +23,21 @@ def untouched_by(model: Model, edits: Sequence[Edit]) -> Untouched:
         reach.add_(edit, method(edit.method), model.layout)
     left = ((stored, why) for stored, site in found if (why := reach.why_left(stored, site)) is not None)
     return gathered(left, sum(stored.bytes for stored, _ in found))
+
+
+def with_left_alone(plan: Plan, alone: Collection[tuple[int, str]]) -> Untouched | None:
+    """What `plan` leaves, and what its run left alone beside: `alone` has the number of an edit and the name of its place.
+    Places that another edit worked on are not among it."""
+    if plan.untouched is None or not alone:
+        return plan.untouched
+    places = [((number, place.name), place) for number, edit in enumerate(plan.edits) for place in edit.places]
+    worked = {path for key, place in places if key not in alone for path in place.paths}
+    left = [place for key, place in places if key in alone and not worked.intersection(place.paths)]
+    stored = [
+        Stored(path, place.name.partition(".")[0], place.bytes_before // len(place.paths)) for place in left for path in place.paths
+    ]
+    more = gathered(((one, "declined") for one in stored), plan.untouched.of_bytes)
+    return Untouched(more.of_bytes, tuple(sorted((*plan.untouched.alike, *more.alike), key=lambda one: -one.bytes)))
 
 
 @dataclass

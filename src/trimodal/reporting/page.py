@@ -494,7 +494,7 @@ def _running(plan: Plan, verdict: Verdict) -> list[tuple[str, str]]:
     rows = [
         (
             "Forward pass",
-            _sentence(wording.latency(found).partition(": ")[2]) if found else "not measured: no data was given",
+            _sentence(wording.latency(found).partition(": ")[2]) if found else "not measured: too little data was given",
         ),
         ("Good to know", _sentence(wording.speed(plan).removeprefix("time: ")) if wording.speed(plan) else ""),
         ("This run took", ", ".join(f"{name} {wording.seconds(value)}" for name, value in verdict.seconds.items())),

@@ -110,13 +110,17 @@ def much_left(untouched: Untouched) -> list[str]:
     found, declined = untouched.only("in no place"), untouched.only("declined")
     said = [homeless(found)] if found.alike else []
     return said + (
-        [f"{_share_of(declined)} are left alone by the plan's methods: {names(declined)}."] if declined.alike else []
+        [f"{_share_of(declined)} are left alone by the plan's methods: {_ended(names(declined))}"] if declined.alike else []
     )
 
 
 def homeless(untouched: Untouched) -> str:
     """`85 % of the bytes (1.20 MB) are in no place, so no method can work on them: h.*.attn.c_attn.weight, ….`"""
-    return f"{_share_of(untouched)} are in no place, so no method can work on them: {names(untouched)}."
+    return f"{_share_of(untouched)} are in no place, so no method can work on them: {_ended(names(untouched))}"
+
+
+def _ended(text: str) -> str:
+    return text if text.endswith("…") else f"{text}."
 
 
 def _share_of(untouched: Untouched) -> str:

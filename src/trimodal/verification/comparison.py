@@ -29,6 +29,8 @@ from trimodal.verification.intervals import LARGEST, paired_interval
 Progress = Callable[[str, int, int], None]
 RETRIEVAL_PAIRS = 50
 BATCH_TOKENS = 8192
+LEAST_BATCHES = 4
+FEW_ROWS = 8
 SCORE_BYTES = 1 << 28  # of one model's scores over a vocabulary at once
 
 
@@ -129,6 +131,7 @@ def _batches(
 ) -> Iterator[tuple[list[int], Batch]]:
     """Indices of samples that run together, with their batch. Samples are sorted by length, so that little is padded."""
     order = sorted(range(len(samples)), key=lambda row: _length(samples[row]))
+    size = min(size, max(FEW_ROWS, -(-len(samples) // LEAST_BATCHES)))  # a median of times needs some batches
     for places in grouped(model, [samples[row] for row in order], size):
         rows = [order[place] for place in places]
         batch = encode(model, [samples[row] for row in rows])
@@ -191,8 +194,10 @@ def _value(output: Output, result: Any) -> Tensor | None:
 
 
 def _latency(times: Sequence[tuple[int, float, float]]) -> Latency | None:
-    """Medians over the batches; the first one, in which much is set up, counts only where it is the only one."""
-    counted = times[1:] or times
+    """Medians over the batches but for the first one, in which much is set up; None where there is no other."""
+    counted = times[1:]
+    if not counted:
+        return None
     before, after = (statistics.median(1e3 * one[which] / one[0] for one in counted) for which in (1, 2))
     return Latency(before, after, len(counted), max(rows for rows, _, _ in counted))
 

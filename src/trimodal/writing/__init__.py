@@ -11,9 +11,12 @@ A kill leaves a workplace whose lock is free. The next run that writes into the 
 
 from trimodal.writing.file import write_whole
 from trimodal.writing.folder import whole_folder
-from trimodal.writing.places import check_free, check_keeps, check_room
+from trimodal.writing.places import check_free, check_keeps, check_open, check_room
 from trimodal.writing.scratch import scratch_folder
 from trimodal.writing.sums import replace_files
 from trimodal.writing.workplace import is_part
 
-__all__ = ["check_free", "check_keeps", "check_room", "is_part", "replace_files", "scratch_folder", "whole_folder", "write_whole"]
+__all__ = [
+    "check_free", "check_keeps", "check_open", "check_room", "is_part", "replace_files", "scratch_folder", "whole_folder",
+    "write_whole",
+]  # fmt: skip

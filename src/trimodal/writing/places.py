@@ -28,10 +28,28 @@ def check_free(folder: Path, force: bool) -> None:
     try:
         if _exists(place):
             _check_replaceable(folder, place, force)
-        with undisturbed():
-            open_workplace(_lowest_there(place)).remove()  # the surest way to know that something can be made there
+        _try_to_write(_lowest_there(place))
     except OSError as error:
         raise as_output_error(error, folder) from error
+
+
+def check_open(folder: Path) -> None:
+    """Refuse a folder that no file can be written into. Clears away what dead runs left in it.
+
+    Raises:
+        OutputError: it says why.
+    """
+    clear_leftovers(real_path(folder))
+    try:
+        _try_to_write(real_path(folder))
+    except OSError as error:
+        raise as_output_error(error, folder) from error
+
+
+def _try_to_write(folder: Path) -> None:
+    """Make something and remove it: the surest way to know."""
+    with undisturbed():
+        open_workplace(folder).remove()
 
 
 def check_keeps(folder: Path, path: Path, what: str) -> None:

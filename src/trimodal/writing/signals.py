@@ -17,14 +17,15 @@ def undisturbed() -> Iterator[None]:
         yield
         return
     came: list[int] = []
-    kept = {number: signal.getsignal(number) for number in STOPPING}
-    kept = {number: handler for number, handler in kept.items() if handler is not signal.SIG_IGN}  # as nohup sets it
+    handlers = {number: signal.getsignal(number) for number in STOPPING}
+    left = (None, signal.SIG_IGN)  # None is not Python's to put back; nohup and a shell in the background have some ignored
+    kept = {number: handler for number, handler in handlers.items() if handler not in left}
     try:
         for number in kept:
             signal.signal(number, lambda caught, frame: came.append(caught))
         yield
     finally:
         for number, handler in kept.items():
-            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+            signal.signal(number, handler)
         if came:
             signal.raise_signal(came[0])

@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 import torch
 
+from trimodal.core import Place, Site
 from trimodal.maths.error import quadratic
 from trimodal.maths.masks import refit
+from trimodal.methods.options import build
 from trimodal.methods.prune import sparsegpt, wanda
 from trimodal.methods.prune.obs import METHOD, _convex, chosen, traces
 
@@ -70,3 +72,10 @@ def test_prefixes_are_taken_in_order_and_counted_exactly() -> None:
     mask = chosen(costs, order, 3)  # 1 from the first row, then 2 and 2.5 from the second
     assert mask.tolist() == [[True, True, False], [False, False, True]]
     assert int((~chosen(costs, order, 4)).sum()) == 4
+
+
+def test_what_would_never_end_is_refused_with_its_cost() -> None:
+    place = Place("text.0.up", (Site("up", "text", 0, "up", "linear", (50_000, 1024)),))
+    assert "the exact method would take 1e+14 operations" in str(METHOD.refuse(place, build(METHOD.config, {}, "")))
+    small = Place("text.0.up", (Site("up", "text", 0, "up", "linear", (1024, 1024)),))
+    assert METHOD.refuse(small, build(METHOD.config, {}, "")) is None

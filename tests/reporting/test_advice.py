@@ -1,0 +1,56 @@
+"""Three commands that could be typed as they stand."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import replace
+
+import pytest
+
+from trimodal.core import Edit, Packing, Plan, PlannedPlace, Verdict
+from trimodal.planning import read_recipe
+from trimodal.reporting.advice import Names, next_steps
+
+PLACE = (PlannedPlace("a", ("a",), 400, 100),)
+
+
+def quantized(plan: Plan, bits: float) -> Plan:
+    return replace(plan, edits=(Edit("quantize.rtn", ("*",), {"bits": bits}, PLACE),))
+
+
+@pytest.mark.parametrize(
+    ("bits", "packed", "smaller", "safer"),
+    [
+        (8, False, "--recipe int4", "safer.yaml"),
+        (4, False, "trimodal pack 'my out' -o 'my out-packed'", "--recipe int8"),
+        (4, True, "--recipe small", "--recipe int8"),
+    ],
+)
+def test_they_follow_from_what_was_done(plan: Plan, verdict: Verdict, bits: int, packed: bool, smaller: str, safer: str) -> None:
+    found = replace(verdict, packing=Packing(2, 1, 0.1) if packed else None)
+    steps = next_steps(quantized(plan, bits), found, Names("my out", "org/clip", "pairs.jsonl"))
+    assert [step.goal for step in steps] == ["smaller", "safer", "faster"]
+    assert smaller in steps[0].command and safer in steps[1].command and "dequantize=True" in steps[2].command
+    assert all("MODEL" not in step.command for step in steps)
+    assert all(shlex.split(step.command.replace("&&", "")) for step in steps)
+
+
+def test_without_data_measuring_comes_first(plan: Plan, verdict: Verdict) -> None:
+    steps = next_steps(quantized(plan, 8), replace(verdict, metrics=()), Names("out", "clip", "none"))
+    assert steps[1].command == "trimodal verify out --against clip --data DATA"
+
+
+def test_recipes_that_are_written_on_the_way_can_be_read(plan: Plan, verdict: Verdict, tmp_path: object) -> None:
+    import yaml
+
+    pruned = replace(plan, edits=(Edit("distill", ("*",), {}, ()),))
+    commands = [step.command for step in (*next_steps(pruned, verdict, Names("o")), *next_steps(quantized(plan, 8), verdict, Names("o")))]
+    written = [shlex.split(command)[1] for command in commands if command.startswith("echo")]
+    assert len(written) == 2
+    for text in written:
+        assert read_recipe(yaml.safe_load(text)).steps
+
+
+def test_the_page_knows_no_paths(plan: Plan) -> None:
+    assert Names.in_plan(replace(plan, source=replace(plan.source, name="/home/me/clip")), "o").model == "MODEL"
+    assert Names.in_plan(replace(plan, source=replace(plan.source, name="openai/clip")), "o").model == "openai/clip"
