@@ -56,11 +56,11 @@ def test_threads(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_missing_parts_say_what_installs_them(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "find_spec", lambda name: None if name == "constriction" else object())
-    parts = {part.name: part for part in machine.look().parts}
+    parts = {part.name: part for part in machine.describe_environment().parts}
     assert parts["audio"].there and not parts["pack"].there
     assert parts["pack"].missing == ("constriction",) and parts["pack"].install.endswith('[pack]"')
 
 
 def test_versions() -> None:
-    found = machine.look()
+    found = machine.describe_environment()
     assert found.versions["torch"].startswith("2.") and machine.version_of("no-such-package") == "not installed"

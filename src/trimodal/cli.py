@@ -28,7 +28,7 @@ from trimodal.shorthand import short_name
 
 if TYPE_CHECKING:
     from trimodal.core import Plan, Verdict
-    from trimodal.machine import Machine
+    from trimodal.machine import Environment
 
 INTERRUPTED = 130
 KEYWORD = inspection.Parameter.KEYWORD_ONLY
@@ -277,9 +277,9 @@ def recipes(as_json: JsonOption = False) -> None:
 @verb
 def doctor(as_json: JsonOption = False) -> None:
     """Show what a run depends on: versions, processor, threads, free memory and disk, optional parts and how to get them."""
-    from trimodal.machine import look, warnings_of
+    from trimodal.machine import describe_environment, warnings_of
 
-    found = look()
+    found = describe_environment()
     if as_json:
         _print({**found.to_json(), "warnings": warnings_of(found)})
         return
@@ -453,7 +453,7 @@ def _one_method(method: Any) -> Table:
     return table
 
 
-def _machine_rows(found: Machine) -> list[tuple[str, str]]:
+def _machine_rows(found: Environment) -> list[tuple[str, str]]:
     memory = "unknown" if found.memory_bytes is None else f"{found.memory_bytes / 1e9:.1f} GB"
     return [
         *found.versions.items(),

@@ -42,8 +42,8 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Machine:
-    """What a run depends on. Bytes are those that are free now; memory is None where the system does not tell."""
+class Environment:
+    """What a run depends on: machine, versions, optional parts. Bytes are those that are free now; memory is None where the system does not tell."""
 
     python: str
     system: str
@@ -62,10 +62,10 @@ class Machine:
         return {**asdict(self), "parts": [{**asdict(part), "there": part.there} for part in self.parts]}
 
 
-def look(folder: Path = Path()) -> Machine:
-    """This machine, with the free room on the disk that `folder` is on."""
+def describe_environment(folder: Path = Path()) -> Environment:
+    """What is here, with the free room on the disk that `folder` is on."""
     name, vectors = processor()
-    return Machine(
+    return Environment(
         python=platform.python_version(), system=f"{platform.system()} {platform.release()} {platform.machine()}",
         processor=name, cores=cores(), threads=threads(), vectors=vectors, memory_bytes=free_memory(),
         disk_bytes=free_disk(folder), disk=str(folder.resolve()), versions={name: version_of(name) for name in PACKAGES},
@@ -166,15 +166,15 @@ def _read(file: Path) -> str:
         return ""
 
 
-def warnings_of(machine: Machine) -> list[str]:
+def warnings_of(found: Environment) -> list[str]:
     """What a user should know before the first run."""
     said = []
-    if machine.versions["torch"] == "not installed":
+    if found.versions["torch"] == "not installed":
         said.append("torch is not installed; nothing but lists will work")
-    if machine.memory_bytes is not None and machine.memory_bytes < 1 << 30:
+    if found.memory_bytes is not None and found.memory_bytes < 1 << 30:
         said.append("less than 1 GB of memory is free; torch and Transformers alone take half of that")
-    if machine.threads > machine.cores:
-        said.append(f"OMP_NUM_THREADS is {machine.threads}, but there are {machine.cores} processors; fewer threads are faster")
-    if sys.platform.startswith("linux") and platform.machine() == "x86_64" and "avx2" not in machine.vectors:
+    if found.threads > found.cores:
+        said.append(f"OMP_NUM_THREADS is {found.threads}, but there are {found.cores} processors; fewer threads are faster")
+    if sys.platform.startswith("linux") and platform.machine() == "x86_64" and "avx2" not in found.vectors:
         said.append("the processor has no AVX2; all computations will be several times slower")
     return said
