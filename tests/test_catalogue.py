@@ -59,7 +59,8 @@ def test_every_recipe_has_a_line() -> None:
 def test_nothing_heavy_is_imported() -> None:
     code = (
         "import sys, trimodal.cli, trimodal.machine; from trimodal.catalogue import *; described(); [recipe_steps(n) for n in built_in()];"
-        "trimodal.machine.describe_environment(); print(sorted({'torch', 'transformers', 'numpy', 'safetensors', 'huggingface_hub'} & set(sys.modules)))"
+        "trimodal.machine.describe_environment();"
+        "print(sorted({'torch', 'transformers', 'numpy', 'safetensors', 'huggingface_hub'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

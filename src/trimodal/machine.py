@@ -43,7 +43,8 @@ class Part:
 
 @dataclass(frozen=True)
 class Environment:
-    """What a run depends on: machine, versions, optional parts. Bytes are those that are free now; memory is None where the system does not tell."""
+    """What a run depends on: machine, versions, optional parts. Bytes are those that are free now; memory is None where the
+    system does not tell."""
 
     python: str
     system: str

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from trimodal.core import Check, Sample, Size, TowerSize, Verdict
 from trimodal.models.model import Model
 from trimodal.verification.comparison import Compared, Progress, compare
+from trimodal.verification.footprint import peak_bytes, this_machine
 from trimodal.verification.gates import gates
 from trimodal.verification.intervals import Interval, paired_interval
-from trimodal.verification.footprint import peak_bytes, this_machine
 
 __all__ = [
     "Compared",
