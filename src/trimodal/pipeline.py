@@ -87,7 +87,7 @@ from trimodal.planning import (
 )
 from trimodal.reporting import page_of, report
 from trimodal.reporting.page import PAGE_NAME
-from trimodal.verification import peak_bytes
+from trimodal.verification import check_comparable, peak_bytes
 from trimodal.verification import verify as compare
 from trimodal.writing import check_open, replace_files
 
@@ -262,6 +262,7 @@ def compress(
         raise DataError(
             f"{wanted.name} sets floors, but there are no held-out samples to measure against them; give more --data"
         )
+    check_comparable(opened, samples.held_out)
     before, before_inventory = _disk_size(opened), take_inventory(opened)
     planned = _estimated(_plan(opened, wanted, samples), opened, samples, before_inventory, clock)
     if planned.estimate is not None and not ignore_limits:

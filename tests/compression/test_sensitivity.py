@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from trimodal.compression.sensitivity import gradient_sizes, weight_gradients
 from trimodal.core import Sample
+from trimodal.models.load import describe
 from trimodal.models.model import Model, Output
 from trimodal.models.tiny import miniature_batch
 
@@ -101,3 +102,11 @@ def test_weight_gradients_are_those_of_the_labels_sample_by_sample() -> None:
     assert torch.allclose(found["first"].mean, stacked.mean(0), atol=1e-5)
     assert torch.allclose(found["first"].square, stacked.square().mean(0), atol=1e-5)
     assert all(p.grad is None and p.requires_grad for p in module.parameters())
+
+
+def test_a_model_of_one_number_has_gradients() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 1))
+    net.forward = lambda x: nn.Sequential.forward(net, x)  # type: ignore[assignment]
+    sizes = gradient_sizes(describe(net, "regression"), [{"x": torch.randn(2, 4)}], seed=0)
+    assert sizes and all(size > 0 for of_one in sizes.values() for size in of_one.values())

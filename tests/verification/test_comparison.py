@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from trimodal.core import Layout, Metric, Sample, Site, Size, Tower
 from trimodal.errors import DataError, ModelError
 from trimodal.models.model import Family, Loaded, Model, Output, Processors
-from trimodal.verification import compare, comparison, verify
+from trimodal.verification import check_comparable, compare, comparison, verify
 
 OUTPUTS = {
     "answer": Output("answer", "all", "logits", label="label"),
@@ -215,3 +216,41 @@ def test_without_data_quality_is_not_judged(floors: dict[str, float]) -> None:
     assert verdict.quality == "not run" and verdict.passed
     assert [check.status for check in verdict.checks] == ["not run"] * len(floors)
     assert verdict.machine is not None and verdict.machine.cores >= 1 and verdict.machine.processor
+
+
+class Regression(nn.Module):
+    """One number per text, `off` by as much; of shape (batch, 1), or (batch,), or in a list in a dict, or the batch's mean."""
+
+    def __init__(self, shape: str, off: float = 0.0) -> None:
+        super().__init__()
+        self.shape, self.off = shape, off
+
+    def forward(self, number: Tensor, mask: Tensor) -> Any:
+        value = number.float()[:, None] + 1 + self.off * (-1) ** number[:, None]
+        return {"wide": value, "flat": value[:, 0], "nested": {"a": [value]}, "mean": value.mean()}[self.shape]
+
+
+def regression(shape: str, kind: Literal["embedding", "logits"], off: float = 0.0) -> Model:
+    outputs = (Output("output", "all", kind, label="label" if kind == "logits" else ""),)
+    family = Family("toy", (), lambda m: Layout((), ()), lambda m: outputs, lambda m: ("text",), encode)
+    return Model(Regression(shape, off), Layout((), ()), family, "toy")
+
+
+@pytest.mark.parametrize("shape", ["wide", "flat", "nested"])
+@pytest.mark.parametrize("kind", ["embedding", "logits"])
+def test_an_output_of_one_number_is_measured_by_its_size_and_not_by_its_sign(
+    shape: str, kind: Literal["embedding", "logits"]
+) -> None:
+    for off, least, most in ((0.0, 1.0, 1.0), (0.1, 0.9999, 0.99999), (10.0, 0.1, 0.9)):
+        (found,) = compare(regression(shape, kind), regression(shape, kind, off), numbers(40), batch_size=7, seed=0).metrics
+        assert (found.name, found.unit, found.before) == ("all output cosine", "cosine", 1)
+        assert least <= found.after <= most
+
+
+def test_an_output_without_a_row_per_sample_is_refused_before_any_work() -> None:
+    with pytest.raises(ModelError, match=r"output output has shape \(\) for 2 samples, expected one row per sample"):
+        check_comparable(regression("mean", "embedding"), numbers(3))
+    with pytest.raises(ModelError, match="none of the outputs that its family declares"):
+        check_comparable(toy(Toy([])), numbers(3))
+    check_comparable(regression("flat", "logits"), numbers(1))
+    check_comparable(regression("mean", "logits"), [])

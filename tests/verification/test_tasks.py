@@ -71,3 +71,11 @@ def test_retrieval_on_a_hand_made_matrix() -> None:
     gallery = np.array([[2.0, 0.1], [0.1, 2.0]])
     wanted = [frozenset({0}), frozenset({0}), frozenset({0, 1})]
     assert tasks.retrieval(queries, gallery, wanted).tolist() == [100, 0, 100]
+
+
+def test_single_numbers_are_held_against_the_spread_of_the_originals() -> None:
+    assert tasks.number_cosine(np.array([1.0, -1.0]), np.array([1.0, 1.0])) == pytest.approx([1, 0])
+    assert tasks.number_cosine(np.array([101.0, 99.0, NAN]), np.array([101.0, 101.0, 100.0])) == pytest.approx([1, 0, 0])
+    assert tasks.number_cosine(np.array([3.0, 3.0]), np.array([3.0, 6.0])) == pytest.approx([1, 0.5**0.5])  # all alike: s = 3
+    assert tasks.number_cosine(np.zeros(2), np.array([0.0, 1.0])).tolist() == [1, 0]
+    assert tasks.number_cosine(np.array([NAN]), np.array([NAN])).tolist() == [0]

@@ -133,6 +133,8 @@ def _loss(model: Model, result: Any, batch: Batch, generator: torch.Generator, s
 
 
 def _one(output: Output, value: Tensor, batch: Batch, generator: torch.Generator, sample: Sample | None) -> Tensor:
+    if output.is_one_number(value):
+        return (value * torch.randn(value.shape, generator=generator).to(value.device)).sum()
     if output.kind == "embedding":
         direction = torch.randn(value.shape, generator=generator).to(value.device)
         return (nn.functional.normalize(value, dim=-1) * direction).sum()

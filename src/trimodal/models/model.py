@@ -39,10 +39,23 @@ class Output:
 
     def of(self, result: Any) -> Tensor | None:
         """Its tensor in what a forward pass returned; None where that has none, as without the modality it is from."""
-        if isinstance(result, Tensor):
-            return result if self.field == "output" else None
         found = result.get(self.field) if isinstance(result, Mapping) else getattr(result, self.field, None)
+        if not isinstance(found, Tensor) and self.field == "output":
+            return first_tensor(result)
         return found if isinstance(found, Tensor) else None
+
+    def is_one_number(self, value: Tensor) -> bool:
+        """Whether `value` (batch, …) is one number per sample: the cosine of such knows no more than the sign, and the class that
+        is ranked first is always the same."""
+        return self.kind != "tokens" and value.numel() == (len(value) if value.dim() else 1)
+
+
+def first_tensor(result: Any) -> Tensor | None:
+    """The first tensor in what a forward pass returned: itself, or in its tuples, lists and mappings, however deep."""
+    if isinstance(result, Tensor):
+        return result
+    parts = result.values() if isinstance(result, Mapping) else result if isinstance(result, (tuple, list)) else ()
+    return next((found for part in parts if (found := first_tensor(part)) is not None), None)
 
 
 @dataclass(frozen=True)

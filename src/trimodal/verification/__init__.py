@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from trimodal.core import Check, Sample, Size, TowerSize, Verdict
 from trimodal.models.model import Model
-from trimodal.verification.comparison import Compared, Progress, compare
+from trimodal.verification.comparison import Compared, Progress, check_comparable, compare
 from trimodal.verification.footprint import peak_bytes, this_machine
 from trimodal.verification.gates import gates
 from trimodal.verification.intervals import Interval, paired_interval
@@ -15,6 +15,7 @@ __all__ = [
     "Compared",
     "Interval",
     "Progress",
+    "check_comparable",
     "compare",
     "gates",
     "paired_interval",

@@ -37,7 +37,7 @@ SCORE_BYTES = 1 << 28  # of one model's scores over a vocabulary at once
 @dataclass
 class _Task:
     """One metric in the making: which samples were scored (by index), and their scores, batch by batch. `likeness` to the
-    original cannot grow."""
+    original cannot grow. Of an output that is a single `number` the values are kept, which only together can be scored."""
 
     name: str
     modality: str
@@ -45,6 +45,7 @@ class _Task:
     note: str
     primary: bool = True
     likeness: bool = False
+    number: bool = False
     rows: list[int] = field(default_factory=list)
     before: list[np.ndarray] = field(default_factory=list)
     after: list[np.ndarray] = field(default_factory=list)
@@ -57,7 +58,8 @@ class _Task:
     def scores(self) -> tuple[np.ndarray, np.ndarray]:
         """Both models' scores in the order of the samples, in whatever order these were run."""
         order = np.argsort(np.array(self.rows), kind="stable")
-        return np.concatenate(self.before)[order], np.concatenate(self.after)[order]
+        before, after = np.concatenate(self.before)[order], np.concatenate(self.after)[order]
+        return (np.ones(len(before)), tasks.number_cosine(before, after)) if self.number else (before, after)
 
 
 @dataclass
@@ -180,15 +182,8 @@ def _run(model: Model, batch: Batch, outputs: Sequence[Output]) -> tuple[dict[st
 def _value(output: Output, result: Any) -> Tensor | None:
     """The tensor called `output.field`, on the CPU: of scores over a vocabulary which token they rank first, others in
     float32. None where this batch has none, as without the modality it comes from."""
-    if isinstance(result, Tensor):
-        found: Any = result if output.field == "output" else None
-    elif isinstance(result, Mapping):
-        found = result.get(output.field)
-    elif output.field == "output" and isinstance(result, tuple):
-        found = result[0]
-    else:
-        found = getattr(result, output.field, None)
-    if not isinstance(found, Tensor):
+    found = output.of(result)
+    if found is None:
         return None
     return tasks.ranked_first(found).cpu() if output.kind == "tokens" else found.detach().float().cpu()
 
@@ -208,6 +203,7 @@ class _Watched:
     def __init__(self, output: Output, samples: Sequence[Sample], outputs: Sequence[Output]) -> None:
         self.output = output
         self.tasks = _tasks(output, samples, outputs)
+        self.number = _number_task(output, outputs)
         self.embeddings = _Embeddings(output.modality) if _two_encoders(outputs) else None
         self.labels = labels(samples, output.label) if output.label else [None] * len(samples)
 
@@ -229,6 +225,10 @@ class _Watched:
                 f"output {self.output.field} of the compressed model has shape {shape}, "
                 f"expected {tuple(reference.shape)} as in the original"
             )
+        _check_rows(self.output, reference, len(rows))
+        if self.output.is_one_number(reference):
+            self.number.add_(rows, *(value.double().reshape(-1).numpy() for value in (reference, other)))
+            return
         mask = batch[self.output.mask].cpu() if self.output.mask in batch else None
         if self.output.kind == "tokens":
             found = tasks.share_alike(reference, other, mask)
@@ -271,10 +271,55 @@ def _two_encoders(outputs: Sequence[Output]) -> bool:
     )
 
 
-def _tasks(output: Output, samples: Sequence[Sample], outputs: Sequence[Output]) -> list[_Task]:
+def _suffix(output: Output, outputs: Sequence[Output]) -> str:
+    """What tells an output from others that would be called the same."""
     alike = [o for o in outputs if (o.kind, o.modality, o.label) == (output.kind, output.modality, output.label)]
-    suffix = f" ({output.field})" if len(alike) > 1 else ""
-    modality = output.modality
+    return f" ({output.field})" if len(alike) > 1 else ""
+
+
+def _number_task(output: Output, outputs: Sequence[Output]) -> _Task:
+    """The metric of an output that is one number per sample, as a regression's is."""
+    note = (
+        "one number y per sample: cosine between (y − m, s) of the two models, with the mean m and the standard deviation s of "
+        "the original's"
+    )
+    name = f"{output.modality} output cosine{_suffix(output, outputs)}"
+    return _Task(name, output.modality, "cosine", note, likeness=True, number=True)
+
+
+def _check_rows(output: Output, value: Tensor, rows: int) -> None:
+    """Refuse an output that cannot be told apart by samples."""
+    if value.numel() != rows and (value.dim() == 0 or len(value) != rows):
+        raise ModelError(
+            f"output {output.field} has shape {tuple(value.shape)} for {rows} samples, expected one row per sample in the first "
+            "dimension; let forward return such a tensor first, or measure nothing with --data none"
+        )
+
+
+def check_comparable(model: Model, samples: Sequence[Sample]) -> None:
+    """Find out from the first sample, before any work, whether what the model puts out can be compared.
+
+    Raises:
+        ModelError: it has none of its family's outputs, or one that has no row per sample.
+    """
+    if not samples:
+        return
+    outputs = model.family.outputs(model.module.eval())
+    found, _ = _run(model, encode(model, [samples[0]] * 2), outputs)
+    _check_any(outputs, bool(found))
+    for output in outputs:
+        if output.field in found:
+            _check_rows(output, found[output.field], 2)
+
+
+def _check_any(outputs: Sequence[Output], any_found: bool) -> None:
+    if not any_found:
+        fields = ", ".join(output.field for output in outputs) or "none"
+        raise ModelError(f"the model gave none of the outputs that its family declares ({fields}); nothing to compare")
+
+
+def _tasks(output: Output, samples: Sequence[Sample], outputs: Sequence[Output]) -> list[_Task]:
+    suffix, modality = _suffix(output, outputs), output.modality
     if output.kind == "embedding":
         note = "cosine between the two models' embeddings of the same sample"
         return [_Task(f"{modality} embedding cosine{suffix}", modality, "cosine", note, likeness=True)]
@@ -314,10 +359,8 @@ def _accuracy_name(output: Output) -> str:
 
 
 def _metrics(watched: Sequence[_Watched], samples: Sequence[Sample], seed: int) -> list[Metric]:
-    measured = [task for one in watched for task in one.tasks if task.rows]
-    if not measured:
-        fields = ", ".join(one.output.field for one in watched) or "none"
-        raise ModelError(f"the model gave none of the outputs that its family declares ({fields}); nothing to compare")
+    measured = [task for one in watched for task in (*one.tasks, one.number) if task.rows]
+    _check_any([one.output for one in watched], bool(measured))
     overall = _overall(measured, len(samples))
     found = [*overall, *measured, *_retrieval(watched, samples)]
     order = {modality: index for index, modality in enumerate(("all", *MODALITIES))}

@@ -65,6 +65,25 @@ def cosine(reference: Tensor, other: Tensor) -> np.ndarray:
     return torch.where(finite, value, 0.0).cpu().numpy()
 
 
+def number_cosine(reference: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """How alike two models' single numbers (samples,) are: (samples,), 1 where they are equal.
+
+    The cosine between (a − m, s) and (b − m, s), with m the mean and s the standard deviation of `reference`; of numbers that are
+    all alike s is their size. As with vectors, an error of a small share e of s costs ½ e² at most. 0 where one is not finite.
+
+        reference (1, −1), other (1, 1): m = 0, s = 1; (1, 1)·(1, 1) / 2 = 1 and (−1, 1)·(1, 1) / 2 = 0.
+    """
+    finite = np.isfinite(reference) & np.isfinite(other)
+    seen = reference[np.isfinite(reference)]
+    middle = float(seen.mean()) if seen.size else 0.0
+    spread = (float(seen.std()) or abs(middle)) if seen.size else 0.0
+    a, b = (np.where(finite, values, middle) - middle for values in (reference, other))
+    lengths = np.hypot(a, spread) * np.hypot(b, spread)
+    value = (a * b + spread * spread) / np.maximum(lengths, np.finfo(np.float64).tiny)
+    exact = np.where(a == b, 1.0, np.clip(value, -1.0, 1.0))
+    return np.where(finite, exact, 0.0)
+
+
 def pooled(output: Output, value: Tensor, mask: Tensor | None) -> Tensor:
     """One vector per sample, (batch, width), from an embedding that may still have a token dimension."""
     if output.pool == "first":

@@ -22,6 +22,7 @@ from trimodal.methods.distill.recover import (
     feature_distance,
     fit,
     loss,
+    number_distance,
     score_distance,
 )
 from trimodal.methods.options import build
@@ -69,6 +70,12 @@ def test_padding_does_not_count() -> None:
         other[mask == 0] = 5.0 * torch.randn(3, 7)
         assert torch.equal(distance(teacher, student, mask), distance(teacher, other, mask))
         assert not torch.equal(distance(teacher, student, None), distance(teacher, other, None))
+
+
+def test_single_numbers_differ_by_size_and_not_by_sign() -> None:
+    teacher = torch.tensor([[1.0], [-3.0]])
+    assert float(number_distance(teacher, teacher + 1)) == pytest.approx(1 / 5)
+    assert float(number_distance(teacher, 2 * teacher)) == pytest.approx(1.0)
 
 
 def test_map_counts_as_one_vector() -> None:

@@ -96,6 +96,12 @@ def embedding_distance(teacher: Tensor, student: Tensor, mask: Tensor | None = N
     return rows.mean()
 
 
+def number_distance(teacher: Tensor, student: Tensor) -> Tensor:
+    """E(teacher − student)² / E teacher², for one number per sample, whose cosine would be a sign."""
+    size = teacher.square().mean().clamp(min=torch.finfo(teacher.dtype).tiny)
+    return (teacher - student).square().mean() / size
+
+
 @contextmanager
 def trained_levels(module: nn.Module) -> Iterator[None]:
     """While open, the learned levels of codebooks are parameters; afterwards they are what is stored again."""
@@ -144,7 +150,9 @@ def loss(
         if expected is None or found is None:
             continue
         mask = batch.get(output.mask)
-        if output.kind == "embedding":
+        if output.is_one_number(expected):
+            terms["embeddings"].append(number_distance(expected, found))
+        elif output.kind == "embedding":
             terms["embeddings"].append(embedding_distance(expected, found, mask))
         else:
             terms["logits"].append(score_distance(expected, found, config.temperature, mask))
