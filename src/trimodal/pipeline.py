@@ -596,16 +596,23 @@ def _reload(model: Model, samples: _Data, folder: Path, factory: str | None, sto
 
 
 def _disk_size(model: Model) -> tuple[int, int]:
-    """Bytes on disk of the model's running files and weights; for a module without files, those of its tensors."""
+    """Bytes on disk of the model's running files and weights, without tensors that nobody reads; for a module without files,
+    those of its tensors."""
     if model.folder is not None:
-        return size_of(model.folder)
+        files, weights = size_of(model.folder)
+        unused = sum(model.unused.values())
+        return files - unused, weights - unused
     total = tensor_bytes(unique_tensors(model.module).values())
     return total, total
 
 
 def _left_out(model: Model) -> tuple[str, ...]:
-    """What lies in the model's folder and was neither counted nor carried over."""
-    return () if model.folder is None else left_behind(model.folder)
+    """What lies in the model's folder and was neither counted nor carried over: tensors that its class does not take, files."""
+    if model.folder is None:
+        return ()
+    kind, count = type(model.module).__name__, len(model.unused)
+    tensors = [f"{count} tensors that {kind} does not take, first {min(model.unused)}"] if count else []
+    return (*tensors, *left_behind(model.folder))
 
 
 def _tellers_check(folder: Path) -> Check:

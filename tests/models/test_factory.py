@@ -117,3 +117,13 @@ def test_types_of_numbers_are_kept(dtype: torch.dtype) -> None:
 
 def test_a_function_without_a_name_is_called_like_the_class() -> None:
     assert load_source(lambda: Net()).name == "Net"
+
+
+@pytest.mark.parametrize("kind", [nn.Embedding, nn.EmbeddingBag])
+def test_rows_are_as_short_as_a_look_up_makes_them(kind: type[nn.Embedding] | type[nn.EmbeddingBag]) -> None:
+    torch.manual_seed(0)
+    net, ids = kind(8, 4, max_norm=1.0), torch.arange(8)[None]
+    before = net.weight.detach().clone()
+    made: Any = make_module(lambda: net, "net")
+    assert made.max_norm is None and torch.equal(net.weight, before)
+    assert torch.equal(made(ids), net(ids)) and bool((made.weight.norm(dim=1) <= 1.0001).all())

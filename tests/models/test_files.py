@@ -208,3 +208,21 @@ def test_a_licence_travels_and_a_card_only_where_it_alone_names_it(folder: Path,
     monkeypatch.setattr(pipeline, "_reload", lambda *rest: [])
     trimodal.compress(folder, INT8, None, tmp_path / "out")
     assert (tmp_path / "out" / "LICENSE.txt").read_text() == "MIT" and trimodal.load(tmp_path / "out")
+
+
+def test_tensors_that_the_class_does_not_take_count_for_nothing(folder: Path, tmp_path: Path) -> None:
+    from safetensors.torch import load_file
+
+    tensors = load_file(folder / "model.safetensors") | {"mtp.head.weight": torch.ones(100, 100), "cls.bias": torch.ones(7)}
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    assert load_source(folder).unused == {"mtp.head.weight": 40_000, "cls.bias": 28}
+    verdict = trimodal.compress(folder, "int8", None, tmp_path / "out").verdict
+    assert verdict.size.weights_before_bytes == size_of(folder)[1] - 40_028
+    assert verdict.left_out[0] == "2 tensors that BertModel does not take, first cls.bias"
+
+
+def test_a_model_that_is_quantized_already_is_refused(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    put(folder, "config.json", config | {"quantization_config": {"quant_method": "gptq", "bits": 4}})
+    with pytest.raises(ModelError, match="cannot be loaded as BertModel: it is quantized already"):
+        load_source(folder)

@@ -91,6 +91,8 @@ def test_built_in_names() -> None:
     ({"steps": [STEP], "floors": {"picture": 1}}, r"floors has no 'picture'"),
     ({"steps": [STEP], "floors": {"image": "1"}}, r"floors.image is '1', but must be the largest drop"),
     ({"steps": [STEP], "floors": {"image": -1}}, r"floors.image is -1"),
+    ({"steps": [STEP], "floors": {"image": float("nan")}}, r"floors.image is nan, but must be the largest drop"),
+    ({"steps": [STEP], "floors": {"all": float("inf")}}, r"floors.all is inf"),
     ({"steps": [STEP], "floors": {"image": True}}, r"floors.image is True"),
     ({"steps": [STEP], "floors": [1]}, r"floors is \[1\], but must be a mapping"),
 ])  # fmt: skip

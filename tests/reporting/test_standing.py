@@ -83,3 +83,8 @@ def test_a_result_that_is_no_smaller_says_why(verdict: Verdict, plan: Plan) -> N
     assert standing.cautions(verdict, plan) == []
     larger = standing.cautions(replace(verdict, size=replace(verdict.size, weights_after_bytes=2_000_000)), plan)
     assert larger[0].startswith("The weights are larger than planned (2.00 MB, planned 1.56 MB)")
+
+
+def test_what_counts_for_nothing_is_named(verdict: Verdict, plan: Plan) -> None:
+    (said,) = standing.cautions(replace(verdict, left_out=("a.bin", "b", "c", "d", "e/")), plan)
+    assert said == "Not counted and not carried over, since no loader of this model reads it: a.bin, b, c, d and 1 more."

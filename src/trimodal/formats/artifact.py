@@ -301,7 +301,7 @@ def _open_plain(plain: Path, folder: Path, manifest: Manifest, factory: Factory 
     if (folder / "config.json").is_file():
         quantizer.register()
         with quantizer.checked(plain):
-            module, missing = pretrained(plain)
+            module, missing, _ = pretrained(plain)
         if missing:
             raise errors.IntegrityError(
                 f"{folder / file.name} lacks {missing[0]}, which {type(module).__name__} needs; copy the folder again"

@@ -38,6 +38,7 @@ def make_module(factory: Callable[[], nn.Module], name: str) -> nn.Module:
         raise ModelError(f"{type(module).__name__} cannot be compressed: {problem}")
     own = _without_compilers_(copy_module(module))
     _give_own_biases_(own)
+    _shorten_rows_(own)
     return own.eval()
 
 
@@ -72,6 +73,16 @@ def _give_own_biases_(module: nn.Module) -> None:
             if id(bias) in taken:
                 part.bias = nn.Parameter(bias.detach().clone(), requires_grad=bias.requires_grad)
             taken.add(id(bias))
+
+
+def _shorten_rows_(module: nn.Module) -> None:
+    """Shorten once what an embedding with `max_norm` would shorten whenever it looks rows up: the same numbers come out, and
+    they are all in its weight, which is what is compressed."""
+    for part in module.modules():
+        if isinstance(part, (nn.Embedding, nn.EmbeddingBag)) and part.max_norm is not None:
+            weight = part.weight.data
+            torch.embedding_renorm_(weight, torch.arange(len(weight), device=weight.device), part.max_norm, part.norm_type)
+            part.max_norm = None
 
 
 def _problems(module: nn.Module) -> Iterator[str]:

@@ -12,6 +12,7 @@ import re
 import sys
 import urllib.request
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -109,17 +110,30 @@ def describe(module: nn.Module, name: str, folder: Path | None = None) -> Model:
 
 def from_folder(folder: Path, name: str) -> Model:
     """The model in a Hugging Face folder."""
-    module, missing = pretrained(folder)
+    module, missing, unexpected = pretrained(folder)
     if missing:
         raise ModelError(
             f"{folder}: the checkpoint lacks {len(missing)} tensors that {type(module).__name__} needs, first '{missing[0]}'; "
             "name a class that fits the checkpoint under 'architectures' in config.json"
         )
-    return describe(module, name, folder)
+    return replace(describe(module, name, folder), unused=_unused(module, folder, unexpected))
 
 
-def pretrained(folder: Path) -> tuple[nn.Module, list[str]]:
-    """The module in a Hugging Face folder, in eval mode, and the tensors that it needs and the checkpoint lacks.
+def _unused(module: nn.Module, folder: Path, unexpected: Iterable[str]) -> Mapping[str, int]:
+    """Bytes of the checkpoint's tensors that the class does not take, by name: heads of others, towers that it lacks."""
+    ignored = [re.compile(pattern) for pattern in getattr(module, "_keys_to_ignore_on_load_unexpected", None) or ()]
+    wanted, known, found = set(unexpected), set(module.state_dict()), {}
+    for file in weight_files(folder):
+        with safe_open(folder / file, framework="pt") as opened:
+            for name in opened.keys():  # noqa: SIM118
+                if name in wanted or (name not in known and any(pattern.search(name) for pattern in ignored)):
+                    found[name] = opened.get_tensor(name).nbytes
+    return found
+
+
+def pretrained(folder: Path) -> tuple[nn.Module, list[str], list[str]]:
+    """The module in a Hugging Face folder, in eval mode, the tensors that it needs and the checkpoint lacks, and those that
+    the checkpoint has and it does not take.
 
     Raises:
         ModelError: a file is missing or damaged, or names what is not known here.
@@ -128,6 +142,7 @@ def pretrained(folder: Path) -> tuple[nn.Module, list[str]]:
     config = read_config(folder)
     check_weights(folder)
     kind = model_class(config, folder)
+    _check_not_quantized(config, folder, kind)
     try:
         loaded: Any = kind.from_pretrained(
             folder, output_loading_info=True, use_safetensors=True, local_files_only=True, dtype="auto",
@@ -136,7 +151,17 @@ def pretrained(folder: Path) -> tuple[nn.Module, list[str]]:
     except _UNREADABLE as error:
         raise ModelError(f"{folder} cannot be loaded as {kind.__name__}: {_reason(error)}") from error
     module, info = loaded
-    return module.eval(), sorted(info["missing_keys"])
+    return module.eval(), sorted(info["missing_keys"]), sorted(info["unexpected_keys"])
+
+
+def _check_not_quantized(config: Mapping[str, Any], folder: Path, kind: type[nn.Module]) -> None:
+    said = config.get("quantization_config") or config.get("compression_config")
+    how = said.get("quant_method", "unknown") if isinstance(said, dict) else None
+    if how not in (None, "trimodal"):
+        raise ModelError(
+            f"{folder} cannot be loaded as {kind.__name__}: it is quantized already (config.json names the method {how!r:.40}); "
+            "give the model as it was before that"
+        )
 
 
 def _reason(error: BaseException) -> str:

@@ -148,7 +148,8 @@ class Family:
 class Model:
     """A module with its layout. `folder` holds the configuration and processor files; None for a module that
     came from a function. `steps` is what was done to it since it was the bare architecture, in the form that
-    `models/apply.py` writes and replays."""
+    `models/apply.py` writes and replays. `unused` are the tensors of the checkpoint that the module does not take, with
+    their bytes."""
 
     module: nn.Module
     layout: Layout
@@ -157,6 +158,7 @@ class Model:
     folder: Path | None = None
     processors: Processors = field(default_factory=Processors)
     steps: list[dict[str, Any]] = field(default_factory=list)
+    unused: Mapping[str, int] = field(default_factory=dict)
 
     def example(self) -> dict[str, Any]:
         """Keyword arguments of the module's forward for one sample, all zeros; empty if nobody can say.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -214,6 +215,6 @@ def _floors(value: Any, name: str) -> dict[str, float]:
     for key, floor in _mapping(value, f"{name}: floors").items():
         if key not in known:
             raise RecipeError(f"{name}: floors has no '{key}'; {nearest(str(key), known)}")
-        if type(floor) not in (int, float) or floor < 0:
+        if type(floor) not in (int, float) or not 0 <= floor < math.inf:
             raise RecipeError(f"{name}: floors.{key} is {floor!r}, but must be the largest drop allowed, 0 or more")
     return {key: float(floor) for key, floor in value.items()}

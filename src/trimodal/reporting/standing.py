@@ -84,7 +84,16 @@ def failure(verdict: Verdict) -> str:
 def cautions(verdict: Verdict, plan: Plan) -> list[str]:
     """What a reader must know beside the two verdicts: what was left as it was, and a size that disappoints."""
     untouched = verdict.untouched or plan.untouched
-    return [*(much_left(untouched) if untouched else ()), *_large(verdict, plan, untouched)]
+    return [*(much_left(untouched) if untouched else ()), *_large(verdict, plan, untouched), *_not_carried(verdict)]
+
+
+def _not_carried(verdict: Verdict) -> list[str]:
+    """What of the original's folder counts for nothing, and is not in the result."""
+    if not verdict.left_out:
+        return []
+    more = len(verdict.left_out) - NAMES_SHOWN
+    named = ", ".join(verdict.left_out[:NAMES_SHOWN]) + (f" and {more:,} more" if more > 0 else "")
+    return [f"Not counted and not carried over, since no loader of this model reads it: {named}."]
 
 
 def left(untouched: Untouched) -> str:

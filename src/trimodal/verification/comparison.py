@@ -220,10 +220,10 @@ class _Watched:
         if reference is None:
             return
         if other is None or other.shape != reference.shape:
-            shape = None if other is None else tuple(other.shape)
+            instead = "no such output" if other is None else f"one of shape {tuple(other.shape)}"
             raise ModelError(
-                f"output {self.output.field} of the compressed model has shape {shape}, "
-                f"expected {tuple(reference.shape)} as in the original"
+                f"the original's output {self.output.field} has shape {tuple(reference.shape)}, but the compressed model has "
+                f"{instead}; was it made from this original?"
             )
         _check_rows(self.output, reference, len(rows))
         if self.output.is_one_number(reference):
