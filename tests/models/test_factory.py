@@ -72,6 +72,7 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     "quantized tensor": (_quantized_tensor, "graph is a quantized tensor"),
     "quantized layer": (lambda: _with("b", Rounded()), r"b\.weight of its Rounded is uint8: it is quantized already"),
     "extra state": (Whole, "its state dict holds a dict under '_extra_state'"),
+    "empty": (lambda: _with("a", nn.Linear(0, 4)), r"a\.weight of its Linear has the shape \[4, 0\] and holds no number"),
     "no module": (lambda: 5, "returned int, expected a torch.nn.Module"),
     "fails": (lambda: 1 // 0, r"calling it failed \(ZeroDivisionError"),
 }

@@ -113,6 +113,8 @@ def _troubles(name: str, role: str, part: nn.Module, tensor: Tensor) -> Iterator
         kind = "quantized" if tensor.is_quantized else type(tensor).__name__
         kind = str(tensor.layout).removeprefix("torch.") if tensor.layout is not torch.strided else kind
         yield f"{name} is a {kind} tensor, expected a dense one; give the model with plain weights"
+    elif role == "weight" and isinstance(part, _WEIGHTED) and not tensor.numel():
+        yield f"{name} of its {type(part).__name__} has the shape {list(tensor.shape)} and holds no number; leave that layer out"
     elif role == "weight" and isinstance(part, _WEIGHTED) and not (tensor.is_floating_point() or tensor.is_complex()):
         dtype = str(tensor.dtype).removeprefix("torch.")
         yield f"{name} of its {type(part).__name__} is {dtype}: it is quantized already; give the model as it was before"
