@@ -15,6 +15,7 @@ import trimodal
 from trimodal import pipeline
 from trimodal.errors import IntegrityError, ModelError
 from trimodal.formats import size_of
+from trimodal.models import files
 from trimodal.models.files import companions, left_out, licences, module_weights, weight_files
 from trimodal.models.load import load_source
 from trimodal.models.tiny import write_miniature
@@ -208,3 +209,15 @@ def test_a_licence_travels_and_a_card_only_where_it_alone_names_it(folder: Path,
     monkeypatch.setattr(pipeline, "_reload", lambda *rest: [])
     trimodal.compress(folder, INT8, None, tmp_path / "out")
     assert (tmp_path / "out" / "LICENSE.txt").read_text() == "MIT" and trimodal.load(tmp_path / "out")
+
+
+def test_a_file_and_its_copies_are_read_through_once(folder: Path, tmp_path: Path) -> None:
+    put(folder, "tokenizer.json", json.dumps({"model": {"vocab": {"a word that is in no other file": 0}}}))
+    companions(folder)
+    before = files._strings_in.cache_info().misses
+    shutil.copytree(folder, tmp_path / "copy")
+    assert companions(tmp_path / "copy") == companions(folder)
+    assert files._strings_in.cache_info().misses == before
+    put(folder, "more.txt", "named below")
+    put(folder, "tokenizer.json", json.dumps({"file": "more.txt"}))
+    assert Path("more.txt") in companions(folder)
