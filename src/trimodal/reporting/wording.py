@@ -185,9 +185,7 @@ def speed(plan: Plan) -> str:
     zeros = any(known.kind == "prune" and known.on == "site" for known in working)
     if not zeros and not any(known.kind == "quantize" for known in working):
         return ""
-    packed = (
-        "packed layers are unpacked at every call, which takes longer than the original's; dequantize=True undoes that"
-    )
+    packed = "packed layers are unpacked at every call, which costs time; dequantize=True undoes that"
     return f"time: zeros of single weights make no CPU faster, and {packed}" if zeros else f"time: {packed}"
 
 
