@@ -103,7 +103,7 @@ def drop(metric: Metric, value: float) -> str:
     """A drop without its unit: `0.3`, `−0.1`; a cosine's with the decimals of the metric."""
     if metric.unit == "cosine":
         return signed(value, cosine_places(metric), plus=False)
-    return signed(value, 2 if 0 < width(metric) < 0.2 else 1, plus=False)
+    return signed(value, 2 if 0 < width(metric) < 0.5 else 1, plus=False)
 
 
 def signed(value: float, places: int, *, plus: bool = True) -> str:
