@@ -176,7 +176,13 @@ def stock(found: Stock) -> str:
     """Who can load the folder."""
     if found.alone:
         return "loads with stock Transformers alone: yes"
-    return f"loads with stock Transformers alone: no, because {found.reason}; use trimodal.load"
+    return f"loads with stock Transformers alone: no, because {found.reason}; {_load(found.reason)}"
+
+
+def _load(reason: str) -> str:
+    """How a folder is loaded that stock Transformers alone cannot load for this reason."""
+    ours_alone = "entropy-coded" in reason or "came from a function" in reason
+    return "use trimodal.load" if ours_alone else "import trimodal first, or use trimodal.load"
 
 
 def speed(plan: Plan) -> str:
