@@ -95,7 +95,7 @@ def test_zeros_and_packed_layers_are_not_sold_as_speed(plan: Plan) -> None:
 
 
 def test_how_a_folder_is_loaded_that_stock_transformers_cannot_read() -> None:
-    assert wording.stock(Stock(False, "weights are packed (integers)")).endswith("; import trimodal first, or use trimodal.load")
+    assert wording.stock(Stock(False, "weights are not plain tensors (integers)")).endswith("; import trimodal first, or use trimodal.load")
     assert wording.stock(Stock(False, "its weights are entropy-coded")).endswith("coded; use trimodal.load")
     assert wording.stock(Stock(True)).endswith("yes")
 
