@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
-from rich.console import Console
+from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
@@ -324,7 +324,7 @@ def demo(
         result.plan,
         as_json,
         f"written: {result.folder}  (open {result.folder / 'report.html'})",
-        str(result.folder),
+        *(str(folder / f"demo-{name}") for name in ("out", "model", "data")),
     )
 
 
@@ -407,7 +407,7 @@ def _print(what: Any) -> None:
     elif isinstance(what, str):
         out.print(what, markup=False, soft_wrap=True)
     else:
-        out.print(what)
+        out.print(what, crop=False)
 
 
 def _finish(verdict: Verdict, planned: Plan, as_json: bool, message: str, *names: str) -> None:
@@ -475,17 +475,18 @@ def _machine_rows(found: Environment) -> list[tuple[str, str]]:
     ]
 
 
-def _edit_table(name: str, config: dict[str, Any], edit: Any) -> Table:
+def _edit_table(name: str, config: dict[str, Any], edit: Any) -> Group:
+    """The places of a step, then its settings, then what it leaves alone, by reason."""
     rows = [
         (place.name, f"{place.bytes_before:,}", _CERTAINTY[place.certainty] + f"{place.bytes_after:,}")
         for place in edit.places
     ]
     table = _table((name, "bytes before", "bytes after"), rows)
     settings = ", ".join(f"{key} {value}" for key, value in config.items())
-    left = "".join(f"\nleft alone: {alone.name} ({alone.reason})" for alone in edit.left_alone)
-    table.caption = Text(f"{short_name(name, config)}: {settings}{left}".removeprefix(": "))
-    table.caption_justify = "left"
-    return table
+    told = [f"{short_name(name, config)}: {settings}".removeprefix(": ")]
+    reasons = dict.fromkeys(alone.reason for alone in edit.left_alone)
+    told += [f"left alone ({why}): {', '.join(a.name for a in edit.left_alone if a.reason == why)}" for why in reasons]
+    return Group(table, *map(Text, filter(None, told)))
 
 
 if __name__ == "__main__":
