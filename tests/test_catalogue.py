@@ -52,6 +52,11 @@ def test_recipes_in_the_words_of_the_field(name: str, steps: list[str]) -> None:
     assert recipe_steps(name) == steps
 
 
+def test_recipes_stand_before_their_variants() -> None:
+    names = list(built_in())
+    assert names.index("int8") < names.index("int8-full") and names.index("int4") < names.index("int4-even")
+
+
 def test_every_recipe_has_a_line() -> None:
     assert all(len(line) > 10 and recipe_steps(name) for name, line in built_in().items())
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from trimodal import demo
+from trimodal import cli, demo
 from trimodal.data.seehearread import write_dataset
 from trimodal.errors import OutputError
 
@@ -25,3 +27,14 @@ def test_data_of_an_earlier_demo_are_known(tmp_path: Path) -> None:
     demo._check_ours(tmp_path / "demo-data", "data.jsonl", '"writer-')
     with pytest.raises(OutputError, match="is not empty"):
         write_dataset(tmp_path / "demo-data", train=2, test=2, seed=0)
+
+
+def test_what_next_names_the_folders_of_the_demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shown: list[str] = []
+    done = SimpleNamespace(verdict=None, plan=None, folder=tmp_path / "demo-out")
+    monkeypatch.setattr(demo, "run", lambda *args, **rest: done)
+    monkeypatch.setattr(cli, "_finish", lambda verdict, plan, as_json, message, *names: shown.extend(names))
+    monkeypatch.setattr(sys, "argv", ["trimodal", "demo", "--folder", str(tmp_path)])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert not ended.value.code and shown == [str(tmp_path / f"demo-{name}") for name in ("out", "model", "data")]

@@ -66,5 +66,5 @@ def _with_defaults(method: str, config: Row) -> Row:
 
 def _recipe_texts() -> dict[str, str]:
     folder = resources.files("trimodal") / "planning" / "recipes"
-    files = sorted((f for f in folder.iterdir() if f.name.endswith(".yaml")), key=lambda f: f.name)
+    files = sorted((f for f in folder.iterdir() if f.name.endswith(".yaml")), key=lambda f: f.name.removesuffix(".yaml"))
     return {f.name.removesuffix(".yaml"): f.read_text(encoding="utf-8") for f in files}

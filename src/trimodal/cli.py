@@ -17,12 +17,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
-from rich.console import Console
+from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
 from trimodal import __version__
 from trimodal.errors import TrimodalError
+from trimodal.garbage import end_without_search, imports_kept
 from trimodal.screen import Screen, print_json, replace_unknown_signs
 from trimodal.shorthand import short_name
 
@@ -128,8 +129,9 @@ def options(
 def inspect(model: ModelArgument, device: DeviceOption = "cpu", as_json: JsonOption = False) -> None:
     """Show towers, blocks, sites, parameters, bytes and operations of a model, per tower and in all."""
     screen.tell(f"reading {model}")
-    from trimodal import pipeline
-    from trimodal.reporting.table import inventory_table
+    with imports_kept():
+        from trimodal import pipeline
+        from trimodal.reporting.table import inventory_table
 
     found = pipeline.inspect(model, device=device)
     _print(found.to_json() if as_json else inventory_table(found))
@@ -147,10 +149,11 @@ def plan(
 ) -> None:
     """Show what a recipe will do to a model, every place by name, and what that will take. Changes nothing."""
     screen.tell(f"reading {model}")
-    from trimodal import pipeline
-    from trimodal.core import json_text
-    from trimodal.formats import write_whole
-    from trimodal.reporting.table import left_by_plan
+    with imports_kept():
+        from trimodal import pipeline
+        from trimodal.core import json_text
+        from trimodal.formats import write_whole
+        from trimodal.reporting.table import left_by_plan
 
     made = pipeline.plan(model, recipe, data, seed=seed, device=device)
     if output is not None:
@@ -187,7 +190,8 @@ def compress(
     Example: `trimodal compress ./clip --recipe int4 --data ./pairs.jsonl -o ./clip-int4`
     """
     with screen.progress(model) as progress:
-        from trimodal import pipeline
+        with imports_kept():
+            from trimodal import pipeline
 
         result = pipeline.compress(
             model, recipe, data, output, pack=pack, seed=seed, device=device, force=force, ignore_limits=ignore_limits,
@@ -210,7 +214,8 @@ def verify(
 ) -> None:
     """Measure a compressed model beside the original again, and write OUT/verdict.json."""
     with screen.progress(f"{folder} and {against}") as progress:
-        from trimodal import pipeline
+        with imports_kept():
+            from trimodal import pipeline
 
         verdict = pipeline.verify(folder, against, data, seed=seed, device=device, progress=progress)
     _finish(
@@ -227,8 +232,9 @@ def pack(
     as_json: JsonOption = False,
 ) -> None:
     """Write a compressed model again with its weights entropy-coded or plain; needs no original."""
-    from trimodal import pipeline
-    from trimodal.reporting import wording
+    with imports_kept():
+        from trimodal import pipeline
+        from trimodal.reporting import wording
 
     found = pipeline.pack(folder, output, pack, force=force)
     if as_json:
@@ -240,7 +246,8 @@ def pack(
 @verb
 def report(folder: OutArgument, as_json: JsonOption = False) -> None:
     """Write OUT/report.html, one self-contained page, from the plan, the record and the verdict."""
-    from trimodal.reporting import report as write_report
+    with imports_kept():
+        from trimodal.reporting import report as write_report
 
     page = write_report(folder)
     _print({"report": str(page)} if as_json else f"written: {page}")
@@ -306,7 +313,8 @@ def demo(
 ) -> None:
     """Run the main job on the built-in model and data: see a digit, hear a digit, read what to do with them."""
     with screen.progress("the built-in model") as progress:
-        from trimodal import demo as job
+        with imports_kept():
+            from trimodal import demo as job
 
         result = job.run(
             folder, train=train, seed=seed, device=device, progress=progress, on_plan=lambda plan: screen.tell(_needs(plan))
@@ -316,12 +324,13 @@ def demo(
         result.plan,
         as_json,
         f"written: {result.folder}  (open {result.folder / 'report.html'})",
-        str(result.folder),
+        *(str(folder / f"demo-{name}") for name in ("out", "model", "data")),
     )
 
 
 def main() -> None:
     """Entry point: errors in one or two sentences, exit code 2 for bad input, 130 after Ctrl-C, 143 after SIGTERM."""
+    end_without_search()
     replace_unknown_signs()
     screen.__init__(as_json="--json" in sys.argv)  # type: ignore[misc]
     _settle_libraries(verbose=bool({"-v", "--verbose"} & set(sys.argv)))
@@ -398,7 +407,7 @@ def _print(what: Any) -> None:
     elif isinstance(what, str):
         out.print(what, markup=False, soft_wrap=True)
     else:
-        out.print(what)
+        out.print(what, crop=False)
 
 
 def _finish(verdict: Verdict, planned: Plan, as_json: bool, message: str, *names: str) -> None:
@@ -466,17 +475,18 @@ def _machine_rows(found: Environment) -> list[tuple[str, str]]:
     ]
 
 
-def _edit_table(name: str, config: dict[str, Any], edit: Any) -> Table:
+def _edit_table(name: str, config: dict[str, Any], edit: Any) -> Group:
+    """The places of a step, then its settings, then what it leaves alone, by reason."""
     rows = [
         (place.name, f"{place.bytes_before:,}", _CERTAINTY[place.certainty] + f"{place.bytes_after:,}")
         for place in edit.places
     ]
     table = _table((name, "bytes before", "bytes after"), rows)
     settings = ", ".join(f"{key} {value}" for key, value in config.items())
-    left = "".join(f"\nleft alone: {alone.name} ({alone.reason})" for alone in edit.left_alone)
-    table.caption = Text(f"{short_name(name, config)}: {settings}{left}".removeprefix(": "))
-    table.caption_justify = "left"
-    return table
+    told = [f"{short_name(name, config)}: {settings}".removeprefix(": ")]
+    reasons = dict.fromkeys(alone.reason for alone in edit.left_alone)
+    told += [f"left alone ({why}): {', '.join(a.name for a in edit.left_alone if a.reason == why)}" for why in reasons]
+    return Group(table, *map(Text, filter(None, told)))
 
 
 if __name__ == "__main__":

@@ -40,7 +40,7 @@ def test_short_and_whole(shown: dict[str, Any], name: str) -> None:
 
 
 def test_what_they_say(shown: dict[str, Any]) -> None:
-    assert repr(shown["verdict"]) == "<Verdict: 10 MB → 2 MB, image 90.0 % → 89.0 %; integrity passed, quality not run>"
+    assert repr(shown["verdict"]) == "<Verdict: 10 MB → 2 MB, image 90.0 % → 89.0 %; integrity passed, quality not judged>"
     assert "W8A16" in shown["plan"]._repr_html_() and "2 edits at" in repr(shown["plan"])
 
 

@@ -467,7 +467,7 @@ def test_ctrl_c_while_compressing(refused: Refused, clip: Path, monkeypatch: pyt
 
 WAITING = """
 import pathlib, sys, time
-if "trimodal.formats.fresh" in sys.orig_argv:
+if any("trimodal.formats.fresh" in word for word in sys.orig_argv):
     pathlib.Path({mark!r}).touch()
     time.sleep({seconds})
 """

@@ -125,7 +125,7 @@ NOT_SAID: dict[str, tuple[str, list[dict[str, Any]], str]] = {
     "the projector": ("llava", [cut("neurons", "*.projector*")], "LlavaConfig cannot say that model.multi_modal_pro"),
     "some channels": ("resnet", [cut("channels", "image.0.*")], "ResNetConfig cannot say that"),
     "whisper width": ("whisper", [cut("width", "audio", 0.25)], "WhisperConfig cannot say that model.decoder.layers.0.enc"),
-    "single weights": ("bert", [{"prune.magnitude": {"where": "*", "sparsity": 0.5}}], "weights are kept as sparse"),
+    "single weights": ("bert", [{"prune.magnitude": {"where": "*", "sparsity": 0.5}}], "weights are not plain tensors (sparse)"),
 }  # fmt: skip
 
 
@@ -157,7 +157,7 @@ def test_what_remains_needs_trimodal_and_fits_the_changed_configuration(tmp_path
     assert changes(read_config(tmp_path / "llama"), unmarked(read_config(out))) == {"intermediate_size": 32}
     steps = read_steps(out / OURS)
     assert steps and all(step["treat"]["kind"] == "quantized" for step in steps)
-    assert stock_of(out) == Stock(False, "weights are kept as quantized")
+    assert stock_of(out) == Stock(False, "weights are not plain tensors (quantized)")
     batch = miniature_batch("llama", 3)
     with_import = transformers.AutoModelForCausalLM.from_pretrained(out).eval()
     assert torch.equal(outputs(load(out), batch)["logits"], outputs(with_import, batch)["logits"])
@@ -170,7 +170,7 @@ def test_cuts_after_other_steps_stay(tmp_path: Path) -> None:
     steps = read_steps(out / OURS)
     assert [next(iter(step)) for step in steps] == ["treat", "cut"]
     assert "num_attention_heads" in changes(read_config(tmp_path / "llama"), read_config(out))
-    assert stock_of(out).reason == "weights are kept as low rank"
+    assert stock_of(out).reason == "weights are not plain tensors (low rank)"
     assert outputs(load(out), miniature_batch("llama", 2))
 
 
@@ -237,7 +237,7 @@ def test_attributes_must_be_the_same_but_for_sizes_that_were_cut() -> None:
 
 def test_why_steps_stay() -> None:
     treated = [{"treat": {"path": name, "kind": name}} for name in ("low_rank", "dense", "codebook")]
-    assert _about([*treated, {"merge": {}}]) == "weights are kept as codebook, low rank and tokens are merged"
+    assert _about([*treated, {"merge": {}}]) == "weights are not plain tensors (codebook, low rank) and tokens are merged"
     assert _about([{"cut": {}}, treated[1]]) == "the steps that rebuild it (cut, treat) cannot change places"
     assert _about([]) == ""
 

@@ -47,3 +47,14 @@ def test_layers_without_output_have_no_error() -> None:
     assert output_error(torch.ones(2, 2), nothing, nothing, torch.zeros(2)) == 0.0
     assert weight_error(nothing, torch.ones(2, 2)) == 0.0
     assert output_error(torch.ones(2, 2), torch.ones(2, 2), torch.eye(2), torch.zeros(2)) == 0.0
+
+
+def test_weight_error_is_the_same_in_parts() -> None:
+    random = torch.Generator().manual_seed(0)
+    before = torch.randn(3, 70_001, generator=random)  # more than one part, the last not whole
+    after = before + 0.01 * torch.randn(3, 70_001, generator=random)
+    expected = (before.double() - after.double()).square().sum() / before.double().square().sum()
+    assert weight_error(before, after) == pytest.approx(float(expected), rel=1e-12)
+    assert weight_error(before.T, after.T) == pytest.approx(float(expected), rel=1e-12)
+    assert weight_error(torch.zeros(2, 3), torch.ones(2, 3)) == 0.0
+    assert weight_error(torch.zeros(0, 3), torch.zeros(0, 3)) == 0.0

@@ -10,7 +10,7 @@ import pytest
 
 from trimodal.core import Place, Site
 from trimodal.errors import RecipeError
-from trimodal.methods import METHODS, method
+from trimodal.methods import METHODS, method, works_on
 from trimodal.methods.method import needs_dense
 from trimodal.methods.options import Option
 
@@ -27,6 +27,11 @@ def test_names_are_unique_and_found() -> None:
 def test_wrong_name_gets_the_nearest(name: str, hint: str) -> None:
     with pytest.raises(RecipeError, match=rf"recipe: step 2: there is no method '{name}'; did you mean '{hint}'\?"):
         method(name, "recipe: step 2")
+
+
+@EACH
+def test_method_says_what_it_works_on(known: Any) -> None:
+    assert works_on(known)
 
 
 @EACH

@@ -29,11 +29,11 @@ def test_allowed_values_are_taken(values: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(("name", "values", "message"), [
-    ("quantize.rtn", {"bits": 0}, r"bits is 0, but must be 2 to 8, or one of 16 bits"),
-    ("quantize.rtn", {"bits": 17}, r"bits is 17, but must be 2 to 8, or one of 16 bits"),
+    ("quantize.rtn", {"bits": 0}, r"bits is 0, but must be 2 to 8, or 16 bits"),
+    ("quantize.rtn", {"bits": 17}, r"bits is 17, but must be 2 to 8, or 16 bits"),
     ("quantize.rtn", {"bits": -4}, r"bits is -4"),
-    ("quantize.rtn", {"bits": 4.0}, r"bits is 4.0, but must be 2 to 8, or one of 16 \(int\)"),
-    ("quantize.rtn", {"bits": "4"}, r"bits is '4', but must be 2 to 8, or one of 16 \(int\)"),
+    ("quantize.rtn", {"bits": 4.0}, r"bits is 4.0, but must be 2 to 8, or 16 \(int\)"),
+    ("quantize.rtn", {"bits": "4"}, r"bits is '4', but must be 2 to 8, or 16 \(int\)"),
     ("quantize.rtn", {"bits": True}, r"bits is True"),
     ("quantize.rtn", {"bits": None}, r"bits is None"),
     ("quantize.rtn", {"bits": [4]}, r"bits is \[4\]"),

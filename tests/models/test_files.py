@@ -15,6 +15,7 @@ import trimodal
 from trimodal import pipeline
 from trimodal.errors import IntegrityError, ModelError
 from trimodal.formats import size_of
+from trimodal.models import files
 from trimodal.models.files import companions, left_out, licences, module_weights, weight_files
 from trimodal.models.load import load_source
 from trimodal.models.tiny import write_miniature
@@ -210,13 +211,16 @@ def test_a_licence_travels_and_a_card_only_where_it_alone_names_it(folder: Path,
     assert (tmp_path / "out" / "LICENSE.txt").read_text() == "MIT" and trimodal.load(tmp_path / "out")
 
 
-def test_tensors_that_the_class_does_not_take_count_for_nothing(folder: Path, tmp_path: Path) -> None:
+def test_tensors_that_the_class_does_not_take_count_for_nothing(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from safetensors.torch import load_file
 
     tensors = load_file(folder / "model.safetensors") | {"mtp.head.weight": torch.ones(100, 100), "cls.bias": torch.ones(7)}
     save_file(tensors, folder / "model.safetensors", {"format": "pt"})
     assert load_source(folder).unused == {"mtp.head.weight": 40_000, "cls.bias": 28}
-    verdict = trimodal.compress(folder, "int8", None, tmp_path / "out").verdict
+    monkeypatch.setattr(pipeline, "_reload", lambda *rest: [])
+    verdict = trimodal.compress(folder, INT8, None, tmp_path / "out").verdict
     assert verdict.size.weights_before_bytes == size_of(folder)[1] - 40_028
     assert verdict.left_out[0] == "2 tensors that BertModel does not take, first cls.bias"
 
@@ -226,3 +230,14 @@ def test_a_model_that_is_quantized_already_is_refused(folder: Path) -> None:
     put(folder, "config.json", config | {"quantization_config": {"quant_method": "gptq", "bits": 4}})
     with pytest.raises(ModelError, match="cannot be loaded as BertModel: it is quantized already"):
         load_source(folder)
+
+def test_a_file_and_its_copies_are_read_through_once(folder: Path, tmp_path: Path) -> None:
+    put(folder, "tokenizer.json", json.dumps({"model": {"vocab": {"a word that is in no other file": 0}}}))
+    companions(folder)
+    before = files._strings_in.cache_info().misses
+    shutil.copytree(folder, tmp_path / "copy")
+    assert companions(tmp_path / "copy") == companions(folder)
+    assert files._strings_in.cache_info().misses == before
+    put(folder, "more.txt", "named below")
+    put(folder, "tokenizer.json", json.dumps({"file": "more.txt"}))
+    assert Path("more.txt") in companions(folder)

@@ -66,3 +66,10 @@ def test_whole_numbers_and_tensors_without_values_are_passed_over() -> None:
     with torch.device("meta"):
         net.layer = nn.Linear(3, 3)
     assert not list(faults(net))
+
+
+def test_numbers_whose_sum_overflows_are_finite() -> None:
+    net = nn.Module()
+    net.weight = nn.Parameter(torch.full((4, 4), torch.finfo(torch.float32).max))
+    net.register_buffer("both_ends", torch.tensor([float("inf"), float("-inf"), 0.0]))  # their sum is NaN, none of them is
+    assert not list(faults(net))

@@ -14,6 +14,13 @@ from trimodal.reporting.advice import Names, next_steps
 PLACE = (PlannedPlace("a", ("a",), 400, 100),)
 
 
+def test_what_is_small_already_is_not_sent_round_in_a_circle(plan: Plan, verdict: Verdict) -> None:
+    tiny = replace(verdict, packing=Packing(2, 1, 0.1), size=replace(verdict.size, weights_after_bytes=500_000))
+    weights = sum(tower.parameters_before for tower in verdict.towers)
+    smaller = next_steps(quantized(plan, 4), tiny, Names("o"))[0]
+    assert f"bits: {int(8 * 8 * 500_000 / weights) / 10:g}" in smaller.command and "--recipe small " not in smaller.command
+
+
 def quantized(plan: Plan, bits: float) -> Plan:
     return replace(plan, edits=(Edit("quantize.rtn", ("*",), {"bits": bits}, PLACE),))
 
@@ -23,11 +30,14 @@ def quantized(plan: Plan, bits: float) -> Plan:
     [
         (8, False, "--recipe int4", "safer.yaml"),
         (4, False, "trimodal pack 'my out' -o 'my out-packed'", "--recipe int8"),
-        (4, True, "--recipe small", "--recipe int8"),
+        (4, True, "--recipe small --data pairs.jsonl -o", "--recipe int8"),
+        (3.1, True, "bits: 2.4", "--recipe int8"),
     ],
 )
-def test_they_follow_from_what_was_done(plan: Plan, verdict: Verdict, bits: int, packed: bool, smaller: str, safer: str) -> None:
-    found = replace(verdict, packing=Packing(2, 1, 0.1) if packed else None)
+def test_they_follow_from_what_was_done(plan: Plan, verdict: Verdict, bits: float, packed: bool, smaller: str, safer: str) -> None:
+    weights = sum(tower.parameters_before for tower in verdict.towers)
+    size = replace(verdict.size, weights_after_bytes=int(bits * weights / 8) + 1)
+    found = replace(verdict, size=size, packing=Packing(2, 1, 0.1) if packed else None)
     steps = next_steps(quantized(plan, bits), found, Names("my out", "org/clip", "pairs.jsonl"))
     assert [step.goal for step in steps] == ["smaller", "safer", "faster"]
     assert smaller in steps[0].command and safer in steps[1].command and "dequantize=True" in steps[2].command
@@ -44,9 +54,11 @@ def test_recipes_that_are_written_on_the_way_can_be_read(plan: Plan, verdict: Ve
     import yaml
 
     pruned = replace(plan, edits=(Edit("distill", ("*",), {}, ()),))
-    commands = [step.command for step in (*next_steps(pruned, verdict, Names("o")), *next_steps(quantized(plan, 8), verdict, Names("o")))]
+    coded = replace(verdict, packing=Packing(2, 1, 0.1))
+    results = ((pruned, verdict), (quantized(plan, 8), verdict), (quantized(plan, 3.1), coded))
+    commands = [step.command for done, found in results for step in next_steps(done, found, Names("o"))]
     written = [shlex.split(command)[1] for command in commands if command.startswith("echo")]
-    assert len(written) == 2
+    assert len(written) == 3
     for text in written:
         assert read_recipe(yaml.safe_load(text)).steps
 

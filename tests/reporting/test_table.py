@@ -9,6 +9,7 @@ from rich.console import Console, Group
 from trimodal.core import Alike, Check, Packing, Plan, Untouched, Verdict
 from trimodal.inventory import Inventory, OtherParameters, TowerRow
 from trimodal.reporting import inventory_table, summary
+from trimodal.reporting.advice import Names, next_steps
 from trimodal.reporting.table import left_by_plan
 
 
@@ -24,6 +25,14 @@ def test_summary(plan: Plan, verdict: Verdict) -> None:
     assert text.startswith("9.1× smaller (14.2 MB → 1.56 MB), answer accuracy")
     for expected in ("all files", "tower audio", "[−0.1, 0.7]", "integrity: all 2 checks passed", "quality: the floor is held", "smaller"):
         assert expected in text
+
+
+def test_commands_are_not_broken_on_a_narrow_terminal(plan: Plan, verdict: Verdict) -> None:
+    console = Console(width=40)
+    with console.capture() as capture:
+        console.print(summary(verdict, plan, Names("a-folder-with-a-long-name", "org/clip", "pairs.jsonl")), crop=False)
+    commands = [step.command for step in next_steps(plan, verdict, Names("a-folder-with-a-long-name", "org/clip", "pairs.jsonl"))]
+    assert all(command in capture.get() for command in commands) and max(map(len, commands)) > 40
 
 
 def test_packing_is_one_line(plan: Plan, verdict: Verdict) -> None:

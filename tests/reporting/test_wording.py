@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from trimodal.core import Edit, Metric, Plan, Verdict
+from trimodal.core import Edit, Metric, Plan, Stock, Verdict
 from trimodal.core.record import Unit
 from trimodal.reporting import wording
 
@@ -92,3 +92,19 @@ def test_zeros_and_packed_layers_are_not_sold_as_speed(plan: Plan) -> None:
     assert "unpacked at every call" in told("quantize.gptq")
     assert "zeros of single weights make no CPU faster" in told("prune.neurons", "prune.wanda")
     assert wording.speed(replace(plan, edits=(Edit("quantize.rtn", ("*",), {}, ()),))) == ""
+
+
+def test_how_a_folder_is_loaded_that_stock_transformers_cannot_read() -> None:
+    assert wording.stock(Stock(False, "weights are not plain tensors (integers)")).endswith("; import trimodal first, or use trimodal.load")
+    assert wording.stock(Stock(False, "its weights are entropy-coded")).endswith("coded; use trimodal.load")
+    assert wording.stock(Stock(True)).endswith("yes")
+
+
+def test_a_narrow_interval_is_not_rounded_away() -> None:
+    bound = Metric("text accuracy", "text", "percent", 2000, 100.0, 100.0, 0.0, -0.1497, 0.1497, "", interval="bound")
+    assert wording.interval(bound) == "[\u22120.15, 0.15]"
+
+
+def test_packed_layers_are_not_said_to_be_slower_than_an_original_that_was_cut(plan: Plan) -> None:
+    packed = replace(plan, edits=tuple(Edit("quantize.rtn", ("*",), {}, edit.places) for edit in plan.edits))
+    assert "unpacked at every call" in wording.speed(packed) and "than the original" not in wording.speed(packed)

@@ -197,7 +197,8 @@ class Verdict:
     def __repr__(self) -> str:
         sizes = f"{size_name(self.size.before_bytes)} → {size_name(self.size.after_bytes)}"
         lost = "".join(f", {metric.name} {_value(metric, metric.before)} → {_value(metric, metric.after)}" for metric in self.metrics[:1])
-        return f"<Verdict: {sizes}{lost}; integrity {self.integrity}, quality {self.quality}>"
+        quality = "not judged" if self.quality == "not run" else self.quality
+        return f"<Verdict: {sizes}{lost}; integrity {self.integrity}, quality {quality}>"
 
     def _repr_html_(self) -> str:
         measured = [

@@ -398,7 +398,7 @@ def require(samples: Sequence[Sample], count: int, what: str) -> None:
     """Raise a DataError where there are fewer than `count` samples for `what`, such as `calibration`."""
     if len(samples) < count:
         raise DataError(
-            f"the data has {len(samples)} samples for {what}, expected at least {count}; add lines or ask for fewer"
+            f"the data has {len(samples)} {what}, and {count} are needed; add lines, or ask for fewer"
         )
 
 

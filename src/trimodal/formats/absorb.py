@@ -89,7 +89,7 @@ def _sayable(step: Step) -> bool:
 def _about(steps: Sequence[Step]) -> str:
     """Why these steps need trimodal."""
     kinds = sorted({str(step["treat"]["kind"]).replace("_", " ") for step in steps if "treat" in step} - {"dense"})
-    said = [f"weights are kept as {', '.join(kinds)}"] if kinds else []
+    said = [f"weights are not plain tensors ({', '.join(kinds)})"] if kinds else []
     verbs = {verb for step in steps for verb in step}
     if "merge" in verbs:
         said.append("tokens are merged")

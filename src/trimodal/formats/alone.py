@@ -8,6 +8,7 @@ one that config.json names. PROBE holds the inputs, RESULT takes the outputs.
 
 from __future__ import annotations
 
+import gc
 import json
 import sys
 from collections.abc import Mapping
@@ -31,6 +32,7 @@ def outputs(module: nn.Module, batch: Mapping[str, Tensor]) -> dict[str, Tensor]
 
 def _main() -> None:
     sys.modules["trimodal"] = None  # type: ignore[assignment]
+    gc.disable()  # what is imported stays: see garbage.py, which cannot be imported here
     import transformers
 
     folder, probe, result = sys.argv[1:]
@@ -44,6 +46,7 @@ def _main() -> None:
         sys.exit(f"{name} finds {wrong}"[:400])
     batch = load_file(probe)
     save_file({key: value.clone() for key, value in outputs(module.eval(), batch).items()} if batch else {}, result)
+    gc.freeze()  # nor need it be looked through at the end
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """The proof that an artifact reloads: load it in a fresh process, run it, and compare with the model in memory.
 
-Run as a program it is the fresh process: `python -m trimodal.formats.fresh FOLDER PROBE RESULT [FACTORY]`.
+`_PROGRAM` is the fresh process, with the arguments FOLDER PROBE RESULT [FACTORY].
 """
 
 from __future__ import annotations
@@ -27,6 +27,13 @@ from trimodal.formats.artifact import open_model
 from trimodal.models.model import Batch, Model, device_of
 from trimodal.writing import scratch_folder
 
+_PROGRAM = """
+from trimodal.garbage import end_without_search, imports_kept
+with imports_kept():
+    from trimodal.formats.fresh import answer
+end_without_search()
+answer()
+"""
 _TOLERANCE = 1e-6
 _ROUNDING = 1e-5  # of the largest output
 
@@ -45,7 +52,7 @@ def decoded_digest(model: Model) -> str:
 def reload_checks(model: Model, folder: Path, batch: Batch | None, factory: str | None) -> list[Check]:
     """Load `folder` in a fresh process and compare decoded weights and, for `batch`, outputs with `model`."""
     environment = {"PYTHONPATH": os.pathsep.join(sys.path)} if factory else {}  # what could be imported here can be there
-    program = ["-P", "-m", "trimodal.formats.fresh"]
+    program = ["-P", "-c", _PROGRAM]
     try:
         found, said = _process(program, [str(folder)], [factory] if factory else [], batch, environment)
     except _Failed as reason:
@@ -137,13 +144,10 @@ def _difference(a: Tensor, b: Tensor) -> float:
     return float((a.double() - b.double()).abs()[different].max()) if bool(different.any()) else 0.0
 
 
-def _main() -> None:
+def answer() -> None:
+    """What the fresh process does: load the folder, write its outputs for the probe, and print a digest of its weights."""
     folder, probe, result, *factory = sys.argv[1:]
     model = open_model(folder, factory[0] if factory else None)
     batch = load_file(probe)
     save_file({k: v.clone() for k, v in outputs(model.module, batch).items()} if batch else {}, result)
     print(json.dumps({"digest": decoded_digest(model)}))
-
-
-if __name__ == "__main__":
-    _main()

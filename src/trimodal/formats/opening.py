@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 from trimodal.formats.grafting import graft_
 from trimodal.formats.manifest import MANIFEST, check_files, read_manifest
 from trimodal.formats.steps import read_steps, replay_steps_, twins
-from trimodal.layers import Coded
+from trimodal.layers import Coded, is_hosting
 from trimodal.models.apply import Step
 from trimodal.models.load import model_class
 
@@ -37,11 +37,20 @@ def rebuild_(model: nn.Module, file: Path, checked: bool) -> dict[str, str]:
     kind = model_class(config, folder)
     if type(model) is kind or not isinstance(model, PreTrainedModel) or not issubclass(kind, PreTrainedModel):
         replay_steps_(model, steps)
+        _need_no_values_(model)
         return twins(model, steps)
     found = graft_(model, kind(_config_around(model.config, kind, folder)), steps, file)
+    _need_no_values_(model)
     ignored = getattr(model, "_keys_to_ignore_on_load_missing", None) or ()
     model._keys_to_ignore_on_load_missing = [*ignored, *(f"^{re.escape(name)}$" for name in found)]  # type: ignore[assignment]
     return found
+
+
+def _need_no_values_(model: nn.Module) -> None:
+    """Let Transformers not draw first values for layers that decode their weight: it would decode each and throw them away."""
+    for layer in model.modules():
+        if is_hosting(layer):
+            layer._is_hf_initialized = True  # type: ignore[assignment]
 
 
 def _in_type(steps: list[Step], saved: str, model: nn.Module) -> list[Step]:

@@ -12,6 +12,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+_AT_ONCE = 2**17  # weights in double that fit the cache
+
 
 def quadratic(weight: Tensor, moment: Tensor) -> float:
     """tr(W C Wᵀ) for W (m, n) and C (n, n)."""
@@ -59,8 +61,10 @@ def grouped_error(
 
 def weight_error(before: Tensor, after: Tensor) -> float:
     """‖W − Ŵ‖² / ‖W‖²; 0 for a zero matrix."""
-    energy = float(before.double().square().sum())
-    return float((before.double() - after.double()).square().sum()) / energy if energy > 0 else 0.0
+    parts = zip(before.reshape(-1).split(_AT_ONCE), after.reshape(-1).split(_AT_ONCE), strict=True)
+    sums = [(old @ old, (change := old - new) @ change) for old, new in ((a.double(), b.double()) for a, b in parts)]
+    energy = float(sum(whole for whole, _ in sums))
+    return float(sum(changed for _, changed in sums)) / energy if energy > 0 else 0.0
 
 
 def kept_share(before: Tensor, after: Tensor, moment: Tensor | None) -> float:

@@ -72,7 +72,7 @@ class Grid:
     def decode(self, codes: Tensor) -> Tensor:
         """The numbers float32 (rows, columns) that `codes` stand for."""
         scale, zero = spread(self.scales(), self.group, self.columns), spread(self.zeros(), self.group, self.columns)
-        return (codes.float() - zero) * scale
+        return codes.to(torch.float32, copy=True).sub_(zero).mul_(scale)
 
     def rounder(self) -> Rounder:
         """A function from one column (rows,) and its number to codes and values (rows,) of the nearest numbers."""

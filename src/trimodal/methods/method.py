@@ -92,6 +92,6 @@ def works_on(method: Method) -> str:
         whole = {"model": "the whole model", "tower": "tower", "fold": "a layer and its neighbours"}
         return whole.get(method.on, f"{method.unit} of a {'tower' if is_width(f'.{method.unit}') else 'block'}")
     shapes: dict[SiteKind, tuple[int, ...]] = {"linear": (64, 64), "conv": (64, 64, 3, 3), "embedding": (64, 64)}
-    sites = [Site("", "", None, "", kind, shape) for kind, shape in shapes.items()]
+    sites = [Site("layer", "", None, "", kind, shape) for kind, shape in shapes.items()]
     kinds = [site.kind for site in sites if method.refuse(Place("", (site,)), method.config()) is None]
     return ", ".join(kinds)

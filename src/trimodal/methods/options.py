@@ -28,7 +28,8 @@ class Option:
         if self.low is None:
             return f"one of {choices}" if choices else ""
         span = f"{self.low:g} or more" if self.high is None else f"{self.low:g} to {self.high:g}"
-        return f"{span}, or one of {choices}" if choices else span
+        several = "one of " if len(self.choices) > 1 else ""
+        return f"{span}, or {several}{choices}" if choices else span
 
 
 def option(default: Any, help: str, **rest: Any) -> Any:

@@ -218,16 +218,20 @@ def _named_in(file: Path, have: Iterable[str]) -> set[str]:
     """Which of the files `have` are named by a small JSON file."""
     if file.suffix != ".json" or file.name.endswith(".index.json"):
         return set()
-    state = file.stat()
-    if state.st_size > _LARGEST_INDEX:
+    try:
+        content = file.read_bytes() if file.stat().st_size <= _LARGEST_INDEX else b""
+    except OSError:
         return set()
-    return set(_strings_in(file, state.st_mtime_ns, state.st_size)) & set(have)
+    return set(_strings_in(content)) & set(have)
 
 
 @lru_cache(maxsize=64)
-def _strings_in(file: Path, changed_ns: int, size: int) -> frozenset[str]:
-    """All strings in a JSON file as it stood then: one run asks ten times, and a tokenizer's file has thirty thousand."""
-    return frozenset(_strings(_loaded(file)))
+def _strings_in(content: bytes) -> frozenset[str]:
+    """All strings in a JSON file: one run asks ten times, of the original and its copies, and a tokenizer's has thirty thousand."""
+    try:
+        return frozenset(_strings(json.loads(content)))
+    except (ValueError, RecursionError):
+        return frozenset()
 
 
 def _strings(content: Any) -> Iterator[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shlex
 from dataclasses import dataclass
 
@@ -13,6 +14,8 @@ from trimodal.reporting import wording
 _NEURONS = (
     "steps: [{prune.neurons: {where: '*', sparsity: 0.25}}, {distill: {}}, {quantize.rtn: {where: '*', bits: 8}}]"
 )
+_ENTROPY = 3.1  # bits per weight of the recipe `small`
+_LEAST = 0.5  # bits per weight that quantize.entropy takes
 _WIDER = "where: ['*'], bits: 8, group: 64, clip: output"
 
 
@@ -75,7 +78,19 @@ def _smaller(plan: Plan, verdict: Verdict, names: Names) -> Step:
     if verdict.packing is None:
         why = "the same numbers, entropy-coded; decoded when it is loaded"
         return Step("smaller", why, f"trimodal pack {shlex.quote(names.out)} -o {names.beside('packed')}")
-    return Step("smaller", "some 3 bits per weight, entropy-coded", names.again("small", "small", " --pack entropy"))
+    reached = min(bits, _reached(verdict))
+    if reached > 1.2 * _ENTROPY:
+        return Step("smaller", "some 3 bits per weight, entropy-coded", names.again("small", "small"))
+    target = max(_LEAST, int(8 * reached) / 10)
+    text = f"{{pack: entropy, steps: [{{quantize.entropy: {{where: '*', bits: {target:g}}}}}]}}"
+    why = f"{target:g} bits per weight in place of {reached:.1f}, entropy-coded; loses more"
+    return Step("smaller", why, f'echo "{text}" > smaller.yaml && {names.again("smaller.yaml", "smaller")}')
+
+
+def _reached(verdict: Verdict) -> float:
+    """Bits of the weight file per weight that the original has."""
+    weights = sum(tower.parameters_before for tower in verdict.towers)
+    return 8 * verdict.size.weights_after_bytes / weights if weights else math.inf
 
 
 def _safer(plan: Plan, verdict: Verdict, names: Names) -> Step:
@@ -96,7 +111,7 @@ def _safer(plan: Plan, verdict: Verdict, names: Names) -> Step:
 def _faster(plan: Plan, names: Names) -> Step:
     if wording.speed(plan):
         load = f"import trimodal; trimodal.load({json.dumps(names.out)}, dequantize=True)"
-        why = "weights are unpacked once, when it is loaded, and not at every call; takes the original's memory"
+        why = "weights are unpacked once, when it is loaded, and not at every call; takes the memory of floats"
         return Step("faster", why, f"python -c {shlex.quote(load)}")
     recipe = f'echo "{_NEURONS}" > faster.yaml'
     return Step(

@@ -88,11 +88,12 @@ def cautions(verdict: Verdict, plan: Plan) -> list[str]:
 
 
 def _not_carried(verdict: Verdict) -> list[str]:
-    """What of the original's folder counts for nothing, and is not in the result."""
-    if not verdict.left_out:
+    """What of the original's folder counts for nothing, and is not in the result; cards and hidden files surprise nobody."""
+    told = [name for name in verdict.left_out if not name.startswith(".") and name != "README.md"]
+    if not told:
         return []
-    more = len(verdict.left_out) - NAMES_SHOWN
-    named = ", ".join(verdict.left_out[:NAMES_SHOWN]) + (f" and {more:,} more" if more > 0 else "")
+    more = len(told) - NAMES_SHOWN
+    named = ", ".join(told[:NAMES_SHOWN]) + (f" and {more:,} more" if more > 0 else "")
     return [f"Not counted and not carried over, since no loader of this model reads it: {named}."]
 
 

@@ -18,7 +18,7 @@ def summary(verdict: Verdict, plan: Plan, names: Names | None = None) -> Group:
     """What `compress` and `verify` print at the end: headline, sizes, metrics, the two verdicts, what a reader must know,
     and what could be tried next. `names` are those that the user typed.
 
-    Print it with a `rich.console.Console`.
+    Print it with a `rich.console.Console` and `crop=False`, which leaves commands whole that are longer than a line.
     """
     parts: list[Text | Table] = [Text(wording.headline(verdict), style="bold"), Text(), _sizes(verdict)]
     parts += [Text(line) for line in _facts(verdict, plan)]
@@ -29,7 +29,7 @@ def summary(verdict: Verdict, plan: Plan, names: Names | None = None) -> Group:
         parts.append(Text.assemble(f"{found.name}: ", (found.badge, _STYLES[found.state])))
         parts += [Text(f"  {remark}") for remark in found.remarks]
     parts += [Text(f"caution: {caution}", style=_STYLES["careful"]) for caution in standing.cautions(verdict, plan)]
-    parts += [Text(), Text("what next", style="dim"), _next(verdict, plan, names or Names.in_plan(plan, "OUT"))]
+    parts += [Text(), Text("what next", style="dim"), *_next(verdict, plan, names or Names.in_plan(plan, "OUT"))]
     return Group(*parts)
 
 
@@ -45,11 +45,13 @@ def _facts(verdict: Verdict, plan: Plan) -> list[str]:
     ]
 
 
-def _next(verdict: Verdict, plan: Plan, names: Names) -> Table:
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_header=False)
+def _next(verdict: Verdict, plan: Plan, names: Names) -> list[Text]:
+    """Two lines per step. A command stays on one line however narrow the terminal is, so that it can be copied."""
+    lines = []
     for step in next_steps(plan, verdict, names):
-        table.add_row(Text(step.goal), Text(f"{step.command}\n{step.why}", overflow="fold"))
-    return table
+        lines.append(Text(f"{step.goal}: {step.why}"))
+        lines.append(Text(f"    {step.command}", no_wrap=True, overflow="ignore"))
+    return lines
 
 
 def _table(*columns: str) -> Table:

@@ -103,7 +103,7 @@ def drop(metric: Metric, value: float) -> str:
     """A drop without its unit: `0.3`, `−0.1`; a cosine's with the decimals of the metric."""
     if metric.unit == "cosine":
         return signed(value, cosine_places(metric), plus=False)
-    return signed(value, 2 if 0 < width(metric) < 0.2 else 1, plus=False)
+    return signed(value, 2 if 0 < width(metric) < 0.5 else 1, plus=False)
 
 
 def signed(value: float, places: int, *, plus: bool = True) -> str:
@@ -176,7 +176,13 @@ def stock(found: Stock) -> str:
     """Who can load the folder."""
     if found.alone:
         return "loads with stock Transformers alone: yes"
-    return f"loads with stock Transformers alone: no, because {found.reason}; use trimodal.load"
+    return f"loads with stock Transformers alone: no, because {found.reason}; {_load(found.reason)}"
+
+
+def _load(reason: str) -> str:
+    """How a folder is loaded that stock Transformers alone cannot load for this reason."""
+    ours_alone = "entropy-coded" in reason or "came from a function" in reason
+    return "use trimodal.load" if ours_alone else "import trimodal first, or use trimodal.load"
 
 
 def speed(plan: Plan) -> str:
@@ -185,9 +191,7 @@ def speed(plan: Plan) -> str:
     zeros = any(known.kind == "prune" and known.on == "site" for known in working)
     if not zeros and not any(known.kind == "quantize" for known in working):
         return ""
-    packed = (
-        "packed layers are unpacked at every call, which takes longer than the original's; dequantize=True undoes that"
-    )
+    packed = "packed layers are unpacked at every call, which costs time; dequantize=True undoes that"
     return f"time: zeros of single weights make no CPU faster, and {packed}" if zeros else f"time: {packed}"
 
 

@@ -189,8 +189,10 @@ def quantized(
         stored["outliers"], stored["places"] = reached.flatten()[places].half(), places.int()
         described["outliers"] = len(places)
     lent = {"levels": levels.levels} if lender and isinstance(levels, Codebook) else {}
-    decoded = Coded(kind, {**described, "dtype": "float32"}, {**stored, **lent})().flatten(1)
-    if rank := getattr(config, "rank", 0):
+    rank, repaired = getattr(config, "rank", 0), getattr(config, "bias", False) and moment is not None
+    if rank or repaired:
+        decoded = Coded(kind, {**described, "dtype": "float32"}, {**stored, **lent})().flatten(1)
+    if rank:
         described["rank"] = rank
         left, right = _low_rank(weight - decoded, moment, rank)
         stored["left"], stored["right"] = left, right
