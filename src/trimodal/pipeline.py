@@ -611,7 +611,8 @@ def _left_out(model: Model) -> tuple[str, ...]:
     if model.folder is None:
         return ()
     kind, count = type(model.module).__name__, len(model.unused)
-    tensors = [f"{count} tensors that {kind} does not take, first {min(model.unused)}"] if count else []
+    what = "1 tensor" if count == 1 else f"{count:,} tensors"
+    tensors = [f"{what} that {kind} does not take, first {min(model.unused)}"] if count else []
     return (*tensors, *left_behind(model.folder))
 
 
