@@ -324,6 +324,8 @@ def verify(
         IntegrityError: a file of the artifact is missing or has changed.
     """
     out, clock = Path(out), _Clock()
+    if str(data) == "none":
+        raise DataError("verify measures both models, which needs data; give a JSONL file or a folder with data.jsonl")
     if not is_artifact(out):
         raise InputError(f"{out} is no artifact (it has no trimodal.json); expected a folder that compress wrote")
     check_open(out)

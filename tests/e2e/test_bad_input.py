@@ -542,6 +542,7 @@ ARGUMENTS: dict[str, tuple[list[str], tuple[str, ...]]] = {
     "unknown-method": (["methods", "quantize.rtm"], ("quantize.rtm", "did you mean 'quantize.rtn'?")),
     "no-report": (["report", "nothing"], ("there is no folder nothing",)),
     "no-artifact": (["verify", "nothing", "--against", "m", "--data", "d"], ("nothing is no artifact",)),
+    "verify-without-data": (["verify", "out", "--against", "m", "--data", "none"], ("verify measures both models, which needs data",)),
 }
 
 
