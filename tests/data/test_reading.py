@@ -250,9 +250,9 @@ def test_choose_is_seeded_and_in_file_order() -> None:
 
 
 def test_require_says_how_many_there_are() -> None:
-    reading.require(texts(None, None), 2, "calibration")
-    with pytest.raises(DataError, match="2 samples for calibration, expected at least 3"):
-        reading.require(texts(None, None), 3, "calibration")
+    reading.require(texts(None, None), 2, "calibration samples")
+    with pytest.raises(DataError, match="2 calibration samples, and 3 are needed"):
+        reading.require(texts(None, None), 3, "calibration samples")
 
 
 def test_labels_follow_their_path() -> None:

@@ -395,11 +395,9 @@ def choose(samples: Sequence[Sample], count: int, seed: int) -> list[Sample]:
 
 
 def require(samples: Sequence[Sample], count: int, what: str) -> None:
-    """Raise a DataError where there are fewer than `count` samples for `what`, such as `calibration`."""
+    """Raise a DataError where there are fewer than `count` of `what`, such as `calibration samples`."""
     if len(samples) < count:
-        raise DataError(
-            f"the data has {len(samples)} {what}, and {count} are needed; add lines, or ask for fewer"
-        )
+        raise DataError(f"the data has {len(samples)} {what}, and {count} are needed; add lines, or ask for fewer")
 
 
 def check_modalities(model: Model, samples: Sequence[Sample]) -> None:
