@@ -41,6 +41,10 @@ bench: $(READY)
 	$(BIN)/python -m benchmarks.structured
 	$(BIN)/python -m benchmarks.merging
 	$(BIN)/python -m benchmarks.latency
+	$(BIN)/python -m benchmarks.faults
+	$(BIN)/python -m benchmarks.doors
+	$(BIN)/python -m benchmarks.kills
+	$(BIN)/python -m benchmarks.startup --texts
 
 clean:
 	rm -rf $(VENV) demo-model demo-data demo-out
