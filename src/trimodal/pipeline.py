@@ -63,7 +63,7 @@ from trimodal.formats import (
     write,
     write_sums,
 )
-from trimodal.formats.artifact import PLAN, RECORD, VERDICT, Factory, check_files, read_manifest
+from trimodal.formats.artifact import PLAN, RECORD, VERDICT, Factory, Manifest, check_files, read_manifest
 from trimodal.formats.packed import PACKED, measured
 from trimodal.inventory import Inventory
 from trimodal.inventory import inspect as take_inventory
@@ -329,7 +329,8 @@ def verify(
     if not is_artifact(out):
         raise InputError(f"{out} is no artifact (it has no trimodal.json); expected a folder that compress wrote")
     check_open(out)
-    planned, unchanged, written = read_plan(out), _files_check(out), read_manifest(out)
+    planned, written = read_plan(out), read_manifest(out)
+    unchanged = _files_check(out, written)
     original = _on(open_model(against), device)
     compressed = _on(open_model(out, factory=against if original.folder is None else None), device)  # type: ignore[arg-type]
     found = fingerprint(original.module)
@@ -636,13 +637,12 @@ def _towers(before: Inventory, after: Inventory) -> list[TowerSize]:
     ]
 
 
-def _files_check(folder: Path) -> Check:
+def _files_check(folder: Path, manifest: Manifest) -> Check:
     """Whether the files that decide the result hold what the manifest says, counted and summed anew.
 
     Raises:
         IntegrityError: one is missing or has changed.
     """
-    manifest = read_manifest(folder)
     check_files(folder, manifest)
     return Check.held("files as they were written", True, f"sha256 of {len(manifest.files)} files as in the manifest")
 

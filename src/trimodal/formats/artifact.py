@@ -142,7 +142,7 @@ def write(model: Model, plan: Plan, folder: Path, factory: str | None) -> Stock:
         kind = cast("type[PreTrainedModel]", type(model.module))
         said = _bare(read_config(model.folder))
         absorbed = absorb(said, model.steps, kind)
-        dtype = said.get("dtype", said.get("torch_dtype", str(model.module.dtype).removeprefix("torch.")))
+        dtype = _type_of(said, str(model.module.dtype).removeprefix("torch."))
         config = {**absorbed.config, "architectures": [kind.__name__], "dtype": dtype}
         written = _json(_marked(config, "plain", kind) if absorbed.reason else config)
         (folder / "config.json").write_text(written, encoding="utf-8")
@@ -224,7 +224,7 @@ def _marked(config: Mapping[str, Any], how: PackName, kind: type[PreTrainedModel
     file name that it cannot take. It stands in every part, since the class of one tower reads that part alone."""
     note = {"quant_method": quantizer.NAME, **({"pack": how} if how != "plain" else {})}
     parts = getattr(getattr(kind, "config_class", None), "sub_configs", {})
-    whole = next((config[key] for key in _TYPE if key in config), None)
+    whole = _type_of(config)
 
     def mark(part: Mapping[str, Any]) -> dict[str, Any]:
         inner = {
@@ -235,6 +235,11 @@ def _marked(config: Mapping[str, Any], how: PackName, kind: type[PreTrainedModel
         return {**inner, **typed, "quantization_config": note, NAMED: _IMPORT}
 
     return mark(config)
+
+
+def _type_of(config: Mapping[str, Any], missing: str | None = None) -> Any:
+    """The type of numbers that a configuration names, by the key of today or the one of old; `missing` where it names none."""
+    return next((config[key] for key in _TYPE if key in config), missing)
 
 
 def _bare(config: Mapping[str, Any]) -> dict[str, Any]:

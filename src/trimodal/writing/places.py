@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-import shutil
 from pathlib import Path
 
 from trimodal.errors import OutputError
+from trimodal.machine import free_disk
 from trimodal.writing.failing import as_output_error
 from trimodal.writing.signals import undisturbed
 from trimodal.writing.workplace import clear_leftovers, open_workplace
@@ -68,7 +68,7 @@ def check_room(folder: Path, needs_bytes: int) -> None:
     Raises:
         OutputError: it has less than `needs_bytes` left.
     """
-    free = shutil.disk_usage(_lowest_there(real_path(folder))).free
+    free = free_disk(real_path(folder))
     if needs_bytes > free:
         raise OutputError(f"{folder} needs {needs_bytes:,} bytes, but only {free:,} are free on its disk; nothing was written")
 
