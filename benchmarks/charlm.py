@@ -136,7 +136,7 @@ def run(
     """One part: its table and its lines."""
     import torch
 
-    from trimodal.models.load import from_folder
+    from trimodal.loading.load import from_folder
 
     torch.set_num_threads(threads)
     folder = charmodel.folder(model_seed, cache)

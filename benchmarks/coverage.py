@@ -8,10 +8,10 @@ from __future__ import annotations
 from benchmarks.passlines import table
 from trimodal.core import Layout
 from trimodal.errors import RecipeError
+from trimodal.graph.fusion_discovery import with_folds
+from trimodal.loading.load import describe
 from trimodal.methods import METHODS
-from trimodal.models.load import describe
-from trimodal.models.tiny import MINIATURES, miniature, miniature_batch
-from trimodal.models.watching import with_folds
+from trimodal.networks.tiny import MINIATURES, miniature, miniature_batch
 from trimodal.planning import plan_edits, read_recipe
 
 COLUMNS = {

@@ -98,7 +98,7 @@ def _damage(kind: str, folder: Path, file: Path) -> Damage:
 def make_artifacts(root: Path) -> dict[str, Path]:
     """The three kinds of artifact, from one small model and data."""
     from trimodal import pipeline
-    from trimodal.models.tiny import write_miniature, write_miniature_data
+    from trimodal.networks.tiny import write_miniature, write_miniature_data
 
     model = root / "model"
     write_miniature("clip", model)

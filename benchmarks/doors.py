@@ -72,8 +72,8 @@ def prepare(family: str, kind: str, folder: Path, sentences: bool) -> Case:
 
     import trimodal
     from trimodal import pipeline
-    from trimodal.formats.alone import outputs
-    from trimodal.models.tiny import miniature_batch, write_miniature
+    from trimodal.formats.stock_load_check import outputs
+    from trimodal.networks.tiny import miniature_batch, write_miniature
 
     original, result = folder / family / "original", folder / family / kind
     if not original.exists():

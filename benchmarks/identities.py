@@ -276,7 +276,7 @@ def entropy_coding() -> Iterator[Check]:
     """(f) Streams come back to the byte, and are as short as the entropy of their bytes allows."""
     import torch
 
-    from trimodal.maths.entropy import decode_tensor, encode_tensor, entropy
+    from trimodal.maths.entropy_coding import decode_tensor, encode_tensor, entropy
     from trimodal.maths.grid import fit_grid
     from trimodal.maths.integers import integers
 
@@ -395,9 +395,9 @@ def folding() -> Iterator[Check]:
     import torch
 
     from benchmarks.memory import planned_and_compressed
-    from trimodal.formats.fresh import outputs
-    from trimodal.models.load import describe
-    from trimodal.models.tiny import miniature, miniature_batch
+    from trimodal.formats.reload_check import outputs
+    from trimodal.loading.load import describe
+    from trimodal.networks.tiny import miniature, miniature_batch
 
     changed, left = [], []
     for seed, name in product(SEEDS, ("resnet", "clip", "llama", "vit")):

@@ -75,7 +75,7 @@ class Ground:
 def prepare(root: Path) -> Ground:
     """Write model and old artifact in this process, which imports all; then measure a whole run of each kind."""
     from trimodal import pipeline
-    from trimodal.models.tiny import write_miniature
+    from trimodal.networks.tiny import write_miniature
 
     write_miniature("clip", root / "clip")
     pipeline.compress(str(root / "clip"), "int8", None, root / "old", seed=7)
@@ -198,7 +198,7 @@ def standing(ground: Ground, place: Path, force: bool) -> str:
 
 def digests(folder: Path) -> dict[str, str]:
     """sha256 of every file."""
-    from trimodal.formats.folder import sha256
+    from trimodal.writing.sums import sha256
 
     return {str(path.relative_to(folder)): sha256(path) for path in sorted(folder.rglob("*")) if path.is_file()}
 

@@ -67,7 +67,7 @@ def changed(original: Model, name: str, recipe: list[dict[str, Any]]) -> Model:
     import copy
     from dataclasses import replace
 
-    from trimodal.models.apply import dequantize_
+    from trimodal.edits.apply import dequantize_
 
     if not recipe:
         return replace(original, module=copy.deepcopy(original.module))
@@ -85,7 +85,7 @@ def main() -> None:
     import torch
 
     from trimodal.inventory import inspect
-    from trimodal.models.load import describe
+    from trimodal.loading.load import describe
 
     measured: dict[tuple[str, str], float] = {}
     for model_name, (module, batch) in originals().items():

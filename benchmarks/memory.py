@@ -33,8 +33,8 @@ def planned_and_compressed(
     methods train on `training` where it is given."""
     from trimodal.compression import compress_
     from trimodal.core import Calibration, PlaceRecord, Plan, Source
-    from trimodal.models.load import fingerprint, tensor_bytes, unique_tensors
-    from trimodal.models.watching import with_folds
+    from trimodal.graph.fusion_discovery import with_folds
+    from trimodal.models.tensors import fingerprint, tensor_bytes, unique_tensors
     from trimodal.planning import plan_edits, read_recipe
 
     model = replace(original, module=copy.deepcopy(original.module), steps=[])
@@ -61,7 +61,7 @@ def compressed(
 ) -> Row:  # fmt: skip
     """As `planned_and_compressed`, and then decoded to plain float layers, so that running the copy costs no more than
     the original."""
-    from trimodal.models.apply import dequantize_
+    from trimodal.edits.apply import dequantize_
 
     model, _, records, seconds = planned_and_compressed(
         original, steps, samples, seed=seed, balance=balance, teacher=teacher, training=training
@@ -89,7 +89,7 @@ def bits_per_weight(layout: Layout, original: Layout, towers: Sequence[str] = ()
 def coded_bits_per_weight(model: Model) -> float:
     """Bits that the linear layers inside blocks take when every stored tensor is entropy-coded for itself, all tensors
     counted, over their weights. The container's names and checksums come on top."""
-    from trimodal.maths.entropy import encode_tensor
+    from trimodal.maths.entropy_coding import encode_tensor
 
     sites = [site for site in model.layout.sites if site.kind == "linear" and site.block is not None]
     streams = [

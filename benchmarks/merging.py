@@ -40,7 +40,7 @@ def towers() -> tuple[Any, dict[str, Any]]:
     import torch
     from transformers import CLIPVisionConfig, CLIPVisionModel
 
-    from trimodal.models.load import describe
+    from trimodal.loading.load import describe
 
     torch.manual_seed(0)
     config = CLIPVisionConfig(

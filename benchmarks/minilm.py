@@ -287,8 +287,8 @@ def compressed(row: Row, data: Data, original: Model, scratch: Path) -> tuple[Mo
     compressed in memory and written, without the verification that is done here anyway.
     """
     from trimodal import pipeline
+    from trimodal.edits.apply import dequantize_
     from trimodal.formats import open_model, size_of
-    from trimodal.models.apply import dequantize_
 
     start = time.perf_counter()
     if isinstance(row.recipe, str):

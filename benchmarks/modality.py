@@ -101,7 +101,7 @@ def measured(model: Model, asked: Questions) -> Scores:
     """Scores of `model`."""
     import torch
 
-    from trimodal.training.seehearread import ANSWER_TABLE
+    from trimodal.demo.training import ANSWER_TABLE
 
     with torch.inference_mode():
         outputs = [model.module(**batch) for batch in asked.batches]
@@ -137,7 +137,7 @@ def blanked(samples: Sequence[Sample], folder: Path) -> list[Sample]:
     import soundfile
     from PIL import Image
 
-    from trimodal.data.seehearread.speech import RATE
+    from trimodal.demo.seehearread.speech import RATE
 
     image, audio = folder / "black.png", folder / "silence.wav"
     Image.fromarray(np.zeros((8, 8), dtype=np.uint8)).save(image)
@@ -150,9 +150,9 @@ def quantization(bits: Sequence[int], seeds: Sequence[int], test: int) -> None:
     import torch
 
     from trimodal.data.reading import choose, read
-    from trimodal.data.seehearread import write_dataset
-    from trimodal.models.load import from_folder
-    from trimodal.training.seehearread import unpack_demo_model
+    from trimodal.demo.seehearread import write_dataset
+    from trimodal.demo.training import unpack_demo_model
+    from trimodal.loading.load import from_folder
 
     with tempfile.TemporaryDirectory() as scratch:
         here = Path(scratch)

@@ -44,9 +44,9 @@ def main() -> None:
     import torch
 
     from trimodal.data.reading import read
-    from trimodal.data.seehearread import write_dataset
-    from trimodal.models.load import from_folder
-    from trimodal.training.seehearread import unpack_demo_model
+    from trimodal.demo.seehearread import write_dataset
+    from trimodal.demo.training import unpack_demo_model
+    from trimodal.loading.load import from_folder
 
     parser = argparse.ArgumentParser(prog="python -m benchmarks.schedule", description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS)

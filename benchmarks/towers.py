@@ -33,9 +33,9 @@ MOST_LOST = 3.0
 def main() -> None:
     """Print the table and the pass lines."""
     from trimodal.data.reading import choose, read
-    from trimodal.data.seehearread import write_dataset
-    from trimodal.models.load import from_folder
-    from trimodal.training.seehearread import unpack_demo_model
+    from trimodal.demo.seehearread import write_dataset
+    from trimodal.demo.training import unpack_demo_model
+    from trimodal.loading.load import from_folder
 
     parser = argparse.ArgumentParser(prog="python -m benchmarks.towers", description=__doc__.splitlines()[0])
     parser.add_argument("--seed", type=int, default=0)

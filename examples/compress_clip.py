@@ -5,7 +5,7 @@ import tempfile
 from pathlib import Path
 
 import trimodal
-from trimodal.models.tiny import write_miniature, write_miniature_data
+from trimodal.networks.tiny import write_miniature, write_miniature_data
 
 RECIPE = {
     "calibration": {"samples": 16},

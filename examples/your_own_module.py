@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 import trimodal
-from trimodal.models.tiny import write_miniature_data
+from trimodal.networks.tiny import write_miniature_data
 
 
 class WordCounter(nn.Module):

@@ -22,12 +22,13 @@ from hypothesis import HealthCheck, settings
 from torch import Tensor, nn
 
 from trimodal.compression import compress_, run
-from trimodal.compression import given as given_module
+from trimodal.compression import solve_context as given_module
 from trimodal.core import Calibration, FitRecord, Layout, PlaceRecord, Plan, Sample, Source
-from trimodal.models.load import describe, tensor_bytes, unique_tensors
+from trimodal.graph.fusion_discovery import with_folds
+from trimodal.loading.load import describe
 from trimodal.models.model import Model
-from trimodal.models.tiny import miniature, miniature_batch
-from trimodal.models.watching import with_folds
+from trimodal.models.tensors import tensor_bytes, unique_tensors
+from trimodal.networks.tiny import miniature, miniature_batch
 from trimodal.planning import plan_edits, read_recipe
 
 # No example may take too long: the machine may be busy. `make test` tries the same examples everywhere, `make test-all` new ones.

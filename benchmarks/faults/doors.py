@@ -17,7 +17,7 @@ _LOAD = "import sys, transformers; transformers.AutoModel.from_pretrained(sys.ar
 
 
 def _written(name: str, folder: Path) -> Path:
-    from trimodal.models.tiny import write_miniature
+    from trimodal.networks.tiny import write_miniature
 
     return write_miniature(name, folder / name)
 
@@ -122,8 +122,8 @@ def other_types(folder: Path) -> str:
 
 def mostly_zeros(folder: Path) -> str:
     """Small weights and one large buffer of zeros, entropy-coded."""
+    from trimodal.edits.steps import STEPS
     from trimodal.formats.packed import pack_file, unpack_file
-    from trimodal.formats.steps import STEPS
     from trimodal.formats.tensors import write_tensors
 
     tensors = {"weight": torch.randn(8, 8, generator=torch.Generator().manual_seed(0)), "buffer": torch.zeros(30_000_000)}

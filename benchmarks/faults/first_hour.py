@@ -23,7 +23,7 @@ TERMINALS = (
 
 def miniature(folder: Path) -> Path:
     """A small text model."""
-    code = "import sys, pathlib; from trimodal.models.tiny import write_miniature; write_miniature('bert', pathlib.Path(sys.argv[1]))"
+    code = "import sys, pathlib; from trimodal.networks.tiny import write_miniature; write_miniature('bert', pathlib.Path(sys.argv[1]))"
     done = python("-c", code, folder / "model")
     expect(done.code == 0, done.said)
     return folder / "model"

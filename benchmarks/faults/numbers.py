@@ -15,8 +15,8 @@ from torch import Tensor, nn
 import trimodal
 from benchmarks.faults.trying import Wrong, expect, python, refused
 from benchmarks.faults.trying import trimodal as trimodal_cli
+from trimodal.loading.load import describe
 from trimodal.maths.masks import keep_largest, refit, refit_is_exact
-from trimodal.models.load import describe
 from trimodal.models.model import Loaded
 from trimodal.planning import plan_edits, read_recipe
 

@@ -15,7 +15,7 @@ from benchmarks.faults.trying import expect, refused
 from benchmarks.faults.trying import trimodal as command
 from trimodal.catalogue import built_in
 from trimodal.errors import InputError
-from trimodal.models.tiny import write_miniature, write_miniature_data
+from trimodal.networks.tiny import write_miniature, write_miniature_data
 
 
 class Shared(nn.Module):

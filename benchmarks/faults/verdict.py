@@ -19,7 +19,7 @@ import trimodal.core
 from benchmarks.faults.trying import Done, expect
 from benchmarks.faults.trying import trimodal as command
 from trimodal.core import Metric, Verdict
-from trimodal.models.tiny import write_miniature, write_miniature_data
+from trimodal.networks.tiny import write_miniature, write_miniature_data
 from trimodal.reporting import wording
 from trimodal.verification.intervals import paired_interval
 
@@ -236,7 +236,7 @@ def bounded_verification(folder: Path) -> str:
     """Scores over a large vocabulary are never kept for a whole batch of 64."""
     import transformers as hf
 
-    from trimodal.models.load import load_source
+    from trimodal.loading.load import load_source
     from trimodal.verification import compare
 
     write_miniature("llama", folder / "llama")

@@ -14,7 +14,7 @@ from pathlib import Path
 from benchmarks.faults.trying import expect
 from trimodal import pipeline
 from trimodal.errors import OutputError
-from trimodal.models.tiny import write_miniature
+from trimodal.networks.tiny import write_miniature
 
 _CLOCK = re.compile(r"\btime\.time\(|\bdatetime\.(now|utcnow)\(|\bos\.getpid\(|\.st_[mc]time\b")
 

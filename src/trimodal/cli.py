@@ -314,9 +314,9 @@ def demo(
     """Run the main job on the built-in model and data: see a digit, hear a digit, read what to do with them."""
     with screen.progress("the built-in model") as progress:
         with imports_kept():
-            from trimodal import demo as job
+            from trimodal.demo.run import run as run_demo
 
-        result = job.run(
+        result = run_demo(
             folder, train=train, seed=seed, device=device, progress=progress, on_plan=lambda plan: screen.tell(_needs(plan))
         )
     _finish(

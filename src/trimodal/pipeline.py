@@ -64,15 +64,15 @@ from trimodal.formats import (
     write_sums,
 )
 from trimodal.formats.artifact import PLAN, RECORD, VERDICT, Factory, Manifest, check_files, read_manifest
-from trimodal.formats.packed import PACKED, measured
+from trimodal.formats.packed import measured
+from trimodal.graph.fusion_discovery import with_folds
 from trimodal.inventory import Inventory
 from trimodal.inventory import inspect as take_inventory
 from trimodal.methods import Method, listed
-from trimodal.models.files import weight_files
-from trimodal.models.load import fingerprint, tensor_bytes, unique_tensors
+from trimodal.models.files import PACKED, weight_files
 from trimodal.models.model import Batch, Model
 from trimodal.models.process import keeps_process
-from trimodal.models.watching import with_folds
+from trimodal.models.tensors import fingerprint, tensor_bytes, unique_tensors
 from trimodal.planning import (
     LARGEST_SEED,
     Recipe,

@@ -20,11 +20,11 @@ from trimodal.compression import allocation
 from trimodal.compression.allocation import Pool, allocate, balanced
 from trimodal.core import PlaceRecord
 from trimodal.formats import open_model
-from trimodal.formats.fresh import outputs
-from trimodal.models import tiny
-from trimodal.models.load import tensor_bytes, unique_tensors
+from trimodal.formats.reload_check import outputs
 from trimodal.models.model import Model
-from trimodal.models.tiny import miniature_batch, write_miniature, write_miniature_data
+from trimodal.models.tensors import tensor_bytes, unique_tensors
+from trimodal.networks import tiny
+from trimodal.networks.tiny import miniature_batch, write_miniature, write_miniature_data
 
 
 def pool(scores: Any, sparsity: float = 0.5, tower: str = "text", cost: float = 1.0, most: int | None = None) -> Pool:

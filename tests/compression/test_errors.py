@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from trimodal.compression import compress_
 from trimodal.core import Calibration, PlaceRecord, Plan, Sample, Source
-from trimodal.models.load import describe
+from trimodal.loading.load import describe
 from trimodal.models.model import Model
 from trimodal.planning import plan_edits, read_recipe
 

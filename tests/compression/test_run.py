@@ -12,7 +12,7 @@ from trimodal.core import FitRecord, PlaceRecord
 from trimodal.errors import TrimodalError
 from trimodal.maths.error import quadratic, weight_error
 from trimodal.methods.distill import recover
-from trimodal.models.load import tensor_bytes, unique_tensors
+from trimodal.models.tensors import tensor_bytes, unique_tensors
 
 STEPS: list[dict[str, Any]] = [
     {"prune.neurons": {"sparsity": 0.5}}, {"prune.heads": {"where": "image.*", "sparsity": 0.5}},
@@ -134,7 +134,7 @@ def test_balance_decides_how_modalities_are_mixed(compressed: Any) -> None:
 ], ids=lambda step: next(iter(step)))  # fmt: skip
 def test_a_layer_that_no_sample_reaches_never_ends_a_run(compressed: Any, monkeypatch: pytest.MonkeyPatch, step: Any) -> None:
     """Its inputs count as all alike, so it is rounded or pruned by its weights, and the record says so."""
-    from trimodal.models import tiny
+    from trimodal.networks import tiny
 
     mixture = tiny.Mixture
 

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from trimodal.compression.sensitivity import gradient_sizes, weight_gradients
 from trimodal.core import Sample
-from trimodal.models.load import describe
+from trimodal.loading.load import describe
 from trimodal.models.model import Model, Output
-from trimodal.models.tiny import miniature_batch
+from trimodal.networks.tiny import miniature_batch
 
 
 class Two(nn.Module):

@@ -15,15 +15,15 @@ from torch import Tensor, nn
 
 from trimodal.core import Layout, Site
 from trimodal.core.site import is_width
+from trimodal.edits.apply import cut_, dequantize_
 from trimodal.errors import RecipeError
 from trimodal.formats import open_model, write
-from trimodal.formats.fresh import outputs
+from trimodal.formats.reload_check import outputs
 from trimodal.layers import Chain, is_hosting, open_recurrent_
 from trimodal.methods import METHODS
-from trimodal.models.apply import cut_, dequantize_
-from trimodal.models.load import tensor_bytes, unique_tensors
 from trimodal.models.model import Model
-from trimodal.models.tiny import MINIATURES, PLAIN, miniature, miniature_batch, write_miniature
+from trimodal.models.tensors import tensor_bytes, unique_tensors
+from trimodal.networks.tiny import MINIATURES, PLAIN, miniature, miniature_batch, write_miniature
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "quantize.rtn": {"bits": 4, "clip": "max"},

@@ -15,8 +15,8 @@ from pretended import ELSEWHERE, Mixed, Pretended, gradients
 from test_contract import OPTIONS
 
 from trimodal.methods import METHODS
-from trimodal.models.load import unique_tensors
-from trimodal.models.tiny import miniature_batch
+from trimodal.models.tensors import unique_tensors
+from trimodal.networks.tiny import miniature_batch
 
 NAMES = {"factorize.tucker": "resnet", "factorize.cp": "resnet", "prune.channels": "resnet", "merge.tokens": "clip"}
 CASES: list[tuple[str, str, dict[str, Any]]] = [

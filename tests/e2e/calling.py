@@ -19,7 +19,7 @@ import torch
 from transformers.utils.logging import disable_progress_bar
 
 from trimodal import cli
-from trimodal.models.tiny import write_miniature, write_miniature_data
+from trimodal.networks.tiny import write_miniature, write_miniature_data
 
 PATIENCE_SECONDS = 900  # of a process that takes seconds: the machine may be busy with twenty others
 RECIPE = """

@@ -26,8 +26,8 @@ from huggingface_hub import constants as hub
 
 from trimodal import errors, pipeline
 from trimodal.formats import artifact as artifact_file
-from trimodal.models import load
-from trimodal.models.tiny import write_miniature_data
+from trimodal.loading import load
+from trimodal.networks.tiny import write_miniature_data
 
 Refused = Callable[..., Done]
 
@@ -202,7 +202,7 @@ def test_broken_processor(refused: Refused, broken: Path, pairs: Path, name: str
 def test_function_that_is_none(refused: Refused) -> None:
     refused(["inspect", "nobody.at_all:make"], "cannot import nobody.at_all", "expected package.module:function")
     refused(["inspect", "json:nothing"], "json has no function 'nothing'")
-    refused(["inspect", "trimodal.models.tiny:tokenizer"], "expected a torch.nn.Module")
+    refused(["inspect", "trimodal.networks.tiny:tokenizer"], "expected a torch.nn.Module")
 
 
 # The hub
@@ -467,7 +467,7 @@ def test_ctrl_c_while_compressing(refused: Refused, clip: Path, monkeypatch: pyt
 
 WAITING = """
 import pathlib, sys, time
-if any("trimodal.formats.fresh" in word for word in sys.orig_argv):
+if any("trimodal.formats.reload_check" in word for word in sys.orig_argv):
     pathlib.Path({mark!r}).touch()
     time.sleep({seconds})
 """

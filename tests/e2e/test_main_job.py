@@ -21,10 +21,10 @@ from torch import Tensor, nn
 
 import trimodal
 from trimodal import pipeline
-from trimodal.formats.fresh import outputs
+from trimodal.formats.reload_check import outputs
 from trimodal.layers import Chain, is_hosting
 from trimodal.models.model import Model
-from trimodal.models.tiny import MINIATURES, PLAIN, miniature, miniature_batch
+from trimodal.networks.tiny import MINIATURES, PLAIN, miniature, miniature_batch
 
 FILES = {
     "checks.sha256", "config.json", "plan.json", "preprocessor_config.json", "record.jsonl", "report.html", "tokenizer.json",

@@ -13,8 +13,8 @@ from calling import PATIENCE_SECONDS, Workspace, call, environment
 from safetensors.torch import load_file, save_file
 
 import trimodal
-from trimodal.formats.fresh import outputs
-from trimodal.models.tiny import miniature_batch
+from trimodal.formats.reload_check import outputs
+from trimodal.networks.tiny import miniature_batch
 
 STRANGER = """
 import sys

@@ -16,13 +16,13 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from trimodal import load, pipeline
+from trimodal.edits.steps import STEPS
 from trimodal.errors import IntegrityError, ModelError, OutputError
 from trimodal.formats import open_model, write
 from trimodal.formats.artifact import read_manifest
-from trimodal.formats.folder import sha256
-from trimodal.formats.manifest import manifest_content, write_manifest
-from trimodal.formats.steps import STEPS
-from trimodal.models.tiny import miniature, write_miniature
+from trimodal.manifest import manifest_content, write_manifest
+from trimodal.networks.tiny import miniature, write_miniature
+from trimodal.writing.sums import sha256
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from trimodal import pipeline
 from trimodal.errors import IntegrityError, TrimodalError
 from trimodal.formats import artifact as artifact_file
 from trimodal.formats.artifact import check_tellers
-from trimodal.models.tiny import write_miniature, write_miniature_data
+from trimodal.networks.tiny import write_miniature, write_miniature_data
 from trimodal.reporting import report
 
 STEPS: dict[str, list[dict[str, Any]]] = {

@@ -14,8 +14,8 @@ from safetensors.torch import load_file
 
 import trimodal
 from trimodal.core import Verdict
-from trimodal.formats.alone import outputs
-from trimodal.models.tiny import miniature
+from trimodal.formats.stock_load_check import outputs
+from trimodal.networks.tiny import miniature
 from trimodal.pipeline import read_plan
 
 FOLDER = Path(__file__).with_name("format1")

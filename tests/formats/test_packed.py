@@ -17,13 +17,14 @@ from safetensors.torch import load_file, save_file
 import trimodal
 from trimodal import pipeline
 from trimodal.core import Packing, Verdict
+from trimodal.edits.steps import STEPS
 from trimodal.errors import InputError, IntegrityError, ModelError, OutputError
 from trimodal.formats import open_model, packed
-from trimodal.formats.folder import sha256
-from trimodal.formats.fresh import decoded_digest, outputs
-from trimodal.formats.packed import HEADER, PACKED, pack_file, unpack_file
-from trimodal.formats.steps import STEPS
-from trimodal.models.tiny import miniature, miniature_batch, write_miniature, write_miniature_data
+from trimodal.formats.packed import HEADER, pack_file, unpack_file
+from trimodal.formats.reload_check import decoded_digest, outputs
+from trimodal.models.files import PACKED
+from trimodal.networks.tiny import miniature, miniature_batch, write_miniature, write_miniature_data
+from trimodal.writing.sums import sha256
 
 MODEL = "trimodal.safetensors"
 RECIPES: dict[str, tuple[str, list[dict[str, Any]]]] = {
@@ -268,7 +269,7 @@ def test_header_that_is_none(copied: Path, tmp_path: Path, text: str) -> None:
 
 def test_codes_above_their_bits_are_refused(tmp_path: Path) -> None:
     """A stream of 4-bit codes that claims to hold 3-bit ones would spill over into its neighbours."""
-    from trimodal.maths.entropy import encode_tensor
+    from trimodal.maths.entropy_coding import encode_tensor
 
     stream = encode_tensor(torch.randint(0, 16, (64, 64), dtype=torch.uint8))
     header = {"format": 1, "sha256": "", "tensors": {"a": ["uint8", [64, 24], "codes", len(stream), 0, 3, 64]}}

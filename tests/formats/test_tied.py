@@ -15,15 +15,15 @@ from torch import Tensor, nn
 
 import trimodal
 from trimodal.core import Plan
+from trimodal.edits.apply import dequantize_
 from trimodal.errors import RecipeError
 from trimodal.formats import open_model, pack_, write
-from trimodal.formats.fresh import outputs
-from trimodal.formats.manifest import weights_name
+from trimodal.formats.reload_check import outputs
 from trimodal.layers import is_hosting
-from trimodal.models.apply import dequantize_
-from trimodal.models.load import tensor_bytes, unique_tensors
+from trimodal.manifest import weights_name
 from trimodal.models.model import Model
-from trimodal.models.tiny import miniature_batch, write_miniature
+from trimodal.models.tensors import tensor_bytes, unique_tensors
+from trimodal.networks.tiny import miniature_batch, write_miniature
 
 TOWER = {"quantize.rtn": {"bits": 3, "grid": "kmeans", "table": "tower"}}
 PRUNED: Mapping[str, Any] = {"prune.magnitude": {"sparsity": 0.5}}
@@ -124,7 +124,7 @@ def test_tied_across_towers_of_any_module(tmp_path: Path, form: str) -> None:
 def carried_out(steps: Sequence[Mapping[str, Any]]) -> tuple[Model, Plan]:
     from trimodal.compression import compress_
     from trimodal.core import Calibration, Source
-    from trimodal.models.load import describe
+    from trimodal.loading.load import describe
     from trimodal.planning import plan_edits, read_recipe
 
     model = describe(crossed(), "crossed")

@@ -15,10 +15,10 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from trimodal.inventory import Inventory, inspect
+from trimodal.loading.load import describe
 from trimodal.models.families import family_of
-from trimodal.models.load import describe
 from trimodal.models.model import Model
-from trimodal.models.tiny import MINIATURES, PLAIN, miniature, miniature_batch, write_miniature
+from trimodal.networks.tiny import MINIATURES, PLAIN, miniature, miniature_batch, write_miniature
 
 LLAVA_VISION = {
     "model_type": "clip_vision_model", "hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24,

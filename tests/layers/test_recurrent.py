@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pack_sequence, pad_packed_sequence
 
 from trimodal.layers import Recurrent, open_recurrent_
+from trimodal.loading.load import describe
 from trimodal.models import generic
-from trimodal.models.load import describe
-from trimodal.models.tiny import miniature, miniature_batch
+from trimodal.networks.tiny import miniature, miniature_batch
 
 KINDS = (nn.LSTM, nn.GRU)
 SHAPES: list[dict[str, Any]] = [

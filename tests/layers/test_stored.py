@@ -10,11 +10,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from trimodal.formats.alone import outputs
+from trimodal.formats.stock_load_check import outputs
 from trimodal.layers import Coded, Sparse, is_hosting, replaced_
 from trimodal.maths.grid import fit_grid
 from trimodal.maths.packing import pack
-from trimodal.models.tiny import miniature_batch
+from trimodal.networks.tiny import miniature_batch
 
 
 def sparse(weight: Tensor, mask: Tensor) -> Sparse:

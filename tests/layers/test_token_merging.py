@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from trimodal.core import Merge
+from trimodal.edits.apply import merge_
 from trimodal.errors import TrimodalError
 from trimodal.layers import is_merging
-from trimodal.models.apply import merge_
 from trimodal.models.families import family_of
-from trimodal.models.tiny import miniature
+from trimodal.networks.tiny import miniature
 
 
 def encoder(name: str = "clip", **changes: Any) -> tuple[Any, Any]:

@@ -13,7 +13,7 @@ from trimodal.errors import DataError, ModelError
 from trimodal.models import encoding
 from trimodal.models.families import family_of
 from trimodal.models.model import Loaded, Processors
-from trimodal.models.tiny import miniature, tokenizer
+from trimodal.networks.tiny import miniature, tokenizer
 
 SOUND = np.sin(np.arange(8000, dtype=np.float32) / 10)
 
@@ -59,7 +59,7 @@ def test_floats_take_the_modules_type() -> None:
 
 
 def test_whisper_says_the_target_without_its_end() -> None:
-    from trimodal.models.tiny import EOS, feature_extractor
+    from trimodal.networks.tiny import EOS, feature_extractor
 
     module = miniature("whisper")
     parts = Processors(audio=feature_extractor("whisper"), text=tokenizer())
@@ -80,7 +80,7 @@ def test_whisper_says_the_target_without_its_end() -> None:
 
 
 def test_llava_stream_is_image_where_the_patches_are() -> None:
-    from trimodal.models.tiny import processors_of
+    from trimodal.networks.tiny import processors_of
 
     module = miniature("llava")
     (whole,) = processors_of("llava", module)

@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from trimodal.errors import ModelError
+from trimodal.loading.load import load_source
 from trimodal.models.factory import make_module
-from trimodal.models.load import load_source
 
 
 class Net(nn.Module):

@@ -15,10 +15,10 @@ import trimodal
 from trimodal import pipeline
 from trimodal.errors import IntegrityError, ModelError
 from trimodal.formats import size_of
+from trimodal.loading.load import load_source
 from trimodal.models import files
 from trimodal.models.files import companions, left_out, licences, module_weights, weight_files
-from trimodal.models.load import load_source
-from trimodal.models.tiny import write_miniature
+from trimodal.networks.tiny import write_miniature
 
 INT8 = {"steps": [{"quantize.rtn": {"where": "*", "bits": 8}}]}
 

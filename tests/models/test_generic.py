@@ -7,13 +7,14 @@ import torch
 from torch import Tensor, nn
 
 from trimodal.errors import DataError, ModelError
+from trimodal.graph.layout import find_layout
 from trimodal.models import generic
 from trimodal.models.model import Loaded, Output, Processors
-from trimodal.models.tiny import Mixture, miniature
+from trimodal.networks.tiny import Mixture, miniature
 
 
 def test_sites_are_found_by_type_and_towers_by_name() -> None:
-    layout = generic.describe(miniature("generic"))
+    layout = find_layout(miniature("generic"))
     assert [site.name for site in layout.sites] == [
         "image.0.conv", "image.1.norm", "image.3.conv", "text.text_embedding.embedding",
         "model.0.linear", "model.1.norm", "model.3.linear",

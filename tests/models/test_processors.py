@@ -11,9 +11,9 @@ import transformers
 
 import trimodal
 from trimodal.errors import DataError, ModelError
-from trimodal.models.load import load_source
+from trimodal.loading.load import load_source
 from trimodal.models.processors import missing_package, processors_in
-from trimodal.models.tiny import write_miniature, write_miniature_data
+from trimodal.networks.tiny import write_miniature, write_miniature_data
 
 _TORCHVISION = "\nXImageProcessor requires the Torchvision library but it was not found in your environment. Check out …\n"
 

@@ -11,7 +11,7 @@ from transformers.utils import logging as reports
 
 from trimodal import pipeline
 from trimodal.models.quiet import without_bars
-from trimodal.models.tiny import write_miniature
+from trimodal.networks.tiny import write_miniature
 
 
 @pytest.fixture

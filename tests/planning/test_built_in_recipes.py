@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from trimodal.catalogue import built_in
 from trimodal.core import Layout
 from trimodal.errors import RecipeError
-from trimodal.models.load import load_source
+from trimodal.loading.load import load_source
 from trimodal.models.model import Model
-from trimodal.models.tiny import MINIATURES
+from trimodal.networks.tiny import MINIATURES
 from trimodal.planning import plan_steps, read_recipe
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from trimodal import pipeline
 from trimodal.errors import InputError
-from trimodal.models.tiny import write_miniature, write_miniature_data
+from trimodal.networks.tiny import write_miniature, write_miniature_data
 from trimodal.planning import cost
 from trimodal.planning.cost import Pace, Work, check_memory_for, estimate_cost
 

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from trimodal.core import Calibration, Edit, Layout, Plan, Skipped, Source
 from trimodal.errors import RecipeError
+from trimodal.loading.load import load_source
 from trimodal.methods import method
-from trimodal.models.load import load_source
 from trimodal.models.model import Model
 from trimodal.planning import place_of, plan_edits, plan_steps, read_recipe
 

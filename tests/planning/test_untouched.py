@@ -9,9 +9,9 @@ from torch import nn
 
 from trimodal.core import Calibration, Plan, Source, Untouched
 from trimodal.inventory import inspect
-from trimodal.models.load import describe
+from trimodal.loading.load import describe
 from trimodal.models.model import Model
-from trimodal.models.tiny import miniature
+from trimodal.networks.tiny import miniature
 from trimodal.planning import plan_edits, read_recipe, untouched_by, with_left_alone
 
 

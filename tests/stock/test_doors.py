@@ -15,8 +15,8 @@ from transformers import AutoModel, BertForMaskedLM, CLIPModel, CLIPVisionModel
 import trimodal
 from trimodal import pipeline
 from trimodal.errors import ModelError
-from trimodal.formats.fresh import outputs
-from trimodal.models.tiny import miniature_batch, write_miniature
+from trimodal.formats.reload_check import outputs
+from trimodal.networks.tiny import miniature_batch, write_miniature
 
 ROOT = Path(__file__).parents[2]
 INT8 = {"steps": [{"quantize.rtn": {"where": "*", "bits": 8}}]}

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import trimodal
-from trimodal.models.tiny import write_miniature
+from trimodal.networks.tiny import write_miniature
 
 SENTENCES = """
 import sys, torch

@@ -13,8 +13,8 @@ from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING, AUTO_
 from transformers.utils.logging import disable_progress_bar
 
 from trimodal import load, pipeline
-from trimodal.formats.fresh import outputs
-from trimodal.models.tiny import miniature_batch, write_miniature, write_miniature_data
+from trimodal.formats.reload_check import outputs
+from trimodal.networks.tiny import miniature_batch, write_miniature, write_miniature_data
 from trimodal.stock import _Finder, quantizer, register_with_transformers
 
 CASES = {

@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 from every_step import at_step, forked, names
 
-from trimodal.formats.folder import sha256
-from trimodal.writing.sums import SUMS, replace_files, sums_of, write_sums_of
+from trimodal.writing.sums import SUMS, replace_files, sha256, sums_of, write_sums_of
 
 
 @pytest.fixture

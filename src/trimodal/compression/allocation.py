@@ -28,7 +28,7 @@ from itertools import groupby
 import torch
 from torch import Tensor
 
-from trimodal.compression.given import Given, Task, position, weights_of
+from trimodal.compression.solve_context import Given, Task, position, weights_of
 from trimodal.core import Edit, Layout, Place
 from trimodal.errors import TrimodalError
 from trimodal.methods import method

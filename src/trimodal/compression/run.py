@@ -21,20 +21,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from trimodal.compression.activations import Activations
 from trimodal.compression.allocation import allocated, ranked
-from trimodal.compression.blocks import Activations
+from trimodal.compression.codebooks import has_tables, with_tables
 from trimodal.compression.errors import COUNTED, place_errors, readers, why_unmeasured, worst_of
-from trimodal.compression.given import Given, SeenAt, Task, beyond, tasks_of, weights_of
 from trimodal.compression.sensitivity import gradient_sizes
-from trimodal.compression.tables import has_tables, with_tables
+from trimodal.compression.solve_context import Given, SeenAt, Task, beyond, tasks_of, weights_of
 from trimodal.core import Change, Edit, FitRecord, Layout, Place, PlaceRecord, Plan, Sample, Site
 from trimodal.data import batches as make_batches
+from trimodal.edits.apply import apply_
+from trimodal.edits.folding import tensors_at
 from trimodal.errors import TrimodalError, UnreachedError
 from trimodal.maths.error import weight_error
 from trimodal.methods import method
 from trimodal.methods.options import build
-from trimodal.models.apply import apply_
-from trimodal.models.folding import tensors_at
 from trimodal.models.model import Batch, Model
 from trimodal.statistics import Gradient, Statistic, mixed
 

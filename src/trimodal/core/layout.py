@@ -40,7 +40,7 @@ class Fixed:
 @dataclass(frozen=True)
 class Layout:
     """Towers and sites of one model. Sites stand in running order. `fixed` tells of units that were looked at and cannot
-    be cut, `bare` of parameters in no site that are cut with a label. `folds` are known only after `models/watching.py` has
+    be cut, `bare` of parameters in no site that are cut with a label. `folds` are known only after `graph/fusion_discovery.py` has
     looked (`watched`: it could run the model), and are no part of what the layout is."""
 
     towers: tuple[Tower, ...]

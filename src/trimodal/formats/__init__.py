@@ -16,9 +16,9 @@ from trimodal.formats.artifact import (
     write,
     write_sums,
 )
-from trimodal.formats.finite import outputs_finite, weights_finite
-from trimodal.formats.fresh import reload_checks, stock_check
+from trimodal.formats.finite_check import outputs_finite, weights_finite
 from trimodal.formats.packed import check_pack
+from trimodal.formats.reload_check import reload_checks, stock_check
 from trimodal.writing import check_free, check_keeps, check_room, whole_folder, write_whole
 
 __all__ = [

@@ -5,7 +5,7 @@ config.json, tokenizer*, …      what the model's own loader needs; where that 
 model.safetensors               every tensor once, where stock Transformers alone can load it; else
 trimodal.safetensors            the same, with the steps that config.json does not say in its metadata; or
 model.trimodal                  where the weights are entropy-coded, see `formats/packed.py`
-trimodal.json checks.sha256     what is what, and sha256 of every file, see `formats/manifest.py`
+trimodal.json checks.sha256     what is what, and sha256 of every file, see `manifest.py`
 plan.json record.jsonl verdict.json report.html
 """
 
@@ -23,10 +23,24 @@ from transformers import PreTrainedConfig
 from trimodal import errors
 from trimodal.core import Packing, Plan, Stock, json_text
 from trimodal.core.record import PackName
-from trimodal.formats import packed, steps
-from trimodal.formats.absorb import Absorbed, absorb
-from trimodal.formats.folder import sha256
-from trimodal.formats.manifest import (
+from trimodal.edits import steps
+from trimodal.edits.alignment import write_heads
+from trimodal.edits.apply import dequantize_
+from trimodal.formats import packed
+from trimodal.formats.native_config import Absorbed, absorb
+from trimodal.formats.tensors import write_tensors
+from trimodal.loading.load import (
+    bare,
+    from_factory,
+    from_folder,
+    load_source,
+    locate,
+    model_class,
+    name_of,
+    pretrained,
+    read_config,
+)
+from trimodal.manifest import (
     MANIFEST,
     PLAN,
     RECORD,
@@ -41,31 +55,28 @@ from trimodal.formats.manifest import (
     write_manifest,
     write_sums,
 )
-from trimodal.formats.packed import PACKED
-from trimodal.formats.tensors import write_tensors
-from trimodal.models.alignment import write_heads
-from trimodal.models.apply import dequantize_
 from trimodal.models.families import family_of
-from trimodal.models.files import NAMED, OURS, companions, index_files, left_out, licences, module_weights, weight_files
+from trimodal.models.files import (
+    NAMED,
+    OURS,
+    PACKED,
+    companions,
+    index_files,
+    left_out,
+    licences,
+    module_weights,
+    weight_files,
+)
 from trimodal.models.files import SINGLE as MODEL
 from trimodal.models.finite import check_finite
-from trimodal.models.load import (
-    bare,
-    from_factory,
-    from_folder,
-    load_source,
-    locate,
-    model_class,
-    name_of,
-    pretrained,
-    read_config,
-    unique_tensors,
-)
 from trimodal.models.model import Model
 from trimodal.models.process import keeps_process
 from trimodal.models.processors import processors_in
 from trimodal.models.quiet import without_bars
+from trimodal.models.tensors import unique_tensors
 from trimodal.stock import quantizer
+from trimodal.stock.replaying import replay_steps_
+from trimodal.writing.sums import sha256
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -260,7 +271,7 @@ def _json(data: Any) -> str:
 
 @without_bars()
 def open_model(source: Factory | Path, factory: Factory | None = None) -> Model:
-    """Any model that the user can name: an artifact of ours, or what `models.load` knows.
+    """Any model that the user can name: an artifact of ours, or what `loading/load.py` knows.
 
     `factory` makes the bare module of an artifact that came from a function; nothing that a folder names is imported.
     """
@@ -323,7 +334,7 @@ def _open_plain(plain: Path, folder: Path, manifest: Manifest, factory: Factory 
         )
     else:
         made = load_source(factory)
-        steps.replay_steps_(made.module, taken)
+        replay_steps_(made.module, taken)
         _fill_(made.module, load_file(file), folder / file.name)
         model = Model(made.module.eval(), manifest.layout, made.family, folder.resolve().name, steps=taken)
     _check_layout(model, folder)

@@ -1,7 +1,7 @@
 """Entropy-coded weights: `model.trimodal` in the place of `model.safetensors`, and back to the very same bytes.
 
 The file is itself a safetensors file. Its one tensor, `streams`, holds end to end the streams of bytes that
-`maths/entropy.py` made of all tensors. Its metadata are those of the plain file, among them the steps, and one more:
+`maths/entropy_coding.py` made of all tensors. Its metadata are those of the plain file, among them the steps, and one more:
 
     trimodal.packed    JSON: {"format": 1, "sha256": of the plain file, "tensors": ...}, with per name
                        [type, shape, coder, bytes of the stream, CRC-32 of the tensor], and with the coder `codes` also
@@ -34,15 +34,14 @@ from torch import Tensor
 from trimodal.core import Packing
 from trimodal.core.record import PackName
 from trimodal.core.storage import packed_columns
+from trimodal.edits.steps import read_steps
 from trimodal.errors import InputError, IntegrityError
-from trimodal.formats.folder import sha256
-from trimodal.formats.steps import read_steps
 from trimodal.formats.tensors import write_tensors
-from trimodal.maths.entropy import Malformed, decode_tensor, encode_tensor, require
+from trimodal.maths.entropy_coding import Malformed, decode_tensor, encode_tensor, require
 from trimodal.maths.packing import pack, unpack
 from trimodal.writing import scratch_folder
+from trimodal.writing.sums import sha256
 
-PACKED = "model.trimodal"
 HEADER, STREAMS = "trimodal.packed", "streams"
 FORMAT = 1
 _MOST_TIMES = 256

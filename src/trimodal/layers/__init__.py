@@ -11,14 +11,14 @@ from typing import Any
 from torch import Tensor, nn
 
 from trimodal.core.storage import FACTORED
-from trimodal.layers.borrowing import borrow_, is_borrowing, tie_
 from trimodal.layers.chain import Chain, chain, merged
-from trimodal.layers.hosting import host_, is_hosting, unhost_
+from trimodal.layers.parametrization import host_, is_hosting, unhost_
 from trimodal.layers.recurrent import Recurrent, open_recurrent_
 from trimodal.layers.removed import Removed
 from trimodal.layers.standardised import Standardised, standardised
 from trimodal.layers.stored import Coded, Sparse, Store, store
 from trimodal.layers.token_merging import BlockMerging, is_merging, merge_tokens_
+from trimodal.layers.weight_sharing import borrow_, is_borrowing, tie_
 
 __all__ = [
     "BlockMerging", "Chain", "Coded", "Recurrent", "Removed", "Sparse", "Standardised", "Store", "borrow_", "host_", "is_borrowing",

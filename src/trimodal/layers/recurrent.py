@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from trimodal.layers.hosting import quantizes_inputs
+from trimodal.layers.parametrization import quantizes_inputs
 
 State = Tensor | tuple[Tensor, Tensor]
 _KINDS: dict[type[nn.Module], str] = {nn.LSTM: "lstm", nn.GRU: "gru"}

@@ -27,6 +27,7 @@ from trimodal.models.foreign import run_foreign
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 OURS = "trimodal.safetensors"  # a name that no other loader looks for
+PACKED = "model.trimodal"  # the same, entropy-coded
 NAMED = "transformers_weights"  # the key of config.json that names another file, or says why there is none to name
 MODULES, ROUTER = "modules.json", "router_config.json"
 ADAPTER = ("adapter_config.json", "adapter_model.safetensors", "adapter_model.bin")

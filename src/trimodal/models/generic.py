@@ -1,26 +1,24 @@
-"""Any other `nn.Module`: sites by type, towers by the name of the top-level child, axis labels by watching it run.
+"""Any other `nn.Module`: sites by type, towers by the name of the top-level child; axis labels are found by watching it run.
 
 What couples the dimensions of two layers cannot be read off their types. A module that has a method `example()`, which
-returns keyword arguments of its forward for one sample, is run once to find out, see `models/tracing.py`. Of others
+returns keyword arguments of its forward for one sample, is run once to find out, see `graph/layout.py`. Of others
 nothing can be cut; everything that works on one weight at a time (quantization, pruning, low rank) works all the same.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from trimodal.core import MODALITIES, Fixed, Layout, Site, Tower
+from trimodal.core import MODALITIES, Layout, Site, Tower
 from trimodal.errors import DataError, ModelError
 from trimodal.layers import Recurrent
 from trimodal.models.declare import site_at, tied_once, weighted
 from trimodal.models.foreign import run_foreign
 from trimodal.models.model import Family, Loaded, Output, Processors
-from trimodal.models.tracing import with_couplings
 
 _WORDS = {
     "image": ("vision", "visual", "image", "img"),
@@ -40,12 +38,7 @@ def describe(module: nn.Module) -> Layout:
     )
     blocks = {tower.name: tower.blocks for tower in towers}
     sites = [_site(module, path, kind, _tower(path), blocks[_tower(path)]) for path, kind in paths.items()]
-    layout = Layout(towers, tied_once(module, sites))
-    try:
-        inputs = example(module)
-    except ModelError as error:
-        return replace(layout, fixed=(Fixed("", str(error)),))
-    return with_couplings(module, layout, inputs)
+    return Layout(towers, tied_once(module, sites))
 
 
 def example(module: nn.Module) -> dict[str, Tensor]:
@@ -128,4 +121,4 @@ def _children(module: nn.Module, tower: str) -> tuple[str, ...]:
     return tuple(name for name, _ in module.named_children() if _tower(name) == tower)
 
 
-FAMILY = Family("generic", (), describe, outputs, modalities, encode, example=example)
+FAMILY = Family("generic", (), describe, outputs, modalities, encode, example=example, declares_axes=False)

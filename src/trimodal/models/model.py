@@ -132,6 +132,8 @@ class Family:
             out count every token for their own modality.
         example: module -> keyword arguments of its forward for one sample of the usual size, all zeros, on the
             module's device; empty if nobody can say. For counting operations.
+        declares_axes: whether `describe` says which dimensions are cut together. Where it does not, the module is watched
+            while it runs, see `graph/layout.py`.
     """
 
     name: str
@@ -142,13 +144,14 @@ class Family:
     encode: Callable[[nn.Module, Processors, Sequence[Loaded]], dict[str, Tensor]]
     tokens: Callable[[nn.Module, Batch], dict[str, Tensor]] = field(default=lambda module, batch: {})
     example: Callable[[nn.Module], dict[str, Tensor]] = field(default=lambda module: {})
+    declares_axes: bool = True
 
 
 @dataclass
 class Model:
     """A module with its layout. `folder` holds the configuration and processor files; None for a module that
     came from a function. `steps` is what was done to it since it was the bare architecture, in the form that
-    `models/apply.py` writes and replays. `unused` are the tensors of the checkpoint that the module does not take, with
+    `edits/apply.py` writes and replays. `unused` are the tensors of the checkpoint that the module does not take, with
     their bytes."""
 
     module: nn.Module

@@ -13,9 +13,9 @@ from typing import Any
 import transformers
 
 from trimodal.errors import ModelError
-from trimodal.models import fusion
 from trimodal.models.foreign import last_line, run_foreign
 from trimodal.models.model import Processors
+from trimodal.networks import fusion
 
 _TEXT_FILES = {
     "tokenizer.json", "tokenizer_config.json", "vocab.txt", "vocab.json", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model",

@@ -1,7 +1,7 @@
 """From what the user asks for to what will happen: patterns become places, each by name, with its bytes.
 
 Planning changes nothing and runs nothing, save that the neighbours which folding needs are watched beforehand
-(`models/watching.py`). It walks the recipe with a layout in hand that it keeps up to date: after
+(`graph/fusion_discovery.py`). It walks the recipe with a layout in hand that it keeps up to date: after
 a step that halves the neurons, the next step sees halved sites; after a factorisation it sees both factors.
 """
 
@@ -25,13 +25,13 @@ from trimodal.core import (
     Skipped,
     least_certain,
 )
-from trimodal.core.folding import sites_of
 from trimodal.core.site import is_width
+from trimodal.edits.fold_layout import sites_of
 from trimodal.errors import RecipeError, nearest
 from trimodal.methods import Method
 from trimodal.methods.options import build, plain
 from trimodal.methods.prune.scope import RANKED
-from trimodal.methods.quantize.tower_table import beside
+from trimodal.methods.quantize.tower_codebook import beside
 from trimodal.planning.recipe import Recipe, Step
 
 

@@ -16,7 +16,7 @@ from types import ModuleType
 
 _REGISTER = {
     "transformers.quantizers.auto": "trimodal.stock.quantizer",
-    "transformers.models.auto.modeling_auto": "trimodal.models.fusion",
+    "transformers.models.auto.modeling_auto": "trimodal.networks.fusion",
 }
 
 

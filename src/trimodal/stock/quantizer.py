@@ -56,7 +56,7 @@ class TrimodalQuantizer(HfQuantizer):  # type: ignore[misc]
         return config
 
     def _process_model_before_weight_loading(self, model: nn.Module, **rest: Any) -> nn.Module:
-        from trimodal.formats.opening import rebuild_
+        from trimodal.stock.opening import rebuild_
 
         files = rest.get("checkpoint_files")
         if not files:
@@ -66,7 +66,7 @@ class TrimodalQuantizer(HfQuantizer):  # type: ignore[misc]
         return model
 
     def _process_model_after_weight_loading(self, model: nn.Module, **rest: Any) -> nn.Module:
-        from trimodal.formats.opening import settle_
+        from trimodal.stock.opening import settle_
 
         settle_(model, self._shared)
         return model

@@ -12,6 +12,12 @@ from trimodal.writing.workplace import one_at_a_time
 SUMS = "checks.sha256"
 
 
+def sha256(file: Path) -> str:
+    """Hex digest of a file's bytes."""
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
 def sums_of(folder: Path) -> dict[str, list[str]]:
     """The checksums that the list in `folder` gives each file: one, or two where a run was killed while it wrote the file."""
     found: dict[str, list[str]] = {}

@@ -10,9 +10,11 @@ import pytest
 import torch
 from torch import nn
 
-from trimodal.compression.given import weights_of
+from trimodal.compression.solve_context import weights_of
 from trimodal.core import Place
+from trimodal.edits.apply import apply_
 from trimodal.layers import Coded, store
+from trimodal.loading.load import describe
 from trimodal.maths.packing import pack
 from trimodal.methods import method
 from trimodal.methods.distill.recover import (
@@ -26,10 +28,8 @@ from trimodal.methods.distill.recover import (
     score_distance,
 )
 from trimodal.methods.options import build
-from trimodal.models.apply import apply_
-from trimodal.models.load import describe
 from trimodal.models.model import Model
-from trimodal.models.tiny import miniature_batch
+from trimodal.networks.tiny import miniature_batch
 
 ALL = ["clip", "bert", "whisper", "llava", "fusion", "resnet", "generic"]
 

@@ -14,7 +14,7 @@ from trimodal.errors import RecipeError
 from trimodal.maths.error import quadratic
 from trimodal.maths.lowrank import kept_energy, rank_for
 from trimodal.methods.factorize import eigen, svd, tucker
-from trimodal.models.load import tensor_bytes, unique_tensors
+from trimodal.models.tensors import tensor_bytes, unique_tensors
 from trimodal.pipeline import _bytes_check
 
 

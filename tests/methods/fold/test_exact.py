@@ -16,13 +16,13 @@ import trimodal
 from trimodal.core import Fold, Place, Plan, Site
 from trimodal.errors import ModelError, RecipeError
 from trimodal.formats import open_model, write
-from trimodal.formats.fresh import outputs
+from trimodal.formats.reload_check import outputs
+from trimodal.graph.fusion_discovery import LARGEST_ERROR
 from trimodal.layers import Standardised
 from trimodal.methods.fold.exact import METHOD, ExactConfig
-from trimodal.models import tiny
-from trimodal.models.load import tensor_bytes, unique_tensors
-from trimodal.models.tiny import miniature_batch, write_miniature
-from trimodal.models.watching import LARGEST_ERROR
+from trimodal.models.tensors import tensor_bytes, unique_tensors
+from trimodal.networks import tiny
+from trimodal.networks.tiny import miniature_batch, write_miniature
 
 FOLD = {"fold.exact": {}}
 FOLDING = (

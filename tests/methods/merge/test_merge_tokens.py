@@ -14,10 +14,10 @@ from torch import Tensor
 from trimodal.core import Place, Tower
 from trimodal.errors import RecipeError
 from trimodal.formats import open_model, write
-from trimodal.formats.fresh import outputs
+from trimodal.formats.reload_check import outputs
 from trimodal.inventory import inspect
 from trimodal.methods.merge.tokens import METHOD, TokensConfig, last_block
-from trimodal.models.tiny import miniature_batch, write_miniature
+from trimodal.networks.tiny import miniature_batch, write_miniature
 
 
 def place(**changes: Any) -> Place:

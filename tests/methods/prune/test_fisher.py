@@ -13,11 +13,11 @@ from torch import Tensor, nn
 
 from trimodal.compression.sensitivity import mask_gradients
 from trimodal.core import Axis, Place, Sample, Site
-from trimodal.formats.fresh import outputs
+from trimodal.formats.reload_check import outputs
 from trimodal.methods.prune.fisher import rearranged
 from trimodal.methods.prune.structured import CHANNELS, NEURONS, StructuredConfig
 from trimodal.models.model import Model, Output
-from trimodal.models.tiny import miniature_batch
+from trimodal.networks.tiny import miniature_batch
 from trimodal.statistics import MaskGradient
 
 

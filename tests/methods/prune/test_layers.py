@@ -16,13 +16,13 @@ from torch import Tensor, nn
 from trimodal.core import Place, Site, Tower
 from trimodal.errors import RecipeError
 from trimodal.formats import open_model, write
-from trimodal.formats.fresh import outputs
+from trimodal.formats.reload_check import outputs
 from trimodal.methods.prune import layers
 from trimodal.methods.prune.layers import METHOD, LayersConfig, errors, kept_blocks, relative
-from trimodal.models import tiny
 from trimodal.models.blocks import Passage
-from trimodal.models.load import tensor_bytes, unique_tensors
-from trimodal.models.tiny import miniature_batch, write_miniature
+from trimodal.models.tensors import tensor_bytes, unique_tensors
+from trimodal.networks import tiny
+from trimodal.networks.tiny import miniature_batch, write_miniature
 from trimodal.statistics import mixed
 
 SCORES = ("influence", "divergence", "angular")

@@ -17,15 +17,16 @@ from torch.nn import functional
 
 from trimodal.core import Place, Site
 from trimodal.core.site import is_width
+from trimodal.edits.apply import cut_
 from trimodal.errors import RecipeError
 from trimodal.formats import open_model, write
-from trimodal.formats.fresh import outputs
+from trimodal.formats.reload_check import outputs
+from trimodal.loading.load import describe
 from trimodal.methods.options import build
 from trimodal.methods.prune.width import METHOD, WidthConfig, energies, magnitudes, rescaled, staying, survey
-from trimodal.models.apply import cut_
-from trimodal.models.load import describe, tensor_bytes, unique_tensors
 from trimodal.models.model import Model
-from trimodal.models.tiny import miniature, miniature_batch, write_miniature
+from trimodal.models.tensors import tensor_bytes, unique_tensors
+from trimodal.networks.tiny import miniature, miniature_batch, write_miniature
 from trimodal.planning import plan_edits, read_recipe
 
 SIZES: dict[str, Any] = {

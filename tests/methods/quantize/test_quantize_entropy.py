@@ -10,7 +10,7 @@ import torch
 from trimodal.core import Place, Site
 from trimodal.errors import TrimodalError
 from trimodal.maths.cholesky import inverse_root
-from trimodal.maths.entropy import encode_tensor
+from trimodal.maths.entropy_coding import encode_tensor
 from trimodal.maths.error import quadratic
 from trimodal.maths.integers import integers
 from trimodal.methods.options import build

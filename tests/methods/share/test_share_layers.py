@@ -18,13 +18,13 @@ from torch import Tensor, nn
 from trimodal.core import Place, Site, Tower
 from trimodal.errors import RecipeError
 from trimodal.formats import open_model, write
-from trimodal.formats.fresh import outputs
+from trimodal.formats.reload_check import outputs
 from trimodal.layers import is_borrowing, is_hosting
 from trimodal.maths.error import quadratic
 from trimodal.methods.share.layers import METHOD, SharedConfig, groups, shared_weight
-from trimodal.models import tiny
-from trimodal.models.load import tensor_bytes, unique_tensors
-from trimodal.models.tiny import miniature_batch, write_miniature
+from trimodal.models.tensors import tensor_bytes, unique_tensors
+from trimodal.networks import tiny
+from trimodal.networks.tiny import miniature_batch, write_miniature
 
 SHARED = {"share.layers": {}}
 

@@ -15,11 +15,12 @@ from torch import Tensor, nn
 
 from trimodal.core import Layout, Site
 from trimodal.core.site import is_width
-from trimodal.models import generic, tiny
-from trimodal.models.apply import cut_
+from trimodal.edits.apply import cut_
+from trimodal.models import generic
 from trimodal.models.declare import weighted
 from trimodal.models.families import FAMILIES, family_of
-from trimodal.models.tiny import MINIATURES, PLAIN, miniature_batch, write_miniature
+from trimodal.networks import tiny
+from trimodal.networks.tiny import MINIATURES, PLAIN, miniature_batch, write_miniature
 
 DECLARED = [name for name in MINIATURES if name not in PLAIN]
 SIZES: dict[str, Any] = {

@@ -6,7 +6,7 @@ behind every norm. They are linear maps next to other linear maps, and two linea
 Problem. Find W', b' with W' x + b' = (what both layers did) for every x; no statistic is needed and nothing is traded.
 All that can go wrong is the structure: somebody else reads what is in between.
 
-What is folded (x of n entries, W (m, n), see `maths/folding.py`):
+What is folded (x of n entries, W (m, n), see `maths/affine_folding.py`):
     norms      batch norm into the convolution or linear layer before it: W' = diag(g) W, b' = g b + β − g μ with
                g = γ / √(σ² + ε) (m,); Jacob et al. 2018, arXiv 1712.05877, section 3.2
     affine     weight γ and bias β of a layer or RMS norm into all the linear layers that read it: W' = W diag(γ),
@@ -19,14 +19,14 @@ What is folded (x of n entries, W (m, n), see `maths/folding.py`):
 
 Dropout that is off and identities need nothing: they hand on the tensor that they are given and have no bytes.
 
-What is dead. Nobody can see from outside that a layer will never run, only that it did not (`models/idle.py`): neither on
+What is dead. Nobody can see from outside that a layer will never run, only that it did not (`graph/unused_layers.py`): neither on
 the data, nor on the model's own example, nor when the model is asked for features, generates, or gets labels. Another use
 may need it: so by default the plan only lists such layers with their bytes, and `dead: true` removes them. In their place
 stays a stub that says so when it is called. Even then stay layers of a tower that no sample used, those of which others of
 the same kind did run (experts), the model's input and output embeddings, and whatever the model asks for its values.
 
 Algorithm. 1. Before the plan is made the model runs once on calibration data (else on its own example, with noise for
-zeros) and is watched (`models/watching.py`): which layer's output is read by whom, and by nothing else; how often each
+zeros) and is watched (`graph/fusion_discovery.py`): which layer's output is read by whom, and by nothing else; how often each
 runs; whether anybody else touches its weights. 2. Each candidate is computed in float64, rounded to the layer's type,
 and compared with the two layers as they were, on the same inputs. More than 1e-5 relative (‖Δy‖/‖y‖): refused.
 3. The rest become the plan's places, with exact bytes.
@@ -45,9 +45,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from trimodal.core import Change, Folded, Layout, Place, Site
-from trimodal.core.folding import folded, with_streams_kept
+from trimodal.edits.fold_layout import folded, with_streams_kept
 from trimodal.errors import TrimodalError
-from trimodal.maths.folding import taken_over
+from trimodal.maths.affine_folding import taken_over
 from trimodal.methods.method import Method, Weights
 from trimodal.methods.options import option
 from trimodal.statistics import Statistic

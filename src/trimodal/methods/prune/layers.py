@@ -32,7 +32,7 @@ tower's end, as towers have no perplexity of their own. Blocks that nothing read
 last one) go first, for nothing.
 
 What counts blocks follows: the configuration (also its list of a type per block), a decoder's places in its cache, the
-number of the block that is read, the blocks whose heads tell Whisper the times of words (`models/alignment.py`).
+number of the block that is read, the blocks whose heads tell Whisper the times of words (`edits/alignment.py`).
 
 By hand. One token, two blocks. x_0 = (3, 4), f_0 gives x_1 = (4, 3), f_1 adds (4, 0), so x_2 = (8, 3).
 cos(x_0, x_1) = 24/25, BI_0 = 0.04; cos(x_1, x_2) = 41/(5√73) = 0.959737, BI_1 = 0.040263: by influence block 0 goes. By

@@ -50,12 +50,12 @@ from torch import Tensor, nn
 
 from trimodal.core import Change, Cut, Place, Site
 from trimodal.errors import TrimodalError, UnreachedError
+from trimodal.graph.fusion_discovery import offset_of
 from trimodal.methods.method import Method, Mix
 from trimodal.methods.options import option
-from trimodal.methods.prune.readers import Reading, expected, fitted, observe, stacked, weight_at, width
 from trimodal.methods.prune.structured import kept_units
+from trimodal.methods.prune.unit_consumers import Reading, expected, fitted, observe, stacked, weight_at, width
 from trimodal.models.model import Batch, Model
-from trimodal.models.watching import offset_of
 from trimodal.statistics import StatisticKind
 
 Score = Literal["energy", "activation", "magnitude"]

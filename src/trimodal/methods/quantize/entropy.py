@@ -31,7 +31,7 @@ The size on disk. This method *stores plain int8 codes*, a byte per weight. What
 entropy-coded size in bits per weight.
 
 Departs from the paper: an exact solve for the steps in place of one LMMSE factor per column; columns are coded in classes
-by spread (see `maths/entropy.py`), because water-filled columns differ; no bits are carried over from layer to layer.
+by spread (see `maths/entropy_coding.py`), because water-filled columns differ; no bits are carried over from layer to layer.
 Fails to reach high rates: int8 holds about 6 to 7 bits of entropy, then the step stops shrinking, and the notes say so.
 
 By hand. C = [[2, 1], [1, 2]], order as given: U = [[√(2/3), −1/√6], [0, 1/√2]] (see `quantize.gptq`), so that with c = 0.5 the
@@ -52,7 +52,7 @@ from trimodal.core import Change, Place, Site, Treatment
 from trimodal.core.storage import stored_bytes
 from trimodal.errors import TrimodalError
 from trimodal.maths.cholesky import inverse_root, revive
-from trimodal.maths.entropy import coded_bits, entropy
+from trimodal.maths.entropy_coding import coded_bits, entropy
 from trimodal.maths.error import quadratic
 from trimodal.maths.integers import Integers, integers
 from trimodal.methods.method import Method, Weights, needs_dense

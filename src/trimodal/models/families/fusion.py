@@ -1,4 +1,4 @@
-"""Our own fused model (`models/fusion/`): one Transformer tower per modality and an encoder over all their tokens."""
+"""Our own fused model (`networks/fusion/`): one Transformer tower per modality and an encoder over all their tokens."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from trimodal.core import MODALITIES, Layout
 from trimodal.models import encoding
 from trimodal.models.declare import OWN, Attention, Mlp, Part, TowerPart, config_of, lay_out
-from trimodal.models.fusion.configuration import FusionConfig
-from trimodal.models.fusion.modeling import FusionModel
 from trimodal.models.model import Batch, Family, Loaded, Output, Processors
+from trimodal.networks.fusion.configuration import FusionConfig
+from trimodal.networks.fusion.modeling import FusionModel
 
 BLOCK = (
     Part("norm_1", "norm", "attention"),

@@ -1,0 +1,364 @@
+"""Activations, block by block: run the smallest part of the model that a group of sites needs, and see its inputs.
+
+Block b+1 of a tower mostly takes what block b gave. So the model runs in full once per tower, up to its first block that
+is asked for; from there each block is run alone on the kept activations, and after it was changed once more, so that the
+next block is calibrated on what it will really get. Where one block does not feed the next (checked by identity of the
+tensors, not assumed), and for sites outside all blocks, the whole model runs again.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from trimodal.compression.input_groups import Reading
+from trimodal.core import Site
+from trimodal.models.blocks import first, split, uncached
+from trimodal.models.foreign import Stop, run_forward
+from trimodal.models.model import Batch, Model
+from trimodal.statistics import (
+    ColumnNorm,
+    GroupedMoment,
+    Moment,
+    Sample,
+    Seen,
+    StatisticKind,
+    Uses,
+    rows_by_modality,
+    unfold_input,
+)
+
+Tick = Callable[[], None]
+
+
+@dataclass
+class _Chain:
+    """Kept activations of one tower: what block `block` gets, per batch."""
+
+    tower: str
+    block: int
+    inputs: list[Any]
+    calls: list[list[tuple[tuple[Any, ...], dict[str, Any]]]]  # per batch, per block: further arguments
+    fed: list[bool]  # per block: whether it takes what the block before it gave
+
+
+@dataclass
+class Activations:
+    """The calibration batches, and the way to push them through parts of `model`.
+
+    `original` does the same with the model as it was; statistics that pair both models' inputs need it.
+    """
+
+    model: Model
+    batches: Sequence[Batch]
+    original: Activations | None = None
+    tick: Tick = lambda: None
+    _chain: _Chain | None = field(default=None, init=False)
+    _codes: list[dict[str, Tensor]] = field(default_factory=list, init=False)
+
+    def __post_init__(self) -> None:
+        self._codes = [dict(self.model.family.tokens(self.model.module, batch)) for batch in self.batches]
+
+    def observe(self, sites: Sequence[Site], wants: Mapping[str, StatisticKind]) -> dict[str, dict[str, Seen]]:
+        """Statistics by path of the sites in `wants`, each by modality.
+
+        All `sites` lie in one block, or all outside of blocks. Sites that get the very same input share one statistic.
+        """
+        tower, block = sites[0].tower, sites[0].block
+        self.model.module.eval()
+        with torch.inference_mode():
+            # Reaching the block runs it too: nothing may be recorded before that is done.
+            chain = None if block is None else self._reach(tower, block)
+            paired = [path for path, kind in wants.items() if kind == "paired"]
+            twin = self.original if paired else None
+            was = (
+                {path: self.model.layout.before(twin.model.layout, path) for path in paired} if twin is not None else {}
+            )
+            twin_chain = None if twin is None or block is None else twin._reach(tower, self._origin(tower, block, twin))
+            with _recording(self.model, [s for s in sites if s.path in wants], wants) as recorder:
+                for index, codes in enumerate(self._codes):
+                    originals = twin.inputs(index, twin_chain, list(was.values())) if twin is not None else {}
+                    recorder.start_(codes, {path: originals[old] for path, old in was.items() if old in originals})
+                    with suppress(Stop):
+                        self._run(index, chain)
+                    self.tick()
+        return recorder.by_site()
+
+    def _origin(self, tower: str, block: int, twin: Activations) -> int:
+        """The number that a block has in the model as it was, which may have more of them."""
+        here, there = self.model.layout.tower(tower), twin.model.layout.tower(tower)
+        return there.origins.index(here.origins[block])
+
+    def forget(self) -> None:
+        """Drop the kept activations: layers of several blocks have changed, and with them what the blocks are given."""
+        self._chain = None
+
+    def inputs(self, index: int, chain: _Chain | None, paths: Sequence[str]) -> dict[str, list[Tensor]]:
+        """What the layers at `paths` get from batch number `index`, call by call; those that are not there or do not
+        run are missing."""
+        found: dict[str, list[Tensor]] = {}
+        modules = dict(self.model.module.named_modules())
+
+        def hook(path: str) -> Callable[..., None]:
+            def see(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+                found.setdefault(path, []).append(split(args, kwargs)[0])
+
+            return see
+
+        handles = [
+            modules[path].register_forward_pre_hook(hook(path), with_kwargs=True) for path in paths if path in modules
+        ]
+        try:
+            self._run(index, chain)
+        finally:
+            for handle in handles:
+                handle.remove()
+        return found
+
+    def _run(self, index: int, chain: _Chain | None) -> None:
+        """Push batch number `index` through the block where `chain` stands, or through the whole model."""
+        if chain is None:
+            run_forward(self.model.module, self.batches[index])
+        elif chain.inputs[index] is not None:
+            args, kwargs = chain.calls[index][chain.block]
+            self._block(chain)(chain.inputs[index], *args, **kwargs)
+
+    def _block(self, chain: _Chain) -> nn.Module:
+        return self.model.module.get_submodule(self.model.layout.tower(chain.tower).blocks[chain.block])
+
+    def _reach(self, tower: str, block: int) -> _Chain:
+        """The chain standing at `block`: advanced from where it stands, or captured anew."""
+        chain = self._chain
+        if chain is None or chain.tower != tower or chain.block > block:
+            self._chain = chain = self._capture(tower, block)
+        while chain.block < block:
+            if not chain.fed[chain.block + 1]:
+                self._chain = chain = self._capture(tower, block)
+                break
+            self._advance(chain)
+        return chain
+
+    def _advance(self, chain: _Chain) -> None:
+        """Push every batch through the block as it is now."""
+        module = self._block(chain)
+        for index, hidden in enumerate(chain.inputs):
+            if hidden is not None:
+                args, kwargs = chain.calls[index][chain.block]
+                chain.inputs[index] = first(module(hidden, *args, **kwargs))
+        chain.block += 1
+
+    def _capture(self, tower: str, block: int) -> _Chain:
+        """Run the model up to the tower's last block and keep what block `block` gets.
+
+        What later blocks compute is not needed, only what they are called with. So where in the first batch each gave
+        one tensor of the shape that it got and fed the next, they hand on their input in the other batches.
+        """
+        paths = self.model.layout.tower(tower).blocks
+        chain = _Chain(tower, block, [], [], [True] * len(paths))
+        idle = False
+        for batch in self.batches:
+            hidden, calls, fed, alike = _capture_one(self.model.module, paths, block, batch, idle)
+            chain.inputs.append(hidden)
+            chain.calls.append(calls)
+            chain.fed = [old and new for old, new in zip(chain.fed, fed, strict=True)]
+            idle = hidden is not None and alike and all(chain.fed)
+            self.tick()
+        return chain
+
+
+def _capture_one(
+    module: nn.Module, paths: Sequence[str], block: int, batch: Batch, idle: bool
+) -> tuple[Any, list[tuple[tuple[Any, ...], dict[str, Any]]], list[bool], bool]:
+    """For one batch: the input of block number `block` (None if it never ran), each block's further arguments, whether
+    each block got the very tensor that the block before it gave, and whether all gave one tensor of the shape they got.
+
+    `idle`: the blocks from `block` on hand on their input.
+    """
+    hidden: Any = None
+    last: Any = None
+    alike = True
+    calls: list[tuple[tuple[Any, ...], dict[str, Any]]] = [((), {}) for _ in paths]
+    fed = [True] * len(paths)
+
+    def before(number: int) -> Callable[..., None]:
+        def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            nonlocal hidden
+            first, rest, named = split(args, kwargs)
+            calls[number] = (tuple(map(uncached, rest)), {k: uncached(v) for k, v in named.items()})
+            if number == block:
+                hidden = first
+            elif number > block:
+                fed[number] = first is last
+            if number == len(paths) - 1:
+                raise Stop
+
+        return hook
+
+    def after(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+        nonlocal last, alike
+        last = first(output)
+        alike = alike and isinstance(output, Tensor) and output.shape == split(args, kwargs)[0].shape
+
+    blocks = [module.get_submodule(path) for path in paths]
+    handles = [b.register_forward_pre_hook(before(i), with_kwargs=True) for i, b in enumerate(blocks)]
+    handles += [b.register_forward_hook(after, with_kwargs=True) for b in blocks]
+    try:
+        with _idle(blocks[block:] if idle else ()):
+            run_forward(module, batch)
+    except Stop:
+        pass
+    finally:
+        for handle in handles:
+            handle.remove()
+    return hidden, calls, fed, alike
+
+
+@contextmanager
+def _idle(blocks: Sequence[nn.Module]) -> Iterator[None]:
+    """Meanwhile `blocks` give back what they are given."""
+    own = [block.__dict__.get("forward") for block in blocks]
+    for block in blocks:
+        block.forward = lambda *args, **kwargs: split(args, kwargs)[0]
+    try:
+        yield
+    finally:
+        for block, forward in zip(blocks, own, strict=True):
+            del block.forward
+            if forward is not None:
+                block.forward = forward
+
+
+class _Recorder:
+    """Forward hooks that feed statistics."""
+
+    def __init__(self, model: Model, sites: Sequence[Site], wants: Mapping[str, StatisticKind]) -> None:
+        self._model = model
+        self._wants = wants
+        self._sites = {site.path: site for site in sites}
+        self._found: dict[str, dict[str, Seen]] = {}
+        self._leader: dict[str, str] = {}
+        self._inputs: dict[str, tuple[nn.Module, Tensor]] = {}
+        self._codes: dict[str, Tensor] = {}
+        self._originals: dict[str, list[Tensor]] = {}
+        self._calls: Counter[str] = Counter()
+        self._batches = 0
+        self._reads: dict[str, Uses] = {}
+
+    def start_(self, codes: dict[str, Tensor], originals: dict[str, list[Tensor]]) -> None:
+        """A new batch is about to run; `codes` say which tokens are what, `originals` what the model as it was gives
+        its layers, call by call."""
+        self._codes = codes
+        self._originals = originals
+        self._inputs = {}
+        self._batches += 1
+        self._once = self._batches > 1 and all(self._calls[path] == self._batches - 1 for path in self._sites)
+        self._waiting = set(self._sites)
+
+    def hook(self, path: str) -> Callable[..., None]:
+        """The hook for the site at `path`."""
+
+        def see(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            x = split(args, kwargs)[0]
+            leader = self._leader.setdefault(path, self._leader_of(path, module, x))
+            if leader == path:
+                self._inputs[path] = module, x
+                self._update(path, module, x)
+            self._calls[path] += 1
+            self._waiting.discard(path)
+            if self._once and not self._waiting:
+                raise Stop  # as many calls as in every batch before: the rest of this one is not needed
+
+        return see
+
+    def _leader_of(self, path: str, module: nn.Module, x: Tensor) -> str:
+        """The site that was given the very same tensor in this batch and wants the same; `path` if there is none."""
+        same = (
+            p
+            for p, (other, seen) in self._inputs.items()
+            if seen is x and self._wants[p] == self._wants[path] and _window(other) == _window(module)
+        )
+        return next(same, path)
+
+    def _update(self, path: str, module: nn.Module, x: Tensor) -> None:
+        site = self._sites[path]
+        modality = self._model.layout.tower(site.tower).modality
+        lookup = isinstance(module, nn.Embedding)
+        rows = rows_by_modality(x.unsqueeze(-1) if lookup else unfold_input(module, x), self._codes.get(site.stream), modality)
+        calls = self._originals.get(path)
+        original = calls.pop(0) if calls else None
+        twins: dict[str, Tensor] = {}
+        if original is not None and original.shape == x.shape:
+            twins = rows_by_modality(unfold_input(module, original), self._codes.get(site.stream), modality)
+        found = self._found.setdefault(path, {})
+        for name, part in rows.items():
+            if self._wants[path] in ("uses", "grouped"):
+                _seen_otherwise_(found, name, module, part)
+                continue
+            if self._wants[path] == "norm":
+                found.setdefault(name, ColumnNorm(part.shape[-1])).update(part)
+                continue
+            kind = Sample if self._wants[path] == "sample" else Moment
+            moment = found.setdefault(name, kind(part.shape[-1]))
+            if isinstance(moment, Moment):
+                moment.update(part, twins.get(name))
+
+    def read(self, path: str, rows: Tensor) -> None:
+        """Rows of the embedding at `path` that were read without a call."""
+        self._reads.setdefault(path, Uses(self._sites[path].rows)).update(rows)
+
+    def by_site(self) -> dict[str, dict[str, Seen]]:
+        """What was found, by path; sites that never ran are missing. An embedding that was never called, but whose weight
+        was read, has what was read."""
+        read: dict[str, dict[str, Seen]] = {
+            path: {self._model.layout.tower(self._sites[path].tower).modality: uses} for path, uses in self._reads.items()
+        }
+        return read | {path: self._found[leader] for path, leader in self._leader.items() if leader in self._found}
+
+
+def _seen_otherwise_(found: dict[str, Seen], modality: str, module: nn.Module, part: Tensor) -> None:
+    """Add rows (tokens, n) to what is seen of a layer whose input has no single second moment."""
+    if isinstance(module, nn.Embedding):
+        uses = found.setdefault(modality, Uses(module.num_embeddings))
+        if isinstance(uses, Uses):
+            uses.update(part)
+        return
+    groups = module.groups if isinstance(module, nn.Conv1d | nn.Conv2d) else 1
+    if groups == 1:  # a head that uses the embedding's weight
+        moment: Seen = found.setdefault(modality, Moment(part.shape[-1]))
+    else:
+        moment = found.setdefault(modality, GroupedMoment(groups, part.shape[-1] // groups))
+    if isinstance(moment, Moment | GroupedMoment):
+        moment.update(part)
+
+
+def _window(module: nn.Module) -> tuple[Any, ...]:
+    """What of a convolution decides which patches it sees, and of an embedding how many rows it has; empty for a linear
+    layer."""
+    if isinstance(module, nn.Embedding):
+        return (module.num_embeddings,)
+    if not isinstance(module, nn.Conv1d | nn.Conv2d):
+        return ()
+    return module.kernel_size, module.stride, module.padding, module.dilation, module.padding_mode
+
+
+@contextmanager
+def _recording(model: Model, sites: Sequence[Site], wants: Mapping[str, StatisticKind]) -> Iterator[_Recorder]:
+    recorder = _Recorder(model, sites, wants)
+    handles = [
+        model.module.get_submodule(site.path).register_forward_pre_hook(recorder.hook(site.path), with_kwargs=True)
+        for site in sites
+    ]
+    layers = {path: model.module.get_submodule(path) for path, kind in wants.items() if kind == "uses"}
+    tables = {path: layer.weight for path, layer in layers.items() if isinstance(layer, nn.Embedding)}
+    try:
+        with Reading(tables, recorder.read) if tables else nullcontext():
+            yield recorder
+    finally:
+        for handle in handles:
+            handle.remove()

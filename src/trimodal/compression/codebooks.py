@@ -1,0 +1,57 @@
+"""The tables that the layers of a tower share (`table: tower`), fitted to all of them before any is solved.
+
+All places are looked at with the model as it is, block by block, and of each only what it puts into the table is kept. The
+sweep hands the table to every place that uses it. See `methods/quantize/tower_codebook.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import replace
+from itertools import groupby
+from typing import Any
+
+from trimodal.compression.solve_context import Given, Task, position, weights_of
+from trimodal.core import Edit, Place
+from trimodal.maths.codebook import Crowd, shared_table
+from trimodal.methods import method
+from trimodal.methods.options import build
+from trimodal.methods.quantize.tower_codebook import beside, crowd_of, kin, levels_of, shares
+
+
+def has_tables(edit: Edit) -> bool:
+    """Whether places of the edit share a table."""
+    used = method(edit.method)
+    return any(shares(build(used.config, {**edit.config, **place.config}, edit.method)) for place in edit.places)
+
+
+def with_tables(given: Given, tasks: Sequence[Task], tell: Callable[[str], None] = lambda what: None) -> list[Task]:
+    """The `tasks`, those that share a table each with that table."""
+    found = [(task, given.place(task)) for task in tasks if shares(task.config)]
+    # planning could only guess what an earlier step leaves: where that is declined the next layer stores the table
+    found = [(task, place) for task, place in found if task.method.refuse(place, task.config) is None]
+    crowds: dict[Hashable, list[Crowd]] = {}
+    for _, group in groupby(found, key=lambda pair: position(pair[1].observed)):
+        here, places = zip(*group, strict=True)
+        tell(f"{here[0].method.name}: the table for {places[0].name}")
+        seen = given.observe(here, places, errors=False)
+        for task, place in zip(here, places, strict=True):
+            statistic = given.statistic(task, place, seen.get(place.observed.path, {}))
+            part = crowd_of(place, weights_of(given.model, place), statistic, task.config)
+            crowds.setdefault(_key(task, place), []).append(part)
+    tables: dict[Hashable, Any] = {}
+    changed: dict[tuple[int, str], Task] = {}
+    before: list[tuple[Place, Any]] = []
+    for task, place in found:
+        key = _key(task, place)
+        if key not in tables:
+            table = shared_table(crowds[key], task.config.bits, task.config.group != "tower")
+            tables[key] = {levels_of(place.observed.path): table}
+        config = beside(place, task.config, before)
+        before.append((place, config))
+        changed[task.edit, task.planned.name] = replace(task, config=config, lent=tables[key])
+    return [changed.get((task.edit, task.planned.name), task) for task in tasks]
+
+
+def _key(task: Task, place: Place) -> Hashable:
+    return task.edit, kin(place, task.config)

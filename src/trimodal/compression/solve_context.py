@@ -1,0 +1,207 @@
+"""What a method is given at a place: the weights, and the statistic that it wants, of the model as it is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import groupby
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from trimodal.compression.activations import Activations
+from trimodal.compression.sensitivity import Examples, mask_gradients, weight_gradients
+from trimodal.core import Edit, Place, PlannedPlace, Sample, Site
+from trimodal.data import batches as make_batches
+from trimodal.errors import UnreachedError
+from trimodal.layers import Sparse
+from trimodal.methods import Method, method
+from trimodal.methods.options import build
+from trimodal.models.model import Model, device_of
+from trimodal.planning import place_of
+from trimodal.statistics import (
+    Balance,
+    ColumnNorm,
+    Gradient,
+    MaskGradient,
+    Moment,
+    Seen,
+    Statistic,
+    StatisticKind,
+    mixed,
+)
+
+GRADIENT_SAMPLES = 64
+_LEAST, _MOST = 2.0**-60, 2.0**60
+SeenAt = Mapping[str, Mapping[str, Seen]]
+
+
+@dataclass(frozen=True)
+class Task:
+    """One place of one edit; `note` goes into its record, and `lent` is given to its method with the weights."""
+
+    edit: int
+    method: Method
+    config: Any
+    planned: PlannedPlace
+    note: str = ""
+    lent: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+def tasks_of(number: int, edit: Edit) -> list[Task]:
+    """The tasks of edit `number`, in running order."""
+    used = method(edit.method)
+    return [
+        Task(number, used, build(used.config, {**edit.config, **planned.config}, edit.method), planned)
+        for planned in edit.places
+    ]
+
+
+@dataclass
+class Given:
+    """What the methods of one sweep over `model` are given; `tasks` are all of the sweep's. Of `samples`, which `activations`
+    has in batches, gradients are taken one by one; `sizes` are those of the outputs' gradients per path and modality, for
+    balance `gradient`."""
+
+    model: Model
+    activations: Activations
+    tasks: Sequence[Task]
+    samples: Sequence[Sample]
+    seed: int
+    balance: Balance
+    sizes: Mapping[str, Mapping[str, float]]
+    _gradients: Mapping[str, Gradient] = field(default_factory=dict, init=False)
+    _masks: Mapping[str, MaskGradient] = field(default_factory=dict, init=False)
+
+    def place(self, task: Task) -> Place:
+        """The task's place as it stands in the model now."""
+        return place_of(self.model.layout, task.method, task.planned)
+
+    def observe(self, tasks: Sequence[Task], places: Sequence[Place], errors: bool = True) -> SeenAt:
+        """Statistics of the inputs at the `places` of `tasks`, by path and modality. With `errors` the second moment is
+        taken everywhere, asked for or not, so that output errors can be measured; of an embedding which rows were used,
+        and of a convolution in groups the moment of each."""
+        wants: dict[str, StatisticKind] = {}
+        for task, place in zip(tasks, places, strict=True):
+            site = place.observed
+            if errors and self.activations.batches and place.whole is None and place.fold is None:
+                wants |= _for_errors(place)
+            if self.activations.batches and place.whole is None and place.fold is None and has_moment(site):
+                wanted = task.method.wants(place, task.config)
+                if errors or wanted not in (None, "gradient", "mask"):
+                    wants[site.path] = "moment" if wanted in (None, "norm", "gradient", "mask") else wanted
+        seen: dict[str, Mapping[str, Seen]] = {}
+        observed = [place.observed for place in places if place.observed.path in wants]
+        observed += [replace(s, path=path) for s in observed if s.kind == "embedding" for path in s.tied if path in wants]
+        for _, sites in groupby(sorted(observed, key=position), key=position):
+            seen |= self.activations.observe(list(sites), wants)
+        return seen
+
+    def statistic(self, task: Task, place: Place, seen: Mapping[str, Seen]) -> Statistic | None:
+        """What the task's method wants, out of what was `seen` at its place; None where it wants nothing, or can do
+        without what no data was there for. Columns that no token reached are filled in, see `maths/unseen.py`; of a
+        layer that no sample came to (its tower's modality is missing, or its weight is read without a call) that is all.
+
+        Raises:
+            UnreachedError: the method needs real rows of the input, and none came there.
+        """
+        wanted = task.method.wants(place, task.config)
+        if wanted is None:
+            return None
+        moments = {name: part for name, part in seen.items() if isinstance(part, Moment)}
+        found: Statistic | None = None
+        if wanted == "gradient":
+            found = self._gradient(place)
+        elif wanted == "mask":
+            found = self._mask(place)
+        elif moments:
+            found = mixed(moments, self.balance, self.sizes.get(place.observed.path))
+        elif wanted != "sample" and self.samples and has_moment(place.observed):
+            found = Moment(place.observed.columns, device=device_of(self.model.module))
+        if isinstance(found, ColumnNorm | Moment | Gradient):
+            found = found.filled()
+        if found is None and (self.samples or not task.method.without_data):
+            raise UnreachedError(
+                f"{task.method.name} at {place.name}: no calibration sample ran through it; give data that uses the "
+                f"{place.observed.tower} tower, or leave the place out if its weight is read without a call"
+            )
+        return found
+
+    def _gradient(self, place: Place) -> Gradient | None:
+        """The gradient of the place's observed weight. Where it is not known, or is of a weight that was cut since, it is
+        taken for all plain weights that this sweep ranks so, at the model as it is now."""
+        path, shape = place.observed.path, (place.observed.rows, place.observed.columns)
+        known = self._gradients.get(path)
+        if known is None or (known.rows, known.columns) != shape:
+            paths = [p.observed.path for p in self._wanting("gradient")]
+            self._gradients = weight_gradients(self.model, self._examples(), dict.fromkeys(paths), self.seed)
+        return self._gradients.get(path)
+
+    def _mask(self, place: Place) -> MaskGradient | None:
+        """The gradient of the masks of the place's units; like `_gradient`, for all places that want theirs at once."""
+        axis = place.observed.input_axis
+        known = self._masks.get(place.name)
+        if self.samples and (known is None or axis is None or known.units != axis.units_of(place.name)):
+            readers = {
+                p.name: {site.path: torch.tensor(site.unit_columns(p.name)) for site in p.consumers}
+                for p in self._wanting("mask")
+            }
+            self._masks = mask_gradients(self.model, self._examples(), readers, self.seed)
+        return self._masks.get(place.name)
+
+    def _wanting(self, kind: StatisticKind) -> list[Place]:
+        """The places of this sweep, of plain weights as they are now, whose methods want `kind`."""
+        plain = {site.path for site in self.model.layout.sites if site.stored == "dense"}
+        tasks = [(task, self.place(task)) for task in self.tasks if plain.issuperset(task.planned.paths)]
+        return [place for task, place in tasks if task.method.wants(place, task.config) == kind]
+
+    def _examples(self) -> Examples:
+        """Up to 64 samples, each with the batch that it makes alone."""
+        samples = self.samples[:: -(-len(self.samples) // GRADIENT_SAMPLES)] if self.samples else ()
+        return ((sample, batch) for sample in samples for batch in make_batches(self.model, [sample], 1))
+
+
+def has_moment(site: Site) -> bool:
+    """Whether the site's input has one second moment."""
+    return site.kind in ("linear", "conv") and site.groups == 1
+
+
+def _for_errors(place: Place) -> dict[str, StatisticKind]:
+    """What tells the error of a site that no method takes statistics of. What is tied to an embedding, its own way to read
+    the same weight, is seen there."""
+    site = place.observed
+    if site.kind == "embedding":
+        return dict.fromkeys((site.path, *site.tied), "uses")
+    return {site.path: "grouped"} if site.kind == "conv" and site.groups > 1 and place.label is None else {}
+
+
+def position(site: Site) -> tuple[str, int]:
+    """Where the site runs: its tower and block, -1 outside of blocks."""
+    return site.tower, -1 if site.block is None else site.block
+
+
+def beyond(place: Place, weights: Mapping[str, Tensor]) -> str | None:
+    """Why the numbers of a place cannot be computed with: so large or so small that their squares, or what a method makes of
+    them in their own type, would overflow or vanish. None if they can."""
+    for site in place.sites:
+        weight = weights.get(f"{site.path}.weight")
+        largest = 0.0 if weight is None or not weight.numel() else float(weight.abs().max())
+        most = min(_MOST, torch.finfo(getattr(torch, site.dtype)).max / 4)
+        if largest and not _LEAST <= largest <= most:
+            return f"the largest weight of {site.name} is {largest:.3g}, and computing needs {_LEAST:.2g} to {most:.2g}"
+    return None
+
+
+def weights_of(model: Model, place: Place) -> dict[str, Tensor]:
+    """Weight and bias of every site of the place, in float32, and the mask of what is pruned."""
+    found = {}
+    for site in place.sites:
+        layer = model.module.get_submodule(site.path)
+        for name in ("weight", "bias"):
+            tensor = getattr(layer, name, None)
+            if isinstance(tensor, Tensor):
+                found[f"{site.path}.{name}"] = tensor.detach().float()
+        if isinstance(stored := getattr(layer, "stored", None), Sparse):
+            found[f"{site.path}.mask"] = stored.kept
+    return found

@@ -1,0 +1,461 @@
+"""Trains the built-in model of the see-hear-read task, and unpacks the one that comes with the package.
+
+Training has three parts. First the towers learn their own modality alone (which digit is seen, which is
+heard, which operation is asked), with strong augmentation, because writers and voices of the test are new.
+Then the fusion learns to answer from the towers' kept outputs, paired at random, which is cheap. At last
+everything learns together, on questions made on the fly from any image, any clip and any wording of the
+training split. Each part ends with a moving average of its weights.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.resources import as_file, files
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from trimodal.demo.seehearread import ANSWERS, OPERATIONS, Item, answer_class, load_handwriting, load_speech
+from trimodal.demo.seehearread import questions as make_questions
+from trimodal.demo.seehearread import texts as make_texts
+from trimodal.errors import ModelError
+from trimodal.networks.fusion import FusionConfig, FusionModel, FusionProcessor, make_processor
+from trimodal.networks.fusion.modeling import MODALITIES
+from trimodal.training.loop import Loss, StepRecord, TrainSettings, train
+from trimodal.writing import check_free, whole_folder
+
+PACKAGED = "model"  # folder of the packaged model inside trimodal.demo.seehearread
+ANSWER_TABLE = torch.tensor(
+    [[[answer_class(o, a, b) for b in range(10)] for a in range(10)] for o in range(len(OPERATIONS))]
+)  # (operations, 10, 10): the class of the right answer
+Batch = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Fractions of right answers over `count` questions: the whole, each tower alone, and per operation."""
+
+    count: int
+    answer: float
+    image: float
+    audio: float
+    text: float
+    operations: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Material:
+    """The training split as tensors.
+
+    `pixels` (n, 1, S, S) float32 normalised, `digits` (n,); `waves` (m, N) float32 zero-padded, `lengths`
+    (m,) in samples, `spoken` (m,); `ids` and `known` (k, T) token ids and their mask, `asked` (k,)
+    operations.
+    """
+
+    pixels: Tensor
+    digits: Tensor
+    waves: Tensor
+    lengths: Tensor
+    spoken: Tensor
+    ids: Tensor
+    known: Tensor
+    asked: Tensor
+
+
+def demo_config(fusion: str = "hybrid") -> FusionConfig:
+    """The shape of the built-in model: about 2.7 million parameters, more than the task needs, on purpose."""
+    names = {number: str(value) for number, value in enumerate(ANSWERS)}
+    return FusionConfig(
+        fusion=fusion, id2label=names, label2id={name: number for number, name in names.items()},
+        text_labels=len(OPERATIONS),
+    )  # fmt: skip
+
+
+def demo_processor(config: FusionConfig) -> FusionProcessor:
+    """The processor that belongs to the built-in model; its words are those of the training wordings."""
+    return make_processor(config, _training_texts()[0])
+
+
+def _training_texts() -> tuple[list[str], list[int]]:
+    """All training texts and the operation that each asks for."""
+    pairs = [(text, number) for number in range(len(OPERATIONS)) for text in make_texts(number, "train")]
+    return [text for text, _ in pairs], [number for _, number in pairs]
+
+
+def prepare_material(processor: FusionProcessor) -> Material:
+    """The training split, processed once."""
+    handwriting, speech = load_handwriting("train"), load_speech("train")
+    pixels = processor(images=[image[:, :, None] for image in handwriting.images])["pixel_values"]
+    waves = torch.zeros(len(speech), processor.feature_extractor.n_samples)
+    for row, clip in enumerate(speech):
+        waves[row, : len(clip.samples)] = torch.from_numpy(clip.samples)
+    words, asked = _training_texts()
+    encoded = processor(text=words)
+    return Material(
+        pixels=pixels,
+        digits=torch.from_numpy(handwriting.digits),
+        waves=waves,
+        lengths=torch.tensor([len(clip.samples) for clip in speech]),
+        spoken=torch.tensor([clip.digit for clip in speech]),
+        ids=encoded["input_ids"],
+        known=encoded["attention_mask"],
+        asked=torch.tensor(asked),
+    )
+
+
+# Augmentation. Every function draws from a generator that it is given.
+
+
+def _uniform(count: int, low: float, high: float, chance: torch.Generator) -> Tensor:
+    """(count,) float32 in [low, high)."""
+    return low + (high - low) * torch.rand(count, generator=chance)
+
+
+def augment_images(pixels: Tensor, chance: torch.Generator) -> Tensor:
+    """Rotate, scale, shear, shift, thicken or thin, and add noise: (B, 1, S, S) -> the same shape."""
+    count, ground = len(pixels), float(pixels.min())
+    angle, shear = _uniform(count, -0.26, 0.26, chance), _uniform(count, -0.25, 0.25, chance)
+    wide, high = _uniform(count, 0.82, 1.22, chance), _uniform(count, 0.85, 1.2, chance)
+    cos, sin = torch.cos(angle), torch.sin(angle)
+    right, down = _uniform(count, -0.2, 0.2, chance), _uniform(count, -0.15, 0.15, chance)
+    top = torch.stack([wide * cos, shear - sin, right], dim=1)
+    bottom = torch.stack([sin, high * cos, down], dim=1)
+    grid = F.affine_grid(torch.stack([top, bottom], dim=1), list(pixels.shape), align_corners=False)
+    ink = F.grid_sample(pixels - ground, grid, align_corners=False)
+    thick = F.max_pool2d(ink, 3, stride=1, padding=1)
+    thin = -F.max_pool2d(-ink, 3, stride=1, padding=1)
+    mix = _uniform(count, -0.5, 0.5, chance)[:, None, None, None]
+    ink = torch.where(mix > 0, ink + mix * (thick - ink), ink - mix * (thin - ink))
+    ink = ink * _uniform(count, 0.75, 1.15, chance)[:, None, None, None]
+    return ink + ground + 0.15 * torch.randn(ink.shape, generator=chance)
+
+
+def augment_waves(waves: Tensor, lengths: Tensor, chance: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Change the speed, move in time, add noise: (B, N) and lengths (B,) -> the same, with new lengths."""
+    count, room = waves.shape
+    speed = torch.maximum(_uniform(count, 0.85, 1.2, chance), lengths / room)
+    duration = (lengths / speed).floor()
+    start = (torch.rand(count, generator=chance) * (room - duration).clamp(min=0, max=1600)).floor()
+    source = (torch.arange(room) - start[:, None]) * speed[:, None]  # where each new sample comes from
+    left = source.floor().long()
+    inside = (left >= 0) & (left < lengths[:, None] - 1)
+    left = left.clamp(0, room - 2)
+    weight = source - left
+    moved = torch.where(inside, waves.gather(1, left) * (1 - weight) + waves.gather(1, left + 1) * weight, 0.0)
+    level = 10 ** (-_uniform(count, 28.0, 70.0, chance)[:, None] / 20)  # noise amplitude below the peak of 0.9
+    return moved + level * torch.randn(moved.shape, generator=chance), (start + duration).long()
+
+
+def augment_features(features: Tensor, chance: torch.Generator) -> Tensor:
+    """Stretch the mel axis as another throat would, tilt the spectrum, hide a band and a while: (B, M, F)."""
+    count, mels, frames = features.shape
+    stretch, shift = _uniform(count, 0.9, 1.12, chance), _uniform(count, -0.05, 0.05, chance)
+    zeros, ones = torch.zeros(count), torch.ones(count)
+    rows = torch.stack([ones, zeros, zeros, zeros, stretch, shift], dim=1).view(count, 2, 3)
+    grid = F.affine_grid(rows, [count, 1, mels, frames], align_corners=False)
+    warped = F.grid_sample(features[:, None], grid, padding_mode="border", align_corners=False)[:, 0]
+    tilt = _uniform(count, -0.3, 0.3, chance)[:, None, None] * torch.linspace(-1, 1, mels)[None, :, None]
+    band = _span(count, mels, 6, chance)[:, :, None]
+    while_ = _span(count, frames, 6, chance)[:, None, :]
+    return (warped + tilt).masked_fill(band | while_, -0.6)
+
+
+def _span(count: int, size: int, longest: int, chance: torch.Generator) -> Tensor:
+    """One random span per row: bool (count, size), each 0 to `longest` wide."""
+    width = _uniform(count, 0, longest, chance)[:, None]
+    start = _uniform(count, 0, 1, chance)[:, None] * (size - width)
+    place = torch.arange(size)[None]
+    return (place >= start) & (place < start + width)
+
+
+class Questions:
+    """Training batches made on the fly: any image, any clip, any wording. ``questions(number)`` makes one."""
+
+    def __init__(self, material: Material, processor: FusionProcessor, size: int, seed: int) -> None:
+        self.material = material
+        self.extractor = processor.feature_extractor
+        self.unknown = int(processor.tokenizer.unk_token_id)
+        self.size = size
+        self.chance = torch.Generator().manual_seed(seed)
+
+    def __call__(self, number: int) -> Batch:
+        """Batch `number`; the model's inputs and the four labels."""
+        images, sounds, words = self.images(), self.sounds(), self.words()
+        answers = ANSWER_TABLE[words["text_labels"], images["image_labels"], sounds["audio_labels"]]
+        return {**images, **sounds, **words, "labels": answers}
+
+    def draw(self, count: int) -> Tensor:
+        """(size,) row numbers below `count`."""
+        return torch.randint(count, (self.size,), generator=self.chance)
+
+    def images(self) -> Batch:
+        """`pixel_values` and `image_labels`."""
+        rows = self.draw(len(self.material.digits))
+        pixels = augment_images(self.material.pixels[rows], self.chance)
+        return {"pixel_values": pixels, "image_labels": self.material.digits[rows]}
+
+    def sounds(self) -> Batch:
+        """`input_features`, `audio_mask` and `audio_labels`."""
+        rows = self.draw(len(self.material.spoken))
+        waves, lengths = augment_waves(self.material.waves[rows], self.material.lengths[rows], self.chance)
+        features = augment_features(self.extractor.log_mel(waves), self.chance)
+        starts = torch.arange(features.shape[-1]) * self.extractor.hop_length
+        mask = (starts[None] < lengths[:, None]).long()
+        return {"input_features": features, "audio_mask": mask, "audio_labels": self.material.spoken[rows]}
+
+    def words(self) -> Batch:
+        """`input_ids`, `attention_mask` and `text_labels`; every tenth word or so is hidden."""
+        rows = self.draw(len(self.material.asked))
+        ids, known = self.material.ids[rows], self.material.known[rows]
+        hidden = (torch.rand(ids.shape, generator=self.chance) < 0.1) & known.bool()
+        longest = int(known.sum(dim=1).max())
+        ids = ids.masked_fill(hidden, self.unknown)[:, :longest]
+        return {
+            "input_ids": ids,
+            "attention_mask": known[:, :longest],
+            "text_labels": self.material.asked[rows],
+        }
+
+
+# Losses
+
+
+def tower_loss(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+    """Each tower on its own modality; the fusion does not run."""
+    few = -(-len(batch["text_labels"]) // 4)  # the text tower learns in a few steps
+    seen = model(pixel_values=batch["pixel_values"]).image_logits
+    heard = model(input_features=batch["input_features"], audio_mask=batch["audio_mask"]).audio_logits
+    read = model(input_ids=batch["input_ids"][:few], attention_mask=batch["attention_mask"][:few]).text_logits
+    parts = {
+        "image": _smooth(seen, batch["image_labels"]),
+        "audio": _smooth(heard, batch["audio_labels"]),
+        "text": _smooth(read, batch["text_labels"][:few]),
+    }
+    return {"loss": torch.stack(list(parts.values())).sum(), **parts}
+
+
+def joint_loss(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+    """The answer, and the towers with a third of the weight each."""
+    labels = ("labels", "image_labels", "audio_labels", "text_labels")
+    output = model(**{name: value for name, value in batch.items() if name not in labels})
+    parts = {
+        "answer": _smooth(output.logits, batch["labels"]),
+        "image": _smooth(output.image_logits, batch["image_labels"]),
+        "audio": _smooth(output.audio_logits, batch["audio_labels"]),
+        "text": _smooth(output.text_logits, batch["text_labels"]),
+    }
+    towers = parts["image"] + parts["audio"] + parts["text"]
+    return {"loss": parts["answer"] + 0.3 * towers, **parts}
+
+
+def _smooth(logits: Tensor, labels: Tensor) -> Tensor:
+    """Cross-entropy with a little label smoothing, which helps with writers and voices never met."""
+    return F.cross_entropy(logits, labels, label_smoothing=0.05)
+
+
+class TokenBank:
+    """Towers' outputs for many augmented inputs, kept so that the fusion learns without running the towers.
+
+    ``bank(number)`` pairs kept images, sounds and texts at random; the answer follows from the pair.
+    """
+
+    def __init__(self, model: FusionModel, source: Questions, batches: int) -> None:
+        self.size = source.size
+        self.chance = source.chance
+        parts: list[Batch] = [self.run(model, source(number)) for number in range(batches)]
+        longest = max(part["text"].shape[1] for part in parts)
+        for part in parts:
+            room = longest - part["text"].shape[1]
+            part["text"] = F.pad(part["text"], (0, 0, 0, room))
+            part["text_mask"] = F.pad(part["text_mask"], (0, room))
+        self.kept = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+    @staticmethod
+    @torch.no_grad()
+    def run(model: FusionModel, batch: Batch) -> Batch:
+        """One batch through the towers: tokens, masks and labels of each modality."""
+        masks = model.token_masks(batch["audio_mask"], batch["attention_mask"])
+        audio_mask, text_mask = masks["audio"], masks["text"]
+        assert audio_mask is not None, "the batch holds an audio mask"
+        assert text_mask is not None, "the batch holds a text mask"
+        return {
+            "image": model.image(batch["pixel_values"]),
+            "audio": model.audio(batch["input_features"], audio_mask),
+            "text": model.text(batch["input_ids"], text_mask),
+            "audio_mask": audio_mask,
+            "text_mask": text_mask,
+            **{f"{name}_labels": batch[f"{name}_labels"] for name in MODALITIES},
+        }
+
+    def __call__(self, number: int) -> Batch:
+        """Batch `number`: tokens of three modalities that never met before, and `labels`."""
+        count = len(self.kept["image"])
+        rows = {m: torch.randint(count, (self.size,), generator=self.chance) for m in MODALITIES}
+        drawn = {name: value[rows[name.split("_")[0]]] for name, value in self.kept.items()}
+        longest = int(drawn["text_mask"].sum(dim=1).max())
+        drawn["text"], drawn["text_mask"] = drawn["text"][:, :longest], drawn["text_mask"][:, :longest]
+        drawn["labels"] = ANSWER_TABLE[drawn["text_labels"], drawn["image_labels"], drawn["audio_labels"]]
+        return drawn
+
+
+def fusion_loss(model: nn.Module, batch: Batch) -> Tensor:
+    """The answer from kept tokens; only the fusion and the answer's head run."""
+    assert isinstance(model, FusionModel)  # train() hands back the model that it was given
+    masks = {"image": None, "audio": batch["audio_mask"], "text": batch["text_mask"]}
+    streams = {name: batch[name] for name in MODALITIES}
+    return _smooth(model.head(model.fusion(streams, masks)), batch["labels"])
+
+
+class MovingAverage:
+    """A moving average of a model's parameters; after n steps it spans n / 9 of them, at most 200."""
+
+    def __init__(self, model: nn.Module, decay: float = 0.995) -> None:
+        self.model = model
+        self.decay = decay
+        self.average = {name: value.detach().clone() for name, value in model.named_parameters()}
+
+    @torch.no_grad()
+    def update(self, record: StepRecord) -> None:
+        """Take in the weights after a step."""
+        rate = 1 - min(self.decay, (1 + record.step) / (10 + record.step))
+        for name, value in self.model.named_parameters():
+            self.average[name].lerp_(value, rate)
+
+    @torch.no_grad()
+    def write_(self) -> None:
+        """Put the average into the model."""
+        for name, value in self.model.named_parameters():
+            value.copy_(self.average[name])
+
+
+# The whole training
+
+
+@dataclass(frozen=True)
+class DemoSteps:
+    """How many optimizer steps each part of the training has; 0 leaves a part out."""
+
+    towers: int = 700
+    fusion: int = 1500
+    joint: int = 200
+
+
+def train_demo_model(
+    out: Path,
+    *,
+    seed: int = 0,
+    steps: DemoSteps | None = None,
+    batch: int = 64,
+    fusion: str = "hybrid",
+    on_step: Callable[[str, StepRecord], None] | None = None,
+    force: bool = False,
+) -> Path:
+    """Train the built-in model from nothing and save it as a complete folder at `out`; what stands there is replaced with
+    `force` only.
+
+    `batch` is the number of questions in a step. `on_step` is called with the part (``towers``, ``fusion`` or
+    ``joint``) and the record of every step.
+    """
+    check_free(Path(out), force)
+    steps = steps or DemoSteps()
+    torch.manual_seed(seed)
+    config = demo_config(fusion)
+    processor = demo_processor(config)
+    config.vocabulary_size = len(processor.tokenizer)
+    model = FusionModel(config)
+    material = prepare_material(processor)
+    parts: list[tuple[str, int, int, float, Loss[Batch]]] = [
+        ("towers", steps.towers, batch, 2e-3, tower_loss),
+        ("fusion", steps.fusion, batch // 2, 1e-3, fusion_loss),
+        ("joint", steps.joint, batch, 3e-4, joint_loss),
+    ]
+    for number, (name, count, size, rate, loss) in enumerate(parts):
+        if not count:
+            continue
+        source = Questions(material, processor, size, seed=len(parts) * seed + number)
+        batches = TokenBank(model, source, min(count, 200)) if name == "fusion" else source
+        average = MovingAverage(model)
+        settings = TrainSettings(count, learning_rate=rate, weight_decay=0.05, warmup=0.1, seed=seed)
+        train(model, batches, loss, settings, on_step=_reporter(name, average, on_step))
+        average.write_()
+    return save_model(model, processor, out, force)
+
+
+def _reporter(
+    part: str, average: MovingAverage, on_step: Callable[[str, StepRecord], None] | None
+) -> Callable[[StepRecord], None]:
+    """Update the average, then tell the caller."""
+
+    def report(record: StepRecord) -> None:
+        average.update(record)
+        if on_step is not None:
+            on_step(part, record)
+
+    return report
+
+
+def save_model(model: FusionModel, processor: FusionProcessor, out: Path, force: bool = False) -> Path:
+    """Model and processor in one folder; what stands there is replaced with `force` only."""
+    out = Path(out)
+    with whole_folder(out, force) as part:
+        model.save_pretrained(part)
+        processor.save_pretrained(part)
+    return out
+
+
+def unpack_demo_model(folder: Path, force: bool = False) -> Path:
+    """Write the packaged model (stored in float16) to `folder` as an ordinary float32 model folder; what stands there is
+    replaced with `force` only."""
+    folder = Path(folder)
+    packaged = files("trimodal.demo.seehearread") / PACKAGED
+    if not (packaged / "config.json").is_file():
+        raise ModelError("The package holds no trained model; run scripts/make_demo_weights.py to make one.")
+    with as_file(packaged) as source, whole_folder(folder, force) as part:
+        shutil.copytree(source, part, dirs_exist_ok=True, ignore=shutil.ignore_patterns("scores.json"))
+        FusionModel.from_pretrained(part, dtype=torch.float32).save_pretrained(part)
+    return folder
+
+
+# Measuring
+
+
+@torch.inference_mode()
+def score_demo_model(
+    model: nn.Module, processor: FusionProcessor, *, split: str = "test", count: int = 2000, seed: int = 0
+) -> Scores:
+    """How often the model and each of its towers is right on questions of a split."""
+    items = make_questions(split, count, seed)
+    images = {int(i): image for i, image in _images_by_index(split)}
+    was_training = model.training
+    model.eval()
+    rows = [_right(model, processor, items[start : start + 100], images) for start in range(0, count, 100)]
+    model.train(was_training)
+    right = torch.cat(rows).float()  # (count, 4): answer, image, audio, text
+    answer, image, audio, text = right.mean(dim=0).tolist()
+    asked = torch.tensor([item.operation for item in items])
+    operations = {o.name: float(right[asked == number, 0].mean()) for number, o in enumerate(OPERATIONS)}
+    return Scores(count, answer, image, audio, text, operations)
+
+
+def _images_by_index(split: str) -> list[tuple[int, Any]]:
+    """(index in the digits data set, image) of a split."""
+    handwriting = load_handwriting(split)
+    return list(zip(handwriting.indices.tolist(), handwriting.images, strict=True))
+
+
+def _right(model: nn.Module, processor: FusionProcessor, items: Sequence[Item], images: Mapping[int, Any]) -> Tensor:
+    """Which of answer, image, audio and text are right: bool (items, 4)."""
+    inputs = processor(
+        images=[images[item.image][:, :, None] for item in items],
+        audio=[item.clip.samples for item in items],
+        text=[item.text for item in items],
+    )
+    output = model(**inputs)
+    logits = (output.logits, output.image_logits, output.audio_logits, output.text_logits)
+    truth = [(item.label, item.seen, item.clip.digit, item.operation) for item in items]
+    return torch.stack([score.argmax(dim=1) for score in logits], dim=1) == torch.tensor(truth)

@@ -1,0 +1,35 @@
+"""The whole layout of a module: what its family declares, and for a family that declares no axes what a forward pass shows."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from torch import nn
+
+from trimodal.core import Fixed, Layout
+from trimodal.errors import ModelError
+from trimodal.graph.dependency_graph import with_couplings
+from trimodal.models.declare import seen_elsewhere
+from trimodal.models.families import family_of
+
+
+def find_layout(module: nn.Module) -> Layout:
+    """Towers, sites and axis labels of `module`.
+
+    A module of a family that declares no axes is run once on tensors without values, if its family has an example of one
+    sample; where that fails, `fixed` says why nothing of it can be cut.
+    """
+    family = family_of(module)
+    layout = family.describe(module)
+    if family.declares_axes:
+        return layout
+    try:
+        inputs = family.example(module)
+    except ModelError as error:
+        return replace(layout, fixed=(Fixed("", str(error)),))
+    return with_couplings(module, layout, inputs)
+
+
+def describe_layout(module: nn.Module) -> Layout:
+    """`find_layout`, in which every site also knows where its weight stands outside of all sites."""
+    return seen_elsewhere(module, find_layout(module))

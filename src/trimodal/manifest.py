@@ -1,0 +1,182 @@
+"""The manifest of an artifact, and whether the files around it are those that were written.
+
+    trimodal.json    what the artifact is, with the sha256 of every file that decides the result, and at its end a seal: the
+                     sha256 of its own text without the seal
+    checks.sha256    the sha256 of every file, also of those that only tell (plan, record, verdict, report, licences), as
+                     `sha256sum -c checks.sha256` reads it
+
+What decides is checked whenever the artifact is loaded, and no file may lie beside it that a loader could take for a part of
+the model. What tells is checked by `trimodal verify`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from trimodal import errors
+from trimodal.core import Layout, json_text
+from trimodal.models.files import OURS, PACKED, SINGLE, licences, walk
+from trimodal.writing.sums import SUMS, sha256, sums_of, write_sums_of
+
+MANIFEST = "trimodal.json"
+PLAN, RECORD, VERDICT, REPORT = "plan.json", "record.jsonl", "verdict.json", "report.html"
+TELLERS = (PLAN, RECORD, VERDICT, REPORT, SUMS)
+FORMAT = 2  # 1: weights always in model.safetensors, no seal
+_WEIGHTS = (PACKED, OURS, SINGLE)
+_SEAL = re.compile(rb',"sha256":"([0-9a-f]{64})"\}\Z')
+_EXPORTS = ("onnx", "openvino", "litert", "coreml", "executorch")  # of other runtimes, which read nothing else here
+_HARMLESS = (".md", ".html", ".log", ".png", ".jpg", ".svg", ".pdf", ".csv")
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What `trimodal.json` says. `factory` names the function that made the bare module, where there is no config."""
+
+    source: dict[str, Any]
+    layout: Layout
+    files: dict[str, str]
+    factory: str | None
+    trimodal: str
+    format: int = FORMAT
+
+
+def write_manifest(folder: Path, content: Mapping[str, Any]) -> None:
+    """Write the manifest of `folder`, sealed."""
+    text = json_text({**content, "format": FORMAT}, separators=(",", ":")).encode()
+    seal = hashlib.sha256(text).hexdigest().encode()
+    (folder / MANIFEST).write_bytes(text[:-1] + b',"sha256":"' + seal + b'"}')
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """The manifest of an artifact.
+
+    Raises:
+        IntegrityError: it is missing, unreadable, changed or of a later format.
+    """
+    data = manifest_content(folder)
+    try:
+        files = {str(name): str(digest) for name, digest in data["files"].items()}
+        return Manifest(data["source"], Layout.from_json(data), files, data["factory"], data["trimodal"], data["format"])
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise _unreadable(folder, error) from error
+
+
+def manifest_content(folder: Path) -> dict[str, Any]:
+    """What the manifest says as plain data, without its seal.
+
+    Raises:
+        IntegrityError: it is missing, no JSON object, changed or of a later format.
+    """
+    try:
+        raw = (folder / MANIFEST).read_bytes()
+        data = json.loads(raw)
+        later, sealed = data["format"] > FORMAT, "sha256" in data or data["format"] >= 2
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise _unreadable(folder, error) from error
+    if later:
+        raise errors.IntegrityError(
+            f"{folder / MANIFEST} has format {data['format']}, this version reads up to {FORMAT}; update trimodal"
+        )
+    seal = _SEAL.search(raw)
+    if sealed and (seal is None or hashlib.sha256(raw[: seal.start()] + b"}").hexdigest() != seal[1].decode()):
+        raise errors.IntegrityError(
+            f"{folder / MANIFEST} has changed since it was written (its own sha256 differs); copy the folder again"
+        )
+    return {key: value for key, value in data.items() if key != "sha256"}
+
+
+def _unreadable(folder: Path, error: Exception) -> errors.IntegrityError:
+    return errors.IntegrityError(
+        f"{folder / MANIFEST} cannot be read ({type(error).__name__}: {error}); the folder is no whole artifact"
+    )
+
+
+def check_files(folder: Path, manifest: Manifest, partial: bool = False) -> None:
+    """Compare every file that decides the result with its sha256 in the manifest, and refuse others beside them.
+
+    `partial`: files may be missing, as in the cache of a hub that has fetched but some.
+
+    Raises:
+        IntegrityError: a file is missing, has changed, or was added, or the manifest does not list what is loaded.
+    """
+    listed = next((name for name in _WEIGHTS if name in manifest.files), SINGLE)
+    for name in (weights_name(folder, listed), *(path.name for path in [folder / "config.json"] if path.exists())):
+        if name not in manifest.files:
+            raise errors.IntegrityError(f"{folder / MANIFEST} does not list {name}; the folder is no whole artifact")
+    for name, expected in manifest.files.items():
+        path = folder / name
+        if Path(name).is_absolute() or ".." in Path(name).parts:
+            raise errors.IntegrityError(
+                f"{folder / MANIFEST} lists {name}, which lies outside of the folder; do not use it"
+            )
+        if not path.is_file() and partial:
+            continue
+        if not path.is_file():
+            raise errors.IntegrityError(f"{folder} lacks {name}, which its manifest lists; copy the folder again")
+        if sha256(path) != expected:
+            raise errors.IntegrityError(
+                f"{path} has changed since it was written (sha256 differs); copy the folder again"
+            )
+    added = next((path for path in walk(folder) if str(path) not in manifest.files and not _is_harmless(folder, path)), None)
+    if added is not None:
+        raise errors.IntegrityError(
+            f"{folder / added} was not there when the artifact was written, and a loader may take it for a part of the model; "
+            "take it out of the folder"
+        )
+
+
+def check_not_orphaned(folder: Path) -> None:
+    """Refuse a folder whose list of checksums names a manifest that is not there: without it nothing else is checked.
+
+    Raises:
+        IntegrityError: the manifest is missing.
+    """
+    if (folder / SUMS).is_file() and not (folder / MANIFEST).is_file() and MANIFEST in sums_of(folder):
+        raise errors.IntegrityError(f"{folder} lacks {MANIFEST}, which its {SUMS} lists; copy the folder again")
+
+
+def weights_name(folder: Path, missing: str = SINGLE) -> str:
+    """The name of the file that has the weights of the artifact in `folder`; `missing` where there is none."""
+    return next((name for name in _WEIGHTS if (folder / name).exists()), missing)
+
+
+def _is_harmless(folder: Path, path: Path) -> bool:
+    """Whether no loader of models reads a file of that kind: it tells something, or is another runtime's."""
+    if len(path.parts) > 1 and path.parts[0] in _EXPORTS:
+        return True
+    if len(path.parts) == 1 and (path.name in (MANIFEST, *TELLERS) or path in licences(folder)):
+        return True
+    return path.suffix.lower() in _HARMLESS and not (folder / path).is_dir()
+
+
+def write_sums(folder: Path) -> None:
+    """Write `checks.sha256` for all files that are in `folder` now."""
+    names = [path for path in walk(folder) if path != Path(SUMS) and (folder / path).is_file()]
+    write_sums_of(folder, {str(path): [sha256(folder / path)] for path in names})
+
+
+def check_tellers(folder: Path) -> list[str]:
+    """What is no longer as it was written among the files that only tell, each in a few words; empty if nothing is.
+
+    Artifacts of format 1 have no sums of them: nothing is found there.
+    """
+    if not (folder / SUMS).is_file():
+        return [f"{SUMS} is missing"] if manifest_content(folder)["format"] >= 2 else []
+    sums = sums_of(folder)
+    found = [f"{SUMS} names {name:.80}, outside of the folder" for name in sums if ".." in Path(name).parts or name[:1] == "/"]
+    if found:
+        return found
+    decides = manifest_content(folder)["files"]
+    for name, digests in sums.items():
+        if not (folder / name).is_file():
+            found.append(f"{name:.80} is missing")
+        elif (decides[name] if name in decides else sha256(folder / name)) not in digests:
+            found.append(f"{name:.80} has changed")
+    there = (name for name in (MANIFEST, *TELLERS) if name != SUMS and (folder / name).is_file())
+    return found + [f"{name} was added" for name in there if name not in sums]

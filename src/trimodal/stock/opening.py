@@ -1,0 +1,98 @@
+"""What stock Transformers' loader is told of an artifact: the compressed architecture before it fills in the tensors, and the
+ties and types afterwards. Called by the quantizer in `stock/quantizer.py`, for any class."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from trimodal.edits.apply import Step
+from trimodal.edits.steps import read_steps, twins
+from trimodal.layers import Coded, is_hosting
+from trimodal.loading.load import model_class
+from trimodal.manifest import MANIFEST, check_files, read_manifest
+from trimodal.stock.grafting import graft_
+from trimodal.stock.replaying import replay_steps_
+
+
+def rebuild_(model: nn.Module, file: Path, checked: bool) -> dict[str, str]:
+    """Bring the bare `model` into the architecture of the weights in `file`, in whose folder the rest of the artifact lies.
+    Returns tensors that `file` has under another name only, each with that name.
+
+    Raises:
+        IntegrityError: a file that decides the result has changed, unless they are `checked` already.
+        ModelError: the class of `model` has no place for what was changed.
+    """
+    folder = file.parent
+    if not checked and (folder / MANIFEST).is_file():
+        check_files(folder, read_manifest(folder), partial=folder.parent.name == "snapshots")
+    config: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    steps = _in_type(read_steps(file), str(config.get("dtype", config.get("torch_dtype"))), model)
+    kind = model_class(config, folder)
+    if type(model) is kind or not isinstance(model, PreTrainedModel) or not issubclass(kind, PreTrainedModel):
+        replay_steps_(model, steps)
+        _need_no_values_(model)
+        return twins(model, steps)
+    found = graft_(model, kind(_config_around(model.config, kind, folder)), steps, file)
+    _need_no_values_(model)
+    ignored = getattr(model, "_keys_to_ignore_on_load_missing", None) or ()
+    model._keys_to_ignore_on_load_missing = [*ignored, *(f"^{re.escape(name)}$" for name in found)]  # type: ignore[assignment]
+    return found
+
+
+def _need_no_values_(model: nn.Module) -> None:
+    """Let Transformers not draw first values for layers that decode their weight: it would decode each and throw them away."""
+    for layer in model.modules():
+        if is_hosting(layer):
+            layer._is_hf_initialized = True  # type: ignore[assignment]
+
+
+def _in_type(steps: list[Step], saved: str, model: nn.Module) -> list[Step]:
+    """The steps with layers of the type that the model is loaded in, where that is not the one that it was saved in. Layers
+    that were of another type than the rest keep it."""
+    wanted = str(cast("Any", model).config.dtype).removeprefix("torch.")
+    if wanted == saved or not hasattr(torch, wanted):
+        return steps
+
+    def of(step: Step) -> Step:
+        if "treat" not in step or step["treat"]["options"]["dtype"] != saved:
+            return step
+        return {"treat": {**step["treat"], "options": {**step["treat"]["options"], "dtype": wanted}}}
+
+    return [of(step) for step in steps]
+
+
+def _config_around(config: Any, kind: type[PreTrainedModel], folder: Path) -> Any:
+    """A configuration of `kind` of which `config`, that of one part, is that part."""
+    wanted = cast("Any", kind).config_class
+    if isinstance(config, wanted):
+        return config
+    whole = wanted.from_pretrained(folder, local_files_only=True)
+    parts = {name: getattr(whole, name, None) for name in wanted.sub_configs}
+    key = type(config).base_config_key
+    fits = [name for name, part in parts.items() if type(part) is type(config)]
+    if fits:
+        setattr(whole, key if key in fits else fits[0], config)
+    whole.dtype, whole._attn_implementation_internal = config.dtype, config._attn_implementation_internal
+    return whole
+
+
+def settle_(model: nn.Module, shared: Mapping[str, str]) -> None:
+    """Let tensors that are stored once be one in memory too, and weights be decoded to the type that their layer's bias has: a
+    class may keep some layers in another type than the one asked for. `shared` is what `rebuild_` returned."""
+    for name, other in shared.items():
+        path, _, tensor = name.rpartition(".")
+        there, _, its = other.rpartition(".")
+        setattr(model.get_submodule(path), tensor, getattr(model.get_submodule(there), its))
+    for layer in model.modules():
+        bias, stored = layer._parameters.get("bias"), layer._modules.get("stored")
+        if isinstance(stored, Coded) and bias is not None and bias.dtype != stored.dtype and not bias.is_meta:
+            stored.dtype = bias.dtype
+    model.is_quantized = False  # type: ignore[assignment]  # to Transformers: cast it as you like, the stores follow

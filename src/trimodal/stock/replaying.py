@@ -1,0 +1,32 @@
+"""From the bare architecture and the recorded steps to the compressed architecture."""
+
+from __future__ import annotations
+
+import re
+
+from torch import nn
+
+from trimodal.edits.apply import Step
+from trimodal.edits.steps import replay_step_, twin_steps
+from trimodal.graph.layout import find_layout
+from trimodal.layers import open_recurrent_
+
+
+def replay_steps_(module: nn.Module, steps: list[Step]) -> None:
+    """Bring the bare `module` into the compressed architecture, with tensors that have no values yet.
+
+    Raises:
+        IntegrityError: a step does not fit the module.
+    """
+    open_recurrent_(module)
+    layout = find_layout(module)
+    for number, step in enumerate(steps, start=1):
+        layout = replay_step_(module, layout, step, number)
+    tied = getattr(module, "all_tied_weights_keys", {})
+    for step in twin_steps(steps):  # Transformers need not look for what the file has under another name
+        ignored = getattr(module, "_keys_to_ignore_on_load_missing", None) or ()
+        module._keys_to_ignore_on_load_missing = [*ignored, f"^{re.escape(step['fold']['path'])}$"]  # type: ignore[assignment]
+    names = {name for name, _ in module.named_parameters(remove_duplicate=False)}
+    for target, origin in list(tied.items()):
+        if target not in names or origin not in names:
+            del tied[target]
