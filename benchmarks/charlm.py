@@ -136,12 +136,12 @@ def run(
     """One part: its table and its lines."""
     import torch
 
-    from trimodal.loading.load import from_folder
+    from trimodal.loading.load import load_from_folder
 
     torch.set_num_threads(threads)
     folder = charmodel.folder(model_seed, cache)
     training = json.loads((folder / "training.json").read_text())
-    original = from_folder(folder, "charlm")
+    original = load_from_folder(folder, "charlm")
     ids = charmodel.encoded(charmodel.windows(charmodel.texts().held_out))
     plain = charmodel.bits(original.module, ids)
     print(f"model seed {model_seed}: {training['parameters']:,} parameters, {training['characters_seen']:,} characters "

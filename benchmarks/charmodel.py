@@ -96,7 +96,7 @@ def _train(seed: int, here: Path) -> None:
     import transformers
     from torch.nn.functional import cross_entropy
 
-    from trimodal.training.loop import StepRecord, TrainSettings, train
+    from trimodal.training.loop import TrainSettings, TrainStepRecord, train_model
 
     torch.manual_seed(seed)
     config = transformers.LlamaConfig(
@@ -116,7 +116,7 @@ def _train(seed: int, here: Path) -> None:
         scores = module(input_ids=ids, use_cache=False).logits[:, :-1]
         return cross_entropy(scores.flatten(0, 1), ids[:, 1:].flatten())
 
-    def tell(record: StepRecord) -> None:
+    def tell(record: TrainStepRecord) -> None:
         if record.step % 100 == 0:
             bits = record.loss / math.log(2)
             print(f"step {record.step} of {STEPS}: {bits:.3f} bits per character, "
@@ -124,7 +124,7 @@ def _train(seed: int, here: Path) -> None:
 
     start = time.perf_counter()
     settings = TrainSettings(STEPS, LEARNING_RATE, weight_decay=0.1, seed=seed)
-    records = train(model, batch, loss, settings, tell)
+    records = train_model(model, batch, loss, settings, tell)
     model.save_pretrained(here)
     _tokenizer().save_pretrained(here)
     last = sum(record.loss for record in records[-50:]) / 50 / math.log(2)

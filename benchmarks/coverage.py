@@ -8,10 +8,10 @@ from __future__ import annotations
 from benchmarks.passlines import table
 from trimodal.core import Layout
 from trimodal.errors import RecipeError
-from trimodal.graph.fusion_discovery import with_folds
-from trimodal.loading.load import describe
+from trimodal.graph.fusion_discovery import discover_folds
+from trimodal.loading.load import build_model
 from trimodal.methods import METHODS
-from trimodal.networks.tiny import MINIATURES, miniature, miniature_batch
+from trimodal.networks.tiny import MINIATURES, make_miniature, make_miniature_batch
 from trimodal.planning import plan_edits, read_recipe
 
 COLUMNS = {
@@ -53,8 +53,8 @@ def coverage() -> str:
     """The table: yes where every method of the row has a place, some where not all have."""
     layouts = {}
     for name in COLUMNS:
-        model = describe(miniature(name), name)
-        layouts[name] = with_folds(model, [miniature_batch(name, 2, 0)])
+        model = build_model(make_miniature(name), name)
+        layouts[name] = discover_folds(model, [make_miniature_batch(name, 2, 0)])
     rows = []
     for label, methods in ROWS.items():
         found = ({works(layout, method) for method in methods} for layout in layouts.values())

@@ -72,8 +72,8 @@ def prepare(family: str, kind: str, folder: Path, sentences: bool) -> Case:
 
     import trimodal
     from trimodal import pipeline
-    from trimodal.formats.stock_load_check import outputs
-    from trimodal.networks.tiny import miniature_batch, write_miniature
+    from trimodal.formats.stock_load_check import collect_outputs
+    from trimodal.networks.tiny import make_miniature_batch, write_miniature
 
     original, result = folder / family / "original", folder / family / kind
     if not original.exists():
@@ -81,12 +81,12 @@ def prepare(family: str, kind: str, folder: Path, sentences: bool) -> Case:
     recipe, pack = KINDS[kind]
     if kind == "cut" and family in CHANNELS:
         recipe = {"steps": [{"prune.channels": {"where": "*", "sparsity": 0.5, "score": "magnitude"}}]}
-    reload, pipeline._reload = pipeline._reload, lambda *rest: []  # type: ignore[assignment]
+    reload, pipeline._run_fresh_checks = pipeline._run_fresh_checks, lambda *rest: []  # type: ignore[assignment]
     try:
         trimodal.compress(original, recipe, None, result, pack=pack)  # type: ignore[arg-type]
     finally:
-        pipeline._reload = reload
-    source, found, batch = trimodal.load(original), trimodal.load(result), miniature_batch(family, 2)
+        pipeline._run_fresh_checks = reload
+    source, found, batch = trimodal.load(original), trimodal.load(result), make_miniature_batch(family, 2)
     names = list(dict.fromkeys(name for name, _ in [*source.named_parameters(), *source.named_buffers()]))
     state = source.state_dict()
     tensors = {name: state[name].float().clone() for name in names if name in state}
@@ -96,7 +96,7 @@ def prepare(family: str, kind: str, folder: Path, sentences: bool) -> Case:
     save_file({k: v.contiguous() for k, v in now.items()}, paths["reference"])
     save_file({k: v.contiguous() for k, v in batch.items()}, paths["batch"])
     with torch.inference_mode():
-        save_file({k: v.clone() for k, v in outputs(found, batch).items()}, paths["expected"])
+        save_file({k: v.clone() for k, v in collect_outputs(found, batch).items()}, paths["expected"])
     content = {"original": str(original), "result": str(result), "task": TASKS[family], "sentences": sentences and family == "bert"}
     return Case(family, kind, {**content, **{name: str(path) for name, path in paths.items()}})
 

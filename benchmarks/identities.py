@@ -89,22 +89,22 @@ def layer(seed: int) -> Layer:
 def solved(method: Method, weight: Tensor, moment: Moment | None, bias: Tensor | None = None, **options: Any) -> Change:
     """What `method` makes of a single linear layer."""
     from trimodal.core import Place, Site
-    from trimodal.methods.options import build
+    from trimodal.methods.options import build_config
 
     assert method.solve is not None
     site = Site("layer", "text", 0, "down", "linear", tuple(weight.shape), bias=bias is not None)
     weights = {"layer.weight": weight} | ({} if bias is None else {"layer.bias": bias})
-    return method.solve(Place("text.0.down", (site,)), weights, moment, build(method.config, options, method.name))
+    return method.solve(Place("text.0.down", (site,)), weights, moment, build_config(method.config, options, method.name))
 
 
 def decoded(change: Change) -> Tensor:
     """The weight that a change decodes to, by the module that a saved model uses."""
-    from trimodal.layers import store
+    from trimodal.layers import make_weight_store
 
     treatment = change.treatments["layer"]
     if treatment.kind == "low_rank":
         return treatment.tensors["second"] @ treatment.tensors["first"]
-    weight: Tensor = store(treatment.kind, treatment.options, treatment.tensors)()
+    weight: Tensor = make_weight_store(treatment.kind, treatment.options, treatment.tensors)()
     return weight.detach()
 
 
@@ -118,7 +118,7 @@ def gain_over_rounding() -> Iterator[Check]:
     import torch
 
     from trimodal.maths.cholesky import inverse_root
-    from trimodal.maths.error import quadratic
+    from trimodal.maths.error import quadratic_form
     from trimodal.methods.quantize import gptq, rtn
 
     for bits, ordered in product((6, 4), (True, False)):
@@ -141,7 +141,7 @@ def gain_over_rounding() -> Iterator[Check]:
                 )
             )
             rounded = decoded(solved(rtn.METHOD, case.weight, None, bits=bits, clip="max"))
-            measured = quadratic(case.weight - ours, second) / quadratic(case.weight - rounded, second)
+            measured = quadratic_form(case.weight - ours, second) / quadratic_form(case.weight - rounded, second)
             values.append(measured / predicted)
         which = "loudest first" if ordered else "as they come"
         yield Check(f"(a) GPTQ/RTN over theory, {bits} bit, columns {which}", tuple(values), 0.95, 1.15)
@@ -152,13 +152,13 @@ def low_rank() -> Iterator[Check]:
     import torch
 
     from trimodal.maths.lowrank import kept_energy, output_basis
-    from trimodal.methods.factorize.eigen import factors
+    from trimodal.methods.factorize.eigen import fit_eigen_factors
 
     same, announced = [], []
     for seed, rank in product(SEEDS, (16, 64, 128)):
         case = layer(seed)
         second = case.moment.second.double()
-        first, back, _ = factors(case.weight, case.moment.second, rank)
+        first, back, _ = fit_eigen_factors(case.weight, case.moment.second, rank)
         ours = back.double() @ first.double()
         whitening = torch.linalg.cholesky(second)
         u, s, v = torch.linalg.svd(case.weight.double() @ whitening)
@@ -178,19 +178,26 @@ def transforms() -> Iterator[Check]:
     """(h) Scaled and rotated coordinates give the same output; at 16 bits a stored weight is the weight."""
     import torch
 
-    from trimodal.maths.transform import hadamard, random_signs, rotate, rotate_moment, rotation_block, unrotate
+    from trimodal.maths.transform import (
+        hadamard,
+        random_signs,
+        rotate_columns,
+        rotate_moment,
+        rotation_block,
+        unrotate_columns,
+    )
     from trimodal.methods.quantize import awq, rotated, rtn
 
     scaling, turning, back, moment, stored = [], [], [], [], []
     for seed in SEEDS:
         case = layer(seed)
         x, plain = case.inputs, case.inputs @ case.weight.T
-        c = awq.factors(case.moment.square, 0.5).float()
+        c = awq.compute_column_scales(case.moment.square, 0.5).float()
         scaling.append(relative((x * c) @ (case.weight / c).T, plain))
         signs, block = random_signs(SIZE, seed), rotation_block(SIZE)
-        turning.append(relative(rotate(x, signs, block) @ rotate(case.weight, signs, block).T, plain))
-        back.append(relative(unrotate(rotate(case.weight, signs, block), signs, block), case.weight))
-        turned = rotate(x, signs, block)
+        turning.append(relative(rotate_columns(x, signs, block) @ rotate_columns(case.weight, signs, block).T, plain))
+        back.append(relative(unrotate_columns(rotate_columns(case.weight, signs, block), signs, block), case.weight))
+        turned = rotate_columns(x, signs, block)
         moment.append(relative(rotate_moment(case.moment.second, signs, block), turned.T @ turned / TOKENS))
         for method in (rtn.METHOD, awq.METHOD, rotated.METHOD):
             kept = decoded(solved(method, case.weight, case.moment, bits=16))
@@ -214,7 +221,7 @@ def target() -> Iterator[Check]:
         case = layer(seed)
         paired = Moment(SIZE)
         paired.update(case.inputs, case.inputs)
-        moved += [float((gptq.corrected(case.weight, paired, s, 0.01) != case.weight).sum()) for s in (0.25, 1.0)]
+        moved += [float((gptq.correct_weight(case.weight, paired, s, 0.01) != case.weight).sum()) for s in (0.25, 1.0)]
         for bits in (4, 3):
             with_target = solved(gptq.METHOD, case.weight, paired, bits=bits, target=1.0)
             without = solved(gptq.METHOD, case.weight, case.moment, bits=bits)
@@ -243,10 +250,10 @@ def diagonal_moment() -> Iterator[Check]:
 def storage() -> Iterator[Check]:
     """What is stored decodes to what was chosen, has the tensors that were announced, and encodes to itself."""
     from trimodal.core.storage import stored_bytes
-    from trimodal.layers.stored import Coded
+    from trimodal.layers.stored import CodedWeight
     from trimodal.maths.codebook import TABLES, fit_codebook
     from trimodal.maths.grid import fit_grid
-    from trimodal.maths.integers import integers
+    from trimodal.maths.integers import make_integer_grid
 
     wrong, again, sizes = [], [], []
     for seed in SEEDS:
@@ -257,12 +264,12 @@ def storage() -> Iterator[Check]:
             if bits <= 4:
                 levels += [fit_codebook(weight, bits, group, grid, "mse") for grid in TABLES]
             if bits == 8:
-                levels += [fit_grid(weight, 16, group), integers(weight.abs().amax(0) / 100)]
+                levels += [fit_grid(weight, 16, group), make_integer_grid(weight.abs().amax(0) / 100)]
             for one in levels:
                 codes = one.encode(weight)
                 options = {"shape": [32, columns], "dtype": "float32", **one.options()}
                 tensors = one.tensors(codes)
-                kept = Coded(one.kind, options, tensors)()
+                kept = CodedWeight(one.kind, options, tensors)()
                 wrong.append(float((kept != one.decode(codes)).sum()))
                 again.append(float((one.decode(one.encode(kept)) != kept).sum()))
                 found = sum(t.numel() * t.element_size() for t in tensors.values())
@@ -276,19 +283,19 @@ def entropy_coding() -> Iterator[Check]:
     """(f) Streams come back to the byte, and are as short as the entropy of their bytes allows."""
     import torch
 
-    from trimodal.maths.entropy_coding import decode_tensor, encode_tensor, entropy
+    from trimodal.maths.entropy_coding import decode_tensor, encode_tensor, shannon_entropy
     from trimodal.maths.grid import fit_grid
-    from trimodal.maths.integers import integers
+    from trimodal.maths.integers import make_integer_grid
 
     wrong, length = [], []
     for seed in SEEDS:
         case = layer(seed)
         weight = case.weight
         tensors = {
-            f"integers, step {step}": integers(torch.full((SIZE,), step)).encode(weight) for step in (2.0, 0.5, 0.1)
+            f"integers, step {step}": make_integer_grid(torch.full((SIZE,), step)).encode(weight) for step in (2.0, 0.5, 0.1)
         }
         tensors |= {f"grid, {bits} bit": fit_grid(weight, bits, 64).encode(weight) for bits in (2, 3, 4, 8)}
-        tensors["dead zone"] = integers(torch.full((SIZE,), 3.0)).encode(weight)
+        tensors["dead zone"] = make_integer_grid(torch.full((SIZE,), 3.0)).encode(weight)
         tensors["packed 3 bit"] = fit_grid(weight, 3, 64).tensors(tensors["grid, 3 bit"])["codes"]
         tensors |= {str(t): weight.to(t) for t in (torch.float32, torch.float16, torch.bfloat16)}
         tensors["constant"], tensors["one"] = torch.zeros(64, 64, dtype=torch.int8), torch.ones(1, dtype=torch.int8)
@@ -300,7 +307,7 @@ def entropy_coding() -> Iterator[Check]:
             same = back.dtype == tensor.dtype and torch.equal(_bytes(back), _bytes(tensor))
             wrong.append(0.0 if same else 1.0)
             if tensor.dtype in (torch.int8, torch.uint8):
-                least = entropy(tensor) * tensor.numel() / 8
+                least = shannon_entropy(tensor) * tensor.numel() / 8
                 length.append(len(stream) / (ENTROPY_SLACK * least + ENTROPY_BYTES))
     yield Check("(f) entropy coder: tensors that do not come back to the byte", tuple(wrong), most=0)
     yield Check("(f) entropy coder: stream over 1.01 · entropy + 64 bytes", tuple(length), most=1.0)
@@ -342,7 +349,7 @@ def pruning() -> Iterator[Check]:
     that removes all has removed all there was."""
     import torch
 
-    from trimodal.maths.masks import refit
+    from trimodal.maths.masks import refit_weights
     from trimodal.methods.prune import magnitude, obs, sparsegpt
 
     updated, untouched, whole, left = [], [], [], []
@@ -354,16 +361,16 @@ def pruning() -> Iterator[Check]:
             (sparsegpt.METHOD, {"damping": DAMPING}, updated), (magnitude.METHOD, {"refit": False}, untouched)
         ):  # fmt: skip
             after = decoded(solved(method, case.weight, case.moment, sparsity=sparsity, **options))
-            best = refit(case.weight, after != 0, second, DAMPING)
+            best = refit_weights(case.weight, after != 0, second, DAMPING)
             lost = [case.weight.double() - weight.double() for weight in (after, best)]
             errors = [float(torch.trace(delta @ damped @ delta.T)) for delta in lost]
             found.append(errors[0] / errors[1])
     for seed in SEEDS:
         case = layer(seed)
         second, weight = case.moment.second.double(), case.weight[:16].double()
-        costs, order = obs.traces(weight, torch.linalg.inv(second))
+        costs, order = obs.trace_removals(weight, torch.linalg.inv(second))
         whole.append(relative(costs.sum(), torch.trace(weight @ second @ weight.T)))
-        left.append(float(obs.chosen(costs, order, weight.numel()).sum()))
+        left.append(float(obs.build_mask_from_traces(costs, order, weight.numel()).sum()))
     yield Check("(d) error of SparseGPT over that of its mask's exact refit", tuple(updated), least=1 - 1e-6)
     yield Check("(d) error of magnitude over that of its mask's exact refit", tuple(untouched), least=1 - 1e-6)
     yield Check("(e) exact OBS of all weights: summed costs against tr(W C Wᵀ), relative", tuple(whole), most=1e-6)
@@ -381,8 +388,8 @@ def merging() -> Iterator[Check]:
         random = torch.Generator().manual_seed(seed)
         hidden = torch.randn(2, tokens, 16, generator=random)
         sizes = torch.randint(1, 4, (2, tokens), generator=random).float()
-        target = ways.matched(hidden, sizes, remove, protected)
-        merged, total = ways.merge(hidden, sizes, target, tokens - remove)
+        target = ways.match_tokens(hidden, sizes, remove, protected)
+        merged, total = ways.average_tokens(hidden, sizes, target, tokens - remove)
         counted.append(float((total.sum(1) - sizes.sum(1)).abs().max()))
         if not remove:
             unchanged.append(float((merged - hidden).abs().max()))
@@ -395,21 +402,21 @@ def folding() -> Iterator[Check]:
     import torch
 
     from benchmarks.memory import planned_and_compressed
-    from trimodal.formats.reload_check import outputs
-    from trimodal.loading.load import describe
-    from trimodal.networks.tiny import miniature, miniature_batch
+    from trimodal.formats.reload_check import collect_outputs
+    from trimodal.loading.load import build_model
+    from trimodal.networks.tiny import make_miniature, make_miniature_batch
 
     changed, left = [], []
     for seed, name in product(SEEDS, ("resnet", "clip", "llama", "vit")):
-        module = miniature(name)
+        module = make_miniature(name)
         random = torch.Generator().manual_seed(seed)
         for key, value in module.state_dict().items():
             if "norm" in key and value.is_floating_point():
                 value.copy_(torch.rand(value.shape, generator=random) + 0.5)
-        original = describe(module.eval(), name)
+        original = build_model(module.eval(), name)
         model, *_ = planned_and_compressed(original, [{"fold.exact": {}}], [], seed=seed)
-        batch = miniature_batch(name, 3, seed=seed)
-        before, after = outputs(original.module, batch), outputs(model.module, batch)
+        batch = make_miniature_batch(name, 3, seed=seed)
+        before, after = collect_outputs(original.module, batch), collect_outputs(model.module, batch)
         changed += [relative(after[key], before[key]) for key in before]
         left.append(float(sum(isinstance(part, torch.nn.BatchNorm2d) for part in model.module.modules())))
     yield Check("(h) norms folded in four miniatures, change of the outputs", tuple(changed), most=1e-5)
@@ -445,11 +452,11 @@ def kernels() -> Iterator[Check]:
         case = layer(seed)
         whole = case.weight.view(SIZE, SIZE // 4, 4).double()
         for moment in (None, case.moment.second.double()):
-            found = tucker.product(*tucker.factors(whole, moment, (SIZE // 4, SIZE), 1))
+            found = tucker.rebuild_tucker_weight(*tucker.fit_tucker_factors(whole, moment, (SIZE // 4, SIZE), 1))
             exact.append(relative(found, whole))
         random = torch.Generator().manual_seed(seed)
-        terms = cp.product([torch.randn(n, 3, generator=random, dtype=torch.float64) for n in (32, 24, 3, 3)])
-        recovered.append(relative(cp.product(cp.factors(terms, None, 3, 1000, 1e-9)), terms))
+        terms = cp.rebuild_cp_weight([torch.randn(n, 3, generator=random, dtype=torch.float64) for n in (32, 24, 3, 3)])
+        recovered.append(relative(cp.rebuild_cp_weight(cp.fit_cp_factors(terms, None, 3, 1000, 1e-9)), terms))
     yield Check("Tucker-2 at full ranks against the kernel, relative", tuple(exact), most=1e-6)
     yield Check("CP of rank 3 against a kernel that is a sum of three terms, relative", tuple(recovered), most=1e-3)
 

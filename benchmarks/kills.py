@@ -182,7 +182,7 @@ def end_group(child: int) -> None:
 def standing(ground: Ground, place: Path, force: bool) -> str:
     """What stands in the place."""
     from trimodal.errors import TrimodalError
-    from trimodal.formats.artifact import check_files, read_manifest
+    from trimodal.formats.artifact import check_listed_files, read_manifest
 
     if not place.exists():
         return "lost" if force else "absent"
@@ -190,7 +190,7 @@ def standing(ground: Ground, place: Path, force: bool) -> str:
     if force and found == digests(ground.old):
         return "old"
     try:
-        check_files(place, read_manifest(place))
+        check_listed_files(place, read_manifest(place))
     except TrimodalError:
         return "half"
     return "new" if found.keys() == ground.files else "half"

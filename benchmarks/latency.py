@@ -67,13 +67,13 @@ def changed(original: Model, name: str, recipe: list[dict[str, Any]]) -> Model:
     import copy
     from dataclasses import replace
 
-    from trimodal.edits.apply import dequantize_
+    from trimodal.edits.apply import dequantize_module_
 
     if not recipe:
         return replace(original, module=copy.deepcopy(original.module))
     model, *_ = planned_and_compressed(original, recipe, [])
     if name == PLAIN_ZEROS:
-        dequantize_(model.module)
+        dequantize_module_(model.module)
     return model
 
 
@@ -85,13 +85,13 @@ def main() -> None:
     import torch
 
     from trimodal.inventory import inspect
-    from trimodal.loading.load import describe
+    from trimodal.loading.load import build_model
 
     measured: dict[tuple[str, str], float] = {}
     for model_name, (module, batch) in originals().items():
         if chosen.only not in model_name:
             continue
-        original = describe(module.eval(), model_name)
+        original = build_model(module.eval(), model_name)
         whole = inspect(original).operations or 0
         copies = {name: changed(original, name, recipe) for name, recipe in ROWS[model_name].items()}
         took, found = ratios(original, copies, batch, chosen.rounds)

@@ -33,20 +33,20 @@ def planned_and_compressed(
     methods train on `training` where it is given."""
     from trimodal.compression import compress_
     from trimodal.core import Calibration, PlaceRecord, Plan, Source
-    from trimodal.graph.fusion_discovery import with_folds
-    from trimodal.models.tensors import fingerprint, tensor_bytes, unique_tensors
+    from trimodal.graph.fusion_discovery import discover_folds
+    from trimodal.models.tensors import fingerprint_module, tensor_bytes, unique_tensors
     from trimodal.planning import plan_edits, read_recipe
 
     model = replace(original, module=copy.deepcopy(original.module), steps=[])
     recipe = {"steps": list(steps), "calibration": {"balance": balance}}
     asked = read_recipe(recipe)
     if any(step.method.on == "fold" for step in asked.steps):
-        model.layout = with_folds(model, ())
+        model.layout = discover_folds(model, ())
     edits, _ = plan_edits(model.layout, asked, bool(samples or training))
     before = tensor_bytes(unique_tensors(model.module).values())
     saved = sum(place.bytes_before - place.bytes_after for edit in edits for place in edit.places)
     parameters = sum(parameter.numel() for parameter in model.module.parameters())
-    source = Source(model.name, model.family.name, fingerprint(model.module), parameters, before)
+    source = Source(model.name, model.family.name, fingerprint_module(model.module), parameters, before)
     plan = Plan(seed, source, Calibration(len(samples), None, (), balance), edits, before - saved, recipe)
     start = time.perf_counter()
     records = compress_(model, plan, samples, training or samples, original if teacher else None)
@@ -61,13 +61,13 @@ def compressed(
 ) -> Row:  # fmt: skip
     """As `planned_and_compressed`, and then decoded to plain float layers, so that running the copy costs no more than
     the original."""
-    from trimodal.edits.apply import dequantize_
+    from trimodal.edits.apply import dequantize_module_
 
     model, _, records, seconds = planned_and_compressed(
         original, steps, samples, seed=seed, balance=balance, teacher=teacher, training=training
     )
     bits = coded_bits_per_weight(model) if coded else 0.0
-    dequantize_(model.module)
+    dequantize_module_(model.module)
     return Row(model, records, seconds, bits)
 
 

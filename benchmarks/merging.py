@@ -40,13 +40,13 @@ def towers() -> tuple[Any, dict[str, Any]]:
     import torch
     from transformers import CLIPVisionConfig, CLIPVisionModel
 
-    from trimodal.loading.load import describe
+    from trimodal.loading.load import build_model
 
     torch.manual_seed(0)
     config = CLIPVisionConfig(
         hidden_size=768, intermediate_size=3072, num_hidden_layers=12, num_attention_heads=12, patch_size=16
     )
-    original = describe(CLIPVisionModel(config).eval(), "clip-vit-base-patch16")
+    original = build_model(CLIPVisionModel(config).eval(), "clip-vit-base-patch16")
     same, *_ = planned_and_compressed(original, [{"merge.tokens": {"share": 0.0}}], [])
     copies = {SAME: same}
     for name, options in ROWS.items():

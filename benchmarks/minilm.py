@@ -111,9 +111,9 @@ def model_folder() -> Path:
 @cache
 def whole() -> int:
     """Bytes of the original's weight file."""
-    from trimodal.formats import size_of
+    from trimodal.formats import measure_folder_size
 
-    return size_of(model_folder())[1]
+    return measure_folder_size(model_folder())[1]
 
 
 def sources(pattern: str) -> Iterator[tuple[Path, str, ast.Module]]:
@@ -206,15 +206,15 @@ def vectors(model: Model, texts: Sequence[str]) -> Tensor:
     """The mean of the last hidden states per text (texts, width), computed in order of length."""
     import torch
 
-    from trimodal.models.encoding import padded, token_ids
+    from trimodal.models.encoding import pad_token_rows, tokenize_texts
 
-    rows = token_ids(model.processors.text, texts, TOKENS)
+    rows = tokenize_texts(model.processors.text, texts, TOKENS)
     order = sorted(range(len(rows)), key=lambda index: len(rows[index]))
     found = torch.empty(len(rows), model.module.config.hidden_size)  # type: ignore[union-attr, arg-type]
     with torch.inference_mode():
         for start in range(0, len(order), BATCH):
             places = order[start : start + BATCH]
-            ids, mask = padded([rows[place] for place in places], 0)
+            ids, mask = pad_token_rows([rows[place] for place in places], 0)
             hidden = model.module(input_ids=ids, attention_mask=mask).last_hidden_state  # (batch, tokens, width)
             weights = mask.unsqueeze(-1).float()
             found[places] = (hidden * weights).sum(dim=1) / weights.sum(dim=1)
@@ -287,19 +287,19 @@ def compressed(row: Row, data: Data, original: Model, scratch: Path) -> tuple[Mo
     compressed in memory and written, without the verification that is done here anyway.
     """
     from trimodal import pipeline
-    from trimodal.edits.apply import dequantize_
-    from trimodal.formats import open_model, size_of
+    from trimodal.edits.apply import dequantize_module_
+    from trimodal.formats import measure_folder_size, open_model
 
     start = time.perf_counter()
     if isinstance(row.recipe, str):
         out = scratch / "out"
         pipeline.compress(model_folder(), row.recipe, data.folder, out, seed=data.seed, force=True)
-        seconds, size, model = time.perf_counter() - start, size_of(out)[1], open_model(out)
+        seconds, size, model = time.perf_counter() - start, measure_folder_size(out)[1], open_model(out)
     else:
         model, size = in_memory(row, data, original, scratch)
         seconds = time.perf_counter() - start
     if not any(getattr(getattr(m, "stored", None), "quantizes_inputs", False) for m in model.module.modules()):
-        dequantize_(model.module)  # the same numbers, several times faster
+        dequantize_module_(model.module)  # the same numbers, several times faster
     return model, size, seconds
 
 
@@ -310,7 +310,7 @@ def in_memory(row: Row, data: Data, original: Model, scratch: Path) -> tuple[Mod
 
     from trimodal.compression import compress_
     from trimodal.core import Calibration, Plan, Sample, Source
-    from trimodal.formats import pack_, size_of, write
+    from trimodal.formats import measure_folder_size, pack_weights_, write_artifact
     from trimodal.planning import plan_edits, read_recipe
 
     samples = [Sample(line, text=text) for line, text in enumerate(data.calibration[:STATISTICS])]
@@ -321,10 +321,10 @@ def in_memory(row: Row, data: Data, original: Model, scratch: Path) -> tuple[Mod
     plan = Plan(data.seed, source, seen, edits, 0)
     compress_(model, plan, samples, samples, original)
     with tempfile.TemporaryDirectory(dir=scratch) as folder:
-        write(model, plan, Path(folder), None)
+        write_artifact(model, plan, Path(folder), None)
         if row.pack == "entropy":
-            pack_(Path(folder))
-        return model, size_of(Path(folder))[1]
+            pack_weights_(Path(folder))
+        return model, measure_folder_size(Path(folder))[1]
 
 
 def ours(only: str, scratch: Path, data: Mapping[int, Data], original: Model, float_vectors: Mapping[int, Any]) -> list[Result]:

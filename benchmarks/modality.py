@@ -90,9 +90,9 @@ def questions(model: Model, samples: Sequence[Sample]) -> Questions:
     """All of `samples` as batches."""
     import torch
 
-    from trimodal.data.reading import encode
+    from trimodal.data.reading import encode_samples
 
-    batches = [encode(model, samples[start : start + 250]) for start in range(0, len(samples), 250)]
+    batches = [encode_samples(model, samples[start : start + 250]) for start in range(0, len(samples), 250)]
     labels = {m: torch.tensor([sample.labels[m] for sample in samples]) for m in MODALITIES}
     return Questions(batches, labels)
 
@@ -149,15 +149,15 @@ def quantization(bits: Sequence[int], seeds: Sequence[int], test: int) -> None:
     """The part `quantization`."""
     import torch
 
-    from trimodal.data.reading import choose, read
+    from trimodal.data.reading import choose_samples, read_samples
     from trimodal.demo.seehearread import write_dataset
     from trimodal.demo.training import unpack_demo_model
-    from trimodal.loading.load import from_folder
+    from trimodal.loading.load import load_from_folder
 
     with tempfile.TemporaryDirectory() as scratch:
         here = Path(scratch)
-        original = from_folder(unpack_demo_model(here / "model"), "seehearread")
-        samples = read(write_dataset(here / "data", train=4000, test=test, seed=0))
+        original = load_from_folder(unpack_demo_model(here / "model"), "seehearread")
+        samples = read_samples(write_dataset(here / "data", train=4000, test=test, seed=0))
         train = [sample for sample in samples if sample.split == "train"]
         asked = questions(original, [sample for sample in samples if sample.split == "test"])
         plain = measured(original, asked)
@@ -166,7 +166,7 @@ def quantization(bits: Sequence[int], seeds: Sequence[int], test: int) -> None:
             for width in bits:
                 for calibration in CALIBRATIONS:
                     for seed in seeds[:1] if calibration == NO_DATA else seeds:
-                        chosen = choose(train, SAMPLES, seed)
+                        chosen = choose_samples(train, SAMPLES, seed)
                         if calibration == TEXT_ONLY:
                             chosen = blanked(chosen, here)
                         balance = calibration if calibration in ("tokens", "gradient") else "modality"

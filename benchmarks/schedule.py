@@ -43,10 +43,10 @@ def main() -> None:
     """Print the table and the pass line."""
     import torch
 
-    from trimodal.data.reading import read
+    from trimodal.data.reading import read_samples
     from trimodal.demo.seehearread import write_dataset
     from trimodal.demo.training import unpack_demo_model
-    from trimodal.loading.load import from_folder
+    from trimodal.loading.load import load_from_folder
 
     parser = argparse.ArgumentParser(prog="python -m benchmarks.schedule", description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS)
@@ -55,8 +55,8 @@ def main() -> None:
     given = parser.parse_args()
     found: dict[str, list[Scores]] = {BARE: [], ONCE: [], GRADUAL: []}
     with tempfile.TemporaryDirectory() as scratch:
-        original = from_folder(unpack_demo_model(Path(scratch) / "model"), "seehearread")
-        samples = read(write_dataset(Path(scratch) / "data", train=TRAIN, test=TEST, seed=0))
+        original = load_from_folder(unpack_demo_model(Path(scratch) / "model"), "seehearread")
+        samples = read_samples(write_dataset(Path(scratch) / "data", train=TRAIN, test=TEST, seed=0))
         train = [sample for sample in samples if sample.split == "train"]
         asked = questions(original, [sample for sample in samples if sample.split == "test"])
         plain = measured(original, asked)

@@ -32,20 +32,20 @@ MOST_LOST = 3.0
 
 def main() -> None:
     """Print the table and the pass lines."""
-    from trimodal.data.reading import choose, read
+    from trimodal.data.reading import choose_samples, read_samples
     from trimodal.demo.seehearread import write_dataset
     from trimodal.demo.training import unpack_demo_model
-    from trimodal.loading.load import from_folder
+    from trimodal.loading.load import load_from_folder
 
     parser = argparse.ArgumentParser(prog="python -m benchmarks.towers", description=__doc__.splitlines()[0])
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", nargs="+", default=TOWERS, choices=TOWERS, help="towers to cut")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
-        original = from_folder(unpack_demo_model(Path(scratch) / "model"), "seehearread")
-        samples = read(write_dataset(Path(scratch) / "data", train=TRAIN, test=TEST, seed=0))
+        original = load_from_folder(unpack_demo_model(Path(scratch) / "model"), "seehearread")
+        samples = read_samples(write_dataset(Path(scratch) / "data", train=TRAIN, test=TEST, seed=0))
         train = [sample for sample in samples if sample.split == "train"]
-        chosen = choose(train, CALIBRATION, given.seed)
+        chosen = choose_samples(train, CALIBRATION, given.seed)
         asked = questions(original, [sample for sample in samples if sample.split == "test"])
         plain = measured(original, asked)
         whole = _parameters(original)

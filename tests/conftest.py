@@ -24,11 +24,11 @@ from torch import Tensor, nn
 from trimodal.compression import compress_, run
 from trimodal.compression import solve_context as given_module
 from trimodal.core import Calibration, FitRecord, Layout, PlaceRecord, Plan, Sample, Source
-from trimodal.graph.fusion_discovery import with_folds
-from trimodal.loading.load import describe
+from trimodal.graph.fusion_discovery import discover_folds
+from trimodal.loading.load import build_model
 from trimodal.models.model import Model
 from trimodal.models.tensors import tensor_bytes, unique_tensors
-from trimodal.networks.tiny import miniature, miniature_batch
+from trimodal.networks.tiny import make_miniature, make_miniature_batch
 from trimodal.planning import plan_edits, read_recipe
 
 # No example may take too long: the machine may be busy. `make test` tries the same examples everywhere, `make test-all` new ones.
@@ -85,7 +85,7 @@ class Compressed:
 
 def tiny(name: str, seed: int = 0) -> Model:
     """The miniature called `name` with its layout."""
-    return describe(miniature(name, seed), name)
+    return build_model(make_miniature(name, seed), name)
 
 
 @pytest.fixture(scope="session")
@@ -101,14 +101,14 @@ def carry_out(
 
     Two batches of so many `samples`, or those `given`, stand in for what would be read from files.
     """
-    model = name if isinstance(name, Model) else tiny(name) if isinstance(name, str) else describe(name.eval(), "net")
+    model = name if isinstance(name, Model) else tiny(name) if isinstance(name, str) else build_model(name.eval(), "net")
     original = replace(model, module=copy.deepcopy(model.module))
     batches = list(given)
     if isinstance(name, str) and data and not given:
-        batches = [miniature_batch(name, samples, seed) for seed in (1, 2)]
+        batches = [make_miniature_batch(name, samples, seed) for seed in (1, 2)]
     wanted = read_recipe({"steps": list(steps), **recipe})
     if any(step.method.on == "fold" for step in wanted.steps):
-        model.layout = with_folds(model, batches)
+        model.layout = discover_folds(model, batches)
     edits, after = plan_edits(model.layout, wanted, data)
     before = tensor_bytes(unique_tensors(model.module).values())
     saved = sum(place.bytes_before - place.bytes_after for edit in edits for place in edit.places)

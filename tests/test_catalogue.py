@@ -7,19 +7,19 @@ import sys
 
 import pytest
 
-from trimodal.catalogue import built_in, described, method_rows, recipe_steps
+from trimodal.catalogue import describe_methods, list_method_rows, list_recipes, name_recipe_steps
 from trimodal.errors import RecipeError
-from trimodal.methods.__main__ import rows
+from trimodal.methods.__main__ import build_catalogue_rows
 
 
 def test_catalogue_is_up_to_date() -> None:
-    assert list(method_rows()) == rows(), "run: python -m trimodal.methods"
+    assert list(list_method_rows()) == build_catalogue_rows(), "run: python -m trimodal.methods"
 
 
 def test_one_method() -> None:
-    (row,) = described("quantize.gptq")
+    (row,) = describe_methods("quantize.gptq")
     assert row["kind"] == "quantize" and "bits" in {option["name"] for option in row["options"]}
-    assert described() == method_rows()
+    assert describe_methods() == list_method_rows()
 
 
 @pytest.mark.parametrize(
@@ -40,7 +40,7 @@ def test_one_method() -> None:
 )
 def test_method_that_was_meant(word: str, meant: str) -> None:
     with pytest.raises(RecipeError) as caught:
-        described(word)
+        describe_methods(word)
     assert str(caught.value).startswith(f"there is no method '{word}'; {meant}")
 
 
@@ -49,16 +49,16 @@ def test_method_that_was_meant(word: str, meant: str) -> None:
     ("demo", ["60 % structured (MLP neurons)", "50 % structured (attention heads)", "KD, 300 steps", "W8A16", "W4A16 g64"]),
 ])  # fmt: skip
 def test_recipes_in_the_words_of_the_field(name: str, steps: list[str]) -> None:
-    assert recipe_steps(name) == steps
+    assert name_recipe_steps(name) == steps
 
 
 def test_recipes_stand_before_their_variants() -> None:
-    names = list(built_in())
+    names = list(list_recipes())
     assert names.index("int8") < names.index("int8-full") and names.index("int4") < names.index("int4-even")
 
 
 def test_every_recipe_has_a_line() -> None:
-    assert all(len(line) > 10 and recipe_steps(name) for name, line in built_in().items())
+    assert all(len(line) > 10 and name_recipe_steps(name) for name, line in list_recipes().items())
 
 
 def test_nothing_heavy_is_imported() -> None:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from trimodal.garbage import imports_kept
+from trimodal.garbage import freeze_imports
 
 
 @pytest.fixture(autouse=True)
@@ -23,7 +23,7 @@ def search_as_it_was() -> Iterator[None]:
 @pytest.mark.parametrize("looking", [True, False])
 def test_rests_meanwhile_and_is_as_it_was_afterwards(looking: bool) -> None:
     (gc.enable if looking else gc.disable)()
-    with pytest.raises(ImportError), imports_kept():
+    with pytest.raises(ImportError), freeze_imports():
         assert not gc.isenabled()
         raise ImportError
     assert gc.isenabled() == looking
@@ -37,7 +37,7 @@ def test_later_garbage_is_found() -> None:
         def __del__(self) -> None:
             Node.left += 1
 
-    with imports_kept():
+    with freeze_imports():
         pass
     node = Node()
     node.itself = node  # type: ignore[attr-defined]
@@ -53,9 +53,9 @@ def run(code: str) -> str:
 def test_exit_handlers_run_and_files_are_written() -> None:
     said = run(
         "import atexit, gc\n"
-        "from trimodal.garbage import end_without_search\n"
+        "from trimodal.garbage import skip_final_collection\n"
         "atexit.register(lambda: print('frozen', gc.get_freeze_count() > 0))\n"
-        "end_without_search()\n"
+        "skip_final_collection()\n"
         "print('said', end=' ')"
     )
     assert said == "said frozen True\n"

@@ -12,8 +12,8 @@ from trimodal import machine
 def test_processor(tmp_path: Path) -> None:
     info = tmp_path / "cpuinfo"
     info.write_text("processor : 0\nmodel name\t: Some CPU @ 2 GHz\nflags\t\t: fpu avx2 fma avx512f avx512_vnni\n")
-    assert machine.processor(info) == ("Some CPU @ 2 GHz", ("avx2", "fma", "avx512f", "avx512_vnni"))
-    name, vectors = machine.processor(tmp_path / "nothing")
+    assert machine.detect_processor(info) == ("Some CPU @ 2 GHz", ("avx2", "fma", "avx512f", "avx512_vnni"))
+    name, vectors = machine.detect_processor(tmp_path / "nothing")
     assert name and vectors == ()
 
 
@@ -36,22 +36,22 @@ def test_free_memory_is_the_least_of_system_and_container(tmp_path: Path, group:
     for name, text in files.items():
         (tmp_path / "groups" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "groups" / name).write_text(text)
-    assert machine.free_memory(tmp_path / "meminfo", tmp_path / "own", tmp_path / "groups") == left
+    assert machine.free_memory_bytes(tmp_path / "meminfo", tmp_path / "own", tmp_path / "groups") == left
 
 
 def test_memory_that_nobody_tells(tmp_path: Path) -> None:
-    assert machine.free_memory(tmp_path / "no", tmp_path / "no", tmp_path / "no") is None
+    assert machine.free_memory_bytes(tmp_path / "no", tmp_path / "no", tmp_path / "no") is None
 
 
 def test_disk_of_a_folder_that_is_yet_to_be_made(tmp_path: Path) -> None:
-    assert machine.free_disk(tmp_path / "a" / "b") > 0
+    assert machine.free_disk_bytes(tmp_path / "a" / "b") > 0
 
 
 def test_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "3,2")
-    assert machine.threads() == 3
+    assert machine.count_threads() == 3
     monkeypatch.setenv("OMP_NUM_THREADS", "many")
-    assert machine.threads() == machine.cores()
+    assert machine.count_threads() == machine.count_cores()
 
 
 def test_missing_parts_say_what_installs_them(monkeypatch: pytest.MonkeyPatch) -> None:

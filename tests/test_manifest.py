@@ -12,7 +12,7 @@ import transformers
 import trimodal
 from trimodal import pipeline
 from trimodal.errors import IntegrityError
-from trimodal.manifest import check_tellers, read_manifest, write_sums
+from trimodal.manifest import find_changed_side_files, read_manifest, write_checksums
 from trimodal.networks.tiny import write_miniature, write_miniature_data
 
 
@@ -21,7 +21,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A CLIP in 8 bits."""
     folder = tmp_path_factory.mktemp("manifest")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pipeline, "_reload", lambda *rest: [])
+        patch.setattr(pipeline, "_run_fresh_checks", lambda *rest: [])
         trimodal.compress(write_miniature("clip", folder / "clip"), "int8", None, folder / "out")
         write_miniature_data(folder / "data", 8, ["image", "text"])
     return folder / "out"
@@ -41,7 +41,7 @@ def refused(folder: Path, words: str) -> None:
 
 def test_a_whole_one_loads_and_tells_the_truth(copied: Path) -> None:
     assert trimodal.load(copied) and transformers.AutoModel.from_pretrained(copied)
-    assert check_tellers(copied) == [] and read_manifest(copied).format == 2
+    assert find_changed_side_files(copied) == [] and read_manifest(copied).format == 2
 
 
 @pytest.mark.parametrize("place", [0, 10, 200, -100, -70, -20, -1])
@@ -111,15 +111,15 @@ def test_verify_notices_what_only_tells(copied: Path, whole: Path, name: str) ->
     text = (copied / name).read_text()
     (copied / name).write_text(text.replace("0", "1", 1))
     assert trimodal.load(copied)
-    assert check_tellers(copied)
+    assert find_changed_side_files(copied)
     (copied / name).unlink()
-    assert check_tellers(copied) == [f"{name} is missing"]
+    assert find_changed_side_files(copied) == [f"{name} is missing"]
 
 
 def test_verify_says_so_and_writes_new_sums(copied: Path, whole: Path) -> None:
     source, data, name = whole.parent / "clip", whole.parent / "data", "plan, record and report as they were written"
     assert {c.name: c.status for c in trimodal.verify(copied, source, data).checks}[name] == "passed"
-    assert check_tellers(copied) == []
+    assert find_changed_side_files(copied) == []
     with (copied / "record.jsonl").open("a") as file:
         file.write("{}\n")
     (check,) = (c for c in trimodal.verify(copied, source, data).checks if c.name == name)
@@ -131,5 +131,5 @@ def test_sums_are_such_as_sha256sum_reads(copied: Path) -> None:
     assert {line[66:] for line in lines} == {path.name for path in copied.iterdir()} - {"checks.sha256"}
     assert all(len(line.split("  ")[0]) == 64 for line in lines)
     before = (copied / "checks.sha256").read_bytes()
-    write_sums(copied)
+    write_checksums(copied)
     assert (copied / "checks.sha256").read_bytes() == before

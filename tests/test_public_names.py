@@ -22,10 +22,10 @@ def test_names() -> None:
 
 
 def test_methods_are_listed() -> None:
-    from trimodal.methods import METHODS, method
+    from trimodal.methods import METHODS, get_method
 
     assert trimodal.list_methods() == METHODS
-    assert trimodal.list_methods("quantize.rtn") == (method("quantize.rtn"),)
+    assert trimodal.list_methods("quantize.rtn") == (get_method("quantize.rtn"),)
     with pytest.raises(trimodal.RecipeError, match=r"did you mean 'quantize.rtn'"):
         trimodal.list_methods("quantize.rtm")
 

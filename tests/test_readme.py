@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from trimodal import cli
-from trimodal.catalogue import built_in, method_rows, recipe_steps
+from trimodal.catalogue import list_method_rows, list_recipes, name_recipe_steps
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -28,20 +28,20 @@ def test_table_of_models_and_methods(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("name", re.findall(r"--recipe (\w+)", README) + re.findall(r"^\| \w+ \| `(\w+)` ", README, re.MULTILINE))
 def test_recipes_exist(name: str) -> None:
-    assert name in built_in()
+    assert name in list_recipes()
 
 
 def test_recipes_are_called_what_they_are() -> None:
     rows = re.findall(r"^\| \w+ \| `(\w+)` \| \w+ \| ([^|]+) \|", README, re.MULTILINE)
     assert len(rows) == 3
     for name, short in rows:
-        assert short in (recipe_steps(name)[0], "3.1 bits per weight, entropy-coded")
+        assert short in (name_recipe_steps(name)[0], "3.1 bits per weight, entropy-coded")
 
 
 def test_verbs_methods_and_options_exist() -> None:
     verbs = {command.callback.__name__ for command in cli.app.registered_commands if command.callback}
     assert set(re.findall(r"^    trimodal +(\w+)", README, re.MULTILINE)) <= verbs
-    assert set(re.findall(r"`((?:quantize|prune|fold|share|merge|factorize)\.\w+)`", README)) <= {row["name"] for row in method_rows()}
+    assert set(re.findall(r"`((?:quantize|prune|fold|share|merge|factorize)\.\w+)`", README)) <= {row["name"] for row in list_method_rows()}
 
 
 def test_links_and_picture() -> None:

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from trimodal.catalogue import method_rows
-from trimodal.shorthand import short_name
+from trimodal.catalogue import list_method_rows
+from trimodal.shorthand import short_name_of
 
 
 @pytest.mark.parametrize(
@@ -35,9 +35,9 @@ from trimodal.shorthand import short_name
     ],
 )
 def test_names(method: str, config: dict[str, Any], name: str) -> None:
-    assert short_name(method, config) == name
+    assert short_name_of(method, config) == name
 
 
 def test_every_method_has_one() -> None:
-    for row in method_rows():
-        assert short_name(row["name"], {option["name"]: option["default"] for option in row["options"]}), row["name"]
+    for row in list_method_rows():
+        assert short_name_of(row["name"], {option["name"]: option["default"] for option in row["options"]}), row["name"]

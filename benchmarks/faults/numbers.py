@@ -15,9 +15,9 @@ from torch import Tensor, nn
 import trimodal
 from benchmarks.faults.trying import Wrong, expect, python, refused
 from benchmarks.faults.trying import trimodal as trimodal_cli
-from trimodal.loading.load import describe
-from trimodal.maths.masks import keep_largest, refit, refit_is_exact
-from trimodal.models.model import Loaded
+from trimodal.loading.load import build_model
+from trimodal.maths.masks import is_refit_exact, keep_largest, refit_weights
+from trimodal.models.model import LoadedSample
 from trimodal.planning import plan_edits, read_recipe
 
 _DEAD, _INPUTS = 16, 32
@@ -43,7 +43,7 @@ class HalfDead(nn.Module):
         y: Tensor = self.text_net(x)
         return y
 
-    def encode(self, loaded: Sequence[Loaded]) -> dict[str, Tensor]:
+    def encode(self, loaded: Sequence[LoadedSample]) -> dict[str, Tensor]:
         """Noise that each sample's number seeds."""
         x = torch.stack([torch.randn(_INPUTS, generator=torch.Generator().manual_seed(int(str(one.text)))) for one in loaded])
         x[:, :_DEAD] = 0.0
@@ -156,7 +156,7 @@ def cut_of_nothing(folder: Path) -> str:
     """2.12: one key-value head cannot be cut, and the plan says so."""
     config = transformers.LlamaConfig(vocab_size=64, hidden_size=32, intermediate_size=64, num_hidden_layers=2,
                                       num_attention_heads=4, num_key_value_heads=1)  # fmt: skip
-    layout = describe(transformers.LlamaForCausalLM(config).eval(), "one head").layout
+    layout = build_model(transformers.LlamaForCausalLM(config).eval(), "one head").layout
     try:
         plan_edits(layout, read_recipe({"steps": [{"prune.heads": {"sparsity": 0.5, "score": "magnitude"}}]}), False)
     except trimodal.RecipeError as error:
@@ -171,9 +171,9 @@ def bounded(folder: Path) -> str:
     mask = keep_largest(weight.abs(), 0.1)
     moment = x.T @ x / len(x)
     began = time.perf_counter()
-    found = refit(weight, mask, moment, 0.01)
+    found = refit_weights(weight, mask, moment, 0.01)
     seconds = time.perf_counter() - began
-    expect(not refit_is_exact(torch.ones(4096, 5504, dtype=torch.bool)), "4096 rows of 5504 kept columns are to be solved exactly")
+    expect(not is_refit_exact(torch.ones(4096, 5504, dtype=torch.bool)), "4096 rows of 5504 kept columns are to be solved exactly")
     lost = [float((((weight - part) @ moment) * (weight - part)).sum()) for part in (weight * mask, found)]
     expect(lost[1] < lost[0] and not found[~mask].any(), f"the error went from {lost[0]:.4g} to {lost[1]:.4g}")
     return f"512 × 2048 in {seconds:.0f} s, error {lost[0]:.4g} → {lost[1]:.4g}"

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 import trimodal
 from benchmarks.faults.trying import expect, refused
 from benchmarks.faults.trying import trimodal as command
-from trimodal.catalogue import built_in
+from trimodal.catalogue import list_recipes
 from trimodal.errors import InputError
 from trimodal.networks.tiny import write_miniature, write_miniature_data
 
@@ -93,7 +93,7 @@ def built_in_recipes_on_models_without_embeddings(folder: Path) -> str:
     convolutions = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3, groups=8), nn.Conv2d(8, 4, 1))
     vit = write_miniature("vit", folder / "vit")
     data = write_miniature_data(folder / "data", 330, ["image"])  # the recipe `demo` asks for 256 to calibrate
-    for recipe in built_in():
+    for recipe in list_recipes():
         trimodal.plan(str(vit), recipe, data)
     for recipe in ("int8", "small"):
         trimodal.plan(lambda: convolutions, recipe)
@@ -106,7 +106,7 @@ def built_in_recipes_on_models_without_embeddings(folder: Path) -> str:
     mine["steps"][0]["quantize.rtn"]["optional"] = True
     skipped = trimodal.plan(str(vit), mine).skipped
     expect(len(skipped) == 1, f"the plan tells of {len(skipped)} skipped steps")
-    return f"{len(built_in())} recipes plan a ViT; `optional: true`: {skipped[0].step} ({skipped[0].method}) has nothing to do"
+    return f"{len(list_recipes())} recipes plan a ViT; `optional: true`: {skipped[0].step} ({skipped[0].method}) has nothing to do"
 
 
 def forward_that_fails(folder: Path) -> str:

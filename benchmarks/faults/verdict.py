@@ -21,7 +21,7 @@ from benchmarks.faults.trying import trimodal as command
 from trimodal.core import Metric, Verdict
 from trimodal.networks.tiny import write_miniature, write_miniature_data
 from trimodal.reporting import wording
-from trimodal.verification.intervals import paired_interval
+from trimodal.verification.intervals import compute_paired_interval
 
 DATA = {"clip": ["image", "text"], "bert": ["text"], "whisper": ["audio", "text"]}
 
@@ -112,14 +112,14 @@ def two_verdicts(folder: Path) -> str:
 def intervals(folder: Path) -> str:
     """No interval below ten samples; a bound where nothing changed; and the intervals hold the truth."""
     right = np.full(100, 100.0)
-    alone, same = paired_interval(right[:1], right[:1], seed=0), paired_interval(right, right, seed=0)
+    alone, same = compute_paired_interval(right[:1], right[:1], seed=0), compute_paired_interval(right, right, seed=0)
     expect(alone.low is None and alone.high is None, f"one sample has an interval: {alone}")
     expect(same.high is not None and 2.9 < same.high < 3.1, f"nothing changed of 100: {same}")
     held, generator = [], np.random.default_rng(0)
     for lost in generator.binomial(100, 0.03, size=500):
         after = right.copy()
         after[:lost] = 0
-        found = paired_interval(right, after, seed=0)
+        found = compute_paired_interval(right, after, seed=0)
         held.append(found.low is not None and found.high is not None and found.low <= 3 <= found.high)
     expect(float(np.mean(held)) >= 0.94, f"{np.mean(held):.1%} of intervals hold the truth")
     return f"n = 1 has none, 0 of 100 changed: at most {same.high:.2f} points, {np.mean(held):.1%} of 500 hold the truth"
@@ -162,7 +162,7 @@ def one_headline(folder: Path) -> str:
     _, out = _made(folder, "bert", "int8", 20)
     verdict = Verdict.from_json(_verdict(out))
     metric = Metric("accuracy", "all", "percent", 1000, 90.0, 90.6, -0.6, -1.3, 0.2)
-    said = wording.headline(replace(verdict, metrics=(metric,)))
+    said = wording.make_headline(replace(verdict, metrics=(metric,)))
     expect("gain 0.6 points [\u22120.2, 1.3]" in said, said)
     return said
 
@@ -237,7 +237,7 @@ def bounded_verification(folder: Path) -> str:
     import transformers as hf
 
     from trimodal.loading.load import load_source
-    from trimodal.verification import compare
+    from trimodal.verification import compare_models
 
     write_miniature("llama", folder / "llama")
     config = hf.AutoConfig.from_pretrained(folder / "llama")
@@ -247,7 +247,7 @@ def bounded_verification(folder: Path) -> str:
     model = load_source(str(folder / "llama"))
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     start = time.process_time()
-    compare(model, model, samples, batch_size=64, seed=0)
+    compare_models(model, model, samples, batch_size=64, seed=0)
     grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
     length = len(model.processors.text(samples[0].text)["input_ids"])
     whole = 2 * 64 * length * 60_000 * 4

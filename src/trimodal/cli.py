@@ -23,9 +23,9 @@ from rich.text import Text
 
 from trimodal import __version__
 from trimodal.errors import TrimodalError
-from trimodal.garbage import end_without_search, imports_kept
+from trimodal.garbage import freeze_imports, skip_final_collection
 from trimodal.screen import Screen, print_json, replace_unknown_signs
-from trimodal.shorthand import short_name
+from trimodal.shorthand import short_name_of
 
 if TYPE_CHECKING:
     from trimodal.core import Plan, Verdict
@@ -92,7 +92,7 @@ screen = Screen()
 out = Console(highlight=False, emoji=False)
 
 
-def verb(function: Callable[..., None]) -> Callable[..., None]:
+def add_command(function: Callable[..., None]) -> Callable[..., None]:
     """Make `function` a sub-command, with the options that all have: how much is shown, and where it is logged."""
 
     @wraps(function)
@@ -110,7 +110,7 @@ def verb(function: Callable[..., None]) -> Callable[..., None]:
     return app.command()(run)
 
 
-def _version(asked: bool) -> None:
+def _show_version(asked: bool) -> None:
     if asked:
         out.print(f"trimodal {__version__}")
         raise typer.Exit
@@ -119,25 +119,25 @@ def _version(asked: bool) -> None:
 @app.callback()
 def options(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version.")
     ] = False,
 ) -> None:
     """Options of the program itself."""
 
 
-@verb
+@add_command
 def inspect(model: ModelArgument, device: DeviceOption = "cpu", as_json: JsonOption = False) -> None:
     """Show towers, blocks, sites, parameters, bytes and operations of a model, per tower and in all."""
     screen.tell(f"reading {model}")
-    with imports_kept():
+    with freeze_imports():
         from trimodal import pipeline
-        from trimodal.reporting.table import inventory_table
+        from trimodal.reporting.table import make_inventory_table
 
     found = pipeline.inspect(model, device=device)
-    _print(found.to_json() if as_json else inventory_table(found))
+    _print_result(found.to_json() if as_json else make_inventory_table(found))
 
 
-@verb
+@add_command
 def plan(
     model: ModelArgument,
     recipe: RecipeOption,
@@ -149,30 +149,30 @@ def plan(
 ) -> None:
     """Show what a recipe will do to a model, every place by name, and what that will take. Changes nothing."""
     screen.tell(f"reading {model}")
-    with imports_kept():
+    with freeze_imports():
         from trimodal import pipeline
         from trimodal.core import json_text
-        from trimodal.formats import write_whole
-        from trimodal.reporting.table import left_by_plan
+        from trimodal.formats import write_text_atomically
+        from trimodal.reporting.table import summarize_untouched
 
     made = pipeline.plan(model, recipe, data, seed=seed, device=device)
     if output is not None:
-        write_whole(output, json_text(made.to_json(), indent=1, ensure_ascii=False) + "\n")
+        write_text_atomically(output, json_text(made.to_json(), indent=1, ensure_ascii=False) + "\n")
     if as_json:
-        _print({**made.to_json(), "estimate": made.estimate.to_json() if made.estimate else None})
+        _print_result({**made.to_json(), "estimate": made.estimate.to_json() if made.estimate else None})
         return
     for edit in made.edits:
-        _print(_edit_table(edit.method, edit.config, edit))
+        _print_result(_make_edit_table(edit.method, edit.config, edit))
     for step in made.skipped:
-        _print(f"nothing to do: {step.step} ({step.method}), which is optional: {step.reason}")
+        _print_result(f"nothing to do: {step.step} ({step.method}), which is optional: {step.reason}")
     if made.pack != "plain":
-        _print(f"the weight file will be {made.pack}-coded, so smaller than its tensors")
-    _print(left_by_plan(made))
-    _print(_needs(made))
-    _print(f"tensors: {made.source.tensor_bytes:,} → {_CERTAINTY[made.certainty]}{made.expected_tensor_bytes:,} bytes")
+        _print_result(f"the weight file will be {made.pack}-coded, so smaller than its tensors")
+    _print_result(summarize_untouched(made))
+    _print_result(_describe_needs(made))
+    _print_result(f"tensors: {made.source.tensor_bytes:,} → {_CERTAINTY[made.certainty]}{made.expected_tensor_bytes:,} bytes")
 
 
-@verb
+@add_command
 def compress(
     model: ModelArgument,
     recipe: RecipeOption,
@@ -190,18 +190,18 @@ def compress(
     Example: `trimodal compress ./clip --recipe int4 --data ./pairs.jsonl -o ./clip-int4`
     """
     with screen.progress(model) as progress:
-        with imports_kept():
+        with freeze_imports():
             from trimodal import pipeline
 
         result = pipeline.compress(
             model, recipe, data, output, pack=pack, seed=seed, device=device, force=force, ignore_limits=ignore_limits,
-            progress=progress, on_plan=lambda plan: screen.tell(_needs(plan)),
+            progress=progress, on_plan=lambda plan: screen.tell(_describe_needs(plan)),
         )  # fmt: skip
     written = f"written: {output}  (open {output / 'report.html'})"
-    _finish(result.verdict, result.plan, as_json, written, str(output), model, data)
+    _finish_run(result.verdict, result.plan, as_json, written, str(output), model, data)
 
 
-@verb
+@add_command
 def verify(
     folder: OutArgument,
     against: Annotated[str, typer.Option("--against", "-a", help=f"The original. {_MODEL}", show_default=False)],
@@ -214,16 +214,16 @@ def verify(
 ) -> None:
     """Measure a compressed model beside the original again, and write OUT/verdict.json."""
     with screen.progress(f"{folder} and {against}") as progress:
-        with imports_kept():
+        with freeze_imports():
             from trimodal import pipeline
 
         verdict = pipeline.verify(folder, against, data, seed=seed, device=device, progress=progress)
-    _finish(
+    _finish_run(
         verdict, pipeline.read_plan(folder), as_json, f"written: {folder / 'verdict.json'}", str(folder), against, data
     )
 
 
-@verb
+@add_command
 def pack(
     folder: OutArgument,
     output: OutputOption,
@@ -232,74 +232,74 @@ def pack(
     as_json: JsonOption = False,
 ) -> None:
     """Write a compressed model again with its weights entropy-coded or plain; needs no original."""
-    with imports_kept():
+    with freeze_imports():
         from trimodal import pipeline
         from trimodal.reporting import wording
 
     found = pipeline.pack(folder, output, pack, force=force)
     if as_json:
-        _print({"folder": str(output), "pack": pack, "packing": None if found is None else asdict(found)})
+        _print_result({"folder": str(output), "pack": pack, "packing": None if found is None else asdict(found)})
     else:
-        _print(f"written: {output}" if found is None else f"{wording.packing(found)}\nwritten: {output}")
+        _print_result(f"written: {output}" if found is None else f"{wording.describe_packing(found)}\nwritten: {output}")
 
 
-@verb
+@add_command
 def report(folder: OutArgument, as_json: JsonOption = False) -> None:
     """Write OUT/report.html, one self-contained page, from the plan, the record and the verdict."""
-    with imports_kept():
+    with freeze_imports():
         from trimodal.reporting import report as write_report
 
     page = write_report(folder)
-    _print({"report": str(page)} if as_json else f"written: {page}")
+    _print_result({"report": str(page)} if as_json else f"written: {page}")
 
 
-@verb
+@add_command
 def methods(
     name: Annotated[str | None, typer.Argument(help="One method, to see its options.", show_default=False)] = None,
     as_json: JsonOption = False,
 ) -> None:
     """List the methods: paper, options, on what each works, and what the field calls it as it is by default."""
-    from trimodal.catalogue import described
+    from trimodal.catalogue import describe_methods
 
-    found = described(name)
+    found = describe_methods(name)
     if as_json:
-        _print(list(found))
+        _print_result(list(found))
     elif name is None:
-        _print(_table(("method", "by default", "what it does", "works on"), [_method_row(row) for row in found]))
-        _print("`trimodal methods NAME` shows the options of one.")
+        _print_result(_make_table(("method", "by default", "what it does", "works on"), [_make_method_row(row) for row in found]))
+        _print_result("`trimodal methods NAME` shows the options of one.")
     else:
-        _print(_one_method(found[0]))
+        _print_result(_make_method_table(found[0]))
 
 
-@verb
+@add_command
 def recipes(as_json: JsonOption = False) -> None:
     """List the built-in recipes, with the field's short names for their steps."""
-    from trimodal.catalogue import built_in, recipe_steps
+    from trimodal.catalogue import list_recipes, name_recipe_steps
 
-    known = built_in()
-    rows = [(name, " + ".join(recipe_steps(name)), what) for name, what in known.items()]
-    _print(known if as_json else _table(("recipe", "in short", "what it does"), rows))
+    known = list_recipes()
+    rows = [(name, " + ".join(name_recipe_steps(name)), what) for name, what in known.items()]
+    _print_result(known if as_json else _make_table(("recipe", "in short", "what it does"), rows))
 
 
-@verb
+@add_command
 def doctor(as_json: JsonOption = False) -> None:
     """Show what a run depends on: versions, processor, threads, free memory and disk, optional parts and how to get them."""
     from trimodal.machine import describe_environment, warnings_of
 
     found = describe_environment()
     if as_json:
-        _print({**found.to_json(), "warnings": warnings_of(found)})
+        _print_result({**found.to_json(), "warnings": warnings_of(found)})
         return
-    _print(_table(("", ""), _machine_rows(found)))
-    _print(_table(("optional part", "for", "there", "install with"), [
+    _print_result(_make_table(("", ""), _list_machine_rows(found)))
+    _print_result(_make_table(("optional part", "for", "there", "install with"), [
         (part.name, part.what, "yes" if part.there else f"no: {', '.join(part.missing)}", "" if part.there else part.install)
         for part in found.parts
     ]))  # fmt: skip
     for warning in warnings_of(found):
-        _print(f"careful: {warning}")
+        _print_result(f"careful: {warning}")
 
 
-@verb
+@add_command
 def demo(
     folder: Annotated[
         Path, typer.Option("--folder", help="Where demo-model, demo-data and demo-out are written.")
@@ -313,13 +313,13 @@ def demo(
 ) -> None:
     """Run the main job on the built-in model and data: see a digit, hear a digit, read what to do with them."""
     with screen.progress("the built-in model") as progress:
-        with imports_kept():
-            from trimodal.demo.run import run as run_demo
+        with freeze_imports():
+            from trimodal.demo.run import run_demo as run_demo
 
         result = run_demo(
-            folder, train=train, seed=seed, device=device, progress=progress, on_plan=lambda plan: screen.tell(_needs(plan))
+            folder, train=train, seed=seed, device=device, progress=progress, on_plan=lambda plan: screen.tell(_describe_needs(plan))
         )
-    _finish(
+    _finish_run(
         result.verdict,
         result.plan,
         as_json,
@@ -330,12 +330,12 @@ def demo(
 
 def main() -> None:
     """Entry point: errors in one or two sentences, exit code 2 for bad input, 130 after Ctrl-C, 143 after SIGTERM."""
-    end_without_search()
+    skip_final_collection()
     replace_unknown_signs()
     screen.__init__(as_json="--json" in sys.argv)  # type: ignore[misc]
     _settle_libraries(verbose=bool({"-v", "--verbose"} & set(sys.argv)))
     stopped = _stop_cleanly()
-    code = _run()
+    code = _run_command()
     if code == INTERRUPTED:
         code = 128 + stopped[0] if stopped else INTERRUPTED
         screen.fail("Interrupted", "interrupted; nothing was left half-written", code)
@@ -353,7 +353,7 @@ def _settle_libraries(verbose: bool) -> None:
         warnings.filterwarnings("ignore")
 
 
-def _run() -> int:
+def _run_command() -> int:
     """Run what the arguments ask for; what can be expected to go wrong becomes a sentence and an exit code."""
     try:
         code = app(standalone_mode=False, prog_name="trimodal") or 0
@@ -366,7 +366,7 @@ def _run() -> int:
     except (typer.Abort, typer.Exit) as error:
         return getattr(error, "exit_code", INTERRUPTED)
     except typer.TyperException as error:
-        return _misused(error)
+        return _report_misuse(error)
     except BrokenPipeError:  # whoever read our output has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
@@ -376,7 +376,7 @@ def _run() -> int:
         return screen.fail("MemoryError", "there is not enough memory for this model", 1)
 
 
-def _misused(error: typer.TyperException) -> int:
+def _report_misuse(error: typer.TyperException) -> int:
     """Arguments that cannot be understood, or none at all, which shows the help."""
     if len(sys.argv) < 2:
         print(error.format_message(), end="", file=sys.stderr)  # empty where the help has been shown in colours
@@ -399,7 +399,7 @@ def _stop_cleanly() -> list[int]:
     return came
 
 
-def _print(what: Any) -> None:
+def _print_result(what: Any) -> None:
     """Plain data as JSON, tables and text as they are."""
 
     if isinstance(what, dict | list):
@@ -410,33 +410,33 @@ def _print(what: Any) -> None:
         out.print(what, crop=False)
 
 
-def _finish(verdict: Verdict, planned: Plan, as_json: bool, message: str, *names: str) -> None:
+def _finish_run(verdict: Verdict, planned: Plan, as_json: bool, message: str, *names: str) -> None:
     """Show the verdict, and what next with the `names` of folder, model and data; a check that failed makes the exit code 1."""
-    from trimodal.reporting.advice import Names
-    from trimodal.reporting.standing import failure
-    from trimodal.reporting.table import summary
+    from trimodal.reporting.advice import CommandNames
+    from trimodal.reporting.standing import describe_failure
+    from trimodal.reporting.table import make_summary
 
     if as_json:
-        _print({**verdict.to_json(), "estimate": planned.estimate.to_json()} if planned.estimate else verdict.to_json())
+        _print_result({**verdict.to_json(), "estimate": planned.estimate.to_json()} if planned.estimate else verdict.to_json())
     else:
-        _print(summary(verdict, planned, Names(*names)))
-        _print(message)
+        _print_result(make_summary(verdict, planned, CommandNames(*names)))
+        _print_result(message)
     if not verdict.passed:
-        raise typer.Exit(screen.fail("CheckFailed", failure(verdict), 1))
+        raise typer.Exit(screen.fail("CheckFailed", describe_failure(verdict), 1))
 
 
-def _needs(planned: Plan) -> str:
+def _describe_needs(planned: Plan) -> str:
     """What carrying out a plan will take, in one line."""
     from trimodal.reporting import wording
 
     found = planned.estimate
     if found is None:
         return ""
-    memory, disk = wording.size(found.memory_bytes), wording.size(found.disk_bytes)
-    return f"needs about {wording.seconds(found.total_seconds)}, {memory} of memory, {disk} on disk"
+    memory, disk = wording.format_bytes(found.memory_bytes), wording.format_bytes(found.disk_bytes)
+    return f"needs about {wording.format_seconds(found.total_seconds)}, {memory} of memory, {disk} on disk"
 
 
-def _table(columns: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> Table:
+def _make_table(columns: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in columns:
         table.add_column(column, overflow="fold")
@@ -445,24 +445,24 @@ def _table(columns: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> Table:
     return table
 
 
-def _method_row(row: Any) -> tuple[str, ...]:
+def _make_method_row(row: Any) -> tuple[str, ...]:
     defaults = {option["name"]: option["default"] for option in row["options"]}
-    return row["name"], short_name(row["name"], defaults), row["idea"], row["works_on"]
+    return row["name"], short_name_of(row["name"], defaults), row["idea"], row["works_on"]
 
 
-def _one_method(method: Any) -> Table:
+def _make_method_table(method: Any) -> Table:
     rows = [
         (o["name"], "required" if o["required"] else str(o["default"]), o["expected"] or o["type"], o["help"])
         for o in method["options"]
     ]
-    table = _table(("option", "default", "allowed", "meaning"), rows)
-    _, short, idea, works_on = _method_row(method)
+    table = _make_table(("option", "default", "allowed", "meaning"), rows)
+    _, short, idea, works_on = _make_method_row(method)
     table.title = Text(f"{method['name']}: {idea}\n{method['paper']}\nby default: {short}\nworks on: {works_on}")
     table.title_justify = "left"
     return table
 
 
-def _machine_rows(found: Environment) -> list[tuple[str, str]]:
+def _list_machine_rows(found: Environment) -> list[tuple[str, str]]:
     memory = "unknown" if found.memory_bytes is None else f"{found.memory_bytes / 1e9:.1f} GB"
     return [
         *found.versions.items(),
@@ -475,15 +475,15 @@ def _machine_rows(found: Environment) -> list[tuple[str, str]]:
     ]
 
 
-def _edit_table(name: str, config: dict[str, Any], edit: Any) -> Group:
+def _make_edit_table(name: str, config: dict[str, Any], edit: Any) -> Group:
     """The places of a step, then its settings, then what it leaves alone, by reason."""
     rows = [
         (place.name, f"{place.bytes_before:,}", _CERTAINTY[place.certainty] + f"{place.bytes_after:,}")
         for place in edit.places
     ]
-    table = _table((name, "bytes before", "bytes after"), rows)
+    table = _make_table((name, "bytes before", "bytes after"), rows)
     settings = ", ".join(f"{key} {value}" for key, value in config.items())
-    told = [f"{short_name(name, config)}: {settings}".removeprefix(": ")]
+    told = [f"{short_name_of(name, config)}: {settings}".removeprefix(": ")]
     reasons = dict.fromkeys(alone.reason for alone in edit.left_alone)
     told += [f"left alone ({why}): {', '.join(a.name for a in edit.left_alone if a.reason == why)}" for why in reasons]
     return Group(table, *map(Text, filter(None, told)))

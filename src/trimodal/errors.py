@@ -58,47 +58,47 @@ class UnreachedError(TrimodalError):
     """No calibration sample came to a place that cannot do without one."""
 
 
-def nearest(word: str, known: Iterable[str]) -> str:
+def suggest_names(word: str, known: Iterable[str]) -> str:
     """Return `did you mean 'x'?` for the known words nearest to `word`, else the list of all known words.
 
     A word with a part that few names have means these (`gptq` means `quantize.gptq`); else the name counts that is most like
     it, as a whole or in its last part.
     """
     names = sorted(known)
-    shared = _sharing_a_part(word, names)
-    few, kind = len(shared) <= _OFFERED, shared and len(_parts(word)) == 1
-    meant = shared if shared and few else [] if kind else _most_alike(word, names)
+    shared = _find_sharing_part(word, names)
+    few, kind = len(shared) <= _OFFERED, shared and len(_split_name(word)) == 1
+    meant = shared if shared and few else [] if kind else _find_most_alike(word, names)
     if not meant:
         return f"known: {', '.join(shared or names)}"
     offered = "' or '".join(meant)
     return f"did you mean '{offered}'?"
 
 
-def _sharing_a_part(word: str, names: Sequence[str]) -> list[str]:
+def _find_sharing_part(word: str, names: Sequence[str]) -> list[str]:
     """The names of several parts that share one with `word`; of its parts the one that fewest names have."""
-    several = [name for name in names if len(_parts(name)) > 1]
-    found = ([name for name in several if part in _parts(name)] for part in _parts(word))
+    several = [name for name in names if len(_split_name(name)) > 1]
+    found = ([name for name in several if part in _split_name(name)] for part in _split_name(word))
     return min(filter(None, found), key=len, default=[])
 
 
-def _most_alike(word: str, names: Sequence[str]) -> list[str]:
+def _find_most_alike(word: str, names: Sequence[str]) -> list[str]:
     """The names most like `word`, as a whole or in their last part; none where nothing is."""
-    likeness = {name: _likeness(word, name) for name in names}
+    likeness = {name: _score_likeness(word, name) for name in names}
     best = max(likeness.values(), default=0.0)
     return [name for name in names if likeness[name] == best][-1:] if best > 0 else []
 
 
-def _likeness(word: str, name: str) -> float:
+def _score_likeness(word: str, name: str) -> float:
     """How alike they are in [0, 1]; 0 below the cutoff, which is higher for a part than for the whole."""
-    parts, last = _parts(word), (_parts(name) or [""])[-1]
-    whole = _ratio(word.lower(), name.lower())
-    part = max((_ratio(form, last) for form in ("".join(parts), *parts[-1:])), default=0.0)
+    parts, last = _split_name(word), (_split_name(name) or [""])[-1]
+    whole = _match_ratio(word.lower(), name.lower())
+    part = max((_match_ratio(form, last) for form in ("".join(parts), *parts[-1:])), default=0.0)
     return max(whole if whole >= _WHOLE_CUTOFF else 0.0, part if part >= _PART_CUTOFF else 0.0)
 
 
-def _ratio(a: str, b: str) -> float:
+def _match_ratio(a: str, b: str) -> float:
     return SequenceMatcher(None, a, b).ratio()
 
 
-def _parts(name: str) -> list[str]:
+def _split_name(name: str) -> list[str]:
     return [part for part in re.split(r"[._\-\s]+", name.lower()) if part]

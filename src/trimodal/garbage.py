@@ -14,7 +14,7 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def imports_kept() -> Iterator[None]:
+def freeze_imports() -> Iterator[None]:
     """Meanwhile nothing is looked through, and what is there afterwards never will be; all that comes later is."""
     looking = gc.isenabled()
     gc.disable()
@@ -26,6 +26,6 @@ def imports_kept() -> Iterator[None]:
             gc.enable()
 
 
-def end_without_search() -> None:
+def skip_final_collection() -> None:
     """Let this process end without a last look through all that it holds. Files, exit handlers and threads end as ever."""
     atexit.register(gc.freeze)

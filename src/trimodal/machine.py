@@ -27,7 +27,7 @@ _UNLIMITED = 1 << 60
 
 
 @dataclass(frozen=True)
-class Part:
+class OptionalPart:
     """An optional part: what it is for, whether it is there, the packages that it lacks, and the line that installs it."""
 
     name: str
@@ -56,7 +56,7 @@ class Environment:
     disk_bytes: int
     disk: str
     versions: dict[str, str]
-    parts: tuple[Part, ...]
+    parts: tuple[OptionalPart, ...]
 
     def to_json(self) -> dict[str, Any]:
         """Plain data."""
@@ -65,12 +65,12 @@ class Environment:
 
 def describe_environment(folder: Path = Path()) -> Environment:
     """What is here, with the free room on the disk that `folder` is on."""
-    name, vectors = processor()
+    name, vectors = detect_processor()
     return Environment(
         python=platform.python_version(), system=f"{platform.system()} {platform.release()} {platform.machine()}",
-        processor=name, cores=cores(), threads=threads(), vectors=vectors, memory_bytes=free_memory(),
-        disk_bytes=free_disk(folder), disk=str(folder.resolve()), versions={name: version_of(name) for name in PACKAGES},
-        parts=tuple(_part(name) for name in PARTS),
+        processor=name, cores=count_cores(), threads=count_threads(), vectors=vectors, memory_bytes=free_memory_bytes(),
+        disk_bytes=free_disk_bytes(folder), disk=str(folder.resolve()), versions={name: version_of(name) for name in PACKAGES},
+        parts=tuple(_make_part(name) for name in PARTS),
     )  # fmt: skip
 
 
@@ -82,42 +82,42 @@ def version_of(package: str) -> str:
         return "not installed"
 
 
-def cores() -> int:
+def count_cores() -> int:
     """Processors that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def threads() -> int:
+def count_threads() -> int:
     """Threads that torch will compute with: OMP_NUM_THREADS, else as many as there are processors."""
     wanted = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]
-    return int(wanted) if wanted.isdecimal() and int(wanted) else cores()
+    return int(wanted) if wanted.isdecimal() and int(wanted) else count_cores()
 
 
-def processor(info: Path = Path("/proc/cpuinfo")) -> tuple[str, tuple[str, ...]]:
+def detect_processor(info: Path = Path("/proc/cpuinfo")) -> tuple[str, tuple[str, ...]]:
     """The processor's name and which of the vector instructions that matter here it has."""
-    text = _read(info)
+    text = _read_text(info)
     name = re.search(r"^(?:model name|Processor)\s*:\s*(.+)$", text, re.MULTILINE)
     flags = re.search(r"^(?:flags|Features)\s*:\s*(.+)$", text, re.MULTILINE)
     have = set(flags[1].split()) if flags else set()
     return name[1].strip() if name else platform.processor() or platform.machine(), tuple(v for v in VECTORS if v in have)
 
 
-def free_memory(
+def free_memory_bytes(
     info: Path = Path("/proc/meminfo"), own: Path = Path("/proc/self/cgroup"), groups: Path = _GROUPS
 ) -> int | None:
     """Bytes that a process can still get: what the system has to spare, or what its container may still use if that is less."""
-    found = re.search(r"^MemAvailable:\s*(\d+) kB", _read(info), re.MULTILINE)
-    pairs = ((folder / limit, folder / used) for folder in _groups(own, groups) for limit, used in _LIMIT_AND_USE)
-    limits = [left for pair in pairs if (left := _left(*pair)) is not None]
+    found = re.search(r"^MemAvailable:\s*(\d+) kB", _read_text(info), re.MULTILINE)
+    pairs = ((folder / limit, folder / used) for folder in _list_cgroup_folders(own, groups) for limit, used in _LIMIT_AND_USE)
+    limits = [left for pair in pairs if (left := _read_bytes_left(*pair)) is not None]
     if found:
         limits.append(int(found[1]) * 1024)
     return min(limits, default=None)
 
 
-def _groups(own: Path, groups: Path) -> list[Path]:
+def _list_cgroup_folders(own: Path, groups: Path) -> list[Path]:
     """The folders in which a limit on this process's memory would stand, for both kinds of control groups, up to their roots."""
     found = [groups, groups / "memory"]
-    for line in _read(own).splitlines():
+    for line in _read_text(own).splitlines():
         _, _, rest = line.partition(":")
         kinds, _, path = rest.partition(":")
         if kinds == "" or "memory" in kinds.split(","):
@@ -127,40 +127,40 @@ def _groups(own: Path, groups: Path) -> list[Path]:
     return list(dict.fromkeys(found))
 
 
-def _left(limit: Path, used: Path) -> int | None:
+def _read_bytes_left(limit: Path, used: Path) -> int | None:
     """Bytes left of a container's limit; page cache counts as free. None where there is no limit."""
-    most, now = _read(limit).strip(), _read(used).strip()
+    most, now = _read_text(limit).strip(), _read_text(used).strip()
     if not most.isdecimal() or not now.isdecimal() or int(most) >= _UNLIMITED:
         return None
-    cache = re.search(r"^(?:total_)?inactive_file (\d+)", _read(limit.with_name("memory.stat")), re.MULTILINE)
+    cache = re.search(r"^(?:total_)?inactive_file (\d+)", _read_text(limit.with_name("memory.stat")), re.MULTILINE)
     return max(0, int(most) - int(now) + (int(cache[1]) if cache else 0))
 
 
-def free_disk(folder: Path) -> int:
+def free_disk_bytes(folder: Path) -> int:
     """Bytes free on the disk where `folder` is or will be."""
     there = next(path for path in (folder.resolve(), *folder.resolve().parents) if path.exists())
     return shutil.disk_usage(there).free
 
 
-def _part(name: str) -> Part:
+def _make_part(name: str) -> OptionalPart:
     what, modules = PARTS[name]
-    return Part(name, what, tuple(m for m in modules if not _importable(m)), f'pip install "{_source()}[{name}]"')
+    return OptionalPart(name, what, tuple(m for m in modules if not _is_importable(m)), f'pip install "{_pip_source()}[{name}]"')
 
 
-def _importable(module: str) -> bool:
+def _is_importable(module: str) -> bool:
     try:
         return find_spec(module) is not None
     except (ImportError, ValueError):
         return False
 
 
-def _source() -> str:
+def _pip_source() -> str:
     """What pip installs trimodal from: the checkout that it stands in, else its name."""
     root = Path(__file__).resolve().parents[2]
     return str(root) if (root / "pyproject.toml").is_file() else "trimodal"
 
 
-def _read(file: Path) -> str:
+def _read_text(file: Path) -> str:
     try:
         return file.read_text(encoding="utf-8", errors="replace")
     except OSError:

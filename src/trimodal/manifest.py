@@ -21,8 +21,8 @@ from typing import Any
 
 from trimodal import errors
 from trimodal.core import Layout, json_text
-from trimodal.models.files import OURS, PACKED, SINGLE, licences, walk
-from trimodal.writing.sums import SUMS, sha256, sums_of, write_sums_of
+from trimodal.models.files import OURS, PACKED, SINGLE, find_licence_files, walk_files
+from trimodal.writing.sums import SUMS, read_checksums, sha256, write_checksum_list
 
 MANIFEST = "trimodal.json"
 PLAN, RECORD, VERDICT, REPORT = "plan.json", "record.jsonl", "verdict.json", "report.html"
@@ -59,15 +59,15 @@ def read_manifest(folder: Path) -> Manifest:
     Raises:
         IntegrityError: it is missing, unreadable, changed or of a later format.
     """
-    data = manifest_content(folder)
+    data = read_manifest_content(folder)
     try:
         files = {str(name): str(digest) for name, digest in data["files"].items()}
         return Manifest(data["source"], Layout.from_json(data), files, data["factory"], data["trimodal"], data["format"])
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise _unreadable(folder, error) from error
+        raise _unreadable_error(folder, error) from error
 
 
-def manifest_content(folder: Path) -> dict[str, Any]:
+def read_manifest_content(folder: Path) -> dict[str, Any]:
     """What the manifest says as plain data, without its seal.
 
     Raises:
@@ -78,7 +78,7 @@ def manifest_content(folder: Path) -> dict[str, Any]:
         data = json.loads(raw)
         later, sealed = data["format"] > FORMAT, "sha256" in data or data["format"] >= 2
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise _unreadable(folder, error) from error
+        raise _unreadable_error(folder, error) from error
     if later:
         raise errors.IntegrityError(
             f"{folder / MANIFEST} has format {data['format']}, this version reads up to {FORMAT}; update trimodal"
@@ -91,13 +91,13 @@ def manifest_content(folder: Path) -> dict[str, Any]:
     return {key: value for key, value in data.items() if key != "sha256"}
 
 
-def _unreadable(folder: Path, error: Exception) -> errors.IntegrityError:
+def _unreadable_error(folder: Path, error: Exception) -> errors.IntegrityError:
     return errors.IntegrityError(
         f"{folder / MANIFEST} cannot be read ({type(error).__name__}: {error}); the folder is no whole artifact"
     )
 
 
-def check_files(folder: Path, manifest: Manifest, partial: bool = False) -> None:
+def check_listed_files(folder: Path, manifest: Manifest, partial: bool = False) -> None:
     """Compare every file that decides the result with its sha256 in the manifest, and refuse others beside them.
 
     `partial`: files may be missing, as in the cache of a hub that has fetched but some.
@@ -106,7 +106,7 @@ def check_files(folder: Path, manifest: Manifest, partial: bool = False) -> None
         IntegrityError: a file is missing, has changed, or was added, or the manifest does not list what is loaded.
     """
     listed = next((name for name in _WEIGHTS if name in manifest.files), SINGLE)
-    for name in (weights_name(folder, listed), *(path.name for path in [folder / "config.json"] if path.exists())):
+    for name in (weights_name_of(folder, listed), *(path.name for path in [folder / "config.json"] if path.exists())):
         if name not in manifest.files:
             raise errors.IntegrityError(f"{folder / MANIFEST} does not list {name}; the folder is no whole artifact")
     for name, expected in manifest.files.items():
@@ -123,7 +123,7 @@ def check_files(folder: Path, manifest: Manifest, partial: bool = False) -> None
             raise errors.IntegrityError(
                 f"{path} has changed since it was written (sha256 differs); copy the folder again"
             )
-    added = next((path for path in walk(folder) if str(path) not in manifest.files and not _is_harmless(folder, path)), None)
+    added = next((path for path in walk_files(folder) if str(path) not in manifest.files and not _is_harmless(folder, path)), None)
     if added is not None:
         raise errors.IntegrityError(
             f"{folder / added} was not there when the artifact was written, and a loader may take it for a part of the model; "
@@ -137,11 +137,11 @@ def check_not_orphaned(folder: Path) -> None:
     Raises:
         IntegrityError: the manifest is missing.
     """
-    if (folder / SUMS).is_file() and not (folder / MANIFEST).is_file() and MANIFEST in sums_of(folder):
+    if (folder / SUMS).is_file() and not (folder / MANIFEST).is_file() and MANIFEST in read_checksums(folder):
         raise errors.IntegrityError(f"{folder} lacks {MANIFEST}, which its {SUMS} lists; copy the folder again")
 
 
-def weights_name(folder: Path, missing: str = SINGLE) -> str:
+def weights_name_of(folder: Path, missing: str = SINGLE) -> str:
     """The name of the file that has the weights of the artifact in `folder`; `missing` where there is none."""
     return next((name for name in _WEIGHTS if (folder / name).exists()), missing)
 
@@ -150,29 +150,29 @@ def _is_harmless(folder: Path, path: Path) -> bool:
     """Whether no loader of models reads a file of that kind: it tells something, or is another runtime's."""
     if len(path.parts) > 1 and path.parts[0] in _EXPORTS:
         return True
-    if len(path.parts) == 1 and (path.name in (MANIFEST, *TELLERS) or path in licences(folder)):
+    if len(path.parts) == 1 and (path.name in (MANIFEST, *TELLERS) or path in find_licence_files(folder)):
         return True
     return path.suffix.lower() in _HARMLESS and not (folder / path).is_dir()
 
 
-def write_sums(folder: Path) -> None:
+def write_checksums(folder: Path) -> None:
     """Write `checks.sha256` for all files that are in `folder` now."""
-    names = [path for path in walk(folder) if path != Path(SUMS) and (folder / path).is_file()]
-    write_sums_of(folder, {str(path): [sha256(folder / path)] for path in names})
+    names = [path for path in walk_files(folder) if path != Path(SUMS) and (folder / path).is_file()]
+    write_checksum_list(folder, {str(path): [sha256(folder / path)] for path in names})
 
 
-def check_tellers(folder: Path) -> list[str]:
+def find_changed_side_files(folder: Path) -> list[str]:
     """What is no longer as it was written among the files that only tell, each in a few words; empty if nothing is.
 
     Artifacts of format 1 have no sums of them: nothing is found there.
     """
     if not (folder / SUMS).is_file():
-        return [f"{SUMS} is missing"] if manifest_content(folder)["format"] >= 2 else []
-    sums = sums_of(folder)
+        return [f"{SUMS} is missing"] if read_manifest_content(folder)["format"] >= 2 else []
+    sums = read_checksums(folder)
     found = [f"{SUMS} names {name:.80}, outside of the folder" for name in sums if ".." in Path(name).parts or name[:1] == "/"]
     if found:
         return found
-    decides = manifest_content(folder)["files"]
+    decides = read_manifest_content(folder)["files"]
     for name, digests in sums.items():
         if not (folder / name).is_file():
             found.append(f"{name:.80} is missing")

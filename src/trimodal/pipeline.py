@@ -23,73 +23,82 @@ from trimodal.compression import LEFT_ALONE, compress_
 from trimodal.core import (
     Calibration,
     Check,
+    DiskSize,
     FitRecord,
     Packing,
     PlaceRecord,
     Plan,
     Sample,
-    Size,
     Source,
-    Stock,
+    StockLoad,
     TowerSize,
     Verdict,
     json_text,
 )
 from trimodal.core.record import PackName
 from trimodal.core.showing import html_table
-from trimodal.data import batches, check_modalities, choose, digest, encode, read, require, split
+from trimodal.data import (
+    batch_samples,
+    check_modalities,
+    choose_samples,
+    digest_samples,
+    encode_samples,
+    read_samples,
+    require_samples,
+    split_calibration_and_held_out,
+)
 from trimodal.errors import DataError, InputError, IntegrityError, RecipeError
 from trimodal.formats import (
-    check_beside_artifacts,
-    check_free,
-    check_keeps,
-    check_pack,
-    check_room,
-    check_tellers,
+    check_disk_space,
+    check_not_inside_artifact,
+    check_not_replaced,
+    check_output_place,
+    check_pack_name,
     copy_artifact,
+    find_changed_side_files,
+    find_uncarried_files,
+    finite_outputs_check,
+    finite_weights_check,
     is_artifact,
-    left_behind,
+    measure_folder_size,
+    open_atomic_folder,
     open_model,
-    outputs_finite,
-    pack_,
-    pack_name,
-    reload_checks,
-    size_of,
-    stock_check,
-    stock_of,
-    unpack_,
-    weights_finite,
-    whole_folder,
-    write,
-    write_sums,
+    pack_name_of,
+    pack_weights_,
+    run_reload_checks,
+    run_stock_check,
+    stock_support_of,
+    unpack_weights_,
+    write_artifact,
+    write_checksums,
 )
-from trimodal.formats.artifact import PLAN, RECORD, VERDICT, Factory, Manifest, check_files, read_manifest
-from trimodal.formats.packed import measured
-from trimodal.graph.fusion_discovery import with_folds
+from trimodal.formats.artifact import PLAN, RECORD, VERDICT, Factory, Manifest, check_listed_files, read_manifest
+from trimodal.formats.packed import measure_packing
+from trimodal.graph.fusion_discovery import discover_folds
 from trimodal.inventory import Inventory
 from trimodal.inventory import inspect as take_inventory
-from trimodal.methods import Method, listed
+from trimodal.methods import Method, select_methods
 from trimodal.models.files import PACKED, weight_files
 from trimodal.models.model import Batch, Model
-from trimodal.models.process import keeps_process
-from trimodal.models.tensors import fingerprint, tensor_bytes, unique_tensors
+from trimodal.models.process import leaves_process_unchanged
+from trimodal.models.tensors import fingerprint_module, tensor_bytes, unique_tensors
 from trimodal.planning import (
     LARGEST_SEED,
     Recipe,
-    Work,
+    Workload,
+    add_declined_places,
     check_memory_for,
     estimate_cost,
-    measured_pace,
+    find_untouched,
+    measure_speed,
     plan_steps,
     read_recipe,
-    untouched_by,
-    with_left_alone,
 )
-from trimodal.reporting import page_of, report
+from trimodal.reporting import build_page, report
 from trimodal.reporting.page import PAGE_NAME
-from trimodal.verification import check_comparable, peak_bytes
-from trimodal.verification import verify as compare
-from trimodal.writing import check_open, replace_files
+from trimodal.verification import check_comparable, peak_memory_bytes
+from trimodal.verification import make_verdict as compare
+from trimodal.writing import check_writable, replace_files
 
 RecipeSource = str | Path | Mapping[str, Any]
 Progress = Callable[[str, int, int], None]
@@ -105,15 +114,15 @@ _IMPORT_SECONDS = 5.0  # what a process needs before it can read a model
 __all__ = ["Result", "compress", "inspect", "list_methods", "pack", "plan", "report", "verify"]
 
 
-def _silent(what: str, done: int, total: int) -> None:
+def _ignore_progress(what: str, done: int, total: int) -> None:
     """Progress for nobody."""
 
 
-def _unheard(plan: Plan) -> None:
+def _ignore_plan(plan: Plan) -> None:
     """A plan for nobody."""
 
 
-class _Phases:
+class _PhaseProgress:
     """Progress of a whole run, in thousandths: each phase has the part of it that it is expected to take."""
 
     def __init__(self, progress: Progress, seconds: Mapping[str, float]) -> None:
@@ -150,7 +159,7 @@ class Result:
 
 
 @dataclass(frozen=True)
-class _Data:
+class _SampleSets:
     """Samples by use: for statistics, for gradient methods (all of calibration), and held out for verification."""
 
     statistics: Sequence[Sample] = ()
@@ -159,7 +168,7 @@ class _Data:
 
 
 @dataclass
-class _Clock:
+class _StageClock:
     """Wall seconds per stage."""
 
     last: float = field(default_factory=time.perf_counter)
@@ -172,17 +181,17 @@ class _Clock:
         self.last = now
 
 
-@keeps_process
+@leaves_process_unchanged
 def inspect(model: Factory | Path, *, device: str = "cpu") -> Inventory:
     """Towers, blocks, sites, parameters, bytes and operations of a model, per tower and in all.
 
     Raises:
         ModelError: it cannot be found, loaded or understood.
     """
-    return take_inventory(_on(open_model(model), device))
+    return take_inventory(_move_to_device(open_model(model), device))
 
 
-@keeps_process
+@leaves_process_unchanged
 def plan(
     model: Factory | Path,
     recipe: RecipeSource,
@@ -203,14 +212,14 @@ def plan(
     Raises:
         InputError: the model, recipe or data cannot be used.
     """
-    clock = _Clock()
-    wanted = _seeded(read_recipe(recipe), seed)
-    opened = _on(open_model(model), device)
-    samples = _data(opened, wanted, data)
-    return _estimated(_plan(opened, wanted, samples), opened, samples, take_inventory(opened), clock)
+    clock = _StageClock()
+    wanted = _with_seed(read_recipe(recipe), seed)
+    opened = _move_to_device(open_model(model), device)
+    samples = _prepare_samples(opened, wanted, data)
+    return _estimate_cost(_make_plan(opened, wanted, samples), opened, samples, take_inventory(opened), clock)
 
 
-@keeps_process
+@leaves_process_unchanged
 def compress(
     model: Factory | Path,
     recipe: RecipeSource,
@@ -222,8 +231,8 @@ def compress(
     device: str = "cpu",
     force: bool = False,
     ignore_limits: bool = False,
-    progress: Progress = _silent,
-    on_plan: Callable[[Plan], None] = _unheard,
+    progress: Progress = _ignore_progress,
+    on_plan: Callable[[Plan], None] = _ignore_plan,
 ) -> Result:
     """Plan, compress, save, reload in a fresh process, verify and report: the main job.
 
@@ -246,30 +255,30 @@ def compress(
         InputError: the model, recipe, data or output place cannot be used, or the work does not fit into memory or disk.
         IntegrityError: what was written does not reload to the same model; nothing is left behind.
     """
-    out, clock = Path(out), _Clock()
+    out, clock = Path(out), _StageClock()
     if pack is not None:
-        check_pack(pack)
-    check_free(out, force)
-    check_beside_artifacts(out)
-    wanted = _seeded(read_recipe(recipe), seed)
+        check_pack_name(pack)
+    check_output_place(out, force)
+    check_not_inside_artifact(out)
+    wanted = _with_seed(read_recipe(recipe), seed)
     wanted = wanted if pack is None else replace(wanted, pack=pack)
     if not ignore_limits:
-        _check_can_be_read(model)
-    opened = _on(open_model(model), device)
+        _check_fits_memory(model)
+    opened = _move_to_device(open_model(model), device)
     _check_sources_stay(out, opened, data)
-    samples = _data(opened, wanted, data)
+    samples = _prepare_samples(opened, wanted, data)
     if wanted.floors and not samples.held_out and not wanted.built_in:
         raise DataError(
             f"{wanted.name} sets floors, but there are no held-out samples to measure against them; give more --data"
         )
     check_comparable(opened, samples.held_out)
-    before, before_inventory = _disk_size(opened), take_inventory(opened)
-    planned = _estimated(_plan(opened, wanted, samples), opened, samples, before_inventory, clock)
+    before, before_inventory = _measure_disk_size(opened), take_inventory(opened)
+    planned = _estimate_cost(_make_plan(opened, wanted, samples), opened, samples, before_inventory, clock)
     if planned.estimate is not None and not ignore_limits:
         check_memory_for(planned.estimate.more_memory_bytes, f"compressing {planned.source.name}")
-        check_room(out, planned.expected_tensor_bytes)
+        check_disk_space(out, planned.expected_tensor_bytes)
     on_plan(planned)
-    phases = _Phases(progress, planned.estimate.seconds if planned.estimate else {})
+    phases = _PhaseProgress(progress, planned.estimate.seconds if planned.estimate else {})
     phases.enter("compress", "compress")
     original = replace(opened, module=copy.deepcopy(opened.module)) if samples.calibration else None
     clock.mark("plan")
@@ -277,34 +286,34 @@ def compress(
     opened.module.eval()
     clock.mark("compress")
     phases.enter("save", "save")
-    with whole_folder(out, force, needs_bytes=planned.expected_tensor_bytes) as part:
+    with open_atomic_folder(out, force, needs_bytes=planned.expected_tensor_bytes) as part:
         factory = model if isinstance(model, str) and opened.folder is None else None
-        stock = write(opened, planned, part, factory)
-        packing = pack_(part) if planned.pack == "entropy" else None
-        stock = stock_of(part) if packing else stock
+        stock = write_artifact(opened, planned, part, factory)
+        packing = pack_weights_(part) if planned.pack == "entropy" else None
+        stock = stock_support_of(part) if packing else stock
         (part / RECORD).write_text("".join(json_text(asdict(record)) + "\n" for record in records), encoding="utf-8")
         clock.mark("save")
         phases.enter("reload", "reload in a fresh process")
-        checks = [_bytes_check(opened, planned, records), *_finite(original or opened, opened, samples),
-                  *_reload(opened, samples, part, factory, stock)]
+        checks = [_bytes_check(opened, planned, records), *_run_finite_checks(original or opened, opened, samples),
+                  *_run_fresh_checks(opened, samples, part, factory, stock)]
         clock.mark("reload")
         phases.enter("verify", "verify")
         verdict = compare(
-            original or opened, opened, samples.held_out, size=_size(before, size_of(part)),
-            towers=_towers(before_inventory, take_inventory(opened, count=False)), checks=checks, floors=wanted.floors,
-            batch_size=_VERIFY_BATCH, seed=planned.seed, versions=versions(), progress=phases,
+            original or opened, opened, samples.held_out, size=_make_size(before, measure_folder_size(part)),
+            towers=_make_tower_sizes(before_inventory, take_inventory(opened, count=False)), checks=checks, floors=wanted.floors,
+            batch_size=_VERIFY_BATCH, seed=planned.seed, versions=collect_versions(), progress=phases,
         )  # fmt: skip
         clock.mark("verify")
         verdict = replace(
             verdict, seconds=clock.seconds, packing=packing, stock=stock,
-            untouched=with_left_alone(planned, _left_alone(records)), left_out=_left_out(opened), peak_bytes=peak_bytes(),
+            untouched=add_declined_places(planned, _find_skipped_places(records)), left_out=_find_left_out(opened), peak_bytes=peak_memory_bytes(),
         )  # fmt: skip
-        _tell(part, verdict, out.name)
-        write_sums(part)
+        _write_verdict(part, verdict, out.name)
+        write_checksums(part)
     return Result(out, planned, tuple(records), verdict)
 
 
-@keeps_process
+@leaves_process_unchanged
 def verify(
     out: str | Path,
     against: Factory | Path,
@@ -312,7 +321,7 @@ def verify(
     *,
     seed: int | None = None,
     device: str = "cpu",
-    progress: Progress = _silent,
+    progress: Progress = _ignore_progress,
 ) -> Verdict:
     """Measure an artifact beside the original again, and write the verdict into its folder.
 
@@ -323,27 +332,27 @@ def verify(
         InputError: the artifact, model or data cannot be used.
         IntegrityError: a file of the artifact is missing or has changed.
     """
-    out, clock = Path(out), _Clock()
+    out, clock = Path(out), _StageClock()
     if str(data) == "none":
         raise DataError("verify measures both models, which needs data; give a JSONL file or a folder with data.jsonl")
     if not is_artifact(out):
         raise InputError(f"{out} is no artifact (it has no trimodal.json); expected a folder that compress wrote")
-    check_open(out)
+    check_writable(out)
     planned, written = read_plan(out), read_manifest(out)
     unchanged = _files_check(out, written)
-    original = _on(open_model(against), device)
-    compressed = _on(open_model(out, factory=against if original.folder is None else None), device)  # type: ignore[arg-type]
-    found = fingerprint(original.module)
-    samples = read(data)
+    original = _move_to_device(open_model(against), device)
+    compressed = _move_to_device(open_model(out, factory=against if original.folder is None else None), device)  # type: ignore[arg-type]
+    found = fingerprint_module(original.module)
+    samples = read_samples(data)
     check_modalities(original, samples)
-    calibration, held_out = split(samples, planned.seed)
-    if digest(calibration) != planned.calibration.sha256:
+    calibration, held_out = split_calibration_and_held_out(samples, planned.seed)
+    if digest_samples(calibration) != planned.calibration.sha256:
         held_out = [sample for sample in samples if sample.split != "train"]
-    require(held_out, 1, "verification samples")
+    require_samples(held_out, 1, "verification samples")
     same = found == planned.source.fingerprint
     checks = [
         unchanged,
-        _tellers_check(out),
+        _side_files_check(out),
         Check.held(
             "compared with the model it was made from",
             same,
@@ -351,23 +360,23 @@ def verify(
         ),
     ]
     verdict = compare(
-        original, compressed, held_out, size=_size(_disk_size(original), size_of(out)),
-        towers=_towers(take_inventory(original, count=False), take_inventory(compressed, count=False)), checks=checks,
+        original, compressed, held_out, size=_make_size(_measure_disk_size(original), measure_folder_size(out)),
+        towers=_make_tower_sizes(take_inventory(original, count=False), take_inventory(compressed, count=False)), checks=checks,
         floors=planned.recipe.get("floors", {}), batch_size=_VERIFY_BATCH, seed=planned.seed if seed is None else seed,
-        versions=versions(), progress=progress,
+        versions=collect_versions(), progress=progress,
     )  # fmt: skip
     clock.mark("verify")
     verdict = replace(
-        verdict, seconds=clock.seconds, packing=_packing(out), stock=stock_of(out), untouched=planned.untouched,
-        left_out=_left_out(original), peak_bytes=peak_bytes(),
+        verdict, seconds=clock.seconds, packing=_read_packing(out), stock=stock_support_of(out), untouched=planned.untouched,
+        left_out=_find_left_out(original), peak_bytes=peak_memory_bytes(),
     )  # fmt: skip
     if read_manifest(out) != written:
         raise IntegrityError(f"{out} was replaced while it was measured; verify it again")
-    _tell(out, verdict, out.resolve().name)  # what else was changed stays so by its checksum
+    _write_verdict(out, verdict, out.resolve().name)  # what else was changed stays so by its checksum
     return verdict
 
 
-@keeps_process
+@leaves_process_unchanged
 def pack(folder: str | Path, out: str | Path, pack: PackName = "entropy", *, force: bool = False) -> Packing | None:
     """Write an artifact again with its weights entropy-coded, or plain. They decode to the very same bytes either way.
 
@@ -385,33 +394,33 @@ def pack(folder: str | Path, out: str | Path, pack: PackName = "entropy", *, for
         IntegrityError: a file of the artifact is missing or has changed.
     """
     folder, out = Path(folder), Path(out)
-    check_pack(pack)
+    check_pack_name(pack)
     if not is_artifact(folder):
         raise InputError(f"{folder} is no artifact (it has no trimodal.json); expected a folder that compress wrote")
-    check_free(out, force)
-    check_beside_artifacts(out)
-    check_keeps(out, folder, "the artifact")
-    check_files(folder, read_manifest(folder))
-    with whole_folder(out, force, needs_bytes=size_of(folder)[1]) as part:
+    check_output_place(out, force)
+    check_not_inside_artifact(out)
+    check_not_replaced(out, folder, "the artifact")
+    check_listed_files(folder, read_manifest(folder))
+    with open_atomic_folder(out, force, needs_bytes=measure_folder_size(folder)[1]) as part:
         copy_artifact(folder, part)
-        check_files(part, read_manifest(part))  # it may have been replaced while it was copied
-        if pack == "plain" and pack_name(part) == "entropy":
-            unpack_(part)
-        packed = pack == "entropy" and pack_name(part) == "plain"
-        packing = pack_(part) if packed else _packing(part)
+        check_listed_files(part, read_manifest(part))  # it may have been replaced while it was copied
+        if pack == "plain" and pack_name_of(part) == "entropy":
+            unpack_weights_(part)
+        packed = pack == "entropy" and pack_name_of(part) == "plain"
+        packing = pack_weights_(part) if packed else _read_packing(part)
         if (part / VERDICT).is_file():
             verdict = _read_verdict(part)
-            after, weights = size_of(part)
+            after, weights = measure_folder_size(part)
             size = replace(verdict.size, after_bytes=after, weights_after_bytes=weights)
-            verdict = replace(verdict, size=size, packing=packing, stock=stock_of(part))
-            _tell(part, verdict, out.name)
-        write_sums(part)
+            verdict = replace(verdict, size=size, packing=packing, stock=stock_support_of(part))
+            _write_verdict(part, verdict, out.name)
+        write_checksums(part)
     return packing
 
 
-def _packing(folder: Path) -> Packing | None:
+def _read_packing(folder: Path) -> Packing | None:
     """Both sizes and the time that decoding takes, where the weights are entropy-coded."""
-    return measured(folder / PACKED) if pack_name(folder) == "entropy" else None
+    return measure_packing(folder / PACKED) if pack_name_of(folder) == "entropy" else None
 
 
 def list_methods(name: str | None = None) -> tuple[Method, ...]:
@@ -420,7 +429,7 @@ def list_methods(name: str | None = None) -> tuple[Method, ...]:
     Raises:
         RecipeError: there is no such method; the nearest name is suggested.
     """
-    return listed(name)
+    return select_methods(name)
 
 
 def read_plan(folder: Path) -> Plan:
@@ -444,13 +453,13 @@ def _read_verdict(folder: Path) -> Verdict:
         raise IntegrityError(f"{VERDICT} cannot be read ({type(error).__name__}: {error}); verify the artifact anew") from error
 
 
-def versions() -> dict[str, str]:
+def collect_versions() -> dict[str, str]:
     """Versions of what decides the numbers, and the machine's own part in them."""
     found = {name: metadata.version(name) for name in VERSIONS_OF}
     return {**found, "python": platform.python_version(), "threads": str(torch.get_num_threads())}
 
 
-def _seeded(recipe: Recipe, seed: int | None) -> Recipe:
+def _with_seed(recipe: Recipe, seed: int | None) -> Recipe:
     if seed is None:
         return recipe
     if type(seed) is not int or not 0 <= seed <= LARGEST_SEED:
@@ -458,7 +467,7 @@ def _seeded(recipe: Recipe, seed: int | None) -> Recipe:
     return replace(recipe, seed=seed)
 
 
-def _on(model: Model, device: str) -> Model:
+def _move_to_device(model: Model, device: str) -> Model:
     """The model on `device`."""
     try:
         place = torch.device(device)
@@ -474,27 +483,27 @@ def _on(model: Model, device: str) -> Model:
 def _check_sources_stay(out: Path, model: Model, data: str | Path | None) -> None:
     """Refuse an output place whose replacement would take the model or the data with it."""
     if model.folder is not None:
-        check_keeps(out, model.folder, "the model")
+        check_not_replaced(out, model.folder, "the model")
     if data is not None and str(data) != "none":
-        check_keeps(out, Path(data), "the data")
+        check_not_replaced(out, Path(data), "the data")
 
 
-def _data(model: Model, recipe: Recipe, data: str | Path | None) -> _Data:
+def _prepare_samples(model: Model, recipe: Recipe, data: str | Path | None) -> _SampleSets:
     if data is None or str(data) == "none":
-        return _Data()
-    samples = read(data)
+        return _SampleSets()
+    samples = read_samples(data)
     check_modalities(model, samples)
-    calibration, held_out = split(samples, recipe.seed)
+    calibration, held_out = split_calibration_and_held_out(samples, recipe.seed)
     wanted = min(_STATISTICS_SAMPLES, len(calibration)) if recipe.samples is None else recipe.samples
-    require(calibration, max(wanted, 1), "calibration samples")
-    encode(model, calibration[:1])  # a model that cannot be given samples is refused while planning
-    return _Data(choose(calibration, wanted, recipe.seed), calibration, held_out)
+    require_samples(calibration, max(wanted, 1), "calibration samples")
+    encode_samples(model, calibration[:1])  # a model that cannot be given samples is refused while planning
+    return _SampleSets(choose_samples(calibration, wanted, recipe.seed), calibration, held_out)
 
 
-def _plan(model: Model, recipe: Recipe, data: _Data) -> Plan:
+def _make_plan(model: Model, recipe: Recipe, data: _SampleSets) -> Plan:
     if any(step.method.on == "fold" for step in recipe.steps):
         few = list(data.statistics)[:_WATCHED_SAMPLES]
-        model.layout = with_folds(model, batches(model, few, _WATCHED_SAMPLES // 4) if few else ())
+        model.layout = discover_folds(model, batch_samples(model, few, _WATCHED_SAMPLES // 4) if few else ())
     edits, skipped, _ = plan_steps(model.layout, recipe, data=bool(data.calibration))
     tensors = unique_tensors(model.module)
     total = tensor_bytes(tensors.values())
@@ -502,43 +511,43 @@ def _plan(model: Model, recipe: Recipe, data: _Data) -> Plan:
     modalities = {m for sample in data.statistics for m in sample.modalities}
     return Plan(
         seed=recipe.seed,
-        source=Source(model.name, model.family.name, fingerprint(model.module), _parameters(model.module), total),
+        source=Source(model.name, model.family.name, fingerprint_module(model.module), _count_parameters(model.module), total),
         calibration=Calibration(
-            len(data.statistics), digest(data.calibration) if data.calibration else None,
+            len(data.statistics), digest_samples(data.calibration) if data.calibration else None,
             tuple(sorted(modalities)), recipe.balance,
         ),
         edits=edits, expected_tensor_bytes=total - saved, recipe=dict(recipe.raw), trimodal=metadata.version("trimodal"),
         skipped=skipped, pack=recipe.pack,
-        untouched=untouched_by(model, edits),
+        untouched=find_untouched(model, edits),
     )  # fmt: skip
 
 
-def _estimated(planned: Plan, model: Model, data: _Data, inventory: Inventory, clock: _Clock) -> Plan:
+def _estimate_cost(planned: Plan, model: Model, data: _SampleSets, inventory: Inventory, clock: _StageClock) -> Plan:
     """The plan with what it will take here and now. Another process will read the result, and import what this one has."""
     reading = min(time.process_time(), time.perf_counter() - clock.last + _IMPORT_SECONDS)
     operations = inventory.operations
     if operations is not None and data.statistics:
-        operations = round(operations * _beside_example(model, data.statistics[:_SIZED_SAMPLES], inventory.input_shapes))
-    work = Work(len(data.statistics), len(data.calibration), len(data.held_out), operations)
-    return replace(planned, estimate=estimate_cost(planned, model.layout, work, reading, measured_pace()))
+        operations = round(operations * _relative_sample_size(model, data.statistics[:_SIZED_SAMPLES], inventory.input_shapes))
+    work = Workload(len(data.statistics), len(data.calibration), len(data.held_out), operations)
+    return replace(planned, estimate=estimate_cost(planned, model.layout, work, reading, measure_speed()))
 
 
-def _beside_example(model: Model, samples: Sequence[Sample], shapes: Mapping[str, tuple[int, ...]]) -> float:
+def _relative_sample_size(model: Model, samples: Sequence[Sample], shapes: Mapping[str, tuple[int, ...]]) -> float:
     """How large `samples` are, one by one, beside the example with `shapes`: sentences are shorter than they could be."""
-    batch = batches(model, samples, len(samples))[0]
+    batch = batch_samples(model, samples, len(samples))[0]
     known = [name for name in shapes if name in batch]
     usual = sum(math.prod(shapes[name]) for name in known)
     return sum(batch[name].numel() for name in known) / len(samples) / usual if usual else 1.0
 
 
-def _check_can_be_read(model: Factory | Path) -> None:
+def _check_fits_memory(model: Factory | Path) -> None:
     """Refuse a model whose weights alone are larger than the memory that is free, before it is read."""
     folder = Path(model) if isinstance(model, str | Path) else None
     if folder is not None and folder.is_dir():
         check_memory_for(sum((folder / file).stat().st_size for file in weight_files(folder)), f"reading {folder}")
 
 
-def _parameters(module: nn.Module) -> int:
+def _count_parameters(module: nn.Module) -> int:
     return sum(p.numel() for p in module.parameters())
 
 
@@ -547,7 +556,7 @@ def _bytes_check(model: Model, planned: Plan, records: Sequence[PlaceRecord | Fi
     that were forecast when it was settled how much goes where, and these must be near the plan's."""
     found, expected = tensor_bytes(unique_tensors(model.module).values()), planned.expected_tensor_bytes
     detail = f"{found:,} bytes of tensors, planned {expected:,}"
-    alone = len(_left_alone(records))
+    alone = len(_find_skipped_places(records))
     if planned.certainty == "exact" and not alone:
         return Check.held("bytes as planned", found == expected, detail)
     settled = planned.source.tensor_bytes - sum(
@@ -561,35 +570,35 @@ def _bytes_check(model: Model, planned: Plan, records: Sequence[PlaceRecord | Fi
     return Check.held("bytes as planned", found == settled and abs(found / expected - 1) <= _ESTIMATE, f"{detail} ({off})")
 
 
-def _left_alone(records: Sequence[PlaceRecord | FitRecord]) -> set[tuple[int, str]]:
+def _find_skipped_places(records: Sequence[PlaceRecord | FitRecord]) -> set[tuple[int, str]]:
     """Edit and place of what could not be worked on after all."""
     places = (record for record in records if isinstance(record, PlaceRecord))
     return {(r.edit, r.place) for r in places if any(note.startswith(LEFT_ALONE) for note in r.notes)}
 
 
-def _finite(original: Model, model: Model, samples: _Data) -> list[Check]:
+def _run_finite_checks(original: Model, model: Model, samples: _SampleSets) -> list[Check]:
     """Whether anything in the result, or coming out of it, is no longer finite; nothing is written then."""
-    checks = [weights_finite(model), outputs_finite(original, model, _probe(model, samples))]
+    checks = [finite_weights_check(model), finite_outputs_check(original, model, _make_probe_batch(model, samples))]
     for check in checks:
         if check.failed:
             raise IntegrityError(f"the result is of no use ({check.name}: {check.detail}); nothing was kept")
     return checks
 
 
-def _probe(model: Model, samples: _Data) -> Batch | None:
+def _make_probe_batch(model: Model, samples: _SampleSets) -> Batch | None:
     """A few samples that the result is tried on, held out where there are such."""
     probe = list(samples.held_out or samples.calibration)[:_PROBE_SAMPLES]
-    return batches(model, probe, _PROBE_SAMPLES)[0] if probe else None
+    return batch_samples(model, probe, _PROBE_SAMPLES)[0] if probe else None
 
 
-def _reload(model: Model, samples: _Data, folder: Path, factory: str | None, stock: Stock) -> list[Check]:
+def _run_fresh_checks(model: Model, samples: _SampleSets, folder: Path, factory: str | None, stock: StockLoad) -> list[Check]:
     """The fresh-process checks, all of which must pass."""
     if model.folder is None and factory is None:
         return [Check("reloads in a fresh process", "not run", "the function has no name that another process could import")]
-    batch = _probe(model, samples)
-    checks = reload_checks(model, folder, batch, factory)
+    batch = _make_probe_batch(model, samples)
+    checks = run_reload_checks(model, folder, batch, factory)
     if stock.alone:
-        checks.append(stock_check(model, folder, batch))
+        checks.append(run_stock_check(model, folder, batch))
     failed = [check for check in checks if check.failed]
     if failed:
         raise IntegrityError(
@@ -598,39 +607,39 @@ def _reload(model: Model, samples: _Data, folder: Path, factory: str | None, sto
     return checks
 
 
-def _disk_size(model: Model) -> tuple[int, int]:
+def _measure_disk_size(model: Model) -> tuple[int, int]:
     """Bytes on disk of the model's running files and weights, without tensors that nobody reads; for a module without files,
     those of its tensors."""
     if model.folder is not None:
-        files, weights = size_of(model.folder)
+        files, weights = measure_folder_size(model.folder)
         unused = sum(model.unused.values())
         return files - unused, weights - unused
     total = tensor_bytes(unique_tensors(model.module).values())
     return total, total
 
 
-def _left_out(model: Model) -> tuple[str, ...]:
+def _find_left_out(model: Model) -> tuple[str, ...]:
     """What lies in the model's folder and was neither counted nor carried over: tensors that its class does not take, files."""
     if model.folder is None:
         return ()
     kind, count = type(model.module).__name__, len(model.unused)
     what = "1 tensor" if count == 1 else f"{count:,} tensors"
     tensors = [f"{what} that {kind} does not take, first {min(model.unused)}"] if count else []
-    return (*tensors, *left_behind(model.folder))
+    return (*tensors, *find_uncarried_files(model.folder))
 
 
-def _tellers_check(folder: Path) -> Check:
+def _side_files_check(folder: Path) -> Check:
     """Whether the files that only tell are as they were written; those that decide were checked when it was loaded."""
-    wrong = check_tellers(folder)
+    wrong = find_changed_side_files(folder)
     said = "; ".join(wrong[:3]) if wrong else "sha256 of every file as it was written down"
     return Check.held("plan, record and report as they were written", not wrong, said)
 
 
-def _size(before: tuple[int, int], after: tuple[int, int]) -> Size:
-    return Size(before[0], after[0], before[1], after[1])
+def _make_size(before: tuple[int, int], after: tuple[int, int]) -> DiskSize:
+    return DiskSize(before[0], after[0], before[1], after[1])
 
 
-def _towers(before: Inventory, after: Inventory) -> list[TowerSize]:
+def _make_tower_sizes(before: Inventory, after: Inventory) -> list[TowerSize]:
     later = {tower.name: tower for tower in after.towers}
     return [
         TowerSize(t.name, t.parameters, later[t.name].parameters, t.bytes, later[t.name].bytes) for t in before.towers
@@ -643,11 +652,11 @@ def _files_check(folder: Path, manifest: Manifest) -> Check:
     Raises:
         IntegrityError: one is missing or has changed.
     """
-    check_files(folder, manifest)
+    check_listed_files(folder, manifest)
     return Check.held("files as they were written", True, f"sha256 of {len(manifest.files)} files as in the manifest")
 
 
-def _tell(folder: Path, verdict: Verdict, name: str) -> None:
+def _write_verdict(folder: Path, verdict: Verdict, name: str) -> None:
     """Write the verdict and the page that shows it. The page is made first, so that both are written or none is."""
-    page = page_of(folder, verdict, name)
+    page = build_page(folder, verdict, name)
     replace_files(folder, {VERDICT: json_text(verdict.to_json(), indent=1, ensure_ascii=False) + "\n", PAGE_NAME: page})

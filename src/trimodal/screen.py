@@ -36,7 +36,7 @@ _LOG.addHandler(logging.NullHandler())
 
 def replace_unknown_signs() -> None:
     """Let streams that cannot show a sign show a plain one: an ASCII terminal must not stop any verb."""
-    codecs.register_error("trimodal.plain", _plain)
+    codecs.register_error("trimodal.plain", _replace_sign)
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is None:  # closed by whoever started us
@@ -45,14 +45,14 @@ def replace_unknown_signs() -> None:
             stream.reconfigure(errors="trimodal.plain")
 
 
-def _plain(error: UnicodeError) -> tuple[str, int]:
+def _replace_sign(error: UnicodeError) -> tuple[str, int]:
     if not isinstance(error, UnicodeEncodeError):
         raise error
     found = error.object[error.start : error.end].translate(_PLAIN)
     return "".join(sign if sign.isascii() else "?" for sign in found), error.end
 
 
-def shows(text: str, stream: TextIO) -> bool:
+def can_show(text: str, stream: TextIO) -> bool:
     """Whether `stream` can show all of `text`."""
     try:
         text.encode(getattr(stream, "encoding", None) or "utf-8")
@@ -94,7 +94,7 @@ class Screen:
     @contextmanager
     def logging(self) -> Iterator[None]:
         """Send warnings, what is told here, and where an error comes from, to the log file, and with `verbose` to standard error."""
-        handlers = [*_file_handler(self.log), *([_stream_handler()] if self.verbose else [])]
+        handlers = [*_make_file_handlers(self.log), *([_make_stream_handler()] if self.verbose else [])]
         known = [logging.getLogger(name) for name in _LOGGED] if handlers else []
         for logger in known:
             logger.setLevel(logging.INFO)
@@ -137,24 +137,24 @@ class Screen:
             yield show
 
 
-class _Local(logging.Formatter):
+class _LocalTimeFormatter(logging.Formatter):
     def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:
         """The local time with its offset, as ISO 8601 has it."""
         return time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(record.created))
 
 
-def _file_handler(file: Path | None) -> list[logging.Handler]:
+def _make_file_handlers(file: Path | None) -> list[logging.Handler]:
     if file is None:
         return []
     try:
         handler = logging.FileHandler(file, encoding="utf-8")
     except OSError as error:
         raise OutputError(f"the log file {file} cannot be written ({error.strerror}); give another --log-file") from error
-    handler.setFormatter(_Local("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    handler.setFormatter(_LocalTimeFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     return [handler]
 
 
-def _stream_handler() -> logging.Handler:
+def _make_stream_handler() -> logging.Handler:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(name)s: %(message)s"))
     return handler
@@ -163,4 +163,4 @@ def _stream_handler() -> logging.Handler:
 def print_json(what: Any) -> None:
     """Plain data on standard output, with escapes where it cannot show a sign."""
     text = json_text(what, indent=1, ensure_ascii=False)
-    sys.stdout.write((text if shows(text, sys.stdout) else json_text(what, indent=1)) + "\n")
+    sys.stdout.write((text if can_show(text, sys.stdout) else json_text(what, indent=1)) + "\n")

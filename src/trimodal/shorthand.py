@@ -9,7 +9,7 @@ _GRIDS = {"nf": "NF", "fp": "FP", "pot": "powers of two ", "log": "log-2 "}
 _WIDTHS = {"asymmetric": " asymmetric", "kmeans": " k-means"}
 
 
-def short_name(method: str, config: Mapping[str, Any]) -> str:
+def short_name_of(method: str, config: Mapping[str, Any]) -> str:
     """How the field calls `method` with these options: `W4A16 g64`; empty where it has no name for it.
 
     Args:
@@ -20,95 +20,95 @@ def short_name(method: str, config: Mapping[str, Any]) -> str:
     return "" if named is None else named(config)
 
 
-def bits_name(bits: float, group: int | str | None = None, grid: str = "symmetric", inputs: int = 16) -> str:
+def name_bits(bits: float, group: int | str | None = None, grid: str = "symmetric", inputs: int = 16) -> str:
     """`W4A16 g64`: bits of weights and of inputs (16: left in float), and the columns that share a scale, where not a row does."""
     name = f"W{bits:g}A{inputs}"
     if grid in _GRIDS:
         name += f" {_GRIDS[grid]}{bits:g}".rstrip() if grid in ("nf", "fp") else f" {_GRIDS[grid]}".rstrip()
     name += _WIDTHS.get(grid, "")
-    return f"{name} {group_name(group)}".strip()
+    return f"{name} {name_group(group)}".strip()
 
 
-def group_name(group: int | str | None) -> str:
+def name_group(group: int | str | None) -> str:
     """`g64` for 64 columns, `per-tensor`, `per-tower`; nothing for a scale per row, which is the rule."""
     if isinstance(group, int):
         return f"g{group}"
     return "" if group in (None, "channel") else f"per-{group}"
 
 
-def _weights(config: Mapping[str, Any]) -> str:
-    return bits_name(config.get("bits", 16), config.get("group"), config.get("grid", "symmetric"))
+def _name_weight_bits(config: Mapping[str, Any]) -> str:
+    return name_bits(config.get("bits", 16), config.get("group"), config.get("grid", "symmetric"))
 
 
-def _hqq(config: Mapping[str, Any]) -> str:
-    return bits_name(config.get("bits", 16), config.get("group"), "asymmetric")
+def _name_hqq(config: Mapping[str, Any]) -> str:
+    return name_bits(config.get("bits", 16), config.get("group"), "asymmetric")
 
 
-def _inputs(config: Mapping[str, Any]) -> str:
+def _name_input_bits(config: Mapping[str, Any]) -> str:
     mode = {"static": " static", "token": " dynamic"}.get(str(config.get("mode")), "")
     inputs = int(config.get("activation_bits", 8))
-    return bits_name(config.get("bits", 8), config.get("group"), config.get("grid", "symmetric"), inputs) + mode
+    return name_bits(config.get("bits", 8), config.get("group"), config.get("grid", "symmetric"), inputs) + mode
 
 
-def _entropy(config: Mapping[str, Any]) -> str:
+def _name_entropy(config: Mapping[str, Any]) -> str:
     return f"{config.get('bits', 3):g} bits/weight, entropy-coded"
 
 
-def _unstructured(config: Mapping[str, Any]) -> str:
+def _name_unstructured(config: Mapping[str, Any]) -> str:
     """`2:4`, or `50 % unstructured`; with bits `2:4 + W4A16`."""
     kept, of = config.get("kept"), config.get("of")
-    name = f"{kept}:{of}" if kept and of else f"{_percent(config)} unstructured"
-    return f"{name} + {bits_name(config['bits'], config.get('group'))}" if config.get("bits") else name
+    name = f"{kept}:{of}" if kept and of else f"{_format_sparsity(config)} unstructured"
+    return f"{name} + {name_bits(config['bits'], config.get('group'))}" if config.get("bits") else name
 
 
-def _percent(config: Mapping[str, Any]) -> str:
+def _format_sparsity(config: Mapping[str, Any]) -> str:
     return f"{100 * config.get('sparsity', 0.5):g} %"
 
 
-def _structured(what: str) -> Callable[[Mapping[str, Any]], str]:
-    return lambda config: f"{_percent(config)} structured ({what})"
+def _name_structured(what: str) -> Callable[[Mapping[str, Any]], str]:
+    return lambda config: f"{_format_sparsity(config)} structured ({what})"
 
 
-def _low_rank(name: str) -> Callable[[Mapping[str, Any]], str]:
+def _name_low_rank(name: str) -> Callable[[Mapping[str, Any]], str]:
     def named(config: Mapping[str, Any]) -> str:
         if config.get("rank") is not None:
             return f"{name} r={config['rank']}"
         if config.get("energy") is not None:
             return f"{name} at {100 * config['energy']:g} % energy"
-        return f"{name}, {_percent(config)} fewer weights"
+        return f"{name}, {_format_sparsity(config)} fewer weights"
 
     return named
 
 
-def _shared(config: Mapping[str, Any]) -> str:
+def _name_shared_layers(config: Mapping[str, Any]) -> str:
     adapter = f" + LoRA r={config['rank']}" if config.get("rank") else ""
     return f"weight sharing ×{config.get('times', 2)}{adapter}"
 
 
-def _merged(config: Mapping[str, Any]) -> str:
+def _name_merged_tokens(config: Mapping[str, Any]) -> str:
     kind = "ToMe" if config.get("kind", "matching") == "matching" else "token pooling"
     return f"{kind} {100 * config.get('share', 0.5):g} %"
 
 
 _NAMES: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
-    "quantize.hqq": _hqq,
-    "quantize.smooth": _inputs,
-    "quantize.entropy": _entropy,
-    "prune.neurons": _structured("MLP neurons"),
-    "prune.heads": _structured("attention heads"),
-    "prune.channels": _structured("channels"),
-    "prune.layers": _structured("depth"),
-    "prune.width": _structured("width"),
-    "factorize.tucker": _low_rank("Tucker-2"),
-    "factorize.cp": _low_rank("CP"),
-    "factorize.svd": lambda config: _low_rank("ASVD" if config.get("alpha") else "FWSVD" if config.get("fisher") else "SVD")(config),
-    "share.layers": _shared,
-    "merge.tokens": _merged,
+    "quantize.hqq": _name_hqq,
+    "quantize.smooth": _name_input_bits,
+    "quantize.entropy": _name_entropy,
+    "prune.neurons": _name_structured("MLP neurons"),
+    "prune.heads": _name_structured("attention heads"),
+    "prune.channels": _name_structured("channels"),
+    "prune.layers": _name_structured("depth"),
+    "prune.width": _name_structured("width"),
+    "factorize.tucker": _name_low_rank("Tucker-2"),
+    "factorize.cp": _name_low_rank("CP"),
+    "factorize.svd": lambda config: _name_low_rank("ASVD" if config.get("alpha") else "FWSVD" if config.get("fisher") else "SVD")(config),
+    "share.layers": _name_shared_layers,
+    "merge.tokens": _name_merged_tokens,
     "fold.exact": lambda config: "operator fusion",
     "distill": lambda config: f"KD, {config.get('steps', 300)} steps",
 }
 _KINDS: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
-    "quantize": _weights,
-    "prune": _unstructured,
-    "factorize": _low_rank("low rank"),
+    "quantize": _name_weight_bits,
+    "prune": _name_unstructured,
+    "factorize": _name_low_rank("low rank"),
 }

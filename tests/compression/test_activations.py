@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from trimodal.compression.activations import Activations
 from trimodal.core import Site
 from trimodal.models.model import Model
-from trimodal.networks.tiny import miniature_batch
-from trimodal.statistics import Moment, rows_by_modality, unfold_input
+from trimodal.networks.tiny import make_miniature_batch
+from trimodal.statistics import Moment, split_rows_by_modality, unfold_input
 
 NAMES = [
     "clip", "siglip", "bert", "whisper", "llama", "qwen3", "llava", "clap", "wav2vec2", "resnet", "resnet-basic",
@@ -37,7 +37,7 @@ def plain_run(
         def hook(layer: nn.Module, args: tuple[Any, ...]) -> None:
             crossing = site.branch == "cross" and site.role in ("key", "value")
             own = codes.get(f"{site.tower}.cross" if crossing else site.tower)
-            rows = rows_by_modality(unfold_input(layer, args[0]), own, model.layout.tower(site.tower).modality)
+            rows = split_rows_by_modality(unfold_input(layer, args[0]), own, model.layout.tower(site.tower).modality)
             for name, part in rows.items():
                 found[site.path].setdefault(name, Moment(part.shape[-1])).update(part)
 
@@ -70,7 +70,7 @@ def test_each_block_sees_what_a_plain_run_shows_as_the_model_changes(
     tiny_model: Callable[..., Model], name: str
 ) -> None:
     model = tiny_model(name)
-    batches = [miniature_batch(name, n, seed) for seed, n in enumerate((3, 2))]
+    batches = [make_miniature_batch(name, n, seed) for seed, n in enumerate((3, 2))]
     activations = Activations(model, batches)
     for _, group in groupby(observable(model), key=lambda s: (s.tower, s.block)):
         sites = list(group)
@@ -85,7 +85,7 @@ def test_each_block_sees_what_a_plain_run_shows_as_the_model_changes(
 @pytest.mark.parametrize("name", ["clip", "whisper", "llava", "fusion"])
 def test_one_block_alone_and_blocks_out_of_order(tiny_model: Callable[..., Model], name: str) -> None:
     model = tiny_model(name)
-    batches = [miniature_batch(name, 2)]
+    batches = [make_miniature_batch(name, 2)]
     activations = Activations(model, batches)
     groups = [list(g) for _, g in groupby(observable(model), key=lambda s: (s.tower, s.block))]
     for sites in (groups[-1], groups[0], groups[len(groups) // 2], groups[-1]):
@@ -99,7 +99,7 @@ def test_one_block_alone_and_blocks_out_of_order(tiny_model: Callable[..., Model
 ])  # fmt: skip
 def test_padding_never_counts(tiny_model: Callable[..., Model], name: str, ids: str, mask: str) -> None:
     model = tiny_model(name)
-    batch = miniature_batch(name, 4)
+    batch = make_miniature_batch(name, 4)
     other = {**batch, ids: batch[ids].masked_fill(batch[mask] == 0, 11)}
     assert not torch.equal(other[ids], batch[ids])
     sites = [s for s in observable(model) if s.tower == "text" and s.block is not None and s.role in ("query", "down")]
@@ -115,7 +115,7 @@ def test_padding_never_counts(tiny_model: Callable[..., Model], name: str, ids: 
 
 def test_modalities_of_a_joint_stream_are_kept_apart(tiny_model: Callable[..., Model]) -> None:
     model = tiny_model("llava")
-    batch = miniature_batch("llava", 2)
+    batch = make_miniature_batch("llava", 2)
     (site,) = [s for s in model.layout.sites if s.name == "text.1.up"]
     found = Activations(model, [batch]).observe([site], {site.path: "moment"})[site.path]
     image = int((batch["input_ids"] == model.module.config.image_token_id).sum())  # type: ignore[union-attr]
@@ -124,7 +124,7 @@ def test_modalities_of_a_joint_stream_are_kept_apart(tiny_model: Callable[..., M
     }  # fmt: skip
     fusion = tiny_model("fusion")
     (site,) = [s for s in fusion.layout.sites if s.name == "fusion.0.query"]
-    found = Activations(fusion, [miniature_batch("fusion", 2)]).observe([site], {site.path: "moment"})[site.path]
+    found = Activations(fusion, [make_miniature_batch("fusion", 2)]).observe([site], {site.path: "moment"})[site.path]
     assert {"image", "audio", "text"} <= set(found)
 
 
@@ -132,7 +132,7 @@ def test_keys_of_cross_attention_are_the_other_modality(tiny_model: Callable[...
     model = tiny_model("whisper")
     sites = [s for s in model.layout.sites if s.tower == "text" and s.block == 1 and s.branch == "cross"]
     sites = [s for s in sites if s.kind == "linear"]
-    batch = miniature_batch("whisper", 2)
+    batch = make_miniature_batch("whisper", 2)
     found = Activations(model, [batch]).observe(sites, {s.path: "moment" for s in sites})
     read = {s.role: found[s.path] for s in sites}
     assert {role: set(parts) for role, parts in read.items()} == {
@@ -145,7 +145,7 @@ def test_keys_of_cross_attention_are_the_other_modality(tiny_model: Callable[...
 def test_query_key_and_value_share_one_statistic(tiny_model: Callable[..., Model], name: str) -> None:
     model = tiny_model(name)
     sites = [s for s in observable(model) if s.block == 0 and s.tower == "text" and not s.branch]
-    found = Activations(model, [miniature_batch(name, 2)]).observe(sites, {s.path: "moment" for s in sites})
+    found = Activations(model, [make_miniature_batch(name, 2)]).observe(sites, {s.path: "moment" for s in sites})
     by_role = {s.role: found[s.path]["text"] for s in sites}
     assert by_role["query"] is by_role["key"] is by_role["value"]
     assert by_role["query"] is not by_role["output"] and by_role["query"] is not by_role["up"]
@@ -154,7 +154,7 @@ def test_query_key_and_value_share_one_statistic(tiny_model: Callable[..., Model
 def test_convolutions_of_other_windows_do_not_share(tiny_model: Callable[..., Model]) -> None:
     model = tiny_model("resnet-basic")
     sites = [s for s in observable(model) if s.block == 2]
-    found = Activations(model, [miniature_batch("resnet-basic", 2)]).observe(sites, {s.path: "moment" for s in sites})
+    found = Activations(model, [make_miniature_batch("resnet-basic", 2)]).observe(sites, {s.path: "moment" for s in sites})
     assert len({id(parts["image"]) for parts in found.values()}) == len(sites)
     assert all(parts["image"].columns == s.columns for s, parts in ((s, found[s.path]) for s in sites))  # type: ignore[union-attr]
 
@@ -162,7 +162,7 @@ def test_convolutions_of_other_windows_do_not_share(tiny_model: Callable[..., Mo
 def test_column_norms_where_no_more_is_wanted(tiny_model: Callable[..., Model]) -> None:
     model = tiny_model("bert")
     site = next(s for s in observable(model) if s.role == "up")
-    activations = Activations(model, [miniature_batch("bert", 3)])
+    activations = Activations(model, [make_miniature_batch("bert", 3)])
     norm, moment = (activations.observe([site], {site.path: kind})[site.path]["text"] for kind in ("norm", "moment"))  # type: ignore[dict-item]
     assert type(norm).__name__ == "ColumnNorm"
     assert torch.allclose(norm.square, moment.square, atol=1e-5)
@@ -173,7 +173,7 @@ def test_later_blocks_are_run_alone(tiny_model: Callable[..., Model]) -> None:
     calls: list[str] = []
     for path in ("vision_model.embeddings", "vision_model.encoder.layers.0", "vision_model.encoder.layers.1"):
         model.module.get_submodule(path).register_forward_hook(lambda *_, path=path: calls.append(path[-1]))
-    activations = Activations(model, [miniature_batch("clip", 2)])
+    activations = Activations(model, [make_miniature_batch("clip", 2)])
     for block in (0, 1):
         sites = [s for s in observable(model) if (s.tower, s.block) == ("image", block)]
         activations.observe(sites, {s.path: "moment" for s in sites})
@@ -184,7 +184,7 @@ def test_later_blocks_are_run_alone(tiny_model: Callable[..., Model]) -> None:
 def test_the_model_is_left_without_hooks(tiny_model: Callable[..., Model]) -> None:
     model = tiny_model("clip")
     site = observable(model)[5]
-    Activations(model, [miniature_batch("clip", 2)]).observe([site], {site.path: "moment"})
+    Activations(model, [make_miniature_batch("clip", 2)]).observe([site], {site.path: "moment"})
     assert not any(m._forward_pre_hooks or m._forward_hooks for m in model.module.modules())
 
 
@@ -198,9 +198,9 @@ def test_site_that_never_runs_is_missing(tiny_model: Callable[..., Model]) -> No
             y: Tensor = self.used(input=x)
             return y
 
-    from trimodal.loading.load import describe
+    from trimodal.loading.load import build_model
 
-    model = describe(Lazy(), "lazy")
+    model = build_model(Lazy(), "lazy")
     sites = list(model.layout.sites)
     found = Activations(model, [{"x": torch.ones(2, 4)}]).observe(sites, {s.path: "moment" for s in sites})
     assert list(found) == ["used"] and found["used"]["all"].tokens == 2
@@ -210,7 +210,7 @@ def test_site_that_never_runs_is_missing(tiny_model: Callable[..., Model]) -> No
 def test_pairs_hold_the_original_models_inputs_for_the_same_tokens(tiny_model: Callable[..., Model], name: str) -> None:
     """With the model as it was, E[x° xᵀ] is E[x xᵀ]; after a change upstream it is not, but its own x° stays."""
     model, original = tiny_model(name), tiny_model(name)
-    batches = [miniature_batch(name, 3, seed) for seed in (1, 2)]
+    batches = [make_miniature_batch(name, 3, seed) for seed in (1, 2)]
     activations = Activations(model, batches, Activations(original, batches))
     groups = [list(group) for _, group in groupby(observable(model), key=lambda s: (s.tower, s.block))]
     changed = False

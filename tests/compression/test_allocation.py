@@ -17,31 +17,31 @@ from torch import Tensor, nn
 
 from trimodal import pipeline
 from trimodal.compression import allocation
-from trimodal.compression.allocation import Pool, allocate, balanced
+from trimodal.compression.allocation import ScorePool, allocate_units, balance_pools
 from trimodal.core import PlaceRecord
 from trimodal.formats import open_model
-from trimodal.formats.reload_check import outputs
+from trimodal.formats.reload_check import collect_outputs
 from trimodal.models.model import Model
 from trimodal.models.tensors import tensor_bytes, unique_tensors
 from trimodal.networks import tiny
-from trimodal.networks.tiny import miniature_batch, write_miniature, write_miniature_data
+from trimodal.networks.tiny import make_miniature_batch, write_miniature, write_miniature_data
 
 
-def pool(scores: Any, sparsity: float = 0.5, tower: str = "text", cost: float = 1.0, most: int | None = None) -> Pool:
+def pool(scores: Any, sparsity: float = 0.5, tower: str = "text", cost: float = 1.0, most: int | None = None) -> ScorePool:
     ascending = torch.as_tensor(scores, dtype=torch.float64).sort().values
     units = len(ascending)
     stay = max(1, units - round(units * sparsity))
-    return Pool(tower, ascending, 1.0, cost, units, units, stay, units - 1 if most is None else most)
+    return ScorePool(tower, ascending, 1.0, cost, units, units, stay, units - 1 if most is None else most)
 
 
 def test_worked_example() -> None:
-    assert allocate([pool([1, 2, 3, 4]), pool([10, 20, 30, 40])]) == [3, 1]
+    assert allocate_units([pool([1, 2, 3, 4]), pool([10, 20, 30, 40])]) == [3, 1]
 
 
 def test_a_unit_competes_with_its_score_per_byte() -> None:
     """Ten bytes are to go: two units of four bytes at a score of 2 each are cheaper than any of one byte at 1."""
-    assert allocate([pool([1, 1, 1, 1]), pool([2, 2, 2, 2], cost=4.0)]) == [0, 3]
-    assert allocate([pool([1, 1, 1, 1]), pool([5, 5, 5, 5], cost=4.0)]) == [3, 2]
+    assert allocate_units([pool([1, 1, 1, 1]), pool([2, 2, 2, 2], cost=4.0)]) == [0, 3]
+    assert allocate_units([pool([1, 1, 1, 1]), pool([5, 5, 5, 5], cost=4.0)]) == [3, 2]
 
 
 @settings(max_examples=60)
@@ -51,7 +51,7 @@ def test_a_unit_competes_with_its_score_per_byte() -> None:
 )
 def test_as_much_goes_as_planned_and_no_place_loses_all(places: list[list[float]], sparsity: float) -> None:
     pools = [pool(scores, sparsity) for scores in places]
-    gone = allocate(pools)
+    gone = allocate_units(pools)
     assert all(0 <= count < one.units for count, one in zip(gone, pools, strict=True))
     assert sum(gone) == pytest.approx(sum(one.left - one.stay for one in pools), abs=0.5)
 
@@ -60,17 +60,17 @@ def test_as_much_goes_as_planned_and_no_place_loses_all(places: list[list[float]
 def test_points_that_stand_for_many_lead_to_the_same_shares(seed: int, sparsity: float) -> None:
     random = torch.Generator().manual_seed(seed)
     many = [torch.rand(4000, generator=random) * size for size in (1.0, 3.0)]
-    exact = allocate([pool(scores, sparsity) for scores in many])
+    exact = allocate_units([pool(scores, sparsity) for scores in many])
     few = [replace(pool(scores, sparsity), scores=scores.double().sort().values[20::40], each=40.0) for scores in many]
-    assert allocate(few) == pytest.approx(exact, abs=40)
+    assert allocate_units(few) == pytest.approx(exact, abs=40)
 
 
 def test_scores_are_balanced_over_towers() -> None:
     random = torch.Generator().manual_seed(0)
     scores = torch.rand(200, generator=random)
     quiet, loud = pool(scores, tower="text"), pool(100 * scores, tower="image")
-    assert allocate([quiet, loud])[0] > 190
-    assert allocate(list(balanced({"a": quiet, "b": loud}).values())) == [100, 100]
+    assert allocate_units([quiet, loud])[0] > 190
+    assert allocate_units(list(balance_pools({"a": quiet, "b": loud}).values())) == [100, 100]
 
 
 class Unequal(nn.Module):
@@ -120,7 +120,7 @@ def make_unequal_(module: nn.Module) -> None:
 @pytest.fixture
 def unequal(compressed: Any, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
     def run(method: str, times: int = 1, **options: Any) -> Any:
-        monkeypatch.setattr(tiny, "_enlarge_", make_unequal_)
+        monkeypatch.setattr(tiny, "_enlarge_weights_", make_unequal_)
         monkeypatch.setitem(tiny.MINIATURES, "generic", type("Unequal", (Unequal,), {"times": times}))  # type: ignore[arg-type]
         where = "*_up.neurons" if method == "prune.neurons" else ["*first*", "*second*"]
         return compressed("generic", [{method: {"where": where, **options}}], samples=32)
@@ -129,8 +129,8 @@ def unequal(compressed: Any, monkeypatch: pytest.MonkeyPatch) -> Callable[..., A
 
 
 def lost(done: Any) -> float:
-    batch = miniature_batch("generic", 64, seed=9)
-    before, after = (outputs(model.module, batch) for model in (done.original, done.model))
+    batch = make_miniature_batch("generic", 64, seed=9)
+    before, after = (collect_outputs(model.module, batch) for model in (done.original, done.model))
     ((old, new),) = ((before[key].double(), after[key].double()) for key in before)
     return float((old - new).square().mean() / old.var())
 
@@ -175,7 +175,7 @@ def test_no_tower_pays_for_anothers_scale(unequal: Callable[..., Any], monkeypat
     options = {"times": 100, "scope": "global", "sparsity": 0.5, "score": "fisher", "where": "*second_up*"}
     fair = gone_by_tower(unequal("prune.gradient", **options))
     assert all(0.3 < share < 0.7 for share in fair.values()), fair
-    monkeypatch.setattr(allocation, "balanced", lambda pools: pools)
+    monkeypatch.setattr(allocation, "balance_pools", lambda pools: pools)
     unfair = gone_by_tower(unequal("prune.gradient", **options))
     assert unfair["text"] > 1.2 * unfair["image"], unfair
 
@@ -252,15 +252,15 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Whole:
     data = write_miniature_data(folder / "data", 24, ("image", "text"))
     recipe = {"steps": STEPS, "calibration": {"samples": 8}}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pipeline, "_reload", lambda *rest: [])  # the test does it in its own process
+        patch.setattr(pipeline, "_run_fresh_checks", lambda *rest: [])  # the test does it in its own process
         caught: list[Model] = []
-        write = pipeline.write
+        write = pipeline.write_artifact
 
         def noted(model: Model, *rest: Any) -> Any:
             caught.append(model)
             return write(model, *rest)
 
-        patch.setattr(pipeline, "write", noted)
+        patch.setattr(pipeline, "write_artifact", noted)
         return model, pipeline.compress(model, recipe, data, folder / "out"), caught[0]
 
 
@@ -272,9 +272,9 @@ def test_main_job_with_a_global_scope(whole: Whole) -> None:
     assert {place["certainty"] for edit in plan["edits"] for place in edit["places"]} == {"estimate"}
     check = next(check for check in result.verdict.checks if check.name == "bytes as planned")
     again = open_model(result.folder)
-    batch = miniature_batch("clip", 3, seed=9)
-    expected = outputs(model.module, batch)
-    assert all(torch.equal(value, expected[key]) for key, value in outputs(again.module, batch).items())
+    batch = make_miniature_batch("clip", 3, seed=9)
+    expected = collect_outputs(model.module, batch)
+    assert all(torch.equal(value, expected[key]) for key, value in collect_outputs(again.module, batch).items())
     found = tensor_bytes(unique_tensors(again.module).values())
     assert f"{found:,} bytes" in check.detail and f"planned {result.plan.expected_tensor_bytes:,}" in check.detail
     assert "an estimate" in check.detail

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from trimodal.compression import compress_
 from trimodal.core import Calibration, PlaceRecord, Plan, Sample, Source
-from trimodal.loading.load import describe
+from trimodal.loading.load import build_model
 from trimodal.models.model import Model
 from trimodal.planning import plan_edits, read_recipe
 
@@ -50,7 +50,7 @@ def compressed(module: Speaker, data: bool = True) -> tuple[Callable[[str], Plac
     torch.manual_seed(0)
     for parameter in module.parameters():
         nn.init.normal_(parameter)
-    model = describe(module.eval(), "speaker")
+    model = build_model(module.eval(), "speaker")
     before = {name: value.clone() for name, value in module.state_dict().items()}
     edits, _ = plan_edits(model.layout, read_recipe({"steps": [{"quantize.rtn": {"where": "*", "bits": 4}}]}), data=False)
     samples = [Sample(line=i, text="x") for i in range(4)] if data else []
@@ -103,7 +103,7 @@ def test_a_convolution_in_groups_has_an_error() -> None:
     middle = model.module.get_submodule("mix")
     middle.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
     with torch.no_grad():
-        reference = describe(Speaker().eval(), "again").module
+        reference = build_model(Speaker().eval(), "again").module
         reference.load_state_dict(before)
         inputs: list[Tensor] = []
         reference.get_submodule("mix").register_forward_pre_hook(lambda module, args: inputs.append(args[0]))

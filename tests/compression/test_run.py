@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 import torch
 
-from trimodal.compression.run import _stages
+from trimodal.compression.run import _split_stages
 from trimodal.core import FitRecord, PlaceRecord
 from trimodal.errors import TrimodalError
-from trimodal.maths.error import quadratic, weight_error
+from trimodal.maths.error import quadratic_form, weight_error
 from trimodal.methods.distill import recover
 from trimodal.models.tensors import tensor_bytes, unique_tensors
 
@@ -79,7 +79,7 @@ def test_error_on_record_is_the_one_on_data(compressed: Any) -> None:
         handle.remove()
         x = torch.cat(seen)
         lost = (before(x) - after(x)).square().sum() / len(x)
-    energy = quadratic(before.weight.detach(), x.T @ x / len(x))
+    energy = quadratic_form(before.weight.detach(), x.T @ x / len(x))
     assert record.tokens == {"text": len(x)}
     assert record.error["text"] == pytest.approx(float(lost) / energy, rel=1e-3)
 
@@ -183,13 +183,13 @@ def test_progress_is_told(compressed: Any) -> None:
 
 def test_every_training_sees_the_data_in_an_order_of_its_own(compressed: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Else short recoveries of a gradual schedule would all learn from the same few samples."""
-    seeds, shuffled = [], recover._shuffled
+    seeds, shuffled = [], recover._shuffle_batches
 
     def seen(count: int, steps: int, seed: int) -> list[int]:
         seeds.append(seed)
         return shuffled(count, steps, seed)
 
-    monkeypatch.setattr(recover, "_shuffled", seen)
+    monkeypatch.setattr(recover, "_shuffle_batches", seen)
     line = {"sparsity": 0.5, "gradual": {"times": 3, "recover": {"steps": 1}}}
     compressed("generic", [{"prune.magnitude": line}], seed=7)
     assert seeds == [7, 8, 9]
@@ -213,7 +213,7 @@ def test_a_place_in_several_blocks_waits_for_earlier_edits_in_all_of_them(
 def test_edits_inside_of_blocks_go_in_one_sweep(compressed: Any) -> None:
     edits = compressed("llama", [{"prune.heads": {}}, {"prune.neurons": {}}, {"quantize.rtn": {"bits": 8}}]).plan.edits
     layout = compressed("llama", [{"prune.heads": {}}]).original.layout
-    assert [[number for number, _ in stage] for stage in _stages(edits, layout)] == [[0, 1, 2]]
+    assert [[number for number, _ in stage] for stage in _split_stages(edits, layout)] == [[0, 1, 2]]
 
 
 UNSEEN: list[dict[str, Any]] = [

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from trimodal.compression.sensitivity import gradient_sizes, weight_gradients
 from trimodal.core import Sample
-from trimodal.loading.load import describe
+from trimodal.loading.load import build_model
 from trimodal.models.model import Model, Output
-from trimodal.networks.tiny import miniature_batch
+from trimodal.networks.tiny import make_miniature_batch
 
 
 class Two(nn.Module):
@@ -50,14 +50,14 @@ def test_gradient_is_that_of_the_drawn_labels(tiny_model: Callable[..., Model]) 
 @pytest.mark.parametrize("name", ["clip", "bert", "whisper", "llama", "llava", "clap", "resnet", "fusion"])
 def test_every_family_is_reached(tiny_model: Callable[..., Model], name: str) -> None:
     model = tiny_model(name)
-    found = gradient_sizes(model, [miniature_batch(name, 3, 1)], seed=0)
+    found = gradient_sizes(model, [make_miniature_batch(name, 3, 1)], seed=0)
     blocks = {site.path for site in model.layout.sites if site.block is not None and site.kind == "linear"}
     assert found and len(blocks & found.keys()) >= 0.7 * len(blocks)
     assert all(size >= 0 for sizes in found.values() for size in sizes.values())
 
 
 def test_modalities_are_told_apart_where_they_meet(tiny_model: Callable[..., Model]) -> None:
-    found = gradient_sizes(tiny_model("llava"), [miniature_batch("llava", 3, 1)], seed=0)
+    found = gradient_sizes(tiny_model("llava"), [make_miniature_batch("llava", 3, 1)], seed=0)
     assert any(sizes.keys() >= {"image", "text"} for sizes in found.values())
 
 
@@ -108,5 +108,5 @@ def test_a_model_of_one_number_has_gradients() -> None:
     torch.manual_seed(0)
     net = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 1))
     net.forward = lambda x: nn.Sequential.forward(net, x)  # type: ignore[assignment]
-    sizes = gradient_sizes(describe(net, "regression"), [{"x": torch.randn(2, 4)}], seed=0)
+    sizes = gradient_sizes(build_model(net, "regression"), [{"x": torch.randn(2, 4)}], seed=0)
     assert sizes and all(size > 0 for of_one in sizes.values() for size in of_one.values())

@@ -15,15 +15,15 @@ from torch import Tensor, nn
 
 from trimodal.core import Layout, Site
 from trimodal.core.site import is_width
-from trimodal.edits.apply import cut_, dequantize_
+from trimodal.edits.apply import cut_units_, dequantize_module_
 from trimodal.errors import RecipeError
-from trimodal.formats import open_model, write
-from trimodal.formats.reload_check import outputs
-from trimodal.layers import Chain, is_hosting, open_recurrent_
+from trimodal.formats import open_model, write_artifact
+from trimodal.formats.reload_check import collect_outputs
+from trimodal.layers import FactorChain, is_weight_parametrized, open_recurrent_
 from trimodal.methods import METHODS
 from trimodal.models.model import Model
 from trimodal.models.tensors import tensor_bytes, unique_tensors
-from trimodal.networks.tiny import MINIATURES, PLAIN, miniature, miniature_batch, write_miniature
+from trimodal.networks.tiny import MINIATURES, PLAIN, make_miniature, make_miniature_batch, write_miniature
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "quantize.rtn": {"bits": 4, "clip": "max"},
@@ -116,7 +116,7 @@ def name_of(case: Any) -> str:
 
 
 def fresh(case: Any) -> Mapping[str, Tensor]:
-    return miniature_batch(name_of(case), 3, seed=9)
+    return make_miniature_batch(name_of(case), 3, seed=9)
 
 
 def held(module: nn.Module, site: Site) -> int:
@@ -124,7 +124,7 @@ def held(module: nn.Module, site: Site) -> int:
     layer = module.get_submodule(site.path)
     if site.stored == "shared":  # the weight is held where it first runs
         return tensor_bytes([layer.bias] if isinstance(layer.bias, Tensor) else [])
-    parts = [layer, *([layer.stored] if is_hosting(layer) else [])]
+    parts = [layer, *([layer.stored] if is_weight_parametrized(layer) else [])]
     tensors = [t for part in parts for t in (*part._parameters.values(), *part._buffers.values()) if t is not None]  # type: ignore[union-attr]
     if site.kind == "norm":
         kept = {**layer._parameters, **layer._buffers}
@@ -183,11 +183,11 @@ def test_nothing_else_is_touched(case: Any) -> None:
 
 
 def test_the_original_is_left_as_it_was(case: Any) -> None:
-    equal(state(case.original), dict(open_recurrent_(miniature(name_of(case))).state_dict()))
+    equal(state(case.original), dict(open_recurrent_(make_miniature(name_of(case))).state_dict()))
 
 
 def test_model_still_runs(case: Any) -> None:
-    before, after = (outputs(m.module, fresh(case)) for m in (case.original, case.model))
+    before, after = (collect_outputs(m.module, fresh(case)) for m in (case.original, case.model))
     if case.plan.edits[0].method in STATES_DIFFER:
         fields = {output.field for output in case.model.family.outputs(case.model.module)}
         before, after = ({key: value for key, value in side.items() if key in fields} for side in (before, after))
@@ -201,7 +201,7 @@ def test_model_still_runs(case: Any) -> None:
 def test_a_pruned_student_learns(name: str, method: str, compressed: Any) -> None:
     steps = [{"prune.magnitude": {"sparsity": 0.5}}, {method: OPTIONS[method]}]
     pruned, taught = compressed(name, steps[:1]), compressed(name, steps)
-    before, after = (outputs(done.model.module, fresh(done)) for done in (pruned, taught))
+    before, after = (collect_outputs(done.model.module, fresh(done)) for done in (pruned, taught))
     assert any(not torch.equal(before[key], after[key]) for key in before)
 
 
@@ -213,17 +213,17 @@ def test_same_seed_same_bytes(name: str, method: str, compressed: Any) -> None:
 
 def test_artifact_reloads_to_the_same_outputs(case: Any, folders: Any, tmp_path: Path) -> None:
     folder = folders(name_of(case))
-    write(replace(case.model, folder=folder), case.plan, tmp_path, None)
-    again = open_model(tmp_path, factory=None if folder else lambda: miniature(name_of(case)))
+    write_artifact(replace(case.model, folder=folder), case.plan, tmp_path, None)
+    again = open_model(tmp_path, factory=None if folder else lambda: make_miniature(name_of(case)))
     assert again.layout == case.model.layout
     assert [step for step in case.model.steps if step in again.steps] == again.steps  # the configuration says the others
-    expected = outputs(case.model.module, fresh(case))
-    equal(outputs(again.module, fresh(case)), expected)
-    dequantize_(again.module)
-    assert not any(is_hosting(part) or isinstance(part, Chain) for part in again.module.modules())
+    expected = collect_outputs(case.model.module, fresh(case))
+    equal(collect_outputs(again.module, fresh(case)), expected)
+    dequantize_module_(again.module)
+    assert not any(is_weight_parametrized(part) or isinstance(part, FactorChain) for part in again.module.modules())
     (edit,) = case.plan.edits
     if edit.method not in QUANTIZE_INPUTS:
-        equal(outputs(again.module, fresh(case)), expected, 1e-5)
+        equal(collect_outputs(again.module, fresh(case)), expected, 1e-5)
     if edit.method not in FOLDS:
         names, whole = set(state(again)), set(state(case.original))
         assert names < whole if edit.method in DROPS_BLOCKS else names == whole
@@ -232,7 +232,7 @@ def test_artifact_reloads_to_the_same_outputs(case: Any, folders: Any, tmp_path:
 @pytest.mark.parametrize("name", MINIATURES)
 def test_cut_with_the_consumer_unchanged_equals_masking(tiny_model: Callable[..., Model], name: str) -> None:
     """Kept units compute exactly what they did before: removing the others is the same as not listening to them."""
-    model, batch = tiny_model(name), miniature_batch(name, 2)
+    model, batch = tiny_model(name), make_miniature_batch(name, 2)
     for label in (label for label in model.layout.labels() if not is_width(label)):  # norms run over those
         carrying = list(model.layout.carrying(label))
         consumers = [site for site in carrying if site.reads(label)]
@@ -240,13 +240,13 @@ def test_cut_with_the_consumer_unchanged_equals_masking(tiny_model: Callable[...
         assert axis is not None
         kept = [unit for unit in range(axis.units_of(label)) if unit % 2]
         cut, masked = (copy.deepcopy(model.module) for _ in range(2))
-        cut_(cut, model.layout, label, kept)
+        cut_units_(cut, model.layout, label, kept)
         for site in consumers:
             assert site.input_axis is not None
             gone = site.input_axis.entries([u for u in range(axis.units_of(label)) if u not in kept], label)
             with torch.no_grad():
                 masked.get_submodule(site.path).weight[:, gone] = 0.0  # type: ignore[index, operator]
-        equal(outputs(cut, batch), outputs(masked, batch), 1e-5)
+        equal(collect_outputs(cut, batch), collect_outputs(masked, batch), 1e-5)
         assert producers_are_kept(model.layout, label, kept, model.module, cut)
 
 
@@ -272,7 +272,7 @@ def test_removing_nothing_is_the_identity(compressed: Any, name: str, method: st
     if (name, method) in REFUSED:
         return
     done = compressed(name, [{method: {"sparsity": 0.0}}])
-    equal(outputs(done.model.module, fresh(done)), outputs(done.original.module, fresh(done)), 1e-4)
+    equal(collect_outputs(done.model.module, fresh(done)), collect_outputs(done.original.module, fresh(done)), 1e-4)
 
 
 VARIANTS: list[dict[str, Any]] = [
@@ -292,9 +292,9 @@ def test_other_grids_and_repairs_reload_too(compressed: Any, folders: Any, tmp_p
     done = compressed(name, [step])
     assert tensor_bytes(unique_tensors(done.model.module).values()) == done.plan.expected_tensor_bytes
     assert done.model.layout == done.expected
-    write(replace(done.model, folder=folders(name)), done.plan, tmp_path, None)
+    write_artifact(replace(done.model, folder=folders(name)), done.plan, tmp_path, None)
     again = open_model(tmp_path)
-    equal(outputs(again.module, fresh(done)), outputs(done.model.module, fresh(done)))
+    equal(collect_outputs(again.module, fresh(done)), collect_outputs(done.model.module, fresh(done)))
 
 
 MASKED: list[list[Any]] = [
@@ -323,13 +323,13 @@ def test_masks_are_kept_by_every_later_step(
         before, after = (case.model.module.get_submodule(site.path).weight for case in (pruned, done))
         assert not ((after != 0) & (before == 0)).any(), site.path
     folder = folders(name)
-    write(replace(done.model, folder=folder), done.plan, tmp_path, None)
-    again = open_model(tmp_path, factory=None if folder else lambda: miniature(name_of(done)))
+    write_artifact(replace(done.model, folder=folder), done.plan, tmp_path, None)
+    again = open_model(tmp_path, factory=None if folder else lambda: make_miniature(name_of(done)))
     assert again.layout == done.model.layout
     assert [step for step in done.model.steps if step in again.steps] == again.steps  # the configuration says the others
-    equal(outputs(again.module, fresh(done)), outputs(done.model.module, fresh(done)))
-    dequantize_(again.module)
-    equal(outputs(again.module, fresh(done)), outputs(done.model.module, fresh(done)), 1e-5)
+    equal(collect_outputs(again.module, fresh(done)), collect_outputs(done.model.module, fresh(done)))
+    dequantize_module_(again.module)
+    equal(collect_outputs(again.module, fresh(done)), collect_outputs(done.model.module, fresh(done)), 1e-5)
 
 
 def _options(case: Any, path: str) -> Mapping[str, Any]:
@@ -348,12 +348,12 @@ def test_everything_after_another_reloads_too(compressed: Any, folders: Any, tmp
     done = compressed(name, CHAIN)
     assert tensor_bytes(unique_tensors(done.model.module).values()) == done.plan.expected_tensor_bytes
     assert done.model.layout == done.expected
-    write(replace(done.model, folder=folders(name)), done.plan, tmp_path, None)
+    write_artifact(replace(done.model, folder=folders(name)), done.plan, tmp_path, None)
     again = open_model(tmp_path)
-    expected = outputs(done.model.module, fresh(done))
-    equal(outputs(again.module, fresh(done)), expected)
-    dequantize_(again.module)
-    equal(outputs(again.module, fresh(done)), expected, 1e-5)
+    expected = collect_outputs(done.model.module, fresh(done))
+    equal(collect_outputs(again.module, fresh(done)), expected)
+    dequantize_module_(again.module)
+    equal(collect_outputs(again.module, fresh(done)), expected, 1e-5)
 
 
 KERNELS: list[Mapping[str, Any]] = [
@@ -372,10 +372,10 @@ def test_kernels_taken_apart_and_quantized_reload_too(compressed: Any, folders: 
     assert done.model.layout == done.expected
     depthwise = [site for site in done.expected.sites if site.groups > 1]
     assert depthwise and all(site.stored == "quantized" for site in depthwise)
-    write(replace(done.model, folder=folders("resnet-basic")), done.plan, tmp_path, None)
+    write_artifact(replace(done.model, folder=folders("resnet-basic")), done.plan, tmp_path, None)
     again = open_model(tmp_path)
-    expected = outputs(done.model.module, fresh(done))
-    equal(outputs(again.module, fresh(done)), expected)
-    dequantize_(again.module)
-    equal(outputs(again.module, fresh(done)), expected, 1e-5)
+    expected = collect_outputs(done.model.module, fresh(done))
+    equal(collect_outputs(again.module, fresh(done)), expected)
+    dequantize_module_(again.module)
+    equal(collect_outputs(again.module, fresh(done)), expected, 1e-5)
     assert sorted(state(again)) == sorted(state(done.original))

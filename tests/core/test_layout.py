@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 
-from trimodal.core import Axis, Counter, Fold, Layout, Site, Tower
+from trimodal.core import Axis, Fold, Layout, Site, SizeAttribute, Tower
 
 
 def layout() -> Layout:
@@ -16,7 +16,7 @@ def layout() -> Layout:
         axis = Axis(f"text.{i}.neurons", 6, then=(Axis(f"text.{i}.heads", 2),))
         sites.append(Site(f"net.layers.{i}.up", "text", i, "up", "linear", (8, 4), output_axis=axis))
         sites.append(Site(f"net.layers.{i}.down", "text", i, "down", "linear", (4, 8), input_axis=axis))
-    counters = tuple(Counter(f"text.{i}.heads", f"net.layers.{i}", "heads") for i in range(3))
+    counters = tuple(SizeAttribute(f"text.{i}.heads", f"net.layers.{i}", "heads") for i in range(3))
     other = Site("seen", "image", 1, "up", "linear", (2, 2), output_axis=Axis("image.1.neurons", 2))
     return Layout((tower, Tower("image", "image")), (*sites, other), counters)
 

@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-from trimodal.core import Check, Size, Verdict
+from trimodal.core import Check, DiskSize, Verdict
 
-BARE = Verdict(Size(4, 1, 4, 1), (), (), (), seed=0)
+BARE = Verdict(DiskSize(4, 1, 4, 1), (), (), (), seed=0)
 
 
 @pytest.mark.parametrize("aspect", ["integrity", "quality"])

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from trimodal.core import Check, Metric, Plan, Size, Source, TowerSize, Verdict
-from trimodal.core.showing import html_table, size_name
+from trimodal.core import Check, DiskSize, Metric, Plan, Source, TowerSize, Verdict
+from trimodal.core.showing import format_size, html_table
 from trimodal.inventory import inspect
 from trimodal.methods import METHODS
 from trimodal.pipeline import Result
@@ -21,7 +21,7 @@ def shown(compressed: Callable[..., Any]) -> dict[str, Any]:
     done = compressed("clip", [{"prune.heads": {"where": "image.*"}}, {"quantize.rtn": {"bits": 8}}])
     metric = Metric("image", "image", "percent", 100, 90.0, 89.0, 1.0, 0.5, 1.5)
     verdict = Verdict(
-        Size(10_000_000, 2_000_000, 1, 1), (TowerSize("image", 1, 1, 1, 1),), (metric,), (Check.held("<b>same", True, "yes"),), 0
+        DiskSize(10_000_000, 2_000_000, 1, 1), (TowerSize("image", 1, 1, 1, 1),), (metric,), (Check.held("<b>same", True, "yes"),), 0
     )
     return {
         "plan": done.plan, "inventory": inspect(done.original), "verdict": verdict,
@@ -54,7 +54,7 @@ def test_many_rows_are_cut() -> None:
 
 
 def test_sizes() -> None:
-    assert [size_name(n) for n in (0, 999, 1500, 2_340_000, 5e9)] == ["0 bytes", "999 bytes", "1.5 kB", "2.34 MB", "5 GB"]
+    assert [format_size(n) for n in (0, 999, 1500, 2_340_000, 5e9)] == ["0 bytes", "999 bytes", "1.5 kB", "2.34 MB", "5 GB"]
 
 
 def test_an_estimate_is_in_no_file() -> None:

@@ -13,7 +13,7 @@ from trimodal.core.storage import (
     group_size,
     packed_columns,
     stored_bytes,
-    tensors_of,
+    tensor_specs_of,
 )  # fmt: skip
 
 WEIGHT: dict[str, Any] = {"shape": [6, 20], "dtype": "float32"}
@@ -24,7 +24,7 @@ CODED = [("quantized", QUANTIZED), ("codebook", CODEBOOK), ("integers", INTEGERS
 
 
 def specs(kind: str, options: dict[str, Any]) -> dict[str, tuple[tuple[int, ...], str]]:
-    return {name: (spec.shape, spec.dtype) for name, spec in tensors_of(kind, options).items()}
+    return {name: (spec.shape, spec.dtype) for name, spec in tensor_specs_of(kind, options).items()}
 
 
 def test_eight_codes_take_as_many_bytes_as_bits() -> None:
@@ -123,7 +123,7 @@ def test_what_describes_no_storage_is_refused(kind: Any, change: dict[str, Any],
     known = dict(CODED)
     options = known[kind] if isinstance(kind, str) and kind in known else QUANTIZED
     with pytest.raises(StorageError, match=message):
-        tensors_of(kind, {**options, **change})
+        tensor_specs_of(kind, {**options, **change})
 
 
 @pytest.mark.parametrize(("kind", "options", "message"), [
@@ -141,7 +141,7 @@ def test_what_describes_no_storage_is_refused(kind: Any, change: dict[str, Any],
 ])  # fmt: skip
 def test_what_describes_no_chain_is_refused(kind: str, options: dict[str, Any], message: str) -> None:
     with pytest.raises(StorageError, match=message):
-        tensors_of(kind, {"dtype": "float32", **options})
+        tensor_specs_of(kind, {"dtype": "float32", **options})
 
 
 @pytest.mark.parametrize(("kind", "options"), [case for case in CODED if case[0] != "integers"])
@@ -154,28 +154,28 @@ def test_mask_takes_the_place_of_codes_that_are_not_kept(kind: str, options: Any
     assert specs(kind, {**options, "kept": 0})["codes"] == ((1, 0), "uint8")
     for wrong in ({"kept": 121}, {"kept": -1}, {"kept": 3.0}, {"kept": True}):
         with pytest.raises(StorageError, match="kept"):
-            tensors_of(kind, {**options, **wrong})
+            tensor_specs_of(kind, {**options, **wrong})
     for filling in ({"rank": 2}, {"outliers": 5}, {"rotation": 4}):
         with pytest.raises(StorageError, match=f"a mask, which {next(iter(filling))} would fill in"):
-            tensors_of(kind, {**options, "kept": 30, **filling})
+            tensor_specs_of(kind, {**options, "kept": 30, **filling})
 
 
 def test_whole_numbers_have_no_mask() -> None:
     with pytest.raises(StorageError, match="kept"):
-        tensors_of("integers", {**dict(CODED)["integers"], "kept": 30})
+        tensor_specs_of("integers", {**dict(CODED)["integers"], "kept": 30})
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_nothing_said_is_refused(kind: str) -> None:
     with pytest.raises(StorageError):
-        tensors_of(kind, {})
+        tensor_specs_of(kind, {})
     if kind != "dense":
         with pytest.raises(StorageError):
-            tensors_of(kind, WEIGHT)
+            tensor_specs_of(kind, WEIGHT)
 
 
 @pytest.mark.parametrize("kind", ["dense", "low_rank", "sparse"])
 def test_only_codes_have_parts(kind: str) -> None:
     more = {"dense": {}, "low_rank": {"rank": 2, "embedding": False}, "sparse": {"kept": 3}}[kind]
     with pytest.raises(StorageError):
-        tensors_of(kind, {**WEIGHT, **more, "columns": True})
+        tensor_specs_of(kind, {**WEIGHT, **more, "columns": True})

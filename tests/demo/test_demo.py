@@ -19,13 +19,13 @@ def test_folder_of_the_users_own_stays(tmp_path: Path, name: str) -> None:
     (tmp_path / name).mkdir()
     (tmp_path / name / "mine").write_text("mine")
     with pytest.raises(OutputError, match=f"{name} was not written by an earlier demo"):
-        demo.run(tmp_path)
+        demo.run_demo(tmp_path)
     assert [str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")] == [name, f"{name}/mine"]
 
 
 def test_data_of_an_earlier_demo_are_known(tmp_path: Path) -> None:
     write_dataset(tmp_path / "demo-data", train=2, test=2, seed=0)
-    demo._check_ours(tmp_path / "demo-data", "data.jsonl", '"writer-')
+    demo._check_is_demo_folder(tmp_path / "demo-data", "data.jsonl", '"writer-')
     with pytest.raises(OutputError, match="is not empty"):
         write_dataset(tmp_path / "demo-data", train=2, test=2, seed=0)
 
@@ -33,8 +33,8 @@ def test_data_of_an_earlier_demo_are_known(tmp_path: Path) -> None:
 def test_what_next_names_the_folders_of_the_demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shown: list[str] = []
     done = SimpleNamespace(verdict=None, plan=None, folder=tmp_path / "demo-out")
-    monkeypatch.setattr(demo, "run", lambda *args, **rest: done)
-    monkeypatch.setattr(cli, "_finish", lambda verdict, plan, as_json, message, *names: shown.extend(names))
+    monkeypatch.setattr(demo, "run_demo", lambda *args, **rest: done)
+    monkeypatch.setattr(cli, "_finish_run", lambda verdict, plan, as_json, message, *names: shown.extend(names))
     monkeypatch.setattr(sys, "argv", ["trimodal", "demo", "--folder", str(tmp_path)])
     with pytest.raises(SystemExit) as ended:
         cli.main()

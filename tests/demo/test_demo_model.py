@@ -11,9 +11,9 @@ from safetensors.torch import load_file
 
 from trimodal.demo.training import (
     DemoSteps,
-    Questions,
-    demo_config,
-    demo_processor,
+    QuestionBatches,
+    make_demo_config,
+    make_demo_processor,
     prepare_material,
     score_demo_model,
     train_demo_model,
@@ -27,9 +27,9 @@ needs_weights = pytest.mark.skipif(not PACKAGED.is_dir(), reason="the packaged w
 
 
 def test_batches_are_repeatable_and_their_answers_right() -> None:
-    processor = demo_processor(demo_config())
+    processor = make_demo_processor(make_demo_config())
     material = prepare_material(processor)
-    first, second = (Questions(material, processor, size=8, seed=3)(0) for _ in range(2))
+    first, second = (QuestionBatches(material, processor, size=8, seed=3)(0) for _ in range(2))
     assert all(first[name].equal(second[name]) for name in first)
     assert first["pixel_values"].shape == (8, 1, 16, 16)
     assert first["input_features"].shape == (8, 40, 100)

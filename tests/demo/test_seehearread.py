@@ -16,11 +16,11 @@ from trimodal.demo.seehearread import (
     ANSWERS,
     OPERATIONS,
     SPLITS,
-    answer_class,
+    answer_class_of,
+    draw_questions,
+    list_texts,
     load_handwriting,
     load_speech,
-    questions,
-    texts,
     write_dataset,
 )
 
@@ -37,7 +37,7 @@ def test_splits_share_no_writer_voice_or_wording(one: str, other: str) -> None:
     variants = [{voice.split("+")[1] for voice in known} for known in voices]
     assert not variants[0] & variants[1]
     for operation in range(len(OPERATIONS)):
-        assert not set(texts(operation, one)) & set(texts(operation, other))
+        assert not set(list_texts(operation, one)) & set(list_texts(operation, other))
 
 
 def test_writers_of_a_split_are_one_contiguous_block() -> None:
@@ -79,11 +79,11 @@ def test_clips_are_sound_and_fit_in_a_second() -> None:
 )
 def test_answers(name: str, seen: int, heard: int, answer: int) -> None:
     operation = [o.name for o in OPERATIONS].index(name)
-    assert ANSWERS[answer_class(operation, seen, heard)] == answer
+    assert ANSWERS[answer_class_of(operation, seen, heard)] == answer
 
 
 def test_every_500_questions_are_balanced() -> None:
-    counts = Counter((item.operation, item.seen, item.clip.digit) for item in questions("test", 1500, seed=4))
+    counts = Counter((item.operation, item.seen, item.clip.digit) for item in draw_questions("test", 1500, seed=4))
     assert len(counts) == 500
     assert set(counts.values()) == {3}
 
@@ -98,8 +98,8 @@ def test_the_folder_holds_what_its_lines_say(tmp_path: Path) -> None:
         sound = soundfile.info(folder / row["audio"])
         assert (sound.samplerate, sound.channels, sound.subtype) == (8000, 1, "PCM_16")
         labels = row["labels"]
-        assert row["label"] == answer_class(labels["text"], labels["image"], labels["audio"])
-        assert row["text"] in texts(labels["text"], row["split"])
+        assert row["label"] == answer_class_of(labels["text"], labels["image"], labels["audio"])
+        assert row["text"] in list_texts(labels["text"], row["split"])
         assert row["audio"].split("/")[1].startswith(row["group"].split("/")[1])
     named = {row["image"] for row in rows} | {row["audio"] for row in rows}
     assert {str(path.relative_to(folder)) for path in folder.glob("*/*")} == named

@@ -21,10 +21,10 @@ from torch import Tensor, nn
 
 import trimodal
 from trimodal import pipeline
-from trimodal.formats.reload_check import outputs
-from trimodal.layers import Chain, is_hosting
+from trimodal.formats.reload_check import collect_outputs
+from trimodal.layers import FactorChain, is_weight_parametrized
 from trimodal.models.model import Model
-from trimodal.networks.tiny import MINIATURES, PLAIN, miniature, miniature_batch
+from trimodal.networks.tiny import MINIATURES, PLAIN, make_miniature, make_miniature_batch
 
 FILES = {
     "checks.sha256", "config.json", "plan.json", "preprocessor_config.json", "record.jsonl", "report.html", "tokenizer.json",
@@ -41,16 +41,16 @@ ANYTHING = {
 def in_memory(monkeypatch: pytest.MonkeyPatch, reload: bool = False) -> Iterator[dict[str, Model]]:
     """Catches the compressed model as it was in memory; without `reload` the fresh process is left out, for speed."""
     caught: dict[str, Model] = {}
-    write = pipeline.write
+    write = pipeline.write_artifact
 
     def catching(model: Model, *rest: Any) -> Any:
         caught["model"] = model
         return write(model, *rest)
 
     with monkeypatch.context() as patched:
-        patched.setattr(pipeline, "write", catching)
+        patched.setattr(pipeline, "write_artifact", catching)
         if not reload:
-            patched.setattr(pipeline, "_reload", lambda *rest: [])
+            patched.setattr(pipeline, "_run_fresh_checks", lambda *rest: [])
         yield caught
 
 
@@ -65,7 +65,7 @@ def equal(a: Mapping[str, Tensor], b: Mapping[str, Tensor], tolerance: float = 0
 
 
 def plain(module: nn.Module) -> bool:
-    return not any(is_hosting(part) or isinstance(part, Chain) for part in module.modules())
+    return not any(is_weight_parametrized(part) or isinstance(part, FactorChain) for part in module.modules())
 
 
 # The verbs, each in a process of its own
@@ -166,7 +166,7 @@ def test_verbs_speak_to_people_too(
     job: Workspace, artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, verb: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(pipeline, "_reload", lambda *rest: [])
+    monkeypatch.setattr(pipeline, "_run_fresh_checks", lambda *rest: [])
     clip, pairs = str(job.model("clip")), str(job.data("image", "text"))
     arguments: dict[str, list[str]] = {
         "inspect": [clip], "methods": [], "recipes": [], "report": ["out"], "plan": [clip, "-r", "int8"],
@@ -194,13 +194,13 @@ def test_load_equals_the_model_in_memory(job: Workspace, tmp_path: Path, monkeyp
     with in_memory(monkeypatch) as caught:
         result = trimodal.compress(clip, job.root / "recipe.yaml", pairs, out)
     assert result.folder == out and result.verdict.passed
-    batch = miniature_batch("clip", 4, seed=5)
+    batch = make_miniature_batch("clip", 4, seed=5)
     loaded = trimodal.load(out)
     assert not loaded.training and not plain(loaded)
-    equal(outputs(loaded, batch), outputs(caught["model"].module, batch))
+    equal(collect_outputs(loaded, batch), collect_outputs(caught["model"].module, batch))
     floats = trimodal.load(out, dequantize=True)
     assert plain(floats)
-    equal(outputs(floats, batch), outputs(loaded, batch), 1e-5)
+    equal(collect_outputs(floats, batch), collect_outputs(loaded, batch), 1e-5)
     with pytest.raises(trimodal.ModelError, match="copy the folder that it was loaded from"):  # no config.json could say what was cut
         floats.save_pretrained(tmp_path / "floats")  # type: ignore[operator]
 
@@ -225,9 +225,9 @@ ORDERS = {
 
 
 def test_stock_transformers_loads_the_artifact(artifact: Path, tmp_path: Path) -> None:
-    batch = miniature_batch("clip", 3, seed=7)
+    batch = make_miniature_batch("clip", 3, seed=7)
     save_file(batch, tmp_path / "batch")
-    expected = outputs(trimodal.load(artifact), batch)
+    expected = collect_outputs(trimodal.load(artifact), batch)
     running = {}
     for name, imports in ORDERS.items():
         files = [str(tmp_path / f"{name}-{kind}") for kind in ("auto", "clip")]
@@ -255,8 +255,8 @@ def test_a_compressed_model_can_be_compressed_again(
     with in_memory(monkeypatch) as caught:
         trimodal.compress(clip, pruning, pairs, tmp_path / "pruned")
         result = trimodal.compress(tmp_path / "pruned", "int8", pairs, tmp_path / "both")
-    batch = miniature_batch("clip", 3)
-    equal(outputs(trimodal.load(tmp_path / "both"), batch), outputs(caught["model"].module, batch))
+    batch = make_miniature_batch("clip", 3)
+    equal(collect_outputs(trimodal.load(tmp_path / "both"), batch), collect_outputs(caught["model"].module, batch))
     assert result.verdict.size.before_bytes > result.verdict.size.after_bytes
     assert trimodal.verify(tmp_path / "both", tmp_path / "pruned", pairs).passed
     found = trimodal.inspect(tmp_path / "both")
@@ -276,10 +276,10 @@ def test_every_family_with_data(
     verdict = json.loads(done.out)
     assert verdict["metrics"] and verdict["integrity"] == "passed"
     assert done.code == (verdict["quality"] == "failed")  # random weights owe the recipe's floor nothing
-    batch = miniature_batch(name, 3)
+    batch = make_miniature_batch(name, 3)
     loaded = trimodal.load(tmp_path / "out")
-    assert type(loaded) is type(miniature(name))
-    equal(outputs(loaded, batch), outputs(caught["model"].module, batch))
+    assert type(loaded) is type(make_miniature(name))
+    equal(collect_outputs(loaded, batch), collect_outputs(caught["model"].module, batch))
 
 
 def test_every_family_is_covered() -> None:
@@ -298,11 +298,11 @@ def test_tied_weights_are_stored_once(workspace: Workspace, tmp_path: Path, monk
     assert "model.embed_tokens.stored.codes" in names and not [name for name in names if name.startswith("lm_head")]
     loaded: Any = trimodal.load(tmp_path / "out")
     assert loaded.lm_head.stored is loaded.model.embed_tokens.stored
-    batch = miniature_batch("llama", 3)
-    equal(outputs(loaded, batch), outputs(caught["model"].module, batch))
+    batch = make_miniature_batch("llama", 3)
+    equal(collect_outputs(loaded, batch), collect_outputs(caught["model"].module, batch))
     floats: Any = trimodal.load(tmp_path / "out", dequantize=True)
     assert floats.lm_head.weight is floats.model.embed_tokens.weight
-    equal(outputs(floats, batch), outputs(loaded, batch), 1e-5)
+    equal(collect_outputs(floats, batch), collect_outputs(loaded, batch), 1e-5)
 
 
 FACTORY = '''
@@ -347,13 +347,13 @@ def test_modules_from_a_function(workspace: Workspace, tmp_path: Path, monkeypat
         assert (done.code, done.err) == (0, "")
     assert {check["name"] for check in json.loads(done.out)["checks"]} >= {"reloads in a fresh process"}
     assert not (whole / "config.json").exists()
-    equal(outputs(trimodal.load(whole, factory="speaking:speaker"), ids), outputs(caught["model"].module, ids))
+    equal(collect_outputs(trimodal.load(whole, factory="speaking:speaker"), ids), collect_outputs(caught["model"].module, ids))
     with in_memory(monkeypatch) as caught:  # the tied weight stays as it is, and has to stay tied
         recipe = {"steps": [{"quantize.gptq": {"where": "text.0.*", "bits": 4}}]}
         trimodal.compress("speaking:speaker", recipe, data, body)
     again: Any = trimodal.load(body, factory="speaking:speaker")
     assert again.text_head.weight is again.text_embedding.weight
-    equal(outputs(again, ids), outputs(caught["model"].module, ids))
+    equal(collect_outputs(again, ids), collect_outputs(caught["model"].module, ids))
     done = call("verify", "body", "--against", "speaking:speaker", "--data", data, "--json")
     assert done.code == 0 and all(check["status"] == "passed" for check in json.loads(done.out)["checks"])
     done = call("inspect", "body")

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 import trimodal
 from trimodal.errors import ModelError
-from trimodal.models.model import Loaded
+from trimodal.models.model import LoadedSample
 
 
 class Own(nn.Module):
@@ -26,7 +26,7 @@ class Own(nn.Module):
     def example(self) -> dict[str, Tensor]:
         return {"x": torch.zeros(1, 6, 16)}
 
-    def encode(self, loaded: Sequence[Loaded]) -> dict[str, Tensor]:
+    def encode(self, loaded: Sequence[LoadedSample]) -> dict[str, Tensor]:
         noise = [torch.Generator().manual_seed(int(str(one.text))) for one in loaded]
         return {"x": torch.stack([torch.randn(6, 16, generator=one) for one in noise])}
 
@@ -140,7 +140,7 @@ def test_the_users_module_stays_and_the_result_is_right(name: str, steps: str, d
     assert not [check for check in result.verdict.checks if check.failed]
     loaded = trimodal.load(out, factory=lambda: net)
     assert _alike(before, _state(net))
-    x = net.encode([Loaded(text="99")])["x"]  # type: ignore[operator]
+    x = net.encode([LoadedSample(text="99")])["x"]  # type: ignore[operator]
     with torch.no_grad():
         plain, made = copy.deepcopy(net).eval()(x), loaded(x)
     error = float((made - plain).norm() / plain.norm())

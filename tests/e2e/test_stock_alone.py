@@ -13,8 +13,8 @@ from calling import PATIENCE_SECONDS, Workspace, call, environment
 from safetensors.torch import load_file, save_file
 
 import trimodal
-from trimodal.formats.reload_check import outputs
-from trimodal.networks.tiny import miniature_batch
+from trimodal.formats.reload_check import collect_outputs
+from trimodal.networks.tiny import make_miniature_batch
 
 STRANGER = """
 import sys
@@ -42,13 +42,13 @@ def test_a_stranger_loads_what_was_only_cut(
     assert verdict["stock"] == {"alone": True, "reason": ""}
     checks = {check["name"]: check["detail"] for check in verdict["checks"]}
     assert checks["loads with stock Transformers alone"] == "largest absolute difference 0 over 4 outputs"
-    batch = miniature_batch("clip", 3, seed=7)
+    batch = make_miniature_batch("clip", 3, seed=7)
     save_file(batch, tmp_path / "batch")
     arguments = [tmp_path / "out", tmp_path / "batch", tmp_path / "result"]
     stranger = subprocess.run(
         [sys.executable, "-c", STRANGER, *map(str, arguments)], env=environment(), capture_output=True, text=True, timeout=PATIENCE_SECONDS
     )
     assert stranger.returncode == 0, stranger.stderr
-    found, expected = load_file(tmp_path / "result"), outputs(trimodal.load(tmp_path / "out"), batch)
+    found, expected = load_file(tmp_path / "result"), collect_outputs(trimodal.load(tmp_path / "out"), batch)
     assert found and found.keys() == expected.keys()
     assert all(torch.equal(found[key], expected[key]) for key in found)

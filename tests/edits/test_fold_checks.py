@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from torch import nn
 
-from trimodal.edits.fold_checks import Unfit, check_fold
+from trimodal.edits.fold_checks import UnfitStepError, check_fold_form
 from trimodal.errors import IntegrityError
-from trimodal.networks.tiny import miniature
+from trimodal.networks.tiny import make_miniature
 from trimodal.stock.replaying import replay_steps_
 
 BLOCK = "vision_model.encoder.layers.0"
@@ -38,8 +38,8 @@ BAD_FORM: Mapping[str, Any] = {
 
 @pytest.mark.parametrize("case", BAD_FORM)
 def test_folds_of_no_known_form(case: str) -> None:
-    with pytest.raises(Unfit, match="fold"):
-        check_fold(BAD_FORM[case])
+    with pytest.raises(UnfitStepError, match="fold"):
+        check_fold_form(BAD_FORM[case])
 
 
 BAD_FIT: Mapping[str, Any] = {
@@ -63,7 +63,7 @@ BAD_FIT: Mapping[str, Any] = {
 
 @pytest.mark.parametrize("case", BAD_FIT)
 def test_folds_that_do_not_fit_the_model(case: str) -> None:
-    module = miniature("clip")
+    module = make_miniature("clip")
     before = module.state_dict()
     with pytest.raises(IntegrityError, match=r"recorded step 1 .* not recorded for this CLIPModel"):
         replay_steps_(module, [{"fold": BAD_FIT[case]}])

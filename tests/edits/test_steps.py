@@ -16,7 +16,7 @@ from transformers import CLIPConfig, CLIPModel
 
 from trimodal.edits.steps import STEPS, read_steps
 from trimodal.errors import IntegrityError
-from trimodal.networks.tiny import miniature
+from trimodal.networks.tiny import make_miniature
 from trimodal.stock.replaying import replay_steps_
 
 PATH = "visual_projection"
@@ -225,7 +225,7 @@ BAD_FIT: Mapping[str, Any] = {
 
 @pytest.mark.parametrize("case", BAD_FIT)
 def test_steps_that_do_not_fit_the_model(case: str) -> None:
-    module = miniature("clip")
+    module = make_miniature("clip")
     before = [name for name, _ in module.named_modules()]
     with pytest.raises(IntegrityError, match=r"recorded step 1 .* not recorded for this CLIPModel"):
         replay_steps_(module, [BAD_FIT[case]])
@@ -236,15 +236,15 @@ def test_cut_where_the_weight_is_packed() -> None:
     path = "vision_model.encoder.layers.0.self_attn.q_proj"
     first = quantized(path=path, options_shape=[32, 32])
     with pytest.raises(IntegrityError, match=r"recorded step 2 cuts 'image.0.heads' where a weight is no longer plain"):
-        replay_steps_(miniature("clip"), [first, {"cut": {"label": "image.0.heads", "kept": [0]}}])
+        replay_steps_(make_miniature("clip"), [first, {"cut": {"label": "image.0.heads", "kept": [0]}}])
 
 
 def test_merged_towers_and_stages_keep_their_blocks() -> None:
     drop = {"drop": {"tower": "image", "kept": [0]}}
     with pytest.raises(IntegrityError, match="step 2 drops blocks of image: its tokens are merged block by block"):
-        replay_steps_(miniature("clip"), [merge(), drop])
+        replay_steps_(make_miniature("clip"), [merge(), drop])
     with pytest.raises(IntegrityError, match="step 1 drops blocks of image: its blocks come in stages"):
-        replay_steps_(miniature("resnet"), [drop])
+        replay_steps_(make_miniature("resnet"), [drop])
 
 
 def test_what_is_shared_is_nobodys_own() -> None:
@@ -257,7 +257,7 @@ def test_what_is_shared_is_nobodys_own() -> None:
         (quantized(path=paths[1], options_shape=[32, 32]), "which uses another layer's weight"),
     ):
         with pytest.raises(IntegrityError, match=f"recorded step 2 .*{reason}"):
-            replay_steps_(miniature("clip"), [share, step])
+            replay_steps_(make_miniature("clip"), [share, step])
 
 
 def test_a_table_is_lent_by_who_has_one_that_fits() -> None:
@@ -268,7 +268,7 @@ def test_a_table_is_lent_by_who_has_one_that_fits() -> None:
         step["treat"]["options"]["shape"] = [64, 32]
     unlike = copy.deepcopy(fair)
     unlike["treat"]["options"]["bits"] = 3
-    module: Any = miniature("clip")
+    module: Any = make_miniature("clip")
     replay_steps_(module, [owner, fair])
     one, two = (module.get_submodule(image(i)).stored for i in (0, 1))
     assert one.table is two.levels and "levels" not in one.state_dict()
@@ -282,19 +282,19 @@ def test_a_table_is_lent_by_who_has_one_that_fits() -> None:
         ([owner, fair, drop], "step 3 drops blocks of image that others use a weight or a table of"),
     ):
         with pytest.raises(IntegrityError, match=reason):
-            replay_steps_(miniature("clip"), steps)
-    replay_steps_(miniature("clip"), [owner, fair, {"drop": {"tower": "text", "kept": [0]}}])
+            replay_steps_(make_miniature("clip"), steps)
+    replay_steps_(make_miniature("clip"), [owner, fair, {"drop": {"tower": "text", "kept": [0]}}])
 
 
 def test_tokens_are_merged_once() -> None:
     with pytest.raises(IntegrityError, match=r"recorded step 2 merges tokens of image: its tokens are merged already"):
-        replay_steps_(miniature("clip"), [merge(), merge()])
+        replay_steps_(make_miniature("clip"), [merge(), merge()])
 
 
 def test_steps_take_no_memory_and_follow_one_another() -> None:
     """Factors can be cut and quantized; what has no values yet lies on the meta device."""
     path = "vision_model.encoder.layers.0.mlp.fc1"
-    module: Any = miniature("clip")
+    module: Any = make_miniature("clip")
     up = copy.deepcopy(low_rank(4, [64, 32]))
     up["treat"]["path"] = path
     first = quantized(path=f"{path}.first", options_shape=[4, 32])
@@ -306,7 +306,7 @@ def test_steps_take_no_memory_and_follow_one_another() -> None:
 
 def test_links_of_a_convolution_are_replayed_and_may_be_chains_themselves() -> None:
     path = "vision_model.embeddings.patch_embedding"
-    module: Any = miniature("clip")
+    module: Any = make_miniature("clip")
     whole = treat("tucker", {"shape": [32, 3, 8, 8], "dtype": "float32", "ranks": [2, 5]}, path=path)
     inner = treat("cp", {"shape": [5, 2, 8, 8], "dtype": "float32", "rank": 4}, path=f"{path}.second")
     first = quantized(path=f"{path}.second.fourth", options_shape=[5, 4, 1, 1], options_group=4)

@@ -18,10 +18,10 @@ from torch import nn
 from trimodal import load, pipeline
 from trimodal.edits.steps import STEPS
 from trimodal.errors import IntegrityError, ModelError, OutputError
-from trimodal.formats import open_model, write
+from trimodal.formats import open_model, write_artifact
 from trimodal.formats.artifact import read_manifest
-from trimodal.manifest import manifest_content, write_manifest
-from trimodal.networks.tiny import miniature, write_miniature
+from trimodal.manifest import read_manifest_content, write_manifest
+from trimodal.networks.tiny import make_miniature, write_miniature
 from trimodal.writing.sums import sha256
 
 
@@ -30,7 +30,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A BERT in 8 bits."""
     folder = tmp_path_factory.mktemp("artifact")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pipeline, "_reload", lambda *rest: [])
+        patch.setattr(pipeline, "_run_fresh_checks", lambda *rest: [])
         pipeline.compress(write_miniature("bert", folder / "bert"), "int8", None, folder / "out")
     return folder / "out"
 
@@ -42,7 +42,7 @@ def copied(whole: Path, tmp_path: Path) -> Path:
 
 def edit(folder: Path, rehash: bool = True, **values: Any) -> None:
     """Set keys of the manifest; with `rehash` all sums are made to fit, as somebody with intent would do."""
-    manifest = {**manifest_content(folder), **values}
+    manifest = {**read_manifest_content(folder), **values}
     if rehash and isinstance(manifest["files"], dict):
         manifest["files"] = {name: sha256(folder / name) for name in manifest["files"] if (folder / name).is_file()}
     write_manifest(folder, manifest)
@@ -56,7 +56,7 @@ def test_same_model_same_bytes(whole: Path, tmp_path: Path) -> None:
     model, plan = open_model(whole), pipeline.read_plan(whole)
     for number in range(8):
         (tmp_path / str(number)).mkdir()
-        write(model, plan, tmp_path / str(number), None)
+        write_artifact(model, plan, tmp_path / str(number), None)
     assert len({sha256(tmp_path / str(number) / "trimodal.safetensors") for number in range(8)}) == 1
     with safe_open(tmp_path / "0" / "trimodal.safetensors", framework="pt") as opened:
         assert opened.metadata().keys() == {"format", STEPS}
@@ -192,12 +192,12 @@ def test_lacking_and_misfitting_tensors(copied: Path) -> None:
 
 def bare() -> nn.Module:
     """What an artifact without a configuration is built on."""
-    return miniature("generic")
+    return make_miniature("generic")
 
 
 @pytest.fixture
 def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(pipeline, "_reload", lambda *rest: [])
+    monkeypatch.setattr(pipeline, "_run_fresh_checks", lambda *rest: [])
     pipeline.compress(bare, "int8", None, tmp_path / "made")
     return tmp_path / "made"
 

@@ -15,7 +15,7 @@ import trimodal
 from trimodal import pipeline
 from trimodal.errors import IntegrityError, TrimodalError
 from trimodal.formats import artifact as artifact_file
-from trimodal.formats.artifact import check_tellers
+from trimodal.formats.artifact import find_changed_side_files
 from trimodal.networks.tiny import write_miniature, write_miniature_data
 from trimodal.reporting import report
 
@@ -38,7 +38,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model = str(write_miniature("bert", root / "model"))
     write_miniature_data(root / "data", 8, ["text"])
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pipeline, "_reload", lambda *rest: [])
+        patch.setattr(pipeline, "_run_fresh_checks", lambda *rest: [])
         for name, steps in STEPS.items():
             pack = "entropy" if name == "entropy-coded" else "plain"
             pipeline.compress(model, {"steps": steps}, None, root / name, pack=pack)  # type: ignore[arg-type]
@@ -54,7 +54,7 @@ def copy(whole: Path, tmp_path: Path) -> Path:
 def noticed(folder: Path, decides: bool) -> bool:
     try:
         if not decides:
-            return bool(check_tellers(folder))
+            return bool(find_changed_side_files(folder))
         trimodal.load(folder)
     except TrimodalError:
         return True
@@ -99,9 +99,9 @@ def test_verify_does_not_make_a_change_count_as_unchanged(whole: Path, copy: Pat
 
 def test_a_page_that_is_written_again_is_no_change(copy: Path) -> None:
     (copy / "report.html").write_text("another")
-    assert check_tellers(copy) == ["report.html has changed"]
+    assert find_changed_side_files(copy) == ["report.html has changed"]
     report(copy)
-    assert check_tellers(copy) == []
+    assert find_changed_side_files(copy) == []
 
 
 def test_artifact_that_is_replaced_while_it_is_verified(whole: Path, copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -112,10 +112,10 @@ def test_artifact_that_is_replaced_while_it_is_verified(whole: Path, copy: Path,
         shutil.copytree(whole / "only cut", copy)
         return compare(*rest, **more)
 
-    monkeypatch.setattr(pipeline, "compare", meanwhile)
+    monkeypatch.setattr(pipeline, "make_verdict", meanwhile)
     with pytest.raises(IntegrityError, match="was replaced while it was measured"):
         pipeline.verify(copy, str(whole / "model"), whole / "data")
-    assert check_tellers(copy) == []
+    assert find_changed_side_files(copy) == []
 
 
 def test_artifact_that_is_replaced_while_it_is_loaded(whole: Path, copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,8 +14,8 @@ from safetensors.torch import load_file
 
 import trimodal
 from trimodal.core import Verdict
-from trimodal.formats.stock_load_check import outputs
-from trimodal.networks.tiny import miniature
+from trimodal.formats.stock_load_check import collect_outputs
+from trimodal.networks.tiny import make_miniature
 from trimodal.pipeline import read_plan
 
 FOLDER = Path(__file__).with_name("format1")
@@ -32,8 +32,8 @@ def test_every_kind_of_edit_and_storage_is_here() -> None:
 def test_loads_and_gives_the_same_outputs(kind: str) -> None:
     probe = load_file(FOLDER / f"{kind}.probe.safetensors")
     batch = {name.removeprefix("in."): tensor for name, tensor in probe.items() if name.startswith("in.")}
-    factory = (lambda: miniature("lstm")) if not (FOLDER / kind / "config.json").exists() else None
-    found = outputs(trimodal.load(FOLDER / kind, factory=factory), batch)
+    factory = (lambda: make_miniature("lstm")) if not (FOLDER / kind / "config.json").exists() else None
+    found = collect_outputs(trimodal.load(FOLDER / kind, factory=factory), batch)
     expected = {name.removeprefix("out."): tensor for name, tensor in probe.items() if name.startswith("out.")}
     assert found.keys() == expected.keys()
     for name, tensor in expected.items():

@@ -14,25 +14,25 @@ import transformers
 from transformers.utils.logging import disable_progress_bar
 
 from trimodal import load, pipeline
-from trimodal.core import Stock
+from trimodal.core import StockLoad
 from trimodal.edits.steps import read_steps
 from trimodal.errors import IntegrityError
-from trimodal.formats import open_model, stock_check, stock_of
+from trimodal.formats import open_model, run_stock_check, stock_support_of
 from trimodal.formats.artifact import MODEL
-from trimodal.formats.native_config import _about, _differing, absorb
-from trimodal.formats.reload_check import outputs
-from trimodal.loading.load import bare, read_config
+from trimodal.formats.native_config import _explain_steps, _list_differences, find_native_config
+from trimodal.formats.reload_check import collect_outputs
+from trimodal.loading.load import build_meta_model, read_config
 from trimodal.models.families import family_of
 from trimodal.models.files import OURS
 from trimodal.networks.fusion import FusionModel
-from trimodal.networks.tiny import miniature_batch, write_miniature, write_miniature_data
-from trimodal.reporting.wording import stock as words
+from trimodal.networks.tiny import make_miniature_batch, write_miniature, write_miniature_data
+from trimodal.reporting.wording import describe_stock as words
 
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """The fresh processes have tests of their own."""
-    monkeypatch.setattr(pipeline, "_reload", lambda *rest: [])
+    monkeypatch.setattr(pipeline, "_run_fresh_checks", lambda *rest: [])
     disable_progress_bar()
 
 
@@ -96,12 +96,12 @@ def test_what_a_configuration_can_say(case: str, tmp_path: Path) -> None:
     name, steps, expected = SAID[case]
     out = compressed(name, tmp_path, *steps)
     assert changes(read_config(tmp_path / name), read_config(out)) == expected
-    assert read_steps(out / MODEL) == [] and stock_of(out) == Stock(True)
-    batch = miniature_batch(name, 3)
+    assert read_steps(out / MODEL) == [] and stock_support_of(out) == StockLoad(True)
+    batch = make_miniature_batch(name, 3)
     ours: Any = load(out)
     assert not hasattr(ours, "hf_quantizer")
     stock = getattr(transformers, type(ours).__name__).from_pretrained(out).eval()
-    found, same = outputs(ours, batch), outputs(stock, batch)
+    found, same = collect_outputs(ours, batch), collect_outputs(stock, batch)
     assert found and all(torch.equal(found[key], same[key]) for key in found)
 
 
@@ -109,10 +109,10 @@ def test_blocks_that_are_gone_are_said(tmp_path: Path) -> None:
     model, data = write_miniature("llama", tmp_path / "llama"), write_miniature_data(tmp_path / "data", 12, ("text",))
     recipe = {"steps": [{"prune.layers": {"sparsity": 0.5}}], "calibration": {"samples": 4}}
     out = pipeline.compress(model, recipe, data, tmp_path / "out").folder
-    assert changes(read_config(model), read_config(out)) == {"num_hidden_layers": 1} and stock_of(out).alone
-    batch = miniature_batch("llama", 3)
+    assert changes(read_config(model), read_config(out)) == {"num_hidden_layers": 1} and stock_support_of(out).alone
+    batch = make_miniature_batch("llama", 3)
     stock = transformers.AutoModelForCausalLM.from_pretrained(out).eval()
-    assert torch.equal(outputs(load(out), batch)["logits"], outputs(stock, batch)["logits"])
+    assert torch.equal(collect_outputs(load(out), batch)["logits"], collect_outputs(stock, batch)["logits"])
 
 
 NOT_SAID: dict[str, tuple[str, list[dict[str, Any]], str]] = {
@@ -146,10 +146,10 @@ def test_what_no_configuration_can_say(case: str, tmp_path: Path) -> None:
     said = changes(read_config(tmp_path / name), unmarked(read_config(out)))
     assert all(key.endswith("_config.dtype") for key in said)  # a part's own class would guess its type from the packed weights
     assert read_steps(out / OURS)
-    stock = stock_of(out)
+    stock = stock_support_of(out)
     assert not stock.alone and stock.reason.startswith(reason)
     assert words(stock).startswith(f"loads with stock Transformers alone: no, because {reason}")
-    assert outputs(load(out), miniature_batch(name, 2))
+    assert collect_outputs(load(out), make_miniature_batch(name, 2))
 
 
 def test_what_remains_needs_trimodal_and_fits_the_changed_configuration(tmp_path: Path) -> None:
@@ -157,10 +157,10 @@ def test_what_remains_needs_trimodal_and_fits_the_changed_configuration(tmp_path
     assert changes(read_config(tmp_path / "llama"), unmarked(read_config(out))) == {"intermediate_size": 32}
     steps = read_steps(out / OURS)
     assert steps and all(step["treat"]["kind"] == "quantized" for step in steps)
-    assert stock_of(out) == Stock(False, "weights are not plain tensors (quantized)")
-    batch = miniature_batch("llama", 3)
+    assert stock_support_of(out) == StockLoad(False, "weights are not plain tensors (quantized)")
+    batch = make_miniature_batch("llama", 3)
     with_import = transformers.AutoModelForCausalLM.from_pretrained(out).eval()
-    assert torch.equal(outputs(load(out), batch)["logits"], outputs(with_import, batch)["logits"])
+    assert torch.equal(collect_outputs(load(out), batch)["logits"], collect_outputs(with_import, batch)["logits"])
 
 
 def test_cuts_after_other_steps_stay(tmp_path: Path) -> None:
@@ -170,19 +170,19 @@ def test_cuts_after_other_steps_stay(tmp_path: Path) -> None:
     steps = read_steps(out / OURS)
     assert [next(iter(step)) for step in steps] == ["treat", "cut"]
     assert "num_attention_heads" in changes(read_config(tmp_path / "llama"), read_config(out))
-    assert stock_of(out).reason == "weights are not plain tensors (low rank)"
-    assert outputs(load(out), miniature_batch("llama", 2))
+    assert stock_support_of(out).reason == "weights are not plain tensors (low rank)"
+    assert collect_outputs(load(out), make_miniature_batch("llama", 2))
 
 
 def test_entropy_coded_and_back(tmp_path: Path) -> None:
     out = compressed("vit", tmp_path, cut("neurons"), pack="entropy")
     assert read_config(out)["quantization_config"] == {"quant_method": "trimodal", "pack": "entropy"}
-    assert stock_of(out) == Stock(False, "its weights are entropy-coded")
+    assert stock_support_of(out) == StockLoad(False, "its weights are entropy-coded")
     pipeline.pack(out, tmp_path / "plain", "plain")
-    assert "quantization_config" not in read_config(tmp_path / "plain") and stock_of(tmp_path / "plain").alone
-    assert pipeline._read_verdict(tmp_path / "plain").stock == Stock(True)
-    batch = miniature_batch("vit", 2)
-    found = [outputs(load(folder), batch)["logits"] for folder in (out, tmp_path / "plain")]
+    assert "quantization_config" not in read_config(tmp_path / "plain") and stock_support_of(tmp_path / "plain").alone
+    assert pipeline._read_verdict(tmp_path / "plain").stock == StockLoad(True)
+    batch = make_miniature_batch("vit", 2)
+    found = [collect_outputs(load(folder), batch)["logits"] for folder in (out, tmp_path / "plain")]
     assert torch.equal(*found) and not hasattr(load(out), "hf_quantizer")
 
 
@@ -191,7 +191,7 @@ def test_compressing_again_begins_at_the_changed_configuration(tmp_path: Path) -
     pipeline.compress(out, {"steps": [cut("neurons"), cut("heads")]}, None, tmp_path / "again")
     config = read_config(tmp_path / "again")
     assert (config["intermediate_size"], config["num_key_value_heads"]) == (16, 1)
-    assert stock_of(tmp_path / "again").alone and load(tmp_path / "again")
+    assert stock_support_of(tmp_path / "again").alone and load(tmp_path / "again")
 
 
 def test_numbers_that_config_json_leaves_to_the_class(tmp_path: Path) -> None:
@@ -200,17 +200,17 @@ def test_numbers_that_config_json_leaves_to_the_class(tmp_path: Path) -> None:
     config = read_config(folder)
     steps = [{"cut": {"label": f"text.{block}.heads", "kept": [1]}} for block in range(2)]
     kind = type(open_model(folder).module)
-    found = absorb({k: v for k, v in config.items() if k != "head_dim"}, steps, kind)  # type: ignore[arg-type]
+    found = find_native_config({k: v for k, v in config.items() if k != "head_dim"}, steps, kind)  # type: ignore[arg-type]
     assert not found.reason and changes(config, found.config) == {"num_attention_heads": 2, "num_key_value_heads": 1}
     resnet = {"model_type": "resnet"}  # sizes of a ResNet-50: 64, then 256 to 2,048
     steps = [{"cut": {"label": "image.stem.channels", "kept": [0]}}]
     with pytest.raises(IntegrityError, match=r"recorded step 1 keeps 1 units of 'image.stem.channels'"):
-        absorb(resnet, steps, transformers.ResNetForImageClassification)
+        find_native_config(resnet, steps, transformers.ResNetForImageClassification)
     whole = [
         {"cut": {"label": label, "kept": list(range(units // 2))}}
-        for label, units in _channels(bare(resnet, transformers.ResNetForImageClassification))
+        for label, units in _channels(build_meta_model(resnet, transformers.ResNetForImageClassification))
     ]
-    found = absorb(resnet, whole, transformers.ResNetForImageClassification)
+    found = find_native_config(resnet, whole, transformers.ResNetForImageClassification)
     assert not found.reason and found.config["hidden_sizes"] == [128, 256, 512, 1024]
     assert found.config["embedding_size"] == 32
 
@@ -227,29 +227,29 @@ def _channels(module: torch.nn.Module) -> list[tuple[str, int]]:
 def test_attributes_must_be_the_same_but_for_sizes_that_were_cut() -> None:
     sizes = {"block.up": {(64, 32)}}
     wanted = {("block", ""): "Mlp", ("block", "scale"): 0.5, ("block", "size"): 64, ("other", "size"): 64}
-    assert _differing({**wanted, ("block", "size"): 32}, wanted, sizes) == []
-    assert _differing({**wanted, ("other", "size"): 32}, wanted, sizes) == ["other.size is 64"]
-    assert _differing({**wanted, ("block", "scale"): 0.25}, wanted, sizes) == ["block.scale is 0.5"]
-    assert _differing({**wanted, ("new", ""): "Layer"}, wanted, sizes) == ["new is not there"]
+    assert _list_differences({**wanted, ("block", "size"): 32}, wanted, sizes) == []
+    assert _list_differences({**wanted, ("other", "size"): 32}, wanted, sizes) == ["other.size is 64"]
+    assert _list_differences({**wanted, ("block", "scale"): 0.25}, wanted, sizes) == ["block.scale is 0.5"]
+    assert _list_differences({**wanted, ("new", ""): "Layer"}, wanted, sizes) == ["new is not there"]
     shapes = {("up", "weight"): torch.Size((4, 2))}
-    assert _differing({("up", "weight"): torch.Size((2, 4))}, shapes, {}) == 2 * ["up.weight is 4 × 2"]
+    assert _list_differences({("up", "weight"): torch.Size((2, 4))}, shapes, {}) == 2 * ["up.weight is 4 × 2"]
 
 
 def test_why_steps_stay() -> None:
     treated = [{"treat": {"path": name, "kind": name}} for name in ("low_rank", "dense", "codebook")]
-    assert _about([*treated, {"merge": {}}]) == "weights are not plain tensors (codebook, low rank) and tokens are merged"
-    assert _about([{"cut": {}}, treated[1]]) == "the steps that rebuild it (cut, treat) cannot change places"
-    assert _about([]) == ""
+    assert _explain_steps([*treated, {"merge": {}}]) == "weights are not plain tensors (codebook, low rank) and tokens are merged"
+    assert _explain_steps([{"cut": {}}, treated[1]]) == "the steps that rebuild it (cut, treat) cannot change places"
+    assert _explain_steps([]) == ""
 
 
 def test_nothing_done_is_nothing_to_say(tmp_path: Path) -> None:
     folder = write_miniature("bert", tmp_path / "bert")
     config = json.loads((folder / "config.json").read_text())
-    found = absorb({**config, "quantization_config": {"quant_method": "trimodal"}}, [], transformers.BertModel)
+    found = find_native_config({**config, "quantization_config": {"quant_method": "trimodal"}}, [], transformers.BertModel)
     assert (found.config, found.steps, found.reason) == (config, [], "")
-    own = absorb({"model_type": "trimodal"}, [], FusionModel)
+    own = find_native_config({"model_type": "trimodal"}, [], FusionModel)
     assert own.reason == "FusionModel is a class of trimodal's own"
-    broken = absorb({**config, "num_attention_heads": 5}, [], transformers.BertModel)
+    broken = find_native_config({**config, "num_attention_heads": 5}, [], transformers.BertModel)
     assert broken.reason.startswith("BertModel cannot be built from this config.json")
 
 
@@ -258,5 +258,5 @@ def test_a_stock_process_that_fails_fails_the_check(tmp_path: Path, monkeypatch:
     false = shutil.which("false")
     assert false is not None
     monkeypatch.setattr(sys, "executable", false)
-    check = stock_check(model, tmp_path / "bert", None)
+    check = run_stock_check(model, tmp_path / "bert", None)
     assert (check.name, check.passed, check.detail) == ("loads with stock Transformers alone", False, "no message")

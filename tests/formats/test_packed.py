@@ -21,9 +21,9 @@ from trimodal.edits.steps import STEPS
 from trimodal.errors import InputError, IntegrityError, ModelError, OutputError
 from trimodal.formats import open_model, packed
 from trimodal.formats.packed import HEADER, pack_file, unpack_file
-from trimodal.formats.reload_check import decoded_digest, outputs
+from trimodal.formats.reload_check import collect_outputs, digest_decoded_weights
 from trimodal.models.files import PACKED
-from trimodal.networks.tiny import miniature, miniature_batch, write_miniature, write_miniature_data
+from trimodal.networks.tiny import make_miniature, make_miniature_batch, write_miniature, write_miniature_data
 from trimodal.writing.sums import sha256
 
 MODEL = "trimodal.safetensors"
@@ -64,7 +64,7 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
             modalities, steps = RECIPES[name]
             data = write_miniature_data(folder / "data", 12, modalities.split())
             with pytest.MonkeyPatch.context() as patch:
-                patch.setattr(pipeline, "_reload", lambda *rest: [])
+                patch.setattr(pipeline, "_run_fresh_checks", lambda *rest: [])
                 pipeline.compress(write_miniature(name, folder / name), {"steps": steps}, data, folder / "out")
             made[name] = folder / "out"
         return made[name]
@@ -103,7 +103,7 @@ def test_there_and_back_to_the_same_bytes(name: str, plain: Callable[[str], Path
     assert {"codes", "tensor"} <= coders
 
     whole, again = open_model(folder), open_model(tmp_path / "coded")
-    assert decoded_digest(whole) == decoded_digest(again) and whole.layout == again.layout
+    assert digest_decoded_weights(whole) == digest_decoded_weights(again) and whole.layout == again.layout
     assert again.folder == tmp_path / "coded" and again.name == "coded" and again.steps == whole.steps
 
     assert pipeline.pack(tmp_path / "coded", tmp_path / "plain", "plain") is None
@@ -115,7 +115,7 @@ def test_there_and_back_to_the_same_bytes(name: str, plain: Callable[[str], Path
 
 
 def test_compress_can_pack_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pipeline, "_reload", lambda *rest: [])
+    monkeypatch.setattr(pipeline, "_run_fresh_checks", lambda *rest: [])
     source, recipe = write_miniature("resnet", tmp_path / "model"), {"steps": RECIPES["resnet"][1][2:]}
     data = write_miniature_data(tmp_path / "data", 12, ["image"])
     one = trimodal.compress(source, recipe, data, tmp_path / "plain")
@@ -137,15 +137,15 @@ def test_compress_can_pack_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 def test_model_from_a_function(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def bare() -> torch.nn.Module:
-        return miniature("generic")
+        return make_miniature("generic")
 
-    monkeypatch.setattr(pipeline, "_reload", lambda *rest: [])
+    monkeypatch.setattr(pipeline, "_run_fresh_checks", lambda *rest: [])
     pipeline.compress(bare, "int8", None, tmp_path / "plain")
     pipeline.compress(bare, "int8", None, tmp_path / "coded", pack="entropy")
     one, other = (open_model(tmp_path / name, bare) for name in ("plain", "coded"))
-    assert decoded_digest(one) == decoded_digest(other)
-    batch = miniature_batch("generic", 2)
-    first, second = (outputs(model.module, batch) for model in (one, other))
+    assert digest_decoded_weights(one) == digest_decoded_weights(other)
+    batch = make_miniature_batch("generic", 2)
+    first, second = (collect_outputs(model.module, batch) for model in (one, other))
     assert first and all(torch.equal(first[key], second[key]) for key in first)
 
 
@@ -165,7 +165,7 @@ def test_what_cannot_be_packed(coded: Path, tmp_path: Path, monkeypatch: pytest.
     def lacking() -> None:
         raise InputError("install constriction")
 
-    monkeypatch.setattr(packed, "require", lacking)
+    monkeypatch.setattr(packed, "require_constriction", lacking)
     with pytest.raises(InputError, match="install constriction"):  # before anything is computed
         pipeline.compress("there is no such model", "int8", None, tmp_path / "new", pack="entropy")
 

@@ -15,20 +15,20 @@ from torch import nn
 
 from trimodal import pipeline
 from trimodal.errors import OutputError
-from trimodal.formats import open_model, reload_checks
+from trimodal.formats import open_model, run_reload_checks
 from trimodal.formats import reload_check as fresh
-from trimodal.networks.tiny import miniature_batch, write_miniature
+from trimodal.networks.tiny import make_miniature_batch, write_miniature
 
 
 def test_a_model_that_differs_is_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pipeline, "_reload", lambda *rest: [])
+    monkeypatch.setattr(pipeline, "_run_fresh_checks", lambda *rest: [])
     pipeline.compress(write_miniature("bert", tmp_path / "bert"), "int8", None, tmp_path / "out")
-    model, batch = open_model(tmp_path / "out"), miniature_batch("bert", 2)
-    digest = fresh.decoded_digest(model)
+    model, batch = open_model(tmp_path / "out"), make_miniature_batch("bert", 2)
+    digest = fresh.digest_decoded_weights(model)
     with torch.no_grad():
         model.module.get_submodule("pooler.dense").stored.codes[0, 0] ^= 255  # type: ignore[operator, union-attr, index]
-    assert fresh.decoded_digest(model) != digest
-    passed = {check.name: check.passed for check in reload_checks(model, tmp_path / "out", batch, None)}
+    assert fresh.digest_decoded_weights(model) != digest
+    passed = {check.name: check.passed for check in run_reload_checks(model, tmp_path / "out", batch, None)}
     assert passed == {
         "reloads in a fresh process": True, "decoded weights equal after reload": False, "outputs equal after reload": False,
     }  # fmt: skip
@@ -39,7 +39,7 @@ def test_a_process_that_fails_fails_the_check(tmp_path: Path, monkeypatch: pytes
     false = shutil.which("false")
     assert false is not None
     monkeypatch.setattr(sys, "executable", false)
-    (check,) = reload_checks(model, tmp_path, None, None)
+    (check,) = run_reload_checks(model, tmp_path, None, None)
     assert (check.name, check.passed, check.detail) == ("reloads in a fresh process", False, "no message")
 
 
@@ -52,7 +52,7 @@ def test_no_room_for_the_other_process(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(subprocess, "run", full)
     model = open_model(write_miniature("bert", tmp_path / "bert"))
     with pytest.raises(OutputError, match=r"the reload check has no room in .*; set TMPDIR to a place with more"):
-        reload_checks(model, tmp_path, None, None)
+        run_reload_checks(model, tmp_path, None, None)
     assert [path.name for path in tmp_path.iterdir()] == ["bert"]
 
 
@@ -62,24 +62,24 @@ def test_outputs_of_any_form() -> None:
             return x, None, 2 * x
 
     x = torch.ones(2)
-    assert fresh.outputs(Pair(), {"x": x}).keys() == {"0", "2"}
-    assert fresh.outputs(nn.Identity(), {"input": x}).keys() == {"output"}
+    assert fresh.collect_outputs(Pair(), {"x": x}).keys() == {"0", "2"}
+    assert fresh.collect_outputs(nn.Identity(), {"input": x}).keys() == {"output"}
 
 
 def test_difference() -> None:
     a = torch.tensor([1.0, float("nan"), float("inf")])
-    assert fresh._difference(a, a.clone()) == 0.0
-    assert fresh._difference(a, torch.tensor([1.5, float("nan"), float("inf")])) == 0.5
-    assert fresh._difference(a, a[:2]) == float("inf")
-    assert not fresh._compare("equal", {"a": a}, {"b": a}).passed
+    assert fresh._max_difference(a, a.clone()) == 0.0
+    assert fresh._max_difference(a, torch.tensor([1.5, float("nan"), float("inf")])) == 0.5
+    assert fresh._max_difference(a, a[:2]) == float("inf")
+    assert not fresh._compare_outputs("equal", {"a": a}, {"b": a}).passed
 
 
 def test_rounding_is_no_difference_whatever_the_scale() -> None:
     """MKL adds in an order that depends on where in memory a matrix lies, by up to 4e-7 of the largest sum in one product."""
     scores = torch.tensor([[30.0, -0.01, 7.0]])
-    assert fresh._compare("rounded", {"a": scores}, {"a": scores + 4e-7 * 30}).passed
-    assert not fresh._compare("other", {"a": scores}, {"a": scores + 1e-3}).passed
-    assert not fresh._compare("other", {"a": scores / 1e4}, {"a": scores / 1e4 + 2e-6}).passed
-    assert not fresh._compare("lost", {"a": scores}, {"a": scores.clone().fill_(float("nan"))}).passed
-    assert not fresh._compare("codes", {"a": torch.tensor([300_000])}, {"a": torch.tensor([300_001])}).passed
-    assert fresh._compare("nothing", {"a": torch.zeros(0)}, {"a": torch.zeros(0)}).passed
+    assert fresh._compare_outputs("rounded", {"a": scores}, {"a": scores + 4e-7 * 30}).passed
+    assert not fresh._compare_outputs("other", {"a": scores}, {"a": scores + 1e-3}).passed
+    assert not fresh._compare_outputs("other", {"a": scores / 1e4}, {"a": scores / 1e4 + 2e-6}).passed
+    assert not fresh._compare_outputs("lost", {"a": scores}, {"a": scores.clone().fill_(float("nan"))}).passed
+    assert not fresh._compare_outputs("codes", {"a": torch.tensor([300_000])}, {"a": torch.tensor([300_001])}).passed
+    assert fresh._compare_outputs("nothing", {"a": torch.zeros(0)}, {"a": torch.zeros(0)}).passed

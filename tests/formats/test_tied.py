@@ -15,15 +15,15 @@ from torch import Tensor, nn
 
 import trimodal
 from trimodal.core import Plan
-from trimodal.edits.apply import dequantize_
+from trimodal.edits.apply import dequantize_module_
 from trimodal.errors import RecipeError
-from trimodal.formats import open_model, pack_, write
-from trimodal.formats.reload_check import outputs
-from trimodal.layers import is_hosting
-from trimodal.manifest import weights_name
+from trimodal.formats import open_model, pack_weights_, write_artifact
+from trimodal.formats.reload_check import collect_outputs
+from trimodal.layers import is_weight_parametrized
+from trimodal.manifest import weights_name_of
 from trimodal.models.model import Model
 from trimodal.models.tensors import tensor_bytes, unique_tensors
-from trimodal.networks.tiny import miniature_batch, write_miniature
+from trimodal.networks.tiny import make_miniature_batch, write_miniature
 
 TOWER = {"quantize.rtn": {"bits": 3, "grid": "kmeans", "table": "tower"}}
 PRUNED: Mapping[str, Any] = {"prune.magnitude": {"sparsity": 0.5}}
@@ -49,7 +49,7 @@ def pairs(model: Model) -> list[tuple[str, str]]:
 def one_weight(module: nn.Module, path: str, tied: str) -> bool:
     """Whether both layers have one store, or one parameter."""
     one, other = module.get_submodule(path), module.get_submodule(tied)
-    return one.stored is other.stored if is_hosting(one) else one.weight is other.weight
+    return one.stored is other.stored if is_weight_parametrized(one) else one.weight is other.weight
 
 
 @pytest.mark.parametrize(("name", "form"), [*(("llama", form) for form in FORMS), ("whisper", "pruned, table of the tower")])
@@ -57,21 +57,21 @@ def test_tied_embedding_and_head(compressed: Any, tmp_path: Path, name: str, for
     done = compressed(name, FORMS[form])
     out, source = tmp_path / "out", write_miniature(name, tmp_path / "source")
     out.mkdir()
-    write(replace(done.model, folder=source), done.plan, out, None)
-    with safe_open(out / weights_name(out), framework="pt") as opened:
+    write_artifact(replace(done.model, folder=source), done.plan, out, None)
+    with safe_open(out / weights_name_of(out), framework="pt") as opened:
         names = list(opened.keys())
     if form in ("quantized", "pruned", "table of the tower"):
         pytest.importorskip("constriction")
-        pack_(out)
-    again, expected = open_model(out), outputs(done.model.module, miniature_batch(name, 2))
+        pack_weights_(out)
+    again, expected = open_model(out), collect_outputs(done.model.module, make_miniature_batch(name, 2))
     ((path, tied),) = pairs(again)
     assert again.layout.site(path).stored == KINDS.get(form, "codebook")
     assert not [key for key in names if key.startswith(f"{tied}.")]
     for model in (done.model, again, replace(again, module=copy.deepcopy(again.module))):
         assert one_weight(model.module, path, tied)
         assert tensor_bytes(unique_tensors(model.module).values()) == done.plan.expected_tensor_bytes
-        assert equal(outputs(model.module, miniature_batch(name, 2)), expected)
-    dequantize_(again.module)
+        assert equal(collect_outputs(model.module, make_miniature_batch(name, 2)), expected)
+    dequantize_module_(again.module)
     assert again.module.get_submodule(path).weight is again.module.get_submodule(tied).weight
 
 
@@ -113,7 +113,7 @@ def test_tied_across_towers_of_any_module(tmp_path: Path, form: str) -> None:
     """What trains is left out: a module of one's own is not calibrated here."""
     steps = [step for step in FORMS[form] if "distill" not in step]
     model, plan = carried_out(steps)
-    write(model, plan, tmp_path, "here:crossed")
+    write_artifact(model, plan, tmp_path, "here:crossed")
     again: Any = trimodal.load(tmp_path, factory=crossed)
     x = torch.randn(2, 12)
     assert torch.equal(again(x), model.module(x))
@@ -124,10 +124,10 @@ def test_tied_across_towers_of_any_module(tmp_path: Path, form: str) -> None:
 def carried_out(steps: Sequence[Mapping[str, Any]]) -> tuple[Model, Plan]:
     from trimodal.compression import compress_
     from trimodal.core import Calibration, Source
-    from trimodal.loading.load import describe
+    from trimodal.loading.load import build_model
     from trimodal.planning import plan_edits, read_recipe
 
-    model = describe(crossed(), "crossed")
+    model = build_model(crossed(), "crossed")
     edits, after = plan_edits(model.layout, read_recipe({"steps": list(steps)}), False)
     total = tensor_bytes(unique_tensors(model.module).values())  # a tied layer's bias stands at no site
     total += sum(site.stored_bytes for site in after.sites) - sum(site.stored_bytes for site in model.layout.sites)
@@ -142,8 +142,8 @@ def test_the_base_of_a_model_has_the_table_too(compressed: Any, tmp_path: Path) 
     done = compressed("llama", [TOWER])
     out = tmp_path / "out"
     out.mkdir()
-    write(replace(done.model, folder=write_miniature("llama", tmp_path / "source")), done.plan, out, None)
+    write_artifact(replace(done.model, folder=write_miniature("llama", tmp_path / "source")), done.plan, out, None)
     base: Any = AutoModel.from_pretrained(out)
-    ids = miniature_batch("llama", 2)
+    ids = make_miniature_batch("llama", 2)
     expected = done.model.module.model(**ids).last_hidden_state  # type: ignore[operator]
     assert torch.equal(base.eval()(**ids).last_hidden_state, expected)

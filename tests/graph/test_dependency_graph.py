@@ -12,7 +12,7 @@ import torch.nn.functional as functional
 from torch import Tensor, nn
 
 from trimodal.core import Layout
-from trimodal.edits.apply import cut_
+from trimodal.edits.apply import cut_units_
 from trimodal.graph.layout import find_layout
 
 
@@ -283,8 +283,8 @@ def test_cut_model_equals_the_masked_one(kind: type[Module], kept_of: Callable[[
         units = range(consumers[0].input_axis.units_of(label))
         kept = list(kept_of(units))
         masked, cut = copy.deepcopy(module), copy.deepcopy(module)
-        cut_(cut, layout, label, kept)
-        cut_(cut_all, reached, label, kept)
+        cut_units_(cut, layout, label, kept)
+        cut_units_(cut_all, reached, label, kept)
         reached = reached.cut(label, kept)
         with torch.no_grad():
             for site in consumers:
@@ -354,8 +354,8 @@ def test_flattened_and_grouped_units_are_blocks() -> None:
 def test_groups_are_counted_anew() -> None:
     module = made(Grouped)
     layout = layout_of(module)
-    cut_(module, layout, "model.stem.channels", [1, 2, 5])
-    cut_(module, layout, "model.point.channels", [0, 3])
+    cut_units_(module, layout, "model.stem.channels", [1, 2, 5])
+    cut_units_(module, layout, "model.point.channels", [0, 3])
     assert (module.depthwise.groups, module.depthwise.in_channels) == (3, 3)  # type: ignore[union-attr]
     assert (module.grouped.groups, module.grouped.in_channels) == (2, 4)  # type: ignore[union-attr]
 

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from trimodal.core import Fold
-from trimodal.graph.fusion_discovery import offset_of, with_folds
-from trimodal.loading.load import describe
+from trimodal.graph.fusion_discovery import discover_folds, norm_offset_of
+from trimodal.loading.load import build_model
 
 
 class Small(nn.Module):
@@ -69,9 +69,9 @@ def folds(flaw: str = "", **changes: Any) -> dict[str, Fold]:
     """By path what was found of the module with this flaw."""
     module = Small(flaw)
     module.normalization.train(changes.get("learning", False))
-    model = describe(module, "small") if not changes.get("half") else describe(module.to(torch.bfloat16), "small")
+    model = build_model(module, "small") if not changes.get("half") else build_model(module.to(torch.bfloat16), "small")
     batches = [{"pixels": torch.randn(2, 3, 6, 6).to(next(module.parameters()))} for _ in range(2)]
-    return {fold.path: fold for fold in with_folds(model, batches).folds}
+    return {fold.path: fold for fold in discover_folds(model, batches).folds}
 
 
 def test_finds_all_three() -> None:
@@ -85,7 +85,7 @@ def test_finds_all_three() -> None:
 
 
 def test_without_data_the_example_is_filled_with_noise() -> None:
-    found = with_folds(describe(Small(), "small"), []).folds
+    found = discover_folds(build_model(Small(), "small"), []).folds
     assert [fold.reason for fold in found] == ["", "", ""] and min(fold.error for fold in found) > 0
 
 
@@ -110,7 +110,7 @@ def test_what_was_changed_in_between_is_not_read_again() -> None:
 
 
 def test_inner_models_hand_out_what_they_return(tiny_model: Any) -> None:
-    found = {f.path: f for f in with_folds(tiny_model("qwen3"), []).folds}
+    found = {f.path: f for f in discover_folds(tiny_model("qwen3"), []).folds}
     assert found["model.norm"].reason == "not only linear layers read it: output"
     assert not found["model.layers.0.input_layernorm"].reason
 
@@ -125,7 +125,7 @@ def test_what_never_runs_is_found() -> None:
             """With a table that is used but not called."""
             return super().forward(pixels) + self.table.weight[0]
 
-    found = {f.path: f for f in with_folds(describe(Spare(), "spare"), []).folds if f.what == "idle"}
+    found = {f.path: f for f in discover_folds(build_model(Spare(), "spare"), []).folds if f.what == "idle"}
     assert {path: fold.reason for path, fold in found.items()} == {"spare": ""}
 
 
@@ -139,9 +139,9 @@ def test_another_input_takes_another_way() -> None:
             """Larger pictures skip the norm."""
             return super().forward(pixels) if len(pixels) == 1 else self.conv(pixels)
 
-    model = describe(Ways(), "ways")
+    model = build_model(Ways(), "ways")
     pictures = [{"pixels": torch.randn(n, 3, 6, 6)} for n in (1, 2)]
-    found = {f.path: f for f in with_folds(model, pictures).folds}
+    found = {f.path: f for f in discover_folds(model, pictures).folds}
     assert found["normalization"].reason == "another input takes another way through it"
     assert not found["norm"].reason
 
@@ -159,11 +159,11 @@ class Gemma(nn.Module):
 
 
 def test_what_a_norm_multiplies_by_is_tried_out() -> None:
-    assert offset_of(Gemma(0.0)) == 0.0
-    assert offset_of(Gemma(1.0)) == 1.0
-    assert offset_of(Gemma(2.0)) is None
-    assert offset_of(nn.LayerNorm(8)) == offset_of(nn.RMSNorm(8)) == 0.0
-    assert offset_of(nn.GroupNorm(1, 8)) is None
+    assert norm_offset_of(Gemma(0.0)) == 0.0
+    assert norm_offset_of(Gemma(1.0)) == 1.0
+    assert norm_offset_of(Gemma(2.0)) is None
+    assert norm_offset_of(nn.LayerNorm(8)) == norm_offset_of(nn.RMSNorm(8)) == 0.0
+    assert norm_offset_of(nn.GroupNorm(1, 8)) is None
 
 
 def test_equal_tensors_are_twins_but_not_norms_biases_or_what_is_cut() -> None:
@@ -182,12 +182,12 @@ def test_equal_tensors_are_twins_but_not_norms_biases_or_what_is_cut() -> None:
         def forward(self, x: Tensor) -> Tensor:
             return self.c(self.b(self.a(x).relu()).relu())  # type: ignore[no-any-return]
 
-    found = {f.path: f for f in with_folds(describe(Doubled(), "doubled"), []).folds}
+    found = {f.path: f for f in discover_folds(build_model(Doubled(), "doubled"), []).folds}
     assert {path: fold.into for path, fold in found.items()} == {"two": ("one",), "place.1": ("place.0",)}
     assert [fold.tensor_bytes for fold in found.values()] == [16, 48]
     doubled = Doubled()
     doubled.a = copy.deepcopy(doubled.b)
-    found = {f.path: f for f in with_folds(describe(doubled, "doubled"), []).folds if "weight" in f.path}
+    found = {f.path: f for f in discover_folds(build_model(doubled, "doubled"), []).folds if "weight" in f.path}
     assert {path: fold.into for path, fold in found.items()} == {"b.weight": ("a.weight",)}
 
 
@@ -208,5 +208,5 @@ def test_a_scale_per_channel() -> None:
         def forward(self, x: Tensor) -> Tensor:
             return self.scale(self.down(x)) + 1.0  # type: ignore[no-any-return]
 
-    (fold,) = with_folds(describe(Scaled(), "scaled"), [{"x": torch.randn(3, 4)}]).folds
+    (fold,) = discover_folds(build_model(Scaled(), "scaled"), [{"x": torch.randn(3, 4)}]).folds
     assert (fold.what, fold.path, fold.into, fold.reason, fold.tensor_bytes) == ("scale", "scale", ("down",), "", 24)

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from trimodal.core import Axis
-from trimodal.graph.unused_layers import never_run
-from trimodal.loading.load import describe
-from trimodal.networks.tiny import miniature_batch
+from trimodal.graph.unused_layers import find_unused_layers
+from trimodal.loading.load import build_model
+from trimodal.networks.tiny import make_miniature_batch
 
 
 class Spare(nn.Module):
@@ -72,18 +72,18 @@ class Spare(nn.Module):
     ("tied", ["other"], ""),
 ])  # fmt: skip
 def test_what_counts_as_dead(case: str, paths: list[str], reason: str) -> None:
-    model = describe(Spare(case), case)
+    model = build_model(Spare(case), case)
     held = sorted(model.module.state_dict())
-    found = never_run(model, [model.module.example()])  # type: ignore[operator]
+    found = find_unused_layers(model, [model.module.example()])  # type: ignore[operator]
     assert [fold.path for fold in found] == paths
     assert all(reason in fold.reason and bool(reason) == bool(fold.reason) for fold in found)
     assert sorted(model.module.state_dict()) == held
 
 
 def test_bytes_of_what_is_no_site() -> None:
-    (fold,) = never_run(describe(Spare("no site"), "s"), [{"x": torch.zeros(1, 4)}])
+    (fold,) = find_unused_layers(build_model(Spare("no site"), "s"), [{"x": torch.zeros(1, 4)}])
     assert fold.tensor_bytes == (4 * 4 * 4 + 4) * 4
-    (fold,) = never_run(describe(Spare("dead"), "s"), [{"x": torch.zeros(1, 4)}])
+    (fold,) = find_unused_layers(build_model(Spare("dead"), "s"), [{"x": torch.zeros(1, 4)}])
     assert fold.tensor_bytes == 0
 
 
@@ -91,27 +91,27 @@ def test_bytes_of_what_is_no_site() -> None:
 @pytest.mark.parametrize("lacking", ["pixel_values", "input_features", "input_ids"])
 def test_what_no_sample_used_is_not_dead(tiny_model: Any, name: str, lacking: str) -> None:
     """Of a model of several modalities the rest stays, for a reason each; its own example uses all of it."""
-    model, whole = tiny_model(name), miniature_batch(name, 2)
+    model, whole = tiny_model(name), make_miniature_batch(name, 2)
     part = {key: value for key, value in whole.items() if key != lacking}
-    found = never_run(model, [part])
+    found = find_unused_layers(model, [part])
     assert all(fold.reason for fold in found) and bool(found) == (lacking in whole)
-    assert not never_run(model, [part], [whole])
+    assert not find_unused_layers(model, [part], [whole])
 
 
 def test_nothing_to_run_it_on() -> None:
-    assert never_run(describe(Spare("dead"), "s"), []) == []
+    assert find_unused_layers(build_model(Spare("dead"), "s"), []) == []
 
 
 def test_units_that_nobody_else_reads() -> None:
     """A layer that never runs stays where its neighbour does and would be cut by what it reads."""
-    model = describe(Spare("dead"), "s")
+    model = build_model(Spare("dead"), "s")
     axis = Axis("model.0.neurons", 4)
     used, spare = (model.layout.site(path) for path in ("used", "spare"))
     model.layout = replace(model.layout, sites=(replace(used, output_axis=axis), replace(spare, input_axis=axis)))
-    (fold,) = never_run(model, [{"x": torch.zeros(1, 4)}])
+    (fold,) = find_unused_layers(model, [{"x": torch.zeros(1, 4)}])
     assert "nobody else reads the units of model.0.neurons" in fold.reason
 
 
 def test_every_miniature_runs_as_a_whole(tiny_model: Any) -> None:
     for name in ("clip", "whisper", "llama", "lstm"):
-        assert not never_run(tiny_model(name), [miniature_batch(name, 1)]), name
+        assert not find_unused_layers(tiny_model(name), [make_miniature_batch(name, 1)]), name

@@ -15,10 +15,10 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from trimodal.inventory import Inventory, inspect
-from trimodal.loading.load import describe
+from trimodal.loading.load import build_model
 from trimodal.models.families import family_of
 from trimodal.models.model import Model
-from trimodal.networks.tiny import MINIATURES, PLAIN, miniature, miniature_batch, write_miniature
+from trimodal.networks.tiny import MINIATURES, PLAIN, make_miniature, make_miniature_batch, write_miniature
 
 LLAVA_VISION = {
     "model_type": "clip_vision_model", "hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24,
@@ -91,7 +91,7 @@ def test_real_sizes_without_values(name: str) -> None:
 @pytest.mark.parametrize("name", [name for name in MINIATURES if name not in PLAIN])
 def test_counts_agree_with_the_checkpoint_file(name: str, tmp_path: Path) -> None:
     folder = write_miniature(name, tmp_path / name)
-    found = inventory(miniature(name))
+    found = inventory(make_miniature(name))
     with safe_open(folder / "model.safetensors", "pt") as file:
         tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     assert found.bytes + found.buffer_bytes == sum(tensor.nbytes for tensor in tensors.values())
@@ -103,7 +103,7 @@ def test_counts_agree_with_the_checkpoint_file(name: str, tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("name", MINIATURES)
 def test_totals_are_sums_and_shares_add_up(name: str) -> None:
-    module = miniature(name)
+    module = make_miniature(name)
     found = inventory(module)
     assert found.parameters == sum(p.numel() for p in module.parameters())
     homeless = [row for row in found.other if not row.tower]
@@ -116,34 +116,34 @@ def test_totals_are_sums_and_shares_add_up(name: str) -> None:
 
 @pytest.mark.parametrize("name", [name for name in MINIATURES if name not in PLAIN])
 def test_operations_of_a_miniature_are_counted(name: str) -> None:
-    found = inventory(miniature(name))
+    found = inventory(make_miniature(name))
     assert found.operations is not None and found.operations > 0
     assert all(tower.operations for tower in found.towers)
     assert all(shape[0] == 1 for shape in found.input_shapes.values())
 
 
 def test_operations_of_one_linear_layer_by_hand() -> None:
-    module = miniature("generic")
+    module = make_miniature("generic")
     family = replace(family_of(module), example=lambda module: {})
     model = Model(module, family.describe(module), family, "mixture")
     none = inspect(model)
     assert none.operations is None and "give a batch" in none.operations_note
-    found = inspect(model, miniature_batch("generic", 4))
+    found = inspect(model, make_miniature_batch("generic", 4))
     tower = next(t for t in found.towers if t.name == "model")
     assert tower.operations == 32 * 24 + 24 * 2
 
 
 def test_parameters_of_no_site_are_listed() -> None:
-    found = inventory(miniature("clip"))
+    found = inventory(make_miniature("clip"))
     assert {(row.name, row.tower) for row in found.other} == {
         ("logit_scale", ""), ("vision_model.embeddings.class_embedding", "image"),
     }  # fmt: skip
-    recurrent = [row for row in inventory(miniature("generic")).other if row.name.startswith("text_recurrent")]
+    recurrent = [row for row in inventory(make_miniature("generic")).other if row.name.startswith("text_recurrent")]
     assert len(recurrent) == 4 and {row.tower for row in recurrent} == {"text"}
 
 
 def test_inspecting_changes_nothing() -> None:
-    module = miniature("resnet").train()
+    module = make_miniature("resnet").train()
     before = {key: value.clone() for key, value in module.state_dict().items()}
     inventory(module)
     assert module.training
@@ -152,13 +152,13 @@ def test_inspecting_changes_nothing() -> None:
 
 def test_images_that_are_no_squares() -> None:
     sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 4, "patch_size": 8}
-    found = inspect(describe(hf.ViTForImageClassification(hf.ViTConfig(**sizes, image_size=(32, 48))).eval(), "vit"))
+    found = inspect(build_model(hf.ViTForImageClassification(hf.ViTConfig(**sizes, image_size=(32, 48))).eval(), "vit"))
     assert found.input_shapes == {"pixel_values": (1, 3, 32, 48)} and found.operations
 
 
 def test_operations_are_unknown_where_the_forward_wants_other_inputs() -> None:
     sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 4, "vocab_size": 50}
-    found = inspect(describe(hf.BertForMultipleChoice(hf.BertConfig(**sizes)).eval(), "bert"))
+    found = inspect(build_model(hf.BertForMultipleChoice(hf.BertConfig(**sizes)).eval(), "bert"))
     assert found.operations is None and all(tower.operations is None for tower in found.towers)
     assert found.operations_note.startswith("the forward pass of BertForMultipleChoice on input_ids (1, 128) failed (")
 
@@ -181,7 +181,7 @@ def test_inspecting_changes_nothing_where_parts_are_shared() -> None:
 
     module = Shared().train()
     before = {name: value.clone() for name, value in module.state_dict().items()}
-    found = inspect(describe(module, "shared"))
+    found = inspect(build_model(module, "shared"))
     assert found.operations == 4 * 64 and found.parameters == 72 + 32
     assert module.training and all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
 
@@ -198,4 +198,4 @@ def test_an_example_may_hold_more_than_tensors() -> None:
         def example(self) -> dict[str, Any]:
             return {"twice": True, "parts": [torch.zeros(1, 8)], "x": torch.zeros(1, 8)}
 
-    assert inspect(describe(Several(), "several")).operations == 2 * 64
+    assert inspect(build_model(Several(), "several")).operations == 2 * 64

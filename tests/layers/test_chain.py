@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from trimodal.core.storage import tensors_of
-from trimodal.layers import Chain, merged, replaced_, unhost_
+from trimodal.core.storage import tensor_specs_of
+from trimodal.layers import FactorChain, merge_factor_chain, remove_parametrization_, replace_weight_
 from trimodal.maths.grid import fit_grid
 
 LAYERS: dict[str, tuple[Callable[[], nn.Module], Callable[[], Tensor]]] = {
@@ -40,12 +40,12 @@ def test_pair_and_merged_layer_compute_what_the_layer_did(name: str) -> None:
     make, take = LAYERS[name]
     layer, x = make(), take()
     expected, weight, bias = layer(x), layer.weight, getattr(layer, "bias", None)
-    pair = replaced_(layer, "low_rank", {}, full_rank(layer), None)
-    assert isinstance(pair, Chain)
+    pair = replace_weight_(layer, "low_rank", {}, full_rank(layer), None)
+    assert isinstance(pair, FactorChain)
     assert torch.allclose(pair(x), expected, atol=1e-5)
     assert torch.allclose(pair.weight, weight, atol=1e-5)  # type: ignore[arg-type]
     assert (pair.bias is None) == (bias is None) and (bias is None or torch.equal(pair.bias, bias))
-    whole = merged(pair)
+    whole = merge_factor_chain(pair)
     assert type(whole) is type(layer)
     assert torch.allclose(whole(x), expected, atol=1e-5)
     assert whole.state_dict().keys() == layer.state_dict().keys()
@@ -53,37 +53,37 @@ def test_pair_and_merged_layer_compute_what_the_layer_did(name: str) -> None:
 
 def test_pair_says_what_the_layer_said_of_itself() -> None:
     conv = nn.Conv1d(3, 6, 3, stride=2)
-    pair = replaced_(conv, "low_rank", {}, full_rank(conv), None)
+    pair = replace_weight_(conv, "low_rank", {}, full_rank(conv), None)
     assert (pair.stride, pair.kernel_size, pair.out_channels) == ((2,), (3,), 6)
     words = nn.Embedding(12, 10)
-    assert replaced_(words, "low_rank", {}, full_rank(words), None).num_embeddings == 12
+    assert replace_weight_(words, "low_rank", {}, full_rank(words), None).num_embeddings == 12
 
 
 def test_factors_may_be_quantized_and_merged_again() -> None:
     layer, x = nn.Linear(10, 6), torch.randn(4, 10)
-    pair = replaced_(layer, "low_rank", {}, full_rank(layer), None)
-    assert isinstance(pair, Chain)
+    pair = replace_weight_(layer, "low_rank", {}, full_rank(layer), None)
+    assert isinstance(pair, FactorChain)
     for factor in (pair.first, pair.second):
         weight = factor.weight.detach()  # type: ignore[union-attr, operator]
         grid = fit_grid(weight, 8, "channel")
         options = {**grid.options(), "shape": list(weight.shape), "dtype": "float32"}
-        replaced_(factor, "quantized", options, grid.tensors(grid.encode(weight)), None)
+        replace_weight_(factor, "quantized", options, grid.tensors(grid.encode(weight)), None)
     expected = pair(x)
     for factor in (pair.first, pair.second):
-        unhost_(factor)
-    assert torch.allclose(merged(pair)(x), expected, atol=1e-5)
+        remove_parametrization_(factor)
+    assert torch.allclose(merge_factor_chain(pair)(x), expected, atol=1e-5)
 
 
 def test_a_new_bias_takes_the_old_ones_place() -> None:
     layer = nn.Linear(10, 6)
     bias = torch.randn(6)
-    pair = replaced_(layer, "low_rank", {}, full_rank(layer), bias)
-    assert isinstance(pair, Chain) and pair.bias is not None and torch.equal(pair.bias, bias)
+    pair = replace_weight_(layer, "low_rank", {}, full_rank(layer), bias)
+    assert isinstance(pair, FactorChain) and pair.bias is not None and torch.equal(pair.bias, bias)
 
 
 def test_other_kinds_have_no_low_rank_form() -> None:
     with pytest.raises(TypeError, match="no low_rank form of LayerNorm"):
-        replaced_(nn.LayerNorm(4), "low_rank", {}, {"first": torch.ones(1, 4), "second": torch.ones(4, 1)}, None)
+        replace_weight_(nn.LayerNorm(4), "low_rank", {}, {"first": torch.ones(1, 4), "second": torch.ones(4, 1)}, None)
 
 
 KERNELS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
@@ -112,13 +112,13 @@ def test_links_compute_what_a_convolution_with_their_product_does(name: str, kin
     x = torch.randn(2, 5, *size, dtype=torch.float64)
     ranks = {"low_rank": {"rank": 3, "embedding": False}, "tucker": {"ranks": [3, 4]}, "cp": {"rank": 7}}[kind]
     options = {"shape": list(layer.weight.shape), "dtype": "float64", **ranks}
-    tensors = {n: torch.randn(s.shape, dtype=torch.float64) for n, s in tensors_of(kind, options).items()}
-    links = replaced_(layer, kind, options, tensors, None)
+    tensors = {n: torch.randn(s.shape, dtype=torch.float64) for n, s in tensor_specs_of(kind, options).items()}
+    links = replace_weight_(layer, kind, options, tensors, None)
     layer.weight = nn.Parameter(product(kind, tensors))
-    assert isinstance(links, Chain)
+    assert isinstance(links, FactorChain)
     assert torch.allclose(links.weight, layer.weight, atol=1e-12)
     assert torch.allclose(links(x), layer(x), atol=1e-10)
-    whole = merged(links)
+    whole = merge_factor_chain(links)
     assert type(whole) is type(layer) and repr(whole) == repr(layer)
     assert torch.allclose(whole(x), layer(x), atol=1e-10)
 
@@ -139,7 +139,7 @@ def product(kind: str, tensors: dict[str, Tensor]) -> Tensor:
 
 def test_a_link_may_be_a_chain() -> None:
     words, index = nn.Embedding(12, 10), torch.tensor([[1, 4, 11]])
-    pair: Any = replaced_(words, "low_rank", {}, full_rank(words), None)
-    pair.first = replaced_(pair.first, "low_rank", {}, full_rank(pair.first), None)
+    pair: Any = replace_weight_(words, "low_rank", {}, full_rank(words), None)
+    pair.first = replace_weight_(pair.first, "low_rank", {}, full_rank(pair.first), None)
     assert torch.allclose(pair(index), words(index), atol=1e-5)
     assert torch.allclose(pair.weight, words.weight, atol=1e-5)

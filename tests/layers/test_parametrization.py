@@ -10,10 +10,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from trimodal.layers import Coded, Sparse, host_, is_hosting, unhost_
+from trimodal.layers import (
+    CodedWeight,
+    SparseWeight,
+    is_weight_parametrized,
+    parametrize_weight_,
+    remove_parametrization_,
+)
 from trimodal.layers.stored import Store
 from trimodal.maths.grid import fit_grid
-from trimodal.maths.packing import pack
+from trimodal.maths.packing import pack_codes
 
 
 class Scaled(nn.Embedding):
@@ -33,18 +39,18 @@ LAYERS: dict[str, tuple[Callable[[], nn.Module], Callable[[], Tensor]]] = {
 }
 
 
-def quantized(weight: Tensor, group: int | str = "channel", symmetric: bool = True) -> Coded:
+def quantized(weight: Tensor, group: int | str = "channel", symmetric: bool = True) -> CodedWeight:
     flat = weight.detach().flatten(1)
     grid = fit_grid(flat, 4, group, symmetric)
     options = {**grid.options(), "shape": list(weight.shape), "dtype": "float32"}
-    return Coded(grid.kind, options, grid.tensors(grid.encode(flat)))
+    return CodedWeight(grid.kind, options, grid.tensors(grid.encode(flat)))
 
 
-def sparse(weight: Tensor) -> Sparse:
+def sparse(weight: Tensor) -> SparseWeight:
     mask = weight.detach().flatten(1).abs() > 0.05
     values = weight.detach().flatten(1)[mask]
     options = {"shape": list(weight.shape), "dtype": "float32", "kept": len(values)}
-    return Sparse(options, {"values": values, "mask": pack(mask.to(torch.uint8), 1)})
+    return SparseWeight(options, {"values": values, "mask": pack_codes(mask.to(torch.uint8), 1)})
 
 
 STORES: dict[str, Callable[[Tensor], Store]] = {
@@ -62,12 +68,12 @@ def test_layer_computes_with_the_decoded_weight(name: str, store: str) -> None:
     layer, x = make(), take()
     plain, stored = copy.deepcopy(layer), STORES[store](layer.weight)  # type: ignore[arg-type]
     plain.weight.data = stored().detach()  # type: ignore[union-attr]
-    host_(layer, stored)
-    assert is_hosting(layer) and isinstance(layer, type(plain))
+    parametrize_weight_(layer, stored)
+    assert is_weight_parametrized(layer) and isinstance(layer, type(plain))
     assert torch.equal(layer(x), plain(x))
     assert "weight" not in dict(layer.named_parameters()) and torch.equal(layer.weight, plain.weight)  # type: ignore[arg-type]
-    unhost_(layer)
-    assert type(layer) is type(plain) and not is_hosting(layer)
+    remove_parametrization_(layer)
+    assert type(layer) is type(plain) and not is_weight_parametrized(layer)
     assert layer.state_dict().keys() == plain.state_dict().keys()
     assert torch.equal(layer(x), plain(x))
 
@@ -81,7 +87,7 @@ def test_rows_are_those_of_the_whole(store: str) -> None:
 
 def test_layer_follows_to_another_type_and_back_through_a_copy() -> None:
     layer = nn.Linear(8, 3)
-    host_(layer, quantized(layer.weight))
+    parametrize_weight_(layer, quantized(layer.weight))
     twin = copy.deepcopy(layer)
     x = torch.randn(2, 8)
     assert torch.equal(twin(x), layer(x)) and twin.stored is not layer.stored
@@ -103,20 +109,20 @@ class Tied(nn.Module):
 def test_tied_weight_is_stored_once() -> None:
     model, index = Tied(), torch.tensor([[1, 5]])
     stored = quantized(model.words.weight)
-    host_(model.words, stored)
-    host_(model.scores, stored, owner=False)
+    parametrize_weight_(model.words, stored)
+    parametrize_weight_(model.scores, stored, owner=False)
     assert set(model.state_dict()) == {"words.stored.codes", "words.stored.scale"}
     assert torch.equal(model(index), functional.embedding(index, stored()) @ stored().T)
     twin = copy.deepcopy(model)
     assert twin.scores.stored is twin.words.stored is not stored
     for layer in (model.scores, model.words):
-        unhost_(layer)
+        remove_parametrization_(layer)
     assert torch.equal(model.words.weight, model.scores.weight)
 
 
 def test_sparse_weight_trains_only_what_it_keeps() -> None:
     layer = nn.Linear(10, 6)
-    host_(layer, sparse(layer.weight))
+    parametrize_weight_(layer, sparse(layer.weight))
     zero = layer.weight == 0
     assert bool(zero.any()) and not bool(zero.all())
     optimizer = torch.optim.SGD(layer.parameters(), lr=0.1)
@@ -129,7 +135,7 @@ def test_sparse_weight_trains_only_what_it_keeps() -> None:
 
 def test_quantized_weight_does_not_train() -> None:
     layer = nn.Linear(10, 6)
-    host_(layer, quantized(layer.weight))
+    parametrize_weight_(layer, quantized(layer.weight))
     assert [name for name, _ in layer.named_parameters()] == ["bias"]
     assert not layer.weight.requires_grad
 
@@ -137,6 +143,6 @@ def test_quantized_weight_does_not_train() -> None:
 def test_other_parameters_and_hooks_stay() -> None:
     layer, seen = nn.Linear(4, 2), []
     layer.register_forward_hook(lambda *_: seen.append(1))
-    host_(layer, quantized(layer.weight))
+    parametrize_weight_(layer, quantized(layer.weight))
     layer(torch.randn(1, 4))
     assert seen == [1] and layer.in_features == 4

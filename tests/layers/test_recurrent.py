@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pack_sequence, pad_packed_sequence
 
 from trimodal.layers import Recurrent, open_recurrent_
-from trimodal.loading.load import describe
+from trimodal.loading.load import build_model
 from trimodal.models import generic
-from trimodal.networks.tiny import miniature, miniature_batch
+from trimodal.networks.tiny import make_miniature, make_miniature_batch
 
 KINDS = (nn.LSTM, nn.GRU)
 SHAPES: list[dict[str, Any]] = [
@@ -156,24 +156,24 @@ def test_empty_parts_of_a_batch_run() -> None:
 
 
 def test_sites_have_sensible_names() -> None:
-    layout = describe(miniature("lstm"), "lstm").layout
+    layout = build_model(make_miniature("lstm"), "lstm").layout
     assert [site.name for site in layout.sites if "gru" in site.path] == ["audio.audio_gru.0.input", "audio.audio_gru.0.hidden"]
     names = [site.name for site in layout.sites]
     assert "audio.audio_lstm.1_reverse.hidden" in names and len(set(names)) == len(names)
     assert {site.kind for site in layout.sites if site.role in ("input", "hidden")} == {"linear"}
-    module = miniature("lstm")
+    module = make_miniature("lstm")
     assert generic.describe(module).sites  # a model that nobody opened is described too
-    batch = miniature_batch("lstm", 2)
-    assert torch.equal(describe(miniature("lstm"), "lstm").module(**batch), module(**batch))
+    batch = make_miniature_batch("lstm", 2)
+    assert torch.equal(build_model(make_miniature("lstm"), "lstm").module(**batch), module(**batch))
 
 
 def test_a_matrix_in_fewer_bits_changes_the_result_as_it_should(compressed: Any) -> None:
     done = compressed("lstm", [{"quantize.rtn": {"where": "*.hidden", "bits": 3}}])
-    closed, batch = miniature("lstm"), miniature_batch("lstm", 2)
+    closed, batch = make_miniature("lstm"), make_miniature_batch("lstm", 2)
     with torch.no_grad():
         for name, part in done.model.module.named_modules():
             if isinstance(part, Recurrent):
                 for number in part.numbers:
                     getattr(closed.get_submodule(name), f"weight_hh_l{number}").copy_(part.hidden[number].weight)
         assert torch.equal(done.model.module(**batch), closed(**batch))
-        assert not torch.equal(done.model.module(**batch), miniature("lstm")(**batch))
+        assert not torch.equal(done.model.module(**batch), make_miniature("lstm")(**batch))

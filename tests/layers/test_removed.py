@@ -7,11 +7,11 @@ import torch
 from torch import nn
 
 from trimodal.errors import ModelError
-from trimodal.layers import Removed
+from trimodal.layers import RemovedLayer
 
 
 def test_holds_nothing_and_says_what_it_was() -> None:
-    stub = Removed("text.head", nn.Linear(3, 5))
+    stub = RemovedLayer("text.head", nn.Linear(3, 5))
     assert not stub.state_dict() and not list(stub.parameters())
     assert (stub.in_features, stub.out_features) == (3, 5)
     assert "text.head, Linear" in repr(stub)

@@ -10,17 +10,17 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from trimodal.formats.stock_load_check import outputs
-from trimodal.layers import Coded, Sparse, is_hosting, replaced_
+from trimodal.formats.stock_load_check import collect_outputs
+from trimodal.layers import CodedWeight, SparseWeight, is_weight_parametrized, replace_weight_
 from trimodal.maths.grid import fit_grid
-from trimodal.maths.packing import pack
-from trimodal.networks.tiny import miniature_batch
+from trimodal.maths.packing import pack_codes
+from trimodal.networks.tiny import make_miniature_batch
 
 
-def sparse(weight: Tensor, mask: Tensor) -> Sparse:
+def sparse(weight: Tensor, mask: Tensor) -> SparseWeight:
     values = weight.flatten(1)[mask]
     options = {"shape": list(weight.shape), "dtype": "float32", "kept": len(values)}
-    return Sparse(options, {"values": values, "mask": pack(mask.to(torch.uint8), 1)})
+    return SparseWeight(options, {"values": values, "mask": pack_codes(mask.to(torch.uint8), 1)})
 
 
 def size(module: nn.Module) -> int:
@@ -32,7 +32,7 @@ def test_quantized_weight_comes_back_in_shape_and_type(dtype: str) -> None:
     weight = torch.randn(6, 3, 5)
     flat = weight.flatten(1)
     grid = fit_grid(flat, 8, 8)
-    store = Coded(grid.kind, {**grid.options(), "shape": [6, 3, 5], "dtype": dtype}, grid.tensors(grid.encode(flat)))
+    store = CodedWeight(grid.kind, {**grid.options(), "shape": [6, 3, 5], "dtype": dtype}, grid.tensors(grid.encode(flat)))
     assert store().shape == (6, 3, 5) and str(store().dtype) == f"torch.{dtype}"
     assert (store().float() - weight).abs().max() < 0.03
     assert size(store) == 6 * 16 + 6 * 2 * 2  # codes padded to 16 columns, two float16 scales per row
@@ -56,7 +56,7 @@ def test_all_or_nothing_may_be_kept(keep: bool) -> None:
 def test_dense_treatment_sets_weight_and_bias() -> None:
     layer = nn.Linear(3, 2, bias=False)
     weight, bias = torch.randn(2, 3), torch.randn(2)
-    assert replaced_(layer, "dense", {}, {"weight": weight}, bias) is layer
+    assert replace_weight_(layer, "dense", {}, {"weight": weight}, bias) is layer
     assert torch.equal(layer.weight, weight) and torch.equal(layer.bias, bias)
 
 
@@ -75,13 +75,13 @@ CODED = {
 def test_cast_to_another_type(compressed: Any, name: str, kind: str) -> None:
     """What is stored keeps its type, the decoded weight takes the new one, and so does the way back."""
     done = compressed(name, [CODED[kind]]).model.module
-    batch = miniature_batch(name, 2)
-    expected, stored = outputs(done, batch), {k: t.clone() for k, t in done.state_dict().items() if ".stored." in k}
+    batch = make_miniature_batch(name, 2)
+    expected, stored = collect_outputs(done, batch), {k: t.clone() for k, t in done.state_dict().items() if ".stored." in k}
     assert stored
     for cast, dtype in TYPES.items():
         module = getattr(copy.deepcopy(done), cast)()
         fit = {k: v.to(dtype) if v.is_floating_point() else v for k, v in batch.items()}
-        found = outputs(module, fit)
+        found = collect_outputs(module, fit)
         for key, tensor in found.items():
             allowed = 0.3 if kind == "inputs" else 1e-3 if cast == "double" else 0.08  # a rounded input may move by a step
             assert tensor.dtype is dtype and float((tensor.float() - expected[key]).norm() / expected[key].norm()) < allowed
@@ -89,18 +89,18 @@ def test_cast_to_another_type(compressed: Any, name: str, kind: str) -> None:
         assert all(t.dtype is stored[k].dtype and torch.equal(t, stored[k]) for k, t in kept.items())
         back = module.float() if cast != "double" else module.to(torch.float32)
         for path, layer in back.named_modules():
-            if is_hosting(layer) and kind != "sparse":
+            if is_weight_parametrized(layer) and kind != "sparse":
                 assert torch.equal(layer.weight, done.get_submodule(path).weight)
 
 
 def test_copies_and_pickles(compressed: Any) -> None:
     done = compressed("llama", [{"share.layers": {"rank": 2}}, {"quantize.rtn": {"where": "*", "bits": 8}}]).model.module
-    batch = miniature_batch("llama", 2)
-    expected, file = outputs(done, batch), io.BytesIO()
+    batch = make_miniature_batch("llama", 2)
+    expected, file = collect_outputs(done, batch), io.BytesIO()
     torch.save(done, file)
     file.seek(0)
     for module in (copy.deepcopy(done), torch.load(file, weights_only=False)):
-        assert all(torch.equal(tensor, expected[key]) for key, tensor in outputs(module, batch).items())
+        assert all(torch.equal(tensor, expected[key]) for key, tensor in collect_outputs(module, batch).items())
         fresh = copy.deepcopy(done)
         fresh.load_state_dict(module.state_dict())
-        assert torch.equal(outputs(fresh, batch)["logits"], expected["logits"])
+        assert torch.equal(collect_outputs(fresh, batch)["logits"], expected["logits"])

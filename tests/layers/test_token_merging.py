@@ -11,19 +11,19 @@ import torch
 from torch import Tensor, nn
 
 from trimodal.core import Merge
-from trimodal.edits.apply import merge_
+from trimodal.edits.apply import merge_tower_tokens_
 from trimodal.errors import TrimodalError
-from trimodal.layers import is_merging
+from trimodal.layers import has_token_merging
 from trimodal.models.families import family_of
-from trimodal.networks.tiny import miniature
+from trimodal.networks.tiny import make_miniature
 
 
 def encoder(name: str = "clip", **changes: Any) -> tuple[Any, Any]:
     """The vision encoder of the CLIP miniature, and the same with tokens merged after its first block."""
-    plain: Any = miniature(name)
+    plain: Any = make_miniature(name)
     merging = copy.deepcopy(plain)
     how = {"kind": "matching", "share": 8 / 17, "first": 0, "last": 0, "proportional": True, **changes}
-    merge_(merging, family_of(merging).describe(merging), Merge("image", **how))
+    merge_tower_tokens_(merging, family_of(merging).describe(merging), Merge("image", **how))
     return plain.vision_model.encoder, merging.vision_model.encoder
 
 
@@ -56,7 +56,7 @@ def test_copies_merge_without_loss(attention: str) -> None:
 @pytest.mark.parametrize("kind", ["matching", "strided"])
 def test_merging_nothing_is_the_identity(kind: str) -> None:
     plain, merging = encoder(kind=kind, share=0.0)
-    assert all(is_merging(block) for block in merging.layers) and not any(is_merging(block) for block in plain.layers)
+    assert all(has_token_merging(block) for block in merging.layers) and not any(has_token_merging(block) for block in plain.layers)
     assert torch.equal(run(merging, copies()), run(plain, copies()))
 
 

@@ -8,13 +8,13 @@ import pytest
 import torch
 from torch import nn
 
-from trimodal.layers import borrow_, is_borrowing, tie_
+from trimodal.layers import has_shared_weight, share_weight_, tie_weight_
 
 
 @pytest.fixture
 def module() -> nn.Module:
     found = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
-    borrow_(found[1], found[0])
+    share_weight_(found[1], found[0])
     return found
 
 
@@ -22,7 +22,7 @@ def test_it_computes_with_the_lenders_weight_and_its_own_bias(module: nn.Module)
     lender, borrower = module.children()
     x = torch.randn(2, 3)
     assert torch.allclose(borrower(x), x @ lender.weight.T + borrower.bias, atol=1e-5)
-    assert is_borrowing(borrower) and not is_borrowing(lender) and isinstance(borrower, nn.Linear)
+    assert has_shared_weight(borrower) and not has_shared_weight(lender) and isinstance(borrower, nn.Linear)
     assert list(module.state_dict()) == ["0.weight", "0.bias", "1.bias"]
     assert len(list(module.parameters())) == 3 and len(list(module.modules())) == 3
 
@@ -47,6 +47,6 @@ def test_training_moves_both(module: nn.Module) -> None:
 
 def test_tied_it_is_a_plain_layer_again(module: nn.Module) -> None:
     lender, borrower = module.children()
-    tie_(borrower)
-    assert type(borrower) is nn.Linear and borrower.weight is lender.weight and not is_borrowing(borrower)
+    tie_weight_(borrower)
+    assert type(borrower) is nn.Linear and borrower.weight is lender.weight and not has_shared_weight(borrower)
     assert set(module.state_dict()) == {"0.weight", "0.bias", "1.weight", "1.bias"}

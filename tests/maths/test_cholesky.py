@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from trimodal.errors import TrimodalError
-from trimodal.maths.cholesky import damped_inverse, inverse_root, revive
+from trimodal.maths.cholesky import damped_inverse, inverse_root, revive_dead_inputs
 
 
 def test_worked_example_of_the_root() -> None:
@@ -49,6 +49,6 @@ def test_hopeless_moment_is_an_error_that_says_what_to_do(bad: float) -> None:
 
 def test_inputs_that_never_fire_count_as_one_of_median_size() -> None:
     moment = torch.tensor([[2.0, 0.0], [0.0, 0.0]])
-    alive, dead = revive(moment)
+    alive, dead = revive_dead_inputs(moment)
     assert alive.tolist() == [[2.0, 0.0], [0.0, 2.0]] and dead.tolist() == [False, True]
     assert moment[1, 1] == 0.0  # the argument is left as it was

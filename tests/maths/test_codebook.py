@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from trimodal.core.storage import tensors_of
-from trimodal.maths.codebook import TABLES, Codebook, fit_codebook, kmeans, table
+from trimodal.core.storage import tensor_specs_of
+from trimodal.maths.codebook import TABLES, Codebook, fit_codebook, kmeans, make_fixed_table
 
 NF4 = [
     -1.0, -0.6961928, -0.5250730, -0.3949175, -0.2844414, -0.1847734, -0.0910500, 0.0,
@@ -30,24 +30,24 @@ weights = st.builds(
 
 
 def test_normal_float_is_the_published_table() -> None:
-    assert table("nf", 4).tolist() == pytest.approx(NF4, abs=1e-6)
+    assert make_fixed_table("nf", 4).tolist() == pytest.approx(NF4, abs=1e-6)
 
 
 def test_small_float_is_e2m1() -> None:
     positive = [n / 6 for n in (0, 0.5, 1, 1.5, 2, 3, 4, 6)]
-    assert table("fp", 4)[8:].tolist() == pytest.approx(positive, abs=1e-7)
-    assert table("fp", 4)[:8].tolist() == pytest.approx([-n for n in reversed(positive)], abs=1e-7)
+    assert make_fixed_table("fp", 4)[8:].tolist() == pytest.approx(positive, abs=1e-7)
+    assert make_fixed_table("fp", 4)[:8].tolist() == pytest.approx([-n for n in reversed(positive)], abs=1e-7)
 
 
 def test_powers() -> None:
-    assert table("pot", 3).tolist() == [-1.0, -0.5, -0.25, 0.0, 0.125, 0.25, 0.5, 1.0]
-    assert table("log", 3).tolist() == pytest.approx([-1, -(0.5**0.5), -0.5, 0, 0.5**1.5, 0.5, 0.5**0.5, 1])
+    assert make_fixed_table("pot", 3).tolist() == [-1.0, -0.5, -0.25, 0.0, 0.125, 0.25, 0.5, 1.0]
+    assert make_fixed_table("log", 3).tolist() == pytest.approx([-1, -(0.5**0.5), -0.5, 0, 0.5**1.5, 0.5, 0.5**0.5, 1])
 
 
 @pytest.mark.parametrize("bits", range(2, 9))
 @pytest.mark.parametrize("name", [name for name in TABLES if name != "kmeans"])
 def test_tables_ascend_hold_zero_and_reach_one(name: Any, bits: int) -> None:
-    levels = table(name, bits)
+    levels = make_fixed_table(name, bits)
     assert len(levels) == 2**bits and bool((levels.diff() >= 0).all())
     assert float(levels.abs().max()) == 1.0 and 0.0 in levels.tolist()
 
@@ -80,7 +80,7 @@ def test_stored_tensors_are_those_said_and_hold_everything(weight: Tensor, how: 
     book = fit_codebook(weight, **how)
     codes = book.encode(weight)
     tensors, options = book.tensors(codes), book.options()
-    specs = tensors_of("codebook", {**options, "shape": list(weight.shape), "dtype": "float32"})
+    specs = tensor_specs_of("codebook", {**options, "shape": list(weight.shape), "dtype": "float32"})
     found = {name: (tuple(t.shape), str(t.dtype).removeprefix("torch.")) for name, t in tensors.items()}
     assert found == {name: (spec.shape, spec.dtype) for name, spec in specs.items()}
     again, same = Codebook.stored(options, tensors, weight.shape[1])

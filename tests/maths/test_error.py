@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trimodal.maths.error import bias_correction, output_error, quadratic, weight_error
+from trimodal.maths.error import bias_correction, output_error, quadratic_form, weight_error
 
 
 @settings(max_examples=40, deadline=None)
@@ -37,7 +37,7 @@ def test_bias_correction_removes_the_mean_of_the_error() -> None:
 
 def test_by_hand() -> None:
     moment = torch.tensor([[2.0, 1.0], [1.0, 2.0]])
-    assert quadratic(torch.tensor([[0.2, -0.1]]), moment) == pytest.approx(0.06)
+    assert quadratic_form(torch.tensor([[0.2, -0.1]]), moment) == pytest.approx(0.06)
     before, after = torch.tensor([[3.0, 4.0]]), torch.tensor([[3.0, 0.0]])
     assert weight_error(before, after) == pytest.approx(16 / 25)
 

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from trimodal.core.storage import group_size, tensors_of
-from trimodal.maths.grid import Grid, fit_grid, spread
+from trimodal.core.storage import group_size, tensor_specs_of
+from trimodal.maths.grid import Grid, expand_groups, fit_grid
 
 GROUPS: list[int | str] = ["tensor", "channel", 8, 16]
 
@@ -55,7 +55,7 @@ def test_unclipped_error_is_half_a_step_inside_the_range(
     weight: Tensor, bits: int, group: int | str, symmetric: bool
 ) -> None:
     grid = fit_grid(weight, bits, group, symmetric, "max")
-    step = spread(grid.scales(), grid.group, grid.columns).abs()
+    step = expand_groups(grid.scales(), grid.group, grid.columns).abs()
     # A symmetric grid lacks one step at the end opposite to its largest weight; a float16 scale is off by 2⁻¹¹.
     end = step if symmetric else 0.5 * step
     slack = weight.abs().amax() * 2.0**-9
@@ -72,7 +72,7 @@ def test_stored_tensors_are_those_said_and_hold_everything(
     grid = fit_grid(weight, bits, group, symmetric)
     codes = grid.encode(weight)
     tensors, options = grid.tensors(codes), grid.options()
-    specs = tensors_of("quantized", {**options, "shape": list(weight.shape), "dtype": "float32"})
+    specs = tensor_specs_of("quantized", {**options, "shape": list(weight.shape), "dtype": "float32"})
     found = {name: (tuple(t.shape), str(t.dtype).removeprefix("torch.")) for name, t in tensors.items()}
     assert found == {name: (spec.shape, spec.dtype) for name, spec in specs.items()}
     again, same = Grid.stored(options, tensors, weight.shape[1])

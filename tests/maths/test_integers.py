@@ -7,21 +7,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from trimodal.core.storage import tensors_of
-from trimodal.maths.integers import Integers, integers
+from trimodal.core.storage import tensor_specs_of
+from trimodal.maths.integers import IntegerGrid, make_integer_grid
 
 
-def made(rows: int, columns: int, seed: int, scale: float) -> tuple[Tensor, Integers]:
+def made(rows: int, columns: int, seed: int, scale: float) -> tuple[Tensor, IntegerGrid]:
     random = torch.Generator().manual_seed(seed)
     steps = scale * (0.05 + torch.rand(columns, generator=random))
-    return scale * torch.randn(rows, columns, generator=random), integers(steps)
+    return scale * torch.randn(rows, columns, generator=random), make_integer_grid(steps)
 
 
 cases = st.builds(made, st.integers(1, 5), st.integers(1, 19), st.integers(0, 99), st.sampled_from([1.0, 1e-6, 1e4]))
 
 
 def test_by_hand() -> None:
-    levels = integers(torch.tensor([0.5, 0.25]))
+    levels = make_integer_grid(torch.tensor([0.5, 0.25]))
     codes = levels.encode(torch.tensor([[0.7, 0.4], [-1.3, 100.0]]))
     assert codes.tolist() == [[1, 2], [-3, 127]]
     assert levels.decode(codes).tolist() == [[0.5, 0.5], [-1.5, 31.75]]
@@ -29,7 +29,7 @@ def test_by_hand() -> None:
 
 @settings(max_examples=60, deadline=None)
 @given(case=cases)
-def test_error_is_half_a_step_and_nothing_drifts(case: tuple[Tensor, Integers]) -> None:
+def test_error_is_half_a_step_and_nothing_drifts(case: tuple[Tensor, IntegerGrid]) -> None:
     weight, levels = case
     codes = levels.encode(weight)
     once = levels.decode(codes)
@@ -40,7 +40,7 @@ def test_error_is_half_a_step_and_nothing_drifts(case: tuple[Tensor, Integers]) 
 
 @settings(max_examples=40, deadline=None)
 @given(case=cases)
-def test_one_column_at_a_time_gives_the_same(case: tuple[Tensor, Integers]) -> None:
+def test_one_column_at_a_time_gives_the_same(case: tuple[Tensor, IntegerGrid]) -> None:
     weight, levels = case
     codes, nearest = levels.encode(weight), levels.rounder()
     for number, column in enumerate(weight.T):
@@ -51,15 +51,15 @@ def test_one_column_at_a_time_gives_the_same(case: tuple[Tensor, Integers]) -> N
 
 @settings(max_examples=40, deadline=None)
 @given(case=cases)
-def test_stored_tensors_are_those_said_and_hold_everything(case: tuple[Tensor, Integers]) -> None:
+def test_stored_tensors_are_those_said_and_hold_everything(case: tuple[Tensor, IntegerGrid]) -> None:
     weight, levels = case
     codes = levels.encode(weight)
     tensors, options = levels.tensors(codes), levels.options()
-    specs = tensors_of("integers", {**options, "shape": list(weight.shape), "dtype": "float32"})
+    specs = tensor_specs_of("integers", {**options, "shape": list(weight.shape), "dtype": "float32"})
     found = {name: (tuple(t.shape), str(t.dtype).removeprefix("torch.")) for name, t in tensors.items()}
     assert found == {name: (spec.shape, spec.dtype) for name, spec in specs.items()}
-    again, same = Integers.stored(options, tensors, weight.shape[1])
+    again, same = IntegerGrid.stored(options, tensors, weight.shape[1])
     assert torch.equal(again.decode(same), levels.decode(codes))
     index = torch.tensor([len(weight) - 1, 0])
-    part, some = Integers.stored(options, Integers.take(tensors, index), weight.shape[1])
+    part, some = IntegerGrid.stored(options, IntegerGrid.take(tensors, index), weight.shape[1])
     assert torch.equal(part.decode(some), levels.decode(codes)[index])

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trimodal.maths.lowrank import break_even, kept_energy, output_basis
+from trimodal.maths.lowrank import break_even_rank, kept_energy, output_basis
 
 
 def problem(rows: int = 12, columns: int = 20, tokens: int = 200) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -55,7 +55,7 @@ def test_singular_moment_is_no_problem() -> None:
 @settings(max_examples=100, deadline=None)
 @given(rows=st.integers(1, 300), columns=st.integers(1, 300))
 def test_break_even_is_the_last_rank_that_saves(rows: int, columns: int) -> None:
-    rank = break_even(rows, columns)
+    rank = break_even_rank(rows, columns)
     assert rank * (rows + columns) < rows * columns <= (rank + 1) * (rows + columns)
 
 

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from trimodal.errors import TrimodalError
 from trimodal.maths import masks
-from trimodal.maths.error import quadratic
-from trimodal.maths.masks import keep_largest, keep_n_of_m, kept_count, refit
+from trimodal.maths.error import quadratic_form
+from trimodal.maths.masks import keep_largest, keep_n_of_m, kept_count, refit_weights
 
 shapes = {"rows": st.integers(1, 6), "columns": st.integers(1, 30), "seed": st.integers(0, 99)}
 
@@ -78,16 +78,16 @@ def test_refit_never_increases_the_error(rows: int, columns: int, seed: int, dam
     x = torch.randn(tokens, columns, generator=random) @ torch.randn(columns, columns, generator=random)
     weight, moment = torch.randn(rows, columns, generator=random), x.T @ x / tokens
     mask = torch.rand(rows, columns, generator=random) < 0.5
-    fitted = refit(weight, mask, moment, damping)
+    fitted = refit_weights(weight, mask, moment, damping)
     assert not fitted[~mask].any()
-    energy = quadratic(weight, moment)
-    assert quadratic(weight - fitted, moment) <= quadratic(weight * ~mask, moment) + 1e-6 * energy
+    energy = quadratic_form(weight, moment)
+    assert quadratic_form(weight - fitted, moment) <= quadratic_form(weight * ~mask, moment) + 1e-6 * energy
 
 
 def test_refit_solves_the_normal_equations() -> None:
     x = torch.randn(400, 12) @ torch.randn(12, 12)
     weight, moment, mask = torch.randn(5, 12), x.T @ x / 400, torch.rand(5, 12) < 0.6
-    fitted = refit(weight, mask, moment, 1e-9)
+    fitted = refit_weights(weight, mask, moment, 1e-9)
     gradient = (fitted - weight) @ moment  # of half the error; zero on what was free to move
     assert gradient[mask].abs().max() < 1e-4 * gradient[~mask].abs().max()
 
@@ -95,20 +95,20 @@ def test_refit_solves_the_normal_equations() -> None:
 def test_refit_with_everything_kept_changes_nothing() -> None:
     x = torch.randn(100, 8) @ torch.randn(8, 8)
     weight = torch.randn(4, 8)
-    assert torch.allclose(refit(weight, torch.ones(4, 8, dtype=torch.bool), x.T @ x, 0.1), weight, atol=1e-5)
+    assert torch.allclose(refit_weights(weight, torch.ones(4, 8, dtype=torch.bool), x.T @ x, 0.1), weight, atol=1e-5)
 
 
 def test_refit_leaves_weights_on_inputs_that_never_fire() -> None:
     moment = torch.diag(torch.tensor([1.0, 0.0, 2.0]))
     mask = torch.tensor([[True, True, False]])
-    assert torch.allclose(refit(torch.tensor([[1.0, 2.0, 3.0]]), mask, moment, 1e-3), torch.tensor([[1.0, 2.0, 0.0]]))
+    assert torch.allclose(refit_weights(torch.tensor([[1.0, 2.0, 3.0]]), mask, moment, 1e-3), torch.tensor([[1.0, 2.0, 0.0]]))
 
 
 def test_refit_on_numbers_that_are_none_says_so() -> None:
     moment = torch.eye(3)
     moment[0, 1] = moment[1, 0] = float("nan")
     with pytest.raises(TrimodalError, match="raise damping or give more samples"):
-        refit(torch.ones(1, 3), torch.ones(1, 3, dtype=torch.bool), moment, 1e-3)
+        refit_weights(torch.ones(1, 3), torch.ones(1, 3, dtype=torch.bool), moment, 1e-3)
 
 
 @pytest.mark.parametrize("even", [True, False])
@@ -118,7 +118,7 @@ def test_the_refit_of_all_rows_at_once_is_that_of_each(even: bool) -> None:
     c = x.T @ x / 300
     mask = keep_largest(weight.abs(), 0.5) if even else torch.rand(40, 24, generator=random) < 0.5
     mask[7] = False
-    found = refit(weight, mask, c, 0.01)
+    found = refit_weights(weight, mask, c, 0.01)
     damped = c.double() + 0.01 * c.double().diagonal().mean() * torch.eye(24)
     for row, (w, kept) in enumerate(zip(weight.double(), mask, strict=True)):
         expected = torch.zeros(24, dtype=torch.float64)
@@ -131,17 +131,17 @@ def test_a_refit_that_would_never_end_descends_instead(monkeypatch: pytest.Monke
     random = torch.Generator().manual_seed(4)
     weight, x = torch.randn(30, 60, generator=random), torch.randn(400, 60, generator=random) * torch.logspace(0, 1, 60)
     c, mask = x.T @ x / 400, keep_largest(weight.abs(), 0.5)
-    exact = refit(weight, mask, c, 0.01)
+    exact = refit_weights(weight, mask, c, 0.01)
     monkeypatch.setattr(masks, "_MOST_OPERATIONS", 1.0)
-    assert not masks.refit_is_exact(mask)
-    near = refit(weight, mask, c, 0.01)
+    assert not masks.is_refit_exact(mask)
+    near = refit_weights(weight, mask, c, 0.01)
     assert not near[~mask].any() and torch.allclose(near, exact, atol=1e-4)
     for steps in range(4):
         monkeypatch.setattr(masks, "_DESCENTS", steps)
-        some = refit(weight, mask, c, 0.01)
-        assert quadratic(weight - some, c) <= 1.0001 * quadratic(weight - weight * mask, c)
+        some = refit_weights(weight, mask, c, 0.01)
+        assert quadratic_form(weight - some, c) <= 1.0001 * quadratic_form(weight - weight * mask, c)
 
 
 def test_the_cost_of_a_refit_is_known_beforehand() -> None:
-    assert masks.refit_is_exact(torch.ones(768, 1536, dtype=torch.bool))
-    assert not masks.refit_is_exact(torch.ones(4096, 5504, dtype=torch.bool))
+    assert masks.is_refit_exact(torch.ones(768, 1536, dtype=torch.bool))
+    assert not masks.is_refit_exact(torch.ones(4096, 5504, dtype=torch.bool))

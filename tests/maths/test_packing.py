@@ -7,40 +7,40 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trimodal.maths.packing import codes_of, pack, packed_columns, unpack
+from trimodal.maths.packing import decode_codes, pack_codes, packed_columns, unpack_codes
 
 
 def test_two_codes_of_four_bits_share_a_byte() -> None:
-    assert pack(torch.tensor([[3, 5]]), 4)[0].tolist() == [83, 0, 0, 0]
+    assert pack_codes(torch.tensor([[3, 5]]), 4)[0].tolist() == [83, 0, 0, 0]
 
 
 @settings(max_examples=60, deadline=None)
 @given(bits=st.integers(1, 8), rows=st.integers(1, 5), columns=st.integers(1, 41), seed=st.integers(0, 99))
 def test_unpacking_gives_back_what_was_packed(bits: int, rows: int, columns: int, seed: int) -> None:
     codes = torch.randint(0, 2**bits, (rows, columns), generator=torch.Generator().manual_seed(seed)).to(torch.uint8)
-    packed = pack(codes, bits)
+    packed = pack_codes(codes, bits)
     assert packed.dtype == torch.uint8
     assert packed.shape == (rows, packed_columns(columns, bits))
-    assert torch.equal(unpack(packed, bits, columns), codes)
+    assert torch.equal(unpack_codes(packed, bits, columns), codes)
 
 
 @pytest.mark.parametrize("bits", range(1, 9))
 def test_every_code_survives(bits: int) -> None:
     codes = torch.arange(2**bits).to(torch.uint8).view(1, -1)
-    assert torch.equal(unpack(pack(codes, bits), bits, codes.shape[1]), codes)
-    assert torch.equal(unpack(pack(codes.flip(1), bits), bits, codes.shape[1]), codes.flip(1))
+    assert torch.equal(unpack_codes(pack_codes(codes, bits), bits, codes.shape[1]), codes)
+    assert torch.equal(unpack_codes(pack_codes(codes.flip(1), bits), bits, codes.shape[1]), codes.flip(1))
 
 
 @pytest.mark.parametrize("bits", range(1, 9))
 def test_eight_codes_take_as_many_bytes_as_bits(bits: int) -> None:
-    assert pack(torch.zeros(3, 8, dtype=torch.uint8), bits).shape == (3, bits)
+    assert pack_codes(torch.zeros(3, 8, dtype=torch.uint8), bits).shape == (3, bits)
     assert packed_columns(9, bits) == 2 * bits
 
 
 def test_codes_of_what_a_mask_keeps_by_hand() -> None:
     mask = torch.tensor([[False, True, False], [True, True, False]])
-    tensors = {"codes": pack(torch.tensor([[5, 6, 7]]), 3), "mask": pack(mask.to(torch.uint8), 1)}
-    found = codes_of({"bits": 3, "kept": 3}, tensors, 3)
+    tensors = {"codes": pack_codes(torch.tensor([[5, 6, 7]]), 3), "mask": pack_codes(mask.to(torch.uint8), 1)}
+    found = decode_codes({"bits": 3, "kept": 3}, tensors, 3)
     assert found.tolist() == [[0, 5, 0], [6, 7, 0]] and found.dtype == torch.uint8
-    whole = {"codes": pack(torch.tensor([[5, 6, 7]]), 3)}
-    assert codes_of({"bits": 3}, whole, 3).tolist() == [[5, 6, 7]]
+    whole = {"codes": pack_codes(torch.tensor([[5, 6, 7]]), 3)}
+    assert decode_codes({"bits": 3}, whole, 3).tolist() == [[5, 6, 7]]

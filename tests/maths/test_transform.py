@@ -8,7 +8,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from trimodal.maths.transform import hadamard, random_signs, rotate, rotate_moment, rotation_block, unrotate
+from trimodal.maths.transform import (
+    hadamard,
+    random_signs,
+    rotate_columns,
+    rotate_moment,
+    rotation_block,
+    unrotate_columns,
+)
 
 
 def kurtosis(x: Tensor) -> float:
@@ -49,24 +56,24 @@ def test_signs_follow_from_the_seed() -> None:
 def test_undone_and_length_kept(rows: int, columns: int, seed: int, scale: float) -> None:
     x = scale * torch.randn(rows, columns, generator=torch.Generator().manual_seed(seed))
     signs, block = random_signs(columns, seed), rotation_block(columns)
-    turned = rotate(x, signs, block)
-    assert torch.allclose(unrotate(turned, signs, block), x, rtol=1e-5, atol=1e-5 * scale)
+    turned = rotate_columns(x, signs, block)
+    assert torch.allclose(unrotate_columns(turned, signs, block), x, rtol=1e-5, atol=1e-5 * scale)
     assert torch.allclose(turned.norm(dim=1), x.norm(dim=1), rtol=1e-5)
 
 
 def test_layer_with_both_turned_gives_the_same_output() -> None:
     x, weight, signs = torch.randn(9, 24), torch.randn(5, 24), random_signs(24, 0)
-    assert torch.allclose(rotate(x, signs, 8) @ rotate(weight, signs, 8).T, x @ weight.T, atol=1e-5)
+    assert torch.allclose(rotate_columns(x, signs, 8) @ rotate_columns(weight, signs, 8).T, x @ weight.T, atol=1e-5)
 
 
 def test_moment_is_that_of_the_rotated_inputs() -> None:
     x, signs = torch.randn(50, 24), random_signs(24, 1)
-    turned = rotate(x, signs, 8)
+    turned = rotate_columns(x, signs, 8)
     assert torch.allclose(rotate_moment(x.T @ x / 50, signs, 8), turned.T @ turned / 50, atol=1e-5)
 
 
 def test_outliers_are_spread() -> None:
     weight = torch.distributions.StudentT(4.0).sample((64, 128))
     weight[:, 5] *= 20
-    turned = rotate(weight, random_signs(128, 0), 128)
+    turned = rotate_columns(weight, random_signs(128, 0), 128)
     assert kurtosis(weight) > 20 and 2.5 < kurtosis(turned) < 4

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 from trimodal.core import Axis, Change, Place, Site
 from trimodal.core.storage import FACTORED
-from trimodal.layers import replaced_, store
+from trimodal.layers import make_weight_store, replace_weight_
 from trimodal.methods import Method
-from trimodal.methods.options import build
-from trimodal.methods.prune.masked import sparse_site
+from trimodal.methods.options import build_config
+from trimodal.methods.prune.masked import forecast_sparse_site
 from trimodal.statistics import Moment
 
 
@@ -68,9 +68,9 @@ def _solve(
         bias=bias is not None, input_axis=axis,
     )  # fmt: skip
     if mask is not None:
-        (site,) = sparse_site(site, int(mask.sum()))
+        (site,) = forecast_sparse_site(site, int(mask.sum()))
     place = Place("text.0.units", (site,), "text.0.units") if units else Place("text.0.down", (site,))
-    config = build(method.config, options, method.name)
+    config = build_config(method.config, options, method.name)
     assert method.refuse(place, config) is None
     weights = {"layer.weight": weight} | ({} if bias is None else {"layer.bias": bias})
     if mask is not None:
@@ -87,10 +87,10 @@ def _decoded(change: Change) -> Tensor:
     if treatment.kind in FACTORED:
         shape = treatment.options["shape"]
         conv: Any = (nn.Conv1d if len(shape) == 3 else nn.Conv2d)(shape[1], shape[0], tuple(shape[2:]), bias=False)
-        found: Any = replaced_(conv, treatment.kind, treatment.options, treatment.tensors, None).weight
+        found: Any = replace_weight_(conv, treatment.kind, treatment.options, treatment.tensors, None).weight
         whole: Tensor = found.detach().flatten(1)
         return whole
-    weight: Tensor = store(treatment.kind, treatment.options, treatment.tensors)().detach()
+    weight: Tensor = make_weight_store(treatment.kind, treatment.options, treatment.tensors)().detach()
     return weight
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from trimodal.core import Place, Site
 from trimodal.errors import RecipeError
-from trimodal.methods import METHODS, method, works_on
+from trimodal.methods import METHODS, get_method, works_on
 from trimodal.methods.method import needs_dense
 from trimodal.methods.options import Option
 
@@ -20,13 +20,13 @@ EACH = pytest.mark.parametrize("known", METHODS, ids=lambda m: m.name)
 def test_names_are_unique_and_found() -> None:
     names = [known.name for known in METHODS]
     assert len(set(names)) == len(names)
-    assert all(method(known.name) is known for known in METHODS)
+    assert all(get_method(known.name) is known for known in METHODS)
 
 
 @pytest.mark.parametrize(("name", "hint"), [("quantize.gtpq", "quantize.gptq"), ("wanda", "prune.wanda")])
 def test_wrong_name_gets_the_nearest(name: str, hint: str) -> None:
     with pytest.raises(RecipeError, match=rf"recipe: step 2: there is no method '{name}'; did you mean '{hint}'\?"):
-        method(name, "recipe: step 2")
+        get_method(name, "recipe: step 2")
 
 
 @EACH
@@ -82,7 +82,7 @@ def test_methods_on_weights_leave_the_rest_alone(known: Any, site: Site, words: 
 @pytest.mark.parametrize("name", ["quantize.gptq", "prune.wanda", "factorize.eigen"])
 def test_methods_on_inputs_refuse_grouped_convolutions(name: str) -> None:
     site = Site("a", "audio", None, "conv", "conv", (64, 2, 3), groups=16)
-    known = method(name)
+    known = get_method(name)
     assert "grouped" in (known.refuse(Place("a", (site,)), known.config()) or "") or name == "prune.wanda"
     assert known.refuse(Place("a", (site,)), known.config()) is not None
-    assert method("quantize.rtn").refuse(Place("a", (site,)), method("quantize.rtn").config()) is None
+    assert get_method("quantize.rtn").refuse(Place("a", (site,)), get_method("quantize.rtn").config()) is None

@@ -9,14 +9,14 @@ import pytest
 
 from trimodal.errors import RecipeError
 from trimodal.methods import METHODS
-from trimodal.methods import method as by_name
-from trimodal.methods.options import build, describe, option, plain
+from trimodal.methods import get_method as by_name
+from trimodal.methods.options import build_config, config_to_dict, describe_options, option
 
 PLACE = "r.yaml: step 1 (quantize.rtn)"
 
 
 def made(name: str, **values: Any) -> Any:
-    return build(by_name(name).config, values, PLACE)
+    return build_config(by_name(name).config, values, PLACE)
 
 
 @pytest.mark.parametrize("values", [
@@ -68,8 +68,8 @@ def test_mistake_is_named_with_its_place_and_what_is_expected(name: str, values:
 
 def test_whole_number_where_a_fraction_is_meant_is_kept_as_one() -> None:
     config = made("prune.magnitude", sparsity=1)
-    assert type(config.sparsity) is float and plain(config)["sparsity"] == 1.0
-    assert plain(made("prune.wanda", kept=2, of=4))["kept"] == 2
+    assert type(config.sparsity) is float and config_to_dict(config)["sparsity"] == 1.0
+    assert config_to_dict(made("prune.wanda", kept=2, of=4))["kept"] == 2
 
 
 def test_option_without_default_must_be_given() -> None:
@@ -79,19 +79,19 @@ def test_option_without_default_must_be_given() -> None:
         mode: Literal["a", "b"] = option("a", "which", choices=("a", "b"))
 
     with pytest.raises(RecipeError, match="here needs the option 'rank': how many"):
-        build(Config, {}, "here")
-    assert describe(Config)[0]["required"] is True
+        build_config(Config, {}, "here")
+    assert describe_options(Config)[0]["required"] is True
 
 
 @pytest.mark.parametrize("known", METHODS, ids=lambda m: m.name)
 def test_plain_config_builds_the_same_config_again(known: Any) -> None:
-    config = build(known.config, {}, "here")
-    assert build(known.config, plain(config), "again") == config
+    config = build_config(known.config, {}, "here")
+    assert build_config(known.config, config_to_dict(config), "again") == config
 
 
 @pytest.mark.parametrize("known", METHODS, ids=lambda m: m.name)
 def test_values_worth_searching_are_allowed_and_so_is_the_default(known: Any) -> None:
-    for row in describe(known.config):
+    for row in describe_options(known.config):
         for value in (*row["search"], *(() if row["default"] is None else (row["default"],))):
-            assert plain(build(known.config, {row["name"]: value}, "here"))[row["name"]] == value
+            assert config_to_dict(build_config(known.config, {row["name"]: value}, "here"))[row["name"]] == value
         assert row["help"] and row["type"]

@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn.utils import parametrizations, weight_norm
 
 from trimodal.errors import ModelError
-from trimodal.models.copying import copy_module, without_values
+from trimodal.models.copying import copy_module, copy_to_meta
 
 
 class Net(nn.Module):
@@ -84,6 +84,6 @@ def test_without_values_leaves_the_original_alone() -> None:
     net = Net()
     net.alias = net.a
     before = {name: value.clone() for name, value in net.state_dict().items()}
-    made: Any = without_values(net)
+    made: Any = copy_to_meta(net)
     assert all(value.is_meta for value in made.state_dict().values()) and made.alias is made.a
     assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())

@@ -8,7 +8,7 @@ from torch import nn
 
 from trimodal.errors import ModelError
 from trimodal.formats import open_model
-from trimodal.models.finite import Fault, check_finite, faults
+from trimodal.models.finite import NonFiniteTensor, check_finite, iter_nonfinite_tensors
 
 
 class Net(nn.Module):
@@ -25,7 +25,7 @@ def test_tensor_count_and_first_index_are_named(dtype: torch.dtype, bad: float) 
     with torch.no_grad():
         net.embedding.weight[3, 2] = net.embedding.weight[7, 0] = bad
         net.out.bias[1] = bad
-    assert list(faults(net)) == [Fault("embedding.weight", 2, (3, 2)), Fault("out.bias", 1, (1,))]
+    assert list(iter_nonfinite_tensors(net)) == [NonFiniteTensor("embedding.weight", 2, (3, 2)), NonFiniteTensor("out.bias", 1, (1,))]
     with pytest.raises(ModelError, match=r"net: embedding.weight holds 2 numbers .* the first at \[3, 2\]; 1 more tensors"):
         check_finite(net, "net")
     with pytest.raises(ModelError, match=r"embedding\.weight"):
@@ -37,10 +37,10 @@ def test_float8_too(dtype: torch.dtype) -> None:
     net = nn.Module()
     weight = torch.ones(3, 4)
     net.weight = nn.Parameter(weight.to(dtype), requires_grad=False)
-    assert not list(faults(net))
+    assert not list(iter_nonfinite_tensors(net))
     weight[2, 1] = float("nan")
     net.weight = nn.Parameter(weight.to(dtype), requires_grad=False)
-    assert list(faults(net)) == [Fault("weight", 1, (2, 1))]
+    assert list(iter_nonfinite_tensors(net)) == [NonFiniteTensor("weight", 1, (2, 1))]
 
 
 def test_masks_are_infinite_on_purpose() -> None:
@@ -49,15 +49,15 @@ def test_masks_are_infinite_on_purpose() -> None:
     net.register_buffer("causal_mask", causal)
     net.register_buffer("least", torch.full((4, 4), torch.finfo(torch.float32).min))
     net.register_buffer("scratch", torch.full((4,), float("nan")), persistent=False)
-    assert not list(faults(net))
+    assert not list(iter_nonfinite_tensors(net))
 
 
 def test_running_statistics_and_nan_in_buffers_are_not() -> None:
     net, other = nn.BatchNorm1d(3), Net()
     net.running_var[1] = float("inf")
-    assert list(faults(net)) == [Fault("running_var", 1, (1,))]
+    assert list(iter_nonfinite_tensors(net)) == [NonFiniteTensor("running_var", 1, (1,))]
     other.register_buffer("table", torch.tensor([0.0, float("nan")]))
-    assert list(faults(other)) == [Fault("table", 1, (1,))]
+    assert list(iter_nonfinite_tensors(other)) == [NonFiniteTensor("table", 1, (1,))]
 
 
 def test_whole_numbers_and_tensors_without_values_are_passed_over() -> None:
@@ -65,11 +65,11 @@ def test_whole_numbers_and_tensors_without_values_are_passed_over() -> None:
     net.register_buffer("codes", torch.zeros(3, dtype=torch.uint8))
     with torch.device("meta"):
         net.layer = nn.Linear(3, 3)
-    assert not list(faults(net))
+    assert not list(iter_nonfinite_tensors(net))
 
 
 def test_numbers_whose_sum_overflows_are_finite() -> None:
     net = nn.Module()
     net.weight = nn.Parameter(torch.full((4, 4), torch.finfo(torch.float32).max))
     net.register_buffer("both_ends", torch.tensor([float("inf"), float("-inf"), 0.0]))  # their sum is NaN, none of them is
-    assert not list(faults(net))
+    assert not list(iter_nonfinite_tensors(net))

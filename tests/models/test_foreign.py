@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from trimodal.errors import DataError, ModelError
-from trimodal.models.foreign import Stop, last_line, run_foreign, run_forward
+from trimodal.models.foreign import StopForward, last_line_of, run_foreign, run_forward
 
 
 class OfItsOwn(BaseException):
@@ -37,10 +37,10 @@ def test_any_class_of_error(error: BaseException) -> None:
 def test_the_message_ends_with_the_last_line_and_what_to_do() -> None:
     with pytest.raises(ModelError, match=r"^reading failed \(ValueError: the end\); try again$"):
         run_foreign("reading", lambda: (_ for _ in ()).throw(ValueError("a start\nthe end\n")), "try again")
-    assert last_line(ValueError("x" * 999)) == f"ValueError: {'x' * 240}"
+    assert last_line_of(ValueError("x" * 999)) == f"ValueError: {'x' * 240}"
 
 
-@pytest.mark.parametrize("error", [KeyboardInterrupt(), DataError("line 3"), Stop()])
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), DataError("line 3"), StopForward()])
 def test_what_passes(error: BaseException) -> None:
     with pytest.raises(type(error)) as raised:
         run_forward(Failing(error), {"x": torch.zeros(1)})

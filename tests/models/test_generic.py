@@ -9,12 +9,12 @@ from torch import Tensor, nn
 from trimodal.errors import DataError, ModelError
 from trimodal.graph.layout import find_layout
 from trimodal.models import generic
-from trimodal.models.model import Loaded, Output, Processors
-from trimodal.networks.tiny import Mixture, miniature
+from trimodal.models.model import LoadedSample, Output, Processors
+from trimodal.networks.tiny import Mixture, make_miniature
 
 
 def test_sites_are_found_by_type_and_towers_by_name() -> None:
-    layout = find_layout(miniature("generic"))
+    layout = find_layout(make_miniature("generic"))
     assert [site.name for site in layout.sites] == [
         "image.0.conv", "image.1.norm", "image.3.conv", "text.text_embedding.embedding",
         "model.0.linear", "model.1.norm", "model.3.linear",
@@ -54,7 +54,7 @@ def test_parts_that_nobody_can_observe_are_no_sites() -> None:
 
 def test_encode_needs_the_module_to_say_how() -> None:
     with pytest.raises(DataError, match=r"Mixture is of no family .* give it a method encode"):
-        generic.encode(Mixture(), Processors(), [Loaded(text="a")])
+        generic.encode(Mixture(), Processors(), [LoadedSample(text="a")])
 
 
 def test_encode_uses_the_modules_own_and_checks_it() -> None:
@@ -62,20 +62,20 @@ def test_encode_uses_the_modules_own_and_checks_it() -> None:
         modalities = ("text",)
         outputs = (Output("output", "text", "logits", label="label"),)
 
-        def encode(self, samples: list[Loaded]) -> dict[str, Tensor]:
+        def encode(self, samples: list[LoadedSample]) -> dict[str, Tensor]:
             return {"x": torch.tensor([float(len(sample.text or "")) for sample in samples])}
 
     class Wrong(nn.Module):
-        def encode(self, samples: list[Loaded]) -> list[int]:
+        def encode(self, samples: list[LoadedSample]) -> list[int]:
             return [len(samples)]
 
-    batch = generic.encode(Reader(), Processors(), [Loaded(text="ab"), Loaded(text="c")])
+    batch = generic.encode(Reader(), Processors(), [LoadedSample(text="ab"), LoadedSample(text="c")])
     assert batch["x"].tolist() == [2.0, 1.0]
     assert generic.modalities(Reader()) == ("text",)
     assert generic.outputs(Reader()) == Reader.outputs
     assert generic.outputs(Mixture()) == (Output("output", "all", "embedding"),)
     with pytest.raises(DataError, match=r"Wrong.encode returned list, expected a dict of tensors"):
-        generic.encode(Wrong(), Processors(), [Loaded()])
+        generic.encode(Wrong(), Processors(), [LoadedSample()])
 
 
 @pytest.mark.parametrize("name", ["outputs", "modalities", "example", "encode"])

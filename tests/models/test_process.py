@@ -16,7 +16,7 @@ from torch import nn
 
 import trimodal
 from trimodal.errors import TrimodalError
-from trimodal.models.process import keeps_process
+from trimodal.models.process import leaves_process_unchanged
 
 
 def _meddling() -> nn.Module:
@@ -71,7 +71,7 @@ def test_the_process_is_as_before(verb: str, factory: Callable[[], nn.Module], t
 
 
 def test_what_a_verb_returns_and_is_called() -> None:
-    @keeps_process
+    @leaves_process_unchanged
     def double(x: int) -> int:
         """Twice."""
         return 2 * x

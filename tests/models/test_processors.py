@@ -12,7 +12,7 @@ import transformers
 import trimodal
 from trimodal.errors import DataError, ModelError
 from trimodal.loading.load import load_source
-from trimodal.models.processors import missing_package, processors_in
+from trimodal.models.processors import find_missing_package, find_processors
 from trimodal.networks.tiny import write_miniature, write_miniature_data
 
 _TORCHVISION = "\nXImageProcessor requires the Torchvision library but it was not found in your environment. Check out …\n"
@@ -64,7 +64,7 @@ def test_what_one_part_lacks_does_not_keep_the_others_back(tmp_path: Path, monke
         raise ImportError(_TORCHVISION)
 
     monkeypatch.setattr(transformers.AutoProcessor, "from_pretrained", refuse)
-    found = processors_in(folder)
+    found = find_processors(folder)
     assert found.text is not None and found.image is not None
     with pytest.raises(ModelError, match="its processor needs the package torchvision"):
         _ = found.whole
@@ -79,7 +79,7 @@ def test_a_damaged_file_is_told_at_once(tmp_path: Path) -> None:
     folder = write_miniature("bert", tmp_path / "bert")
     (folder / "tokenizer_config.json").write_text("{")
     with pytest.raises(ModelError, match=r"tokenizer_config\.json is not valid JSON"):
-        processors_in(folder)
+        find_processors(folder)
 
 
 @pytest.mark.parametrize(("error", "package"), [
@@ -93,13 +93,13 @@ def test_a_damaged_file_is_told_at_once(tmp_path: Path) -> None:
     (DataError("install nothing"), None),
 ])  # fmt: skip
 def test_missing_package(error: Exception, package: str | None) -> None:
-    assert missing_package(error) == package
+    assert find_missing_package(error) == package
 
 
 def test_missing_package_of_the_cause() -> None:
     error = ValueError("it cannot be loaded")
     error.__cause__ = ImportError(_TORCHVISION)
-    assert missing_package(error) == "torchvision"
+    assert find_missing_package(error) == "torchvision"
 
 
 def test_a_tokenizer_class_that_lacks_a_package_does_not_keep_files_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progr
 from transformers.utils import logging as reports
 
 from trimodal import pipeline
-from trimodal.models.quiet import without_bars
+from trimodal.models.quiet import hide_progress_bars
 from trimodal.networks.tiny import write_miniature
 
 
@@ -34,7 +34,7 @@ def test_left_as_they_were(bars: None, loading: bool, fetching: bool) -> None:
     (reports.enable_progress_bar if loading else reports.disable_progress_bar)()
     (enable_progress_bars if fetching else disable_progress_bars)()
     was = state()
-    with pytest.raises(ValueError, match="on purpose"), without_bars():
+    with pytest.raises(ValueError, match="on purpose"), hide_progress_bars():
         assert state() == (False, False)
         raise ValueError("on purpose")
     assert state() == was == (loading, fetching)
@@ -42,7 +42,7 @@ def test_left_as_they_were(bars: None, loading: bool, fetching: bool) -> None:
 
 def test_who_asked_for_them_keeps_them(bars: None) -> None:
     reports.set_verbosity_info()
-    with without_bars():
+    with hide_progress_bars():
         assert state() == (True, True)
 
 

@@ -15,13 +15,13 @@ from PIL import Image
 
 from trimodal.errors import InputError
 from trimodal.models.families import family_of
-from trimodal.models.model import Loaded, Processors
+from trimodal.models.model import LoadedSample, Processors
 from trimodal.networks.fusion import register
 from trimodal.networks.tiny import (
     MINIATURES,
     PLAIN,
-    miniature,
-    miniature_batch,
+    make_miniature,
+    make_miniature_batch,
     write_miniature,
     write_miniature_data,
 )
@@ -35,22 +35,22 @@ PARTS: dict[str, tuple[Any, tuple[str, ...]]] = {
 }
 
 
-def loaded(data: Path) -> list[Loaded]:
+def loaded(data: Path) -> list[LoadedSample]:
     return [_loaded(data.parent, json.loads(line)) for line in data.read_text().splitlines()]
 
 
-def _loaded(folder: Path, line: dict[str, Any]) -> Loaded:
+def _loaded(folder: Path, line: dict[str, Any]) -> LoadedSample:
     with wave.open(str(folder / line["audio"])) as file:
         sound = np.frombuffer(file.readframes(file.getnframes()), "<i2").astype(np.float32) / 32768
         rate = file.getframerate()
-    return Loaded(Image.open(folder / line["image"]).convert("RGB"), sound, rate, line["text"], line["target"])
+    return LoadedSample(Image.open(folder / line["image"]).convert("RGB"), sound, rate, line["text"], line["target"])
 
 
 @pytest.mark.parametrize("name", FOLDERS)
 def test_folder_reads_back_and_runs_on_real_files(name: str, tmp_path: Path) -> None:
     register()
     folder = write_miniature(name, tmp_path / "model")
-    module = miniature(name)
+    module = make_miniature(name)
     assert isinstance(module, hf.PreTrainedModel)
     reader: Any = type(module)
     again = reader.from_pretrained(folder).eval()
@@ -72,12 +72,12 @@ def test_folder_reads_back_and_runs_on_real_files(name: str, tmp_path: Path) -> 
 
 @pytest.mark.parametrize("name", MINIATURES)
 def test_same_seed_same_weights_and_outputs_that_differ_by_sample(name: str) -> None:
-    one, two, other = miniature(name), miniature(name), miniature(name, seed=1)
+    one, two, other = make_miniature(name), make_miniature(name), make_miniature(name, seed=1)
     state = two.state_dict()
     assert all(torch.equal(value, state[key]) for key, value in one.state_dict().items())
     assert any(not torch.equal(p, q) for p, q in zip(one.parameters(), other.parameters(), strict=True))
     with torch.no_grad():
-        found = one(**miniature_batch(name, 2))
+        found = one(**make_miniature_batch(name, 2))
     first = found if isinstance(found, torch.Tensor) else found[family_of(one).outputs(one)[0].field]
     assert len(first) == 2 and not torch.allclose(first[0], first[1], atol=1e-3)
 
@@ -86,7 +86,7 @@ def test_making_a_miniature_leaves_the_seed_alone() -> None:
     torch.manual_seed(5)
     expected = torch.rand(1)
     torch.manual_seed(5)
-    miniature("vit")
+    make_miniature("vit")
     assert torch.rand(1) == expected
 
 
@@ -100,6 +100,6 @@ def test_data_holds_what_was_asked_for(tmp_path: Path) -> None:
 
 def test_unknown_name_and_folderless_module(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="did you mean 'llama'"):
-        miniature("lama")
+        make_miniature("lama")
     with pytest.raises(InputError, match="is a plain module"):
         write_miniature("generic", tmp_path)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from trimodal.catalogue import built_in
+from trimodal.catalogue import list_recipes
 from trimodal.core import Layout
 from trimodal.errors import RecipeError
 from trimodal.loading.load import load_source
@@ -37,13 +37,13 @@ OTHERS: dict[str, Callable[[], nn.Module]] = {
 }
 
 
-@pytest.mark.parametrize("recipe", built_in())
+@pytest.mark.parametrize("recipe", list_recipes())
 @pytest.mark.parametrize("name", MINIATURES)
 def test_every_miniature(name: str, recipe: str, tiny_model: Callable[..., Model]) -> None:
     _fits(tiny_model(name).layout, recipe)
 
 
-@pytest.mark.parametrize("recipe", built_in())
+@pytest.mark.parametrize("recipe", list_recipes())
 @pytest.mark.parametrize("name", OTHERS)
 def test_other_models(name: str, recipe: str) -> None:
     _fits(load_source(OTHERS[name]).layout, recipe)
@@ -55,11 +55,11 @@ def _fits(layout: Layout, recipe: str) -> None:
     assert all(step.step and step.reason for step in skipped)
 
 
-@pytest.mark.parametrize("recipe", built_in())
+@pytest.mark.parametrize("recipe", list_recipes())
 def test_nothing_to_do_is_an_error(recipe: str) -> None:
     with pytest.raises(RecipeError, match=f"{recipe} finds nothing to do in this model"):
         plan_steps(load_source(lambda: nn.LayerNorm(8)).layout, read_recipe(recipe), data=True)
 
 
 def test_the_recipes_for_size_ask_for_their_packing() -> None:
-    assert {name for name in built_in() if read_recipe(name).pack == "entropy"} == {"deep", "small"}
+    assert {name for name in list_recipes() if read_recipe(name).pack == "entropy"} == {"deep", "small"}

@@ -12,15 +12,15 @@ from hypothesis import strategies as st
 from trimodal.errors import RecipeError
 from trimodal.models.model import Model
 from trimodal.planning import plan_edits, read_recipe
-from trimodal.planning.gradual import Gradual
+from trimodal.planning.gradual import GradualSchedule
 
 
 def test_worked_example() -> None:
-    assert Gradual(2).sparsities(0.9) == [0.7875, 0.9]
-    assert Gradual(3, "linear", 0.3).sparsities(0.9) == [0.5, 0.7, 0.9]
-    assert Gradual(3, "geometric").sparsities(0.875) == [0.5, 0.75, 0.875]
-    assert Gradual(2, "geometric").sparsities(1 - 1e-16) == [1 - 1e-16] * 2  # rounded, the curve would be above its end
-    assert Gradual(4, "cubic", 0.2).sparsities(0.8) == pytest.approx([0.546875, 0.725, 0.790625, 0.8])
+    assert GradualSchedule(2).sparsities(0.9) == [0.7875, 0.9]
+    assert GradualSchedule(3, "linear", 0.3).sparsities(0.9) == [0.5, 0.7, 0.9]
+    assert GradualSchedule(3, "geometric").sparsities(0.875) == [0.5, 0.75, 0.875]
+    assert GradualSchedule(2, "geometric").sparsities(1 - 1e-16) == [1 - 1e-16] * 2  # rounded, the curve would be above its end
+    assert GradualSchedule(4, "cubic", 0.2).sparsities(0.8) == pytest.approx([0.546875, 0.725, 0.790625, 0.8])
 
 
 @given(
@@ -28,7 +28,7 @@ def test_worked_example() -> None:
     final=st.floats(0.5, 1.0),
 )  # fmt: skip
 def test_curves_rise_from_begin_to_the_sparsity_asked_for(times: int, shape: Any, begin: float, final: float) -> None:
-    found = Gradual(times, shape, begin).sparsities(final)
+    found = GradualSchedule(times, shape, begin).sparsities(final)
     assert len(found) == times and found[-1] == final
     assert found == sorted(found) and found[0] >= begin - 1e-6
 

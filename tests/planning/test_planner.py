@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from trimodal.core import Calibration, Edit, Layout, Plan, Skipped, Source
+from trimodal.core import Calibration, Edit, Layout, Plan, SkippedStep, Source
 from trimodal.errors import RecipeError
 from trimodal.loading.load import load_source
-from trimodal.methods import method
+from trimodal.methods import get_method
 from trimodal.models.model import Model
 from trimodal.planning import place_of, plan_edits, plan_steps, read_recipe
 
@@ -55,7 +55,7 @@ def test_pattern_becomes_towers(clip: Layout, where: Any, expected: list[str]) -
     assert [alone.name for alone in edit.left_alone] == ["text"] * (where != "image" and where != "image.*")
     assert set(edit.places[0].paths) == {site.path for site in clip.sites if site.tower == "image"}
     assert after.sites == clip.sites and after.tower("image").whole_tokens == "its tokens are merged already"
-    place = place_of(after, method("merge.tokens"), edit.places[0])
+    place = place_of(after, get_method("merge.tokens"), edit.places[0])
     assert place.whole == after.tower("image") and place.tower == "image"
 
 
@@ -161,10 +161,10 @@ def test_methods_without_data_need_none(clip: Layout) -> None:
 def test_place_is_found_again_by_its_plan(clip: Layout) -> None:
     steps = {"prune.heads": {"where": "text.0.*"}}, {"quantize.rtn": {"where": "text.0.up"}}
     (heads, quantize), _ = planned(clip, *steps)
-    place = place_of(clip, method("prune.heads"), heads.places[0])
+    place = place_of(clip, get_method("prune.heads"), heads.places[0])
     assert place.label == "text.0.heads" and place.observed.role == "output"
     assert [site.role for site in place.producers] == ["query", "key", "value"]
-    assert place_of(clip, method("quantize.rtn"), quantize.places[0]).label is None
+    assert place_of(clip, get_method("quantize.rtn"), quantize.places[0]).label is None
 
 
 def test_plan_survives_json(clip: Layout, compressed: Any) -> None:
@@ -265,7 +265,7 @@ def test_a_step_that_lacks_data_is_not_skipped(clip: Layout) -> None:
 
 def test_a_plan_with_skipped_steps_and_packing_survives_json() -> None:
     plan = Plan(
-        0, Source("m", "clip", "", 1, 4), Calibration(0, None, (), "modality"), (), 4, skipped=(Skipped("step 1", "m", "why"),),
+        0, Source("m", "clip", "", 1, 4), Calibration(0, None, (), "modality"), (), 4, skipped=(SkippedStep("step 1", "m", "why"),),
         pack="entropy",
     )  # fmt: skip
     again = Plan.from_json(json.loads(json.dumps(plan.to_json())))

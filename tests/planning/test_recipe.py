@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from trimodal.errors import RecipeError
-from trimodal.planning import built_in, read_recipe
+from trimodal.planning import list_recipes, read_recipe
 
 STEP = {"quantize.rtn": {"bits": 8}}
 
@@ -37,10 +37,10 @@ def test_what_is_left_out_has_a_default() -> None:
     assert recipe.floors == {} and recipe.steps[0].config.bits == 8
 
 
-@pytest.mark.parametrize("name", sorted(built_in()))
+@pytest.mark.parametrize("name", sorted(list_recipes()))
 def test_built_in_recipes_are_right(name: str) -> None:
     assert read_recipe(name).steps
-    assert len(built_in()[name]) > 10
+    assert len(list_recipes()[name]) > 10
 
 
 def test_packing_and_optional_steps() -> None:
@@ -50,7 +50,7 @@ def test_packing_and_optional_steps() -> None:
 
 
 def test_built_in_names() -> None:
-    assert {"int8", "int4", "demo"} <= set(built_in())
+    assert {"int8", "int4", "demo"} <= set(list_recipes())
 
 
 @pytest.mark.parametrize(("content", "message"), [

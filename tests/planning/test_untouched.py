@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 from torch import nn
 
-from trimodal.core import Calibration, Plan, Source, Untouched
+from trimodal.core import Calibration, Plan, Source, UntouchedTensors
 from trimodal.inventory import inspect
-from trimodal.loading.load import describe
+from trimodal.loading.load import build_model
 from trimodal.models.model import Model
-from trimodal.networks.tiny import miniature
-from trimodal.planning import plan_edits, read_recipe, untouched_by, with_left_alone
+from trimodal.networks.tiny import make_miniature
+from trimodal.planning import add_declined_places, find_untouched, plan_edits, read_recipe
 
 
 class Blocks(nn.Module):
@@ -27,13 +27,13 @@ class Blocks(nn.Module):
         self.head.weight = self.table.weight
 
 
-def left(model: Model, *steps: dict[str, Any]) -> Untouched:
+def left(model: Model, *steps: dict[str, Any]) -> UntouchedTensors:
     edits, _ = plan_edits(model.layout, read_recipe({"steps": list(steps)}), data=True)
-    return untouched_by(model, edits)
+    return find_untouched(model, edits)
 
 
 def model_of(module: nn.Module) -> Model:
-    return describe(module.eval(), "blocks")
+    return build_model(module.eval(), "blocks")
 
 
 INT8 = {"quantize.rtn": {"where": "*", "bits": 8}}
@@ -52,7 +52,7 @@ def test_what_is_in_no_place_is_named_with_a_star_and_counted_once() -> None:
 
 
 def test_norms_and_biases_count_and_say_why() -> None:
-    whys = {one.name: one.why for one in left(model_of(miniature("clip")), INT8).alike}
+    whys = {one.name: one.why for one in left(model_of(make_miniature("clip")), INT8).alike}
     assert whys["text_model.encoder.layers.*.mlp.fc1.bias"] == "declined"
     assert whys["text_model.encoder.layers.*.layer_norm1.weight"] == "declined"
     assert whys["vision_model.embeddings.class_embedding"] == "in no place"
@@ -60,7 +60,7 @@ def test_norms_and_biases_count_and_say_why() -> None:
 
 
 def test_what_a_recipe_does_not_name_was_not_asked_for() -> None:
-    model = model_of(miniature("clip"))
+    model = model_of(make_miniature("clip"))
     found = left(model, {"quantize.rtn": {"where": "image.*", "bits": 8}})
     text = [one for one in found.alike if one.tower == "text"]
     assert text and {one.why for one in text} == {"not asked for"}
@@ -77,7 +77,7 @@ def test_what_a_recipe_does_not_name_was_not_asked_for() -> None:
     ],
 )
 def test_cuts_and_factors_touch_what_they_work_on(step: dict[str, Any]) -> None:
-    model = model_of(miniature("clip"))
+    model = model_of(make_miniature("clip"))
     found = {one.name for one in left(model, step).alike}
     assert "text_model.encoder.layers.*.mlp.fc1.weight" not in found
     twice = left(model, step, INT8)
@@ -85,17 +85,17 @@ def test_cuts_and_factors_touch_what_they_work_on(step: dict[str, Any]) -> None:
 
 
 def test_what_the_run_left_alone_counts_too() -> None:
-    model = model_of(miniature("clip"))
+    model = model_of(make_miniature("clip"))
     edits, _ = plan_edits(model.layout, read_recipe({"steps": [INT8]}), data=False)
-    plan = Plan(0, Source("m", "clip", "", 0, 0), Calibration(0, None, (), "modality"), edits, 0, untouched=untouched_by(model, edits))
+    plan = Plan(0, Source("m", "clip", "", 0, 0), Calibration(0, None, (), "modality"), edits, 0, untouched=find_untouched(model, edits))
     place = edits[0].places[0]
-    found = with_left_alone(plan, {(0, place.name)})
+    found = add_declined_places(plan, {(0, place.name)})
     assert plan.untouched is not None and found is not None
     assert found.bytes == plan.untouched.bytes + place.bytes_before
-    assert with_left_alone(plan, set()) == plan.untouched
+    assert add_declined_places(plan, set()) == plan.untouched
 
 
 def test_survives_json_and_old_plans_have_none() -> None:
     found = left(model_of(Blocks()), INT8)
-    assert Untouched.from_json(found.to_json()) == found
-    assert Untouched.from_json(None) is None and Plan.from_json is not None
+    assert UntouchedTensors.from_json(found.to_json()) == found
+    assert UntouchedTensors.from_json(None) is None and Plan.from_json is not None

@@ -14,14 +14,14 @@ import pytest
 from trimodal.core import (
     Calibration,
     Check,
+    DeclinedPlace,
+    DiskSize,
     Edit,
     FitRecord,
-    LeftAlone,
     Metric,
     PlaceRecord,
     Plan,
     PlannedPlace,
-    Size,
     Source,
     TowerSize,
     Verdict,
@@ -43,8 +43,8 @@ def planned(method: str, config: dict[str, object], before: float, after: float,
         for name in [f"{tower}.{block}.{role}"]
     )
     alone = (
-        *(LeftAlone(f"{tower}.{i}.norm", NORM) for tower in TOWERS for i in range(3)),
-        LeftAlone(f"text.{HOSTILE}", "already quantized"),
+        *(DeclinedPlace(f"{tower}.{i}.norm", NORM) for tower in TOWERS for i in range(3)),
+        DeclinedPlace(f"text.{HOSTILE}", "already quantized"),
     )
     if method == "quantize.rtn":
         places = (*places, PlannedPlace("text.embedding", ("text.embedding",), 1_206_000, 309_000))
@@ -109,7 +109,7 @@ def _losses(step: int, noise: float) -> dict[str, float]:
 def verdict() -> Verdict:
     note = "right answers, against {}".format
     return Verdict(
-        size=Size(14_231_410, 1_561_120, 14_209_000, 1_538_710),
+        size=DiskSize(14_231_410, 1_561_120, 14_209_000, 1_538_710),
         towers=(
             TowerSize("image", 804_352, 541_200, 3_217_408, 361_200),
             TowerSize("audio", 1_205_888, 812_000, 4_823_552, 512_400),

@@ -9,7 +9,7 @@ import pytest
 
 from trimodal.core import Edit, Packing, Plan, PlannedPlace, Verdict
 from trimodal.planning import read_recipe
-from trimodal.reporting.advice import Names, next_steps
+from trimodal.reporting.advice import CommandNames, suggest_next_steps
 
 PLACE = (PlannedPlace("a", ("a",), 400, 100),)
 
@@ -17,7 +17,7 @@ PLACE = (PlannedPlace("a", ("a",), 400, 100),)
 def test_what_is_small_already_is_not_sent_round_in_a_circle(plan: Plan, verdict: Verdict) -> None:
     tiny = replace(verdict, packing=Packing(2, 1, 0.1), size=replace(verdict.size, weights_after_bytes=500_000))
     weights = sum(tower.parameters_before for tower in verdict.towers)
-    smaller = next_steps(quantized(plan, 4), tiny, Names("o"))[0]
+    smaller = suggest_next_steps(quantized(plan, 4), tiny, CommandNames("o"))[0]
     assert f"bits: {int(8 * 8 * 500_000 / weights) / 10:g}" in smaller.command and "--recipe small " not in smaller.command
 
 
@@ -38,7 +38,7 @@ def test_they_follow_from_what_was_done(plan: Plan, verdict: Verdict, bits: floa
     weights = sum(tower.parameters_before for tower in verdict.towers)
     size = replace(verdict.size, weights_after_bytes=int(bits * weights / 8) + 1)
     found = replace(verdict, size=size, packing=Packing(2, 1, 0.1) if packed else None)
-    steps = next_steps(quantized(plan, bits), found, Names("my out", "org/clip", "pairs.jsonl"))
+    steps = suggest_next_steps(quantized(plan, bits), found, CommandNames("my out", "org/clip", "pairs.jsonl"))
     assert [step.goal for step in steps] == ["smaller", "safer", "faster"]
     assert smaller in steps[0].command and safer in steps[1].command and "dequantize=True" in steps[2].command
     assert all("MODEL" not in step.command for step in steps)
@@ -46,7 +46,7 @@ def test_they_follow_from_what_was_done(plan: Plan, verdict: Verdict, bits: floa
 
 
 def test_without_data_measuring_comes_first(plan: Plan, verdict: Verdict) -> None:
-    steps = next_steps(quantized(plan, 8), replace(verdict, metrics=()), Names("out", "clip", "none"))
+    steps = suggest_next_steps(quantized(plan, 8), replace(verdict, metrics=()), CommandNames("out", "clip", "none"))
     assert steps[1].command == "trimodal verify out --against clip --data DATA"
 
 
@@ -56,7 +56,7 @@ def test_recipes_that_are_written_on_the_way_can_be_read(plan: Plan, verdict: Ve
     pruned = replace(plan, edits=(Edit("distill", ("*",), {}, ()),))
     coded = replace(verdict, packing=Packing(2, 1, 0.1))
     results = ((pruned, verdict), (quantized(plan, 8), verdict), (quantized(plan, 3.1), coded))
-    commands = [step.command for done, found in results for step in next_steps(done, found, Names("o"))]
+    commands = [step.command for done, found in results for step in suggest_next_steps(done, found, CommandNames("o"))]
     written = [shlex.split(command)[1] for command in commands if command.startswith("echo")]
     assert len(written) == 3
     for text in written:
@@ -64,5 +64,5 @@ def test_recipes_that_are_written_on_the_way_can_be_read(plan: Plan, verdict: Ve
 
 
 def test_the_page_knows_no_paths(plan: Plan) -> None:
-    assert Names.in_plan(replace(plan, source=replace(plan.source, name="/home/me/clip")), "o").model == "MODEL"
-    assert Names.in_plan(replace(plan, source=replace(plan.source, name="openai/clip")), "o").model == "openai/clip"
+    assert CommandNames.in_plan(replace(plan, source=replace(plan.source, name="/home/me/clip")), "o").model == "MODEL"
+    assert CommandNames.in_plan(replace(plan, source=replace(plan.source, name="openai/clip")), "o").model == "openai/clip"

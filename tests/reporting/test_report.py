@@ -12,10 +12,21 @@ from pathlib import Path
 
 import pytest
 
-from trimodal.core import Alike, Check, FitRecord, Latency, Machine, Metric, PlaceRecord, Plan, Untouched, Verdict
+from trimodal.core import (
+    Check,
+    FitRecord,
+    Latency,
+    Machine,
+    Metric,
+    PlaceRecord,
+    Plan,
+    TensorGroup,
+    UntouchedTensors,
+    Verdict,
+)
 from trimodal.errors import IntegrityError, OutputError
-from trimodal.reporting import render, report
-from trimodal.reporting.page import towers_by_loss
+from trimodal.reporting import render_page, report
+from trimodal.reporting.page import rank_towers_by_loss
 
 VOID = {"meta", "link", "br", "hr", "img", "input", "line", "polyline"}
 HOSTILE = "<script>alert('x')</script>"
@@ -101,7 +112,7 @@ def test_writes_one_light_page_that_fetches_nothing(
 
 
 def test_says_the_numbers(plan: Plan, verdict: Verdict, places: list[PlaceRecord], fits: list[FitRecord]) -> None:
-    text = words(render(plan, verdict, places, fits, name="demo-out"))
+    text = words(render_page(plan, verdict, places, fits, name="demo-out"))
     for expected in (
         "9.1× smaller (14.2 MB → 1.56 MB), answer accuracy 96.4 % → 96.1 %, drop 0.3 points [−0.1, 0.7], n = 1,500.",
         "Integrity: all 2 checks passed",
@@ -128,7 +139,7 @@ def test_says_the_numbers(plan: Plan, verdict: Verdict, places: list[PlaceRecord
 def test_plots_have_words_for_those_who_cannot_see_them(
     plan: Plan, verdict: Verdict, places: list[PlaceRecord], fits: list[FitRecord]
 ) -> None:
-    page = Page(render(plan, verdict, places, fits, name="x"))
+    page = Page(render_page(plan, verdict, places, fits, name="x"))
     spoken = [attributes["aria-label"] or "" for _, attributes in page.tags if attributes.get("role") == "img"]
     assert any("drop 0.8, 95 % interval [0.3, 1.4]" in label for label in spoken)
     assert any("quantize.rtn −2.13 MB" in label for label in spoken)
@@ -148,7 +159,7 @@ def test_names_from_files_are_escaped(
     source = replace(plan.source, name=HOSTILE, family=HOSTILE)
     records = [replace(record, place=HOSTILE, notes=(HOSTILE,)) for record in places]
     steps = [replace(record, losses={HOSTILE: record.losses["logits"]}) for record in fits]
-    html = render(replace(plan, edits=edits, source=source), hostile, records, steps, name=HOSTILE)
+    html = render_page(replace(plan, edits=edits, source=source), hostile, records, steps, name=HOSTILE)
     check_self_contained(html)
     assert "<script" not in html
     assert "&lt;script&gt;" in html
@@ -157,16 +168,16 @@ def test_names_from_files_are_escaped(
 def test_renders_without_records_metrics_towers_or_steps(plan: Plan, verdict: Verdict) -> None:
     bare = replace(verdict, metrics=(), towers=(), checks=(), seconds={}, versions={})
     empty = replace(plan, edits=(), calibration=replace(plan.calibration, samples=0, sha256=None, modalities=()))
-    text = words(render(empty, bare, [], [], name="x"))
+    text = words(render_page(empty, bare, [], [], name="x"))
     assert "accuracy was not measured" in text and "The plan has no steps" in text
     assert "Integrity: nothing was checked" in text and "Quality: not judged: no data" in text
-    planned = words(render(plan, bare, [], [], name="x"))
+    planned = words(render_page(plan, bare, [], [], name="x"))
     assert "34 places" in planned and "Where the error lies" not in planned
 
 
 def test_data_none_shows_how_far_weights_moved(plan: Plan, verdict: Verdict, places: list[PlaceRecord]) -> None:
     blind = [replace(record, error={}, tokens={}) for record in places]
-    text = words(render(plan, replace(verdict, metrics=()), blind, [], name="x"))
+    text = words(render_page(plan, replace(verdict, metrics=()), blind, [], name="x"))
     assert "how far its weights moved" in text and "Integrity: all 2 checks passed" in text
 
 
@@ -177,7 +188,7 @@ def test_numbers_that_are_not_finite_do_not_break_the_page(
     metric = Metric("answer accuracy", "all", "percent", 10, nan, nan, nan, nan, nan)
     records = [replace(places[0], error={"image": nan}), replace(places[1], error={"image": 0.0}), *places[2:]]
     steps = [replace(fits[0], losses={"logits": nan}), *fits[1:]]
-    html = render(plan, replace(verdict, metrics=(metric,)), records, steps, name="x")
+    html = render_page(plan, replace(verdict, metrics=(metric,)), records, steps, name="x")
     assert "not a number" in html and "nan%" not in html
     assert 'class="ring"' in html
 
@@ -187,7 +198,7 @@ def test_warns_of_failed_checks_and_wide_intervals(plan: Plan, verdict: Verdict,
     metric = replace(verdict.metrics[0], samples=100, drop_low=-1.5, drop_high=2.5)
     floor = replace(verdict.checks[2], detail="drop 0.30 points: measured but not shown at 95 %")
     checks = (Check.held("reloaded", not failing, "outputs differ by 3"), *verdict.checks[:2], floor)
-    text = words(render(plan, replace(verdict, metrics=(metric,), checks=checks), [], [], name="x"))
+    text = words(render_page(plan, replace(verdict, metrics=(metric,), checks=checks), [], [], name="x"))
     assert ("1 of 3 checks failed" in text) is failing and "Quality: the floor is held as measured" in text
     assert ("Failed: reloaded; outputs differ by 3." in text) is failing
     assert "The interval is wide (4.0 points)" in text and "About 1,600 samples" in text
@@ -196,13 +207,13 @@ def test_warns_of_failed_checks_and_wide_intervals(plan: Plan, verdict: Verdict,
 
 def test_long_lists_are_cut(plan: Plan, verdict: Verdict, places: list[PlaceRecord]) -> None:
     many = [replace(places[0], place=f"image.{i}.up") for i in range(700)]
-    html = render(plan, verdict, many, [], name="x")
+    html = render_page(plan, verdict, many, [], name="x")
     assert "and 400 more in record.jsonl" in html
 
 
 def test_an_absolute_source_path_is_shortened(plan: Plan, verdict: Verdict) -> None:
     moved = replace(plan, source=replace(plan.source, name="/home/someone/models/clip"))
-    html = render(moved, verdict, [], [], name="x")
+    html = render_page(moved, verdict, [], [], name="x")
     assert "someone" not in html and "clip" in html
 
 
@@ -245,7 +256,7 @@ def _contrast(one: str, other: str) -> float:
 
 
 def test_text_and_marks_stand_out_in_the_light_and_in_the_dark(plan: Plan, verdict: Verdict) -> None:
-    light, dark = re.findall(r":root \{(.*?)\}", render(plan, verdict, [], [], name="x"), flags=re.S)[:2]
+    light, dark = re.findall(r":root \{(.*?)\}", render_page(plan, verdict, [], [], name="x"), flags=re.S)[:2]
     colours = dict(re.findall(r"--([\w-]+): (#\w{6})", light))
     for scheme in (colours, {**colours, **dict(re.findall(r"--([\w-]+): (#\w{6})", dark))}):
         for text in ("ink", "soft", "good", "careful", "bad"):
@@ -256,7 +267,7 @@ def test_text_and_marks_stand_out_in_the_light_and_in_the_dark(plan: Plan, verdi
 
 
 def test_headings_can_be_linked_to(plan: Plan, verdict: Verdict, places: list[PlaceRecord]) -> None:
-    page = Page(render(plan, verdict, places, [], name="x"))
+    page = Page(render_page(plan, verdict, places, [], name="x"))
     ids = {attributes["id"] for attributes in page.all("h2")}
     links = {(attributes["href"] or "")[1:] for attributes in page.all("a")}
     assert ids == links and {"accuracy", "size", "time", "done", "depth", "checks", "next", "use", "made"} <= ids
@@ -264,9 +275,9 @@ def test_headings_can_be_linked_to(plan: Plan, verdict: Verdict, places: list[Pl
 
 def test_options_stand_there_only_where_they_differ_from_the_default(plan: Plan, verdict: Verdict) -> None:
     edit = replace(plan.edits[2], config={"bits": 8, "group": "channel", "grid": "symmetric", "clip": "max", "rank": None})
-    text = words(render(replace(plan, edits=(edit,)), verdict, [], [], name="x"))
+    text = words(render_page(replace(plan, edits=(edit,)), verdict, [], [], name="x"))
     assert "8 bits per weight" in text and "grid symmetric" not in text
-    assert "grid nf" in words(render(replace(plan, edits=(replace(edit, config={"bits": 8, "grid": "nf"}),)), verdict, [], [], name="x"))
+    assert "grid nf" in words(render_page(replace(plan, edits=(replace(edit, config={"bits": 8, "grid": "nf"}),)), verdict, [], [], name="x"))
 
 
 def test_the_tower_that_lost_most_leads_whatever_its_layers_say(
@@ -274,8 +285,8 @@ def test_the_tower_that_lost_most_leads_whatever_its_layers_say(
 ) -> None:
     """Layers of the image tower move most, the audio tower lost most of what counts."""
     loud = [replace(r, error={"image": 0.9}) if r.tower == "image" else r for r in places]
-    assert [loss.tower for loss in towers_by_loss(verdict, loud)] == ["audio", "image", "text", "fusion"]
-    html = render(plan, verdict, loud, [], name="x")
+    assert [loss.tower for loss in rank_towers_by_loss(verdict, loud)] == ["audio", "image", "text", "fusion"]
+    html = render_page(plan, verdict, loud, [], name="x")
     table = words(html).partition("The places that moved most")[2]
     assert table.index("audio accuracy: drop 0.8 points") < table.index("image accuracy: drop 0.2 points")
     assert html.index("depth of the audio tower") < html.index("depth of the image tower")
@@ -283,17 +294,17 @@ def test_the_tower_that_lost_most_leads_whatever_its_layers_say(
 
 def test_no_place_is_without_an_error_or_a_reason(plan: Plan, verdict: Verdict, places: list[PlaceRecord]) -> None:
     blind = [replace(places[0], error={}, unmeasured="no calibration sample looked a row of it up"), *places[1:]]
-    text = words(render(plan, verdict, blind, [], name="x"))
+    text = words(render_page(plan, verdict, blind, [], name="x"))
     assert text.count("no calibration sample looked a row of it up") == 2  # at the place, and under the plot
     assert "Not measured at 1 place (image.0.up)" in text
 
 
 def test_time_memory_machine_and_what_was_left(plan: Plan, verdict: Verdict) -> None:
-    left = Untouched(1000, (Alike("h.*.c_attn.weight", "text", 2, 850, "in no place"),))
+    left = UntouchedTensors(1000, (TensorGroup("h.*.c_attn.weight", "text", 2, 850, "in no place"),))
     machine = Machine("EPYC", "AVX2, AVX-512 VNNI", 2, 1, 16_000_000_000)
     full = replace(verdict, untouched=left, machine=machine, peak_bytes=452_000_000, latency=Latency(12.34, 14.1, 5, 32))
     assert Verdict.from_json(json.loads(json.dumps(full.to_json()))) == full
-    text = words(render(plan, full, [], [], name="x"))
+    text = words(render_page(plan, full, [], [], name="x"))
     for expected in (
         "12.3 ms → 14.1 ms per sample (median of 5 batches of up to 32 samples)",
         "452 MB",

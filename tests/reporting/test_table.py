@@ -6,11 +6,11 @@ from dataclasses import replace
 
 from rich.console import Console, Group
 
-from trimodal.core import Alike, Check, Packing, Plan, Untouched, Verdict
+from trimodal.core import Check, Packing, Plan, TensorGroup, UntouchedTensors, Verdict
 from trimodal.inventory import Inventory, OtherParameters, TowerRow
-from trimodal.reporting import inventory_table, summary
-from trimodal.reporting.advice import Names, next_steps
-from trimodal.reporting.table import left_by_plan
+from trimodal.reporting import make_inventory_table, make_summary
+from trimodal.reporting.advice import CommandNames, suggest_next_steps
+from trimodal.reporting.table import summarize_untouched
 
 
 def printed(table: Group) -> str:
@@ -21,7 +21,7 @@ def printed(table: Group) -> str:
 
 
 def test_summary(plan: Plan, verdict: Verdict) -> None:
-    text = printed(summary(verdict, plan))
+    text = printed(make_summary(verdict, plan))
     assert text.startswith("9.1× smaller (14.2 MB → 1.56 MB), answer accuracy")
     for expected in ("all files", "tower audio", "[−0.1, 0.7]", "integrity: all 2 checks passed", "quality: the floor is held", "smaller"):
         assert expected in text
@@ -30,40 +30,40 @@ def test_summary(plan: Plan, verdict: Verdict) -> None:
 def test_commands_are_not_broken_on_a_narrow_terminal(plan: Plan, verdict: Verdict) -> None:
     console = Console(width=40)
     with console.capture() as capture:
-        console.print(summary(verdict, plan, Names("a-folder-with-a-long-name", "org/clip", "pairs.jsonl")), crop=False)
-    commands = [step.command for step in next_steps(plan, verdict, Names("a-folder-with-a-long-name", "org/clip", "pairs.jsonl"))]
+        console.print(make_summary(verdict, plan, CommandNames("a-folder-with-a-long-name", "org/clip", "pairs.jsonl")), crop=False)
+    commands = [step.command for step in suggest_next_steps(plan, verdict, CommandNames("a-folder-with-a-long-name", "org/clip", "pairs.jsonl"))]
     assert all(command in capture.get() for command in commands) and max(map(len, commands)) > 40
 
 
 def test_packing_is_one_line(plan: Plan, verdict: Verdict) -> None:
     coded = replace(verdict, packing=Packing(2_000_000, 1_500_000, 0.25))
     line = "weights: 2.00 MB plain → 1.50 MB entropy-coded (1.3× smaller), decoded in 0.2 s"
-    assert line[:-5] in printed(summary(coded, plan)) and "plain →" not in printed(summary(verdict, plan))
+    assert line[:-5] in printed(make_summary(coded, plan)) and "plain →" not in printed(make_summary(verdict, plan))
     assert Verdict.from_json(coded.to_json()) == coded and Verdict.from_json(verdict.to_json()) == verdict
 
 
 def test_summary_reads_no_markup_in_names(plan: Plan, verdict: Verdict) -> None:
     metric = replace(verdict.metrics[0], name="[red]x[/]")
     failed = replace(verdict, metrics=(metric,), checks=(Check.held("[bold]reloaded", False, "[/]no"),))
-    text = printed(summary(failed, plan))
+    text = printed(make_summary(failed, plan))
     assert "[red]x[/]" in text and "Failed: [bold]reloaded; [/]no." in text and "integrity: 1 of 1 checks failed" in text
 
 
 def test_what_a_plan_leaves(plan: Plan) -> None:
-    left = Untouched(1000, (Alike("h.*.c_attn.weight", "text", 2, 850, "in no place"),))
-    text = printed(left_by_plan(replace(plan, untouched=left)))
+    left = UntouchedTensors(1000, (TensorGroup("h.*.c_attn.weight", "text", 2, 850, "in no place"),))
+    text = printed(summarize_untouched(replace(plan, untouched=left)))
     assert "left as it was: 85 %" in text and "caution: 85 % of the bytes (850 bytes) are in no place" in text
-    assert printed(left_by_plan(plan)).strip() == ""
+    assert printed(summarize_untouched(plan)).strip() == ""
 
 
 def test_inventory_says_what_is_in_no_place() -> None:
-    left = Untouched(1000, (Alike("h.*.c_attn.weight", "text", 2, 850, "in no place"),))
+    left = UntouchedTensors(1000, (TensorGroup("h.*.c_attn.weight", "text", 2, 850, "in no place"),))
     inventory = Inventory(
         name="gpt2", family="generic", parameters=250, bytes=1000, buffer_bytes=0, operations=None, sites=(), input_shapes={},
         towers=(TowerRow("text", "text", 2, 3, 250, 1000, 1.0, None),),
         other=(OtherParameters("h.0.c_attn.weight", "text", 212, 850),), in_no_place=left,
     )  # fmt: skip
-    text = printed(inventory_table(inventory))
+    text = printed(make_inventory_table(inventory))
     assert "caution: 85 % of the bytes" in text and "15 %" in text and "h.*.c_attn.weight" in text
 
 
@@ -74,8 +74,8 @@ def test_inventory() -> None:
                 TowerRow("text", "text", 12, 70, 40, 160, 0.396, None)),
         sites=(), other=(OtherParameters("logit_scale", "", 1, 4),), input_shapes={"pixel_values": (1, 3, 8, 8)},
     )  # fmt: skip
-    text = printed(inventory_table(inventory))
+    text = printed(make_inventory_table(inventory))
     assert "in no tower" in text and "59%" in text and "4.40 G" in text and "pixel_values 1×3×8×8" in text
     silent = replace(inventory, operations=None, operations_note="no input known", other=())
-    text = printed(inventory_table(silent))
+    text = printed(make_inventory_table(silent))
     assert "operations were not counted: no input known" in text and "in no tower" not in text

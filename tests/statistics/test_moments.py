@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trimodal.statistics import ColumnNorm, Moment, Sample, mixed
+from trimodal.statistics import ActivationSample, ColumnNorm, Moment, mix_moments
 
 
 def filled(x: torch.Tensor) -> Moment:
@@ -49,7 +49,7 @@ def test_balance_by_tokens_pools_and_by_modality_weighs_alike() -> None:
     image, text = torch.randn(90, 3) * 4 + 1, torch.randn(10, 3)
     parts = {"image": filled(image), "text": filled(text)}
     pooled = torch.cat((image, text))
-    by_tokens, by_modality = mixed(parts, "tokens"), mixed(parts, "modality")
+    by_tokens, by_modality = mix_moments(parts, "tokens"), mix_moments(parts, "modality")
     assert torch.allclose(by_tokens.second, pooled.T @ pooled / 100, atol=1e-4)
     assert torch.allclose(by_tokens.mean, pooled.mean(0), atol=1e-5)
     assert torch.allclose(by_modality.second, (image.T @ image / 90 + text.T @ text / 10) / 2, atol=1e-4)
@@ -60,33 +60,33 @@ def test_balance_by_tokens_pools_and_by_modality_weighs_alike() -> None:
 @pytest.mark.parametrize("balance", ["tokens", "modality"])
 def test_a_modality_that_never_came_does_not_count(balance: str) -> None:
     text = filled(torch.randn(10, 3))
-    found = mixed({"image": Moment(3), "text": text}, balance)  # type: ignore[arg-type]
+    found = mix_moments({"image": Moment(3), "text": text}, balance)  # type: ignore[arg-type]
     assert torch.equal(found.second, text.second) and found.tokens == 10
 
 
 def test_mixing_leaves_the_parts_as_they_are() -> None:
     parts = {"image": filled(torch.randn(5, 2)), "text": filled(torch.randn(5, 2))}
     before = parts["image"].second.clone()
-    mixed(parts, "modality")
+    mix_moments(parts, "modality")
     assert torch.equal(parts["image"].second, before)
 
 
 def test_gradient_mix_follows_the_gradients_with_a_floor() -> None:
     image, text = filled(torch.randn(60, 4)), filled(3 * torch.randn(20, 4))
     parts = {"image": image, "text": text}
-    mix = mixed(parts, "gradient", {"image": 1.0, "text": 3.0})
+    mix = mix_moments(parts, "gradient", {"image": 1.0, "text": 3.0})
     assert torch.allclose(mix.second, 0.25 * image.second + 0.75 * text.second)
-    floored = mixed(parts, "gradient", {"image": 0.0, "text": 1.0})
+    floored = mix_moments(parts, "gradient", {"image": 0.0, "text": 1.0})
     assert torch.allclose(floored.second, (0.05 * image.second + text.second) / 1.05)
-    unknown = mixed(parts, "gradient", {})
-    assert torch.allclose(unknown.second, mixed(parts, "modality").second)
+    unknown = mix_moments(parts, "gradient", {})
+    assert torch.allclose(unknown.second, mix_moments(parts, "modality").second)
 
 
 def test_effective_tokens() -> None:
     """1 / Σ w²/n: the size of one sample whose mean would vary as much."""
     parts = {"image": filled(torch.randn(300, 4)), "text": filled(torch.randn(100, 4))}
-    assert mixed(parts, "tokens").tokens == 400
-    assert mixed(parts, "modality").tokens == 300  # 1 / (1/4/300 + 1/4/100)
+    assert mix_moments(parts, "tokens").tokens == 400
+    assert mix_moments(parts, "modality").tokens == 300  # 1 / (1/4/300 + 1/4/100)
 
 
 def test_pair_of_inputs_is_kept_beside_the_second_moment() -> None:
@@ -96,12 +96,12 @@ def test_pair_of_inputs_is_kept_beside_the_second_moment() -> None:
         moment.update(x[part], original[part])
     assert moment.cross is not None and torch.allclose(moment.cross, original.T @ x / 50, atol=1e-5)
     assert Moment(4).cross is None
-    same = mixed({"image": moment, "text": moment}, "modality")
+    same = mix_moments({"image": moment, "text": moment}, "modality")
     assert same.cross is not None and torch.allclose(same.cross, moment.cross)
 
 
-def sampled(x: torch.Tensor) -> Sample:
-    sample = Sample(x.shape[1])
+def sampled(x: torch.Tensor) -> ActivationSample:
+    sample = ActivationSample(x.shape[1])
     sample.update(x)
     return sample
 
@@ -110,7 +110,7 @@ def sampled(x: torch.Tensor) -> Sample:
 @given(sizes=st.lists(st.integers(0, 1500), min_size=1, max_size=6))
 def test_a_sample_is_the_same_however_the_stream_is_cut(sizes: list[int]) -> None:
     x = torch.randn(sum(sizes), 3, generator=torch.Generator().manual_seed(0))
-    whole, parts = sampled(x), Sample(3)
+    whole, parts = sampled(x), ActivationSample(3)
     for part in x.split(sizes):
         parts.update(part)
     assert torch.equal(whole.rows, parts.rows) and len(whole.rows) == min(len(x), 2048)
@@ -131,15 +131,15 @@ def test_every_token_is_as_likely_to_be_kept() -> None:
 def test_a_mixed_sample_keeps_both_modalities() -> None:
     image, text = torch.randn(90, 3) * 4, torch.randn(10, 3)
     parts = {"image": sampled(image), "text": sampled(text)}
-    found = mixed(parts, "modality")
-    assert isinstance(found, Sample)
+    found = mix_moments(parts, "modality")
+    assert isinstance(found, ActivationSample)
     assert found.shares == {"image": 0.5, "text": 0.5} and found.parts == parts
     assert torch.equal(found.rows, torch.cat([image, text]))
     assert torch.equal(found.high, torch.maximum(image.amax(0), text.amax(0)))
-    plain = mixed({"image": filled(image), "text": filled(text)}, "modality")
+    plain = mix_moments({"image": filled(image), "text": filled(text)}, "modality")
     assert torch.equal(found.second, plain.second) and found.tokens == plain.tokens
-    alone = mixed({"text": parts["text"]}, "modality")
-    assert isinstance(alone, Sample) and alone.parts == {"text": parts["text"]} and alone.shares == {"text": 1.0}
+    alone = mix_moments({"text": parts["text"]}, "modality")
+    assert isinstance(alone, ActivationSample) and alone.parts == {"text": parts["text"]} and alone.shares == {"text": 1.0}
     assert parts["text"].parts == {}
 
 

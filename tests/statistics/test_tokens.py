@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from trimodal.core import MODALITIES
-from trimodal.statistics import rows_by_modality, unfold_input
+from trimodal.statistics import split_rows_by_modality, unfold_input
 
 CONVOLUTIONS = {
     "plain": {"kernel_size": 3},
@@ -50,7 +50,7 @@ def test_padding_is_left_out_and_modalities_are_kept_apart() -> None:
     x = torch.arange(12.0).view(2, 3, 2)
     image, text = MODALITIES.index("image"), MODALITIES.index("text")
     codes = torch.tensor([[image, text, -1], [text, -1, len(MODALITIES)]])
-    found = rows_by_modality(x, codes, "fusion")
+    found = split_rows_by_modality(x, codes, "fusion")
     assert set(found) == {"image", "text", "fusion"}
     assert torch.equal(found["image"], x[0, :1])
     assert torch.equal(found["text"], torch.stack((x[0, 1], x[1, 0])))
@@ -59,27 +59,27 @@ def test_padding_is_left_out_and_modalities_are_kept_apart() -> None:
 
 def test_rows_of_another_length_count_for_the_tower() -> None:
     pooled = torch.randn(2, 4)
-    assert torch.equal(rows_by_modality(pooled, torch.zeros(2, 3), "text")["text"], pooled)
-    assert rows_by_modality(torch.randn(2, 5, 4), torch.zeros(2, 3), "text")["text"].shape == (10, 4)
-    assert rows_by_modality(torch.randn(2, 5, 4), None, "image")["image"].shape == (10, 4)
+    assert torch.equal(split_rows_by_modality(pooled, torch.zeros(2, 3), "text")["text"], pooled)
+    assert split_rows_by_modality(torch.randn(2, 5, 4), torch.zeros(2, 3), "text")["text"].shape == (10, 4)
+    assert split_rows_by_modality(torch.randn(2, 5, 4), None, "image")["image"].shape == (10, 4)
 
 
 def test_batch_of_nothing_but_padding_gives_no_rows() -> None:
-    assert rows_by_modality(torch.randn(1, 2, 3), torch.full((1, 2), -1), "text") == {}
+    assert split_rows_by_modality(torch.randn(1, 2, 3), torch.full((1, 2), -1), "text") == {}
 
 
 def test_rows_that_come_several_to_a_token_share_its_kind() -> None:
     x, codes = torch.randn(2, 6, 4), torch.tensor([[1, 1, -1], [1, -1, -1]])
-    rows = rows_by_modality(x, codes, "audio")
+    rows = split_rows_by_modality(x, codes, "audio")
     assert rows.keys() == {"audio"} and torch.equal(rows["audio"], torch.cat((x[0, :4], x[1, :2])))
 
 
 def test_width_that_happens_to_be_the_number_of_tokens_is_no_row_of_tokens() -> None:
     pooled = torch.randn(2, 3)
-    assert torch.equal(rows_by_modality(pooled, torch.zeros(2, 3, dtype=torch.long), "text")["text"], pooled)
+    assert torch.equal(split_rows_by_modality(pooled, torch.zeros(2, 3, dtype=torch.long), "text")["text"], pooled)
 
 
 def test_answers_are_a_kind_of_their_own() -> None:
     x = torch.randn(1, 3, 4)
-    rows = rows_by_modality(x, torch.tensor([[0, 2, 4]]), "text")
+    rows = split_rows_by_modality(x, torch.tensor([[0, 2, 4]]), "text")
     assert {name: len(part) for name, part in rows.items()} == {"image": 1, "text": 1, "answer": 1}

@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from trimodal.maths.error import grouped_error, output_error, rows_error
-from trimodal.statistics import GroupedMoment, Uses
+from trimodal.statistics import GroupedMoment, RowUsage
 
 
 def test_uses_count_rows() -> None:
-    uses = Uses(5)
+    uses = RowUsage(5)
     uses.update(torch.tensor([[0, 1, 1]]))
     uses.update(torch.tensor([4]))
     assert uses.counts.tolist() == [1, 2, 0, 0, 1] and uses.tokens == 4

@@ -15,8 +15,8 @@ from transformers import AutoModel, BertForMaskedLM, CLIPModel, CLIPVisionModel
 import trimodal
 from trimodal import pipeline
 from trimodal.errors import ModelError
-from trimodal.formats.reload_check import outputs
-from trimodal.networks.tiny import miniature_batch, write_miniature
+from trimodal.formats.reload_check import collect_outputs
+from trimodal.networks.tiny import make_miniature_batch, write_miniature
 
 ROOT = Path(__file__).parents[2]
 INT8 = {"steps": [{"quantize.rtn": {"where": "*", "bits": 8}}]}
@@ -57,7 +57,7 @@ def test_doors_of_all_families(doors: Any, tmp_path: Path) -> None:
 def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("doors")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pipeline, "_reload", lambda *rest: [])
+        patch.setattr(pipeline, "_run_fresh_checks", lambda *rest: [])
         trimodal.compress(write_miniature("clip", folder / "clip"), INT8, None, folder / "out")
     return folder / "out"
 
@@ -96,16 +96,16 @@ def test_without_the_import_a_state_dict_or_another_folder_do_not_help(clip: Pat
 
 
 def test_ways_in_after_the_import(clip: Path) -> None:
-    batch, expected = miniature_batch("clip", 2), outputs(trimodal.load(clip), miniature_batch("clip", 2))
+    batch, expected = make_miniature_batch("clip", 2), collect_outputs(trimodal.load(clip), make_miniature_batch("clip", 2))
     ways: list[dict[str, Any]] = [
         {"ignore_mismatched_sizes": True}, {"use_safetensors": True}, {"config": transformers.AutoConfig.from_pretrained(clip)},
         {"device_map": "cpu"}, {"attn_implementation": "eager"},
     ]  # fmt: skip
     for how in ways:
-        found = outputs(AutoModel.from_pretrained(clip, **how).eval(), batch)
+        found = collect_outputs(AutoModel.from_pretrained(clip, **how).eval(), batch)
         assert all(torch.allclose(found[key], expected[key], atol=1e-5) for key in expected), how
     within = AutoModel.from_pretrained(clip.parent, subfolder="out").eval()
-    assert all(torch.equal(found, expected[key]) for key, found in outputs(within, batch).items())
+    assert all(torch.equal(found, expected[key]) for key, found in collect_outputs(within, batch).items())
     with pytest.raises(ModelError, match="use from_pretrained"):
         CLIPModel.from_pretrained(None, config=transformers.AutoConfig.from_pretrained(clip), state_dict={})
 
@@ -117,11 +117,11 @@ def test_a_projector_of_another_shape_is_no_reason_for_random_numbers(clip: Path
 
 def test_a_head_tied_to_a_packed_embedding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The head of BertForMaskedLM is the embedding's weight, which is no parameter any more."""
-    monkeypatch.setattr(pipeline, "_reload", lambda *rest: [])
+    monkeypatch.setattr(pipeline, "_run_fresh_checks", lambda *rest: [])
     trimodal.compress(write_miniature("bert", tmp_path / "bert"), INT8, None, tmp_path / "out")
     found: Any = BertForMaskedLM.from_pretrained(tmp_path / "out")
     assert found.cls.predictions.decoder.stored is found.bert.embeddings.word_embeddings.stored
-    assert torch.isfinite(outputs(found.eval(), miniature_batch("bert", 2))["logits"]).all()
+    assert torch.isfinite(collect_outputs(found.eval(), make_miniature_batch("bert", 2))["logits"]).all()
 
 
 def test_the_mark_stands_in_every_part_and_with_a_type(clip: Path) -> None:
@@ -136,7 +136,7 @@ def test_the_mark_stands_in_every_part_and_with_a_type(clip: Path) -> None:
     (INT8["steps"], True), ([{"fold.exact": {"where": "*"}}], False), ([{"factorize.svd": {"where": "*", "rank": 4}}], True),
 ])  # fmt: skip
 def test_saved_again_as_plain_floats(recipe: Any, works: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pipeline, "_reload", lambda *rest: [])
+    monkeypatch.setattr(pipeline, "_run_fresh_checks", lambda *rest: [])
     trimodal.compress(write_miniature("clip", tmp_path / "clip"), {"steps": recipe}, None, tmp_path / "out")
     loaded: Any = trimodal.load(tmp_path / "out")
     with pytest.raises(ModelError, match="save_pretrained cannot write a compressed model; copy the folder"):
@@ -149,7 +149,7 @@ def test_saved_again_as_plain_floats(recipe: Any, works: bool, tmp_path: Path, m
     plain.save_pretrained(tmp_path / "again")
     again, info = AutoModel.from_pretrained(tmp_path / "again", output_loading_info=True)
     assert not any(info.values())
-    batch = miniature_batch("clip", 2)
-    found, expected = outputs(again.eval(), batch), outputs(plain, batch)
+    batch = make_miniature_batch("clip", 2)
+    found, expected = collect_outputs(again.eval(), batch), collect_outputs(plain, batch)
     assert all(torch.equal(found[key], expected[key]) for key in expected)
 

@@ -9,15 +9,15 @@ import torch
 from transformers import AutoModelForSequenceClassification, BertModel
 
 from trimodal import pipeline
-from trimodal.layers import Coded
+from trimodal.layers import CodedWeight
 from trimodal.networks.tiny import write_miniature
 
 
 def test_no_weight_is_decoded_before_it_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pipeline, "_reload", lambda *rest: [])
+    monkeypatch.setattr(pipeline, "_run_fresh_checks", lambda *rest: [])
     pipeline.compress(write_miniature("bert", tmp_path / "bert"), "int8", None, tmp_path / "out")
     decoded = []
-    monkeypatch.setattr(Coded, "forward", lambda self: decoded.append(self.shape) or torch.zeros(self.shape))
+    monkeypatch.setattr(CodedWeight, "forward", lambda self: decoded.append(self.shape) or torch.zeros(self.shape))
     BertModel.from_pretrained(tmp_path / "out")
     assert not decoded
     headed = AutoModelForSequenceClassification.from_pretrained(tmp_path / "out", num_labels=3)

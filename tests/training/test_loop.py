@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from trimodal.training.loop import DivergedError, StepRecord, TrainSettings, train
+from trimodal.training.loop import DivergedError, TrainSettings, TrainStepRecord, train_model
 
 CHANCE = torch.Generator().manual_seed(0)
 INPUTS = torch.randn(64, 4, generator=CHANCE)
@@ -28,7 +28,7 @@ def weights(model: nn.Module) -> Tensor:
 
 
 def test_the_loss_falls() -> None:
-    records = train(make_model(), BATCHES, squared, TrainSettings(steps=80, learning_rate=1e-2))
+    records = train_model(make_model(), BATCHES, squared, TrainSettings(steps=80, learning_rate=1e-2))
     assert len(records) == 80
     assert records[-1].loss < 0.3 * records[0].loss
 
@@ -37,7 +37,7 @@ def test_same_seed_same_weights_and_another_seed_others() -> None:
     results = []
     for seed in (1, 1, 2):
         model = make_model()
-        train(model, BATCHES, squared, TrainSettings(steps=5, seed=seed))
+        train_model(model, BATCHES, squared, TrainSettings(steps=5, seed=seed))
         results.append(weights(model))
     assert results[0].equal(results[1])
     assert not results[0].equal(results[2])
@@ -51,8 +51,8 @@ def test_batches_may_be_a_function() -> None:
         return BATCHES[number % len(BATCHES)]
 
     by_function, by_list = make_model(), make_model()
-    train(by_function, make, squared, TrainSettings(steps=6))
-    train(by_list, BATCHES, squared, TrainSettings(steps=6))
+    train_model(by_function, make, squared, TrainSettings(steps=6))
+    train_model(by_list, BATCHES, squared, TrainSettings(steps=6))
     assert asked == [0, 1, 2, 3, 4, 5]
     assert weights(by_function).equal(weights(by_list))
 
@@ -62,8 +62,8 @@ def test_accumulation_equals_one_large_batch() -> None:
     small, large = make_model().eval(), make_model().eval()
     for model in (small, large):
         model[2] = nn.Identity()
-    train(small, BATCHES, squared, TrainSettings(steps=3, accumulation=4, warmup=0))
-    train(large, whole, squared, TrainSettings(steps=3, warmup=0))
+    train_model(small, BATCHES, squared, TrainSettings(steps=3, accumulation=4, warmup=0))
+    train_model(large, whole, squared, TrainSettings(steps=3, warmup=0))
     assert torch.allclose(weights(small), weights(large), atol=1e-5)
 
 
@@ -72,7 +72,7 @@ def test_only_parameters_that_ask_for_it_are_trained() -> None:
     model[0].requires_grad_(False)
     before = model[0].weight.clone()
     last = model[3].weight.clone()
-    train(model, BATCHES, squared, TrainSettings(steps=2))
+    train_model(model, BATCHES, squared, TrainSettings(steps=2))
     assert model[0].weight.equal(before)
     assert not model[3].weight.equal(last)
 
@@ -82,14 +82,14 @@ def test_the_named_parts_of_a_loss_are_recorded() -> None:
         value = squared(model, batch)
         return {"loss": 2 * value, "task": value}
 
-    told: list[StepRecord] = []
-    records = train(make_model(), BATCHES, parts, TrainSettings(steps=2), on_step=told.append)
+    told: list[TrainStepRecord] = []
+    records = train_model(make_model(), BATCHES, parts, TrainSettings(steps=2), on_step=told.append)
     assert told == records
     assert records[0].loss == pytest.approx(2 * records[0].parts["task"])
 
 
 def test_the_learning_rate_warms_up_and_falls() -> None:
-    records = train(make_model(), BATCHES, squared, TrainSettings(steps=10, learning_rate=1.0, warmup=0.2))
+    records = train_model(make_model(), BATCHES, squared, TrainSettings(steps=10, learning_rate=1.0, warmup=0.2))
     rates = [record.learning_rate for record in records]
     assert rates[:3] == [0.0, 0.5, 1.0]
     assert rates[2:] == sorted(rates[2:], reverse=True)
@@ -98,7 +98,7 @@ def test_the_learning_rate_warms_up_and_falls() -> None:
 def test_the_model_is_left_as_it_was_found() -> None:
     model = make_model().eval()
     forward = type(model).forward
-    train(model, BATCHES, squared, TrainSettings(steps=1, precision="bfloat16"))
+    train_model(model, BATCHES, squared, TrainSettings(steps=1, precision="bfloat16"))
     assert not model.training
     assert model.forward.__func__ is forward
     assert model(INPUTS).dtype == torch.float32
@@ -106,7 +106,7 @@ def test_the_model_is_left_as_it_was_found() -> None:
 
 
 def test_bfloat16_learns_too() -> None:
-    records = train(make_model(), BATCHES, squared, TrainSettings(steps=60, learning_rate=1e-2, precision="bfloat16"))
+    records = train_model(make_model(), BATCHES, squared, TrainSettings(steps=60, learning_rate=1e-2, precision="bfloat16"))
     assert records[-1].loss < 0.5 * records[0].loss
 
 
@@ -114,7 +114,7 @@ def test_a_loss_that_is_no_number_is_refused_and_spares_the_weights() -> None:
     model = make_model()
     before = weights(model)
     with pytest.raises(DivergedError, match=r"loss is nan at step 1"):
-        train(model, BATCHES, lambda m, b: squared(m, b) * float("nan"), TrainSettings(steps=3))
+        train_model(model, BATCHES, lambda m, b: squared(m, b) * float("nan"), TrainSettings(steps=3))
     assert weights(model).equal(before)
 
 
@@ -123,7 +123,7 @@ def test_a_gradient_that_is_no_number_is_refused() -> None:
         return (model(batch[0]) * 0).sum().sqrt()
 
     with pytest.raises(DivergedError, match=r"gradient is nan at step 1"):
-        train(make_model(), BATCHES, rooted, TrainSettings(steps=3))
+        train_model(make_model(), BATCHES, rooted, TrainSettings(steps=3))
 
 
 @pytest.mark.parametrize(
@@ -144,14 +144,14 @@ def test_settings_that_cannot_be_run_are_refused(wrong: dict[str, object]) -> No
 
 def test_a_spent_iterator_is_refused() -> None:
     with pytest.raises(ValueError, match="ended early"):
-        train(make_model(), iter(BATCHES), squared, TrainSettings(steps=9))
+        train_model(make_model(), iter(BATCHES), squared, TrainSettings(steps=9))
 
 
 def test_nothing_to_train_is_refused() -> None:
     with pytest.raises(ValueError, match="requires_grad"):
-        train(make_model().requires_grad_(False), BATCHES, squared, TrainSettings(steps=1))
+        train_model(make_model().requires_grad_(False), BATCHES, squared, TrainSettings(steps=1))
 
 
 def test_a_mapping_without_loss_is_refused() -> None:
     with pytest.raises(ValueError, match="'loss'"):
-        train(make_model(), BATCHES, lambda m, b: {"task": squared(m, b)}, TrainSettings(steps=1))
+        train_model(make_model(), BATCHES, lambda m, b: {"task": squared(m, b)}, TrainSettings(steps=1))

@@ -11,10 +11,10 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from trimodal.core import Layout, Metric, Sample, Site, Size, Tower
+from trimodal.core import DiskSize, Layout, Metric, Sample, Site, Tower
 from trimodal.errors import DataError, ModelError
-from trimodal.models.model import Family, Loaded, Model, Output, Processors
-from trimodal.verification import check_comparable, compare, comparison, verify
+from trimodal.models.model import Family, LoadedSample, Model, Output, Processors
+from trimodal.verification import check_comparable, compare_models, comparison, make_verdict
 
 OUTPUTS = {
     "answer": Output("answer", "all", "logits", label="label"),
@@ -45,7 +45,7 @@ class Toy(nn.Module):
         return {field: values[field] for field in self.fields}
 
 
-def encode(module: nn.Module, processors: Processors, samples: Sequence[Loaded]) -> dict[str, Tensor]:
+def encode(module: nn.Module, processors: Processors, samples: Sequence[LoadedSample]) -> dict[str, Tensor]:
     return {
         "number": torch.tensor([int(sample.text or "0") for sample in samples]),
         "mask": torch.tensor([[1, 1, 0]] * len(samples)),
@@ -72,7 +72,7 @@ def run(
 ) -> list[Metric]:
     takes = tuple(sorted(samples[0].modalities)) if samples else ("text",)
     models = toy(Toy(fields), takes), toy(Toy(fields, wrong, noise), takes)
-    return compare(*models, samples, batch_size=7, seed=0).metrics
+    return compare_models(*models, samples, batch_size=7, seed=0).metrics
 
 
 def test_accuracy_with_labels_overall_first() -> None:
@@ -130,7 +130,7 @@ def test_retrieval_needs_fifty_distinct_pairs(tmp_path: Path) -> None:
 def test_every_sample_once_per_model_on_the_same_batches() -> None:
     before, after = Toy(["answer"]), Toy(["answer"])
     steps: list[tuple[str, int, int]] = []
-    compare(toy(before), toy(after), numbers(17), batch_size=5, seed=0, progress=lambda *at: steps.append(at))
+    compare_models(toy(before), toy(after), numbers(17), batch_size=5, seed=0, progress=lambda *at: steps.append(at))
     assert before.seen == after.seen == list(range(17))
     assert steps == [("verify", done, 17) for done in (5, 10, 15, 17)]
 
@@ -146,27 +146,27 @@ def test_refuses_a_label_beyond_the_classes_no_samples_and_a_missing_output() ->
         run(["answer"], [])
     bare = toy(Toy(["answer"]))
     with pytest.raises(ModelError, match="compressed model has no such output; was it made from this original"):
-        compare(bare, toy(Toy(["a"])), numbers(3), batch_size=2, seed=0)
+        compare_models(bare, toy(Toy(["a"])), numbers(3), batch_size=2, seed=0)
     empty = toy(Toy(["answer"]))
     assert isinstance(empty.module, Toy)
     empty.module.fields = []
     with pytest.raises(ModelError, match="none of the outputs"):
-        compare(empty, empty, numbers(3), batch_size=2, seed=0)
+        compare_models(empty, empty, numbers(3), batch_size=2, seed=0)
 
 
 def test_verify_adds_gates_to_the_verdict() -> None:
-    size = Size(100, 10, 90, 9)
+    size = DiskSize(100, 10, 90, 9)
     models = toy(Toy(["answer"])), toy(Toy(["answer"], wrong=[1, 2, 3]))
-    verdict = verify(*models, numbers(100), size=size, towers=(), floors={"all": 1.0}, seed=4)
+    verdict = make_verdict(*models, numbers(100), size=size, towers=(), floors={"all": 1.0}, seed=4)
     assert (verdict.passed, verdict.seed, verdict.size) == (False, 4, size)
-    without = verify(*models, [], size=size, towers=())
+    without = make_verdict(*models, [], size=size, towers=())
     assert without.passed and without.metrics == ()
 
 
 def test_samples_of_like_length_run_together_and_their_order_decides_nothing() -> None:
     samples = [Sample(line=i + 1, text=str(number), label=number % 10) for i, number in enumerate((5, 120, 7, 100, 3, 42))]
     before, after = Toy(["answer"]), Toy(["answer"], wrong=[7])
-    found = compare(toy(before), toy(after), samples, batch_size=2, seed=0)
+    found = compare_models(toy(before), toy(after), samples, batch_size=2, seed=0)
     assert before.seen == [5, 7, 3, 42, 120, 100]
     assert [(m.before, m.after) for m in found.metrics] == [(100, pytest.approx(100 * 5 / 6))]
     assert found.latency is not None and (found.latency.batches, found.latency.batch_size) == (2, 2)
@@ -186,7 +186,7 @@ class Decoder(nn.Module):
 
 
 def test_scores_over_a_vocabulary_are_never_large(monkeypatch: pytest.MonkeyPatch) -> None:
-    def wide(module: nn.Module, processors: Processors, samples: Sequence[Loaded]) -> dict[str, Tensor]:
+    def wide(module: nn.Module, processors: Processors, samples: Sequence[LoadedSample]) -> dict[str, Tensor]:
         return {"number": torch.tensor([int(s.text or "0") for s in samples]), "mask": torch.ones(len(samples), 8).long()}
 
     def model(module: Decoder) -> Model:
@@ -197,22 +197,22 @@ def test_scores_over_a_vocabulary_are_never_large(monkeypatch: pytest.MonkeyPatc
 
     first, second = Decoder(), Decoder()
     second.load_state_dict(first.state_dict())
-    whole = compare(model(first), model(second), numbers(12), batch_size=12, seed=0)
+    whole = compare_models(model(first), model(second), numbers(12), batch_size=12, seed=0)
     monkeypatch.setattr(comparison, "LEAST_BATCHES", 1)
     first.sizes, second.sizes = [], []
     monkeypatch.setattr(comparison, "SCORE_BYTES", 5 * 8 * 1000 * 4)
-    parted = compare(model(first), model(second), numbers(12), batch_size=12, seed=0)
+    parted = compare_models(model(first), model(second), numbers(12), batch_size=12, seed=0)
     assert first.sizes == second.sizes == [5, 5, 2]
     assert whole.metrics == parted.metrics
     monkeypatch.setattr(comparison, "BATCH_TOKENS", 3 * 8)
-    compare(model(first), model(second), numbers(12), batch_size=12, seed=0)
+    compare_models(model(first), model(second), numbers(12), batch_size=12, seed=0)
     assert first.sizes[3:] == [3, 3, 3, 3]
 
 
 @pytest.mark.parametrize("floors", [{}, {"all": 1.0}])
 def test_without_data_quality_is_not_judged(floors: dict[str, float]) -> None:
     models = toy(Toy(["answer"])), toy(Toy(["answer"]))
-    verdict = verify(*models, [], size=Size(1, 1, 1, 1), towers=(), floors=floors)
+    verdict = make_verdict(*models, [], size=DiskSize(1, 1, 1, 1), towers=(), floors=floors)
     assert verdict.quality == "not run" and verdict.passed
     assert [check.status for check in verdict.checks] == ["not run"] * len(floors)
     assert verdict.machine is not None and verdict.machine.cores >= 1 and verdict.machine.processor
@@ -242,7 +242,7 @@ def test_an_output_of_one_number_is_measured_by_its_size_and_not_by_its_sign(
     shape: str, kind: Literal["embedding", "logits"]
 ) -> None:
     for off, least, most in ((0.0, 1.0, 1.0), (0.1, 0.9999, 0.99999), (10.0, 0.1, 0.9)):
-        (found,) = compare(regression(shape, kind), regression(shape, kind, off), numbers(40), batch_size=7, seed=0).metrics
+        (found,) = compare_models(regression(shape, kind), regression(shape, kind, off), numbers(40), batch_size=7, seed=0).metrics
         assert (found.name, found.unit, found.before) == ("all output cosine", "cosine", 1)
         assert least <= found.after <= most
 

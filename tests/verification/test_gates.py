@@ -6,7 +6,7 @@ import pytest
 
 from trimodal.core import Metric
 from trimodal.core.record import Unit
-from trimodal.verification import gates
+from trimodal.verification import gate_metrics
 
 
 def metric(
@@ -28,7 +28,7 @@ def metric(
     ],
 )
 def test_points(drop: float, high: float | None, passed: bool, said: str) -> None:
-    (check,) = gates([metric(drop, high)], {"all": 1.0})
+    (check,) = gate_metrics([metric(drop, high)], {"all": 1.0})
     assert check.passed is passed
     assert said in check.detail and "n = 1,500" in check.detail
     assert check.name == "answer accuracy: drop at most 1 points"
@@ -36,20 +36,20 @@ def test_points(drop: float, high: float | None, passed: bool, said: str) -> Non
 
 def test_a_point_of_cosine_is_a_hundredth() -> None:
     found = [metric(0.015, 0.016, "image", "cosine"), metric(0.3, 0.4)]
-    (check,) = gates(found, {"image": 1.0})
+    (check,) = gate_metrics(found, {"image": 1.0})
     assert not check.passed and "0.01500" in check.detail
-    assert gates(found, {"image": 2.0})[0].passed
+    assert gate_metrics(found, {"image": 2.0})[0].passed
 
 
 def test_nothing_measured_fails_and_one_modality_speaks_for_all() -> None:
-    assert [c.passed for c in gates([], {"all": 1.0})] == [False]
-    assert [c.passed for c in gates([metric(0.1, 0.2)], {"audio": 1.0})] == [False]
-    assert [c.passed for c in gates([metric(0.1, 0.2, "text")], {"all": 1.0})] == [True]
-    assert gates([metric(9, 9)], {}) == []
+    assert [c.passed for c in gate_metrics([], {"all": 1.0})] == [False]
+    assert [c.passed for c in gate_metrics([metric(0.1, 0.2)], {"audio": 1.0})] == [False]
+    assert [c.passed for c in gate_metrics([metric(0.1, 0.2, "text")], {"all": 1.0})] == [True]
+    assert gate_metrics([metric(9, 9)], {}) == []
 
 
 def test_the_floor_for_all_lets_no_modality_hide_behind_the_mean() -> None:
     found = [metric(0.2, 0.5), metric(0.1, 0.2, "image"), metric(30, 33, "audio"), metric(9, 9, "text", primary=False)]
-    assert [c.passed for c in gates(found, {"all": 1.0})] == [True, True, False]
-    assert [c.passed for c in gates(found, {"all": 1.0, "audio": 40.0})] == [True, True, True]
-    assert [c.passed for c in gates(found, {"text": 1.0})] == [False]
+    assert [c.passed for c in gate_metrics(found, {"all": 1.0})] == [True, True, False]
+    assert [c.passed for c in gate_metrics(found, {"all": 1.0, "audio": 40.0})] == [True, True, True]
+    assert [c.passed for c in gate_metrics(found, {"text": 1.0})] == [False]

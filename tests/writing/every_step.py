@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from trimodal.errors import OutputError
-from trimodal.writing import check_free, renaming, whole_folder
+from trimodal.writing import check_output_place, open_atomic_folder, renaming
 
 _STEPS = ("open", "os.", "shutil.", "fcntl.")
 _UNDISTURBED = 3
@@ -70,7 +70,7 @@ def names(folder: Path) -> set[str]:
 
 def write(place: Path, force: bool = True) -> None:
     """What a run does."""
-    with whole_folder(place, force) as part:
+    with open_atomic_folder(place, force) as part:
         (part / "sub").mkdir()
         (part / "sub" / "new").write_text("new")
         (part / "other").write_text("new")
@@ -87,7 +87,7 @@ def state(place: Path) -> str:
 
 def restore(place: Path, what: str) -> None:
     """Put the old folder in the place, or nothing."""
-    with whole_folder(place, force=True) as part:
+    with open_atomic_folder(place, force=True) as part:
         (part / "old").write_text("old")
     if what == "absent":
         (place / "old").unlink()
@@ -139,7 +139,7 @@ def check(place: Path, root: Path, before: str, how: str, way: str) -> None:
     assert came in {before, "new", *(["absent"] if gone else [])}, came
     left = [name for name in names(root) if ".part" in name]
     assert how != "signal" or not left, left
-    check_free(place, force=True)
+    check_output_place(place, force=True)
     assert state(place) == came or (came, state(place)) == ("absent", "old"), (came, state(place))
     left = [name for name in names(root) if ".part" in name]
     assert not left, left
@@ -151,7 +151,7 @@ def main() -> None:
     root, place = Path(folder), Path(folder, "deep", "out")
     os.fsync = lambda opened: None  # nobody cuts the power off here
     if way == "two":
-        renaming._exchange_step = lambda: None  # type: ignore[assignment]
+        renaming._find_exchange_call = lambda: None  # type: ignore[assignment]
     restore(place, before)
     for step in range(1, 1000):
         (code,) = forked(lambda step=step: disturbed_write(place, how, step))  # type: ignore[misc]

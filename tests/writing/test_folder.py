@@ -16,7 +16,7 @@ from every_step import at_step, forked, names, restore, state, write
 from safetensors import SafetensorError
 
 from trimodal.errors import OutputError
-from trimodal.writing import check_free, check_open, folder, renaming, syncing, whole_folder
+from trimodal.writing import check_output_place, check_writable, folder, open_atomic_folder, renaming, syncing
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ def taken(tmp_path: Path) -> Path:
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Both ways to replace a folder: where two names can be exchanged, and where they cannot."""
     if request.param == "in two steps":
-        monkeypatch.setattr(renaming, "_exchange_step", lambda: None)
+        monkeypatch.setattr(renaming, "_find_exchange_call", lambda: None)
     return str(request.param)
 
 
@@ -56,7 +56,7 @@ def _quick_disk(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_failure_leaves_what_was_there(
     taken: Path, error: BaseException, expected: type[BaseException], words: str
 ) -> None:
-    with pytest.raises(expected, match=words), whole_folder(taken, force=True) as part:
+    with pytest.raises(expected, match=words), open_atomic_folder(taken, force=True) as part:
         (part / "new").write_text("half")
         raise error
     assert names(taken.parent) == {"out", "out/old"}
@@ -93,7 +93,7 @@ def test_signal_while_swapping_waits(taken: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def test_place_that_is_filled_meanwhile_stays(tmp_path: Path) -> None:
-    with pytest.raises(OutputError, match="was filled while this run was under way"), whole_folder(tmp_path / "out") as part:
+    with pytest.raises(OutputError, match="was filled while this run was under way"), open_atomic_folder(tmp_path / "out") as part:
         (part / "mine").touch()
         write(tmp_path / "out")
     assert state(tmp_path / "out") == "new" and names(tmp_path) == {"out", "out/sub", "out/sub/new", "out/other"}
@@ -127,7 +127,7 @@ def test_many_at_once_with_force(tmp_path: Path, way: str) -> None:
 def test_place_that_becomes_a_file_meanwhile(tmp_path: Path) -> None:
     with (
         pytest.raises(OutputError, match="Not a directory"),
-        whole_folder(tmp_path / "out", force=True) as part,
+        open_atomic_folder(tmp_path / "out", force=True) as part,
     ):
         (part / "mine").touch()
         (tmp_path / "out").write_text("theirs")
@@ -140,14 +140,14 @@ def test_place_that_becomes_a_file_meanwhile(tmp_path: Path) -> None:
 def test_bytes_reach_the_disk_before_the_name(taken: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     done: list[str] = []
     monkeypatch.setattr(folder, "sync_tree", lambda path: done.append(f"files while {state(taken)}"))
-    monkeypatch.setattr(folder, "sync", lambda path: done.append(f"{path.name[:10]} while {state(taken)}"))
+    monkeypatch.setattr(folder, "sync_path", lambda path: done.append(f"{path.name[:10]} while {state(taken)}"))
     write(taken)
     assert done == ["files while old", f"{taken.parent.name[:10]} while new", ".trimodal. while new"]
 
 
 def test_every_file_and_folder_is_synced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     synced: list[str] = []
-    monkeypatch.setattr(syncing, "sync", lambda path: synced.append(path.name))
+    monkeypatch.setattr(syncing, "sync_path", lambda path: synced.append(path.name))
     write(tmp_path / "out")
     assert synced == ["new", "sub", "other", "new"] or synced == ["other", "new", "sub", "new"] or len(synced) == 4
 
@@ -175,10 +175,10 @@ def test_success_from_another_thread(taken: Path) -> None:
 
 
 def test_parents_are_made_and_links_are_followed(tmp_path: Path) -> None:
-    with whole_folder(tmp_path / "a" / "b") as part:
+    with open_atomic_folder(tmp_path / "a" / "b") as part:
         (part / "new").touch()
     (tmp_path / "link").symlink_to(tmp_path / "a")
-    with whole_folder(tmp_path / "link" / ".." / "link", force=True) as part:
+    with open_atomic_folder(tmp_path / "link" / ".." / "link", force=True) as part:
         (part / "newer").touch()
     assert names(tmp_path) == {"a", "a/newer", "link"} and (tmp_path / "link").is_symlink()
     (tmp_path / "dangling").symlink_to(tmp_path / "c" / "d")
@@ -187,7 +187,7 @@ def test_parents_are_made_and_links_are_followed(tmp_path: Path) -> None:
 
 
 def test_parents_that_were_made_go_again(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="a bug"), whole_folder(tmp_path / "a" / "b" / "c"):
+    with pytest.raises(ValueError, match="a bug"), open_atomic_folder(tmp_path / "a" / "b" / "c"):
         raise ValueError("a bug")
     assert names(tmp_path) == set()
 
@@ -240,10 +240,10 @@ def small_disk(tmp_path: Path) -> Iterator[Callable[..., Path]]:
 def test_file_system_of_its_own_is_refused_at_once(small_disk: Callable[..., Path]) -> None:
     disk = small_disk()
     with pytest.raises(OutputError, match="is a file system of its own, which cannot be replaced"):
-        check_free(disk, force=False)
+        check_output_place(disk, force=False)
     (disk / "out").mkdir()
     (disk / "out" / "old").write_text("old")
-    with pytest.raises(OutputError, match="the disk is full"), whole_folder(disk / "out", force=True) as part:
+    with pytest.raises(OutputError, match="the disk is full"), open_atomic_folder(disk / "out", force=True) as part:
         (part / "new").write_bytes(bytes(100_000))
     assert names(disk) == {"out", "out/old"}
     write(disk / "out")
@@ -253,15 +253,15 @@ def test_file_system_of_its_own_is_refused_at_once(small_disk: Callable[..., Pat
 def test_folder_that_holds_a_file_system_is_not_replaced(tmp_path: Path, small_disk: Callable[..., Path]) -> None:
     disk = small_disk()
     with pytest.raises(OutputError, match=r"cannot be replaced: .*disk cannot be removed"):
-        check_free(disk.parent, force=True)
+        check_output_place(disk.parent, force=True)
 
 
 def test_read_only_file_system_is_refused_at_once(small_disk: Callable[..., Path]) -> None:
     disk = small_disk("ro")
     with pytest.raises(OutputError, match="Read-only file system"):
-        check_free(disk / "out", force=False)
+        check_output_place(disk / "out", force=False)
     with pytest.raises(OutputError, match="Read-only file system"):
-        check_open(disk)
+        check_writable(disk)
 
 
 def test_read_only_folder_is_refused_at_once(tmp_path: Path) -> None:
@@ -271,7 +271,7 @@ def test_read_only_folder_is_refused_at_once(tmp_path: Path) -> None:
         if os.geteuid() == 0:
             os.setuid(65534)
         try:
-            check_free(tmp_path / "deep" / "out", force=False)
+            check_output_place(tmp_path / "deep" / "out", force=False)
         except OutputError as error:
             return 2 if "Permission denied" in str(error) else 1
         return 0

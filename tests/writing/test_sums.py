@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from every_step import at_step, forked, names
 
-from trimodal.writing.sums import SUMS, replace_files, sha256, sums_of, write_sums_of
+from trimodal.writing.sums import SUMS, read_checksums, replace_files, sha256, write_checksum_list
 
 
 @pytest.fixture
@@ -17,15 +17,15 @@ def folder(tmp_path: Path) -> Path:
     """Two files, one of which is not what the list says."""
     (tmp_path / "verdict").write_text("old")
     (tmp_path / "plan").write_text("as it was")
-    write_sums_of(tmp_path, {name: [sha256(tmp_path / name)] for name in ("plan", "verdict")})
+    write_checksum_list(tmp_path, {name: [sha256(tmp_path / name)] for name in ("plan", "verdict")})
     (tmp_path / "plan").write_text("changed")
     return tmp_path
 
 
 def test_only_what_is_written_gets_a_new_checksum(folder: Path) -> None:
-    before = sums_of(folder)
+    before = read_checksums(folder)
     replace_files(folder, {"verdict": "new", "report": "page"})
-    after = sums_of(folder)
+    after = read_checksums(folder)
     assert after["plan"] == before["plan"] != [sha256(folder / "plan")]
     assert all(after[name] == [sha256(folder / name)] for name in ("verdict", "report"))
 
@@ -51,13 +51,13 @@ def test_kill_leaves_checksums_that_fit(folder: Path, rename: int) -> None:
 
     replace_files(folder, {"report": "old page"})
     assert forked(run) == [-signal.SIGKILL]
-    assert all(sha256(folder / name) in sums_of(folder)[name] for name in ("verdict", "report"))
+    assert all(sha256(folder / name) in read_checksums(folder)[name] for name in ("verdict", "report"))
     replace_files(folder, {"verdict": "newer", "report": "page"})
     assert names(folder) == {"plan", "verdict", "report", SUMS}
-    assert [sha256(folder / "verdict")] == sums_of(folder)["verdict"]
+    assert [sha256(folder / "verdict")] == read_checksums(folder)["verdict"]
 
 
 def test_two_at_once(folder: Path) -> None:
     codes = forked(*[lambda n=n: replace_files(folder, {"verdict": str(n), "report": str(n)}) for n in range(6)])
     assert codes == [0] * 6
-    assert all([sha256(folder / name)] == sums_of(folder)[name] for name in ("verdict", "report"))
+    assert all([sha256(folder / name)] == read_checksums(folder)[name] for name in ("verdict", "report"))

@@ -13,7 +13,7 @@ from every_step import forked, names
 
 import trimodal
 from trimodal.writing import workplace
-from trimodal.writing.workplace import claim, clear_leftovers, is_part, new_part, open_workplace
+from trimodal.writing.workplace import claim_file, clear_leftovers, is_partial_name, new_partial_path, open_workplace
 
 
 def dead(parent: Path) -> Path:
@@ -24,14 +24,14 @@ def dead(parent: Path) -> Path:
         os.kill(os.getpid(), signal.SIGKILL)
 
     assert forked(run) == [-signal.SIGKILL]
-    (left,) = [path for path in parent.iterdir() if is_part(path.name)]
+    (left,) = [path for path in parent.iterdir() if is_partial_name(path.name)]
     return left
 
 
 def test_dead_ones_go_and_living_ones_stay(tmp_path: Path) -> None:
     left = dead(tmp_path)
     living = open_workplace(tmp_path, "out")
-    held = claim(file := new_part(tmp_path))
+    held = claim_file(file := new_partial_path(tmp_path))
     (tmp_path / ".trimodal.mine.part").mkdir()
     clear_leftovers(tmp_path)
     assert not left.exists() and living.new.is_dir() and file.exists() and (tmp_path / ".trimodal.mine.part").is_dir()
@@ -61,7 +61,7 @@ def test_no_name_and_no_order_comes_from_a_clock_or_a_process_number() -> None:
 
 @pytest.mark.parametrize("left", ["nothing", "lock", "file without a lock"])
 def test_what_a_kill_leaves_while_it_is_made_or_cleared(tmp_path: Path, left: str) -> None:
-    path = new_part(tmp_path)
+    path = new_partial_path(tmp_path)
     path.mkdir()
     if left != "nothing":
         (path / ("lock" if left == "lock" else "new")).touch()
@@ -74,16 +74,16 @@ def test_what_a_kill_leaves_while_it_is_made_or_cleared(tmp_path: Path, left: st
 
 
 def test_one_taken_for_a_leftover_while_it_is_made_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    lock, calls = workplace._lock, []
+    lock, calls = workplace._try_lock, []
 
     def meanwhile(held: int) -> bool | None:
         if not calls:
             calls.append(held)
-            monkeypatch.setattr(workplace, "_lock", lock)
+            monkeypatch.setattr(workplace, "_try_lock", lock)
             clear_leftovers(tmp_path)
         return lock(held)
 
-    monkeypatch.setattr(workplace, "_lock", meanwhile)
+    monkeypatch.setattr(workplace, "_try_lock", meanwhile)
     made = open_workplace(tmp_path, "out")
     assert calls and made.new.is_dir() and [path.name for path in tmp_path.iterdir()] == [made.path.name]
     made.remove()
@@ -116,7 +116,7 @@ def test_other_users_leftovers_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_links_are_not_followed(tmp_path: Path) -> None:
     (tmp_path / "home").mkdir()
     (tmp_path / "home" / "lock").touch()
-    new_part(tmp_path).symlink_to(tmp_path / "home")
+    new_partial_path(tmp_path).symlink_to(tmp_path / "home")
     clear_leftovers(tmp_path)
     assert (tmp_path / "home" / "lock").is_file()
 

@@ -17,20 +17,20 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from trimodal.compression.input_groups import Reading
+from trimodal.compression.input_groups import WeightReadMode
 from trimodal.core import Site
-from trimodal.models.blocks import first, split, uncached
-from trimodal.models.foreign import Stop, run_forward
+from trimodal.models.blocks import drop_cache, get_hidden_states, split_block_inputs
+from trimodal.models.foreign import StopForward, run_forward
 from trimodal.models.model import Batch, Model
 from trimodal.statistics import (
+    ActivationSample,
     ColumnNorm,
     GroupedMoment,
     Moment,
-    Sample,
+    RowUsage,
     Seen,
     StatisticKind,
-    Uses,
-    rows_by_modality,
+    split_rows_by_modality,
     unfold_input,
 )
 
@@ -38,7 +38,7 @@ Tick = Callable[[], None]
 
 
 @dataclass
-class _Chain:
+class _ActivationCache:
     """Kept activations of one tower: what block `block` gets, per batch."""
 
     tower: str
@@ -59,7 +59,7 @@ class Activations:
     batches: Sequence[Batch]
     original: Activations | None = None
     tick: Tick = lambda: None
-    _chain: _Chain | None = field(default=None, init=False)
+    _chain: _ActivationCache | None = field(default=None, init=False)
     _codes: list[dict[str, Tensor]] = field(default_factory=list, init=False)
 
     def __post_init__(self) -> None:
@@ -81,11 +81,11 @@ class Activations:
                 {path: self.model.layout.before(twin.model.layout, path) for path in paired} if twin is not None else {}
             )
             twin_chain = None if twin is None or block is None else twin._reach(tower, self._origin(tower, block, twin))
-            with _recording(self.model, [s for s in sites if s.path in wants], wants) as recorder:
+            with _record_statistics(self.model, [s for s in sites if s.path in wants], wants) as recorder:
                 for index, codes in enumerate(self._codes):
                     originals = twin.inputs(index, twin_chain, list(was.values())) if twin is not None else {}
                     recorder.start_(codes, {path: originals[old] for path, old in was.items() if old in originals})
-                    with suppress(Stop):
+                    with suppress(StopForward):
                         self._run(index, chain)
                     self.tick()
         return recorder.by_site()
@@ -99,7 +99,7 @@ class Activations:
         """Drop the kept activations: layers of several blocks have changed, and with them what the blocks are given."""
         self._chain = None
 
-    def inputs(self, index: int, chain: _Chain | None, paths: Sequence[str]) -> dict[str, list[Tensor]]:
+    def inputs(self, index: int, chain: _ActivationCache | None, paths: Sequence[str]) -> dict[str, list[Tensor]]:
         """What the layers at `paths` get from batch number `index`, call by call; those that are not there or do not
         run are missing."""
         found: dict[str, list[Tensor]] = {}
@@ -107,7 +107,7 @@ class Activations:
 
         def hook(path: str) -> Callable[..., None]:
             def see(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-                found.setdefault(path, []).append(split(args, kwargs)[0])
+                found.setdefault(path, []).append(split_block_inputs(args, kwargs)[0])
 
             return see
 
@@ -121,7 +121,7 @@ class Activations:
                 handle.remove()
         return found
 
-    def _run(self, index: int, chain: _Chain | None) -> None:
+    def _run(self, index: int, chain: _ActivationCache | None) -> None:
         """Push batch number `index` through the block where `chain` stands, or through the whole model."""
         if chain is None:
             run_forward(self.model.module, self.batches[index])
@@ -129,10 +129,10 @@ class Activations:
             args, kwargs = chain.calls[index][chain.block]
             self._block(chain)(chain.inputs[index], *args, **kwargs)
 
-    def _block(self, chain: _Chain) -> nn.Module:
+    def _block(self, chain: _ActivationCache) -> nn.Module:
         return self.model.module.get_submodule(self.model.layout.tower(chain.tower).blocks[chain.block])
 
-    def _reach(self, tower: str, block: int) -> _Chain:
+    def _reach(self, tower: str, block: int) -> _ActivationCache:
         """The chain standing at `block`: advanced from where it stands, or captured anew."""
         chain = self._chain
         if chain is None or chain.tower != tower or chain.block > block:
@@ -144,26 +144,26 @@ class Activations:
             self._advance(chain)
         return chain
 
-    def _advance(self, chain: _Chain) -> None:
+    def _advance(self, chain: _ActivationCache) -> None:
         """Push every batch through the block as it is now."""
         module = self._block(chain)
         for index, hidden in enumerate(chain.inputs):
             if hidden is not None:
                 args, kwargs = chain.calls[index][chain.block]
-                chain.inputs[index] = first(module(hidden, *args, **kwargs))
+                chain.inputs[index] = get_hidden_states(module(hidden, *args, **kwargs))
         chain.block += 1
 
-    def _capture(self, tower: str, block: int) -> _Chain:
+    def _capture(self, tower: str, block: int) -> _ActivationCache:
         """Run the model up to the tower's last block and keep what block `block` gets.
 
         What later blocks compute is not needed, only what they are called with. So where in the first batch each gave
         one tensor of the shape that it got and fed the next, they hand on their input in the other batches.
         """
         paths = self.model.layout.tower(tower).blocks
-        chain = _Chain(tower, block, [], [], [True] * len(paths))
+        chain = _ActivationCache(tower, block, [], [], [True] * len(paths))
         idle = False
         for batch in self.batches:
-            hidden, calls, fed, alike = _capture_one(self.model.module, paths, block, batch, idle)
+            hidden, calls, fed, alike = _capture_batch(self.model.module, paths, block, batch, idle)
             chain.inputs.append(hidden)
             chain.calls.append(calls)
             chain.fed = [old and new for old, new in zip(chain.fed, fed, strict=True)]
@@ -172,7 +172,7 @@ class Activations:
         return chain
 
 
-def _capture_one(
+def _capture_batch(
     module: nn.Module, paths: Sequence[str], block: int, batch: Batch, idle: bool
 ) -> tuple[Any, list[tuple[tuple[Any, ...], dict[str, Any]]], list[bool], bool]:
     """For one batch: the input of block number `block` (None if it never ran), each block's further arguments, whether
@@ -189,29 +189,29 @@ def _capture_one(
     def before(number: int) -> Callable[..., None]:
         def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             nonlocal hidden
-            first, rest, named = split(args, kwargs)
-            calls[number] = (tuple(map(uncached, rest)), {k: uncached(v) for k, v in named.items()})
+            first, rest, named = split_block_inputs(args, kwargs)
+            calls[number] = (tuple(map(drop_cache, rest)), {k: drop_cache(v) for k, v in named.items()})
             if number == block:
                 hidden = first
             elif number > block:
                 fed[number] = first is last
             if number == len(paths) - 1:
-                raise Stop
+                raise StopForward
 
         return hook
 
     def after(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         nonlocal last, alike
-        last = first(output)
-        alike = alike and isinstance(output, Tensor) and output.shape == split(args, kwargs)[0].shape
+        last = get_hidden_states(output)
+        alike = alike and isinstance(output, Tensor) and output.shape == split_block_inputs(args, kwargs)[0].shape
 
     blocks = [module.get_submodule(path) for path in paths]
     handles = [b.register_forward_pre_hook(before(i), with_kwargs=True) for i, b in enumerate(blocks)]
     handles += [b.register_forward_hook(after, with_kwargs=True) for b in blocks]
     try:
-        with _idle(blocks[block:] if idle else ()):
+        with _bypass_blocks(blocks[block:] if idle else ()):
             run_forward(module, batch)
-    except Stop:
+    except StopForward:
         pass
     finally:
         for handle in handles:
@@ -220,11 +220,11 @@ def _capture_one(
 
 
 @contextmanager
-def _idle(blocks: Sequence[nn.Module]) -> Iterator[None]:
+def _bypass_blocks(blocks: Sequence[nn.Module]) -> Iterator[None]:
     """Meanwhile `blocks` give back what they are given."""
     own = [block.__dict__.get("forward") for block in blocks]
     for block in blocks:
-        block.forward = lambda *args, **kwargs: split(args, kwargs)[0]
+        block.forward = lambda *args, **kwargs: split_block_inputs(args, kwargs)[0]
     try:
         yield
     finally:
@@ -234,7 +234,7 @@ def _idle(blocks: Sequence[nn.Module]) -> Iterator[None]:
                 block.forward = forward
 
 
-class _Recorder:
+class _StatisticsRecorder:
     """Forward hooks that feed statistics."""
 
     def __init__(self, model: Model, sites: Sequence[Site], wants: Mapping[str, StatisticKind]) -> None:
@@ -248,7 +248,7 @@ class _Recorder:
         self._originals: dict[str, list[Tensor]] = {}
         self._calls: Counter[str] = Counter()
         self._batches = 0
-        self._reads: dict[str, Uses] = {}
+        self._reads: dict[str, RowUsage] = {}
 
     def start_(self, codes: dict[str, Tensor], originals: dict[str, list[Tensor]]) -> None:
         """A new batch is about to run; `codes` say which tokens are what, `originals` what the model as it was gives
@@ -264,7 +264,7 @@ class _Recorder:
         """The hook for the site at `path`."""
 
         def see(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            x = split(args, kwargs)[0]
+            x = split_block_inputs(args, kwargs)[0]
             leader = self._leader.setdefault(path, self._leader_of(path, module, x))
             if leader == path:
                 self._inputs[path] = module, x
@@ -272,7 +272,7 @@ class _Recorder:
             self._calls[path] += 1
             self._waiting.discard(path)
             if self._once and not self._waiting:
-                raise Stop  # as many calls as in every batch before: the rest of this one is not needed
+                raise StopForward  # as many calls as in every batch before: the rest of this one is not needed
 
         return see
 
@@ -281,7 +281,7 @@ class _Recorder:
         same = (
             p
             for p, (other, seen) in self._inputs.items()
-            if seen is x and self._wants[p] == self._wants[path] and _window(other) == _window(module)
+            if seen is x and self._wants[p] == self._wants[path] and _patch_signature(other) == _patch_signature(module)
         )
         return next(same, path)
 
@@ -289,28 +289,28 @@ class _Recorder:
         site = self._sites[path]
         modality = self._model.layout.tower(site.tower).modality
         lookup = isinstance(module, nn.Embedding)
-        rows = rows_by_modality(x.unsqueeze(-1) if lookup else unfold_input(module, x), self._codes.get(site.stream), modality)
+        rows = split_rows_by_modality(x.unsqueeze(-1) if lookup else unfold_input(module, x), self._codes.get(site.stream), modality)
         calls = self._originals.get(path)
         original = calls.pop(0) if calls else None
         twins: dict[str, Tensor] = {}
         if original is not None and original.shape == x.shape:
-            twins = rows_by_modality(unfold_input(module, original), self._codes.get(site.stream), modality)
+            twins = split_rows_by_modality(unfold_input(module, original), self._codes.get(site.stream), modality)
         found = self._found.setdefault(path, {})
         for name, part in rows.items():
             if self._wants[path] in ("uses", "grouped"):
-                _seen_otherwise_(found, name, module, part)
+                _update_other_statistics_(found, name, module, part)
                 continue
             if self._wants[path] == "norm":
                 found.setdefault(name, ColumnNorm(part.shape[-1])).update(part)
                 continue
-            kind = Sample if self._wants[path] == "sample" else Moment
+            kind = ActivationSample if self._wants[path] == "sample" else Moment
             moment = found.setdefault(name, kind(part.shape[-1]))
             if isinstance(moment, Moment):
                 moment.update(part, twins.get(name))
 
     def read(self, path: str, rows: Tensor) -> None:
         """Rows of the embedding at `path` that were read without a call."""
-        self._reads.setdefault(path, Uses(self._sites[path].rows)).update(rows)
+        self._reads.setdefault(path, RowUsage(self._sites[path].rows)).update(rows)
 
     def by_site(self) -> dict[str, dict[str, Seen]]:
         """What was found, by path; sites that never ran are missing. An embedding that was never called, but whose weight
@@ -321,11 +321,11 @@ class _Recorder:
         return read | {path: self._found[leader] for path, leader in self._leader.items() if leader in self._found}
 
 
-def _seen_otherwise_(found: dict[str, Seen], modality: str, module: nn.Module, part: Tensor) -> None:
+def _update_other_statistics_(found: dict[str, Seen], modality: str, module: nn.Module, part: Tensor) -> None:
     """Add rows (tokens, n) to what is seen of a layer whose input has no single second moment."""
     if isinstance(module, nn.Embedding):
-        uses = found.setdefault(modality, Uses(module.num_embeddings))
-        if isinstance(uses, Uses):
+        uses = found.setdefault(modality, RowUsage(module.num_embeddings))
+        if isinstance(uses, RowUsage):
             uses.update(part)
         return
     groups = module.groups if isinstance(module, nn.Conv1d | nn.Conv2d) else 1
@@ -337,7 +337,7 @@ def _seen_otherwise_(found: dict[str, Seen], modality: str, module: nn.Module, p
         moment.update(part)
 
 
-def _window(module: nn.Module) -> tuple[Any, ...]:
+def _patch_signature(module: nn.Module) -> tuple[Any, ...]:
     """What of a convolution decides which patches it sees, and of an embedding how many rows it has; empty for a linear
     layer."""
     if isinstance(module, nn.Embedding):
@@ -348,8 +348,8 @@ def _window(module: nn.Module) -> tuple[Any, ...]:
 
 
 @contextmanager
-def _recording(model: Model, sites: Sequence[Site], wants: Mapping[str, StatisticKind]) -> Iterator[_Recorder]:
-    recorder = _Recorder(model, sites, wants)
+def _record_statistics(model: Model, sites: Sequence[Site], wants: Mapping[str, StatisticKind]) -> Iterator[_StatisticsRecorder]:
+    recorder = _StatisticsRecorder(model, sites, wants)
     handles = [
         model.module.get_submodule(site.path).register_forward_pre_hook(recorder.hook(site.path), with_kwargs=True)
         for site in sites
@@ -357,7 +357,7 @@ def _recording(model: Model, sites: Sequence[Site], wants: Mapping[str, Statisti
     layers = {path: model.module.get_submodule(path) for path, kind in wants.items() if kind == "uses"}
     tables = {path: layer.weight for path, layer in layers.items() if isinstance(layer, nn.Embedding)}
     try:
-        with Reading(tables, recorder.read) if tables else nullcontext():
+        with WeightReadMode(tables, recorder.read) if tables else nullcontext():
             yield recorder
     finally:
         for handle in handles:

@@ -28,10 +28,10 @@ from itertools import groupby
 import torch
 from torch import Tensor
 
-from trimodal.compression.solve_context import Given, Task, position, weights_of
+from trimodal.compression.solve_context import SolveContext, Task, locate_block, weights_of
 from trimodal.core import Edit, Layout, Place
 from trimodal.errors import TrimodalError
-from trimodal.methods import method
+from trimodal.methods import get_method
 from trimodal.methods.prune.scope import RANKED
 from trimodal.planning import place_of
 
@@ -42,7 +42,7 @@ _NEAR = 1e-3
 
 
 @dataclass(frozen=True)
-class Pool:
+class ScorePool:
     """What one place puts up: the `scores` (k,) of its units, ascending, each standing for `each` units of `cost` bytes.
     It has `units` in all, of which `left` are there; `stay` would at the step's sparsity, and `most` can go now."""
 
@@ -56,18 +56,18 @@ class Pool:
     most: int
 
 
-def ranked(edit: Edit) -> bool:
+def is_ranked(edit: Edit) -> bool:
     """Whether the edit's places are ranked together."""
     scopes = {edit.config.get("scope"), *(place.config.get("scope") for place in edit.places)}
-    return method(edit.method).scores is not None and not scopes.isdisjoint(RANKED)
+    return get_method(edit.method).scores is not None and not scopes.isdisjoint(RANKED)
 
 
-def allocated(given: Given, tell: Callable[[str], None] = lambda what: None) -> list[Task]:
+def allocate_sparsity(given: SolveContext, tell: Callable[[str], None] = lambda what: None) -> list[Task]:
     """The tasks that are `given` something, those that are ranked together each with a sparsity of its own."""
     here = [task for task in given.tasks if task.method.scores and getattr(task.config, "scope", "") in RANKED]
-    pools: dict[str, Pool] = {}
+    pools: dict[str, ScorePool] = {}
     found = [(task, given.place(task)) for task in here]
-    for _, group in groupby(sorted(found, key=_running), key=_running):
+    for _, group in groupby(sorted(found, key=_locate_pair), key=_locate_pair):
         tasks, places = zip(*group, strict=True)
         tell(f"{tasks[0].method.name}: scores at {places[0].name}")
         seen = given.observe(tasks, places, errors=False)
@@ -75,44 +75,44 @@ def allocated(given: Given, tell: Callable[[str], None] = lambda what: None) -> 
             statistic = given.statistic(task, place, seen.get(place.observed.path, {}))
             scores = task.method.scores(place, weights_of(given.model, place), statistic, task.config)
             if scores is not None and scores.any():
-                pools[task.planned.name] = pool(task, place, scores)
-    shares = _shares(given.model.layout, here, pools)
-    return [_with_share(task, shares) if task in here else task for task in given.tasks]
+                pools[task.planned.name] = make_score_pool(task, place, scores)
+    shares = _allocate_shares(given.model.layout, here, pools)
+    return [_apply_share(task, shares) if task in here else task for task in given.tasks]
 
 
-def _running(pair: tuple[Task, Place]) -> tuple[str, int]:
-    return position(pair[1].observed)
+def _locate_pair(pair: tuple[Task, Place]) -> tuple[str, int]:
+    return locate_block(pair[1].observed)
 
 
-def _with_share(task: Task, shares: dict[str, float]) -> Task:
+def _apply_share(task: Task, shares: dict[str, float]) -> Task:
     share = shares.get(task.planned.name, task.config.sparsity)
     return replace(
         task, config=replace(task.config, sparsity=share), note=f"{share:.1%} of it goes (scope: {task.config.scope})"
     )
 
 
-def _shares(layout: Layout, tasks: Sequence[Task], pools: dict[str, Pool]) -> dict[str, float]:
+def _allocate_shares(layout: Layout, tasks: Sequence[Task], pools: dict[str, ScorePool]) -> dict[str, float]:
     """The sparsity of every place that has a pool, by name."""
     shares: dict[str, float] = {}
     by_scope = {task.planned.name: task.config.scope for task in tasks}
     together = {scope: {name: p for name, p in pools.items() if by_scope[name] == scope} for scope in RANKED}
     towers = {p.tower for p in pools.values()}
     groups = [{n: p for n, p in together["tower"].items() if p.tower == tower} for tower in sorted(towers)]
-    for group in (*groups, balanced(together["global"])):
-        shares |= _settled(layout, [task for task in tasks if task.planned.name in group], group)
+    for group in (*groups, balance_pools(together["global"])):
+        shares |= _settle_shares(layout, [task for task in tasks if task.planned.name in group], group)
     return shares
 
 
-def _settled(layout: Layout, tasks: Sequence[Task], pools: dict[str, Pool]) -> dict[str, float]:
+def _settle_shares(layout: Layout, tasks: Sequence[Task], pools: dict[str, ScorePool]) -> dict[str, float]:
     """Steps 3 to 6 for places that are ranked together."""
-    goal = _bytes_left(layout, tasks, {})
+    goal = _count_bytes_left(layout, tasks, {})
     near = max((one.cost for one in pools.values()), default=0.0) + _NEAR * goal
     low, high, factor = 0.0, 2.0, 1.0
     tried: list[tuple[float, dict[str, float]]] = []
     for _ in range(_ROUNDS):
-        gone = allocate(list(pools.values()), factor)
+        gone = allocate_units(list(pools.values()), factor)
         shares = {n: (p.units - p.left + g) / p.units for (n, p), g in zip(pools.items(), gone, strict=True)}
-        over = _bytes_left(layout, tasks, shares) - goal
+        over = _count_bytes_left(layout, tasks, shares) - goal
         tried.append((abs(over), shares))
         if abs(over) <= near:
             break
@@ -121,7 +121,7 @@ def _settled(layout: Layout, tasks: Sequence[Task], pools: dict[str, Pool]) -> d
     return min(tried, key=lambda pair: pair[0])[1]
 
 
-def _bytes_left(layout: Layout, tasks: Sequence[Task], shares: dict[str, float]) -> int:
+def _count_bytes_left(layout: Layout, tasks: Sequence[Task], shares: dict[str, float]) -> int:
     """Bytes of all sites after the tasks, each with its share of `shares` or, without one, the step's sparsity."""
     for task in tasks:
         place = place_of(layout, task.method, task.planned)
@@ -130,7 +130,7 @@ def _bytes_left(layout: Layout, tasks: Sequence[Task], shares: dict[str, float])
     return sum(site.stored_bytes for site in layout.sites)
 
 
-def pool(task: Task, place: Place, scores: Tensor) -> Pool:
+def make_score_pool(task: Task, place: Place, scores: Tensor) -> ScorePool:
     """What `place` puts up, with `scores` (k,) of what is left there.
 
     Raises:
@@ -143,7 +143,7 @@ def pool(task: Task, place: Place, scores: Tensor) -> Pool:
     axis = place.observed.input_axis
     units = axis.units_of(place.label) if axis and place.label else place.observed.rows * place.observed.columns
     removable = units - 1 if place.label else units
-    cost = (_bytes_at(task, place, 0.0) - _bytes_at(task, place, 1.0)) / max(1, removable)
+    cost = (_forecast_bytes(task, place, 0.0) - _forecast_bytes(task, place, 1.0)) / max(1, removable)
     sparsity, left = task.config.sparsity, len(scores)
     stay = max(1, units - round(units * sparsity))
     least = max(1, min(stay, units - int(MOST * units)))
@@ -151,15 +151,15 @@ def pool(task: Task, place: Place, scores: Tensor) -> Pool:
     if left > _POINTS:
         ascending = ascending[((torch.arange(_POINTS) + 0.5) * (left / _POINTS)).long()]
     each = left / len(ascending)
-    return Pool(place.tower, ascending, each, max(cost, 1e-9), units, left, stay, max(0, left - least))
+    return ScorePool(place.tower, ascending, each, max(cost, 1e-9), units, left, stay, max(0, left - least))
 
 
-def _bytes_at(task: Task, place: Place, sparsity: float) -> int:
+def _forecast_bytes(task: Task, place: Place, sparsity: float) -> int:
     after = task.method.forecast(place, replace(task.config, sparsity=sparsity))
     return sum(site.stored_bytes for site in after)
 
 
-def balanced(pools: dict[str, Pool]) -> dict[str, Pool]:
+def balance_pools(pools: dict[str, ScorePool]) -> dict[str, ScorePool]:
     """Step 2: scores of every tower over their mean per byte."""
     means = {}
     for tower in {one.tower for one in pools.values()}:
@@ -169,29 +169,29 @@ def balanced(pools: dict[str, Pool]) -> dict[str, Pool]:
     return {name: replace(one, scores=one.scores / means[one.tower]) for name, one in pools.items()}
 
 
-def allocate(pools: Sequence[Pool], factor: float = 1.0) -> list[int]:
+def allocate_units(pools: Sequence[ScorePool], factor: float = 1.0) -> list[int]:
     """Steps 3 and 4: how many units of each pool go when `factor` times the budget is to."""
     if not pools:
         return []
     budget = factor * sum(one.cost * (one.left - one.stay) for one in pools)
     order = torch.cat([one.scores / one.cost for one in pools]).sort(stable=True).indices
-    counts = torch.cat([_counts(one) for one in pools])[order]
+    counts = torch.cat([_count_removable(one) for one in pools])[order]
     owner = torch.cat([torch.full((len(one.scores),), number) for number, one in enumerate(pools)])[order]
     costs = counts * torch.tensor([one.cost for one in pools], dtype=torch.float64)[owner]
     before = costs.cumsum(0) - costs
     taken = counts * ((budget - before) / costs.clamp(min=1e-12)).clamp(0, 1)
     gone = torch.zeros(len(pools), dtype=torch.float64).scatter_add_(0, owner, taken)
-    return _whole(gone, pools, budget)
+    return _round_to_units(gone, pools, budget)
 
 
-def _counts(one: Pool) -> Tensor:
+def _count_removable(one: ScorePool) -> Tensor:
     """How many units each score of a pool stands for, (k,); none beyond what can go at most."""
     whole = torch.full((len(one.scores),), one.each, dtype=torch.float64)
     before = whole.cumsum(0) - whole
     return (one.most - before).clamp(0, one.each)
 
 
-def _whole(gone: Tensor, pools: Sequence[Pool], budget: float) -> list[int]:
+def _round_to_units(gone: Tensor, pools: Sequence[ScorePool], budget: float) -> list[int]:
     """Whole units: all rounded down, then one more each, the largest remainder first, while the budget has half a unit."""
     down = [min(int(float(g) + 1e-6), one.most) for g, one in zip(gone, pools, strict=True)]
     left = budget - sum(count * one.cost for count, one in zip(down, pools, strict=True))

@@ -8,17 +8,17 @@ from torch import Tensor
 
 from trimodal.core import Place, Site
 from trimodal.maths.error import grouped_error, output_error, rows_error
-from trimodal.statistics import GroupedMoment, Moment, Seen, Uses
+from trimodal.statistics import GroupedMoment, Moment, RowUsage, Seen
 
-COUNTED = (Moment, Uses, GroupedMoment)
+COUNTED = (Moment, RowUsage, GroupedMoment)
 
 
-def readers(site: Site) -> tuple[str, ...]:
+def list_weight_paths(site: Site) -> tuple[str, ...]:
     """The paths at which the weight of `site` is used: its own, and for an embedding those that are tied to it."""
     return (site.path, *site.tied) if site.kind == "embedding" else (site.path,)
 
 
-def worst_of(errors: Iterable[Mapping[str, float]]) -> dict[str, float]:
+def worst_by_modality(errors: Iterable[Mapping[str, float]]) -> dict[str, float]:
     """The largest error per modality: a weight that is used twice is no better than where it does worse."""
     worst: dict[str, float] = {}
     for found in errors:
@@ -32,21 +32,21 @@ def place_errors(before: Tensor, after: Tensor, bias_change: Tensor | None, seen
     return {
         modality: error
         for modality, part in seen.items()
-        if (error := _error(before, after, bias_change, part)) is not None
+        if (error := _measure_error(before, after, bias_change, part)) is not None
     }
 
 
-def _error(before: Tensor, after: Tensor, bias_change: Tensor | None, part: Seen) -> float | None:
+def _measure_error(before: Tensor, after: Tensor, bias_change: Tensor | None, part: Seen) -> float | None:
     if isinstance(part, Moment):
         return output_error(before, after, part.second, part.mean, bias_change)
-    if isinstance(part, Uses):
+    if isinstance(part, RowUsage):
         return rows_error(before, after, part.counts)
     if isinstance(part, GroupedMoment):
         return grouped_error(before, after, part.second, part.mean, bias_change)
     return None
 
 
-def why_unmeasured(place: Place, data: bool) -> str:
+def explain_unmeasured(place: Place, data: bool) -> str:
     """Why nothing is known of what a place's change does to its output."""
     if not data:
         return "no data was given"

@@ -13,7 +13,7 @@ from torch.overrides import TorchFunctionMode
 _CALLS = (functional.embedding, torch.embedding)  # what the layer itself does when it is called
 
 
-class Reading(TorchFunctionMode):
+class WeightReadMode(TorchFunctionMode):
     """While it is entered, tells which rows of the `weights` (by path) are read, other than by a call of the layer."""
 
     def __init__(self, weights: Mapping[str, Tensor], tell: Callable[[str, Tensor], None]) -> None:
@@ -25,19 +25,19 @@ class Reading(TorchFunctionMode):
         """Carry out `func`, and tell of rows that went into a tensor."""
         result = func(*args, **(kwargs or {}))
         if func not in _CALLS and isinstance(result, Tensor) and result.is_floating_point():
-            for value in (*_flat(args), *(kwargs or {}).values()):
+            for value in (*_flatten_arguments(args), *(kwargs or {}).values()):
                 path = self._paths.get(id(value))
                 if path is not None and isinstance(value, Tensor):
-                    self._tell(path, _rows(func, value, args))
+                    self._tell(path, _find_read_rows(func, value, args))
         return result
 
 
-def _flat(args: Any) -> list[Any]:
+def _flatten_arguments(args: Any) -> list[Any]:
     """Arguments, those in lists too, as `torch.cat` takes them."""
     return [item for arg in args for item in (arg if isinstance(arg, list | tuple) else (arg,))]
 
 
-def _rows(func: Any, weight: Tensor, args: Any) -> Tensor:
+def _find_read_rows(func: Any, weight: Tensor, args: Any) -> Tensor:
     """The rows of `weight` that `func` reads: those of an index, else all."""
     every = torch.arange(len(weight))
     if func is not Tensor.__getitem__ or args[0] is not weight:

@@ -22,21 +22,21 @@ import torch
 from torch import Tensor
 
 from trimodal.compression.activations import Activations
-from trimodal.compression.allocation import allocated, ranked
-from trimodal.compression.codebooks import has_tables, with_tables
-from trimodal.compression.errors import COUNTED, place_errors, readers, why_unmeasured, worst_of
+from trimodal.compression.allocation import allocate_sparsity, is_ranked
+from trimodal.compression.codebooks import assign_shared_tables, has_shared_tables
+from trimodal.compression.errors import COUNTED, explain_unmeasured, list_weight_paths, place_errors, worst_by_modality
 from trimodal.compression.sensitivity import gradient_sizes
-from trimodal.compression.solve_context import Given, SeenAt, Task, beyond, tasks_of, weights_of
+from trimodal.compression.solve_context import SeenAt, SolveContext, Task, find_number_overflow, make_tasks, weights_of
 from trimodal.core import Change, Edit, FitRecord, Layout, Place, PlaceRecord, Plan, Sample, Site
-from trimodal.data import batches as make_batches
-from trimodal.edits.apply import apply_
-from trimodal.edits.folding import tensors_at
+from trimodal.data import batch_samples as make_batches
+from trimodal.edits.apply import apply_change_
+from trimodal.edits.folding import collect_fold_tensors
 from trimodal.errors import TrimodalError, UnreachedError
 from trimodal.maths.error import weight_error
-from trimodal.methods import method
-from trimodal.methods.options import build
+from trimodal.methods import get_method
+from trimodal.methods.options import build_config
 from trimodal.models.model import Batch, Model
-from trimodal.statistics import Gradient, Statistic, mixed
+from trimodal.statistics import Statistic, WeightGradient, mix_moments
 
 BATCH_SIZE, BATCH_TOKENS = 32, 2048
 LEFT_ALONE = "left alone: "
@@ -46,7 +46,7 @@ _Sizes = Mapping[str, Mapping[str, float]]
 
 
 @dataclass
-class _Run:
+class _CompressionRun:
     """What the loop carries along."""
 
     model: Model
@@ -79,38 +79,38 @@ def compress_(
         progress: called with what is going on, places or steps done, and how many there are.
     """
     torch.manual_seed(plan.seed)
-    run = _Run(model, progress, sum(len(edit.places) or int(edit.config.get("steps", 0)) for edit in plan.edits))
-    calibration, balance = _batches(model, statistics_samples), plan.calibration.balance
+    run = _CompressionRun(model, progress, sum(len(edit.places) or int(edit.config.get("steps", 0)) for edit in plan.edits))
+    calibration, balance = _make_sized_batches(model, statistics_samples), plan.calibration.balance
     began = model.layout
     sizes: _Sizes = {}
     if balance == "gradient" and teacher is not None:
         sizes = gradient_sizes(teacher, calibration, plan.seed)
     original = None if teacher is None else Activations(teacher, calibration)
     trainings = 0
-    for stage in _stages(plan.edits, began):
+    for stage in _split_stages(plan.edits, began):
         number, edit = stage[0]
-        if method(edit.method).fit is not None:
-            _fit(run, number, edit, teacher, samples, (plan.seed + trainings) % 2**63)
+        if get_method(edit.method).fit is not None:
+            _fit_edit(run, number, edit, teacher, samples, (plan.seed + trainings) % 2**63)
             trainings += 1
             continue
-        tasks = [task for numbered in stage for task in tasks_of(*numbered)]
-        now = _moved(sizes, began, model.layout)
-        given = Given(model, Activations(model, calibration, original), tasks, statistics_samples, plan.seed, balance, now)  # type: ignore[arg-type]
-        if method(edit.method).survey is not None:
-            _survey(run, given, calibration)
+        tasks = [task for numbered in stage for task in make_tasks(*numbered)]
+        now = _relocate_sizes(sizes, began, model.layout)
+        given = SolveContext(model, Activations(model, calibration, original), tasks, statistics_samples, plan.seed, balance, now)  # type: ignore[arg-type]
+        if get_method(edit.method).survey is not None:
+            _survey_towers(run, given, calibration)
         else:
-            _sweep(run, given)
+            _sweep_blocks(run, given)
     return run.records
 
 
-def _stages(edits: Sequence[Edit], layout: Layout) -> Iterator[list[_Numbered]]:
+def _split_stages(edits: Sequence[Edit], layout: Layout) -> Iterator[list[_Numbered]]:
     """What is carried out together: an edit that trains or surveys by itself, solving edits up to the next that is ranked,
     shares a table, or has to wait for them."""
     stage: list[_Numbered] = []
     for number, edit in enumerate(edits):
-        alone = method(edit.method).solve is None
-        new = alone or ranked(edit) or has_tables(edit)
-        if stage and (new or method(stage[0][1].method).solve is None or _waits(edit, stage, layout)):
+        alone = get_method(edit.method).solve is None
+        new = alone or is_ranked(edit) or has_shared_tables(edit)
+        if stage and (new or get_method(stage[0][1].method).solve is None or _must_wait(edit, stage, layout)):
             yield stage
             stage = []
         stage.append((number, edit))
@@ -118,7 +118,7 @@ def _stages(edits: Sequence[Edit], layout: Layout) -> Iterator[list[_Numbered]]:
         yield stage
 
 
-def _waits(edit: Edit, stage: Sequence[_Numbered], layout: Layout) -> bool:
+def _must_wait(edit: Edit, stage: Sequence[_Numbered], layout: Layout) -> bool:
     """Whether a place of `edit` lies in several blocks and edits of the `stage` work on a part of it."""
     blocks = [f"{block}." for tower in layout.towers for block in tower.blocks]
     far = [
@@ -127,10 +127,10 @@ def _waits(edit: Edit, stage: Sequence[_Numbered], layout: Layout) -> bool:
         if len({next((b for b in blocks if f"{path}.".startswith(b)), "") for path in place.paths}) > 1
     ]
     changed = {path for _, earlier in stage for place in earlier.places for path in place.paths} if far else set()
-    return any(_inside(path, changed) for paths in far for path in paths)
+    return any(_is_inside(path, changed) for paths in far for path in paths)
 
 
-def _batches(model: Model, samples: Sequence[Sample]) -> Sequence[Batch]:
+def _make_sized_batches(model: Model, samples: Sequence[Sample]) -> Sequence[Batch]:
     """The samples in batches of at most 32, fewer where a batch would have more than 2,048 tokens: products are no faster
     beyond that, and what layers give to each other stays small."""
     if not samples:
@@ -143,22 +143,22 @@ def _batches(model: Model, samples: Sequence[Sample]) -> Sequence[Batch]:
     return make_batches(model, samples, max(1, BATCH_TOKENS // longest))
 
 
-def _fit(run: _Run, number: int, edit: Edit, teacher: Model | None, samples: Sequence[Sample], seed: int) -> None:
-    used = method(edit.method)
+def _fit_edit(run: _CompressionRun, number: int, edit: Edit, teacher: Model | None, samples: Sequence[Sample], seed: int) -> None:
+    used = get_method(edit.method)
     if used.fit is None or teacher is None:
         raise TrimodalError(f"step {number + 1} ({edit.method}) was given no original model to learn from")
-    config = build(used.config, edit.config, edit.method)
+    config = build_config(used.config, edit.config, edit.method)
 
     def data(size: int) -> Sequence[Batch]:
         if run.training is None or run.training[0] != size:
             run.training = size, make_batches(run.model, samples, size)
-        return _Counted(run.training[1], lambda step: run.tell(f"{edit.method}, step {step}", ahead=step))
+        return _CountedBatches(run.training[1], lambda step: run.tell(f"{edit.method}, step {step}", ahead=step))
 
     run.tell(edit.method)
     run.records.extend(replace(r, edit=number) for r in used.fit(run.model, teacher, data, config, seed))
 
 
-class _Counted(Sequence[Batch]):
+class _CountedBatches(Sequence[Batch]):
     """Batches that tell how many were taken, which is how far a training is."""
 
     def __init__(self, batches: Sequence[Batch], tell: Callable[[int], None]) -> None:
@@ -173,12 +173,12 @@ class _Counted(Sequence[Batch]):
         return self._batches[index]
 
 
-def _moved(sizes: _Sizes, began: Layout, now: Layout) -> _Sizes:
+def _relocate_sizes(sizes: _Sizes, began: Layout, now: Layout) -> _Sizes:
     """`sizes` by path in the layout `began`, by path in the layout `now`: blocks may have gone since."""
     return {site.path: sizes[before] for site in now.sites if (before := now.before(began, site.path)) in sizes}
 
 
-def _survey(run: _Run, given: Given, batches: Sequence[Batch]) -> None:
+def _survey_towers(run: _CompressionRun, given: SolveContext, batches: Sequence[Batch]) -> None:
     """The towers of an edit, one after the other."""
     for task in given.tasks:
         start, place = time.perf_counter(), given.place(task)
@@ -194,51 +194,51 @@ def _survey(run: _Run, given: Given, batches: Sequence[Batch]) -> None:
         try:
             with torch.no_grad():
                 change = task.method.survey(
-                    run.model, place, batches, partial(mixed, balance=given.balance, gradients=sizes), task.config
+                    run.model, place, batches, partial(mix_moments, balance=given.balance, gradients=sizes), task.config
                 )
         except UnreachedError as error:
-            run.records.append(_left_alone(record, str(error)))
+            run.records.append(_record_declined(record, str(error)))
             continue
-        after = _surveyed(place, change, task.method.forecast(place, task.config))
-        said = apply_(run.model, place, change, after)
+        after = _forecast_survey(place, change, task.method.forecast(place, task.config))
+        said = apply_change_(run.model, place, change, after)
         run.records.append(replace(
             record, bytes_after=place.bytes_with(after), error=dict(change.error or {}), seconds=time.perf_counter() - start,
-            notes=(*change.notes, *said), unmeasured="" if change.error else why_unmeasured(place, bool(batches)),
+            notes=(*change.notes, *said), unmeasured="" if change.error else explain_unmeasured(place, bool(batches)),
         ))  # fmt: skip
 
 
-def _surveyed(place: Place, change: Change, forecast: Sequence[Site]) -> Sequence[Site]:
+def _forecast_survey(place: Place, change: Change, forecast: Sequence[Site]) -> Sequence[Site]:
     """The sites of a tower after `change`: of blocks that an earlier step has made unlike, it matters which stay."""
     if change.drop is None or place.whole is None:
         return forecast
     return Layout((place.whole,), place.sites).dropped(change.drop.tower, change.drop.kept).sites
 
 
-def _sweep(run: _Run, given: Given) -> None:
+def _sweep_blocks(run: _CompressionRun, given: SolveContext) -> None:
     """All tasks that are `given` something, block by block in running order."""
-    tasks = with_tables(given, allocated(given, run.tell), run.tell)
+    tasks = assign_shared_tables(given, allocate_sparsity(given, run.tell), run.tell)
     for task in (task for task in tasks if not task.planned.paths):
-        run.records.append(_folded(run.model, task, given.place(task)))
+        run.records.append(_fold_place(run.model, task, given.place(task)))
     order = {site.path: (site.tower, site.block) for site in run.model.layout.sites}
     for _, paths in groupby(order, key=lambda path: order[path]):
         here = set(paths)
-        block = [task for task in tasks if any(_inside(path, here) for path in task.planned.paths)]
+        block = [task for task in tasks if any(_is_inside(path, here) for path in task.planned.paths)]
         tasks = [task for task in tasks if task not in block]
-        for tasks_of_round in _rounds(block):
-            _round(run, tasks_of_round, given)
+        for tasks_of_round in _split_rounds(block):
+            _run_round(run, tasks_of_round, given)
 
 
-def _inside(path: str, paths: set[str]) -> bool:
+def _is_inside(path: str, paths: set[str]) -> bool:
     """Whether `path` is one of `paths` or a part of one (a factor of a factorised layer)."""
     return any(path == p or path.startswith(f"{p}.") for p in paths)
 
 
-def _rounds(tasks: list[Task]) -> Iterator[list[Task]]:
+def _split_rounds(tasks: list[Task]) -> Iterator[list[Task]]:
     """Split the tasks, in order, where one touches what an earlier one has changed."""
     current: list[Task] = []
     touched: set[str] = set()
     for task in tasks:
-        if any(_inside(path, touched) for path in task.planned.paths):
+        if any(_is_inside(path, touched) for path in task.planned.paths):
             yield current
             current, touched = [], set()
         current.append(task)
@@ -247,21 +247,21 @@ def _rounds(tasks: list[Task]) -> Iterator[list[Task]]:
         yield current
 
 
-def _round(run: _Run, tasks: list[Task], given: Given) -> None:
+def _run_round(run: _CompressionRun, tasks: list[Task], given: SolveContext) -> None:
     places = [given.place(task) for task in tasks]
     seen = given.observe(tasks, places)
     for task in tasks:
         place = given.place(task)  # a fold before it may have settled that its stream keeps its width
         run.tell(f"{task.method.name} {place.name}")
         if place.fold is not None:
-            run.records.append(_folded(run.model, task, place))
+            run.records.append(_fold_place(run.model, task, place))
         else:
-            run.records.append(_one(run.model, task, place, given, seen))
+            run.records.append(_solve_task(run.model, task, place, given, seen))
     if any((place.label is not None or place.fold is not None) and place.far for place in places):
         given.activations.forget()  # what blocks give to each other has other shapes now
 
 
-def _one(model: Model, task: Task, place: Place, given: Given, everything: SeenAt) -> PlaceRecord:
+def _solve_task(model: Model, task: Task, place: Place, given: SolveContext, everything: SeenAt) -> PlaceRecord:
     """Observe is done; solve, apply, and say what happened at one place."""
     start, seen = time.perf_counter(), everything.get(place.observed.path, {})
     record = PlaceRecord(
@@ -270,60 +270,60 @@ def _one(model: Model, task: Task, place: Place, given: Given, everything: SeenA
     )  # fmt: skip
     reason = task.method.refuse(place, task.config) if task.planned.certainty != "exact" else None
     if reason is not None:  # planning could only guess what an earlier step leaves here
-        return _left_alone(record, reason)
+        return _record_declined(record, reason)
     if task.method.solve is None:
         raise TrimodalError(f"{task.method.name} has nothing to solve at {place.name}")
     weights = {} if place.whole is not None else weights_of(model, place)
-    reason = beyond(place, weights)
+    reason = find_number_overflow(place, weights)
     if reason is not None:
-        return _left_alone(record, reason)
+        return _record_declined(record, reason)
     try:
         statistic = given.statistic(task, place, seen)
     except UnreachedError as error:
-        return _left_alone(record, str(error))
+        return _record_declined(record, str(error))
     lacking = statistic is None and task.method.wants(place, task.config) is not None
     change = task.method.solve(place, {**weights, **task.lent}, statistic, task.config)
     after = task.method.forecast(place, replace(task.config, **change.settled) if change.settled else task.config)
-    said = apply_(model, place, change, after)
+    said = apply_change_(model, place, change, after)
     errors, changed = change.error, 0.0
     if change.merge is None:
-        old, new, bias_change = _before_and_after(model, place, change, weights)
+        old, new, bias_change = _weights_before_and_after(model, place, change, weights)
         changed = weight_error(old, new)
         if errors is None:
-            errors = worst_of(place_errors(old, new, bias_change, everything.get(p, {})) for p in readers(place.observed))
+            errors = worst_by_modality(place_errors(old, new, bias_change, everything.get(p, {})) for p in list_weight_paths(place.observed))
     without = f"without data: {task.method.without_data}" if lacking else ""
-    unreached = _unreached(statistic, place.observed)
+    unreached = _describe_unreached(statistic, place.observed)
     return replace(
         record, bytes_after=sum(s.stored_bytes for s in after), error=dict(errors or {}), weight_error=changed,
         tokens={n: part.tokens for n, part in seen.items() if isinstance(part, COUNTED)}, seconds=time.perf_counter() - start,
         notes=tuple(note for note in (task.note, *change.notes, *said, without, unreached) if note),
-        unmeasured="" if errors else why_unmeasured(place, bool(given.activations.batches)),
+        unmeasured="" if errors else explain_unmeasured(place, bool(given.activations.batches)),
     )  # fmt: skip
 
 
-def _left_alone(record: PlaceRecord, reason: str) -> PlaceRecord:
+def _record_declined(record: PlaceRecord, reason: str) -> PlaceRecord:
     """The record of a place where nothing was done: its bytes and its weights are what they were."""
     return replace(
         record, bytes_after=record.bytes_before, notes=(f"{LEFT_ALONE}{reason}",), unmeasured="it was left as it is"
     )
 
 
-def _unreached(statistic: Statistic | None, site: Site) -> str:
+def _describe_unreached(statistic: Statistic | None, site: Site) -> str:
     """How much of what a method was told had to be assumed, since no calibration token reached it; empty if nothing."""
     assumed = getattr(statistic, "assumed", 0)
-    if isinstance(statistic, Gradient):
+    if isinstance(statistic, WeightGradient):
         return f"{assumed:,} of {site.rows * site.columns:,} weights got no gradient from any sample" if assumed else ""
     return f"{assumed:,} of {site.columns:,} columns were reached by no calibration token" if assumed else ""
 
 
-def _folded(model: Model, task: Task, place: Place) -> PlaceRecord:
+def _fold_place(model: Model, task: Task, place: Place) -> PlaceRecord:
     """Fold one place. The error is what was measured when it was found; weights before and after cannot be compared."""
     start = time.perf_counter()
     if task.method.solve is None or place.fold is None:
         raise TrimodalError(f"{task.method.name} at {place.name} has nothing to fold")
     after = task.method.forecast(place, task.config)
-    change = task.method.solve(place, tensors_at(model.module, place.fold), None, task.config)
-    apply_(model, place, change, after)
+    change = task.method.solve(place, collect_fold_tensors(model.module, place.fold), None, task.config)
+    apply_change_(model, place, change, after)
     return PlaceRecord(
         edit=task.edit, method=task.method.name, place=place.name, tower=place.tower, block=place.block,
         bytes_before=place.stored_bytes, bytes_after=sum(s.stored_bytes for s in after), error=dict(change.error or {}),
@@ -332,7 +332,7 @@ def _folded(model: Model, task: Task, place: Place) -> PlaceRecord:
     )  # fmt: skip
 
 
-def _before_and_after(
+def _weights_before_and_after(
     model: Model, place: Place, change: Change, weights: Mapping[str, Tensor]
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """The observed weight before and after (m, n), with zeros where columns were cut, and b − b̂ (m,).

@@ -16,10 +16,10 @@ import torch
 from torch import Tensor, nn
 
 from trimodal.core import Sample
-from trimodal.data import labels
+from trimodal.data import collect_labels
 from trimodal.models.foreign import run_forward
 from trimodal.models.model import Batch, Model, Output
-from trimodal.statistics import Gradient, MaskGradient, rows_by_modality
+from trimodal.statistics import MaskGradient, WeightGradient, split_rows_by_modality
 
 _IGNORED = -100
 
@@ -37,12 +37,12 @@ def gradient_sizes(model: Model, batches: Sequence[Batch], seed: int) -> dict[st
         codes = model.family.tokens(model.module, batch)
         seen: dict[str, Tensor] = {}
         handles = [
-            model.module.get_submodule(site.path).register_forward_hook(_keep(seen, site.path))
+            model.module.get_submodule(site.path).register_forward_hook(_make_output_hook(seen, site.path))
             for site in model.layout.sites
         ]
         try:
             with torch.enable_grad():
-                loss = _loss(model, run_forward(model.module, batch), batch, generator)
+                loss = _sum_losses(model, run_forward(model.module, batch), batch, generator)
                 gradients = torch.autograd.grad(loss, list(seen.values()), allow_unused=True)
         finally:
             for handle in handles:
@@ -51,7 +51,7 @@ def gradient_sizes(model: Model, batches: Sequence[Batch], seed: int) -> dict[st
             if gradient is not None:
                 site = model.layout.site(path)
                 modality = model.layout.tower(site.tower).modality
-                for name, rows in rows_by_modality(gradient, codes.get(site.stream), modality).items():
+                for name, rows in split_rows_by_modality(gradient, codes.get(site.stream), modality).items():
                     size, count = totals.setdefault(path, {}).get(name, (0.0, 0))
                     totals[path][name] = size + float(rows.norm(dim=-1).sum()), count + len(rows)
     return {path: {name: size / count for name, (size, count) in by.items()} for path, by in totals.items()}
@@ -60,12 +60,12 @@ def gradient_sizes(model: Model, batches: Sequence[Batch], seed: int) -> dict[st
 Examples = Iterable[tuple[Sample, Batch]]
 
 
-def weight_gradients(model: Model, examples: Examples, paths: Collection[str], seed: int) -> dict[str, Gradient]:
+def weight_gradients(model: Model, examples: Examples, paths: Collection[str], seed: int) -> dict[str, WeightGradient]:
     """The gradients of the weights at `paths` (plain parameters) over `examples`, each one sample and the batch that it
     makes alone, one backward pass each; zero where the loss does not depend on a weight."""
-    weights = _weights(model, paths)
-    found = {path: Gradient(len(w), w[0].numel(), device=w.device) for path, w in weights.items()}
-    for gradients in _by_sample(model, examples, weights, seed):
+    weights = _get_weights(model, paths)
+    found = {path: WeightGradient(len(w), w[0].numel(), device=w.device) for path, w in weights.items()}
+    for gradients in _gradients_by_sample(model, examples, weights, seed):
         for path, gradient in gradients.items():
             found[path].update(gradient)
     return found
@@ -77,8 +77,8 @@ def mask_gradients(
     """The gradients of masks that multiply units wherever they are read. `readers` says for every set of units, by name,
     at which paths that is, and which columns (u, width) of the weight there read each unit."""
     found = {name: MaskGradient(len(next(iter(columns.values())))) for name, columns in readers.items()}
-    weights = _weights(model, dict.fromkeys(path for columns in readers.values() for path in columns))
-    for gradients in _by_sample(model, examples, weights, seed):
+    weights = _get_weights(model, dict.fromkeys(path for columns in readers.values() for path in columns))
+    for gradients in _gradients_by_sample(model, examples, weights, seed):
         products = {path: (weights[path].detach() * g).flatten(1).double().sum(0) for path, g in gradients.items()}
         for name, columns in readers.items():
             parts = [products[path][index.to(products[path].device)].sum(1) for path, index in columns.items()]
@@ -86,12 +86,12 @@ def mask_gradients(
     return found
 
 
-def _weights(model: Model, paths: Iterable[str]) -> dict[str, nn.Parameter]:
+def _get_weights(model: Model, paths: Iterable[str]) -> dict[str, nn.Parameter]:
     found = {path: model.module.get_submodule(path)._parameters["weight"] for path in paths}
     return {path: weight for path, weight in found.items() if weight is not None}
 
 
-def _by_sample(
+def _gradients_by_sample(
     model: Model, examples: Examples, weights: Mapping[str, nn.Parameter], seed: int
 ) -> Iterator[dict[str, Tensor]]:
     """For every example the gradients of `weights` by path."""
@@ -103,7 +103,7 @@ def _by_sample(
             weight.requires_grad_(True)
         for sample, batch in examples:
             with torch.enable_grad():
-                loss = _loss(model, run_forward(model.module, batch), batch, generator, sample)
+                loss = _sum_losses(model, run_forward(model.module, batch), batch, generator, sample)
                 gradients = torch.autograd.grad(loss, list(weights.values()), allow_unused=True)
             yield {
                 path: torch.zeros_like(weight) if gradient is None else gradient
@@ -114,7 +114,7 @@ def _by_sample(
             weight.requires_grad_(needed[path])
 
 
-def _keep(seen: dict[str, Tensor], path: str) -> Callable[..., None]:
+def _make_output_hook(seen: dict[str, Tensor], path: str) -> Callable[..., None]:
     def hook(_: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         if isinstance(output, Tensor) and output.requires_grad:
             seen[path] = output
@@ -122,24 +122,24 @@ def _keep(seen: dict[str, Tensor], path: str) -> Callable[..., None]:
     return hook
 
 
-def _loss(model: Model, result: Any, batch: Batch, generator: torch.Generator, sample: Sample | None = None) -> Tensor:
+def _sum_losses(model: Model, result: Any, batch: Batch, generator: torch.Generator, sample: Sample | None = None) -> Tensor:
     """The sum over the outputs that a person cares about; with `sample`, the batch's only one, by what it is labelled."""
     total = torch.zeros(())
     for output in model.family.outputs(model.module):
         value = output.of(result)
         if value is not None:
-            total = total + _one(output, value.float(), batch, generator, sample)
+            total = total + _output_loss(output, value.float(), batch, generator, sample)
     return total
 
 
-def _one(output: Output, value: Tensor, batch: Batch, generator: torch.Generator, sample: Sample | None) -> Tensor:
+def _output_loss(output: Output, value: Tensor, batch: Batch, generator: torch.Generator, sample: Sample | None) -> Tensor:
     if output.is_one_number(value):
         return (value * torch.randn(value.shape, generator=generator).to(value.device)).sum()
     if output.kind == "embedding":
         direction = torch.randn(value.shape, generator=generator).to(value.device)
         return (nn.functional.normalize(value, dim=-1) * direction).sum()
     scores = value.log_softmax(dim=-1)
-    expected = None if sample is None else _expected(output, scores, batch, sample)
+    expected = None if sample is None else _expected_classes(output, scores, batch, sample)
     if expected is not None:
         return nn.functional.nll_loss(scores.flatten(0, -2), expected.flatten(), ignore_index=_IGNORED, reduction="sum")
     if output.kind == "tokens" and output.mask in batch and batch[output.mask].shape == scores.shape[:-1]:
@@ -149,10 +149,10 @@ def _one(output: Output, value: Tensor, batch: Batch, generator: torch.Generator
     return -scores.gather(1, drawn).sum()
 
 
-def _expected(output: Output, scores: Tensor, batch: Batch, sample: Sample) -> Tensor | None:
+def _expected_classes(output: Output, scores: Tensor, batch: Batch, sample: Sample) -> Tensor | None:
     """The classes that `sample` calls for: its label, or every next token that is not padding; None if it says none."""
     if output.kind == "logits":
-        (label,) = labels([sample], output.label) if output.label else (None,)
+        (label,) = collect_labels([sample], output.label) if output.label else (None,)
         return None if label is None else torch.tensor([label], device=scores.device)
     ids = batch.get("input_ids")
     if ids is None or output.mask not in batch or ids.shape != scores.shape[:-1]:

@@ -13,23 +13,23 @@ from torch import Tensor
 from trimodal.compression.activations import Activations
 from trimodal.compression.sensitivity import Examples, mask_gradients, weight_gradients
 from trimodal.core import Edit, Place, PlannedPlace, Sample, Site
-from trimodal.data import batches as make_batches
+from trimodal.data import batch_samples as make_batches
 from trimodal.errors import UnreachedError
-from trimodal.layers import Sparse
-from trimodal.methods import Method, method
-from trimodal.methods.options import build
+from trimodal.layers import SparseWeight
+from trimodal.methods import Method, get_method
+from trimodal.methods.options import build_config
 from trimodal.models.model import Model, device_of
 from trimodal.planning import place_of
 from trimodal.statistics import (
     Balance,
     ColumnNorm,
-    Gradient,
     MaskGradient,
     Moment,
     Seen,
     Statistic,
     StatisticKind,
-    mixed,
+    WeightGradient,
+    mix_moments,
 )
 
 GRADIENT_SAMPLES = 64
@@ -49,17 +49,17 @@ class Task:
     lent: Mapping[str, Tensor] = field(default_factory=dict)
 
 
-def tasks_of(number: int, edit: Edit) -> list[Task]:
+def make_tasks(number: int, edit: Edit) -> list[Task]:
     """The tasks of edit `number`, in running order."""
-    used = method(edit.method)
+    used = get_method(edit.method)
     return [
-        Task(number, used, build(used.config, {**edit.config, **planned.config}, edit.method), planned)
+        Task(number, used, build_config(used.config, {**edit.config, **planned.config}, edit.method), planned)
         for planned in edit.places
     ]
 
 
 @dataclass
-class Given:
+class SolveContext:
     """What the methods of one sweep over `model` are given; `tasks` are all of the sweep's. Of `samples`, which `activations`
     has in batches, gradients are taken one by one; `sizes` are those of the outputs' gradients per path and modality, for
     balance `gradient`."""
@@ -71,7 +71,7 @@ class Given:
     seed: int
     balance: Balance
     sizes: Mapping[str, Mapping[str, float]]
-    _gradients: Mapping[str, Gradient] = field(default_factory=dict, init=False)
+    _gradients: Mapping[str, WeightGradient] = field(default_factory=dict, init=False)
     _masks: Mapping[str, MaskGradient] = field(default_factory=dict, init=False)
 
     def place(self, task: Task) -> Place:
@@ -86,7 +86,7 @@ class Given:
         for task, place in zip(tasks, places, strict=True):
             site = place.observed
             if errors and self.activations.batches and place.whole is None and place.fold is None:
-                wants |= _for_errors(place)
+                wants |= _statistics_for_errors(place)
             if self.activations.batches and place.whole is None and place.fold is None and has_moment(site):
                 wanted = task.method.wants(place, task.config)
                 if errors or wanted not in (None, "gradient", "mask"):
@@ -94,7 +94,7 @@ class Given:
         seen: dict[str, Mapping[str, Seen]] = {}
         observed = [place.observed for place in places if place.observed.path in wants]
         observed += [replace(s, path=path) for s in observed if s.kind == "embedding" for path in s.tied if path in wants]
-        for _, sites in groupby(sorted(observed, key=position), key=position):
+        for _, sites in groupby(sorted(observed, key=locate_block), key=locate_block):
             seen |= self.activations.observe(list(sites), wants)
         return seen
 
@@ -116,10 +116,10 @@ class Given:
         elif wanted == "mask":
             found = self._mask(place)
         elif moments:
-            found = mixed(moments, self.balance, self.sizes.get(place.observed.path))
+            found = mix_moments(moments, self.balance, self.sizes.get(place.observed.path))
         elif wanted != "sample" and self.samples and has_moment(place.observed):
             found = Moment(place.observed.columns, device=device_of(self.model.module))
-        if isinstance(found, ColumnNorm | Moment | Gradient):
+        if isinstance(found, ColumnNorm | Moment | WeightGradient):
             found = found.filled()
         if found is None and (self.samples or not task.method.without_data):
             raise UnreachedError(
@@ -128,7 +128,7 @@ class Given:
             )
         return found
 
-    def _gradient(self, place: Place) -> Gradient | None:
+    def _gradient(self, place: Place) -> WeightGradient | None:
         """The gradient of the place's observed weight. Where it is not known, or is of a weight that was cut since, it is
         taken for all plain weights that this sweep ranks so, at the model as it is now."""
         path, shape = place.observed.path, (place.observed.rows, place.observed.columns)
@@ -167,7 +167,7 @@ def has_moment(site: Site) -> bool:
     return site.kind in ("linear", "conv") and site.groups == 1
 
 
-def _for_errors(place: Place) -> dict[str, StatisticKind]:
+def _statistics_for_errors(place: Place) -> dict[str, StatisticKind]:
     """What tells the error of a site that no method takes statistics of. What is tied to an embedding, its own way to read
     the same weight, is seen there."""
     site = place.observed
@@ -176,12 +176,12 @@ def _for_errors(place: Place) -> dict[str, StatisticKind]:
     return {site.path: "grouped"} if site.kind == "conv" and site.groups > 1 and place.label is None else {}
 
 
-def position(site: Site) -> tuple[str, int]:
+def locate_block(site: Site) -> tuple[str, int]:
     """Where the site runs: its tower and block, -1 outside of blocks."""
     return site.tower, -1 if site.block is None else site.block
 
 
-def beyond(place: Place, weights: Mapping[str, Tensor]) -> str | None:
+def find_number_overflow(place: Place, weights: Mapping[str, Tensor]) -> str | None:
     """Why the numbers of a place cannot be computed with: so large or so small that their squares, or what a method makes of
     them in their own type, would overflow or vanish. None if they can."""
     for site in place.sites:
@@ -202,6 +202,6 @@ def weights_of(model: Model, place: Place) -> dict[str, Tensor]:
             tensor = getattr(layer, name, None)
             if isinstance(tensor, Tensor):
                 found[f"{site.path}.{name}"] = tensor.detach().float()
-        if isinstance(stored := getattr(layer, "stored", None), Sparse):
+        if isinstance(stored := getattr(layer, "stored", None), SparseWeight):
             found[f"{site.path}.mask"] = stored.kept
     return found

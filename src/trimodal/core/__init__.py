@@ -2,59 +2,59 @@
 
 from trimodal.core.change import Change, Cut, Drop, Folded, Merge, Treatment
 from trimodal.core.estimate import Estimate
-from trimodal.core.layout import Bare, Counter, Fixed, Layout
+from trimodal.core.layout import FreeParameter, Layout, SizeAttribute, Uncuttable
 from trimodal.core.plan import (
     Calibration,
     Certainty,
+    DeclinedPlace,
     Edit,
-    LeftAlone,
     Place,
     Plan,
     PlannedPlace,
-    Skipped,
+    SkippedStep,
     Source,
-    least_certain,
+    lowest_certainty,
 )
 from trimodal.core.record import (
     Check,
+    DiskSize,
     FitRecord,
     Latency,
     Machine,
     Metric,
     Packing,
     PlaceRecord,
-    Size,
-    Stock,
+    StockLoad,
     TowerSize,
     Verdict,
 )
 from trimodal.core.sample import MODALITIES, TOKEN_KINDS, Sample
 from trimodal.core.site import Axis, Fold, Site, Tower
 from trimodal.core.text import json_text
-from trimodal.core.untouched import Alike, Stored, Untouched, Why, gathered
+from trimodal.core.untouched import StoredTensor, TensorGroup, UntouchedTensors, Why, group_untouched
 
 __all__ = [
     "MODALITIES",
     "TOKEN_KINDS",
-    "Alike",
+    "TensorGroup",
     "Axis",
-    "Bare",
+    "FreeParameter",
     "Calibration",
     "Certainty",
     "Change",
     "Check",
-    "Counter",
+    "SizeAttribute",
     "Cut",
     "Drop",
     "Edit",
     "Estimate",
     "FitRecord",
-    "Fixed",
+    "Uncuttable",
     "Fold",
     "Folded",
     "Latency",
     "Layout",
-    "LeftAlone",
+    "DeclinedPlace",
     "Machine",
     "Merge",
     "Metric",
@@ -65,18 +65,18 @@ __all__ = [
     "PlannedPlace",
     "Sample",
     "Site",
-    "Size",
-    "Skipped",
+    "DiskSize",
+    "SkippedStep",
     "Source",
-    "Stock",
-    "Stored",
+    "StockLoad",
+    "StoredTensor",
     "Tower",
     "TowerSize",
     "Treatment",
-    "Untouched",
+    "UntouchedTensors",
     "Verdict",
     "Why",
-    "gathered",
+    "group_untouched",
     "json_text",
-    "least_certain",
+    "lowest_certainty",
 ]

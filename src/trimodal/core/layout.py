@@ -10,7 +10,7 @@ from trimodal.core.site import Axis, Fold, Site, Tower
 
 
 @dataclass(frozen=True)
-class Counter:
+class SizeAttribute:
     """An attribute of a module that counts units of an axis, such as `num_heads`: units × `per_unit`."""
 
     label: str
@@ -20,7 +20,7 @@ class Counter:
 
 
 @dataclass(frozen=True)
-class Bare:
+class FreeParameter:
     """A parameter in no site, such as a class token, whose last dimension carries a label. `path` is its own name;
     every unit takes `unit_bytes`."""
 
@@ -30,7 +30,7 @@ class Bare:
 
 
 @dataclass(frozen=True)
-class Fixed:
+class Uncuttable:
     """Units that cannot be cut: what their label would be, and why not."""
 
     label: str
@@ -45,11 +45,11 @@ class Layout:
 
     towers: tuple[Tower, ...]
     sites: tuple[Site, ...]
-    counters: tuple[Counter, ...] = field(default=())
-    fixed: tuple[Fixed, ...] = field(default=())
+    counters: tuple[SizeAttribute, ...] = field(default=())
+    fixed: tuple[Uncuttable, ...] = field(default=())
     folds: tuple[Fold, ...] = field(default=(), compare=False)
     watched: bool = field(default=False, compare=False)
-    bare: tuple[Bare, ...] = field(default=())
+    bare: tuple[FreeParameter, ...] = field(default=())
 
     def site(self, path: str) -> Site:
         """The site whose module stands at `path`."""
@@ -101,7 +101,7 @@ class Layout:
             self,
             sites=tuple(map(freed, self.sites)),
             bare=tuple(bare for bare in self.bare if bare.label != label),
-            fixed=(*self.fixed, Fixed(label, reason)),
+            fixed=(*self.fixed, Uncuttable(label, reason)),
         )
 
     def merged(self, tower: str) -> Layout:
@@ -141,17 +141,17 @@ class Layout:
             self,
             towers=tuple(left if t.name == tower else t for t in self.towers),
             sites=tuple(
-                _renumbered(site, whole, stays)
+                _renumber_site(site, whole, stays)
                 for site in self.sites
                 if site.tower != tower or site.block is None or site.block in stays
             ),
             counters=tuple(
-                replace(c, label=_relabelled(c.label, tower, stays), path=_moved(c.path, whole.blocks, stays))
+                replace(c, label=_renumber_label(c.label, tower, stays), path=_renumber_path(c.path, whole.blocks, stays))
                 for c in self.counters
                 if not goes(c.label)
             ),
-            fixed=tuple(replace(f, label=_relabelled(f.label, tower, stays)) for f in self.fixed if not goes(f.label)),
-            folds=tuple(_unsure(fold, whole) for fold in self.folds),
+            fixed=tuple(replace(f, label=_renumber_label(f.label, tower, stays)) for f in self.fixed if not goes(f.label)),
+            folds=tuple(_mark_fold_uncertain(fold, whole) for fold in self.folds),
         )
 
     def before(self, original: Layout, path: str) -> str:
@@ -172,8 +172,8 @@ class Layout:
         """Plain data for a JSON file; fields at their default are left out."""
         return {
             "towers": [asdict(tower) for tower in self.towers],
-            "sites": [_terse(site) for site in self.sites],
-            "counters": [_terse(counter) for counter in self.counters],
+            "sites": [_omit_defaults(site) for site in self.sites],
+            "counters": [_omit_defaults(counter) for counter in self.counters],
             **({"fixed": [asdict(fixed) for fixed in self.fixed]} if self.fixed else {}),
             **({"bare": [asdict(bare) for bare in self.bare]} if self.bare else {}),
         }
@@ -187,41 +187,41 @@ class Layout:
                 for t in data["towers"]
             ),
             sites=tuple(_site_from_json(s) for s in data["sites"]),
-            counters=tuple(Counter(**c) for c in data["counters"]),
-            fixed=tuple(Fixed(**f) for f in data.get("fixed", ())),
-            bare=tuple(Bare(**b) for b in data.get("bare", ())),
+            counters=tuple(SizeAttribute(**c) for c in data["counters"]),
+            fixed=tuple(Uncuttable(**f) for f in data.get("fixed", ())),
+            bare=tuple(FreeParameter(**b) for b in data.get("bare", ())),
         )
 
 
-def _renumbered(site: Site, tower: Tower, stays: Mapping[int, int]) -> Site:
+def _renumber_site(site: Site, tower: Tower, stays: Mapping[int, int]) -> Site:
     """`site` after the blocks of `tower` got the numbers `stays[old]`; others are gone."""
     if site.tower != tower.name or site.block is None:
         return site
     return replace(
         site,
-        path=_moved(site.path, tower.blocks, stays),
+        path=_renumber_path(site.path, tower.blocks, stays),
         block=stays[site.block],
-        input_axis=_relabelled_axis(site.input_axis, tower.name, stays),
-        output_axis=_relabelled_axis(site.output_axis, tower.name, stays),
+        input_axis=_renumber_axis(site.input_axis, tower.name, stays),
+        output_axis=_renumber_axis(site.output_axis, tower.name, stays),
     )
 
 
-def _relabelled_axis(axis: Axis | None, tower: str, stays: Mapping[int, int]) -> Axis | None:
+def _renumber_axis(axis: Axis | None, tower: str, stays: Mapping[int, int]) -> Axis | None:
     if axis is None:
         return None
-    parts = (_relabelled_axis(part, tower, stays) for part in axis.then)
+    parts = (_renumber_axis(part, tower, stays) for part in axis.then)
     then = tuple(part for part in parts if part is not None)
-    return replace(axis, label=_relabelled(axis.label, tower, stays), then=then)
+    return replace(axis, label=_renumber_label(axis.label, tower, stays), then=then)
 
 
-def _relabelled(label: str, tower: str, stays: Mapping[int, int]) -> str:
+def _renumber_label(label: str, tower: str, stays: Mapping[int, int]) -> str:
     """`text.3.heads` with the number that block 3 has now."""
     name, _, rest = label.partition(".")
     number, dot, unit = rest.partition(".")
     return f"{name}.{stays[int(number)]}{dot}{unit}" if name == tower and number.isdigit() else label
 
 
-def _unsure(fold: Fold, tower: Tower) -> Fold:
+def _mark_fold_uncertain(fold: Fold, tower: Tower) -> Fold:
     """`fold` after blocks of `tower` went: one in a block was tried in that block, and another may stand there by then."""
     inside = tuple(f"{block}." for block in tower.blocks)
     if not any(path.startswith(inside) for path in (fold.path, *fold.into)):
@@ -230,7 +230,7 @@ def _unsure(fold: Fold, tower: Tower) -> Fold:
     return replace(fold, reason=reason)
 
 
-def _moved(path: str, blocks: Sequence[str], stays: Mapping[int, int]) -> str:
+def _renumber_path(path: str, blocks: Sequence[str], stays: Mapping[int, int]) -> str:
     """`path` with the path that its block has now."""
     for old, new in stays.items():
         if f"{path}.".startswith(f"{blocks[old]}."):
@@ -238,15 +238,15 @@ def _moved(path: str, blocks: Sequence[str], stays: Mapping[int, int]) -> str:
     return path
 
 
-def _terse(item: Site | Counter | Axis) -> dict[str, Any]:
+def _omit_defaults(item: Site | SizeAttribute | Axis) -> dict[str, Any]:
     values = ((f.name, getattr(item, f.name), f.default) for f in fields(item))
-    return {name: _plain(value) for name, value, default in values if value != default}
+    return {name: _to_plain_value(value) for name, value, default in values if value != default}
 
 
-def _plain(value: Any) -> Any:
+def _to_plain_value(value: Any) -> Any:
     if isinstance(value, Axis):
-        return _terse(value)
-    return [_plain(part) for part in value] if isinstance(value, tuple) else value
+        return _omit_defaults(value)
+    return [_to_plain_value(part) for part in value] if isinstance(value, tuple) else value
 
 
 def _site_from_json(data: dict[str, Any]) -> Site:

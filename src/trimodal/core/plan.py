@@ -11,12 +11,12 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal, get_args
 
 from trimodal.core.estimate import Estimate
-from trimodal.core.layout import Bare, Layout
+from trimodal.core.layout import FreeParameter, Layout
 from trimodal.core.record import PackName
-from trimodal.core.showing import html_table, size_name
+from trimodal.core.showing import format_size, html_table
 from trimodal.core.site import Fold, Site, Tower
-from trimodal.core.untouched import Untouched
-from trimodal.shorthand import short_name
+from trimodal.core.untouched import UntouchedTensors
+from trimodal.shorthand import short_name_of
 
 PLAN_FORMAT = 1
 Certainty = Literal["exact", "at most", "estimate"]
@@ -36,7 +36,7 @@ class Place:
     label: str | None = None
     whole: Tower | None = None
     fold: Fold | None = None
-    bare: tuple[Bare, ...] = ()
+    bare: tuple[FreeParameter, ...] = ()
 
     @staticmethod
     def along(layout: Layout, label: str) -> Place:
@@ -110,7 +110,7 @@ class PlannedPlace:
 
 
 @dataclass(frozen=True)
-class LeftAlone:
+class DeclinedPlace:
     """A place that the pattern matched and the method declined, with the reason."""
 
     name: str
@@ -125,11 +125,11 @@ class Edit:
     where: tuple[str, ...]
     config: dict[str, Any]
     places: tuple[PlannedPlace, ...]
-    left_alone: tuple[LeftAlone, ...] = ()
+    left_alone: tuple[DeclinedPlace, ...] = ()
 
 
 @dataclass(frozen=True)
-class Skipped:
+class SkippedStep:
     """A step of the recipe that is `optional` and finds nothing to do in this model: where it stands, its method, and why."""
 
     step: str
@@ -174,21 +174,21 @@ class Plan:
     recipe: dict[str, Any] = field(default_factory=dict)
     trimodal: str = ""
     format: int = PLAN_FORMAT
-    skipped: tuple[Skipped, ...] = ()
+    skipped: tuple[SkippedStep, ...] = ()
     pack: PackName = field(default="plain", compare=False)  # the same is done to the model either way
-    untouched: Untouched | None = None
+    untouched: UntouchedTensors | None = None
     estimate: Estimate | None = field(default=None, compare=False)
 
     def __repr__(self) -> str:
         places = sum(len(edit.places) for edit in self.edits)
         about = {"exact": "", "at most": "at most ", "estimate": "about "}[self.certainty]
-        before, after = size_name(self.source.tensor_bytes), size_name(self.expected_tensor_bytes)
+        before, after = format_size(self.source.tensor_bytes), format_size(self.expected_tensor_bytes)
         return f"<Plan for {self.source.name}: {len(self.edits)} edits at {places} places, {before} → {about}{after}, seed {self.seed}>"
 
     def _repr_html_(self) -> str:
         rows = [
-            (edit.method, short_name(edit.method, edit.config), ", ".join(edit.where), f"{len(edit.places):,}", f"{len(edit.left_alone):,}",
-             size_name(sum(p.bytes_before for p in edit.places)), size_name(sum(p.bytes_after for p in edit.places)))
+            (edit.method, short_name_of(edit.method, edit.config), ", ".join(edit.where), f"{len(edit.places):,}", f"{len(edit.left_alone):,}",
+             format_size(sum(p.bytes_before for p in edit.places)), format_size(sum(p.bytes_after for p in edit.places)))
             for edit in self.edits
         ]  # fmt: skip
         return html_table(repr(self)[1:-1], ("method", "in short", "where", "places", "left alone", "before", "after"), rows)
@@ -196,7 +196,7 @@ class Plan:
     @property
     def certainty(self) -> Certainty:
         """What `expected_tensor_bytes` is worth: as little as the least certain of its places."""
-        return least_certain(place.certainty for edit in self.edits for place in edit.places)
+        return lowest_certainty(place.certainty for edit in self.edits for place in edit.places)
 
     def to_json(self) -> dict[str, Any]:
         """Plain data for a JSON file."""
@@ -216,13 +216,13 @@ class Plan:
             recipe=data["recipe"],
             trimodal=data["trimodal"],
             format=data["format"],
-            skipped=tuple(Skipped(**step) for step in data.get("skipped", ())),
+            skipped=tuple(SkippedStep(**step) for step in data.get("skipped", ())),
             pack=data.get("pack", "plain"),
-            untouched=Untouched.from_json(data.get("untouched")),
+            untouched=UntouchedTensors.from_json(data.get("untouched")),
         )
 
 
-def least_certain(certainties: Iterable[Certainty]) -> Certainty:
+def lowest_certainty(certainties: Iterable[Certainty]) -> Certainty:
     """The one that promises least; `exact` where there is none."""
     return max(certainties, key=get_args(Certainty).index, default="exact")
 
@@ -233,7 +233,7 @@ def _edit_from_json(data: dict[str, Any]) -> Edit:
         where=tuple(data["where"]),
         config=data["config"],
         places=tuple(_place_from_json(place) for place in data["places"]),
-        left_alone=tuple(LeftAlone(**p) for p in data["left_alone"]),
+        left_alone=tuple(DeclinedPlace(**p) for p in data["left_alone"]),
     )
 
 

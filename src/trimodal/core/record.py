@@ -10,8 +10,8 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-from trimodal.core.showing import html_table, size_name
-from trimodal.core.untouched import Untouched
+from trimodal.core.showing import format_size, html_table
+from trimodal.core.untouched import UntouchedTensors
 
 Unit = Literal["percent", "cosine"]
 Status = Literal["passed", "failed", "not run"]
@@ -77,7 +77,7 @@ class Metric:
 
 
 @dataclass(frozen=True)
-class Size:
+class DiskSize:
     """Bytes on disk of all files that are needed to run the model (weights, configuration, processors), and of
     the weight files alone."""
 
@@ -97,7 +97,7 @@ class Packing:
 
 
 @dataclass(frozen=True)
-class Stock:
+class StockLoad:
     """Whether stock Transformers loads the folder where trimodal is not installed, and why not; no reason where it does."""
 
     alone: bool
@@ -178,7 +178,7 @@ class Verdict:
     `left_out` what lay in the original's folder and was neither counted nor carried over; a verdict that an older version
     wrote has none of these, nor a `machine` or a `latency`."""
 
-    size: Size
+    size: DiskSize
     towers: tuple[TowerSize, ...]
     metrics: tuple[Metric, ...]
     checks: tuple[Check, ...]
@@ -186,8 +186,8 @@ class Verdict:
     seconds: dict[str, float] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
     packing: Packing | None = None
-    stock: Stock | None = None
-    untouched: Untouched | None = None
+    stock: StockLoad | None = None
+    untouched: UntouchedTensors | None = None
     latency: Latency | None = None
     machine: Machine | None = None
     peak_bytes: int | None = None
@@ -195,14 +195,14 @@ class Verdict:
     format: int = 2
 
     def __repr__(self) -> str:
-        sizes = f"{size_name(self.size.before_bytes)} → {size_name(self.size.after_bytes)}"
-        lost = "".join(f", {metric.name} {_value(metric, metric.before)} → {_value(metric, metric.after)}" for metric in self.metrics[:1])
+        sizes = f"{format_size(self.size.before_bytes)} → {format_size(self.size.after_bytes)}"
+        lost = "".join(f", {metric.name} {_format_value(metric, metric.before)} → {_format_value(metric, metric.after)}" for metric in self.metrics[:1])
         quality = "not judged" if self.quality == "not run" else self.quality
         return f"<Verdict: {sizes}{lost}; integrity {self.integrity}, quality {quality}>"
 
     def _repr_html_(self) -> str:
         measured = [
-            (m.name, m.modality, f"{m.samples:,}", _value(m, m.before), _value(m, m.after), _interval(m))
+            (m.name, m.modality, f"{m.samples:,}", _format_value(m, m.before), _format_value(m, m.after), _format_interval(m))
             for m in self.metrics
         ]
         checks = [(check.name, check.status, check.detail) for check in self.checks]
@@ -213,12 +213,12 @@ class Verdict:
     @property
     def integrity(self) -> Status:
         """Whether the folder holds what was measured, whole, and reloads. `not run` where nothing was checked."""
-        return _status(check for check in self.checks if check.about == "integrity")
+        return _combine_statuses(check for check in self.checks if check.about == "integrity")
 
     @property
     def quality(self) -> Status:
         """Whether no more was lost than the floors allow. `not run`, that is not judged, where no floor was set."""
-        return _status(check for check in self.checks if check.about == "quality")
+        return _combine_statuses(check for check in self.checks if check.about == "quality")
 
     @property
     def passed(self) -> bool:
@@ -234,7 +234,7 @@ class Verdict:
     def from_json(data: dict[str, Any]) -> Verdict:
         """The inverse of `to_json`."""
         return Verdict(
-            size=Size(**data["size"]),
+            size=DiskSize(**data["size"]),
             towers=tuple(TowerSize(**t) for t in data["towers"]),
             metrics=tuple(Metric(**m) for m in data["metrics"]),
             checks=tuple(Check.from_json(c) for c in data["checks"]),
@@ -242,8 +242,8 @@ class Verdict:
             seconds=data["seconds"],
             versions=data["versions"],
             packing=Packing(**data["packing"]) if data.get("packing") else None,
-            stock=Stock(**data["stock"]) if data.get("stock") else None,
-            untouched=Untouched.from_json(data.get("untouched")),
+            stock=StockLoad(**data["stock"]) if data.get("stock") else None,
+            untouched=UntouchedTensors.from_json(data.get("untouched")),
             latency=Latency(**data["latency"]) if data.get("latency") else None,
             machine=Machine(**data["machine"]) if data.get("machine") else None,
             peak_bytes=data.get("peak_bytes"),
@@ -251,18 +251,18 @@ class Verdict:
         )
 
 
-def _value(metric: Metric, value: float) -> str:
+def _format_value(metric: Metric, value: float) -> str:
     return f"{value:.1f} %" if metric.unit == "percent" else f"{value:.4f}"
 
 
-def _interval(metric: Metric) -> str:
+def _format_interval(metric: Metric) -> str:
     """The drop's interval, where there are samples enough for one."""
     if metric.drop_low is None or metric.drop_high is None:
         return f"n = {metric.samples}: no interval"
     return f"[{metric.drop_low:.3g}, {metric.drop_high:.3g}]"
 
 
-def _status(checks: Iterable[Check]) -> Status:
+def _combine_statuses(checks: Iterable[Check]) -> Status:
     """One failure fails all, one that was run and passed passes them."""
     found = {check.status for check in checks}
     return "failed" if "failed" in found else "passed" if "passed" in found else "not run"

@@ -8,7 +8,7 @@ from html import escape
 _ROWS = 12
 
 
-def size_name(count: float) -> str:
+def format_size(count: float) -> str:
     """`1.56 MB` for 1_560_000 bytes."""
     for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
         if count >= factor:

@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from trimodal.core.storage import BASE, TYPE_BYTES, packed_columns, tensors_of
+from trimodal.core.storage import BASE, TYPE_BYTES, packed_columns, tensor_specs_of
 
 Kind = Literal["linear", "conv", "embedding", "norm"]
 _COUNT_BYTES = 8  # of num_batches_tracked
@@ -29,7 +29,7 @@ def is_width(label: str) -> bool:
     return label.endswith(_WIDTH)
 
 
-def width_of(tower: str) -> str:
+def width_label(tower: str) -> str:
     """The label of the dimensions of a tower's stream."""
     return f"{tower}{_WIDTH}"
 
@@ -226,7 +226,7 @@ class Site:
         depthwise. The `base` of `residual` has both axes.
         """
         parts = []
-        specs = tensors_of(kind, options)
+        specs = tensor_specs_of(kind, options)
         first, *_, last = specs
         for name, spec in specs.items():
             inner = kind == "cp" and name not in (first, last)

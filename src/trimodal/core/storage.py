@@ -80,7 +80,7 @@ def group_size(group: int | str, columns: int) -> int:
     return min(group, columns) if isinstance(group, int) else columns
 
 
-def tensors_of(kind: str, options: Mapping[str, Any]) -> dict[str, TensorSpec]:
+def tensor_specs_of(kind: str, options: Mapping[str, Any]) -> dict[str, TensorSpec]:
     """The tensors that a weight kept as `kind` with `options` consists of.
 
     Every kind has `shape`, the weight's own, and `dtype`, its type when decoded. Further: `low_rank` has `rank` and
@@ -96,42 +96,42 @@ def tensors_of(kind: str, options: Mapping[str, Any]) -> dict[str, TensorSpec]:
     """
     if not isinstance(kind, str) or kind not in KINDS:
         raise StorageError(f"the kind of storage {kind!r:.40}")
-    shape, dtype = _shape_and_dtype(options)
+    shape, dtype = _read_shape_and_dtype(options)
     rows, columns = shape[0], math.prod(shape[1:])
     keys = set(options) - {"shape", "dtype"} - (_PARTS if kind in CODED else set())
     if kind == "dense":
-        _keys(kind, keys, set())
+        _check_keys(kind, keys, set())
         return {"weight": TensorSpec(shape, dtype)}
     if kind == "low_rank":
-        _keys(kind, keys, {"rank", "embedding"})
-        return _low_rank(options, shape, dtype)
+        _check_keys(kind, keys, {"rank", "embedding"})
+        return _low_rank_specs(options, shape, dtype)
     if kind == "tucker":
-        _keys(kind, keys, {"ranks"})
-        return _tucker(options, shape, dtype)
+        _check_keys(kind, keys, {"ranks"})
+        return _tucker_specs(options, shape, dtype)
     if kind == "cp":
-        _keys(kind, keys, {"rank"})
-        return _cp(options, shape, dtype)
+        _check_keys(kind, keys, {"rank"})
+        return _cp_specs(options, shape, dtype)
     if kind == "residual":
-        _keys(kind, keys, {"rank"})
-        return _residual(options, shape, dtype)
+        _check_keys(kind, keys, {"rank"})
+        return _residual_specs(options, shape, dtype)
     if kind == "sparse":
-        _keys(kind, keys, {"kept"})
-        kept = _whole(options, "kept", 0, rows * columns)
+        _check_keys(kind, keys, {"kept"})
+        kept = _read_integer(options, "kept", 0, rows * columns)
         return {
             "values": TensorSpec((kept,), dtype),
             "mask": TensorSpec((rows, packed_columns(columns, 1)), "uint8"),
         }
-    coded = {"quantized": _quantized, "codebook": _codebook, "integers": _integers}
-    return {**coded[kind](options, keys, rows, columns), **_parts(options, rows, columns)}
+    coded = {"quantized": _quantized_specs, "codebook": _codebook_specs, "integers": _integer_specs}
+    return {**coded[kind](options, keys, rows, columns), **_part_specs(options, rows, columns)}
 
 
 def stored_bytes(kind: str, options: Mapping[str, Any]) -> int:
     """Bytes of all tensors that `tensors_of` names."""
-    return sum(spec.bytes for spec in tensors_of(kind, options).values())
+    return sum(spec.bytes for spec in tensor_specs_of(kind, options).values())
 
 
-def _low_rank(options: Mapping[str, Any], shape: tuple[int, ...], dtype: str) -> dict[str, TensorSpec]:
-    rank = _whole(options, "rank", 1)
+def _low_rank_specs(options: Mapping[str, Any], shape: tuple[int, ...], dtype: str) -> dict[str, TensorSpec]:
+    rank = _read_integer(options, "rank", 1)
     if type(options["embedding"]) is not bool or (options["embedding"] and len(shape) != 2):
         raise StorageError(f"low rank of an embedding {options['embedding']!r:.20} of shape {list(shape)}")
     if options["embedding"]:
@@ -140,26 +140,26 @@ def _low_rank(options: Mapping[str, Any], shape: tuple[int, ...], dtype: str) ->
     return {"first": TensorSpec((rank, *shape[1:]), dtype), "second": TensorSpec((shape[0], rank, *ones), dtype)}
 
 
-def _tucker(options: Mapping[str, Any], shape: tuple[int, ...], dtype: str) -> dict[str, TensorSpec]:
-    ones, ranks = _point(shape), options["ranks"]
+def _tucker_specs(options: Mapping[str, Any], shape: tuple[int, ...], dtype: str) -> dict[str, TensorSpec]:
+    ones, ranks = _point_kernel(shape), options["ranks"]
     if not isinstance(ranks, list | tuple) or len(ranks) != 2:
         raise StorageError(f"ranks {ranks!r:.40}")
-    inner, outer = (_whole({"rank": r}, "rank", 1, most) for r, most in zip(ranks, (shape[1], shape[0]), strict=True))
+    inner, outer = (_read_integer({"rank": r}, "rank", 1, most) for r, most in zip(ranks, (shape[1], shape[0]), strict=True))
     shapes = (inner, shape[1], *ones), (outer, inner, *shape[2:]), (shape[0], outer, *ones)
     return {name: TensorSpec(found, dtype) for name, found in zip(LINKS, shapes, strict=False)}
 
 
-def _cp(options: Mapping[str, Any], shape: tuple[int, ...], dtype: str) -> dict[str, TensorSpec]:
-    ones, rank = _point(shape), _whole(options, "rank", 1)
+def _cp_specs(options: Mapping[str, Any], shape: tuple[int, ...], dtype: str) -> dict[str, TensorSpec]:
+    ones, rank = _point_kernel(shape), _read_integer(options, "rank", 1)
     along = [(rank, 1, *ones[:at], length, *ones[at + 1 :]) for at, length in enumerate(shape[2:])]
     shapes = (rank, shape[1], *ones), *along, (shape[0], rank, *ones)
     return {name: TensorSpec(found, dtype) for name, found in zip(LINKS, shapes, strict=False)}
 
 
-def _residual(options: Mapping[str, Any], shape: tuple[int, ...], dtype: str) -> dict[str, TensorSpec]:
+def _residual_specs(options: Mapping[str, Any], shape: tuple[int, ...], dtype: str) -> dict[str, TensorSpec]:
     if len(shape) != 2:
         raise StorageError(f"a residual beside a weight of the shape {list(shape)}")
-    rank = _whole(options, "rank", 1, min(shape))
+    rank = _read_integer(options, "rank", 1, min(shape))
     return {
         "first": TensorSpec((rank, shape[1]), dtype),
         "second": TensorSpec((shape[0], rank), dtype),
@@ -167,35 +167,35 @@ def _residual(options: Mapping[str, Any], shape: tuple[int, ...], dtype: str) ->
     }
 
 
-def _point(shape: tuple[int, ...]) -> tuple[int, ...]:
+def _point_kernel(shape: tuple[int, ...]) -> tuple[int, ...]:
     """The kernel of a 1 × 1 convolution beside one with a weight of `shape`."""
     if len(shape) not in (3, 4):
         raise StorageError(f"a convolution's factors for the shape {list(shape)}")
     return tuple(1 for _ in shape[2:])
 
 
-def _quantized(options: Mapping[str, Any], keys: set[str], rows: int, columns: int) -> dict[str, TensorSpec]:
-    _keys("quantized", keys, {"bits", "group", "exponent", "zero", "shared"})
-    bits, group = _whole(options, "bits", 1, _MOST_BITS), _whole(options, "group", 1)
-    _exponent(options)
+def _quantized_specs(options: Mapping[str, Any], keys: set[str], rows: int, columns: int) -> dict[str, TensorSpec]:
+    _check_keys("quantized", keys, {"bits", "group", "exponent", "zero", "shared"})
+    bits, group = _read_integer(options, "bits", 1, _MOST_BITS), _read_integer(options, "group", 1)
+    _check_exponent(options)
     if options["zero"] not in (None, "uint8", "int32", "float16") or type(options["shared"]) is not bool:
         raise StorageError(f"zero-points of {options['zero']!r:.20}, shared {options['shared']!r:.20}")
     scales = (1 if options["shared"] else rows, -(-columns // group))
-    found = {**_codes(options, rows, columns, bits), "scale": TensorSpec(scales, "float16")}
+    found = {**_code_specs(options, rows, columns, bits), "scale": TensorSpec(scales, "float16")}
     if options["zero"] is not None:
         found["zero"] = TensorSpec(scales, options["zero"])
     return found
 
 
-def _codebook(options: Mapping[str, Any], keys: set[str], rows: int, columns: int) -> dict[str, TensorSpec]:
-    _keys("codebook", keys, {"bits", "group", "exponent", "tables", "scaled"})
-    bits, group = _whole(options, "bits", 1, 8), _whole(options, "group", 1)
-    _exponent(options)
+def _codebook_specs(options: Mapping[str, Any], keys: set[str], rows: int, columns: int) -> dict[str, TensorSpec]:
+    _check_keys("codebook", keys, {"bits", "group", "exponent", "tables", "scaled"})
+    bits, group = _read_integer(options, "bits", 1, 8), _read_integer(options, "group", 1)
+    _check_exponent(options)
     groups = -(-columns // group)
     tables = {"tensor": 1, "channel": rows, "group": rows * groups, "tower": 1, "borrowed": 0}
     if options["tables"] not in tuple(tables) or type(options["scaled"]) is not bool:
         raise StorageError(f"tables per {options['tables']!r:.20}, scaled {options['scaled']!r:.20}")
-    found = _codes(options, rows, columns, bits)
+    found = _code_specs(options, rows, columns, bits)
     if count := tables[options["tables"]]:
         found["levels"] = TensorSpec((count, 2**bits), "float16")
     if options["scaled"]:
@@ -203,10 +203,10 @@ def _codebook(options: Mapping[str, Any], keys: set[str], rows: int, columns: in
     return found
 
 
-def _codes(options: Mapping[str, Any], rows: int, columns: int, bits: int) -> dict[str, TensorSpec]:
+def _code_specs(options: Mapping[str, Any], rows: int, columns: int, bits: int) -> dict[str, TensorSpec]:
     if "kept" not in options:
         return {"codes": TensorSpec((rows, packed_columns(columns, bits)), "uint8")}
-    kept = _whole(options, "kept", 0, rows * columns)
+    kept = _read_integer(options, "kept", 0, rows * columns)
     if filling := sorted(_FILLING & options.keys()):
         raise StorageError(f"a mask, which {filling[0]} would fill in")
     return {
@@ -215,16 +215,16 @@ def _codes(options: Mapping[str, Any], rows: int, columns: int, bits: int) -> di
     }
 
 
-def _integers(options: Mapping[str, Any], keys: set[str], rows: int, columns: int) -> dict[str, TensorSpec]:
-    _keys("integers", keys | ({"kept"} & options.keys()), {"exponent"})
-    _exponent(options)
+def _integer_specs(options: Mapping[str, Any], keys: set[str], rows: int, columns: int) -> dict[str, TensorSpec]:
+    _check_keys("integers", keys | ({"kept"} & options.keys()), {"exponent"})
+    _check_exponent(options)
     return {"codes": TensorSpec((rows, columns), "int8"), "scale": TensorSpec((1, columns), "float16")}
 
 
-def _parts(options: Mapping[str, Any], rows: int, columns: int) -> dict[str, TensorSpec]:
+def _part_specs(options: Mapping[str, Any], rows: int, columns: int) -> dict[str, TensorSpec]:
     found = {}
     if "rotation" in options:
-        block = _whole(options, "rotation", 2, columns)
+        block = _read_integer(options, "rotation", 2, columns)
         if columns % block or block & (block - 1):
             raise StorageError(f"a rotation in blocks of {block} of {columns} columns")
         found["signs"] = TensorSpec((1, packed_columns(columns, 1)), "uint8")
@@ -233,26 +233,26 @@ def _parts(options: Mapping[str, Any], rows: int, columns: int) -> dict[str, Ten
             raise StorageError(f"a scaling of columns {options['columns']!r:.20}")
         found["columns"] = TensorSpec((1, columns), "float16")
     if "rank" in options:
-        rank = _whole(options, "rank", 1, min(rows, columns))
+        rank = _read_integer(options, "rank", 1, min(rows, columns))
         found["left"], found["right"] = TensorSpec((rows, rank), "float16"), TensorSpec((rank, columns), "float16")
     if "outliers" in options:
-        count = _whole(options, "outliers", 0, rows * columns)
+        count = _read_integer(options, "outliers", 0, rows * columns)
         found["outliers"], found["places"] = TensorSpec((count,), "float16"), TensorSpec((count,), "int32")
     if "inputs" in options:
-        found.update(_inputs(options["inputs"]))
+        found.update(_input_specs(options["inputs"]))
     return found
 
 
-def _inputs(how: Any) -> dict[str, TensorSpec]:
+def _input_specs(how: Any) -> dict[str, TensorSpec]:
     if not isinstance(how, Mapping) or how.keys() != {"bits", "mode"} or how["mode"] not in ("static", "token"):
         raise StorageError(f"inputs quantized as {how!r:.60}")
-    _whole(how, "bits", 4, 8)
+    _read_integer(how, "bits", 4, 8)
     if how["mode"] == "token":
         return {}
     return {"input_scale": TensorSpec((1, 1), "float32"), "input_zero": TensorSpec((1, 1), "uint8")}
 
 
-def _shape_and_dtype(options: Mapping[str, Any]) -> tuple[tuple[int, ...], str]:
+def _read_shape_and_dtype(options: Mapping[str, Any]) -> tuple[tuple[int, ...], str]:
     shape, dtype = options.get("shape"), options.get("dtype")
     if not isinstance(shape, list | tuple) or not shape or not all(type(n) is int and n >= 0 for n in shape):
         raise StorageError(f"the shape {shape!r:.40}")
@@ -261,19 +261,19 @@ def _shape_and_dtype(options: Mapping[str, Any]) -> tuple[tuple[int, ...], str]:
     return tuple(shape), str(dtype)
 
 
-def _keys(kind: str, found: set[str], expected: set[str]) -> None:
+def _check_keys(kind: str, found: set[str], expected: set[str]) -> None:
     if found != expected:
         raise StorageError(f"{kind} with the options {', '.join(sorted(map(str, found)))[:80] or 'none'}")
 
 
-def _whole(options: Mapping[str, Any], name: str, low: int, high: int | None = None) -> int:
+def _read_integer(options: Mapping[str, Any], name: str, low: int, high: int | None = None) -> int:
     value = options[name]
     if type(value) is not int or value < low or (high is not None and value > high):
         raise StorageError(f"{name} {value!r:.20}")
     return value
 
 
-def _exponent(options: Mapping[str, Any]) -> None:
+def _check_exponent(options: Mapping[str, Any]) -> None:
     value = options["exponent"]
     if type(value) is not int or abs(value) > _LARGEST_EXPONENT:
         raise StorageError(f"an exponent of {value!r:.20}")

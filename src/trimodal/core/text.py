@@ -10,16 +10,16 @@ from typing import Any
 
 def json_text(data: Any, **style: Any) -> str:
     """`data` as JSON, with null for numbers that are not finite, which JSON cannot hold; `style` as `json.dumps` takes it."""
-    return json.dumps(_finite(data), allow_nan=False, **style)
+    return json.dumps(_replace_nonfinite(data), allow_nan=False, **style)
 
 
-def _finite(data: Any) -> Any:
+def _replace_nonfinite(data: Any) -> Any:
     if isinstance(data, float):
         return data if math.isfinite(data) else None
     if isinstance(data, Mapping):
-        return {_key(key): _finite(value) for key, value in data.items()}
-    return [_finite(value) for value in data] if isinstance(data, list | tuple) else data
+        return {_to_json_key(key): _replace_nonfinite(value) for key, value in data.items()}
+    return [_replace_nonfinite(value) for value in data] if isinstance(data, list | tuple) else data
 
 
-def _key(key: Any) -> Any:
+def _to_json_key(key: Any) -> Any:
     return str(key) if isinstance(key, float) and not math.isfinite(key) else key

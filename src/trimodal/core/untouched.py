@@ -15,7 +15,7 @@ Why = Literal["in no place", "declined", "not asked for"]
 
 
 @dataclass(frozen=True)
-class Stored:
+class StoredTensor:
     """One stored tensor of a model: its dotted name, the tower it belongs to (empty if none), and its bytes."""
 
     name: str
@@ -24,7 +24,7 @@ class Stored:
 
 
 @dataclass(frozen=True)
-class Alike:
+class TensorGroup:
     """Tensors whose names differ in numbers only. `why` they are left: no method can work on them (`in no place`), a
     method of the plan looked at them and left them alone (`declined`), or the recipe names them nowhere (`not asked for`)."""
 
@@ -36,11 +36,11 @@ class Alike:
 
 
 @dataclass(frozen=True)
-class Untouched:
+class UntouchedTensors:
     """What is left as it was, largest first, out of `of_bytes` of tensors."""
 
     of_bytes: int
-    alike: tuple[Alike, ...] = ()
+    alike: tuple[TensorGroup, ...] = ()
 
     @property
     def bytes(self) -> int:
@@ -52,9 +52,9 @@ class Untouched:
         """Its part of all bytes, in [0, 1]."""
         return self.bytes / self.of_bytes if self.of_bytes else 0.0
 
-    def only(self, *whys: Why) -> Untouched:
+    def only(self, *whys: Why) -> UntouchedTensors:
         """What is left for one of these reasons."""
-        return Untouched(self.of_bytes, tuple(one for one in self.alike if one.why in whys))
+        return UntouchedTensors(self.of_bytes, tuple(one for one in self.alike if one.why in whys))
 
     def by_tower(self) -> dict[str, int]:
         """Bytes per tower, largest first."""
@@ -68,28 +68,28 @@ class Untouched:
         return {**asdict(self), "bytes": self.bytes, "share": self.share}
 
     @staticmethod
-    def from_json(data: dict[str, Any] | None) -> Untouched | None:
+    def from_json(data: dict[str, Any] | None) -> UntouchedTensors | None:
         """The inverse of `to_json`; None where a file of an older version has none."""
-        return Untouched(data["of_bytes"], tuple(Alike(**one) for one in data["alike"])) if data else None
+        return UntouchedTensors(data["of_bytes"], tuple(TensorGroup(**one) for one in data["alike"])) if data else None
 
 
-def gathered(left: Iterable[tuple[Stored, Why]], of_bytes: int) -> Untouched:
+def group_untouched(left: Iterable[tuple[StoredTensor, Why]], of_bytes: int) -> UntouchedTensors:
     """The tensors by name, reason and tower, largest first."""
-    groups: dict[tuple[str, str, Why], list[Stored]] = {}
+    groups: dict[tuple[str, str, Why], list[StoredTensor]] = {}
     for tensor, why in left:
-        groups.setdefault((_pattern(tensor.name), tensor.tower, why), []).append(tensor)
+        groups.setdefault((_replace_numbers(tensor.name), tensor.tower, why), []).append(tensor)
     found = [
-        Alike(_common([t.name for t in tensors]), tower, len(tensors), sum(t.bytes for t in tensors), why)
+        TensorGroup(_common_name([t.name for t in tensors]), tower, len(tensors), sum(t.bytes for t in tensors), why)
         for (_, tower, why), tensors in groups.items()
     ]
-    return Untouched(of_bytes, tuple(sorted(found, key=lambda one: (-one.bytes, one.name))))
+    return UntouchedTensors(of_bytes, tuple(sorted(found, key=lambda one: (-one.bytes, one.name))))
 
 
-def _pattern(name: str) -> str:
+def _replace_numbers(name: str) -> str:
     return ".".join("*" if part.isdigit() else part for part in name.split("."))
 
 
-def _common(names: list[str]) -> str:
+def _common_name(names: list[str]) -> str:
     """What the names have in common: a part in which they differ becomes `*`."""
     return ".".join(
         parts[0] if len(set(parts)) == 1 else "*" for parts in zip(*(n.split(".") for n in names), strict=True)

@@ -25,8 +25,8 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from trimodal.core import MODALITIES, Sample
-from trimodal.errors import DataError, nearest
-from trimodal.models.model import Batch, Loaded, Model, device_of
+from trimodal.errors import DataError, suggest_names
+from trimodal.models.model import Batch, LoadedSample, Model, device_of
 
 DATA_NAME = "data.jsonl"
 FIELDS = ("image", "audio", "text", "label", "labels", "target", "group", "split")
@@ -41,7 +41,7 @@ _KEPT_BYTES = 2**30  # of encoded batches
 # Reading and checking
 
 
-def read(data: str | Path, *, needs: frozenset[str] | None = None) -> list[Sample]:
+def read_samples(data: str | Path, *, needs: frozenset[str] | None = None) -> list[Sample]:
     """Read all lines of `data`, a JSONL file or a folder that holds `data.jsonl`.
 
     Args:
@@ -55,8 +55,8 @@ def read(data: str | Path, *, needs: frozenset[str] | None = None) -> list[Sampl
         DataError: the file, one of its lines, or a file that a line names cannot be used. Every distinct image
             and audio file is decoded once to find that out.
     """
-    file = _data_file(Path(data))
-    samples = [_sample(file, number, text) for number, text in enumerate(_lines(file), start=1) if text.strip()]
+    file = _find_data_file(Path(data))
+    samples = [_parse_sample(file, number, text) for number, text in enumerate(_read_lines(file), start=1) if text.strip()]
     if not samples:
         raise DataError(f"{file} holds no lines; expected one JSON object per line")
     _check_needs(file, samples, needs or frozenset())
@@ -65,7 +65,7 @@ def read(data: str | Path, *, needs: frozenset[str] | None = None) -> list[Sampl
     return samples
 
 
-def _data_file(given: Path) -> Path:
+def _find_data_file(given: Path) -> Path:
     file = given / DATA_NAME if given.is_dir() else given
     if not file.is_file():
         found = f"the folder {given} holds no {DATA_NAME}" if given.is_dir() else f"there is no file {given}"
@@ -73,108 +73,108 @@ def _data_file(given: Path) -> Path:
     return file
 
 
-def _lines(file: Path) -> list[str]:
+def _read_lines(file: Path) -> list[str]:
     try:
         content = file.read_bytes()
     except OSError as error:
         raise DataError(f"cannot read {file}: {error.strerror}") from error
-    return [_decoded(file, number, line) for number, line in enumerate(content.split(b"\n"), start=1)]
+    return [_decode_line(file, number, line) for number, line in enumerate(content.split(b"\n"), start=1)]
 
 
-def _decoded(file: Path, number: int, line: bytes) -> str:
+def _decode_line(file: Path, number: int, line: bytes) -> str:
     try:
         return line.decode("utf-8-sig" if number == 1 else "utf-8")
     except UnicodeDecodeError as error:
-        raise _bad(file, number, "is not UTF-8 text", "save the file as UTF-8") from error
+        raise _line_error(file, number, "is not UTF-8 text", "save the file as UTF-8") from error
 
 
-def _bad(file: Path, number: int, found: str, expected: str) -> DataError:
+def _line_error(file: Path, number: int, found: str, expected: str) -> DataError:
     return DataError(f"{file}, line {number}: {found}; {expected}")
 
 
-def _sample(file: Path, number: int, text: str) -> Sample:
-    fields = {key: value for key, value in _object(file, number, text).items() if value is not None}
+def _parse_sample(file: Path, number: int, text: str) -> Sample:
+    fields = {key: value for key, value in _parse_object(file, number, text).items() if value is not None}
     for key in fields:
         if key not in FIELDS:
-            raise _bad(file, number, f"unknown field {_short(key)}", nearest(key, FIELDS))
+            raise _line_error(file, number, f"unknown field {_shorten_value(key)}", suggest_names(key, FIELDS))
     strings = {
-        key: _string(file, number, key, fields) for key in ("image", "audio", "text", "target", "group", "split")
+        key: _parse_string(file, number, key, fields) for key in ("image", "audio", "text", "target", "group", "split")
     }
     if all(strings[modality] is None for modality in MODALITIES):
-        raise _bad(file, number, "no image, audio or text", "a line needs at least one of them")
+        raise _line_error(file, number, "no image, audio or text", "a line needs at least one of them")
     if strings["split"] not in (None, *SPLITS):
-        raise _bad(file, number, f"split is {_short(strings['split'])}", "expected 'train' or 'test'")
+        raise _line_error(file, number, f"split is {_shorten_value(strings['split'])}", "expected 'train' or 'test'")
     return Sample(
         line=number,
-        image=_path(file, number, "image", strings["image"]),
-        audio=_path(file, number, "audio", strings["audio"]),
+        image=_parse_path(file, number, "image", strings["image"]),
+        audio=_parse_path(file, number, "audio", strings["audio"]),
         text=strings["text"],
-        label=_label(file, number, "label", fields["label"]) if "label" in fields else None,
-        labels=_labels(file, number, fields.get("labels", {})),
+        label=_parse_label(file, number, "label", fields["label"]) if "label" in fields else None,
+        labels=_parse_labels(file, number, fields.get("labels", {})),
         target=strings["target"],
         group=strings["group"],
         split=strings["split"] or "",
     )
 
 
-def _object(file: Path, number: int, text: str) -> Mapping[str, Any]:
+def _parse_object(file: Path, number: int, text: str) -> Mapping[str, Any]:
     expected = 'expected one JSON object such as {"text": "a red bus", "label": 3}'
     try:
         value = json.loads(text)
     except (ValueError, RecursionError) as error:
         reason = f"{error.msg} at column {error.colno}" if isinstance(error, json.JSONDecodeError) else str(error)
-        raise _bad(file, number, f"not JSON ({reason})", expected) from error
+        raise _line_error(file, number, f"not JSON ({reason})", expected) from error
     if not isinstance(value, dict):
-        raise _bad(file, number, f"is a JSON {_json_type(value)}", expected)
+        raise _line_error(file, number, f"is a JSON {_json_type_of(value)}", expected)
     return value
 
 
-def _json_type(value: object) -> str:
+def _json_type_of(value: object) -> str:
     if value is None:
         return "null"
     names = {bool: "true/false", int: "number", float: "number", str: "string", list: "list", dict: "object"}
     return names[type(value)]
 
 
-def _short(value: object) -> str:
+def _shorten_value(value: object) -> str:
     shown = repr(value)
     return shown if len(shown) <= 60 else f"{shown[:57]}..."
 
 
-def _string(file: Path, number: int, key: str, fields: Mapping[str, Any]) -> str | None:
+def _parse_string(file: Path, number: int, key: str, fields: Mapping[str, Any]) -> str | None:
     value = fields.get(key)
     if value is None:
         return None
     if not isinstance(value, str):
-        raise _bad(file, number, f"{key} is a {_json_type(value)} ({_short(value)})", "expected a string")
+        raise _line_error(file, number, f"{key} is a {_json_type_of(value)} ({_shorten_value(value)})", "expected a string")
     if not value:
-        raise _bad(file, number, f"{key} is an empty string", "give it a value or leave it out")
+        raise _line_error(file, number, f"{key} is an empty string", "give it a value or leave it out")
     if any("\ud800" <= character <= "\udfff" for character in value):
-        raise _bad(file, number, f"{key} holds half a surrogate pair", "expected valid Unicode text")
+        raise _line_error(file, number, f"{key} holds half a surrogate pair", "expected valid Unicode text")
     return value
 
 
-def _label(file: Path, number: int, name: str, value: object) -> int:
+def _parse_label(file: Path, number: int, name: str, value: object) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        raise _bad(file, number, f"{name} is {_short(value)}", "expected a whole number from 0")
+        raise _line_error(file, number, f"{name} is {_shorten_value(value)}", "expected a whole number from 0")
     return value
 
 
-def _labels(file: Path, number: int, value: object) -> dict[str, int]:
+def _parse_labels(file: Path, number: int, value: object) -> dict[str, int]:
     if not isinstance(value, dict):
-        raise _bad(file, number, f"labels is a {_json_type(value)}", 'expected an object such as {"image": 7}')
-    return {name: _label(file, number, f"labels.{name}", label) for name, label in value.items() if label is not None}
+        raise _line_error(file, number, f"labels is a {_json_type_of(value)}", 'expected an object such as {"image": 7}')
+    return {name: _parse_label(file, number, f"labels.{name}", label) for name, label in value.items() if label is not None}
 
 
-def _path(file: Path, number: int, key: str, given: str | None) -> Path | None:
+def _parse_path(file: Path, number: int, key: str, given: str | None) -> Path | None:
     if given is None:
         return None
     path = file.parent / given
     if not _is_file(path):
-        raise _bad(
+        raise _line_error(
             file,
             number,
-            f"{key} names {_short(given)}, which is not a file",
+            f"{key} names {_shorten_value(given)}, which is not a file",
             f"paths are relative to {file.parent}",
         )
     return path
@@ -191,7 +191,7 @@ def _check_needs(file: Path, samples: Sequence[Sample], needs: frozenset[str]) -
     for sample in samples:
         for field in sorted(needs):
             if getattr(sample, field) in (None, "", {}):
-                raise _bad(file, sample.line, f"no {field}", f"every line needs {', '.join(sorted(needs))} here")
+                raise _line_error(file, sample.line, f"no {field}", f"every line needs {', '.join(sorted(needs))} here")
 
 
 def _check_splits(file: Path, samples: Sequence[Sample]) -> None:
@@ -200,7 +200,7 @@ def _check_splits(file: Path, samples: Sequence[Sample]) -> None:
     for sample in samples:
         if bool(sample.split) != bool(first.split):
             without, having = (sample, first) if first.split else (first, sample)
-            raise _bad(
+            raise _line_error(
                 file,
                 without.line,
                 f"no split, while line {having.line} has one",
@@ -211,13 +211,13 @@ def _check_splits(file: Path, samples: Sequence[Sample]) -> None:
         earlier = seen.setdefault(sample.group, sample)
         if earlier.split != sample.split:
             where = f"in split {sample.split}, on line {earlier.line} in {earlier.split}"
-            raise _bad(file, sample.line, f"group {_short(sample.group)} is {where}", "a group must stay in one split")
+            raise _line_error(file, sample.line, f"group {_shorten_value(sample.group)} is {where}", "a group must stay in one split")
 
 
 def _check_files(file: Path, samples: Sequence[Sample]) -> None:
     checked: set[Path] = set()
     for sample in samples:
-        for key, path, decode in (("image", sample.image, _image), ("audio", sample.audio, _audio)):
+        for key, path, decode in (("image", sample.image, _load_image), ("audio", sample.audio, _load_audio)):
             if path is None or path in checked:
                 continue
             try:
@@ -230,15 +230,15 @@ def _check_files(file: Path, samples: Sequence[Sample]) -> None:
 # Decoding files
 
 
-def load(sample: Sample) -> Loaded:
+def load_sample(sample: Sample) -> LoadedSample:
     """Read the files of `sample`: the image upright and in RGB, the audio as mono float32 (frames,) in [-1, 1].
 
     Raises:
         DataError: a file cannot be decoded.
     """
-    audio, rate = (None, 0) if sample.audio is None else _audio(sample.audio)
-    return Loaded(
-        image=None if sample.image is None else _image(sample.image),
+    audio, rate = (None, 0) if sample.audio is None else _load_audio(sample.audio)
+    return LoadedSample(
+        image=None if sample.image is None else _load_image(sample.image),
         audio=None if audio is None else audio.copy(),
         sampling_rate=rate,
         text=sample.text,
@@ -246,7 +246,7 @@ def load(sample: Sample) -> Loaded:
     )
 
 
-def _stamp(path: Path) -> tuple[int, int]:
+def _file_stamp_of(path: Path) -> tuple[int, int]:
     """Size and time of change, so that a file that was written anew is decoded anew."""
     try:
         status = path.stat()
@@ -255,19 +255,19 @@ def _stamp(path: Path) -> tuple[int, int]:
     return status.st_size, status.st_mtime_ns
 
 
-def _image(path: Path) -> Image.Image:
-    kept = _small_image(path, _stamp(path))
+def _load_image(path: Path) -> Image.Image:
+    kept = _load_small_image(path, _file_stamp_of(path))
     return _decode_image(path) if kept is None else kept
 
 
 @lru_cache(maxsize=2048)
-def _small_image(path: Path, stamp: tuple[int, int]) -> Image.Image | None:
+def _load_small_image(path: Path, stamp: tuple[int, int]) -> Image.Image | None:
     """The decoded image, kept in memory because many lines share it; None where it is too large for that."""
     try:
         with Image.open(path) as opened:
             small = opened.width * opened.height <= _KEPT_PIXELS
     except _IMAGE_ERRORS as error:
-        raise _no_image(path, error) from error
+        raise _image_error(path, error) from error
     return _decode_image(path) if small else None
 
 
@@ -275,38 +275,38 @@ def _decode_image(path: Path) -> Image.Image:
     try:
         with Image.open(path) as opened:
             opened.load()
-            return _in_rgb(ImageOps.exif_transpose(opened))
+            return _to_rgb(ImageOps.exif_transpose(opened))
     except _IMAGE_ERRORS as error:
-        raise _no_image(path, error) from error
+        raise _image_error(path, error) from error
 
 
-def _in_rgb(image: Image.Image) -> Image.Image:
+def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I;16"):  # Pillow would clip 16 bits at 255 instead of scaling them
         return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
     return image.convert("RGB")
 
 
-def _no_image(path: Path, error: BaseException) -> DataError:
+def _image_error(path: Path, error: BaseException) -> DataError:
     if path.exists() and path.stat().st_size == 0:
         return DataError(f"{path} is empty (0 bytes); expected a whole image file")
     reason = "not a known image format" if isinstance(error, UnidentifiedImageError) else str(error)
     return DataError(f"{path} cannot be decoded ({reason}); expected a whole image file such as PNG or JPEG")
 
 
-def _audio(path: Path) -> tuple[np.ndarray, int]:
-    kept = _short_audio(path, _stamp(path))
+def _load_audio(path: Path) -> tuple[np.ndarray, int]:
+    kept = _load_short_audio(path, _file_stamp_of(path))
     return _decode_audio(path) if kept is None else kept
 
 
 @lru_cache(maxsize=1024)
-def _short_audio(path: Path, stamp: tuple[int, int]) -> tuple[np.ndarray, int] | None:
+def _load_short_audio(path: Path, stamp: tuple[int, int]) -> tuple[np.ndarray, int] | None:
     """The decoded audio, kept in memory because many lines share it; None where it is too long for that."""
     audio, rate = _decode_audio(path)
     return (audio, rate) if audio.shape[0] <= _KEPT_FRAMES else None
 
 
 def _decode_audio(path: Path) -> tuple[np.ndarray, int]:
-    soundfile = _soundfile()
+    soundfile = _import_soundfile()
     try:
         with soundfile.SoundFile(path) as opened:
             expected, rate = opened.frames, opened.samplerate
@@ -316,7 +316,7 @@ def _decode_audio(path: Path) -> tuple[np.ndarray, int]:
         raise DataError(
             f"{path} cannot be decoded ({reason}); expected a whole audio file such as WAV or FLAC"
         ) from error
-    if _cut_short(path) or audio.shape[0] < expected:
+    if _is_cut_short(path) or audio.shape[0] < expected:
         raise DataError(f"{path} is truncated: its header promises more audio than it holds; expected a whole file")
     if audio.shape[0] == 0:
         raise DataError(f"{path} holds 0 samples; expected some sound")
@@ -325,7 +325,7 @@ def _decode_audio(path: Path) -> tuple[np.ndarray, int]:
     return audio.mean(axis=1, dtype=np.float32), int(rate)
 
 
-def _cut_short(path: Path) -> bool:
+def _is_cut_short(path: Path) -> bool:
     """Whether a RIFF file is shorter than its header says, which libsndfile forgives in silence."""
     with path.open("rb") as file:
         header = file.read(8)
@@ -336,7 +336,7 @@ def _cut_short(path: Path) -> bool:
     return not streamed and path.stat().st_size < promised + 8
 
 
-def _soundfile() -> ModuleType:
+def _import_soundfile() -> ModuleType:
     try:
         import soundfile  # type: ignore[import-untyped, unused-ignore]
     except ImportError as error:
@@ -349,7 +349,7 @@ def _soundfile() -> ModuleType:
 # Choosing samples
 
 
-def split(samples: Sequence[Sample], seed: int, held_out: float = 0.2) -> tuple[list[Sample], list[Sample]]:
+def split_calibration_and_held_out(samples: Sequence[Sample], seed: int, held_out: float = 0.2) -> tuple[list[Sample], list[Sample]]:
     """Part `samples` into those to calibrate with and those to verify with, each in file order.
 
     Lines that say `train` calibrate and lines that say `test` verify. Where no line has a split, a seeded
@@ -360,19 +360,19 @@ def split(samples: Sequence[Sample], seed: int, held_out: float = 0.2) -> tuple[
         return [s for s in samples if s.split != "test"], [s for s in samples if s.split == "test"]
     sizes: dict[object, int] = {}
     for sample in samples:
-        sizes[_group(sample)] = sizes.get(_group(sample), 0) + 1
-    verifying = _held_out_groups(sizes, seed, held_out * len(samples))
+        sizes[_group_key_of(sample)] = sizes.get(_group_key_of(sample), 0) + 1
+    verifying = _choose_held_out_groups(sizes, seed, held_out * len(samples))
     return (
-        [s for s in samples if _group(s) not in verifying],
-        [s for s in samples if _group(s) in verifying],
+        [s for s in samples if _group_key_of(s) not in verifying],
+        [s for s in samples if _group_key_of(s) in verifying],
     )
 
 
-def _group(sample: Sample) -> object:
+def _group_key_of(sample: Sample) -> object:
     return sample.group if sample.group is not None else (sample.image, sample.audio, sample.text)
 
 
-def _held_out_groups(sizes: Mapping[object, int], seed: int, wanted: float) -> set[object]:
+def _choose_held_out_groups(sizes: Mapping[object, int], seed: int, wanted: float) -> set[object]:
     """Groups in seeded order as long as they fit into `wanted` lines; at least one if there are two."""
     if len(sizes) < 2:
         return set()
@@ -386,7 +386,7 @@ def _held_out_groups(sizes: Mapping[object, int], seed: int, wanted: float) -> s
     return taken or {min(order, key=lambda group: sizes[group])}
 
 
-def choose(samples: Sequence[Sample], count: int, seed: int) -> list[Sample]:
+def choose_samples(samples: Sequence[Sample], count: int, seed: int) -> list[Sample]:
     """A seeded choice of `count` samples in file order; all of them where there are no more."""
     if count >= len(samples):
         return list(samples)
@@ -394,7 +394,7 @@ def choose(samples: Sequence[Sample], count: int, seed: int) -> list[Sample]:
     return [samples[index] for index in sorted(kept)]
 
 
-def require(samples: Sequence[Sample], count: int, what: str) -> None:
+def require_samples(samples: Sequence[Sample], count: int, what: str) -> None:
     """Raise a DataError where there are fewer than `count` of `what`, such as `calibration samples`."""
     if len(samples) < count:
         raise DataError(f"the data has {len(samples)} {what}, and {count} are needed; add lines, or ask for fewer")
@@ -410,35 +410,35 @@ def check_modalities(model: Model, samples: Sequence[Sample]) -> None:
         return
     takes = frozenset(model.modalities)
     surplus = frozenset[str].intersection(*(sample.modalities for sample in samples)) - takes
-    about = f"{model.name} ({model.family.name}) takes {_listed(takes)}"
+    about = f"{model.name} ({model.family.name}) takes {_list_modalities(takes)}"
     if surplus:
         raise DataError(
-            f"line {samples[0].line} and all others have {_listed(surplus)}, but {about}; "
+            f"line {samples[0].line} and all others have {_list_modalities(surplus)}, but {about}; "
             "leave that field out or choose another model"
         )
     for sample in samples:
-        if not _offered(sample) & takes:
-            raise DataError(f"line {sample.line} has only {_listed(sample.modalities)}, but {about}; take the line out")
-    lacking = takes - frozenset[str]().union(*(_offered(sample) for sample in samples))
+        if not _modalities_of(sample) & takes:
+            raise DataError(f"line {sample.line} has only {_list_modalities(sample.modalities)}, but {about}; take the line out")
+    lacking = takes - frozenset[str]().union(*(_modalities_of(sample) for sample in samples))
     if lacking:
         raise DataError(
-            f"no line has {_listed(lacking)}, but {about}; line {samples[0].line} has "
-            f"{_listed(samples[0].modalities)}; add {_listed(lacking)} to the data"
+            f"no line has {_list_modalities(lacking)}, but {about}; line {samples[0].line} has "
+            f"{_list_modalities(samples[0].modalities)}; add {_list_modalities(lacking)} to the data"
         )
 
 
-def _offered(sample: Sample) -> frozenset[str]:
+def _modalities_of(sample: Sample) -> frozenset[str]:
     return sample.modalities | ({"text"} if sample.target is not None else frozenset())
 
 
-def _listed(modalities: frozenset[str]) -> str:
+def _list_modalities(modalities: frozenset[str]) -> str:
     return " and ".join(m for m in MODALITIES if m in modalities)
 
 
 # Batches
 
 
-def grouped(model: Model, samples: Sequence[Sample], size: int) -> list[list[int]]:
+def group_by_modality(model: Model, samples: Sequence[Sample], size: int) -> list[list[int]]:
     """Indices into `samples`, at most `size` at a time, with the same modalities out of those `model` takes.
 
     File order holds within a set of modalities; sets come in the order of their first line.
@@ -452,9 +452,9 @@ def grouped(model: Model, samples: Sequence[Sample], size: int) -> list[list[int
     return [alike[start : start + size] for alike in sets.values() for start in range(0, len(alike), size)]
 
 
-def encode(model: Model, samples: Sequence[Sample]) -> dict[str, torch.Tensor]:
+def encode_samples(model: Model, samples: Sequence[Sample]) -> dict[str, torch.Tensor]:
     """Keyword arguments of the module's forward for `samples`, on the module's device; labels are not in it."""
-    batch = model.family.encode(model.module, model.processors, [_taken(model, load(s)) for s in samples])
+    batch = model.family.encode(model.module, model.processors, [_drop_unused_modalities(model, load_sample(s)) for s in samples])
     _check_finite(batch, samples)
     device = device_of(model.module)
     return {name: tensor.to(device) for name, tensor in batch.items()}
@@ -474,10 +474,10 @@ def _check_finite(batch: Mapping[str, torch.Tensor], samples: Sequence[Sample]) 
             )
 
 
-def _taken(model: Model, loaded: Loaded) -> Loaded:
+def _drop_unused_modalities(model: Model, loaded: LoadedSample) -> LoadedSample:
     """The sample without what the model does not take, so that its family need not look at it."""
     takes = model.modalities
-    return Loaded(
+    return LoadedSample(
         image=loaded.image if "image" in takes else None,
         audio=loaded.audio if "audio" in takes else None,
         sampling_rate=loaded.sampling_rate,
@@ -486,13 +486,13 @@ def _taken(model: Model, loaded: Loaded) -> Loaded:
     )
 
 
-class Batches(Sequence[Batch]):
+class EncodedBatches(Sequence[Batch]):
     """Batches of at most `size` samples, as `grouped` orders them, each encoded when it is asked for. They are kept until
     all that is kept takes `_KEPT_BYTES`; others are encoded anew each time."""
 
     def __init__(self, model: Model, samples: Sequence[Sample], size: int) -> None:
         self._model, self._samples = model, samples
-        self._rows = grouped(model, samples, size)
+        self._rows = group_by_modality(model, samples, size)
         self._kept: dict[int, Batch] = {}
         self._bytes = 0
 
@@ -512,19 +512,19 @@ class Batches(Sequence[Batch]):
         number = range(len(self))[index]
         if number in self._kept:
             return self._kept[number]
-        batch = encode(self._model, [self._samples[row] for row in self._rows[number]])
+        batch = encode_samples(self._model, [self._samples[row] for row in self._rows[number]])
         self._bytes += sum(tensor.numel() * tensor.element_size() for tensor in batch.values())
         if self._bytes <= _KEPT_BYTES:
             self._kept[number] = batch
         return batch
 
 
-def batches(model: Model, samples: Sequence[Sample], size: int) -> Sequence[Batch]:
+def batch_samples(model: Model, samples: Sequence[Sample], size: int) -> Sequence[Batch]:
     """Batches of at most `size` samples, as `grouped` orders them, encoded when they are asked for."""
-    return Batches(model, samples, size)
+    return EncodedBatches(model, samples, size)
 
 
-def labels(samples: Sequence[Sample], path: str) -> list[int | None]:
+def collect_labels(samples: Sequence[Sample], path: str) -> list[int | None]:
     """What stands at `path` (`label`, or `labels.image`) in each sample; None where nothing does."""
     if path == "label":
         return [sample.label for sample in samples]
@@ -534,7 +534,7 @@ def labels(samples: Sequence[Sample], path: str) -> list[int | None]:
     return [sample.labels.get(name) for sample in samples]
 
 
-def digest(samples: Sequence[Sample]) -> str:
+def digest_samples(samples: Sequence[Sample]) -> str:
     """sha256 over the samples' fields in order, with each file given by the sha256 of its bytes.
 
     It does not depend on where the files lie or what they are called.
@@ -542,8 +542,8 @@ def digest(samples: Sequence[Sample]) -> str:
     total = hashlib.sha256()
     for sample in samples:
         line = {
-            "image": _file_digest(sample.image),
-            "audio": _file_digest(sample.audio),
+            "image": _digest_file(sample.image),
+            "audio": _digest_file(sample.audio),
             "text": sample.text,
             "label": sample.label,
             "labels": dict(sample.labels),
@@ -555,11 +555,11 @@ def digest(samples: Sequence[Sample]) -> str:
     return total.hexdigest()
 
 
-def _file_digest(path: Path | None) -> str | None:
-    return None if path is None else _content_digest(path, _stamp(path))
+def _digest_file(path: Path | None) -> str | None:
+    return None if path is None else _digest_content(path, _file_stamp_of(path))
 
 
 @lru_cache(maxsize=65536)
-def _content_digest(path: Path, stamp: tuple[int, int]) -> str:
+def _digest_content(path: Path, stamp: tuple[int, int]) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

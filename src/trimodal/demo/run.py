@@ -15,13 +15,13 @@ from trimodal.core import Plan
 from trimodal.demo.seehearread import write_dataset
 from trimodal.demo.training import train_demo_model, unpack_demo_model
 from trimodal.errors import OutputError
-from trimodal.writing import check_free
+from trimodal.writing import check_output_place
 
 TRAIN_ITEMS, TEST_ITEMS = 4000, 2000
 DATA_SEED = 0
 
 
-def run(
+def run_demo(
     folder: Path, *, train: bool = False, seed: int | None = None, device: str = "cpu",
     progress: pipeline.Progress = lambda what, done, total: None, on_plan: Callable[[Plan], None] = lambda plan: None,
 ) -> pipeline.Result:  # fmt: skip
@@ -35,9 +35,9 @@ def run(
         progress, on_plan: as in `pipeline.compress`.
     """
     model, data, out = (folder / f"demo-{name}" for name in ("model", "data", "out"))
-    _check_ours(model, "config.json", '"trimodal_fusion"')
-    _check_ours(data, "data.jsonl", '"writer-')
-    _check_ours(out, "trimodal.json", '"demo-model"')
+    _check_is_demo_folder(model, "config.json", '"trimodal_fusion"')
+    _check_is_demo_folder(data, "data.jsonl", '"writer-')
+    _check_is_demo_folder(out, "trimodal.json", '"demo-model"')
     progress("train the model" if train else "unpack the model", 0, 1)
     _ = train_demo_model(model, seed=seed or 0, force=True) if train else unpack_demo_model(model, force=True)
     progress("write the data", 0, 1)
@@ -48,13 +48,13 @@ def run(
     )  # fmt: skip
 
 
-def _check_ours(folder: Path, file: str, words: str) -> None:
+def _check_is_demo_folder(folder: Path, file: str, words: str) -> None:
     """Refuse a folder that can be replaced, but that an earlier demo did not write.
 
     Raises:
         OutputError: `file` in it is missing, or does not hold `words`.
     """
-    check_free(folder, force=True)
+    check_output_place(folder, force=True)
     if not folder.is_dir() or not any(folder.iterdir()):
         return
     if not (folder / file).is_file() or words not in (folder / file).read_text(encoding="utf-8", errors="replace"):

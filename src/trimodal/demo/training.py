@@ -20,24 +20,24 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from trimodal.demo.seehearread import ANSWERS, OPERATIONS, Item, answer_class, load_handwriting, load_speech
-from trimodal.demo.seehearread import questions as make_questions
-from trimodal.demo.seehearread import texts as make_texts
+from trimodal.demo.seehearread import ANSWERS, OPERATIONS, QuestionItem, answer_class_of, load_handwriting, load_speech
+from trimodal.demo.seehearread import draw_questions as make_questions
+from trimodal.demo.seehearread import list_texts as make_texts
 from trimodal.errors import ModelError
 from trimodal.networks.fusion import FusionConfig, FusionModel, FusionProcessor, make_processor
 from trimodal.networks.fusion.modeling import MODALITIES
-from trimodal.training.loop import Loss, StepRecord, TrainSettings, train
-from trimodal.writing import check_free, whole_folder
+from trimodal.training.loop import Loss, TrainSettings, TrainStepRecord, train_model
+from trimodal.writing import check_output_place, open_atomic_folder
 
 PACKAGED = "model"  # folder of the packaged model inside trimodal.demo.seehearread
 ANSWER_TABLE = torch.tensor(
-    [[[answer_class(o, a, b) for b in range(10)] for a in range(10)] for o in range(len(OPERATIONS))]
+    [[[answer_class_of(o, a, b) for b in range(10)] for a in range(10)] for o in range(len(OPERATIONS))]
 )  # (operations, 10, 10): the class of the right answer
 Batch = dict[str, Tensor]
 
 
 @dataclass(frozen=True)
-class Scores:
+class DemoScores:
     """Fractions of right answers over `count` questions: the whole, each tower alone, and per operation."""
 
     count: int
@@ -49,7 +49,7 @@ class Scores:
 
 
 @dataclass(frozen=True)
-class Material:
+class TrainingMaterial:
     """The training split as tensors.
 
     `pixels` (n, 1, S, S) float32 normalised, `digits` (n,); `waves` (m, N) float32 zero-padded, `lengths`
@@ -67,7 +67,7 @@ class Material:
     asked: Tensor
 
 
-def demo_config(fusion: str = "hybrid") -> FusionConfig:
+def make_demo_config(fusion: str = "hybrid") -> FusionConfig:
     """The shape of the built-in model: about 2.7 million parameters, more than the task needs, on purpose."""
     names = {number: str(value) for number, value in enumerate(ANSWERS)}
     return FusionConfig(
@@ -76,27 +76,27 @@ def demo_config(fusion: str = "hybrid") -> FusionConfig:
     )  # fmt: skip
 
 
-def demo_processor(config: FusionConfig) -> FusionProcessor:
+def make_demo_processor(config: FusionConfig) -> FusionProcessor:
     """The processor that belongs to the built-in model; its words are those of the training wordings."""
-    return make_processor(config, _training_texts()[0])
+    return make_processor(config, _list_training_texts()[0])
 
 
-def _training_texts() -> tuple[list[str], list[int]]:
+def _list_training_texts() -> tuple[list[str], list[int]]:
     """All training texts and the operation that each asks for."""
     pairs = [(text, number) for number in range(len(OPERATIONS)) for text in make_texts(number, "train")]
     return [text for text, _ in pairs], [number for _, number in pairs]
 
 
-def prepare_material(processor: FusionProcessor) -> Material:
+def prepare_material(processor: FusionProcessor) -> TrainingMaterial:
     """The training split, processed once."""
     handwriting, speech = load_handwriting("train"), load_speech("train")
     pixels = processor(images=[image[:, :, None] for image in handwriting.images])["pixel_values"]
     waves = torch.zeros(len(speech), processor.feature_extractor.n_samples)
     for row, clip in enumerate(speech):
         waves[row, : len(clip.samples)] = torch.from_numpy(clip.samples)
-    words, asked = _training_texts()
+    words, asked = _list_training_texts()
     encoded = processor(text=words)
-    return Material(
+    return TrainingMaterial(
         pixels=pixels,
         digits=torch.from_numpy(handwriting.digits),
         waves=waves,
@@ -111,7 +111,7 @@ def prepare_material(processor: FusionProcessor) -> Material:
 # Augmentation. Every function draws from a generator that it is given.
 
 
-def _uniform(count: int, low: float, high: float, chance: torch.Generator) -> Tensor:
+def _draw_uniform(count: int, low: float, high: float, chance: torch.Generator) -> Tensor:
     """(count,) float32 in [low, high)."""
     return low + (high - low) * torch.rand(count, generator=chance)
 
@@ -119,26 +119,26 @@ def _uniform(count: int, low: float, high: float, chance: torch.Generator) -> Te
 def augment_images(pixels: Tensor, chance: torch.Generator) -> Tensor:
     """Rotate, scale, shear, shift, thicken or thin, and add noise: (B, 1, S, S) -> the same shape."""
     count, ground = len(pixels), float(pixels.min())
-    angle, shear = _uniform(count, -0.26, 0.26, chance), _uniform(count, -0.25, 0.25, chance)
-    wide, high = _uniform(count, 0.82, 1.22, chance), _uniform(count, 0.85, 1.2, chance)
+    angle, shear = _draw_uniform(count, -0.26, 0.26, chance), _draw_uniform(count, -0.25, 0.25, chance)
+    wide, high = _draw_uniform(count, 0.82, 1.22, chance), _draw_uniform(count, 0.85, 1.2, chance)
     cos, sin = torch.cos(angle), torch.sin(angle)
-    right, down = _uniform(count, -0.2, 0.2, chance), _uniform(count, -0.15, 0.15, chance)
+    right, down = _draw_uniform(count, -0.2, 0.2, chance), _draw_uniform(count, -0.15, 0.15, chance)
     top = torch.stack([wide * cos, shear - sin, right], dim=1)
     bottom = torch.stack([sin, high * cos, down], dim=1)
     grid = F.affine_grid(torch.stack([top, bottom], dim=1), list(pixels.shape), align_corners=False)
     ink = F.grid_sample(pixels - ground, grid, align_corners=False)
     thick = F.max_pool2d(ink, 3, stride=1, padding=1)
     thin = -F.max_pool2d(-ink, 3, stride=1, padding=1)
-    mix = _uniform(count, -0.5, 0.5, chance)[:, None, None, None]
+    mix = _draw_uniform(count, -0.5, 0.5, chance)[:, None, None, None]
     ink = torch.where(mix > 0, ink + mix * (thick - ink), ink - mix * (thin - ink))
-    ink = ink * _uniform(count, 0.75, 1.15, chance)[:, None, None, None]
+    ink = ink * _draw_uniform(count, 0.75, 1.15, chance)[:, None, None, None]
     return ink + ground + 0.15 * torch.randn(ink.shape, generator=chance)
 
 
 def augment_waves(waves: Tensor, lengths: Tensor, chance: torch.Generator) -> tuple[Tensor, Tensor]:
     """Change the speed, move in time, add noise: (B, N) and lengths (B,) -> the same, with new lengths."""
     count, room = waves.shape
-    speed = torch.maximum(_uniform(count, 0.85, 1.2, chance), lengths / room)
+    speed = torch.maximum(_draw_uniform(count, 0.85, 1.2, chance), lengths / room)
     duration = (lengths / speed).floor()
     start = (torch.rand(count, generator=chance) * (room - duration).clamp(min=0, max=1600)).floor()
     source = (torch.arange(room) - start[:, None]) * speed[:, None]  # where each new sample comes from
@@ -147,36 +147,36 @@ def augment_waves(waves: Tensor, lengths: Tensor, chance: torch.Generator) -> tu
     left = left.clamp(0, room - 2)
     weight = source - left
     moved = torch.where(inside, waves.gather(1, left) * (1 - weight) + waves.gather(1, left + 1) * weight, 0.0)
-    level = 10 ** (-_uniform(count, 28.0, 70.0, chance)[:, None] / 20)  # noise amplitude below the peak of 0.9
+    level = 10 ** (-_draw_uniform(count, 28.0, 70.0, chance)[:, None] / 20)  # noise amplitude below the peak of 0.9
     return moved + level * torch.randn(moved.shape, generator=chance), (start + duration).long()
 
 
 def augment_features(features: Tensor, chance: torch.Generator) -> Tensor:
     """Stretch the mel axis as another throat would, tilt the spectrum, hide a band and a while: (B, M, F)."""
     count, mels, frames = features.shape
-    stretch, shift = _uniform(count, 0.9, 1.12, chance), _uniform(count, -0.05, 0.05, chance)
+    stretch, shift = _draw_uniform(count, 0.9, 1.12, chance), _draw_uniform(count, -0.05, 0.05, chance)
     zeros, ones = torch.zeros(count), torch.ones(count)
     rows = torch.stack([ones, zeros, zeros, zeros, stretch, shift], dim=1).view(count, 2, 3)
     grid = F.affine_grid(rows, [count, 1, mels, frames], align_corners=False)
     warped = F.grid_sample(features[:, None], grid, padding_mode="border", align_corners=False)[:, 0]
-    tilt = _uniform(count, -0.3, 0.3, chance)[:, None, None] * torch.linspace(-1, 1, mels)[None, :, None]
-    band = _span(count, mels, 6, chance)[:, :, None]
-    while_ = _span(count, frames, 6, chance)[:, None, :]
+    tilt = _draw_uniform(count, -0.3, 0.3, chance)[:, None, None] * torch.linspace(-1, 1, mels)[None, :, None]
+    band = _draw_spans(count, mels, 6, chance)[:, :, None]
+    while_ = _draw_spans(count, frames, 6, chance)[:, None, :]
     return (warped + tilt).masked_fill(band | while_, -0.6)
 
 
-def _span(count: int, size: int, longest: int, chance: torch.Generator) -> Tensor:
+def _draw_spans(count: int, size: int, longest: int, chance: torch.Generator) -> Tensor:
     """One random span per row: bool (count, size), each 0 to `longest` wide."""
-    width = _uniform(count, 0, longest, chance)[:, None]
-    start = _uniform(count, 0, 1, chance)[:, None] * (size - width)
+    width = _draw_uniform(count, 0, longest, chance)[:, None]
+    start = _draw_uniform(count, 0, 1, chance)[:, None] * (size - width)
     place = torch.arange(size)[None]
     return (place >= start) & (place < start + width)
 
 
-class Questions:
+class QuestionBatches:
     """Training batches made on the fly: any image, any clip, any wording. ``questions(number)`` makes one."""
 
-    def __init__(self, material: Material, processor: FusionProcessor, size: int, seed: int) -> None:
+    def __init__(self, material: TrainingMaterial, processor: FusionProcessor, size: int, seed: int) -> None:
         self.material = material
         self.extractor = processor.feature_extractor
         self.unknown = int(processor.tokenizer.unk_token_id)
@@ -225,35 +225,35 @@ class Questions:
 # Losses
 
 
-def tower_loss(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+def compute_tower_loss(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
     """Each tower on its own modality; the fusion does not run."""
     few = -(-len(batch["text_labels"]) // 4)  # the text tower learns in a few steps
     seen = model(pixel_values=batch["pixel_values"]).image_logits
     heard = model(input_features=batch["input_features"], audio_mask=batch["audio_mask"]).audio_logits
     read = model(input_ids=batch["input_ids"][:few], attention_mask=batch["attention_mask"][:few]).text_logits
     parts = {
-        "image": _smooth(seen, batch["image_labels"]),
-        "audio": _smooth(heard, batch["audio_labels"]),
-        "text": _smooth(read, batch["text_labels"][:few]),
+        "image": _smoothed_cross_entropy(seen, batch["image_labels"]),
+        "audio": _smoothed_cross_entropy(heard, batch["audio_labels"]),
+        "text": _smoothed_cross_entropy(read, batch["text_labels"][:few]),
     }
     return {"loss": torch.stack(list(parts.values())).sum(), **parts}
 
 
-def joint_loss(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+def compute_joint_loss(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
     """The answer, and the towers with a third of the weight each."""
     labels = ("labels", "image_labels", "audio_labels", "text_labels")
     output = model(**{name: value for name, value in batch.items() if name not in labels})
     parts = {
-        "answer": _smooth(output.logits, batch["labels"]),
-        "image": _smooth(output.image_logits, batch["image_labels"]),
-        "audio": _smooth(output.audio_logits, batch["audio_labels"]),
-        "text": _smooth(output.text_logits, batch["text_labels"]),
+        "answer": _smoothed_cross_entropy(output.logits, batch["labels"]),
+        "image": _smoothed_cross_entropy(output.image_logits, batch["image_labels"]),
+        "audio": _smoothed_cross_entropy(output.audio_logits, batch["audio_labels"]),
+        "text": _smoothed_cross_entropy(output.text_logits, batch["text_labels"]),
     }
     towers = parts["image"] + parts["audio"] + parts["text"]
     return {"loss": parts["answer"] + 0.3 * towers, **parts}
 
 
-def _smooth(logits: Tensor, labels: Tensor) -> Tensor:
+def _smoothed_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     """Cross-entropy with a little label smoothing, which helps with writers and voices never met."""
     return F.cross_entropy(logits, labels, label_smoothing=0.05)
 
@@ -264,7 +264,7 @@ class TokenBank:
     ``bank(number)`` pairs kept images, sounds and texts at random; the answer follows from the pair.
     """
 
-    def __init__(self, model: FusionModel, source: Questions, batches: int) -> None:
+    def __init__(self, model: FusionModel, source: QuestionBatches, batches: int) -> None:
         self.size = source.size
         self.chance = source.chance
         parts: list[Batch] = [self.run(model, source(number)) for number in range(batches)]
@@ -303,15 +303,15 @@ class TokenBank:
         return drawn
 
 
-def fusion_loss(model: nn.Module, batch: Batch) -> Tensor:
+def compute_fusion_loss(model: nn.Module, batch: Batch) -> Tensor:
     """The answer from kept tokens; only the fusion and the answer's head run."""
     assert isinstance(model, FusionModel)  # train() hands back the model that it was given
     masks = {"image": None, "audio": batch["audio_mask"], "text": batch["text_mask"]}
     streams = {name: batch[name] for name in MODALITIES}
-    return _smooth(model.head(model.fusion(streams, masks)), batch["labels"])
+    return _smoothed_cross_entropy(model.head(model.fusion(streams, masks)), batch["labels"])
 
 
-class MovingAverage:
+class ParameterAverage:
     """A moving average of a model's parameters; after n steps it spans n / 9 of them, at most 200."""
 
     def __init__(self, model: nn.Module, decay: float = 0.995) -> None:
@@ -320,7 +320,7 @@ class MovingAverage:
         self.average = {name: value.detach().clone() for name, value in model.named_parameters()}
 
     @torch.no_grad()
-    def update(self, record: StepRecord) -> None:
+    def update(self, record: TrainStepRecord) -> None:
         """Take in the weights after a step."""
         rate = 1 - min(self.decay, (1 + record.step) / (10 + record.step))
         for name, value in self.model.named_parameters():
@@ -352,7 +352,7 @@ def train_demo_model(
     steps: DemoSteps | None = None,
     batch: int = 64,
     fusion: str = "hybrid",
-    on_step: Callable[[str, StepRecord], None] | None = None,
+    on_step: Callable[[str, TrainStepRecord], None] | None = None,
     force: bool = False,
 ) -> Path:
     """Train the built-in model from nothing and save it as a complete folder at `out`; what stands there is replaced with
@@ -361,37 +361,37 @@ def train_demo_model(
     `batch` is the number of questions in a step. `on_step` is called with the part (``towers``, ``fusion`` or
     ``joint``) and the record of every step.
     """
-    check_free(Path(out), force)
+    check_output_place(Path(out), force)
     steps = steps or DemoSteps()
     torch.manual_seed(seed)
-    config = demo_config(fusion)
-    processor = demo_processor(config)
+    config = make_demo_config(fusion)
+    processor = make_demo_processor(config)
     config.vocabulary_size = len(processor.tokenizer)
     model = FusionModel(config)
     material = prepare_material(processor)
     parts: list[tuple[str, int, int, float, Loss[Batch]]] = [
-        ("towers", steps.towers, batch, 2e-3, tower_loss),
-        ("fusion", steps.fusion, batch // 2, 1e-3, fusion_loss),
-        ("joint", steps.joint, batch, 3e-4, joint_loss),
+        ("towers", steps.towers, batch, 2e-3, compute_tower_loss),
+        ("fusion", steps.fusion, batch // 2, 1e-3, compute_fusion_loss),
+        ("joint", steps.joint, batch, 3e-4, compute_joint_loss),
     ]
     for number, (name, count, size, rate, loss) in enumerate(parts):
         if not count:
             continue
-        source = Questions(material, processor, size, seed=len(parts) * seed + number)
+        source = QuestionBatches(material, processor, size, seed=len(parts) * seed + number)
         batches = TokenBank(model, source, min(count, 200)) if name == "fusion" else source
-        average = MovingAverage(model)
+        average = ParameterAverage(model)
         settings = TrainSettings(count, learning_rate=rate, weight_decay=0.05, warmup=0.1, seed=seed)
-        train(model, batches, loss, settings, on_step=_reporter(name, average, on_step))
+        train_model(model, batches, loss, settings, on_step=_make_reporter(name, average, on_step))
         average.write_()
     return save_model(model, processor, out, force)
 
 
-def _reporter(
-    part: str, average: MovingAverage, on_step: Callable[[str, StepRecord], None] | None
-) -> Callable[[StepRecord], None]:
+def _make_reporter(
+    part: str, average: ParameterAverage, on_step: Callable[[str, TrainStepRecord], None] | None
+) -> Callable[[TrainStepRecord], None]:
     """Update the average, then tell the caller."""
 
-    def report(record: StepRecord) -> None:
+    def report(record: TrainStepRecord) -> None:
         average.update(record)
         if on_step is not None:
             on_step(part, record)
@@ -402,7 +402,7 @@ def _reporter(
 def save_model(model: FusionModel, processor: FusionProcessor, out: Path, force: bool = False) -> Path:
     """Model and processor in one folder; what stands there is replaced with `force` only."""
     out = Path(out)
-    with whole_folder(out, force) as part:
+    with open_atomic_folder(out, force) as part:
         model.save_pretrained(part)
         processor.save_pretrained(part)
     return out
@@ -415,7 +415,7 @@ def unpack_demo_model(folder: Path, force: bool = False) -> Path:
     packaged = files("trimodal.demo.seehearread") / PACKAGED
     if not (packaged / "config.json").is_file():
         raise ModelError("The package holds no trained model; run scripts/make_demo_weights.py to make one.")
-    with as_file(packaged) as source, whole_folder(folder, force) as part:
+    with as_file(packaged) as source, open_atomic_folder(folder, force) as part:
         shutil.copytree(source, part, dirs_exist_ok=True, ignore=shutil.ignore_patterns("scores.json"))
         FusionModel.from_pretrained(part, dtype=torch.float32).save_pretrained(part)
     return folder
@@ -427,28 +427,28 @@ def unpack_demo_model(folder: Path, force: bool = False) -> Path:
 @torch.inference_mode()
 def score_demo_model(
     model: nn.Module, processor: FusionProcessor, *, split: str = "test", count: int = 2000, seed: int = 0
-) -> Scores:
+) -> DemoScores:
     """How often the model and each of its towers is right on questions of a split."""
     items = make_questions(split, count, seed)
-    images = {int(i): image for i, image in _images_by_index(split)}
+    images = {int(i): image for i, image in _list_indexed_images(split)}
     was_training = model.training
     model.eval()
-    rows = [_right(model, processor, items[start : start + 100], images) for start in range(0, count, 100)]
+    rows = [_score_answers(model, processor, items[start : start + 100], images) for start in range(0, count, 100)]
     model.train(was_training)
     right = torch.cat(rows).float()  # (count, 4): answer, image, audio, text
     answer, image, audio, text = right.mean(dim=0).tolist()
     asked = torch.tensor([item.operation for item in items])
     operations = {o.name: float(right[asked == number, 0].mean()) for number, o in enumerate(OPERATIONS)}
-    return Scores(count, answer, image, audio, text, operations)
+    return DemoScores(count, answer, image, audio, text, operations)
 
 
-def _images_by_index(split: str) -> list[tuple[int, Any]]:
+def _list_indexed_images(split: str) -> list[tuple[int, Any]]:
     """(index in the digits data set, image) of a split."""
     handwriting = load_handwriting(split)
     return list(zip(handwriting.indices.tolist(), handwriting.images, strict=True))
 
 
-def _right(model: nn.Module, processor: FusionProcessor, items: Sequence[Item], images: Mapping[int, Any]) -> Tensor:
+def _score_answers(model: nn.Module, processor: FusionProcessor, items: Sequence[QuestionItem], images: Mapping[int, Any]) -> Tensor:
     """Which of answer, image, audio and text are right: bool (items, 4)."""
     inputs = processor(
         images=[images[item.image][:, :, None] for item in items],

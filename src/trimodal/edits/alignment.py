@@ -17,27 +17,27 @@ _HEADS = "alignment_heads"
 _Pair = list[int]
 
 
-def blocks_stay_(module: nn.Module, layout: Layout, tower: str, kept: Sequence[int]) -> str:
+def remap_alignment_blocks_(module: nn.Module, layout: Layout, tower: str, kept: Sequence[int]) -> str:
     """Let the pairs name the blocks of `tower` by their new numbers; `layout` is that before the others went. Returns what
     became of the pairs, empty if nothing did."""
-    if not any(site.tower == tower for site in layout.sites if _aligns(site)):
+    if not any(site.tower == tower for site in layout.sites if _is_cross_query(site)):
         return ""
-    return _follow_(module, lambda block, head: [kept.index(block), head] if block in kept else None)
+    return _remap_pairs_(module, lambda block, head: [kept.index(block), head] if block in kept else None)
 
 
-def heads_stay_(module: nn.Module, layout: Layout, label: str, kept: Sequence[int]) -> str:
+def remap_alignment_heads_(module: nn.Module, layout: Layout, label: str, kept: Sequence[int]) -> str:
     """The same for the heads `kept` of `label`."""
-    here = {site.block for site in layout.carrying(label) if _aligns(site)}
+    here = {site.block for site in layout.carrying(label) if _is_cross_query(site)}
 
     def follow(block: int, head: int) -> _Pair | None:
         if block not in here:
             return [block, head]
         return [block, kept.index(head)] if head in kept else None
 
-    return _follow_(module, follow) if here else ""
+    return _remap_pairs_(module, follow) if here else ""
 
 
-def write_heads(module: nn.Module, folder: Path) -> None:
+def write_alignment_heads(module: nn.Module, folder: Path) -> None:
     """Let the generation configuration in `folder`, a copy of the original's, name the heads that the module has."""
     file, own = folder / GENERATION, getattr(module, "generation_config", None)
     if own is None or not file.is_file():
@@ -50,16 +50,16 @@ def write_heads(module: nn.Module, folder: Path) -> None:
         file.write_text(json.dumps(whole, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
-def _aligns(site: Site) -> bool:
+def _is_cross_query(site: Site) -> bool:
     return site.branch.partition(".")[0] == "cross" and site.role == "query"
 
 
-def _follow_(module: nn.Module, follow: Callable[[int, int], _Pair | None]) -> str:
+def _remap_pairs_(module: nn.Module, follow: Callable[[int, int], _Pair | None]) -> str:
     """Replace every pair by what `follow` makes of it; without one left the entry goes, so that whoever asks for times of
     words is told that there are none."""
     config: Any = getattr(module, "generation_config", None)
     pairs = getattr(config, _HEADS, None)
-    if not isinstance(pairs, list) or not all(_is_pair(pair) for pair in pairs):
+    if not isinstance(pairs, list) or not all(_is_head_pair(pair) for pair in pairs):
         return ""
     left = [found for block, head in pairs if (found := follow(block, head)) is not None]
     if left == pairs:
@@ -73,5 +73,5 @@ def _follow_(module: nn.Module, follow: Callable[[int, int], _Pair | None]) -> s
     )
 
 
-def _is_pair(pair: Any) -> bool:
+def _is_head_pair(pair: Any) -> bool:
     return isinstance(pair, list | tuple) and len(pair) == 2 and all(type(number) is int for number in pair)

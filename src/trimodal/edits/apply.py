@@ -23,25 +23,25 @@ import torch
 from torch import Tensor, nn
 
 from trimodal.core import Change, Drop, Fold, Layout, Merge, Place, Site
-from trimodal.core.storage import FACTORED, tensors_of
-from trimodal.edits.alignment import blocks_stay_, heads_stay_
-from trimodal.edits.fold_layout import after_fold, with_streams_kept
-from trimodal.edits.folding import fold_
+from trimodal.core.storage import FACTORED, tensor_specs_of
+from trimodal.edits.alignment import remap_alignment_blocks_, remap_alignment_heads_
+from trimodal.edits.fold_layout import fold_layout, forbid_stream_cuts
+from trimodal.edits.folding import apply_fold_
 from trimodal.errors import ModelError
 from trimodal.layers import (
     BlockMerging,
-    Chain,
-    borrow_,
-    host_,
-    is_borrowing,
-    is_hosting,
+    FactorChain,
+    has_shared_weight,
+    is_weight_parametrized,
+    merge_factor_chain,
     merge_tokens_,
-    merged,
-    replaced_,
-    tie_,
-    unhost_,
+    parametrize_weight_,
+    remove_parametrization_,
+    replace_weight_,
+    share_weight_,
+    tie_weight_,
 )
-from trimodal.models.blocks import count_blocks_, list_of
+from trimodal.models.blocks import block_list_of, renumber_blocks_
 from trimodal.models.model import Model
 
 _STATISTICS = ("running_mean", "running_var")
@@ -52,59 +52,59 @@ _SIZES = {
     "norm": ((), ("num_features", "num_channels")),
 }
 
-Step = dict[str, Any]
+RecordedStep = dict[str, Any]
 
 
-def apply_(model: Model, place: Place, change: Change, after: Sequence[Site]) -> tuple[str, ...]:
+def apply_change_(model: Model, place: Place, change: Change, after: Sequence[Site]) -> tuple[str, ...]:
     """Carry out `change` at `place`, set the layout to hold the sites `after`, and write down the steps taken. Returns what
     else became of the model, in words."""
     said = ""
     if change.cut is not None:
-        said = heads_stay_(model.module, model.layout, change.cut.label, change.cut.kept)
-        cut_(model.module, model.layout, change.cut.label, change.cut.kept)
+        said = remap_alignment_heads_(model.module, model.layout, change.cut.label, change.cut.kept)
+        cut_units_(model.module, model.layout, change.cut.label, change.cut.kept)
         model.steps.append({"cut": {"label": change.cut.label, "kept": list(change.cut.kept)}})
         consumer = model.module.get_submodule(place.observed.path)
-        _overwrite_(consumer, "weight", change.cut.weight)
-        _overwrite_(consumer, "bias", change.cut.bias)
+        _overwrite_parameter_(consumer, "weight", change.cut.weight)
+        _overwrite_parameter_(consumer, "bias", change.cut.bias)
         for name, value in change.cut.tensors.items():
             path, _, tensor = name.rpartition(".")
-            _overwrite_(model.module.get_submodule(path), tensor, value)
+            _overwrite_parameter_(model.module.get_submodule(path), tensor, value)
         model.layout = model.layout.cut(change.cut.label, change.cut.kept)
     if change.fold is not None:
         fold = change.fold.fold
-        fold_(model.module, fold)
+        apply_fold_(model.module, fold)
         for name, value in change.fold.tensors.items():
             path, _, tensor = name.rpartition(".")
-            _overwrite_(model.module.get_submodule(path), tensor, value)
+            _overwrite_parameter_(model.module.get_submodule(path), tensor, value)
         model.steps.append({"fold": {"what": fold.what, "path": fold.path, "into": list(fold.into)}})
     for path, treatment in change.treatments.items():
         site = next(s for s in place.sites if s.path == path)
-        treat_(model.module, site, treatment.kind, treatment.options, treatment.tensors, treatment.bias, treatment.table)
-        bias = _superseded_(model.steps, path)
+        apply_treatment_(model.module, site, treatment.kind, treatment.options, treatment.tensors, treatment.bias, treatment.table)
+        bias = _pop_treatment_(model.steps, path)
         model.steps.append({"treat": {
             "path": path, "kind": treatment.kind, "options": dict(treatment.options), "tied": list(site.tied),
             "bias": bias if treatment.bias is None else list(treatment.bias.shape),
             **({"table": treatment.table} if treatment.table else {}),
         }})  # fmt: skip
     for paths in change.shared:
-        share_(model.module, paths)
+        share_layer_weights_(model.module, paths)
         model.steps.append({"share": {"paths": list(paths)}})
     if change.drop is not None:
-        said = blocks_stay_(model.module, model.layout, change.drop.tower, change.drop.kept)
-        drop_(model.module, model.layout, change.drop)
+        said = remap_alignment_blocks_(model.module, model.layout, change.drop.tower, change.drop.kept)
+        drop_blocks_(model.module, model.layout, change.drop)
         model.steps.append({"drop": {"tower": change.drop.tower, "kept": list(change.drop.kept)}})
         model.layout = model.layout.dropped(change.drop.tower, change.drop.kept)
     model.layout = model.layout.exchange(place.sites, after)
     if change.fold is not None:
-        model.layout = with_streams_kept(change.fold.fold, place.sites, model.layout)
+        model.layout = forbid_stream_cuts(change.fold.fold, place.sites, model.layout)
     if change.merge is not None:
-        merge_(model.module, model.layout, change.merge)
+        merge_tower_tokens_(model.module, model.layout, change.merge)
         model.steps.append({"merge": asdict(change.merge)})
         model.layout = model.layout.merged(change.merge.tower)
     return (said,) if said else ()
 
 
-def _superseded_(steps: list[Step], path: str) -> list[int] | None:
+def _pop_treatment_(steps: list[RecordedStep], path: str) -> list[int] | None:
     """Take out of `steps` the earlier treatment of the site at `path`, of which nothing is left but the bias that it
     may have given: its shape is returned. Before blocks were dropped the path was another one's."""
     begin = max((number for number, step in enumerate(steps) if "drop" in step), default=0)
@@ -115,30 +115,30 @@ def _superseded_(steps: list[Step], path: str) -> list[int] | None:
     return None
 
 
-def cut_(module: nn.Module, layout: Layout, label: str, kept: Sequence[int]) -> None:
+def cut_units_(module: nn.Module, layout: Layout, label: str, kept: Sequence[int]) -> None:
     """Keep the units `kept` of `label` in every tensor that carries it, and set the counters that count them."""
     for site in layout.carrying(label):
         layer = module.get_submodule(site.path)
         inputs, outputs = _SIZES[site.kind]
         if site.writes(label) and site.output_axis is not None:
             index = site.output_axis.staying(kept, label)
-            _select_(layer, index, ("weight", "bias", *_STATISTICS), site.output_dim, outputs)
-            _regroup_(layer, site, len(index))
+            _select_entries_(layer, index, ("weight", "bias", *_STATISTICS), site.output_dim, outputs)
+            _recount_groups_(layer, site, len(index))
         if site.reads(label) and site.input_axis is not None and site.kind != "embedding":
-            _select_(layer, site.input_axis.staying(kept, label), ("weight",), 1, inputs)
+            _select_entries_(layer, site.input_axis.staying(kept, label), ("weight",), 1, inputs)
         for other in map(module.get_submodule, site.tied):
             other.weight = layer.weight
             other.in_features = len(kept)  # type: ignore[assignment]
     for bare in layout.bare:
         if bare.label == label:
             path, _, name = bare.path.rpartition(".")
-            _select_(module.get_submodule(path), list(kept), (name,), -1, ())
+            _select_entries_(module.get_submodule(path), list(kept), (name,), -1, ())
     for counter in layout.counters:
         if counter.label == label:
             setattr(module.get_submodule(counter.path), counter.attribute, len(kept) * counter.per_unit)
 
 
-def _select_(layer: nn.Module, entries: Sequence[int], names: Sequence[str], dim: int, sizes: Sequence[str]) -> None:
+def _select_entries_(layer: nn.Module, entries: Sequence[int], names: Sequence[str], dim: int, sizes: Sequence[str]) -> None:
     index = torch.tensor(entries)
     for name in names:
         tensor = getattr(layer, name, None)
@@ -156,7 +156,7 @@ def _select_(layer: nn.Module, entries: Sequence[int], names: Sequence[str], dim
         layer.normalized_shape = (len(entries),)  # type: ignore[assignment]
 
 
-def _regroup_(layer: nn.Module, site: Site, left: int) -> None:
+def _recount_groups_(layer: nn.Module, site: Site, left: int) -> None:
     """Let a grouped layer, of whose output whole groups were cut and `left` entries stay, count its groups anew."""
     if isinstance(layer, nn.GroupNorm):
         layer.num_groups = layer.num_groups * left // site.shape[0]
@@ -166,14 +166,14 @@ def _regroup_(layer: nn.Module, site: Site, left: int) -> None:
             setattr(layer, name, value)
 
 
-def _overwrite_(layer: nn.Module, name: str, value: Tensor | None) -> None:
+def _overwrite_parameter_(layer: nn.Module, name: str, value: Tensor | None) -> None:
     """Set a parameter's values, keeping its shape and type."""
     if value is not None:
         old: Tensor = getattr(layer, name)
         setattr(layer, name, nn.Parameter(value.to(old).view_as(old), requires_grad=old.requires_grad))
 
 
-def treat_(
+def apply_treatment_(
     module: nn.Module,
     site: Site,
     kind: str,
@@ -186,21 +186,21 @@ def treat_(
     tied to it share the same store."""
     layer = module.get_submodule(site.path)
     for other in map(module.get_submodule, site.tied if kind != "dense" else ()):
-        if is_borrowing(other):
-            tie_(other)
-    new = replaced_(layer, kind, options, tensors, bias)
+        if has_shared_weight(other):
+            tie_weight_(other)
+    new = replace_weight_(layer, kind, options, tensors, bias)
     if new is not layer:
-        _put_(module, layer, new)
+        _replace_module_(module, layer, new)
     if table:
         new.stored.borrow_(module.get_submodule(table).stored)  # type: ignore[union-attr, operator]
     for other in map(module.get_submodule, site.tied):
         if kind != "dense":
-            host_(other, new.stored, owner=False)  # type: ignore[arg-type]
-        elif not is_borrowing(other):
+            parametrize_weight_(other, new.stored, owner=False)  # type: ignore[arg-type]
+        elif not has_shared_weight(other):
             other.weight = new.weight
 
 
-def _put_(module: nn.Module, old: nn.Module, new: nn.Module) -> None:
+def _replace_module_(module: nn.Module, old: nn.Module, new: nn.Module) -> None:
     """Let `new` stand wherever `old` does, which may be in several places."""
     for parent in list(module.modules()):
         for name, child in parent._modules.items():
@@ -208,13 +208,13 @@ def _put_(module: nn.Module, old: nn.Module, new: nn.Module) -> None:
                 parent._modules[name] = new
 
 
-def merge_(module: nn.Module, layout: Layout, how: Merge) -> None:
+def merge_tower_tokens_(module: nn.Module, layout: Layout, how: Merge) -> None:
     """Let the blocks of a tower merge tokens as `how` says: those before `first` stay as they are, those after `last`
     only heed what was merged."""
     tower = layout.tower(how.tower)
     factor = round(1 / (1 - how.share)) if how.kind == "strided" else 0
     for number, path in enumerate(tower.blocks[how.first :], start=how.first):
-        site = key_of(layout, how.tower, number)
+        site = key_site_of(layout, how.tower, number)
         if site is None or site.output_axis is None:
             raise ModelError(f"nobody has declared the keys of {path}, so its tokens cannot be compared")
         done = (number - how.first + 1) / (how.last - how.first + 1)
@@ -230,67 +230,67 @@ def merge_(module: nn.Module, layout: Layout, how: Merge) -> None:
         ))  # fmt: skip
 
 
-def share_(module: nn.Module, paths: Sequence[str]) -> None:
+def share_layer_weights_(module: nn.Module, paths: Sequence[str]) -> None:
     """Let the layers at `paths` use the weight of the first; each keeps its own bias."""
     owner, *others = (module.get_submodule(path) for path in paths)
     for other in others:
-        borrow_(other, owner)
+        share_weight_(other, owner)
 
 
-def drop_(module: nn.Module, layout: Layout, what: Drop) -> None:
+def drop_blocks_(module: nn.Module, layout: Layout, what: Drop) -> None:
     """Remove all blocks of a tower but the kept ones, which move up, and let all that counts them count anew."""
     tower = layout.tower(what.tower)
-    blocks = list_of(module, tower)
+    blocks = block_list_of(module, tower)
     for number in sorted(set(range(len(blocks))) - set(what.kept), reverse=True):
         del blocks[number]
-    count_blocks_(module, tower, what.kept)
+    renumber_blocks_(module, tower, what.kept)
 
 
-def key_of(layout: Layout, tower: str, block: int) -> Site | None:
+def key_site_of(layout: Layout, tower: str, block: int) -> Site | None:
     """The site that gives the keys of the self-attention in a block; of a factorised one, the second factor."""
     here = (site for site in layout.sites if (site.tower, site.block, site.role) == (tower, block, "key"))
     return next((site for site in here if site.branch in ("", "second")), None)
 
 
-def replay_(module: nn.Module, layout: Layout, steps: Sequence[Step], device: str = "meta") -> Layout:
+def replay_on_bare_(module: nn.Module, layout: Layout, steps: Sequence[RecordedStep], device: str = "meta") -> Layout:
     """Repeat recorded `steps` on a bare module, with empty tensors on `device`; returns the layout reached.
 
     Afterwards the module's state dict has the names and shapes of the saved one.
     """
     for step in steps:
         if "cut" in step:
-            cut_(module, layout, step["cut"]["label"], step["cut"]["kept"])
+            cut_units_(module, layout, step["cut"]["label"], step["cut"]["kept"])
             layout = layout.cut(step["cut"]["label"], step["cut"]["kept"])
             continue
         if "merge" in step:
             how = Merge(**step["merge"])
-            merge_(module, layout, how)
+            merge_tower_tokens_(module, layout, how)
             layout = layout.merged(how.tower)
             continue
         if "drop" in step:
             what = Drop(step["drop"]["tower"], tuple(step["drop"]["kept"]))
-            drop_(module, layout, what)
+            drop_blocks_(module, layout, what)
             layout = layout.dropped(what.tower, what.kept)
             continue
         if "share" in step:
-            share_(module, step["share"]["paths"])
+            share_layer_weights_(module, step["share"]["paths"])
             layout = layout.shared(step["share"]["paths"])
             continue
         if "fold" in step:
             fold = Fold(**{**step["fold"], "into": tuple(step["fold"]["into"])})
-            fold_(module, fold)
-            layout = after_fold(fold, layout)
+            apply_fold_(module, fold)
+            layout = fold_layout(fold, layout)
             continue
         treat = step["treat"]
-        specs = tensors_of(treat["kind"], treat["options"])
-        tensors = {name: _empty(spec.shape, spec.dtype, device) for name, spec in specs.items()}
+        specs = tensor_specs_of(treat["kind"], treat["options"])
+        tensors = {name: _make_empty_tensor(spec.shape, spec.dtype, device) for name, spec in specs.items()}
         layer = module.get_submodule(treat["path"])
         bias = None
         if treat["bias"] is not None:
-            bias = _empty(treat["bias"], str(_dtype_of(layer)).removeprefix("torch."), device)
+            bias = _make_empty_tensor(treat["bias"], str(_layer_dtype_of(layer)).removeprefix("torch."), device)
         tied = tuple(treat["tied"])
         site = Site(path=treat["path"], tower="", block=None, role="", kind="linear", shape=(), tied=tied)
-        treat_(module, site, treat["kind"], treat["options"], tensors, bias, treat.get("table", ""))
+        apply_treatment_(module, site, treat["kind"], treat["options"], tensors, bias, treat.get("table", ""))
         if treat["kind"] in FACTORED:  # a later cut has to find the factors
             whole = [known for known in layout.sites if known.path == treat["path"]]
             parts = [part for s in whole for part in s.factored(treat["kind"], treat["options"])]
@@ -298,25 +298,25 @@ def replay_(module: nn.Module, layout: Layout, steps: Sequence[Step], device: st
     return layout
 
 
-def _empty(shape: Sequence[int], dtype: str, device: str) -> Tensor:
+def _make_empty_tensor(shape: Sequence[int], dtype: str, device: str) -> Tensor:
     return torch.empty(shape, dtype=getattr(torch, dtype), device=device)
 
 
-def _dtype_of(layer: nn.Module) -> torch.dtype:
+def _layer_dtype_of(layer: nn.Module) -> torch.dtype:
     return next(layer.parameters()).dtype
 
 
-def dequantize_(module: nn.Module) -> None:
+def dequantize_module_(module: nn.Module) -> None:
     """Turn every stand-in into a plain float layer of the original's kind. What was cut stays cut."""
     plain: dict[Any, Any] = {}
     for layer in list(module.modules()):
-        if is_hosting(layer):
+        if is_weight_parametrized(layer):
             store = layer.stored
-            unhost_(layer)
+            remove_parametrization_(layer)
             layer.weight = plain.setdefault(store, layer.weight)  # tied weights stay tied
     for layer in list(module.modules()):
-        if is_borrowing(layer):
-            tie_(layer)
+        if has_shared_weight(layer):
+            tie_weight_(layer)
     for layer in reversed(list(module.modules())):  # a chain within a chain first
-        if isinstance(layer, Chain):
-            _put_(module, layer, merged(layer))
+        if isinstance(layer, FactorChain):
+            _replace_module_(module, layer, merge_factor_chain(layer))

@@ -9,7 +9,7 @@ from trimodal.core.layout import Layout
 from trimodal.core.site import Fold, Site, is_width
 
 
-def folded(fold: Fold, sites: Sequence[Site]) -> tuple[Site, ...]:
+def fold_sites(fold: Fold, sites: Sequence[Site]) -> tuple[Site, ...]:
     """The sites that are left of `sites`: the one that goes first, if it is one, and those that take it over."""
     if fold.what == "idle":
         return ()
@@ -24,7 +24,7 @@ def folded(fold: Fold, sites: Sequence[Site]) -> tuple[Site, ...]:
     return tuple(replace(site, stored_bytes=site.dense_bytes) for site in after)
 
 
-def sites_of(fold: Fold, layout: Layout) -> tuple[Site, ...] | None:
+def sites_of_fold(fold: Fold, layout: Layout) -> tuple[Site, ...] | None:
     """The sites that the fold is about, what goes first, as far as it is one; None if one of them is there no longer."""
     known = {site.path: site for site in layout.sites}
     paths = fold.into if fold.what == "scale" else (fold.path, *fold.into)
@@ -37,13 +37,13 @@ def sites_of(fold: Fold, layout: Layout) -> tuple[Site, ...] | None:
     return tuple(known[path] for path in paths) if all(path in known for path in paths) else None
 
 
-def after_fold(fold: Fold, layout: Layout) -> Layout:
+def fold_layout(fold: Fold, layout: Layout) -> Layout:
     """The layout after the fold."""
-    sites = sites_of(fold, layout) or ()
-    return with_streams_kept(fold, sites, layout.exchange(sites, folded(fold, sites)))
+    sites = sites_of_fold(fold, layout) or ()
+    return forbid_stream_cuts(fold, sites, layout.exchange(sites, fold_sites(fold, sites)))
 
 
-def with_streams_kept(fold: Fold, sites: Sequence[Site], layout: Layout) -> Layout:
+def forbid_stream_cuts(fold: Fold, sites: Sequence[Site], layout: Layout) -> Layout:
     """The `layout` that is left after a fold of one with `sites`: the streams along which something is gone or stored
     elsewhere can no longer be cut, since nobody knows of it."""
     known = {site.path for site in layout.sites}

@@ -11,58 +11,58 @@ import torch
 from torch import Tensor, nn
 
 from trimodal.core import Fold
-from trimodal.layers import Removed, standardised
+from trimodal.layers import RemovedLayer, strip_norm_affine
 
 
-def fold_(module: nn.Module, fold: Fold) -> None:
+def apply_fold_(module: nn.Module, fold: Fold) -> None:
     """Take away what `fold` names and give the layers that take it over a bias and a shape to hold its values."""
     _HOW[fold.what](module, fold)
 
 
-def _norm_(module: nn.Module, fold: Fold) -> None:
-    _give_bias_(module.get_submodule(fold.into[0]))
+def _fold_norm_(module: nn.Module, fold: Fold) -> None:
+    _add_zero_bias_(module.get_submodule(fold.into[0]))
     module.set_submodule(fold.path, nn.Identity())
 
 
-def _affine_(module: nn.Module, fold: Fold) -> None:
+def _fold_affine_(module: nn.Module, fold: Fold) -> None:
     norm = module.get_submodule(fold.path)
     if norm._parameters.get("bias") is not None:
         for path in fold.into:
-            _give_bias_(module.get_submodule(path))
-    module.set_submodule(fold.path, standardised(norm))
+            _add_zero_bias_(module.get_submodule(path))
+    module.set_submodule(fold.path, strip_norm_affine(norm))
 
 
-def _linear_(module: nn.Module, fold: Fold) -> None:
+def _fold_linear_(module: nn.Module, fold: Fold) -> None:
     first, second = module.get_submodule(fold.path), module.get_submodule(fold.into[0])
     assert isinstance(first, nn.Linear) and isinstance(second, nn.Linear)
     if first.bias is not None:
-        _give_bias_(second)
+        _add_zero_bias_(second)
     old = second.weight
     second.weight = nn.Parameter(old.new_empty(old.shape[0], first.in_features), requires_grad=old.requires_grad)
     second.in_features = first.in_features
     module.set_submodule(fold.path, nn.Identity())
 
 
-def _scale_(module: nn.Module, fold: Fold) -> None:
+def _fold_scale_(module: nn.Module, fold: Fold) -> None:
     module.set_submodule(fold.path, nn.Identity())
 
 
-def _twin_(module: nn.Module, fold: Fold) -> None:
+def _fold_twin_(module: nn.Module, fold: Fold) -> None:
     kept = named_tensors(module)[fold.into[0]]
     path, _, name = fold.path.rpartition(".")
     setattr(module.get_submodule(path), name, kept)
 
 
-def _idle_(module: nn.Module, fold: Fold) -> None:
-    module.set_submodule(fold.path, Removed(fold.path, module.get_submodule(fold.path)))
+def _remove_unused_(module: nn.Module, fold: Fold) -> None:
+    module.set_submodule(fold.path, RemovedLayer(fold.path, module.get_submodule(fold.path)))
 
 
 _HOW: Mapping[str, Callable[[nn.Module, Fold], None]] = {
-    "norm": _norm_, "affine": _affine_, "linear": _linear_, "scale": _scale_, "twin": _twin_, "idle": _idle_,
+    "norm": _fold_norm_, "affine": _fold_affine_, "linear": _fold_linear_, "scale": _fold_scale_, "twin": _fold_twin_, "idle": _remove_unused_,
 }  # fmt: skip
 
 
-def _give_bias_(layer: nn.Module) -> None:
+def _add_zero_bias_(layer: nn.Module) -> None:
     """A bias of zeros where there is none."""
     weight = layer._parameters["weight"]
     if layer._parameters.get("bias") is None and weight is not None:
@@ -78,7 +78,7 @@ def named_tensors(module: nn.Module) -> dict[str, Tensor]:
     }
 
 
-def is_leaf(part: nn.Module | None) -> bool:
+def is_leaf_module(part: nn.Module | None) -> bool:
     """Whether it is a module with tensors of its own and no modules in it."""
     return (
         part is not None
@@ -87,7 +87,7 @@ def is_leaf(part: nn.Module | None) -> bool:
     )
 
 
-def tensors_at(module: nn.Module, fold: Fold) -> dict[str, Tensor]:
+def collect_fold_tensors(module: nn.Module, fold: Fold) -> dict[str, Tensor]:
     """The parameters and buffers of what goes and of those that take it over, by name, in float32."""
     if fold.what in ("twin", "idle"):
         return {}

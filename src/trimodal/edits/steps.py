@@ -13,16 +13,16 @@ from torch import nn
 
 from trimodal.core import Layout
 from trimodal.core.storage import BASE, LINKS
-from trimodal.edits.apply import Step, replay_
-from trimodal.edits.fold_checks import Unfit
+from trimodal.edits.apply import RecordedStep, replay_on_bare_
+from trimodal.edits.fold_checks import UnfitStepError
 from trimodal.edits.folding import named_tensors
-from trimodal.edits.step_checks import check_fit, check_form
+from trimodal.edits.step_checks import check_step_fits, check_step_form
 from trimodal.errors import IntegrityError
 
 STEPS = "trimodal.steps"
 
 
-def read_steps(file: Path) -> list[Step]:
+def read_steps(file: Path) -> list[RecordedStep]:
     """The recorded steps in the metadata of `file`, each of the right form.
 
     Raises:
@@ -44,27 +44,27 @@ def read_steps(file: Path) -> list[Step]:
     size = file.stat().st_size
     for number, step in enumerate(steps, start=1):
         try:
-            check_form(step, size)
-        except Unfit as reason:
+            check_step_form(step, size)
+        except UnfitStepError as reason:
             raise IntegrityError(f"{file}: recorded step {number} {reason}, which this version cannot read") from reason
     return steps
 
 
-def replay_step_(module: nn.Module, layout: Layout, step: Step, number: int) -> Layout:
+def replay_step_(module: nn.Module, layout: Layout, step: RecordedStep, number: int) -> Layout:
     """Carry out the recorded step of that `number` on the bare `module`, which has this `layout`; returns the new one.
 
     Raises:
         IntegrityError: it does not fit the module.
     """
     try:
-        check_fit(step, module, layout)
-    except Unfit as reason:
+        check_step_fits(step, module, layout)
+    except UnfitStepError as reason:
         name = type(module).__name__
         raise IntegrityError(f"recorded step {number} {reason}; it was not recorded for this {name}") from reason
-    return replay_(module, layout, [step])
+    return replay_on_bare_(module, layout, [step])
 
 
-def twins(module: nn.Module, steps: list[Step]) -> dict[str, str]:
+def map_duplicate_tensors(module: nn.Module, steps: list[RecordedStep]) -> dict[str, str]:
     """The tensors of `module` that are stored under another's name, with that name. Those that a later step has packed share
     their store already."""
     names = named_tensors(module).keys()
@@ -72,7 +72,7 @@ def twins(module: nn.Module, steps: list[Step]) -> dict[str, str]:
     return {name: other for name, other in found.items() if {name, other} <= names}
 
 
-def twin_steps(steps: list[Step]) -> list[Step]:
+def twin_steps(steps: list[RecordedStep]) -> list[RecordedStep]:
     """The steps that let a tensor be stored once under another's name."""
     return [step for step in steps if "fold" in step and step["fold"]["what"] == "twin"]
 

@@ -1,28 +1,34 @@
 """Save and load. One file per concern; exports of other runtimes will stand beside them."""
 
 from trimodal.formats.artifact import (
-    check_beside_artifacts,
-    check_tellers,
+    check_not_inside_artifact,
     copy_artifact,
+    find_changed_side_files,
+    find_uncarried_files,
     is_artifact,
-    left_behind,
     load,
+    measure_folder_size,
     open_model,
-    pack_,
-    pack_name,
-    size_of,
-    stock_of,
-    unpack_,
-    write,
-    write_sums,
+    pack_name_of,
+    pack_weights_,
+    stock_support_of,
+    unpack_weights_,
+    write_artifact,
+    write_checksums,
 )
-from trimodal.formats.finite_check import outputs_finite, weights_finite
-from trimodal.formats.packed import check_pack
-from trimodal.formats.reload_check import reload_checks, stock_check
-from trimodal.writing import check_free, check_keeps, check_room, whole_folder, write_whole
+from trimodal.formats.finite_check import finite_outputs_check, finite_weights_check
+from trimodal.formats.packed import check_pack_name
+from trimodal.formats.reload_check import run_reload_checks, run_stock_check
+from trimodal.writing import (
+    check_disk_space,
+    check_not_replaced,
+    check_output_place,
+    open_atomic_folder,
+    write_text_atomically,
+)
 
 __all__ = [
-    "check_beside_artifacts", "check_free", "check_keeps", "check_pack", "check_room", "check_tellers", "copy_artifact",
-    "is_artifact", "left_behind", "load", "open_model", "outputs_finite", "pack_", "pack_name", "reload_checks", "size_of",
-    "stock_check", "stock_of", "unpack_", "weights_finite", "whole_folder", "write", "write_sums", "write_whole",
+    "check_not_inside_artifact", "check_output_place", "check_not_replaced", "check_pack_name", "check_disk_space", "find_changed_side_files", "copy_artifact",
+    "is_artifact", "find_uncarried_files", "load", "open_model", "finite_outputs_check", "pack_weights_", "pack_name_of", "run_reload_checks", "measure_folder_size",
+    "run_stock_check", "stock_support_of", "unpack_weights_", "finite_weights_check", "open_atomic_folder", "write_artifact", "write_checksums", "write_text_atomically",
 ]  # fmt: skip

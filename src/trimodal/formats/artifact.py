@@ -21,23 +21,23 @@ from torch import Tensor, nn
 from transformers import PreTrainedConfig
 
 from trimodal import errors
-from trimodal.core import Packing, Plan, Stock, json_text
+from trimodal.core import Packing, Plan, StockLoad, json_text
 from trimodal.core.record import PackName
 from trimodal.edits import steps
-from trimodal.edits.alignment import write_heads
-from trimodal.edits.apply import dequantize_
+from trimodal.edits.alignment import write_alignment_heads
+from trimodal.edits.apply import dequantize_module_
 from trimodal.formats import packed
-from trimodal.formats.native_config import Absorbed, absorb
+from trimodal.formats.native_config import NativeConfig, find_native_config
 from trimodal.formats.tensors import write_tensors
 from trimodal.loading.load import (
-    bare,
-    from_factory,
-    from_folder,
+    build_meta_model,
+    find_model_class,
+    load_from_factory,
+    load_from_folder,
+    load_pretrained,
     load_source,
-    locate,
-    model_class,
-    name_of,
-    pretrained,
+    locate_source,
+    model_name_of,
     read_config,
 )
 from trimodal.manifest import (
@@ -46,33 +46,33 @@ from trimodal.manifest import (
     RECORD,
     VERDICT,
     Manifest,
-    check_files,
+    check_listed_files,
     check_not_orphaned,
-    check_tellers,
-    manifest_content,
+    find_changed_side_files,
     read_manifest,
-    weights_name,
+    read_manifest_content,
+    weights_name_of,
+    write_checksums,
     write_manifest,
-    write_sums,
 )
 from trimodal.models.families import family_of
 from trimodal.models.files import (
     NAMED,
     OURS,
     PACKED,
-    companions,
+    find_companion_files,
+    find_licence_files,
+    find_unread_files,
     index_files,
-    left_out,
-    licences,
-    module_weights,
+    module_weight_files,
     weight_files,
 )
 from trimodal.models.files import SINGLE as MODEL
 from trimodal.models.finite import check_finite
 from trimodal.models.model import Model
-from trimodal.models.process import keeps_process
-from trimodal.models.processors import processors_in
-from trimodal.models.quiet import without_bars
+from trimodal.models.process import leaves_process_unchanged
+from trimodal.models.processors import find_processors
+from trimodal.models.quiet import hide_progress_bars
 from trimodal.models.tensors import unique_tensors
 from trimodal.stock import quantizer
 from trimodal.stock.replaying import replay_steps_
@@ -89,9 +89,9 @@ _IMPORT = (
 )
 
 __all__ = [
-    "MANIFEST", "MODEL", "PLAN", "RECORD", "VERDICT", "Factory", "Manifest", "check_files", "check_tellers", "companions",
-    "copy_artifact", "is_artifact", "left_behind", "load", "open_model", "pack_", "pack_name", "read_manifest", "running_files",
-    "size_of", "stock_of", "unpack_", "write", "write_sums",
+    "MANIFEST", "MODEL", "PLAN", "RECORD", "VERDICT", "Factory", "Manifest", "check_listed_files", "find_changed_side_files", "find_companion_files",
+    "copy_artifact", "is_artifact", "find_uncarried_files", "load", "open_model", "pack_weights_", "pack_name_of", "read_manifest", "list_running_files",
+    "measure_folder_size", "stock_support_of", "unpack_weights_", "write_artifact", "write_checksums",
 ]  # fmt: skip
 
 Factory = str | Callable[[], nn.Module]
@@ -102,7 +102,7 @@ def is_artifact(folder: Path) -> bool:
     return (folder / MANIFEST).is_file()
 
 
-def check_beside_artifacts(out: Path) -> None:
+def check_not_inside_artifact(out: Path) -> None:
     """Refuse an output place inside of an artifact, which does not load with anything in it that it does not list.
 
     Raises:
@@ -113,129 +113,129 @@ def check_beside_artifacts(out: Path) -> None:
         raise errors.OutputError(f"{out} lies inside of the artifact {above}, which would no longer load; give a folder beside it")
 
 
-def running_files(folder: Path) -> list[Path]:
+def list_running_files(folder: Path) -> list[Path]:
     """All files that are needed to run the model in `folder`, each once: weights, companions, and the manifest if there is
     one."""
     manifest = [Path(MANIFEST)] if is_artifact(folder) else []
-    return list(dict.fromkeys([*_weights(folder), *index_files(folder), *companions(folder), *manifest]))
+    return list(dict.fromkeys([*_list_weight_files(folder), *index_files(folder), *find_companion_files(folder), *manifest]))
 
 
-def size_of(folder: Path) -> tuple[int, int]:
+def measure_folder_size(folder: Path) -> tuple[int, int]:
     """Bytes on disk of all files needed to run, and of those with weights alone: what a loader reads, not what is there."""
-    weights = sum((folder / path).stat().st_size for path in _weights(folder))
-    return sum((folder / path).stat().st_size for path in running_files(folder)), weights
+    weights = sum((folder / path).stat().st_size for path in _list_weight_files(folder))
+    return sum((folder / path).stat().st_size for path in list_running_files(folder)), weights
 
 
-def left_behind(folder: Path) -> tuple[str, ...]:
+def find_uncarried_files(folder: Path) -> tuple[str, ...]:
     """What lies in a model folder and is neither counted nor carried over; see `models/files.py`. Of an artifact nothing."""
-    return () if is_artifact(folder) else left_out(folder)
+    return () if is_artifact(folder) else find_unread_files(folder)
 
 
-def _weights(folder: Path) -> list[Path]:
+def _list_weight_files(folder: Path) -> list[Path]:
     """The files with weights, those of modules behind the model too."""
     packed_one = (folder / PACKED).is_file()
     own = [Path(PACKED)] if packed_one else [path for path in (Path(OURS), Path(MODEL)) if (folder / path).is_file()][:1]
     known = is_artifact(folder) or packed_one or (folder / OURS).is_file()
-    return [*(own if known else weight_files(folder)), *module_weights(folder)]
+    return [*(own if known else weight_files(folder)), *module_weight_files(folder)]
 
 
-def pack_name(folder: Path) -> PackName:
+def pack_name_of(folder: Path) -> PackName:
     """How the weights in `folder` are stored."""
     return "entropy" if (folder / PACKED).is_file() else "plain"
 
 
-def write(model: Model, plan: Plan, folder: Path, factory: str | None) -> Stock:
+def write_artifact(model: Model, plan: Plan, folder: Path, factory: str | None) -> StockLoad:
     """Write everything that is needed to run `model`, and the manifest, into the empty `folder`. Returns who can load it."""
-    taken, stock = model.steps, Stock(False, _NO_CONFIG)
+    taken, stock = model.steps, StockLoad(False, _NO_CONFIG)
     if model.folder is not None:
-        _copy(model.folder, folder, [*companions(model.folder), *licences(model.folder)])
-        write_heads(model.module, folder)
+        _copy_files(model.folder, folder, [*find_companion_files(model.folder), *find_licence_files(model.folder)])
+        write_alignment_heads(model.module, folder)
         kind = cast("type[PreTrainedModel]", type(model.module))
-        said = _bare(read_config(model.folder))
-        absorbed = absorb(said, model.steps, kind)
-        dtype = _type_of(said, str(model.module.dtype).removeprefix("torch."))
+        said = _strip_config(read_config(model.folder))
+        absorbed = find_native_config(said, model.steps, kind)
+        dtype = _dtype_of(said, str(model.module.dtype).removeprefix("torch."))
         config = {**absorbed.config, "architectures": [kind.__name__], "dtype": dtype}
-        written = _json(_marked(config, "plain", kind) if absorbed.reason else config)
+        written = _to_json_text(_mark_config(config, "plain", kind) if absorbed.reason else config)
         (folder / "config.json").write_text(written, encoding="utf-8")
-        taken, stock = absorbed.steps, Stock(not absorbed.reason, absorbed.reason)
-    (folder / PLAN).write_text(_json(plan.to_json()), encoding="utf-8")
+        taken, stock = absorbed.steps, StockLoad(not absorbed.reason, absorbed.reason)
+    (folder / PLAN).write_text(_to_json_text(plan.to_json()), encoding="utf-8")
     tensors = {name: t.detach().cpu().contiguous() for name, t in unique_tensors(model.module).items()}
     metadata = {"format": "pt", steps.STEPS: json_text(taken, sort_keys=True)}
     write_tensors(tensors, metadata, folder / (MODEL if stock.alone else OURS))
     write_manifest(folder, {
-        "trimodal": plan.trimodal, "factory": factory, "files": _sums(folder),
+        "trimodal": plan.trimodal, "factory": factory, "files": _compute_checksums(folder),
         "source": plan.to_json()["source"], **model.layout.to_json(),
     })  # fmt: skip
     return stock
 
 
-def _copy(source: Path, folder: Path, paths: Iterable[Path]) -> None:
+def _copy_files(source: Path, folder: Path, paths: Iterable[Path]) -> None:
     """Copy files of `source` to the same places in `folder`."""
     for path in paths:
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source / path, folder / path)
 
 
-def _sums(folder: Path) -> dict[str, str]:
+def _compute_checksums(folder: Path) -> dict[str, str]:
     """sha256 of every file that is needed to run, but for the manifest."""
-    return {str(path): sha256(folder / path) for path in running_files(folder) if path != Path(MANIFEST)}
+    return {str(path): sha256(folder / path) for path in list_running_files(folder) if path != Path(MANIFEST)}
 
 
-def pack_(folder: Path) -> Packing:
+def pack_weights_(folder: Path) -> Packing:
     """Entropy-code the weights of the plain artifact in `folder`, which is being written.
 
     Raises:
         IntegrityError: what was coded does not decode to the same bytes.
     """
-    plain = folder / weights_name(folder)
+    plain = folder / weights_name_of(folder)
     found = packed.pack_file(plain, folder / PACKED)
     plain.unlink()
-    _settle_(folder, "entropy")
+    _record_pack_(folder, "entropy")
     return found
 
 
-def unpack_(folder: Path) -> None:
+def unpack_weights_(folder: Path) -> None:
     """Decode the weights of the entropy-coded artifact in `folder`, which is being written."""
     packed.unpack_file(folder / PACKED, folder / OURS)
     (folder / PACKED).unlink()
-    _settle_(folder, "plain")
+    _record_pack_(folder, "plain")
 
 
-def _settle_(folder: Path, how: PackName) -> None:
+def _record_pack_(folder: Path, how: PackName) -> None:
     """Let config.json, the manifest and the name of the weights say how these are stored."""
     if (folder / "config.json").is_file():
-        config = _bare(read_config(folder))
-        kind = model_class(config, folder)
-        alone = how == "plain" and not _absorbed(folder).reason
-        (folder / "config.json").write_text(_json(config if alone else _marked(config, how, kind)), encoding="utf-8")
+        config = _strip_config(read_config(folder))
+        kind = find_model_class(config, folder)
+        alone = how == "plain" and not _native_config_of(folder).reason
+        (folder / "config.json").write_text(_to_json_text(config if alone else _mark_config(config, how, kind)), encoding="utf-8")
         if alone:
             (folder / OURS).rename(folder / MODEL)
-    write_manifest(folder, {**manifest_content(folder), "files": _sums(folder)})
+    write_manifest(folder, {**read_manifest_content(folder), "files": _compute_checksums(folder)})
 
 
-def _absorbed(folder: Path) -> Absorbed:
+def _native_config_of(folder: Path) -> NativeConfig:
     """What the configuration of the plain artifact in `folder` could say beyond what it says."""
-    config = _bare(read_config(folder))
-    return absorb(config, steps.read_steps(folder / weights_name(folder)), model_class(config, folder))
+    config = _strip_config(read_config(folder))
+    return find_native_config(config, steps.read_steps(folder / weights_name_of(folder)), find_model_class(config, folder))
 
 
-def stock_of(folder: Path) -> Stock:
+def stock_support_of(folder: Path) -> StockLoad:
     """Whether stock Transformers alone loads the artifact in `folder`, by what its files say."""
     if not (folder / "config.json").is_file():
-        return Stock(False, _NO_CONFIG)
-    if pack_name(folder) == "entropy":
-        return Stock(False, "its weights are entropy-coded")
+        return StockLoad(False, _NO_CONFIG)
+    if pack_name_of(folder) == "entropy":
+        return StockLoad(False, "its weights are entropy-coded")
     if "quantization_config" in read_config(folder):
-        return Stock(False, _absorbed(folder).reason)
-    return Stock(True)
+        return StockLoad(False, _native_config_of(folder).reason)
+    return StockLoad(True)
 
 
-def _marked(config: Mapping[str, Any], how: PackName, kind: type[PreTrainedModel]) -> dict[str, Any]:
+def _mark_config(config: Mapping[str, Any], how: PackName, kind: type[PreTrainedModel]) -> dict[str, Any]:
     """A configuration that brings stock Transformers to our quantizer, or without it to a sentence that says what to do: a
     file name that it cannot take. It stands in every part, since the class of one tower reads that part alone."""
     note = {"quant_method": quantizer.NAME, **({"pack": how} if how != "plain" else {})}
     parts = getattr(getattr(kind, "config_class", None), "sub_configs", {})
-    whole = _type_of(config)
+    whole = _dtype_of(config)
 
     def mark(part: Mapping[str, Any]) -> dict[str, Any]:
         inner = {
@@ -248,46 +248,46 @@ def _marked(config: Mapping[str, Any], how: PackName, kind: type[PreTrainedModel
     return mark(config)
 
 
-def _type_of(config: Mapping[str, Any], missing: str | None = None) -> Any:
+def _dtype_of(config: Mapping[str, Any], missing: str | None = None) -> Any:
     """The type of numbers that a configuration names, by the key of today or the one of old; `missing` where it names none."""
     return next((config[key] for key in _TYPE if key in config), missing)
 
 
-def _bare(config: Mapping[str, Any]) -> dict[str, Any]:
+def _strip_config(config: Mapping[str, Any]) -> dict[str, Any]:
     """A configuration that says nothing of us, nor of another's files."""
-    inner = {key: _bare(value) if isinstance(value, dict) else value for key, value in config.items()}
+    inner = {key: _strip_config(value) if isinstance(value, dict) else value for key, value in config.items()}
     return {key: value for key, value in inner.items() if key not in ("quantization_config", NAMED)}
 
 
 def copy_artifact(source: Path, folder: Path) -> None:
     """Copy what a whole artifact consists of into the empty `folder`."""
     tellers = [path for path in map(Path, (PLAN, RECORD, VERDICT)) if (source / path).is_file()]
-    _copy(source, folder, [*running_files(source), *licences(source), *tellers])
+    _copy_files(source, folder, [*list_running_files(source), *find_licence_files(source), *tellers])
 
 
-def _json(data: Any) -> str:
+def _to_json_text(data: Any) -> str:
     return json_text(data, indent=1, ensure_ascii=False) + "\n"
 
 
-@without_bars()
+@hide_progress_bars()
 def open_model(source: Factory | Path, factory: Factory | None = None) -> Model:
     """Any model that the user can name: an artifact of ours, or what `loading/load.py` knows.
 
     `factory` makes the bare module of an artifact that came from a function; nothing that a folder names is imported.
     """
-    found = source if callable(source) else locate(source)
+    found = source if callable(source) else locate_source(source)
     if isinstance(found, Path) and is_artifact(found):
         return _open_artifact(found, factory)
     if isinstance(found, Path):
         check_not_orphaned(found)
-    model = from_folder(found, name_of(source)) if isinstance(found, Path) else from_factory(found, name_of(source))
+    model = load_from_folder(found, model_name_of(source)) if isinstance(found, Path) else load_from_factory(found, model_name_of(source))
     check_finite(model.module, model.name)
     return model
 
 
 def _open_artifact(folder: Path, factory: Factory | None) -> Model:
     manifest = read_manifest(folder)
-    check_files(folder, manifest)
+    check_listed_files(folder, manifest)
     model = _open_checked(folder, manifest, factory)
     if read_manifest(folder) != manifest:
         raise errors.IntegrityError(f"{folder} was replaced while it was read; load it again")
@@ -295,36 +295,36 @@ def _open_artifact(folder: Path, factory: Factory | None) -> Model:
 
 
 def _open_checked(folder: Path, manifest: Manifest, factory: Factory | None) -> Model:
-    if pack_name(folder) == "plain":
+    if pack_name_of(folder) == "plain":
         return _open_plain(folder, folder, manifest, factory)
-    with packed.scratch() as plain:
+    with packed.weights_scratch_folder() as plain:
         packed.unpack_file(folder / PACKED, plain / OURS)
         if (folder / "config.json").is_file():
-            _copy(folder, plain, companions(folder))
-            config = _bare(read_config(folder))
+            _copy_files(folder, plain, find_companion_files(folder))
+            config = _strip_config(read_config(folder))
             if steps.read_steps(plain / OURS):
-                config = _marked(config, "plain", model_class(config, folder))
+                config = _mark_config(config, "plain", find_model_class(config, folder))
             else:
                 (plain / OURS).rename(plain / MODEL)
-            (plain / "config.json").write_text(_json(config), encoding="utf-8")
+            (plain / "config.json").write_text(_to_json_text(config), encoding="utf-8")
         return _open_plain(plain, folder, manifest, factory)
 
 
 def _open_plain(plain: Path, folder: Path, manifest: Manifest, factory: Factory | None) -> Model:
     """The model of the artifact in `folder` whose plain weights lie in `plain`, the same or a temporary folder."""
-    file = plain / weights_name(plain)
+    file = plain / weights_name_of(plain)
     taken = steps.read_steps(file)
     if (folder / "config.json").is_file():
         quantizer.register()
-        with quantizer.checked(plain):
-            module, missing, _ = pretrained(plain)
+        with quantizer.skip_file_checks(plain):
+            module, missing, _ = load_pretrained(plain)
         if missing:
             raise errors.IntegrityError(
                 f"{folder / file.name} lacks {missing[0]}, which {type(module).__name__} needs; copy the folder again"
             )
         module.name_or_path = module.config._name_or_path = str(folder)  # type: ignore[assignment, union-attr]
         model = Model(
-            module, manifest.layout, family_of(module), folder.resolve().name, folder, processors_in(folder), taken
+            module, manifest.layout, family_of(module), folder.resolve().name, folder, find_processors(folder), taken
         )
     elif factory is None:
         made_by = f"the function {manifest.factory}" if manifest.factory else "a function without a name"
@@ -335,13 +335,13 @@ def _open_plain(plain: Path, folder: Path, manifest: Manifest, factory: Factory 
     else:
         made = load_source(factory)
         replay_steps_(made.module, taken)
-        _fill_(made.module, load_file(file), folder / file.name)
+        _fill_tensors_(made.module, load_file(file), folder / file.name)
         model = Model(made.module.eval(), manifest.layout, made.family, folder.resolve().name, steps=taken)
     _check_layout(model, folder)
     return model
 
 
-def say_plainly_(model: Model) -> str:
+def set_plain_config_(model: Model) -> str:
     """Let the configuration of a model with plain layers only say what they are, so that `save_pretrained` writes what loads
     again. Returns why it cannot, empty if it can or has nothing to say."""
     module = model.module
@@ -351,10 +351,10 @@ def say_plainly_(model: Model) -> str:
         return f"plain layers cannot say what was done ({', '.join(sorted(other))})"
     kind = cast("type[PreTrainedModel]", type(module))
     shapes = [step for step in model.steps if "treat" not in step]
-    absorbed = absorb(_bare(read_config(model.folder)), shapes, kind)
+    absorbed = find_native_config(_strip_config(read_config(model.folder)), shapes, kind)
     if absorbed.reason:
         return absorbed.reason
-    plain = bare(absorbed.config, kind)
+    plain = build_meta_model(absorbed.config, kind)
     if {k: t.shape for k, t in plain.state_dict().items()} != {k: t.shape for k, t in module.state_dict().items()}:
         return f"{type(plain.config).__name__} cannot say what its layers are"
     plain.config._attn_implementation_internal = module.config._attn_implementation_internal  # type: ignore[union-attr]
@@ -363,7 +363,7 @@ def say_plainly_(model: Model) -> str:
     return ""
 
 
-def _fill_(module: nn.Module, tensors: Mapping[str, Tensor], file: Path) -> None:
+def _fill_tensors_(module: nn.Module, tensors: Mapping[str, Tensor], file: Path) -> None:
     """Put the `tensors` of `file` into `module`; names that share a tensor go on sharing it."""
     own = module.state_dict(keep_vars=True)
     names: dict[int, list[str]] = {}
@@ -398,7 +398,7 @@ def _check_layout(model: Model, folder: Path) -> None:
             )
 
 
-@keeps_process
+@leaves_process_unchanged
 def load(
     source: str | Path, *, dequantize: bool = False, device: str = "cpu", factory: Factory | None = None
 ) -> nn.Module:
@@ -416,7 +416,7 @@ def load(
     """
     model = open_model(source if isinstance(source, str) else str(source), factory)
     if dequantize:
-        dequantize_(model.module)
-        reason = say_plainly_(model)
-        quantizer.forget_(model.module, reason)
+        dequantize_module_(model.module)
+        reason = set_plain_config_(model)
+        quantizer.forget_quantization_(model.module, reason)
     return model.module.to(device)

@@ -32,12 +32,12 @@ from transformers import PreTrainedModel
 
 from trimodal.core import Layout
 from trimodal.core.site import is_width
-from trimodal.edits.apply import Step
+from trimodal.edits.apply import RecordedStep
 from trimodal.edits.steps import replay_step_, root_of_factor
 from trimodal.errors import ModelError
 from trimodal.graph.layout import find_layout
 from trimodal.layers import open_recurrent_
-from trimodal.loading.load import bare
+from trimodal.loading.load import build_meta_model
 
 Path = tuple[str | int, ...]
 _Assignment = tuple[Path, Any]
@@ -46,11 +46,11 @@ _PLAIN = (bool, int, float, str, type(None))
 
 
 @dataclass(frozen=True)
-class Absorbed:
+class NativeConfig:
     """A configuration, the steps that it does not say, and why there are some; empty if there are none."""
 
     config: dict[str, Any]
-    steps: list[Step]
+    steps: list[RecordedStep]
     reason: str
 
 
@@ -64,29 +64,29 @@ class _Resize:
     stream: bool = False
 
 
-def absorb(config: Mapping[str, Any], steps: Sequence[Step], kind: type[PreTrainedModel]) -> Absorbed:
+def find_native_config(config: Mapping[str, Any], steps: Sequence[RecordedStep], kind: type[PreTrainedModel]) -> NativeConfig:
     """The configuration that says all of `steps` that one might say, or none of them.
 
     `config` is the content of config.json that the steps are relative to.
     """
     whole = {key: value for key, value in config.items() if key != "quantization_config"}
     if not kind.__module__.startswith("transformers."):
-        return Absorbed(whole, list(steps), f"{kind.__name__} is a class of trimodal's own")
-    if steps and not any(map(_sayable, steps)):
-        return Absorbed(whole, list(steps), _about(steps))
+        return NativeConfig(whole, list(steps), f"{kind.__name__} is a class of trimodal's own")
+    if steps and not any(map(_is_expressible, steps)):
+        return NativeConfig(whole, list(steps), _explain_steps(steps))
     try:
-        found, rest, reason = _search(whole, steps, kind)
+        found, rest, reason = _search_config(whole, steps, kind)
     except ModelError as error:
-        return Absorbed(whole, list(steps), str(error))
-    return Absorbed(whole, list(steps), reason) if reason else Absorbed(found, rest, _about(rest))
+        return NativeConfig(whole, list(steps), str(error))
+    return NativeConfig(whole, list(steps), reason) if reason else NativeConfig(found, rest, _explain_steps(rest))
 
 
-def _sayable(step: Step) -> bool:
+def _is_expressible(step: RecordedStep) -> bool:
     """Whether a step leaves plain layers behind, so that a configuration might say it."""
     return "cut" in step or "drop" in step or ("treat" in step and step["treat"]["kind"] == "dense")
 
 
-def _about(steps: Sequence[Step]) -> str:
+def _explain_steps(steps: Sequence[RecordedStep]) -> str:
     """Why these steps need trimodal."""
     kinds = sorted({str(step["treat"]["kind"]).replace("_", " ") for step in steps if "treat" in step} - {"dense"})
     said = [f"weights are not plain tensors ({', '.join(kinds)})"] if kinds else []
@@ -98,29 +98,29 @@ def _about(steps: Sequence[Step]) -> str:
     return f"the steps that rebuild it ({', '.join(sorted(verbs))}) cannot change places"
 
 
-def _search(
-    config: dict[str, Any], steps: Sequence[Step], kind: type[PreTrainedModel]
-) -> tuple[dict[str, Any], list[Step], str]:
+def _search_config(
+    config: dict[str, Any], steps: Sequence[RecordedStep], kind: type[PreTrainedModel]
+) -> tuple[dict[str, Any], list[RecordedStep], str]:
     """The nearest configuration, the steps that it is not asked to say, and what else it cannot say."""
-    model = bare(config, kind)
-    first = _facts(model)
+    model = build_meta_model(config, kind)
+    first = _collect_module_facts(model)
     whole = model.config.to_dict()
     open_recurrent_(model)
-    sizes, resizes, rest = _replayed_(model, steps)
-    wanted = _facts(model)
-    known = list(_written(whole, model.config.to_dict()))
+    sizes, resizes, rest = _replay_expressible_(model, steps)
+    wanted = _collect_module_facts(model)
+    known = list(_find_config_changes(whole, model.config.to_dict()))
     if known:
-        config = _changed(config, whole, known)
-        first = _facts(bare(config, kind))
-    differing = _differing(first, wanted, sizes)
-    groups = list(_groups(whole, resizes)) if differing else []
+        config = _apply_assignments(config, whole, known)
+        first = _collect_module_facts(build_meta_model(config, kind))
+    differing = _list_differences(first, wanted, sizes)
+    groups = list(_group_assignments(whole, resizes)) if differing else []
     left = len(differing) + 1
     while differing and len(differing) < left:
         left = len(differing)
         for group in groups:
-            trial = _changed(config, whole, group)
+            trial = _apply_assignments(config, whole, group)
             try:
-                unlike = differing if trial == config else _differing(_facts(bare(trial, kind)), wanted, sizes)
+                unlike = differing if trial == config else _list_differences(_collect_module_facts(build_meta_model(trial, kind)), wanted, sizes)
             except ModelError:
                 continue
             if len(unlike) < len(differing):
@@ -128,9 +128,9 @@ def _search(
     return config, rest, f"{type(model.config).__name__} cannot say that {differing[0]}" if differing else ""
 
 
-def _replayed_(
-    module: nn.Module, steps: Sequence[Step]
-) -> tuple[dict[str, set[tuple[int, int]]], list[_Resize], list[Step]]:
+def _replay_expressible_(
+    module: nn.Module, steps: Sequence[RecordedStep]
+) -> tuple[dict[str, set[tuple[int, int]]], list[_Resize], list[RecordedStep]]:
     """Carry out on a bare module those of `steps` that a configuration might say: (before, after) sizes by the path of a
     site, what was resized, and the other steps.
 
@@ -141,12 +141,12 @@ def _replayed_(
     layout = find_layout(module)
     sizes: dict[str, set[tuple[int, int]]] = {}
     resizes: dict[_Resize, None] = {}
-    rest: list[Step] = []
+    rest: list[RecordedStep] = []
     taken: set[str] = set()  # the layers of the steps that stay
     for number, step in enumerate(steps, start=1):
-        paths, resize = _touched(layout, step)
+        paths, resize = _find_touched_paths(layout, step)
         bound = rest and ("drop" in step or any(not other.keys() & _LOCAL for other in rest))
-        if not _sayable(step) or paths & taken or bound:
+        if not _is_expressible(step) or paths & taken or bound:
             taken |= paths
             rest.append(step)
             continue
@@ -158,12 +158,12 @@ def _replayed_(
     return sizes, list(resizes), rest
 
 
-def _touched(layout: Layout, step: Step) -> tuple[set[str], _Resize | None]:
+def _find_touched_paths(layout: Layout, step: RecordedStep) -> tuple[set[str], _Resize | None]:
     """The paths of what a step changes, and what it resizes."""
     if "cut" in step:
         label, kept = step["cut"]["label"], step["cut"]["kept"]
         paths = {site.path for site in layout.carrying(label)}
-        return paths, _resize(layout, label, len(kept)) if paths else None
+        return paths, _make_resize(layout, label, len(kept)) if paths else None
     if "drop" in step:
         kept = step["drop"]["kept"]
         blocks = next((tower.blocks for tower in layout.towers if tower.name == step["drop"]["tower"]), ())
@@ -171,7 +171,7 @@ def _touched(layout: Layout, step: Step) -> tuple[set[str], _Resize | None]:
     return {root_of_factor(step["treat"]["path"])} if "treat" in step else set(), None
 
 
-def _resize(layout: Layout, label: str, kept: int) -> _Resize:
+def _make_resize(layout: Layout, label: str, kept: int) -> _Resize:
     """What cutting `label` to as many units changes: units, entries, and with grouped queries the heads of queries."""
     axes = [axis for site in layout.carrying(label) for axis in (site.input_axis, site.output_axis) if axis]
     axes = [axis for axis in axes if label in axis.labels]
@@ -185,13 +185,13 @@ def _resize(layout: Layout, label: str, kept: int) -> _Resize:
     return _Resize(frozenset(numbers), least if label.endswith(".heads") else None)
 
 
-def _groups(whole: Mapping[str, Any], resizes: Sequence[_Resize]) -> Iterator[list[_Assignment]]:
+def _group_assignments(whole: Mapping[str, Any], resizes: Sequence[_Resize]) -> Iterator[list[_Assignment]]:
     """What may be assigned together: a number of the configuration `whole` that counts something that was resized, and
     for heads and streams all such numbers of a section with the width that a head keeps."""
-    for at, section in _sections(whole):
+    for at, section in _iterate_sections(whole):
         for resize in resizes:
             pairs = sorted(resize.numbers)
-            numbers = list(_numbers(at, section))
+            numbers = list(_iterate_numbers(at, section))
             exact = [(p, new) for p, value in numbers for old, new in pairs if type(value) is int and value == old]
             ratios = [(path, value) for path, value in numbers if "ratio" in str(path[-1])]
             yield from ([one] for one in exact)
@@ -203,24 +203,24 @@ def _groups(whole: Mapping[str, Any], resizes: Sequence[_Resize]) -> Iterator[li
                 yield [*heads, width]
 
 
-def _written(before: Mapping[str, Any], after: Mapping[str, Any], at: Path = ()) -> Iterator[_Assignment]:
+def _find_config_changes(before: Mapping[str, Any], after: Mapping[str, Any], at: Path = ()) -> Iterator[_Assignment]:
     """What the steps themselves have changed in the module's configuration."""
     for key, value in after.items():
         if isinstance(value, dict) and isinstance(before.get(key), dict):
-            yield from _written(before[key], value, (*at, key))
+            yield from _find_config_changes(before[key], value, (*at, key))
         elif value != before.get(key):
             yield (*at, key), value
 
 
-def _sections(whole: Mapping[str, Any], at: Path = ()) -> Iterator[tuple[Path, Mapping[str, Any]]]:
+def _iterate_sections(whole: Mapping[str, Any], at: Path = ()) -> Iterator[tuple[Path, Mapping[str, Any]]]:
     """The configurations within a configuration and itself, with their paths."""
     for key, value in whole.items():
         if isinstance(value, dict):
-            yield from _sections(value, (*at, key))
+            yield from _iterate_sections(value, (*at, key))
     yield at, whole
 
 
-def _numbers(at: Path, section: Mapping[str, Any]) -> Iterator[tuple[Path, int | float]]:
+def _iterate_numbers(at: Path, section: Mapping[str, Any]) -> Iterator[tuple[Path, int | float]]:
     """The numbers that a section holds, also in lists, with their paths."""
     for key, value in section.items():
         several = isinstance(value, list | tuple)
@@ -228,7 +228,7 @@ def _numbers(at: Path, section: Mapping[str, Any]) -> Iterator[tuple[Path, int |
         yield from ((path, entry) for path, entry in entries if type(entry) in (int, float))
 
 
-def _changed(config: dict[str, Any], whole: Mapping[str, Any], changes: Sequence[_Assignment]) -> dict[str, Any]:
+def _apply_assignments(config: dict[str, Any], whole: Mapping[str, Any], changes: Sequence[_Assignment]) -> dict[str, Any]:
     """`config` with `changes`; a list or section that it leaves to its defaults is taken from `whole`."""
     found = copy.deepcopy(config)
     for path, value in changes:
@@ -243,7 +243,7 @@ def _changed(config: dict[str, Any], whole: Mapping[str, Any], changes: Sequence
     return found
 
 
-def _facts(module: nn.Module) -> dict[tuple[str, str], Any]:
+def _collect_module_facts(module: nn.Module) -> dict[tuple[str, str], Any]:
     """(module, what) -> its type, its plain attributes, and the shapes of its tensors."""
     facts: dict[tuple[str, str], Any] = {}
     for path, part in module.named_modules(remove_duplicate=False):
@@ -257,7 +257,7 @@ def _facts(module: nn.Module) -> dict[tuple[str, str], Any]:
     return facts
 
 
-def _differing(
+def _list_differences(
     found: Mapping[tuple[str, str], Any], wanted: Mapping[tuple[str, str], Any], sizes: Mapping[str, set[tuple[int, int]]]
 ) -> list[str]:
     """What is not as wanted, in words, tensors first. A cut leaves attributes alone that nobody reads: they may hold the
@@ -270,12 +270,12 @@ def _differing(
         if isinstance(old, tuple) and isinstance(new, tuple):
             shape = " × ".join(map(str, old))
             tensors += [f"{full} is {shape}" for a, b in zip_longest(old, new) if a != b]
-        elif old != new and not _counted(path, old, new, sizes):
+        elif old != new and not _is_size_change(path, old, new, sizes):
             others.append(f"{full} is {old!r:.60}" if key in wanted else f"{full} is not there")
     return sorted(tensors) + sorted(others)
 
 
-def _counted(path: str, old: Any, new: Any, sizes: Mapping[str, set[tuple[int, int]]]) -> bool:
+def _is_size_change(path: str, old: Any, new: Any, sizes: Mapping[str, set[tuple[int, int]]]) -> bool:
     """Whether a module's attribute went from `old` to `new` as the size of a layer in it did."""
     within = (pairs for site, pairs in sizes.items() if not path or site == path or site.startswith(f"{path}."))
     return type(old) is int and type(new) is int and any((old, new) in pairs for pairs in within)

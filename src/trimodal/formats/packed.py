@@ -37,9 +37,9 @@ from trimodal.core.storage import packed_columns
 from trimodal.edits.steps import read_steps
 from trimodal.errors import InputError, IntegrityError
 from trimodal.formats.tensors import write_tensors
-from trimodal.maths.entropy_coding import Malformed, decode_tensor, encode_tensor, require
-from trimodal.maths.packing import pack, unpack
-from trimodal.writing import scratch_folder
+from trimodal.maths.entropy_coding import MalformedStreamError, decode_tensor, encode_tensor, require_constriction
+from trimodal.maths.packing import pack_codes, unpack_codes
+from trimodal.writing import open_scratch_folder
 from trimodal.writing.sums import sha256
 
 HEADER, STREAMS = "trimodal.packed", "streams"
@@ -58,7 +58,7 @@ _TYPES = {
 }  # fmt: skip
 
 
-def check_pack(how: str) -> None:
+def check_pack_name(how: str) -> None:
     """Refuse a way to pack that there is not, or that nothing is installed for.
 
     Raises:
@@ -67,11 +67,11 @@ def check_pack(how: str) -> None:
     if how not in get_args(PackName):
         raise InputError(f"pack is {how!r:.40}, but must be one of {', '.join(get_args(PackName))}")
     if how == "entropy":
-        require()
+        require_constriction()
 
 
 @dataclass(frozen=True)
-class _Entry:
+class _TensorEntry:
     """How one tensor's stream is to be read."""
 
     dtype: torch.dtype
@@ -101,26 +101,26 @@ def pack_file(plain: Path, packed: Path) -> Packing:
         IntegrityError: reading it back does not give the plain file.
         InputError: the coding library is not installed.
     """
-    require()
-    places = _places(plain)
+    require_constriction()
+    places = _find_packed_codes(plain)
     with safe_open(plain, framework="pt") as opened:
         metadata = opened.metadata() or {}
-        coded = {name: _packed(opened.get_tensor(name), places.get(name)) for name in sorted(opened.keys())}
-        for name in _beyond({name: _entry(name, entry) for name, (_, entry) in coded.items()}):
-            coded[name] = _raw(opened.get_tensor(name))
+        coded = {name: _encode_tensor(opened.get_tensor(name), places.get(name)) for name in sorted(opened.keys())}
+        for name in _choose_raw_tensors({name: _parse_entry(name, entry) for name, (_, entry) in coded.items()}):
+            coded[name] = _encode_raw(opened.get_tensor(name))
     entries = {name: entry for name, (_, entry) in coded.items()}
     streams = bytearray(b"".join(stream for stream, _ in coded.values()))
     header = {"format": FORMAT, "sha256": sha256(plain), "tensors": entries}
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False)
     whole = torch.frombuffer(streams, dtype=torch.uint8) if streams else torch.empty(0, dtype=torch.uint8)
     write_tensors({STREAMS: whole}, {**metadata, HEADER: text}, packed)
-    return measured(packed)
+    return measure_packing(packed)
 
 
-def _beyond(entries: dict[str, _Entry]) -> list[str]:
+def _choose_raw_tensors(entries: dict[str, _TensorEntry]) -> list[str]:
     """The tensors to write raw, so that the file claims no more than a reader believes of its size: those first that claim
     most for what they take."""
-    left = sum(entry.claimed_bytes for entry in entries.values()) - _most(sum(entry.length for entry in entries.values()))
+    left = sum(entry.claimed_bytes for entry in entries.values()) - _max_claimed_bytes(sum(entry.length for entry in entries.values()))
     found = []
     for name, entry in sorted(entries.items(), key=lambda item: _MOST_TIMES * item[1].length - item[1].claimed_bytes):
         if left <= 0:
@@ -130,14 +130,14 @@ def _beyond(entries: dict[str, _Entry]) -> list[str]:
     return found
 
 
-def _most(size: int) -> int:
+def _max_claimed_bytes(size: int) -> int:
     """The bytes that a file of `size` bytes may claim to unpack to."""
     return _MOST_TIMES * size + _MOST_BEYOND
 
 
-def measured(packed: Path) -> Packing:
+def measure_packing(packed: Path) -> Packing:
     """Sizes of a packed file and of its plain form, and the seconds that unpacking takes."""
-    with scratch() as folder:
+    with weights_scratch_folder() as folder:
         start = time.perf_counter()
         unpack_file(packed, folder / "plain")
         seconds = time.perf_counter() - start
@@ -154,17 +154,17 @@ def unpack_file(packed: Path, plain: Path) -> None:
     try:
         with safe_open(packed, framework="pt") as opened:
             metadata = opened.metadata() or {}
-            entries, expected = _header(metadata.pop(HEADER, ""), size)
+            entries, expected = _parse_header(metadata.pop(HEADER, ""), size)
             if list(opened.keys()) != [STREAMS] or opened.get_slice(STREAMS).get_dtype() != "U8":
-                raise Malformed("holds other things than streams of bytes")
+                raise MalformedStreamError("holds other things than streams of bytes")
             streams = opened.get_slice(STREAMS)
             if streams.get_shape() != [sum(entry.length for entry in entries.values())]:
-                raise Malformed("does not hold the streams that it lists")
+                raise MalformedStreamError("does not hold the streams that it lists")
             tensors, start = {}, 0
             for name, entry in entries.items():
                 stream = streams[start : start + entry.length].numpy().tobytes()
-                tensors[name], start = _unpacked(name, stream, entry), start + entry.length
-    except Malformed as reason:
+                tensors[name], start = _decode_tensor(name, stream, entry), start + entry.length
+    except MalformedStreamError as reason:
         raise IntegrityError(f"{packed} {reason}; copy the folder again") from reason
     except (SafetensorError, OSError) as error:
         raise IntegrityError(f"{packed} is damaged or cut short ({error}); copy the folder again") from error
@@ -173,16 +173,16 @@ def unpack_file(packed: Path, plain: Path) -> None:
         raise IntegrityError(f"{packed} does not unpack to the file that it was made from; copy the folder again")
 
 
-def scratch() -> AbstractContextManager[Path]:
+def weights_scratch_folder() -> AbstractContextManager[Path]:
     """A temporary folder for plain weights.
 
     Raises:
         OutputError: it cannot be written to.
     """
-    return scratch_folder("the unpacked weights")
+    return open_scratch_folder("the unpacked weights")
 
 
-def _places(plain: Path) -> dict[str, tuple[int, int]]:
+def _find_packed_codes(plain: Path) -> dict[str, tuple[int, int]]:
     """Bits and columns of the tensors that hold packed codes."""
     found = {}
     for step in read_steps(plain):
@@ -197,16 +197,16 @@ def _places(plain: Path) -> dict[str, tuple[int, int]]:
     return found
 
 
-def _packed(tensor: Tensor, codes: tuple[int, int] | None) -> tuple[bytes, list[Any]]:
+def _encode_tensor(tensor: Tensor, codes: tuple[int, int] | None) -> tuple[bytes, list[Any]]:
     """The shortest stream of `tensor`, and the entry that tells how to read it."""
-    raw, (_, entry) = _bytes(tensor), _raw(tensor)
+    raw, (_, entry) = _tensor_bytes(tensor), _encode_raw(tensor)
     name, more = entry[0], []
     coder, best = "raw", raw
-    if codes is not None and codes[0] in _WIDTHS and _holds(tensor, *codes):
+    if codes is not None and codes[0] in _WIDTHS and _has_packed_codes(tensor, *codes):
         bits, columns = codes
-        found = unpack(tensor, bits, columns)
+        found = unpack_codes(tensor, bits, columns)
         stream = encode_tensor(found if bits <= 8 else found.to(torch.int16))
-        if len(stream) < len(raw) and _repacked(stream, len(tensor), bits, columns).equal(tensor):
+        if len(stream) < len(raw) and _repack_codes(stream, len(tensor), bits, columns).equal(tensor):
             coder, best, more = "codes", stream, [bits, columns]
     elif raw:
         stream = encode_tensor(tensor)
@@ -215,21 +215,21 @@ def _packed(tensor: Tensor, codes: tuple[int, int] | None) -> tuple[bytes, list[
     return best, [name, list(tensor.shape), coder, len(best), zlib.crc32(raw), *more]
 
 
-def _raw(tensor: Tensor) -> tuple[bytes, list[Any]]:
+def _encode_raw(tensor: Tensor) -> tuple[bytes, list[Any]]:
     """The bytes of `tensor` as they are, and the entry that says so."""
-    raw, name = _bytes(tensor), str(tensor.dtype).removeprefix("torch.")
+    raw, name = _tensor_bytes(tensor), str(tensor.dtype).removeprefix("torch.")
     if name not in _TYPES:
         raise InputError(f"a tensor of the type {name} cannot be entropy-coded; use plain weights")
     return raw, [name, list(tensor.shape), "raw", len(raw), zlib.crc32(raw)]
 
 
-def _holds(tensor: Tensor, bits: int, columns: int) -> bool:
+def _has_packed_codes(tensor: Tensor, bits: int, columns: int) -> bool:
     """Whether `tensor` has the form of packed codes."""
     expected = packed_columns(columns, bits)
     return tensor.dtype is torch.uint8 and tensor.dim() == 2 and tensor.shape[1] == expected and tensor.numel() > 0
 
 
-def _repacked(stream: bytes, rows: int, bits: int, columns: int) -> Tensor:
+def _repack_codes(stream: bytes, rows: int, bits: int, columns: int) -> Tensor:
     """The packed codes (rows, bytes per row) that `stream` holds."""
     codes = decode_tensor(stream, torch.uint8 if bits <= 8 else torch.int16, (rows, columns))
     found = torch.empty(rows, packed_columns(columns, bits), dtype=torch.uint8)
@@ -237,74 +237,74 @@ def _repacked(stream: bytes, rows: int, bits: int, columns: int) -> Tensor:
     for start in range(0, rows, step):
         part = codes[start : start + step]
         if bits < 8 and part.numel() and int(part.max()) >= 1 << bits:
-            raise Malformed(f"holds codes above {bits} bits")
-        found[start : start + step] = pack(part if bits <= 8 else part.int() & 0xFFFF, bits)
+            raise MalformedStreamError(f"holds codes above {bits} bits")
+        found[start : start + step] = pack_codes(part if bits <= 8 else part.int() & 0xFFFF, bits)
     return found
 
 
-def _unpacked(name: str, stream: bytes, entry: _Entry) -> Tensor:
+def _decode_tensor(name: str, stream: bytes, entry: _TensorEntry) -> Tensor:
     """The tensor in a `stream`, with the checksum that is written down."""
     try:
         if entry.coder == "raw":
             if len(stream) != entry.bytes:
-                raise Malformed(f"holds {len(stream)} bytes for {entry.bytes}")
+                raise MalformedStreamError(f"holds {len(stream)} bytes for {entry.bytes}")
             found = torch.frombuffer(bytearray(stream or b"\0"), dtype=torch.uint8)[: len(stream)].view(entry.dtype)
             found = found.view(entry.shape)
         elif entry.coder == "codes":
-            found = _repacked(stream, entry.shape[0], entry.bits, entry.columns)
+            found = _repack_codes(stream, entry.shape[0], entry.bits, entry.columns)
         else:
             found = decode_tensor(stream, entry.dtype, entry.shape)
-    except Malformed as reason:
-        raise Malformed(f"is damaged: the stream of {name:.80} {reason}") from reason
-    if zlib.crc32(_bytes(found)) != entry.crc32:
-        raise Malformed(f"is damaged: {name:.80} has another checksum than when it was written")
+    except MalformedStreamError as reason:
+        raise MalformedStreamError(f"is damaged: the stream of {name:.80} {reason}") from reason
+    if zlib.crc32(_tensor_bytes(found)) != entry.crc32:
+        raise MalformedStreamError(f"is damaged: {name:.80} has another checksum than when it was written")
     return found.contiguous()
 
 
-def _bytes(tensor: Tensor) -> bytes:
+def _tensor_bytes(tensor: Tensor) -> bytes:
     return tensor.contiguous().view(-1).view(torch.uint8).numpy().tobytes() if tensor.numel() else b""
 
 
-def _header(text: str, size: int) -> tuple[dict[str, _Entry], str]:
+def _parse_header(text: str, size: int) -> tuple[dict[str, _TensorEntry], str]:
     """The entries by name and the plain file's sha256, all of the right form."""
     try:
         data = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise Malformed("has no readable header; it was not written by trimodal") from error
+        raise MalformedStreamError("has no readable header; it was not written by trimodal") from error
     if not isinstance(data, dict) or data.keys() != {"format", "sha256", "tensors"}:
-        raise Malformed("has a header without format, sha256 and tensors")
+        raise MalformedStreamError("has a header without format, sha256 and tensors")
     if data["format"] != FORMAT:
-        raise Malformed(f"has the format {data['format']!r:.20}, this version reads {FORMAT}; update trimodal")
+        raise MalformedStreamError(f"has the format {data['format']!r:.20}, this version reads {FORMAT}; update trimodal")
     if not isinstance(data["sha256"], str) or not isinstance(data["tensors"], dict):
-        raise Malformed("does not say what it unpacks to")
-    entries = {name: _entry(name, what) for name, what in data["tensors"].items()}
-    claimed, most = sum(entry.claimed_bytes for entry in entries.values()), _most(size)
+        raise MalformedStreamError("does not say what it unpacks to")
+    entries = {name: _parse_entry(name, what) for name, what in data["tensors"].items()}
+    claimed, most = sum(entry.claimed_bytes for entry in entries.values()), _max_claimed_bytes(size)
     if claimed > most:
-        raise Malformed(f"claims to unpack to {claimed:,} bytes, more than {most:,} for its size")
+        raise MalformedStreamError(f"claims to unpack to {claimed:,} bytes, more than {most:,} for its size")
     return entries, data["sha256"]
 
 
-def _entry(name: str, what: Any) -> _Entry:
+def _parse_entry(name: str, what: Any) -> _TensorEntry:
     codes = isinstance(what, list) and len(what) == 7 and what[2] == "codes"
     if not isinstance(what, list) or (len(what) != 5 and not codes):
-        raise Malformed(f"says of {name:.80} only {what!r:.60}")
+        raise MalformedStreamError(f"says of {name:.80} only {what!r:.60}")
     dtype, shape, coder, length, crc32 = what[:5]
-    if not isinstance(shape, list) or not all(_whole(n) for n in shape) or len(shape) > 16:
-        raise Malformed(f"gives {name:.80} the shape {shape!r:.60}")
+    if not isinstance(shape, list) or not all(_is_whole_number(n) for n in shape) or len(shape) > 16:
+        raise MalformedStreamError(f"gives {name:.80} the shape {shape!r:.60}")
     if not isinstance(dtype, str) or dtype not in _TYPES:
-        raise Malformed(f"gives {name:.80} the type {dtype!r:.40}")
-    if not (codes or coder in ("raw", "tensor")) or not _whole(length) or not _whole(crc32):
-        raise Malformed(f"codes {name:.80} as {coder!r:.40} in {length!r:.20} bytes with the checksum {crc32!r:.20}")
-    entry = _Entry(_TYPES[dtype], tuple(shape), coder, length, crc32)
+        raise MalformedStreamError(f"gives {name:.80} the type {dtype!r:.40}")
+    if not (codes or coder in ("raw", "tensor")) or not _is_whole_number(length) or not _is_whole_number(crc32):
+        raise MalformedStreamError(f"codes {name:.80} as {coder!r:.40} in {length!r:.20} bytes with the checksum {crc32!r:.20}")
+    entry = _TensorEntry(_TYPES[dtype], tuple(shape), coder, length, crc32)
     if not codes:
         return entry
     bits, columns = what[5:]
-    if not _whole(columns) or not _whole(bits) or bits not in _WIDTHS:
-        raise Malformed(f"gives {name:.80} {columns!r:.20} columns of {bits!r:.20} bits")
+    if not _is_whole_number(columns) or not _is_whole_number(bits) or bits not in _WIDTHS:
+        raise MalformedStreamError(f"gives {name:.80} {columns!r:.20} columns of {bits!r:.20} bits")
     if dtype != "uint8" or len(shape) != 2 or packed_columns(columns, bits) != shape[1]:
-        raise Malformed(f"packs {columns} codes of {bits} bits into rows of {name:.80} of the shape {shape}")
+        raise MalformedStreamError(f"packs {columns} codes of {bits} bits into rows of {name:.80} of the shape {shape}")
     return replace(entry, bits=bits, columns=columns)
 
 
-def _whole(value: Any) -> bool:
+def _is_whole_number(value: Any) -> bool:
     return type(value) is int and 0 <= value < 1 << 48

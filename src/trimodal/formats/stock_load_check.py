@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 
-def outputs(module: nn.Module, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def collect_outputs(module: nn.Module, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Every tensor of the module's output for `batch`, by name."""
     with torch.inference_mode():
         result = module(**batch)
@@ -45,7 +45,7 @@ def _main() -> None:
     if wrong:
         sys.exit(f"{name} finds {wrong}"[:400])
     batch = load_file(probe)
-    save_file({key: value.clone() for key, value in outputs(module.eval(), batch).items()} if batch else {}, result)
+    save_file({key: value.clone() for key, value in collect_outputs(module.eval(), batch).items()} if batch else {}, result)
     gc.freeze()  # nor need it be looked through at the end
 
 

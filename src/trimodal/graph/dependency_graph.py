@@ -34,13 +34,13 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from trimodal.core import Axis, Counter, Fixed, Layout, Site
-from trimodal.edits.apply import cut_
+from trimodal.core import Axis, Layout, Site, SizeAttribute, Uncuttable
+from trimodal.edits.apply import cut_units_
 from trimodal.errors import ModelError
-from trimodal.graph.dim_propagation import NORMALISED, Nodes, Trace
+from trimodal.graph.dim_propagation import NORMALISED, DimensionTrace, Nodes
 from trimodal.layers import Recurrent
-from trimodal.models.copying import without_values
-from trimodal.models.foreign import last_line, run_forward
+from trimodal.models.copying import copy_to_meta
+from trimodal.models.foreign import last_line_of, run_forward
 
 _FAILURES = (
     RuntimeError, TypeError, ValueError, AttributeError, LookupError, ArithmeticError, AssertionError, OSError,
@@ -50,7 +50,7 @@ _OUTPUT = "it is the model's output"
 _OWN_SIZE = "the model's own code goes wrong when a unit is missing; it names a size"
 
 
-def with_couplings(module: nn.Module, layout: Layout, inputs: Mapping[str, Tensor]) -> Layout:
+def find_dependencies(module: nn.Module, layout: Layout, inputs: Mapping[str, Tensor]) -> Layout:
     """`layout` with an axis on every dimension that can be cut, and the reasons why others cannot.
 
     `inputs` are keyword arguments of the module's forward for one sample; only their shapes and types matter.
@@ -58,19 +58,19 @@ def with_couplings(module: nn.Module, layout: Layout, inputs: Mapping[str, Tenso
     if not inputs:
         return layout
     try:
-        bare = without_values(module)
-        found = couplings(bare, layout, inputs)
+        bare = copy_to_meta(module)
+        found = trace_dependencies(bare, layout, inputs)
     except (ModelError, *_FAILURES) as error:
-        reason = f"its forward does not run on tensors without values ({last_line(error.__cause__ or error)[:150]})"
-        return replace(layout, fixed=(Fixed("", reason),))
-    if all(_holds(bare, found, inputs, several) for several in _halves(found.labels())):
+        reason = f"its forward does not run on tensors without values ({last_line_of(error.__cause__ or error)[:150]})"
+        return replace(layout, fixed=(Uncuttable("", reason),))
+    if all(_can_cut_labels(bare, found, inputs, several) for several in _split_label_subsets(found.labels())):
         return found
-    return _without(found, [label for label in found.labels() if not _holds(bare, found, inputs, [label])])
+    return _remove_labels(found, [label for label in found.labels() if not _can_cut_labels(bare, found, inputs, [label])])
 
 
-def couplings(bare: nn.Module, layout: Layout, inputs: Mapping[str, Tensor]) -> Layout:
+def trace_dependencies(bare: nn.Module, layout: Layout, inputs: Mapping[str, Tensor]) -> Layout:
     """`layout` with the axes that one forward pass of `bare`, a module on `meta`, shows."""
-    trace = Trace()
+    trace = DimensionTrace()
     for name, tensor in (*bare.named_parameters(), *bare.named_buffers()):
         trace.enter(tensor, name)
     modules = dict(bare.named_modules())
@@ -78,7 +78,7 @@ def couplings(bare: nn.Module, layout: Layout, inputs: Mapping[str, Tensor]) -> 
     values = tree_map_only(Tensor, lambda tensor: tensor.to("meta"), dict(inputs))
     with torch.no_grad(), torch.device("meta"), trace:
         result = run_forward(bare.eval(), values)
-    for tensor in tensors_in(result):
+    for tensor in collect_tensors(result):
         trace.fix(tensor, _OUTPUT)
     for name, tensor in (*bare.named_parameters(), *bare.named_buffers()):
         if id(tensor) not in known:
@@ -86,34 +86,34 @@ def couplings(bare: nn.Module, layout: Layout, inputs: Mapping[str, Tensor]) -> 
     for site in layout.sites:
         if site.tied:
             trace.fix(getattr(modules[site.path], "weight"), f"its weight is tied to {site.tied[0]}")  # noqa: B009
-    return _Labelling(layout, trace, modules).layout()
+    return _AxisLabeller(layout, trace, modules).layout()
 
 
-def _halves(labels: Sequence[str]) -> Iterable[list[str]]:
+def _split_label_subsets(labels: Sequence[str]) -> Iterable[list[str]]:
     """Few subsets of the labels such that of any two each is at least once cut without the other."""
     for bit in range(max(1, (len(labels) - 1).bit_length())):
         for half in (0, 1):
             yield [label for number, label in enumerate(labels) if number >> bit & 1 == half]
 
 
-def _holds(bare: nn.Module, layout: Layout, inputs: Mapping[str, Tensor], labels: Sequence[str]) -> bool:
+def _can_cut_labels(bare: nn.Module, layout: Layout, inputs: Mapping[str, Tensor], labels: Sequence[str]) -> bool:
     """Whether the module with half the units of each of the `labels` cut shows what the layout foretells."""
     smaller, expected = copy.deepcopy(bare), layout
     for label in labels:
         axes = (axis for site in expected.carrying(label) for axis in (site.output_axis, site.input_axis) if axis)
         units = next(axis.units_of(label) for axis in axes if label in axis.labels)
         kept = range(units - units // 2)
-        cut_(smaller, expected, label, kept)
+        cut_units_(smaller, expected, label, kept)
         expected = expected.cut(label, kept)
     sites = tuple(replace(site, input_axis=None, output_axis=None) for site in expected.sites)
     try:
-        found = couplings(smaller, replace(expected, sites=sites, counters=()), inputs)
+        found = trace_dependencies(smaller, replace(expected, sites=sites, counters=()), inputs)
     except (ModelError, *_FAILURES):
         return False
-    return _shapes(found, expected, labels) == _shapes(expected, expected, labels)
+    return _collect_axis_shapes(found, expected, labels) == _collect_axis_shapes(expected, expected, labels)
 
 
-def _shapes(layout: Layout, expected: Layout, labels: Sequence[str]) -> list[Any]:
+def _collect_axis_shapes(layout: Layout, expected: Layout, labels: Sequence[str]) -> list[Any]:
     """What the axes look like at the sites where `expected` has the `labels`, whatever they are called there."""
     found = []
     for site, other in zip(layout.sites, expected.sites, strict=True):
@@ -124,58 +124,58 @@ def _shapes(layout: Layout, expected: Layout, labels: Sequence[str]) -> list[Any
     return found
 
 
-def _without(layout: Layout, labels: Sequence[str]) -> Layout:
+def _remove_labels(layout: Layout, labels: Sequence[str]) -> Layout:
     """The layout without these labels, which were tried and do not hold."""
 
     def cleared(axis: Axis | None) -> Axis | None:
         parts = () if axis is None else axis.parts
-        return _joined([Axis("", _size(part)) if part.label in labels else part for part in parts])
+        return _join_axes([Axis("", _size_of_part(part)) if part.label in labels else part for part in parts])
 
     sites = [replace(s, input_axis=cleared(s.input_axis), output_axis=cleared(s.output_axis)) for s in layout.sites]
-    fixed = (*layout.fixed, *(Fixed(label, _OWN_SIZE) for label in labels))
+    fixed = (*layout.fixed, *(Uncuttable(label, _OWN_SIZE) for label in labels))
     counters = tuple(counter for counter in layout.counters if counter.label not in labels)
     return replace(layout, sites=tuple(sites), counters=counters, fixed=fixed)
 
 
-def _size(part: Axis) -> int:
+def _size_of_part(part: Axis) -> int:
     return part.units * part.width * part.repeats
 
 
-def _joined(parts: Iterable[Axis]) -> Axis | None:
+def _join_axes(parts: Iterable[Axis]) -> Axis | None:
     """The parts as one axis, neighbours without a label made one; None if none has a label."""
     found: list[Axis] = []
     for part in parts:
         if found and not part.label and not found[-1].label:
-            found[-1] = Axis("", _size(found[-1]) + _size(part))
+            found[-1] = Axis("", _size_of_part(found[-1]) + _size_of_part(part))
         else:
             found.append(part)
     return replace(found[0], then=tuple(found[1:])) if any(part.label for part in found) else None
 
 
-def tensors_in(result: Any) -> list[Tensor]:
+def collect_tensors(result: Any) -> list[Tensor]:
     """All tensors in what a forward returned."""
     found: list[Tensor] = []
     for leaf in tree_leaves(result):
         if isinstance(leaf, Tensor):
             found.append(leaf)
         elif hasattr(leaf, "__dict__"):
-            found += tensors_in(list(vars(leaf).values()))
+            found += collect_tensors(list(vars(leaf).values()))
     return found
 
 
 _NOTHING: Nodes = np.array([], dtype=np.int64)
 
 
-def _stretches(numbers: Nodes) -> Iterable[tuple[int, int, int]]:
+def _split_runs(numbers: Nodes) -> Iterable[tuple[int, int, int]]:
     """(start, end, number) of each stretch of equal numbers."""
     edges = [0, *(np.flatnonzero(np.diff(numbers)) + 1).tolist(), len(numbers)]
     return [(start, end, int(numbers[start])) for start, end in pairwise(edges)]
 
 
-class _Labelling:
+class _AxisLabeller:
     """Turns sets of nodes into labelled axes on the sites."""
 
-    def __init__(self, layout: Layout, trace: Trace, modules: Mapping[str, nn.Module]) -> None:
+    def __init__(self, layout: Layout, trace: DimensionTrace, modules: Mapping[str, nn.Module]) -> None:
         self._layout = layout
         self._sets = trace.sets
         self._modules = modules
@@ -229,13 +229,13 @@ class _Labelling:
             self._layout, sites=tuple(sites), counters=tuple(self._counters(sites)), fixed=tuple(self._fixed(sites))
         )
 
-    def _counters(self, sites: Sequence[Site]) -> Iterable[Counter]:
+    def _counters(self, sites: Sequence[Site]) -> Iterable[SizeAttribute]:
         """The attribute of a recurrent layer that says how many units it has."""
-        found: dict[str, Counter] = {}
+        found: dict[str, SizeAttribute] = {}
         for site in sites:
             owner = site.path.rpartition(".hidden.")[0]
             if isinstance(self._modules.get(owner), Recurrent) and site.input_axis is not None:
-                found[owner] = Counter(site.input_axis.label, owner, "hidden_size")
+                found[owner] = SizeAttribute(site.input_axis.label, owner, "hidden_size")
         return found.values()
 
     def _trouble(self, number: int) -> str | None:
@@ -256,7 +256,7 @@ class _Labelling:
         """The stretches of the dimension `key` that belong to the group `only`; None for one in another order."""
         return [
             self._stretch(only, self._units[key][start:end])
-            for start, end, number in _stretches(self._numbers[key])
+            for start, end, number in _split_runs(self._numbers[key])
             if number == only
         ]
 
@@ -272,11 +272,11 @@ class _Labelling:
             return None
         named = np.where(np.isin(self._numbers[key], list(names)), self._numbers[key], -1)
         parts = []
-        for start, end, number in _stretches(named):
+        for start, end, number in _split_runs(named):
             part = self._stretch(number, self._units[key][start:end]) if number >= 0 else Axis("", end - start)
             assert part is not None  # groups in several orders have no name
             parts.append(replace(part, label=names.get(number, "")))
-        return _joined(parts)
+        return _join_axes(parts)
 
     def _names(self, usable: set[int]) -> dict[int, str]:
         """A label for each group, from the first layer that writes it: `tower.block.branch.channels`."""
@@ -308,7 +308,7 @@ class _Labelling:
             label = f"{stem}.{number}.{unit}"
         return label
 
-    def _fixed(self, sites: Sequence[Site]) -> Iterable[Fixed]:
+    def _fixed(self, sites: Sequence[Site]) -> Iterable[Uncuttable]:
         """The reasons for layers of which no output can be cut."""
         for site in sites:
             roots = self._places.get((site.path, "output"))
@@ -318,4 +318,4 @@ class _Labelling:
             number = self._group.get(int(roots[0]), -1)
             reason = next((r for r in reasons if r), None) or (self._trouble(number) if number >= 0 else None)
             unit = "channels" if site.kind == "conv" else "neurons"
-            yield Fixed(f"{site.name.rpartition('.')[0]}.{unit}", reason or _ORDER)
+            yield Uncuttable(f"{site.name.rpartition('.')[0]}.{unit}", reason or _ORDER)

@@ -27,7 +27,7 @@ NORMALISED = ("weight", "bias", "running_mean", "running_var")
 _COMBINED = "it is combined with what cannot be cut, such as the input"
 
 
-class Sets:
+class DisjointSets:
     """Which nodes have been united, and why some sets cannot be cut."""
 
     def __init__(self) -> None:
@@ -76,12 +76,12 @@ class Sets:
             self.reasons.setdefault(int(root), reason)
 
 
-class Trace(TorchDispatchMode):
+class DimensionTrace(TorchDispatchMode):
     """Watches operators and keeps for each tensor what its entries are."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.sets = Sets()
+        self.sets = DisjointSets()
         self._dims: dict[int, Dims] = {}
         self._alive: list[Tensor] = []  # so that no later tensor gets the same id
         self._weights: set[int] = set()
@@ -117,7 +117,7 @@ class Trace(TorchDispatchMode):
         name = name.removesuffix("_") if func._schema.is_mutable else name
         outputs = [out for out in (result if isinstance(result, tuple | list) else [result]) if isinstance(out, Tensor)]
         if outputs:
-            rule = _RULES.get(name) or (Trace.pointwise if torch.Tag.pointwise in func.tags else Trace.unknown)
+            rule = _RULES.get(name) or (DimensionTrace.pointwise if torch.Tag.pointwise in func.tags else DimensionTrace.unknown)
             given["__name"] = name
             found = rule(self, given, outputs)
             for out, dims in zip(outputs, found, strict=False):
@@ -135,7 +135,7 @@ class Trace(TorchDispatchMode):
 
     def unknown(self, given: Given, outputs: list[Tensor]) -> list[Dims]:
         """An operator that is not known: nothing that goes in can be cut."""
-        for tensor in _inputs(given):
+        for tensor in _input_tensors_of(given):
             self.fix(tensor, f"it goes through the operator {given['__name']}, which cannot be followed")
         return [[None] * out.dim() for out in outputs]
 
@@ -145,7 +145,7 @@ class Trace(TorchDispatchMode):
         found: Dims = [None] * len(shape)
         for dim, size in enumerate(shape):
             seen: list[Nodes | None] = []
-            for tensor in _inputs(given):
+            for tensor in _input_tensors_of(given):
                 own = dim - len(shape) + tensor.dim()
                 if own < 0:
                     continue
@@ -174,7 +174,7 @@ class Trace(TorchDispatchMode):
             return self.unknown(given, outputs)
         while old and new:
             left, right = [old.pop(0)], [new.pop(0)]
-            while (have := _product(n for n, _ in left)) != (want := _product(outputs[0].shape[d] for d in right)):
+            while (have := _multiply_sizes(n for n, _ in left)) != (want := _multiply_sizes(outputs[0].shape[d] for d in right)):
                 if have < want:
                     left.append(old.pop(0))
                 else:
@@ -406,12 +406,12 @@ class Trace(TorchDispatchMode):
         return [dims]
 
 
-def _inputs(given: Given) -> list[Tensor]:
+def _input_tensors_of(given: Given) -> list[Tensor]:
     """All tensors that an operator was given."""
     return [leaf for leaf in tree_leaves(dict(given)) if isinstance(leaf, Tensor)]
 
 
-def _product(sizes: Iterable[int]) -> int:
+def _multiply_sizes(sizes: Iterable[int]) -> int:
     return int(np.prod(list(sizes)))
 
 
@@ -420,31 +420,31 @@ _VIEWS = frozenset(
      "detach", "split", "split_with_sizes", "_to_copy", "clone")
 )  # fmt: skip
 _NAMES: dict[Callable[..., list[Dims]], str] = {
-    Trace.pointwise: "clone _to_copy alias detach lift_fresh native_dropout copy zeros_like ones_like full_like empty_like "
+    DimensionTrace.pointwise: "clone _to_copy alias detach lift_fresh native_dropout copy zeros_like ones_like full_like empty_like "
                       "rand_like randn_like bernoulli fill",
-    Trace.uniform: "zeros ones full empty new_zeros new_ones new_full new_empty",
-    Trace.reshape: "view _unsafe_view reshape _reshape_alias squeeze",
-    Trace.permute: "permute",
-    Trace.transpose: "t transpose",
-    Trace.expand: "expand",
-    Trace.unsqueeze: "unsqueeze",
-    Trace.slice: "slice",
-    Trace.split: "split split_with_sizes unsafe_split unsafe_split_with_sizes chunk",
-    Trace.select: "select unbind",
-    Trace.cat: "cat",
-    Trace.stack: "stack",
-    Trace.pad: "constant_pad_nd reflection_pad1d reflection_pad2d replication_pad1d replication_pad2d",
-    Trace.pool: "max_pool2d_with_indices avg_pool2d _adaptive_avg_pool2d adaptive_max_pool2d upsample_nearest1d "
+    DimensionTrace.uniform: "zeros ones full empty new_zeros new_ones new_full new_empty",
+    DimensionTrace.reshape: "view _unsafe_view reshape _reshape_alias squeeze",
+    DimensionTrace.permute: "permute",
+    DimensionTrace.transpose: "t transpose",
+    DimensionTrace.expand: "expand",
+    DimensionTrace.unsqueeze: "unsqueeze",
+    DimensionTrace.slice: "slice",
+    DimensionTrace.split: "split split_with_sizes unsafe_split unsafe_split_with_sizes chunk",
+    DimensionTrace.select: "select unbind",
+    DimensionTrace.cat: "cat",
+    DimensionTrace.stack: "stack",
+    DimensionTrace.pad: "constant_pad_nd reflection_pad1d reflection_pad2d replication_pad1d replication_pad2d",
+    DimensionTrace.pool: "max_pool2d_with_indices avg_pool2d _adaptive_avg_pool2d adaptive_max_pool2d upsample_nearest1d "
                  "upsample_nearest2d upsample_bilinear2d upsample_bicubic2d upsample_linear1d avg_pool1d",
-    Trace.reduce: "sum mean amax amin max min var std prod any all argmax argmin _softmax _safe_softmax _log_softmax logsumexp cumsum "
+    DimensionTrace.reduce: "sum mean amax amin max min var std prod any all argmax argmin _softmax _safe_softmax _log_softmax logsumexp cumsum "
                    "linalg_vector_norm norm sort topk var_mean",
-    Trace.multiply: "mm bmm addmm baddbmm",
-    Trace.linear: "linear",
-    Trace.convolution: "convolution",
-    Trace.batch_norm: "native_batch_norm _native_batch_norm_legit_no_training cudnn_batch_norm _native_batch_norm_legit",
-    Trace.layer_norm: "native_layer_norm",
-    Trace.group_norm: "native_group_norm",
-    Trace.embedding: "embedding",
-    Trace.glu: "glu",
+    DimensionTrace.multiply: "mm bmm addmm baddbmm",
+    DimensionTrace.linear: "linear",
+    DimensionTrace.convolution: "convolution",
+    DimensionTrace.batch_norm: "native_batch_norm _native_batch_norm_legit_no_training cudnn_batch_norm _native_batch_norm_legit",
+    DimensionTrace.layer_norm: "native_layer_norm",
+    DimensionTrace.group_norm: "native_group_norm",
+    DimensionTrace.embedding: "embedding",
+    DimensionTrace.glu: "glu",
 }  # fmt: skip
 _RULES = {name: rule for rule, names in _NAMES.items() for name in names.split()}

@@ -33,12 +33,12 @@ from transformers import PreTrainedModel
 
 from trimodal.core import Fold, Layout, Site
 from trimodal.core.site import Folding, is_width
-from trimodal.edits.folding import named_tensors, tensors_at
+from trimodal.edits.folding import collect_fold_tensors, named_tensors
 from trimodal.errors import ModelError
-from trimodal.graph.dependency_graph import tensors_in
-from trimodal.graph.unused_layers import never_run
-from trimodal.layers import Chain, standardised
-from trimodal.maths.affine_folding import taken_over
+from trimodal.graph.dependency_graph import collect_tensors
+from trimodal.graph.unused_layers import find_unused_layers
+from trimodal.layers import FactorChain, strip_norm_affine
+from trimodal.maths.affine_folding import fold_into_layers
 from trimodal.models.foreign import run_foreign, run_forward
 from trimodal.models.model import Batch, Model
 
@@ -49,27 +49,27 @@ _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
 _LINEAR_FORWARDS = (nn.Linear.forward, nn.Conv1d.forward, nn.Conv2d.forward)
 
 
-def with_folds(model: Model, batches: Sequence[Batch]) -> Layout:
+def discover_folds(model: Model, batches: Sequence[Batch]) -> Layout:
     """The model's layout with its `folds`: what was seen on `batches`, else on the family's own example with noise."""
-    examples = _examples(model)
+    examples = _make_noise_examples(model)
     watched = batches or examples
     try:
-        seen = [_seen(model, batch) for batch in watched]
+        seen = [_trace_batch(model, batch) for batch in watched]
     except ModelError:
         if batches:
             raise
         seen, watched, examples = [], (), ()  # its own example does not run
     keys = dict.fromkeys((fold.what, fold.path) for folds, _ in seen for fold in folds)
-    agreed = [_agreed([(_find(folds, *key), ran) for folds, ran in seen]) for key in keys]
-    folds = (*never_run(model, watched, examples), *agreed, *twins(model.module, model.layout))
+    agreed = [_reconcile_folds([(_find_fold(folds, *key), ran) for folds, ran in seen]) for key in keys]
+    folds = (*find_unused_layers(model, watched, examples), *agreed, *find_duplicate_tensors(model.module, model.layout))
     return replace(model.layout, folds=folds, watched=bool(watched))
 
 
-def _find(folds: Sequence[Fold], what: str, path: str) -> Fold | None:
+def _find_fold(folds: Sequence[Fold], what: str, path: str) -> Fold | None:
     return next((fold for fold in folds if (fold.what, fold.path) == (what, path)), None)
 
 
-def _agreed(seen: Sequence[tuple[Fold | None, set[str]]]) -> Fold:
+def _reconcile_folds(seen: Sequence[tuple[Fold | None, set[str]]]) -> Fold:
     """One fold as it was seen in each batch, with the paths that ran there: it must hold wherever a part of it ran."""
     found = [fold for fold, _ in seen if fold is not None]
     parts = {part for fold in found for part in (fold.path, *fold.into)}
@@ -82,7 +82,7 @@ def _agreed(seen: Sequence[tuple[Fold | None, set[str]]]) -> Fold:
     return replace(found[0], error=max(fold.error for fold in found))
 
 
-def _examples(model: Model) -> Sequence[Batch]:
+def _make_noise_examples(model: Model) -> Sequence[Batch]:
     """The family's example with noise in place of what is not whole numbers; none if nobody can say."""
     noise = torch.Generator().manual_seed(0)
     try:
@@ -97,15 +97,15 @@ def _examples(model: Model) -> Sequence[Batch]:
     return [tree_map_only(Tensor, filled, example)] if example else []
 
 
-def _seen(model: Model, batch: Batch) -> tuple[list[Fold], set[str]]:
+def _trace_batch(model: Model, batch: Batch) -> tuple[list[Fold], set[str]]:
     """What can be folded as seen on one batch, in running order, and the layers that ran."""
-    watch = _Watch(model)
+    watch = _FoldTracer(model)
     watch.run(batch)
     with torch.no_grad():
         return [fold for path in list(watch.calls) for fold in watch.folds(path)], set(watch.calls)
 
 
-class _Watch(TorchDispatchMode):
+class _FoldTracer(TorchDispatchMode):
     """Follows one forward pass: who wrote which tensor, who reads it, and who runs how often."""
 
     def __init__(self, model: Model) -> None:
@@ -115,7 +115,7 @@ class _Watch(TorchDispatchMode):
         self._layers = {
             path: part
             for path, part in model.module.named_modules()
-            if path in self._sites or _scale_of(part) is not None
+            if path in self._sites or _scale_vector_of(part) is not None
         }
         self._owners = {
             id(t): path for path, part in self._layers.items() for t in part._parameters.values() if t is not None
@@ -149,7 +149,7 @@ class _Watch(TorchDispatchMode):
             handles.append(part.register_forward_hook(self._after(path), prepend=True))
         self._module.eval()
         try:
-            with torch.no_grad(), self, _Asking(self.asked):
+            with torch.no_grad(), self, _WeightQueryMode(self.asked):
                 result = run_forward(self._module, batch)
             self._hand_out(result)
         finally:
@@ -182,7 +182,7 @@ class _Watch(TorchDispatchMode):
                 self._alive.append(tensor)
                 self._readers.setdefault(id(tensor), []).append(path)
             if len(given) == 1 and not part.training:
-                self._inputs[path], self._versions[path] = given[0], _version(given[0])
+                self._inputs[path], self._versions[path] = given[0], _version_of(given[0])
             else:
                 self._odd.add(path)
             self._check_still_there(given)
@@ -192,7 +192,7 @@ class _Watch(TorchDispatchMode):
     def _check_still_there(self, given: Sequence[Tensor]) -> None:
         """Whether what was read to make the tensors `given` is still what it was then."""
         for writer in (self._writer.get(id(tensor), "") for tensor in given):
-            if writer in self._inputs and _version(self._inputs[writer]) != self._versions[writer]:
+            if writer in self._inputs and _version_of(self._inputs[writer]) != self._versions[writer]:
                 self._odd.add(writer)
 
     def _after(self, path: str) -> Any:
@@ -209,7 +209,7 @@ class _Watch(TorchDispatchMode):
         return leave
 
     def _hand_out(self, result: Any) -> None:
-        for tensor in tensors_in(result):
+        for tensor in collect_tensors(result):
             if id(tensor) in self._writer:
                 self._readers[id(tensor)].append(f"{_OTHER}output")
 
@@ -254,7 +254,7 @@ class _Watch(TorchDispatchMode):
             return Fold(what, path, reason=f"not only linear layers read it: {other.removeprefix(_OTHER)}")
         fold = Fold(what, path, readers)
         if what == "affine":
-            offset = offset_of(self._layers[path])
+            offset = norm_offset_of(self._layers[path])
             if offset is None:
                 return replace(fold, reason="it is neither a plain layer norm nor a plain RMS norm")
             fold = replace(fold, offset=offset)
@@ -288,28 +288,28 @@ class _Watch(TorchDispatchMode):
             return f"{path} is already {site.stored}"
         if site is not None and site.kind in ("linear", "conv") and type(part).forward not in _LINEAR_FORWARDS:
             return f"{path} computes in a way of its own"
-        if isinstance(self._module.get_submodule(path.rpartition(".")[0]), Chain):
+        if isinstance(self._module.get_submodule(path.rpartition(".")[0]), FactorChain):
             return f"{path} is a factor of a factorised layer"
         return ""
 
     def _error(self, fold: Fold) -> float:
         """The largest ‖Δy‖/‖y‖ of the layers that take it over, each with the inputs that were seen."""
-        new = taken_over(fold, tensors_at(self._module, fold))
+        new = fold_into_layers(fold, collect_fold_tensors(self._module, fold))
         gone, errors = self._layers[fold.path], []
         for path in fold.into:
             layer = self._layers[path]
             if fold.what in ("norm", "scale"):
                 given = self._inputs[path]
-                before, after = gone(layer(given)), _with(layer, path, new, given)
+                before, after = gone(layer(given)), _run_with_weights(layer, path, new, given)
             else:
                 given = self._inputs[fold.path]
-                plain = standardised(gone)(given) if fold.what == "affine" else given
-                before, after = layer(gone(given)), _with(layer, path, new, plain)
-            errors.append(_relative(after, before))
+                plain = strip_norm_affine(gone)(given) if fold.what == "affine" else given
+                before, after = layer(gone(given)), _run_with_weights(layer, path, new, plain)
+            errors.append(_relative_error(after, before))
         return max(errors)
 
 
-class _Asking(TorchFunctionMode):
+class _WeightQueryMode(TorchFunctionMode):
     """Tells `asked` of every tensor of which an attribute is read or a function taken."""
 
     def __init__(self, asked: Callable[[Any], None]) -> None:
@@ -322,12 +322,12 @@ class _Asking(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-def _version(tensor: Tensor) -> int:
+def _version_of(tensor: Tensor) -> int:
     """How often it was changed in place, as far as that is known."""
     return 0 if tensor.is_inference() else tensor._version
 
 
-def _with(layer: nn.Module, path: str, new: Mapping[str, Tensor], given: Tensor) -> Tensor:
+def _run_with_weights(layer: nn.Module, path: str, new: Mapping[str, Tensor], given: Tensor) -> Tensor:
     """What the layer computes with its new weight and bias."""
     old: Tensor = layer.weight  # type: ignore[assignment]
     weight, bias = (new[name].to(old) if name in new else None for name in (f"{path}.weight", f"{path}.bias"))
@@ -338,14 +338,14 @@ def _with(layer: nn.Module, path: str, new: Mapping[str, Tensor], given: Tensor)
     return F.linear(given, weight, bias)
 
 
-def _relative(after: Tensor, before: Tensor) -> float:
+def _relative_error(after: Tensor, before: Tensor) -> float:
     change, whole = ((t.double()).norm() for t in (after.double() - before.double(), before))
     if not bool(torch.isfinite(change)):
         return math.inf
     return float(change / whole) if float(whole) else (0.0 if not float(change) else math.inf)
 
 
-def offset_of(norm: nn.Module) -> float | None:
+def norm_offset_of(norm: nn.Module) -> float | None:
     """What is added to the weight of a layer or RMS norm before multiplying with it, tried out: 0, or 1 for norms such as
     Gemma's; None if neither is what it computes."""
     norm = copy.deepcopy(norm).float()
@@ -356,17 +356,17 @@ def offset_of(norm: nn.Module) -> float | None:
     given = 1.0 + 2.0 * torch.randn(_PROBES, len(weight), generator=noise).to(weight)
     try:
         with torch.no_grad():
-            made, plain = run_foreign("the norm", lambda: norm(given)), standardised(norm)(given)
+            made, plain = run_foreign("the norm", lambda: norm(given)), strip_norm_affine(norm)(given)
     except (ModelError, RuntimeError, TypeError, ValueError, LookupError):
         return None
     for offset in (0.0, 1.0):
         expected = plain * (weight.detach() + offset) + (0.0 if bias is None else bias.detach())
-        if isinstance(made, Tensor) and made.shape == expected.shape and _relative(expected, made) <= LARGEST_ERROR:
+        if isinstance(made, Tensor) and made.shape == expected.shape and _relative_error(expected, made) <= LARGEST_ERROR:
             return offset
     return None
 
 
-def _scale_of(part: nn.Module) -> Tensor | None:
+def _scale_vector_of(part: nn.Module) -> Tensor | None:
     """The vector that a module multiplies by, if that is all it does, tried out; else None."""
     own = [tensor for tensor in part._parameters.values() if tensor is not None]
     if len(own) != 1 or part._buffers or part._modules or own[0].dim() != 1 or not own[0].is_floating_point():
@@ -382,7 +382,7 @@ def _scale_of(part: nn.Module) -> Tensor | None:
     return own[0] if fits else None
 
 
-def twins(module: nn.Module, layout: Layout) -> list[Fold]:
+def find_duplicate_tensors(module: nn.Module, layout: Layout) -> list[Fold]:
     """Tensors that a checkpoint holds twice, the later with the earlier: weights of layers without axes, and what stands
     outside of layers."""
     sites = {site.path: site for site in layout.sites}
@@ -392,22 +392,22 @@ def twins(module: nn.Module, layout: Layout) -> list[Fold]:
     held = module.state_dict().keys()
     for name, tensor in named_tensors(module).items():
         path = name.rpartition(".")[0]
-        fits = _lone(sites[path], name) if path in sites else not name.startswith(closed)
+        fits = _is_free_weight(sites[path], name) if path in sites else not name.startswith(closed)
         if name in held and fits and tensor.numel() > 1 and tensor.data_ptr() not in known and not tensor.is_meta:
             known.add(tensor.data_ptr())
             key = (path in sites, isinstance(tensor, nn.Parameter), tensor.dtype, tensor.shape)
             alike.setdefault(key, []).append((name, tensor))
-    return [fold for group in alike.values() if len(group) > 1 for fold in _equal(group, in_sites=sites)]
+    return [fold for group in alike.values() if len(group) > 1 for fold in _find_equal_tensors(group, in_sites=sites)]
 
 
-def _lone(site: Site, name: str) -> bool:
+def _is_free_weight(site: Site, name: str) -> bool:
     """Whether `name` is a weight that nothing else hangs on but the stream that it reads or writes to."""
     plain = site.kind != "norm" and site.stored == "dense" and not site.bias
     free = all(axis is None or is_width(axis.label) for axis in (site.input_axis, site.output_axis))
     return plain and name.endswith(".weight") and free
 
 
-def _equal(group: Sequence[tuple[str, Tensor]], in_sites: Mapping[str, Site]) -> Iterator[Fold]:
+def _find_equal_tensors(group: Sequence[tuple[str, Tensor]], in_sites: Mapping[str, Site]) -> Iterator[Fold]:
     first: dict[bytes, str] = {}
     for name, tensor in group:
         plain = tensor.detach().cpu().contiguous().view(-1).view(torch.uint8)

@@ -6,10 +6,10 @@ from dataclasses import replace
 
 from torch import nn
 
-from trimodal.core import Fixed, Layout
+from trimodal.core import Layout, Uncuttable
 from trimodal.errors import ModelError
-from trimodal.graph.dependency_graph import with_couplings
-from trimodal.models.declare import seen_elsewhere
+from trimodal.graph.dependency_graph import find_dependencies
+from trimodal.models.declare import record_outside_names
 from trimodal.models.families import family_of
 
 
@@ -26,10 +26,10 @@ def find_layout(module: nn.Module) -> Layout:
     try:
         inputs = family.example(module)
     except ModelError as error:
-        return replace(layout, fixed=(Fixed("", str(error)),))
-    return with_couplings(module, layout, inputs)
+        return replace(layout, fixed=(Uncuttable("", str(error)),))
+    return find_dependencies(module, layout, inputs)
 
 
 def describe_layout(module: nn.Module) -> Layout:
     """`find_layout`, in which every site also knows where its weight stands outside of all sites."""
-    return seen_elsewhere(module, find_layout(module))
+    return record_outside_names(module, find_layout(module))

@@ -23,11 +23,11 @@ from torch.utils._pytree import tree_leaves
 from transformers import PreTrainedModel
 
 from trimodal.core import Fold, Layout
-from trimodal.edits.folding import is_leaf, named_tensors
+from trimodal.edits.folding import is_leaf_module, named_tensors
 from trimodal.errors import TrimodalError
-from trimodal.graph.dependency_graph import tensors_in
-from trimodal.layers import Removed
-from trimodal.models.foreign import last_line, run_foreign, run_forward
+from trimodal.graph.dependency_graph import collect_tensors
+from trimodal.layers import RemovedLayer
+from trimodal.models.foreign import last_line_of, run_foreign, run_forward
 from trimodal.models.model import Batch, Model
 
 _DOORS = re.compile(r"get_\w+_features|encode\w*")
@@ -35,37 +35,37 @@ _NUMBER = re.compile(r"\.\d+(?=\.|$)")
 _TOKENS = 2
 
 
-def never_run(model: Model, batches: Sequence[Batch], examples: Sequence[Batch] = ()) -> list[Fold]:
+def find_unused_layers(model: Model, batches: Sequence[Batch], examples: Sequence[Batch] = ()) -> list[Fold]:
     """Every layer that was never seen to run on `batches`, on further `examples` or by another way in, with a reason where
     it has to stay; none if there is nothing to run the model on."""
     module = model.module.eval()
-    leaves = {path: part for path, part in module.named_modules() if path and is_leaf(part)}
+    leaves = {path: part for path, part in module.named_modules() if path and is_leaf_module(part)}
     held = {name: t.numel() * t.element_size() for name, t in module.state_dict().items()}
     size = {path: sum(n for name, n in held.items() if name.rpartition(".")[0] == path) for path in leaves}
-    use = _Use(module, [path for path in leaves if size[path]])
-    for enter in _ways_in(module, [*batches, *examples]):
+    use = _LayerUsage(module, [path for path in leaves if size[path]])
+    for enter in _iter_entry_points(module, [*batches, *examples]):
         if use.all_ran:
             return []
         use.watch(enter)
     if not batches:
         return []
-    found = [_told(model, path, size[path], use) for path in leaves if size[path] and path not in use.ran]
-    found = _with_readers(model.layout, found)
-    trouble = _missed(module, [fold.path for fold in found if not fold.reason], batches)
+    found = [_make_unused_fold(model, path, size[path], use) for path in leaves if size[path] and path not in use.ran]
+    found = _keep_sole_readers(model.layout, found)
+    trouble = _try_removal(module, [fold.path for fold in found if not fold.reason], batches)
     return [replace(fold, reason=fold.reason or trouble) for fold in found]
 
 
-def _told(model: Model, path: str, size: int, use: _Use) -> Fold:
+def _make_unused_fold(model: Model, path: str, size: int, use: _LayerUsage) -> Fold:
     """The layer at `path`, which holds `size` bytes and was not seen to run, with the reason why it has to stay, if any."""
     site = next((s for s in model.layout.sites if s.path == path), None)
-    reason = _needed(model, path, use)
+    reason = _explain_need(model, path, use)
     if not reason and site is not None and site.stored_bytes != size:
         reason = "it holds more than its weight and bias"
     return Fold("idle", path, reason=f"never runs in what was seen, but {reason}" if reason else "",
                 tensor_bytes=0 if site is not None else size)  # fmt: skip
 
 
-def _needed(model: Model, path: str, use: _Use) -> str:
+def _explain_need(model: Model, path: str, use: _LayerUsage) -> str:
     """Why a layer that was not seen to run may be needed all the same, empty if nothing speaks for that."""
     sites = {site.path: site for site in model.layout.sites}
     site, kind = sites.get(path), _NUMBER.sub(".*", path)
@@ -79,12 +79,12 @@ def _needed(model: Model, path: str, use: _Use) -> str:
         return f"{other}, which is of the same kind, does: another input may need it"
     if path in use.shared:
         return "others hold its tensors too"
-    if any(part is model.module.get_submodule(path) for part in _embeddings(model.module)):
+    if any(part is model.module.get_submodule(path) for part in _iter_embeddings(model.module)):
         return "the model hands it out as its input or output embeddings"
     return ""
 
 
-def _with_readers(layout: Layout, folds: Sequence[Fold]) -> list[Fold]:
+def _keep_sole_readers(layout: Layout, folds: Sequence[Fold]) -> list[Fold]:
     """`folds`, of which those have to stay that alone read units which a layer that stays has: units are chosen by who reads
     them."""
     going = {fold.path for fold in folds if not fold.reason}
@@ -107,7 +107,7 @@ def _with_readers(layout: Layout, folds: Sequence[Fold]) -> list[Fold]:
     ]
 
 
-def _embeddings(module: nn.Module) -> Iterator[nn.Module | None]:
+def _iter_embeddings(module: nn.Module) -> Iterator[nn.Module | None]:
     for part in module.modules():
         if isinstance(part, PreTrainedModel):
             for ask in (part.get_input_embeddings, part.get_output_embeddings):
@@ -115,7 +115,7 @@ def _embeddings(module: nn.Module) -> Iterator[nn.Module | None]:
                     yield run_foreign("it", ask)
 
 
-def _ways_in(module: nn.Module, batches: Sequence[Batch]) -> Iterator[Callable[[], Any]]:
+def _iter_entry_points(module: nn.Module, batches: Sequence[Batch]) -> Iterator[Callable[[], Any]]:
     """All that can be done with the module on `batches`, the usual first. Not all of it need work."""
     yield from (partial(module, **batch) for batch in batches)
     kind = type(module)
@@ -135,7 +135,7 @@ def _ways_in(module: nn.Module, batches: Sequence[Batch]) -> Iterator[Callable[[
             yield from (partial(module, **batch, labels=labels) for labels in (*whole, *each))
 
 
-class _Use(TorchFunctionMode):
+class _LayerUsage(TorchFunctionMode):
     """Notes which of the leaves at `paths` ran: were called, or had one of their tensors asked for or computed with."""
 
     def __init__(self, module: nn.Module, paths: Iterable[str]) -> None:
@@ -181,28 +181,28 @@ class _Use(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-def _missed(module: nn.Module, paths: Sequence[str], batches: Sequence[Batch]) -> str:
+def _try_removal(module: nn.Module, paths: Sequence[str], batches: Sequence[Batch]) -> str:
     """Why the layers at `paths` are missed when all are gone, tried on `batches`; empty if nothing changes."""
     if not paths:
         return ""
     with torch.no_grad():
-        before = [list(tensors_in(run_forward(module, batch))) for batch in batches]
+        before = [list(collect_tensors(run_forward(module, batch))) for batch in batches]
         try:
-            with _without(module, paths):
-                after = [list(tensors_in(run_forward(module, batch))) for batch in batches]
+            with _hide_layers(module, paths):
+                after = [list(collect_tensors(run_forward(module, batch))) for batch in batches]
         except TrimodalError as error:
-            return f"never runs in what was seen, but without it the model does not run ({last_line(error.__cause__ or error)})"
+            return f"never runs in what was seen, but without it the model does not run ({last_line_of(error.__cause__ or error)})"
     same = all(len(a) == len(b) and all(map(torch.equal, a, b)) for a, b in zip(before, after, strict=True))
     return "" if same else "never runs in what was seen, but without it the model's outputs change"
 
 
 @contextmanager
-def _without(module: nn.Module, paths: Iterable[str]) -> Iterator[None]:
+def _hide_layers(module: nn.Module, paths: Iterable[str]) -> Iterator[None]:
     """Meanwhile the layers at `paths` are gone."""
     was = {path: module.get_submodule(path) for path in paths}
     try:
         for path, part in was.items():
-            module.set_submodule(path, Removed(path, part))
+            module.set_submodule(path, RemovedLayer(path, part))
         yield
     finally:
         for path, part in was.items():

@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map_only
 from torch.utils.flop_counter import FlopCounterMode
 
-from trimodal.core import Layout, Site, Tower, Untouched, gathered
+from trimodal.core import Layout, Site, Tower, UntouchedTensors, group_untouched
 from trimodal.errors import ModelError
-from trimodal.inventory.places import by_site, owner
+from trimodal.inventory.places import find_owning_tower, match_tensors_to_sites
 from trimodal.inventory.result import Inventory, OtherParameters, SiteRow, TowerRow
-from trimodal.models.copying import copy_module, without_values
+from trimodal.models.copying import copy_module, copy_to_meta
 from trimodal.models.foreign import run_forward
 from trimodal.models.model import Batch, Model
 
@@ -25,35 +25,35 @@ LARGEST_REAL_RUN = 1_000_000_000  # parameters
 def inspect(model: Model, batch: Batch | None = None, count: bool = True) -> Inventory:
     """The inventory of `model`. Operations are counted on `batch`, else on the family's example of one sample, unless they
     are not to be: that takes a forward pass."""
-    sites = tuple(_row(site) for site in model.layout.sites)
-    other = tuple(_other(model.module, model.layout))
+    sites = tuple(_make_site_row(site) for site in model.layout.sites)
+    other = tuple(_find_other_parameters(model.module, model.layout))
     rows: list[SiteRow | OtherParameters] = [*sites, *other]
     stored = sum(row.bytes for row in rows)
-    inputs, note = (dict(batch), "") if batch is not None else _example(model) if count else ({}, "they were not asked for")
-    total, per_tower, note = (None, {}, note) if note else _operations(model, inputs)
+    inputs, note = (dict(batch), "") if batch is not None else _make_example(model) if count else ({}, "they were not asked for")
+    total, per_tower, note = (None, {}, note) if note else _count_macs(model, inputs)
     return Inventory(
         name=model.name,
         family=model.family.name,
         parameters=sum(row.parameters for row in rows),
         bytes=stored,
-        buffer_bytes=_buffer_bytes(model.module, model.layout),
+        buffer_bytes=_count_buffer_bytes(model.module, model.layout),
         operations=total,
-        towers=tuple(_tower(t, sites, other, stored, per_tower.get(t.name)) for t in model.layout.towers),
+        towers=tuple(_make_tower_row(t, sites, other, stored, per_tower.get(t.name)) for t in model.layout.towers),
         sites=sites,
         other=other,
         input_shapes={name: tuple(value.shape) for name, value in inputs.items() if isinstance(value, Tensor)},
         operations_note=note,
-        in_no_place=_in_no_place(model),
+        in_no_place=_find_unplaced_tensors(model),
     )
 
 
-def _in_no_place(model: Model) -> Untouched:
+def _find_unplaced_tensors(model: Model) -> UntouchedTensors:
     """The tensors of no site."""
-    found = list(by_site(model.module, model.layout))
-    return gathered(((tensor, "in no place") for tensor, site in found if site is None), sum(t.bytes for t, _ in found))
+    found = list(match_tensors_to_sites(model.module, model.layout))
+    return group_untouched(((tensor, "in no place") for tensor, site in found if site is None), sum(t.bytes for t, _ in found))
 
 
-def _row(site: Site) -> SiteRow:
+def _make_site_row(site: Site) -> SiteRow:
     bias = site.shape[0] if site.bias else 0
     weights = 0 if site.stored == "shared" else math.prod(site.shape)  # counted where it first runs
     return SiteRow(
@@ -62,7 +62,7 @@ def _row(site: Site) -> SiteRow:
     )  # fmt: skip
 
 
-def _tower(
+def _make_tower_row(
     tower: Tower,
     sites: tuple[SiteRow, ...],
     other: tuple[OtherParameters, ...],
@@ -79,16 +79,16 @@ def _tower(
     )  # fmt: skip
 
 
-def _other(module: nn.Module, layout: Layout) -> Iterator[OtherParameters]:
+def _find_other_parameters(module: nn.Module, layout: Layout) -> Iterator[OtherParameters]:
     """Parameters that stand at no site, each once."""
     seen = {id(p) for site in layout.sites for p in module.get_submodule(site.path).parameters()}
     for name, parameter in module.named_parameters():
         if id(parameter) not in seen:
             size = parameter.numel()
-            yield OtherParameters(name, owner(name, layout.towers), size, size * parameter.element_size())
+            yield OtherParameters(name, find_owning_tower(name, layout.towers), size, size * parameter.element_size())
 
 
-def _buffer_bytes(module: nn.Module, layout: Layout) -> int:
+def _count_buffer_bytes(module: nn.Module, layout: Layout) -> int:
     """Bytes of buffers that a checkpoint holds, without those that are a compressed site's store."""
     packed = [site.path for site in layout.sites if site.stored != "dense"]
     named = dict(module.named_parameters(remove_duplicate=False))
@@ -99,7 +99,7 @@ def _buffer_bytes(module: nn.Module, layout: Layout) -> int:
     )
 
 
-def _example(model: Model) -> tuple[dict[str, Any], str]:
+def _make_example(model: Model) -> tuple[dict[str, Any], str]:
     """One sample of the usual size, or why there is none."""
     try:
         found = model.example()
@@ -108,7 +108,7 @@ def _example(model: Model) -> tuple[dict[str, Any], str]:
     return found, "" if found else "nothing says what its inputs are; give a batch, or the module a method example()"
 
 
-def _operations(model: Model, inputs: Mapping[str, Any]) -> tuple[int | None, dict[str, int], str]:
+def _count_macs(model: Model, inputs: Mapping[str, Any]) -> tuple[int | None, dict[str, int], str]:
     """(all multiply-accumulates, those per tower, why there are none) for one of the samples in `inputs`.
 
     The forward runs on tensors without values, which takes no time at any size. A few models look at values on their
@@ -116,7 +116,7 @@ def _operations(model: Model, inputs: Mapping[str, Any]) -> tuple[int | None, di
     """
     module = model.module
     try:
-        counts = _counts(without_values(module), tree_map_only(Tensor, lambda tensor: tensor.to("meta"), dict(inputs)))
+        counts = _count_module_macs(copy_to_meta(module), tree_map_only(Tensor, lambda tensor: tensor.to("meta"), dict(inputs)))
     except ModelError as failure:
         tensors = [*module.parameters(), *module.buffers()]
         if any(tensor.is_meta for tensor in tensors):
@@ -124,15 +124,15 @@ def _operations(model: Model, inputs: Mapping[str, Any]) -> tuple[int | None, di
         if sum(tensor.numel() for tensor in tensors) > LARGEST_REAL_RUN:
             return None, {}, "the forward looks at values, and the model is too large to be run for real just to count"
         try:
-            counts = _counts(copy_module(module), inputs)
+            counts = _count_module_macs(copy_module(module), inputs)
         except ModelError as again:
             return None, {}, str(again)
     samples = next((len(leaf) for leaf in tree_leaves(dict(inputs)) if isinstance(leaf, Tensor) and leaf.dim()), 1) or 1
     counts = {path: macs // samples for path, macs in counts.items()}
-    return counts.get("Global", 0), {t.name: _tower_operations(module, t, counts) for t in model.layout.towers}, ""
+    return counts.get("Global", 0), {t.name: _sum_tower_macs(module, t, counts) for t in model.layout.towers}, ""
 
 
-def _counts(module: nn.Module, inputs: Mapping[str, Any]) -> dict[str, int]:
+def _count_module_macs(module: nn.Module, inputs: Mapping[str, Any]) -> dict[str, int]:
     """Multiply-accumulates of one forward of `module`, a copy to be thrown away, by `Class.path` and `Global`."""
     counter = FlopCounterMode(display=False)
     device = next((leaf.device for leaf in tree_leaves(dict(inputs)) if isinstance(leaf, Tensor)), torch.device("cpu"))
@@ -141,7 +141,7 @@ def _counts(module: nn.Module, inputs: Mapping[str, Any]) -> dict[str, int]:
     return {path: sum(kinds.values()) // 2 for path, kinds in counter.get_flop_counts().items()}
 
 
-def _tower_operations(module: nn.Module, tower: Tower, counts: Mapping[str, int]) -> int:
+def _sum_tower_macs(module: nn.Module, tower: Tower, counts: Mapping[str, int]) -> int:
     root = type(module).__name__
     paths = [f"{root}.{prefix}" if prefix else root for prefix in tower.prefixes]
     outer = [p for p in paths if not any(p != q and p.startswith(f"{q}.") for q in paths)]

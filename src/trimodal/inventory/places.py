@@ -6,10 +6,10 @@ from collections.abc import Iterator
 
 from torch import Tensor, nn
 
-from trimodal.core import Layout, Site, Stored, Tower
+from trimodal.core import Layout, Site, StoredTensor, Tower
 
 
-def by_site(module: nn.Module, layout: Layout) -> Iterator[tuple[Stored, Site | None]]:
+def match_tensors_to_sites(module: nn.Module, layout: Layout) -> Iterator[tuple[StoredTensor, Site | None]]:
     """Every tensor of the checkpoint once, whatever its names, with the site that it is a weight, a bias or a part of.
 
     A tensor with several names belongs to the site that has one of them. Works on the meta device.
@@ -19,23 +19,23 @@ def by_site(module: nn.Module, layout: Layout) -> Iterator[tuple[Stored, Site | 
     tensors: dict[object, Tensor] = {}
     for name, value in module.state_dict(keep_vars=True).items():
         if isinstance(value, Tensor):
-            names.setdefault(_identity(value), []).append(name)
-            tensors[_identity(value)] = value
+            names.setdefault(_tensor_identity(value), []).append(name)
+            tensors[_tensor_identity(value)] = value
     for key, called in names.items():
-        found = [(name, site) for name in called if (site := _site_of(name, sites)) is not None]
+        found = [(name, site) for name in called if (site := _find_site(name, sites)) is not None]
         name, home = found[0] if found else (called[0], None)
-        tower = home.tower if home is not None else owner(name, layout.towers)
-        yield Stored(name, tower, tensors[key].numel() * tensors[key].element_size()), home
+        tower = home.tower if home is not None else find_owning_tower(name, layout.towers)
+        yield StoredTensor(name, tower, tensors[key].numel() * tensors[key].element_size()), home
 
 
-def _identity(tensor: Tensor) -> object:
+def _tensor_identity(tensor: Tensor) -> object:
     """The same for tensors that share their memory; without values the object itself."""
     if tensor.is_meta or not tensor.numel():
         return id(tensor)
     return tensor.data_ptr(), tensor.shape
 
 
-def _site_of(name: str, sites: dict[str, Site]) -> Site | None:
+def _find_site(name: str, sites: dict[str, Site]) -> Site | None:
     """The site with the longest path that `name` lies in."""
     path = name
     while path:
@@ -45,7 +45,7 @@ def _site_of(name: str, sites: dict[str, Site]) -> Site | None:
     return None
 
 
-def owner(name: str, towers: tuple[Tower, ...]) -> str:
+def find_owning_tower(name: str, towers: tuple[Tower, ...]) -> str:
     """The tower with the longest prefix of `name`, empty if none has one."""
     fitting = [(len(p), t.name) for t in towers for p in t.prefixes if not p or name == p or name.startswith(f"{p}.")]
     return max(fitting)[1] if fitting else ""

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from trimodal.core import Untouched
-from trimodal.core.showing import html_table, size_name
+from trimodal.core import UntouchedTensors
+from trimodal.core.showing import format_size, html_table
 
 
 @dataclass(frozen=True)
@@ -72,15 +72,15 @@ class Inventory:
     other: tuple[OtherParameters, ...]
     input_shapes: dict[str, tuple[int, ...]]
     operations_note: str = ""
-    in_no_place: Untouched = field(default_factory=lambda: Untouched(0))
+    in_no_place: UntouchedTensors = field(default_factory=lambda: UntouchedTensors(0))
 
     def __repr__(self) -> str:
         towers = ", ".join(tower.name for tower in self.towers)
-        return f"<Inventory of {self.name} ({self.family}): {self.parameters:,} parameters, {size_name(self.bytes)}, towers {towers}>"
+        return f"<Inventory of {self.name} ({self.family}): {self.parameters:,} parameters, {format_size(self.bytes)}, towers {towers}>"
 
     def _repr_html_(self) -> str:
         rows = [
-            (tower.name, f"{tower.blocks:,}", f"{tower.sites:,}", f"{tower.parameters:,}", size_name(tower.bytes), f"{tower.share:.0%}")
+            (tower.name, f"{tower.blocks:,}", f"{tower.sites:,}", f"{tower.parameters:,}", format_size(tower.bytes), f"{tower.share:.0%}")
             for tower in self.towers
         ]
         return html_table(repr(self)[1:-1], ("tower", "blocks", "sites", "parameters", "bytes", "share"), rows)

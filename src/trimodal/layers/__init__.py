@@ -11,23 +11,23 @@ from typing import Any
 from torch import Tensor, nn
 
 from trimodal.core.storage import FACTORED
-from trimodal.layers.chain import Chain, chain, merged
-from trimodal.layers.parametrization import host_, is_hosting, unhost_
+from trimodal.layers.chain import FactorChain, build_factor_chain, merge_factor_chain
+from trimodal.layers.parametrization import is_weight_parametrized, parametrize_weight_, remove_parametrization_
 from trimodal.layers.recurrent import Recurrent, open_recurrent_
-from trimodal.layers.removed import Removed
-from trimodal.layers.standardised import Standardised, standardised
-from trimodal.layers.stored import Coded, Sparse, Store, store
-from trimodal.layers.token_merging import BlockMerging, is_merging, merge_tokens_
-from trimodal.layers.weight_sharing import borrow_, is_borrowing, tie_
+from trimodal.layers.removed import RemovedLayer
+from trimodal.layers.standardised import AffineFreeNorm, strip_norm_affine
+from trimodal.layers.stored import CodedWeight, SparseWeight, Store, make_weight_store
+from trimodal.layers.token_merging import BlockMerging, has_token_merging, merge_tokens_
+from trimodal.layers.weight_sharing import has_shared_weight, share_weight_, tie_weight_
 
 __all__ = [
-    "BlockMerging", "Chain", "Coded", "Recurrent", "Removed", "Sparse", "Standardised", "Store", "borrow_", "host_", "is_borrowing",
-    "is_hosting", "is_merging", "merge_tokens_", "merged", "open_recurrent_", "replaced_", "standardised", "store", "tie_",
-    "unhost_",
+    "BlockMerging", "FactorChain", "CodedWeight", "Recurrent", "RemovedLayer", "SparseWeight", "AffineFreeNorm", "Store", "share_weight_", "parametrize_weight_", "has_shared_weight",
+    "is_weight_parametrized", "has_token_merging", "merge_tokens_", "merge_factor_chain", "open_recurrent_", "replace_weight_", "strip_norm_affine", "make_weight_store", "tie_weight_",
+    "remove_parametrization_",
 ]  # fmt: skip
 
 
-def replaced_(
+def replace_weight_(
     layer: nn.Module, kind: str, options: Mapping[str, Any], tensors: Mapping[str, Tensor], bias: Tensor | None
 ) -> nn.Module:
     """`layer` with its weight kept as `kind`: itself, changed, or for a factorised weight the chain to put in its place.
@@ -38,11 +38,11 @@ def replaced_(
     if bias is not None:
         kept = nn.Parameter(bias, requires_grad=bias.is_floating_point())
     if kind in FACTORED:
-        return chain(layer, kind, tensors, kept)
+        return build_factor_chain(layer, kind, tensors, kept)
     if kind == "dense":
         layer.weight = nn.Parameter(tensors["weight"])
     else:
-        host_(layer, store(kind, options, tensors))
+        parametrize_weight_(layer, make_weight_store(kind, options, tensors))
     if kept is not None:
         layer.bias = kept
     return layer

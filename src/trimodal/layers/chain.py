@@ -11,7 +11,7 @@ from torch import Tensor, nn
 Convolution = nn.Conv1d | nn.Conv2d
 
 
-class Chain(nn.Module):
+class FactorChain(nn.Module):
     """The links `first`, `second` and so on, which `core/storage.py` lists for every kind of chain.
 
     All are plain layers that later steps may quantize; the last one holds the bias. For an embedding `first` is the
@@ -28,9 +28,9 @@ class Chain(nn.Module):
     def weight(self) -> Tensor:
         """The product of all links, in the shape of the weight it stands for."""
         first, *rest = self.children()
-        whole, looks_up = _weight(first), isinstance(_innermost(first), nn.Embedding)
+        whole, looks_up = _require_weight(first), isinstance(_find_plain_layer(first), nn.Embedding)
         for link in rest:
-            whole = whole @ _weight(link).T if looks_up else _followed(whole, link)
+            whole = whole @ _require_weight(link).T if looks_up else _compose_weights(whole, link)
         return whole
 
     @property
@@ -46,14 +46,14 @@ class Chain(nn.Module):
         return x
 
 
-class Residual(Chain):
+class ResidualChain(FactorChain):
     """The links `first` and `second`, one after the other, and beside them `base`, whose weight other layers may use
     too; what both give is added. `base` holds the bias."""
 
     @property
     def weight(self) -> Tensor:
         """The weight it stands for, (m, n)."""
-        first, second, base = map(_weight, self.children())
+        first, second, base = map(_require_weight, self.children())
         return base + second @ first
 
     def forward(self, x: Tensor) -> Tensor:
@@ -63,13 +63,13 @@ class Residual(Chain):
         return found
 
 
-def chain(old: nn.Module, kind: str, tensors: Mapping[str, Tensor], bias: nn.Parameter | None) -> Chain:
+def build_factor_chain(old: nn.Module, kind: str, tensors: Mapping[str, Tensor], bias: nn.Parameter | None) -> FactorChain:
     """The links of a chain of `kind` around `tensors`, in place of `old`."""
     if isinstance(old, Convolution):
-        windows = _windows(old, kind)
-        links = {name: _convolution(old, t, window) for (name, t), window in zip(tensors.items(), windows, strict=True)}
+        windows = _link_windows(old, kind)
+        links = {name: _make_convolution(old, t, window) for (name, t), window in zip(tensors.items(), windows, strict=True)}
     elif isinstance(old, nn.Linear | nn.Embedding) and kind in ("low_rank", "residual"):
-        links = {name: _linear(tensor) for name, tensor in tensors.items()}
+        links = {name: _make_linear(tensor) for name, tensor in tensors.items()}
         if isinstance(old, nn.Embedding):
             rows, rank = tensors["first"].shape
             links["first"] = nn.Embedding(rows, rank, padding_idx=old.padding_idx, device="meta")
@@ -79,13 +79,13 @@ def chain(old: nn.Module, kind: str, tensors: Mapping[str, Tensor], bias: nn.Par
         link.weight = nn.Parameter(tensor, requires_grad=tensor.is_floating_point())
     *_, last = links.values()
     last.bias = bias  # type: ignore[assignment]
-    found = Residual(links) if kind == "residual" else Chain(links)
+    found = ResidualChain(links) if kind == "residual" else FactorChain(links)
     for name in getattr(old, "__constants__", ()):  # sizes, stride and the like, which some models ask for
         setattr(found, name, getattr(old, name))
     return found
 
 
-def merged(links: Chain) -> nn.Module:
+def merge_factor_chain(links: FactorChain) -> nn.Module:
     """One plain layer with the product of all links, none of which is a chain itself."""
     first, weight, old = next(links.children()), links.weight.detach().contiguous(), vars(links)
     if isinstance(first, nn.Embedding):
@@ -101,15 +101,15 @@ def merged(links: Chain) -> nn.Module:
     return layer
 
 
-def _windows(old: Convolution, kind: str) -> list[dict[str, Any]]:
+def _link_windows(old: Convolution, kind: str) -> list[dict[str, Any]]:
     """Which part of the kernel's movement each link has: all of it, none (1 × 1), or that along one dimension."""
     whole = {"stride": old.stride, "padding": old.padding, "dilation": old.dilation, "padding_mode": old.padding_mode}
     if kind == "cp":
-        return [{}, *(_along(old, dim, whole) for dim in range(len(old.kernel_size))), {}]
+        return [{}, *(_window_along(old, dim, whole) for dim in range(len(old.kernel_size))), {}]
     return {"low_rank": [whole, {}], "tucker": [{}, whole, {}]}[kind]
 
 
-def _along(old: Convolution, dim: int, whole: Mapping[str, Any]) -> dict[str, Any]:
+def _window_along(old: Convolution, dim: int, whole: Mapping[str, Any]) -> dict[str, Any]:
     """`whole` for a depthwise link along dimension `dim` of the kernel; `same` and `valid` are right as they are."""
 
     def only(values: Any, neutral: int) -> Any:
@@ -123,7 +123,7 @@ def _along(old: Convolution, dim: int, whole: Mapping[str, Any]) -> dict[str, An
     }  # fmt: skip
 
 
-def _convolution(old: Convolution, weight: Tensor, window: Mapping[str, Any]) -> nn.Module:
+def _make_convolution(old: Convolution, weight: Tensor, window: Mapping[str, Any]) -> nn.Module:
     kind: Any = nn.Conv1d if isinstance(old, nn.Conv1d) else nn.Conv2d
     how = dict(window)
     groups = weight.shape[0] if how.pop("depthwise", False) else 1
@@ -132,28 +132,28 @@ def _convolution(old: Convolution, weight: Tensor, window: Mapping[str, Any]) ->
     return layer
 
 
-def _linear(weight: Tensor) -> nn.Module:
+def _make_linear(weight: Tensor) -> nn.Module:
     return nn.Linear(weight.shape[1], weight.shape[0], bias=False, device="meta")
 
 
-def _followed(whole: Tensor, link: nn.Module) -> Tensor:
+def _compose_weights(whole: Tensor, link: nn.Module) -> Tensor:
     """The weight of a layer with the weight `whole` (r, s, kernel...) followed by `link` (t, r, kernel...), where along
     each dimension of the kernel one of both has length 1."""
-    weight = _weight(link)
+    weight = _require_weight(link)
     if getattr(link, "groups", 1) > 1:
         return whole * weight
     apart = ((0, 1), (-2, -1))
     return torch.movedim(torch.movedim(weight, *apart) @ torch.movedim(whole, *apart), apart[1], apart[0])
 
 
-def _innermost(layer: nn.Module) -> nn.Module:
+def _find_plain_layer(layer: nn.Module) -> nn.Module:
     """The first plain layer: a link may be a chain in turn."""
-    while isinstance(layer, Chain):
+    while isinstance(layer, FactorChain):
         layer = next(layer.children())
     return layer
 
 
-def _weight(layer: nn.Module) -> Tensor:
+def _require_weight(layer: nn.Module) -> Tensor:
     weight = layer.weight
     if not isinstance(weight, Tensor):
         raise TypeError(f"expected a layer with a weight, found {type(layer).__name__}")

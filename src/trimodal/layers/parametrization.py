@@ -13,10 +13,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from trimodal.layers.stored import Coded, Store
+from trimodal.layers.stored import CodedWeight, Store
 
 
-def host_(layer: nn.Module, stored: Store, owner: bool = True) -> None:
+def parametrize_weight_(layer: nn.Module, stored: Store, owner: bool = True) -> None:
     """Let `layer` read its weight from `stored`.
 
     Of several layers tied to one weight only the `owner` has the store as a submodule; the others just refer to it,
@@ -24,26 +24,26 @@ def host_(layer: nn.Module, stored: Store, owner: bool = True) -> None:
     """
     if "weight" in layer._parameters:
         del layer.weight
-        layer.__class__ = _hosting(type(layer), quantizes_inputs(stored))  # type: ignore[arg-type]
+        layer.__class__ = _make_parametrized_class(type(layer), quantizes_inputs(stored))  # type: ignore[arg-type]
     if owner:
         layer.stored = stored
     else:
         object.__setattr__(layer, "stored", stored)
 
 
-def is_hosting(layer: nn.Module) -> bool:
+def is_weight_parametrized(layer: nn.Module) -> bool:
     """Whether the weight of `layer` comes from a store."""
     return isinstance(getattr(layer, "stored", None), Store)
 
 
 def quantizes_inputs(stored: object) -> bool:
     """Whether `stored` is a store that says how the layer's input is quantized."""
-    return isinstance(stored, Coded) and stored.quantizes_inputs
+    return isinstance(stored, CodedWeight) and stored.quantizes_inputs
 
 
-def unhost_(layer: nn.Module) -> None:
+def remove_parametrization_(layer: nn.Module) -> None:
     """Give `layer` its weight back as a plain parameter, with the values decoded. Its input is no longer quantized."""
-    weight = _decode(layer).detach()
+    weight = _decode_weight(layer).detach()
     if "stored" in layer._modules:
         del layer.stored
     else:
@@ -53,13 +53,13 @@ def unhost_(layer: nn.Module) -> None:
 
 
 @cache
-def _hosting(kind: type[nn.Module], inputs: bool) -> type[nn.Module]:
+def _make_parametrized_class(kind: type[nn.Module], inputs: bool) -> type[nn.Module]:
     members: dict[str, Any] = {
-        "weight": property(_decode), "__module__": __name__,
-        "__reduce__": lambda layer: (_made_again, (kind, inputs), vars(layer)),
+        "weight": property(_decode_weight), "__module__": __name__,
+        "__reduce__": lambda layer: (_rebuild_parametrized_layer, (kind, inputs), vars(layer)),
     }  # fmt: skip
     if kind.forward is nn.Embedding.forward:
-        members["forward"] = _look_up
+        members["forward"] = _look_up_rows
     elif inputs:
 
         def forward(layer: nn.Module, *rest: Any, **named: Any) -> Any:
@@ -73,18 +73,18 @@ def _hosting(kind: type[nn.Module], inputs: bool) -> type[nn.Module]:
     return type(f"Stored{kind.__name__}", (kind,), members)
 
 
-def _made_again(kind: type[nn.Module], inputs: bool) -> nn.Module:
+def _rebuild_parametrized_layer(kind: type[nn.Module], inputs: bool) -> nn.Module:
     """An empty layer for a copy or a pickle to fill: its class has no name that could be imported."""
-    made = _hosting(kind, inputs)  # type: ignore[arg-type]
+    made = _make_parametrized_class(kind, inputs)  # type: ignore[arg-type]
     return made.__new__(made)
 
 
-def _decode(layer: nn.Module) -> Tensor:
+def _decode_weight(layer: nn.Module) -> Tensor:
     weight: Tensor = layer.stored()  # type: ignore[operator]
     return weight
 
 
-def _look_up(layer: nn.Embedding, input: Tensor) -> Tensor:
+def _look_up_rows(layer: nn.Embedding, input: Tensor) -> Tensor:
     """Decode only the rows asked for: a vocabulary is large and a sentence short."""
     rows: Tensor = layer.stored.rows(input.reshape(-1))  # type: ignore[union-attr, operator]
     return rows.view(*input.shape, -1)

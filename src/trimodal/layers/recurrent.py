@@ -45,8 +45,8 @@ class Recurrent(nn.Module):
             setattr(self, name, getattr(old, name))
         self.input, self.hidden = nn.ModuleDict(), nn.ModuleDict()
         for number in self.numbers:
-            self.input[number] = _linear(old, f"ih_l{number}")
-            self.hidden[number] = _linear(old, f"hh_l{number}")
+            self.input[number] = _make_linear(old, f"ih_l{number}")
+            self.hidden[number] = _make_linear(old, f"hh_l{number}")
         self.train(old.training)
 
     @property
@@ -196,10 +196,10 @@ def open_recurrent_(module: nn.Module) -> nn.Module:
 
 
 def _can_open(part: nn.Module) -> bool:
-    return type(part) in _KINDS and not part.proj_size and not _hooks(part)
+    return type(part) in _KINDS and not part.proj_size and not _has_hooks(part)
 
 
-def _linear(old: nn.Module, name: str) -> nn.Linear:
+def _make_linear(old: nn.Module, name: str) -> nn.Linear:
     """The matrix called `name` as a layer."""
     weight: nn.Parameter = getattr(old, f"weight_{name}")
     layer = nn.Linear(weight.shape[1], weight.shape[0], bias=False, device="meta")
@@ -211,8 +211,8 @@ def _linear(old: nn.Module, name: str) -> nn.Linear:
 
 def _must_be_called(layer: nn.Module) -> bool:
     """Whether it is not enough to use the layer's weight: somebody listens, or its input is quantized."""
-    return any(_hooks(part) or quantizes_inputs(getattr(part, "stored", None)) for part in layer.modules())
+    return any(_has_hooks(part) or quantizes_inputs(getattr(part, "stored", None)) for part in layer.modules())
 
 
-def _hooks(part: nn.Module) -> bool:
+def _has_hooks(part: nn.Module) -> bool:
     return bool(part._forward_hooks or part._forward_pre_hooks or part._backward_hooks or part._backward_pre_hooks)

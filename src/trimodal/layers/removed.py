@@ -11,7 +11,7 @@ from trimodal.errors import ModelError
 _PLAIN = (bool, int, float, str, tuple, type(None))
 
 
-class Removed(nn.Module):
+class RemovedLayer(nn.Module):
     """Stands at `path` instead of `layer`, without its tensors. Plain attributes such as `in_features` stay, as somebody may
     ask for them."""
 

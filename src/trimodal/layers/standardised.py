@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 
-class Standardised(nn.Module):
+class AffineFreeNorm(nn.Module):
     """x (…, width) divided by its root mean square, `centred` before that as a layer norm does."""
 
     def __init__(self, width: int, epsilon: float | None, centred: bool) -> None:
@@ -24,11 +24,11 @@ class Standardised(nn.Module):
         return f"{self.width}, epsilon={self.epsilon}, centred={self.centred}"
 
 
-def standardised(norm: nn.Module) -> Standardised:
+def strip_norm_affine(norm: nn.Module) -> AffineFreeNorm:
     """The norm without its weight and bias."""
     weight = norm._parameters["weight"]
     assert weight is not None
     epsilon = next(
         (getattr(norm, name) for name in ("eps", "variance_epsilon", "epsilon") if hasattr(norm, name)), None
     )
-    return Standardised(weight.shape[0], epsilon, isinstance(norm, nn.LayerNorm))
+    return AffineFreeNorm(weight.shape[0], epsilon, isinstance(norm, nn.LayerNorm))

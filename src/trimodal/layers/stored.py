@@ -15,25 +15,25 @@ from torch import Tensor, nn
 
 from trimodal.maths.codebook import Codebook
 from trimodal.maths.grid import Grid
-from trimodal.maths.integers import Integers
-from trimodal.maths.observers import through_grid, through_own_grid
-from trimodal.maths.packing import unpack
-from trimodal.maths.transform import unrotate
+from trimodal.maths.integers import IntegerGrid
+from trimodal.maths.observers import fake_quantize, fake_quantize_dynamic
+from trimodal.maths.packing import unpack_codes
+from trimodal.maths.transform import unrotate_columns
 
-Levels = Grid | Codebook | Integers
-LEVELS: dict[str, type[Levels]] = {"quantized": Grid, "codebook": Codebook, "integers": Integers}
+Levels = Grid | Codebook | IntegerGrid
+LEVELS: dict[str, type[Levels]] = {"quantized": Grid, "codebook": Codebook, "integers": IntegerGrid}
 _PARTS = ("signs", "columns", "left", "right", "outliers", "places", "input_scale", "input_zero")
 _LARGEST_HALF = 65504.0
 
 
-class Coded(nn.Module):
+class CodedWeight(nn.Module):
     """Codes, and the numbers that they stand for: on a grid, from a codebook, or whole multiples of a step.
 
     Buffers are the tensors that `core/storage.py` lists for `kind` and `options`. Where the table of numbers is another
     store's, `borrow_` says whose: it is referred to and no submodule, so that it is counted, moved, trained and saved once.
     """
 
-    table_of: Coded | None = None
+    table_of: CodedWeight | None = None
 
     def __init__(self, kind: str, options: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
         super().__init__()
@@ -49,7 +49,7 @@ class Coded(nn.Module):
         """The numbers that there are, and the codes (rows, columns)."""
         return LEVELS[self.kind].stored(self._described(), self._tensors(), math.prod(self.shape[1:]))
 
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Coded:
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> CodedWeight:
         """What `to`, `half`, `double` and the like do with every tensor: here a new type is that of the decoded weight. What is
         stored keeps its own, since scales in another type would be other scales."""
         like = next(iter(self._tensors().values()), torch.empty(0))
@@ -62,7 +62,7 @@ class Coded(nn.Module):
         super()._apply(keep, recurse)
         return self
 
-    def borrow_(self, lender: Coded) -> None:
+    def borrow_(self, lender: CodedWeight) -> None:
         """Use the table of `lender`."""
         object.__setattr__(self, "table_of", lender)
 
@@ -99,9 +99,9 @@ class Coded(nn.Module):
         bits = self.options["inputs"]["bits"]
         scale, zero = self._buffers.get("input_scale"), self._buffers.get("input_zero")
         if scale is None or zero is None:
-            seen = through_own_grid(scaled, bits, dims)
+            seen = fake_quantize_dynamic(scaled, bits, dims)
         else:
-            seen = through_grid(scaled, scale.view(()), zero.view(()).float(), bits)
+            seen = fake_quantize(scaled, scale.view(()), zero.view(()).float(), bits)
         return (seen if factor is None else seen / factor).to(x.dtype)
 
     @property
@@ -150,21 +150,21 @@ class Coded(nn.Module):
         levels, codes = LEVELS[self.kind].stored(self._described(), tensors, columns)
         weight, parts = levels.decode(codes), self._buffers
         if (signs := parts.get("signs")) is not None:
-            weight = unrotate(weight, unpack(signs, 1, columns).float() * 2 - 1, self.options["rotation"])
+            weight = unrotate_columns(weight, unpack_codes(signs, 1, columns).float() * 2 - 1, self.options["rotation"])
         if (scale := parts.get("columns")) is not None:
             weight = weight * scale.float()
         if (mask := parts.get("mask")) is not None:
-            return weight * unpack(mask, 1, columns)
+            return weight * unpack_codes(mask, 1, columns)
         left, right = parts.get("left"), parts.get("right")
         if left is not None and right is not None:
             weight = weight + (left if index is None else left[index]).float() @ right.float()
         outliers, places = parts.get("outliers"), parts.get("places")
         if outliers is not None and places is not None:
-            weight = _placed(weight, outliers.float(), places.long(), self.shape[0], index)
+            weight = _insert_outliers(weight, outliers.float(), places.long(), self.shape[0], index)
         return weight
 
 
-def _placed(weight: Tensor, values: Tensor, places: Tensor, rows: int, index: Tensor | None) -> Tensor:
+def _insert_outliers(weight: Tensor, values: Tensor, places: Tensor, rows: int, index: Tensor | None) -> Tensor:
     """`weight` with `values` at the flat `places` of the whole; only the rows at `index` are there if it is given."""
     if index is None:
         return weight.flatten().scatter(0, places, values).view_as(weight)
@@ -173,7 +173,7 @@ def _placed(weight: Tensor, values: Tensor, places: Tensor, rows: int, index: Te
     return torch.where(found.isnan(), weight, found)
 
 
-class Sparse(nn.Module):
+class SparseWeight(nn.Module):
     """The kept weights in order, and one bit per weight that says whether it was kept.
 
     `values` (kept,) is a parameter, so that recovery may train the survivors while the mask holds; `mask` is uint8
@@ -193,7 +193,7 @@ class Sparse(nn.Module):
     @property
     def kept(self) -> Tensor:
         """The mask (rows, columns), True for the kept weights."""
-        return unpack(self.mask, 1, math.prod(self.shape[1:])).bool()
+        return unpack_codes(self.mask, 1, math.prod(self.shape[1:])).bool()
 
     def forward(self) -> Tensor:
         """The dense weight, in its own shape."""
@@ -207,9 +207,9 @@ class Sparse(nn.Module):
         return dense.flatten(1)[index]
 
 
-Store = Coded | Sparse
+Store = CodedWeight | SparseWeight
 
 
-def store(kind: str, options: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Store:
+def make_weight_store(kind: str, options: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Store:
     """The store of `kind`, holding `tensors`."""
-    return Sparse(options, tensors) if kind == "sparse" else Coded(kind, options, tensors)
+    return SparseWeight(options, tensors) if kind == "sparse" else CodedWeight(kind, options, tensors)

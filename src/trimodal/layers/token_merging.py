@@ -57,7 +57,7 @@ class BlockMerging:
     restore: bool
 
 
-class _Tokens(NamedTuple):
+class _TokenState(NamedTuple):
     """What the tokens of a tensor stand for: `sizes` (batch, T now), the place of every original token among them
     (batch, T), and whether some original tokens were padding."""
 
@@ -73,78 +73,78 @@ class _Tokens(NamedTuple):
 def merge_tokens_(block: nn.Module, settings: BlockMerging) -> None:
     """Let `block` do with its tokens what `settings` say. Its forward takes the hidden states (batch, T, width) and as
     second argument a mask, and returns hidden states."""
-    block.__class__ = _merging(type(block))  # type: ignore[arg-type]
+    block.__class__ = _make_merging_class(type(block))  # type: ignore[arg-type]
     block.token_merging = settings  # type: ignore[assignment]
 
 
-def is_merging(block: nn.Module) -> bool:
+def has_token_merging(block: nn.Module) -> bool:
     """Whether `merge_tokens_` was called on `block`."""
     return isinstance(getattr(block, "token_merging", None), BlockMerging)
 
 
 @cache
-def _merging(kind: type[nn.Module]) -> type[nn.Module]:
+def _make_merging_class(kind: type[nn.Module]) -> type[nn.Module]:
     mask_name = list(inspect.signature(kind.forward).parameters)[2]
 
     def forward(block: nn.Module, hidden: Tensor, *rest: Any, **named: Any) -> Tensor:
         settings: BlockMerging = block.token_merging  # type: ignore[assignment]
         mask, rest = (rest[0], rest[1:]) if rest else (named.pop(mask_name, None), ())
-        tokens = _whole(hidden, mask) if settings.start else _noted(hidden, block)
+        tokens = _make_unmerged_state(hidden, mask) if settings.start else _read_token_state(hidden, block)
         if tokens.merged:
-            mask = _mask(tokens, settings.proportional, hidden.dtype)
-        with _output_of(block.get_submodule(settings.key)) as keys:
+            mask = _attention_mask(tokens, settings.proportional, hidden.dtype)
+        with _capture_output(block.get_submodule(settings.key)) as keys:
             output: Tensor = kind.forward(block, hidden, mask, *rest, **named)
-        output, tokens = _merged(output, keys[0], tokens, settings)
+        output, tokens = _merge_output(output, keys[0], tokens, settings)
         if settings.restore:
-            return merging.restored(output, tokens.target) if tokens.merged else output
+            return merging.restore_tokens(output, tokens.target) if tokens.merged else output
         setattr(output, _NOTE, tokens)
         return output
 
     members = {
-        "forward": forward, "__module__": __name__, "__reduce__": lambda block: (_made_again, (kind,), vars(block)),
+        "forward": forward, "__module__": __name__, "__reduce__": lambda block: (_rebuild_merging_block, (kind,), vars(block)),
     }  # fmt: skip
     return type(f"Merging{kind.__name__}", (kind,), members)
 
 
-def _made_again(kind: type[nn.Module]) -> nn.Module:
+def _rebuild_merging_block(kind: type[nn.Module]) -> nn.Module:
     """An empty block for a copy or a pickle to fill: its class has no name that could be imported."""
-    made = _merging(kind)  # type: ignore[arg-type]
+    made = _make_merging_class(kind)  # type: ignore[arg-type]
     return made.__new__(made)
 
 
-def _merged(output: Tensor, keys: Tensor, tokens: _Tokens, settings: BlockMerging) -> tuple[Tensor, _Tokens]:
+def _merge_output(output: Tensor, keys: Tensor, tokens: _TokenState, settings: BlockMerging) -> tuple[Tensor, _TokenState]:
     """The block's output (batch, T, width) with fewer tokens, and what they stand for."""
     now, original = output.shape[1], tokens.target.shape[1]
     if settings.factor > 1:
-        target = merging.strided(now, settings.factor, settings.protected).to(output.device).expand(len(output), -1)
+        target = merging.group_neighbours(now, settings.factor, settings.protected).to(output.device).expand(len(output), -1)
         left = settings.protected - (settings.protected - now) // settings.factor
     elif settings.removed is not None:
         wanted = round(settings.removed * original) - (original - now)
-        remove = min(max(0, wanted), merging.most_removed(now, settings.protected))
+        remove = min(max(0, wanted), merging.max_removable_tokens(now, settings.protected))
         left = now - remove
         metric = keys.unflatten(-1, (-1, settings.width)).mean(dim=2)
-        target = merging.matched(metric, tokens.sizes, remove, settings.protected) if remove else tokens.target
+        target = merging.match_tokens(metric, tokens.sizes, remove, settings.protected) if remove else tokens.target
     else:
         left = now
     if left == now:
         return output, tokens
-    output, sizes = merging.merge(output, tokens.sizes, target, left)
-    return output, _Tokens(sizes, target.gather(1, tokens.target), tokens.padded)
+    output, sizes = merging.average_tokens(output, tokens.sizes, target, left)
+    return output, _TokenState(sizes, target.gather(1, tokens.target), tokens.padded)
 
 
-def _whole(hidden: Tensor, mask: Tensor | None) -> _Tokens:
+def _make_unmerged_state(hidden: Tensor, mask: Tensor | None) -> _TokenState:
     """Tokens that each stand for themselves, those that `mask` hides for nothing."""
     place = torch.arange(hidden.shape[1], device=hidden.device).expand(len(hidden), -1)
     if mask is None:
-        return _Tokens(torch.ones_like(place, dtype=torch.float32), place, False)
+        return _TokenState(torch.ones_like(place, dtype=torch.float32), place, False)
     seen = mask[:, 0, 0] if mask.dim() == 4 else mask  # whom no token may look at is the same for all of them
     real = seen if seen.dtype is torch.bool else seen >= 0 if seen.is_floating_point() else seen > 0
-    return _Tokens(real.expand(len(hidden), -1).float(), place, True)
+    return _TokenState(real.expand(len(hidden), -1).float(), place, True)
 
 
-def _noted(hidden: Tensor, block: nn.Module) -> _Tokens:
+def _read_token_state(hidden: Tensor, block: nn.Module) -> _TokenState:
     found = getattr(hidden, _NOTE, None)
-    if not isinstance(found, _Tokens):
+    if not isinstance(found, _TokenState):
         raise TrimodalError(
             f"a {type(block).__name__} was given tokens that no block before it has handed on; blocks that merge tokens "
             "must be called one after another, each with the very tensor that the one before it returned"
@@ -152,7 +152,7 @@ def _noted(hidden: Tensor, block: nn.Module) -> _Tokens:
     return found
 
 
-def _mask(tokens: _Tokens, proportional: bool, dtype: torch.dtype) -> Tensor | None:
+def _attention_mask(tokens: _TokenState, proportional: bool, dtype: torch.dtype) -> Tensor | None:
     """The additive mask (batch, 1, 1, T) for attention among `tokens`."""
     if not proportional and not tokens.padded:
         return None
@@ -160,7 +160,7 @@ def _mask(tokens: _Tokens, proportional: bool, dtype: torch.dtype) -> Tensor | N
 
 
 @contextmanager
-def _output_of(layer: nn.Module) -> Iterator[list[Tensor]]:
+def _capture_output(layer: nn.Module) -> Iterator[list[Tensor]]:
     """What `layer` returns to this thread meanwhile."""
     found: list[Tensor] = []
     caller = threading.get_ident()

@@ -12,19 +12,19 @@ from functools import cache
 from torch import Tensor, nn
 
 
-def borrow_(layer: nn.Module, lender: nn.Module) -> None:
+def share_weight_(layer: nn.Module, lender: nn.Module) -> None:
     """Let `layer` use the weight of `lender`, of the same shape."""
     del layer.weight
-    layer.__class__ = _borrowing(type(layer))  # type: ignore[arg-type, assignment]
+    layer.__class__ = _make_sharing_class(type(layer))  # type: ignore[arg-type, assignment]
     object.__setattr__(layer, "lender", lender)  # no submodule: it has a place of its own
 
 
-def is_borrowing(layer: nn.Module) -> bool:
+def has_shared_weight(layer: nn.Module) -> bool:
     """Whether the weight of `layer` is another layer's."""
     return isinstance(getattr(layer, "lender", None), nn.Module)
 
 
-def tie_(layer: nn.Module) -> None:
+def tie_weight_(layer: nn.Module) -> None:
     """Give `layer` the lender's parameter under its own name too, as a tied weight."""
     shared = layer.lender.weight  # type: ignore[union-attr]
     object.__delattr__(layer, "lender")
@@ -33,19 +33,19 @@ def tie_(layer: nn.Module) -> None:
 
 
 @cache
-def _borrowing(kind: type[nn.Module]) -> type[nn.Module]:
+def _make_sharing_class(kind: type[nn.Module]) -> type[nn.Module]:
     members = {
-        "weight": property(_lent), "__module__": __name__, "__reduce__": lambda layer: (_made_again, (kind,), vars(layer)),
+        "weight": property(_get_shared_weight), "__module__": __name__, "__reduce__": lambda layer: (_rebuild_sharing_layer, (kind,), vars(layer)),
     }  # fmt: skip
     return type(f"Borrowing{kind.__name__}", (kind,), members)
 
 
-def _made_again(kind: type[nn.Module]) -> nn.Module:
+def _rebuild_sharing_layer(kind: type[nn.Module]) -> nn.Module:
     """An empty layer for a copy or a pickle to fill: its class has no name that could be imported."""
-    made = _borrowing(kind)  # type: ignore[arg-type]
+    made = _make_sharing_class(kind)  # type: ignore[arg-type]
     return made.__new__(made)
 
 
-def _lent(layer: nn.Module) -> Tensor:
+def _get_shared_weight(layer: nn.Module) -> Tensor:
     weight: Tensor = layer.lender.weight  # type: ignore[union-attr, assignment]
     return weight

@@ -28,9 +28,9 @@ from trimodal.models.factory import make_module
 from trimodal.models.families import family_of
 from trimodal.models.files import PICKLES, check_no_adapter, weight_files
 from trimodal.models.model import Model, Processors
-from trimodal.models.processors import processors_in
+from trimodal.models.processors import find_processors
 from trimodal.networks import fusion
-from trimodal.writing import scratch_folder
+from trimodal.writing import open_scratch_folder
 
 HUB_FILES = [
     "*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", "*.spm", "*.tiktoken", "*.codes", "*.bpe", "*_*/pytorch_model.bin",
@@ -57,18 +57,18 @@ def load_source(source: str | Path | Callable[[], nn.Module]) -> Model:
     Raises:
         ModelError: there is no such model, its files are incomplete or damaged, or it is only there as a pickle.
     """
-    found = source if callable(source) else locate(source)
-    return from_folder(found, name_of(source)) if isinstance(found, Path) else from_factory(found, name_of(source))
+    found = source if callable(source) else locate_source(source)
+    return load_from_folder(found, model_name_of(source)) if isinstance(found, Path) else load_from_factory(found, model_name_of(source))
 
 
-def name_of(source: str | Path | Callable[[], nn.Module]) -> str:
+def model_name_of(source: str | Path | Callable[[], nn.Module]) -> str:
     """What a model that was named so is called: the folder's name, the hub id, or the function's name."""
     if callable(source):
         return getattr(source, "__name__", "function")
     return Path(source).resolve().name if Path(source).is_dir() else str(source)
 
 
-def locate(source: str | Path) -> Path | Callable[[], nn.Module]:
+def locate_source(source: str | Path) -> Path | Callable[[], nn.Module]:
     """The folder or the function that `source` names; a hub model is downloaded.
 
     Raises:
@@ -78,8 +78,8 @@ def locate(source: str | Path) -> Path | Callable[[], nn.Module]:
     if _is_folder(Path(text)):
         return Path(text)
     if _FACTORY.fullmatch(text):
-        return _factory(text)
-    return _download(text)
+        return _import_factory(text)
+    return _download_snapshot(text)
 
 
 def _is_folder(path: Path) -> bool:
@@ -91,33 +91,33 @@ def _is_folder(path: Path) -> bool:
         return False
 
 
-def from_factory(factory: Callable[[], nn.Module], name: str) -> Model:
+def load_from_factory(factory: Callable[[], nn.Module], name: str) -> Model:
     """A copy of the module that `factory` returns, which stays as it is. Without a name of its own it is called like its class."""
     nameless = name in _NAMELESS
     module = make_module(factory, "the function" if nameless else name)
-    return describe(module, type(module).__name__ if nameless else name)
+    return build_model(module, type(module).__name__ if nameless else name)
 
 
-def describe(module: nn.Module, name: str, folder: Path | None = None) -> Model:
+def build_model(module: nn.Module, name: str, folder: Path | None = None) -> Model:
     """A `Model` around `module` with the layout that its family declares. Recurrent layers are opened up."""
     module = open_recurrent_(module)
     family = family_of(module)
-    processors = processors_in(folder) if folder else Processors()
+    processors = find_processors(folder) if folder else Processors()
     return Model(module, describe_layout(module), family, name, folder, processors)
 
 
-def from_folder(folder: Path, name: str) -> Model:
+def load_from_folder(folder: Path, name: str) -> Model:
     """The model in a Hugging Face folder."""
-    module, missing, unexpected = pretrained(folder)
+    module, missing, unexpected = load_pretrained(folder)
     if missing:
         raise ModelError(
             f"{folder}: the checkpoint lacks {len(missing)} tensors that {type(module).__name__} needs, first '{missing[0]}'; "
             "name a class that fits the checkpoint under 'architectures' in config.json"
         )
-    return replace(describe(module, name, folder), unused=_unused(module, folder, unexpected))
+    return replace(build_model(module, name, folder), unused=_find_unused_tensors(module, folder, unexpected))
 
 
-def _unused(module: nn.Module, folder: Path, unexpected: Iterable[str]) -> Mapping[str, int]:
+def _find_unused_tensors(module: nn.Module, folder: Path, unexpected: Iterable[str]) -> Mapping[str, int]:
     """Bytes of the checkpoint's tensors that the class does not take, by name: heads of others, towers that it lacks."""
     ignored = [re.compile(pattern) for pattern in getattr(module, "_keys_to_ignore_on_load_unexpected", None) or ()]
     wanted, known, found = set(unexpected), set(module.state_dict()), {}
@@ -129,7 +129,7 @@ def _unused(module: nn.Module, folder: Path, unexpected: Iterable[str]) -> Mappi
     return found
 
 
-def pretrained(folder: Path) -> tuple[nn.Module, list[str], list[str]]:
+def load_pretrained(folder: Path) -> tuple[nn.Module, list[str], list[str]]:
     """The module in a Hugging Face folder, in eval mode, the tensors that it needs and the checkpoint lacks, and those that
     the checkpoint has and it does not take.
 
@@ -138,8 +138,8 @@ def pretrained(folder: Path) -> tuple[nn.Module, list[str], list[str]]:
     """
     check_no_adapter(folder)
     config = read_config(folder)
-    check_weights(folder)
-    kind = model_class(config, folder)
+    check_weight_files(folder)
+    kind = find_model_class(config, folder)
     _check_not_quantized(config, folder, kind)
     try:
         loaded: Any = kind.from_pretrained(
@@ -147,7 +147,7 @@ def pretrained(folder: Path) -> tuple[nn.Module, list[str], list[str]]:
             trust_remote_code=False,
         )  # fmt: skip
     except _UNREADABLE as error:
-        raise ModelError(f"{folder} cannot be loaded as {kind.__name__}: {_reason(error)}") from error
+        raise ModelError(f"{folder} cannot be loaded as {kind.__name__}: {_first_line_of(error)}") from error
     module, info = loaded
     return module.eval(), sorted(info["missing_keys"]), sorted(info["unexpected_keys"])
 
@@ -162,7 +162,7 @@ def _check_not_quantized(config: Mapping[str, Any], folder: Path, kind: type[nn.
         )
 
 
-def _reason(error: BaseException) -> str:
+def _first_line_of(error: BaseException) -> str:
     """The first line that says something, short enough to read."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return f"{type(error).__name__}: {lines[0][:240]}" if lines else type(error).__name__
@@ -173,20 +173,20 @@ def read_config(folder: Path) -> dict[str, Any]:
     file = folder / "config.json"
     if not file.is_file():
         raise ModelError(f"{folder} has no config.json; expected a model folder in Hugging Face format")
-    config = _json(file)
+    config = _read_json(file)
     if not isinstance(config, dict) or "model_type" not in config:
         raise ModelError(f"{file} names no model_type; expected a Hugging Face configuration")
     return config
 
 
-def _json(file: Path) -> Any:
+def _read_json(file: Path) -> Any:
     try:
         return json.loads(file.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
         raise ModelError(f"{file} is not valid JSON ({error}); copy or download it again") from error
 
 
-def check_weights(folder: Path) -> list[Path]:
+def check_weight_files(folder: Path) -> list[Path]:
     """The weight files of `folder` that are read, each whole."""
     files = [folder / path for path in weight_files(folder)]
     if not files:
@@ -206,7 +206,7 @@ def check_weights(folder: Path) -> list[Path]:
     return files
 
 
-def model_class(config: dict[str, Any], folder: Path) -> type[transformers.PreTrainedModel]:
+def find_model_class(config: dict[str, Any], folder: Path) -> type[transformers.PreTrainedModel]:
     """The class that `config` names, out of Transformers or our own."""
     fusion.register()
     names = config.get("architectures") or ["AutoModel"]
@@ -220,22 +220,22 @@ def model_class(config: dict[str, Any], folder: Path) -> type[transformers.PreTr
     )
 
 
-def bare(config: Mapping[str, Any], kind: type[transformers.PreTrainedModel]) -> transformers.PreTrainedModel:
+def build_meta_model(config: Mapping[str, Any], kind: type[transformers.PreTrainedModel]) -> transformers.PreTrainedModel:
     """What `kind` builds from the content of a config.json, as from a folder: the architecture without values.
 
     Raises:
         ModelError: the class cannot be built from it.
     """
     try:
-        with scratch_folder("a configuration") as folder, torch.device("meta"):
+        with open_scratch_folder("a configuration") as folder, torch.device("meta"):
             Path(folder, "config.json").write_text(json.dumps(config), encoding="utf-8")
             found = cast("Any", kind).config_class.from_pretrained(folder, local_files_only=True)
             return cast("transformers.PreTrainedModel", cast("Any", kind)._from_config(found).eval())
     except _UNREADABLE as error:
-        raise ModelError(f"{kind.__name__} cannot be built from this config.json: {_reason(error)}") from error
+        raise ModelError(f"{kind.__name__} cannot be built from this config.json: {_first_line_of(error)}") from error
 
 
-def _factory(text: str) -> Callable[[], nn.Module]:
+def _import_factory(text: str) -> Callable[[], nn.Module]:
     module_name, _, function = text.partition(":")
     if str(Path.cwd()) not in sys.path:
         sys.path.append(str(Path.cwd()))  # behind all that is installed, so that it hides nothing
@@ -250,7 +250,7 @@ def _factory(text: str) -> Callable[[], nn.Module]:
     return factory
 
 
-def _download(text: str) -> Path:
+def _download_snapshot(text: str) -> Path:
     """The local copy of a hub repository's configuration, processors and safetensors."""
     from huggingface_hub import constants, snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
@@ -259,14 +259,14 @@ def _download(text: str) -> Path:
     if not _HUB_ID.fullmatch(text) or (Path(text).parent.is_dir() and "/" in text):
         raise ModelError(f"there is no folder {text}; expected a model folder, a hub id or package.module:function")
     try:
-        silent = not constants.HF_HUB_OFFLINE and not _answers(constants.ENDPOINT)
+        silent = not constants.HF_HUB_OFFLINE and not _is_reachable(constants.ENDPOINT)
         return Path(snapshot_download(text, allow_patterns=HUB_FILES, ignore_patterns=HUB_COPIES, local_files_only=silent))
     except (http_error, HFValidationError, OSError) as error:
-        reason = _reason(error)[:160]
+        reason = _first_line_of(error)[:160]
         raise ModelError(f"there is no folder {text}, and no hub model of that name could be had ({reason})") from error
 
 
-def _answers(address: str) -> bool:
+def _is_reachable(address: str) -> bool:
     """Whether anybody answers at `address` in time: the hub's own client waits without end."""
     try:
         urllib.request.urlopen(urllib.request.Request(address, method="HEAD"), timeout=_PATIENCE_SECONDS).close()

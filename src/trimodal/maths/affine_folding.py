@@ -19,27 +19,27 @@ from trimodal.core import Fold
 Layer = tuple[Tensor, Tensor | None]  # weight (m, n, …) and bias (m,)
 
 
-def outputs_scaled(layer: Layer, gain: Tensor, shift: Tensor | None = None) -> Layer:
+def scale_outputs(layer: Layer, gain: Tensor, shift: Tensor | None = None) -> Layer:
     """The layer (m, n, …) with its outputs multiplied by `gain` (m,) and moved by `shift` (m,)."""
     weight, bias = (None if t is None else t.double() for t in layer)
     assert weight is not None
     moved = None if bias is None else gain.double() * bias
-    return gain.double().view(-1, *[1] * (weight.dim() - 1)) * weight, _sum(moved, shift)
+    return gain.double().view(-1, *[1] * (weight.dim() - 1)) * weight, _add_optional(moved, shift)
 
 
-def inputs_scaled(layer: Layer, gain: Tensor, shift: Tensor | None = None) -> Layer:
+def scale_inputs(layer: Layer, gain: Tensor, shift: Tensor | None = None) -> Layer:
     """The linear layer (m, n) for inputs that are not yet multiplied by `gain` (n,) and moved by `shift` (n,)."""
     weight, bias = layer[0].double(), layer[1]
-    return weight * gain.double(), _sum(bias, None if shift is None else weight @ shift.double())
+    return weight * gain.double(), _add_optional(bias, None if shift is None else weight @ shift.double())
 
 
-def composed(second: Layer, first: Layer) -> Layer:
+def compose_linear(second: Layer, first: Layer) -> Layer:
     """One linear layer (m, n) for `first` (k, n) followed by `second` (m, k)."""
     weight = second[0].double()
-    return weight @ first[0].double(), _sum(second[1], None if first[1] is None else weight @ first[1].double())
+    return weight @ first[0].double(), _add_optional(second[1], None if first[1] is None else weight @ first[1].double())
 
 
-def standardisation(
+def batch_norm_affine(
     weight: Tensor, bias: Tensor, mean: Tensor, variance: Tensor, epsilon: float
 ) -> tuple[Tensor, Tensor]:
     """What a batch norm in use multiplies by and then adds, both (m,)."""
@@ -47,30 +47,30 @@ def standardisation(
     return gain, bias.double() - gain * mean.double()
 
 
-def taken_over(fold: Fold, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def fold_into_layers(fold: Fold, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The new weights and biases of the layers that take the fold over, by name, from all `tensors` of the layers."""
     gone = {name.removeprefix(f"{fold.path}."): t for name, t in tensors.items() if name.startswith(f"{fold.path}.")}
     found: dict[str, Tensor] = {}
     for path in fold.into if fold.what != "twin" else ():
         layer = tensors[f"{path}.weight"], tensors.get(f"{path}.bias")
-        weight, bias = _layer(fold, gone, layer)
+        weight, bias = _fold_into_layer(fold, gone, layer)
         found |= {f"{path}.weight": weight} | ({} if bias is None else {f"{path}.bias": bias})
     return found
 
 
-def _layer(fold: Fold, gone: Mapping[str, Tensor], layer: Layer) -> Layer:
+def _fold_into_layer(fold: Fold, gone: Mapping[str, Tensor], layer: Layer) -> Layer:
     if fold.what == "norm":
         weight, bias, mean, variance = (gone[name] for name in ("weight", "bias", "running_mean", "running_var"))
-        return outputs_scaled(layer, *standardisation(weight, bias, mean, variance, fold.epsilon))
+        return scale_outputs(layer, *batch_norm_affine(weight, bias, mean, variance, fold.epsilon))
     if fold.what == "affine":
-        return inputs_scaled(layer, gone["weight"] + fold.offset, gone.get("bias"))
+        return scale_inputs(layer, gone["weight"] + fold.offset, gone.get("bias"))
     if fold.what == "linear":
-        return composed(layer, (gone["weight"], gone.get("bias")))
+        return compose_linear(layer, (gone["weight"], gone.get("bias")))
     (scale,) = gone.values()
-    return outputs_scaled(layer, scale)
+    return scale_outputs(layer, scale)
 
 
-def _sum(one: Tensor | None, other: Tensor | None) -> Tensor | None:
+def _add_optional(one: Tensor | None, other: Tensor | None) -> Tensor | None:
     if one is None or other is None:
         found = one if other is None else other
         return None if found is None else found.double()

@@ -35,8 +35,8 @@ import torch
 from torch import Tensor
 
 from trimodal.core.storage import group_size
-from trimodal.maths.grid import Rounder, half, spread
-from trimodal.maths.packing import codes_of, pack
+from trimodal.maths.grid import Rounder, expand_groups, to_half_scales
+from trimodal.maths.packing import decode_codes, pack_codes
 
 Table = Literal["nf", "fp", "pot", "log", "kmeans"]
 Per = Literal["tensor", "channel", "group", "tower", "borrowed"]
@@ -83,12 +83,12 @@ class Codebook:
         """Codes uint8 (rows, columns) of the levels nearest to `weight`."""
         scale, levels = self._scale(), self._levels()
         if scale is not None:
-            weight = weight / spread(scale, self.group, self.columns)
+            weight = weight / expand_groups(scale, self.group, self.columns)
         codes = torch.empty(weight.shape, dtype=torch.int64, device=weight.device)
         size = self.group if self.per == "group" else self.columns
         for number in range(levels.shape[1]):
             part = slice(number * size, (number + 1) * size)
-            codes[:, part] = _nearest(weight[:, part], levels[:, number])
+            codes[:, part] = _nearest_levels(weight[:, part], levels[:, number])
         return self.as_codes(codes)
 
     def decode(self, codes: Tensor) -> Tensor:
@@ -100,7 +100,7 @@ class Codebook:
             size = self.group if self.per == "group" else self.columns
             parts = at.split(size, dim=1)
             found = torch.cat([levels[:, g].gather(1, part) for g, part in enumerate(parts)], dim=1)
-        return found if scale is None else found * spread(scale, self.group, self.columns)
+        return found if scale is None else found * expand_groups(scale, self.group, self.columns)
 
     def rounder(self) -> Rounder:
         """A function from one column (rows,) and its number to codes and values (rows,) of the nearest levels."""
@@ -112,7 +112,7 @@ class Codebook:
         def nearest(column: Tensor, number: int) -> tuple[Tensor, Tensor]:
             table = levels[number // self.group if several else 0]
             s = None if scale is None else scale[number // self.group]
-            codes = _nearest((column if s is None else column / s)[:, None], table)
+            codes = _nearest_levels((column if s is None else column / s)[:, None], table)
             values = (table[0][codes] if len(table) == 1 else table.gather(1, codes))[:, 0]
             return codes[:, 0], values if s is None else values * s
 
@@ -131,7 +131,7 @@ class Codebook:
 
     def tensors(self, codes: Tensor) -> dict[str, Tensor]:
         """The tensors to store for `codes`."""
-        found = {"codes": pack(codes, self.bits)}
+        found = {"codes": pack_codes(codes, self.bits)}
         if self.per != "borrowed":
             found["levels"] = self.levels.contiguous()
         return found if self.scale is None else {**found, "scale": self.scale.contiguous()}
@@ -141,7 +141,7 @@ class Codebook:
         """The codebook and the codes that `options` and `tensors` hold."""
         book = Codebook(tensors["levels"], tensors.get("scale"), options["exponent"], options["bits"],
                         options["group"], columns, options["tables"])  # fmt: skip
-        return book, codes_of(options, tensors, columns)
+        return book, decode_codes(options, tensors, columns)
 
     @staticmethod
     def take(tensors: Mapping[str, Tensor], index: Tensor) -> dict[str, Tensor]:
@@ -153,12 +153,12 @@ class Codebook:
         return {**found, "levels": levels}
 
 
-def table(name: Table, bits: int) -> Tensor:
+def make_fixed_table(name: Table, bits: int) -> Tensor:
     """The 2^`bits` numbers of a fixed table, ascending, the largest magnitude 1."""
     if name == "nf":
-        found = _normal(bits)
+        found = _make_normal_table(bits)
     elif name == "fp":
-        found = _floats(bits)
+        found = _make_float_table(bits)
     else:
         steps = torch.arange(2 ** (bits - 1), dtype=torch.float64) * (1.0 if name == "pot" else 0.5)
         powers = 2.0**-steps
@@ -166,7 +166,7 @@ def table(name: Table, bits: int) -> Tensor:
     return (found / found.abs().max()).sort().values.float()
 
 
-def _normal(bits: int) -> Tensor:
+def _make_normal_table(bits: int) -> Tensor:
     half_of = 2 ** (bits - 1)
     probabilities = torch.linspace(_NF_TAIL, 0.5, half_of + 1, dtype=torch.float64)[:-1]
     fewer = torch.linspace(_NF_TAIL, 0.5, half_of, dtype=torch.float64)[:-1]
@@ -174,7 +174,7 @@ def _normal(bits: int) -> Tensor:
     return torch.cat([quantile(probabilities), torch.zeros(1, dtype=torch.float64), -quantile(fewer)])
 
 
-def _floats(bits: int) -> Tensor:
+def _make_float_table(bits: int) -> Tensor:
     """All values of a float without infinities; zero stands twice, so one code is never used."""
     exponents = _FP_EXPONENT_BITS[bits]
     mantissas = 2 ** (bits - 1 - exponents)
@@ -195,11 +195,11 @@ def fit_codebook(
     on zero. `clip` is `max`, or otherwise scales are searched per group for the least Σ(w − ŵ)²; fixed tables only.
     """
     if name == "kmeans":
-        return _learned(weight, bits, group, importance, kept)
-    return _scaled(weight, table(name, bits).to(weight.device), bits, group, clip, "tensor")
+        return _learn_codebook(weight, bits, group, importance, kept)
+    return _fit_scales(weight, make_fixed_table(name, bits).to(weight.device), bits, group, clip, "tensor")
 
 
-def on_table(
+def fit_to_table(
     weight: Tensor, levels: Tensor, bits: int, group: int | str, per: Per, clip: str = "mse",
     importance: Tensor | None = None, kept: Tensor | None = None,
 ) -> Codebook:  # fmt: skip
@@ -208,45 +208,45 @@ def on_table(
     With the group `tower` there is no scale beside them, else one per group. `importance` and `kept` as in `fit_codebook`.
     """
     if group == "tower":
-        stored, exponent = half(levels, levels == 0)
+        stored, exponent = to_half_scales(levels, levels == 0)
         stored = stored.masked_fill(levels == 0, 0.0)
         return Codebook(stored[None], None, exponent, bits, weight.shape[1], weight.shape[1], per)
-    return _scaled(weight, levels, bits, group, clip, per, _counted(weight, importance, kept))
+    return _fit_scales(weight, levels, bits, group, clip, per, _importance_counts(weight, importance, kept))
 
 
-def _scaled(
+def _fit_scales(
     weight: Tensor, levels: Tensor, bits: int, group: int | str, clip: str, per: Per, counts: Tensor | None = None
 ) -> Codebook:
     """A scale per group for `levels` (2^bits,) of largest magnitude 1; each weight counts as `counts` (rows, columns) say."""
     columns = weight.shape[1]
-    groups, size = _grouped(weight, group)
-    largest = _largest(groups, group)
+    groups, size = _split_groups(weight, group)
+    largest = _largest_magnitudes(groups, group)
     empty = (groups == 0).all(dim=1)
     scale = largest.masked_fill(largest == 0, 1.0)
     if clip != "max" and group != "tensor":
-        scale = _searched(groups, scale, levels, None if counts is None else _grouped(counts, group)[0])
-    stored, exponent = half(scale, empty)
+        scale = _search_scale(groups, scale, levels, None if counts is None else _split_groups(counts, group)[0])
+    stored, exponent = to_half_scales(scale, empty)
     return Codebook(levels.half()[None], stored.view(len(weight), -1), exponent, bits, size, columns, per)
 
 
-def _grouped(weight: Tensor, group: int | str) -> tuple[Tensor, int]:
+def _split_groups(weight: Tensor, group: int | str) -> tuple[Tensor, int]:
     """`weight` (rows, columns) as one row per group, (n, size), filled up with zeros; and the size."""
     size = group_size(group, weight.shape[1])
     return torch.nn.functional.pad(weight.float(), (0, -weight.shape[1] % size)).view(-1, size), size
 
 
-def _largest(groups: Tensor, group: int | str) -> Tensor:
+def _largest_magnitudes(groups: Tensor, group: int | str) -> Tensor:
     """The largest magnitude (n,) per row of `groups` (n, size), or of all."""
     largest = groups.abs().amax(dim=1)
     return largest.max().expand_as(largest) if group == "tensor" else largest
 
 
-def _searched(groups: Tensor, scale: Tensor, levels: Tensor, counts: Tensor | None = None) -> Tensor:
+def _search_scale(groups: Tensor, scale: Tensor, levels: Tensor, counts: Tensor | None = None) -> Tensor:
     """The scale (n,) per row of `groups` (n, size) with the least squared error, among shrunken ones."""
     best, least = scale, torch.full_like(scale, float("inf"))
     for factor in _SHRINK:
         tried = scale * factor
-        codes = _nearest(groups / tried[:, None], levels[None])
+        codes = _nearest_levels(groups / tried[:, None], levels[None])
         squares = (levels[codes] * tried[:, None] - groups).square_()
         error = (squares if counts is None else squares.mul_(counts)).sum(dim=1)
         better = error < least
@@ -254,11 +254,11 @@ def _searched(groups: Tensor, scale: Tensor, levels: Tensor, counts: Tensor | No
     return best
 
 
-def _learned(
+def _learn_codebook(
     weight: Tensor, bits: int, group: int | str, importance: Tensor | None, kept: Tensor | None = None
 ) -> Codebook:
     columns = weight.shape[1]
-    counted = _counted(weight, importance, kept)
+    counted = _importance_counts(weight, importance, kept)
     per: Per = "group"
     size = group_size(group, columns)
     if group == "tensor":
@@ -271,13 +271,13 @@ def _learned(
         counts = torch.nn.functional.pad(counted, padding).reshape(-1, size)  # padding counts for nothing
     if kept is not None:  # tables without a weight get levels too, which no code uses
         counts = counts.masked_fill((counts == 0).all(dim=1, keepdim=True), 1.0)
-    levels = _with_zero(kmeans(values.float(), counts, 2**bits), values, counts)
-    stored, exponent = half(levels.flatten(), levels.flatten() == 0)
+    levels = _snap_to_zero(kmeans(values.float(), counts, 2**bits), values, counts)
+    stored, exponent = to_half_scales(levels.flatten(), levels.flatten() == 0)
     stored = stored.view_as(levels).masked_fill(levels == 0, 0.0).sort(dim=1).values
     return Codebook(stored, None, exponent, bits, size, columns, per)
 
 
-def _counted(weight: Tensor, importance: Tensor | None, kept: Tensor | None) -> Tensor:
+def _importance_counts(weight: Tensor, importance: Tensor | None, kept: Tensor | None) -> Tensor:
     """What each of `weight` (rows, columns) counts: nothing outside of the mask, else more than nothing."""
     counted = torch.ones(weight.shape[1], device=weight.device) if importance is None else importance.float()
     counted = counted.clamp(min=1e-6 * float(counted.max()) or 1e-30).expand(len(weight), -1)
@@ -285,7 +285,7 @@ def _counted(weight: Tensor, importance: Tensor | None, kept: Tensor | None) -> 
 
 
 @dataclass(frozen=True)
-class Crowd:
+class CodebookSamples:
     """What one weight puts into a table that it shares: `values` (k,), what each counts, and how many weights it stands for."""
 
     values: Tensor
@@ -293,19 +293,19 @@ class Crowd:
     numbers: Tensor
 
 
-def crowd(weight: Tensor, group: int | str, importance: Tensor | None = None, kept: Tensor | None = None) -> Crowd:
+def gather_codebook_samples(weight: Tensor, group: int | str, importance: Tensor | None = None, kept: Tensor | None = None) -> CodebookSamples:
     """What `weight` (rows, columns) puts into a shared table that has a scale per `group` beside it (`tower`: none)."""
-    values, counts = weight.double(), _counted(weight, importance, kept).double()
+    values, counts = weight.double(), _importance_counts(weight, importance, kept).double()
     energy = float((counts * values.square()).sum())
     if group != "tower":
-        groups, _ = _grouped(weight, group)
-        largest = _largest(groups, group).double()[:, None]
+        groups, _ = _split_groups(weight, group)
+        largest = _largest_magnitudes(groups, group).double()[:, None]
         values = (groups / largest.clamp(min=1e-300)).double()
-        counts = _grouped(counts, group)[0] * largest.square()  # an error at scale s counts s² times; none where all is 0
+        counts = _split_groups(counts, group)[0] * largest.square()  # an error at scale s counts s² times; none where all is 0
     used = counts > 0
     values, counts = values[used], counts[used] / (energy or 1.0)
     if len(values) <= _INTERVALS:
-        return Crowd(values, counts, torch.ones_like(counts))
+        return CodebookSamples(values, counts, torch.ones_like(counts))
     low, high = float(values.min()), float(values.max())
     width = (high - low) / _INTERVALS or 1.0
     at = ((values - low) / width).long().clamp_(0, _INTERVALS - 1).masked_fill_(values == 0, _INTERVALS)
@@ -313,10 +313,10 @@ def crowd(weight: Tensor, group: int | str, importance: Tensor | None = None, ke
         torch.bincount(at, weights, minlength=_INTERVALS + 1) for weights in (counts, counts * values, torch.ones_like(counts))
     )
     there = mass > 0
-    return Crowd((moment / mass)[there], mass[there], numbers[there])
+    return CodebookSamples((moment / mass)[there], mass[there], numbers[there])
 
 
-def shared_table(crowds: Sequence[Crowd], bits: int, scaled: bool) -> Tensor:
+def fit_shared_table(crowds: Sequence[CodebookSamples], bits: int, scaled: bool) -> Tensor:
     """The 2^`bits` numbers, ascending, for all that the `crowds` hold; with `scaled` the largest magnitude is 1."""
     values, counts, numbers = (torch.cat([getattr(one, name) for one in crowds]) for name in ("values", "counts", "numbers"))
     if not len(values):
@@ -328,7 +328,7 @@ def shared_table(crowds: Sequence[Crowd], bits: int, scaled: bool) -> Tensor:
     return levels / levels.abs().max().clamp(min=1e-30) if scaled else levels
 
 
-def _with_zero(levels: Tensor, values: Tensor, counts: Tensor) -> Tensor:
+def _snap_to_zero(levels: Tensor, values: Tensor, counts: Tensor) -> Tensor:
     """`levels` (t, k) with the one nearest to 0 at 0, in rows where the zeros of `values` are enough for a level of their
     own: pruned weights stay pruned."""
     counted = counts > 0
@@ -356,18 +356,18 @@ def kmeans(values: Tensor, counts: Tensor, levels: int) -> Tensor:
     if levels <= _MOST_LEVELS_CUT and values.shape[1] <= _LONGEST_CUT:
         at_once = max(1, _COSTS_AT_ONCE // mass.shape[1] ** 2)
         parts = zip(mass.split(at_once), moment.split(at_once), square.split(at_once), low.split(at_once), strict=True)
-        return torch.cat([_best_runs(*part, levels=levels) for part in parts]).float()
+        return torch.cat([_find_best_runs(*part, levels=levels) for part in parts]).float()
     gaps = torch.nn.functional.pad(values.diff(dim=1), (1, 0))
     crowd = (counts * gaps.square()).pow(1 / 3).cumsum(dim=1)  # the cube root of the density, counts/gaps, times gaps
     at = (torch.arange(levels, dtype=torch.float64, device=values.device) + 0.5) / levels
     places = torch.searchsorted(crowd, at * crowd[:, -1:]).clamp(max=values.shape[1] - 1)
     even = low + (high - low) * torch.linspace(0, 1, levels, dtype=torch.float64, device=values.device)
-    tries = [_lloyd(values, mass, moment, square, start) for start in (values.gather(1, places), even)]
+    tries = [_run_lloyd(values, mass, moment, square, start) for start in (values.gather(1, places), even)]
     better = tries[1][1] < tries[0][1]
     return torch.where(better[:, None], tries[1][0], tries[0][0]).float()
 
 
-def _best_runs(mass: Tensor, moment: Tensor, square: Tensor, low: Tensor, levels: int) -> Tensor:
+def _find_best_runs(mass: Tensor, moment: Tensor, square: Tensor, low: Tensor, levels: int) -> Tensor:
     """The means (t, k) of the k runs of sorted values that leave the least error, from prefix sums (t, n+1); `low` (t, 1)
     is the least value."""
 
@@ -389,7 +389,7 @@ def _best_runs(mass: Tensor, moment: Tensor, square: Tensor, low: Tensor, levels
     return means.cummax(dim=1).values
 
 
-def _lloyd(values: Tensor, mass: Tensor, moment: Tensor, square: Tensor, levels: Tensor) -> tuple[Tensor, Tensor]:
+def _run_lloyd(values: Tensor, mass: Tensor, moment: Tensor, square: Tensor, levels: Tensor) -> tuple[Tensor, Tensor]:
     """Levels (t, k) after the sweeps, and the error (t,) they leave."""
 
     def split(sums: Tensor, edges: Tensor) -> Tensor:
@@ -406,7 +406,7 @@ def _lloyd(values: Tensor, mass: Tensor, moment: Tensor, square: Tensor, levels:
     return levels, error.sum(dim=1)
 
 
-def _nearest(values: Tensor, levels: Tensor) -> Tensor:
+def _nearest_levels(values: Tensor, levels: Tensor) -> Tensor:
     """Indices int64, shaped like `values` (rows, k), of the nearest of `levels` (rows or 1, 2^b), which ascend."""
     edges = (levels[:, 1:] + levels[:, :-1]) / 2
     if len(edges) == 1:

@@ -67,11 +67,11 @@ _UNSIGNED = {1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint64}
 _SIGNED = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
-class Malformed(ValueError):
+class MalformedStreamError(ValueError):
     """A stream that no coder of ours has written; the text says why."""
 
 
-def require() -> Any:
+def require_constriction() -> Any:
     """The coding library.
 
     Raises:
@@ -86,7 +86,7 @@ def require() -> Any:
     return constriction.stream
 
 
-def entropy(values: Tensor) -> float:
+def shannon_entropy(values: Tensor) -> float:
     """Bits per number that whole `values` need at least when each is coded for itself; 0 for none at all."""
     if not values.numel():
         return 0.0
@@ -100,7 +100,7 @@ def entropy(values: Tensor) -> float:
 
 def encode_tensor(tensor: Tensor) -> bytes:
     """The stream of `tensor`, of any type and shape; never much longer than the tensor itself."""
-    planes = [encode(plane) for plane in _planes(tensor)]
+    planes = [encode_plane(plane) for plane in _split_planes(tensor)]
     return planes[0] if len(planes) == 1 else b"".join(struct.pack("<I", len(part)) + part for part in planes)
 
 
@@ -110,33 +110,33 @@ def decode_tensor(stream: bytes, dtype: torch.dtype, shape: tuple[int, ...]) -> 
     Raises:
         Malformed: it is no stream of such a tensor.
     """
-    width, lines = dtype.itemsize, _matrix(shape)
+    width, lines = dtype.itemsize, _plane_shape(shape)
     if width == 1:
-        return _whole([decode(stream, lines)], dtype, shape)
+        return _join_planes([decode_plane(stream, lines)], dtype, shape)
     planes, start = [], 0
     for _ in range(width):
         if start + 4 > len(stream):
-            raise Malformed("ends before its last plane")
+            raise MalformedStreamError("ends before its last plane")
         (length,) = struct.unpack_from("<I", stream, start)
-        planes.append(decode(stream[start + 4 : start + 4 + length], lines))
+        planes.append(decode_plane(stream[start + 4 : start + 4 + length], lines))
         start += 4 + length
     if start != len(stream):
-        raise Malformed(f"holds {len(stream)} bytes where its planes take {start}")
-    return _whole(planes, dtype, shape)
+        raise MalformedStreamError(f"holds {len(stream)} bytes where its planes take {start}")
+    return _join_planes(planes, dtype, shape)
 
 
-def _matrix(shape: tuple[int, ...]) -> tuple[int, int]:
+def _plane_shape(shape: tuple[int, ...]) -> tuple[int, int]:
     """Rows and columns of a plane."""
     return (shape[0], math.prod(shape[1:])) if len(shape) > 1 else (1, math.prod(shape))
 
 
-def _planes(tensor: Tensor) -> list[Bytes]:
+def _split_planes(tensor: Tensor) -> list[Bytes]:
     """The bytes of `tensor` as matrices, the most significant ones first."""
     plain = tensor.detach().cpu().contiguous()
     width = plain.element_size()
     if plain.dtype is torch.bool or width not in _SIGNED or plain.is_complex():
         raw: Bytes = plain.reshape(-1).view(torch.uint8).numpy()
-        return list(raw.reshape(-1, width).T.reshape(width, *_matrix(tuple(plain.shape))))
+        return list(raw.reshape(-1, width).T.reshape(width, *_plane_shape(tuple(plain.shape))))
     unsigned = plain.reshape(-1).view(_SIGNED[width]).numpy().view(_UNSIGNED[width])
     bits = unsigned.dtype.type(8 * width - 1)
     if plain.is_floating_point() and width > 1:
@@ -145,17 +145,17 @@ def _planes(tensor: Tensor) -> list[Bytes]:
         unsigned = unsigned ^ np.uint8(128)
     elif width > 1 and plain.dim() == 1:
         unsigned = np.diff(unsigned, prepend=unsigned.dtype.type(0))  # wraps around, and back
-    matrix = _matrix(tuple(plain.shape))
+    matrix = _plane_shape(tuple(plain.shape))
     return [(unsigned >> unsigned.dtype.type(8 * n)).astype(np.uint8).reshape(matrix) for n in reversed(range(width))]
 
 
-def _whole(planes: list[Bytes], dtype: torch.dtype, shape: tuple[int, ...]) -> Tensor:
+def _join_planes(planes: list[Bytes], dtype: torch.dtype, shape: tuple[int, ...]) -> Tensor:
     """The inverse of `_planes`."""
     width = dtype.itemsize
     if dtype is torch.bool or width not in _SIGNED or dtype.is_complex:
         raw = np.stack([plane.reshape(-1) for plane in planes], axis=-1)
         if dtype is torch.bool and raw.size and raw.max() > 1:
-            raise Malformed("holds truth values above 1")
+            raise MalformedStreamError("holds truth values above 1")
         return torch.from_numpy(raw.reshape(-1)).view(dtype).view(shape)
     kind = _UNSIGNED[width]
     found = np.zeros(math.prod(shape), kind)
@@ -174,53 +174,53 @@ def _whole(planes: list[Bytes], dtype: torch.dtype, shape: tuple[int, ...]) -> T
 # Planes
 
 
-def encode(symbols: Bytes) -> bytes:
+def encode_plane(symbols: Bytes) -> bytes:
     """The stream of a matrix of bytes, stored in the shortest way."""
     plain = np.ascontiguousarray(symbols)
     raw = bytes([_RAW]) + plain.tobytes()
     if plain.size < 2:
         return raw
-    best = min(_ways(plain), key=lambda way: way.bits)
+    best = min(_list_plane_codings(plain), key=lambda way: way.bits)
     if best.bits >= 8 * (len(raw) - 1):
         return raw
-    found = _coded(plain, best.tables[0]) if best.labels is None else _lined(plain, best)
+    found = _encode_with_table(plain, best.tables[0]) if best.labels is None else _encode_lines(plain, best)
     return found if len(found) < len(raw) else raw
 
 
-def coded_bits(codes: Tensor) -> float:
+def estimate_coded_bits(codes: Tensor) -> float:
     """Bits that the stream of int8 or uint8 `codes` (rows, columns) takes, to about a tenth of a percent."""
-    (plane,) = _planes(codes)
+    (plane,) = _split_planes(codes)
     if plane.size < 2:
         return 8.0 * (1 + plane.size)
-    return min(8.0 * (1 + plane.size), *(way.bits for way in _ways(plane)))
+    return min(8.0 * (1 + plane.size), *(way.bits for way in _list_plane_codings(plane)))
 
 
-def decode(stream: bytes, shape: tuple[int, int]) -> Bytes:
+def decode_plane(stream: bytes, shape: tuple[int, int]) -> Bytes:
     """The matrix of bytes that `encode` made `stream` of.
 
     Raises:
         Malformed: it is no stream of a matrix of this shape.
     """
     if not stream:
-        raise Malformed("is empty")
+        raise MalformedStreamError("is empty")
     kind, rest, size = stream[0], stream[1:], math.prod(shape)
     if kind == _LINES and size:
-        return _unlined(rest, shape)
+        return _decode_lines(rest, shape)
     if kind == _RAW:
         if len(rest) != size:
-            raise Malformed(f"holds {len(rest)} bytes for {size} symbols")
+            raise MalformedStreamError(f"holds {len(rest)} bytes for {size} symbols")
         return np.frombuffer(rest, np.uint8).reshape(shape)
     if kind == _CONSTANT:
         if len(rest) != 1:
-            raise Malformed(f"holds {len(rest)} bytes for one symbol")
+            raise MalformedStreamError(f"holds {len(rest)} bytes for one symbol")
         return np.full(shape, rest[0], np.uint8)
     if kind != _CODED:
-        raise Malformed(f"is stored in the unknown way {kind}")
-    return _uncoded(rest, size).reshape(shape)
+        raise MalformedStreamError(f"is stored in the unknown way {kind}")
+    return _decode_with_table(rest, size).reshape(shape)
 
 
 @dataclass(frozen=True)
-class _Table:
+class _SymbolTable:
     """Frequencies of the symbols from `low` on, as q (span,) in so many `steps` per doubling; `bits` with all symbols."""
 
     low: int
@@ -231,40 +231,40 @@ class _Table:
 
 
 @dataclass(frozen=True)
-class _Way:
+class _PlaneCoding:
     """One way to store a plane: tables, and for more than one the class of each line along `axis`."""
 
-    tables: tuple[_Table, ...]
+    tables: tuple[_SymbolTable, ...]
     bits: float
     labels: NDArray[np.intp] | None = None
     axis: Axis = 0
 
 
-def _ways(symbols: Bytes) -> Iterator[_Way]:
+def _list_plane_codings(symbols: Bytes) -> Iterator[_PlaneCoding]:
     """With one table, and with classes of rows or columns where that could pay."""
     counts = np.bincount(symbols.reshape(-1), minlength=256)
-    table = _table(counts)
-    yield _Way((table,), table.bits)
+    table = _fit_symbol_table(counts)
+    yield _PlaneCoding((table,), table.bits)
     if symbols.size < _FEW or min(symbols.shape) < 2 or table.bits > 7.9 * symbols.size or (counts > 0).sum() < 2:
         return
     middle = int(np.searchsorted(np.cumsum(counts), symbols.size / 2))
     layouts: list[tuple[float, Axis, NDArray[np.intp], NDArray[np.int64]]] = []
     axis: Axis
     for axis in (1, 0):
-        spread = _spread(symbols, middle, axis)
+        spread = _mean_spread(symbols, middle, axis)
         for per_octave in _CLASSES_PER_OCTAVE:
             labels = np.unique(np.round(per_octave * np.log2(spread + 2.0**-8)), return_inverse=True)[1]
             if 1 < labels.max() + 1 <= 256:
-                parts = _counts(symbols, labels, axis, int(labels.max()) + 1)
-                layouts.append((_promised(parts), axis, labels, parts))
+                parts = _count_by_class(symbols, labels, axis, int(labels.max()) + 1)
+                layouts.append((_estimate_class_bits(parts), axis, labels, parts))
     if layouts:
         _, axis, labels, parts = min(layouts, key=lambda layout: layout[0])
-        tables = tuple(_table(part) for part in parts)
-        listed = _table(np.bincount(labels, minlength=256)).bits
-        yield _Way(tables, sum(part.bits + 32 for part in tables) + listed + 64, labels, axis)
+        tables = tuple(_fit_symbol_table(part) for part in parts)
+        listed = _fit_symbol_table(np.bincount(labels, minlength=256)).bits
+        yield _PlaneCoding(tables, sum(part.bits + 32 for part in tables) + listed + 64, labels, axis)
 
 
-def _promised(counts: NDArray[np.int64]) -> float:
+def _estimate_class_bits(counts: NDArray[np.int64]) -> float:
     """Roughly the bits of classes with these `counts` (classes, 256): entropies, and half a logarithm per entry."""
     total = counts.sum(axis=1, keepdims=True)
     entries = (counts > 0).sum(axis=1)
@@ -272,10 +272,10 @@ def _promised(counts: NDArray[np.int64]) -> float:
     return float(ideal + (entries * 0.5 * np.log2(1 + total[:, 0] / entries) + 128).sum())
 
 
-def _spread(symbols: Bytes, middle: int, axis: Axis) -> NDArray[np.float64]:
+def _mean_spread(symbols: Bytes, middle: int, axis: Axis) -> NDArray[np.float64]:
     """Mean distance of the symbols of each row (axis 0) or column (axis 1) from `middle`."""
     found = np.zeros(symbols.shape[axis])
-    for part in _chunks(symbols):
+    for part in _split_chunks(symbols):
         distance = np.abs(symbols[part].astype(np.int16) - np.int16(middle))
         if axis:
             found += distance.sum(axis=0, dtype=np.float64)
@@ -285,25 +285,25 @@ def _spread(symbols: Bytes, middle: int, axis: Axis) -> NDArray[np.float64]:
     return mean
 
 
-def _counts(symbols: Bytes, labels: NDArray[np.intp], axis: Axis, classes: int) -> NDArray[np.int64]:
+def _count_by_class(symbols: Bytes, labels: NDArray[np.intp], axis: Axis, classes: int) -> NDArray[np.int64]:
     """How often each symbol occurs in each class (classes, 256)."""
     found = np.zeros(classes * 256, np.int64)
-    for part in _chunks(symbols):
+    for part in _split_chunks(symbols):
         offset = labels[None, :] if axis else labels[part, None]
         found += np.bincount((symbols[part] + 256 * offset).reshape(-1), minlength=len(found))
     return found.reshape(classes, 256)
 
 
-def _chunks(symbols: Bytes) -> Iterator[slice]:
+def _split_chunks(symbols: Bytes) -> Iterator[slice]:
     rows = max(1, _CHUNK // max(1, symbols.shape[1]))
     return (slice(start, start + rows) for start in range(0, symbols.shape[0], rows))
 
 
-def _table(counts: NDArray[np.int64]) -> _Table:
+def _fit_symbol_table(counts: NDArray[np.int64]) -> _SymbolTable:
     """The table for symbols with these `counts` (256,) that makes it and them shortest together."""
     used = np.flatnonzero(counts)
     if len(used) < 2:
-        return _Table(int(used[0]) if len(used) else 0, np.zeros(1, np.int64), 1, _DECAYS[0], 16.0)
+        return _SymbolTable(int(used[0]) if len(used) else 0, np.zeros(1, np.int64), 1, _DECAYS[0], 16.0)
     low, high = int(used[0]), int(used[-1])
     present = counts[low : high + 1]
     here = present > 0
@@ -311,23 +311,23 @@ def _table(counts: NDArray[np.int64]) -> _Table:
     # weights (1 − 1/m)^|d| over all whole d sum to 2m − 1
     per_jump, per_symbol = -np.log2(1 - 1 / decays), np.log2(2 * decays - 1)
     steps, total = np.array(_STEPS), present[here].astype(np.float64)
-    best: _Table | None = None
+    best: _SymbolTable | None = None
     for width in _WIDTHS if present.sum() < _MANY * len(present) else _WIDTHS[:1]:
-        q = np.round(steps[:, None] * np.log2(1.0 + _smoothed(present, width))).astype(np.int64)  # (7, span)
+        q = np.round(steps[:, None] * np.log2(1.0 + _smooth_counts(present, width))).astype(np.int64)  # (7, span)
         q[:, here] = q[:, here].clip(min=1)
-        frequency = _frequencies(q, steps[:, None])
+        frequency = _to_frequencies(q, steps[:, None])
         share = frequency[:, here] / frequency.sum(axis=1, keepdims=True)
         jumps = np.abs(np.diff(q, axis=1, prepend=0)).sum(axis=1)
         costs = jumps[:, None] * per_jump + q.shape[1] * per_symbol - (np.log2(share) @ total)[:, None]
         at, decay = divmod(int(costs.argmin()), len(decays))
         bits = float(costs[at, decay]) + 32 + _FLUSH_BITS
         if best is None or bits < best.bits:
-            best = _Table(low, q[at], _STEPS[at], _DECAYS[decay], bits)
+            best = _SymbolTable(low, q[at], _STEPS[at], _DECAYS[decay], bits)
     assert best is not None
     return best
 
 
-def _smoothed(counts: NDArray[np.int64], width: int) -> NDArray[np.float64]:
+def _smooth_counts(counts: NDArray[np.int64], width: int) -> NDArray[np.float64]:
     """Means over `width` neighbours, except at both ends, where clamping heaps symbols up."""
     found = counts.astype(np.float64)
     inner = found[1:-1]
@@ -338,7 +338,7 @@ def _smoothed(counts: NDArray[np.int64], width: int) -> NDArray[np.float64]:
 
 
 @cache
-def _mantissas() -> tuple[int, ...]:
+def _power_mantissas() -> tuple[int, ...]:
     """2^(k/64) for k from 0 to 63, in whole 2^−16: square roots of whole numbers, alike on every machine."""
     one = 1 << 64
     root = 2 * one
@@ -351,10 +351,10 @@ def _mantissas() -> tuple[int, ...]:
     return tuple(found)
 
 
-def _frequencies(q: NDArray[np.int64], steps: int | NDArray[np.int64]) -> NDArray[np.float64]:
+def _to_frequencies(q: NDArray[np.int64], steps: int | NDArray[np.int64]) -> NDArray[np.float64]:
     """2^(q / steps) − 1 in units of 2^−16, whole numbers below 2^50."""
     fine = q * (64 // steps)
-    found: NDArray[np.int64] = (np.array(_mantissas(), np.int64)[fine % 64] << (fine // 64)) - _FRACTION
+    found: NDArray[np.int64] = (np.array(_power_mantissas(), np.int64)[fine % 64] << (fine // 64)) - _FRACTION
     return found.astype(np.float64)
 
 
@@ -365,16 +365,16 @@ def _jump_model(steps: int, decay: int) -> Any:
     for _ in range(_OCTAVES * steps + 1):
         weights.append(float(max(value, 1)))
         value = value * (decay - 16) // decay
-    return require().model.Categorical(np.array([*reversed(weights[1:]), *weights]), perfect=False)
+    return require_constriction().model.Categorical(np.array([*reversed(weights[1:]), *weights]), perfect=False)
 
 
-def _coded(symbols: Bytes, table: _Table) -> bytes:
+def _encode_with_table(symbols: Bytes, table: _SymbolTable) -> bytes:
     """A plane with one table."""
     if len(table.q) == 1:
         return bytes([_CONSTANT, table.low])
-    stream = require()
+    stream = require_constriction()
     coder = stream.stack.AnsCoder()
-    model = stream.model.Categorical(_frequencies(table.q, table.steps), perfect=False)
+    model = stream.model.Categorical(_to_frequencies(table.q, table.steps), perfect=False)
     coder.encode_reverse(symbols.reshape(-1).astype(np.int32) - table.low, model)
     jumps = np.diff(table.q, prepend=0) + _OCTAVES * table.steps
     coder.encode_reverse(jumps.astype(np.int32), _jump_model(table.steps, table.decay))
@@ -383,67 +383,67 @@ def _coded(symbols: Bytes, table: _Table) -> bytes:
     return bytes([_CODED, table.low, len(table.q) - 1, form]) + words
 
 
-def _uncoded(rest: bytes, size: int) -> Bytes:
+def _decode_with_table(rest: bytes, size: int) -> Bytes:
     if len(rest) < 3 or (len(rest) - 3) % 4:
-        raise Malformed(f"holds {len(rest)} bytes, which are no head and whole words")
+        raise MalformedStreamError(f"holds {len(rest)} bytes, which are no head and whole words")
     low, span, form = rest[0], rest[1] + 1, rest[2]
     if low + span > 256 or span < 2 or form >> 4 >= len(_STEPS):
-        raise Malformed(f"has a table of {span} symbols from {low} in the form {form}")
-    stream = require()
+        raise MalformedStreamError(f"has a table of {span} symbols from {low} in the form {form}")
+    stream = require_constriction()
     steps, decay = _STEPS[form >> 4], _DECAYS[form & 15]
     words = np.frombuffer(rest, "<u4", offset=3).astype(np.uint32)
     try:
         coder = stream.stack.AnsCoder(words)
     except ValueError as error:
-        raise Malformed("ends with an empty word") from error
+        raise MalformedStreamError("ends with an empty word") from error
     q = np.cumsum(coder.decode(_jump_model(steps, decay), span).astype(np.int64) - _OCTAVES * steps)
     if q.min() < 0 or q.max() > _OCTAVES * steps or not q.any():
-        raise Malformed("has a table of impossible frequencies")
-    model = stream.model.Categorical(_frequencies(q, steps), perfect=False)
+        raise MalformedStreamError("has a table of impossible frequencies")
+    model = stream.model.Categorical(_to_frequencies(q, steps), perfect=False)
     found: Bytes = coder.decode(model, size).astype(np.uint8)
     if not coder.is_empty():
-        raise Malformed("holds more than its symbols")
+        raise MalformedStreamError("holds more than its symbols")
     found += np.uint8(low)
     return found
 
 
-def _lined(symbols: Bytes, way: _Way) -> bytes:
+def _encode_lines(symbols: Bytes, way: _PlaneCoding) -> bytes:
     """A plane with one table per class of lines."""
     assert way.labels is not None
     labels = way.labels.astype(np.uint8)
-    parts = [encode(labels[None])]
+    parts = [encode_plane(labels[None])]
     for number, table in enumerate(way.tables):
         chosen = labels == number
-        parts.append(_coded(symbols[:, chosen] if way.axis else symbols[chosen], table))
+        parts.append(_encode_with_table(symbols[:, chosen] if way.axis else symbols[chosen], table))
     head = bytes([_LINES, way.axis, len(way.tables) - 1])
     return head + b"".join(struct.pack("<I", len(part)) + part for part in parts)
 
 
-def _unlined(rest: bytes, shape: tuple[int, int]) -> Bytes:
+def _decode_lines(rest: bytes, shape: tuple[int, int]) -> Bytes:
     if len(rest) < 2 or rest[0] > 1:
-        raise Malformed("has classes of neither rows nor columns")
+        raise MalformedStreamError("has classes of neither rows nor columns")
     axis, classes = rest[0], rest[1] + 1
     parts, start = [], 2
     for _ in range(classes + 1):
         if start + 4 > len(rest):
-            raise Malformed("ends before its last class")
+            raise MalformedStreamError("ends before its last class")
         (length,) = struct.unpack_from("<I", rest, start)
         part = rest[start + 4 : start + 4 + length]
         if part[:1] == bytes([_LINES]):
-            raise Malformed("has classes inside of a class")
+            raise MalformedStreamError("has classes inside of a class")
         parts.append(part)
         start += 4 + length
     if start != len(rest):
-        raise Malformed(f"holds {len(rest)} bytes where its classes take {start}")
-    labels = decode(parts[0], (1, shape[axis]))[0]
+        raise MalformedStreamError(f"holds {len(rest)} bytes where its classes take {start}")
+    labels = decode_plane(parts[0], (1, shape[axis]))[0]
     if labels.size and labels.max() >= classes:
-        raise Malformed(f"puts a line into class {labels.max()} of {classes}")
+        raise MalformedStreamError(f"puts a line into class {labels.max()} of {classes}")
     found = np.empty(shape, np.uint8)
     for number, part in enumerate(parts[1:]):
         chosen = labels == number
         lines = int(chosen.sum())
         if axis:
-            found[:, chosen] = decode(part, (shape[0], lines))
+            found[:, chosen] = decode_plane(part, (shape[0], lines))
         else:
-            found[chosen] = decode(part, (lines, shape[1]))
+            found[chosen] = decode_plane(part, (lines, shape[1]))
     return found

@@ -15,7 +15,7 @@ from torch import Tensor
 _AT_ONCE = 2**17  # weights in double that fit the cache
 
 
-def quadratic(weight: Tensor, moment: Tensor) -> float:
+def quadratic_form(weight: Tensor, moment: Tensor) -> float:
     """tr(W C Wᵀ) for W (m, n) and C (n, n)."""
     return float(((weight.double() @ moment.double()) * weight.double()).sum())
 
@@ -25,7 +25,7 @@ def output_error(
 ) -> float:
     """Relative squared output error; `bias_change` is b − b̂ (m,). 0 where the layer's output is 0 anyway."""
     change = before.double() - after.double()
-    error = quadratic(change, moment)
+    error = quadratic_form(change, moment)
     if bias_change is not None:
         beta = bias_change.double()
         error += float(2 * beta @ (change @ mean.double()) + beta @ beta)
@@ -71,7 +71,7 @@ def kept_share(before: Tensor, after: Tensor, moment: Tensor | None) -> float:
     """1 − tr(Δ C Δᵀ) / tr(W C Wᵀ) for W and Ŵ (m, n) and C (n, n) or None for I; 1 for a layer without output."""
 
     def energy(weight: Tensor) -> float:
-        return float(weight.square().sum()) if moment is None else quadratic(weight, moment)
+        return float(weight.square().sum()) if moment is None else quadratic_form(weight, moment)
 
     whole = energy(before)
     return 1 - energy(before - after) / whole if whole > 0 else 1.0

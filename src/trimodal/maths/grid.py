@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from trimodal.core.storage import group_size
-from trimodal.maths.packing import codes_of, pack
+from trimodal.maths.packing import decode_codes, pack_codes
 
 Clip = Literal["max", "mse", "output"]
 Rounder = Callable[[Tensor, int], tuple[Tensor, Tensor]]
@@ -66,12 +66,12 @@ class Grid:
 
     def encode(self, weight: Tensor) -> Tensor:
         """Codes uint8 (int32 at 16 bits) (rows, columns) of the grid's numbers nearest to `weight`."""
-        scale, zero = spread(self.scales(), self.group, self.columns), spread(self.zeros(), self.group, self.columns)
+        scale, zero = expand_groups(self.scales(), self.group, self.columns), expand_groups(self.zeros(), self.group, self.columns)
         return self.as_codes((weight / scale).add_(zero).round_().clamp_(0, 2**self.bits - 1))
 
     def decode(self, codes: Tensor) -> Tensor:
         """The numbers float32 (rows, columns) that `codes` stand for."""
-        scale, zero = spread(self.scales(), self.group, self.columns), spread(self.zeros(), self.group, self.columns)
+        scale, zero = expand_groups(self.scales(), self.group, self.columns), expand_groups(self.zeros(), self.group, self.columns)
         return codes.to(torch.float32, copy=True).sub_(zero).mul_(scale)
 
     def rounder(self) -> Rounder:
@@ -98,14 +98,14 @@ class Grid:
     def tensors(self, codes: Tensor) -> dict[str, Tensor]:
         """The tensors to store for `codes`."""
         zero = {} if self.zero is None else {"zero": self.zero.contiguous()}
-        return {"codes": pack(codes, self.bits), "scale": self.scale.contiguous(), **zero}
+        return {"codes": pack_codes(codes, self.bits), "scale": self.scale.contiguous(), **zero}
 
     @staticmethod
     def stored(options: Mapping[str, Any], tensors: Mapping[str, Tensor], columns: int) -> tuple[Grid, Tensor]:
         """The grid and the codes that `options` and `tensors` hold."""
         grid = Grid(tensors["scale"], options["exponent"], tensors.get("zero"), options["bits"], options["group"],
                     columns, options["shared"])  # fmt: skip
-        return grid, codes_of(options, tensors, columns)
+        return grid, decode_codes(options, tensors, columns)
 
     @staticmethod
     def take(tensors: Mapping[str, Tensor], index: Tensor) -> dict[str, Tensor]:
@@ -113,7 +113,7 @@ class Grid:
         return {name: t if name != "codes" and len(t) == 1 else t[index] for name, t in tensors.items()}
 
 
-def spread(per_group: Tensor, group: int, columns: int) -> Tensor:
+def expand_groups(per_group: Tensor, group: int, columns: int) -> Tensor:
     """Repeat (rows, groups) to (rows, columns)."""
     if per_group.shape[1] == 1:
         return per_group.expand(-1, columns)
@@ -143,32 +143,32 @@ def fit_grid(
     count = -(-columns // size)
     padded = torch.nn.functional.pad(weight.float(), (0, count * size - columns)).view(rows * count, size)
     if clip == "output" and moment is not None:
-        scale, zero = _choose_by_output(padded.view(rows, count, size), moment.float(), bits, symmetric)
+        scale, zero = _choose_grid_by_output(padded.view(rows, count, size), moment.float(), bits, symmetric)
     else:
-        scale, zero = _choose(padded, bits, symmetric, "mse" if clip == "output" else clip)
+        scale, zero = _choose_grid(padded, bits, symmetric, "mse" if clip == "output" else clip)
     empty = (padded == 0).all(dim=1)  # any scale will do, but it must not decide the exponent of the others
-    stored, exponent = half(scale, empty)
+    stored, exponent = to_half_scales(scale, empty)
     zeros = None if symmetric else zero.to(torch.uint8 if bits <= 8 else torch.int32).view(rows, count)
     return Grid(stored.view(rows, count), exponent, zeros, bits, size, columns)
 
 
-def half(scale: Tensor, empty: Tensor) -> tuple[Tensor, int]:
+def to_half_scales(scale: Tensor, empty: Tensor) -> tuple[Tensor, int]:
     """Scales as float16 and one power of two to multiply them by; 1 for groups that are `empty`, all zeros."""
-    exponent = _exponent(scale[~empty])
+    exponent = _choose_exponent(scale[~empty])
     stored = (scale * 2.0**-exponent).to(torch.float16)
     # A scale below float16's range would decode to nothing and divide by zero; such a group is all but zero.
     return torch.where(stored == 0, torch.full_like(stored, 2.0**-24), stored).masked_fill(empty, 1.0), exponent
 
 
-def _choose(groups: Tensor, bits: int, symmetric: bool, clip: Clip) -> tuple[Tensor, Tensor]:
+def _choose_grid(groups: Tensor, bits: int, symmetric: bool, clip: Clip) -> tuple[Tensor, Tensor]:
     """Scale and zero-point per row of `groups` (n, size), each (n,)."""
     at_once = max(1, _WEIGHTS_AT_ONCE // groups.shape[1])
     measure = None if clip == "max" else _power_error
-    parts = [_choose_part(part, bits, symmetric, measure) for part in groups.split(at_once)]
+    parts = [_choose_grid_part(part, bits, symmetric, measure) for part in groups.split(at_once)]
     return torch.cat([scale for scale, _ in parts]), torch.cat([zero for _, zero in parts])
 
 
-def _choose_by_output(groups: Tensor, moment: Tensor, bits: int, symmetric: bool) -> tuple[Tensor, Tensor]:
+def _choose_grid_by_output(groups: Tensor, moment: Tensor, bits: int, symmetric: bool) -> tuple[Tensor, Tensor]:
     """Scale and zero-point (rows·count,) of `groups` (rows, count, size), each group by its output error."""
     rows, count, size = groups.shape
     found = []
@@ -179,29 +179,29 @@ def _choose_by_output(groups: Tensor, moment: Tensor, bits: int, symmetric: bool
             real = error[:, : len(block)]  # the last group may be padded
             return ((real @ block) * real).sum(dim=1)
 
-        found.append(_choose_part(groups[:, number], bits, symmetric, measure))
+        found.append(_choose_grid_part(groups[:, number], bits, symmetric, measure))
     scale, zero = (torch.stack(parts, dim=1).view(rows * count) for parts in zip(*found, strict=True))
     return scale, zero
 
 
-def _choose_part(
+def _choose_grid_part(
     groups: Tensor, bits: int, symmetric: bool, measure: Callable[[Tensor], Tensor] | None
 ) -> tuple[Tensor, Tensor]:
     """Scale and zero-point (n,) per row of `groups` (n, size): over the whole range, or where `measure` of the errors
     (n, size) is least."""
     low, high = groups.amin(dim=1).clamp(max=0), groups.amax(dim=1).clamp(min=0)
     if measure is None:
-        return _span(low, high, bits, symmetric)
+        return _grid_over_range(low, high, bits, symmetric)
     shrink = torch.linspace(1.0, _SHRINK_TO, _SHRINK_STEPS + 1, device=groups.device)
     errors = []
     for factor in shrink.tolist():
-        scale, zero = _span(low * factor, high * factor, bits, symmetric)
+        scale, zero = _grid_over_range(low * factor, high * factor, bits, symmetric)
         errors.append(measure(_rounding_error(groups, scale, None if symmetric else zero, bits)))
     best = shrink[torch.stack(errors).argmin(dim=0)]  # (n,)
-    return _span(low * best, high * best, bits, symmetric)
+    return _grid_over_range(low * best, high * best, bits, symmetric)
 
 
-def _span(low: Tensor, high: Tensor, bits: int, symmetric: bool) -> tuple[Tensor, Tensor]:
+def _grid_over_range(low: Tensor, high: Tensor, bits: int, symmetric: bool) -> tuple[Tensor, Tensor]:
     """Scale and zero-point (n,) of grids that span `low` ≤ 0 to `high` ≥ 0."""
     if symmetric:
         scale = -torch.where(high >= -low, high, low) / 2 ** (bits - 1)
@@ -229,7 +229,7 @@ def _power_error(error: Tensor) -> Tensor:
     return error.sqrt().mul_(error.square_()).sum(dim=1)
 
 
-def _exponent(scale: Tensor) -> int:
+def _choose_exponent(scale: Tensor) -> int:
     """Power of two that brings the largest scale near 1, where float16 is finest relative to its range."""
     largest = float(scale.abs().max()) if len(scale) else 0.0
     return math.frexp(largest)[1] if math.isfinite(largest) and largest > 0 else 0

@@ -15,13 +15,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from trimodal.maths.grid import Rounder, half
+from trimodal.maths.grid import Rounder, to_half_scales
 
 _MOST = 127
 
 
 @dataclass(frozen=True)
-class Integers:
+class IntegerGrid:
     """Steps float16 (1, columns), to be multiplied by 2^`exponent`."""
 
     scale: Tensor
@@ -64,9 +64,9 @@ class Integers:
         return {"codes": codes.contiguous(), "scale": self.scale.contiguous()}
 
     @staticmethod
-    def stored(options: Mapping[str, Any], tensors: Mapping[str, Tensor], columns: int) -> tuple[Integers, Tensor]:
+    def stored(options: Mapping[str, Any], tensors: Mapping[str, Tensor], columns: int) -> tuple[IntegerGrid, Tensor]:
         """The steps and the codes that `options` and `tensors` hold."""
-        return Integers(tensors["scale"], options["exponent"]), tensors["codes"]
+        return IntegerGrid(tensors["scale"], options["exponent"]), tensors["codes"]
 
     @staticmethod
     def take(tensors: Mapping[str, Tensor], index: Tensor) -> dict[str, Tensor]:
@@ -74,7 +74,7 @@ class Integers:
         return {"codes": tensors["codes"][index], "scale": tensors["scale"]}
 
 
-def integers(steps: Tensor) -> Integers:
+def make_integer_grid(steps: Tensor) -> IntegerGrid:
     """The grid of whole multiples of `steps` (columns,), all above 0."""
-    scale, exponent = half(steps, torch.zeros_like(steps, dtype=torch.bool))
-    return Integers(scale[None], exponent)
+    scale, exponent = to_half_scales(steps, torch.zeros_like(steps, dtype=torch.bool))
+    return IntegerGrid(scale[None], exponent)

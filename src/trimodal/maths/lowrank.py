@@ -18,7 +18,7 @@ def output_basis(weight: Tensor, moment: Tensor | None) -> tuple[Tensor, Tensor]
     """
     w = weight.double()
     if len(w) > _TALL * w.shape[1]:  # W C^½ = Q R, so that U are Q times the eigenvectors of R Rᵀ: nothing is (m, m)
-        basis, triangle = torch.linalg.qr(w if moment is None else w @ root(moment.double()))
+        basis, triangle = torch.linalg.qr(w if moment is None else w @ symmetric_root(moment.double()))
         values, vectors = torch.linalg.eigh(triangle @ triangle.T)
         return values.flip(0).clamp(min=0), basis @ vectors.flip(1)
     product = w @ w.T if moment is None else w @ moment.double() @ w.T
@@ -26,7 +26,7 @@ def output_basis(weight: Tensor, moment: Tensor | None) -> tuple[Tensor, Tensor]
     return values.flip(0).clamp(min=0), vectors.flip(1)
 
 
-def break_even(rows: int, columns: int) -> int:
+def break_even_rank(rows: int, columns: int) -> int:
     """The largest rank at which two factors hold fewer numbers than the matrix; 0 if there is none."""
     return (rows * columns - 1) // (rows + columns)
 
@@ -37,7 +37,7 @@ def kept_energy(values: Tensor, rank: int) -> float:
     return float(values[:rank].sum()) / total if total > 0 else 1.0
 
 
-def rank_for(values: Tensor, energy: float | None, most: int) -> int:
+def choose_rank(values: Tensor, energy: float | None, most: int) -> int:
     """The smallest rank that keeps the share `energy` of Σ λ_i, λ descending (m,), but no more than `most`; without
     `energy` it is that."""
     if energy is None:
@@ -46,13 +46,13 @@ def rank_for(values: Tensor, energy: float | None, most: int) -> int:
     return min(most, int((kept < energy * kept[-1]).sum()) + 1)
 
 
-def leading(square: Tensor, rank: int) -> Tensor:
+def leading_eigenvectors(square: Tensor, rank: int) -> Tensor:
     """The eigenvectors (n, rank) of the largest eigenvalues of a symmetric matrix."""
     vectors: Tensor = torch.linalg.eigh((square + square.T) / 2)[1]
     return vectors.flip(1)[:, :rank]
 
 
-def root(square: Tensor) -> Tensor:
+def symmetric_root(square: Tensor) -> Tensor:
     """The symmetric square root of a positive semidefinite matrix."""
     values, vectors = torch.linalg.eigh((square + square.T) / 2)
     found: Tensor = (vectors * values.clamp(min=0).sqrt()) @ vectors.T

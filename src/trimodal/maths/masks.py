@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from trimodal.errors import TrimodalError
-from trimodal.maths.cholesky import revive
+from trimodal.maths.cholesky import revive_dead_inputs
 
 _MOST_OPERATIONS = 1e12  # of an exact refit: half a minute on one slow core
 _NUMBERS_AT_ONCE = 2**25
@@ -52,12 +52,12 @@ def keep_n_of_m(scores: Tensor, kept: int, of: int) -> Tensor:
     return mask.view(rows, -1)[:, :columns]
 
 
-def refit_is_exact(mask: Tensor) -> bool:
+def is_refit_exact(mask: Tensor) -> bool:
     """Whether `refit` solves for the mask (m, n) exactly: m·k³/3 operations for k kept columns, 10¹² at most."""
     return float((mask.sum(dim=1).double() ** 3).sum()) / 3 <= _MOST_OPERATIONS
 
 
-def refit(weight: Tensor, mask: Tensor, moment: Tensor, damping: float) -> Tensor:
+def refit_weights(weight: Tensor, mask: Tensor, moment: Tensor, damping: float) -> Tensor:
     """The least-squares weights on a fixed mask: per row solve C_SS ŵ_S = (C w)_S with S the kept columns.
 
     `moment` (n, n) is C; returns float32 (m, n), zero outside the mask. Minimises tr((W − Ŵ) C (W − Ŵ)ᵀ), so it never has a
@@ -65,22 +65,22 @@ def refit(weight: Tensor, mask: Tensor, moment: Tensor, damping: float) -> Tenso
     Where that is too much (`refit_is_exact`) it is conjugate gradients from the masked weight on, for all rows at once: at most
     40 products of (m, n) with (n, n), each of which lessens the error.
     """
-    c, _ = revive(moment)
+    c, _ = revive_dead_inputs(moment)
     c.diagonal().add_(damping * c.diagonal().mean())
-    if not refit_is_exact(mask):
-        return _descended(weight.double() * mask, weight.double() @ c, mask, c).float()
+    if not is_refit_exact(mask):
+        return _run_conjugate_gradients(weight.double() * mask, weight.double() @ c, mask, c).float()
     target, counts = weight.double() @ c, mask.sum(dim=1)
     result = torch.zeros_like(target)
     for count in counts.unique().tolist():
         if count:
             for rows in (counts == count).nonzero()[:, 0].split(max(1, _NUMBERS_AT_ONCE // count**2)):
                 kept = mask[rows].nonzero()[:, 1].view(len(rows), count)
-                solved = _solved(c[kept[:, :, None], kept[:, None, :]], target[rows].gather(1, kept), damping)
+                solved = _solve_batched(c[kept[:, :, None], kept[:, None, :]], target[rows].gather(1, kept), damping)
                 result[rows] = torch.zeros_like(target[rows]).scatter(1, kept, solved)
     return result.float()
 
 
-def _solved(squares: Tensor, targets: Tensor, damping: float) -> Tensor:
+def _solve_batched(squares: Tensor, targets: Tensor, damping: float) -> Tensor:
     """x (r, k) with S x = t for each S of `squares` (r, k, k) and t of `targets` (r, k)."""
     factors, failed = torch.linalg.cholesky_ex(squares)
     if bool(failed.any()):
@@ -92,7 +92,7 @@ def _solved(squares: Tensor, targets: Tensor, damping: float) -> Tensor:
     return found
 
 
-def _descended(start: Tensor, target: Tensor, mask: Tensor, moment: Tensor) -> Tensor:
+def _run_conjugate_gradients(start: Tensor, target: Tensor, mask: Tensor, moment: Tensor) -> Tensor:
     """Conjugate gradients for all rows of `start` (m, n), each on its own columns, with diag C as preconditioner."""
     found, scale = start, 1 / moment.diagonal()
     residual = (target - found @ moment) * mask

@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.nn import functional
 
 
-def matched(metric: Tensor, sizes: Tensor, remove: int, protected: int = 0) -> Tensor:
+def match_tokens(metric: Tensor, sizes: Tensor, remove: int, protected: int = 0) -> Tensor:
     """Bipartite soft matching: `target` (batch, T) with T − `remove` places.
 
     The tokens after the first `protected`, which keep their places, are dealt out in turn to A and B. Each of A is
@@ -31,7 +31,7 @@ def matched(metric: Tensor, sizes: Tensor, remove: int, protected: int = 0) -> T
     With nothing to remove all stay where they are.
     """
     tokens = metric.shape[1]
-    first, second = _dealt(tokens, protected)
+    first, second = _split_alternately(tokens, protected)
     if not 0 <= remove <= len(second):
         raise ValueError(f"{remove} of {tokens} tokens cannot be merged; at most {len(second)} can")
     if remove == 0:
@@ -53,18 +53,18 @@ def matched(metric: Tensor, sizes: Tensor, remove: int, protected: int = 0) -> T
     return found[:, torch.tensor(back, device=metric.device)]
 
 
-def most_removed(tokens: int, protected: int = 0) -> int:
+def max_removable_tokens(tokens: int, protected: int = 0) -> int:
     """How many of so many tokens one round of matching can remove: half of those that are not protected."""
     return max(0, tokens - protected) // 2
 
 
-def strided(tokens: int, factor: int, protected: int = 0) -> Tensor:
+def group_neighbours(tokens: int, factor: int, protected: int = 0) -> Tensor:
     """`target` (1, T) that merges every `factor` neighbours; the last group may be smaller."""
     place = torch.arange(tokens)
     return torch.where(place < protected, place, protected + (place - protected) // factor)[None]
 
 
-def merge(hidden: Tensor, sizes: Tensor, target: Tensor, left: int) -> tuple[Tensor, Tensor]:
+def average_tokens(hidden: Tensor, sizes: Tensor, target: Tensor, left: int) -> tuple[Tensor, Tensor]:
     """States (batch, `left`, width), each the mean of those merged into it weighted by their sizes, and their sizes
     (batch, `left`). `hidden` is (batch, T, width), `sizes` and `target` are (batch, T)."""
     total = sizes.new_zeros(len(sizes), left).scatter_add(1, target, sizes)
@@ -74,7 +74,7 @@ def merge(hidden: Tensor, sizes: Tensor, target: Tensor, left: int) -> tuple[Ten
     return hidden.new_zeros(len(hidden), left, hidden.shape[2]).scatter_add(1, index, weighted), total
 
 
-def restored(hidden: Tensor, target: Tensor) -> Tensor:
+def restore_tokens(hidden: Tensor, target: Tensor) -> Tensor:
     """For every original token the state of the one that it was merged into: (batch, T, width)."""
     return hidden.gather(1, target[:, :, None].expand(-1, -1, hidden.shape[2]))
 
@@ -86,6 +86,6 @@ def logit_bias(sizes: Tensor, proportional: bool, dtype: torch.dtype) -> Tensor:
     return bias.to(dtype).masked_fill(sizes == 0, torch.finfo(dtype).min)
 
 
-def _dealt(tokens: int, protected: int) -> tuple[range, range]:
+def _split_alternately(tokens: int, protected: int) -> tuple[range, range]:
     """The tokens of A and of B."""
     return range(protected, tokens, 2), range(protected + 1, tokens, 2)

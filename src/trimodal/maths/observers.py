@@ -42,7 +42,7 @@ Cost = Callable[[Tensor, Tensor], Tensor]
 """Ends (k,) and (k,) of ranges -> what each costs (k,)."""
 
 
-def grid_of(low: Tensor, high: Tensor, bits: int) -> tuple[Tensor, Tensor]:
+def grid_from_range(low: Tensor, high: Tensor, bits: int) -> tuple[Tensor, Tensor]:
     """Scale and zero-point, float32 and shaped like `low` and `high`, of the grid from one to the other."""
     low, high = low.float().clamp(max=0), high.float().clamp(min=0)
     scale = (high - low) / (2**bits - 1)
@@ -50,23 +50,23 @@ def grid_of(low: Tensor, high: Tensor, bits: int) -> tuple[Tensor, Tensor]:
     return scale, (-low / scale).round().clamp(0, 2**bits - 1)
 
 
-def codes_of(x: Tensor, scale: Tensor, zero: Tensor, bits: int) -> Tensor:
+def quantize_to_codes(x: Tensor, scale: Tensor, zero: Tensor, bits: int) -> Tensor:
     """Whole numbers in float32, shaped like `x`."""
     return (x / scale).round_().add_(zero).clamp_(0, 2**bits - 1)
 
 
-def through_grid(x: Tensor, scale: Tensor, zero: Tensor, bits: int) -> Tensor:
+def fake_quantize(x: Tensor, scale: Tensor, zero: Tensor, bits: int) -> Tensor:
     """`x` as the grid gives it back: quantized and decoded, in float32."""
-    return codes_of(x, scale, zero, bits).sub_(zero).mul_(scale)
+    return quantize_to_codes(x, scale, zero, bits).sub_(zero).mul_(scale)
 
 
-def through_own_grid(x: Tensor, bits: int, dims: tuple[int, ...]) -> Tensor:
+def fake_quantize_dynamic(x: Tensor, bits: int, dims: tuple[int, ...]) -> Tensor:
     """`x` through grids that hold all of it: one for each run of values along `dims`, as a runtime chooses them while
     it runs."""
-    return through_grid(x, *grid_of(x.amin(dims, keepdim=True), x.amax(dims, keepdim=True), bits), bits)
+    return fake_quantize(x, *grid_from_range(x.amin(dims, keepdim=True), x.amax(dims, keepdim=True), bits), bits)
 
 
-def observe(
+def choose_range(
     values: Tensor, bits: int, observer: Observer, weights: Tensor | None = None, percent: float = PERCENT
 ) -> tuple[Tensor, Tensor]:
     """The ends lo ≤ 0 ≤ hi, scalars, of the range that `observer` chooses for `values`, of any shape.
@@ -80,7 +80,7 @@ def observe(
         return low, high
     w = torch.ones_like(x) if weights is None else weights.float().expand_as(values).flatten()
     if observer == "entropy":
-        return _searched(low, high, _divergence(x, w, low, high, bits))
+        return _search_range(low, high, _kl_divergence_cost(x, w, low, high, bits))
     order = x.sort()
     w = w[order.indices].double()
     if observer == "percentile":
@@ -88,10 +88,10 @@ def observe(
         at = (torch.tensor([100 - percent, percent], dtype=torch.float64, device=x.device) / 100) * mass[-1]
         first, last = torch.searchsorted(mass, at).clamp(max=len(x) - 1)
         return order.values[first].clamp(max=0), order.values[last].clamp(min=0)
-    return _searched(low, high, _squares(order.values.double(), w, bits))
+    return _search_range(low, high, _squared_error_cost(order.values.double(), w, bits))
 
 
-def _searched(low: Tensor, high: Tensor, cost: Cost) -> tuple[Tensor, Tensor]:
+def _search_range(low: Tensor, high: Tensor, cost: Cost) -> tuple[Tensor, Tensor]:
     """The range of least cost among those that shrink both ends alike, then each end in turn."""
     factors = torch.logspace(0, torch.log10(torch.tensor(_SHRINK_TO)).item(), _STEPS, device=low.device)
     best = factors[cost(low * factors, high * factors).argmin()]
@@ -102,7 +102,7 @@ def _searched(low: Tensor, high: Tensor, cost: Cost) -> tuple[Tensor, Tensor]:
     return found_low, found_high
 
 
-def _squares(values: Tensor, weights: Tensor, bits: int) -> Cost:
+def _squared_error_cost(values: Tensor, weights: Tensor, bits: int) -> Cost:
     """Σ weight·(x − x̂)² over `values` (n,), which ascend."""
     none = values.new_zeros(1)
     mass, moment, square = (
@@ -110,7 +110,7 @@ def _squares(values: Tensor, weights: Tensor, bits: int) -> Cost:
     )
 
     def cost(low: Tensor, high: Tensor) -> Tensor:
-        scale, zero = grid_of(low, high, bits)
+        scale, zero = grid_from_range(low, high, bits)
         codes = torch.arange(2**bits, device=values.device)
         levels = ((codes - zero[:, None]) * scale[:, None]).double()  # (k, 2^b), ascending
         edges = torch.searchsorted(values, (levels[:, 1:] + levels[:, :-1]) / 2)
@@ -122,7 +122,7 @@ def _squares(values: Tensor, weights: Tensor, bits: int) -> Cost:
     return cost
 
 
-def _divergence(values: Tensor, weights: Tensor, low: Tensor, high: Tensor, bits: int) -> Cost:
+def _kl_divergence_cost(values: Tensor, weights: Tensor, low: Tensor, high: Tensor, bits: int) -> Cost:
     """KL(P‖Q) of histograms: P the values, those outside of the range put into its end bins; Q what the grid leaves to
     be told apart, each level's mass spread evenly over the bins that had any."""
     width = (high - low) / _BINS
@@ -139,7 +139,7 @@ def _divergence(values: Tensor, weights: Tensor, low: Tensor, high: Tensor, bits
         ends = filled.nonzero()[:, 0]
         p[ends[0]] += mass[centres < start].sum()
         p[ends[-1]] += mass[centres > stop].sum()
-        level = codes_of(centres, *grid_of(start, stop, bits), bits).long()
+        level = quantize_to_codes(centres, *grid_from_range(start, stop, bits), bits).long()
         total = within.new_zeros(2**bits).index_add_(0, level, within)
         count = within.new_zeros(2**bits).index_add_(0, level, filled.double())
         q = (total / count.clamp(min=1))[level] * filled

@@ -15,19 +15,19 @@ from torch import Tensor
 
 from trimodal.core.storage import packed_columns
 
-__all__ = ["codes_of", "pack", "packed_columns", "unpack"]
+__all__ = ["decode_codes", "pack_codes", "packed_columns", "unpack_codes"]
 
 
-def codes_of(options: Mapping[str, Any], tensors: Mapping[str, Tensor], columns: int) -> Tensor:
+def decode_codes(options: Mapping[str, Any], tensors: Mapping[str, Tensor], columns: int) -> Tensor:
     """The codes (rows, columns) of a coded weight; with a mask, 0 stands where a weight has none."""
     if "kept" not in options:
-        return unpack(tensors["codes"], options["bits"], columns)
-    mask = unpack(tensors["mask"], 1, columns).bool()
-    codes = unpack(tensors["codes"], options["bits"], options["kept"])
+        return unpack_codes(tensors["codes"], options["bits"], columns)
+    mask = unpack_codes(tensors["mask"], 1, columns).bool()
+    codes = unpack_codes(tensors["codes"], options["bits"], options["kept"])
     return torch.zeros(mask.shape, dtype=codes.dtype, device=codes.device).masked_scatter(mask, codes)
 
 
-def pack(codes: Tensor, bits: int) -> Tensor:
+def pack_codes(codes: Tensor, bits: int) -> Tensor:
     """Pack codes (rows, columns), integers in [0, 2^bits), into uint8 (rows, packed_columns)."""
     rows, columns = codes.shape
     if bits == 16:
@@ -43,7 +43,7 @@ def pack(codes: Tensor, bits: int) -> Tensor:
     return ((words >> byte_shifts) & 255).to(torch.uint8).reshape(rows, -1)
 
 
-def unpack(packed: Tensor, bits: int, columns: int) -> Tensor:
+def unpack_codes(packed: Tensor, bits: int, columns: int) -> Tensor:
     """The inverse of `pack`: uint8 (rows, columns); int32 at 16 bits."""
     rows = packed.shape[0]
     if bits == 16:

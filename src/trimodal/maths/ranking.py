@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 
-def lamp(squares: Tensor) -> Tensor:
+def lamp_scores(squares: Tensor) -> Tensor:
     """LAMP (Lee, Park, Mo, Ahn, Shin 2021, arXiv 2010.07611) of the squared sizes (k,) of what one layer has: float64 (k,).
 
     The share of a weight in the energy of itself and all larger ones, Σ_{v: v ≥ u} w_v²:

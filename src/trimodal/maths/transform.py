@@ -41,16 +41,16 @@ def hadamard(x: Tensor, block: int) -> Tensor:
     return x.reshape(shape) / math.sqrt(block)
 
 
-def rotate(x: Tensor, signs: Tensor, block: int) -> Tensor:
+def rotate_columns(x: Tensor, signs: Tensor, block: int) -> Tensor:
     """(x · signs) H for x (..., columns): the input, or a weight, in rotated coordinates."""
     return hadamard(x * signs, block)
 
 
-def unrotate(x: Tensor, signs: Tensor, block: int) -> Tensor:
+def unrotate_columns(x: Tensor, signs: Tensor, block: int) -> Tensor:
     """The inverse of `rotate`: (x H) · signs."""
     return hadamard(x, block) * signs
 
 
 def rotate_moment(moment: Tensor, signs: Tensor, block: int) -> Tensor:
     """The second moment (n, n) of the rotated input."""
-    return rotate(rotate(moment, signs, block).T, signs, block)
+    return rotate_columns(rotate_columns(moment, signs, block).T, signs, block)

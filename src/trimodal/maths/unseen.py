@@ -19,7 +19,7 @@ _TYPICAL = 0.9  # the quantile of what was seen at all: typical even where most 
 _LEAST = 1e-6
 
 
-def unseen(square: Tensor) -> Tensor:
+def find_unseen_inputs(square: Tensor) -> Tensor:
     """Mask (n,) of the inputs that were never seen, for E[x_j²] = `square` (n,); what is not finite was seen."""
     positive = square[(square > 0) & square.isfinite()]
     if not len(positive):
@@ -28,20 +28,20 @@ def unseen(square: Tensor) -> Tensor:
     return square <= _LEAST * positive.kthvalue(rank).values
 
 
-def assumed(square: Tensor) -> Tensor:
+def fill_unseen_squares(square: Tensor) -> Tensor:
     """`square` (n,) with the median of what was seen where nothing was; 1 where nothing was seen at all."""
-    never = unseen(square)
+    never = find_unseen_inputs(square)
     seen = square[~never]
     return torch.where(never, seen.median() if len(seen) else square.new_ones(()), square)
 
 
-def fill(moment: Tensor) -> tuple[Tensor, Tensor]:
+def fill_unseen_moment(moment: Tensor) -> tuple[Tensor, Tensor]:
     """A copy of C = `moment` (n, n) by the rule above, and the mask (n,) of the inputs that were never seen."""
     diagonal = moment.diagonal()
-    never = unseen(diagonal)
+    never = find_unseen_inputs(diagonal)
     filled = moment.clone()
     if never.any():
         filled[never] = 0.0
         filled[:, never] = 0.0
-        filled.diagonal().copy_(assumed(diagonal))
+        filled.diagonal().copy_(fill_unseen_squares(diagonal))
     return filled, never

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from trimodal.errors import RecipeError, nearest
+from trimodal.errors import RecipeError, suggest_names
 from trimodal.methods.distill import recover
 from trimodal.methods.factorize import cp, eigen, svd, tucker
 from trimodal.methods.fold import exact
@@ -41,10 +41,10 @@ METHODS: tuple[Method, ...] = (
     recover.METHOD,
 )
 
-__all__ = ["METHODS", "Method", "listed", "method", "works_on"]
+__all__ = ["METHODS", "Method", "select_methods", "get_method", "works_on"]
 
 
-def method(name: str, where: str = "") -> Method:
+def get_method(name: str, where: str = "") -> Method:
     """The method called `name`.
 
     Raises:
@@ -54,13 +54,13 @@ def method(name: str, where: str = "") -> Method:
         if known.name == name:
             return known
     prefix = f"{where}: " if where else ""
-    raise RecipeError(f"{prefix}there is no method '{name}'; {nearest(name, [known.name for known in METHODS])}")
+    raise RecipeError(f"{prefix}there is no method '{name}'; {suggest_names(name, [known.name for known in METHODS])}")
 
 
-def listed(name: str | None = None) -> tuple[Method, ...]:
+def select_methods(name: str | None = None) -> tuple[Method, ...]:
     """All methods, or the one called `name`.
 
     Raises:
         RecipeError: there is no such method; the nearest name is suggested.
     """
-    return METHODS if name is None else (method(name),)
+    return METHODS if name is None else (get_method(name),)

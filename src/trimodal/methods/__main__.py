@@ -11,18 +11,18 @@ from typing import Any
 
 from trimodal.catalogue import FILE
 from trimodal.methods import METHODS, works_on
-from trimodal.methods.options import describe
-from trimodal.writing import write_whole
+from trimodal.methods.options import describe_options
+from trimodal.writing import write_text_atomically
 
 
-def rows() -> list[dict[str, Any]]:
+def build_catalogue_rows() -> list[dict[str, Any]]:
     """A row per method: name, kind, paper, idea, works_on, options."""
     return [
-        {"name": m.name, "kind": m.kind, "paper": m.paper, "idea": m.idea, "works_on": works_on(m), "options": describe(m.config)}
+        {"name": m.name, "kind": m.kind, "paper": m.paper, "idea": m.idea, "works_on": works_on(m), "options": describe_options(m.config)}
         for m in METHODS
     ]
 
 
 if __name__ == "__main__":
-    lines = ",\n".join(json.dumps(row, ensure_ascii=False) for row in rows())
-    write_whole(Path(__file__).parents[1] / FILE, f"[\n{lines}\n]\n")
+    lines = ",\n".join(json.dumps(row, ensure_ascii=False) for row in build_catalogue_rows())
+    write_text_atomically(Path(__file__).parents[1] / FILE, f"[\n{lines}\n]\n")

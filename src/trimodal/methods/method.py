@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from trimodal.models.model import Batch, Model
 
 Weights = Mapping[str, "Tensor"]
-Kind = Literal["prune", "quantize", "factorize", "share", "merge", "fold", "distill"]
+MethodKind = Literal["prune", "quantize", "factorize", "share", "merge", "fold", "distill"]
 Mix = Callable[[Mapping[str, Moment]], Moment]
 
 
@@ -53,7 +53,7 @@ class Method:
     """
 
     name: str
-    kind: Kind
+    kind: MethodKind
     paper: str
     idea: str
     config: type
@@ -81,7 +81,7 @@ def needs_dense(site: Site) -> str | None:
     return None if site.stored == "dense" else f"already {site.stored}"
 
 
-def needs_numbers(site: Site) -> str | None:
+def needs_dense_or_sparse(site: Site) -> str | None:
     """The reason why a site is left alone by what works on plain and on pruned weights, or None."""
     return None if site.kind != "norm" and site.stored == "sparse" else needs_dense(site)
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import MISSING, Field, asdict, dataclass, field, fields
 from typing import Any, Literal, get_origin, get_type_hints
 
-from trimodal.errors import RecipeError, nearest
+from trimodal.errors import RecipeError, suggest_names
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ def option(default: Any, help: str, **rest: Any) -> Any:
     return field(metadata=metadata) if default is ... else field(default=default, metadata=metadata)
 
 
-def describe(config: type) -> list[dict[str, Any]]:
+def describe_options(config: type) -> list[dict[str, Any]]:
     """One row per option: name, type, default, expected, unit, help, search."""
     hints = get_type_hints(config)
     return [
@@ -47,16 +47,16 @@ def describe(config: type) -> list[dict[str, Any]]:
             "type": _type_name(hints[f.name]),
             "default": None if f.default is MISSING else f.default,
             "required": f.default is MISSING,
-            "expected": _option(f).expected,
-            "unit": _option(f).unit,
-            "help": _option(f).help,
-            "search": list(_option(f).search),
+            "expected": _get_option(f).expected,
+            "unit": _get_option(f).unit,
+            "help": _get_option(f).help,
+            "search": list(_get_option(f).search),
         }
         for f in fields(config)
     ]
 
 
-def build(config: type, values: Mapping[str, Any], where: str) -> Any:
+def build_config(config: type, values: Mapping[str, Any], where: str) -> Any:
     """The config with `values`, each checked for name, type and range.
 
     Raises:
@@ -66,20 +66,20 @@ def build(config: type, values: Mapping[str, Any], where: str) -> Any:
     hints = get_type_hints(config)
     for name, value in values.items():
         if name not in known:
-            raise RecipeError(f"{where} has no option '{name}'; {nearest(name, known)}")
-        _check(value, hints[name], _option(known[name]), f"{where}: {name}")
+            raise RecipeError(f"{where} has no option '{name}'; {suggest_names(name, known)}")
+        _check_value(value, hints[name], _get_option(known[name]), f"{where}: {name}")
     missing = [name for name, f in known.items() if f.default is MISSING and name not in values]
     if missing:
-        raise RecipeError(f"{where} needs the option '{missing[0]}': {_option(known[missing[0]]).help}")
-    return config(**{name: _as_type(value, hints[name]) for name, value in values.items()})
+        raise RecipeError(f"{where} needs the option '{missing[0]}': {_get_option(known[missing[0]]).help}")
+    return config(**{name: _coerce_value(value, hints[name]) for name, value in values.items()})
 
 
-def plain(config: Any) -> dict[str, Any]:
+def config_to_dict(config: Any) -> dict[str, Any]:
     """The config as plain data for the plan."""
     return asdict(config)
 
 
-def _option(f: Field[Any]) -> Option:
+def _get_option(f: Field[Any]) -> Option:
     found: Option = f.metadata["option"]
     return found
 
@@ -90,16 +90,16 @@ def _type_name(hint: Any) -> str:
     return hint.__name__ if isinstance(hint, type) else str(hint).replace("typing.", "")
 
 
-def _allowed(hint: Any) -> tuple[type, ...]:
+def _allowed_types(hint: Any) -> tuple[type, ...]:
     if get_origin(hint) is Literal:
         return (str,)
     parts = getattr(hint, "__args__", None) or (hint,)
     return tuple(type(None) if part is None else part for part in parts)
 
 
-def _as_type(value: Any, hint: Any) -> Any:
+def _coerce_value(value: Any, hint: Any) -> Any:
     """An int where a float is meant becomes one, so that plans read the same however it was written."""
-    kinds = _allowed(hint)
+    kinds = _allowed_types(hint)
     return float(value) if float in kinds and int not in kinds and type(value) is int else value
 
 
@@ -110,11 +110,11 @@ def _is_number_as_text(value: Any) -> bool:
         return False
 
 
-def _check(value: Any, hint: Any, known: Option, place: str) -> None:
+def _check_value(value: Any, hint: Any, known: Option, place: str) -> None:
     expected = known.expected or _type_name(hint)
     if value in known.choices and not isinstance(value, bool):
         return
-    kinds = _allowed(hint)
+    kinds = _allowed_types(hint)
     fits = any(type(value) is kind for kind in kinds) or (float in kinds and type(value) is int)
     if not fits:
         advice = "; YAML reads a number such as 1e-3 as text, write 1.0e-3" if _is_number_as_text(value) else ""
@@ -122,7 +122,7 @@ def _check(value: Any, hint: Any, known: Option, place: str) -> None:
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     if known.choices and not is_number:
         raise RecipeError(
-            f"{place} is {value!r}, but must be {expected}; {nearest(str(value), map(str, known.choices))}"
+            f"{place} is {value!r}, but must be {expected}; {suggest_names(str(value), map(str, known.choices))}"
         )
     below = is_number and known.low is not None and not value >= known.low
     above = is_number and known.high is not None and not value <= known.high

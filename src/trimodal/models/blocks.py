@@ -12,7 +12,7 @@ from transformers.cache_utils import Cache
 
 from trimodal.core import Tower
 from trimodal.errors import ModelError, TrimodalError
-from trimodal.models.foreign import Stop, run_forward
+from trimodal.models.foreign import StopForward, run_forward
 from trimodal.models.model import Batch
 
 Call = tuple[tuple[Any, ...], dict[str, Any]]
@@ -20,7 +20,7 @@ Call = tuple[tuple[Any, ...], dict[str, Any]]
 _PER_BLOCK = ("layer_types", "no_rope_layers")  # lists in configurations with one entry per block
 
 
-def split(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
+def split_block_inputs(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
     """The hidden states and the further arguments of a block's call."""
     if args:
         return args[0], args[1:], kwargs
@@ -28,18 +28,18 @@ def split(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, tuple[Any
     return kwargs[name], (), {key: value for key, value in kwargs.items() if key != name}
 
 
-def uncached(argument: Any) -> Any:
+def drop_cache(argument: Any) -> Any:
     """None for a decoder's cache: a block that runs again would attend to what it wrote there the first time."""
     return None if isinstance(argument, Cache) else argument
 
 
-def first(output: Any) -> Any:
+def get_hidden_states(output: Any) -> Any:
     """The hidden states that a block returns, alone or before others."""
     return output if isinstance(output, Tensor) else output[0]
 
 
 @dataclass
-class Passage:
+class BlockTrace:
     """One batch's way through the blocks of a tower: `states` (batch, tokens, width), what went into the first block and
     what each one gave, and the further arguments of every call."""
 
@@ -50,38 +50,38 @@ class Passage:
     def through(self, number: int, hidden: Tensor) -> Tensor:
         """What block `number` makes of `hidden`."""
         args, kwargs = self.calls[number]
-        found: Tensor = first(self.blocks[number](hidden, *args, **kwargs))
+        found: Tensor = get_hidden_states(self.blocks[number](hidden, *args, **kwargs))
         return found
 
 
-def passage(module: nn.Module, paths: Sequence[str], batch: Batch) -> Passage | None:
+def trace_blocks(module: nn.Module, paths: Sequence[str], batch: Batch) -> BlockTrace | None:
     """The way of `batch` through the blocks at `paths`; None if it does not reach them.
 
     Raises:
         TrimodalError: a block is given something else than what the one before it gave.
     """
-    found = Passage([module.get_submodule(path) for path in paths], [], [])
+    found = BlockTrace([module.get_submodule(path) for path in paths], [], [])
 
     def before(number: int) -> Callable[..., None]:
         def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            hidden, rest, named = split(args, kwargs)
+            hidden, rest, named = split_block_inputs(args, kwargs)
             if number == 0:
                 found.states, found.calls = [hidden], []
             elif len(found.calls) != number or hidden is not found.states[-1]:
                 raise TrimodalError(f"{paths[number]} is not given what {paths[number - 1]} gives, so that none can be spared")
-            found.calls.append((tuple(map(uncached, rest)), {k: uncached(v) for k, v in named.items()}))
+            found.calls.append((tuple(map(drop_cache, rest)), {k: drop_cache(v) for k, v in named.items()}))
 
         return hook
 
     def after(_: nn.Module, args: Any, output: Any) -> None:
-        found.states.append(first(output))
+        found.states.append(get_hidden_states(output))
         if len(found.states) > len(paths):
-            raise Stop
+            raise StopForward
 
     handles = [b.register_forward_pre_hook(before(i), with_kwargs=True) for i, b in enumerate(found.blocks)]
     handles += [block.register_forward_hook(after) for block in found.blocks]
     try:
-        with suppress(Stop):
+        with suppress(StopForward):
             run_forward(module, batch)
     finally:
         for handle in handles:
@@ -89,21 +89,21 @@ def passage(module: nn.Module, paths: Sequence[str], batch: Batch) -> Passage | 
     return found if found.states else None
 
 
-def blocks_read(module: nn.Module, tower: Tower) -> int:
+def count_read_blocks(module: nn.Module, tower: Tower) -> int:
     """How many blocks the tower's states run through before they are read the last time; those behind are idle."""
-    numbers = [_places(value, len(tower.blocks)) for config in _configs(module) for value in _read(config, tower)]
+    numbers = [_to_block_counts(value, len(tower.blocks)) for config in _iter_configs(module) for value in _read_layer_setting(config, tower)]
     return max((max(places) for places in numbers), default=len(tower.blocks))
 
 
-def count_blocks_(module: nn.Module, tower: Tower, kept: Sequence[int]) -> None:
+def renumber_blocks_(module: nn.Module, tower: Tower, kept: Sequence[int]) -> None:
     """Let configurations and blocks count anew, after all blocks of `tower` but those with the numbers `kept` are gone.
     `module` has the new blocks already."""
-    for config in _configs(module):
-        for value in list(_read(config, tower)):
-            places = [sum(number < place for number in kept) for place in _places(value, len(tower.blocks))]
+    for config in _iter_configs(module):
+        for value in list(_read_layer_setting(config, tower)):
+            places = [sum(number < place for number in kept) for place in _to_block_counts(value, len(tower.blocks))]
             left = [place - len(kept) - 1 for place in places]  # counted from the end, as 0 stands for the embedding
             setattr(config, tower.read_by, left if isinstance(value, list | tuple) else left[0])
-    for config in _counting(module, tower):
+    for config in _iter_tower_configs(module, tower):
         for name in _PER_BLOCK:
             entries = getattr(config, name, None)
             if isinstance(entries, list | tuple) and len(entries) == len(tower.blocks):
@@ -116,7 +116,7 @@ def count_blocks_(module: nn.Module, tower: Tower, kept: Sequence[int]) -> None:
                 part.layer_idx = number  # type: ignore[assignment]
 
 
-def list_of(module: nn.Module, tower: Tower) -> nn.ModuleList:
+def block_list_of(module: nn.Module, tower: Tower) -> nn.ModuleList:
     """The list that holds all blocks of `tower` and nothing else."""
     path = tower.blocks[0].rpartition(".")[0]
     found = module.get_submodule(path)
@@ -125,7 +125,7 @@ def list_of(module: nn.Module, tower: Tower) -> nn.ModuleList:
     return found
 
 
-def _configs(module: nn.Module) -> Iterator[Any]:
+def _iter_configs(module: nn.Module) -> Iterator[Any]:
     """All configurations in the module, each once, with those inside of others."""
     seen: set[int] = set()
     waiting = [part.config for part in module.modules() if hasattr(part, "config")]
@@ -137,24 +137,24 @@ def _configs(module: nn.Module) -> Iterator[Any]:
             yield config
 
 
-def _counting(module: nn.Module, tower: Tower) -> Iterator[Any]:
+def _iter_tower_configs(module: nn.Module, tower: Tower) -> Iterator[Any]:
     """The configurations that tell how many blocks the tower has: its own, and copies of it in other places."""
     path, own = tower.blocks[0], None
     while own is None and path:
         path = path.rpartition(".")[0]
         own = getattr(module.get_submodule(path), "config", None)
     kind = getattr(own, "model_type", None)
-    return (config for config in _configs(module) if own is not None and getattr(config, "model_type", None) == kind)
+    return (config for config in _iter_configs(module) if own is not None and getattr(config, "model_type", None) == kind)
 
 
-def _read(config: Any, tower: Tower) -> Iterator[Any]:
+def _read_layer_setting(config: Any, tower: Tower) -> Iterator[Any]:
     """What `config` says of the blocks after which the tower is read."""
     value = getattr(config, tower.read_by, None) if tower.read_by else None
     if isinstance(value, int | list | tuple):
         yield value
 
 
-def _places(value: Any, blocks: int) -> list[int]:
+def _to_block_counts(value: Any, blocks: int) -> list[int]:
     """After how many of the `blocks` each state is read: 0 and -blocks-1 stand for what the first one is given."""
     values = value if isinstance(value, list | tuple) else [value]
     return [number if number >= 0 else blocks + 1 + number for number in values]

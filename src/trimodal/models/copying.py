@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from trimodal.errors import ModelError
-from trimodal.models.foreign import last_line, run_foreign
+from trimodal.models.foreign import last_line_of, run_foreign
 
 
 def copy_module(module: nn.Module) -> nn.Module:
@@ -24,16 +24,16 @@ def copy_module(module: nn.Module) -> nn.Module:
     Raises:
         ModelError: a part of it cannot be copied; the message names that part.
     """
-    tensors = _tensors(module)
+    tensors = _collect_module_tensors(module)
     memo: dict[int, Any] = {id(t): t.detach().clone() for t in tensors if not t.is_leaf}
-    return _copied(module, {**memo, **_tied(tensors)})
+    return _deepcopy_module(module, {**memo, **_copy_tied_parameters(tensors)})
 
 
-def _tied(tensors: Sequence[Tensor]) -> dict[int, nn.Parameter]:
+def _copy_tied_parameters(tensors: Sequence[Tensor]) -> dict[int, nn.Parameter]:
     """One copy for each group of parameters that lie in the same memory, by the id of each."""
     alike: dict[Any, dict[int, nn.Parameter]] = {}
     for tensor in tensors:
-        if isinstance(tensor, nn.Parameter) and is_plain(tensor) and not tensor.is_meta and tensor.numel():
+        if isinstance(tensor, nn.Parameter) and is_plain_tensor(tensor) and not tensor.is_meta and tensor.numel():
             key = (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype)
             alike.setdefault(key, {})[id(tensor)] = tensor
     memo = {}
@@ -43,46 +43,46 @@ def _tied(tensors: Sequence[Tensor]) -> dict[int, nn.Parameter]:
     return memo
 
 
-def without_values(module: nn.Module) -> nn.Module:
+def copy_to_meta(module: nn.Module) -> nn.Module:
     """A copy of `module` on the meta device; takes no memory for weights.
 
     Raises:
         ModelError: a part of it cannot be copied; the message names that part.
     """
-    return _copied(module, {id(tensor): _hollow(tensor) for tensor in _tensors(module)})
+    return _deepcopy_module(module, {id(tensor): _to_meta(tensor) for tensor in _collect_module_tensors(module)})
 
 
-def _hollow(tensor: Tensor) -> Tensor:
+def _to_meta(tensor: Tensor) -> Tensor:
     """`tensor` without values."""
     empty = tensor.detach().to("meta")
     return nn.Parameter(empty, requires_grad=False) if isinstance(tensor, nn.Parameter) else empty
 
 
-def _tensors(module: nn.Module) -> list[Tensor]:
+def _collect_module_tensors(module: nn.Module) -> list[Tensor]:
     """Every tensor that a part of `module` holds: parameters, buffers, and plain attributes."""
-    held = (leaf for part in module.modules() for leaf in tree_leaves([_plain(value) for value in vars(part).values()]))
+    held = (leaf for part in module.modules() for leaf in tree_leaves([_to_plain_container(value) for value in vars(part).values()]))
     return [leaf for leaf in held if isinstance(leaf, Tensor)]
 
 
-def _plain(value: Any) -> Any:
+def _to_plain_container(value: Any) -> Any:
     """A container as plain ones, since not all kinds are looked into."""
     if isinstance(value, dict):
         return dict(value)
     return list(value) if isinstance(value, (list, tuple, set)) else value
 
 
-def _copied(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
+def _deepcopy_module(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
     try:
         return run_foreign("copying", lambda: copy.deepcopy(module, dict(memo)))
     except ModelError as error:
         cause = error.__cause__ or error
         raise ModelError(
-            f"{type(module).__name__} cannot be copied: {_culprit(module, memo)} ({last_line(cause)}). trimodal works on a copy, so that "
+            f"{type(module).__name__} cannot be copied: {_find_uncopyable(module, memo)} ({last_line_of(cause)}). trimodal works on a copy, so that "
             "your model stays as it is; set that attribute to None before the call, or give its class a __deepcopy__"
         ) from cause
 
 
-def _culprit(module: nn.Module, memo: dict[int, Any]) -> str:
+def _find_uncopyable(module: nn.Module, memo: dict[int, Any]) -> str:
     """The first attribute of a part of `module` that cannot be copied by itself."""
     for path, part in module.named_modules():
         named = {**vars(part), **part._parameters, **part._buffers}
@@ -101,7 +101,7 @@ def _can_copy(value: Any, memo: dict[int, Any]) -> bool:
     return True
 
 
-def is_plain(tensor: Tensor) -> bool:
+def is_plain_tensor(tensor: Tensor) -> bool:
     """Whether `tensor` holds one number per entry in memory of its own kind: no sparse or quantized one, and none of a
     class that another library brings along to compute with."""
     own = type(tensor).__torch_dispatch__ is not Tensor.__torch_dispatch__

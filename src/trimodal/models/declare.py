@@ -18,8 +18,8 @@ from typing import Any
 
 from torch import nn
 
-from trimodal.core import Axis, Bare, Counter, Layout, Site, Tower
-from trimodal.core.site import Kind, width_of
+from trimodal.core import Axis, FreeParameter, Layout, Site, SizeAttribute, Tower
+from trimodal.core.site import Kind, width_label
 from trimodal.core.storage import FLOATS
 from trimodal.errors import ModelError
 
@@ -39,7 +39,7 @@ _PLAIN_FORWARDS = tuple(kind.forward for kind in (nn.Linear, nn.Conv1d, nn.Conv2
 
 
 @dataclass(frozen=True)
-class Part:
+class LayerPart:
     """One module with a weight. `branch` tells it apart from others of its role in the same block; `channels` names
     the label that its input and output channels carry, each empty if none. `stream` names the towers whose streams it
     reads and writes to, `OWN` for its own and empty for none, where that is not what its role says; a norm on a stream
@@ -53,7 +53,7 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Attention:
+class AttentionPart:
     """Query, key, value and output projection, which share the axis `heads`.
 
     `width` is the attribute that holds the width of one head; without it the heads cannot be cut. A unit is one
@@ -76,7 +76,7 @@ class Attention:
 
 
 @dataclass(frozen=True)
-class Mlp:
+class MlpPart:
     """Layer up (and gate), activation, layer down, which share the axis `neurons`. `up` runs after `gate`.
 
     `roles` are those of up and down where they are not just that, such as a projector's, and `stream` names the towers
@@ -91,7 +91,7 @@ class Mlp:
     stream: tuple[str, str] = (OWN, OWN)
 
 
-AnyPart = Part | Attention | Mlp
+AnyPart = LayerPart | AttentionPart | MlpPart
 
 
 @dataclass(frozen=True)
@@ -140,7 +140,7 @@ def kind_of(module: nn.Module) -> Kind | None:
     return "norm" if type(module).__name__.endswith("Norm") and weight.dim() == 1 else None
 
 
-def weighted(module: nn.Module) -> dict[str, Kind]:
+def find_weighted_modules(module: nn.Module) -> dict[str, Kind]:
     """Path -> kind of every module that can be a site, in the order of registration.
 
     What stands inside an `nn.MultiheadAttention` is left out: that module uses its parts' weights without calling them,
@@ -155,7 +155,7 @@ def weighted(module: nn.Module) -> dict[str, Kind]:
     return {path: kind for path, kind in found.items() if kind is not None}
 
 
-def site_at(module: nn.Module, path: str, tower: str, block: int | None, role: str, branch: str = "") -> Site:
+def make_site(module: nn.Module, path: str, tower: str, block: int | None, role: str, branch: str = "") -> Site:
     """The site at `path` without axes. `ModelError` if the module there has no weight."""
     part = module.get_submodule(path)
     kind = kind_of(part)
@@ -180,7 +180,7 @@ def site_at(module: nn.Module, path: str, tower: str, block: int | None, role: s
     return replace(site, stored_bytes=site.dense_bytes)
 
 
-def lay_out(module: nn.Module, towers: Iterable[TowerPart]) -> Layout:
+def build_layout(module: nn.Module, towers: Iterable[TowerPart]) -> Layout:
     """Turn declarations into the layout of `module`: sites in running order, axes, ties, counters.
 
     A tower of which one part runs before another tower and the rest after it is declared in two pieces of one name;
@@ -189,14 +189,14 @@ def lay_out(module: nn.Module, towers: Iterable[TowerPart]) -> Layout:
     their branch.
     """
     sites: list[Site] = []
-    counters: list[Counter] = []
+    counters: list[SizeAttribute] = []
     described: dict[str, Tower] = {}
     pieces = list(towers)
     streams = frozenset(piece.name for piece in pieces if piece.blocks and not piece.whole_width)
     for tower in pieces:
-        blocks = _expand(module, _join(tower.root, tower.blocks)) if tower.blocks else ()
+        blocks = _expand_block_paths(module, _join_path(tower.root, tower.blocks)) if tower.blocks else ()
         known = described.pop(tower.name, Tower(tower.name, tower.modality))
-        prefixes = tuple(dict.fromkeys((*known.prefixes, *_prefixes(module, tower))))
+        prefixes = tuple(dict.fromkeys((*known.prefixes, *_find_prefixes(module, tower))))
         if blocks:
             known = replace(
                 known,
@@ -208,18 +208,18 @@ def lay_out(module: nn.Module, towers: Iterable[TowerPart]) -> Layout:
                 read_by=tower.read_by,
             )
         described[tower.name] = replace(known, blocks=known.blocks + blocks, prefixes=prefixes)
-        for path, block, part in _running(module, tower, blocks):
-            sites.extend(_sites(module, tower.name, path, block, part, streams))
-            counters.extend(_counters(module, tower.name, path, block, part))
+        for path, block, part in _iter_parts(module, tower, blocks):
+            sites.extend(_make_part_sites(module, tower.name, path, block, part, streams))
+            counters.extend(_make_size_attributes(module, tower.name, path, block, part))
     declared = {site.path for site in sites}
-    for path in weighted(module):
+    for path in find_weighted_modules(module):
         if path not in declared:
-            sites.append(_undeclared(module, path, list(described.values())))
-    layout = Layout(tuple(described.values()), tied_once(module, sites), tuple(counters))
-    return _with_streams(module, layout, pieces, declared)
+            sites.append(_make_undeclared_site(module, path, list(described.values())))
+    layout = Layout(tuple(described.values()), merge_tied_sites(module, sites), tuple(counters))
+    return _add_free_parameters(module, layout, pieces, declared)
 
 
-def handed_out(fields: Iterable[str]) -> str:
+def explain_fixed_width(fields: Iterable[str]) -> str:
     """Why the stream of a tower must stay as wide as it is where a model's outputs have these names; empty if not."""
     states = {"last_hidden_state", "pooler_output"}.intersection(fields)
     return f"the model hands out {min(states)}, which must stay as wide as it is; a class with a head has none" if states else ""
@@ -227,10 +227,10 @@ def handed_out(fields: Iterable[str]) -> str:
 
 def root_of(module: nn.Module, *names: str) -> str:
     """The first of `names` that is a path in `module`, or `""`: where a model stands inside the class with a head."""
-    return next((name for name in names if _has(module, name)), "")
+    return next((name for name in names if _has_module(module, name)), "")
 
 
-def weighed_states(module: nn.Module) -> str:
+def explain_fixed_blocks(module: nn.Module) -> str:
     """Why a tower under a head must keep all its blocks: a weight for each; empty where it has none."""
     weighs = hasattr(module, "layer_weights")
     return "its head weighs what every block gives, so none can be spared" if weighs else ""
@@ -241,7 +241,7 @@ def config_of(module: nn.Module) -> Any:
     return module.config
 
 
-def _running(module: nn.Module, tower: TowerPart, blocks: tuple[str, ...]) -> Iterator[tuple[str, int | None, AnyPart]]:
+def _iter_parts(module: nn.Module, tower: TowerPart, blocks: tuple[str, ...]) -> Iterator[tuple[str, int | None, AnyPart]]:
     """(root of the part's paths, block, part) in running order, those that the module has."""
     for part in tower.stem:
         yield tower.root, None, part
@@ -256,59 +256,59 @@ def _running(module: nn.Module, tower: TowerPart, blocks: tuple[str, ...]) -> It
         yield "", None, part
 
 
-def _sites(
+def _make_part_sites(
     module: nn.Module, tower: str, root: str, block: int | None, part: AnyPart, streams: Set[str]
 ) -> list[Site]:
     """The sites of one part in running order; none if the module lacks it. `streams` are the towers with a width."""
-    if isinstance(part, Part):
-        path = _join(root, part.path)
+    if isinstance(part, LayerPart):
+        path = _join_path(root, part.path)
         if not _has_weight(module, path):
             return []
-        found = [_with_channels(site_at(module, path, tower, block, part.role, part.branch), part.channels)]
+        found = [_add_channel_axes(make_site(module, path, tower, block, part.role, part.branch), part.channels)]
         through = {part.role: _STREAMS.get(part.role, ("", "")) if part.stream is None else part.stream}
-    elif isinstance(part, Mlp):
-        found = _mlp_sites(module, tower, root, block, part)
+    elif isinstance(part, MlpPart):
+        found = _make_mlp_sites(module, tower, root, block, part)
         reads, writes = part.stream
         through = {"gate": (reads, ""), part.roles[0]: (reads, ""), part.roles[1]: ("", writes)}
         if part.roles[0] == part.roles[1]:
             ends = zip(found, ((reads, ""), ("", writes)), strict=False)
-            return [_along(site, end, streams) for site, end in ends]
+            return [_add_stream_axes(site, end, streams) for site, end in ends]
     else:
-        found = _attention_sites(module, tower, root, block, part)
+        found = _make_attention_sites(module, tower, root, block, part)
         reads = part.memory
         through = {"query": (OWN, ""), "key": (reads, ""), "value": (reads, ""), "output": ("", OWN)}
-    return [_along(site, through.get(site.role, ("", "")), streams) for site in found]
+    return [_add_stream_axes(site, through.get(site.role, ("", "")), streams) for site in found]
 
 
-def _along(site: Site, stream: tuple[str, str], streams: Set[str]) -> Site:
+def _add_stream_axes(site: Site, stream: tuple[str, str], streams: Set[str]) -> Site:
     """`site` with the widths of the streams that it reads and writes to, of those that have one."""
     names = [site.tower if name == OWN else name for name in stream]
     dims = (1, 0 if site.kind == "norm" else site.output_dim)
     reads, writes = (
-        Axis(width_of(name), site.shape[dim]) if name in streams else None for name, dim in zip(names, dims, strict=True)
+        Axis(width_label(name), site.shape[dim]) if name in streams else None for name, dim in zip(names, dims, strict=True)
     )
     return replace(site, input_axis=site.input_axis or reads, output_axis=site.output_axis or writes)
 
 
-def _with_streams(module: nn.Module, layout: Layout, pieces: Sequence[TowerPart], declared: Set[str]) -> Layout:
+def _add_free_parameters(module: nn.Module, layout: Layout, pieces: Sequence[TowerPart], declared: Set[str]) -> Layout:
     """`layout` with the bare parameters along the streams, and without the widths that cannot be cut."""
     named = dict(module.named_parameters(remove_duplicate=False))
     bare = {
-        path: Bare(width_of(piece.name), path, value.numel() // value.shape[-1] * value.element_size())
+        path: FreeParameter(width_label(piece.name), path, value.numel() // value.shape[-1] * value.element_size())
         for piece in pieces for name in piece.bare
-        if (value := named.get(path := _join(piece.root, name))) is not None
+        if (value := named.get(path := _join_path(piece.root, name))) is not None
     }  # fmt: skip
     layout = replace(layout, bare=tuple(bare.values()))
     for piece in pieces:
         if piece.blocks:
-            reason = piece.whole_width or _unlike(module, layout, layout.tower(piece.name), declared)
-            layout = layout.pinned(width_of(piece.name), reason) if reason else layout
+            reason = piece.whole_width or _explain_stream_mismatch(module, layout, layout.tower(piece.name), declared)
+            layout = layout.pinned(width_label(piece.name), reason) if reason else layout
     return layout
 
 
-def _unlike(module: nn.Module, layout: Layout, tower: Tower, declared: Set[str]) -> str:
+def _explain_stream_mismatch(module: nn.Module, layout: Layout, tower: Tower, declared: Set[str]) -> str:
     """Why the declared stream of a tower is not all there is to it; empty if it is."""
-    label = width_of(tower.name)
+    label = width_label(tower.name)
     sites = list(layout.carrying(label))
     named = dict(module.named_parameters(remove_duplicate=False))
     units = {axis.units for s in sites for axis in (s.input_axis, s.output_axis) if axis is not None and axis.label == label}
@@ -329,41 +329,41 @@ def _unlike(module: nn.Module, layout: Layout, tower: Tower, declared: Set[str])
     return ""
 
 
-def _with_channels(site: Site, channels: tuple[str, str]) -> Site:
+def _add_channel_axes(site: Site, channels: tuple[str, str]) -> Site:
     label = ".".join(str(p) for p in (site.tower, site.block) if p is not None)
     axes = [Axis(f"{label}.{c}", site.shape[i]) if c else None for c, i in zip(channels, (1, 0), strict=True)]
     return replace(site, input_axis=axes[0], output_axis=axes[1])
 
 
-def _mlp_sites(module: nn.Module, tower: str, root: str, block: int | None, part: Mlp) -> list[Site]:
-    if not _has_weight(module, _join(root, part.up)):
+def _make_mlp_sites(module: nn.Module, tower: str, root: str, block: int | None, part: MlpPart) -> list[Site]:
+    if not _has_weight(module, _join_path(root, part.up)):
         return []
-    down = site_at(module, _join(root, part.down), tower, block, part.roles[1], part.branch)
-    axis = Axis(_label(tower, block, part.branch, "neurons"), down.shape[1])
+    down = make_site(module, _join_path(root, part.down), tower, block, part.roles[1], part.branch)
+    axis = Axis(_make_label(tower, block, part.branch, "neurons"), down.shape[1])
     ups = [(part.gate, "gate"), (part.up, part.roles[0])]
-    sites = [site_at(module, _join(root, p), tower, block, role, part.branch) for p, role in ups if p]
+    sites = [make_site(module, _join_path(root, p), tower, block, role, part.branch) for p, role in ups if p]
     if part.roles[0] == part.roles[1]:
-        sites = [replace(s, branch=_dotted(s.branch, "up")) for s in sites]
-        down = replace(down, branch=_dotted(down.branch, "down"))
+        sites = [replace(s, branch=_join_branch(s.branch, "up")) for s in sites]
+        down = replace(down, branch=_join_branch(down.branch, "down"))
     return [*(replace(s, output_axis=axis) for s in sites), replace(down, input_axis=axis)]
 
 
-def _attention_sites(module: nn.Module, tower: str, root: str, block: int | None, part: Attention) -> list[Site]:
-    if not _has_weight(module, _join(root, part.query)):
+def _make_attention_sites(module: nn.Module, tower: str, root: str, block: int | None, part: AttentionPart) -> list[Site]:
+    if not _has_weight(module, _join_path(root, part.query)):
         return []
     wide = narrow = None
     if part.width:
-        heads, group, width = _heads(module, root, part)
-        label = _label(tower, block, part.branch, "heads")
+        heads, group, width = _count_heads(module, root, part)
+        label = _make_label(tower, block, part.branch, "heads")
         wide, narrow = Axis(label, heads, group * width), Axis(label, heads, width)
 
     def site(path: str, role: str) -> Site:
-        return site_at(module, _join(root, path), tower, block, role, part.branch)
+        return make_site(module, _join_path(root, path), tower, block, role, part.branch)
 
     def norm(path: str, branch: str) -> list[Site]:
-        if not path or not _has_weight(module, _join(root, path)):
+        if not path or not _has_weight(module, _join_path(root, path)):
             return []
-        return [replace(site(path, "norm"), branch=_dotted(part.branch, branch))]
+        return [replace(site(path, "norm"), branch=_join_branch(part.branch, branch))]
 
     return [
         replace(site(part.query, "query"), output_axis=wide), *norm(part.query_norm, "query"),
@@ -373,48 +373,48 @@ def _attention_sites(module: nn.Module, tower: str, root: str, block: int | None
     ]  # fmt: skip
 
 
-def _heads(module: nn.Module, root: str, part: Attention) -> tuple[int, int, int]:
+def _count_heads(module: nn.Module, root: str, part: AttentionPart) -> tuple[int, int, int]:
     """(key-value heads, query heads for each of them, width of one head), from the weights as they are."""
-    width = int(_attribute(module, _join(root, part.width)))
-    queries, keys = (site_at(module, _join(root, p), "", None, "").rows // width for p in (part.query, part.key))
+    width = int(_get_attribute(module, _join_path(root, part.width)))
+    queries, keys = (make_site(module, _join_path(root, p), "", None, "").rows // width for p in (part.query, part.key))
     return keys, queries // max(keys, 1), width
 
 
-def _counters(module: nn.Module, tower: str, root: str, block: int | None, part: AnyPart) -> list[Counter]:
-    if not isinstance(part, Attention) or not part.width or not _has_weight(module, _join(root, part.query)):
+def _make_size_attributes(module: nn.Module, tower: str, root: str, block: int | None, part: AnyPart) -> list[SizeAttribute]:
+    if not isinstance(part, AttentionPart) or not part.width or not _has_weight(module, _join_path(root, part.query)):
         return []
-    _, group, width = _heads(module, root, part)
-    label = _label(tower, block, part.branch, "heads")
+    _, group, width = _count_heads(module, root, part)
+    label = _make_label(tower, block, part.branch, "heads")
     per_unit = [(name, group) for name in part.heads] + [(name, group * width) for name in part.sizes]
-    return [Counter(label, *_join(root, name).rpartition(".")[::2], per_unit=n) for name, n in per_unit]
+    return [SizeAttribute(label, *_join_path(root, name).rpartition(".")[::2], per_unit=n) for name, n in per_unit]
 
 
-def _undeclared(module: nn.Module, path: str, towers: list[Tower]) -> Site:
+def _make_undeclared_site(module: nn.Module, path: str, towers: list[Tower]) -> Site:
     """A site for a module that no tower declares; it belongs where its path does, else to the last tower."""
     for tower in towers:
         for number, block in enumerate(tower.blocks):
             if path.startswith(f"{block}."):
-                return site_at(module, path, tower.name, number, _plain_role(module, path), path[len(block) + 1 :])
+                return make_site(module, path, tower.name, number, _default_role_of(module, path), path[len(block) + 1 :])
     owner = next((t for t in towers if any(path.startswith(f"{p}.") for p in t.prefixes if p)), towers[-1])
-    return site_at(module, path, owner.name, None, _plain_role(module, path, "head"), path)
+    return make_site(module, path, owner.name, None, _default_role_of(module, path, "head"), path)
 
 
-def _plain_role(module: nn.Module, path: str, linear: str = "linear") -> str:
+def _default_role_of(module: nn.Module, path: str, linear: str = "linear") -> str:
     kind = kind_of(module.get_submodule(path))
     return linear if kind == "linear" or kind is None else kind
 
 
-def tied_once(module: nn.Module, sites: Iterable[Site]) -> tuple[Site, ...]:
+def merge_tied_sites(module: nn.Module, sites: Iterable[Site]) -> tuple[Site, ...]:
     """The sites with each weight once, at the place where it runs first; the other paths in `tied`."""
     first: dict[int, Site] = {}
     for site in sites:
         weight = id(module.get_submodule(site.path)._parameters["weight"])
         known = first.get(weight)
-        first[weight] = site if known is None else _tied(known, site)
+        first[weight] = site if known is None else _merge_tied_pair(known, site)
     return tuple(first.values())
 
 
-def seen_elsewhere(module: nn.Module, layout: Layout) -> Layout:
+def record_outside_names(module: nn.Module, layout: Layout) -> Layout:
     """`layout` with the names under which weights of its sites stand outside of all sites too."""
     named = [*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False)]
     layers = {id(module.get_submodule(path)) for site in layout.sites for path in (site.path, *site.tied)}
@@ -426,7 +426,7 @@ def seen_elsewhere(module: nn.Module, layout: Layout) -> Layout:
     return replace(layout, sites=tuple(replace(site, elsewhere=outside.get(weights[site.path], "")) for site in layout.sites))
 
 
-def _tied(known: Site, other: Site) -> Site:
+def _merge_tied_pair(known: Site, other: Site) -> Site:
     """`known` with the path of `other`, which has the same weight. An embedding is read again if all others read it along
     the dimension of its stream."""
     tied = replace(known, tied=(*known.tied, other.path))
@@ -437,24 +437,24 @@ def _tied(known: Site, other: Site) -> Site:
     return replace(tied, input_axis=other.input_axis if alike else None)
 
 
-def _prefixes(module: nn.Module, tower: TowerPart) -> tuple[str, ...]:
+def _find_prefixes(module: nn.Module, tower: TowerPart) -> tuple[str, ...]:
     """Dotted paths that belong to the tower: its root, unless nothing stands there, and what stands outside of it."""
     inside = (tower.root,) if tower.stem or tower.blocks or tower.head else ()
-    outside = [p.path if isinstance(p, Part) else p.query if isinstance(p, Attention) else p.up for p in tower.after]
-    return (*inside, *(p.partition(".")[0] for p in outside if _has(module, p)))
+    outside = [p.path if isinstance(p, LayerPart) else p.query if isinstance(p, AttentionPart) else p.up for p in tower.after]
+    return (*inside, *(p.partition(".")[0] for p in outside if _has_module(module, p)))
 
 
-def _expand(module: nn.Module, pattern: str) -> tuple[str, ...]:
+def _expand_block_paths(module: nn.Module, pattern: str) -> tuple[str, ...]:
     """Paths of all blocks that `pattern` stands for; a pattern without `*` names the list that holds them."""
     paths = [""]
     for step in (pattern if "*" in pattern else f"{pattern}.*").split("."):
         names = ([name for name, _ in module.get_submodule(p).named_children()] for p in paths)
         taken = ([n for n in children if step in ("*", n)] for children in names)
-        paths = [_join(p, name) for p, children in zip(paths, taken, strict=True) for name in children]
+        paths = [_join_path(p, name) for p, children in zip(paths, taken, strict=True) for name in children]
     return tuple(paths)
 
 
-def _has(module: nn.Module, path: str) -> bool:
+def _has_module(module: nn.Module, path: str) -> bool:
     try:
         module.get_submodule(path)
     except AttributeError:
@@ -463,21 +463,21 @@ def _has(module: nn.Module, path: str) -> bool:
 
 
 def _has_weight(module: nn.Module, path: str) -> bool:
-    return _has(module, path) and kind_of(module.get_submodule(path)) is not None
+    return _has_module(module, path) and kind_of(module.get_submodule(path)) is not None
 
 
-def _attribute(module: nn.Module, path: str) -> Any:
+def _get_attribute(module: nn.Module, path: str) -> Any:
     owner, _, name = path.rpartition(".")
     return getattr(module.get_submodule(owner), name)
 
 
-def _label(tower: str, block: int | None, branch: str, unit: str) -> str:
+def _make_label(tower: str, block: int | None, branch: str, unit: str) -> str:
     return ".".join(p for p in (tower, "" if block is None else str(block), branch, unit) if p)
 
 
-def _dotted(left: str, right: str) -> str:
+def _join_branch(left: str, right: str) -> str:
     return f"{left}.{right}" if left else right
 
 
-def _join(root: str, path: str) -> str:
+def _join_path(root: str, path: str) -> str:
     return f"{root}.{path}" if root and path else root or path

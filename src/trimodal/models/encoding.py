@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from trimodal.core import MODALITIES, TOKEN_KINDS
 from trimodal.errors import DataError, ModelError
-from trimodal.models.model import Loaded, Processors
+from trimodal.models.model import LoadedSample, Processors
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -30,7 +30,7 @@ _FILES = {
 }
 
 
-def need(loaded: Sequence[Loaded], *modalities: str) -> None:
+def require_modalities(loaded: Sequence[LoadedSample], *modalities: str) -> None:
     """`DataError` unless every sample holds every one of `modalities`."""
     for position, sample in enumerate(loaded, start=1):
         lacking = [m for m in modalities if getattr(sample, m) is None]
@@ -41,7 +41,7 @@ def need(loaded: Sequence[Loaded], *modalities: str) -> None:
             )
 
 
-def processor(processors: Processors, part: str) -> Any:
+def get_processor(processors: Processors, part: str) -> Any:
     """The `part` (`image`, `audio`, `text`, `whole`) of the model's processors; `ModelError` if its folder lacks it."""
     found = getattr(processors, part)
     if found is None:
@@ -52,21 +52,21 @@ def processor(processors: Processors, part: str) -> Any:
     return found
 
 
-def images(processors: Processors, loaded: Sequence[Loaded]) -> dict[str, Tensor]:
+def encode_images(processors: Processors, loaded: Sequence[LoadedSample]) -> dict[str, Tensor]:
     """`pixel_values` (batch, channels, height, width) in float32."""
-    need(loaded, "image")
-    found = processor(processors, "image")(images=[sample.image for sample in loaded], return_tensors="pt")
+    require_modalities(loaded, "image")
+    found = get_processor(processors, "image")(images=[sample.image for sample in loaded], return_tensors="pt")
     return {"pixel_values": found["pixel_values"]}
 
 
-def token_ids(tokenizer: Any, texts: Sequence[str], limit: int | None) -> list[list[int]]:
+def tokenize_texts(tokenizer: Any, texts: Sequence[str], limit: int | None) -> list[list[int]]:
     """Token ids of each text, special tokens included, at most `limit` of them."""
     cut: dict[str, Any] = {"truncation": True, "max_length": limit} if limit is not None else {}
     ids: list[list[int]] = tokenizer(list(texts), **cut)["input_ids"]
     return ids
 
 
-def padded(rows: Sequence[Sequence[int]], pad: int, length: int = 0) -> tuple[Tensor, Tensor]:
+def pad_token_rows(rows: Sequence[Sequence[int]], pad: int, length: int = 0) -> tuple[Tensor, Tensor]:
     """Ids (batch, tokens) padded on the right to the longest row or to `length`, and their mask of ones and zeros."""
     length = max(length, *(len(row) for row in rows))
     ids = torch.full((len(rows), length), pad, dtype=torch.long)
@@ -77,28 +77,28 @@ def padded(rows: Sequence[Sequence[int]], pad: int, length: int = 0) -> tuple[Te
     return ids, mask
 
 
-def texts(
-    processors: Processors, loaded: Sequence[Loaded], limit: int | None = None, full: bool = False
+def encode_texts(
+    processors: Processors, loaded: Sequence[LoadedSample], limit: int | None = None, full: bool = False
 ) -> dict[str, Tensor]:
     """`input_ids` and `attention_mask` (batch, tokens), cut off after `limit` tokens.
 
     `full` pads every text to `limit` and gives no mask, for models that were trained so (SigLIP).
     """
-    need(loaded, "text")
-    tokenizer = processor(processors, "text")
-    rows = token_ids(tokenizer, [sample.text or "" for sample in loaded], limit)
+    require_modalities(loaded, "text")
+    tokenizer = get_processor(processors, "text")
+    rows = tokenize_texts(tokenizer, [sample.text or "" for sample in loaded], limit)
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
-    ids, mask = padded(rows, pad, limit or 0 if full else 0)
+    ids, mask = pad_token_rows(rows, pad, limit or 0 if full else 0)
     return {"input_ids": ids} if full else {"input_ids": ids, "attention_mask": mask}
 
 
-def waveforms(loaded: Sequence[Loaded], rate: int) -> list[NDArray[np.float32]]:
+def collect_waveforms(loaded: Sequence[LoadedSample], rate: int) -> list[NDArray[np.float32]]:
     """The samples' audio at `rate` Hz, mono, float32."""
-    need(loaded, "audio")
-    return [resampled(sample.audio, sample.sampling_rate, rate) for sample in loaded if sample.audio is not None]
+    require_modalities(loaded, "audio")
+    return [resample_waveform(sample.audio, sample.sampling_rate, rate) for sample in loaded if sample.audio is not None]
 
 
-def resampled(wave: NDArray[np.float32], old: int, new: int) -> NDArray[np.float32]:
+def resample_waveform(wave: NDArray[np.float32], old: int, new: int) -> NDArray[np.float32]:
     """`wave` (samples,) at `old` Hz as it would be at `new` Hz (polyphase filter)."""
     if old == new:
         return wave
@@ -115,21 +115,21 @@ def resampled(wave: NDArray[np.float32], old: int, new: int) -> NDArray[np.float
     return np.asarray(resample_poly(wave, new // shared, old // shared), dtype=np.float32)
 
 
-def sounds(processors: Processors, loaded: Sequence[Loaded], **options: Any) -> dict[str, Tensor]:
+def encode_audio(processors: Processors, loaded: Sequence[LoadedSample], **options: Any) -> dict[str, Tensor]:
     """What the model's feature extractor gives: `input_features` or `input_values`, and its mask if it has one."""
-    extractor = processor(processors, "audio")
+    extractor = get_processor(processors, "audio")
     rate = int(extractor.sampling_rate)
-    found = extractor(waveforms(loaded, rate), sampling_rate=rate, return_tensors="pt", **options)
+    found = extractor(collect_waveforms(loaded, rate), sampling_rate=rate, return_tensors="pt", **options)
     return {name: torch.as_tensor(value) for name, value in found.items()}
 
 
-def in_dtype(module: nn.Module, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def cast_floats(module: nn.Module, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The batch with its floating-point tensors in the module's own type, so that a half-precision model takes them."""
-    dtype = _dtype(module)
+    dtype = _float_dtype_of(module)
     return {name: value.to(dtype) if value.is_floating_point() else value for name, value in batch.items()}
 
 
-def text_tokens(batch: Mapping[str, Tensor], ids: str = "input_ids", mask: str = "attention_mask") -> Tensor:
+def mark_text_tokens(batch: Mapping[str, Tensor], ids: str = "input_ids", mask: str = "attention_mask") -> Tensor:
     """(batch, tokens): TEXT where the mask is one, ANSWER where there is a label too, PADDING elsewhere."""
     tokens = torch.full_like(batch[ids], TEXT, dtype=torch.long)
     if "labels" in batch and batch["labels"].shape == tokens.shape:
@@ -137,7 +137,7 @@ def text_tokens(batch: Mapping[str, Tensor], ids: str = "input_ids", mask: str =
     return tokens.masked_fill(batch[mask] == 0, PADDING) if mask in batch else tokens
 
 
-def answer_labels(processors: Processors, loaded: Sequence[Loaded], ids: Tensor, mask: Tensor) -> dict[str, Tensor]:
+def make_answer_labels(processors: Processors, loaded: Sequence[LoadedSample], ids: Tensor, mask: Tensor) -> dict[str, Tensor]:
     """`labels` (batch, tokens): the ids of each sample's target at the end of its text, NO_LABEL elsewhere; nothing
     where no sample has a target.
 
@@ -145,7 +145,7 @@ def answer_labels(processors: Processors, loaded: Sequence[Loaded], ids: Tensor,
     """
     if not any(sample.target for sample in loaded):
         return {}
-    tokenizer = processors.text if processors.text is not None else processor(processors, "whole").tokenizer
+    tokenizer = processors.text if processors.text is not None else get_processor(processors, "whole").tokenizer
     labels = torch.full_like(ids, NO_LABEL)
     for row, sample in enumerate(loaded):
         if sample.target:
@@ -156,9 +156,9 @@ def answer_labels(processors: Processors, loaded: Sequence[Loaded], ids: Tensor,
     return {"labels": labels}
 
 
-def no_image(module: nn.Module, channels: int, height: int, width: int | None = None) -> dict[str, Tensor]:
+def make_blank_image(module: nn.Module, channels: int, height: int, width: int | None = None) -> dict[str, Tensor]:
     """`pixel_values` of one black image in the module's type and on its device."""
-    return {"pixel_values": no_signal(module, channels, height, height if width is None else width)}
+    return {"pixel_values": make_zero_input(module, channels, height, height if width is None else width)}
 
 
 def height_and_width(size: int | Sequence[int]) -> tuple[int, int]:
@@ -166,19 +166,19 @@ def height_and_width(size: int | Sequence[int]) -> tuple[int, int]:
     return (size, size) if isinstance(size, int) else (size[0], size[1])
 
 
-def no_text(module: nn.Module, tokens: int) -> dict[str, Tensor]:
+def make_blank_text(module: nn.Module, tokens: int) -> dict[str, Tensor]:
     """`input_ids` of one text of so many tokens, all of them token 0. No mask: it would only say that all are real."""
-    return {"input_ids": torch.zeros(1, tokens, dtype=torch.long, device=_device(module))}
+    return {"input_ids": torch.zeros(1, tokens, dtype=torch.long, device=_device_of(module))}
 
 
-def no_signal(module: nn.Module, *shape: int) -> Tensor:
+def make_zero_input(module: nn.Module, *shape: int) -> Tensor:
     """Zeros (1, *shape) in the module's type and on its device."""
-    return torch.zeros(1, *shape, dtype=_dtype(module), device=_device(module))
+    return torch.zeros(1, *shape, dtype=_float_dtype_of(module), device=_device_of(module))
 
 
-def _device(module: nn.Module) -> torch.device:
+def _device_of(module: nn.Module) -> torch.device:
     return next((p.device for p in module.parameters()), torch.device("cpu"))
 
 
-def _dtype(module: nn.Module) -> torch.dtype:
+def _float_dtype_of(module: nn.Module) -> torch.dtype:
     return next((p.dtype for p in module.parameters() if p.is_floating_point()), torch.float32)

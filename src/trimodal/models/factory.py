@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from trimodal.errors import ModelError
-from trimodal.models.copying import copy_module, is_plain
+from trimodal.models.copying import copy_module, is_plain_tensor
 from trimodal.models.foreign import run_foreign
 
 _WEIGHTED = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Embedding)
@@ -33,37 +33,37 @@ def make_module(factory: Callable[[], nn.Module], name: str) -> nn.Module:
     made = run_foreign(f"calling {name}", factory, "it must return a torch.nn.Module without being given anything")
     if not isinstance(made, nn.Module):
         raise ModelError(f"{name} returned {type(made).__name__}, expected a torch.nn.Module")
-    module = _unwrapped(made)
-    for problem in _problems(module):
+    module = _unwrap_module(made)
+    for problem in _find_problems(module):
         raise ModelError(f"{type(module).__name__} cannot be compressed: {problem}")
-    own = _without_compilers_(copy_module(module))
-    _give_own_biases_(own)
-    _shorten_rows_(own)
+    own = _unwrap_compiled_parts_(copy_module(module))
+    _untie_biases_(own)
+    _apply_max_norm_(own)
     return own.eval()
 
 
-def _unwrapped(module: nn.Module) -> nn.Module:
+def _unwrap_module(module: nn.Module) -> nn.Module:
     """What the outermost wrappers run."""
-    while _compiled(module) or isinstance(module, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
-        module = cast("nn.Module", module._orig_mod if _compiled(module) else module.module)
+    while _is_compiled(module) or isinstance(module, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+        module = cast("nn.Module", module._orig_mod if _is_compiled(module) else module.module)
     return module
 
 
-def _compiled(module: nn.Module) -> bool:
+def _is_compiled(module: nn.Module) -> bool:
     """Whether `torch.compile` made it. Its class is told by name: importing it takes seconds."""
     return type(module).__name__ == "OptimizedModule" and "_orig_mod" in module._modules
 
 
-def _without_compilers_(module: nn.Module) -> nn.Module:
+def _unwrap_compiled_parts_(module: nn.Module) -> nn.Module:
     """`module` with every part that `torch.compile` wraps in its place: layers are watched and replaced one by one."""
     for parent in list(module.modules()):
         for name, child in parent._modules.items():
-            if child is not None and _compiled(child):
-                parent._modules[name] = _unwrapped(child)
+            if child is not None and _is_compiled(child):
+                parent._modules[name] = _unwrap_module(child)
     return module
 
 
-def _give_own_biases_(module: nn.Module) -> None:
+def _untie_biases_(module: nn.Module) -> None:
     """Give every layer a bias of its own where several have one together: what is cut off a layer, or made up for in its
     bias, is not the other's."""
     taken: set[int] = set()
@@ -75,7 +75,7 @@ def _give_own_biases_(module: nn.Module) -> None:
             taken.add(id(bias))
 
 
-def _shorten_rows_(module: nn.Module) -> None:
+def _apply_max_norm_(module: nn.Module) -> None:
     """Shorten once what an embedding with `max_norm` would shorten whenever it looks rows up: the same numbers come out, and
     they are all in its weight, which is what is compressed."""
     for part in module.modules():
@@ -85,7 +85,7 @@ def _shorten_rows_(module: nn.Module) -> None:
             part.max_norm = None
 
 
-def _problems(module: nn.Module) -> Iterator[str]:
+def _find_problems(module: nn.Module) -> Iterator[str]:
     """Why `module` cannot be compressed."""
     for path, part in module.named_modules():
         where = f"{path} is a" if path else "it is a"
@@ -94,22 +94,22 @@ def _problems(module: nn.Module) -> Iterator[str]:
             return
         for name, tensor in (*part._parameters.items(), *part._buffers.items()):
             if tensor is not None:
-                yield from _troubles(f"{path}.{name}".lstrip("."), name, part, tensor)
+                yield from _find_tensor_problems(f"{path}.{name}".lstrip("."), name, part, tensor)
     yield from (
         f"its state dict holds a {type(value).__name__} under '{name}', where only tensors can be stored; "
         "give the model as it was before it was quantized or exported"
-        for name, value in _state(module).items()
+        for name, value in _get_state_dict(module).items()
         if not isinstance(value, Tensor)
     )
 
 
-def _troubles(name: str, role: str, part: nn.Module, tensor: Tensor) -> Iterator[str]:
+def _find_tensor_problems(name: str, role: str, part: nn.Module, tensor: Tensor) -> Iterator[str]:
     """What is wrong with one of its tensors."""
     if is_lazy(tensor):
         yield f"{name} of its {type(part).__name__} has no size yet; run the model once on an input before"
     elif tensor.is_meta:
         yield f"{name} is on the device meta, which holds no values; load the weights before"
-    elif not is_plain(tensor):
+    elif not is_plain_tensor(tensor):
         kind = "quantized" if tensor.is_quantized else type(tensor).__name__
         kind = str(tensor.layout).removeprefix("torch.") if tensor.layout is not torch.strided else kind
         yield f"{name} is a {kind} tensor, expected a dense one; give the model with plain weights"
@@ -120,6 +120,6 @@ def _troubles(name: str, role: str, part: nn.Module, tensor: Tensor) -> Iterator
         yield f"{name} of its {type(part).__name__} is {dtype}: it is quantized already; give the model as it was before"
 
 
-def _state(module: nn.Module) -> dict[str, Any]:
+def _get_state_dict(module: nn.Module) -> dict[str, Any]:
     """The state dict, which a part may make as it likes."""
     return run_foreign(f"the state dict of {type(module).__name__}", module.state_dict)

@@ -57,21 +57,21 @@ def weight_files(folder: Path) -> list[Path]:
     Raises:
         ModelError: an index cannot be read, or names a file that is not there.
     """
-    named = _json(folder / "config.json").get(NAMED)
+    named = _load_json_object(folder / "config.json").get(NAMED)
     index = INDEX
     if isinstance(named, str):
         single = named if named.endswith((".safetensors", ".index.json")) else OURS
         index = single if single.endswith(".index.json") else ""
     else:
         single = SINGLE
-    if single != index and (folder / _inside(folder, single, "config.json")).is_file():
+    if single != index and (folder / _check_inside(folder, single, "config.json")).is_file():
         return [Path(single)]
-    if not index or not (folder / _inside(folder, index, "config.json")).is_file():
+    if not index or not (folder / _check_inside(folder, index, "config.json")).is_file():
         return []
-    shards = _json(folder / index).get("weight_map")
+    shards = _load_json_object(folder / index).get("weight_map")
     if not isinstance(shards, dict) or not all(isinstance(name, str) for name in shards.values()):
         raise ModelError(f"{folder / index} holds no weight_map from tensors to files; copy or download it again")
-    found = [_inside(folder, name, index) for name in sorted(set(shards.values()))]
+    found = [_check_inside(folder, name, index) for name in sorted(set(shards.values()))]
     for path in found:
         if not (folder / path).is_file():
             raise ModelError(f"{folder / index} names {path}, which is not there; copy or download it again")
@@ -80,53 +80,53 @@ def weight_files(folder: Path) -> list[Path]:
 
 def index_files(folder: Path) -> list[Path]:
     """The index that says in which of several files the weights are, where it is read."""
-    named = _json(folder / "config.json").get(NAMED, INDEX)
+    named = _load_json_object(folder / "config.json").get(NAMED, INDEX)
     files = weight_files(folder)
     return [Path(named)] if files and str(files[0]) not in (SINGLE, OURS, named) else []
 
 
-def companions(folder: Path) -> list[Path]:
+def find_companion_files(folder: Path) -> list[Path]:
     """The files beside the weights, relative to `folder`, that its loaders read, in order.
 
     Raises:
         ModelError: one of them is a link out of the folder, or a module is a whole model of its own.
     """
-    have = {str(path): path for path in _files(folder)}
-    found: dict[str, Path] = {name: path for name, path in have.items() if _is_known(name, _vocabulary_files(folder))}
-    for module in _modules(folder):
+    have = {str(path): path for path in _list_files(folder)}
+    found: dict[str, Path] = {name: path for name, path in have.items() if _is_known_file(name, _vocabulary_files(folder))}
+    for module in _list_module_folders(folder):
         found.update((name, path) for name, path in have.items() if name.startswith(f"{module}/"))
     waiting = list(found)
     while waiting:
-        for name in _named_in(folder / waiting.pop(), have):
-            if name not in found and not _is_weight(name):
+        for name in _find_named_files(folder / waiting.pop(), have):
+            if name not in found and not _is_weight_file(name):
                 found[name] = have[name]
                 waiting.append(name)
-    kept = [path for name, path in found.items() if not _is_weight(name) or _is_module_weight(folder, path)]
+    kept = [path for name, path in found.items() if not _is_weight_file(name) or _is_module_weight(folder, path)]
     for path in kept:
         _check_link(folder, path)
     return sorted(kept)
 
 
-def module_weights(folder: Path) -> list[Path]:
+def module_weight_files(folder: Path) -> list[Path]:
     """Those of the companions that hold weights: of sentence-transformers' modules behind the model, such as `2_Dense`."""
-    return [path for path in companions(folder) if _is_weight(str(path))]
+    return [path for path in find_companion_files(folder) if _is_weight_file(str(path))]
 
 
-def licences(folder: Path) -> list[Path]:
+def find_licence_files(folder: Path) -> list[Path]:
     """The licence files; without one the README, where its head names the licence."""
-    names = [path for path in _files(folder) if len(path.parts) == 1]
+    names = [path for path in _list_files(folder) if len(path.parts) == 1]
     found = [path for path in names if _LICENCES.fullmatch(path.name) and not _is_link_out(folder, path)]
     if found:
         return found
-    return [path for path in names if path.name == "README.md" and not _is_link_out(folder, path) and _names_licence(folder / path)]
+    return [path for path in names if path.name == "README.md" and not _is_link_out(folder, path) and _has_licence_line(folder / path)]
 
 
-def left_out(folder: Path) -> tuple[str, ...]:
+def find_unread_files(folder: Path) -> tuple[str, ...]:
     """What no loader reads and so is neither counted nor carried over: files, and whole folders with a `/` behind."""
-    used = {*weight_files(folder), *index_files(folder), *companions(folder), *licences(folder)}
+    used = {*weight_files(folder), *index_files(folder), *find_companion_files(folder), *find_licence_files(folder)}
     used_folders = {parent for path in used for parent in path.parents}
     found = set()
-    for path in _files(folder):
+    for path in _list_files(folder):
         if path not in used:
             outermost = next((p for p in reversed(path.parents) if p not in used_folders), None)
             found.add(f"{outermost}/" if outermost else str(path))
@@ -147,32 +147,32 @@ def check_no_adapter(folder: Path) -> None:
             )
 
 
-def walk(folder: Path) -> Iterator[Path]:
+def walk_files(folder: Path) -> Iterator[Path]:
     """All files below `folder`, relative to it, and links to folders; nothing whose name begins with a dot."""
     for path in sorted(folder.iterdir()):
         if path.name.startswith("."):
             continue
         if path.is_dir() and not path.is_symlink():
-            yield from (Path(path.name) / below for below in walk(path))
+            yield from (Path(path.name) / below for below in walk_files(path))
         else:
             yield Path(path.name)
 
 
-def _files(folder: Path) -> list[Path]:
+def _list_files(folder: Path) -> list[Path]:
     """All files below `folder`, also those in a folder that a link of the right kind leads to."""
     found: list[Path] = []
-    for path in walk(folder):
+    for path in walk_files(folder):
         if (folder / path).is_dir():
             if not _is_link_out(folder, path):
-                found += [path / below for below in walk(folder / path)]
-            elif path.name in _modules(folder):
+                found += [path / below for below in walk_files(folder / path)]
+            elif path.name in _list_module_folders(folder):
                 _check_link(folder, path)
         elif (folder / path).is_file():
             found.append(path)
     return found
 
 
-def _is_known(name: str, vocabulary: Iterable[str]) -> bool:
+def _is_known_file(name: str, vocabulary: Iterable[str]) -> bool:
     """Whether a loader looks for a file of that name or kind."""
     if name.startswith(f"{_TEMPLATES}/"):
         return name.endswith(".jinja")
@@ -183,12 +183,12 @@ def _is_known(name: str, vocabulary: Iterable[str]) -> bool:
 
 def _vocabulary_files(folder: Path) -> tuple[str, ...]:
     """The files that the folder's tokenizer class says it reads."""
-    name = _json(folder / "tokenizer_config.json").get("tokenizer_class")
-    return _files_of_tokenizer(name) if isinstance(name, str) else ()
+    name = _load_json_object(folder / "tokenizer_config.json").get("tokenizer_class")
+    return _tokenizer_files_of(name) if isinstance(name, str) else ()
 
 
 @cache
-def _files_of_tokenizer(name: str) -> tuple[str, ...]:
+def _tokenizer_files_of(name: str) -> tuple[str, ...]:
     import transformers
 
     found: list[str] = []
@@ -199,23 +199,23 @@ def _files_of_tokenizer(name: str) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _modules(folder: Path) -> list[str]:
+def _list_module_folders(folder: Path) -> list[str]:
     """The folders of the modules that sentence-transformers puts behind the model, as its index files name them."""
-    listed = _loaded(folder / MODULES)
+    listed = _load_json(folder / MODULES)
     names = [entry.get("path") for entry in listed if isinstance(entry, dict)] if isinstance(listed, list) else []
-    types = _json(folder / ROUTER).get("types")
+    types = _load_json_object(folder / ROUTER).get("types")
     names += list(types) if isinstance(types, dict) else []
     found = [name.strip("/") for name in names if isinstance(name, str) and name.strip("/")]
     for name in found:
-        _inside(folder, name, MODULES)
-        if "model_type" in _json(folder / name / "config.json"):
+        _check_inside(folder, name, MODULES)
+        if "model_type" in _load_json_object(folder / name / "config.json"):
             raise ModelError(
                 f"{folder / MODULES} names {name}, a whole model of its own beside the one in {folder}; compress {folder / name} itself"
             )
     return found
 
 
-def _named_in(file: Path, have: Iterable[str]) -> set[str]:
+def _find_named_files(file: Path, have: Iterable[str]) -> set[str]:
     """Which of the files `have` are named by a small JSON file."""
     if file.suffix != ".json" or file.name.endswith(".index.json"):
         return set()
@@ -223,19 +223,19 @@ def _named_in(file: Path, have: Iterable[str]) -> set[str]:
         content = file.read_bytes() if file.stat().st_size <= _LARGEST_INDEX else b""
     except OSError:
         return set()
-    return set(_strings_in(content)) & set(have)
+    return set(_parse_json_strings(content)) & set(have)
 
 
 @lru_cache(maxsize=64)
-def _strings_in(content: bytes) -> frozenset[str]:
+def _parse_json_strings(content: bytes) -> frozenset[str]:
     """All strings in a JSON file: one run asks ten times, of the original and its copies, and a tokenizer's has thirty thousand."""
     try:
-        return frozenset(_strings(json.loads(content)))
+        return frozenset(_iter_strings(json.loads(content)))
     except (ValueError, RecursionError):
         return frozenset()
 
 
-def _strings(content: Any) -> Iterator[str]:
+def _iter_strings(content: Any) -> Iterator[str]:
     """All strings in a JSON value. One that names a class in a Python file (`auto_map`) names the file."""
     waiting = [content]
     while waiting:
@@ -249,25 +249,25 @@ def _strings(content: Any) -> Iterator[str]:
             waiting += value
 
 
-def _is_weight(name: str) -> bool:
+def _is_weight_file(name: str) -> bool:
     return name.lower().endswith(_TENSORS)
 
 
 def _is_module_weight(folder: Path, path: Path) -> bool:
     """Whether weights in the folder of a module are those that are read: safetensors where there are any, else a pickle."""
-    if len(path.parts) == 1 or path.parts[0] not in {Path(name).parts[0] for name in _modules(folder)}:
+    if len(path.parts) == 1 or path.parts[0] not in {Path(name).parts[0] for name in _list_module_folders(folder)}:
         return False
     beside = any((folder / path.parent).glob("*.safetensors"))
     return path.suffix == ".safetensors" or (not beside and path.suffix in PICKLES)
 
 
-def _names_licence(readme: Path) -> bool:
+def _has_licence_line(readme: Path) -> bool:
     """Whether the head of a model card, between its first two lines of dashes, has a line `license:`."""
     _, _, rest = readme.read_text(encoding="utf-8", errors="replace").partition("---\n")
     return re.search(r"^licen[cs]e:", rest.partition("\n---")[0], re.MULTILINE) is not None
 
 
-def _inside(folder: Path, name: str, where: str) -> Path:
+def _check_inside(folder: Path, name: str, where: str) -> Path:
     if Path(name).is_absolute() or ".." in Path(name).parts:
         raise ModelError(f"{folder / where} names {name:.80}, which lies outside of the folder; do not use it")
     return Path(name)
@@ -285,7 +285,7 @@ def _check_link(folder: Path, path: Path) -> None:
         raise ModelError(f"{folder / path} is a link out of the folder, which is not followed; put the file itself there")
 
 
-def _loaded(file: Path) -> Any:
+def _load_json(file: Path) -> Any:
     """The content of a JSON file; None where there is none that can be read."""
     try:
         return json.loads(file.read_text(encoding="utf-8"))
@@ -293,7 +293,7 @@ def _loaded(file: Path) -> Any:
         return None
 
 
-def _json(file: Path) -> dict[str, Any]:
+def _load_json_object(file: Path) -> dict[str, Any]:
     """The content of a JSON file that holds an object; else empty."""
-    found = _loaded(file)
+    found = _load_json(file)
     return found if isinstance(found, dict) else {}

@@ -21,7 +21,7 @@ _RUNNING = ("running_mean", "running_var")
 
 
 @dataclass(frozen=True)
-class Fault:
+class NonFiniteTensor:
     """What of one tensor is not finite: how many numbers, and the index of the first."""
 
     name: str
@@ -33,7 +33,7 @@ class Fault:
         return f"{self.name} holds {self.count:,} {numbers} not finite, the first at {list(self.first)}"
 
 
-def faults(module: nn.Module) -> Iterator[Fault]:
+def iter_nonfinite_tensors(module: nn.Module) -> Iterator[NonFiniteTensor]:
     """The tensors of `module` that hold what they must not, each once."""
     seen: set[int] = set()
     parameters = {name for name, _ in module.named_parameters(remove_duplicate=False)}
@@ -42,12 +42,12 @@ def faults(module: nn.Module) -> Iterator[Fault]:
             continue
         seen.add(tensor.data_ptr())
         strict = name in parameters or name.rpartition(".")[2] in _RUNNING
-        found = fault_of(name, tensor, infinite=strict)
+        found = find_nonfinite(name, tensor, infinite=strict)
         if found is not None:
             yield found
 
 
-def fault_of(name: str, tensor: Tensor, infinite: bool = True) -> Fault | None:
+def find_nonfinite(name: str, tensor: Tensor, infinite: bool = True) -> NonFiniteTensor | None:
     """What of `tensor` is NaN, or with `infinite` not finite; None if nothing is, or it holds no floating-point numbers."""
     if not tensor.is_floating_point() and not tensor.is_complex():
         return None
@@ -63,7 +63,7 @@ def fault_of(name: str, tensor: Tensor, infinite: bool = True) -> Fault | None:
         count += here
     if not count:
         return None
-    return Fault(name, count, tuple(int(i) for i in torch.unravel_index(torch.tensor(first), tensor.shape)))
+    return NonFiniteTensor(name, count, tuple(int(i) for i in torch.unravel_index(torch.tensor(first), tensor.shape)))
 
 
 def check_finite(module: nn.Module, name: str) -> None:
@@ -72,7 +72,7 @@ def check_finite(module: nn.Module, name: str) -> None:
     Raises:
         ModelError: it does; the first such tensor is named.
     """
-    found = list(faults(module))
+    found = list(iter_nonfinite_tensors(module))
     if found:
         others = f"; {len(found) - 1} more tensors do too" if len(found) > 1 else ""
         raise ModelError(

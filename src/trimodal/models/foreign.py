@@ -19,7 +19,7 @@ _LONGEST = 240
 _CHECK_DATA = "check that the data and the processor fit the model, or use a recipe that needs no data with --data none"
 
 
-class Stop(Exception):
+class StopForward(Exception):
     """Ends a forward pass whose rest nobody needs."""
 
 
@@ -31,10 +31,10 @@ def run_foreign(what: str, call: Callable[[], Result], advice: str = "") -> Resu
     """
     try:
         return call()
-    except (Stop, TrimodalError, KeyboardInterrupt):
+    except (StopForward, TrimodalError, KeyboardInterrupt):
         raise
     except BaseException as error:
-        raise ModelError(f"{what} failed ({last_line(error)}){f'; {advice}' if advice else ''}") from error
+        raise ModelError(f"{what} failed ({last_line_of(error)}){f'; {advice}' if advice else ''}") from error
 
 
 def run_forward(module: nn.Module, batch: Mapping[str, Any], advice: str = _CHECK_DATA) -> Any:
@@ -47,7 +47,7 @@ def run_forward(module: nn.Module, batch: Mapping[str, Any], advice: str = _CHEC
     return run_foreign(f"the forward pass of {type(module).__name__} on {given or 'nothing'}", partial(module, **batch), advice)
 
 
-def last_line(error: BaseException) -> str:
+def last_line_of(error: BaseException) -> str:
     """The type of `error` and the last line of its message that says something, short enough to read."""
     try:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from trimodal.core import MODALITIES, Layout, Site, Tower
 from trimodal.errors import DataError, ModelError
 from trimodal.layers import Recurrent
-from trimodal.models.declare import site_at, tied_once, weighted
+from trimodal.models.declare import find_weighted_modules, make_site, merge_tied_sites
 from trimodal.models.foreign import run_foreign
-from trimodal.models.model import Family, Loaded, Output, Processors
+from trimodal.models.model import Family, LoadedSample, Output, Processors
 
 _WORDS = {
     "image": ("vision", "visual", "image", "img"),
@@ -30,20 +30,20 @@ _WORDS = {
 def describe(module: nn.Module) -> Layout:
     """Sites in the order of registration, which is mostly the running order. A tower's blocks are the children of its
     outermost lists (`nn.ModuleList`, `nn.Sequential`)."""
-    paths = weighted(module)
-    names = dict.fromkeys(_tower(path) for path in paths) or {"model": None}
+    paths = find_weighted_modules(module)
+    names = dict.fromkeys(_tower_name_of(path) for path in paths) or {"model": None}
     towers = tuple(
-        Tower(name, name if name in MODALITIES else "all", _blocks(module, name), _children(module, name))
+        Tower(name, name if name in MODALITIES else "all", _find_blocks(module, name), _find_children(module, name))
         for name in names
     )
     blocks = {tower.name: tower.blocks for tower in towers}
-    sites = [_site(module, path, kind, _tower(path), blocks[_tower(path)]) for path, kind in paths.items()]
-    return Layout(towers, tied_once(module, sites))
+    sites = [_make_block_site(module, path, kind, _tower_name_of(path), blocks[_tower_name_of(path)]) for path, kind in paths.items()]
+    return Layout(towers, merge_tied_sites(module, sites))
 
 
 def example(module: nn.Module) -> dict[str, Tensor]:
     """What the module's own `example()` returns: keyword arguments of its forward for one sample; else nothing."""
-    own = _attribute(module, "example")
+    own = _get_own_attribute(module, "example")
     found = run_foreign(f"{type(module).__name__}.example()", own) if callable(own) else {}
     if not isinstance(found, dict) or not all(isinstance(name, str) for name in found):
         raise ModelError(f"{type(module).__name__}.example returned {type(found).__name__}, expected a dict of tensors.")
@@ -52,7 +52,7 @@ def example(module: nn.Module) -> dict[str, Tensor]:
 
 def outputs(module: nn.Module) -> tuple[Output, ...]:
     """The module's own `outputs`, a tuple of `Output`, if it has that; else its first output, compared by cosine."""
-    own = _attribute(module, "outputs")
+    own = _get_own_attribute(module, "outputs")
     if isinstance(own, tuple) and own and all(isinstance(output, Output) for output in own):
         return own
     return (Output("output", "all", "embedding"),)
@@ -60,13 +60,13 @@ def outputs(module: nn.Module) -> tuple[Output, ...]:
 
 def modalities(module: nn.Module) -> tuple[str, ...]:
     """The module's own `modalities`, a tuple of `image`, `audio`, `text`, if it has that; else none are known."""
-    own = _attribute(module, "modalities")
+    own = _get_own_attribute(module, "modalities")
     return tuple(m for m in MODALITIES if isinstance(own, (tuple, list)) and m in own)
 
 
-def encode(module: nn.Module, processors: Processors, loaded: Sequence[Loaded]) -> dict[str, Tensor]:
+def encode(module: nn.Module, processors: Processors, loaded: Sequence[LoadedSample]) -> dict[str, Tensor]:
     """What the module's own `encode(samples)` makes of them: keyword arguments of its forward."""
-    own = _attribute(module, "encode")
+    own = _get_own_attribute(module, "encode")
     if not callable(own):
         raise DataError(
             f"{type(module).__name__} is of no family that trimodal knows, so nothing says how its inputs are made; "
@@ -78,24 +78,24 @@ def encode(module: nn.Module, processors: Processors, loaded: Sequence[Loaded]) 
     return batch
 
 
-def _attribute(module: nn.Module, name: str) -> Any:
+def _get_own_attribute(module: nn.Module, name: str) -> Any:
     """What the module says of itself under `name`, which it may compute; None where it says nothing."""
     return run_foreign(f"{type(module).__name__}.{name}", lambda: getattr(module, name, None))
 
 
-def _tower(path: str) -> str:
+def _tower_name_of(path: str) -> str:
     """The tower that the top-level child's name speaks of, else `model`."""
     child = path.partition(".")[0].lower()
     return next((tower for tower, words in _WORDS.items() if any(word in child for word in words)), "model")
 
 
-def _site(module: nn.Module, path: str, kind: str, tower: str, blocks: tuple[str, ...]) -> Site:
+def _make_block_site(module: nn.Module, path: str, kind: str, tower: str, blocks: tuple[str, ...]) -> Site:
     """The site in the block that its path leads through; its branch is the rest of the path."""
     role, branch = _role_and_branch(module, path, kind)
     for number, block in enumerate(blocks):
         if path == block or path.startswith(f"{block}."):
-            return site_at(module, path, tower, number, role, branch[len(block) + 1 :])
-    return site_at(module, path, tower, None, role, branch)
+            return make_site(module, path, tower, number, role, branch[len(block) + 1 :])
+    return make_site(module, path, tower, None, role, branch)
 
 
 def _role_and_branch(module: nn.Module, path: str, kind: str) -> tuple[str, str]:
@@ -107,18 +107,18 @@ def _role_and_branch(module: nn.Module, path: str, kind: str) -> tuple[str, str]
     return kind, path
 
 
-def _blocks(module: nn.Module, tower: str) -> tuple[str, ...]:
+def _find_blocks(module: nn.Module, tower: str) -> tuple[str, ...]:
     """The children of the tower's outermost lists, in the order of registration."""
     blocks: list[str] = []
     for path, part in module.named_modules():
         inside = any(path == block or path.startswith(f"{block}.") for block in blocks)
-        if isinstance(part, (nn.ModuleList, nn.Sequential)) and _tower(path) == tower and not inside:
+        if isinstance(part, (nn.ModuleList, nn.Sequential)) and _tower_name_of(path) == tower and not inside:
             blocks += [f"{path}.{name}".lstrip(".") for name, _ in part.named_children()]
     return tuple(blocks)
 
 
-def _children(module: nn.Module, tower: str) -> tuple[str, ...]:
-    return tuple(name for name, _ in module.named_children() if _tower(name) == tower)
+def _find_children(module: nn.Module, tower: str) -> tuple[str, ...]:
+    return tuple(name for name, _ in module.named_children() if _tower_name_of(name) == tower)
 
 
 FAMILY = Family("generic", (), describe, outputs, modalities, encode, example=example, declares_axes=False)

@@ -41,7 +41,7 @@ class Output:
         """Its tensor in what a forward pass returned; None where that has none, as without the modality it is from."""
         found = result.get(self.field) if isinstance(result, Mapping) else getattr(result, self.field, None)
         if not isinstance(found, Tensor) and self.field == "output":
-            return first_tensor(result)
+            return find_first_tensor(result)
         return found if isinstance(found, Tensor) else None
 
     def is_one_number(self, value: Tensor) -> bool:
@@ -50,16 +50,16 @@ class Output:
         return self.kind != "tokens" and value.numel() == (len(value) if value.dim() else 1)
 
 
-def first_tensor(result: Any) -> Tensor | None:
+def find_first_tensor(result: Any) -> Tensor | None:
     """The first tensor in what a forward pass returned: itself, or in its tuples, lists and mappings, however deep."""
     if isinstance(result, Tensor):
         return result
     parts = result.values() if isinstance(result, Mapping) else result if isinstance(result, (tuple, list)) else ()
-    return next((found for part in parts if (found := first_tensor(part)) is not None), None)
+    return next((found for part in parts if (found := find_first_tensor(part)) is not None), None)
 
 
 @dataclass(frozen=True)
-class Loaded:
+class LoadedSample:
     """One sample with its files read: a PIL image in RGB, a mono waveform in float32 at `sampling_rate` Hz."""
 
     image: Image | None = None
@@ -141,7 +141,7 @@ class Family:
     describe: Callable[[nn.Module], Layout]
     outputs: Callable[[nn.Module], tuple[Output, ...]]
     modalities: Callable[[nn.Module], tuple[str, ...]]
-    encode: Callable[[nn.Module, Processors, Sequence[Loaded]], dict[str, Tensor]]
+    encode: Callable[[nn.Module, Processors, Sequence[LoadedSample]], dict[str, Tensor]]
     tokens: Callable[[nn.Module, Batch], dict[str, Tensor]] = field(default=lambda module, batch: {})
     example: Callable[[nn.Module], dict[str, Tensor]] = field(default=lambda module: {})
     declares_axes: bool = True

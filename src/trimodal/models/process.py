@@ -18,17 +18,17 @@ Result = TypeVar("Result")
 
 
 @contextmanager
-def process_kept() -> Iterator[None]:
+def preserve_process_state() -> Iterator[None]:
     """Put back afterwards what a process has only once: the states of all random generators, the default type, whether
     gradients are on, the number of threads, the filters of warnings, the levels of loggers."""
-    chance, floats, threads, gradients = _chance(), torch.get_default_dtype(), torch.get_num_threads(), torch.is_grad_enabled()
-    levels = {logger: logger.level for logger in _loggers()}
+    chance, floats, threads, gradients = _get_rng_states(), torch.get_default_dtype(), torch.get_num_threads(), torch.is_grad_enabled()
+    levels = {logger: logger.level for logger in _list_loggers()}
     silenced = logging.root.manager.disable
     with warnings.catch_warnings():
         try:
             yield
         finally:
-            _set_chance(chance)
+            _set_rng_states(chance)
             torch.set_default_dtype(floats)
             torch.set_grad_enabled(gradients)
             if torch.get_num_threads() != threads:
@@ -38,18 +38,18 @@ def process_kept() -> Iterator[None]:
             logging.disable(silenced)
 
 
-def keeps_process(verb: Callable[Given, Result]) -> Callable[Given, Result]:
+def leaves_process_unchanged(verb: Callable[Given, Result]) -> Callable[Given, Result]:
     """`verb`, which leaves the process as it found it."""
 
     @wraps(verb)
     def kept(*args: Given.args, **kwargs: Given.kwargs) -> Result:
-        with process_kept():
+        with preserve_process_state():
             return verb(*args, **kwargs)
 
     return kept
 
 
-def _loggers() -> list[logging.Logger]:
+def _list_loggers() -> list[logging.Logger]:
     known = list(logging.root.manager.loggerDict.values())
     return [logging.root, *(logger for logger in known if isinstance(logger, logging.Logger))]
 
@@ -57,13 +57,13 @@ def _loggers() -> list[logging.Logger]:
 _Chance = tuple[torch.Tensor, list[torch.Tensor], object, object]
 
 
-def _chance() -> _Chance:
+def _get_rng_states() -> _Chance:
     """The states of torch's, the accelerators', numpy's and Python's generators."""
     devices = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
     return torch.get_rng_state(), devices, np.random.get_state(), random.getstate()
 
 
-def _set_chance(state: _Chance) -> None:
+def _set_rng_states(state: _Chance) -> None:
     own, devices, numbers, plain = state
     torch.set_rng_state(own)
     if devices:

@@ -13,7 +13,7 @@ from typing import Any
 import transformers
 
 from trimodal.errors import ModelError
-from trimodal.models.foreign import last_line, run_foreign
+from trimodal.models.foreign import last_line_of, run_foreign
 from trimodal.models.model import Processors
 from trimodal.networks import fusion
 
@@ -33,17 +33,17 @@ _NEEDED = (
 _PACKAGES = {"pil": "pillow", "pytorch": "torch", "google": "protobuf", "cv2": "opencv-python", "sklearn": "scikit-learn"}
 
 
-def processors_in(folder: Path) -> Processors:
+def find_processors(folder: Path) -> Processors:
     """The input processors that `folder` has the files for.
 
     Raises:
         ModelError: one of these files is no JSON. A processor that cannot be loaded says so when it is asked for.
     """
     have = {file.name: file for file in folder.iterdir()}
-    nested = _mapping(have.get("processor_config.json"))
-    flat = _mapping(have.get("preprocessor_config.json"))
+    nested = _read_json_object(have.get("processor_config.json"))
+    flat = _read_json_object(have.get("preprocessor_config.json"))
     for name in ("tokenizer.json", "tokenizer_config.json"):
-        _mapping(have.get(name))
+        _read_json_object(have.get(name))
     parts = []
     if "image_processor" in nested or "image_processor_type" in flat:
         parts.append("image")
@@ -52,21 +52,21 @@ def processors_in(folder: Path) -> Processors:
     if _TEXT_FILES & have.keys():
         parts.append("text")
     if "processor_class" not in nested:
-        return Processors(later={part: partial(_load, part, folder) for part in parts})
-    whole = cache(partial(_load, "whole", folder))
-    return Processors(later={"whole": whole, **{part: partial(_out_of, whole, part, folder) for part in parts}})
+        return Processors(later={part: partial(_load_processor, part, folder) for part in parts})
+    whole = cache(partial(_load_processor, "whole", folder))
+    return Processors(later={"whole": whole, **{part: partial(_load_combined_part, whole, part, folder) for part in parts}})
 
 
-def _out_of(whole: Callable[[], Any], part: str, folder: Path) -> Any:
+def _load_combined_part(whole: Callable[[], Any], part: str, folder: Path) -> Any:
     """One part of a combined processor; where that cannot be loaded or lacks it, the part by itself."""
     try:
         found = getattr(whole(), _KINDS[part], None)
     except ModelError:  # what another part needs is missing
         found = None
-    return _load(part, folder) if found is None else found
+    return _load_processor(part, folder) if found is None else found
 
 
-def _mapping(file: Path | None) -> dict[str, Any]:
+def _read_json_object(file: Path | None) -> dict[str, Any]:
     """The content of a processor's file; empty where there is none."""
     try:
         content = {} if file is None else json.loads(file.read_text(encoding="utf-8"))
@@ -77,7 +77,7 @@ def _mapping(file: Path | None) -> dict[str, Any]:
     return content
 
 
-def _load(part: str, folder: Path) -> Any:
+def _load_processor(part: str, folder: Path) -> Any:
     """The processor for `part`.
 
     Raises:
@@ -90,31 +90,31 @@ def _load(part: str, folder: Path) -> Any:
         return run_foreign("loading it", load)
     except ModelError as failure:
         error = failure.__cause__ or failure
-        what, package = f"{folder}: its {_WORDS[part]}", missing_package(error)
+        what, package = f"{folder}: its {_WORDS[part]}", find_missing_package(error)
         if package == "tiktoken" and any(folder.glob("*.model")) and find_spec("sentencepiece") is None:
             package = "sentencepiece"  # whose file is read as one of tiktoken's where it is missing
         if package is None:
-            raise ModelError(f"{what} cannot be loaded: {last_line(error)}") from error
+            raise ModelError(f"{what} cannot be loaded: {last_line_of(error)}") from error
         raise ModelError(
             f"{what} needs the package {package}, which is not installed: run `pip install {package}`, or use --data none with a "
             "recipe that needs no data"
         ) from error
 
 
-def missing_package(error: BaseException | None) -> str | None:
+def find_missing_package(error: BaseException | None) -> str | None:
     """The package that is not installed, if that is what `error` or what caused it says."""
     while error is not None:
         if isinstance(error, ModuleNotFoundError) and error.name:
-            return _as_package(error.name.partition(".")[0])
+            return _to_package_name(error.name.partition(".")[0])
         said = str(error)
         if isinstance(error, ImportError) or "install" in said:
             for pattern in _NEEDED:
                 if found := pattern.search(said):
-                    return _as_package(found.group(1))
+                    return _to_package_name(found.group(1))
         error = error.__cause__ or error.__context__
     return None
 
 
-def _as_package(name: str) -> str:
+def _to_package_name(name: str) -> str:
     """What `pip install` calls the library `name`."""
     return _PACKAGES.get(name.lower(), name.lower())

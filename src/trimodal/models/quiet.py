@@ -11,7 +11,7 @@ from transformers.utils import logging as reports
 
 
 @contextmanager
-def without_bars() -> Iterator[None]:
+def hide_progress_bars() -> Iterator[None]:
     """Switch off the bars of Transformers and the hub, and leave them as they were; those who have asked Transformers to be
     verbose keep them. Also a decorator."""
     if reports.get_verbosity() <= logging.INFO:

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 
-def fingerprint(module: nn.Module) -> str:
+def fingerprint_module(module: nn.Module) -> str:
     """sha256 over every tensor's name, type, shape and bytes, in order of names."""
     digest = hashlib.sha256()
     for name, tensor in sorted(module.state_dict().items()):

@@ -21,7 +21,7 @@ from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizer
 from torch import Tensor, nn
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-from trimodal.errors import InputError, nearest
+from trimodal.errors import InputError, suggest_names
 from trimodal.networks.fusion import FusionConfig, FusionModel, make_processor
 
 WORDS = tuple(
@@ -94,28 +94,28 @@ class Listener(nn.Module):
         return scores
 
 
-def _labels(n: int) -> dict[str, Any]:
+def _num_labels_option(n: int) -> dict[str, Any]:
     """The number of classes, which configurations take without declaring it."""
     return {"num_labels": n}
 
 
-def _clip() -> nn.Module:
+def _make_clip() -> nn.Module:
     return hf.CLIPModel(hf.CLIPConfig(text_config=_WORDS, vision_config=_VISION, projection_dim=16))
 
 
-def _siglip() -> nn.Module:
+def _make_siglip() -> nn.Module:
     return hf.SiglipModel(hf.SiglipConfig(text_config={**_WORDS, "projection_size": 32}, vision_config=_VISION))
 
 
-def _vit() -> nn.Module:
+def _make_vit() -> nn.Module:
     return hf.ViTForImageClassification(hf.ViTConfig(**_VISION))
 
 
-def _bert() -> nn.Module:
+def _make_bert() -> nn.Module:
     return hf.BertModel(hf.BertConfig(**_WORDS))
 
 
-def _whisper() -> nn.Module:
+def _make_whisper() -> nn.Module:
     config = hf.WhisperConfig(
         d_model=32, encoder_layers=2, decoder_layers=2, encoder_attention_heads=4, decoder_attention_heads=4,
         encoder_ffn_dim=64, decoder_ffn_dim=64, num_mel_bins=16, max_source_positions=50, max_target_positions=24,
@@ -125,15 +125,15 @@ def _whisper() -> nn.Module:
     return hf.WhisperForConditionalGeneration(config)
 
 
-def _llama() -> nn.Module:
+def _make_llama() -> nn.Module:
     return hf.LlamaForCausalLM(hf.LlamaConfig(**_WORDS, num_key_value_heads=2, tie_word_embeddings=True))
 
 
-def _qwen3() -> nn.Module:
+def _make_qwen3() -> nn.Module:
     return hf.Qwen3ForCausalLM(hf.Qwen3Config(**_WORDS, num_key_value_heads=2, head_dim=16))
 
 
-def _llava() -> nn.Module:
+def _make_llava() -> nn.Module:
     config = hf.LlavaConfig(
         vision_config={**_VISION, "model_type": "clip_vision_model"},
         text_config={**_WORDS, "model_type": "llama", "num_key_value_heads": 2, "max_position_embeddings": 64},
@@ -142,7 +142,7 @@ def _llava() -> nn.Module:
     return hf.LlavaForConditionalGeneration(config)
 
 
-def _clap() -> nn.Module:
+def _make_clap() -> nn.Module:
     audio = {
         "hidden_size": 32, "patch_embeds_hidden_size": 16, "depths": [2, 2], "num_attention_heads": [2, 4],
         "spec_size": 32, "num_mel_bins": 8, "patch_size": 4, "patch_stride": [4, 4], "window_size": 4,
@@ -152,7 +152,7 @@ def _clap() -> nn.Module:
     return hf.ClapModel(config)
 
 
-def _wav2vec2() -> nn.Module:
+def _make_wav2vec2() -> nn.Module:
     config = hf.Wav2Vec2Config(
         **_BLOCKS, vocab_size=VOCABULARY, conv_dim=(16, 16, 16), conv_stride=(5, 4, 4), conv_kernel=(10, 3, 3),
         num_conv_pos_embeddings=4, num_conv_pos_embedding_groups=2, pad_token_id=PAD, layerdrop=0.0,
@@ -160,56 +160,56 @@ def _wav2vec2() -> nn.Module:
     return hf.Wav2Vec2ForCTC(config)
 
 
-def _ast() -> nn.Module:
+def _make_ast() -> nn.Module:
     config = hf.ASTConfig(**_BLOCKS, max_length=48, num_mel_bins=16, patch_size=8, frequency_stride=8, time_stride=8)
     return hf.ASTForAudioClassification(config)
 
 
-def _resnet(layer_type: str) -> nn.Module:
+def _make_resnet(layer_type: str) -> nn.Module:
     sizes: dict[str, Any] = {"embedding_size": 8, "hidden_sizes": [16, 32], "depths": [2, 2]}
-    return hf.ResNetForImageClassification(hf.ResNetConfig(**sizes, layer_type=layer_type, **_labels(2)))
+    return hf.ResNetForImageClassification(hf.ResNetConfig(**sizes, layer_type=layer_type, **_num_labels_option(2)))
 
 
-def _fusion() -> nn.Module:
+def _make_fusion() -> nn.Module:
     streams = ("image", "audio", "text", "fusion")
     sizes: dict[str, Any] = {f"{s}_{what}": n for s in streams for what, n in (("width", 32), ("blocks", 2))}
     sizes |= {"head_dim": 8, "mlp_ratio": 2, "audio_mels": 16, "audio_frames": 100, "text_tokens": 16}
-    return FusionModel(FusionConfig(**sizes, vocabulary_size=VOCABULARY, **_labels(4)))
+    return FusionModel(FusionConfig(**sizes, vocabulary_size=VOCABULARY, **_num_labels_option(4)))
 
 
 MINIATURES: Mapping[str, Callable[[], nn.Module]] = {
-    "clip": _clip,
-    "siglip": _siglip,
-    "vit": _vit,
-    "bert": _bert,
-    "whisper": _whisper,
-    "llama": _llama,
-    "qwen3": _qwen3,
-    "llava": _llava,
-    "clap": _clap,
-    "wav2vec2": _wav2vec2,
-    "ast": _ast,
-    "resnet": lambda: _resnet("bottleneck"),
-    "resnet-basic": lambda: _resnet("basic"),
-    "fusion": _fusion,
+    "clip": _make_clip,
+    "siglip": _make_siglip,
+    "vit": _make_vit,
+    "bert": _make_bert,
+    "whisper": _make_whisper,
+    "llama": _make_llama,
+    "qwen3": _make_qwen3,
+    "llava": _make_llava,
+    "clap": _make_clap,
+    "wav2vec2": _make_wav2vec2,
+    "ast": _make_ast,
+    "resnet": lambda: _make_resnet("bottleneck"),
+    "resnet-basic": lambda: _make_resnet("basic"),
+    "fusion": _make_fusion,
     "generic": Mixture,
     "lstm": Listener,
 }
 PLAIN = ("generic", "lstm")  # of no family, with no configuration to write
 
 
-def miniature(name: str, seed: int = 0) -> nn.Module:
+def make_miniature(name: str, seed: int = 0) -> nn.Module:
     """The miniature called `name`, in evaluation mode; same seed, same weights. `InputError` if unknown."""
     if name not in MINIATURES:
-        raise InputError(f"There is no miniature called {name!r}; {nearest(name, MINIATURES)}")
+        raise InputError(f"There is no miniature called {name!r}; {suggest_names(name, MINIATURES)}")
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         module = MINIATURES[name]()
-        _enlarge_(module)
+        _enlarge_weights_(module)
     return module.eval()
 
 
-def _enlarge_(module: nn.Module) -> None:
+def _enlarge_weights_(module: nn.Module) -> None:
     """Draw all weights anew: matrices with variance 1 / inputs, vectors near what they are, running statistics near 0
     and 1."""
     with torch.no_grad():
@@ -225,11 +225,11 @@ def _enlarge_(module: nn.Module) -> None:
                 part.running_var.uniform_(0.5, 1.5)
 
 
-def miniature_batch(name: str, n: int, seed: int = 0) -> dict[str, Tensor]:
+def make_miniature_batch(name: str, n: int, seed: int = 0) -> dict[str, Tensor]:
     """Keyword arguments of the miniature's forward for `n` samples, random but sensible."""
     random = torch.Generator().manual_seed(seed)
     pixels = {"pixel_values": torch.randn(n, 3, IMAGE_SIZE, IMAGE_SIZE, generator=random)}
-    words = _word_batch(n, random)
+    words = _make_word_batch(n, random)
     batches: dict[str, Callable[[], dict[str, Tensor]]] = {
         "clip": lambda: pixels | words,
         "siglip": lambda: pixels | {"input_ids": words["input_ids"]},
@@ -241,7 +241,7 @@ def miniature_batch(name: str, n: int, seed: int = 0) -> dict[str, Tensor]:
             "decoder_input_ids": words["input_ids"],
             "decoder_attention_mask": words["attention_mask"],
         },
-        "llava": lambda: pixels | _with_image(words),
+        "llava": lambda: pixels | _prepend_image_tokens(words),
         "clap": lambda: words | {
             "input_features": torch.randn(n, 1, 100, 8, generator=random),
             "is_longer": torch.zeros(n, 1, dtype=torch.bool),
@@ -259,7 +259,7 @@ def miniature_batch(name: str, n: int, seed: int = 0) -> dict[str, Tensor]:
     return batches.get(name, lambda: pixels)()
 
 
-def _word_batch(n: int, random: torch.Generator) -> dict[str, Tensor]:
+def _make_word_batch(n: int, random: torch.Generator) -> dict[str, Tensor]:
     """Ids (n, 12) that begin with BOS and end with EOS; every other row is padded by three."""
     ids = torch.randint(len(SPECIAL), VOCABULARY, (n, 12), generator=random)
     mask = torch.ones_like(ids)
@@ -268,7 +268,7 @@ def _word_batch(n: int, random: torch.Generator) -> dict[str, Tensor]:
     return {"input_ids": ids, "attention_mask": mask}
 
 
-def _with_image(words: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _prepend_image_tokens(words: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The words after as many image tokens as the vision tower gives."""
     ids, mask = words["input_ids"], words["attention_mask"]
     image = torch.full((len(ids), (IMAGE_SIZE // PATCH) ** 2), IMAGE_TOKEN)
@@ -278,7 +278,7 @@ def _with_image(words: Mapping[str, Tensor]) -> dict[str, Tensor]:
     }
 
 
-def tokenizer() -> Any:
+def make_tokenizer() -> Any:
     """A word-level tokenizer of `WORDS` that puts BOS and EOS around every text."""
     vocabulary = {word: number for number, word in enumerate((*SPECIAL, *WORDS))}
     core = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
@@ -294,12 +294,12 @@ def tokenizer() -> Any:
     )  # fmt: skip
 
 
-def _image_processor() -> Any:
+def _make_image_processor() -> Any:
     size = {"height": IMAGE_SIZE, "width": IMAGE_SIZE}
     return CLIPImageProcessorPil(size=size, crop_size=size)
 
 
-def feature_extractor(name: str) -> Any:
+def make_feature_extractor(name: str) -> Any:
     """The feature extractor that fits the audio miniature called `name`."""
     if name == "whisper":
         return hf.WhisperFeatureExtractor(feature_size=16, sampling_rate=RATE, chunk_length=1)
@@ -313,14 +313,14 @@ def feature_extractor(name: str) -> Any:
     return hf.Wav2Vec2FeatureExtractor(sampling_rate=RATE, do_normalize=True, return_attention_mask=True)
 
 
-def processors_of(name: str, module: nn.Module) -> Sequence[Any]:
+def make_processors(name: str, module: nn.Module) -> Sequence[Any]:
     """What is saved beside the model, each with `save_pretrained`."""
     if name == "fusion":
         return (make_processor(module.config, [" ".join(WORDS)], sampling_rate=RATE),)  # type: ignore[arg-type]
     if name == "llava":
         return (
             hf.LlavaProcessor(
-                _image_processor(), tokenizer(), patch_size=PATCH, vision_feature_select_strategy="default",
+                _make_image_processor(), make_tokenizer(), patch_size=PATCH, vision_feature_select_strategy="default",
                 image_token="<image>", num_additional_image_tokens=1,
             ),
         )  # fmt: skip
@@ -328,19 +328,19 @@ def processors_of(name: str, module: nn.Module) -> Sequence[Any]:
         "clip": "it", "siglip": "it", "vit": "i", "resnet": "i", "resnet-basic": "i", "bert": "t", "llama": "t",
         "qwen3": "t", "whisper": "at", "clap": "at", "wav2vec2": "a", "ast": "a",
     }.get(name, "")  # fmt: skip
-    parts = {"i": _image_processor, "a": lambda: feature_extractor(name), "t": tokenizer}
+    parts = {"i": _make_image_processor, "a": lambda: make_feature_extractor(name), "t": make_tokenizer}
     return tuple(make() for letter, make in parts.items() if letter in modalities)
 
 
 def write_miniature(name: str, folder: Path, seed: int = 0) -> Path:
     """Write the miniature called `name` as a complete Hugging Face folder and return it: configuration, safetensors,
     and all processors it needs. Those in `PLAIN` have no configuration to write: `InputError`."""
-    module = miniature(name, seed)
+    module = make_miniature(name, seed)
     if not isinstance(module, hf.PreTrainedModel):
         raise InputError(f"The miniature {name!r} is a plain module and has no folder; use miniature({name!r}).")
     folder.mkdir(parents=True, exist_ok=True)
     module.save_pretrained(folder)
-    for part in processors_of(name, module):
+    for part in make_processors(name, module):
         part.save_pretrained(folder)
     return folder
 

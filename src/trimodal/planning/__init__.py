@@ -1,13 +1,13 @@
 """Plan: recipe -> every place by name. Only plans are executed."""
 
-from trimodal.catalogue import built_in
-from trimodal.planning.cost import Work, check_memory_for, estimate_cost, measured_pace
+from trimodal.catalogue import list_recipes
+from trimodal.planning.cost import Workload, check_memory_for, estimate_cost, measure_speed
 from trimodal.planning.planner import place_of, plan_edits, plan_steps
-from trimodal.planning.recipe import LARGEST_SEED, Recipe, Step, read_recipe
-from trimodal.planning.untouched import untouched_by, with_left_alone
+from trimodal.planning.recipe import LARGEST_SEED, Recipe, RecipeStep, read_recipe
+from trimodal.planning.untouched import add_declined_places, find_untouched
 
 __all__ = [
-    "LARGEST_SEED", "Recipe", "Step", "Work", "built_in", "check_disk_for", "check_memory_for", "estimate_cost", "measured_pace",
-    "place_of", "plan_edits", "plan_steps", "read_recipe", "untouched_by",
-    "with_left_alone",
+    "LARGEST_SEED", "Recipe", "RecipeStep", "Workload", "list_recipes", "check_disk_for", "check_memory_for", "estimate_cost", "measure_speed",
+    "place_of", "plan_edits", "plan_steps", "read_recipe", "find_untouched",
+    "add_declined_places",
 ]  # fmt: skip

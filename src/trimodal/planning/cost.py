@@ -29,7 +29,7 @@ import torch
 from trimodal.core import Edit, Layout, Plan, Site
 from trimodal.core.estimate import Estimate
 from trimodal.errors import InputError
-from trimodal.machine import free_memory
+from trimodal.machine import free_memory_bytes
 
 _USED = 0.4  # of a product's pace, in layers with all that is around them
 _PROCESS_BYTES = 450_000_000  # torch, Transformers and trimodal, imported
@@ -55,7 +55,7 @@ _PACE: Mapping[str, tuple[float, float, float]] = {  # passes over the weight, a
 
 
 @dataclass(frozen=True)
-class Pace:
+class MachineSpeed:
     """What the machine does in a second: operations of a float32 product, and bytes copied."""
 
     operations: float
@@ -63,7 +63,7 @@ class Pace:
 
 
 @dataclass(frozen=True)
-class Work:
+class Workload:
     """How much data is worked on: samples for statistics, for training, and held out; `operations` of one sample's forward
     pass (multiply-accumulates), None where they could not be counted."""
 
@@ -74,13 +74,13 @@ class Work:
 
 
 @cache
-def measured_pace() -> Pace:
+def measure_speed() -> MachineSpeed:
     """The pace of this machine, by a product and a copy that take a few milliseconds."""
     a, whole = torch.ones(_PRODUCT, _PRODUCT), torch.ones(_COPIED)
-    return Pace(2 * _PRODUCT**3 / _least_seconds(lambda: a @ a), 2 * 4 * _COPIED / _least_seconds(whole.clone))
+    return MachineSpeed(2 * _PRODUCT**3 / _time_fastest(lambda: a @ a), 2 * 4 * _COPIED / _time_fastest(whole.clone))
 
 
-def _least_seconds(work: Any) -> float:
+def _time_fastest(work: Any) -> float:
     seconds = []
     for _ in range(_TRIES):  # whatever else runs on the machine only adds
         start = time.perf_counter()
@@ -89,7 +89,7 @@ def _least_seconds(work: Any) -> float:
     return max(min(seconds), 1e-9)
 
 
-def estimate_cost(plan: Plan, layout: Layout, work: Work, reading_seconds: float, pace: Pace) -> Estimate:
+def estimate_cost(plan: Plan, layout: Layout, work: Workload, reading_seconds: float, pace: MachineSpeed) -> Estimate:
     """What carrying out `plan` on the model with `layout` will take.
 
     Args:
@@ -100,12 +100,12 @@ def estimate_cost(plan: Plan, layout: Layout, work: Work, reading_seconds: float
         pace: of the machine.
     """
     forward = 2 * (work.operations or plan.source.parameters * _DEFAULT_TOKENS) / (pace.operations * _USED)
-    solving = sum(_solving_seconds(edit, layout, pace) for edit in plan.edits if edit.places)
+    solving = sum(_estimate_solving_seconds(edit, layout, pace) for edit in plan.edits if edit.places)
     weights = sum(site.rows * site.columns for site in layout.sites if site.kind == "linear")
     tokens = (work.operations or 0) / max(1, weights) or _DEFAULT_TOKENS
-    moments = sum(2 * tokens * site.columns**2 for site in _looked_at(plan, layout)) / (pace.operations * _USED)
+    moments = sum(2 * tokens * site.columns**2 for site in _find_observed_sites(plan, layout)) / (pace.operations * _USED)
     looking = work.statistics * (_FORWARDS_TO_LOOK * forward + moments)
-    training = sum(_samples_trained_on(edit) for edit in plan.edits) * _FORWARDS_TO_TRAIN * forward
+    training = sum(_count_training_samples(edit) for edit in plan.edits) * _FORWARDS_TO_TRAIN * forward
     decoding = plan.source.parameters * 4 * 10 / pace.bytes
     verifying = work.held_out * 2 * forward + -(-work.held_out // _VERIFY_BATCH) * decoding
     seconds = {
@@ -114,21 +114,21 @@ def estimate_cost(plan: Plan, layout: Layout, work: Work, reading_seconds: float
         "reload": reading_seconds + plan.source.tensor_bytes / _SAVED_BYTES_PER_SECOND,
         "verify": verifying + 0.1,
     }
-    more = _more_memory(plan, layout, copied=bool(work.calibration))
-    return Estimate(seconds, (_held_now() or _PROCESS_BYTES + plan.source.tensor_bytes) + more, more,
+    more = _estimate_extra_memory(plan, layout, copied=bool(work.calibration))
+    return Estimate(seconds, (_read_process_memory() or _PROCESS_BYTES + plan.source.tensor_bytes) + more, more,
                     plan.expected_tensor_bytes + _COMPANIONS_BYTES)  # fmt: skip
 
 
-def _solving_seconds(edit: Edit, layout: Layout, pace: Pace) -> float:
+def _estimate_solving_seconds(edit: Edit, layout: Layout, pace: MachineSpeed) -> float:
     passes, products, cubes = _PACE.get(edit.method, _PACE["quantize.gptq"])
     total = 0.0
-    for site in _sites_of([edit], layout):
+    for site in _find_edited_sites([edit], layout):
         m, n = site.rows, site.columns
         total += passes * 4 * m * n / pace.bytes + (products * 2 * m * n * n + cubes * 2 * n**3) / (pace.operations * _USED)
     return total
 
 
-def _sites_of(edits: Iterable[Edit], layout: Layout) -> Iterator[Site]:
+def _find_edited_sites(edits: Iterable[Edit], layout: Layout) -> Iterator[Site]:
     """The sites that the edits' places name, as the model has them now; parts that an earlier edit will make count as the whole."""
     known = {site.path: site for site in layout.sites}
     for edit in edits:
@@ -138,17 +138,17 @@ def _sites_of(edits: Iterable[Edit], layout: Layout) -> Iterator[Site]:
                 yield site
 
 
-def _looked_at(plan: Plan, layout: Layout) -> Iterator[Site]:
+def _find_observed_sites(plan: Plan, layout: Layout) -> Iterator[Site]:
     """Sites whose inputs are looked at: layers of methods that do more than round."""
     edits = [edit for edit in plan.edits if _PACE.get(edit.method, (0, 1, 1))[1:] != (0, 0)]
-    return (site for site in _sites_of(edits, layout) if site.kind in ("linear", "conv"))
+    return (site for site in _find_edited_sites(edits, layout) if site.kind in ("linear", "conv"))
 
 
-def _samples_trained_on(edit: Edit) -> int:
+def _count_training_samples(edit: Edit) -> int:
     return int(edit.config.get("steps", 0)) * int(edit.config.get("batch", 0)) if not edit.places else 0
 
 
-def _more_memory(plan: Plan, layout: Layout, copied: bool) -> int:
+def _estimate_extra_memory(plan: Plan, layout: Layout, copied: bool) -> int:
     """Bytes beyond what is held now: a copy of the original, the compressed layers, and the larger of what working and
     what reloading takes."""
     largest = max((site.rows * site.columns for site in layout.sites), default=0)
@@ -156,7 +156,7 @@ def _more_memory(plan: Plan, layout: Layout, copied: bool) -> int:
     return kept + max(_LARGEST_COPIES * 4 * largest, _PROCESS_BYTES + plan.expected_tensor_bytes)
 
 
-def _held_now() -> int | None:
+def _read_process_memory() -> int | None:
     """Bytes of memory that this process holds, None where the system does not tell."""
     try:
         return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * os.sysconf("SC_PAGE_SIZE")
@@ -170,7 +170,7 @@ def check_memory_for(needed_bytes: int, what: str) -> None:
     Raises:
         InputError: saying how much is needed and how much is there.
     """
-    free = free_memory()
+    free = free_memory_bytes()
     if free is not None and needed_bytes > free:
         raise InputError(
             f"{what} needs about {needed_bytes / 1e9:.1f} GB of memory, but only {free / 1e9:.1f} GB are free; close other "

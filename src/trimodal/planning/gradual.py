@@ -26,13 +26,13 @@ from typing import Any, Literal, get_args
 
 from trimodal.errors import RecipeError
 from trimodal.methods import Method
-from trimodal.methods.options import build, option
+from trimodal.methods.options import build_config, option
 
 Shape = Literal["cubic", "linear", "geometric"]
 
 
 @dataclass(frozen=True)
-class Gradual:
+class GradualSchedule:
     """How a pruning step is spread out."""
 
     times: int = option(..., "how many steps to prune in", low=2, high=100)
@@ -50,9 +50,9 @@ class Gradual:
         return round(final - (final - self.begin) * missing, 6)
 
 
-def read_gradual(
+def read_gradual_schedule(
     method: Method, values: Mapping[str, Any], place: str
-) -> tuple[Gradual, Mapping[str, Any], Mapping[str, Any]]:
+) -> tuple[GradualSchedule, Mapping[str, Any], Mapping[str, Any]]:
     """The schedule that `values` describe for a step with `method`, the options of its recovery, and those of the last
     recovery, which are the same where nothing else is said.
 
@@ -67,10 +67,10 @@ def read_gradual(
         if not isinstance(options, dict):
             raise RecipeError(f"{place}: gradual.{name} is {options!r}, but must be a mapping of options of distill")
     recover = recovery["recover"]
-    return build(Gradual, values, f"{place}: gradual"), recover, {**recover, **recovery["final"]}
+    return build_config(GradualSchedule, values, f"{place}: gradual"), recover, {**recover, **recovery["final"]}
 
 
-def spread_out(gradual: Gradual, config: Any, place: str) -> list[Any]:
+def expand_schedule(gradual: GradualSchedule, config: Any, place: str) -> list[Any]:
     """`config` once per step, each with its sparsity.
 
     Raises:

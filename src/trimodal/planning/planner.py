@@ -14,25 +14,25 @@ from typing import Any
 
 from trimodal.core import (
     Certainty,
+    DeclinedPlace,
     Edit,
-    Fixed,
     Fold,
     Layout,
-    LeftAlone,
     Place,
     PlannedPlace,
     Site,
-    Skipped,
-    least_certain,
+    SkippedStep,
+    Uncuttable,
+    lowest_certainty,
 )
 from trimodal.core.site import is_width
-from trimodal.edits.fold_layout import sites_of
-from trimodal.errors import RecipeError, nearest
+from trimodal.edits.fold_layout import sites_of_fold
+from trimodal.errors import RecipeError, suggest_names
 from trimodal.methods import Method
-from trimodal.methods.options import build, plain
+from trimodal.methods.options import build_config, config_to_dict
 from trimodal.methods.prune.scope import RANKED
-from trimodal.methods.quantize.tower_codebook import beside
-from trimodal.planning.recipe import Recipe, Step
+from trimodal.methods.quantize.tower_codebook import assign_codebook_owner
+from trimodal.planning.recipe import Recipe, RecipeStep
 
 
 def place_of(layout: Layout, method: Method, planned: PlannedPlace) -> Place:
@@ -57,7 +57,7 @@ def plan_edits(layout: Layout, recipe: Recipe, data: bool) -> tuple[tuple[Edit, 
     return edits, layout
 
 
-def plan_steps(layout: Layout, recipe: Recipe, data: bool) -> tuple[tuple[Edit, ...], tuple[Skipped, ...], Layout]:
+def plan_steps(layout: Layout, recipe: Recipe, data: bool) -> tuple[tuple[Edit, ...], tuple[SkippedStep, ...], Layout]:
     """The recipe's steps as edits, those that are optional and find nothing to do, and the layout as it will be after
     all of them. `data` says whether there is any.
 
@@ -66,7 +66,7 @@ def plan_steps(layout: Layout, recipe: Recipe, data: bool) -> tuple[tuple[Edit, 
             is not there. Where a step is optional the first two are no errors, as long as any other step finds a place.
     """
     edits: list[Edit] = []
-    skipped: list[Skipped] = []
+    skipped: list[SkippedStep] = []
     began, idle = layout, False
     for step in recipe.steps:
         if step.number == 1:
@@ -75,20 +75,20 @@ def plan_steps(layout: Layout, recipe: Recipe, data: bool) -> tuple[tuple[Edit, 
             continue
         try:
             edit, layout = _plan_step(layout, step, data, began, edits)
-        except _NothingToDo as nothing:
+        except _NoPlaceError as nothing:
             if not step.optional:
                 raise RecipeError(f"{step.place} ({step.method.name}): {nothing.reason}") from None
             if not (idle and step.number > 1):  # the rest of a schedule of which nothing was said yet
-                skipped.append(Skipped(step.place, step.method.name, nothing.reason))
+                skipped.append(SkippedStep(step.place, step.method.name, nothing.reason))
             idle = True
             continue
         idle = False
-        edits.append(_as_certain_as(edits, edit, step.method))
-    _check_any(recipe, edits, skipped)
+        edits.append(_limit_certainty(edits, edit, step.method))
+    _check_any_place(recipe, edits, skipped)
     return tuple(edits), tuple(skipped), layout
 
 
-class _NothingToDo(Exception):
+class _NoPlaceError(Exception):
     """A step finds no place to work at, for `reason`."""
 
     def __init__(self, reason: str) -> None:
@@ -96,42 +96,42 @@ class _NothingToDo(Exception):
         self.reason = reason
 
 
-def _check_any(recipe: Recipe, edits: Sequence[Edit], skipped: Sequence[Skipped]) -> None:
+def _check_any_place(recipe: Recipe, edits: Sequence[Edit], skipped: Sequence[SkippedStep]) -> None:
     """Refuse a recipe of which nothing is left but training."""
     if skipped and not any(edit.places for edit in edits):
         reasons = "; ".join(f"{step.method}: {step.reason}" for step in skipped[:3])
         raise RecipeError(f"{recipe.name} finds nothing to do in this model ({reasons}); choose another recipe")
 
 
-def _plan_step(layout: Layout, step: Step, data: bool, began: Layout, earlier: Sequence[Edit]) -> tuple[Edit, Layout]:
+def _plan_step(layout: Layout, step: RecipeStep, data: bool, began: Layout, earlier: Sequence[Edit]) -> tuple[Edit, Layout]:
     """The edit for `step`, and the layout after it; `began` is the layout when the step's schedule began, `earlier` are
     the edits before it."""
     method = step.method
     if method.fit is not None and not data:
         raise RecipeError(f"{step.place} ({method.name}) trains on calibration data, and there is none; give --data")
     if method.on == "model":
-        return Edit(method.name, step.where, plain(step.config), ()), layout
+        return Edit(method.name, step.where, config_to_dict(step.config), ()), layout
     planned: list[PlannedPlace] = []
     taken: list[tuple[Place, Any]] = []
-    matching, left = _matching(layout, step)
-    left += [LeftAlone(fixed.label, fixed.reason) for fixed in layout.fixed if _cannot(fixed, step)]
-    left += _idle_exceptions(step, matching)
+    matching, left = _match_places(layout, step)
+    left += [DeclinedPlace(fixed.label, fixed.reason) for fixed in layout.fixed if _wants_uncuttable(fixed, step)]
+    left += _find_unmatched_exceptions(step, matching)
     for found in matching:
-        if found.fold is not None and sites_of(found.fold, layout) is None:
-            left.append(LeftAlone(found.name, "a layer that it needs was folded into another"))
+        if found.fold is not None and sites_of_fold(found.fold, layout) is None:
+            left.append(DeclinedPlace(found.name, "a layer that it needs was folded into another"))
             continue
         # of two labels on one site the first may have been cut by now
         place = replace(found, sites=tuple(layout.site(site.path) for site in found.sites))
-        config = _config_at(step, place)
+        config = _config_for_place(step, place)
         if step.number and method.on in ("axis", "tower"):
-            config = _of_what_is_left(config, place, began)
-        reason = _held_elsewhere(place) or method.refuse(place, config) or _overtaken(place.fold, earlier, planned)
+            config = _rescale_sparsity(config, place, began)
+        reason = _explain_held_weight(place) or method.refuse(place, config) or _explain_stale_fold(place.fold, earlier, planned)
         if reason is None and method.kind == "share":
-            reason = _unsure(place, method.forecast(place, config), earlier)
+            reason = _explain_unknown_shapes(place, method.forecast(place, config), earlier)
         if reason is not None:
-            left.append(LeftAlone(place.name, reason))
+            left.append(DeclinedPlace(place.name, reason))
             continue
-        config = beside(place, config, taken)
+        config = assign_codebook_owner(place, config, taken)
         taken.append((place, config))
         looks = method.wants(place, config) is not None
         if not data and looks and not method.without_data:
@@ -142,24 +142,24 @@ def _plan_step(layout: Layout, step: Step, data: bool, began: Layout, earlier: S
         after = method.forecast(place, config)
         layout = method.reshaped(layout.exchange(place.sites, after), place, config)
         paths = tuple(site.path for site in place.sites)
-        base = plain(step.config)
-        differing = {name: value for name, value in plain(config).items() if value != base[name]}
+        base = config_to_dict(step.config)
+        differing = {name: value for name, value in config_to_dict(config).items() if value != base[name]}
         after_bytes = place.bytes_with(after)
         planned.append(PlannedPlace(place.name, paths, place.stored_bytes, after_bytes, differing, fold=place.fold))
     if not planned:
         reasons = dict.fromkeys(f"{alone.name}: {alone.reason}" for alone in left)
         why = f"{'; '.join(list(reasons)[:3])}{' …' if len(reasons) > 3 else ''}"
-        raise _NothingToDo(f"nothing that {_quoted(step)} matches can be worked on; {why}")
-    return Edit(method.name, step.where, plain(step.config), tuple(planned), tuple(left)), layout
+        raise _NoPlaceError(f"nothing that {_quote_patterns(step)} matches can be worked on; {why}")
+    return Edit(method.name, step.where, config_to_dict(step.config), tuple(planned), tuple(left)), layout
 
 
-def _held_elsewhere(place: Place) -> str | None:
+def _explain_held_weight(place: Place) -> str | None:
     """Why a weight must stay as it is: somebody reads it who is no layer. What works on a whole tower looks for itself."""
     held = None if place.whole is not None else next((site for site in place.sites if site.elsewhere), None)
     return None if held is None else f"the weight of {held.path} is also {held.elsewhere}, which is read by no layer"
 
 
-def _overtaken(fold: Fold | None, earlier: Iterable[Edit], here: Iterable[PlannedPlace]) -> str | None:
+def _explain_stale_fold(fold: Fold | None, earlier: Iterable[Edit], here: Iterable[PlannedPlace]) -> str | None:
     """Why a fold that was found before the first step no longer holds after the `earlier` edits and those folded `here`
     already. What sites tell is left to the method: this is about tensors outside of them, and values that were equal."""
     if fold is None or fold.what not in ("scale", "twin", "idle"):
@@ -183,10 +183,10 @@ def _overtaken(fold: Fold | None, earlier: Iterable[Edit], here: Iterable[Planne
     return None if other is None else f"folding {other.path} changes it or {kept}"
 
 
-def _unsure(place: Place, after: Iterable[Site], earlier: Iterable[Edit]) -> str | None:
+def _explain_unknown_shapes(place: Place, after: Iterable[Site], earlier: Iterable[Edit]) -> str | None:
     """Why it is not known which layers of a tower will be of one shape: an earlier edit leaves open how much each loses."""
     left = set(after)
-    doubts = [path for path, _ in _doubts(earlier)]
+    doubts = [path for path, _ in _find_inexact_paths(earlier)]
     changed = (site for site in place.sites if site not in left)
     unsure = next((site for site in changed if any(f"{site.path}.".startswith(f"{path}.") for path in doubts)), None)
     if unsure is None:
@@ -197,83 +197,83 @@ def _unsure(place: Place, after: Iterable[Site], earlier: Iterable[Edit]) -> str
     )
 
 
-def _doubts(earlier: Iterable[Edit]) -> list[tuple[str, Certainty]]:
+def _find_inexact_paths(earlier: Iterable[Edit]) -> list[tuple[str, Certainty]]:
     """The paths whose bytes `earlier` edits could but estimate, with what is known of them."""
     places = (place for edit in earlier for place in edit.places if place.certainty != "exact")
     return [(path, place.certainty) for place in places for path in place.paths]
 
 
-def _as_certain_as(earlier: Iterable[Edit], edit: Edit, method: Method) -> Edit:
+def _limit_certainty(earlier: Iterable[Edit], edit: Edit, method: Method) -> Edit:
     """`edit` with what the bytes of its places are worth: no more than those of `earlier` edits at the same sites."""
-    doubts = _doubts(earlier)
+    doubts = _find_inexact_paths(earlier)
 
     def certainty(place: PlannedPlace) -> Certainty:
-        own = method.certainty(build(method.config, {**edit.config, **place.config}, edit.method))
-        return least_certain(
+        own = method.certainty(build_config(method.config, {**edit.config, **place.config}, edit.method))
+        return lowest_certainty(
             [own, *(c for path, c in doubts if any(f"{p}.".startswith(f"{path}.") for p in place.paths))]
         )
 
     return replace(edit, places=tuple(replace(place, certainty=certainty(place)) for place in edit.places))
 
 
-def _config_at(step: Step, place: Place) -> Any:
+def _config_for_place(step: RecipeStep, place: Place) -> Any:
     """The step's options at `place`: those of the last exception that fits it, else the step's own. Where an exception
     gives the sparsity, it is not left to a ranking."""
-    config = next((config for pattern, config in reversed(step.but) if _fits(place, pattern)), step.config)
+    config = next((config for pattern, config in reversed(step.but) if _matches_pattern(place, pattern)), step.config)
     if getattr(config, "scope", "") in RANKED and config.sparsity != step.config.sparsity:
         return replace(config, scope="layer")
     return config
 
 
-def _of_what_is_left(config: Any, place: Place, began: Layout) -> Any:
+def _rescale_sparsity(config: Any, place: Place, began: Layout) -> Any:
     """The options with a sparsity that is a share of the units that `place` has now, not of those it had when the
     schedule began: units that were cut are gone, while a mask still counts what it has removed."""
     if place.whole is not None:
         whole, left = len(began.tower(place.name).blocks), len(place.whole.blocks)
     else:
-        whole, left = (_units(sites, place.label) for sites in (began.sites, place.sites))
+        whole, left = (_count_units(sites, place.label) for sites in (began.sites, place.sites))
     stay = max(1, whole - round(whole * config.sparsity))
     return replace(config, sparsity=max(0.0, round(1 - stay / left, 12)))
 
 
-def _units(sites: Iterable[Site], label: str | None) -> int:
+def _count_units(sites: Iterable[Site], label: str | None) -> int:
     return next(axis.units for site in sites for axis in (site.input_axis, site.output_axis) if axis and axis.label == label)
 
 
-def _idle_exceptions(step: Step, matching: list[Place]) -> Iterator[LeftAlone]:
+def _find_unmatched_exceptions(step: RecipeStep, matching: list[Place]) -> Iterator[DeclinedPlace]:
     """The exceptions that fit none of the places, which only an optional step may have."""
     for pattern, _ in step.but:
-        if any(_fits(place, pattern) for place in matching):
+        if any(_matches_pattern(place, pattern) for place in matching):
             continue
         if not step.optional:
             raise RecipeError(
                 f"{step.place} ({step.method.name}): the exception '{pattern}' matches none of the places that "
-                f"{_quoted(step)} matches, such as '{matching[0].name}'"
+                f"{_quote_patterns(step)} matches, such as '{matching[0].name}'"
             )
-        yield LeftAlone(f"but {pattern}", "the exception matches none of the places")
+        yield DeclinedPlace(f"but {pattern}", "the exception matches none of the places")
 
 
-def _cannot(fixed: Fixed, step: Step) -> bool:
+def _wants_uncuttable(fixed: Uncuttable, step: RecipeStep) -> bool:
     """Whether the step asks for units that cannot be cut."""
     wanted = step.method.on == "axis" and fixed.label.rpartition(".")[2] == step.method.unit
-    names = (fixed.label, *_tower_of(fixed.label))
+    names = (fixed.label, *_tower_of_label(fixed.label))
     return wanted and any(fnmatchcase(name, pattern) for pattern in step.where for name in names)
 
 
-def _matching(layout: Layout, step: Step) -> tuple[list[Place], list[LeftAlone]]:
+def _match_places(layout: Layout, step: RecipeStep) -> tuple[list[Place], list[DeclinedPlace]]:
     """The places that the step's patterns match, in running order, and the patterns of an optional step that match none."""
-    candidates = list(_candidates(layout, step.method))
-    matched = [p for p in candidates if any(_fits(p, pattern) for pattern in step.where)]
-    left: list[LeftAlone] = []
+    candidates = list(_list_candidates(layout, step.method))
+    matched = [p for p in candidates if any(_matches_pattern(p, pattern) for pattern in step.where)]
+    left: list[DeclinedPlace] = []
     for pattern in step.where:
-        if not any(_fits(place, pattern) for place in candidates):
+        if not any(_matches_pattern(place, pattern) for place in candidates):
             if not (step.optional and matched):
-                raise _NothingToDo(f"the pattern '{pattern}' matches nothing; {_hint(layout, step, pattern)}")
-            left.append(LeftAlone(pattern, "the pattern matches nothing in this model"))
+                raise _NoPlaceError(f"the pattern '{pattern}' matches nothing; {_explain_no_match(layout, step, pattern)}")
+            left.append(DeclinedPlace(pattern, "the pattern matches nothing in this model"))
     return matched, left
 
 
-def _candidates(layout: Layout, method: Method) -> Iterator[Place]:
+def _list_candidates(layout: Layout, method: Method) -> Iterator[Place]:
     if method.on == "site":
         for site in layout.sites:
             yield Place(site.name, (site,))
@@ -283,38 +283,38 @@ def _candidates(layout: Layout, method: Method) -> Iterator[Place]:
         return
     if method.on == "fold":
         for fold in layout.folds:
-            sites = sites_of(fold, layout)
+            sites = sites_of_fold(fold, layout)
             if sites is not None:
-                yield Place(_called(fold, layout), sites, fold=fold)
+                yield Place(_fold_name(fold, layout), sites, fold=fold)
         return
     for label in layout.labels():
         if label.rpartition(".")[2] == method.unit:
             yield Place.along(layout, label)
 
 
-def _called(fold: Fold, layout: Layout) -> str:
+def _fold_name(fold: Fold, layout: Layout) -> str:
     """The name of the site that goes, or the path of what is no site."""
     return next((site.name for site in layout.sites if site.path == fold.path), fold.path)
 
 
-def _fits(place: Place, pattern: str) -> bool:
+def _matches_pattern(place: Place, pattern: str) -> bool:
     """A pattern matches the place's name, one of its sites' names, or with `path:` a site's dotted path. What runs through
     a whole tower has only its own name and the tower's."""
     if place.label is not None and is_width(place.label):
-        return any(fnmatchcase(name, pattern) for name in (place.name, *_tower_of(place.label)))
+        return any(fnmatchcase(name, pattern) for name in (place.name, *_tower_of_label(place.label)))
     if pattern.startswith("path:"):
         return any(fnmatchcase(site.path, pattern.removeprefix("path:")) for site in place.sites)
     return any(fnmatchcase(name, pattern) for name in (place.name, *(site.name for site in place.sites)))
 
 
-def _tower_of(label: str) -> tuple[str, ...]:
+def _tower_of_label(label: str) -> tuple[str, ...]:
     """The tower that all of a stream's dimensions belong to; none for units of a block."""
     return (label.partition(".")[0],) if is_width(label) else ()
 
 
-def _hint(layout: Layout, step: Step, pattern: str) -> str:
+def _explain_no_match(layout: Layout, step: RecipeStep, pattern: str) -> str:
     """What the pattern could have meant."""
-    candidates = list(_candidates(layout, step.method))
+    candidates = list(_list_candidates(layout, step.method))
     if not candidates and step.method.on == "fold":
         lacking = "" if layout.watched else "; the model was not run: without data a module needs a method example()"
         return f"nothing was seen that could be folded{lacking}"
@@ -324,7 +324,7 @@ def _hint(layout: Layout, step: Step, pattern: str) -> str:
             "parameters stay as they are"
         )
     if not candidates:
-        reasons = [f"{fixed.label}: {fixed.reason}" for fixed in layout.fixed if _cannot(fixed, step)]
+        reasons = [f"{fixed.label}: {fixed.reason}" for fixed in layout.fixed if _wants_uncuttable(fixed, step)]
         reasons += [fixed.reason for fixed in layout.fixed if not fixed.label]
         why = f": {'; '.join(reasons[:3])}{' …' if len(reasons) > 3 else ''}" if reasons else ""
         return f"this model has no {step.method.unit} that can be cut{why}"
@@ -333,9 +333,9 @@ def _hint(layout: Layout, step: Step, pattern: str) -> str:
     unknown = [word for word in words if word not in parts]
     towers = ", ".join(sorted({place.tower for place in candidates}))
     if unknown:
-        return f"for '{unknown[0]}' {nearest(unknown[0], parts)} Places are called tower.block.role, such as '{candidates[0].name}'"
+        return f"for '{unknown[0]}' {suggest_names(unknown[0], parts)} Places are called tower.block.role, such as '{candidates[0].name}'"
     return f"towers here: {towers}; places are called tower.block.role, such as '{candidates[0].name}'"
 
 
-def _quoted(step: Step) -> str:
+def _quote_patterns(step: RecipeStep) -> str:
     return " or ".join(f"'{pattern}'" for pattern in step.where)

@@ -5,27 +5,27 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 
-from trimodal.core import Edit, Layout, Plan, Site, Stored, Untouched, Why, gathered
-from trimodal.inventory.places import by_site
-from trimodal.methods import Method, method
+from trimodal.core import Edit, Layout, Plan, Site, StoredTensor, UntouchedTensors, Why, group_untouched
+from trimodal.inventory.places import match_tensors_to_sites
+from trimodal.methods import Method, get_method
 from trimodal.models.model import Model
 
 
-def untouched_by(model: Model, edits: Sequence[Edit]) -> Untouched:
+def find_untouched(model: Model, edits: Sequence[Edit]) -> UntouchedTensors:
     """The tensors of `model` that none of the `edits` works on; biases of layers whose weight alone is worked on too.
 
     A step that takes out whole blocks, or shares them, works on all of its tower; one that works on the model without
     places, such as training, counts for nothing, since it leaves every tensor in its form.
     """
-    found = list(by_site(model.module, model.layout))
-    reach = _Reach()
+    found = list(match_tensors_to_sites(model.module, model.layout))
+    reach = _EditReach()
     for edit in edits:
-        reach.add_(edit, method(edit.method), model.layout)
+        reach.add_(edit, get_method(edit.method), model.layout)
     left = ((stored, why) for stored, site in found if (why := reach.why_left(stored, site)) is not None)
-    return gathered(left, sum(stored.bytes for stored, _ in found))
+    return group_untouched(left, sum(stored.bytes for stored, _ in found))
 
 
-def with_left_alone(plan: Plan, alone: Collection[tuple[int, str]]) -> Untouched | None:
+def add_declined_places(plan: Plan, alone: Collection[tuple[int, str]]) -> UntouchedTensors | None:
     """What `plan` leaves, and what its run left alone beside: `alone` has the number of an edit and the name of its place.
     Places that another edit worked on are not among it."""
     if plan.untouched is None or not alone:
@@ -34,14 +34,14 @@ def with_left_alone(plan: Plan, alone: Collection[tuple[int, str]]) -> Untouched
     worked = {path for key, place in places if key not in alone for path in place.paths}
     left = [place for key, place in places if key in alone and not worked.intersection(place.paths)]
     stored = [
-        Stored(path, place.name.partition(".")[0], place.bytes_before // len(place.paths)) for place in left for path in place.paths
+        StoredTensor(path, place.name.partition(".")[0], place.bytes_before // len(place.paths)) for place in left for path in place.paths
     ]
-    more = gathered(((one, "declined") for one in stored), plan.untouched.of_bytes)
-    return Untouched(more.of_bytes, tuple(sorted((*plan.untouched.alike, *more.alike), key=lambda one: -one.bytes)))
+    more = group_untouched(((one, "declined") for one in stored), plan.untouched.of_bytes)
+    return UntouchedTensors(more.of_bytes, tuple(sorted((*plan.untouched.alike, *more.alike), key=lambda one: -one.bytes)))
 
 
 @dataclass
-class _Paths:
+class _PathSet:
     """Dotted paths, and all that they lie in."""
 
     paths: set[str] = field(default_factory=set)
@@ -51,11 +51,11 @@ class _Paths:
         """Take in `paths`."""
         for path in paths:
             self.paths.add(path)
-            self.above.update(_prefixes(path))
+            self.above.update(_list_prefixes(path))
 
     def hold(self, path: str) -> bool:
         """Whether `path` is one of them or lies in one."""
-        return any(prefix in self.paths for prefix in _prefixes(path))
+        return any(prefix in self.paths for prefix in _list_prefixes(path))
 
     def reach(self, path: str) -> bool:
         """Whether one of them is `path`, lies in it (a factor that an earlier step made of it), or holds it."""
@@ -63,11 +63,11 @@ class _Paths:
 
 
 @dataclass
-class _Reach:
+class _EditReach:
     """The paths that are worked on wholly, or in their weight alone; what was declined by name."""
 
-    whole: _Paths = field(default_factory=_Paths)
-    weights: _Paths = field(default_factory=_Paths)
+    whole: _PathSet = field(default_factory=_PathSet)
+    weights: _PathSet = field(default_factory=_PathSet)
     declined: set[str] = field(default_factory=set)
 
     def add_(self, edit: Edit, used: Method, layout: Layout) -> None:
@@ -81,7 +81,7 @@ class _Reach:
                 self.whole.add_((place.fold.path,) if place.fold else ())
         self.declined.update(alone.name for alone in edit.left_alone)
 
-    def why_left(self, stored: Stored, site: Site | None) -> Why | None:
+    def why_left(self, stored: StoredTensor, site: Site | None) -> Why | None:
         """Why a tensor stays as it is; None where it does not."""
         if site is None:
             return None if self.whole.hold(stored.name) else "in no place"
@@ -92,7 +92,7 @@ class _Reach:
         return "declined" if site.name in self.declined else "not asked for"
 
 
-def _prefixes(path: str) -> list[str]:
+def _list_prefixes(path: str) -> list[str]:
     """The path itself and all that it lies in: `a.b.c`, `a.b`, `a`."""
     parts = path.split(".")
     return [".".join(parts[:end]) for end in range(len(parts), 0, -1)]

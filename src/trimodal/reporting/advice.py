@@ -20,7 +20,7 @@ _WIDER = "where: ['*'], bits: 8, group: 64, clip: output"
 
 
 @dataclass(frozen=True)
-class Step:
+class NextStep:
     """One thing to try: what for, what to expect, and the command as it is typed."""
 
     goal: str
@@ -29,7 +29,7 @@ class Step:
 
 
 @dataclass(frozen=True)
-class Names:
+class CommandNames:
     """What the commands call the folder, the original and the data; `MODEL` and `DATA` where nobody knows."""
 
     out: str
@@ -37,10 +37,10 @@ class Names:
     data: str = "DATA"
 
     @staticmethod
-    def in_plan(plan: Plan, out: str) -> Names:
+    def in_plan(plan: Plan, out: str) -> CommandNames:
         """Those for the page, which travels: a hub id or a function is the same everywhere, a folder's name is not."""
         name = wording.source_name(plan.source.name)
-        return Names(out, name if name == plan.source.name and ("/" in name or ":" in name) else "MODEL")
+        return CommandNames(out, name if name == plan.source.name and ("/" in name or ":" in name) else "MODEL")
 
     @property
     def original(self) -> str:
@@ -57,63 +57,63 @@ class Names:
         return f"trimodal compress {self.original} --recipe {recipe} --data {data}{more} -o {self.beside(suffix)}"
 
 
-def next_steps(plan: Plan, verdict: Verdict, names: Names) -> tuple[Step, Step, Step]:
+def suggest_next_steps(plan: Plan, verdict: Verdict, names: CommandNames) -> tuple[NextStep, NextStep, NextStep]:
     """Smaller, safer, faster."""
-    return _smaller(plan, verdict, names), _safer(plan, verdict, names), _faster(plan, names)
+    return _suggest_smaller(plan, verdict, names), _suggest_safer(plan, verdict, names), _suggest_faster(plan, names)
 
 
-def _bits(plan: Plan) -> float:
+def _least_bits_of(plan: Plan) -> float:
     """The least bits that a quantizer of the plan was asked for; 32 without one."""
     kinds = {known.name: known.kind for known in METHODS}
     asked = [edit.config.get("bits") for edit in plan.edits if kinds.get(edit.method) == "quantize" and edit.places]
     return min((bits for bits in asked if isinstance(bits, int | float)), default=32)
 
 
-def _smaller(plan: Plan, verdict: Verdict, names: Names) -> Step:
-    bits = _bits(plan)
+def _suggest_smaller(plan: Plan, verdict: Verdict, names: CommandNames) -> NextStep:
+    bits = _least_bits_of(plan)
     if bits > 8:
-        return Step("smaller", "8 bits per weight; needs no data", names.again("int8", "int8"))
+        return NextStep("smaller", "8 bits per weight; needs no data", names.again("int8", "int8"))
     if bits > 4:
-        return Step("smaller", "4 bits per weight, about half the file", names.again("int4", "int4"))
+        return NextStep("smaller", "4 bits per weight, about half the file", names.again("int4", "int4"))
     if verdict.packing is None:
         why = "the same numbers, entropy-coded; decoded when it is loaded"
-        return Step("smaller", why, f"trimodal pack {shlex.quote(names.out)} -o {names.beside('packed')}")
-    reached = min(bits, _reached(verdict))
+        return NextStep("smaller", why, f"trimodal pack {shlex.quote(names.out)} -o {names.beside('packed')}")
+    reached = min(bits, _reached_bits_of(verdict))
     if reached > 1.2 * _ENTROPY:
-        return Step("smaller", "some 3 bits per weight, entropy-coded", names.again("small", "small"))
+        return NextStep("smaller", "some 3 bits per weight, entropy-coded", names.again("small", "small"))
     target = max(_LEAST, int(8 * reached) / 10)
     text = f"{{pack: entropy, steps: [{{quantize.entropy: {{where: '*', bits: {target:g}}}}}]}}"
     why = f"{target:g} bits per weight in place of {reached:.1f}, entropy-coded; loses more"
-    return Step("smaller", why, f'echo "{text}" > smaller.yaml && {names.again("smaller.yaml", "smaller")}')
+    return NextStep("smaller", why, f'echo "{text}" > smaller.yaml && {names.again("smaller.yaml", "smaller")}')
 
 
-def _reached(verdict: Verdict) -> float:
+def _reached_bits_of(verdict: Verdict) -> float:
     """Bits of the weight file per weight that the original has."""
     weights = sum(tower.parameters_before for tower in verdict.towers)
     return 8 * verdict.size.weights_after_bytes / weights if weights else math.inf
 
 
-def _safer(plan: Plan, verdict: Verdict, names: Names) -> Step:
+def _suggest_safer(plan: Plan, verdict: Verdict, names: CommandNames) -> NextStep:
     if not verdict.metrics:
         why = "nothing was measured yet: see what was lost, on data of your own"
-        return Step("safer", why, f"trimodal verify {shlex.quote(names.out)} --against {names.original} --data DATA")
+        return NextStep("safer", why, f"trimodal verify {shlex.quote(names.out)} --against {names.original} --data DATA")
     cuts = any(
         known.kind not in ("quantize", "fold") for known in METHODS for edit in plan.edits if edit.method == known.name
     )
-    if _bits(plan) < 8 or cuts:
-        return Step("safer", "8 bits per weight and nothing removed", names.again("int8", "int8"))
+    if _least_bits_of(plan) < 8 or cuts:
+        return NextStep("safer", "8 bits per weight and nothing removed", names.again("int8", "int8"))
     recipe = f'echo "steps: [{{quantize.rtn: {{{_WIDER}}}}}]" > safer.yaml'
-    return Step(
+    return NextStep(
         "safer", "a scale per 64 columns instead of one per row", f"{recipe} && {names.again('safer.yaml', 'safer')}"
     )
 
 
-def _faster(plan: Plan, names: Names) -> Step:
-    if wording.speed(plan):
+def _suggest_faster(plan: Plan, names: CommandNames) -> NextStep:
+    if wording.describe_speed(plan):
         load = f"import trimodal; trimodal.load({json.dumps(names.out)}, dequantize=True)"
         why = "weights are unpacked once, when it is loaded, and not at every call; takes the memory of floats"
-        return Step("faster", why, f"python -c {shlex.quote(load)}")
+        return NextStep("faster", why, f"python -c {shlex.quote(load)}")
     recipe = f'echo "{_NEURONS}" > faster.yaml'
-    return Step(
+    return NextStep(
         "faster", "a quarter of the neurons less, then training", f"{recipe} && {names.again('faster.yaml', 'faster')}"
     )

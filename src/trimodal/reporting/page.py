@@ -17,13 +17,13 @@ from typing import Any
 
 import jinja2
 
-from trimodal.core import Edit, FitRecord, Metric, PlaceRecord, Plan, TowerSize, Untouched, Verdict
+from trimodal.core import Edit, FitRecord, Metric, PlaceRecord, Plan, TowerSize, UntouchedTensors, Verdict
 from trimodal.errors import IntegrityError, OutputError
 from trimodal.methods import METHODS, Method
-from trimodal.methods.options import describe
+from trimodal.methods.options import describe_options
 from trimodal.reporting import plots, standing, wording
-from trimodal.reporting.advice import Names, next_steps
-from trimodal.shorthand import short_name
+from trimodal.reporting.advice import CommandNames, suggest_next_steps
+from trimodal.shorthand import short_name_of
 from trimodal.writing import replace_files
 
 PAGE_NAME = "report.html"
@@ -46,24 +46,24 @@ def report(out: str | Path, *, name: str | None = None) -> Path:
     out = Path(out)
     if not out.is_dir():
         raise OutputError(f"there is no folder {out}; expected one that trimodal compress wrote")
-    verdict = _parsed(out / "verdict.json", lambda text: Verdict.from_json(json.loads(text)))
-    replace_files(out, {PAGE_NAME: page_of(out, verdict, name or out.resolve().name)})
+    verdict = _parse_file(out / "verdict.json", lambda text: Verdict.from_json(json.loads(text)))
+    replace_files(out, {PAGE_NAME: build_page(out, verdict, name or out.resolve().name)})
     return out / PAGE_NAME
 
 
-def page_of(out: Path, verdict: Verdict, name: str) -> str:
+def build_page(out: Path, verdict: Verdict, name: str) -> str:
     """The page of the artifact folder `out`, with `verdict` in place of the one that lies there.
 
     Raises:
         OutputError: the plan is missing.
         IntegrityError: a file is there but does not hold what it should.
     """
-    plan = _parsed(out / "plan.json", lambda text: Plan.from_json(json.loads(text)))
-    places, fits = _records(out / "record.jsonl")
-    return render(plan, verdict, places, fits, name=name)
+    plan = _parse_file(out / "plan.json", lambda text: Plan.from_json(json.loads(text)))
+    places, fits = _read_records(out / "record.jsonl")
+    return render_page(plan, verdict, places, fits, name=name)
 
 
-def _parsed(file: Path, parse: Any) -> Any:
+def _parse_file(file: Path, parse: Any) -> Any:
     try:
         return parse(file.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
@@ -72,12 +72,12 @@ def _parsed(file: Path, parse: Any) -> Any:
         raise IntegrityError(f"{file} cannot be read ({type(error).__name__}: {error}); write it anew") from error
 
 
-def _records(file: Path) -> tuple[list[PlaceRecord], list[FitRecord]]:
+def _read_records(file: Path) -> tuple[list[PlaceRecord], list[FitRecord]]:
     places: list[PlaceRecord] = []
     fits: list[FitRecord] = []
     if not file.is_file():
         return places, fits
-    for line in _parsed(file, lambda text: [json.loads(one) for one in text.splitlines() if one.strip()]):
+    for line in _parse_file(file, lambda text: [json.loads(one) for one in text.splitlines() if one.strip()]):
         kind = line.get("kind") if isinstance(line, dict) else None
         try:
             if kind == "place":
@@ -90,43 +90,43 @@ def _records(file: Path) -> tuple[list[PlaceRecord], list[FitRecord]]:
     return places, fits
 
 
-def render(plan: Plan, verdict: Verdict, places: Sequence[PlaceRecord], fits: Sequence[FitRecord], *, name: str) -> str:
+def render_page(plan: Plan, verdict: Verdict, places: Sequence[PlaceRecord], fits: Sequence[FitRecord], *, name: str) -> str:
     """The page as HTML text; `name` is what the artifact folder is called."""
-    losses = towers_by_loss(verdict, places)
+    losses = rank_towers_by_loss(verdict, places)
     untouched = verdict.untouched or plan.untouched
-    steps = [_step(number, edit, places, fits) for number, edit in enumerate(plan.edits)]
-    return _template().render(
+    steps = [_make_edit_section(number, edit, places, fits) for number, edit in enumerate(plan.edits)]
+    return _load_template().render(
         name=name,
         source=wording.source_name(plan.source.name),
         plan=plan,
         verdict=verdict,
-        headline=wording.unbroken(wording.headline(verdict)),
-        standings=(standing.integrity(verdict), standing.quality(verdict)),
-        cautions=standing.cautions(verdict, plan),
-        tiles=_tiles(verdict),
-        sizes=_sizes(verdict),
-        packing=_sentence(wording.packing(verdict.packing)) if verdict.packing else "",
-        stock=_sentence(wording.stock(verdict.stock)) if verdict.stock else "",
-        whiskers=plots.whiskers(verdict.metrics),
-        towers=_towers(verdict.towers),
+        headline=wording.keep_unbroken(wording.make_headline(verdict)),
+        standings=(standing.judge_integrity(verdict), standing.judge_quality(verdict)),
+        cautions=standing.list_cautions(verdict, plan),
+        tiles=_make_tiles(verdict),
+        sizes=_make_size_amounts(verdict),
+        packing=_to_sentence(wording.describe_packing(verdict.packing)) if verdict.packing else "",
+        stock=_to_sentence(wording.describe_stock(verdict.stock)) if verdict.stock else "",
+        whiskers=plots.make_whisker_plots(verdict.metrics),
+        towers=_make_tower_rows(verdict.towers),
         steps=steps,
-        waterfall=_waterfall(plan, steps),
-        left=_left(untouched) if untouched else [],
-        left_line=_sentence(standing.left(untouched)) if untouched else "",
-        running=_running(plan, verdict),
-        depth=plots.depth_plot(places, [loss.tower for loss in losses]),
-        worst=_worst(places, losses),
-        unmeasured=_unmeasured(places),
-        next_steps=next_steps(plan, verdict, Names.in_plan(plan, name)),
-        losses=plots.loss_plots(fits),
-        provenance=_provenance(plan, verdict),
+        waterfall=_make_waterfall(plan, steps),
+        left=_make_untouched_rows(untouched) if untouched else [],
+        left_line=_to_sentence(standing.describe_untouched(untouched)) if untouched else "",
+        running=_describe_run(plan, verdict),
+        depth=plots.make_depth_plot(places, [loss.tower for loss in losses]),
+        worst=_find_worst_places(places, losses),
+        unmeasured=_count_unmeasured(places),
+        next_steps=suggest_next_steps(plan, verdict, CommandNames.in_plan(plan, name)),
+        losses=plots.make_loss_plots(fits),
+        provenance=_describe_provenance(plan, verdict),
         words=wording,
-        percent=plots.percent,
+        percent=plots.format_percent,
     )
 
 
 @cache
-def _template() -> jinja2.Template:
+def _load_template() -> jinja2.Template:
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("trimodal.reporting", "."),
         autoescape=True,
@@ -137,7 +137,7 @@ def _template() -> jinja2.Template:
     return environment.get_template("report.html.j2")
 
 
-def _sentence(text: str) -> str:
+def _to_sentence(text: str) -> str:
     return text[:1].upper() + text[1:]
 
 
@@ -145,7 +145,7 @@ def _sentence(text: str) -> str:
 
 
 @dataclass(frozen=True)
-class Tile:
+class SummaryTile:
     """One number that matters, large, with a line beneath."""
 
     value: str
@@ -153,34 +153,34 @@ class Tile:
     text: str
 
 
-def _tiles(verdict: Verdict) -> list[Tile]:
-    smaller = wording.ratio(verdict.size.before_bytes, verdict.size.after_bytes)
+def _make_tiles(verdict: Verdict) -> list[SummaryTile]:
+    smaller = wording.format_ratio(verdict.size.before_bytes, verdict.size.after_bytes)
     value, _, unit = smaller.partition(" ")
     sizes = verdict.size
-    tiles = [Tile(value, unit, f"{wording.size(sizes.before_bytes)} became {wording.size(sizes.after_bytes)} on disk")]
-    metric = wording.main_metric(verdict)
+    tiles = [SummaryTile(value, unit, f"{wording.format_bytes(sizes.before_bytes)} became {wording.format_bytes(sizes.after_bytes)} on disk")]
+    metric = wording.find_main_metric(verdict)
     if metric is None:
-        return [*tiles, Tile("–", "not measured", "no data was given to verify with")]
-    after, _, unit = wording.score(metric, metric.after).partition(" ")
-    original = f"{metric.name}; the original has {wording.score(metric, metric.before)}"
-    tiles.append(Tile(after, unit, wording.unbroken(original)))
-    word, _, amount = wording.change(metric).partition(" ")
+        return [*tiles, SummaryTile("–", "not measured", "no data was given to verify with")]
+    after, _, unit = wording.format_score(metric, metric.after).partition(" ")
+    original = f"{metric.name}; the original has {wording.format_score(metric, metric.before)}"
+    tiles.append(SummaryTile(after, unit, wording.keep_unbroken(original)))
+    word, _, amount = wording.describe_change(metric).partition(" ")
     value, _, unit = amount.partition(" ")
     if word == "no":
-        word, value, unit = "drop", wording.drop(metric, abs(metric.drop)), "points" if metric.unit == "percent" else ""
-    told = wording.cost(metric).removeprefix(wording.change(metric)).strip(" ,")
+        word, value, unit = "drop", wording.format_drop(metric, abs(metric.drop)), "points" if metric.unit == "percent" else ""
+    told = wording.describe_metric_cost(metric).removeprefix(wording.describe_change(metric)).strip(" ,")
     return [
         *tiles,
-        Tile(
+        SummaryTile(
             value,
             unit,
-            wording.unbroken(f"{word}, 95 % interval {told}" if told.startswith("[") else f"{word}; {told}"),
+            wording.keep_unbroken(f"{word}, 95 % interval {told}" if told.startswith("[") else f"{word}; {told}"),
         ),
     ]
 
 
 @dataclass(frozen=True)
-class Amount:
+class AmountBars:
     """A before and after with bar lengths in percent of the longest bar on the same scale."""
 
     name: str
@@ -192,15 +192,15 @@ class Amount:
     note: str = ""
 
 
-def _amount(name: str, before: float, after: float, longest: float, words: Any = wording.size) -> Amount:
+def _make_amount(name: str, before: float, after: float, longest: float, words: Any = wording.format_bytes) -> AmountBars:
     scale = 100 / longest if longest else 0.0
-    return Amount(
-        name, words(before), words(after), wording.ratio(before, after),
+    return AmountBars(
+        name, words(before), words(after), wording.format_ratio(before, after),
         round(before * scale, 2), round(after * scale, 2),
     )  # fmt: skip
 
 
-def _sizes(verdict: Verdict) -> list[Amount]:
+def _make_size_amounts(verdict: Verdict) -> list[AmountBars]:
     sizes = verdict.size
     rows = [
         ("Everything needed to run it", sizes.before_bytes, sizes.after_bytes),
@@ -212,7 +212,7 @@ def _sizes(verdict: Verdict) -> list[Amount]:
         ),
     ]
     longest = max(max(before, after) for _, before, after in rows)
-    return [_amount(*row, longest) for row in rows]
+    return [_make_amount(*row, longest) for row in rows]
 
 
 @dataclass(frozen=True)
@@ -220,28 +220,28 @@ class TowerRow:
     """One tower: parameters and bytes, and bits that one of its parameters takes on average."""
 
     name: str
-    parameters: Amount
-    bytes: Amount
+    parameters: AmountBars
+    bytes: AmountBars
     bits_before: str
     bits_after: str
 
 
-def _towers(towers: Sequence[TowerSize]) -> list[TowerRow]:
+def _make_tower_rows(towers: Sequence[TowerSize]) -> list[TowerRow]:
     most = max((max(t.parameters_before, t.parameters_after) for t in towers), default=0)
     longest = max((max(t.bytes_before, t.bytes_after) for t in towers), default=0)
     return [
         TowerRow(
             name=tower.tower,
-            parameters=_amount(tower.tower, tower.parameters_before, tower.parameters_after, most, wording.count),
-            bytes=_amount(tower.tower, tower.bytes_before, tower.bytes_after, longest),
-            bits_before=_bits(tower.bytes_before, tower.parameters_before),
-            bits_after=_bits(tower.bytes_after, tower.parameters_after),
+            parameters=_make_amount(tower.tower, tower.parameters_before, tower.parameters_after, most, wording.format_count),
+            bytes=_make_amount(tower.tower, tower.bytes_before, tower.bytes_after, longest),
+            bits_before=_format_average_bits(tower.bytes_before, tower.parameters_before),
+            bits_after=_format_average_bits(tower.bytes_after, tower.parameters_after),
         )
         for tower in towers
     ]
 
 
-def _bits(stored: int, parameters: int) -> str:
+def _format_average_bits(stored: int, parameters: int) -> str:
     return f"{8 * stored / parameters:.1f}" if parameters else "–"
 
 
@@ -260,7 +260,7 @@ class PlaceRow:
 
 
 @dataclass(frozen=True)
-class Step:
+class EditSection:
     """One edit of the plan and what came of it. `saved` is in bytes."""
 
     number: int
@@ -280,7 +280,7 @@ class Step:
     left_count: int
 
 
-def _step(number: int, edit: Edit, places: Sequence[PlaceRecord], fits: Sequence[FitRecord]) -> Step:
+def _make_edit_section(number: int, edit: Edit, places: Sequence[PlaceRecord], fits: Sequence[FitRecord]) -> EditSection:
     done = [record for record in places if record.edit == number]
     fitted = [record for record in fits if record.edit == number]
     before, after = (
@@ -288,34 +288,34 @@ def _step(number: int, edit: Edit, places: Sequence[PlaceRecord], fits: Sequence
     )
     known = next((method for method in METHODS if method.name == edit.method), None)
     taken = sum(record.seconds for record in done) + sum(record.seconds for record in fitted)
-    rows = [_place_row(record) for record in done] or [
-        PlaceRow(p.name, wording.size(p.bytes_before), wording.size(p.bytes_after), (), "", "", ()) for p in edit.places
+    rows = [_make_place_row(record) for record in done] or [
+        PlaceRow(p.name, wording.format_bytes(p.bytes_before), wording.format_bytes(p.bytes_after), (), "", "", ()) for p in edit.places
     ]
-    return Step(
+    return EditSection(
         number=number,
         method=edit.method,
-        short=short_name(edit.method, edit.config),
+        short=short_name_of(edit.method, edit.config),
         idea=known.idea if known else "",
         paper=known.paper if known else "",
-        settings=_settings(edit, known),
+        settings=_describe_settings(edit, known),
         where=edit.where,
         places=len(done or edit.places),
         saved=before - after,
-        share=f"{wording.size(before)} → {wording.size(after)}" if before != after else "",
-        seconds=wording.seconds(taken) if taken else "",
+        share=f"{wording.format_bytes(before)} → {wording.format_bytes(after)}" if before != after else "",
+        seconds=wording.format_seconds(taken) if taken else "",
         rows=tuple(rows[:PLACES_SHOWN]),
         hidden=max(0, len(rows) - PLACES_SHOWN),
-        left_alone=_reasons(edit),
+        left_alone=_group_by_reason(edit),
         left_count=len(edit.left_alone),
     )
 
 
-def _settings(edit: Edit, known: Method | None) -> tuple[tuple[str, str], ...]:
+def _describe_settings(edit: Edit, known: Method | None) -> tuple[tuple[str, str], ...]:
     """How much, and each further option that differs from the method's default, in words; with its meaning where the method
     is known."""
-    rows = {row["name"]: row for row in describe(known.config)} if known else {}
+    rows = {row["name"]: row for row in describe_options(known.config)} if known else {}
     return tuple(
-        (wording.setting(name, value, rows.get(name, {}).get("unit", "")), rows.get(name, {}).get("help", ""))
+        (wording.describe_setting(name, value, rows.get(name, {}).get("unit", "")), rows.get(name, {}).get("help", ""))
         for name, value in edit.config.items()
         if value not in (None, "", [], {}) and (name in _HOW_MUCH or not _is_default(value, rows.get(name)))
     )
@@ -329,20 +329,20 @@ def _is_default(value: Any, row: dict[str, Any] | None) -> bool:
     return bool((list(value) if isinstance(value, tuple) else value) == default)
 
 
-def _place_row(record: PlaceRecord) -> PlaceRow:
+def _make_place_row(record: PlaceRecord) -> PlaceRow:
     return PlaceRow(
         name=record.place,
-        before=wording.size(record.bytes_before),
-        after=wording.size(record.bytes_after),
-        errors=tuple((modality, plots.percent(value)) for modality, value in record.error.items()),
-        weight_error="" if record.weight_error is None else plots.percent(record.weight_error),
-        seconds=wording.seconds(record.seconds),
+        before=wording.format_bytes(record.bytes_before),
+        after=wording.format_bytes(record.bytes_after),
+        errors=tuple((modality, plots.format_percent(value)) for modality, value in record.error.items()),
+        weight_error="" if record.weight_error is None else plots.format_percent(record.weight_error),
+        seconds=wording.format_seconds(record.seconds),
         notes=record.notes,
         unmeasured="" if record.error else record.unmeasured or "not known",
     )
 
 
-def _reasons(edit: Edit) -> tuple[tuple[str, tuple[str, ...]], ...]:
+def _group_by_reason(edit: Edit) -> tuple[tuple[str, tuple[str, ...]], ...]:
     """Places left alone, gathered by reason."""
     reasons: dict[str, list[str]] = {}
     for place in edit.left_alone:
@@ -351,7 +351,7 @@ def _reasons(edit: Edit) -> tuple[tuple[str, tuple[str, ...]], ...]:
 
 
 @dataclass(frozen=True)
-class Bar:
+class WaterfallBar:
     """One row of the waterfall: a floating bar in percent of the axis, and its words."""
 
     name: str
@@ -362,7 +362,7 @@ class Bar:
     step: int = -1
 
 
-def _waterfall(plan: Plan, steps: Sequence[Step]) -> list[Bar]:
+def _make_waterfall(plan: Plan, steps: Sequence[EditSection]) -> list[WaterfallBar]:
     """From the original's tensors, edit by edit, to what is left; growth of a step is drawn to the right."""
     level = plan.source.tensor_bytes
     levels = [level]
@@ -370,16 +370,16 @@ def _waterfall(plan: Plan, steps: Sequence[Step]) -> list[Bar]:
         level -= step.saved
         levels.append(level)
     scale = 100 / max(*levels, 1)
-    bars = [Bar("Original", 0.0, round(levels[0] * scale, 2), wording.size(levels[0]), total=True)]
+    bars = [WaterfallBar("Original", 0.0, round(levels[0] * scale, 2), wording.format_bytes(levels[0]), total=True)]
     for step, before, after in zip(steps, levels, levels[1:], strict=False):
         start, length = max(0, min(before, after)) * scale, abs(max(0, before) - max(0, after)) * scale
-        words = "no change in size" if before == after else _moved(before - after)
-        bars.append(Bar(step.method, round(start, 2), round(length, 2), words, total=False, step=step.number))
-    return [*bars, Bar("Compressed", 0.0, round(levels[-1] * scale, 2), wording.size(levels[-1]), total=True)]
+        words = "no change in size" if before == after else _format_moved_bytes(before - after)
+        bars.append(WaterfallBar(step.method, round(start, 2), round(length, 2), words, total=False, step=step.number))
+    return [*bars, WaterfallBar("Compressed", 0.0, round(levels[-1] * scale, 2), wording.format_bytes(levels[-1]), total=True)]
 
 
-def _moved(saved: int) -> str:
-    return wording.size(-saved) if saved > 0 else f"+{wording.size(-saved)}"
+def _format_moved_bytes(saved: int) -> str:
+    return wording.format_bytes(-saved) if saved > 0 else f"+{wording.format_bytes(-saved)}"
 
 
 @dataclass(frozen=True)
@@ -391,29 +391,29 @@ class TowerLoss:
     words: str
 
 
-def towers_by_loss(verdict: Verdict, places: Sequence[PlaceRecord]) -> list[TowerLoss]:
+def rank_towers_by_loss(verdict: Verdict, places: Sequence[PlaceRecord]) -> list[TowerLoss]:
     """The towers with records, the one first whose modality lost most as measured. Those without a metric of their own
     follow by their largest output error."""
     measured = {metric.modality: metric for metric in reversed(verdict.metrics) if metric.primary}
     worst: dict[str, float] = {}
     for record in places:
-        error = plots.worst_error(record)
+        error = plots.worst_error_of(record)
         value = error if error is not None else record.weight_error or 0.0
         worst[record.tower] = max(worst.get(record.tower, 0.0), value if math.isfinite(value) else math.inf)
-    found = [_tower_loss(tower, measured.get(tower)) for tower in worst]
+    found = [_make_tower_loss(tower, measured.get(tower)) for tower in worst]
     return sorted(found, key=lambda one: (one.lost is None, -(one.lost or 0.0), -worst[one.tower]))
 
 
-def _tower_loss(tower: str, metric: Metric | None) -> TowerLoss:
+def _make_tower_loss(tower: str, metric: Metric | None) -> TowerLoss:
     if metric is None:
         return TowerLoss(tower, None, "no metric of its own")
     lost = metric.drop if metric.unit == "percent" else 100 * metric.drop
-    words = f"{metric.name}: {wording.change(metric)}"
+    words = f"{metric.name}: {wording.describe_change(metric)}"
     return TowerLoss(tower, lost if math.isfinite(lost) else math.inf, words)
 
 
 @dataclass(frozen=True)
-class Worst:
+class WorstPlace:
     """One of the places with the largest error of its tower."""
 
     tower: str
@@ -425,13 +425,13 @@ class Worst:
     modality: str
 
 
-def _worst(places: Sequence[PlaceRecord], losses: Sequence[TowerLoss]) -> list[Worst]:
+def _find_worst_places(places: Sequence[PlaceRecord], losses: Sequence[TowerLoss]) -> list[WorstPlace]:
     """The places of each tower that moved most, tower by tower in the order of `losses`."""
     shown = max(2, WORST_SHOWN // max(1, len(losses)))
-    return [row for loss in losses for row in _worst_of(loss, [r for r in places if r.tower == loss.tower])[:shown]]
+    return [row for loss in losses for row in _find_worst_of_tower(loss, [r for r in places if r.tower == loss.tower])[:shown]]
 
 
-def _worst_of(loss: TowerLoss, places: Sequence[PlaceRecord]) -> list[Worst]:
+def _find_worst_of_tower(loss: TowerLoss, places: Sequence[PlaceRecord]) -> list[WorstPlace]:
     measured = [(record, modality, value) for record in places for modality, value in record.error.items()]
     if not measured:
         measured = [(r, "weights", r.weight_error) for r in places if r.weight_error is not None]
@@ -439,12 +439,12 @@ def _worst_of(loss: TowerLoss, places: Sequence[PlaceRecord]) -> list[Worst]:
     for record, modality, value in sorted(measured, key=lambda entry: -entry[2]):
         highest.setdefault((record.edit, record.place), (record, modality, value))
     return [
-        Worst(loss.tower, loss.words, record.place, record.method, record.edit, plots.percent(value), modality)
+        WorstPlace(loss.tower, loss.words, record.place, record.method, record.edit, plots.format_percent(value), modality)
         for record, modality, value in highest.values()
     ]
 
 
-def _unmeasured(places: Sequence[PlaceRecord]) -> list[tuple[str, int, str]]:
+def _count_unmeasured(places: Sequence[PlaceRecord]) -> list[tuple[str, int, str]]:
     """(why, how many, the first one) of the places whose output error is not known, if any is known at all."""
     if not any(record.error for record in places):
         return []
@@ -456,7 +456,7 @@ def _unmeasured(places: Sequence[PlaceRecord]) -> list[tuple[str, int, str]]:
 
 
 @dataclass(frozen=True)
-class LeftRow:
+class UntouchedRow:
     """Tensors that stay as they were."""
 
     name: str
@@ -467,15 +467,15 @@ class LeftRow:
     why: str
 
 
-def _left(untouched: Untouched) -> list[LeftRow]:
+def _make_untouched_rows(untouched: UntouchedTensors) -> list[UntouchedRow]:
     """The largest of what stays as it was, and the rest in one row."""
     rows = [
-        LeftRow(
+        UntouchedRow(
             one.name,
             one.tower or "none",
             one.tensors,
-            wording.size(one.bytes),
-            wording.share(one.bytes, untouched.of_bytes),
+            wording.format_bytes(one.bytes),
+            wording.format_share(one.bytes, untouched.of_bytes),
             one.why,
         )
         for one in untouched.alike[:LEFT_SHOWN]
@@ -483,28 +483,28 @@ def _left(untouched: Untouched) -> list[LeftRow]:
     rest = untouched.alike[LEFT_SHOWN:]
     if rest:
         held = sum(one.bytes for one in rest)
-        tensors, share = sum(one.tensors for one in rest), wording.share(held, untouched.of_bytes)
-        rows.append(LeftRow(f"{len(rest)} further names", "", tensors, wording.size(held), share, ""))
+        tensors, share = sum(one.tensors for one in rest), wording.format_share(held, untouched.of_bytes)
+        rows.append(UntouchedRow(f"{len(rest)} further names", "", tensors, wording.format_bytes(held), share, ""))
     return rows
 
 
-def _running(plan: Plan, verdict: Verdict) -> list[tuple[str, str]]:
+def _describe_run(plan: Plan, verdict: Verdict) -> list[tuple[str, str]]:
     """(what, value) of time, memory and machine."""
     found = verdict.latency
     rows = [
         (
             "Forward pass",
-            _sentence(wording.latency(found).partition(": ")[2]) if found else "not measured: too little data was given",
+            _to_sentence(wording.describe_latency(found).partition(": ")[2]) if found else "not measured: too little data was given",
         ),
-        ("Good to know", _sentence(wording.speed(plan).removeprefix("time: ")) if wording.speed(plan) else ""),
-        ("This run took", ", ".join(f"{name} {wording.seconds(value)}" for name, value in verdict.seconds.items())),
-        ("Peak memory of the run", wording.size(verdict.peak_bytes) if verdict.peak_bytes else ""),
-        ("Machine", wording.machine(verdict.machine) if verdict.machine else ""),
+        ("Good to know", _to_sentence(wording.describe_speed(plan).removeprefix("time: ")) if wording.describe_speed(plan) else ""),
+        ("This run took", ", ".join(f"{name} {wording.format_seconds(value)}" for name, value in verdict.seconds.items())),
+        ("Peak memory of the run", wording.format_bytes(verdict.peak_bytes) if verdict.peak_bytes else ""),
+        ("Machine", wording.describe_machine(verdict.machine) if verdict.machine else ""),
     ]
     return [row for row in rows if row[1]]
 
 
-def _provenance(plan: Plan, verdict: Verdict) -> list[tuple[str, str, bool]]:
+def _describe_provenance(plan: Plan, verdict: Verdict) -> list[tuple[str, str, bool]]:
     """(name, value, whether it is set as code)."""
     calibration = plan.calibration
     modalities = ", ".join(calibration.modalities)

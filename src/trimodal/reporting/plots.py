@@ -16,7 +16,7 @@ CURVE_POINTS = 240
 
 
 @dataclass(frozen=True)
-class Tick:
+class AxisTick:
     """A labelled position in percent of the axis."""
 
     at: float
@@ -24,7 +24,7 @@ class Tick:
 
 
 @dataclass(frozen=True)
-class Whisker:
+class MetricWhisker:
     """One metric's drop with its interval, in percent of a shared axis; `open` where there are too few samples for an
     interval, and then it is a point."""
 
@@ -36,17 +36,17 @@ class Whisker:
 
 
 @dataclass(frozen=True)
-class Whiskers:
+class WhiskerPlot:
     """All metrics of one unit on a shared axis; `zero` is where no drop lies."""
 
     unit: str
-    rows: tuple[Whisker, ...]
+    rows: tuple[MetricWhisker, ...]
     zero: float
-    ticks: tuple[Tick, ...]
+    ticks: tuple[AxisTick, ...]
 
 
 @dataclass(frozen=True)
-class Dot:
+class PlaceDot:
     """One place: position in percent from left and top, the number of its edit, and words for hovering."""
 
     x: float
@@ -57,26 +57,26 @@ class Dot:
 
 
 @dataclass(frozen=True)
-class Panel:
+class TowerPanel:
     """One tower's places along its depth."""
 
     tower: str
-    dots: tuple[Dot, ...]
-    ticks: tuple[Tick, ...]
+    dots: tuple[PlaceDot, ...]
+    ticks: tuple[AxisTick, ...]
 
 
 @dataclass(frozen=True)
 class DepthPlot:
     """Relative error along depth, a panel per tower on one logarithmic axis."""
 
-    panels: tuple[Panel, ...]
-    ticks: tuple[Tick, ...]
+    panels: tuple[TowerPanel, ...]
+    ticks: tuple[AxisTick, ...]
     measured: bool
     edits: tuple[int, ...]
 
 
 @dataclass(frozen=True)
-class Curve:
+class LossCurve:
     """One loss by name: points `x,y` for an SVG polyline of 100 × 100 units, first and last value."""
 
     name: str
@@ -92,22 +92,22 @@ class LossPlot:
     edit: int
     method: str
     steps: int
-    curves: tuple[Curve, ...]
-    x_ticks: tuple[Tick, ...]
-    y_ticks: tuple[Tick, ...]
+    curves: tuple[LossCurve, ...]
+    x_ticks: tuple[AxisTick, ...]
+    y_ticks: tuple[AxisTick, ...]
     logarithmic: bool = field(default=False)
 
 
 # Drops with intervals
 
 
-def whiskers(metrics: Sequence[Metric]) -> tuple[Whiskers, ...]:
+def make_whisker_plots(metrics: Sequence[Metric]) -> tuple[WhiskerPlot, ...]:
     """A shared axis per unit; metrics keep their order, those that are not finite have no whisker."""
     units = dict.fromkeys(metric.unit for metric in metrics)
-    return tuple(_whiskers(unit, [m for m in metrics if m.unit == unit]) for unit in units)
+    return tuple(_make_whisker_plot(unit, [m for m in metrics if m.unit == unit]) for unit in units)
 
 
-def _whiskers(unit: str, metrics: Sequence[Metric]) -> Whiskers:
+def _make_whisker_plot(unit: str, metrics: Sequence[Metric]) -> WhiskerPlot:
     ends = [end for m in metrics for end in (m.drop_low, m.drop, m.drop_high) if end is not None and math.isfinite(end)]
     low, high, step = _round_range(min([0.0, *ends]), max([0.0, *ends]))
 
@@ -116,20 +116,20 @@ def _whiskers(unit: str, metrics: Sequence[Metric]) -> Whiskers:
 
     places = max(0, -math.floor(math.log10(step) + 1e-9))
     marks = [low + i * step for i in range(round((high - low) / step) + 1)]
-    ticks = tuple(Tick(at(mark), wording.signed(mark, places, plus=False)) for mark in marks)
-    return Whiskers(
+    ticks = tuple(AxisTick(at(mark), wording.format_signed(mark, places, plus=False)) for mark in marks)
+    return WhiskerPlot(
         unit=unit,
-        rows=tuple(_whisker(metric, at) for metric in metrics),
+        rows=tuple(_make_whisker(metric, at) for metric in metrics),
         zero=at(0.0),
         ticks=ticks,
     )
 
 
-def _whisker(metric: Metric, at: Callable[[float], float]) -> Whisker:
+def _make_whisker(metric: Metric, at: Callable[[float], float]) -> MetricWhisker:
     middle = at(metric.drop)
     if metric.drop_low is None or metric.drop_high is None:
-        return Whisker(metric, middle, middle, middle, open=True)
-    return Whisker(metric, at(metric.drop_low), middle, at(metric.drop_high))
+        return MetricWhisker(metric, middle, middle, middle, open=True)
+    return MetricWhisker(metric, at(metric.drop_low), middle, at(metric.drop_high))
 
 
 def _round_range(low: float, high: float) -> tuple[float, float, float]:
@@ -144,14 +144,14 @@ def _round_range(low: float, high: float) -> tuple[float, float, float]:
 # Error along depth
 
 
-def depth_plot(records: Sequence[PlaceRecord], order: Sequence[str] = ()) -> DepthPlot | None:
+def make_depth_plot(records: Sequence[PlaceRecord], order: Sequence[str] = ()) -> DepthPlot | None:
     """Every place's error, the worst modality's where there are several; None where nothing has an error. Towers stand as
     in `order`, those that it leaves out behind.
 
     Where no place was measured on data, the change of the weights stands in for it.
     """
-    measured = any(worst_error(record) is not None for record in records)
-    values = [(r, worst_error(r) if measured else r.weight_error) for r in records]
+    measured = any(worst_error_of(record) is not None for record in records)
+    values = [(r, worst_error_of(r) if measured else r.weight_error) for r in records]
     shown = [(r, value) for r, value in values if value is not None and math.isfinite(value)]
     positive = [value for _, value in shown if value > 0]
     if not positive:
@@ -165,28 +165,28 @@ def depth_plot(records: Sequence[PlaceRecord], order: Sequence[str] = ()) -> Dep
 
     here = {record.tower for record, _ in shown}
     towers = dict.fromkeys([*(t for t in order if t in here), *(record.tower for record, _ in shown)])
-    panels = tuple(_panel(tower, [(r, v, height(v)) for r, v in shown if r.tower == tower]) for tower in towers)
+    panels = tuple(_make_panel(tower, [(r, v, height(v)) for r, v in shown if r.tower == tower]) for tower in towers)
     stride = max(1, math.ceil((top - bottom) / 5))
-    ticks = tuple(Tick(height(10.0**power), _power(power)) for power in range(bottom, top + 1, stride))
+    ticks = tuple(AxisTick(height(10.0**power), _format_power(power)) for power in range(bottom, top + 1, stride))
     return DepthPlot(panels, ticks, measured, tuple(sorted({record.edit for record, _ in shown})))
 
 
-def worst_error(record: PlaceRecord) -> float | None:
+def worst_error_of(record: PlaceRecord) -> float | None:
     """The largest error over modalities; None where the place was not measured on data."""
     return max(record.error.values(), default=None)
 
 
-def _power(power: int) -> str:
+def _format_power(power: int) -> str:
     if power >= -2:
         return f"{10.0 ** (power + 2):g} %"
-    return f"{10.0 ** (power + 2):.{-power - 2}f} %" if power >= -4 else f"10{_superscript(power + 2)} %"
+    return f"{10.0 ** (power + 2):.{-power - 2}f} %" if power >= -4 else f"10{_to_superscript(power + 2)} %"
 
 
-def _superscript(number: int) -> str:
+def _to_superscript(number: int) -> str:
     return str(number).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
 
 
-def _panel(tower: str, rows: Sequence[tuple[PlaceRecord, float, float]]) -> Panel:
+def _make_panel(tower: str, rows: Sequence[tuple[PlaceRecord, float, float]]) -> TowerPanel:
     """Blocks side by side in running order; within a block, places side by side in the order of the record."""
     blocks = [record.block for record, _, _ in rows]
     columns = sorted({block for block in blocks if block is not None})
@@ -201,18 +201,18 @@ def _panel(tower: str, rows: Sequence[tuple[PlaceRecord, float, float]]) -> Pane
         index = seen.get(key, 0)
         seen[key] = index + 1
         x = width * (order[key] + 0.14 + 0.72 * (index + 0.5) / totals[key])
-        title = f"{record.place}, {record.method}: {percent(value)}"
-        dots.append(Dot(round(x, 2), height, record.edit, title, exact=value == 0))
+        title = f"{record.place}, {record.method}: {format_percent(value)}"
+        dots.append(PlaceDot(round(x, 2), height, record.edit, title, exact=value == 0))
     stride = max(1, math.ceil(len(order) / 8))
     ticks = tuple(
-        Tick(round(width * (index + 0.5), 2), "other" if block == -1 else str(block))
+        AxisTick(round(width * (index + 0.5), 2), "other" if block == -1 else str(block))
         for block, index in order.items()
         if block == -1 or (index - len(outside)) % stride == 0
     )
-    return Panel(tower, tuple(dots), ticks)
+    return TowerPanel(tower, tuple(dots), ticks)
 
 
-def percent(value: float) -> str:
+def format_percent(value: float) -> str:
     """A relative error in percent with two significant digits: `1.2 %`, `0.034 %`, `0 %`."""
     if not math.isfinite(value):
         return "not a number"
@@ -221,7 +221,7 @@ def percent(value: float) -> str:
         return "0 %"
     if shown < 1e-4:
         power = math.floor(math.log10(shown))
-        return f"{shown / 10.0**power:.1f} {wording.TIMES} 10{_superscript(power)} %"
+        return f"{shown / 10.0**power:.1f} {wording.TIMES} 10{_to_superscript(power)} %"
     places = max(0, 1 - math.floor(math.log10(abs(shown))))
     return f"{shown:,.{places}f} %"
 
@@ -229,16 +229,16 @@ def percent(value: float) -> str:
 # Losses along steps
 
 
-def loss_plots(records: Sequence[FitRecord]) -> tuple[LossPlot, ...]:
+def make_loss_plots(records: Sequence[FitRecord]) -> tuple[LossPlot, ...]:
     """One plot per fitted edit with at least two steps."""
     edits = dict.fromkeys(record.edit for record in records)
-    plots = (_loss_plot([r for r in records if r.edit == edit]) for edit in edits)
+    plots = (_make_loss_plot([r for r in records if r.edit == edit]) for edit in edits)
     return tuple(plot for plot in plots if plot is not None)
 
 
-def _loss_plot(records: Sequence[FitRecord]) -> LossPlot | None:
+def _make_loss_plot(records: Sequence[FitRecord]) -> LossPlot | None:
     names = dict.fromkeys(name for record in records for name in record.losses)
-    series = {name: _series(records, name) for name in names}
+    series = {name: _smooth_series(records, name) for name in names}
     series = {name: points for name, points in series.items() if len(points) > 1}
     values = [value for points in series.values() for _, value in points]
     if not values:
@@ -253,15 +253,15 @@ def _loss_plot(records: Sequence[FitRecord]) -> LossPlot | None:
         return f"{100 * (at - first) / max(1, last - first):.2f},{100 * (high - y) / (high - low):.2f}"
 
     curves = tuple(
-        Curve(name, " ".join(point(*p) for p in points), points[0][1], points[-1][1]) for name, points in series.items()
+        LossCurve(name, " ".join(point(*p) for p in points), points[0][1], points[-1][1]) for name, points in series.items()
     )
     marks = [low + i * step for i in range(round((high - low) / step) + 1)]
-    y_ticks = tuple(Tick(100 * (high - m) / (high - low), f"{10**m if logarithmic else m:.3g}") for m in marks)
-    x_ticks = tuple(Tick(p, f"{first + (last - first) * p / 100:,.0f}") for p in (0.0, 50.0, 100.0))
+    y_ticks = tuple(AxisTick(100 * (high - m) / (high - low), f"{10**m if logarithmic else m:.3g}") for m in marks)
+    x_ticks = tuple(AxisTick(p, f"{first + (last - first) * p / 100:,.0f}") for p in (0.0, 50.0, 100.0))
     return LossPlot(records[0].edit, records[0].method, last, curves, x_ticks, y_ticks, logarithmic)
 
 
-def _series(records: Sequence[FitRecord], name: str) -> list[tuple[int, float]]:
+def _smooth_series(records: Sequence[FitRecord], name: str) -> list[tuple[int, float]]:
     """(step, loss), averaged over neighbouring steps so that there are at most `CURVE_POINTS`."""
     raw = [(r.step, r.losses[name]) for r in records if name in r.losses and math.isfinite(r.losses[name])]
     run = max(1, math.ceil(len(raw) / CURVE_POINTS))

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from pathlib import PurePath
 from typing import Any
 
-from trimodal.core import Latency, Machine, Metric, Packing, Plan, Size, Stock, Verdict
+from trimodal.core import DiskSize, Latency, Machine, Metric, Packing, Plan, StockLoad, Verdict
 from trimodal.methods import METHODS
 
 MINUS = "\u2212"
@@ -19,17 +19,17 @@ TIMES = "\u00d7"
 _SIZES = (("GB", 10**9), ("MB", 10**6), ("kB", 10**3))
 
 
-def size(count: float) -> str:
+def format_bytes(count: float) -> str:
     """`1.56 MB` for 1_560_000 bytes; negative counts keep a real minus sign."""
     if count < 0:
-        return MINUS + size(-count)
+        return MINUS + format_bytes(-count)
     for unit, factor in _SIZES:
         if count >= factor * 0.9995:
-            return f"{digits(count / factor)} {unit}"
+            return f"{format_digits(count / factor)} {unit}"
     return f"{count:,.0f} bytes"
 
 
-def digits(value: float) -> str:
+def format_digits(value: float) -> str:
     """Three significant digits without an exponent: `14.2`, `1.56`, `812`."""
     if not math.isfinite(value):
         return "not a number"
@@ -38,15 +38,15 @@ def digits(value: float) -> str:
     return f"{value:.1f}" if abs(value) >= 9.995 else f"{value:.2f}"
 
 
-def count(value: float) -> str:
+def format_count(value: float) -> str:
     """Parameters and the like: `3.52 M` for millions, `812 k` for thousands, `950`."""
     for unit, factor in (("G", 10**9), ("M", 10**6), ("k", 10**3)):
         if value >= factor * 0.9995:
-            return f"{digits(value / factor)} {unit}"
+            return f"{format_digits(value / factor)} {unit}"
     return f"{value:,.0f}"
 
 
-def ratio(before: float, after: float) -> str:
+def format_ratio(before: float, after: float) -> str:
     """`9.1× smaller`; `1.2× larger` where it grew; `as large as before` where nothing changed."""
     if before == after:
         return "as large as before"
@@ -59,7 +59,7 @@ def ratio(before: float, after: float) -> str:
     return f"{shown}{TIMES} {'smaller' if after < before else 'larger'}"
 
 
-def share(part: float, whole: float) -> str:
+def format_share(part: float, whole: float) -> str:
     """`85 %`; one decimal below ten percent, and `under 0.1 %` for a trace."""
     percent = 100 * part / whole if whole else 0.0
     if 0 < percent < 0.1:
@@ -67,7 +67,7 @@ def share(part: float, whole: float) -> str:
     return f"{percent:.0f} %" if percent >= 9.95 or percent == 0 else f"{percent:.1f} %"
 
 
-def seconds(value: float) -> str:
+def format_seconds(value: float) -> str:
     """`0.4 s`, `12 s`, `3 min 5 s`, `1 h 2 min`."""
     if value < 10:
         return f"{value:.1f} s"
@@ -79,34 +79,34 @@ def seconds(value: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60} min"
 
 
-def score(metric: Metric, value: float) -> str:
+def format_score(metric: Metric, value: float) -> str:
     """A metric's value in its unit: `96.4 %`, or a cosine with as many digits as keep it apart from 1."""
     if not math.isfinite(value):
         return "not a number"
     if metric.unit == "percent":
         return f"{value:.1f} %"
-    return signed(value, cosine_places(metric), plus=False)
+    return format_signed(value, count_cosine_decimals(metric), plus=False)
 
 
-def cosine_places(metric: Metric) -> int:
+def count_cosine_decimals(metric: Metric) -> int:
     """Decimals for a cosine: two more than the leading zeros of its drop, four to six."""
-    largest = max(abs(metric.drop), width(metric))
+    largest = max(abs(metric.drop), interval_width(metric))
     return 4 if largest >= 1e-3 else 5 if largest >= 1e-4 else 6
 
 
-def width(metric: Metric) -> float:
+def interval_width(metric: Metric) -> float:
     """How wide the interval is; 0 where there is none."""
     return 0.0 if metric.drop_low is None or metric.drop_high is None else metric.drop_high - metric.drop_low
 
 
-def drop(metric: Metric, value: float) -> str:
+def format_drop(metric: Metric, value: float) -> str:
     """A drop without its unit: `0.3`, `−0.1`; a cosine's with the decimals of the metric."""
     if metric.unit == "cosine":
-        return signed(value, cosine_places(metric), plus=False)
-    return signed(value, 2 if 0 < width(metric) < 0.5 else 1, plus=False)
+        return format_signed(value, count_cosine_decimals(metric), plus=False)
+    return format_signed(value, 2 if 0 < interval_width(metric) < 0.5 else 1, plus=False)
 
 
-def signed(value: float, places: int, *, plus: bool = True) -> str:
+def format_signed(value: float, places: int, *, plus: bool = True) -> str:
     """`value` with a real minus sign and no negative zero."""
     if not math.isfinite(value):
         return "not a number"
@@ -116,31 +116,31 @@ def signed(value: float, places: int, *, plus: bool = True) -> str:
     return (MINUS if value < 0 else "+" if plus else "") + shown
 
 
-def interval(metric: Metric) -> str:
+def format_interval(metric: Metric) -> str:
     """`[−0.1, 0.7]`, the 95 % interval of the drop; `n = 7: no interval` where there are too few samples for one."""
     if metric.drop_low is None or metric.drop_high is None:
         return f"n = {metric.samples:,}: no interval"
-    return f"[{drop(metric, metric.drop_low)}, {drop(metric, metric.drop_high)}]"
+    return f"[{format_drop(metric, metric.drop_low)}, {format_drop(metric, metric.drop_high)}]"
 
 
-def cost(metric: Metric) -> str:
+def describe_metric_cost(metric: Metric) -> str:
     """The change with its own interval, both of one sign: `drop 0.3 points [−0.1, 0.7], n = 1,500`; where it is a gain,
     `gain 0.6 points [−0.2, 1.3]`; where nothing changed, what the drop is at most."""
     samples = f"n = {metric.samples:,}"
     if metric.drop_low is None or metric.drop_high is None:
-        return f"{change(metric)}, {samples}: no interval"
+        return f"{describe_change(metric)}, {samples}: no interval"
     if metric.interval == "bound" and metric.drop == 0:
         unit = " points" if metric.unit == "percent" else ""
-        return f"not one sample changed, drop at most {drop(metric, metric.drop_high)}{unit}, {samples}"
+        return f"not one sample changed, drop at most {format_drop(metric, metric.drop_high)}{unit}, {samples}"
     ends = metric.drop_low, metric.drop_high
-    if change(metric).startswith("gain"):
+    if describe_change(metric).startswith("gain"):
         ends = -ends[1], -ends[0]
-    return f"{change(metric)} [{drop(metric, ends[0])}, {drop(metric, ends[1])}], {samples}"
+    return f"{describe_change(metric)} [{format_drop(metric, ends[0])}, {format_drop(metric, ends[1])}], {samples}"
 
 
-def change(metric: Metric) -> str:
+def describe_change(metric: Metric) -> str:
     """`drop 0.3 points`, `gain 0.2 points`, `no drop`."""
-    shown = drop(metric, abs(metric.drop))
+    shown = format_drop(metric, abs(metric.drop))
     unit = " points" if metric.unit == "percent" else ""
     if not math.isfinite(metric.drop):
         return f"drop {shown}"
@@ -149,43 +149,43 @@ def change(metric: Metric) -> str:
     return f"{'drop' if metric.drop > 0 else 'gain'} {shown}{unit}"
 
 
-def main_metric(verdict: Verdict) -> Metric | None:
+def find_main_metric(verdict: Verdict) -> Metric | None:
     """The overall metric, else the first; None where nothing was measured."""
     overall = [metric for metric in verdict.metrics if metric.modality == "all"]
     return next(iter([*overall, *verdict.metrics]), None)
 
 
-def headline(verdict: Verdict) -> str:
+def make_headline(verdict: Verdict) -> str:
     """One sentence: how much smaller, and what it cost."""
-    smaller = f"{_capital(ratio(verdict.size.before_bytes, verdict.size.after_bytes))} ({_from_to(verdict.size)})"
-    metric = main_metric(verdict)
+    smaller = f"{_capitalize_first(format_ratio(verdict.size.before_bytes, verdict.size.after_bytes))} ({_format_from_to(verdict.size)})"
+    metric = find_main_metric(verdict)
     if metric is None:
         return f"{smaller}; accuracy was not measured."
     if metric.unit == "cosine":
-        return f"{smaller}, {metric.name} to the original {score(metric, metric.after)}, {cost(metric)}."
-    return f"{smaller}, {metric.name} {score(metric, metric.before)} → {score(metric, metric.after)}, {cost(metric)}."
+        return f"{smaller}, {metric.name} to the original {format_score(metric, metric.after)}, {describe_metric_cost(metric)}."
+    return f"{smaller}, {metric.name} {format_score(metric, metric.before)} → {format_score(metric, metric.after)}, {describe_metric_cost(metric)}."
 
 
-def packing(found: Packing) -> str:
+def describe_packing(found: Packing) -> str:
     """What entropy coding saves, and what it costs when the model is loaded."""
-    moved = f"{size(found.plain_bytes)} plain → {size(found.entropy_bytes)} entropy-coded"
-    return f"weights: {moved} ({ratio(found.plain_bytes, found.entropy_bytes)}), decoded in {seconds(found.decode_seconds)}"
+    moved = f"{format_bytes(found.plain_bytes)} plain → {format_bytes(found.entropy_bytes)} entropy-coded"
+    return f"weights: {moved} ({format_ratio(found.plain_bytes, found.entropy_bytes)}), decoded in {format_seconds(found.decode_seconds)}"
 
 
-def stock(found: Stock) -> str:
+def describe_stock(found: StockLoad) -> str:
     """Who can load the folder."""
     if found.alone:
         return "loads with stock Transformers alone: yes"
-    return f"loads with stock Transformers alone: no, because {found.reason}; {_load(found.reason)}"
+    return f"loads with stock Transformers alone: no, because {found.reason}; {_describe_loading(found.reason)}"
 
 
-def _load(reason: str) -> str:
+def _describe_loading(reason: str) -> str:
     """How a folder is loaded that stock Transformers alone cannot load for this reason."""
     ours_alone = "entropy-coded" in reason or "came from a function" in reason
     return "use trimodal.load" if ours_alone else "import trimodal first, or use trimodal.load"
 
 
-def speed(plan: Plan) -> str:
+def describe_speed(plan: Plan) -> str:
     """What the steps mean for the time of a forward pass, where layers are kept packed; empty where none is."""
     working = [known for known in METHODS if any(edit.method == known.name and edit.places for edit in plan.edits)]
     zeros = any(known.kind == "prune" and known.on == "site" for known in working)
@@ -195,35 +195,35 @@ def speed(plan: Plan) -> str:
     return f"time: zeros of single weights make no CPU faster, and {packed}" if zeros else f"time: {packed}"
 
 
-def latency(found: Latency) -> str:
+def describe_latency(found: Latency) -> str:
     """Milliseconds per sample of both models, as measured while verifying."""
-    moved = f"{milliseconds(found.before_ms)} → {milliseconds(found.after_ms)} per sample"
+    moved = f"{format_milliseconds(found.before_ms)} → {format_milliseconds(found.after_ms)} per sample"
     batches = "one batch" if found.batches == 1 else f"median of {found.batches:,} batches"
     return f"forward pass on this machine: {moved} ({batches} of up to {found.batch_size:,} samples)"
 
 
-def milliseconds(value: float) -> str:
+def format_milliseconds(value: float) -> str:
     """`12.3 ms`, `0.41 ms`."""
-    return f"{digits(value)} ms"
+    return f"{format_digits(value)} ms"
 
 
-def machine(found: Machine) -> str:
+def describe_machine(found: Machine) -> str:
     """What the run took place on."""
-    memory = f", {size(found.memory_bytes)} of memory" if found.memory_bytes else ""
+    memory = f", {format_bytes(found.memory_bytes)} of memory" if found.memory_bytes else ""
     threads = f"{found.threads} {'thread' if found.threads == 1 else 'threads'}"
     cores = f"{found.cores} {'core' if found.cores == 1 else 'cores'}"
     return f"{found.processor}, {found.instructions}, {cores}, {threads}{memory}"
 
 
-def _from_to(sizes: Size) -> str:
-    return f"{size(sizes.before_bytes)} → {size(sizes.after_bytes)}"
+def _format_from_to(sizes: DiskSize) -> str:
+    return f"{format_bytes(sizes.before_bytes)} → {format_bytes(sizes.after_bytes)}"
 
 
-def _capital(text: str) -> str:
+def _capitalize_first(text: str) -> str:
     return text[:1].upper() + text[1:]
 
 
-def setting(name: str, value: Any, unit: str = "") -> str:
+def describe_setting(name: str, value: Any, unit: str = "") -> str:
     """One option of a method in words. `unit` is what the method declares; names that all methods share (sparsity,
     bits, group, rank) have a phrase of their own."""
     words = name.replace("_", " ")
@@ -237,18 +237,18 @@ def setting(name: str, value: Any, unit: str = "") -> str:
     return f"{shown} {unit}" if unit == words else f"{words} {shown} {unit}".strip()
 
 
-def _group(value: Any) -> str:
+def _describe_group(value: Any) -> str:
     return f"one scale per {value}" + (" columns" if isinstance(value, int) else "")
 
 
 _PHRASES: Mapping[str, Callable[[Any], str]] = {
     "sparsity": lambda value: f"{value * 100:g} % removed",
     "bits": lambda value: f"{value:g} bits per weight",
-    "group": _group,
+    "group": _describe_group,
 }
 
 
-def unbroken(text: str) -> str:
+def keep_unbroken(text: str) -> str:
     """`text` with non-breaking spaces between numbers and their units and around `=`, for large type."""
     return _BREAKS.sub("\N{NO-BREAK SPACE}", text)
 

@@ -3,28 +3,28 @@ nowhere else."""
 
 from typing import Literal
 
-from trimodal.statistics.gradients import Gradient, MaskGradient
-from trimodal.statistics.moments import Balance, ColumnNorm, Moment, Sample, mixed
-from trimodal.statistics.tokens import rows_by_modality, unfold_input
-from trimodal.statistics.uses import GroupedMoment, Uses
+from trimodal.statistics.gradients import MaskGradient, WeightGradient
+from trimodal.statistics.moments import ActivationSample, Balance, ColumnNorm, Moment, mix_moments
+from trimodal.statistics.tokens import split_rows_by_modality, unfold_input
+from trimodal.statistics.uses import GroupedMoment, RowUsage
 
 StatisticKind = Literal["moment", "paired", "norm", "sample", "gradient", "mask", "uses", "grouped"]
-Statistic = Moment | ColumnNorm | Gradient | MaskGradient
-Seen = Statistic | Uses | GroupedMoment
+Statistic = Moment | ColumnNorm | WeightGradient | MaskGradient
+Seen = Statistic | RowUsage | GroupedMoment
 
 __all__ = [
     "Balance",
     "ColumnNorm",
-    "Gradient",
+    "WeightGradient",
     "GroupedMoment",
     "MaskGradient",
     "Moment",
-    "Sample",
+    "ActivationSample",
     "Seen",
     "Statistic",
     "StatisticKind",
-    "Uses",
-    "mixed",
-    "rows_by_modality",
+    "RowUsage",
+    "mix_moments",
+    "split_rows_by_modality",
     "unfold_input",
 ]

@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from trimodal.maths.unseen import unseen
+from trimodal.maths.unseen import find_unseen_inputs
 
 
 @dataclass
-class Gradient:
+class WeightGradient:
     """Of a weight (m, n), over samples with gradients g (m, n): `mean` E[g], `size` E|g| and `square` E[g²], all
     float32 (m, n) on `device`. With labels drawn from the model's own predictions `square` is the diagonal of the Fisher
     information."""
@@ -38,10 +38,10 @@ class Gradient:
         for total, value in ((self.mean, g), (self.size, g.abs()), (self.square, g.square())):
             total.lerp_(value.to(total.device), 1 / self.samples)
 
-    def filled(self) -> Gradient:
+    def filled(self) -> WeightGradient:
         """The same with the mean over all others where no sample gave a weight a gradient, or none worth the name to
         its column (`maths/unseen.py`); `assumed` says how many those are. Where there is no gradient at all nothing is assumed."""
-        never = (self.size == 0) | unseen(self.square.mean(0))
+        never = (self.size == 0) | find_unseen_inputs(self.square.mean(0))
         if not never.any() or never.all():
             return self
         result = copy.copy(self)

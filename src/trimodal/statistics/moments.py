@@ -14,7 +14,7 @@ from typing import Literal, Self
 import torch
 from torch import Tensor
 
-from trimodal.maths.unseen import assumed, fill, unseen
+from trimodal.maths.unseen import fill_unseen_moment, fill_unseen_squares, find_unseen_inputs
 
 Balance = Literal["modality", "tokens", "gradient"]
 _LEAST_SHARE = 0.05
@@ -43,11 +43,11 @@ class ColumnNorm:
 
     def filled(self) -> ColumnNorm:
         """The same with what `maths/unseen.py` assumes of columns that no token reached; `assumed` says how many."""
-        never = int(unseen(self.square).sum())
+        never = int(find_unseen_inputs(self.square).sum())
         if not never:
             return self
         result = copy.copy(self)
-        result.square, result.assumed = assumed(self.square), never
+        result.square, result.assumed = fill_unseen_squares(self.square), never
         return result
 
 
@@ -75,7 +75,7 @@ class Moment:
 
     def filled(self) -> Self:
         """The same with what `maths/unseen.py` assumes of columns that no token reached; `assumed` says how many."""
-        second, never = fill(self.second)
+        second, never = fill_unseen_moment(self.second)
         if not never.any():
             return self
         result = copy.copy(self)
@@ -108,7 +108,7 @@ def _add_square_(second: Tensor, x: Tensor, scale: float) -> Tensor:
 
 
 @dataclass
-class Sample(Moment):
+class ActivationSample(Moment):
     """A moment with the ends of every column's range, `low` and `high` (n,), and real rows of the input: `rows` (at most
     2,048, n) float32, every token as likely to be among them as any other, the same ones each time.
 
@@ -119,7 +119,7 @@ class Sample(Moment):
     low: Tensor = field(init=False)
     high: Tensor = field(init=False)
     rows: Tensor = field(init=False)
-    parts: Mapping[str, Sample] = field(init=False, default_factory=dict)
+    parts: Mapping[str, ActivationSample] = field(init=False, default_factory=dict)
     shares: Mapping[str, float] = field(init=False, default_factory=dict)
     _keys: Tensor = field(init=False, repr=False)
     _random: torch.Generator = field(init=False, repr=False)
@@ -151,7 +151,7 @@ class Sample(Moment):
         self._keys, self.rows = keys, rows
 
 
-def mixed(parts: Mapping[str, Moment], balance: Balance, gradients: Mapping[str, float] | None = None) -> Moment:
+def mix_moments(parts: Mapping[str, Moment], balance: Balance, gradients: Mapping[str, float] | None = None) -> Moment:
     """One moment out of one per modality.
 
     `tokens` pools all tokens, so the modality with most tokens dominates. `modality` gives each modality that
@@ -162,15 +162,15 @@ def mixed(parts: Mapping[str, Moment], balance: Balance, gradients: Mapping[str,
     where a modality counts for more than its tokens.
     """
     seen = {name: part for name, part in parts.items() if part.tokens}
-    weights = _shares(seen, balance, gradients or {})
-    samples = {name: part for name, part in seen.items() if isinstance(part, Sample)}
+    weights = _modality_weights(seen, balance, gradients or {})
+    samples = {name: part for name, part in seen.items() if isinstance(part, ActivationSample)}
     if len(seen) == 1:
         ((name, only),) = seen.items()
-        return _mixed_sample(copy.copy(only), samples, weights) if isinstance(only, Sample) else only
+        return _mix_samples(copy.copy(only), samples, weights) if isinstance(only, ActivationSample) else only
     columns = next(iter(parts.values())).columns
     result = Moment(columns)
     if seen.keys() == samples.keys():
-        result = _mixed_sample(Sample(columns), samples, weights)
+        result = _mix_samples(ActivationSample(columns), samples, weights)
     for name, part in seen.items():
         result.second = result.second + weights[name] * part.second
         result.mean = result.mean + weights[name] * part.mean
@@ -181,7 +181,7 @@ def mixed(parts: Mapping[str, Moment], balance: Balance, gradients: Mapping[str,
     return result
 
 
-def _mixed_sample(result: Sample, parts: Mapping[str, Sample], shares: Mapping[str, float]) -> Sample:
+def _mix_samples(result: ActivationSample, parts: Mapping[str, ActivationSample], shares: Mapping[str, float]) -> ActivationSample:
     """`result` with what a sample has beyond a moment."""
     result.parts, result.shares = dict(parts), dict(shares)
     result.low = torch.stack([part.low for part in parts.values()]).amin(0)
@@ -190,7 +190,7 @@ def _mixed_sample(result: Sample, parts: Mapping[str, Sample], shares: Mapping[s
     return result
 
 
-def _shares(parts: Mapping[str, Moment], balance: Balance, gradients: Mapping[str, float]) -> dict[str, float]:
+def _modality_weights(parts: Mapping[str, Moment], balance: Balance, gradients: Mapping[str, float]) -> dict[str, float]:
     """The weight of each modality; they sum to 1."""
     if balance == "tokens":
         raw = {name: float(part.tokens) for name, part in parts.items()}

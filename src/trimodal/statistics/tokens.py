@@ -26,7 +26,7 @@ def unfold_input(module: nn.Module, x: Tensor) -> Tensor:
     return functional.unfold(x, kernel, dilation=dilation, stride=stride).transpose(1, 2)
 
 
-def rows_by_modality(x: Tensor, codes: Tensor | None, modality: str) -> dict[str, Tensor]:
+def split_rows_by_modality(x: Tensor, codes: Tensor | None, modality: str) -> dict[str, Tensor]:
     """Split x (batch, tokens, n) into rows (count, n) per modality, padding left out.
 
     `codes` (batch, tokens) says per token which of TOKEN_KINDS it is, -1 for padding. An input that has a whole number

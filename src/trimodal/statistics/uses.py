@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 @dataclass
-class Uses:
+class RowUsage:
     """How often each row of an embedding was looked up: `counts` (rows,)."""
 
     rows: int

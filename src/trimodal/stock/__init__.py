@@ -22,14 +22,14 @@ _REGISTER = {
 
 def register_with_transformers() -> None:
     """Register now what Transformers has imported, and the rest when it does."""
-    if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
-        sys.meta_path.insert(0, _Finder())  # first: registering with one table may import the other
+    if not any(isinstance(finder, _RegistrationFinder) for finder in sys.meta_path):
+        sys.meta_path.insert(0, _RegistrationFinder())  # first: registering with one table may import the other
     for table, ours in _REGISTER.items():
         if table in sys.modules:
             import_module(ours).register()
 
 
-class _Finder(MetaPathFinder):
+class _RegistrationFinder(MetaPathFinder):
     """Finds the tables' modules as everybody else does, and adds our registration behind their execution."""
 
     def __init__(self) -> None:
@@ -48,11 +48,11 @@ class _Finder(MetaPathFinder):
             self._busy = False
         if spec is not None and spec.loader is not None:
             ours = _REGISTER[fullname]
-            spec.loader = _After(spec.loader, lambda: import_module(ours).register())
+            spec.loader = _RegistrationLoader(spec.loader, lambda: import_module(ours).register())
         return spec
 
 
-class _After(Loader):
+class _RegistrationLoader(Loader):
     """Another loader's work, and then `then`."""
 
     def __init__(self, loader: Loader, then: Callable[[], None]) -> None:

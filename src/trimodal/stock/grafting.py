@@ -27,72 +27,72 @@ from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key, revert_weight_conversion
 
 from trimodal.core.site import is_width
-from trimodal.edits.apply import Step
+from trimodal.edits.apply import RecordedStep
 from trimodal.errors import ModelError
-from trimodal.layers import Chain, borrow_, host_, is_borrowing, is_hosting
+from trimodal.layers import FactorChain, has_shared_weight, is_weight_parametrized, parametrize_weight_, share_weight_
 from trimodal.stock.replaying import replay_steps_
 
 _PLAIN = (bool, int, float, str, tuple, list, type(None))
 
 
-def graft_(model: PreTrainedModel, whole: PreTrainedModel, steps: list[Step], file: Path) -> dict[str, str]:
+def graft_layers_(model: PreTrainedModel, whole: PreTrainedModel, steps: list[RecordedStep], file: Path) -> dict[str, str]:
     """Bring the bare `model` into the compressed architecture that `steps` recorded for the class of `whole`, which is bare too
     and is used up. `file` has the weights. Returns tensors that `file` has under another name only, each with that name.
 
     Raises:
         ModelError: `model` shares nothing with `whole`, or has no place for what was changed.
     """
-    names = _shared_names(model, whole)
+    names = _find_shared_names(model, whole)
     if not names:
-        raise _refused(model, whole, "has no tensor in common with it")
-    places = _shared_places(names)
-    parts = _shared_parts(model, whole, places)
-    around = {path: place for path, place in places.items() if not _inside(path, parts)}
-    before = {path: _Facts(whole.get_submodule(place)) for path, place in around.items()}
-    own = [name for name in model.state_dict() if name not in names and name not in _tied(model)]
+        raise _graft_error(model, whole, "has no tensor in common with it")
+    places = _find_shared_places(names)
+    parts = _find_shared_parts(model, whole, places)
+    around = {path: place for path, place in places.items() if not _is_inside(path, parts)}
+    before = {path: _ModuleFacts(whole.get_submodule(place)) for path, place in around.items()}
+    own = [name for name in model.state_dict() if name not in names and name not in _find_tied_names(model)]
     _check_width(model, whole, steps, own)
     replay_steps_(whole, steps)
     for path, facts in before.items():
-        _change_(model, whole, path, around[path], facts, parts)
+        _change_module_(model, whole, path, around[path], facts, parts)
     for path in parts:
         model.set_submodule(path, whole.get_submodule(places[path]))
-    _tie_(model)
+    _tie_weights_(model)
     _check_references(model, whole)
-    return _found_elsewhere(model, whole, file, own)
+    return _find_tensor_aliases(model, whole, file, own)
 
 
-class _Facts:
+class _ModuleFacts:
     """What a step may change of a module but not of those in it."""
 
     def __init__(self, module: nn.Module) -> None:
         self.kind, self.children = type(module), list(module._modules)
         self.plain = {k: v for k, v in vars(module).items() if not k.startswith("_") and isinstance(v, _PLAIN)}
         self.tensors = {k: t.shape for k, t in (*module._parameters.items(), *module._buffers.items()) if t is not None}
-        self.config = _said(module)
+        self.config = _config_of(module)
 
 
-def _said(module: nn.Module) -> dict[str, Any]:
+def _config_of(module: nn.Module) -> dict[str, Any]:
     config: Any = getattr(module, "config", None)
     return config.to_dict() if hasattr(config, "to_dict") else {}
 
 
-def _shared_names(model: PreTrainedModel, whole: PreTrainedModel) -> dict[str, str]:
+def _find_shared_names(model: PreTrainedModel, whole: PreTrainedModel) -> dict[str, str]:
     """The names in `model` of the tensors that Transformers would take from a checkpoint of `whole`: their names there."""
     there, here = whole.state_dict(), model.state_dict()
     known = {id(tensor): name for name, tensor in there.items()}
     found = {}
     for saved, tensor in revert_weight_conversion(whole, dict(there)).items():
         name = known.get(id(tensor), saved if saved in there else "")
-        target = _renamed(model, [saved])[saved]
+        target = _rename_tensors(model, [saved])[saved]
         if name and target in here:
             if here[target].shape != there[name].shape:
                 shapes = " and ".join(" × ".join(map(str, t.shape)) for t in (there[name], here[target]))
-                raise _refused(model, whole, f"has {target} in another shape ({shapes})")
+                raise _graft_error(model, whole, f"has {target} in another shape ({shapes})")
             found[target] = name
     return found
 
 
-def _renamed(model: PreTrainedModel, names: Iterable[str]) -> dict[str, str]:
+def _rename_tensors(model: PreTrainedModel, names: Iterable[str]) -> dict[str, str]:
     """What Transformers calls tensors of a checkpoint once they are in `model`."""
     mapping, here = get_model_conversion_mapping(model), model.state_dict()
     renamings = [entry for entry in mapping if isinstance(entry, WeightRenaming)]
@@ -106,7 +106,7 @@ def _renamed(model: PreTrainedModel, names: Iterable[str]) -> dict[str, str]:
     return found
 
 
-def _shared_places(names: Mapping[str, str]) -> dict[str, str]:
+def _find_shared_places(names: Mapping[str, str]) -> dict[str, str]:
     """Paths of modules in the one class, and in the other, that hold a tensor under the same name."""
     found: dict[str, set[str]] = {}
     for name, other in names.items():
@@ -117,37 +117,37 @@ def _shared_places(names: Mapping[str, str]) -> dict[str, str]:
     return {path: places.pop() for path, places in found.items() if len(places) == 1}
 
 
-def _shared_parts(model: nn.Module, whole: nn.Module, places: Mapping[str, str]) -> list[str]:
+def _find_shared_parts(model: nn.Module, whole: nn.Module, places: Mapping[str, str]) -> list[str]:
     """The paths of the largest modules that are of the same kind and have the same tensors, but for the whole model."""
     found: list[str] = []
     for path, module in model.named_modules():
-        if path and path in places and not _inside(path, found):
+        if path and path in places and not _is_inside(path, found):
             other = whole.get_submodule(places[path])
-            if _shapes(module) == _shapes(other) and type(module) is type(other):
+            if _collect_shapes(module) == _collect_shapes(other) and type(module) is type(other):
                 found.append(path)
     return found
 
 
-def _shapes(module: nn.Module) -> dict[str, torch.Size]:
+def _collect_shapes(module: nn.Module) -> dict[str, torch.Size]:
     return {name: tensor.shape for name, tensor in module.state_dict().items()}
 
 
-def _inside(path: str, parts: Iterable[str]) -> bool:
+def _is_inside(path: str, parts: Iterable[str]) -> bool:
     return any(path == part or path.startswith(f"{part}.") for part in parts)
 
 
-def _change_(
-    model: PreTrainedModel, whole: PreTrainedModel, path: str, place: str, before: _Facts, parts: Iterable[str]
+def _change_module_(
+    model: PreTrainedModel, whole: PreTrainedModel, path: str, place: str, before: _ModuleFacts, parts: Iterable[str]
 ) -> None:
     """Let the module at `path` become what the one at `place` became, where it was `before`; its parts move by themselves."""
     here = model.get_submodule(path)
     if place and place not in {name for name, _ in whole.named_modules()}:
-        raise _refused(model, whole, f"has {path}, which is gone")
+        raise _graft_error(model, whole, f"has {path}, which is gone")
     there = whole.get_submodule(place)
-    after = _Facts(there)
+    after = _ModuleFacts(there)
     stay = all(name in after.children or f"{path}.{name}".strip(".") not in parts for name in before.children)
     if after.kind is not before.kind or not stay or before.tensors.keys() - after.tensors.keys():
-        raise _refused(model, whole, f"has no place for what {place or 'it'} became")
+        raise _graft_error(model, whole, f"has no place for what {place or 'it'} became")
     for name, value in after.plain.items():
         if name not in before.plain or before.plain[name] != value:
             setattr(here, name, value)
@@ -161,12 +161,12 @@ def _change_(
             setattr(here.config, name, value)
 
 
-def _tied(model: PreTrainedModel) -> dict[str, str]:
+def _find_tied_names(model: PreTrainedModel) -> dict[str, str]:
     """The tensors that are not in a checkpoint since they are others' too."""
     return dict(getattr(model, "all_tied_weights_keys", None) or {})
 
 
-def _tie_(model: PreTrainedModel) -> None:
+def _tie_weights_(model: PreTrainedModel) -> None:
     """Let layers that the class ties to others use what became of the others' weights."""
     tied: dict[str, str] = getattr(model, "all_tied_weights_keys", {})
     names = {name for name, _ in model.named_parameters(remove_duplicate=False)}
@@ -176,17 +176,17 @@ def _tie_(model: PreTrainedModel) -> None:
             continue
         layer, lender = (modules.get(name.rpartition(".")[0]) for name in (target, origin))
         if target in names and isinstance(lender, nn.Module) and isinstance(layer, nn.Module) and target.endswith(".weight"):
-            if is_hosting(lender):
-                host_(layer, lender.stored, owner=False)  # type: ignore[arg-type]
-            elif isinstance(lender, Chain) or is_borrowing(lender):
-                borrow_(layer, lender)
+            if is_weight_parametrized(lender):
+                parametrize_weight_(layer, lender.stored, owner=False)  # type: ignore[arg-type]
+            elif isinstance(lender, FactorChain) or has_shared_weight(lender):
+                share_weight_(layer, lender)
         del tied[target]
 
 
-def _check_width(model: PreTrainedModel, whole: PreTrainedModel, steps: Iterable[Step], own: list[str]) -> None:
+def _check_width(model: PreTrainedModel, whole: PreTrainedModel, steps: Iterable[RecordedStep], own: list[str]) -> None:
     """Refuse layers of the class's own where the stream that they read is narrower than their configuration says."""
     if own and any("cut" in step and is_width(step["cut"]["label"]) for step in steps):
-        raise _refused(model, whole, f"has {own[0]} of its own, which is as wide as the stream was before it was narrowed")
+        raise _graft_error(model, whole, f"has {own[0]} of its own, which is as wide as the stream was before it was narrowed")
 
 
 def _check_references(model: PreTrainedModel, whole: PreTrainedModel) -> None:
@@ -196,33 +196,33 @@ def _check_references(model: PreTrainedModel, whole: PreTrainedModel) -> None:
         for name in ("lender", "table_of", "stored"):
             other = getattr(module, name, None)
             if isinstance(other, nn.Module) and other not in here:
-                raise _refused(model, whole, f"has {path}, which uses a weight of a layer that it has not")
+                raise _graft_error(model, whole, f"has {path}, which uses a weight of a layer that it has not")
 
 
-def _found_elsewhere(model: PreTrainedModel, whole: PreTrainedModel, file: Path, own: Iterable[str]) -> dict[str, str]:
+def _find_tensor_aliases(model: PreTrainedModel, whole: PreTrainedModel, file: Path, own: Iterable[str]) -> dict[str, str]:
     """The tensors that are one with another which `file` has, by the other's name.
 
     Raises:
         ModelError: a tensor that both classes have is not found in `file` at all: it would be drawn at random.
     """
     with safe_open(file, framework="pt") as opened:
-        given = set(_renamed(model, opened.keys()).values())
+        given = set(_rename_tensors(model, opened.keys()).values())
     alike: dict[int, list[str]] = {}
     for name, tensor in model.state_dict(keep_vars=True).items():
         alike.setdefault(id(tensor), []).append(name)
-    known = {*own, *_tied(model)}
+    known = {*own, *_find_tied_names(model)}
     skipped = [re.compile(pattern) for pattern in getattr(model, "_keys_to_ignore_on_load_missing", None) or ()]
     found: dict[str, str] = {}
     for names in alike.values():
         lacking = [name for name in names if name not in given | known and not any(p.search(name) for p in skipped)]
         first = next((name for name in names if name in given), None)
         if lacking and first is None:
-            raise _refused(model, whole, f"has {lacking[0]}, which is not found under that name")
+            raise _graft_error(model, whole, f"has {lacking[0]}, which is not found under that name")
         found.update(dict.fromkeys(lacking, str(first)))
     return found
 
 
-def _refused(model: nn.Module, whole: nn.Module, reason: str) -> ModelError:
+def _graft_error(model: nn.Module, whole: nn.Module, reason: str) -> ModelError:
     name, recorded = type(model).__name__, type(whole).__name__
     return ModelError(
         f"this folder holds a compressed {recorded}, which cannot be loaded as {name}: {name} {reason}; load it with "

@@ -13,16 +13,16 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from trimodal.edits.apply import Step
-from trimodal.edits.steps import read_steps, twins
-from trimodal.layers import Coded, is_hosting
-from trimodal.loading.load import model_class
-from trimodal.manifest import MANIFEST, check_files, read_manifest
-from trimodal.stock.grafting import graft_
+from trimodal.edits.apply import RecordedStep
+from trimodal.edits.steps import map_duplicate_tensors, read_steps
+from trimodal.layers import CodedWeight, is_weight_parametrized
+from trimodal.loading.load import find_model_class
+from trimodal.manifest import MANIFEST, check_listed_files, read_manifest
+from trimodal.stock.grafting import graft_layers_
 from trimodal.stock.replaying import replay_steps_
 
 
-def rebuild_(model: nn.Module, file: Path, checked: bool) -> dict[str, str]:
+def rebuild_architecture_(model: nn.Module, file: Path, checked: bool) -> dict[str, str]:
     """Bring the bare `model` into the architecture of the weights in `file`, in whose folder the rest of the artifact lies.
     Returns tensors that `file` has under another name only, each with that name.
 
@@ -32,36 +32,36 @@ def rebuild_(model: nn.Module, file: Path, checked: bool) -> dict[str, str]:
     """
     folder = file.parent
     if not checked and (folder / MANIFEST).is_file():
-        check_files(folder, read_manifest(folder), partial=folder.parent.name == "snapshots")
+        check_listed_files(folder, read_manifest(folder), partial=folder.parent.name == "snapshots")
     config: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    steps = _in_type(read_steps(file), str(config.get("dtype", config.get("torch_dtype"))), model)
-    kind = model_class(config, folder)
+    steps = _cast_steps(read_steps(file), str(config.get("dtype", config.get("torch_dtype"))), model)
+    kind = find_model_class(config, folder)
     if type(model) is kind or not isinstance(model, PreTrainedModel) or not issubclass(kind, PreTrainedModel):
         replay_steps_(model, steps)
-        _need_no_values_(model)
-        return twins(model, steps)
-    found = graft_(model, kind(_config_around(model.config, kind, folder)), steps, file)
-    _need_no_values_(model)
+        _skip_weight_init_(model)
+        return map_duplicate_tensors(model, steps)
+    found = graft_layers_(model, kind(_find_enclosing_config(model.config, kind, folder)), steps, file)
+    _skip_weight_init_(model)
     ignored = getattr(model, "_keys_to_ignore_on_load_missing", None) or ()
     model._keys_to_ignore_on_load_missing = [*ignored, *(f"^{re.escape(name)}$" for name in found)]  # type: ignore[assignment]
     return found
 
 
-def _need_no_values_(model: nn.Module) -> None:
+def _skip_weight_init_(model: nn.Module) -> None:
     """Let Transformers not draw first values for layers that decode their weight: it would decode each and throw them away."""
     for layer in model.modules():
-        if is_hosting(layer):
+        if is_weight_parametrized(layer):
             layer._is_hf_initialized = True  # type: ignore[assignment]
 
 
-def _in_type(steps: list[Step], saved: str, model: nn.Module) -> list[Step]:
+def _cast_steps(steps: list[RecordedStep], saved: str, model: nn.Module) -> list[RecordedStep]:
     """The steps with layers of the type that the model is loaded in, where that is not the one that it was saved in. Layers
     that were of another type than the rest keep it."""
     wanted = str(cast("Any", model).config.dtype).removeprefix("torch.")
     if wanted == saved or not hasattr(torch, wanted):
         return steps
 
-    def of(step: Step) -> Step:
+    def of(step: RecordedStep) -> RecordedStep:
         if "treat" not in step or step["treat"]["options"]["dtype"] != saved:
             return step
         return {"treat": {**step["treat"], "options": {**step["treat"]["options"], "dtype": wanted}}}
@@ -69,7 +69,7 @@ def _in_type(steps: list[Step], saved: str, model: nn.Module) -> list[Step]:
     return [of(step) for step in steps]
 
 
-def _config_around(config: Any, kind: type[PreTrainedModel], folder: Path) -> Any:
+def _find_enclosing_config(config: Any, kind: type[PreTrainedModel], folder: Path) -> Any:
     """A configuration of `kind` of which `config`, that of one part, is that part."""
     wanted = cast("Any", kind).config_class
     if isinstance(config, wanted):
@@ -84,7 +84,7 @@ def _config_around(config: Any, kind: type[PreTrainedModel], folder: Path) -> An
     return whole
 
 
-def settle_(model: nn.Module, shared: Mapping[str, str]) -> None:
+def tie_and_cast_weights_(model: nn.Module, shared: Mapping[str, str]) -> None:
     """Let tensors that are stored once be one in memory too, and weights be decoded to the type that their layer's bias has: a
     class may keep some layers in another type than the one asked for. `shared` is what `rebuild_` returned."""
     for name, other in shared.items():
@@ -93,6 +93,6 @@ def settle_(model: nn.Module, shared: Mapping[str, str]) -> None:
         setattr(model.get_submodule(path), tensor, getattr(model.get_submodule(there), its))
     for layer in model.modules():
         bias, stored = layer._parameters.get("bias"), layer._modules.get("stored")
-        if isinstance(stored, Coded) and bias is not None and bias.dtype != stored.dtype and not bias.is_meta:
+        if isinstance(stored, CodedWeight) and bias is not None and bias.dtype != stored.dtype and not bias.is_meta:
             stored.dtype = bias.dtype
     model.is_quantized = False  # type: ignore[assignment]  # to Transformers: cast it as you like, the stores follow

@@ -56,19 +56,19 @@ class TrimodalQuantizer(HfQuantizer):  # type: ignore[misc]
         return config
 
     def _process_model_before_weight_loading(self, model: nn.Module, **rest: Any) -> nn.Module:
-        from trimodal.stock.opening import rebuild_
+        from trimodal.stock.opening import rebuild_architecture_
 
         files = rest.get("checkpoint_files")
         if not files:
             raise ModelError("a state_dict alone does not say how the model was compressed; use from_pretrained(FOLDER)")
         file = Path(files[0])
-        self._shared = rebuild_(model, file, _CHECKED.get() == file.parent.resolve())
+        self._shared = rebuild_architecture_(model, file, _CHECKED.get() == file.parent.resolve())
         return model
 
     def _process_model_after_weight_loading(self, model: nn.Module, **rest: Any) -> nn.Module:
-        from trimodal.stock.opening import settle_
+        from trimodal.stock.opening import tie_and_cast_weights_
 
-        settle_(model, self._shared)
+        tie_and_cast_weights_(model, self._shared)
         return model
 
     def is_serializable(self) -> bool:
@@ -93,7 +93,7 @@ _CHECKED: ContextVar[Path | None] = ContextVar("checked", default=None)
 
 
 @contextmanager
-def checked(folder: Path) -> Iterator[None]:
+def skip_file_checks(folder: Path) -> Iterator[None]:
     """While this lasts, the files of `folder` need not be checked: the caller just has."""
     token = _CHECKED.set(folder.resolve())
     try:
@@ -117,7 +117,7 @@ def register() -> None:
         register_quantization_config(NAME)(TrimodalConfig)
 
 
-def forget_(module: nn.Module, unsaid: str = "") -> None:
+def forget_quantization_(module: nn.Module, unsaid: str = "") -> None:
     """Drop Transformers' notes that `module` is quantized, once it no longer is. Where it is `unsaid` by its configuration what
     it is, saving stays refused, and that is why."""
     if unsaid and isinstance(getattr(module, "hf_quantizer", None), TrimodalQuantizer):

@@ -6,13 +6,13 @@ import re
 
 from torch import nn
 
-from trimodal.edits.apply import Step
+from trimodal.edits.apply import RecordedStep
 from trimodal.edits.steps import replay_step_, twin_steps
 from trimodal.graph.layout import find_layout
 from trimodal.layers import open_recurrent_
 
 
-def replay_steps_(module: nn.Module, steps: list[Step]) -> None:
+def replay_steps_(module: nn.Module, steps: list[RecordedStep]) -> None:
     """Bring the bare `module` into the compressed architecture, with tensors that have no values yet.
 
     Raises:

@@ -69,7 +69,7 @@ class TrainSettings:
 
 
 @dataclass(frozen=True)
-class StepRecord:
+class TrainStepRecord:
     """What one optimizer step did: mean loss over its batches, the parts of that loss by name, and how fast
     it was.
 
@@ -84,13 +84,13 @@ class StepRecord:
     parts: Mapping[str, float] = field(default_factory=dict)
 
 
-def train(
+def train_model(
     model: nn.Module,
     batches: Batches[Batch],
     loss: Loss[Batch],
     settings: TrainSettings,
-    on_step: Callable[[StepRecord], None] | None = None,
-) -> list[StepRecord]:
+    on_step: Callable[[TrainStepRecord], None] | None = None,
+) -> list[TrainStepRecord]:
     """Train `model` in place and return one record per optimizer step.
 
     `batches` is either a function of the batch number (from 0) or an iterable, which is started again when it
@@ -103,16 +103,16 @@ def train(
         raise ValueError("The model has no parameter with requires_grad; nothing can be trained.")
     torch.manual_seed(settings.seed)
     device = trainable[0].device
-    accelerator = _accelerator(settings, device)
-    optimizer = torch.optim.AdamW(_groups(trainable, settings.weight_decay), lr=settings.learning_rate)
-    scheduler = _schedule(optimizer, settings)
+    accelerator = _make_accelerator(settings, device)
+    optimizer = torch.optim.AdamW(_group_parameters(trainable, settings.weight_decay), lr=settings.learning_rate)
+    scheduler = _make_schedule(optimizer, settings)
     was_training = model.training
     prepared, optimizer = accelerator.prepare(model.train(not settings.frozen_noise), optimizer)
-    stream = _stream(batches)
+    stream = _stream_batches(batches)
     records = []
     try:
         for step in range(1, settings.steps + 1):
-            record = _step(step, prepared, stream, loss, settings, accelerator, optimizer, scheduler, device)
+            record = _run_step(step, prepared, stream, loss, settings, accelerator, optimizer, scheduler, device)
             records.append(record)
             if on_step is not None:
                 on_step(record)
@@ -123,7 +123,7 @@ def train(
     return records
 
 
-def _step(
+def _run_step(
     step: int,
     model: nn.Module,
     stream: Iterator[Batch],
@@ -133,30 +133,30 @@ def _step(
     optimizer: Any,
     scheduler: torch.optim.lr_scheduler.LRScheduler,
     device: torch.device,
-) -> StepRecord:
+) -> TrainStepRecord:
     """One optimizer step over `settings.accumulation` batches."""
     started = time.perf_counter()
     totals: dict[str, float] = {}
     for _ in range(settings.accumulation):
         batch = _to_device(next(stream), device)
         with accelerator.autocast():
-            parts = _named(loss(model, batch))
-        _check("loss", float(parts["loss"].detach()), step)
+            parts = _to_named_losses(loss(model, batch))
+        _check_finite_value("loss", float(parts["loss"].detach()), step)
         accelerator.backward(parts["loss"] / settings.accumulation)
         for name, value in parts.items():
             totals[name] = totals.get(name, 0.0) + float(value.detach()) / settings.accumulation
-    norm = _clip(model, accelerator, settings)
+    norm = _clip_gradient(model, accelerator, settings)
     if settings.precision != "float16":  # in float16 the loss scaler skips such a step by itself
-        _check("gradient", norm, step)
+        _check_finite_value("gradient", norm, step)
     learning_rate = float(scheduler.get_last_lr()[0])
     optimizer.step()
     scheduler.step()
     optimizer.zero_grad(set_to_none=True)
     total = totals.pop("loss")
-    return StepRecord(step, total, learning_rate, norm, time.perf_counter() - started, totals)
+    return TrainStepRecord(step, total, learning_rate, norm, time.perf_counter() - started, totals)
 
 
-def _accelerator(settings: TrainSettings, device: torch.device) -> Accelerator:
+def _make_accelerator(settings: TrainSettings, device: torch.device) -> Accelerator:
     """A fresh accelerator of the wanted precision, which leaves the model where it is: on `device`."""
     from accelerate import Accelerator  # type: ignore[import-untyped, unused-ignore]
     from accelerate.state import AcceleratorState  # type: ignore[import-untyped, unused-ignore]
@@ -170,7 +170,7 @@ def _accelerator(settings: TrainSettings, device: torch.device) -> Accelerator:
     )
 
 
-def _groups(parameters: list[nn.Parameter], weight_decay: float) -> list[dict[str, Any]]:
+def _group_parameters(parameters: list[nn.Parameter], weight_decay: float) -> list[dict[str, Any]]:
     """Decay matrices and kernels; leave vectors (biases, norms) alone."""
     decayed = [parameter for parameter in parameters if parameter.ndim > 1]
     free = [parameter for parameter in parameters if parameter.ndim <= 1]
@@ -178,7 +178,7 @@ def _groups(parameters: list[nn.Parameter], weight_decay: float) -> list[dict[st
     return [group for group in groups if group["params"]]
 
 
-def _schedule(optimizer: torch.optim.Optimizer, settings: TrainSettings) -> torch.optim.lr_scheduler.LRScheduler:
+def _make_schedule(optimizer: torch.optim.Optimizer, settings: TrainSettings) -> torch.optim.lr_scheduler.LRScheduler:
     """The learning rate over the steps, from Transformers."""
     from transformers import get_scheduler
 
@@ -190,7 +190,7 @@ def _schedule(optimizer: torch.optim.Optimizer, settings: TrainSettings) -> torc
     return schedule
 
 
-def _stream(batches: Batches[Batch]) -> Iterator[Batch]:
+def _stream_batches(batches: Batches[Batch]) -> Iterator[Batch]:
     """Batches without end."""
     if callable(batches):
         number = 0
@@ -214,7 +214,7 @@ def _to_device(batch: Batch, device: torch.device) -> Batch:
     return moved
 
 
-def _named(result: Tensor | Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+def _to_named_losses(result: Tensor | Mapping[str, Tensor]) -> Mapping[str, Tensor]:
     """The loss as a mapping with the key ``loss``."""
     if isinstance(result, Tensor):
         return {"loss": result}
@@ -223,7 +223,7 @@ def _named(result: Tensor | Mapping[str, Tensor]) -> Mapping[str, Tensor]:
     return result
 
 
-def _check(what: str, value: float, step: int) -> None:
+def _check_finite_value(what: str, value: float, step: int) -> None:
     """Stop before a value that is no number reaches the weights."""
     if not math.isfinite(value):
         raise DivergedError(
@@ -232,7 +232,7 @@ def _check(what: str, value: float, step: int) -> None:
         )
 
 
-def _clip(model: nn.Module, accelerator: Accelerator, settings: TrainSettings) -> float:
+def _clip_gradient(model: nn.Module, accelerator: Accelerator, settings: TrainSettings) -> float:
     """The gradient's 2-norm before clipping."""
     bound = settings.gradient_clip or math.inf
     norm = accelerator.clip_grad_norm_(model.parameters(), bound)

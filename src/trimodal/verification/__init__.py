@@ -4,33 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from trimodal.core import Check, Sample, Size, TowerSize, Verdict
+from trimodal.core import Check, DiskSize, Sample, TowerSize, Verdict
 from trimodal.models.model import Model
-from trimodal.verification.comparison import Compared, Progress, check_comparable, compare
-from trimodal.verification.footprint import peak_bytes, this_machine
-from trimodal.verification.gates import gates
-from trimodal.verification.intervals import Interval, paired_interval
+from trimodal.verification.comparison import ComparisonResult, Progress, check_comparable, compare_models
+from trimodal.verification.footprint import detect_machine, peak_memory_bytes
+from trimodal.verification.gates import gate_metrics
+from trimodal.verification.intervals import PairedInterval, compute_paired_interval
 
 __all__ = [
-    "Compared",
-    "Interval",
+    "ComparisonResult",
+    "PairedInterval",
     "Progress",
     "check_comparable",
-    "compare",
-    "gates",
-    "paired_interval",
-    "peak_bytes",
-    "this_machine",
-    "verify",
+    "compare_models",
+    "gate_metrics",
+    "compute_paired_interval",
+    "peak_memory_bytes",
+    "detect_machine",
+    "make_verdict",
 ]
 
 
-def verify(
+def make_verdict(
     original: Model,
     compressed: Model,
     samples: Sequence[Sample],
     *,
-    size: Size,
+    size: DiskSize,
     towers: Sequence[TowerSize],
     checks: Sequence[Check] = (),
     floors: Mapping[str, float] | None = None,
@@ -45,10 +45,10 @@ def verify(
     `size`, `towers`, `checks`, `seconds` and `versions` are passed on into the verdict as they are; the gates
     follow after `checks`. Without samples nothing is measured, and whether the floors are held is not judged.
     """
-    found = Compared([], None)
+    found = ComparisonResult([], None)
     if samples:
-        found = compare(original, compressed, samples, batch_size=batch_size, seed=seed, progress=progress)
-    judged = gates(found.metrics, floors or {}) if samples else _not_judged(floors or {})
+        found = compare_models(original, compressed, samples, batch_size=batch_size, seed=seed, progress=progress)
+    judged = gate_metrics(found.metrics, floors or {}) if samples else _list_unjudged_floors(floors or {})
     return Verdict(
         size=size,
         towers=tuple(towers),
@@ -58,11 +58,11 @@ def verify(
         seconds=dict(seconds or {}),
         versions=dict(versions or {}),
         latency=found.latency,
-        machine=this_machine(),
+        machine=detect_machine(),
     )
 
 
-def _not_judged(floors: Mapping[str, float]) -> list[Check]:
+def _list_unjudged_floors(floors: Mapping[str, float]) -> list[Check]:
     """The floors that nothing was measured against."""
     return [
         Check(f"largest drop for {modality}: {floor:g}", "not run", "no held-out samples: no data was given", "quality")

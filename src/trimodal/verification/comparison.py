@@ -19,12 +19,12 @@ from torch import Tensor
 
 from trimodal.core import MODALITIES, Latency, Metric, Sample
 from trimodal.core.record import Unit
-from trimodal.data.reading import check_modalities, encode, grouped, labels
+from trimodal.data.reading import check_modalities, collect_labels, encode_samples, group_by_modality
 from trimodal.errors import DataError, ModelError
 from trimodal.models.foreign import run_forward
 from trimodal.models.model import Batch, Model, Output
 from trimodal.verification import tasks
-from trimodal.verification.intervals import LARGEST, paired_interval
+from trimodal.verification.intervals import LARGEST, compute_paired_interval
 
 Progress = Callable[[str, int, int], None]
 RETRIEVAL_PAIRS = 50
@@ -35,7 +35,7 @@ SCORE_BYTES = 1 << 28  # of one model's scores over a vocabulary at once
 
 
 @dataclass
-class _Task:
+class _MetricTask:
     """One metric in the making: which samples were scored (by index), and their scores, batch by batch. `likeness` to the
     original cannot grow. Of an output that is a single `number` the values are kept, which only together can be scored."""
 
@@ -59,11 +59,11 @@ class _Task:
         """Both models' scores in the order of the samples, in whatever order these were run."""
         order = np.argsort(np.array(self.rows), kind="stable")
         before, after = np.concatenate(self.before)[order], np.concatenate(self.after)[order]
-        return (np.ones(len(before)), tasks.number_cosine(before, after)) if self.number else (before, after)
+        return (np.ones(len(before)), tasks.number_similarity(before, after)) if self.number else (before, after)
 
 
 @dataclass
-class _Embeddings:
+class _EmbeddingPairs:
     """Vectors of one output from both models, with the index of the sample that each belongs to."""
 
     modality: str
@@ -73,14 +73,14 @@ class _Embeddings:
 
 
 @dataclass(frozen=True)
-class Compared:
+class ComparisonResult:
     """What came of running both models: metrics, the overall ones (`all`) first, and the time that a sample took."""
 
     metrics: list[Metric]
     latency: Latency | None
 
 
-def compare(
+def compare_models(
     original: Model,
     compressed: Model,
     samples: Sequence[Sample],
@@ -88,7 +88,7 @@ def compare(
     batch_size: int,
     seed: int,
     progress: Progress | None = None,
-) -> Compared:
+) -> ComparisonResult:
     """Measure every output of the models' family on `samples`, original beside compressed.
 
     Class scores with labels give an accuracy; without, the agreement with the original and a cosine. Token scores
@@ -111,44 +111,44 @@ def compare(
         raise DataError("there are no samples to verify with; expected at least one")
     check_modalities(original, samples)
     outputs = original.family.outputs(original.module)
-    watched = [_Watched(output, samples, outputs) for output in outputs]
+    watched = [_OutputMeter(output, samples, outputs) for output in outputs]
     original.module.eval()
     compressed.module.eval()
     times: list[tuple[int, float, float]] = []
     done = 0
-    for rows, batch in _batches(original, samples, batch_size, outputs):
-        before, first = _run(original, batch, outputs)
-        after, second = _run(compressed, batch, outputs)
+    for rows, batch in _iterate_batches(original, samples, batch_size, outputs):
+        before, first = _run_forward(original, batch, outputs)
+        after, second = _run_forward(compressed, batch, outputs)
         for one in watched:
             one.measure_(samples, rows, batch, before, after)
         times.append((len(rows), first, second))
         done += len(rows)
         if progress is not None:
             progress("verify", done, len(samples))
-    return Compared(_metrics(watched, samples, seed), _latency(times))
+    return ComparisonResult(_make_metrics(watched, samples, seed), _summarize_latency(times))
 
 
-def _batches(
+def _iterate_batches(
     model: Model, samples: Sequence[Sample], size: int, outputs: Sequence[Output]
 ) -> Iterator[tuple[list[int], Batch]]:
     """Indices of samples that run together, with their batch. Samples are sorted by length, so that little is padded."""
-    order = sorted(range(len(samples)), key=lambda row: _length(samples[row]))
+    order = sorted(range(len(samples)), key=lambda row: _text_length_of(samples[row]))
     size = min(size, max(FEW_ROWS, -(-len(samples) // LEAST_BATCHES)))  # a median of times needs some batches
-    for places in grouped(model, [samples[row] for row in order], size):
+    for places in group_by_modality(model, [samples[row] for row in order], size):
         rows = [order[place] for place in places]
-        batch = encode(model, [samples[row] for row in rows])
-        at_once = _rows_at_once(model, batch, len(rows), outputs)
+        batch = encode_samples(model, [samples[row] for row in rows])
+        at_once = _find_micro_batch_size(model, batch, len(rows), outputs)
         for start in range(0, len(rows), at_once):
             part = slice(start, start + at_once)
             yield rows[part], batch if at_once == len(rows) else {name: value[part] for name, value in batch.items()}
 
 
-def _length(sample: Sample) -> int:
+def _text_length_of(sample: Sample) -> int:
     """How long a sample's text is; what it has beside that is of one length mostly."""
     return len(sample.text or "") + len(sample.target or "")
 
 
-def _rows_at_once(model: Model, batch: Batch, rows: int, outputs: Sequence[Output]) -> int:
+def _find_micro_batch_size(model: Model, batch: Batch, rows: int, outputs: Sequence[Output]) -> int:
     """How many of the batch's samples fit into one forward pass; all where the batch cannot be parted by samples."""
     if any(value.dim() == 0 or len(value) != rows for value in batch.values()):
         return rows
@@ -165,7 +165,7 @@ def _rows_at_once(model: Model, batch: Batch, rows: int, outputs: Sequence[Outpu
     return min(rows, max(1, fitting))
 
 
-def _run(model: Model, batch: Batch, outputs: Sequence[Output]) -> tuple[dict[str, Tensor], float]:
+def _run_forward(model: Model, batch: Batch, outputs: Sequence[Output]) -> tuple[dict[str, Tensor], float]:
     """What one forward pass says of each output that it has, in as little memory as comparing needs, and its seconds."""
     device = next((t.device for t in (*model.module.parameters(), *model.module.buffers())), torch.device("cpu"))
     inputs = {name: tensor.to(device) for name, tensor in batch.items()}
@@ -175,20 +175,20 @@ def _run(model: Model, batch: Batch, outputs: Sequence[Output]) -> tuple[dict[st
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         seconds = time.perf_counter() - start
-        found = {output.field: value for output in outputs if (value := _value(output, result)) is not None}
+        found = {output.field: value for output in outputs if (value := _extract_output(output, result)) is not None}
     return found, seconds
 
 
-def _value(output: Output, result: Any) -> Tensor | None:
+def _extract_output(output: Output, result: Any) -> Tensor | None:
     """The tensor called `output.field`, on the CPU: of scores over a vocabulary which token they rank first, others in
     float32. None where this batch has none, as without the modality it comes from."""
     found = output.of(result)
     if found is None:
         return None
-    return tasks.ranked_first(found).cpu() if output.kind == "tokens" else found.detach().float().cpu()
+    return tasks.top1_tokens(found).cpu() if output.kind == "tokens" else found.detach().float().cpu()
 
 
-def _latency(times: Sequence[tuple[int, float, float]]) -> Latency | None:
+def _summarize_latency(times: Sequence[tuple[int, float, float]]) -> Latency | None:
     """Medians over the batches but for the first one, in which much is set up; None where there is no other."""
     counted = times[1:]
     if not counted:
@@ -197,15 +197,15 @@ def _latency(times: Sequence[tuple[int, float, float]]) -> Latency | None:
     return Latency(before, after, len(counted), max(rows for rows, _, _ in counted))
 
 
-class _Watched:
+class _OutputMeter:
     """What is measured of one output."""
 
     def __init__(self, output: Output, samples: Sequence[Sample], outputs: Sequence[Output]) -> None:
         self.output = output
-        self.tasks = _tasks(output, samples, outputs)
-        self.number = _number_task(output, outputs)
-        self.embeddings = _Embeddings(output.modality) if _two_encoders(outputs) else None
-        self.labels = labels(samples, output.label) if output.label else [None] * len(samples)
+        self.tasks = _make_tasks(output, samples, outputs)
+        self.number = _make_number_task(output, outputs)
+        self.embeddings = _EmbeddingPairs(output.modality) if _is_dual_encoder(outputs) else None
+        self.labels = collect_labels(samples, output.label) if output.label else [None] * len(samples)
 
     def measure_(
         self,
@@ -231,15 +231,15 @@ class _Watched:
             return
         mask = batch[self.output.mask].cpu() if self.output.mask in batch else None
         if self.output.kind == "tokens":
-            found = tasks.share_alike(reference, other, mask)
+            found = tasks.token_agreement(reference, other, mask)
             self.tasks[0].add_(rows, np.full(len(rows), 100.0), found)
         elif self.output.kind == "embedding":
-            self._embedding_(rows, tasks.pooled(self.output, reference, mask), tasks.pooled(self.output, other, mask))
+            self._embedding_(rows, tasks.pool_embedding(self.output, reference, mask), tasks.pool_embedding(self.output, other, mask))
         else:
             self._logits_(samples, rows, reference, other)
 
     def _embedding_(self, rows: Sequence[int], reference: Tensor, other: Tensor) -> None:
-        self.tasks[0].add_(rows, np.ones(len(rows)), tasks.cosine(reference, other))
+        self.tasks[0].add_(rows, np.ones(len(rows)), tasks.cosine_similarity(reference, other))
         if self.embeddings is not None:
             self.embeddings.rows.extend(rows)
             self.embeddings.before.append(reference.numpy())
@@ -247,8 +247,8 @@ class _Watched:
 
     def _logits_(self, samples: Sequence[Sample], rows: Sequence[int], reference: Tensor, other: Tensor) -> None:
         if len(self.tasks) == 2:
-            self.tasks[0].add_(rows, np.full(len(rows), 100.0), tasks.agreement(reference, other))
-            self.tasks[1].add_(rows, np.ones(len(rows)), tasks.cosine(reference, other))
+            self.tasks[0].add_(rows, np.full(len(rows), 100.0), tasks.top1_agreement(reference, other))
+            self.tasks[1].add_(rows, np.ones(len(rows)), tasks.cosine_similarity(reference, other))
             return
         kept = [(at, row, label) for at, row in enumerate(rows) if (label := self.labels[row]) is not None]
         for _, row, label in kept:
@@ -264,27 +264,27 @@ class _Watched:
             self.tasks[0].add_([row for _, row, _ in kept], *scores)
 
 
-def _two_encoders(outputs: Sequence[Output]) -> bool:
+def _is_dual_encoder(outputs: Sequence[Output]) -> bool:
     """Whether the model is two encoders into one space, such as CLIP: then its embeddings can find each other."""
     return (
         len(outputs) == 2 and {o.kind for o in outputs} == {"embedding"} and outputs[0].modality != outputs[1].modality
     )
 
 
-def _suffix(output: Output, outputs: Sequence[Output]) -> str:
+def _name_suffix_of(output: Output, outputs: Sequence[Output]) -> str:
     """What tells an output from others that would be called the same."""
     alike = [o for o in outputs if (o.kind, o.modality, o.label) == (output.kind, output.modality, output.label)]
     return f" ({output.field})" if len(alike) > 1 else ""
 
 
-def _number_task(output: Output, outputs: Sequence[Output]) -> _Task:
+def _make_number_task(output: Output, outputs: Sequence[Output]) -> _MetricTask:
     """The metric of an output that is one number per sample, as a regression's is."""
     note = (
         "one number y per sample: cosine between (y − m, s) of the two models, with the mean m and the standard deviation s of "
         "the original's"
     )
-    name = f"{output.modality} output cosine{_suffix(output, outputs)}"
-    return _Task(name, output.modality, "cosine", note, likeness=True, number=True)
+    name = f"{output.modality} output cosine{_name_suffix_of(output, outputs)}"
+    return _MetricTask(name, output.modality, "cosine", note, likeness=True, number=True)
 
 
 def _check_rows(output: Output, value: Tensor, rows: int) -> None:
@@ -305,40 +305,40 @@ def check_comparable(model: Model, samples: Sequence[Sample]) -> None:
     if not samples:
         return
     outputs = model.family.outputs(model.module.eval())
-    found, _ = _run(model, encode(model, [samples[0]] * 2), outputs)
-    _check_any(outputs, bool(found))
+    found, _ = _run_forward(model, encode_samples(model, [samples[0]] * 2), outputs)
+    _check_any_output(outputs, bool(found))
     for output in outputs:
         if output.field in found:
             _check_rows(output, found[output.field], 2)
 
 
-def _check_any(outputs: Sequence[Output], any_found: bool) -> None:
+def _check_any_output(outputs: Sequence[Output], any_found: bool) -> None:
     if not any_found:
         fields = ", ".join(output.field for output in outputs) or "none"
         raise ModelError(f"the model gave none of the outputs that its family declares ({fields}); nothing to compare")
 
 
-def _tasks(output: Output, samples: Sequence[Sample], outputs: Sequence[Output]) -> list[_Task]:
-    suffix, modality = _suffix(output, outputs), output.modality
+def _make_tasks(output: Output, samples: Sequence[Sample], outputs: Sequence[Output]) -> list[_MetricTask]:
+    suffix, modality = _name_suffix_of(output, outputs), output.modality
     if output.kind == "embedding":
         note = "cosine between the two models' embeddings of the same sample"
-        return [_Task(f"{modality} embedding cosine{suffix}", modality, "cosine", note, likeness=True)]
+        return [_MetricTask(f"{modality} embedding cosine{suffix}", modality, "cosine", note, likeness=True)]
     if output.kind == "tokens":
         what, name = ("frames at", "frame") if modality == "audio" else ("tokens after", "next-token")
         note = f"share of a sample's {what} which both models rank the same token first, averaged over samples"
-        return [_Task(f"{name} agreement{suffix}", modality, "percent", note, likeness=True)]
-    if output.label and any(label is not None for label in labels(samples, output.label)):
+        return [_MetricTask(f"{name} agreement{suffix}", modality, "percent", note, likeness=True)]
+    if output.label and any(label is not None for label in collect_labels(samples, output.label)):
         note = f"right answers, against {output.label}"
-        return [_Task(_accuracy_name(output) + suffix, modality, "percent", note)]
+        return [_MetricTask(_name_accuracy(output) + suffix, modality, "percent", note)]
     return [
-        _Task(
+        _MetricTask(
             f"agreement with the original{suffix}",
             modality,
             "percent",
             "no labels: share of samples for which both models rank the same class first",
             likeness=True,
         ),
-        _Task(
+        _MetricTask(
             f"logit cosine{suffix}",
             modality,
             "cosine",
@@ -349,7 +349,7 @@ def _tasks(output: Output, samples: Sequence[Sample], outputs: Sequence[Output])
     ]
 
 
-def _accuracy_name(output: Output) -> str:
+def _name_accuracy(output: Output) -> str:
     if output.label == "label":
         return "answer accuracy" if output.modality == "all" else "accuracy"
     return f"{output.label.removeprefix('labels.')} accuracy"
@@ -358,19 +358,19 @@ def _accuracy_name(output: Output) -> str:
 # From scores to metrics
 
 
-def _metrics(watched: Sequence[_Watched], samples: Sequence[Sample], seed: int) -> list[Metric]:
+def _make_metrics(watched: Sequence[_OutputMeter], samples: Sequence[Sample], seed: int) -> list[Metric]:
     measured = [task for one in watched for task in (*one.tasks, one.number) if task.rows]
-    _check_any([one.output for one in watched], bool(measured))
-    overall = _overall(measured, len(samples))
-    found = [*overall, *measured, *_retrieval(watched, samples)]
+    _check_any_output([one.output for one in watched], bool(measured))
+    overall = _make_overall_tasks(measured, len(samples))
+    found = [*overall, *measured, *_make_retrieval_tasks(watched, samples)]
     order = {modality: index for index, modality in enumerate(("all", *MODALITIES))}
     found.sort(key=lambda task: order.get(task.modality, len(order)))
-    return [_metric(task, seed) for task in found]
+    return [_make_metric(task, seed) for task in found]
 
 
-def _metric(task: _Task, seed: int) -> Metric:
+def _make_metric(task: _MetricTask, seed: int) -> Metric:
     before, after = task.scores()
-    interval = paired_interval(before, after, seed=seed, largest=LARGEST[task.unit])
+    interval = compute_paired_interval(before, after, seed=seed, largest=LARGEST[task.unit])
     if task.likeness and interval.low is not None:
         interval = replace(interval, low=max(interval.low, 0.0))
     changed = int((before != after).sum())
@@ -390,7 +390,7 @@ def _metric(task: _Task, seed: int) -> Metric:
     )
 
 
-def _overall(measured: Sequence[_Task], count: int) -> list[_Task]:
+def _make_overall_tasks(measured: Sequence[_MetricTask], count: int) -> list[_MetricTask]:
     """The mean over modalities of each sample's scores, where no output speaks for all modalities."""
     parts = [task for task in measured if task.primary]
     modalities = list(dict.fromkeys(task.modality for task in parts))
@@ -406,12 +406,12 @@ def _overall(measured: Sequence[_Task], count: int) -> list[_Task]:
     means = np.nanmean(scores[:, :, rows], axis=1)  # (2, rows)
     name = "mean cosine" if unit == "cosine" else "mean score"
     likeness = all(task.likeness for task in chosen)
-    task = _Task(name, "all", unit, f"mean per sample over: {', '.join(t.name for t in chosen)}", likeness=likeness)
+    task = _MetricTask(name, "all", unit, f"mean per sample over: {', '.join(t.name for t in chosen)}", likeness=likeness)
     task.add_([int(row) for row in rows], means[0], means[1])
     return [task]
 
 
-def _retrieval(watched: Sequence[_Watched], samples: Sequence[Sample]) -> list[_Task]:
+def _make_retrieval_tasks(watched: Sequence[_OutputMeter], samples: Sequence[Sample]) -> list[_MetricTask]:
     """Both ways between two encoders, over all samples that have both sides."""
     sides = [one.embeddings for one in watched if one.embeddings is not None and one.embeddings.rows]
     if len(sides) != 2:
@@ -423,37 +423,37 @@ def _retrieval(watched: Sequence[_Watched], samples: Sequence[Sample]) -> list[_
         return []
     keys = [[str(getattr(samples[row], side.modality)) for row in shared] for side in sides]
     pairs = list(dict.fromkeys(zip(*keys, strict=True)))
-    vectors = [[_rows(side, which, shared) for side in sides] for which in ("before", "after")]
+    vectors = [[_select_rows(side, which, shared) for side in sides] for which in ("before", "after")]
     if len(pairs) < RETRIEVAL_PAIRS or vectors[0][0].shape[1] != vectors[0][1].shape[1]:
         return []
-    return [_one_way(sides, keys, vectors, shared, start) for start in (0, 1)]
+    return [_make_one_way_task(sides, keys, vectors, shared, start) for start in (0, 1)]
 
 
-def _rows(side: _Embeddings, which: str, shared: Sequence[int]) -> np.ndarray:
+def _select_rows(side: _EmbeddingPairs, which: str, shared: Sequence[int]) -> np.ndarray:
     """(shared, width) the side's vectors in the order of `shared`."""
     at = {row: index for index, row in enumerate(side.rows)}
     stacked: np.ndarray = np.concatenate(getattr(side, which))
     return stacked[[at[row] for row in shared]]
 
 
-def _one_way(
-    sides: Sequence[_Embeddings],
+def _make_one_way_task(
+    sides: Sequence[_EmbeddingPairs],
     keys: Sequence[Sequence[str]],
     vectors: Sequence[Sequence[np.ndarray]],
     shared: Sequence[int],
     start: int,
-) -> _Task:
+) -> _MetricTask:
     """From side `start` to the other: each distinct item on one side looks for its own on the other."""
     end = 1 - start
-    queries, items = _first_of_each(keys[start]), _first_of_each(keys[end])
+    queries, items = _find_first_of_each(keys[start]), _find_first_of_each(keys[end])
     index = {keys[end][row]: at for at, row in enumerate(items)}
     wanted: dict[str, set[int]] = {}
     for query, item in zip(keys[start], keys[end], strict=True):
         wanted.setdefault(query, set()).add(index[item])
     right = [frozenset(wanted[keys[start][row]]) for row in queries]
-    before, after = (tasks.retrieval(v[start][queries], v[end][items], right) for v in vectors)
+    before, after = (tasks.recall_at_1(v[start][queries], v[end][items], right) for v in vectors)
     source, target = sides[start].modality, sides[end].modality
-    task = _Task(
+    task = _MetricTask(
         f"{source} to {target} retrieval",
         source,
         "percent",
@@ -464,7 +464,7 @@ def _one_way(
     return task
 
 
-def _first_of_each(keys: Sequence[str]) -> list[int]:
+def _find_first_of_each(keys: Sequence[str]) -> list[int]:
     first: dict[str, int] = {}
     for index, key in enumerate(keys):
         first.setdefault(key, index)

@@ -13,16 +13,16 @@ from trimodal.core import Machine
 _TOLD = {"avx2": "AVX2", "avx512f": "AVX-512", "avx512_vnni": "AVX-512 VNNI", "avx_vnni": "AVX VNNI", "amx_int8": "AMX"}
 
 
-def this_machine() -> Machine:
+def detect_machine() -> Machine:
     """What this process runs on."""
-    name, vectors = machine.processor()
+    name, vectors = machine.detect_processor()
     return Machine(
-        processor=name, instructions=_instructions(vectors), cores=machine.cores(), threads=torch.get_num_threads(),
-        memory_bytes=_memory(),
+        processor=name, instructions=_list_instructions(vectors), cores=machine.count_cores(), threads=torch.get_num_threads(),
+        memory_bytes=_total_memory_bytes(),
     )  # fmt: skip
 
 
-def peak_bytes() -> int | None:
+def peak_memory_bytes() -> int | None:
     """The most memory that this process has held at once; None where the system does not count it."""
     try:
         import resource
@@ -32,12 +32,12 @@ def peak_bytes() -> int | None:
     return int(peak if sys.platform == "darwin" else peak * 1024)
 
 
-def _instructions(vectors: tuple[str, ...]) -> str:
+def _list_instructions(vectors: tuple[str, ...]) -> str:
     """The vector instructions that the processor has; where it does not tell, those that PyTorch found."""
     return ", ".join(_TOLD[flag] for flag in vectors if flag in _TOLD) or str(torch.backends.cpu.get_cpu_capability())
 
 
-def _memory() -> int | None:
+def _total_memory_bytes() -> int | None:
     """Bytes of memory of the machine."""
     try:
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

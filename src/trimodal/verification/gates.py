@@ -9,7 +9,7 @@ from trimodal.core import Check, Metric
 COSINE_POINT = 0.01
 
 
-def gates(metrics: Sequence[Metric], floors: Mapping[str, float]) -> list[Check]:
+def gate_metrics(metrics: Sequence[Metric], floors: Mapping[str, float]) -> list[Check]:
     """One check for each metric that a floor bounds.
 
     `floors` maps a modality (or `all`) to the largest drop allowed: in points for percentages, in hundredths for
@@ -19,29 +19,29 @@ def gates(metrics: Sequence[Metric], floors: Mapping[str, float]) -> list[Check]
     without a metric fails, since nothing is known.
     """
     found = [
-        check for modality, floor in floors.items() if modality != "all" for check in _own(metrics, modality, floor)
+        check for modality, floor in floors.items() if modality != "all" for check in _gate_modality(metrics, modality, floor)
     ]
-    return [*_overall(metrics, floors), *found]
+    return [*_gate_overall(metrics, floors), *found]
 
 
-def _overall(metrics: Sequence[Metric], floors: Mapping[str, float]) -> list[Check]:
+def _gate_overall(metrics: Sequence[Metric], floors: Mapping[str, float]) -> list[Check]:
     """The checks of the floor for all modalities."""
     if "all" not in floors:
         return []
     concerned = [m for m in metrics if m.modality == "all" or (m.primary and m.modality not in floors)]
-    return [_held(metric, float(floors["all"])) for metric in concerned] or [_unknown("all")]
+    return [_gate_metric(metric, float(floors["all"])) for metric in concerned] or [_unmeasured_check("all")]
 
 
-def _own(metrics: Sequence[Metric], modality: str, floor: float) -> list[Check]:
+def _gate_modality(metrics: Sequence[Metric], modality: str, floor: float) -> list[Check]:
     """The checks of a modality's own floor."""
-    return [_held(m, float(floor)) for m in metrics if m.modality == modality] or [_unknown(modality)]
+    return [_gate_metric(m, float(floor)) for m in metrics if m.modality == modality] or [_unmeasured_check(modality)]
 
 
-def _unknown(modality: str) -> Check:
+def _unmeasured_check(modality: str) -> Check:
     return Check.held(f"largest drop for {modality}", False, f"nothing was measured for {modality}", "quality")
 
 
-def _held(metric: Metric, floor: float) -> Check:
+def _gate_metric(metric: Metric, floor: float) -> Check:
     allowed = floor if metric.unit == "percent" else floor * COSINE_POINT
     unit, digits = (" points", 2) if metric.unit == "percent" else ("", 5)
     told = "no interval"
@@ -51,12 +51,12 @@ def _held(metric: Metric, floor: float) -> Check:
     return Check.held(
         name=f"{metric.name}: drop at most {allowed:g}{unit}",
         whether=whether,
-        detail=f"drop {metric.drop:.{digits}f}{unit}, {told}, n = {metric.samples:,}: {_standing(metric, allowed, whether)}",
+        detail=f"drop {metric.drop:.{digits}f}{unit}, {told}, n = {metric.samples:,}: {_describe_margin(metric, allowed, whether)}",
         about="quality",
     )
 
 
-def _standing(metric: Metric, allowed: float, whether: bool) -> str:
+def _describe_margin(metric: Metric, allowed: float, whether: bool) -> str:
     if not whether:
         return "too large"
     if metric.drop_high is None:

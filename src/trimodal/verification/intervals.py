@@ -40,7 +40,7 @@ _HALF_A_SAMPLE = 0.5
 
 
 @dataclass(frozen=True)
-class Interval:
+class PairedInterval:
     """A mean and the interval around it, in the unit of what was averaged; None where there are too few samples."""
 
     mean: float
@@ -49,9 +49,9 @@ class Interval:
     kind: str
 
 
-def paired_interval(
+def compute_paired_interval(
     before: np.ndarray, after: np.ndarray, *, seed: int, largest: float = LARGEST["percent"], resamples: int = RESAMPLES
-) -> Interval:
+) -> PairedInterval:
     """The mean of `before − after` and its paired 95 % interval.
 
     Args:
@@ -69,36 +69,36 @@ def paired_interval(
     differences = before.astype(np.float64) - after.astype(np.float64)  # (samples,)
     mean = float(differences.mean())
     if differences.size < FEWEST:
-        return Interval(mean, None, None, "too few")
+        return PairedInterval(mean, None, None, "too few")
     changed = int((differences != 0).sum())
     alike = bool((differences == differences[0]).all())
-    if alike and not (changed and _right_or_wrong(before, after)):
-        bound = at_most(0, differences.size) * largest
-        return Interval(mean, mean - bound, mean + bound, "bound")
-    if _right_or_wrong(before, after):
-        low, high = paired_proportions(int((differences > 0).sum()), int((differences < 0).sum()), differences.size)
-        return Interval(mean, _RIGHT * low, _RIGHT * high, "score")
-    low, high, kind = _drawn(differences, seed, resamples)
+    if alike and not (changed and _is_right_or_wrong(before, after)):
+        bound = clopper_pearson_upper_bound(0, differences.size) * largest
+        return PairedInterval(mean, mean - bound, mean + bound, "bound")
+    if _is_right_or_wrong(before, after):
+        low, high = tango_interval(int((differences > 0).sum()), int((differences < 0).sum()), differences.size)
+        return PairedInterval(mean, _RIGHT * low, _RIGHT * high, "score")
+    low, high, kind = _bootstrap_interval(differences, seed, resamples)
     if changed < FEWEST:
-        bound = at_most(changed, differences.size) * float(np.abs(differences).max())
+        bound = clopper_pearson_upper_bound(changed, differences.size) * float(np.abs(differences).max())
         low, high = min(low, -bound), max(high, bound)
-    return Interval(mean, low, high, kind)
+    return PairedInterval(mean, low, high, kind)
 
 
-def _right_or_wrong(before: np.ndarray, after: np.ndarray) -> bool:
+def _is_right_or_wrong(before: np.ndarray, after: np.ndarray) -> bool:
     """Whether every score is 0 or 100."""
     return bool(np.isin(before, (0.0, _RIGHT)).all() and np.isin(after, (0.0, _RIGHT)).all())
 
 
-def at_most(count: int, samples: int, level: float = LEVEL) -> float:
+def clopper_pearson_upper_bound(count: int, samples: int, level: float = LEVEL) -> float:
     """The Clopper-Pearson upper bound of a share of which `count` in `samples` were seen: the largest share under which
     as few have a chance of 1 − `level`. 1 − (1 − level)^(1/samples) where none was seen."""
     if count >= samples:
         return 1.0
-    return _root(lambda share: _binomial_tail(count, samples, share) - (1 - level), 0.0, 1.0)
+    return _find_root(lambda share: _binomial_tail(count, samples, share) - (1 - level), 0.0, 1.0)
 
 
-def paired_proportions(lost: int, gained: int, samples: int, level: float = LEVEL) -> tuple[float, float]:
+def tango_interval(lost: int, gained: int, samples: int, level: float = LEVEL) -> tuple[float, float]:
     """The score interval of the share lost less the share gained, out of `samples` pairs (Tango 1998)."""
     z = NormalDist().inv_cdf((1 + level) / 2)
     middle = (lost - gained) / samples
@@ -112,12 +112,12 @@ def paired_proportions(lost: int, gained: int, samples: int, level: float = LEVE
         away = math.copysign(max(abs(exact) - _HALF_A_SAMPLE, 0.0), exact)
         return away / math.sqrt(variance) if variance > 0 else away * math.inf if away else 0.0
 
-    low = -1.0 if statistic(-1.0) <= z else _root(lambda delta: statistic(delta) - z, -1.0, middle)
-    high = 1.0 if statistic(1.0) >= -z else _root(lambda delta: statistic(delta) + z, middle, 1.0)
+    low = -1.0 if statistic(-1.0) <= z else _find_root(lambda delta: statistic(delta) - z, -1.0, middle)
+    high = 1.0 if statistic(1.0) >= -z else _find_root(lambda delta: statistic(delta) + z, middle, 1.0)
     return low, high
 
 
-def _root(falling: Callable[[float], float], low: float, high: float) -> float:
+def _find_root(falling: Callable[[float], float], low: float, high: float) -> float:
     """Where a falling function crosses zero between `low` and `high`."""
     for _ in range(_HALVINGS):
         middle = (low + high) / 2
@@ -139,19 +139,19 @@ def _binomial_tail(count: int, samples: int, share: float) -> float:
     return math.fsum(math.exp(log) for log in logs)
 
 
-def _drawn(differences: np.ndarray, seed: int, resamples: int) -> tuple[float, float, str]:
+def _bootstrap_interval(differences: np.ndarray, seed: int, resamples: int) -> tuple[float, float, str]:
     """The middle 95 % of resampled means; those of a normal distribution where there are so many samples that it is one."""
     if differences.size > RESAMPLES:
         half = NormalDist().inv_cdf((1 + LEVEL) / 2) * float(differences.std(ddof=1)) / math.sqrt(differences.size)
         mean = float(differences.mean())
         return mean - half, mean + half, "normal"
     times = max(1, min(resamples, max(_DRAWS // differences.size, 1000)))
-    means = _resampled_means(differences, np.random.default_rng(seed), times)  # (times,)
+    means = _resample_means(differences, np.random.default_rng(seed), times)  # (times,)
     low, high = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return float(low), float(high), "bootstrap"
 
 
-def _resampled_means(values: np.ndarray, generator: np.random.Generator, resamples: int) -> np.ndarray:
+def _resample_means(values: np.ndarray, generator: np.random.Generator, resamples: int) -> np.ndarray:
     """(resamples,) means of `values` drawn with replacement, a few million draws at a time to bound memory."""
     rows = max(1, _DRAWS_AT_ONCE // values.size)
     means = np.empty(resamples)

@@ -17,17 +17,17 @@ from trimodal.models.model import Output
 
 def accuracy(logits: Tensor, labels: Tensor) -> np.ndarray:
     """100 where the highest of `logits` (batch, classes) stands at `labels` (batch,), else 0: (batch,)."""
-    right = (logits.argmax(dim=-1) == labels) & _finite(logits)
-    return _percent(right)
+    right = (logits.argmax(dim=-1) == labels) & _is_finite_row(logits)
+    return _to_percent(right)
 
 
-def agreement(reference: Tensor, other: Tensor) -> np.ndarray:
+def top1_agreement(reference: Tensor, other: Tensor) -> np.ndarray:
     """100 where both (batch, classes) have their highest score at the same class, else 0: (batch,)."""
-    same = (reference.argmax(dim=-1) == other.argmax(dim=-1)) & _finite(reference) & _finite(other)
-    return _percent(same)
+    same = (reference.argmax(dim=-1) == other.argmax(dim=-1)) & _is_finite_row(reference) & _is_finite_row(other)
+    return _to_percent(same)
 
 
-def ranked_first(scores: Tensor) -> Tensor:
+def top1_tokens(scores: Tensor) -> Tensor:
     """Which token each position of (batch, tokens, vocabulary) ranks first, -1 where a score is not finite: (batch, tokens).
 
     Sample by sample, since a vocabulary's scores fill memory, and without a copy in another type.
@@ -40,20 +40,20 @@ def ranked_first(scores: Tensor) -> Tensor:
     return found
 
 
-def share_alike(reference: Tensor, other: Tensor, mask: Tensor | None) -> np.ndarray:
+def token_agreement(reference: Tensor, other: Tensor, mask: Tensor | None) -> np.ndarray:
     """Percent of a sample's unmasked tokens for which both (batch, tokens) ranked the same first: (batch,).
 
     `mask` is (batch, tokens), nonzero where a token counts; all count where it is None. A sample without a token
     that counts scores 100.
     """
     same = (reference == other) & (reference >= 0)  # (batch, tokens)
-    counts = torch.ones_like(same) if mask is None else fitted(mask, same.shape[1]).bool()
+    counts = torch.ones_like(same) if mask is None else resize_mask(mask, same.shape[1]).bool()
     total = counts.sum(dim=1)
     share = (same & counts).sum(dim=1) / total.clamp(min=1)
     return torch.where(total == 0, 1.0, share.double()).mul(100).cpu().numpy()
 
 
-def cosine(reference: Tensor, other: Tensor) -> np.ndarray:
+def cosine_similarity(reference: Tensor, other: Tensor) -> np.ndarray:
     """Cosine between the rows of two (batch, width), in float64: (batch,). Two zero rows have cosine 1, a zero row
     and another have 0, and so has a row that is not finite."""
     a, b = reference.double().flatten(1), other.double().flatten(1)
@@ -65,7 +65,7 @@ def cosine(reference: Tensor, other: Tensor) -> np.ndarray:
     return torch.where(finite, value, 0.0).cpu().numpy()
 
 
-def number_cosine(reference: np.ndarray, other: np.ndarray) -> np.ndarray:
+def number_similarity(reference: np.ndarray, other: np.ndarray) -> np.ndarray:
     """How alike two models' single numbers (samples,) are: (samples,), 1 where they are equal.
 
     The cosine between (a − m, s) and (b − m, s), with m the mean and s the standard deviation of `reference`; of numbers that are
@@ -84,7 +84,7 @@ def number_cosine(reference: np.ndarray, other: np.ndarray) -> np.ndarray:
     return np.where(finite, exact, 0.0)
 
 
-def pooled(output: Output, value: Tensor, mask: Tensor | None) -> Tensor:
+def pool_embedding(output: Output, value: Tensor, mask: Tensor | None) -> Tensor:
     """One vector per sample, (batch, width), from an embedding that may still have a token dimension."""
     if output.pool == "first":
         return value[:, 0]
@@ -92,11 +92,11 @@ def pooled(output: Output, value: Tensor, mask: Tensor | None) -> Tensor:
         return value.flatten(1)
     if mask is None:
         return value.mean(dim=1)
-    weights = fitted(mask, value.shape[1]).to(value.dtype).unsqueeze(-1)  # (batch, tokens, 1)
+    weights = resize_mask(mask, value.shape[1]).to(value.dtype).unsqueeze(-1)  # (batch, tokens, 1)
     return (value * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1)
 
 
-def fitted(mask: Tensor, tokens: int) -> Tensor:
+def resize_mask(mask: Tensor, tokens: int) -> Tensor:
     """`mask` (batch, positions) at another length (batch, tokens): an audio encoder has fewer frames than its input."""
     if mask.shape[1] == tokens:
         return mask
@@ -104,7 +104,7 @@ def fitted(mask: Tensor, tokens: int) -> Tensor:
     return mask[:, positions]
 
 
-def retrieval(queries: np.ndarray, gallery: np.ndarray, wanted: Sequence[frozenset[int]]) -> np.ndarray:
+def recall_at_1(queries: np.ndarray, gallery: np.ndarray, wanted: Sequence[frozenset[int]]) -> np.ndarray:
     """100 where the nearest row of `gallery` is one of those `wanted` for the query, else 0 (recall at 1).
 
     Args:
@@ -112,20 +112,20 @@ def retrieval(queries: np.ndarray, gallery: np.ndarray, wanted: Sequence[frozens
         gallery: (items, width).
         wanted: for each query the indices of the right items.
     """
-    nearest = (_unit(queries) @ _unit(gallery).T).argmax(axis=1)  # (queries,)
+    nearest = (_normalize_rows(queries) @ _normalize_rows(gallery).T).argmax(axis=1)  # (queries,)
     return np.array([100.0 if int(item) in right else 0.0 for item, right in zip(nearest, wanted, strict=True)])
 
 
-def _unit(rows: np.ndarray) -> np.ndarray:
+def _normalize_rows(rows: np.ndarray) -> np.ndarray:
     rows = np.nan_to_num(rows.astype(np.float64), posinf=0.0, neginf=0.0)
     lengths: np.ndarray = np.linalg.norm(rows, axis=1, keepdims=True)
     unit: np.ndarray = rows / np.maximum(lengths, np.finfo(np.float64).tiny)
     return unit
 
 
-def _finite(values: Tensor) -> Tensor:
+def _is_finite_row(values: Tensor) -> Tensor:
     return torch.isfinite(values).all(dim=-1)
 
 
-def _percent(right: Tensor) -> np.ndarray:
+def _to_percent(right: Tensor) -> np.ndarray:
     return right.double().mul(100).cpu().numpy()

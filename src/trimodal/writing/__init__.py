@@ -9,14 +9,14 @@
 A kill leaves a workplace whose lock is free. The next run that writes into the same folder takes the lock and clears it away.
 """
 
-from trimodal.writing.file import write_whole
-from trimodal.writing.folder import whole_folder
-from trimodal.writing.places import check_free, check_keeps, check_open, check_room
-from trimodal.writing.scratch import scratch_folder
+from trimodal.writing.file import write_text_atomically
+from trimodal.writing.folder import open_atomic_folder
+from trimodal.writing.places import check_disk_space, check_not_replaced, check_output_place, check_writable
+from trimodal.writing.scratch import open_scratch_folder
 from trimodal.writing.sums import replace_files
-from trimodal.writing.workplace import is_part
+from trimodal.writing.workplace import is_partial_name
 
 __all__ = [
-    "check_free", "check_keeps", "check_open", "check_room", "is_part", "replace_files", "scratch_folder", "whole_folder",
-    "write_whole",
+    "check_output_place", "check_not_replaced", "check_writable", "check_disk_space", "is_partial_name", "replace_files", "open_scratch_folder", "open_atomic_folder",
+    "write_text_atomically",
 ]  # fmt: skip

@@ -13,15 +13,15 @@ FAILURES = (OSError, SafetensorError)
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
-def is_full(error: BaseException) -> bool:
+def is_disk_full(error: BaseException) -> bool:
     """Whether the disk, or the user's share of it, is full."""
     words = str(error)
     return getattr(error, "errno", None) in _NO_SPACE or "No space left" in words or "os error 28" in words
 
 
-def as_output_error(error: BaseException, place: Path) -> OutputError:
+def to_output_error(error: BaseException, place: Path) -> OutputError:
     """The error for a `place` that could not be written to, which is as it was."""
-    if is_full(error):
+    if is_disk_full(error):
         return OutputError(
             f"the disk is full: {place} could not be written; free some space and run again, nothing was left behind"
         )

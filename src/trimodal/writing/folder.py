@@ -10,11 +10,11 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from trimodal.errors import OutputError
-from trimodal.writing.failing import FAILURES, as_output_error
-from trimodal.writing.places import check_free, check_room, real_path
-from trimodal.writing.renaming import CannotExchange, exchange
-from trimodal.writing.signals import undisturbed
-from trimodal.writing.syncing import sync, sync_tree
+from trimodal.writing.failing import FAILURES, to_output_error
+from trimodal.writing.places import check_disk_space, check_output_place, resolve_path
+from trimodal.writing.renaming import ExchangeUnsupportedError, exchange_paths
+from trimodal.writing.signals import defer_signals
+from trimodal.writing.syncing import sync_path, sync_tree
 from trimodal.writing.workplace import Workplace, open_workplace
 
 _TAKEN = (errno.ENOTEMPTY, errno.EEXIST)
@@ -22,7 +22,7 @@ _TRIES = 100
 
 
 @contextmanager
-def whole_folder(folder: Path, force: bool = False, needs_bytes: int = 0) -> Iterator[Path]:
+def open_atomic_folder(folder: Path, force: bool = False, needs_bytes: int = 0) -> Iterator[Path]:
     """An empty folder to write into, which becomes `folder` if all goes well and vanishes if not.
 
     Whoever looks at `folder` sees what stood there or the whole new one, whatever happens: an error, a full disk, a signal, a
@@ -31,22 +31,22 @@ def whole_folder(folder: Path, force: bool = False, needs_bytes: int = 0) -> Ite
     Raises:
         OutputError: the place is taken, cannot be written to, or the disk is full.
     """
-    check_free(folder, force)
-    check_room(folder, needs_bytes)
-    place = real_path(folder)
+    check_output_place(folder, force)
+    check_disk_space(folder, needs_bytes)
+    place = resolve_path(folder)
     work, made = None, list[Path]()
     try:
-        with undisturbed():
+        with defer_signals():
             made = _make_parents(place.parent)
             work = open_workplace(place.parent, place.name)
         yield work.new
         sync_tree(work.new)
-        with undisturbed():
+        with defer_signals():
             _put_in_place(work, place, folder, force)
     except FAILURES as error:
-        raise as_output_error(error, folder) from error
+        raise to_output_error(error, folder) from error
     finally:
-        with undisturbed():
+        with defer_signals():
             if work is not None:
                 work.remove()
             _remove_empty(made)
@@ -57,7 +57,7 @@ def _make_parents(parent: Path) -> list[Path]:
     missing = [path for path in (parent, *parent.parents) if not path.exists()][::-1]
     parent.mkdir(parents=True, exist_ok=True)
     for path in missing:
-        sync(path.parent)
+        sync_path(path.parent)
     return missing
 
 
@@ -74,46 +74,46 @@ def _put_in_place(work: Workplace, place: Path, folder: Path, force: bool) -> No
         OutputError: another run was faster.
         OSError: it cannot be done; the place is as it was.
     """
-    _take_after(work.new, place)
-    undo = _enter(work, place, folder, force)
+    _copy_permissions(work.new, place)
+    undo = _move_into_place(work, place, folder, force)
     try:
-        sync(place.parent)
-        sync(work.path)
+        sync_path(place.parent)
+        sync_path(work.path)
     except OSError:
         undo()
         raise
 
 
-def _enter(work: Workplace, place: Path, folder: Path, force: bool) -> Callable[[], None]:
+def _move_into_place(work: Workplace, place: Path, folder: Path, force: bool) -> Callable[[], None]:
     """Put the new folder in its place; what takes it out again."""
     for _ in range(_TRIES):
         try:
             work.new.rename(place)  # which takes the place of nothing, or of an empty folder
-            return lambda: _back(place, work.new)
+            return lambda: _move_back(place, work.new)
         except OSError as error:
             if error.errno not in _TAKEN:
                 raise
         if not force:
             raise OutputError(f"{folder} was filled while this run was under way, and is left as it is; give another folder")
         with suppress(FileNotFoundError):  # it is gone again
-            return _replace(work, place)
+            return _swap_folders(work, place)
     raise OSError(errno.EBUSY, os.strerror(errno.EBUSY), str(place))
 
 
-def _replace(work: Workplace, place: Path) -> Callable[[], None]:
+def _swap_folders(work: Workplace, place: Path) -> Callable[[], None]:
     """Let the new folder and what stands in its place change places; what changes them back."""
     try:
-        exchange(work.new, place)
-        return lambda: exchange(work.new, place)
-    except CannotExchange:
-        _replace_in_two(work, place)
-        return lambda: _back(place, work.new, work.old)
+        exchange_paths(work.new, place)
+        return lambda: exchange_paths(work.new, place)
+    except ExchangeUnsupportedError:
+        _swap_in_two_steps(work, place)
+        return lambda: _move_back(place, work.new, work.old)
 
 
-def _replace_in_two(work: Workplace, place: Path) -> None:
+def _swap_in_two_steps(work: Workplace, place: Path) -> None:
     """The same in two steps. A kill between them leaves nothing in the place; the next run puts the old folder back."""
-    sync(work.path / "lock")
-    sync(work.path)
+    sync_path(work.path / "lock")
+    sync_path(work.path)
     place.rename(work.old)
     try:
         work.new.rename(place)
@@ -122,13 +122,13 @@ def _replace_in_two(work: Workplace, place: Path) -> None:
         raise
 
 
-def _back(place: Path, new: Path, old: Path | None = None) -> None:
+def _move_back(place: Path, new: Path, old: Path | None = None) -> None:
     place.rename(new)
     if old is not None:
         old.rename(place)
 
 
-def _take_after(new: Path, place: Path) -> None:
+def _copy_permissions(new: Path, place: Path) -> None:
     """Whoever could look into the folder that stands in the place may look into the new one, and nobody else."""
     with suppress(FileNotFoundError):
         found = place.stat()

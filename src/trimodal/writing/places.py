@@ -6,74 +6,74 @@ import os
 from pathlib import Path
 
 from trimodal.errors import OutputError
-from trimodal.machine import free_disk
-from trimodal.writing.failing import as_output_error
-from trimodal.writing.signals import undisturbed
+from trimodal.machine import free_disk_bytes
+from trimodal.writing.failing import to_output_error
+from trimodal.writing.signals import defer_signals
 from trimodal.writing.workplace import clear_leftovers, open_workplace
 
 _MOUNTS = Path("/proc/self/mountinfo")
 _LONGEST = 255  # bytes of one name, on all common file systems
 
 
-def check_free(folder: Path, force: bool) -> None:
+def check_output_place(folder: Path, force: bool) -> None:
     """Refuse an output place that is taken, or that nothing can be written to. Clears away what dead runs left beside it.
 
     Raises:
         OutputError: `folder` is a file, or a folder that is not empty and `force` is not given, or one that cannot be
             replaced, or that holds the folder we are in; or nothing can be written beside it.
     """
-    check_name(folder)
-    place = real_path(folder)
+    check_path_name(folder)
+    place = resolve_path(folder)
     clear_leftovers(place.parent)
     try:
-        if _exists(place):
+        if _path_exists(place):
             _check_replaceable(folder, place, force)
-        _try_to_write(_lowest_there(place))
+        _probe_writing(_find_existing_parent(place))
     except OSError as error:
-        raise as_output_error(error, folder) from error
+        raise to_output_error(error, folder) from error
 
 
-def check_open(folder: Path) -> None:
+def check_writable(folder: Path) -> None:
     """Refuse a folder that no file can be written into. Clears away what dead runs left in it.
 
     Raises:
         OutputError: it says why.
     """
-    clear_leftovers(real_path(folder))
+    clear_leftovers(resolve_path(folder))
     try:
-        _try_to_write(real_path(folder))
+        _probe_writing(resolve_path(folder))
     except OSError as error:
-        raise as_output_error(error, folder) from error
+        raise to_output_error(error, folder) from error
 
 
-def _try_to_write(folder: Path) -> None:
+def _probe_writing(folder: Path) -> None:
     """Make something and remove it: the surest way to know."""
-    with undisturbed():
+    with defer_signals():
         open_workplace(folder).remove()
 
 
-def check_keeps(folder: Path, path: Path, what: str) -> None:
+def check_not_replaced(folder: Path, path: Path, what: str) -> None:
     """Refuse to write `folder` where that would replace `path`, which is `what`.
 
     Raises:
         OutputError: `path` is `folder`, or inside of it.
     """
-    if real_path(path).is_relative_to(real_path(folder)):
+    if resolve_path(path).is_relative_to(resolve_path(folder)):
         raise OutputError(f"{folder} is or holds {what}, which would be replaced; give another folder")
 
 
-def check_room(folder: Path, needs_bytes: int) -> None:
+def check_disk_space(folder: Path, needs_bytes: int) -> None:
     """Refuse a disk that has no room.
 
     Raises:
         OutputError: it has less than `needs_bytes` left.
     """
-    free = free_disk(real_path(folder))
+    free = free_disk_bytes(resolve_path(folder))
     if needs_bytes > free:
         raise OutputError(f"{folder} needs {needs_bytes:,} bytes, but only {free:,} are free on its disk; nothing was written")
 
 
-def real_path(path: Path) -> Path:
+def resolve_path(path: Path) -> Path:
     """The whole path, links followed.
 
     Raises:
@@ -85,7 +85,7 @@ def real_path(path: Path) -> Path:
         raise OutputError(f"{path} counts from the current folder, which is gone; give a path that begins with /") from error
 
 
-def check_name(path: Path) -> None:
+def check_path_name(path: Path) -> None:
     """Refuse a path that no file system, or no page and no JSON file, can hold.
 
     Raises:
@@ -99,12 +99,12 @@ def check_name(path: Path) -> None:
         raise OutputError(f"{named!r:.60} … holds a NUL or a name of more than {_LONGEST} bytes; give another")
 
 
-def _lowest_there(place: Path) -> Path:
+def _find_existing_parent(place: Path) -> Path:
     """The lowest of the folders above a place that is there."""
     return next(parent for parent in place.parents if parent.exists())
 
 
-def _exists(place: Path) -> bool:
+def _path_exists(place: Path) -> bool:
     """Whether something stands there; unlike `Path.exists`, sure of it."""
     try:
         place.stat()
@@ -121,7 +121,7 @@ def _check_replaceable(folder: Path, place: Path, force: bool) -> None:
         raise OutputError(f"{folder} is a file system of its own, which cannot be replaced; give a folder inside of it")
     if any(place.iterdir()) and not force:
         raise OutputError(f"{folder} is not empty; give another folder, or --force to replace it")
-    check_keeps(folder, _current(place), "the current folder")
+    check_not_replaced(folder, _current_folder(place), "the current folder")
     _check_removable(folder, place)
 
 
@@ -133,7 +133,7 @@ def _check_removable(folder: Path, place: Path) -> None:
             raise OutputError(f"{folder} cannot be replaced: {at} cannot be removed; give another folder")
 
 
-def _current(place: Path) -> Path:
+def _current_folder(place: Path) -> Path:
     """The folder we are in; where it is gone, one that no place holds."""
     try:
         return Path.cwd()

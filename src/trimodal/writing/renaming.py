@@ -14,30 +14,30 @@ _EXCHANGE = 2  # RENAME_EXCHANGE of Linux and RENAME_SWAP of macOS
 _CANNOT = (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.EXDEV)
 
 
-class CannotExchange(Exception):
+class ExchangeUnsupportedError(Exception):
     """The system, or this file system, does not know how to exchange two names."""
 
 
-def exchange(one: Path, other: Path) -> None:
+def exchange_paths(one: Path, other: Path) -> None:
     """Let two paths of one file system change places, in one step that is done or not done.
 
     Raises:
         CannotExchange: there is no such step here; nothing was done.
         OSError: it failed; nothing was done.
     """
-    step = _exchange_step()
+    step = _find_exchange_call()
     if step is None:
-        raise CannotExchange
+        raise ExchangeUnsupportedError
     if step(os.fsencode(one), os.fsencode(other)) == 0:
         return
     number = ctypes.get_errno()
     if number in _CANNOT:
-        raise CannotExchange
+        raise ExchangeUnsupportedError
     raise OSError(number, os.strerror(number), str(one), None, str(other))
 
 
 @cache
-def _exchange_step() -> Callable[[bytes, bytes], int] | None:
+def _find_exchange_call() -> Callable[[bytes, bytes], int] | None:
     """The C library's function, if it has one."""
     try:
         library = ctypes.CDLL(None, use_errno=True)

@@ -11,7 +11,7 @@ STOPPING = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP
 
 
 @contextmanager
-def undisturbed() -> Iterator[None]:
+def defer_signals() -> Iterator[None]:
     """Hold back what would stop the program for as long as a rename or a clean-up takes; it comes right afterwards."""
     if threading.current_thread() is not threading.main_thread():  # Python runs handlers in the main thread only
         yield

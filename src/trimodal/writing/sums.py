@@ -6,8 +6,8 @@ import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 
-from trimodal.writing.file import write_whole
-from trimodal.writing.workplace import one_at_a_time
+from trimodal.writing.file import write_text_atomically
+from trimodal.writing.workplace import lock_folder
 
 SUMS = "checks.sha256"
 
@@ -18,7 +18,7 @@ def sha256(file: Path) -> str:
         return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
-def sums_of(folder: Path) -> dict[str, list[str]]:
+def read_checksums(folder: Path) -> dict[str, list[str]]:
     """The checksums that the list in `folder` gives each file: one, or two where a run was killed while it wrote the file."""
     found: dict[str, list[str]] = {}
     for line in (folder / SUMS).read_text(encoding="utf-8", errors="replace").splitlines():
@@ -27,9 +27,9 @@ def sums_of(folder: Path) -> dict[str, list[str]]:
     return found
 
 
-def write_sums_of(folder: Path, sums: Mapping[str, list[str]]) -> None:
+def write_checksum_list(folder: Path, sums: Mapping[str, list[str]]) -> None:
     """Write the list, as `sha256sum -c` reads it."""
-    write_whole(folder / SUMS, "".join(f"{digest}  {name}\n" for name, digests in sums.items() for digest in digests))
+    write_text_atomically(folder / SUMS, "".join(f"{digest}  {name}\n" for name, digests in sums.items() for digest in digests))
 
 
 def replace_files(folder: Path, texts: Mapping[str, str]) -> None:
@@ -40,13 +40,13 @@ def replace_files(folder: Path, texts: Mapping[str, str]) -> None:
     Raises:
         OutputError: they cannot be written.
     """
-    with one_at_a_time(folder):
+    with lock_folder(folder):
         listed = (folder / SUMS).is_file()
-        old = sums_of(folder) if listed else {}
+        old = read_checksums(folder) if listed else {}
         new = {name: [hashlib.sha256(text.encode()).hexdigest()] for name, text in texts.items()}
         if listed:
-            write_sums_of(folder, old | {name: [*old.get(name, []), *new[name]] for name in new})
+            write_checksum_list(folder, old | {name: [*old.get(name, []), *new[name]] for name in new})
         for name, text in texts.items():
-            write_whole(folder / name, text)
+            write_text_atomically(folder / name, text)
         if listed:
-            write_sums_of(folder, old | new)
+            write_checksum_list(folder, old | new)

@@ -9,7 +9,7 @@ from pathlib import Path
 _CANNOT = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EBADF)
 
 
-def sync(path: Path) -> None:
+def sync_path(path: Path) -> None:
     """Bring one file's bytes, or one folder's names, to the disk, where its file system knows how.
 
     Raises:
@@ -33,5 +33,5 @@ def sync_tree(folder: Path) -> None:
     """
     for at, _, names in os.walk(folder, topdown=False):
         for name in names:
-            sync(Path(at, name))
-        sync(Path(at))
+            sync_path(Path(at, name))
+        sync_path(Path(at))

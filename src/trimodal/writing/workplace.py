@@ -55,16 +55,16 @@ class Workplace:
     def remove(self) -> None:
         """Remove it and give the lock back. What cannot be removed now is cleared away by a later run."""
         with suppress(OSError):
-            _remove(self.path)
+            _remove_workplace(self.path)
         os.close(self.held)
 
 
-def is_part(name: str) -> bool:
+def is_partial_name(name: str) -> bool:
     """Whether a file or folder of this name is being written by a run, or was left by one that was killed."""
     return _PART.fullmatch(name) is not None
 
 
-def new_part(parent: Path) -> Path:
+def new_partial_path(parent: Path) -> Path:
     """A path in `parent` that no run has used before."""
     return parent / f".trimodal.{secrets.token_hex(8)}.part"
 
@@ -76,10 +76,10 @@ def open_workplace(parent: Path, place: str = "") -> Workplace:
         OSError: nothing can be made there; nothing is left.
     """
     for _ in range(_TRIES):
-        path = new_part(parent)
+        path = new_partial_path(parent)
         path.mkdir(mode=0o700)
         try:
-            held = claim(path / _LOCK)
+            held = claim_file(path / _LOCK)
             try:
                 os.write(held, os.fsencode(place))
                 (path / _NEW).mkdir()
@@ -87,7 +87,7 @@ def open_workplace(parent: Path, place: str = "") -> Workplace:
             except OSError:
                 os.close(held)
                 raise
-        except Taken:
+        except FileTakenError:
             continue
         except OSError:
             shutil.rmtree(path, ignore_errors=True)
@@ -95,11 +95,11 @@ def open_workplace(parent: Path, place: str = "") -> Workplace:
     raise OSError(errno.EBUSY, os.strerror(errno.EBUSY), str(parent))
 
 
-class Taken(OSError):
+class FileTakenError(OSError):
     """A run that clears leftovers took a new file for one of them."""
 
 
-def claim(file: Path) -> int:
+def claim_file(file: Path) -> int:
     """Make `file` and hold its lock; the descriptor.
 
     Raises:
@@ -109,18 +109,18 @@ def claim(file: Path) -> int:
     try:
         held = os.open(file, _OPEN | os.O_CREAT | os.O_EXCL, 0o666)
     except (FileNotFoundError, FileExistsError) as error:
-        raise Taken from error
+        raise FileTakenError from error
     try:
-        if _lock(held) is not False and _is_under(held, file):
+        if _try_lock(held) is not False and _is_same_file(held, file):
             return held
-        raise Taken
+        raise FileTakenError
     except OSError:
         os.close(held)
         raise
 
 
 @contextmanager
-def one_at_a_time(folder: Path) -> Iterator[None]:
+def lock_folder(folder: Path) -> Iterator[None]:
     """Wait until no other run is in here for the same folder, where there are locks."""
     held = os.open(folder, os.O_RDONLY)
     try:
@@ -137,32 +137,32 @@ def clear_leftovers(parent: Path) -> None:
     with suppress(OSError):
         for path in parent.iterdir():
             with suppress(OSError):
-                if is_part(path.name):
-                    _clear(path)
+                if is_partial_name(path.name):
+                    _clear_leftover(path)
 
 
-def _clear(path: Path) -> None:
+def _clear_leftover(path: Path) -> None:
     """Remove one leftover if its run is dead."""
     found = path.lstat()
     if hasattr(os, "geteuid") and found.st_uid != os.geteuid():
         return
     folder = stat.S_ISDIR(found.st_mode)
-    if folder and _removed_empty(path):
+    if folder and _remove_if_empty(path):
         return
     lock = path / _LOCK if folder else path
     try:
         held = os.open(lock, _OPEN)
     except FileNotFoundError:
-        held = claim(lock)  # killed while it was being cleared away
+        held = claim_file(lock)  # killed while it was being cleared away
     try:
-        if _lock(held) and _is_under(held, lock):
-            _put_back(path, os.fsdecode(os.read(held, 4096)) if folder else "")
-            _remove(path)
+        if _try_lock(held) and _is_same_file(held, lock):
+            _restore_folder(path, os.fsdecode(os.read(held, 4096)) if folder else "")
+            _remove_workplace(path)
     finally:
         os.close(held)
 
 
-def _removed_empty(path: Path) -> bool:
+def _remove_if_empty(path: Path) -> bool:
     """Remove what was killed before it had a lock. One that is alive makes another."""
     with suppress(OSError):
         path.rmdir()
@@ -170,7 +170,7 @@ def _removed_empty(path: Path) -> bool:
     return False
 
 
-def _put_back(path: Path, place: str) -> None:
+def _restore_folder(path: Path, place: str) -> None:
     """Put a folder back that was moved out of its place when the new one was not yet in it.
 
     Raises:
@@ -182,7 +182,7 @@ def _put_back(path: Path, place: str) -> None:
         (path / _OLD).rename(path.parent / place)
 
 
-def _remove(path: Path) -> None:
+def _remove_workplace(path: Path) -> None:
     """Remove a workplace whose lock is held, the lock last, so that what a kill leaves of it can be cleared away."""
     if not path.is_dir():
         path.unlink()
@@ -194,7 +194,7 @@ def _remove(path: Path) -> None:
     path.rmdir()
 
 
-def _lock(held: int) -> bool | None:
+def _try_lock(held: int) -> bool | None:
     """Take the lock of an open file: False where another process holds it, None where there are no locks."""
     if fcntl is None:
         return None
@@ -209,7 +209,7 @@ def _lock(held: int) -> bool | None:
     return True
 
 
-def _is_under(held: int, file: Path) -> bool:
+def _is_same_file(held: int, file: Path) -> bool:
     """Whether an open file is the one under its name."""
     try:
         return os.path.samestat(os.fstat(held), file.lstat())

@@ -12,24 +12,24 @@ from torch import nn
 
 from trimodal.compression.solve_context import weights_of
 from trimodal.core import Place
-from trimodal.edits.apply import apply_
-from trimodal.layers import Coded, store
-from trimodal.loading.load import describe
-from trimodal.maths.packing import pack
-from trimodal.methods import method
+from trimodal.edits.apply import apply_change_
+from trimodal.layers import CodedWeight, make_weight_store
+from trimodal.loading.load import build_model
+from trimodal.maths.packing import pack_codes
+from trimodal.methods import get_method
 from trimodal.methods.distill.recover import (
     METHOD,
-    block_outputs,
+    compute_distillation_loss,
     embedding_distance,
     feature_distance,
     fit,
-    loss,
     number_distance,
+    record_block_outputs,
     score_distance,
 )
-from trimodal.methods.options import build
+from trimodal.methods.options import build_config
 from trimodal.models.model import Model
-from trimodal.networks.tiny import miniature_batch
+from trimodal.networks.tiny import make_miniature_batch
 
 ALL = ["clip", "bert", "whisper", "llava", "fusion", "resnet", "generic"]
 
@@ -102,13 +102,13 @@ def test_feature_distance_leaves_padding_out() -> None:
 
 @pytest.mark.parametrize("name", ALL)
 def test_student_that_is_the_teacher_has_nothing_to_learn(tiny_model: Callable[..., Model], name: str) -> None:
-    teacher, student, batch = tiny_model(name), tiny_model(name), miniature_batch(name, 3)
-    config = build(METHOD.config, {"steps": 1}, "here")
-    with block_outputs(teacher) as expected, block_outputs(student) as found:
+    teacher, student, batch = tiny_model(name), tiny_model(name), make_miniature_batch(name, 3)
+    config = build_config(METHOD.config, {"steps": 1}, "here")
+    with record_block_outputs(teacher) as expected, record_block_outputs(student) as found:
         with torch.no_grad():
             teaching = teacher.module(**batch)
         outputs = teacher.family.outputs(teacher.module)
-        parts = loss(outputs, batch, (teaching, expected), (student.module(**batch), found), config)
+        parts = compute_distillation_loss(outputs, batch, (teaching, expected), (student.module(**batch), found), config)
     assert set(parts) >= {"loss", "features"} and len(parts) >= 3
     assert float(parts["loss"].detach()) == pytest.approx(0.0, abs=1e-5)
     parts["loss"].backward()
@@ -123,8 +123,8 @@ def test_damaged_student_recovers(tiny_model: Callable[..., Model], name: str) -
         for parameter in student.module.parameters():
             parameter.mul_(1 + 0.2 * torch.randn_like(parameter))
     before = {key: value.clone() for key, value in teacher.module.state_dict().items()}
-    batches = [miniature_batch(name, 8, seed) for seed in (0, 1)]
-    config = build(METHOD.config, {"steps": 12, "learning_rate": 5e-3}, "here")
+    batches = [make_miniature_batch(name, 8, seed) for seed in (0, 1)]
+    config = build_config(METHOD.config, {"steps": 12, "learning_rate": 5e-3}, "here")
     records = list(fit(student, teacher, lambda size: batches, config, seed=0))
     assert [record.step for record in records] == list(range(1, 13))
     assert records[-1].losses["loss"] < 0.9 * records[0].losses["loss"]
@@ -143,30 +143,30 @@ def test_block_that_a_batch_does_not_reach_is_left_out(tiny_model: Callable[...,
             found: torch.Tensor = self.text(text) if image is None else self.vision(image)
             return found
 
-    teacher, student = describe(Either(), "either"), describe(Either(), "either")
+    teacher, student = build_model(Either(), "either"), build_model(Either(), "either")
     batches: list[Any] = [{"image": torch.randn(2, 4)}, {"text": torch.randn(2, 4)}]
-    config = build(METHOD.config, {"steps": 6}, "here")
+    config = build_config(METHOD.config, {"steps": 6}, "here")
     assert len(list(fit(student, teacher, lambda size: batches, config, seed=0))) == 6
 
 
 def _carried_out(steps: list[Any]) -> tuple[Model, Model]:
     """The miniature after `steps`, and as it was."""
     torch.manual_seed(0)
-    model, original = (describe(nn.Sequential(nn.Linear(12, 32), nn.ReLU(), nn.Linear(32, 4)), "plain") for _ in "ab")
+    model, original = (build_model(nn.Sequential(nn.Linear(12, 32), nn.ReLU(), nn.Linear(32, 4)), "plain") for _ in "ab")
     original.module.load_state_dict(model.module.state_dict())
     for name, options in steps:
-        used = method(name)
+        used = get_method(name)
         assert used.solve is not None
-        config = build(used.config, options, name)
+        config = build_config(used.config, options, name)
         for site in model.layout.sites:
             place = Place(site.name, (site,))
-            apply_(model, place, used.solve(place, weights_of(model, place), None, config), used.forecast(place, config))
+            apply_change_(model, place, used.solve(place, weights_of(model, place), None, config), used.forecast(place, config))
     return model, original
 
 
 def _recovered(model: Model, original: Model, steps: int = 60) -> list[float]:
     x = torch.randn(256, 12, generator=torch.Generator().manual_seed(3))
-    config = build(METHOD.config, {"steps": steps, "learning_rate": 3e-3}, "here")
+    config = build_config(METHOD.config, {"steps": steps, "learning_rate": 3e-3}, "here")
     found = fit(model, original, lambda size: [{"input": part} for part in x.split(64)], config, seed=0)
     return [record.losses["loss"] for record in found]
 
@@ -196,17 +196,17 @@ def test_levels_of_a_codebook_train_and_are_what_is_stored(pruned: bool, group: 
     assert not torch.equal(after["levels"], before["levels"])
     assert all(torch.equal(after[name], before[name]) for name in after if name != "levels")
     assert layer.stored.options == options and not any(name == "levels" for name, _ in layer.stored.named_parameters())
-    assert torch.equal(layer.weight, store("codebook", options, after)())
+    assert torch.equal(layer.weight, make_weight_store("codebook", options, after)())
     if pruned:
         assert not layer.weight[~kept].any()
 
 
 def test_a_level_moves_by_the_sum_of_its_weights_gradients() -> None:
     """By hand: codes (0, 1, 0, 1), levels (1, 3), loss Σ i·w_i: the gradients are 0 + 2 and 1 + 3."""
-    book = store("codebook", {"shape": [1, 4], "dtype": "float32", "bits": 1, "group": 4, "exponent": 1,
+    book = make_weight_store("codebook", {"shape": [1, 4], "dtype": "float32", "bits": 1, "group": 4, "exponent": 1,
                               "tables": "tensor", "scaled": False},
-                 {"codes": pack(torch.tensor([[0, 1, 0, 1]]), 1), "levels": torch.tensor([[0.5, 1.5]]).half()})  # fmt: skip
-    assert isinstance(book, Coded)
+                 {"codes": pack_codes(torch.tensor([[0, 1, 0, 1]]), 1), "levels": torch.tensor([[0.5, 1.5]]).half()})  # fmt: skip
+    assert isinstance(book, CodedWeight)
     book.loosen_()
     (book() * torch.arange(4.0)).sum().backward()
     (levels,) = book.parameters()
@@ -221,11 +221,11 @@ def test_a_level_at_zero_stays_there() -> None:
     model, original = _carried_out([])
     with torch.no_grad():
         model.module[0].weight.mul_(model.module[0].weight.abs() > 0.1)  # type: ignore[index, operator]
-    used = method("quantize.rtn")
+    used = get_method("quantize.rtn")
     assert used.solve is not None
-    config = build(used.config, {"bits": 3, "grid": "kmeans", "group": "tensor"}, "rtn")
+    config = build_config(used.config, {"bits": 3, "grid": "kmeans", "group": "tensor"}, "rtn")
     place = Place("first", (model.layout.sites[0],))
-    apply_(model, place, used.solve(place, weights_of(model, place), None, config), used.forecast(place, config))
+    apply_change_(model, place, used.solve(place, weights_of(model, place), None, config), used.forecast(place, config))
     zero = model.module[0].weight == 0  # type: ignore[index, operator]
     assert 0.2 < float(zero.float().mean()) < 0.6
     _recovered(model, original, steps=5)

@@ -9,19 +9,19 @@ import pytest
 import torch
 
 from trimodal.core import Place, Site
-from trimodal.maths.error import output_error, quadratic
-from trimodal.methods.factorize.eigen import METHOD, factors, rank_of, refuse
-from trimodal.methods.options import build
+from trimodal.maths.error import output_error, quadratic_form
+from trimodal.methods.factorize.eigen import METHOD, fit_eigen_factors, rank_of, refuse
+from trimodal.methods.options import build_config
 
 
 def test_worked_example() -> None:
     weight, moment = torch.diag(torch.tensor([2.0, 1.0])), torch.diag(torch.tensor([1.0, 16.0]))
-    first, second, energy = factors(weight, moment, 1)
+    first, second, energy = fit_eigen_factors(weight, moment, 1)
     assert torch.allclose(first.abs(), torch.tensor([[0.0, 1.0]]), atol=1e-6)
     assert torch.allclose(second.abs(), torch.tensor([[0.0], [1.0]]), atol=1e-6)
     assert 1 - energy == pytest.approx(0.2, abs=1e-6)
-    plain_first, plain_second, _ = factors(weight, None, 1)
-    error = quadratic(weight - plain_second @ plain_first, moment) / quadratic(weight, moment)
+    plain_first, plain_second, _ = fit_eigen_factors(weight, None, 1)
+    error = quadratic_form(weight - plain_second @ plain_first, moment) / quadratic_form(weight, moment)
     assert error == pytest.approx(0.8, abs=1e-6)
 
 
@@ -41,7 +41,7 @@ def test_halves_the_error_of_plain_svd(layer: Any, solved: Any, sparsity: float)
 @pytest.mark.parametrize("rank", [3, 20])
 def test_error_on_the_calibration_inputs_is_the_one_predicted(layer: Any, solved: Any, rank: int) -> None:
     found = solved(METHOD, layer.weight, layer.moment, rank=rank)
-    _, _, energy = factors(layer.weight, layer.moment.second, rank)
+    _, _, energy = fit_eigen_factors(layer.weight, layer.moment.second, rank)
     measured = output_error(layer.weight, found, layer.moment.second, layer.moment.mean)
     assert measured == pytest.approx(1 - energy, abs=1e-6)
 
@@ -54,15 +54,15 @@ def test_bias_takes_up_the_mean(layer: Any, solve: Any, moment_of: Any) -> None:
     found = treatment.tensors["second"] @ treatment.tensors["first"]
     assert treatment.bias is not None
     centred = second - torch.outer(mean, mean)
-    error = output_error(layer.weight, found, second, mean, bias - treatment.bias) * quadratic(layer.weight, second)
-    _, _, energy = factors(layer.weight, centred, 10)
-    assert error == pytest.approx((1 - energy) * quadratic(layer.weight, centred), rel=1e-3)
+    error = output_error(layer.weight, found, second, mean, bias - treatment.bias) * quadratic_form(layer.weight, second)
+    _, _, energy = fit_eigen_factors(layer.weight, centred, 10)
+    assert error == pytest.approx((1 - energy) * quadratic_form(layer.weight, centred), rel=1e-3)
     uncentred = solve(METHOD, layer.weight, moment_of(second), None, rank=10).treatments["layer"].tensors
-    assert error < quadratic(layer.weight - uncentred["second"] @ uncentred["first"], second)
+    assert error < quadratic_form(layer.weight - uncentred["second"] @ uncentred["first"], second)
 
 
 def test_all_directions_give_the_weight_back(layer: Any) -> None:
-    first, second, energy = factors(layer.weight, layer.moment.second, 64)
+    first, second, energy = fit_eigen_factors(layer.weight, layer.moment.second, 64)
     assert torch.allclose(second @ first, layer.weight, atol=1e-4)
     assert energy == pytest.approx(1.0)
 
@@ -88,11 +88,11 @@ SITE = Site("up", "text", 0, "up", "linear", (64, 96))
     (replace(SITE, stored="quantized"), {}, "already quantized"),
 ])  # fmt: skip
 def test_reasons_to_refuse(site: Site, options: dict[str, Any], reason: str | None) -> None:
-    found = refuse(Place("text.0.up", (site,)), build(METHOD.config, options, "here"))
+    found = refuse(Place("text.0.up", (site,)), build_config(METHOD.config, options, "here"))
     assert found is None if reason is None else reason in (found or "")
 
 
 def test_rank_removes_at_least_the_fraction_asked_for() -> None:
     for sparsity in (0.1, 0.25, 0.5, 0.9):
-        rank = rank_of(SITE, build(METHOD.config, {"sparsity": sparsity}, "here"))
+        rank = rank_of(SITE, build_config(METHOD.config, {"sparsity": sparsity}, "here"))
         assert rank * (64 + 96) <= (1 - sparsity) * 64 * 96 < (rank + 1) * (64 + 96)

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trimodal.errors import RecipeError
-from trimodal.maths.error import quadratic
-from trimodal.maths.lowrank import kept_energy, rank_for
+from trimodal.maths.error import quadratic_form
+from trimodal.maths.lowrank import choose_rank, kept_energy
 from trimodal.methods.factorize import eigen, svd, tucker
 from trimodal.models.tensors import tensor_bytes, unique_tensors
 from trimodal.pipeline import _bytes_check
@@ -21,7 +21,7 @@ from trimodal.pipeline import _bytes_check
 @given(st.lists(st.floats(0.01, 100), min_size=1, max_size=20), st.floats(0, 1), st.integers(1, 20))
 def test_smallest_rank_that_keeps_enough(values: list[float], energy: float, most: int) -> None:
     descending = torch.tensor(sorted(values, reverse=True), dtype=torch.float64)
-    rank = rank_for(descending, energy, most)
+    rank = choose_rank(descending, energy, most)
     assert 1 <= rank <= most
     assert rank == most or kept_energy(descending, rank) >= energy - 1e-12
     assert rank == 1 or kept_energy(descending, rank - 1) < energy + 1e-12
@@ -29,9 +29,9 @@ def test_smallest_rank_that_keeps_enough(values: list[float], energy: float, mos
 
 def test_by_hand() -> None:
     values = torch.tensor([16.0, 3.0, 1.0], dtype=torch.float64)
-    assert [rank_for(values, energy, 3) for energy in (0.0, 0.8, 0.81, 0.95, 0.96, 1.0)] == [1, 1, 2, 2, 3, 3]
-    assert rank_for(values, 0.96, 2) == 2 and rank_for(values, None, 2) == 2
-    assert rank_for(torch.zeros(3), 0.9, 3) == 1
+    assert [choose_rank(values, energy, 3) for energy in (0.0, 0.8, 0.81, 0.95, 0.96, 1.0)] == [1, 1, 2, 2, 3, 3]
+    assert choose_rank(values, 0.96, 2) == 2 and choose_rank(values, None, 2) == 2
+    assert choose_rank(torch.zeros(3), 0.9, 3) == 1
 
 
 @pytest.mark.parametrize("method", [eigen.METHOD, svd.METHOD], ids=lambda m: m.name)
@@ -93,8 +93,8 @@ def kernel() -> torch.Tensor:
 ])  # fmt: skip
 def test_ranks_of_a_kernel_by_hand(loud: float | None, energy: float | None, ranks: tuple[int, int]) -> None:
     moment = None if loud is None else torch.diag(torch.tensor([1.0, 1.0, loud, loud], dtype=torch.float64))
-    assert tucker.ranks_for(kernel(), moment, energy, (2, 2)) == ranks
-    assert tucker.ranks_for(kernel(), moment, energy, (1, 2)) == (1, ranks[1])
+    assert tucker.choose_tucker_ranks(kernel(), moment, energy, (2, 2)) == ranks
+    assert tucker.choose_tucker_ranks(kernel(), moment, energy, (1, 2)) == (1, ranks[1])
 
 
 @pytest.mark.parametrize("seen", [False, True])
@@ -105,10 +105,10 @@ def test_a_kernel_loses_no_more_than_both_sides_give_away(layer: Any, seen: bool
     moment = torch.kron(mixing @ mixing.T, torch.eye(6, dtype=torch.float64)) if seen else None
     found = []
     for energy in (0.3, 0.6, 0.9):
-        ranks = tucker.ranks_for(weight, moment, energy, (16, 64))
-        whole, after = (t.flatten(1) for t in (weight, tucker.product(*tucker.factors(weight, moment, ranks, 0))))
+        ranks = tucker.choose_tucker_ranks(weight, moment, energy, (16, 64))
+        whole, after = (t.flatten(1) for t in (weight, tucker.rebuild_tucker_weight(*tucker.fit_tucker_factors(weight, moment, ranks, 0))))
         by = torch.eye(96, dtype=torch.float64) if moment is None else moment
-        assert quadratic(whole - after, by) <= 2 * (1 - energy) * quadratic(whole, by) * (1 + 1e-9)
+        assert quadratic_form(whole - after, by) <= 2 * (1 - energy) * quadratic_form(whole, by) * (1 + 1e-9)
         found.append(ranks)
     assert found == sorted(set(found))
 

@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from trimodal.core import Place, Site
-from trimodal.maths.error import quadratic
+from trimodal.maths.error import quadratic_form
 from trimodal.methods.factorize import eigen
-from trimodal.methods.factorize.svd import METHOD, SvdConfig, factors
-from trimodal.methods.options import build
-from trimodal.statistics import Gradient
+from trimodal.methods.factorize.svd import METHOD, SvdConfig, fit_svd_factors
+from trimodal.methods.options import build_config
+from trimodal.statistics import WeightGradient
 
 
 @pytest.mark.parametrize(("alpha", "expected", "error"), [
@@ -20,10 +20,10 @@ from trimodal.statistics import Gradient
 ])  # fmt: skip
 def test_worked_example(alpha: float, expected: list[list[float]], error: float) -> None:
     weight, second = torch.tensor([[2.0, 0.0], [0.0, 1.0]]), torch.diag(torch.tensor([1.0, 16.0]))
-    down, up = factors(weight, second.diagonal().sqrt() ** alpha, 1)
+    down, up = fit_svd_factors(weight, second.diagonal().sqrt() ** alpha, 1)
     found = up @ down
     assert torch.allclose(found, torch.tensor(expected), atol=1e-6)
-    assert quadratic(weight - found, second) == pytest.approx(error, abs=1e-5)
+    assert quadratic_form(weight - found, second) == pytest.approx(error, abs=1e-5)
 
 
 def test_plain_svd_is_the_nearest_of_its_rank(layer: Any, solved: Any) -> None:
@@ -53,9 +53,9 @@ def test_inputs_alike_make_both_the_same(layer: Any, solved: Any, moment_of: Any
 def test_rows_count_as_the_loss_says(kind: Any) -> None:
     """The worked example with D = (1, 4); and of all matrices of rank 8 the one nearest in the weighted sense."""
     site = Site("layer", "text", 0, "up", kind, (2, 2))
-    gradient = Gradient(2, 2)
+    gradient = WeightGradient(2, 2)
     gradient.update(torch.tensor([[1.0, 0.0], [4.0, 0.0]]))
-    config: SvdConfig = build(SvdConfig, {"rank": 1, "fisher": True}, "svd")
+    config: SvdConfig = build_config(SvdConfig, {"rank": 1, "fisher": True}, "svd")
     assert METHOD.solve is not None
     place = Place("text.0.up", (site,))
     change = METHOD.solve(place, {"layer.weight": torch.tensor([[2.0, 0.0], [0.0, 1.0]])}, gradient, config)
@@ -66,15 +66,15 @@ def test_rows_count_as_the_loss_says(kind: Any) -> None:
 
 
 def test_weighted_rows_are_nearest_in_the_weighted_sense() -> None:
-    weight, gradient = torch.randn(24, 16), Gradient(24, 16)
+    weight, gradient = torch.randn(24, 16), WeightGradient(24, 16)
     gradient.update(torch.randn(24, 16) * torch.linspace(0.1, 3.0, 24)[:, None])
     site = Site("layer", "text", 0, "up", "linear", (24, 16))
     assert METHOD.solve is not None
-    config: SvdConfig = build(SvdConfig, {"rank": 6, "fisher": True}, "svd")
+    config: SvdConfig = build_config(SvdConfig, {"rank": 6, "fisher": True}, "svd")
     change = METHOD.solve(Place("text.0.up", (site,)), {"layer.weight": weight}, gradient, config)
     tensors = change.treatments["layer"].tensors
     importance = gradient.square.sum(dim=1).sqrt()[:, None]
     lost = (importance * (weight - tensors["second"] @ tensors["first"])).square().sum()
     values = torch.linalg.svdvals((importance * weight).double())
     assert float(lost) == pytest.approx(float(values[6:].square().sum()), rel=1e-4)
-    assert METHOD.refuse(Place("text.0.up", (site,)), build(SvdConfig, {"rank": 6, "fisher": True, "alpha": 0.5}, "svd"))
+    assert METHOD.refuse(Place("text.0.up", (site,)), build_config(SvdConfig, {"rank": 6, "fisher": True, "alpha": 0.5}, "svd"))

@@ -14,9 +14,18 @@ from torch import Tensor
 
 from trimodal.core import Place, Site
 from trimodal.errors import TrimodalError
-from trimodal.maths.error import output_error, quadratic
+from trimodal.maths.error import output_error, quadratic_form
 from trimodal.methods.factorize import svd
-from trimodal.methods.factorize.tucker import METHOD, TuckerConfig, behind, factors, forecast, product, ranks_of, refuse
+from trimodal.methods.factorize.tucker import (
+    METHOD,
+    TuckerConfig,
+    fit_output_and_core,
+    fit_tucker_factors,
+    forecast,
+    rebuild_tucker_weight,
+    refuse,
+    tucker_ranks_of,
+)
 
 SITE = Site("c", "image", 0, "conv", "conv", (64, 32, 3, 3), bias=True)
 
@@ -31,20 +40,20 @@ def example() -> Tensor:
 def test_worked_example(loud: float, kept: int, error: float) -> None:
     weight, moment = example(), torch.diag(torch.tensor([1.0, 1.0, loud, loud])).double()
     for sweeps in (0, 3):
-        v, g, u = factors(weight, None if loud == 1 else moment, (1, 1), sweeps)
+        v, g, u = fit_tucker_factors(weight, None if loud == 1 else moment, (1, 1), sweeps)
         assert torch.allclose(v.abs()[:, 0], torch.eye(2, dtype=torch.float64)[kept], atol=1e-6)
         assert torch.allclose(u.abs()[:, 0], torch.eye(2, dtype=torch.float64)[kept], atol=1e-6)
         assert torch.allclose(g.abs().flatten(), weight[kept, kept].double(), atol=1e-6)
-        found = product(v, g, u).flatten(1)
-        assert quadratic(weight.flatten(1) - found, moment) / quadratic(weight.flatten(1), moment) == pytest.approx(
+        found = rebuild_tucker_weight(v, g, u).flatten(1)
+        assert quadratic_form(weight.flatten(1) - found, moment) / quadratic_form(weight.flatten(1), moment) == pytest.approx(
             error, abs=1e-6
         )
 
 
 def test_plain_start_would_keep_the_wrong_channel() -> None:
     weight, moment = example().flatten(1), torch.diag(torch.tensor([1.0, 1.0, 16.0, 16.0]))
-    found = product(*factors(example(), None, (1, 1), 3)).flatten(1)
-    assert quadratic(weight - found, moment) / quadratic(weight, moment) == pytest.approx(64 / 89, abs=1e-6)
+    found = rebuild_tucker_weight(*fit_tucker_factors(example(), None, (1, 1), 3)).flatten(1)
+    assert quadratic_form(weight - found, moment) / quadratic_form(weight, moment) == pytest.approx(64 / 89, abs=1e-6)
 
 
 @pytest.fixture
@@ -57,7 +66,7 @@ def kernel(layer: Any) -> Tensor:
 @pytest.mark.parametrize("seen", [True, False])
 def test_full_ranks_give_the_weight_back(layer: Any, kernel: Tensor, seen: bool) -> None:
     moment = layer.moment.second.double() if seen else None
-    found = product(*factors(kernel, moment, (16, 64), 2))
+    found = rebuild_tucker_weight(*fit_tucker_factors(kernel, moment, (16, 64), 2))
     assert torch.allclose(found, kernel.double(), atol=1e-6)
 
 
@@ -68,10 +77,10 @@ def error(layer: Any, found: Tensor) -> float:
 @pytest.mark.parametrize("ranks", [(4, 10), (8, 32), (14, 20)])
 def test_sweeps_never_hurt(layer: Any, kernel: Tensor, ranks: tuple[int, int]) -> None:
     moment = layer.moment.second.double()
-    seen = [error(layer, product(*factors(kernel, moment, ranks, sweeps))) for sweeps in (0, 1, 3, 10)]
+    seen = [error(layer, rebuild_tucker_weight(*fit_tucker_factors(kernel, moment, ranks, sweeps))) for sweeps in (0, 1, 3, 10)]
     assert all(after <= before * (1 + 1e-9) for before, after in pairwise(seen))
     assert seen[-1] < seen[0]
-    plain = [float((product(*factors(kernel, None, ranks, n)) - kernel).square().sum()) for n in (0, 1, 3, 10)]
+    plain = [float((rebuild_tucker_weight(*fit_tucker_factors(kernel, None, ranks, n)) - kernel).square().sum()) for n in (0, 1, 3, 10)]
     assert all(after <= before * (1 + 1e-9) for before, after in pairwise(plain))
 
 
@@ -81,7 +90,7 @@ def test_never_worse_than_truncating_both_unfoldings(kernel: Tensor) -> None:
     u = torch.linalg.svd(kernel.double().flatten(1), full_matrices=False)[0][:, :20]
     textbook = torch.einsum("tsk,ta,sb,xa,yb->xyk", kernel.double(), u, v, u, v)
     for sweeps in (0, 3):
-        found = product(*factors(kernel, None, (8, 20), sweeps))
+        found = rebuild_tucker_weight(*fit_tucker_factors(kernel, None, (8, 20), sweeps))
         assert float((found - kernel).square().sum()) <= float((textbook - kernel).square().sum()) * (1 + 1e-9)
 
 
@@ -96,10 +105,10 @@ def test_core_and_outer_factor_are_the_best_behind_the_inner_one(layer: Any, ker
     """The gradient of the error by the core vanishes, and no neighbouring outer factor does better."""
     moment, w = layer.moment.second.double(), kernel.double()
     v = torch.linalg.qr(torch.randn(16, 5, dtype=torch.float64))[0]
-    u, g = behind(w, moment, v, 7)
+    u, g = fit_output_and_core(w, moment, v, 7)
 
     def loss(core: Tensor, outer: Tensor) -> Tensor:
-        change = (w - product(v, core, outer)).flatten(1)
+        change = (w - rebuild_tucker_weight(v, core, outer)).flatten(1)
         return ((change @ moment) * change).sum()
 
     core = g.clone().requires_grad_()
@@ -117,12 +126,12 @@ def test_bias_takes_up_the_mean(layer: Any, solve: Any, moment_of: Any) -> None:
     kernel = layer.weight.view(64, 16, 6)
     treatment = solve(METHOD, kernel, moment_of(second, mean), bias).treatments["layer"]
     v, g, u = (treatment.tensors[name] for name in ("first", "second", "third"))
-    found = product(v[:, :, 0].T, g, u[:, :, 0]).flatten(1)
+    found = rebuild_tucker_weight(v[:, :, 0].T, g, u[:, :, 0]).flatten(1)
     output = x @ layer.weight.T + bias - (x @ found.T + treatment.bias)
     assert float(output.mean(0).abs().max()) < 1e-3
     without = solve(METHOD, kernel, moment_of(second), None).treatments["layer"].tensors
     v, g, u = (without[name] for name in ("first", "second", "third"))
-    other = product(v[:, :, 0].T, g, u[:, :, 0]).flatten(1)
+    other = rebuild_tucker_weight(v[:, :, 0].T, g, u[:, :, 0]).flatten(1)
     assert float(output.square().sum()) < float((x @ (layer.weight - other).T).square().sum())
 
 
@@ -149,7 +158,7 @@ def test_ranks_remove_what_was_asked_for_or_the_place_is_refused(
     held = sum(part.rows * part.columns for part in forecast(place, config))
     if refuse(place, config) is None:
         assert held < whole
-        assert held <= (1 - sparsity) * whole or ranks_of(site, config) == (1, 1)
+        assert held <= (1 - sparsity) * whole or tucker_ranks_of(site, config) == (1, 1)
     else:
         assert held >= whole
 

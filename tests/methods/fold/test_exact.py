@@ -15,14 +15,14 @@ from transformers import AutoModel, BertConfig, BertModel
 import trimodal
 from trimodal.core import Fold, Place, Plan, Site
 from trimodal.errors import ModelError, RecipeError
-from trimodal.formats import open_model, write
-from trimodal.formats.reload_check import outputs
+from trimodal.formats import open_model, write_artifact
+from trimodal.formats.reload_check import collect_outputs
 from trimodal.graph.fusion_discovery import LARGEST_ERROR
-from trimodal.layers import Standardised
+from trimodal.layers import AffineFreeNorm
 from trimodal.methods.fold.exact import METHOD, ExactConfig
 from trimodal.models.tensors import tensor_bytes, unique_tensors
 from trimodal.networks import tiny
-from trimodal.networks.tiny import miniature_batch, write_miniature
+from trimodal.networks.tiny import make_miniature_batch, write_miniature
 
 FOLD = {"fold.exact": {}}
 FOLDING = (
@@ -87,8 +87,8 @@ def relative(before: Mapping[str, Tensor], now: Mapping[str, Tensor]) -> float:
 @pytest.mark.parametrize("name", FOLDING)
 def test_error_is_rounding(compressed: Callable[..., Any], name: str, data: bool) -> None:
     done = compressed(name, [FOLD], data=data)
-    batch = miniature_batch(name, 3, seed=9)
-    assert 0 < relative(outputs(done.original.module, batch), outputs(done.model.module, batch)) < LARGEST_ERROR
+    batch = make_miniature_batch(name, 3, seed=9)
+    assert 0 < relative(collect_outputs(done.original.module, batch), collect_outputs(done.model.module, batch)) < LARGEST_ERROR
     assert all(record.error["all"] <= LARGEST_ERROR**2 for record in done.records)
     assert tensor_bytes(unique_tensors(done.model.module).values()) == done.plan.expected_tensor_bytes
     assert Plan.from_json(done.plan.to_json()) == done.plan
@@ -104,7 +104,7 @@ def test_no_batch_norm_is_left_of_a_resnet(compressed: Callable[..., Any]) -> No
 
 def test_norms_keep_no_weights(compressed: Callable[..., Any]) -> None:
     done = compressed("llama", [FOLD])
-    bare = [path for path, part in done.model.module.named_modules() if isinstance(part, Standardised)]
+    bare = [path for path, part in done.model.module.named_modules() if isinstance(part, AffineFreeNorm)]
     assert len(bare) == 4 and not any(key.startswith(tuple(bare)) for key in done.model.module.state_dict())
     assert done.plan.edits[0].left_alone[0].reason == "not only linear layers read it: output"
 
@@ -118,21 +118,21 @@ def test_norms_keep_no_weights(compressed: Callable[..., Any]) -> None:
 def test_later_steps_work_and_reload(
     compressed: Callable[..., Any], tmp_path: Path, name: str, later: list[dict[str, Any]]
 ) -> None:
-    done, batch = compressed(name, [FOLD, *later]), miniature_batch(name, 3, seed=9)
+    done, batch = compressed(name, [FOLD, *later]), make_miniature_batch(name, 3, seed=9)
     assert tensor_bytes(unique_tensors(done.model.module).values()) == done.plan.expected_tensor_bytes
     assert done.model.layout == done.expected
     (tmp_path / "out").mkdir()
-    write(replace(done.model, folder=write_miniature(name, tmp_path / "in")), done.plan, tmp_path / "out", None)
+    write_artifact(replace(done.model, folder=write_miniature(name, tmp_path / "in")), done.plan, tmp_path / "out", None)
     again = open_model(tmp_path / "out")
-    for key, value in outputs(done.model.module, batch).items():
-        assert torch.equal(value, outputs(again.module, batch)[key]), key
+    for key, value in collect_outputs(done.model.module, batch).items():
+        assert torch.equal(value, collect_outputs(again.module, batch)[key]), key
 
 
 def test_as_good_as_unfolded_when_pruned(compressed: Callable[..., Any]) -> None:
     """Cutting channels commutes with folding: a batch norm works channel by channel."""
     prune = {"prune.channels": {"where": "*.1.channels", "sparsity": 0.0}}
-    batch = miniature_batch("resnet", 3, seed=9)
-    one, other = (outputs(compressed("resnet", steps).model.module, batch) for steps in ([prune], [FOLD, prune]))
+    batch = make_miniature_batch("resnet", 3, seed=9)
+    one, other = (collect_outputs(compressed("resnet", steps).model.module, batch) for steps in ([prune], [FOLD, prune]))
     assert relative(one, other) < LARGEST_ERROR
 
 
@@ -155,7 +155,7 @@ def test_tensors_stored_twice_are_one_in_file_and_memory(compressed: Callable[..
     done = compressed("clap", [{"fold.exact": {"affine": False}}])
     assert [place.bytes_before - place.bytes_after for place in done.plan.edits[0].places] == [2048] * 3
     (tmp_path / "out").mkdir()
-    write(replace(done.model, folder=write_miniature("clap", tmp_path / "in")), done.plan, tmp_path / "out", None)
+    write_artifact(replace(done.model, folder=write_miniature("clap", tmp_path / "in")), done.plan, tmp_path / "out", None)
     for module in (done.model.module, open_model(tmp_path / "out").module):
         tables = [t for name, t in module.named_buffers(remove_duplicate=False) if "position_index" in name]
         assert len(tables) == 4 and len({t.data_ptr() for t in tables}) == 1
@@ -168,8 +168,8 @@ def test_tensors_stored_twice_are_one_in_file_and_memory(compressed: Callable[..
 def test_the_base_model_loads_from_it_too(compressed: Callable[..., Any], tmp_path: Path) -> None:
     done = compressed("resnet", [FOLD])
     (tmp_path / "out").mkdir()
-    write(replace(done.model, folder=write_miniature("resnet", tmp_path / "in")), done.plan, tmp_path / "out", None)
-    base, batch = AutoModel.from_pretrained(tmp_path / "out"), miniature_batch("resnet", 2)
+    write_artifact(replace(done.model, folder=write_miniature("resnet", tmp_path / "in")), done.plan, tmp_path / "out", None)
+    base, batch = AutoModel.from_pretrained(tmp_path / "out"), make_miniature_batch("resnet", 2)
     with torch.no_grad():
         expected = done.original.module.base_model(**batch).pooler_output
         assert float((base(**batch).pooler_output - expected).norm() / expected.norm()) < LARGEST_ERROR
@@ -218,7 +218,7 @@ def test_the_whole_job_on_a_module_of_no_family(tmp_path: Path) -> None:
     ]  # fmt: skip
     assert done.verdict.passed
     again, batch = trimodal.load(tmp_path / "out", factory=Several), {"x": torch.randn(5, 8)}
-    assert relative(outputs(Several().eval(), batch), outputs(again, batch)) < LARGEST_ERROR
+    assert relative(collect_outputs(Several().eval(), batch), collect_outputs(again, batch)) < LARGEST_ERROR
     assert sorted(again.state_dict()) == ["down.bias", "down.weight", "head.bias", "head.weight", "one", "second.bias",
                                           "second.weight", "two"]  # fmt: skip
     assert again.one is again.two
@@ -234,18 +234,18 @@ def test_a_head_that_equals_the_embedding_is_stored_once(
         enlarge(module)
         module.lm_head.weight.data.copy_(module.model.embed_tokens.weight.data)
 
-    enlarge = tiny._enlarge_
-    monkeypatch.setattr(tiny, "_enlarge_", alike)
+    enlarge = tiny._enlarge_weights_
+    monkeypatch.setattr(tiny, "_enlarge_weights_", alike)
     done = compressed("qwen3", [{"fold.exact": {"affine": False}}, *later], data=False)
     assert done.model.module.lm_head.weight is done.model.module.model.embed_tokens.weight or later
     assert tensor_bytes(unique_tensors(done.model.module).values()) == done.plan.expected_tensor_bytes
     assert done.model.layout.sites[0].tied == ("lm_head",)
     done.original.module.save_pretrained(tmp_path / "in")
     (tmp_path / "out").mkdir()
-    write(replace(done.model, folder=tmp_path / "in"), done.plan, tmp_path / "out", None)
-    again, batch = open_model(tmp_path / "out").module, miniature_batch("qwen3", 2)
-    for key, value in outputs(done.model.module, batch).items():
-        assert torch.equal(value, outputs(again, batch)[key]), key
+    write_artifact(replace(done.model, folder=tmp_path / "in"), done.plan, tmp_path / "out", None)
+    again, batch = open_model(tmp_path / "out").module, make_miniature_batch("qwen3", 2)
+    for key, value in collect_outputs(done.model.module, batch).items():
+        assert torch.equal(value, collect_outputs(again, batch)[key]), key
     assert tensor_bytes(unique_tensors(again).values()) == done.plan.expected_tensor_bytes
 
 
@@ -280,7 +280,7 @@ def test_what_another_fold_changes_is_no_twin(tmp_path: Path) -> None:
     assert [p.fold.what for p in done.plan.edits[0].places if p.fold] == ["affine", "scale", "scale"]
     assert done.verdict.passed
     again, batch = trimodal.load(tmp_path / "out", factory=Alike), {"x": torch.randn(5, 8)}
-    assert relative(outputs(Alike().eval(), batch), outputs(again, batch)) < LARGEST_ERROR
+    assert relative(collect_outputs(Alike().eval(), batch), collect_outputs(again, batch)) < LARGEST_ERROR
 
 
 @pytest.mark.parametrize(("where", "reason"), [
@@ -296,8 +296,8 @@ def test_tensors_that_were_trained_apart_are_no_twins(compressed: Callable[..., 
         enlarge(module)
         module.lm_head.weight.data.copy_(module.model.embed_tokens.weight.data)
 
-    enlarge = tiny._enlarge_
-    monkeypatch.setattr(tiny, "_enlarge_", alike)
+    enlarge = tiny._enlarge_weights_
+    monkeypatch.setattr(tiny, "_enlarge_weights_", alike)
     steps = [{"distill": {"steps": 1}}, {"fold.exact": {"affine": False}}]
     with pytest.raises(RecipeError, match="distill trains before that, and then it may differ from"):
         compressed("qwen3", [*steps[:1], {"fold.exact": {"where": "lm_head*"}}])
@@ -364,19 +364,19 @@ def reading_bert(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_cross_attention_that_is_never_used(
     compressed: Callable[..., Any], reading_bert: None, tmp_path: Path, later: list[dict[str, Any]]
 ) -> None:
-    done, batch = compressed("bert", [DEAD, *later]), miniature_batch("bert", 3, seed=9)
+    done, batch = compressed("bert", [DEAD, *later]), make_miniature_batch("bert", 3, seed=9)
     assert {place.name.split(".")[2] for place in done.plan.edits[0].places} == {"cross"}
     assert tensor_bytes(unique_tensors(done.model.module).values()) == done.plan.expected_tensor_bytes
     assert done.model.layout == done.expected
     if not later:
-        before, now = (outputs(m.module, batch) for m in (done.original, done.model))
+        before, now = (collect_outputs(m.module, batch) for m in (done.original, done.model))
         assert all(torch.equal(value, now[key]) for key, value in before.items())
     (tmp_path / "out").mkdir()
-    write(replace(done.model, folder=write_miniature("bert", tmp_path / "in")), done.plan, tmp_path / "out", None)
+    write_artifact(replace(done.model, folder=write_miniature("bert", tmp_path / "in")), done.plan, tmp_path / "out", None)
     again = open_model(tmp_path / "out")
     assert not any("crossattention" in name for name in again.module.state_dict())
-    for key, value in outputs(done.model.module, batch).items():
-        assert torch.equal(value, outputs(again.module, batch)[key]), key
+    for key, value in collect_outputs(done.model.module, batch).items():
+        assert torch.equal(value, collect_outputs(again.module, batch)[key]), key
     stock = AutoModel.from_pretrained(tmp_path / "out")
     states: Any = torch.zeros(3, 2, stock.config.hidden_size)
     with pytest.raises(ModelError, match=r"crossattention.* was removed, since it never ran"):

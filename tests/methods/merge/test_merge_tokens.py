@@ -13,11 +13,11 @@ from torch import Tensor
 
 from trimodal.core import Place, Tower
 from trimodal.errors import RecipeError
-from trimodal.formats import open_model, write
-from trimodal.formats.reload_check import outputs
+from trimodal.formats import open_model, write_artifact
+from trimodal.formats.reload_check import collect_outputs
 from trimodal.inventory import inspect
-from trimodal.methods.merge.tokens import METHOD, TokensConfig, last_block
-from trimodal.networks.tiny import miniature_batch, write_miniature
+from trimodal.methods.merge.tokens import METHOD, TokensConfig, last_merging_block
+from trimodal.networks.tiny import make_miniature_batch, write_miniature
 
 
 def place(**changes: Any) -> Place:
@@ -34,7 +34,7 @@ def test_where_it_merges(options: dict[str, Any], blocks: tuple[int, int]) -> No
     assert METHOD.refuse(place(), config) is None
     assert METHOD.solve is not None
     merge = METHOD.solve(place(), {}, None, config).merge
-    assert merge is not None and (merge.first, merge.last) == blocks == (config.first, last_block(12, config))
+    assert merge is not None and (merge.first, merge.last) == blocks == (config.first, last_merging_block(12, config))
 
 
 @pytest.mark.parametrize(("changes", "options", "reason"), [
@@ -75,7 +75,7 @@ def test_a_tower_is_merged_once(compressed: Callable[..., Any]) -> None:
 @pytest.mark.parametrize("name", ["clip", "siglip", "vit", "ast", "whisper", "wav2vec2", "fusion"])
 def test_operations_fall(compressed: Callable[..., Any], name: str, kind: str) -> None:
     done = compressed(name, [{"merge.tokens": {"kind": kind}}])
-    before, after = (inspect(model, miniature_batch(name, 1)) for model in (done.original, done.model))
+    before, after = (inspect(model, make_miniature_batch(name, 1)) for model in (done.original, done.model))
     merged = {place.name for edit in done.plan.edits for place in edit.places}
     for old, new in zip(before.towers, after.towers):
         assert old.operations and new.operations
@@ -104,12 +104,12 @@ def test_with_other_steps_it_reloads_to_the_same_outputs(
     assert done.model.layout == done.expected
     folder = write_miniature(name, tmp_path / "source")
     (tmp_path / "out").mkdir()
-    write(replace(done.model, folder=folder), done.plan, tmp_path / "out", None)
+    write_artifact(replace(done.model, folder=folder), done.plan, tmp_path / "out", None)
     again = open_model(tmp_path / "out")
     assert again.layout == done.model.layout
     assert [step for step in done.model.steps if step in again.steps] == again.steps  # the configuration says the others
-    batch = miniature_batch(name, 3, seed=5)
-    found, expected = (outputs(model.module, batch) for model in (again, done.model))
+    batch = make_miniature_batch(name, 3, seed=5)
+    found, expected = (collect_outputs(model.module, batch) for model in (again, done.model))
     assert found.keys() == expected.keys() and all(torch.equal(found[key], expected[key]) for key in found)
 
 
@@ -119,8 +119,8 @@ def test_stock_transformers_loads_the_tower_alone(compressed: Callable[..., Any]
     done = compressed("clip", [{"merge.tokens": {}}])
     folder = write_miniature("clip", tmp_path / "source")
     (tmp_path / "out").mkdir()
-    write(replace(done.model, folder=folder), done.plan, tmp_path / "out", None)
-    pixels = miniature_batch("clip", 2)["pixel_values"]
+    write_artifact(replace(done.model, folder=folder), done.plan, tmp_path / "out", None)
+    pixels = make_miniature_batch("clip", 2)["pixel_values"]
     with torch.no_grad():
         found = CLIPModel.from_pretrained(tmp_path / "out").vision_model(pixel_values=pixels)
         expected = done.model.module.vision_model(pixel_values=pixels)
@@ -132,7 +132,7 @@ def test_stock_transformers_loads_the_tower_alone(compressed: Callable[..., Any]
 def test_exports(compressed: Callable[..., Any], kind: str) -> None:
     """The exported tower decides anew for every input, and gives the same outputs."""
     vision = compressed("clip", [{"merge.tokens": {"where": "image", "kind": kind}}]).model.module.vision_model
-    first, other = (miniature_batch("clip", 2, seed)["pixel_values"] for seed in (1, 2))
+    first, other = (make_miniature_batch("clip", 2, seed)["pixel_values"] for seed in (1, 2))
     with torch.no_grad():
         exported = torch.export.export(vision, (first,)).module()
         for pixels in (first, other):

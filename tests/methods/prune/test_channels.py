@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from trimodal.core import Axis, Place, Site
-from trimodal.methods.options import build
-from trimodal.methods.prune.structured import CHANNELS, by_hessian, group_norms
+from trimodal.methods.options import build_config
+from trimodal.methods.prune.structured import CHANNELS, compute_group_norms, uses_hessian
 
 STAGE = Axis("image.stage.0.channels", 3)
 
@@ -41,30 +41,30 @@ def residual() -> tuple[Place, dict[str, torch.Tensor]]:
 def test_worked_example() -> None:
     """Unit 0: 1+4 + 1 + 0 + 1 + 1; unit 1: 1 + 4 + 1 + 0 + 1; unit 2: 1 + 0.25 + 1 + 9 + 0."""
     place, weights = residual()
-    assert group_norms(place, weights).tolist() == pytest.approx([8.0, 7.0, 11.25])
-    change = CHANNELS.solve(place, weights, None, build(CHANNELS.config, {"sparsity": 0.34}, ""))  # type: ignore[misc]
+    assert compute_group_norms(place, weights).tolist() == pytest.approx([8.0, 7.0, 11.25])
+    change = CHANNELS.solve(place, weights, None, build_config(CHANNELS.config, {"sparsity": 0.34}, ""))  # type: ignore[misc]
     assert change.cut is not None and change.cut.kept == (0, 2) and change.cut.weight is None
     assert change.notes == ("chosen by magnitude: no single consumer",)
 
 
 def test_several_consumers_need_no_data_and_one_does() -> None:
     place, _ = residual()
-    config = build(CHANNELS.config, {}, "")
+    config = build_config(CHANNELS.config, {}, "")
     assert CHANNELS.wants(place, config) is None
     single = replace(place, sites=place.sites[:4])
-    assert by_hessian(single, config) and CHANNELS.wants(single, config) == "moment"
-    assert CHANNELS.wants(single, build(CHANNELS.config, {"score": "magnitude"}, "")) is None
+    assert uses_hessian(single, config) and CHANNELS.wants(single, config) == "moment"
+    assert CHANNELS.wants(single, build_config(CHANNELS.config, {"score": "magnitude"}, "")) is None
 
 
 def test_a_layer_that_reads_its_own_units_goes_by_magnitude() -> None:
     own = site("own", (3, 3, 1, 1), input_axis=STAGE, output_axis=STAGE)
     place = Place(STAGE.label, (own,), STAGE.label)
-    assert not by_hessian(place, build(CHANNELS.config, {}, ""))
+    assert not uses_hessian(place, build_config(CHANNELS.config, {}, ""))
 
 
 def test_forecast_cuts_only_the_labelled_part_of_a_joined_dimension() -> None:
     place, _ = residual()
-    after = {s.path: s for s in CHANNELS.forecast(place, build(CHANNELS.config, {"sparsity": 0.34}, ""))}
+    after = {s.path: s for s in CHANNELS.forecast(place, build_config(CHANNELS.config, {"sparsity": 0.34}, ""))}
     assert {path: s.shape for path, s in after.items()} == {
         "one": (2, 2, 1, 1), "norm": (2,), "other": (2, 1, 1, 1), "reads": (1, 2, 1, 1), "head": (1, 5),
     }  # fmt: skip
@@ -75,7 +75,7 @@ def test_update_of_one_part_leaves_the_other_part_of_a_joined_input(layer: Any, 
     assert CHANNELS.solve is not None
     label = "image.0.channels"
     joined = site("layer", (64, 96), "linear", input_axis=Axis("", 48, then=(Axis(label, 48),)))
-    config = build(CHANNELS.config, {"sparsity": 0.5}, "")
+    config = build_config(CHANNELS.config, {"sparsity": 0.5}, "")
     change = CHANNELS.solve(Place(label, (joined,), label), {"layer.weight": layer.weight}, layer.moment, config)
     assert change.cut is not None and change.cut.weight is not None and change.cut.weight.shape == (64, 72)
     whole, plain = torch.zeros_like(layer.weight), torch.zeros_like(layer.weight)

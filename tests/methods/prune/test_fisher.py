@@ -13,11 +13,11 @@ from torch import Tensor, nn
 
 from trimodal.compression.sensitivity import mask_gradients
 from trimodal.core import Axis, Place, Sample, Site
-from trimodal.formats.reload_check import outputs
-from trimodal.methods.prune.fisher import rearranged
+from trimodal.formats.reload_check import collect_outputs
+from trimodal.methods.prune.fisher import rearrange_kept_units
 from trimodal.methods.prune.structured import CHANNELS, NEURONS, StructuredConfig
 from trimodal.models.model import Model, Output
-from trimodal.networks.tiny import miniature_batch
+from trimodal.networks.tiny import make_miniature_batch
 from trimodal.statistics import MaskGradient
 
 
@@ -43,16 +43,16 @@ def test_worked_example() -> None:
     fisher = fisher_of((2, -2, 1), (0, 0, 1)).square
     assert fisher.tolist() == [[2.0, -2.0, 1.0], [-2.0, 2.0, -1.0], [1.0, -1.0, 1.0]]
     assert loss(fisher, [1]) == 2.5
-    assert rearranged(fisher, keep=1) == [2]
+    assert rearrange_kept_units(fisher, keep=1) == [2]
     assert loss(fisher, [2]) == 0.0
 
 
 def test_two_units_that_cancel_go_together() -> None:
     """Off the diagonal, −0.9 for the first two: each alone costs more than the third, both together less."""
     fisher = torch.tensor([[1.0, -0.9, 0.0, 0.0], [-0.9, 1.0, 0.0, 0.0], [0.0, 0.0, 0.8, 0.0], [0.0, 0.0, 0.0, 5.0]])
-    assert rearranged(fisher, keep=2) == [2, 3]
-    assert rearranged(torch.diag(fisher.diagonal()), keep=2) == [0, 3]
-    assert rearranged(fisher, keep=3) == [0, 1, 3]
+    assert rearrange_kept_units(fisher, keep=2) == [2, 3]
+    assert rearrange_kept_units(torch.diag(fisher.diagonal()), keep=2) == [0, 3]
+    assert rearrange_kept_units(fisher, keep=3) == [0, 1, 3]
 
 
 @settings(max_examples=50)
@@ -61,7 +61,7 @@ def test_never_worse_than_the_diagonal_alone(seed: int, units: int, data: Any) -
     random = torch.Generator().manual_seed(seed)
     g = torch.randn(5, units, generator=random, dtype=torch.float64)
     fisher, keep = g.T @ g / 5, data.draw(st.integers(1, units))
-    kept = rearranged(fisher, keep)
+    kept = rearrange_kept_units(fisher, keep)
     assert len(kept) == keep and kept == sorted(set(kept))
     diagonal = sorted(torch.sort(fisher.diagonal(), stable=True).indices[units - keep :].tolist())
     best = min(loss(fisher, list(some)) for some in combinations(range(units), keep))
@@ -137,5 +137,5 @@ def test_every_kind_of_unit(compressed: Any, name: str, method: str, scope: str)
     done = compressed(name, [{method: {"score": "fisher", "sparsity": 0.5, "scope": scope}}])
     assert scope == "global" or done.model.layout == done.expected
     assert not any("chosen by magnitude" in note for record in done.records for note in record.notes)
-    after = outputs(done.model.module, miniature_batch(name, 2))
+    after = collect_outputs(done.model.module, make_miniature_batch(name, 2))
     assert all(bool(value.isfinite().all()) for value in after.values() if value.is_floating_point())

@@ -9,14 +9,14 @@ import torch
 from torch import Tensor, nn
 
 from trimodal.core import Place, Site
-from trimodal.methods.options import build
-from trimodal.methods.prune.gradient import METHOD, GradientConfig, worth
-from trimodal.statistics import Gradient
+from trimodal.methods.options import build_config
+from trimodal.methods.prune.gradient import METHOD, GradientConfig, score_weights
+from trimodal.statistics import WeightGradient
 
 
-def gradient_of(samples: Tensor) -> Gradient:
+def gradient_of(samples: Tensor) -> WeightGradient:
     """The statistic of gradients (samples, m, n)."""
-    found = Gradient(samples.shape[1], samples.shape[2])
+    found = WeightGradient(samples.shape[1], samples.shape[2])
     for sample in samples:
         found.update(sample)
     return found
@@ -25,9 +25,9 @@ def gradient_of(samples: Tensor) -> Gradient:
 def test_worked_example() -> None:
     weight = torch.tensor([[1.0, 0.1]])
     gradient = gradient_of(torch.tensor([[[0.1, 2.0]], [[-0.1, 1.0]]]))
-    assert torch.allclose(worth(weight, gradient, "snip"), torch.tensor([[0.0, 0.15]]), atol=1e-7)
-    assert torch.allclose(worth(weight, gradient, "taylor"), torch.tensor([[0.1, 0.15]]))
-    assert torch.allclose(worth(weight, gradient, "fisher"), torch.tensor([[0.005, 0.0125]]))
+    assert torch.allclose(score_weights(weight, gradient, "snip"), torch.tensor([[0.0, 0.15]]), atol=1e-7)
+    assert torch.allclose(score_weights(weight, gradient, "taylor"), torch.tensor([[0.1, 0.15]]))
+    assert torch.allclose(score_weights(weight, gradient, "fisher"), torch.tensor([[0.005, 0.0125]]))
 
 
 def test_statistic_is_the_mean_over_samples() -> None:
@@ -39,15 +39,15 @@ def test_statistic_is_the_mean_over_samples() -> None:
     assert torch.allclose(found.square, samples.square().mean(0), atol=1e-6)
 
 
-def pruned(weight: Tensor, gradient: Gradient, **options: Any) -> Tensor:
+def pruned(weight: Tensor, gradient: WeightGradient, **options: Any) -> Tensor:
     site = Site("layer", "text", 0, "up", "linear", tuple(weight.shape))
-    config: GradientConfig = build(GradientConfig, options, "prune.gradient")
+    config: GradientConfig = build_config(GradientConfig, options, "prune.gradient")
     assert METHOD.solve is not None
     change = METHOD.solve(Place("text.0.up", (site,)), {"layer.weight": weight}, gradient, config)
     treatment = change.treatments["layer"]
-    from trimodal.layers import store
+    from trimodal.layers import make_weight_store
 
-    found: Tensor = store(treatment.kind, treatment.options, treatment.tensors)().detach()
+    found: Tensor = make_weight_store(treatment.kind, treatment.options, treatment.tensors)().detach()
     return found
 
 

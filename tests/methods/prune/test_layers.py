@@ -15,15 +15,21 @@ from torch import Tensor, nn
 
 from trimodal.core import Place, Site, Tower
 from trimodal.errors import RecipeError
-from trimodal.formats import open_model, write
-from trimodal.formats.reload_check import outputs
+from trimodal.formats import open_model, write_artifact
+from trimodal.formats.reload_check import collect_outputs
 from trimodal.methods.prune import layers
-from trimodal.methods.prune.layers import METHOD, LayersConfig, errors, kept_blocks, relative
-from trimodal.models.blocks import Passage
+from trimodal.methods.prune.layers import (
+    METHOD,
+    LayersConfig,
+    compute_relative_error,
+    count_kept_blocks,
+    measure_choice_errors,
+)
+from trimodal.models.blocks import BlockTrace
 from trimodal.models.tensors import tensor_bytes, unique_tensors
 from trimodal.networks import tiny
-from trimodal.networks.tiny import miniature_batch, write_miniature
-from trimodal.statistics import mixed
+from trimodal.networks.tiny import make_miniature_batch, write_miniature
+from trimodal.statistics import mix_moments
 
 SCORES = ("influence", "divergence", "angular")
 NAMES = {"num_hidden_layers": 4}
@@ -60,14 +66,14 @@ def deeper(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     def change(name: str, *idle: str) -> None:
         make = {"llama": _llama, "llava": _llava}[name]
         monkeypatch.setitem(tiny.MINIATURES, name, make)  # type: ignore[arg-type]
-        plain = tiny._enlarge_
+        plain = tiny._enlarge_weights_
 
         def enlarge_(module: nn.Module) -> None:
             plain(module)
             for path in idle:
                 _idle_(module.get_submodule(path))
 
-        monkeypatch.setattr(tiny, "_enlarge_", enlarge_)
+        monkeypatch.setattr(tiny, "_enlarge_weights_", enlarge_)
 
     return change
 
@@ -80,30 +86,30 @@ class Fixed(nn.Module):
         self.forward = change
 
 
-def by_hand() -> tuple[Callable[[], Iterator[tuple[Passage, Tensor | None]]], Tower]:
+def by_hand() -> tuple[Callable[[], Iterator[tuple[BlockTrace, Tensor | None]]], Tower]:
     """The example of the docstring."""
     turned, added = torch.tensor([[[4.0, 3.0]]]), torch.tensor([[[4.0, 0.0]]])
     blocks = [Fixed(lambda x: turned.expand_as(x)), Fixed(lambda x: x + added)]
     start = torch.tensor([[[3.0, 4.0]]])
     states = [start, turned, turned + added]
-    found = Passage(blocks, states, [((), {}), ((), {})])
+    found = BlockTrace(blocks, states, [((), {}), ((), {})])
     return lambda: iter([(found, None)]), Tower("image", "image", ("blocks.0", "blocks.1"))
 
 
 def mix(parts: Any) -> Any:
-    return mixed(parts, "modality")
+    return mix_moments(parts, "modality")
 
 
 def test_the_example_by_hand() -> None:
     passages, tower = by_hand()
-    gone, notes = layers.by_influence(passages, tower, 2, 2, mix)
+    gone, notes = layers.choose_by_influence(passages, tower, 2, 2, mix)
     assert gone == [0, 1] and notes == ("influence of block 0: 0.04", "influence of block 1: 0.04026")
     assert 1 - 41 / (5 * math.sqrt(73)) == pytest.approx(0.040263, abs=1e-6)
-    gone, notes = layers.by_angle(passages, tower, 2, 1, mix)
+    gone, notes = layers.choose_by_angle(passages, tower, 2, 1, mix)
     assert gone == [0] and notes == ("angular distance over the run: 0.09033",)
-    without = [relative(mix(part)) for part in errors(passages, tower, [[1], [0]], 2)]
+    without = [compute_relative_error(mix(part)) for part in measure_choice_errors(passages, tower, [[1], [0]], 2)]
     assert without == [pytest.approx(2 / 73, abs=1e-6), pytest.approx(16 / 73, abs=1e-6)]
-    assert layers.by_divergence(passages, tower, 2, 1, mix)[0] == [0]
+    assert layers.choose_by_divergence(passages, tower, 2, 1, mix)[0] == [0]
 
 
 @torch.no_grad()  # type: ignore[untyped-decorator]
@@ -113,16 +119,16 @@ def test_each_choice_of_blocks_is_run_as_if_alone() -> None:
     states = [torch.randn(2, 3, 6)]
     for part in parts:
         states.append(part(states[-1]))
-    found = Passage(parts, states, [((), {})] * 5)
+    found = BlockTrace(parts, states, [((), {})] * 5)
     tower = Tower("text", "text", tuple(f"blocks.{i}" for i in range(5)))
     choices = [[1, 2, 3, 4], [0, 2, 3, 4], [0, 1, 4], [0, 1, 2, 3, 4], [], [3]]
-    seen = errors(lambda: iter([(found, None)]), tower, choices, 5)
+    seen = measure_choice_errors(lambda: iter([(found, None)]), tower, choices, 5)
     for chosen, part in zip(choices, seen, strict=True):
         x = states[0]
         for number in chosen:
             x = parts[number](x)
         expected = (x - states[5]).square().sum() / states[5].square().sum()
-        assert relative(part["text"]) == pytest.approx(float(expected), rel=1e-5)
+        assert compute_relative_error(part["text"]) == pytest.approx(float(expected), rel=1e-5)
 
 
 def test_padding_counts_for_nothing() -> None:
@@ -131,14 +137,14 @@ def test_padding_counts_for_nothing() -> None:
     padded = [torch.cat([x, torch.full_like(x, float(i) ** 3)], dim=1) for i, x in enumerate(found.states)]
     codes = torch.tensor([[0, -1]])
     for score in SCORES:
-        more = Passage(found.blocks, padded, found.calls)
+        more = BlockTrace(found.blocks, padded, found.calls)
         chosen = layers.CHOICES[score](lambda more=more: iter([(more, codes)]), tower, 2, 1, mix)  # type: ignore[misc]
         assert chosen == layers.CHOICES[score](passages, tower, 2, 1, mix)
 
 
 @pytest.mark.parametrize(("blocks", "sparsity", "left"), [(24, 0.25, 18), (12, 0.1, 11), (2, 0.25, 2), (4, 1.0, 1), (1, 0.9, 1)])
 def test_how_many_stay(blocks: int, sparsity: float, left: int) -> None:
-    assert kept_blocks(blocks, sparsity) == left
+    assert count_kept_blocks(blocks, sparsity) == left
 
 
 @pytest.mark.parametrize("score", SCORES)
@@ -151,8 +157,8 @@ def test_a_block_that_does_nothing_goes_first(
     (step,) = done.model.steps
     assert step == {"drop": {"tower": "text", "kept": [i for i in range(4) if i != idle]}}
     assert done.records[0].error["text"] < 1e-10
-    batch = miniature_batch("llama", 3, seed=7)
-    found, expected = (outputs(model.module, batch)["logits"] for model in (done.model, done.original))
+    batch = make_miniature_batch("llama", 3, seed=7)
+    found, expected = (collect_outputs(model.module, batch)["logits"] for model in (done.model, done.original))
     assert torch.equal(found, expected)
 
 
@@ -161,8 +167,8 @@ def test_blocks_that_do_nothing_can_all_go(compressed: Callable[..., Any], deepe
     deeper("llama", "model.layers.1", "model.layers.2")
     done = compressed("llama", [{"prune.layers": {"sparsity": 0.5, "score": score}}])
     assert done.model.layout.tower("text").numbers == (0, 3)
-    batch = miniature_batch("llama", 3, seed=7)
-    assert torch.equal(outputs(done.model.module, batch)["logits"], outputs(done.original.module, batch)["logits"])
+    batch = make_miniature_batch("llama", 3, seed=7)
+    assert torch.equal(collect_outputs(done.model.module, batch)["logits"], collect_outputs(done.original.module, batch)["logits"])
     whole, left = dict(done.original.module.state_dict()), dict(done.model.module.state_dict())
     for name, tensor in left.items():
         assert torch.equal(tensor, whole[name.replace("layers.1.", "layers.3.")]), name
@@ -206,7 +212,7 @@ def _generates(module: Any, ids: Tensor, **more: Any) -> Tensor:
 def _reloaded(done: Any, name: str, folder: Path) -> Any:
     source = write_miniature(name, folder / "source")
     (folder / "out").mkdir()
-    write(replace(done.model, folder=source), done.plan, folder / "out", None)
+    write_artifact(replace(done.model, folder=source), done.plan, folder / "out", None)
     return open_model(folder / "out")
 
 
@@ -219,7 +225,7 @@ def test_a_decoder_still_generates_also_when_reloaded(
     assert module.config.num_hidden_layers == len(module.model.layers) == 3
     assert [block.self_attn.layer_idx for block in module.model.layers] == [0, 1, 2]
     assert done.original.module.config.num_hidden_layers == 4
-    ids = miniature_batch("llama", 2)["input_ids"][:1]
+    ids = make_miniature_batch("llama", 2)["input_ids"][:1]
     said = _generates(module, ids)
     assert torch.equal(said, _generates(done.original.module, ids))
     again = _reloaded(done, "llama", tmp_path)
@@ -233,7 +239,7 @@ def test_a_speech_model_still_writes(compressed: Callable[..., Any]) -> None:
     done = compressed("whisper", [{"prune.layers": {"sparsity": 0.5}}])
     config: Any = done.model.module.config
     assert (config.encoder_layers, config.decoder_layers) == (1, 1)
-    heard = miniature_batch("whisper", 1)["input_features"]
+    heard = make_miniature_batch("whisper", 1)["input_features"]
     _generates(done.model.module, heard)
 
 
@@ -262,11 +268,11 @@ def test_a_tower_that_is_read_before_its_end(
     assert config.vision_feature_layer == expected
     assert config.vision_config.num_hidden_layers == len(done.model.layout.tower("image").blocks)
     assert "nothing reads block" in done.records[0].notes[-1]
-    batch = miniature_batch("llava", 2, seed=3)
-    expected_logits = outputs(done.original.module, batch)["logits"]
-    assert torch.equal(outputs(done.model.module, batch)["logits"], expected_logits)
+    batch = make_miniature_batch("llava", 2, seed=3)
+    expected_logits = collect_outputs(done.original.module, batch)["logits"]
+    assert torch.equal(collect_outputs(done.model.module, batch)["logits"], expected_logits)
     if read == -2:
-        assert torch.equal(outputs(_reloaded(done, "llava", tmp_path).module, batch)["logits"], expected_logits)
+        assert torch.equal(collect_outputs(_reloaded(done, "llava", tmp_path).module, batch)["logits"], expected_logits)
 
 
 CHAINS: dict[str, list[Any]] = {
@@ -300,8 +306,8 @@ def test_with_other_steps_it_reloads_to_the_same_outputs(
     again = _reloaded(done, "llama", tmp_path)
     assert again.layout == done.model.layout
     assert [step for step in done.model.steps if step in again.steps] == again.steps  # the configuration says the others
-    batch = miniature_batch("llama", 3, seed=5)
-    assert torch.equal(outputs(again.module, batch)["logits"], outputs(done.model.module, batch)["logits"])
+    batch = make_miniature_batch("llama", 3, seed=5)
+    assert torch.equal(collect_outputs(again.module, batch)["logits"], collect_outputs(done.model.module, batch)["logits"])
 
 
 def test_layers_quantized_before_stay_what_they_were(compressed: Callable[..., Any], deeper: Callable[..., None]) -> None:
@@ -324,9 +330,9 @@ def test_paired_statistics_and_lessons_come_from_the_block_it_was(
         {"prune.layers": {"sparsity": 0.5}}, {"quantize.gptq": {"bits": 8, "group": 16, "target": 0.5}},
     ])  # fmt: skip
     alone = compressed("llama", [{"quantize.gptq": {"bits": 8, "group": 16, "target": 0.5}}])
-    batch = miniature_batch("llama", 3, seed=5)
-    expected = outputs(done.original.module, batch)["logits"]
-    found, whole = ((outputs(m.module, batch)["logits"] - expected).square().mean() for m in (done.model, alone.model))
+    batch = make_miniature_batch("llama", 3, seed=5)
+    expected = collect_outputs(done.original.module, batch)["logits"]
+    found, whole = ((collect_outputs(m.module, batch)["logits"] - expected).square().mean() for m in (done.model, alone.model))
     assert float(found) < 4 * float(whole) + 1e-9
     lessons = compressed("llama", [{"prune.layers": {"sparsity": 0.5}}, {"distill": {"steps": 1, "features": 1.0}}])
     assert lessons.records[-1].losses["features"] < 1e-10
@@ -376,8 +382,8 @@ def test_tokens_can_be_merged_afterwards(
     monkeypatch.setitem(tiny.MINIATURES, "vit", lambda: hf.ViTForImageClassification(hf.ViTConfig(**config)))  # type: ignore[arg-type]
     done = compressed("vit", [{"prune.layers": {"sparsity": 0.25}}, {"merge.tokens": {"share": 0.5}}])
     again = _reloaded(done, "vit", tmp_path)
-    batch = miniature_batch("vit", 2, seed=4)
-    assert torch.equal(outputs(again.module, batch)["logits"], outputs(done.model.module, batch)["logits"])
+    batch = make_miniature_batch("vit", 2, seed=4)
+    assert torch.equal(collect_outputs(again.module, batch)["logits"], collect_outputs(done.model.module, batch)["logits"])
 
 
 def test_a_tower_that_no_sample_reaches_is_an_error(deeper: Callable[..., None], tiny_model: Callable[..., Any]) -> None:
@@ -394,7 +400,7 @@ def test_of_blocks_that_a_ranking_made_unlike_it_matters_which_stay(
     compressed: Callable[..., Any], deeper: Callable[..., None], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     deeper("llama")
-    plain = tiny._enlarge_
+    plain = tiny._enlarge_weights_
 
     def enlarge_(module: Any) -> None:
         plain(module)
@@ -402,7 +408,7 @@ def test_of_blocks_that_a_ranking_made_unlike_it_matters_which_stay(
             for part in (quiet.self_attn.o_proj, quiet.mlp.down_proj):
                 part.weight.data *= 0.05
 
-    monkeypatch.setattr(tiny, "_enlarge_", enlarge_)
+    monkeypatch.setattr(tiny, "_enlarge_weights_", enlarge_)
     done = compressed("llama", [{"prune.neurons": {"scope": "tower"}}, {"prune.layers": {"sparsity": 0.5}}])
     assert done.plan.certainty == "estimate" and done.model.layout.tower("text").numbers == (1, 3)
     for site in done.model.layout.sites:
@@ -411,7 +417,7 @@ def test_of_blocks_that_a_ranking_made_unlike_it_matters_which_stay(
     assert found == done.plan.source.tensor_bytes - sum(r.bytes_before - r.bytes_after for r in done.records)
     folder = write_miniature("llama", tmp_path / "in")
     (tmp_path / "out").mkdir()
-    write(replace(done.model, folder=folder), done.plan, tmp_path / "out", None)
-    again, batch = open_model(tmp_path / "out"), miniature_batch("llama", 3)
+    write_artifact(replace(done.model, folder=folder), done.plan, tmp_path / "out", None)
+    again, batch = open_model(tmp_path / "out"), make_miniature_batch("llama", 3)
     assert again.layout == done.model.layout
-    assert torch.equal(outputs(again.module, batch)["logits"], outputs(done.model.module, batch)["logits"])
+    assert torch.equal(collect_outputs(again.module, batch)["logits"], collect_outputs(done.model.module, batch)["logits"])

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from trimodal.core import Place, Site
-from trimodal.maths.error import quadratic
-from trimodal.maths.masks import refit
-from trimodal.methods.options import build
+from trimodal.maths.error import quadratic_form
+from trimodal.maths.masks import refit_weights
+from trimodal.methods.options import build_config
 from trimodal.methods.prune import magnitude, wanda
 from trimodal.methods.prune.sparsegpt import METHOD, refuse
 from trimodal.methods.quantize import gptq
@@ -42,8 +42,8 @@ def test_beats_wanda_and_magnitude(layer: Any, solved: Any, sparsity: float) -> 
 def test_exact_refit_of_its_mask_is_never_worse(layer: Any, solved: Any) -> None:
     found = solved(METHOD, layer.weight, layer.moment, sparsity=0.5)
     second = layer.moment.second
-    exact = refit(layer.weight, found != 0, second, 1e-6)
-    assert quadratic(layer.weight - exact, second) <= quadratic(layer.weight - found, second) * (1 + 1e-6)
+    exact = refit_weights(layer.weight, found != 0, second, 1e-6)
+    assert quadratic_form(layer.weight - exact, second) <= quadratic_form(layer.weight - found, second) * (1 + 1e-6)
 
 
 def test_two_of_four(layer: Any, solved: Any) -> None:
@@ -68,4 +68,4 @@ def test_both_at_once_beat_one_after_the_other(layer: Any, solved: Any) -> None:
 ])  # fmt: skip
 def test_what_it_refuses(options: dict[str, Any], reason: str) -> None:
     place = Place("a", (Site("a", "text", 0, "up", "linear", (4, 8)),))
-    assert reason in str(refuse(place, build(METHOD.config, options, "r")))
+    assert reason in str(refuse(place, build_config(METHOD.config, options, "r")))

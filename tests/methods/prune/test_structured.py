@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from trimodal.core import Axis, Place, Site
-from trimodal.maths.error import quadratic
-from trimodal.methods.options import build
-from trimodal.methods.prune.structured import HEADS, NEURONS, kept_units, remove
+from trimodal.maths.error import quadratic_form
+from trimodal.methods.options import build_config
+from trimodal.methods.prune.structured import HEADS, NEURONS, count_kept_units, remove_units
 
 
 def whole(change: Any, weight: torch.Tensor, width: int = 1) -> torch.Tensor:
@@ -24,11 +24,11 @@ def whole(change: Any, weight: torch.Tensor, width: int = 1) -> torch.Tensor:
 def test_worked_example() -> None:
     moment = torch.tensor([[2.0, 1.0], [1.0, 1.0]], dtype=torch.float64)
     weight = torch.tensor([[1.0, 1.0]], dtype=torch.float64)
-    kept, updated = remove(weight, torch.linalg.inv(moment), torch.tensor([[0], [1]]), keep=1)
+    kept, updated = remove_units(weight, torch.linalg.inv(moment), torch.tensor([[0], [1]]), keep=1)
     assert kept == [0]
     assert updated[0].tolist() == pytest.approx([1.5, 0.0], abs=1e-12)
-    assert quadratic(weight - updated, moment) == pytest.approx(0.5, abs=1e-12)
-    assert quadratic(weight - torch.tensor([[1.0, 0.0]]), moment) == pytest.approx(1.0)
+    assert quadratic_form(weight - updated, moment) == pytest.approx(0.5, abs=1e-12)
+    assert quadratic_form(weight - torch.tensor([[1.0, 0.0]]), moment) == pytest.approx(1.0)
 
 
 @pytest.mark.parametrize("units", [96, 12])
@@ -71,7 +71,7 @@ def test_removing_nothing_changes_nothing(layer: Any, solve: Any, bias: torch.Te
 
 def test_one_unit_always_stays(layer: Any, solve: Any) -> None:
     assert len(solve(HEADS, layer.weight, layer.moment, units=12, sparsity=1.0).cut.kept) == 1
-    assert [kept_units(4, s) for s in (0.0, 0.25, 0.5, 1.0)] == [4, 3, 2, 1]
+    assert [count_kept_units(4, s) for s in (0.0, 0.25, 0.5, 1.0)] == [4, 3, 2, 1]
 
 
 @pytest.mark.parametrize("size", [1e-3, 1.0, 1e3])
@@ -107,5 +107,5 @@ def test_a_copy_of_a_unit_can_go_for_free(solve: Any, moment_of: Any) -> None:
 def test_a_cut_that_cuts_nothing_is_declined(units: int, options: dict[str, Any], reason: str | None) -> None:
     axis = Axis("text.0.units", units, 8)
     site = Site("layer", "text", 0, "down", "linear", (16, 8 * units), input_axis=axis)
-    found = NEURONS.refuse(Place("text.0.units", (site,), "text.0.units"), build(NEURONS.config, options, ""))
+    found = NEURONS.refuse(Place("text.0.units", (site,), "text.0.units"), build_config(NEURONS.config, options, ""))
     assert found is None if reason is None else reason in str(found)

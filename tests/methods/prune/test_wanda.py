@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from trimodal.core import Place, Site
-from trimodal.maths.error import quadratic
-from trimodal.methods.options import build
+from trimodal.maths.error import quadratic_form
+from trimodal.methods.options import build_config
 from trimodal.methods.prune import magnitude
 from trimodal.methods.prune.wanda import METHOD, refuse
 
@@ -20,7 +20,7 @@ def test_worked_example(solved: Any, moment_of: Any) -> None:
     fitted = solved(METHOD, weight, moment_of(second), sparsity=0.5, damping=1e-9)
     assert masked[0].tolist() == pytest.approx([0.0, 0.6], abs=1e-6)
     assert fitted[0].tolist() == pytest.approx([0.0, 0.8], abs=1e-6)
-    errors = [quadratic(weight - w, torch.tensor(second)) for w in (masked, fitted)]
+    errors = [quadratic_form(weight - w, torch.tensor(second)) for w in (masked, fitted)]
     assert errors == pytest.approx([1.0, 0.84], abs=1e-6)
 
 
@@ -68,7 +68,7 @@ def test_removing_nothing_changes_nothing(layer: Any, solved: Any) -> None:
 ])  # fmt: skip
 def test_half_a_pattern_is_refused(options: dict[str, int], reason: str) -> None:
     place = Place("text.0.up", (Site("up", "text", 0, "up", "linear", (4, 4)),))
-    assert refuse(place, build(METHOD.config, options, "here")) == reason
+    assert refuse(place, build_config(METHOD.config, options, "here")) == reason
 
 
 def test_an_input_counts_by_its_size_not_its_square(solved: Any, moment_of: Any) -> None:

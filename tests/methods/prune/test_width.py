@@ -17,16 +17,24 @@ from torch.nn import functional
 
 from trimodal.core import Place, Site
 from trimodal.core.site import is_width
-from trimodal.edits.apply import cut_
+from trimodal.edits.apply import cut_units_
 from trimodal.errors import RecipeError
-from trimodal.formats import open_model, write
-from trimodal.formats.reload_check import outputs
-from trimodal.loading.load import describe
-from trimodal.methods.options import build
-from trimodal.methods.prune.width import METHOD, WidthConfig, energies, magnitudes, rescaled, staying, survey
+from trimodal.formats import open_model, write_artifact
+from trimodal.formats.reload_check import collect_outputs
+from trimodal.loading.load import build_model
+from trimodal.methods.options import build_config
+from trimodal.methods.prune.width import (
+    METHOD,
+    WidthConfig,
+    compute_dimension_energies,
+    compute_dimension_norms,
+    count_kept_dimensions,
+    rescale_norms,
+    survey,
+)
 from trimodal.models.model import Model
 from trimodal.models.tensors import tensor_bytes, unique_tensors
-from trimodal.networks.tiny import miniature, miniature_batch, write_miniature
+from trimodal.networks.tiny import make_miniature, make_miniature_batch, write_miniature
 from trimodal.planning import plan_edits, read_recipe
 
 SIZES: dict[str, Any] = {
@@ -39,11 +47,11 @@ VISION: dict[str, Any] = {**SIZES, "image_size": 32, "patch_size": 8}
 
 
 def words() -> dict[str, Tensor]:
-    return {key: miniature_batch("bert", 2)[key] for key in ("input_ids", "attention_mask")}
+    return {key: make_miniature_batch("bert", 2)[key] for key in ("input_ids", "attention_mask")}
 
 
 def pictures() -> dict[str, Tensor]:
-    return miniature_batch("vit", 2)
+    return make_miniature_batch("vit", 2)
 
 
 HEADS: dict[str, tuple[Any, Any]] = {
@@ -65,18 +73,18 @@ MINIATURES = ("clip", "siglip", "vit", "whisper", "llama", "qwen3", "llava", "cl
 def made(name: str) -> tuple[Model, dict[str, Tensor]]:
     """A model with weights that matter, and a batch for it."""
     if name in MINIATURES:
-        return describe(miniature(name), name), miniature_batch(name, 2)
+        return build_model(make_miniature(name), name), make_miniature_batch(name, 2)
     make, batch = HEADS[name]
     module = make().eval()
     with torch.no_grad():
         for parameter in module.parameters():
             parameter.add_(torch.randn_like(parameter) * (0.15 if parameter.dim() > 1 else 0.1))
-    return describe(module, name), batch()
+    return build_model(module, name), batch()
 
 
 def named(model: Model, batch: dict[str, Tensor]) -> list[Tensor]:
     """The outputs that the family names, those that the module gives."""
-    found = outputs(model.module, batch)
+    found = collect_outputs(model.module, batch)
     return [found[o.field] for o in model.family.outputs(model.module) if o.field in found]
 
 
@@ -124,9 +132,9 @@ def test_what_is_cut_computes_what_a_zeroed_stream_does(name: str, label: str) -
     whole = named(model, batch)
     cut, masked = (replace(model, module=copy.deepcopy(model.module)) for _ in range(2))
     place = Place.along(model.layout, label)
-    cut_(cut.module, model.layout, label, kept)
+    cut_units_(cut.module, model.layout, label, kept)
     with torch.no_grad():
-        for parameter, value in rescaled(model, place, kept).items():
+        for parameter, value in rescale_norms(model, place, kept).items():
             cut.module.get_parameter(parameter).copy_(value)
             norm: Any = cut.module.get_submodule(parameter.removesuffix(".weight"))
             name_of_epsilon = "variance_epsilon" if hasattr(norm, "variance_epsilon") else "eps"
@@ -135,7 +143,7 @@ def test_what_is_cut_computes_what_a_zeroed_stream_does(name: str, label: str) -
     found, expected = named(cut, batch), named(masked, batch)
     assert found and all(torch.allclose(a, b, atol=2e-5, rtol=2e-5) for a, b in zip(found, expected, strict=True))
     assert any(not torch.allclose(a, b, atol=1e-3) for a, b in zip(found, whole, strict=True))
-    again = describe(cut.module, name).layout
+    again = build_model(cut.module, name).layout
     assert again.sites == model.layout.cut(label, kept).sites and again.bare == model.layout.bare
 
 
@@ -152,9 +160,9 @@ def test_epsilon_that_stays_costs_half_of_its_share_in_the_mean_square(epsilon: 
 
 def test_worked_example() -> None:
     """W = [[1, 2], [0, 1]], E[x²] = (4, 1): dimension 0 brings 1 · 4, dimension 1 brings 5 · 1."""
-    assert energies(torch.tensor([[1.0, 2.0], [0.0, 1.0]]), torch.tensor([4.0, 1.0])).tolist() == [4.0, 5.0]
+    assert compute_dimension_energies(torch.tensor([[1.0, 2.0], [0.0, 1.0]]), torch.tensor([4.0, 1.0])).tolist() == [4.0, 5.0]
     along = [(torch.tensor([[1.0, 2.0], [0.0, 1.0]]), 1), (torch.tensor([3.0, 0.0]), 0), (torch.ones(1, 2, 2), -1)]
-    assert magnitudes(along, 2).tolist() == [1.0 + 9.0 + 2.0, 5.0 + 0.0 + 2.0]
+    assert compute_dimension_norms(along, 2).tolist() == [1.0 + 9.0 + 2.0, 5.0 + 0.0 + 2.0]
 
 
 QUIET = (3, 8, 17, 30, 31, 0, 5, 21)
@@ -162,7 +170,7 @@ QUIET = (3, 8, 17, 30, 31, 0, 5, 21)
 
 def quiet_llama() -> tuple[Model, list[dict[str, Tensor]]]:
     """A model of which some dimensions carry next to nothing, though large weights hang on them."""
-    model = describe(miniature("llama"), "llama")
+    model = build_model(make_miniature("llama"), "llama")
     with torch.no_grad():
         for site in model.layout.carrying("text.width"):
             layer: Any = model.module.get_submodule(site.path)
@@ -170,7 +178,7 @@ def quiet_llama() -> tuple[Model, list[dict[str, Tensor]]]:
                 layer.weight.transpose(0, site.output_dim)[list(QUIET)] *= 1e-3
             elif site.reads("text.width"):
                 layer.weight[:, list(QUIET)] *= 5.0
-    return model, [miniature_batch("llama", 4, seed) for seed in (1, 2)]
+    return model, [make_miniature_batch("llama", 4, seed) for seed in (1, 2)]
 
 
 @pytest.mark.parametrize("score", ["energy", "activation"])
@@ -179,18 +187,18 @@ def test_dimensions_that_carry_nothing_go_first(score: str) -> None:
     place = Place.along(model.layout, "text.width")
 
     def lost(name: str) -> float:
-        config = build(WidthConfig, {"score": name}, "")
+        config = build_config(WidthConfig, {"score": name}, "")
         with torch.no_grad():
             change = survey(model, place, batches, lambda parts: next(iter(parts.values())), config)
         assert change.cut is not None and change.error
         if name == score:
             assert set(QUIET).isdisjoint(change.cut.kept)
         cut = copy.deepcopy(model.module)
-        cut_(cut, model.layout, "text.width", change.cut.kept)
+        cut_units_(cut, model.layout, "text.width", change.cut.kept)
         for parameter, value in change.cut.tensors.items():
             cut.get_parameter(parameter).data.copy_(value)
-        fresh = miniature_batch("llama", 4, 7)
-        before, after = (outputs(module, fresh)["logits"] for module in (model.module, cut))
+        fresh = make_miniature_batch("llama", 4, 7)
+        before, after = (collect_outputs(module, fresh)["logits"] for module in (model.module, cut))
         return float((before - after).square().mean())
 
     assert lost(score) < 0.1 * lost("magnitude")
@@ -247,7 +255,7 @@ REFUSED: dict[str, tuple[Any, str]] = {
 def test_streams_that_cannot_be_cut_are_refused_with_the_reason(name: str) -> None:
     make, reason = REFUSED[name]
     with torch.device("meta"):
-        layout = describe(make(), name).layout
+        layout = build_model(make(), name).layout
     with pytest.raises(RecipeError, match=reason):
         plan_edits(layout, read_recipe({"steps": [{"prune.width": {}}]}), data=True)
 
@@ -255,7 +263,7 @@ def test_streams_that_cannot_be_cut_are_refused_with_the_reason(name: str) -> No
 def test_a_head_that_nobody_declared_keeps_the_width() -> None:
     module = hf.BertForSequenceClassification(hf.BertConfig(**TEXT))
     module.extra = nn.Linear(32, 3)
-    (fixed,) = describe(module, "bert").layout.fixed
+    (fixed,) = build_model(module, "bert").layout.fixed
     assert fixed.label == "text.width" and "nobody has declared how extra.weight" in fixed.reason
 
 
@@ -275,7 +283,7 @@ def test_what_an_earlier_step_makes_impossible_is_refused(compressed: Any, step:
 
 def test_a_folded_norm_is_remembered_after_loading(compressed: Any, tmp_path: Path) -> None:
     done = compressed("qwen3", [{"fold.exact": {"affine": True}}])
-    write(replace(done.model, folder=write_miniature("qwen3", tmp_path / "a")), done.plan, tmp_path / "b", None)
+    write_artifact(replace(done.model, folder=write_miniature("qwen3", tmp_path / "a")), done.plan, tmp_path / "b", None)
     layout = open_model(tmp_path / "b").layout
     assert layout == done.model.layout and not [label for label in layout.labels() if is_width(label)]
     assert [fixed.label for fixed in layout.fixed] == ["text.width"]
@@ -284,7 +292,7 @@ def test_a_folded_norm_is_remembered_after_loading(compressed: Any, tmp_path: Pa
 def test_tokens_that_are_stored_once_keep_the_width(compressed: Any) -> None:
     """Class and distillation token of a fresh AST are both zero, and so one tensor."""
     with pytest.MonkeyPatch.context() as patch:
-        made_so = miniature("ast")
+        made_so = make_miniature("ast")
         with torch.no_grad():
             for name in ("cls_token", "distillation_token"):
                 getattr(made_so.audio_spectrogram_transformer.embeddings, name).zero_()
@@ -312,18 +320,18 @@ def test_it_goes_with_other_steps_and_reloads(compressed: Any, tmp_path: Path, n
     done = compressed(name, CHAINS[chain])
     assert tensor_bytes(unique_tensors(done.model.module).values()) == done.plan.expected_tensor_bytes
     assert done.model.layout == done.expected
-    write(replace(done.model, folder=write_miniature(name, tmp_path / "a")), done.plan, tmp_path / "b", None)
-    again, batch = open_model(tmp_path / "b"), miniature_batch(name, 3, seed=9)
+    write_artifact(replace(done.model, folder=write_miniature(name, tmp_path / "a")), done.plan, tmp_path / "b", None)
+    again, batch = open_model(tmp_path / "b"), make_miniature_batch(name, 3, seed=9)
     assert again.layout == done.model.layout
-    found, expected = outputs(again.module, batch), outputs(done.model.module, batch)
+    found, expected = collect_outputs(again.module, batch), collect_outputs(done.model.module, batch)
     assert found and all(torch.equal(found[key], expected[key]) for key in expected)
 
 
 def test_too_little_to_remove_is_refused() -> None:
-    layout = describe(miniature("llama"), "llama").layout
+    layout = build_model(make_miniature("llama"), "llama").layout
     reason = METHOD.refuse(Place.along(layout, "text.width"), WidthConfig(sparsity=0.01))
     assert reason == "0.01 of its 32 dimensions is none, as a multiple of 8 stays"
-    found = [staying(768, WidthConfig(sparsity=share, multiple=n)) for share, n in ((0, 8), (0.25, 8), (0.3, 64), (1, 8))]
-    assert found == [768, 576, 576, 8] and staying(6, WidthConfig(sparsity=0.5)) == 6
+    found = [count_kept_dimensions(768, WidthConfig(sparsity=share, multiple=n)) for share, n in ((0, 8), (0.25, 8), (0.3, 64), (1, 8))]
+    assert found == [768, 576, 576, 8] and count_kept_dimensions(6, WidthConfig(sparsity=0.5)) == 6
     site = Site("a", "text", 0, "up", "linear", (4, 8), stored="quantized")
     assert "already quantized" in (METHOD.refuse(Place("text.width", (site,), "text.width"), WidthConfig()) or "")

@@ -9,17 +9,17 @@ import torch
 
 from trimodal.core import Place, Site
 from trimodal.core.storage import stored_bytes
-from trimodal.maths.error import quadratic
-from trimodal.methods.options import build
+from trimodal.maths.error import quadratic_form
+from trimodal.methods.options import build_config
 from trimodal.methods.quantize import gptq, gridded, rtn
-from trimodal.methods.quantize.awq import METHOD, AwqConfig, factors, forecast, searched
+from trimodal.methods.quantize.awq import METHOD, AwqConfig, compute_column_scales, forecast, search_scaling_strength
 
 
 def test_worked_example(moment_of: Any) -> None:
     square = torch.tensor([0.0016, 1.0])
-    assert factors(square, 0.0).tolist() == [1.0, 1.0]
-    assert (1 / factors(square, 0.5).float()).tolist() == pytest.approx([0.447214, 2.236068], rel=5e-4)
-    _, errors = searched(torch.tensor([[1.0, 0.3]]), moment_of(square.diag()), AwqConfig(bits=2, clip="max"))
+    assert compute_column_scales(square, 0.0).tolist() == [1.0, 1.0]
+    assert (1 / compute_column_scales(square, 0.5).float()).tolist() == pytest.approx([0.447214, 2.236068], rel=5e-4)
+    _, errors = search_scaling_strength(torch.tensor([[1.0, 0.3]]), moment_of(square.diag()), AwqConfig(bits=2, clip="max"))
     assert errors[0.0] == pytest.approx(0.04, abs=1e-6)
     assert errors[0.5] == pytest.approx(0.0001, abs=1e-6)
     assert len(errors) == 20 and max(errors) == pytest.approx(0.95)
@@ -27,10 +27,10 @@ def test_worked_example(moment_of: Any) -> None:
 
 def test_factors_do_not_depend_on_the_unit_and_stay_in_float16() -> None:
     square = torch.tensor([0.0, 1e-12, 1.0, 1e6])
-    found = factors(square, 0.95)
+    found = compute_column_scales(square, 0.95)
     assert bool(found.isfinite().all()) and bool((found > 0).all())
-    assert torch.equal(found, factors(square * 2.0**40, 0.95))
-    assert torch.equal(factors(torch.zeros(3), 0.5), torch.ones(3, dtype=torch.float16))
+    assert torch.equal(found, compute_column_scales(square * 2.0**40, 0.95))
+    assert torch.equal(compute_column_scales(torch.zeros(3), 0.5), torch.ones(3, dtype=torch.float16))
 
 
 @pytest.mark.parametrize(("bits", "group"), [(3, "channel"), (4, "channel"), (3, 32)])
@@ -47,7 +47,7 @@ def test_beats_rounding_and_with_feedback_gptq(layer: Any, solved: Any, bits: in
 def test_never_worse_than_gptq_on_what_it_saw(layer: Any, solved: Any, grid: str) -> None:
     ours, theirs = (solved(m, layer.weight, layer.moment, bits=2, grid=grid, clip="max") for m in (METHOD, gptq.METHOD))
     second = layer.moment.second
-    assert quadratic(layer.weight - ours, second) <= quadratic(layer.weight - theirs, second) * (1 + 1e-6)
+    assert quadratic_form(layer.weight - ours, second) <= quadratic_form(layer.weight - theirs, second) * (1 + 1e-6)
 
 
 def test_inputs_all_alike_leave_the_weight_as_it_is(layer: Any, solved: Any, moment_of: Any) -> None:
@@ -63,7 +63,7 @@ def test_sixteen_bits_change_nothing_and_bytes_are_those_forecast(layer: Any, so
         options: dict[str, Any] = {"clip": "max", **more}
         (treatment,) = solve(METHOD, layer.weight, layer.moment, **options).treatments.values()
         held = sum(t.numel() * t.element_size() for t in treatment.tensors.values())
-        (after,) = forecast(Place("p", (site,)), build(AwqConfig, options, "awq"))
+        (after,) = forecast(Place("p", (site,)), build_config(AwqConfig, options, "awq"))
         assert held == after.stored_bytes == stored_bytes(treatment.kind, treatment.options)
 
 
@@ -74,7 +74,7 @@ def test_moment_is_that_of_the_changed_input(layer: Any) -> None:
     plain, scaled = Moment(96), Moment(96)
     plain.update(x, 1.1 * x)
     scaled.update(x * factor, 1.1 * x * factor)
-    found = gridded.transformed(plain, lambda rows: rows * factor)
+    found = gridded.transform_moment(plain, lambda rows: rows * factor)
     assert found.tokens == scaled.tokens and found.cross is not None and scaled.cross is not None
     for ours, theirs in ((found.second, scaled.second), (found.mean, scaled.mean), (found.cross, scaled.cross)):
         assert torch.allclose(ours, theirs, rtol=1e-3, atol=1e-5)

@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 
 from trimodal.core import Change, Place, Site, Treatment
-from trimodal.layers import Coded
+from trimodal.layers import CodedWeight
 from trimodal.maths.cholesky import inverse_root
-from trimodal.maths.error import quadratic
-from trimodal.maths.grid import Grid, fit_grid, spread
-from trimodal.methods.options import build
+from trimodal.maths.error import quadratic_form
+from trimodal.maths.grid import Grid, expand_groups, fit_grid
+from trimodal.methods.options import build_config
 from trimodal.methods.quantize import rtn
-from trimodal.methods.quantize.gptq import METHOD, feedback
+from trimodal.methods.quantize.gptq import METHOD, round_with_feedback
 from trimodal.statistics import Moment
 
 
@@ -27,10 +27,10 @@ def test_worked_example(row: list[float], expected: list[float], error: float, r
     weight, moment = torch.tensor([row]), torch.tensor([[2.0, 1.0], [1.0, 2.0]])
     root, _ = inverse_root(moment, 0.0, tokens=100)
     levels = Grid(torch.full((1, 1), 0.5).half(), 0, torch.zeros(1, 1, dtype=torch.uint8), 4, 2, 2)
-    found = levels.decode(feedback(weight, root.float(), levels, torch.arange(2))[0])
+    found = levels.decode(round_with_feedback(weight, root.float(), levels, torch.arange(2))[0])
     assert found[0].tolist() == expected and torch.equal(weight, torch.tensor([row]))
-    assert quadratic(weight - found, moment) == pytest.approx(error, abs=1e-6)
-    assert quadratic(weight - torch.round(weight / 0.5) * 0.5, moment) == pytest.approx(rounded, abs=1e-6)
+    assert quadratic_form(weight - found, moment) == pytest.approx(error, abs=1e-6)
+    assert quadratic_form(weight - torch.round(weight / 0.5) * 0.5, moment) == pytest.approx(rounded, abs=1e-6)
 
 
 @pytest.mark.parametrize(("bits", "margin"), [(4, 0.75), (3, 0.75)])
@@ -61,7 +61,7 @@ def test_gain_is_the_one_that_theory_predicts(large_layer: Any, solved: Any, bit
     predicted = float(root.diagonal().pow(-2).sum() / moment.double().trace())
     ours = solved(METHOD, large_layer.weight, large_layer.moment, damping=1e-6, activation_order=ordered, **how)
     rounded = solved(rtn.METHOD, large_layer.weight, None, **how)
-    measured = quadratic(large_layer.weight - ours, moment) / quadratic(large_layer.weight - rounded, moment)
+    measured = quadratic_form(large_layer.weight - ours, moment) / quadratic_form(large_layer.weight - rounded, moment)
     assert 0.95 * predicted <= measured <= 1.15 * predicted
 
 
@@ -76,13 +76,13 @@ def test_blocks_of_columns_do_not_change_the_result() -> None:
     x = torch.randn(600, 300) @ torch.randn(300, 300)
     weight, root = torch.randn(4, 300), inverse_root(x.T @ x / 600, 0.01, 600)[0].float()
     grid = fit_grid(weight, 4, "channel")
-    scale, zero = (spread(part, grid.group, 300) for part in (grid.scales(), grid.zeros()))
+    scale, zero = (expand_groups(part, grid.group, 300) for part in (grid.scales(), grid.zeros()))
     w, codes = weight.clone(), torch.empty_like(weight)
     for i in range(300):  # the algorithm as it is written down, without blocks
         codes[:, i] = (torch.round(w[:, i] / scale[:, i]) + zero[:, i]).clamp(0, 15)
         error = (w[:, i] - (codes[:, i] - zero[:, i]) * scale[:, i]) / root[i, i]
         w[:, i:] -= error[:, None] * root[i, i:]
-    found, _ = feedback(weight, root, grid, torch.arange(300))
+    found, _ = round_with_feedback(weight, root, grid, torch.arange(300))
     assert (found != codes.to(torch.uint8)).float().mean() < 0.01
 
 
@@ -186,7 +186,7 @@ def test_target_does_harm_with_fewer_tokens_than_columns(layer: Any, solved: Any
 def treated(known: Any, weight: Tensor, moment: Moment, bias: Tensor, options: dict[str, Any]) -> Treatment:
     """What becomes of a layer with a bias; `bias` is also the name of an option."""
     site = Site("layer", "text", 0, "down", "linear", tuple(weight.shape), bias=True)
-    place, config = Place("text.0.down", (site,)), build(known.config, options, known.name)
+    place, config = Place("text.0.down", (site,)), build_config(known.config, options, known.name)
     statistic = moment if known.wants(place, config) else None
     done: Change = known.solve(place, {"layer.weight": weight, "layer.bias": bias}, statistic, config)
     (after,) = known.forecast(place, config)
@@ -206,7 +206,7 @@ def test_repairs_lower_the_error(layer: Any, options: dict[str, Any], repair: di
 
     def error(**more: Any) -> float:
         treatment = treated(METHOD, layer.weight, moment, bias, {"bits": 3, **options, **more})
-        after = Coded(treatment.kind, treatment.options, treatment.tensors)()
+        after = CodedWeight(treatment.kind, treatment.options, treatment.tensors)()
         new = bias if treatment.bias is None else treatment.bias
         return float((x @ (layer.weight - after).T + (bias - new)).square().sum())
 

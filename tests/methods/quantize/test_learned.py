@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from trimodal.core import Place, Site
-from trimodal.maths.error import quadratic
+from trimodal.maths.error import quadratic_form
 from trimodal.maths.grid import fit_grid
-from trimodal.methods.options import build
+from trimodal.methods.options import build_config
 from trimodal.methods.quantize import gptq, rtn
-from trimodal.methods.quantize.learned import METHOD, LearnedConfig, learned
+from trimodal.methods.quantize.learned import METHOD, LearnedConfig, learn_rounding
 
 
 def row_errors(change: Tensor, moment: Tensor) -> Tensor:
@@ -25,9 +25,9 @@ def test_worked_example(moment_of: Any, solved: Any) -> None:
     moment = torch.tensor([[0.0, 0.0, 0.0], [0.0, 1.0, 1.0], [0.0, 1.0, 1.0]])
     start = fit_grid(weight, 2, "channel", symmetric=False)
     begun = start.decode(start.encode(weight))
-    assert begun.tolist() == [[3.0, 1.0, 1.0]] and quadratic(begun - weight, moment) == pytest.approx(0.7225, abs=1e-6)
+    assert begun.tolist() == [[3.0, 1.0, 1.0]] and quadratic_form(begun - weight, moment) == pytest.approx(0.7225, abs=1e-6)
     found = solved(METHOD, weight, moment_of(moment), bits=2, clip="max", steps=2)
-    assert found.tolist() == [[1.5, 0.5, 0.5]] and quadratic(found - weight, moment) == pytest.approx(0.0225, abs=1e-6)
+    assert found.tolist() == [[1.5, 0.5, 0.5]] and quadratic_form(found - weight, moment) == pytest.approx(0.0225, abs=1e-6)
     assert torch.equal(solved(METHOD, weight, moment_of(moment), bits=2, clip="max", steps=1), begun)
 
 
@@ -38,7 +38,7 @@ def test_no_row_is_ever_worse_than_its_start(layer: Any, bits: int, symmetric: b
     weight, moment = layer.weight, layer.moment.second
     start = fit_grid(weight, bits, group, symmetric, "mse")
     before = row_errors(start.decode(start.encode(weight)) - weight, moment)
-    grid, codes = learned(weight, moment, start, 15)
+    grid, codes = learn_rounding(weight, moment, start, 15)
     after = row_errors(grid.decode(codes) - weight, moment)
     assert bool((after <= before).all()) and float(after.sum()) < 0.95 * float(before.sum())
 
@@ -74,7 +74,7 @@ def test_weights_that_are_zero_stay_zero(layer: Any, solved: Any) -> None:
 def test_bytes_are_those_forecast(layer: Any, solve: Any, options: dict[str, Any]) -> None:
     (treatment,) = solve(METHOD, layer.weight, layer.moment, steps=2, **options).treatments.values()
     site = Site("layer", "text", 0, "down", "linear", (64, 96))
-    (after,) = METHOD.forecast(Place("p", (site,)), build(LearnedConfig, {"steps": 2, **options}, "learned"))
+    (after,) = METHOD.forecast(Place("p", (site,)), build_config(LearnedConfig, {"steps": 2, **options}, "learned"))
     assert sum(t.numel() * t.element_size() for t in treatment.tensors.values()) == after.stored_bytes
 
 

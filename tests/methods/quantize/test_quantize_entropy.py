@@ -11,12 +11,12 @@ from trimodal.core import Place, Site
 from trimodal.errors import TrimodalError
 from trimodal.maths.cholesky import inverse_root
 from trimodal.maths.entropy_coding import encode_tensor
-from trimodal.maths.error import quadratic
-from trimodal.maths.integers import integers
-from trimodal.methods.options import build
+from trimodal.maths.error import quadratic_form
+from trimodal.maths.integers import make_integer_grid
+from trimodal.methods.options import build_config
 from trimodal.methods.quantize import gptq, rtn
-from trimodal.methods.quantize.entropy import METHOD, refitted
-from trimodal.methods.quantize.gptq import feedback
+from trimodal.methods.quantize.entropy import METHOD, refit_steps
+from trimodal.methods.quantize.gptq import round_with_feedback
 
 
 def size(change: Any, steps: bool = True) -> float:
@@ -35,12 +35,12 @@ def decoded(change: Any) -> torch.Tensor:
 def test_worked_example() -> None:
     weight, moment = torch.tensor([[0.7, 0.4]]), torch.tensor([[2.0, 1.0], [1.0, 2.0]])
     root, _ = inverse_root(moment, 0.0, tokens=100)
-    levels = integers(0.5 * root.diagonal().float())
+    levels = make_integer_grid(0.5 * root.diagonal().float())
     assert levels.steps()[0].tolist() == pytest.approx([0.408248, 0.353553], rel=5e-4)  # float16
-    codes, _ = feedback(weight, root.float(), levels, torch.arange(2))
+    codes, _ = round_with_feedback(weight, root.float(), levels, torch.arange(2))
     assert codes.tolist() == [[2, 1]]
     exact = codes * 0.5 * root.diagonal().float()
-    assert quadratic(weight - exact, moment) == pytest.approx(0.020636, abs=1e-6)
+    assert quadratic_form(weight - exact, moment) == pytest.approx(0.020636, abs=1e-6)
 
 
 def test_water_filling_beats_one_step_at_the_same_size(large_layer: Any, solve: Any, bits: float = 2.5) -> None:
@@ -84,7 +84,7 @@ def test_refitted_steps_are_the_least_squares_ones(layer: Any) -> None:
     codes = (layer.weight / 0.3).round().to(torch.int8)
     moment = type(layer.moment)(96, 1000)
     moment.second, moment.mean = torch.eye(96), torch.zeros(96)
-    found = refitted(layer.weight, codes, integers(torch.full((96,), 0.3)), moment).steps()[0]
+    found = refit_steps(layer.weight, codes, make_integer_grid(torch.full((96,), 0.3)), moment).steps()[0]
     expected = (codes * layer.weight).sum(0) / codes.float().square().sum(0)
     assert torch.allclose(found, expected, rtol=1e-3)
 
@@ -98,10 +98,10 @@ def test_without_data_all_columns_have_one_step(layer: Any, solve: Any) -> None:
 
 
 def decoded_rtn(layer: Any, solve: Any) -> torch.Tensor:
-    from trimodal.layers import store
+    from trimodal.layers import make_weight_store
 
     treatment = solve(rtn.METHOD, layer.weight, None, bits=3, clip="max").treatments["layer"]
-    found: torch.Tensor = store(treatment.kind, treatment.options, treatment.tensors)()
+    found: torch.Tensor = make_weight_store(treatment.kind, treatment.options, treatment.tensors)()
     return found
 
 
@@ -125,7 +125,7 @@ def test_dead_inputs_few_tokens_and_weights_of_nothing(layer: Any, solve: Any, m
 
 
 def test_where_it_works() -> None:
-    config = build(METHOD.config, {}, "")
+    config = build_config(METHOD.config, {}, "")
 
     def place(kind: Any, *shape: int, **rest: Any) -> Place:
         return Place("p", (Site("p", "text", 0, "up", kind, shape, **rest),))

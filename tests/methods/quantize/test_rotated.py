@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from trimodal.core import Place, Site
-from trimodal.layers import Coded
-from trimodal.maths.transform import rotate, unrotate
-from trimodal.methods.options import build
+from trimodal.layers import CodedWeight
+from trimodal.maths.transform import rotate_columns, unrotate_columns
+from trimodal.methods.options import build_config
 from trimodal.methods.quantize import gptq, rtn
-from trimodal.methods.quantize.rotated import METHOD, RotatedConfig, forecast, signs_of
+from trimodal.methods.quantize.rotated import METHOD, RotatedConfig, draw_signs, forecast
 
 
 def place(columns: int, kind: Any = "linear", name: str = "text.0.down", **more: Any) -> Place:
@@ -26,9 +26,9 @@ def lost(found: Tensor, weight: Tensor) -> float:
 
 def test_worked_example() -> None:
     signs = torch.tensor([1.0, -1.0])
-    turned = rotate(torch.tensor([[3.0, 1.0]]), signs, 2)
+    turned = rotate_columns(torch.tensor([[3.0, 1.0]]), signs, 2)
     assert turned[0].tolist() == pytest.approx([1.414214, 2.828427], abs=1e-6)
-    assert unrotate(turned, signs, 2)[0].tolist() == pytest.approx([3.0, 1.0], abs=1e-6)
+    assert unrotate_columns(turned, signs, 2)[0].tolist() == pytest.approx([3.0, 1.0], abs=1e-6)
 
 
 @pytest.mark.parametrize("feedback", [True, False])
@@ -61,9 +61,9 @@ def test_with_feedback_beats_gptq_on_fresh_inputs(layer: Any, solved: Any, bits:
 
 
 def test_signs_follow_from_name_and_seed(solve: Any, layer: Any) -> None:
-    assert torch.equal(signs_of(place(96), 0), signs_of(place(96), 0))
-    assert not torch.equal(signs_of(place(96), 0), signs_of(place(96), 1))
-    assert not torch.equal(signs_of(place(96), 0), signs_of(place(96, name="text.1.down"), 0))
+    assert torch.equal(draw_signs(place(96), 0), draw_signs(place(96), 0))
+    assert not torch.equal(draw_signs(place(96), 0), draw_signs(place(96), 1))
+    assert not torch.equal(draw_signs(place(96), 0), draw_signs(place(96, name="text.1.down"), 0))
     first, again = (solve(METHOD, layer.weight, layer.moment).treatments["layer"].tensors for _ in range(2))
     assert all(torch.equal(first[name], again[name]) for name in first)
 
@@ -71,12 +71,12 @@ def test_signs_follow_from_name_and_seed(solve: Any, layer: Any) -> None:
 @pytest.mark.parametrize("kind", ["embedding", "conv"])
 def test_without_feedback_any_weight_can_be_rotated(solve: Any, kind: Any) -> None:
     """Rows of an embedding are decoded one by one; a grouped convolution has no single moment."""
-    at, config = place(24, kind, groups=4 if kind == "conv" else 1), build(RotatedConfig, {"feedback": False}, "r")
+    at, config = place(24, kind, groups=4 if kind == "conv" else 1), build_config(RotatedConfig, {"feedback": False}, "r")
     assert METHOD.refuse(at, config) is None and METHOD.wants(at, config) is None
     assert METHOD.refuse(at, RotatedConfig()) is not None
     assert METHOD.solve is not None
     (treatment,) = METHOD.solve(at, {"layer.weight": torch.randn(64, 24)}, None, config).treatments.values()
-    store = Coded(treatment.kind, treatment.options, treatment.tensors)
+    store = CodedWeight(treatment.kind, treatment.options, treatment.tensors)
     assert torch.allclose(store.rows(torch.tensor([7, 3])), store()[[7, 3]], atol=1e-6)
     held = sum(t.numel() * t.element_size() for t in treatment.tensors.values())
     (after,) = forecast(at, config)

@@ -22,10 +22,10 @@ def test_scale_is_rounded_before_the_codes_are_chosen(solved: Any) -> None:
 
 
 def test_every_weight_becomes_the_nearest_number_of_its_grid(layer: Any, solve: Any, solved: Any) -> None:
-    from trimodal.layers import Coded
+    from trimodal.layers import CodedWeight
 
     treatment = solve(METHOD, layer.weight, None, bits=3, group=16).treatments["layer"]
-    grid, _ = Coded(treatment.kind, treatment.options, treatment.tensors).levels_and_codes
+    grid, _ = CodedWeight(treatment.kind, treatment.options, treatment.tensors).levels_and_codes
     found = solved(METHOD, layer.weight, None, bits=3, group=16)
     levels = torch.stack([grid.decode(torch.full(layer.weight.shape, code)) for code in range(8)])
     assert torch.allclose((levels - layer.weight).abs().amin(0), (found - layer.weight).abs(), atol=1e-6)
@@ -65,9 +65,9 @@ def test_counted_kmeans_beats_plain_kmeans_and_an_even_grid(layer: Any, solved: 
 def test_kmeans_without_data_counts_every_weight_alike(layer: Any, solve: Any, bits: int) -> None:
     from trimodal.methods.quantize import gridded
 
-    levels = [gridded.fit(layer.weight, METHOD.config(bits=bits, grid="kmeans"), None) for _ in range(2)]
+    levels = [gridded.fit_levels(layer.weight, METHOD.config(bits=bits, grid="kmeans"), None) for _ in range(2)]
     assert torch.equal(levels[0].decode(levels[0].encode(layer.weight)), levels[1].decode(levels[1].encode(layer.weight)))
-    even = gridded.fit(layer.weight, METHOD.config(bits=bits), None)
+    even = gridded.fit_levels(layer.weight, METHOD.config(bits=bits), None)
     errors = [(g.decode(g.encode(layer.weight)) - layer.weight).square().sum() for g in (levels[0], even)]
     assert errors[0] < 0.85 * errors[1]
 

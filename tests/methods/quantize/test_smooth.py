@@ -11,15 +11,15 @@ import torch
 from torch import Tensor, nn
 
 from trimodal.core import Change, Place, Site
-from trimodal.layers import is_hosting, replaced_, unhost_
-from trimodal.maths.observers import codes_of, grid_of
-from trimodal.methods.options import build
+from trimodal.layers import is_weight_parametrized, remove_parametrization_, replace_weight_
+from trimodal.maths.observers import grid_from_range, quantize_to_codes
+from trimodal.methods.options import build_config
 from trimodal.methods.quantize import smooth
-from trimodal.statistics import Sample, mixed
+from trimodal.statistics import ActivationSample, mix_moments
 
 
-def sampled(x: Tensor) -> Sample:
-    sample = Sample(x.shape[1])
+def sampled(x: Tensor) -> ActivationSample:
+    sample = ActivationSample(x.shape[1])
     sample.update(x)
     return sample
 
@@ -31,8 +31,8 @@ def site(weight: Tensor, tower: str = "text") -> Site:
 
 def solved(weight: Tensor, parts: Mapping[str, Tensor], tower: str = "text", **options: Any) -> Change:
     """The change at one layer with the rows in `parts` by modality."""
-    statistic = mixed({name: sampled(x) for name, x in parts.items()}, "modality")
-    config = build(smooth.SmoothConfig, options, "quantize.smooth")
+    statistic = mix_moments({name: sampled(x) for name, x in parts.items()}, "modality")
+    config = build_config(smooth.SmoothConfig, options, "quantize.smooth")
     return smooth.solve(Place("text.0.down", (site(weight, tower),)), {"layer.weight": weight}, statistic, config)
 
 
@@ -40,7 +40,7 @@ def layer_of(change: Change, old: nn.Module) -> nn.Module:
     treatment = change.treatments["layer"]
     bare = copy.deepcopy(old)
     bare.weight.requires_grad_(False)  # type: ignore[union-attr, operator]
-    return replaced_(bare, treatment.kind, treatment.options, treatment.tensors, None)
+    return replace_weight_(bare, treatment.kind, treatment.options, treatment.tensors, None)
 
 
 def linear(weight: Tensor) -> nn.Linear:
@@ -69,19 +69,19 @@ def matrix(seed: int, rows: int = 48, columns: int = 64) -> Tensor:
 
 def test_factors_by_hand() -> None:
     a, b = torch.tensor([8.0, 0.5]), torch.ones(2)
-    assert smooth.factors(a, b, 0.5).tolist() == [0.5, 2.0]
-    assert smooth.factors(a, b, 0.0).tolist() == [1.0, 1.0]
-    assert smooth.factors(a, b, 1.0).tolist() == [0.25, 4.0]  # x·c: 2 and 2
+    assert smooth.compute_smoothing_factors(a, b, 0.5).tolist() == [0.5, 2.0]
+    assert smooth.compute_smoothing_factors(a, b, 0.0).tolist() == [1.0, 1.0]
+    assert smooth.compute_smoothing_factors(a, b, 1.0).tolist() == [0.25, 4.0]  # x·c: 2 and 2
     # Half: √(a/b). Column 1's weight is 4 times larger, which makes s there half as large.
-    assert smooth.factors(a, torch.tensor([1.0, 4.0]), 0.5).tolist() == pytest.approx([2**-1.5, 2**1.5], rel=1e-3)
-    assert smooth.factors(torch.tensor([3.0, 0.0]), torch.ones(2), 1.0).tolist() == [1.0, 1.0]  # never fires
-    assert smooth.factors(torch.tensor([1.0, 64.0, 1.0, 1.0]), torch.ones(4), 1.0, 2).tolist() == [0.125, 0.125, 8, 8]
+    assert smooth.compute_smoothing_factors(a, torch.tensor([1.0, 4.0]), 0.5).tolist() == pytest.approx([2**-1.5, 2**1.5], rel=1e-3)
+    assert smooth.compute_smoothing_factors(torch.tensor([3.0, 0.0]), torch.ones(2), 1.0).tolist() == [1.0, 1.0]  # never fires
+    assert smooth.compute_smoothing_factors(torch.tensor([1.0, 64.0, 1.0, 1.0]), torch.ones(4), 1.0, 2).tolist() == [0.125, 0.125, 8, 8]
 
 
 @pytest.mark.parametrize("strength", [0.0, 0.3, 0.5, 0.8, 1.0])
 def test_float_result_is_unchanged_by_smoothing(strength: float) -> None:
     weight, x = matrix(0), rows(1)
-    c = smooth.factors(x.abs().amax(0), weight.abs().amax(0), strength).float()
+    c = smooth.compute_smoothing_factors(x.abs().amax(0), weight.abs().amax(0), strength).float()
     assert torch.allclose((x * c) @ (weight / c).T, x @ weight.T, atol=1e-3, rtol=1e-5)
 
 
@@ -98,8 +98,8 @@ def test_layer_computes_what_an_int8_runtime_does(mode: str, strength: float) ->
     if mode == "static":
         scale, zero = treatment.tensors["input_scale"], treatment.tensors["input_zero"].float()
     else:
-        scale, zero = grid_of((x * c).amin(1, keepdim=True), (x * c).amax(1, keepdim=True), 8)
-    inputs = (codes_of(x * c, scale, zero, 8) - zero).long()
+        scale, zero = grid_from_range((x * c).amin(1, keepdim=True), (x * c).amax(1, keepdim=True), 8)
+    inputs = (quantize_to_codes(x * c, scale, zero, 8) - zero).long()
     assert int(inputs.abs().max()) <= 255
     whole = inputs @ (codes.long() - 128).T
     exact = whole.double() * scale.double() * levels.scales().double().T
@@ -139,14 +139,14 @@ def test_smoothing_beats_rounding_both_sides(seed: int, observer: str) -> None:
 
 def test_search_tries_none_and_both_ways_to_weigh_modalities() -> None:
     weight, parts = matrix(0), {"image": rows(1, scale=10.0), "text": rows(2)}
-    statistic = mixed({name: sampled(x) for name, x in parts.items()}, "modality")
-    assert isinstance(statistic, Sample)
-    largest, middle = smooth.loudness(statistic)
+    statistic = mix_moments({name: sampled(x) for name, x in parts.items()}, "modality")
+    assert isinstance(statistic, ActivationSample)
+    largest, middle = smooth.measure_input_ranges(statistic)
     assert torch.equal(largest, torch.cat(list(parts.values())).abs().amax(0))
     a, b = (x.abs().amax(0) for x in parts.values())
     assert torch.allclose(middle, (a * b).sqrt(), rtol=1e-4)
-    layer = smooth._layer(site(weight), build(smooth.SmoothConfig, {}, ""), weight, parts, statistic.shares)
-    tried = smooth.searched(layer, statistic)
+    layer = smooth._make_layer(site(weight), build_config(smooth.SmoothConfig, {}, ""), weight, parts, statistic.shares)
+    tried = smooth.search_smoothing(layer, statistic)
     assert sorted(tried) == sorted([(t / 10, 0) for t in range(11)] + [(t / 10, 1) for t in range(1, 11)])
     assert min(tried.values()) < 0.5 * tried[0.0, 0]
 
@@ -218,8 +218,8 @@ def test_copies_exports_and_plain_layers() -> None:
     exported = torch.export.export(nn.Sequential(layer), (x[:7],)).module()
     assert torch.allclose(exported(x[:7]), expected[:7], atol=1e-6 * float(expected.abs().max()))
     decoded = layer.weight
-    unhost_(layer)
-    assert type(layer) is nn.Linear and not is_hosting(layer)
+    remove_parametrization_(layer)
+    assert type(layer) is nn.Linear and not is_weight_parametrized(layer)
     assert torch.equal(layer(x), x @ decoded.T)  # type: ignore[operator]
 
 
@@ -243,12 +243,12 @@ def test_every_observer_runs(observer: str) -> None:
 
 
 def test_refuses_and_asks_for_what_it_needs() -> None:
-    config = build(smooth.SmoothConfig, {}, "")
+    config = build_config(smooth.SmoothConfig, {}, "")
     place = Place("text.embedding", (Site("e", "text", None, "embedding", "embedding", (9, 4)),))
     assert "index" in (smooth.refuse(place, config) or "")
     grouped = Place("image.conv", (Site("c", "image", None, "conv", "conv", (8, 4, 3, 3), groups=2),))
     assert "grouped" in (smooth.refuse(grouped, config) or "")
-    free = build(smooth.SmoothConfig, {"mode": "token", "strength": 0.0}, "")
+    free = build_config(smooth.SmoothConfig, {"mode": "token", "strength": 0.0}, "")
     weight = matrix(0)
     assert smooth.wants(Place("x", (site(weight),)), config) == "sample"
     assert smooth.wants(Place("x", (site(weight),)), free) is None

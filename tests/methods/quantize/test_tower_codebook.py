@@ -12,25 +12,25 @@ import torch
 from torch import Tensor, nn
 
 from trimodal.core import Place, Site
-from trimodal.edits.apply import dequantize_
+from trimodal.edits.apply import dequantize_module_
 from trimodal.errors import RecipeError, TrimodalError
-from trimodal.formats import open_model, pack_, write
-from trimodal.layers import Coded, is_hosting, store
-from trimodal.maths.codebook import crowd, fit_codebook, on_table, shared_table
-from trimodal.maths.packing import pack
-from trimodal.methods import METHODS, method
-from trimodal.methods.options import build
-from trimodal.methods.quantize.gridded import Rounding
-from trimodal.methods.quantize.tower_codebook import beside
+from trimodal.formats import open_model, pack_weights_, write_artifact
+from trimodal.layers import CodedWeight, is_weight_parametrized, make_weight_store
+from trimodal.maths.codebook import fit_codebook, fit_shared_table, fit_to_table, gather_codebook_samples
+from trimodal.maths.packing import pack_codes
+from trimodal.methods import METHODS, get_method
+from trimodal.methods.options import build_config
+from trimodal.methods.quantize.gridded import RoundingOptions
+from trimodal.methods.quantize.tower_codebook import assign_codebook_owner
 from trimodal.models.tensors import tensor_bytes, unique_tensors
-from trimodal.networks.tiny import miniature_batch, write_miniature
+from trimodal.networks.tiny import make_miniature_batch, write_miniature
 
 TOWER: dict[str, Any] = {"bits": 3, "grid": "kmeans", "table": "tower"}
 FORMS: list[dict[str, Any]] = [{"group": "channel"}, {"group": 16}, {"group": "tensor"}, {"group": "tower"}]
 
 
-def stores(module: nn.Module) -> list[Coded]:
-    return [part.stored for part in module.modules() if is_hosting(part) and isinstance(part.stored, Coded)]
+def stores(module: nn.Module) -> list[CodedWeight]:
+    return [part.stored for part in module.modules() if is_weight_parametrized(part) and isinstance(part.stored, CodedWeight)]
 
 
 def tables(module: nn.Module) -> list[Tensor]:
@@ -45,22 +45,22 @@ def lost(before: Tensor, after: Tensor) -> float:
 
 def test_worked_example() -> None:
     layers = [torch.tensor([[1.0, 3.0]]), torch.tensor([[10.0, 30.0]])]
-    plain = shared_table([crowd(weight, "tower") for weight in layers], 1, scaled=False)
+    plain = fit_shared_table([gather_codebook_samples(weight, "tower") for weight in layers], 1, scaled=False)
     assert plain.tolist() == pytest.approx([2.039801, 30.0], abs=1e-6)
     nearest = [plain[(weight[..., None] - plain).abs().argmin(-1)] for weight in layers]
     errors = [lost(weight, found) for weight, found in zip(layers, nearest, strict=True)]
     assert errors == pytest.approx([0.200317, 0.063365], abs=1e-6)
-    scaled = shared_table([crowd(weight, "channel") for weight in layers], 1, scaled=True)
+    scaled = fit_shared_table([gather_codebook_samples(weight, "channel") for weight in layers], 1, scaled=True)
     assert scaled.tolist() == pytest.approx([1 / 3, 1], abs=1e-7)
 
 
 def test_counts_are_relative_and_weighted() -> None:
     """By hand: c = (1, 3), Σ c w² = 1 + 3·4 = 13; with a scale of 2 the numbers are 1/2 and 1, counted 4 times."""
     weight, importance = torch.tensor([[1.0, 2.0]]), torch.tensor([1.0, 3.0])
-    plain, scaled = (crowd(weight, group, importance) for group in ("tower", "channel"))
+    plain, scaled = (gather_codebook_samples(weight, group, importance) for group in ("tower", "channel"))
     assert plain.values.tolist() == [1.0, 2.0] and plain.counts.tolist() == pytest.approx([1 / 13, 3 / 13])
     assert scaled.values.tolist() == [0.5, 1.0] and scaled.counts.tolist() == pytest.approx([4 / 13, 12 / 13])
-    masked = crowd(weight, "tower", importance, torch.tensor([[False, True]]))
+    masked = gather_codebook_samples(weight, "tower", importance, torch.tensor([[False, True]]))
     assert masked.values.tolist() == [2.0] and masked.counts.tolist() == pytest.approx([1 / 4])
 
 
@@ -69,13 +69,13 @@ def test_a_large_weight_is_summed_up_with_hardly_a_difference(group: str, monkey
     generator = torch.Generator().manual_seed(1)
     weight = torch.randn(300, 256, generator=generator)
     weight[:, :64] = 0.0
-    few = crowd(weight, group)
+    few = gather_codebook_samples(weight, group)
     assert len(few.values) < weight.numel() and few.numbers.sum() == weight.numel()
     assert few.numbers[few.values == 0].sum() == 300 * 64
-    found = shared_table([few], 4, scaled=group != "tower")
+    found = fit_shared_table([few], 4, scaled=group != "tower")
     monkeypatch.setattr("trimodal.maths.codebook._INTERVALS", 10**9)
-    exact = shared_table([crowd(weight, group)], 4, scaled=group != "tower")
-    books = (on_table(weight, levels, 4, group, "tower") for levels in (found, exact))
+    exact = fit_shared_table([gather_codebook_samples(weight, group)], 4, scaled=group != "tower")
+    books = (fit_to_table(weight, levels, 4, group, "tower") for levels in (found, exact))
     errors = [lost(weight, book.decode(book.encode(weight))) for book in books]
     assert errors[0] < 1.01 * errors[1]
     assert 0.0 in found.tolist()
@@ -83,11 +83,11 @@ def test_a_large_weight_is_summed_up_with_hardly_a_difference(group: str, monkey
 
 def test_what_is_all_zero_adds_nothing() -> None:
     layers = [torch.zeros(4, 8), torch.randn(4, 8)]
-    both, one = (shared_table([crowd(w, "channel") for w in some], 2, True) for some in (layers, layers[1:]))
+    both, one = (fit_shared_table([gather_codebook_samples(w, "channel") for w in some], 2, True) for some in (layers, layers[1:]))
     assert torch.equal(both, one)
-    empty = shared_table([crowd(layers[0], "channel")], 2, True)
+    empty = fit_shared_table([gather_codebook_samples(layers[0], "channel")], 2, True)
     assert empty.isfinite().all()
-    book = on_table(layers[0], empty, 2, "channel", "tower")
+    book = fit_to_table(layers[0], empty, 2, "channel", "tower")
     assert book.decode(book.encode(layers[0])).isfinite().all()
 
 
@@ -103,10 +103,10 @@ def test_with_scales_it_beats_a_table_known_by_name_and_one_without(bits: int) -
     def error(books: list[Any]) -> float:
         return sum(lost(w, book.decode(book.encode(w))) for w, book in zip(layers, books, strict=True)) / len(layers)
 
-    scaled = shared_table([crowd(w, "channel") for w in layers], bits, True)
-    plain = shared_table([crowd(w, "tower") for w in layers], bits, False)
-    with_scales = error([on_table(w, scaled, bits, "channel", "tower") for w in layers])
-    without = error([on_table(w, plain, bits, "tower", "tower") for w in layers])
+    scaled = fit_shared_table([gather_codebook_samples(w, "channel") for w in layers], bits, True)
+    plain = fit_shared_table([gather_codebook_samples(w, "tower") for w in layers], bits, False)
+    with_scales = error([fit_to_table(w, scaled, bits, "channel", "tower") for w in layers])
+    without = error([fit_to_table(w, plain, bits, "tower", "tower") for w in layers])
     known = error([fit_codebook(w, bits, "channel", "nf") for w in layers])
     own = error([fit_codebook(w, bits, "tensor", "kmeans") for w in layers])
     assert with_scales < (0.99 if bits == 4 else 0.95) * known  # which is made for normal weights, as these are
@@ -114,16 +114,16 @@ def test_with_scales_it_beats_a_table_known_by_name_and_one_without(bits: int) -
 
 
 def test_who_stores_the_table() -> None:
-    config = build(method("quantize.rtn").config, TOWER, "here")
+    config = build_config(get_method("quantize.rtn").config, TOWER, "here")
     image, text = (Place(name, (Site(name, name[:-1], 0, "up", "linear", (8, 8)),)) for name in ("image0", "text0"))
-    assert beside(image, config, []).table == "tower"
-    assert beside(image, config, [(text, config)]).table == "tower"
-    assert beside(image, config, [(image, config)]).table == "borrowed"
-    assert beside(image, config, [(image, replace(config, bits=4))]).table == "tower"
-    assert beside(image, config, [(image, replace(config, group="tower"))]).table == "tower"
+    assert assign_codebook_owner(image, config, []).table == "tower"
+    assert assign_codebook_owner(image, config, [(text, config)]).table == "tower"
+    assert assign_codebook_owner(image, config, [(image, config)]).table == "borrowed"
+    assert assign_codebook_owner(image, config, [(image, replace(config, bits=4))]).table == "tower"
+    assert assign_codebook_owner(image, config, [(image, replace(config, group="tower"))]).table == "tower"
     own = replace(config, table="group")
-    assert beside(image, own, [(image, config)]) is own
-    assert beside(image, replace(own, group="tower"), []).table == "tower"
+    assert assign_codebook_owner(image, own, [(image, config)]) is own
+    assert assign_codebook_owner(image, replace(own, group="tower"), []).table == "tower"
 
 
 @pytest.mark.parametrize("how", FORMS, ids=str)
@@ -147,11 +147,11 @@ def test_comes_back_as_one_from_entropy_coded_weights(compressed: Any, tmp_path:
     done = compressed("clip", steps)
     assert tensor_bytes(unique_tensors(done.model.module).values()) == done.plan.expected_tensor_bytes
     (tmp_path / "out").mkdir()
-    write(replace(done.model, folder=write_miniature("clip", tmp_path / "clip")), done.plan, tmp_path / "out", None)
-    pack_(tmp_path / "out")
+    write_artifact(replace(done.model, folder=write_miniature("clip", tmp_path / "clip")), done.plan, tmp_path / "out", None)
+    pack_weights_(tmp_path / "out")
     loaded = open_model(tmp_path / "out").module
     assert len(tables(loaded)) == 2 and len(stores(loaded)) > 20
-    batch = miniature_batch("clip", 2)
+    batch = make_miniature_batch("clip", 2)
     assert torch.equal(loaded(**batch).logits_per_image, done.model.module(**batch).logits_per_image)
 
 
@@ -177,12 +177,12 @@ def test_gradients_of_all_layers_add_up(scaled: bool, expected: Any) -> None:
     """By hand: codes (0, 1) and (0, 0), levels (1, 3); loss Σ i·w_i from i = 1 for the first, 3 and 5 for the second. With
     scales 2 and 1 the first counts twice, and 3 and 6 for the second: 2 + 9 and 4."""
     options = {"shape": [1, 2], "dtype": "float32", "bits": 1, "group": 2, "exponent": 1, "scaled": scaled}
-    codes = [pack(torch.tensor([row]), 1) for row in ([0, 1], [0, 0])]
+    codes = [pack_codes(torch.tensor([row]), 1) for row in ([0, 1], [0, 0])]
     scales = [{"scale": torch.tensor([[s]]).half()} if scaled else {} for s in (1.0, 0.5)]
     levels = torch.tensor([[1.0, 3.0]]).half() if scaled else torch.tensor([[0.5, 1.5]]).half()
-    owner = store("codebook", {**options, "tables": "tower"}, {"codes": codes[0], "levels": levels, **scales[0]})
-    other = store("codebook", {**options, "tables": "borrowed"}, {"codes": codes[1], **scales[1]})
-    assert isinstance(owner, Coded) and isinstance(other, Coded)
+    owner = make_weight_store("codebook", {**options, "tables": "tower"}, {"codes": codes[0], "levels": levels, **scales[0]})
+    other = make_weight_store("codebook", {**options, "tables": "borrowed"}, {"codes": codes[1], **scales[1]})
+    assert isinstance(owner, CodedWeight) and isinstance(other, CodedWeight)
     other.borrow_(owner)
     assert not other.learns_levels
     both = nn.ModuleList([other, owner])
@@ -205,12 +205,12 @@ def test_blocks_may_go_where_the_embedding_stores_the_table(compressed: Any, tmp
     done = compressed("clip", [{"quantize.rtn": {**TOWER, "where": "text.*"}}, {"prune.layers": {"where": "text", "sparsity": 0.5}}])
     source = write_miniature("clip", tmp_path / "clip")
     (tmp_path / "out").mkdir()
-    write(replace(done.model, folder=source), done.plan, tmp_path / "out", None)
+    write_artifact(replace(done.model, folder=source), done.plan, tmp_path / "out", None)
     again = open_model(tmp_path / "out")
-    batch = miniature_batch("clip", 2)
+    batch = make_miniature_batch("clip", 2)
     assert len(tables(again.module)) == 1
     assert torch.equal(again.module(**batch).logits_per_text, done.model.module(**batch).logits_per_text)
-    dequantize_(again.module)
+    dequantize_module_(again.module)
     assert not stores(again.module)
 
 
@@ -220,16 +220,16 @@ def test_only_learned_numbers_are_shared(compressed: Any, how: Any) -> None:
         compressed("clip", [{"quantize.rtn": how}])
 
 
-OTHERS = [m.name for m in METHODS if issubclass(m.config, Rounding) and m.name not in ("quantize.rtn", "quantize.gptq")]
+OTHERS = [m.name for m in METHODS if issubclass(m.config, RoundingOptions) and m.name not in ("quantize.rtn", "quantize.gptq")]
 
 
 @pytest.mark.parametrize("name", OTHERS)
 def test_who_cannot_says_so(name: str) -> None:
     for option, reason in (("table", "has no option 'table'"), ("group", "group is 'tower', but must be")):
         with pytest.raises(RecipeError, match=reason):
-            build(method(name).config, {option: "tower"}, name)
+            build_config(get_method(name).config, {option: "tower"}, name)
 
 
 def test_a_table_is_needed(solve: Any, layer: Any) -> None:
     with pytest.raises(TrimodalError, match="was given no table of its tower"):
-        solve(method("quantize.rtn"), layer.weight, layer.moment, **TOWER)
+        solve(get_method("quantize.rtn"), layer.weight, layer.moment, **TOWER)

@@ -17,26 +17,26 @@ from torch import Tensor, nn
 
 from trimodal.core import Place, Site, Tower
 from trimodal.errors import RecipeError
-from trimodal.formats import open_model, write
-from trimodal.formats.reload_check import outputs
-from trimodal.layers import is_borrowing, is_hosting
-from trimodal.maths.error import quadratic
-from trimodal.methods.share.layers import METHOD, SharedConfig, groups, shared_weight
+from trimodal.formats import open_model, write_artifact
+from trimodal.formats.reload_check import collect_outputs
+from trimodal.layers import has_shared_weight, is_weight_parametrized
+from trimodal.maths.error import quadratic_form
+from trimodal.methods.share.layers import METHOD, SharedConfig, find_sharing_groups, fit_shared_weight
 from trimodal.models.tensors import tensor_bytes, unique_tensors
 from trimodal.networks import tiny
-from trimodal.networks.tiny import miniature_batch, write_miniature
+from trimodal.networks.tiny import make_miniature_batch, write_miniature
 
 SHARED = {"share.layers": {}}
 
 
 def lost(base: Tensor, weights: list[Tensor], moments: list[Tensor]) -> float:
-    return sum(quadratic(w.double() - base, c.double()) for w, c in zip(weights, moments, strict=True))
+    return sum(quadratic_form(w.double() - base, c.double()) for w, c in zip(weights, moments, strict=True))
 
 
 def test_the_example_by_hand() -> None:
     weights = [torch.tensor([[2.0, 0.0]]), torch.tensor([[0.0, 4.0]])]
     moments = [torch.diag(torch.tensor([3.0, 1.0])), torch.eye(2)]
-    found = shared_weight(weights, moments)
+    found = fit_shared_weight(weights, moments)
     assert torch.allclose(found, torch.tensor([[1.5, 2.0]], dtype=torch.float64), atol=1e-6)
     assert lost(found, weights, moments) == pytest.approx(11.0, abs=1e-6)
     assert lost(torch.tensor([[1.0, 2.0]], dtype=torch.float64), weights, moments) == pytest.approx(12.0, abs=1e-6)
@@ -49,22 +49,22 @@ def test_no_other_weight_is_better(seed: int, count: int, rows: int, columns: in
     weights = [torch.randn(rows, columns, generator=random) for _ in range(count)]
     inputs = [torch.randn(columns + 3, columns, generator=random) * (i + 1) for i in range(count)]
     moments = [x.T @ x / len(x) for x in inputs]
-    base = shared_weight(weights, moments)
+    base = fit_shared_weight(weights, moments)
     best = lost(base, weights, moments)
     mean = torch.stack(weights).double().mean(dim=0)
     assert best <= lost(mean, weights, moments) * (1 + 1e-9) + 1e-9
     for size in (1e-3, 1e-1, 1.0):
         other = base + size * torch.randn(base.shape, generator=random, dtype=torch.float64)
         assert lost(other, weights, moments) >= best - 1e-9
-    same = shared_weight([weights[0]] * count, moments)
+    same = fit_shared_weight([weights[0]] * count, moments)
     assert torch.allclose(same, weights[0].double(), atol=1e-6)
 
 
 def test_equal_inputs_make_it_the_mean() -> None:
     weights = [torch.randn(3, 4) for _ in range(3)]
     moment = torch.eye(4) * 2
-    assert torch.allclose(shared_weight(weights, [moment] * 3), torch.stack(weights).double().mean(0), atol=1e-6)
-    assert torch.allclose(shared_weight(weights, [None] * 3), torch.stack(weights).double().mean(0), atol=1e-6)
+    assert torch.allclose(fit_shared_weight(weights, [moment] * 3), torch.stack(weights).double().mean(0), atol=1e-6)
+    assert torch.allclose(fit_shared_weight(weights, [None] * 3), torch.stack(weights).double().mean(0), atol=1e-6)
 
 
 def place(blocks: int = 5, **changes: Any) -> Place:
@@ -87,7 +87,7 @@ def place(blocks: int = 5, **changes: Any) -> Place:
     ({"times": 9}, [(0, 1, 2, 3, 4)]),
 ])  # fmt: skip
 def test_which_blocks_share(options: dict[str, Any], expected: list[tuple[int, ...]]) -> None:
-    found = groups(place(), SharedConfig(**options))
+    found = find_sharing_groups(place(), SharedConfig(**options))
     assert [tuple(site.block for site in group) for group in found if group[0].role == "up"] == expected
     assert [tuple(site.block for site in group) for group in found if group[0].role == "down"] == expected
 
@@ -134,22 +134,22 @@ def _equalise_(module: nn.Module) -> None:
 @pytest.fixture
 def equal_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(tiny.MINIATURES, "llama", _equal_blocks)  # type: ignore[arg-type]
-    plain = tiny._enlarge_
+    plain = tiny._enlarge_weights_
 
     def enlarge_(module: nn.Module) -> None:
         plain(module)
         with torch.no_grad():
             _equalise_(module)
 
-    monkeypatch.setattr(tiny, "_enlarge_", enlarge_)
+    monkeypatch.setattr(tiny, "_enlarge_weights_", enlarge_)
 
 
 @pytest.mark.usefixtures("equal_blocks")
 @pytest.mark.parametrize("options", [{}, {"times": 4}, {"kind": "cycle"}, {"rank": 2}])
 def test_sharing_equal_blocks_changes_nothing(compressed: Callable[..., Any], options: dict[str, Any]) -> None:
     done = compressed("llama", [{"share.layers": options}])
-    batch = miniature_batch("llama", 3, seed=7)
-    found, expected = (outputs(model.module, batch)["logits"] for model in (done.model, done.original))
+    batch = make_miniature_batch("llama", 3, seed=7)
+    found, expected = (collect_outputs(model.module, batch)["logits"] for model in (done.model, done.original))
     assert torch.allclose(found, expected, atol=2e-5)
     assert done.records[0].error["text"] < 1e-10
     assert tensor_bytes(unique_tensors(done.model.module).values()) == done.plan.expected_tensor_bytes
@@ -207,20 +207,20 @@ def test_with_other_steps_it_is_stored_once_and_reloads(
     assert tensor_bytes(unique_tensors(done.model.module).values()) == done.plan.expected_tensor_bytes
     source = write_miniature("llama", tmp_path / "source")
     (tmp_path / "out").mkdir()
-    write(replace(done.model, folder=source), done.plan, tmp_path / "out", None)
+    write_artifact(replace(done.model, folder=source), done.plan, tmp_path / "out", None)
     with safe_open(tmp_path / "out" / "trimodal.safetensors", framework="pt") as file:
         assert not any("layers.1.mlp.up_proj" in name and "first" not in name and "second" not in name
                        for name in file.keys())  # noqa: SIM118  # fmt: skip
     again = open_model(tmp_path / "out")
     assert again.layout == done.model.layout
     assert [step for step in done.model.steps if step in again.steps] == again.steps  # the configuration says the others
-    batch = miniature_batch("llama", 3, seed=5)
-    expected = outputs(done.model.module, batch)["logits"]
-    assert torch.equal(outputs(again.module, batch)["logits"], expected)
+    batch = make_miniature_batch("llama", 3, seed=5)
+    expected = collect_outputs(done.model.module, batch)["logits"]
+    assert torch.equal(collect_outputs(again.module, batch)["logits"], expected)
     blocks: Any = again.module.model.layers  # type: ignore[union-attr]
     one, two = (getattr(block.mlp.up_proj, "base", block.mlp.up_proj) for block in blocks)
     assert torch.equal(one.weight, two.weight)
-    assert (one.stored is two.stored) if is_hosting(one) else (is_borrowing(two) and two.weight is one.weight)
+    assert (one.stored is two.stored) if is_weight_parametrized(one) else (has_shared_weight(two) and two.weight is one.weight)
     said = again.module.generate(batch["input_ids"][:1], max_new_tokens=4, do_sample=False)  # type: ignore[operator]
     assert said.shape[1] == batch["input_ids"].shape[1] + 4
 

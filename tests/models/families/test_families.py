@@ -15,12 +15,12 @@ from torch import Tensor, nn
 
 from trimodal.core import Layout, Site
 from trimodal.core.site import is_width
-from trimodal.edits.apply import cut_
+from trimodal.edits.apply import cut_units_
 from trimodal.models import generic
-from trimodal.models.declare import weighted
+from trimodal.models.declare import find_weighted_modules
 from trimodal.models.families import FAMILIES, family_of
 from trimodal.networks import tiny
-from trimodal.networks.tiny import MINIATURES, PLAIN, miniature_batch, write_miniature
+from trimodal.networks.tiny import MINIATURES, PLAIN, make_miniature_batch, write_miniature
 
 DECLARED = [name for name in MINIATURES if name not in PLAIN]
 SIZES: dict[str, Any] = {
@@ -34,7 +34,7 @@ TEXT: dict[str, Any] = {
 
 @cache
 def made(name: str) -> nn.Module:
-    return tiny.miniature(name)
+    return tiny.make_miniature(name)
 
 
 def miniature(name: str) -> nn.Module:
@@ -59,7 +59,7 @@ def test_every_module_with_a_weight_is_declared(name: str) -> None:
     layout = described(module)
     declared = {path for site in layout.sites for path in (site.path, *site.tied)}
     assert family_of(module) is not generic.FAMILY
-    assert declared == set(weighted(module))
+    assert declared == set(find_weighted_modules(module))
     assert not [s.path for s in layout.sites if s.block is None and s.branch == s.path], "left to the end as undeclared"
 
 
@@ -77,7 +77,7 @@ def test_sites_stand_in_running_order(name: str) -> None:
     fired: list[str] = []
     for path in declared:
         module.get_submodule(path).register_forward_hook(lambda *_, path=path: fired.append(path))
-    run(module, miniature_batch(name, 2))
+    run(module, make_miniature_batch(name, 2))
     silent = [site for site in layout.sites if site.path not in fired]
     # The fused model adds these weights without calling their modules.
     assert all(site.kind == "embedding" and site.branch in ("position", "kind") for site in silent)
@@ -150,14 +150,14 @@ def test_cutting_a_label_is_zeroing_what_its_consumer_reads(name: str, label: st
     units = consumers[0].input_axis.units
     kept = [unit for unit in range(units) if unit % 2 == 0]
     gone = [unit for unit in range(units) if unit % 2]
-    batch = miniature_batch(name, 2)
+    batch = make_miniature_batch(name, 2)
     whole = run(module, batch)
     zeroed, cut = copy.deepcopy(module), copy.deepcopy(module)
     with torch.no_grad():
         for site in consumers:
             assert site.input_axis is not None
             zeroed.get_parameter(f"{site.path}.weight")[:, site.input_axis.entries(gone, label)] = 0
-    cut_(cut, layout, label, kept)
+    cut_units_(cut, layout, label, kept)
     expected, found = run(zeroed, batch), run(cut, batch)
     for left, right in zip(expected, found, strict=True):
         assert torch.allclose(left, right, atol=1e-5, rtol=1e-5)
@@ -224,11 +224,11 @@ def test_modalities_and_outputs_of_parts_and_heads() -> None:
 
 
 def words() -> dict[str, Tensor]:
-    return {key: miniature_batch("bert", 2)[key] for key in ("input_ids", "attention_mask")}
+    return {key: make_miniature_batch("bert", 2)[key] for key in ("input_ids", "attention_mask")}
 
 
 def pictures() -> dict[str, Tensor]:
-    return miniature_batch("vit", 2)
+    return make_miniature_batch("vit", 2)
 
 
 WHISPER: dict[str, Any] = {
@@ -264,21 +264,21 @@ OTHERS: dict[str, tuple[Any, Any]] = {
     "gemma": (lambda: hf.GemmaForCausalLM(hf.GemmaConfig(**GROUPED, head_dim=8)), words),
     "smollm3": (lambda: hf.SmolLM3ForCausalLM(hf.SmolLM3Config(**GROUPED)), words),
     "granite": (lambda: hf.GraniteForCausalLM(hf.GraniteConfig(**GROUPED)), words),
-    "whisper bare": (lambda: hf.WhisperModel(hf.WhisperConfig(**WHISPER)), lambda: miniature_batch("whisper", 2)),
+    "whisper bare": (lambda: hf.WhisperModel(hf.WhisperConfig(**WHISPER)), lambda: make_miniature_batch("whisper", 2)),
     "whisper classifier": (
         lambda: hf.WhisperForAudioClassification(hf.WhisperConfig(**WHISPER)),
-        lambda: {"input_features": miniature_batch("whisper", 2)["input_features"]},
+        lambda: {"input_features": make_miniature_batch("whisper", 2)["input_features"]},
     ),
-    "wav2vec2 bare": (lambda: hf.Wav2Vec2Model(hf.Wav2Vec2Config(**WAVE)), lambda: miniature_batch("wav2vec2", 2)),
+    "wav2vec2 bare": (lambda: hf.Wav2Vec2Model(hf.Wav2Vec2Config(**WAVE)), lambda: make_miniature_batch("wav2vec2", 2)),
     "wav2vec2 norm first": (
         lambda: hf.Wav2Vec2ForSequenceClassification(
             hf.Wav2Vec2Config(**WAVE, do_stable_layer_norm=True, feat_extract_norm="layer")
         ),
-        lambda: miniature_batch("wav2vec2", 2),
+        lambda: make_miniature_batch("wav2vec2", 2),
     ),
-    "hubert": (lambda: hf.HubertModel(hf.HubertConfig(**WAVE)), lambda: miniature_batch("wav2vec2", 2)),
+    "hubert": (lambda: hf.HubertModel(hf.HubertConfig(**WAVE)), lambda: make_miniature_batch("wav2vec2", 2)),
     "ast bare": (
-        lambda: hf.ASTModel(hf.ASTConfig(**SIZES, max_length=48, num_mel_bins=16)), lambda: miniature_batch("ast", 2)
+        lambda: hf.ASTModel(hf.ASTConfig(**SIZES, max_length=48, num_mel_bins=16)), lambda: make_miniature_batch("ast", 2)
     ),
     "resnet bare": (lambda: hf.ResNetModel(hf.ResNetConfig(embedding_size=8, hidden_sizes=[16], depths=[2])), pictures),
 }  # fmt: skip
@@ -300,7 +300,7 @@ def test_other_classes_are_declared_in_order_too(kind: str) -> None:
     assert all(value is not None for value in run(module, inputs()))
     assert list(dict.fromkeys(fired)) == [path for path in declared if path in fired]
     for label in layout.labels():
-        cut_(module, layout, label, (0,))
+        cut_units_(module, layout, label, (0,))
     run(module, inputs())
 
 

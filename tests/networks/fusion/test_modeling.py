@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from trimodal.networks.fusion import FusionConfig, FusionModel
-from trimodal.networks.fusion.modeling import Attention
+from trimodal.networks.fusion.modeling import SelfAttention
 
 INPUTS = {
     "image": ("pixel_values",),
@@ -28,7 +28,7 @@ def cut(linear: nn.Linear, kept: Tensor, dim: int) -> nn.Linear:
     return smaller
 
 
-def cut_heads(attention: Attention, heads: list[int]) -> None:
+def cut_heads(attention: SelfAttention, heads: list[int]) -> None:
     """Keep only some heads, by slicing weights."""
     size = attention.head_dim
     kept = torch.cat([torch.arange(head * size, (head + 1) * size) for head in heads])

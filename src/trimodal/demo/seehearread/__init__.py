@@ -5,9 +5,9 @@ answer is one of 40 numbers. Writers, voices and wordings of training, validatio
 """
 
 from trimodal.demo.seehearread.digits import WRITERS, Handwriting, load_handwriting
-from trimodal.demo.seehearread.folder import Item, questions, write_dataset
-from trimodal.demo.seehearread.phrases import ANSWERS, OPERATIONS, SPLITS, Operation, answer_class, texts
-from trimodal.demo.seehearread.speech import RATE, Clip, load_speech
+from trimodal.demo.seehearread.folder import QuestionItem, draw_questions, write_dataset
+from trimodal.demo.seehearread.phrases import ANSWERS, OPERATIONS, SPLITS, DigitOperation, answer_class_of, list_texts
+from trimodal.demo.seehearread.speech import RATE, SpeechClip, load_speech
 
 __all__ = [
     "ANSWERS",
@@ -15,14 +15,14 @@ __all__ = [
     "RATE",
     "SPLITS",
     "WRITERS",
-    "Clip",
+    "SpeechClip",
     "Handwriting",
-    "Item",
-    "Operation",
-    "answer_class",
+    "QuestionItem",
+    "DigitOperation",
+    "answer_class_of",
     "load_handwriting",
     "load_speech",
-    "questions",
-    "texts",
+    "draw_questions",
+    "list_texts",
     "write_dataset",
 ]

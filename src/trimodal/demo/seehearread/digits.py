@@ -30,7 +30,7 @@ class Handwriting:
 
 
 @lru_cache(maxsize=1)
-def _everything() -> Handwriting:
+def _load_all_images() -> Handwriting:
     """All 1,797 images in their original order."""
     from sklearn.datasets import load_digits  # type: ignore[import-untyped, unused-ignore]
 
@@ -42,7 +42,7 @@ def _everything() -> Handwriting:
 
 def load_handwriting(split: str) -> Handwriting:
     """The images of one split's writers."""
-    everything = _everything()
+    everything = _load_all_images()
     chosen = np.isin(everything.writers, list(WRITERS[split]))
     return Handwriting(
         everything.images[chosen],

@@ -11,26 +11,26 @@ from pathlib import Path
 import numpy as np
 
 from trimodal.demo.seehearread.digits import load_handwriting
-from trimodal.demo.seehearread.phrases import OPERATIONS, answer_class, texts
-from trimodal.demo.seehearread.speech import RATE, Clip, load_speech
-from trimodal.writing import whole_folder
+from trimodal.demo.seehearread.phrases import OPERATIONS, answer_class_of, list_texts
+from trimodal.demo.seehearread.speech import RATE, SpeechClip, load_speech
+from trimodal.writing import open_atomic_folder
 
 
 @dataclass(frozen=True)
-class Item:
+class QuestionItem:
     """One question: which image (its index in the digits data set), clip and text, and the right answers."""
 
     image: int
     writer: int
     seen: int
-    clip: Clip
+    clip: SpeechClip
     text: str
     operation: int
 
     @property
     def label(self) -> int:
         """The class of the right answer."""
-        return answer_class(self.operation, self.seen, self.clip.digit)
+        return answer_class_of(self.operation, self.seen, self.clip.digit)
 
     def line(self, split: str) -> dict[str, object]:
         """The item as one line of ``data.jsonl``."""
@@ -45,18 +45,18 @@ class Item:
         }
 
 
-def questions(split: str, count: int, seed: int) -> list[Item]:
+def draw_questions(split: str, count: int, seed: int) -> list[QuestionItem]:
     """`count` items of one split, balanced: every 500 hold each operation on each pair of digits once."""
     chance = random.Random(f"{seed}/{split}")
     handwriting, speech = load_handwriting(split), load_speech(split)
     seen = {digit: np.flatnonzero(handwriting.digits == digit).tolist() for digit in range(10)}
     heard = {digit: [clip for clip in speech if clip.digit == digit] for digit in range(10)}
-    wordings = [texts(operation, split) for operation in range(len(OPERATIONS))]
+    wordings = [list_texts(operation, split) for operation in range(len(OPERATIONS))]
     items = []
-    for operation, first, second in _balanced(count, chance):
+    for operation, first, second in _draw_balanced(count, chance):
         row = chance.choice(seen[first])
         items.append(
-            Item(
+            QuestionItem(
                 int(handwriting.indices[row]), int(handwriting.writers[row]), first,
                 chance.choice(heard[second]), chance.choice(wordings[operation]), operation,
             )
@@ -64,7 +64,7 @@ def questions(split: str, count: int, seed: int) -> list[Item]:
     return items
 
 
-def _balanced(count: int, chance: random.Random) -> Iterator[tuple[int, int, int]]:
+def _draw_balanced(count: int, chance: random.Random) -> Iterator[tuple[int, int, int]]:
     """(operation, seen digit, heard digit) `count` times, from one shuffled table of all after another."""
     table = [(operation, a, b) for operation in range(len(OPERATIONS)) for a in range(10) for b in range(10)]
     for number in range(count):
@@ -86,10 +86,10 @@ def write_dataset(
     negative = [name for name, count in counts.items() if count < 0]
     if negative or not sum(counts.values()):
         raise ValueError(f"Ask for at least one question and no negative number; got {counts}.")
-    chosen = [(split, item) for split, count in counts.items() for item in questions(split, count, seed)]
+    chosen = [(split, item) for split, count in counts.items() for item in draw_questions(split, count, seed)]
     folder = Path(folder)
     lines = [json.dumps(item.line(split)) for split, item in chosen]
-    with whole_folder(folder, force) as part:
+    with open_atomic_folder(folder, force) as part:
         _write_images(part / "images", sorted({item.image for _, item in chosen}))
         _write_audio(part / "audio", {item.clip.name: item.clip for _, item in chosen})
         (part / "data.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
@@ -109,7 +109,7 @@ def _write_images(folder: Path, indices: list[int]) -> None:
                 Image.fromarray(pixels).save(folder / f"{index:04d}.png")
 
 
-def _write_audio(folder: Path, clips: dict[str, Clip]) -> None:
+def _write_audio(folder: Path, clips: dict[str, SpeechClip]) -> None:
     """One 16-bit WAV per clip."""
     import soundfile  # type: ignore[import-untyped, unused-ignore]
 

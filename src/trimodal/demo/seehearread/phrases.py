@@ -10,7 +10,7 @@ SPLITS = ("train", "validation", "test")
 
 
 @dataclass(frozen=True)
-class Operation:
+class DigitOperation:
     """What is asked of the seen digit and the heard digit.
 
     `wordings` maps a split to the wordings used in it; ``{o}`` stands for the two digits. A wording of one
@@ -24,7 +24,7 @@ class Operation:
 
 
 OPERATIONS = (
-    Operation(
+    DigitOperation(
         "add",
         lambda seen, heard: seen + heard,
         {
@@ -45,7 +45,7 @@ OPERATIONS = (
             "test": ("what is the total of {o}", "work out {o} added together", "tell me the sum of {o}"),
         },
     ),
-    Operation(
+    DigitOperation(
         "difference",
         lambda seen, heard: abs(seen - heard),
         {
@@ -70,7 +70,7 @@ OPERATIONS = (
             ),
         },
     ),
-    Operation(
+    DigitOperation(
         "larger",
         max,
         {
@@ -95,7 +95,7 @@ OPERATIONS = (
             ),
         },
     ),
-    Operation(
+    DigitOperation(
         "smaller",
         min,
         {
@@ -120,7 +120,7 @@ OPERATIONS = (
             ),
         },
     ),
-    Operation(
+    DigitOperation(
         "multiply",
         lambda seen, heard: seen * heard,
         {
@@ -167,12 +167,12 @@ ANSWERS = tuple(sorted({operation.answer(a, b) for operation in OPERATIONS for a
 ANSWER_CLASS = {value: number for number, value in enumerate(ANSWERS)}
 
 
-def answer_class(operation: int, seen: int, heard: int) -> int:
+def answer_class_of(operation: int, seen: int, heard: int) -> int:
     """The class (index into `ANSWERS`) of the right answer."""
     return ANSWER_CLASS[OPERATIONS[operation].answer(seen, heard)]
 
 
-def texts(operation: int, split: str) -> tuple[str, ...]:
+def list_texts(operation: int, split: str) -> tuple[str, ...]:
     """All texts that ask for an operation in one split."""
     wordings = OPERATIONS[operation].wordings[split]
     return tuple(o + w.format(o=thing) for w, thing, o in product(wordings, OBJECTS, OPENINGS))

@@ -14,7 +14,7 @@ RATE = 8000  # Hz
 
 
 @dataclass(frozen=True)
-class Clip:
+class SpeechClip:
     """One spoken digit.
 
     `voice` is an espeak-ng accent and variant, `speed` in words per minute, `pitch` from 0 to 99, `samples`
@@ -35,7 +35,7 @@ class Clip:
 
 
 @lru_cache(maxsize=1)
-def _everything() -> tuple[Clip, ...]:
+def _load_all_clips() -> tuple[SpeechClip, ...]:
     """Decode the packaged file once (about one second)."""
     import soundfile  # type: ignore[import-untyped, unused-ignore]
 
@@ -47,10 +47,10 @@ def _everything() -> tuple[Clip, ...]:
         raise ValueError(f"clips.ogg is at {rate} Hz and its index says {index['rate']}; expected {RATE}.")
     clips = []
     for voice, split, digit, speed, pitch, offset, length in index["clips"]:
-        clips.append(Clip(voice, split, digit, speed, pitch, samples[offset : offset + length]))
+        clips.append(SpeechClip(voice, split, digit, speed, pitch, samples[offset : offset + length]))
     return tuple(clips)
 
 
-def load_speech(split: str) -> tuple[Clip, ...]:
+def load_speech(split: str) -> tuple[SpeechClip, ...]:
     """The clips of one split's voices."""
-    return tuple(clip for clip in _everything() if clip.split == split)
+    return tuple(clip for clip in _load_all_clips() if clip.split == split)

@@ -40,12 +40,12 @@ from torch.nn import functional
 
 from trimodal.core import FitRecord, Layout
 from trimodal.errors import RecipeError
-from trimodal.layers import Coded
+from trimodal.layers import CodedWeight
 from trimodal.methods.method import Method
 from trimodal.methods.options import option
 from trimodal.models.foreign import run_forward
 from trimodal.models.model import Batch, Model, Output
-from trimodal.training.loop import StepRecord, TrainSettings, train
+from trimodal.training.loop import TrainSettings, TrainStepRecord, train_model
 
 _EPSILON = 1e-12
 
@@ -103,9 +103,9 @@ def number_distance(teacher: Tensor, student: Tensor) -> Tensor:
 
 
 @contextmanager
-def trained_levels(module: nn.Module) -> Iterator[None]:
+def unfreeze_codebook_levels(module: nn.Module) -> Iterator[None]:
     """While open, the learned levels of codebooks are parameters; afterwards they are what is stored again."""
-    books = [part for part in module.modules() if isinstance(part, Coded) and part.learns_levels]
+    books = [part for part in module.modules() if isinstance(part, CodedWeight) and part.learns_levels]
     for book in books:
         book.loosen_()
     try:
@@ -116,7 +116,7 @@ def trained_levels(module: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def block_outputs(model: Model, original: Layout | None = None) -> Iterator[dict[str, Tensor]]:
+def record_block_outputs(model: Model, original: Layout | None = None) -> Iterator[dict[str, Tensor]]:
     """While open, every forward leaves each block's output under the path that the block has in `original`, which may
     have more of them; without it the path that it has."""
     seen: dict[str, Tensor] = {}
@@ -138,7 +138,7 @@ def block_outputs(model: Model, original: Layout | None = None) -> Iterator[dict
             handle.remove()
 
 
-def loss(
+def compute_distillation_loss(
     outputs: Sequence[Output], batch: Batch, teacher: tuple[Any, Mapping[str, Tensor]],
     student: tuple[Any, Mapping[str, Tensor]], config: DistillConfig, real: Mapping[str, Tensor] | None = None,
 ) -> dict[str, Tensor]:  # fmt: skip
@@ -175,45 +175,45 @@ def fit(
 
     `batches(size)` gives all calibration data in batches of `size` samples.
     """
-    with trained_levels(student.module):
-        records = _trained(student, teacher, batches, config, seed)
+    with unfreeze_codebook_levels(student.module):
+        records = _train_student(student, teacher, batches, config, seed)
     for record in records:
         yield FitRecord(0, METHOD.name, record.step, {"loss": record.loss, **record.parts}, record.seconds)
 
 
-def _trained(
+def _train_student(
     student: Model, teacher: Model, batches: Callable[[int], Sequence[Batch]], config: DistillConfig, seed: int
-) -> list[StepRecord]:
+) -> list[TrainStepRecord]:
     if not any(parameter.requires_grad for parameter in student.module.parameters()):
         raise RecipeError("distill: no weight of the model is left to train; put it before the steps that quantize")
     data = batches(config.batch)
     outputs = teacher.family.outputs(teacher.module)
     teacher.module.eval()
-    order = _shuffled(len(data), config.steps, seed)
+    order = _shuffle_batches(len(data), config.steps, seed)
     settings = TrainSettings(
         steps=config.steps, learning_rate=config.learning_rate, schedule=config.schedule, weight_decay=0.0, seed=seed,
         frozen_noise=True,
     )  # fmt: skip
-    with block_outputs(teacher) as expected, block_outputs(student, teacher.layout) as found:
+    with record_block_outputs(teacher) as expected, record_block_outputs(student, teacher.layout) as found:
 
         def step(module: nn.Module, batch: Batch) -> dict[str, Tensor]:
             expected.clear()  # a block that this batch does not reach must not be compared by the last one's states
             found.clear()
             with torch.no_grad():
                 teaching = run_forward(teacher.module, batch)
-            real = {path: codes >= 0 for path, codes in _codes_of_blocks(teacher, batch).items()}
-            return loss(outputs, batch, (teaching, expected), (run_forward(module, batch), found), config, real)
+            real = {path: codes >= 0 for path, codes in _get_block_tokens(teacher, batch).items()}
+            return compute_distillation_loss(outputs, batch, (teaching, expected), (run_forward(module, batch), found), config, real)
 
-        return train(student.module, lambda number: data[order[number]], step, settings)
+        return train_model(student.module, lambda number: data[order[number]], step, settings)
 
 
-def _codes_of_blocks(model: Model, batch: Batch) -> dict[str, Tensor]:
+def _get_block_tokens(model: Model, batch: Batch) -> dict[str, Tensor]:
     """What each token is, by the path of every block whose tower the family speaks of."""
     codes = model.family.tokens(model.module, batch)
     return {path: codes[tower.name] for tower in model.layout.towers if tower.name in codes for path in tower.blocks}
 
 
-def _shuffled(count: int, steps: int, seed: int) -> list[int]:
+def _shuffle_batches(count: int, steps: int, seed: int) -> list[int]:
     """Indices of `steps` batches: rounds of all `count` of them, each in a new order."""
     generator = torch.Generator().manual_seed(seed)
     rounds = [torch.randperm(count, generator=generator) for _ in range(-(-steps // count))]

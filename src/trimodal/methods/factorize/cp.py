@@ -51,13 +51,13 @@ from torch import Tensor
 from trimodal.core import Change, Place, Site
 from trimodal.maths.cholesky import damped_inverse
 from trimodal.maths.error import bias_correction, kept_share
-from trimodal.maths.lowrank import leading, root
+from trimodal.maths.lowrank import leading_eigenvectors, symmetric_root
 from trimodal.methods.factorize.factored import (
-    Rank,
-    chain_numbers,
-    chained,
-    damped,
+    RankOptions,
+    count_chain_numbers,
+    damp_second_moment,
     forecast_chain,
+    make_chain_change,
     refuse_costly,
     refuse_kernel,
 )
@@ -69,7 +69,7 @@ _SETTLED = 1e-9
 
 
 @dataclass(frozen=True)
-class CpConfig(Rank):
+class CpConfig(RankOptions):
     """Options of `factorize.cp`."""
 
     sweeps: int = option(60, "most rounds of alternating least squares", low=0, high=1000, search=(20, 60, 200))
@@ -78,17 +78,17 @@ class CpConfig(Rank):
     damping: float = option(0.001, "share of the inputs' mean square that every input gets on top", low=1e-9, high=1.0)
 
 
-def rank_of(site: Site, config: CpConfig) -> int:
+def cp_rank_of(site: Site, config: CpConfig) -> int:
     """R for `site`: as given, or the largest that removes the fraction `sparsity` of its numbers."""
     if config.rank is not None:
         return config.rank
-    return max(1, int((1 - config.sparsity) * site.rows * site.columns / chain_numbers(site, "cp", {"rank": 1})))
+    return max(1, int((1 - config.sparsity) * site.rows * site.columns / count_chain_numbers(site, "cp", {"rank": 1})))
 
 
 def refuse(place: Place, config: CpConfig) -> str | None:
     """Why a place is left alone."""
     site = place.observed
-    return refuse_kernel(site) or refuse_costly(site, "cp", _ranks(site, config))
+    return refuse_kernel(site) or refuse_costly(site, "cp", _rank_options(site, config))
 
 
 def wants(place: Place, config: CpConfig) -> StatisticKind | None:
@@ -98,27 +98,27 @@ def wants(place: Place, config: CpConfig) -> StatisticKind | None:
 
 def forecast(place: Place, config: CpConfig) -> Sequence[Site]:
     """Three sites in place of one, or four for an image's kernel."""
-    return forecast_chain(place.observed, "cp", _ranks(place.observed, config))
+    return forecast_chain(place.observed, "cp", _rank_options(place.observed, config))
 
 
-def factors(weight: Tensor, moment: Tensor | None, rank: int, sweeps: int, ridge: float) -> list[Tensor]:
+def fit_cp_factors(weight: Tensor, moment: Tensor | None, rank: int, sweeps: int, ridge: float) -> list[Tensor]:
     """Steps 1 to 4 for W (T, S, d...), C (S·Πd, S·Πd) in float64 or None for I: A (T, R), B (S, R), D (d, R)..."""
     w = weight.double()
     if moment is None:
-        return alternating(w, start(w, rank), sweeps, ridge)
-    roots = [root(part) for part in _per_dimension(moment, w.shape[1:])]
+        return run_alternating_least_squares(w, init_cp_factors(w, rank), sweeps, ridge)
+    roots = [symmetric_root(part) for part in _split_moment(moment, w.shape[1:])]
     scaled = w
     for dim, half in enumerate(roots, start=1):
-        scaled = _turned(scaled, half, dim)
-    _, *inner = alternating(scaled, start(scaled, rank), sweeps, ridge)
+        scaled = _multiply_mode(scaled, half, dim)
+    _, *inner = run_alternating_least_squares(scaled, init_cp_factors(scaled, rank), sweeps, ridge)
     inner = [torch.linalg.solve(half, factor) for half, factor in zip(roots, inner, strict=True)]
-    inner = [factor / _lengths(factor) for factor in inner]
-    products = product([torch.eye(rank, dtype=torch.float64, device=w.device), *inner]).flatten(1)  # P (R, S·Πd)
+    inner = [factor / _column_norms(factor) for factor in inner]
+    products = rebuild_cp_weight([torch.eye(rank, dtype=torch.float64, device=w.device), *inner]).flatten(1)  # P (R, S·Πd)
     seen = products @ moment
     return [w.flatten(1) @ seen.T @ damped_inverse(seen @ products.T, 0.0, rank)[0], *inner]
 
 
-def product(parts: Sequence[Tensor]) -> Tensor:
+def rebuild_cp_weight(parts: Sequence[Tensor]) -> Tensor:
     """Ŵ (T, S, d...) of A, B, D..."""
     outer, *inner = parts
     found = inner[0]
@@ -128,13 +128,13 @@ def product(parts: Sequence[Tensor]) -> Tensor:
     return whole
 
 
-def start(w: Tensor, rank: int) -> list[Tensor]:
+def init_cp_factors(w: Tensor, rank: int) -> list[Tensor]:
     """Step 2: A, B, D... for W (T, S, d...)."""
     turns = []
     for dim in range(2, w.dim()):
         unfolded = w.movedim(dim, 0).flatten(1)
-        turns.append(leading(unfolded @ unfolded.T, w.shape[dim]))
-        w = _turned(w, turns[-1].T, dim)
+        turns.append(leading_eigenvectors(unfolded @ unfolded.T, w.shape[dim]))
+        w = _multiply_mode(w, turns[-1].T, dim)
     at = list(torch.cartesian_prod(*(torch.arange(n) for n in w.shape[2:])).view(-1, w.dim() - 2))
     u, s, v = torch.linalg.svd(w.flatten(2).movedim(2, 0), full_matrices=False)  # (Πd, T, m), (Πd, m), (Πd, m, S)
     order = s.flatten().argsort(descending=True, stable=True)
@@ -144,20 +144,20 @@ def start(w: Tensor, rank: int) -> list[Tensor]:
     return [(u[place, :, number] * s[place, number, None]).T, v[place, number].T, *kernel]
 
 
-def alternating(w: Tensor, parts: list[Tensor], sweeps: int, ridge: float) -> list[Tensor]:
+def run_alternating_least_squares(w: Tensor, parts: list[Tensor], sweeps: int, ridge: float) -> list[Tensor]:
     """Step 3 from the factors `parts`; ends early where a sweep changes nothing any more."""
     energy, before = float(w.square().sum()), math.inf
     if energy == 0.0 or not sweeps:
         return parts
-    parts = [part / _lengths(part) for part in parts]
+    parts = [part / _column_norms(part) for part in parts]
     grams = [part.T @ part for part in parts]
     for _ in range(sweeps):
         for mode in (*range(1, w.dim()), 0):
             gram = math.prod((g for n, g in enumerate(grams) if n != mode), start=torch.ones_like(grams[0]))
             gram.diagonal().add_(ridge)
-            crossed = _crossed(w, parts, mode)
+            crossed = _contract_other_modes(w, parts, mode)
             found = torch.linalg.solve(gram, crossed.T).T
-            parts[mode] = found / _lengths(found)
+            parts[mode] = found / _column_norms(found)
             grams[mode] = parts[mode].T @ parts[mode]
         # ‖W − Ŵ‖² + ridge ‖A‖² for the A just solved for
         loss = (energy - float((crossed * found).sum())) / energy
@@ -167,7 +167,7 @@ def alternating(w: Tensor, parts: list[Tensor], sweeps: int, ridge: float) -> li
     return [found, *parts[1:]]
 
 
-def _crossed(w: Tensor, parts: Sequence[Tensor], mode: int) -> Tensor:
+def _contract_other_modes(w: Tensor, parts: Sequence[Tensor], mode: int) -> Tensor:
     """W_(n) Z (n, R): W contracted with every factor but that of `mode`, the large ones first."""
     letters = "tsij"[: w.dim()]
     found, left = w, letters
@@ -178,7 +178,7 @@ def _crossed(w: Tensor, parts: Sequence[Tensor], mode: int) -> Tensor:
     return found
 
 
-def _per_dimension(moment: Tensor, shape: Sequence[int]) -> list[Tensor]:
+def _split_moment(moment: Tensor, shape: Sequence[int]) -> list[Tensor]:
     """C_n (n, n) of every dimension of a patch (S, d...), with the mean diagonal 1."""
     found = []
     whole = moment.view(*shape, *shape)
@@ -189,32 +189,32 @@ def _per_dimension(moment: Tensor, shape: Sequence[int]) -> list[Tensor]:
     return found
 
 
-def _turned(w: Tensor, matrix: Tensor, dim: int) -> Tensor:
+def _multiply_mode(w: Tensor, matrix: Tensor, dim: int) -> Tensor:
     """W ×_n matrix: (…, n, …) -> (…, rows of the matrix, …)."""
     turned: Tensor = torch.tensordot(matrix, w, dims=([1], [dim]))
     return turned.movedim(0, dim)
 
 
-def _lengths(factor: Tensor) -> Tensor:
+def _column_norms(factor: Tensor) -> Tensor:
     return factor.square().sum(0).sqrt().clamp(min=1e-30)
 
 
-def _ranks(site: Site, config: CpConfig) -> dict[str, Any]:
-    return {"rank": rank_of(site, config)}
+def _rank_options(site: Site, config: CpConfig) -> dict[str, Any]:
+    return {"rank": cp_rank_of(site, config)}
 
 
 def solve(place: Place, weights: Weights, statistic: Statistic | None, config: CpConfig) -> Change:
     """Write the kernel of the place's site as a sum of separable terms."""
-    site, ranks = place.observed, _ranks(place.observed, config)
+    site, ranks = place.observed, _rank_options(place.observed, config)
     weight, bias = weights[f"{site.path}.weight"], weights.get(f"{site.path}.bias")
-    moment = damped(statistic, bias, config.damping)
-    parts = factors(weight, moment, ranks["rank"], config.sweeps, config.ridge)
-    found, whole = product(parts).flatten(1), weight.flatten(1).double()
+    moment = damp_second_moment(statistic, bias, config.damping)
+    parts = fit_cp_factors(weight, moment, ranks["rank"], config.sweeps, config.ridge)
+    found, whole = rebuild_cp_weight(parts).flatten(1), weight.flatten(1).double()
     if bias is not None and isinstance(statistic, Moment):
         bias = bias + bias_correction(whole, found, statistic.mean)
     outer, *inner = parts
     note = f"{kept_share(whole, found, moment):.4f} of the output's energy kept"
-    return chained(site, "cp", ranks, [*(part.T for part in inner), outer], bias, (note,))
+    return make_chain_change(site, "cp", ranks, [*(part.T for part in inner), outer], bias, (note,))
 
 
 METHOD = Method(

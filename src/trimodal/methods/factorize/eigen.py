@@ -32,23 +32,23 @@ from torch import Tensor
 
 from trimodal.core import Change, Place
 from trimodal.maths.error import bias_correction
-from trimodal.maths.lowrank import kept_energy, output_basis, rank_for
+from trimodal.maths.lowrank import choose_rank, kept_energy, output_basis
 from trimodal.methods.factorize.factored import (
-    EnergyRank,
-    centred,
+    EnergyRankOptions,
+    center_second_moment,
     certainty,
-    factored,
     forecast,
+    make_factored_change,
     rank_of,
     refuse,
-    with_rank,
+    settle_rank,
 )
 from trimodal.methods.method import Method, Weights
 from trimodal.statistics import Moment, Statistic, StatisticKind
 
 
 @dataclass(frozen=True)
-class EigenConfig(EnergyRank):
+class EigenConfig(EnergyRankOptions):
     """Options of `factorize.eigen`."""
 
 
@@ -57,12 +57,12 @@ def wants(place: Place, config: EigenConfig) -> StatisticKind | None:
     return None if place.observed.kind == "embedding" else "moment"
 
 
-def factors(
+def fit_eigen_factors(
     weight: Tensor, moment: Tensor | None, rank: int, energy: float | None = None
 ) -> tuple[Tensor, Tensor, float]:
     """Steps 1 and 2 for W (m, n), C (n, n) or None for I: first (k, n), second (m, k), share of the output's energy kept."""
     values, vectors = output_basis(weight, moment)
-    rank = rank_for(values, energy, rank)
+    rank = choose_rank(values, energy, rank)
     second = vectors[:, :rank]
     return (second.T @ weight.double()).float(), second.float(), kept_energy(values, rank)
 
@@ -74,15 +74,15 @@ def solve(place: Place, weights: Weights, statistic: Statistic | None, config: E
     bias = weights.get(f"{site.path}.bias")
     if site.kind == "embedding":
         # An embedding's transpose maps a one-hot row to a vector; all rows weigh the same, so C = I.
-        first, second, energy = factors(weight.T, None, rank, config.energy)
-        return with_rank(factored(site, first.T, second, None, _notes(energy)), config)
-    first, second, energy = factors(weight, centred(statistic, bias), rank, config.energy)
+        first, second, energy = fit_eigen_factors(weight.T, None, rank, config.energy)
+        return settle_rank(make_factored_change(site, first.T, second, None, _note_kept_energy(energy)), config)
+    first, second, energy = fit_eigen_factors(weight, center_second_moment(statistic, bias), rank, config.energy)
     if bias is not None and isinstance(statistic, Moment):
         bias = bias + bias_correction(weight, second @ first, statistic.mean)
-    return with_rank(factored(site, first, second, bias, _notes(energy)), config)
+    return settle_rank(make_factored_change(site, first, second, bias, _note_kept_energy(energy)), config)
 
 
-def _notes(energy: float) -> tuple[str, ...]:
+def _note_kept_energy(energy: float) -> tuple[str, ...]:
     return (f"{energy:.4f} of the output's energy kept",)
 
 

@@ -11,17 +11,17 @@ import torch
 from torch import Tensor
 
 from trimodal.core import Certainty, Change, Place, Site, Treatment
-from trimodal.core.storage import tensors_of
+from trimodal.core.storage import tensor_specs_of
 from trimodal.errors import TrimodalError
 from trimodal.maths.cholesky import safe_damping
-from trimodal.maths.lowrank import break_even
+from trimodal.maths.lowrank import break_even_rank
 from trimodal.methods.method import needs_dense
 from trimodal.methods.options import option
 from trimodal.statistics import Moment, Statistic
 
 
 @dataclass(frozen=True)
-class Rank:
+class RankOptions:
     """Options that every factorization has."""
 
     sparsity: float = option(
@@ -31,7 +31,7 @@ class Rank:
 
 
 @dataclass(frozen=True)
-class EnergyRank(Rank):
+class EnergyRankOptions(RankOptions):
     """Options of factorizations whose rank may follow from the data.
 
     With `energy` every layer gets the smallest rank that keeps so much of the energy that the method ranks directions by,
@@ -44,19 +44,19 @@ class EnergyRank(Rank):
     )  # fmt: skip
 
 
-class _Energy(Protocol):
+class _HasEnergy(Protocol):
     """Options with an `energy`."""
 
     @property
     def energy(self) -> float | None: ...
 
 
-def certainty(config: _Energy) -> Certainty:
+def certainty(config: _HasEnergy) -> Certainty:
     """What a forecast of the bytes is worth."""
     return "exact" if config.energy is None else "at most"
 
 
-def with_rank(change: Change, config: EnergyRank) -> Change:
+def settle_rank(change: Change, config: EnergyRankOptions) -> Change:
     """`change`, and that it settles the rank where the energy decides."""
     if config.energy is None:
         return change
@@ -65,18 +65,18 @@ def with_rank(change: Change, config: EnergyRank) -> Change:
     return replace(change, settled={"rank": rank}, notes=(*change.notes, f"rank {rank} keeps {config.energy:g} of the energy"))
 
 
-def rank_of(site: Site, config: Rank) -> int:
+def rank_of(site: Site, config: RankOptions) -> int:
     """The rank for `site`: as given, or the largest that removes the fraction `sparsity` of its numbers."""
     if config.rank is not None:
         return config.rank
     return max(1, int((1 - config.sparsity) * site.rows * site.columns / (site.rows + site.columns)))
 
 
-def refuse(place: Place, config: Rank) -> str | None:
+def refuse(place: Place, config: RankOptions) -> str | None:
     """Why a place is left alone."""
     site = place.observed
-    reason = _refuse_any(site)
-    limit = break_even(site.rows, site.columns)
+    reason = _refuse_unfactorizable(site)
+    limit = break_even_rank(site.rows, site.columns)
     if reason is None and rank_of(site, config) > limit:
         return f"rank {rank_of(site, config)} saves nothing at {site.rows} × {site.columns}; break-even is {limit}"
     return reason
@@ -84,7 +84,7 @@ def refuse(place: Place, config: Rank) -> str | None:
 
 def refuse_kernel(site: Site) -> str | None:
     """Why the kernel of a site cannot be taken apart, or None."""
-    reason = _refuse_any(site)
+    reason = _refuse_unfactorizable(site)
     if reason is not None:
         return reason
     if site.kind != "conv":
@@ -96,19 +96,19 @@ def refuse_kernel(site: Site) -> str | None:
 
 def refuse_costly(site: Site, kind: str, ranks: Mapping[str, Any]) -> str | None:
     """Why a chain of `kind` does not pay at `site`, or None."""
-    numbers, whole = chain_numbers(site, kind, ranks), site.rows * site.columns
+    numbers, whole = count_chain_numbers(site, kind, ranks), site.rows * site.columns
     if numbers < whole:
         return None
     said = " and ".join(map(str, ranks.get("ranks", [ranks.get("rank")])))
     return f"rank {said} saves nothing: {numbers:,} numbers in place of {whole:,}"
 
 
-def chain_numbers(site: Site, kind: str, ranks: Mapping[str, Any]) -> int:
+def count_chain_numbers(site: Site, kind: str, ranks: Mapping[str, Any]) -> int:
     """How many numbers the links hold that take the place of the weight."""
-    return sum(math.prod(spec.shape) for spec in tensors_of(kind, _options(site, ranks)).values())
+    return sum(math.prod(spec.shape) for spec in tensor_specs_of(kind, _storage_options(site, ranks)).values())
 
 
-def _refuse_any(site: Site) -> str | None:
+def _refuse_unfactorizable(site: Site) -> str | None:
     if site.groups > 1:
         return "a grouped convolution has no single second moment"
     if not site.path:
@@ -120,7 +120,7 @@ def _refuse_any(site: Site) -> str | None:
     return needs_dense(site)
 
 
-def forecast(place: Place, config: Rank) -> Sequence[Site]:
+def forecast(place: Place, config: RankOptions) -> Sequence[Site]:
     """Two sites, `first` and `second`, in place of one."""
     site = place.observed
     return forecast_chain(site, "low_rank", {"rank": rank_of(site, config), "embedding": site.kind == "embedding"})
@@ -128,24 +128,24 @@ def forecast(place: Place, config: Rank) -> Sequence[Site]:
 
 def forecast_chain(site: Site, kind: str, ranks: Mapping[str, Any]) -> Sequence[Site]:
     """The sites in place of one whose weight is kept as `kind` with `ranks`."""
-    return site.factored(kind, _options(site, ranks))
+    return site.factored(kind, _storage_options(site, ranks))
 
 
-def centred(statistic: Statistic | None, bias: Tensor | None) -> Tensor | None:
+def center_second_moment(statistic: Statistic | None, bias: Tensor | None) -> Tensor | None:
     """C = E[x xᵀ], less μ μᵀ where there is a bias to take up the error's mean; None where nothing was seen."""
     if not isinstance(statistic, Moment):
         return None
     return statistic.second if bias is None else statistic.second - torch.outer(statistic.mean, statistic.mean)
 
 
-def damped(statistic: Statistic | None, bias: Tensor | None, damping: float) -> Tensor | None:
+def damp_second_moment(statistic: Statistic | None, bias: Tensor | None, damping: float) -> Tensor | None:
     """`centred` in float64 with damping · mean(diag C) added to its diagonal, so that what was never seen still counts a
     little; None where nothing was seen, or nothing but zeros.
 
     Raises:
         TrimodalError: it holds non-finite values.
     """
-    second = centred(statistic, bias)
+    second = center_second_moment(statistic, bias)
     if second is None or not isinstance(statistic, Moment) or not second.any():
         return None
     if not second.isfinite().all():
@@ -158,22 +158,22 @@ def damped(statistic: Statistic | None, bias: Tensor | None, damping: float) -> 
     return moment
 
 
-def factored(site: Site, first: Tensor, second: Tensor, bias: Tensor | None, notes: tuple[str, ...] = ()) -> Change:
+def make_factored_change(site: Site, first: Tensor, second: Tensor, bias: Tensor | None, notes: tuple[str, ...] = ()) -> Change:
     """Two layers with the weights `first` (k, n) and `second` (m, k) in place of `site`; for an embedding, whose weight
     (rows, width) they are to multiply to in that order, (rows, k) and (width, k)."""
     embedding = site.kind == "embedding"
     ranks = {"rank": first.shape[1 if embedding else 0], "embedding": embedding}
-    return chained(site, "low_rank", ranks, [first, second], bias, notes)
+    return make_chain_change(site, "low_rank", ranks, [first, second], bias, notes)
 
 
-def chained(
+def make_chain_change(
     site: Site, kind: str, ranks: Mapping[str, Any], links: Sequence[Tensor], bias: Tensor | None,
     notes: tuple[str, ...] = (),
 ) -> Change:  # fmt: skip
     """A chain of `kind` with the weights `links` in place of `site`; they are brought into the shapes of its layers."""
     dtype: torch.dtype = getattr(torch, site.dtype)
-    options = _options(site, ranks)
-    specs = tensors_of(kind, options)
+    options = _storage_options(site, ranks)
+    specs = tensor_specs_of(kind, options)
     tensors = {
         name: link.reshape(spec.shape).to(dtype).contiguous()
         for (name, spec), link in zip(specs.items(), links, strict=True)
@@ -182,5 +182,5 @@ def chained(
     return Change({site.path: Treatment(kind, options, tensors, kept_bias)}, notes=notes)
 
 
-def _options(site: Site, ranks: Mapping[str, Any]) -> dict[str, Any]:
+def _storage_options(site: Site, ranks: Mapping[str, Any]) -> dict[str, Any]:
     return {"shape": list(site.shape), "dtype": site.dtype, **ranks}

@@ -32,18 +32,25 @@ import torch
 from torch import Tensor
 
 from trimodal.core import Change, Place
-from trimodal.maths.lowrank import rank_for
-from trimodal.methods.factorize.factored import EnergyRank, certainty, factored, forecast, rank_of, with_rank
+from trimodal.maths.lowrank import choose_rank
+from trimodal.methods.factorize.factored import (
+    EnergyRankOptions,
+    certainty,
+    forecast,
+    make_factored_change,
+    rank_of,
+    settle_rank,
+)
 from trimodal.methods.factorize.factored import refuse as factored_refuse
 from trimodal.methods.method import Method, Weights
 from trimodal.methods.options import option
-from trimodal.statistics import Gradient, Moment, Statistic, StatisticKind
+from trimodal.statistics import Moment, Statistic, StatisticKind, WeightGradient
 
 _LEAST = 1e-4
 
 
 @dataclass(frozen=True)
-class SvdConfig(EnergyRank):
+class SvdConfig(EnergyRankOptions):
     """Options of `factorize.svd`."""
 
     alpha: float = option(0.0, "how much an input's size counts: 0 not at all (plain SVD), 0.5 the paper's ASVD, 1 fully",
@@ -65,39 +72,39 @@ def wants(place: Place, config: SvdConfig) -> StatisticKind | None:
     return "moment" if config.alpha and place.observed.kind != "embedding" else None
 
 
-def factors(weight: Tensor, scale: Tensor, rank: int, energy: float | None = None) -> tuple[Tensor, Tensor]:
+def fit_svd_factors(weight: Tensor, scale: Tensor, rank: int, energy: float | None = None) -> tuple[Tensor, Tensor]:
     """Steps 1 and 2 for W (m, n) and S = `scale` (n,): first (k, n) and second (m, k)."""
     u, s, v = torch.linalg.svd(weight.double() * scale.double(), full_matrices=False)
-    rank = rank_for(s.square(), energy, rank)
+    rank = choose_rank(s.square(), energy, rank)
     return (s[:rank, None] * v[:rank] / scale.double()).float(), u[:, :rank].float()
 
 
 def solve(place: Place, weights: Weights, statistic: Statistic | None, config: SvdConfig) -> Change:
     """Factorise the weight of the place's site."""
-    return with_rank(_factorised(place, weights, statistic, config), config)
+    return settle_rank(_factorize_weight(place, weights, statistic, config), config)
 
 
-def _factorised(place: Place, weights: Weights, statistic: Statistic | None, config: SvdConfig) -> Change:
+def _factorize_weight(place: Place, weights: Weights, statistic: Statistic | None, config: SvdConfig) -> Change:
     site, rank = place.observed, rank_of(place.observed, config)
     weight = weights[f"{site.path}.weight"].flatten(1)  # (m, n)
-    if isinstance(statistic, Gradient):
-        importance = _relative(statistic.square.sum(dim=1).sqrt())  # of rows
-        second, first = factors(weight.T, importance, rank, config.energy)  # of the transpose: rows stand for columns
+    if isinstance(statistic, WeightGradient):
+        importance = _normalize_importance(statistic.square.sum(dim=1).sqrt())  # of rows
+        second, first = fit_svd_factors(weight.T, importance, rank, config.energy)  # of the transpose: rows stand for columns
         second, first = second.T, first.T
         if site.kind == "embedding":
-            return factored(site, second, first.T, None)
-        return factored(site, first, second, weights.get(f"{site.path}.bias"))
+            return make_factored_change(site, second, first.T, None)
+        return make_factored_change(site, first, second, weights.get(f"{site.path}.bias"))
     if site.kind == "embedding":
-        first, second = factors(weight.T, weight.new_ones(len(weight)), rank, config.energy)
-        return factored(site, first.T, second, None)
+        first, second = fit_svd_factors(weight.T, weight.new_ones(len(weight)), rank, config.energy)
+        return make_factored_change(site, first.T, second, None)
     scale = weight.new_ones(weight.shape[1])
     if isinstance(statistic, Moment):
-        scale = _relative(statistic.square.clamp(min=0).sqrt()) ** config.alpha
-    first, second = factors(weight, scale, rank, config.energy)
-    return factored(site, first, second, weights.get(f"{site.path}.bias"))
+        scale = _normalize_importance(statistic.square.clamp(min=0).sqrt()) ** config.alpha
+    first, second = fit_svd_factors(weight, scale, rank, config.energy)
+    return make_factored_change(site, first, second, weights.get(f"{site.path}.bias"))
 
 
-def _relative(size: Tensor) -> Tensor:
+def _normalize_importance(size: Tensor) -> Tensor:
     """`size` (n,) over its largest, but not below 10⁻⁴, so that nothing counts for nothing; ones if all are zero."""
     largest = size.max()
     return (size / largest).clamp(min=_LEAST) if largest > 0 else torch.ones_like(size)

@@ -54,12 +54,12 @@ from torch import Tensor
 from trimodal.core import Change, Place, Site
 from trimodal.maths.cholesky import damped_inverse
 from trimodal.maths.error import bias_correction, kept_share
-from trimodal.maths.lowrank import leading, output_basis, rank_for, root
+from trimodal.maths.lowrank import choose_rank, leading_eigenvectors, output_basis, symmetric_root
 from trimodal.methods.factorize.factored import (
     certainty,
-    chained,
-    damped,
+    damp_second_moment,
     forecast_chain,
+    make_chain_change,
     refuse_costly,
     refuse_kernel,
 )
@@ -91,7 +91,7 @@ class TuckerConfig:
     damping: float = option(0.001, "share of the inputs' mean square that every input gets on top", low=1e-9, high=1.0)
 
 
-def ranks_of(site: Site, config: TuckerConfig) -> tuple[int, int]:
+def tucker_ranks_of(site: Site, config: TuckerConfig) -> tuple[int, int]:
     """r₂ and r₁ for `site`: as given, or those with the largest core that remove the fraction `sparsity` of its numbers."""
     outputs, inputs = site.shape[:2]
     if config.rank_in is not None or config.rank_out is not None:
@@ -109,7 +109,7 @@ def ranks_of(site: Site, config: TuckerConfig) -> tuple[int, int]:
 def refuse(place: Place, config: TuckerConfig) -> str | None:
     """Why a place is left alone."""
     site = place.observed
-    return refuse_kernel(site) or refuse_costly(site, "tucker", _ranks(site, config))
+    return refuse_kernel(site) or refuse_costly(site, "tucker", _rank_options(site, config))
 
 
 def wants(place: Place, config: TuckerConfig) -> StatisticKind | None:
@@ -119,29 +119,29 @@ def wants(place: Place, config: TuckerConfig) -> StatisticKind | None:
 
 def forecast(place: Place, config: TuckerConfig) -> Sequence[Site]:
     """Three sites, `first`, `second` and `third`, in place of one."""
-    return forecast_chain(place.observed, "tucker", _ranks(place.observed, config))
+    return forecast_chain(place.observed, "tucker", _rank_options(place.observed, config))
 
 
-def factors(
+def fit_tucker_factors(
     weight: Tensor, moment: Tensor | None, ranks: tuple[int, int], sweeps: int
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Steps 1 to 3 for W (T, S, K), C (S·K, S·K) in float64 or None for I, ranks r₂ and r₁: V (S, r₂), G (r₁, r₂, K),
     U (T, r₁)."""
     w = weight.double()
-    v = start(w, moment, ranks[0])
-    u, g = behind(w, moment, v, ranks[1])
+    v = init_input_factor(w, moment, ranks[0])
+    u, g = fit_output_and_core(w, moment, v, ranks[1])
     for _ in range(sweeps):
-        v = _orthonormal(_inputs(w, moment, u, g, v))
-        u, g = behind(w, moment, v, ranks[1])
+        v = _orthonormalize_columns(_improve_input_factor(w, moment, u, g, v))
+        u, g = fit_output_and_core(w, moment, v, ranks[1])
     return v, g, u
 
 
-def product(v: Tensor, g: Tensor, u: Tensor) -> Tensor:
+def rebuild_tucker_weight(v: Tensor, g: Tensor, u: Tensor) -> Tensor:
     """Ŵ (T, S, K)."""
     return torch.einsum("ta,abk,sb->tsk", u, g, v)
 
 
-def ranks_for(w: Tensor, moment: Tensor | None, energy: float | None, most: tuple[int, int]) -> tuple[int, int]:
+def choose_tucker_ranks(w: Tensor, moment: Tensor | None, energy: float | None, most: tuple[int, int]) -> tuple[int, int]:
     """The least r₂ and r₁ that keep the share `energy` of either side of W (T, S, K), but no more than `most`."""
     if energy is None:
         return most
@@ -149,24 +149,24 @@ def ranks_for(w: Tensor, moment: Tensor | None, energy: float | None, most: tupl
     half = (
         torch.eye(len(inputs), dtype=w.dtype, device=w.device)
         if moment is None
-        else root(_channels(moment, len(inputs)))
+        else symmetric_root(_channel_moment(moment, len(inputs)))
     )
     inner = output_basis(half, inputs @ inputs.T)[0]  # σ, of L A L
     outer = output_basis(w.flatten(1), moment)[0]
-    return rank_for(inner, energy, most[0]), rank_for(outer, energy, most[1])
+    return choose_rank(inner, energy, most[0]), choose_rank(outer, energy, most[1])
 
 
-def start(w: Tensor, moment: Tensor | None, rank: int) -> Tensor:
+def init_input_factor(w: Tensor, moment: Tensor | None, rank: int) -> Tensor:
     """Step 1: V (S, r₂)."""
     unfolded = w.transpose(0, 1).flatten(1)  # (S, T·K)
     gram = unfolded @ unfolded.T
     if moment is None:
-        return leading(gram, rank)
-    half = root(_channels(moment, w.shape[1]))
-    return _orthonormal(gram @ half @ leading(half @ gram @ half, rank))
+        return leading_eigenvectors(gram, rank)
+    half = symmetric_root(_channel_moment(moment, w.shape[1]))
+    return _orthonormalize_columns(gram @ half @ leading_eigenvectors(half @ gram @ half, rank))
 
 
-def behind(w: Tensor, moment: Tensor | None, v: Tensor, rank: int) -> tuple[Tensor, Tensor]:
+def fit_output_and_core(w: Tensor, moment: Tensor | None, v: Tensor, rank: int) -> tuple[Tensor, Tensor]:
     """Step 2: U (T, r₁) and G (r₁, r₂, K) that are best for V (S, r₂), whose columns are orthonormal."""
     inputs, kernel = w.shape[1:]
     if moment is None:
@@ -178,16 +178,16 @@ def behind(w: Tensor, moment: Tensor | None, v: Tensor, rank: int) -> tuple[Tens
         half = torch.einsum("skuj,uc->skcj", blocks, v)
         projected = torch.einsum("skcj,sb->bkcj", half, v).reshape(v.shape[1] * kernel, -1)  # P C Pᵀ
         best = crossed @ damped_inverse(projected, 0.0, len(projected))[0]  # M
-    u = leading(best @ crossed.T, rank)
+    u = leading_eigenvectors(best @ crossed.T, rank)
     return u, (u.T @ best).view(rank, v.shape[1], kernel)
 
 
-def _inputs(w: Tensor, moment: Tensor | None, u: Tensor, g: Tensor, v: Tensor) -> Tensor:
+def _improve_input_factor(w: Tensor, moment: Tensor | None, u: Tensor, g: Tensor, v: Tensor) -> Tensor:
     """Step 3: a better V (S, r₂) for the given U and G."""
     turned = torch.einsum("tsk,ta->ask", w, u)  # Uᵀ W
     if moment is None:
         unfolded = turned.transpose(0, 1).flatten(1)
-        return leading(unfolded @ unfolded.T, v.shape[1])
+        return leading_eigenvectors(unfolded @ unfolded.T, v.shape[1])
 
     def downhill(difference: Tensor) -> Tensor:
         """Half the negative gradient by V of tr(D C Dᵀ) for D (r₁, S, K)."""
@@ -209,34 +209,34 @@ def _inputs(w: Tensor, moment: Tensor | None, u: Tensor, g: Tensor, v: Tensor) -
     return v
 
 
-def _channels(moment: Tensor, inputs: int) -> Tensor:
+def _channel_moment(moment: Tensor, inputs: int) -> Tensor:
     """C_s (S, S): the second moment of the channels, over the kernel's positions."""
     kernel = len(moment) // inputs
     return torch.einsum("skuk->su", moment.view(inputs, kernel, inputs, kernel)) / kernel
 
 
-def _orthonormal(columns: Tensor) -> Tensor:
+def _orthonormalize_columns(columns: Tensor) -> Tensor:
     found: Tensor = torch.linalg.qr(columns)[0]
     return found
 
 
-def _ranks(site: Site, config: TuckerConfig) -> dict[str, Any]:
-    return {"ranks": list(ranks_of(site, config))}
+def _rank_options(site: Site, config: TuckerConfig) -> dict[str, Any]:
+    return {"ranks": list(tucker_ranks_of(site, config))}
 
 
 def solve(place: Place, weights: Weights, statistic: Statistic | None, config: TuckerConfig) -> Change:
     """Take the kernel of the place's site apart."""
     site = place.observed
     weight, bias = weights[f"{site.path}.weight"].flatten(2), weights.get(f"{site.path}.bias")  # (T, S, K)
-    moment = damped(statistic, bias, config.damping)
-    ranks = ranks_for(weight.double(), moment, config.energy, ranks_of(site, config))
-    v, g, u = factors(weight, moment, ranks, config.sweeps)
-    found = product(v, g, u).flatten(1)
+    moment = damp_second_moment(statistic, bias, config.damping)
+    ranks = choose_tucker_ranks(weight.double(), moment, config.energy, tucker_ranks_of(site, config))
+    v, g, u = fit_tucker_factors(weight, moment, ranks, config.sweeps)
+    found = rebuild_tucker_weight(v, g, u).flatten(1)
     whole = weight.flatten(1).double()
     if bias is not None and isinstance(statistic, Moment):
         bias = bias + bias_correction(whole, found, statistic.mean)
     note = f"{kept_share(whole, found, moment):.4f} of the output's energy kept"
-    change = chained(site, "tucker", {"ranks": list(ranks)}, [v.T, g, u], bias, (note,))
+    change = make_chain_change(site, "tucker", {"ranks": list(ranks)}, [v.T, g, u], bias, (note,))
     if config.energy is None:
         return change
     said = f"ranks {ranks[0]} and {ranks[1]} keep {config.energy:g} of the energy of either side"

@@ -45,9 +45,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from trimodal.core import Change, Folded, Layout, Place, Site
-from trimodal.edits.fold_layout import folded, with_streams_kept
+from trimodal.edits.fold_layout import fold_sites, forbid_stream_cuts
 from trimodal.errors import TrimodalError
-from trimodal.maths.affine_folding import taken_over
+from trimodal.maths.affine_folding import fold_into_layers
 from trimodal.methods.method import Method, Weights
 from trimodal.methods.options import option
 from trimodal.statistics import Statistic
@@ -89,12 +89,12 @@ def refuse(place: Place, config: ExactConfig) -> str | None:
 
 def forecast(place: Place, config: ExactConfig) -> Sequence[Site]:
     """The sites that are left."""
-    return place.sites if place.fold is None else folded(place.fold, place.sites)
+    return place.sites if place.fold is None else fold_sites(place.fold, place.sites)
 
 
 def reshaped(layout: Layout, place: Place, config: ExactConfig) -> Layout:
     """The layout without the widths that can no longer be cut."""
-    return layout if place.fold is None else with_streams_kept(place.fold, place.sites, layout)
+    return layout if place.fold is None else forbid_stream_cuts(place.fold, place.sites, layout)
 
 
 def solve(place: Place, weights: Weights, statistic: Statistic | None, config: ExactConfig) -> Change:
@@ -103,7 +103,7 @@ def solve(place: Place, weights: Weights, statistic: Statistic | None, config: E
     if fold is None:
         raise TrimodalError(f"{place.name} is no fold")
     said = f"folded into {', '.join(fold.into)}" if fold.into else "removed, as it never runs"
-    return Change(fold=Folded(fold, taken_over(fold, weights)), notes=(said,), error={"all": fold.error**2})
+    return Change(fold=Folded(fold, fold_into_layers(fold, weights)), notes=(said,), error={"all": fold.error**2})
 
 
 METHOD = Method(

@@ -62,7 +62,7 @@ class TokensConfig:
     proportional: bool = option(True, "whether attention counts a merged token as often as it stands for")
 
 
-def last_block(blocks: int, config: TokensConfig) -> int:
+def last_merging_block(blocks: int, config: TokensConfig) -> int:
     """The last of a tower's `blocks`, counted from 0, after which tokens are merged."""
     if config.kind == "strided":
         return config.first
@@ -76,7 +76,7 @@ def refuse(place: Place, config: TokensConfig) -> str | None:
         return "only the tokens of a tower with blocks can be merged"
     if tower.whole_tokens:
         return tower.whole_tokens
-    last = last_block(len(tower.blocks), config)
+    last = last_merging_block(len(tower.blocks), config)
     if not config.first <= last < len(tower.blocks) - 1:
         return (
             f"it has {len(tower.blocks)} blocks and merging would go from {config.first} to {max(last, config.first)}, "
@@ -95,12 +95,12 @@ def solve(place: Place, weights: Weights, statistic: Statistic | None, config: T
     """Where to merge; which tokens is decided anew for every input."""
     if place.whole is None:
         raise TrimodalError(f"{place.name} is no tower")
-    last = last_block(len(place.whole.blocks), config)
+    last = last_merging_block(len(place.whole.blocks), config)
     merge = Merge(place.name, config.kind, config.share, config.first, last, config.proportional)
-    return Change(merge=merge, notes=_notes(config))
+    return Change(merge=merge, notes=_note_merge_factor(config))
 
 
-def _notes(config: TokensConfig) -> tuple[str, ...]:
+def _note_merge_factor(config: TokensConfig) -> tuple[str, ...]:
     factor = round(1 / (1 - config.share))
     if config.kind == "matching" or abs(1 - 1 / factor - config.share) < 1e-3:
         return ()

@@ -35,12 +35,12 @@ from torch import Tensor
 from trimodal.core import Place
 
 
-def readable(place: Place) -> bool:
+def has_plain_consumers(place: Place) -> bool:
     """Whether every layer that reads the units does so by plain columns of its weight."""
     return all(site.kind in ("linear", "conv") and site.groups == 1 for site in place.consumers)
 
 
-def rearranged(fisher: Tensor, keep: int) -> list[int]:
+def rearrange_kept_units(fisher: Tensor, keep: int) -> list[int]:
     """Steps 3 and 4 for F (u, u): the units kept, ascending."""
     diagonal = fisher.diagonal()
     order = torch.sort(diagonal, stable=True).indices

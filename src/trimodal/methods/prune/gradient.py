@@ -47,7 +47,7 @@ from trimodal.methods.method import Method, Weights, needs_dense
 from trimodal.methods.options import option
 from trimodal.methods.prune import masked
 from trimodal.methods.prune.scope import Scope, certainty
-from trimodal.statistics import Gradient, Statistic, StatisticKind
+from trimodal.statistics import Statistic, StatisticKind, WeightGradient
 
 Score = Literal["taylor", "fisher", "snip"]
 
@@ -82,11 +82,11 @@ def wants(place: Place, config: GradientConfig) -> StatisticKind | None:
 def forecast(place: Place, config: GradientConfig) -> Sequence[Site]:
     """The site with a mask and its kept weights."""
     site = place.observed
-    count = masked.kept_per_row if config.scope == "row" else masked.kept_in_all
-    return masked.sparse_site(site, count(site, config.sparsity))
+    count = masked.count_kept_per_row if config.scope == "row" else masked.count_kept_overall
+    return masked.forecast_sparse_site(site, count(site, config.sparsity))
 
 
-def worth(weight: Tensor, gradient: Gradient, score: Score) -> Tensor:
+def score_weights(weight: Tensor, gradient: WeightGradient, score: Score) -> Tensor:
     """Step 1 for W (m, n)."""
     if score == "fisher":
         return weight.square() * gradient.square / 2
@@ -96,21 +96,21 @@ def worth(weight: Tensor, gradient: Gradient, score: Score) -> Tensor:
 def scores(place: Place, weights: Weights, statistic: Statistic | None, config: GradientConfig) -> Tensor | None:
     """Step 1, flat."""
     weight = weights[f"{place.observed.path}.weight"].flatten(1)
-    return worth(weight, statistic, config.score).flatten() if isinstance(statistic, Gradient) else None
+    return score_weights(weight, statistic, config.score).flatten() if isinstance(statistic, WeightGradient) else None
 
 
 def solve(place: Place, weights: Weights, statistic: Statistic | None, config: GradientConfig) -> Change:
     """Remove the weights of the place's site that the loss misses least."""
-    if not isinstance(statistic, Gradient):
+    if not isinstance(statistic, WeightGradient):
         raise TrimodalError(f"prune.gradient at {place.name} was given no gradient")
     site = place.observed
     weight = weights[f"{site.path}.weight"].flatten(1)  # (m, n)
     notes: tuple[str, ...] = ()
-    found = worth(weight, statistic, config.score)
+    found = score_weights(weight, statistic, config.score)
     if not found.any():
         found, notes = weight.abs(), ("the loss does not depend on it; ranked by size",)
     rows = found if config.scope == "row" else found.reshape(1, -1)
-    return replace(masked.treated(site, weight, keep_largest(rows, config.sparsity).view_as(weight)), notes=notes)
+    return replace(masked.make_sparse_change(site, weight, keep_largest(rows, config.sparsity).view_as(weight)), notes=notes)
 
 
 METHOD = Method(

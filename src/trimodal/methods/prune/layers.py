@@ -55,12 +55,12 @@ from trimodal.core import Change, Drop, Layout, Place, Site, Tower
 from trimodal.errors import TrimodalError, UnreachedError
 from trimodal.methods.method import Method, Mix
 from trimodal.methods.options import option
-from trimodal.models.blocks import Passage, blocks_read, passage
+from trimodal.models.blocks import BlockTrace, count_read_blocks, trace_blocks
 from trimodal.models.model import Batch, Model
-from trimodal.statistics import Moment, rows_by_modality
+from trimodal.statistics import Moment, split_rows_by_modality
 
 Score = Literal["influence", "divergence", "angular"]
-Passages = Callable[[], Iterator[tuple[Passage, Tensor | None]]]  # every batch, with what its tokens are
+Passages = Callable[[], Iterator[tuple[BlockTrace, Tensor | None]]]  # every batch, with what its tokens are
 Seen = dict[str, Moment]
 
 
@@ -78,7 +78,7 @@ class LayersConfig:
     )  # fmt: skip
 
 
-def kept_blocks(blocks: int, sparsity: float) -> int:
+def count_kept_blocks(blocks: int, sparsity: float) -> int:
     """How many of `blocks` stay."""
     return max(1, blocks - round(blocks * sparsity))
 
@@ -91,12 +91,12 @@ def refuse(place: Place, config: LayersConfig) -> str | None:
     if tower.whole_blocks:
         return tower.whole_blocks
     blocks = len(tower.blocks)
-    if config.sparsity > 0 and kept_blocks(blocks, config.sparsity) == blocks:
+    if config.sparsity > 0 and count_kept_blocks(blocks, config.sparsity) == blocks:
         return f"{config.sparsity:g} of its {blocks} blocks, rounded, is none"
-    return unlike(place.sites, tower)
+    return find_block_difference(place.sites, tower)
 
 
-def unlike(sites: Iterable[Site], tower: Tower) -> str | None:
+def find_block_difference(sites: Iterable[Site], tower: Tower) -> str | None:
     """In what the blocks of a tower differ, so that nobody can say beforehand what is saved when one of them goes."""
     inside = [site for site in sites if site.block is not None]
     tied = next((site for site in inside if site.tied or site.elsewhere or site.stored == "shared"), None)
@@ -116,13 +116,13 @@ def forecast(place: Place, config: LayersConfig) -> Sequence[Site]:
     """The sites of the blocks that stay, which are alike whichever do."""
     if place.whole is None:
         raise TrimodalError(f"{place.name} is no tower")
-    left = kept_blocks(len(place.whole.blocks), config.sparsity)
+    left = count_kept_blocks(len(place.whole.blocks), config.sparsity)
     return Layout((place.whole,), place.sites).dropped(place.name, range(left)).sites
 
 
 def reshaped(layout: Layout, place: Place, config: LayersConfig) -> Layout:
     """The layout with fewer blocks."""
-    return layout.dropped(place.name, range(kept_blocks(len(layout.tower(place.name).blocks), config.sparsity)))
+    return layout.dropped(place.name, range(count_kept_blocks(len(layout.tower(place.name).blocks), config.sparsity)))
 
 
 def survey(model: Model, place: Place, batches: Sequence[Batch], mix: Mix, config: LayersConfig) -> Change:
@@ -131,83 +131,83 @@ def survey(model: Model, place: Place, batches: Sequence[Batch], mix: Mix, confi
     if tower is None:
         raise TrimodalError(f"{place.name} is no tower")
 
-    def passages() -> Iterator[tuple[Passage, Tensor | None]]:
+    def passages() -> Iterator[tuple[BlockTrace, Tensor | None]]:
         for batch in batches:
-            found = passage(model.module, tower.blocks, batch)
+            found = trace_blocks(model.module, tower.blocks, batch)
             if found is not None:
                 yield found, model.family.tokens(model.module, batch).get(tower.name)
 
     blocks = len(tower.blocks)
-    read = blocks_read(model.module, tower)
-    spared = blocks - kept_blocks(blocks, config.sparsity)
+    read = count_read_blocks(model.module, tower)
+    spared = blocks - count_kept_blocks(blocks, config.sparsity)
     idle = list(range(read, blocks))[:spared]
     gone, notes = CHOICES[config.score](passages, tower, read, spared - len(idle), mix)
     removed = sorted({*idle, *gone})
     kept = tuple(number for number in range(blocks) if number not in removed)
-    change = errors(passages, tower, [[number for number in kept if number < read]], read)[0]
+    change = measure_choice_errors(passages, tower, [[number for number in kept if number < read]], read)[0]
     if not change:
         raise UnreachedError(
             f"prune.layers at {tower.name}: no calibration sample ran through it; give data that uses the tower"
         )
-    said = [f"removed {_listed(removed)} of {blocks}, counted from 0", *notes]
-    said += [f"nothing reads {_listed(idle)}"] if idle else []
-    return Change(drop=Drop(tower.name, kept), error={name: relative(part) for name, part in change.items()}, notes=tuple(said))
+    said = [f"removed {_name_blocks(removed)} of {blocks}, counted from 0", *notes]
+    said += [f"nothing reads {_name_blocks(idle)}"] if idle else []
+    return Change(drop=Drop(tower.name, kept), error={name: compute_relative_error(part) for name, part in change.items()}, notes=tuple(said))
 
 
-def _listed(numbers: Sequence[int]) -> str:
+def _name_blocks(numbers: Sequence[int]) -> str:
     return f"block{'s' if len(numbers) != 1 else ''} {', '.join(map(str, numbers)) or 'none'}"
 
 
-def cosines(a: Tensor, b: Tensor) -> Tensor:
+def compute_token_cosines(a: Tensor, b: Tensor) -> Tensor:
     """cos of every token's angle between a and b (batch, tokens, width): (batch, tokens, 1), in float64."""
     return functional.cosine_similarity(a.double(), b.double(), dim=-1).clamp(-1, 1).unsqueeze(-1)
 
 
-def by_influence(passages: Passages, tower: Tower, read: int, count: int, mix: Mix) -> tuple[list[int], tuple[str, ...]]:
+def choose_by_influence(passages: Passages, tower: Tower, read: int, count: int, mix: Mix) -> tuple[list[int], tuple[str, ...]]:
     """The `count` blocks with the smallest influence."""
     seen: list[Seen] = [{} for _ in range(read)]
     for found, codes in passages() if count else ():
         for i, part in enumerate(seen):
-            _add(part, 1 - cosines(found.states[i], found.states[i + 1]), codes, tower)
+            _add_moments_(part, 1 - compute_token_cosines(found.states[i], found.states[i + 1]), codes, tower)
     scores = [float(mix(part).mean) for part in seen if part]
-    chosen = _smallest(scores, count)
+    chosen = _find_smallest(scores, count)
     return chosen, tuple(f"influence of block {i}: {scores[i]:.4g}" for i in sorted(chosen))
 
 
-def by_angle(passages: Passages, tower: Tower, read: int, count: int, mix: Mix) -> tuple[list[int], tuple[str, ...]]:
+def choose_by_angle(passages: Passages, tower: Tower, read: int, count: int, mix: Mix) -> tuple[list[int], tuple[str, ...]]:
     """The `count` neighbours whose run turns the stream least."""
     seen: list[Seen] = [{} for _ in range(read - count + 1)]
     for found, codes in passages() if count else ():
         for start, part in enumerate(seen):
-            angle = cosines(found.states[start], found.states[start + count]).arccos() / math.pi
-            _add(part, angle, codes, tower)
+            angle = compute_token_cosines(found.states[start], found.states[start + count]).arccos() / math.pi
+            _add_moments_(part, angle, codes, tower)
     scores = [float(mix(part).mean) for part in seen if part]
     if not scores:
         return [], ()
-    (start,) = _smallest(scores, 1)
+    (start,) = _find_smallest(scores, 1)
     return list(range(start, start + count)), (f"angular distance over the run: {scores[start]:.4g}",)
 
 
-def by_divergence(passages: Passages, tower: Tower, read: int, count: int, mix: Mix) -> tuple[list[int], tuple[str, ...]]:
+def choose_by_divergence(passages: Passages, tower: Tower, read: int, count: int, mix: Mix) -> tuple[list[int], tuple[str, ...]]:
     """Greedily the `count` blocks without which the tower's end changes least."""
     left, gone, notes = list(range(read)), list[int](), list[str]()
     for _ in range(count):
-        found = errors(passages, tower, [[other for other in left if other != number] for number in left], read)
+        found = measure_choice_errors(passages, tower, [[other for other in left if other != number] for number in left], read)
         if not all(found):
             break
-        scores = [relative(mix(part)) for part in found]
-        (worst,) = _smallest(scores, 1)
+        scores = [compute_relative_error(mix(part)) for part in found]
+        (worst,) = _find_smallest(scores, 1)
         gone.append(left.pop(worst))
         notes.append(f"without block {gone[-1]} too the error is {scores[worst]:.4g}")
     return gone, tuple(notes)
 
 
 CHOICES: Mapping[Score, Callable[[Passages, Tower, int, int, Mix], tuple[list[int], tuple[str, ...]]]] = {
-    "influence": by_influence, "angular": by_angle, "divergence": by_divergence,
+    "influence": choose_by_influence, "angular": choose_by_angle, "divergence": choose_by_divergence,
 }  # fmt: skip
 
 
-def errors(passages: Passages, tower: Tower, choices: Sequence[Sequence[int]], read: int) -> list[Seen]:
+def measure_choice_errors(passages: Passages, tower: Tower, choices: Sequence[Sequence[int]], read: int) -> list[Seen]:
     """For each of the `choices` of blocks to run, by modality the mean squares (2,) of the change at the tower's end and of
     the end itself. A choice begins where it parts from the one before, so neighbours should begin alike."""
     seen: list[Seen] = [{} for _ in choices]
@@ -222,23 +222,23 @@ def errors(passages: Passages, tower: Tower, choices: Sequence[Sequence[int]], r
                 states.append(found.through(number, states[-1]))
                 ran.append(number)
             change = (states[-1].double() - whole).square().sum(-1)
-            _add(part, torch.stack((change, size), dim=-1), codes, tower)
+            _add_moments_(part, torch.stack((change, size), dim=-1), codes, tower)
     return seen
 
 
-def relative(moment: Moment) -> float:
+def compute_relative_error(moment: Moment) -> float:
     """Mean squared change over mean square."""
     change, size = moment.mean.tolist()
     return change / size if size > 0 else 0.0
 
 
-def _add(seen: Seen, values: Tensor, codes: Tensor | None, tower: Tower) -> None:
+def _add_moments_(seen: Seen, values: Tensor, codes: Tensor | None, tower: Tower) -> None:
     """Take in `values` (batch, tokens, n), each token for its modality and padding for none."""
-    for name, rows in rows_by_modality(values, codes, tower.modality).items():
+    for name, rows in split_rows_by_modality(values, codes, tower.modality).items():
         seen.setdefault(name, Moment(rows.shape[-1])).update(rows)
 
 
-def _smallest(scores: Sequence[float], count: int) -> list[int]:
+def _find_smallest(scores: Sequence[float], count: int) -> list[int]:
     """The places of the `count` smallest, of equals the first."""
     return sorted(range(len(scores)), key=lambda i: scores[i])[:count]
 

@@ -29,17 +29,17 @@ from torch import Tensor
 
 from trimodal.core import Change, Place, Site
 from trimodal.maths.masks import keep_largest
-from trimodal.maths.ranking import lamp
+from trimodal.maths.ranking import lamp_scores
 from trimodal.methods.method import Method, Weights
 from trimodal.methods.options import option
 from trimodal.methods.prune import masked
-from trimodal.methods.prune.masked import Removal
+from trimodal.methods.prune.masked import WeightPruningOptions
 from trimodal.methods.prune.scope import Scope, certainty
 from trimodal.statistics import Moment, Statistic, StatisticKind
 
 
 @dataclass(frozen=True)
-class MagnitudeConfig(Removal):
+class MagnitudeConfig(WeightPruningOptions):
     """Options of `prune.magnitude`."""
 
     scope: Scope | Literal["row"] = option(
@@ -55,7 +55,7 @@ def refuse(place: Place, config: MagnitudeConfig) -> str | None:
     """Why a place is left alone."""
     if config.refit and (place.observed.kind == "embedding" or place.observed.groups > 1):
         return "its input has no second moment to refit with; prune.magnitude with refit: false works on it"
-    return masked.refuse(place, _kept(place.observed, config))
+    return masked.refuse_sparsity(place, _count_kept(place.observed, config))
 
 
 def wants(place: Place, config: MagnitudeConfig) -> StatisticKind | None:
@@ -65,11 +65,11 @@ def wants(place: Place, config: MagnitudeConfig) -> StatisticKind | None:
 
 def forecast(place: Place, config: MagnitudeConfig) -> Sequence[Site]:
     """The site with a mask and its kept weights."""
-    return masked.sparse_site(place.observed, _kept(place.observed, config))
+    return masked.forecast_sparse_site(place.observed, _count_kept(place.observed, config))
 
 
-def _kept(site: Site, config: MagnitudeConfig) -> int:
-    count = masked.kept_per_row if config.scope == "row" else masked.kept_in_all
+def _count_kept(site: Site, config: MagnitudeConfig) -> int:
+    count = masked.count_kept_per_row if config.scope == "row" else masked.count_kept_overall
     return count(site, config.sparsity)
 
 
@@ -77,7 +77,7 @@ def scores(place: Place, weights: Weights, statistic: Statistic | None, config: 
     """LAMP of the weights that are left."""
     weight = weights[f"{place.observed.path}.weight"].flatten(1)
     mask = masked.mask_of(place.observed, weights)
-    return lamp((weight if mask is None else weight[mask]).flatten().double().square())
+    return lamp_scores((weight if mask is None else weight[mask]).flatten().double().square())
 
 
 def solve(place: Place, weights: Weights, statistic: Statistic | None, config: MagnitudeConfig) -> Change:
@@ -90,8 +90,8 @@ def solve(place: Place, weights: Weights, statistic: Statistic | None, config: M
     within = None if old is None else old.reshape(shape)
     mask = keep_largest(weight.abs().reshape(shape), config.sparsity, within).view_as(weight)
     if config.refit and isinstance(statistic, Moment):
-        weight, notes = masked.refitted(weight, mask, statistic, config.damping)
-    return replace(masked.treated(site, weight, mask), notes=notes)
+        weight, notes = masked.refit_kept_weights(weight, mask, statistic, config.damping)
+    return replace(masked.make_sparse_change(site, weight, mask), notes=notes)
 
 
 METHOD = Method(

@@ -13,15 +13,15 @@ from torch import Tensor
 from trimodal.core import Change, Place, Site, Treatment
 from trimodal.core.storage import stored_bytes
 from trimodal.maths.cholesky import safe_damping
-from trimodal.maths.masks import kept_count, refit, refit_is_exact
-from trimodal.maths.packing import pack
-from trimodal.methods.method import Weights, needs_numbers
+from trimodal.maths.masks import is_refit_exact, kept_count, refit_weights
+from trimodal.maths.packing import pack_codes
+from trimodal.methods.method import Weights, needs_dense_or_sparse
 from trimodal.methods.options import option
 from trimodal.statistics import Moment
 
 
 @dataclass(frozen=True)
-class Removal:
+class WeightPruningOptions:
     """Options that every method that removes single weights has."""
 
     sparsity: float = option(0.5, "fraction of the weights removed", low=0.0, high=1.0, search=(0.3, 0.5, 0.7))
@@ -29,7 +29,7 @@ class Removal:
     damping: float = option(1e-3, "added to diag C in the refit, as a share of its mean", low=1e-9, high=1.0)
 
 
-def refuse(place: Place, kept: int, runs: bool = False) -> str | None:
+def refuse_sparsity(place: Place, kept: int, runs: bool = False) -> str | None:
     """Why a place is left alone where `kept` weights are to stay; `runs`: so many in every run of columns."""
     site = place.observed
     if runs and kept == site.rows * site.columns:
@@ -38,7 +38,7 @@ def refuse(place: Place, kept: int, runs: bool = False) -> str | None:
         return "already sparse, and what is left may stand unevenly in its runs of columns; give a sparsity"
     if site.stored == "sparse" and kept > site.kept:
         return f"already sparse: it has {site.kept:,} weights left, and {kept:,} were to stay"
-    return needs_numbers(site)
+    return needs_dense_or_sparse(site)
 
 
 def mask_of(site: Site, weights: Weights) -> Tensor | None:
@@ -46,44 +46,44 @@ def mask_of(site: Site, weights: Weights) -> Tensor | None:
     return weights.get(f"{site.path}.mask")
 
 
-def sparse_site(site: Site, kept: int) -> Sequence[Site]:
+def forecast_sparse_site(site: Site, kept: int) -> Sequence[Site]:
     """`site` with `kept` weights and one bit per weight."""
-    stored = stored_bytes("sparse", _options(site, kept)) + site.bias_bytes
+    stored = stored_bytes("sparse", _storage_options(site, kept)) + site.bias_bytes
     return (replace(site, stored="sparse", stored_bytes=stored),)
 
 
-def kept_per_row(site: Site, sparsity: float) -> int:
+def count_kept_per_row(site: Site, sparsity: float) -> int:
     """Weights that stay in the whole site when every row loses the fraction `sparsity`."""
     return site.rows * kept_count(site.columns, sparsity)
 
 
-def kept_in_runs(site: Site, kept: int, of: int) -> int:
+def count_kept_in_runs(site: Site, kept: int, of: int) -> int:
     """Weights that stay when every run of `of` columns keeps `kept`; a last, shorter run at most as many."""
     runs, rest = divmod(site.columns, of)
     return site.rows * (runs * kept + min(rest, kept))
 
 
-def kept_in_all(site: Site, sparsity: float) -> int:
+def count_kept_overall(site: Site, sparsity: float) -> int:
     """Weights that stay when the site as a whole loses the fraction `sparsity`."""
     return kept_count(prod(site.shape), sparsity)
 
 
-def refitted(
+def refit_kept_weights(
     weight: Tensor, mask: Tensor, moment: Moment, damping: float, notes: tuple[str, ...] = ()
 ) -> tuple[Tensor, tuple[str, ...]]:
     """`weight` (rows, columns) with its kept values set to least squares, and `notes` with how, where that is not exact."""
-    found = refit(weight, mask, moment.second, safe_damping(damping, moment.tokens, weight.shape[1]))
-    if not refit_is_exact(mask):
+    found = refit_weights(weight, mask, moment.second, safe_damping(damping, moment.tokens, weight.shape[1]))
+    if not is_refit_exact(mask):
         notes = (*notes, "too large for the exact refit: conjugate gradients, 40 steps at most")
     return found, notes
 
 
-def treated(site: Site, weight: Tensor, mask: Tensor) -> Change:
+def make_sparse_change(site: Site, weight: Tensor, mask: Tensor) -> Change:
     """Keep `weight` (rows, columns) where `mask` is True, in the site's own shape and type."""
     values = weight.to(getattr(torch, site.dtype))[mask].contiguous()
-    tensors = {"values": values, "mask": pack(mask.to(torch.uint8), 1)}
-    return Change({site.path: Treatment("sparse", _options(site, len(values)), tensors)})
+    tensors = {"values": values, "mask": pack_codes(mask.to(torch.uint8), 1)}
+    return Change({site.path: Treatment("sparse", _storage_options(site, len(values)), tensors)})
 
 
-def _options(site: Site, kept: int) -> dict[str, Any]:
+def _storage_options(site: Site, kept: int) -> dict[str, Any]:
     return {"shape": list(site.shape), "dtype": site.dtype, "kept": kept}

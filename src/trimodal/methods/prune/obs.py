@@ -37,7 +37,7 @@ from torch import Tensor
 
 from trimodal.core import Change, Place, Site
 from trimodal.errors import TrimodalError
-from trimodal.maths.cholesky import damped_inverse, revive
+from trimodal.maths.cholesky import damped_inverse, revive_dead_inputs
 from trimodal.maths.masks import keep_largest, kept_count
 from trimodal.methods.method import Method, Weights
 from trimodal.methods.options import option
@@ -68,7 +68,7 @@ def refuse(place: Place, config: ObsConfig) -> str | None:
     operations = 2.0 * site.rows * site.columns**3
     if operations > _MOST_OPERATIONS:
         return f"the exact method would take {operations:.0e} operations ({_MOST_OPERATIONS:.0e} at most); use prune.sparsegpt"
-    return masked.refuse(place, _kept(site, config))
+    return masked.refuse_sparsity(place, _count_kept(site, config))
 
 
 def wants(place: Place, config: ObsConfig) -> StatisticKind | None:
@@ -78,15 +78,15 @@ def wants(place: Place, config: ObsConfig) -> StatisticKind | None:
 
 def forecast(place: Place, config: ObsConfig) -> Sequence[Site]:
     """The site with a mask and its kept weights."""
-    return masked.sparse_site(place.observed, _kept(place.observed, config))
+    return masked.forecast_sparse_site(place.observed, _count_kept(place.observed, config))
 
 
-def _kept(site: Site, config: ObsConfig) -> int:
-    count = masked.kept_in_all if config.scope == "layer" else masked.kept_per_row
+def _count_kept(site: Site, config: ObsConfig) -> int:
+    count = masked.count_kept_overall if config.scope == "layer" else masked.count_kept_per_row
     return count(site, config.sparsity)
 
 
-def traces(weight: Tensor, inverse: Tensor, within: Tensor | None = None) -> tuple[Tensor, Tensor]:
+def trace_removals(weight: Tensor, inverse: Tensor, within: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Steps 1 and 2 for `weight` (m, n) and H⁻¹ (n, n): costs and removed columns, in the order of removal, both (m, n).
 
     What lies outside the mask `within` (m, n) is removed first, at no cost: at less than that of any weight.
@@ -95,11 +95,11 @@ def traces(weight: Tensor, inverse: Tensor, within: Tensor | None = None) -> tup
     at_once = max(1, _NUMBERS_AT_ONCE // columns**2)
     gone = (torch.zeros_like(weight, dtype=torch.bool) if within is None else ~within).split(at_once)
     whole = weight.split(at_once)
-    parts = [_traces(part.double(), inverse.double(), none) for part, none in zip(whole, gone, strict=True)]
+    parts = [_trace_rows(part.double(), inverse.double(), none) for part, none in zip(whole, gone, strict=True)]
     return torch.cat([costs for costs, _ in parts]), torch.cat([order for _, order in parts])
 
 
-def _traces(weight: Tensor, inverse: Tensor, gone: Tensor) -> tuple[Tensor, Tensor]:
+def _trace_rows(weight: Tensor, inverse: Tensor, gone: Tensor) -> tuple[Tensor, Tensor]:
     rows, columns = weight.shape
     w, h = weight.clone(), inverse.expand(rows, -1, -1).clone()
     left = torch.ones_like(w, dtype=torch.bool)
@@ -119,9 +119,9 @@ def _traces(weight: Tensor, inverse: Tensor, gone: Tensor) -> tuple[Tensor, Tens
     return costs, order
 
 
-def chosen(costs: Tensor, order: Tensor, removed: int) -> Tensor:
+def build_mask_from_traces(costs: Tensor, order: Tensor, removed: int) -> Tensor:
     """Step 3: the mask (m, n), True for what stays, after `removed` weights went, by the traces of `costs` (m, n)."""
-    level = _convex(costs)
+    level = _fit_convex_slopes(costs)
     gone = torch.zeros_like(costs, dtype=torch.bool)
     # A stable sort keeps each row's own order, so what is taken from a row is always a prefix of its trace.
     taken = torch.sort(level.flatten(), stable=True).indices[:removed]
@@ -129,7 +129,7 @@ def chosen(costs: Tensor, order: Tensor, removed: int) -> Tensor:
     return torch.ones_like(gone).scatter(1, order, ~gone)
 
 
-def _convex(costs: Tensor) -> Tensor:
+def _fit_convex_slopes(costs: Tensor) -> Tensor:
     """The slopes of the largest convex function below each row's running sum: ascending, with the same total."""
     result = torch.empty_like(costs)
     for row, values in enumerate(costs.tolist()):
@@ -150,18 +150,18 @@ def solve(place: Place, weights: Weights, statistic: Statistic | None, config: O
         raise TrimodalError(f"prune.obs at {place.name} was given no second moment")
     site = place.observed
     weight = weights[f"{site.path}.weight"].flatten(1)  # (m, n)
-    second, _ = revive(statistic.second)
+    second, _ = revive_dead_inputs(statistic.second)
     inverse, damping = damped_inverse(second, config.damping, statistic.tokens)
     within = masked.mask_of(site, weights)
-    costs, order = traces(weight, inverse, within)
+    costs, order = trace_removals(weight, inverse, within)
     rows, columns = weight.shape
     if config.scope == "row":
         lasts = torch.arange(columns, device=order.device).expand(rows, -1).to(weight.dtype)
         mask = keep_largest(torch.zeros_like(weight).scatter(1, order, lasts), config.sparsity, within)
     else:
-        mask = chosen(costs, order, rows * columns - kept_count(rows * columns, config.sparsity))
-    found, notes = masked.refitted(weight, mask, statistic, max(config.damping, damping))
-    return replace(masked.treated(site, found, mask), notes=notes)
+        mask = build_mask_from_traces(costs, order, rows * columns - kept_count(rows * columns, config.sparsity))
+    found, notes = masked.refit_kept_weights(weight, mask, statistic, max(config.damping, damping))
+    return replace(masked.make_sparse_change(site, found, mask), notes=notes)
 
 
 METHOD = Method(

@@ -38,7 +38,7 @@ from torch import Tensor
 from trimodal.core import Change, Place, Site, Treatment
 from trimodal.core.storage import group_size, stored_bytes
 from trimodal.errors import TrimodalError
-from trimodal.maths.cholesky import inverse_root, revive
+from trimodal.maths.cholesky import inverse_root, revive_dead_inputs
 from trimodal.maths.grid import Grid, fit_grid
 from trimodal.maths.masks import keep_n_of_m, kept_count
 from trimodal.methods.method import Method, Weights
@@ -77,7 +77,7 @@ def refuse(place: Place, config: SparseGptConfig) -> str | None:
         return "its inputs have no second moment; prune.magnitude works on it"
     if config.bits is not None and place.observed.stored == "sparse":
         return "already sparse; prune it without bits, and quantize it then"
-    return masked.refuse(place, _kept(place.observed, config), config.of is not None)
+    return masked.refuse_sparsity(place, _count_kept(place.observed, config), config.of is not None)
 
 
 def wants(place: Place, config: SparseGptConfig) -> StatisticKind | None:
@@ -92,16 +92,16 @@ def forecast(place: Place, config: SparseGptConfig) -> Sequence[Site]:
         options = {**_grid_options(site, config), "exponent": 0}
         total = stored_bytes("quantized", options) + site.bias_bytes
         return (replace(site, stored="quantized", stored_bytes=total),)
-    return masked.sparse_site(site, _kept(site, config))
+    return masked.forecast_sparse_site(site, _count_kept(site, config))
 
 
-def _kept(site: Site, config: SparseGptConfig) -> int:
+def _count_kept(site: Site, config: SparseGptConfig) -> int:
     if config.kept is None or config.of is None:
-        return masked.kept_in_all(site, config.sparsity)
-    return masked.kept_in_runs(site, config.kept, config.of)
+        return masked.count_kept_overall(site, config.sparsity)
+    return masked.count_kept_in_runs(site, config.kept, config.of)
 
 
-def recursion(
+def prune_with_feedback(
     weight: Tensor, root: Tensor, order: Tensor, config: SparseGptConfig, grid: Grid | None = None,
     within: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -152,7 +152,7 @@ def solve(place: Place, weights: Weights, statistic: Statistic | None, config: S
     if not isinstance(statistic, Moment):
         raise TrimodalError(f"prune.sparsegpt at {place.name} was given no second moment")
     site = place.observed
-    c, _ = revive(statistic.second)
+    c, _ = revive_dead_inputs(statistic.second)
     weight = weights[f"{site.path}.weight"].flatten(1)  # (m, n)
     order = torch.arange(len(c), device=c.device)
     if config.bits is not None and config.of is None:
@@ -160,9 +160,9 @@ def solve(place: Place, weights: Weights, statistic: Statistic | None, config: S
     root, damping = inverse_root(c[order][:, order], config.damping, statistic.tokens)
     notes = (f"damping raised to {damping:g}",) if damping > config.damping else ()
     grid = None if config.bits is None else fit_grid(weight, config.bits, config.group, symmetric=True, clip="mse")
-    found, mask, codes = recursion(weight, root.float(), order, config, grid, masked.mask_of(site, weights))
+    found, mask, codes = prune_with_feedback(weight, root.float(), order, config, grid, masked.mask_of(site, weights))
     if grid is None:
-        return replace(masked.treated(site, found, mask), notes=notes)
+        return replace(masked.make_sparse_change(site, found, mask), notes=notes)
     options = {**_grid_options(site, config), **grid.options()}
     share = 1 - float(mask.float().mean())
     notes = (*notes, f"{share:.4f} of the codes stand for zero; they take their bits unless the file is entropy-coded")

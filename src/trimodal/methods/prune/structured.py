@@ -50,12 +50,12 @@ from torch import Tensor
 
 from trimodal.core import Change, Cut, Place, Site
 from trimodal.errors import TrimodalError
-from trimodal.maths.cholesky import damped_inverse, revive
-from trimodal.maths.error import quadratic
-from trimodal.maths.ranking import lamp
+from trimodal.maths.cholesky import damped_inverse, revive_dead_inputs
+from trimodal.maths.error import quadratic_form
+from trimodal.maths.ranking import lamp_scores
 from trimodal.methods.method import Method, Weights
 from trimodal.methods.options import option
-from trimodal.methods.prune.fisher import readable, rearranged
+from trimodal.methods.prune.fisher import has_plain_consumers, rearrange_kept_units
 from trimodal.methods.prune.scope import Scope, certainty
 from trimodal.statistics import MaskGradient, Moment, Statistic, StatisticKind
 
@@ -76,7 +76,7 @@ class StructuredConfig:
                           choices=("layer", "tower", "global"), search=("layer", "tower", "global"))  # fmt: skip
 
 
-def kept_units(units: int, sparsity: float) -> int:
+def count_kept_units(units: int, sparsity: float) -> int:
     """How many of `units` stay; never fewer than one."""
     return max(1, units - round(units * sparsity))
 
@@ -88,21 +88,21 @@ def refuse(place: Place, config: StructuredConfig) -> str | None:
             return f"{site.name} is already {site.stored}; prune before that"
         if site.tied:
             return f"{site.name} shares its weight with {site.tied[0]}; prune before that"
-    return _cuts_nothing(place, config)
+    return _refuse_empty_cut(place, config)
 
 
-def _cuts_nothing(place: Place, config: StructuredConfig) -> str | None:
+def _refuse_empty_cut(place: Place, config: StructuredConfig) -> str | None:
     """Why no unit would go. Where places are ranked together one may go all the same, but never the last."""
     label, units = _label_and_units(place)
     what = label.rpartition(".")[2]
     if units == 1 and config.sparsity > 0:
         return f"it is one {what.removesuffix('s')} only, which has to stay"
-    if config.scope == "layer" and config.sparsity > 0 and kept_units(units, config.sparsity) == units:
+    if config.scope == "layer" and config.sparsity > 0 and count_kept_units(units, config.sparsity) == units:
         return f"{config.sparsity:g} of its {units} {what}, rounded, is none"
     return None
 
 
-def by_hessian(place: Place, config: StructuredConfig) -> bool:
+def uses_hessian(place: Place, config: StructuredConfig) -> bool:
     """Whether units are chosen by second order: asked for, and there is one consumer, which is no producer as well."""
     return config.score == "hessian" and len(place.consumers) == 1 and place.observed not in place.producers
 
@@ -110,14 +110,14 @@ def by_hessian(place: Place, config: StructuredConfig) -> bool:
 def wants(place: Place, config: StructuredConfig) -> StatisticKind | None:
     """The second moment of the consumer's input, for second order, or the gradient of the units' masks."""
     if config.score == "fisher":
-        return "mask" if readable(place) else None
-    return "moment" if by_hessian(place, config) else None
+        return "mask" if has_plain_consumers(place) else None
+    return "moment" if uses_hessian(place, config) else None
 
 
 def forecast(place: Place, config: StructuredConfig) -> Sequence[Site]:
     """All sites that carry the label, with fewer units."""
     label, units = _label_and_units(place)
-    kept = range(kept_units(units, config.sparsity))
+    kept = range(count_kept_units(units, config.sparsity))
     return tuple(site.cut(label, kept) for site in place.sites)
 
 
@@ -127,7 +127,7 @@ def _label_and_units(place: Place) -> tuple[str, int]:
     return place.label, place.observed.input_axis.units_of(place.label)
 
 
-def group_norms(place: Place, weights: Weights) -> Tensor:
+def compute_group_norms(place: Place, weights: Weights) -> Tensor:
     """The squared norm of every unit over all weights that carry the label: (u,)."""
     label, units = _label_and_units(place)
     total = torch.zeros(units, dtype=torch.float64)
@@ -141,59 +141,59 @@ def group_norms(place: Place, weights: Weights) -> Tensor:
     return total
 
 
-def informations(place: Place, weights: Weights, statistic: MaskGradient) -> Tensor:
+def fill_fisher_information(place: Place, weights: Weights, statistic: MaskGradient) -> Tensor:
     """F (u, u); on its diagonal, for units that no sample reached, the mean of the others in proportion to the group norm."""
     never = statistic.square.diagonal() == 0
     if not never.any() or never.all():
         return statistic.square
-    norms, found = group_norms(place, weights), statistic.square.clone()
+    norms, found = compute_group_norms(place, weights), statistic.square.clone()
     mean = norms[~never].mean()
     ratio = norms[never] / mean if mean > 0 else torch.ones_like(norms[never])
     found.diagonal()[never] = ratio * found.diagonal()[~never].mean()
     return found
 
 
-def remove_smallest(place: Place, weights: Weights, config: StructuredConfig) -> Change:
+def remove_smallest_units(place: Place, weights: Weights, config: StructuredConfig) -> Change:
     """Keep the units of the largest group norm; of equals the first."""
     label, units = _label_and_units(place)
-    order = torch.sort(group_norms(place, weights), descending=True, stable=True).indices
-    kept = tuple(sorted(order[: kept_units(units, config.sparsity)].tolist()))
+    order = torch.sort(compute_group_norms(place, weights), descending=True, stable=True).indices
+    kept = tuple(sorted(order[: count_kept_units(units, config.sparsity)].tolist()))
     reason = {"hessian": "no single consumer", "fisher": "nothing says what the loss makes of it"}.get(config.score)
     return Change(cut=Cut(label, kept), notes=(f"chosen by magnitude: {reason}",) if reason else ())
 
 
-def remove(weight: Tensor, inverse: Tensor, units: Tensor, keep: int) -> tuple[list[int], Tensor]:
+def remove_units(weight: Tensor, inverse: Tensor, units: Tensor, keep: int) -> tuple[list[int], Tensor]:
     """Steps 1 to 3: the units kept, ascending, and the updated weight (m, n), zero on the columns removed.
 
     `weight` (m, n) and `inverse` (n, n) are float64; `units` (u, width) holds the columns of every unit. Columns
     in no unit are never removed.
     """
     w, gone = weight.clone(), set()
-    for chosen, _ in _removals_(w, inverse.clone(), units, keep):
+    for chosen, _ in _iterate_removals_(w, inverse.clone(), units, keep):
         gone.update(chosen.tolist())
     return [unit for unit in range(len(units)) if unit not in gone], w
 
 
-def removal_losses(weight: Tensor, inverse: Tensor, units: Tensor) -> Tensor:
+def compute_removal_losses(weight: Tensor, inverse: Tensor, units: Tensor) -> Tensor:
     """The loss that each unit adds when its turn comes, until one is left: (u − 1,). Units that go at once share theirs.
 
     The arguments are those of `remove`.
     """
     found = [
         loss / len(chosen)
-        for chosen, loss in _removals_(weight.clone(), inverse.clone(), units, keep=1)
+        for chosen, loss in _iterate_removals_(weight.clone(), inverse.clone(), units, keep=1)
         for _ in range(len(chosen))
     ]
     return torch.tensor(found, dtype=torch.float64)
 
 
-def _removals_(w: Tensor, h: Tensor, units: Tensor, keep: int) -> Iterator[tuple[Tensor, float]]:
+def _iterate_removals_(w: Tensor, h: Tensor, units: Tensor, keep: int) -> Iterator[tuple[Tensor, float]]:
     """Carry out steps 1 to 3 on `w` and `h`: each time the units that went and the loss that they added."""
     alive = torch.ones(len(units), dtype=torch.bool, device=units.device)
     at_once = max(1, len(units) // _ROUNDS)
     while int(alive.sum()) > keep:
         remaining = alive.nonzero().squeeze(1)
-        losses = _losses(w, h, units[remaining])
+        losses = _compute_unit_losses(w, h, units[remaining])
         count = min(at_once, len(remaining) - keep)
         chosen = remaining[torch.sort(losses, stable=True).indices[:count]]
         columns = units[chosen].reshape(-1)
@@ -207,7 +207,7 @@ def _removals_(w: Tensor, h: Tensor, units: Tensor, keep: int) -> Iterator[tuple
         yield chosen, loss
 
 
-def _losses(w: Tensor, h: Tensor, units: Tensor) -> Tensor:
+def _compute_unit_losses(w: Tensor, h: Tensor, units: Tensor) -> Tensor:
     """Step 1 for `units` (k, width): (k,)."""
     blocks = h[units[:, :, None], units[:, None, :]]  # (k, width, width)
     parts = w[:, units].permute(1, 2, 0)  # (k, width, m)
@@ -219,20 +219,20 @@ def scores(place: Place, weights: Weights, statistic: Statistic | None, config: 
     """What every unit's removal costs, relative to the layer, so that places can be compared; None where several layers
     read the units and second order was asked for."""
     if config.score == "magnitude":
-        return lamp(group_norms(place, weights))
+        return lamp_scores(compute_group_norms(place, weights))
     if isinstance(statistic, MaskGradient):
-        return informations(place, weights, statistic).diagonal() / 2
-    if not by_hessian(place, config) or not isinstance(statistic, Moment):
+        return fill_fisher_information(place, weights, statistic).diagonal() / 2
+    if not uses_hessian(place, config) or not isinstance(statistic, Moment):
         return None
-    problem = _problem(place, weights, statistic, config)
-    energy = quadratic(problem.whole, statistic.second)
-    losses = removal_losses(problem.weight, problem.inverse, problem.units).clamp(min=0)
+    problem = _make_problem(place, weights, statistic, config)
+    energy = quadratic_form(problem.whole, statistic.second)
+    losses = compute_removal_losses(problem.weight, problem.inverse, problem.units).clamp(min=0)
     rising = torch.cat((losses, losses.new_zeros(1))).cummax(0).values  # the last one never goes
     return rising / energy if energy > 0 else torch.zeros_like(rising)
 
 
 @dataclass(frozen=True)
-class _Problem:
+class _RemovalProblem:
     """What is to be solved at one consumer, in float64: W as it is `whole` (m, n) and, with the bias as a column,
     as `weight` (m, n+1), H⁻¹, and the columns of every unit (u, width)."""
 
@@ -243,38 +243,38 @@ class _Problem:
     damping: float
 
 
-def _problem(place: Place, weights: Weights, statistic: Moment, config: StructuredConfig) -> _Problem:
+def _make_problem(place: Place, weights: Weights, statistic: Moment, config: StructuredConfig) -> _RemovalProblem:
     site, (label, _) = place.observed, _label_and_units(place)
     bias = weights.get(f"{site.path}.bias")
     whole = weights[f"{site.path}.weight"].flatten(1).double()  # (m, n)
-    flat, (c, _) = whole, revive(statistic.second)
+    flat, (c, _) = whole, revive_dead_inputs(statistic.second)
     if bias is not None:
-        flat, c = _with_bias(flat, bias, c, statistic.mean)
+        flat, c = _append_bias_column(flat, bias, c, statistic.mean)
     inverse, damping = damped_inverse(c, config.damping, statistic.tokens)
-    return _Problem(whole, flat, inverse, torch.tensor(site.unit_columns(label), device=whole.device), damping)
+    return _RemovalProblem(whole, flat, inverse, torch.tensor(site.unit_columns(label), device=whole.device), damping)
 
 
 def solve(place: Place, weights: Weights, statistic: Statistic | None, config: StructuredConfig) -> Change:
     """Choose the units of the place's label that stay, and update their consumer."""
     if isinstance(statistic, MaskGradient) and place.label is not None and statistic.square.any():
-        staying = rearranged(informations(place, weights, statistic), kept_units(statistic.units, config.sparsity))
+        staying = rearrange_kept_units(fill_fisher_information(place, weights, statistic), count_kept_units(statistic.units, config.sparsity))
         return Change(cut=Cut(place.label, tuple(staying)))
-    if not by_hessian(place, config):
-        return remove_smallest(place, weights, config)
+    if not uses_hessian(place, config):
+        return remove_smallest_units(place, weights, config)
     axis, site = place.observed.input_axis, place.observed
     if not isinstance(statistic, Moment) or axis is None or place.label is None:
         raise TrimodalError(f"structured pruning at {place.name} was given no second moment or has no axis")
     label, units = _label_and_units(place)
     weight = weights[f"{site.path}.weight"]
-    problem = _problem(place, weights, statistic, config)
-    kept, updated = remove(problem.weight, problem.inverse, problem.units, kept_units(units, config.sparsity))
+    problem = _make_problem(place, weights, statistic, config)
+    kept, updated = remove_units(problem.weight, problem.inverse, problem.units, count_kept_units(units, config.sparsity))
     new_weight = updated[:, : problem.whole.shape[1]].view(weight.shape)[:, axis.staying(kept, label)].float()
     new_bias = None if weights.get(f"{site.path}.bias") is None else updated[:, -1].float()
     notes = (f"damping raised to {problem.damping:g}",) if problem.damping > config.damping else ()
     return Change(cut=Cut(label, tuple(kept), new_weight, new_bias), notes=notes)
 
 
-def _with_bias(weight: Tensor, bias: Tensor, moment: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
+def _append_bias_column(weight: Tensor, bias: Tensor, moment: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
     """Weight (m, n+1) and moment (n+1, n+1) with the bias as a column whose input is always 1."""
     n = len(moment)
     wide = torch.ones(n + 1, n + 1, dtype=torch.float64, device=moment.device)

@@ -36,13 +36,13 @@ from trimodal.maths.masks import keep_largest, keep_n_of_m
 from trimodal.methods.method import Method, Weights
 from trimodal.methods.options import option
 from trimodal.methods.prune import masked
-from trimodal.methods.prune.masked import Removal
+from trimodal.methods.prune.masked import WeightPruningOptions
 from trimodal.methods.prune.scope import Scope, certainty
 from trimodal.statistics import Moment, Statistic, StatisticKind
 
 
 @dataclass(frozen=True)
-class WandaConfig(Removal):
+class WandaConfig(WeightPruningOptions):
     """Options of `prune.wanda`."""
 
     scope: Scope = option("layer", "what is ranked together: each layer by itself, a tower's, or all of the step",
@@ -61,7 +61,7 @@ def refuse(place: Place, config: WandaConfig) -> str | None:
         return f"kept {config.kept} is more than of {config.of}"
     if place.observed.kind == "embedding" or place.observed.groups > 1:
         return "its inputs have no norm per column; prune.magnitude works on it"
-    return masked.refuse(place, _kept(place.observed, config), config.of is not None)
+    return masked.refuse_sparsity(place, _count_kept(place.observed, config), config.of is not None)
 
 
 def wants(place: Place, config: WandaConfig) -> StatisticKind | None:
@@ -71,16 +71,16 @@ def wants(place: Place, config: WandaConfig) -> StatisticKind | None:
 
 def forecast(place: Place, config: WandaConfig) -> Sequence[Site]:
     """The site with a mask and its kept weights."""
-    return masked.sparse_site(place.observed, _kept(place.observed, config))
+    return masked.forecast_sparse_site(place.observed, _count_kept(place.observed, config))
 
 
-def _kept(site: Site, config: WandaConfig) -> int:
+def _count_kept(site: Site, config: WandaConfig) -> int:
     if config.kept is None or config.of is None:
-        return masked.kept_per_row(site, config.sparsity)
-    return masked.kept_in_runs(site, config.kept, config.of)
+        return masked.count_kept_per_row(site, config.sparsity)
+    return masked.count_kept_in_runs(site, config.kept, config.of)
 
 
-def choose(weight: Tensor, square: Tensor, config: WandaConfig, within: Tensor | None = None) -> Tensor:
+def choose_mask(weight: Tensor, square: Tensor, config: WandaConfig, within: Tensor | None = None) -> Tensor:
     """Steps 1 and 2: the mask (m, n) for `weight` (m, n) and E[x²] = `square` (n,), inside the mask `within` (m, n)."""
     scores = weight.abs() * square.clamp(min=0).sqrt()
     if config.kept is not None and config.of is not None:
@@ -105,10 +105,10 @@ def solve(place: Place, weights: Weights, statistic: Statistic | None, config: W
     site = place.observed
     weight = weights[f"{site.path}.weight"].flatten(1)  # (m, n)
     notes: tuple[str, ...] = ()
-    mask = choose(weight, statistic.square, config, masked.mask_of(site, weights))
+    mask = choose_mask(weight, statistic.square, config, masked.mask_of(site, weights))
     if config.refit and isinstance(statistic, Moment):
-        weight, notes = masked.refitted(weight, mask, statistic, config.damping)
-    return replace(masked.treated(site, weight, mask), notes=notes)
+        weight, notes = masked.refit_kept_weights(weight, mask, statistic, config.damping)
+    return replace(masked.make_sparse_change(site, weight, mask), notes=notes)
 
 
 METHOD = Method(

@@ -50,11 +50,19 @@ from torch import Tensor, nn
 
 from trimodal.core import Change, Cut, Place, Site
 from trimodal.errors import TrimodalError, UnreachedError
-from trimodal.graph.fusion_discovery import offset_of
+from trimodal.graph.fusion_discovery import norm_offset_of
 from trimodal.methods.method import Method, Mix
 from trimodal.methods.options import option
-from trimodal.methods.prune.structured import kept_units
-from trimodal.methods.prune.unit_consumers import Reading, expected, fitted, observe, stacked, weight_at, width
+from trimodal.methods.prune.structured import count_kept_units
+from trimodal.methods.prune.unit_consumers import (
+    InputGroup,
+    collect_stream_inputs,
+    predict_errors,
+    read_weight,
+    refit_consumers,
+    stack_weights,
+    stream_width,
+)
 from trimodal.models.model import Batch, Model
 from trimodal.statistics import StatisticKind
 
@@ -82,15 +90,15 @@ def refuse(place: Place, config: WidthConfig) -> str | None:
             return f"{site.name} is already {site.stored}; prune before that"
         if site.tied and not site.read_again:
             return f"{site.name} shares its weight with {site.tied[0]}; prune before that"
-    units = width(place)
-    if config.sparsity > 0 and staying(units, config) == units:
+    units = stream_width(place)
+    if config.sparsity > 0 and count_kept_dimensions(units, config) == units:
         return f"{config.sparsity:g} of its {units} dimensions is none, as a multiple of {config.multiple} stays"
     return None
 
 
-def staying(units: int, config: WidthConfig) -> int:
+def count_kept_dimensions(units: int, config: WidthConfig) -> int:
     """How many of `units` dimensions stay."""
-    least = kept_units(units, config.sparsity)
+    least = count_kept_units(units, config.sparsity)
     return units if config.sparsity == 0 else min(units, -(-least // config.multiple) * config.multiple)
 
 
@@ -101,16 +109,16 @@ def wants(place: Place, config: WidthConfig) -> StatisticKind | None:
 
 def forecast(place: Place, config: WidthConfig) -> Sequence[Site]:
     """All layers along the stream, with fewer dimensions."""
-    kept = range(staying(width(place), config))
+    kept = range(count_kept_dimensions(stream_width(place), config))
     return tuple(site.cut(place.label or "", kept) for site in place.sites)
 
 
-def energies(weight: Tensor, square: Tensor) -> Tensor:
+def compute_dimension_energies(weight: Tensor, square: Tensor) -> Tensor:
     """What every dimension adds by itself to E‖W x‖², for W (m, n) and E[x_i²] (n,): (n,)."""
     return weight.double().square().sum(0) * square.double()
 
 
-def magnitudes(weights: Sequence[tuple[Tensor, int]], units: int) -> Tensor:
+def compute_dimension_norms(weights: Sequence[tuple[Tensor, int]], units: int) -> Tensor:
     """Per dimension the squared norm of all that hangs on it, of each weight along the dimension named with it: (n,)."""
     total = torch.zeros(units, dtype=torch.float64)
     for weight, dim in weights:
@@ -118,67 +126,67 @@ def magnitudes(weights: Sequence[tuple[Tensor, int]], units: int) -> Tensor:
     return total
 
 
-def by_energy(model: Model, place: Place, readings: Sequence[Reading], mix: Mix) -> Tensor:
+def score_by_energy(model: Model, place: Place, readings: Sequence[InputGroup], mix: Mix) -> Tensor:
     """Σ over readings of the share of E‖W x‖² that a dimension brings."""
-    total = torch.zeros(width(place), dtype=torch.float64)
+    total = torch.zeros(stream_width(place), dtype=torch.float64)
     for reading in readings:
-        part = energies(stacked(model, reading), mix(reading.moments).square).cpu()
+        part = compute_dimension_energies(stack_weights(model, reading), mix(reading.moments).square).cpu()
         total += part / part.sum() if part.any() else part
     return total
 
 
-def by_activation(model: Model, place: Place, readings: Sequence[Reading], mix: Mix) -> Tensor:
+def score_by_activation(model: Model, place: Place, readings: Sequence[InputGroup], mix: Mix) -> Tensor:
     """Σ over readings of the root mean square of a dimension."""
     return torch.stack([mix(reading.moments).square.double().sqrt().cpu() for reading in readings]).sum(0)
 
 
-def by_magnitude(model: Model, place: Place, readings: Sequence[Reading], mix: Mix) -> Tensor:
+def score_by_magnitude(model: Model, place: Place, readings: Sequence[InputGroup], mix: Mix) -> Tensor:
     """Σ of squares over all weights along the stream."""
     label = place.label or ""
     along = []
     for site in place.sites:
         if site.writes(label):
-            along.append((weight_at(model, site), site.output_dim))
+            along.append((read_weight(model, site), site.output_dim))
         if site.reads(label) and site.kind != "embedding":
-            along.append((weight_at(model, site), 1))
+            along.append((read_weight(model, site), 1))
     along += [(model.module.get_parameter(bare.path).detach(), -1) for bare in place.bare]
-    return magnitudes(along, width(place))
+    return compute_dimension_norms(along, stream_width(place))
 
 
-SCORES: Mapping[Score, Callable[[Model, Place, Sequence[Reading], Mix], Tensor]] = {
-    "energy": by_energy, "activation": by_activation, "magnitude": by_magnitude,
+SCORES: Mapping[Score, Callable[[Model, Place, Sequence[InputGroup], Mix], Tensor]] = {
+    "energy": score_by_energy, "activation": score_by_activation, "magnitude": score_by_magnitude,
 }  # fmt: skip
 
 
-def rescaled(model: Model, place: Place, kept: Sequence[int]) -> dict[str, Tensor]:
+def rescale_norms(model: Model, place: Place, kept: Sequence[int]) -> dict[str, Tensor]:
     """The weights of the norms that divide by a root mean square, by name, for a mean over fewer dimensions."""
     found: dict[str, Tensor] = {}
-    factor = math.sqrt(width(place) / len(kept))
+    factor = math.sqrt(stream_width(place) / len(kept))
     for site in place.sites:
         norm = model.module.get_submodule(site.path)
         if site.kind == "norm" and not isinstance(norm, nn.LayerNorm):
-            offset = offset_of(norm)
+            offset = norm_offset_of(norm)
             if offset is None:
                 raise TrimodalError(f"prune.width at {place.name}: {site.path} is a {type(norm).__name__}, no norm that is known")
-            found[f"{site.path}.weight"] = (weight_at(model, site)[list(kept)] + offset) * factor - offset
+            found[f"{site.path}.weight"] = (read_weight(model, site)[list(kept)] + offset) * factor - offset
     return found
 
 
 def survey(model: Model, place: Place, batches: Sequence[Batch], mix: Mix, config: WidthConfig) -> Change:
     """Choose the dimensions that stay, scale the norms over them, and fit the layers that read them."""
-    units = width(place)
-    readings = observe(model, place, batches)
+    units = stream_width(place)
+    readings = collect_stream_inputs(model, place, batches)
     if not readings and wants(place, config) is not None:
         raise UnreachedError(
             f"prune.width at {place.name}: no calibration sample ran through it; give data that uses the {place.tower} tower"
         )
     worth = SCORES[config.score](model, place, readings, mix)
     order = torch.sort(worth, descending=True, stable=True).indices
-    kept = tuple(sorted(order[: staying(units, config)].tolist()))
-    tensors = rescaled(model, place, kept)
-    error = expected(model, readings, kept)
+    kept = tuple(sorted(order[: count_kept_dimensions(units, config)].tolist()))
+    tensors = rescale_norms(model, place, kept)
+    error = predict_errors(model, readings, kept)
     if config.refit and readings and len(kept) < units:
-        values, error = fitted(model, place, kept, tensors, readings, batches, mix, config.damping)
+        values, error = refit_consumers(model, place, kept, tensors, readings, batches, mix, config.damping)
         tensors |= values
     return Change(cut=Cut(place.label or "", kept, tensors=tensors), error=error, notes=(f"{len(kept)} of {units} stay",))
 

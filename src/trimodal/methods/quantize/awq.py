@@ -46,12 +46,12 @@ from torch import Tensor
 
 from trimodal.core import Change, Place, Site
 from trimodal.errors import TrimodalError
-from trimodal.layers import Coded
-from trimodal.maths.error import quadratic
+from trimodal.layers import CodedWeight
+from trimodal.maths.error import quadratic_form
 from trimodal.methods.method import Method, Weights
 from trimodal.methods.options import option
 from trimodal.methods.quantize import gptq, gridded
-from trimodal.methods.quantize.gridded import Rounding
+from trimodal.methods.quantize.gridded import RoundingOptions
 from trimodal.statistics import Moment, Statistic, StatisticKind
 
 _STRENGTHS = [step / 20 for step in range(20)]
@@ -59,7 +59,7 @@ _LEAST = 1e-4
 
 
 @dataclass(frozen=True)
-class AwqConfig(Rounding):
+class AwqConfig(RoundingOptions):
     """Options of `quantize.awq`."""
 
     bits: int = option(4, "bits per weight", low=2, high=8, choices=(16,), unit="bits", search=(2, 3, 4, 6, 8))
@@ -78,19 +78,19 @@ def forecast(place: Place, config: AwqConfig) -> tuple[Site, ...]:
     return tuple(gridded.forecast(place, config, columns=True))
 
 
-def factors(square: Tensor, strength: float) -> Tensor:
+def compute_column_scales(square: Tensor, strength: float) -> Tensor:
     """Step 1: c (n,) float16 from E[x_j²] = `square` (n,) and r = `strength`."""
     t = (square / square.max().clamp(min=1e-30)).pow(strength / 2).clamp(min=_LEAST)
     return ((t.max() * t.min()).sqrt() / t).half()
 
 
-def searched(weight: Tensor, moment: Moment, config: AwqConfig) -> tuple[float, dict[float, float]]:
+def search_scaling_strength(weight: Tensor, moment: Moment, config: AwqConfig) -> tuple[float, dict[float, float]]:
     """Steps 1 and 2: the best r for `weight` (m, n), and E(r) of every r tried."""
     errors = {}
     for strength in _STRENGTHS:
-        c = factors(moment.square, strength).float()
-        levels = gridded.fit(weight / c, config, gridded.transformed(moment, partial(torch.mul, c)))
-        errors[strength] = quadratic(weight - levels.decode(levels.encode(weight / c)) * c, moment.second)
+        c = compute_column_scales(moment.square, strength).float()
+        levels = gridded.fit_levels(weight / c, config, gridded.transform_moment(moment, partial(torch.mul, c)))
+        errors[strength] = quadratic_form(weight - levels.decode(levels.encode(weight / c)) * c, moment.second)
     return min(errors, key=lambda strength: errors[strength]), errors
 
 
@@ -99,32 +99,32 @@ def solve(place: Place, weights: Weights, statistic: Statistic | None, config: A
     if not isinstance(statistic, Moment):
         raise TrimodalError(f"quantize.awq at {place.name} was given no second moment")
     weight = weights[f"{place.observed.path}.weight"].flatten(1)  # (m, n)
-    best, _ = searched(weight, statistic, config)
+    best, _ = search_scaling_strength(weight, statistic, config)
     tried = dict.fromkeys((best, 0.0)) if config.feedback else (best,)
-    changes = [_scaled(place, weights, statistic, config, strength) for strength in tried]
-    return min(changes, key=lambda change: _error(change, weight, statistic))
+    changes = [_quantize_scaled(place, weights, statistic, config, strength) for strength in tried]
+    return min(changes, key=lambda change: _measure_error(change, weight, statistic))
 
 
-def _scaled(place: Place, weights: Weights, moment: Moment, config: AwqConfig, strength: float) -> Change:
+def _quantize_scaled(place: Place, weights: Weights, moment: Moment, config: AwqConfig, strength: float) -> Change:
     """Step 3: the weight with its columns scaled by r = `strength`, quantized."""
-    factor = factors(moment.square, strength)
+    factor = compute_column_scales(moment.square, strength)
     c = factor.float()
-    scaled = gridded.transformed(moment, lambda x: x * c)
-    choose: gridded.Chooser = gridded.nearest
+    scaled = gridded.transform_moment(moment, lambda x: x * c)
+    choose: gridded.Chooser = gridded.round_to_nearest
     notes: tuple[str, ...] = (f"columns scaled with exponent {strength:g}",)
     if config.feedback:
-        choose, damping = gptq.chooser(scaled, config.damping)
+        choose, damping = gptq.make_feedback_chooser(scaled, config.damping)
         notes += (f"damping raised to {damping:g}",) if damping > config.damping else ()
     target = weights[f"{place.observed.path}.weight"].flatten(1) / c
-    return gridded.quantized(
+    return gridded.quantize_weight(
         place, weights, scaled, config, choose, {"columns": factor[None]}, notes, target, columns=True
     )
 
 
-def _error(change: Change, weight: Tensor, moment: Moment) -> float:
+def _measure_error(change: Change, weight: Tensor, moment: Moment) -> float:
     (treatment,) = change.treatments.values()
-    decoded = Coded(treatment.kind, {**treatment.options, "dtype": "float32"}, treatment.tensors)()
-    return quadratic(weight - decoded.flatten(1), moment.second)
+    decoded = CodedWeight(treatment.kind, {**treatment.options, "dtype": "float32"}, treatment.tensors)()
+    return quadratic_form(weight - decoded.flatten(1), moment.second)
 
 
 METHOD = Method(

@@ -51,13 +51,13 @@ from torch import Tensor
 from trimodal.core import Change, Place, Site, Treatment
 from trimodal.core.storage import stored_bytes
 from trimodal.errors import TrimodalError
-from trimodal.maths.cholesky import inverse_root, revive
-from trimodal.maths.entropy_coding import coded_bits, entropy
-from trimodal.maths.error import quadratic
-from trimodal.maths.integers import Integers, integers
+from trimodal.maths.cholesky import inverse_root, revive_dead_inputs
+from trimodal.maths.entropy_coding import estimate_coded_bits, shannon_entropy
+from trimodal.maths.error import quadratic_form
+from trimodal.maths.integers import IntegerGrid, make_integer_grid
 from trimodal.methods.method import Method, Weights, needs_dense
 from trimodal.methods.options import option
-from trimodal.methods.quantize.gptq import feedback
+from trimodal.methods.quantize.gptq import round_with_feedback
 from trimodal.statistics import Moment, Statistic, StatisticKind
 
 _STEP_BITS = 16.0
@@ -69,7 +69,7 @@ _TRIES = 12
 _NEAR = 0.003
 _RIDGE = 1e-6
 
-Encoder = Callable[[Tensor, float], tuple[Tensor, Integers]]
+Encoder = Callable[[Tensor, float], tuple[Tensor, IntegerGrid]]
 """(rows of the weight, c) -> codes int8 (rows, n) and the steps."""
 
 
@@ -104,33 +104,33 @@ def wants(place: Place, config: EntropyConfig) -> StatisticKind | None:
 def forecast(place: Place, config: EntropyConfig) -> Sequence[Site]:
     """The site with a byte per weight and a step per column: what it takes in memory, and in a plain file."""
     site = place.observed
-    total = stored_bytes("integers", _options(site, 0)) + site.bias_bytes
+    total = stored_bytes("integers", _storage_options(site, 0)) + site.bias_bytes
     return (replace(site, stored="integers", stored_bytes=total),)
 
 
-def _options(site: Site, exponent: int) -> dict[str, object]:
+def _storage_options(site: Site, exponent: int) -> dict[str, object]:
     return {"shape": list(site.shape), "dtype": site.dtype, "exponent": exponent}
 
 
 def bits_per_weight(codes: Tensor, steps: int) -> float:
     """What entropy-coded `codes` (rows, columns), their tables and so many `steps` take, per weight."""
-    return (coded_bits(codes) + _STEP_BITS * steps) / codes.numel()
+    return (estimate_coded_bits(codes) + _STEP_BITS * steps) / codes.numel()
 
 
-def rounding(weight: Tensor) -> Encoder:
+def make_nearest_encoder(weight: Tensor) -> Encoder:
     """Every weight of a row for itself, with one step c for all columns."""
     least = float(weight.abs().max()) / _BOUND
 
-    def encode(rows: Tensor, c: float) -> tuple[Tensor, Integers]:
-        levels = integers(torch.full((weight.shape[1],), max(c, least, 1e-30), device=weight.device))
+    def encode(rows: Tensor, c: float) -> tuple[Tensor, IntegerGrid]:
+        levels = make_integer_grid(torch.full((weight.shape[1],), max(c, least, 1e-30), device=weight.device))
         return levels.encode(rows), levels
 
     return encode
 
 
-def waterfilled(weight: Tensor, moment: Moment, damping: float, filling: bool = True) -> tuple[Encoder, float]:
+def make_waterfilling_encoder(weight: Tensor, moment: Moment, damping: float, filling: bool = True) -> tuple[Encoder, float]:
     """Steps 1 to 3, for any rows of `weight` (m, n), and the damping that was needed; without `filling` Δ_j = c."""
-    second, _ = revive(moment.second)
+    second, _ = revive_dead_inputs(moment.second)
     order = torch.sort(second.diagonal(), descending=True, stable=True).indices
     root, used = inverse_root(second[order][:, order], damping, moment.tokens)
     shares = torch.ones(len(second), device=second.device)
@@ -140,11 +140,11 @@ def waterfilled(weight: Tensor, moment: Moment, damping: float, filling: bool = 
     least = weight.abs().amax(dim=0) / _ROOM
     single = root.float()
 
-    def encode(rows: Tensor, c: float) -> tuple[Tensor, Integers]:
+    def encode(rows: Tensor, c: float) -> tuple[Tensor, IntegerGrid]:
         floor = least.clone()
         while True:
-            levels = integers(torch.maximum(shares * c, floor).clamp(min=1e-30))
-            codes, _ = feedback(rows, single, levels, order)
+            levels = make_integer_grid(torch.maximum(shares * c, floor).clamp(min=1e-30))
+            codes, _ = round_with_feedback(rows, single, levels, order)
             bounded = (codes.abs() == _BOUND).any(dim=0)
             if not bounded.any():
                 return codes, levels
@@ -153,7 +153,7 @@ def waterfilled(weight: Tensor, moment: Moment, damping: float, filling: bool = 
     return encode, used
 
 
-def chosen(weight: Tensor, encode: Encoder, bits: float, steps: int) -> tuple[Tensor, Integers]:
+def encode_to_target_bits(weight: Tensor, encode: Encoder, bits: float, steps: int) -> tuple[Tensor, IntegerGrid]:
     """Step 4: codes of all rows, and the steps, with which an entropy-coded file takes `bits` per weight.
 
     Finer steps cost about log2 bits more, so that the next c follows from the last; the search ends when it is within
@@ -165,15 +165,15 @@ def chosen(weight: Tensor, encode: Encoder, bits: float, steps: int) -> tuple[Te
     if rows > 2 * sample:
         some = weight[torch.linspace(0, rows - 1, sample).long().to(weight.device)]
         of_steps = _STEP_BITS * steps / weight.numel()  # all rows share them, not the sample's alone
-        c = _searched(some, encode, bits - of_steps, c, 0)[2]
-    codes, levels, _ = _searched(weight, encode, bits, c, steps)
+        c = _search_step_size(some, encode, bits - of_steps, c, 0)[2]
+    codes, levels, _ = _search_step_size(weight, encode, bits, c, steps)
     return codes, levels
 
 
-def _searched(weight: Tensor, encode: Encoder, bits: float, c: float, steps: int) -> tuple[Tensor, Integers, float]:
+def _search_step_size(weight: Tensor, encode: Encoder, bits: float, c: float, steps: int) -> tuple[Tensor, IntegerGrid, float]:
     """Codes, steps and c nearest to `bits`, by secants in log2 c that stay between the last too fine and too coarse."""
     fine, coarse = -math.inf, math.inf  # log2 c with too many bits, with too few
-    best: tuple[float, Tensor, Integers, float] | None = None
+    best: tuple[float, Tensor, IntegerGrid, float] | None = None
     at, last = math.log2(c), None
     for _ in range(_TRIES):
         codes, levels = encode(weight, 2.0**at)
@@ -196,7 +196,7 @@ def _searched(weight: Tensor, encode: Encoder, bits: float, c: float, steps: int
     return best[1:]
 
 
-def refitted(weight: Tensor, codes: Tensor, levels: Integers, moment: Moment) -> Integers:
+def refit_steps(weight: Tensor, codes: Tensor, levels: IntegerGrid, moment: Moment) -> IntegerGrid:
     """Step 5: the steps with the least output error for these `codes`; `levels` where they are no better."""
     second, q = moment.second.double(), codes.double()
     used = (codes != 0).any(dim=0)
@@ -209,8 +209,8 @@ def refitted(weight: Tensor, codes: Tensor, levels: Integers, moment: Moment) ->
         return levels
     new = old + torch.cholesky_solve((target - product @ old)[:, None], factor)[:, 0]
     new = torch.where(used & (new > 0.25 * old) & (new < 4 * old), new, old)
-    found = integers(new.float())
-    before, after = (quadratic(weight - part.decode(codes), moment.second) for part in (levels, found))
+    found = make_integer_grid(new.float())
+    before, after = (quadratic_form(weight - part.decode(codes), moment.second) for part in (levels, found))
     return found if after < before else levels
 
 
@@ -224,20 +224,20 @@ def solve(place: Place, weights: Weights, statistic: Statistic | None, config: E
     notes: list[str] = []
     steps = weight.shape[1] if moment is not None and (config.waterfilling or config.refit) else 1
     if moment is None:
-        codes, levels = chosen(weight, rounding(weight), config.bits, steps)
+        codes, levels = encode_to_target_bits(weight, make_nearest_encoder(weight), config.bits, steps)
     else:
-        encode, used = waterfilled(weight, moment, config.damping, config.waterfilling)
-        codes, levels = chosen(weight, encode, config.bits, steps)
+        encode, used = make_waterfilling_encoder(weight, moment, config.damping, config.waterfilling)
+        codes, levels = encode_to_target_bits(weight, encode, config.bits, steps)
         if config.refit:
-            levels = refitted(weight, codes, levels, moment)
+            levels = refit_steps(weight, codes, levels, moment)
         if used > config.damping:
             notes.append(f"damping raised to {used:g}")
     reached = bits_per_weight(codes, steps)
-    notes.append(f"{reached:.3f} bits per weight when entropy-coded, of which codes have an entropy of {entropy(codes):.3f}")
+    notes.append(f"{reached:.3f} bits per weight when entropy-coded, of which codes have an entropy of {shannon_entropy(codes):.3f}")
     if abs(reached - config.bits) > 0.01 * config.bits:
         notes.append(f"{config.bits:g} bits were asked for")
     stored = levels.tensors(codes)
-    return Change({site.path: Treatment("integers", _options(site, levels.exponent), stored)}, notes=tuple(notes))
+    return Change({site.path: Treatment("integers", _storage_options(site, levels.exponent), stored)}, notes=tuple(notes))
 
 
 METHOD = Method(

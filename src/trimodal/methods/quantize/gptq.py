@@ -48,18 +48,18 @@ from torch import Tensor
 from trimodal.core import Change, Place
 from trimodal.errors import TrimodalError
 from trimodal.layers.stored import Levels
-from trimodal.maths.cholesky import damped_inverse, inverse_root, revive
+from trimodal.maths.cholesky import damped_inverse, inverse_root, revive_dead_inputs
 from trimodal.methods.method import Method, Weights
 from trimodal.methods.options import option
 from trimodal.methods.quantize import gridded
-from trimodal.methods.quantize.gridded import Repair, Rounding, Shared
+from trimodal.methods.quantize.gridded import RepairOptions, RoundingOptions, SharedCodebookOptions
 from trimodal.statistics import Moment, Statistic, StatisticKind
 
 _BLOCK = 128
 
 
 @dataclass(frozen=True)
-class GptqConfig(Shared, Repair):
+class GptqConfig(SharedCodebookOptions, RepairOptions):
     """Options of `quantize.gptq`."""
 
     bits: int = option(4, "bits per weight", low=2, high=8, choices=(16,), unit="bits", search=(2, 3, 4, 6, 8))
@@ -71,7 +71,7 @@ class GptqConfig(Shared, Repair):
     )  # fmt: skip
 
 
-def refuse(place: Place, config: Rounding, masks: bool = False) -> str | None:
+def refuse(place: Place, config: RoundingOptions, masks: bool = False) -> str | None:
     """Why a place is left alone. `masks`: the method keeps the mask of a pruned weight."""
     site = place.observed
     if site.kind == "embedding":
@@ -86,7 +86,7 @@ def wants(place: Place, config: GptqConfig) -> StatisticKind | None:
     return "paired" if config.target else "moment"
 
 
-def feedback(
+def round_with_feedback(
     weight: Tensor, root: Tensor, levels: Levels, order: Tensor, exact: Tensor | None = None, kept: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """Step 4, in any order of columns: codes, and the weight as it stood when each column was reached, both (m, n).
@@ -126,14 +126,14 @@ def feedback(
     return levels.as_codes(codes[back].T.contiguous()), w[back].T
 
 
-def chooser(
+def make_feedback_chooser(
     moment: Moment, damping: float, activation_order: bool = True, kept: Tensor | None = None
 ) -> tuple[gridded.Chooser, float]:
     """Steps 2 to 4 as a way to choose codes, and the damping that was needed.
 
     `kept` (m, n) is the mask of a pruned weight.
     """
-    c, _ = revive(moment.second)
+    c, _ = revive_dead_inputs(moment.second)
     order = torch.arange(len(c), device=c.device)
     if activation_order:
         order = torch.sort(c.diagonal(), descending=True, stable=True).indices
@@ -141,16 +141,16 @@ def chooser(
     root = root.float()
 
     def choose(weight: Tensor, levels: Levels, exact: Tensor | None) -> tuple[Tensor, Tensor]:
-        return feedback(weight, root, levels, order, exact, kept)
+        return round_with_feedback(weight, root, levels, order, exact, kept)
 
     return choose, used
 
 
-def corrected(weight: Tensor, moment: Moment, strength: float, damping: float) -> Tensor:
+def correct_weight(weight: Tensor, moment: Moment, strength: float, damping: float) -> Tensor:
     """W* (m, n) of step 1."""
     if moment.cross is None:
         return weight
-    inverse, _ = damped_inverse(revive(moment.second)[0], damping, moment.tokens)
+    inverse, _ = damped_inverse(revive_dead_inputs(moment.second)[0], damping, moment.tokens)
     shift = (moment.cross - moment.second).double() @ inverse
     return weight + strength * (weight.double() @ shift).float()
 
@@ -160,13 +160,13 @@ def solve(place: Place, weights: Weights, statistic: Statistic | None, config: G
     if not isinstance(statistic, Moment):
         raise TrimodalError(f"quantize.gptq at {place.name} was given no second moment")
     kept = weights.get(f"{place.observed.path}.mask")
-    choose, damping = chooser(statistic, config.damping, config.activation_order, kept)
+    choose, damping = make_feedback_chooser(statistic, config.damping, config.activation_order, kept)
     notes = (f"damping raised to {damping:g}",) if damping > config.damping else ()
     target = None
     if config.target:
         weight = weights[f"{place.observed.path}.weight"].flatten(1)  # (m, n)
-        target = corrected(weight, statistic, config.target, config.damping)
-    return gridded.quantized(place, weights, statistic, config, choose, notes=notes, target=target)
+        target = correct_weight(weight, statistic, config.target, config.damping)
+    return gridded.quantize_weight(place, weights, statistic, config, choose, notes=notes, target=target)
 
 
 METHOD = Method(

@@ -12,14 +12,14 @@ from torch import Tensor
 from trimodal.core import Change, Place, Site, Treatment
 from trimodal.core.storage import group_size, stored_bytes
 from trimodal.errors import TrimodalError
-from trimodal.layers import Coded
+from trimodal.layers import CodedWeight
 from trimodal.layers.stored import Levels
-from trimodal.maths.codebook import TABLES, Codebook, Per, fit_codebook, on_table
+from trimodal.maths.codebook import TABLES, Codebook, Per, fit_codebook, fit_to_table
 from trimodal.maths.error import bias_correction
 from trimodal.maths.grid import Clip, fit_grid
 from trimodal.maths.lowrank import output_basis
-from trimodal.maths.packing import pack
-from trimodal.methods.method import Weights, needs_dense, needs_numbers
+from trimodal.maths.packing import pack_codes
+from trimodal.methods.method import Weights, needs_dense, needs_dense_or_sparse
 from trimodal.methods.options import option
 from trimodal.statistics import Moment
 
@@ -32,7 +32,7 @@ GRID_HELP = (
 
 
 @dataclass(frozen=True)
-class Rounding:
+class RoundingOptions:
     """Options that every quantizer onto a grid has."""
 
     bits: int = option(8, "bits per weight", low=2, high=8, choices=(16,), unit="bits", search=(2, 3, 4, 6, 8))
@@ -49,7 +49,7 @@ class Rounding:
 
 
 @dataclass(frozen=True)
-class Shared(Rounding):
+class SharedCodebookOptions(RoundingOptions):
     """Options of the quantizers that can round onto a table which all layers of a tower use; see `tower_table.py`."""
 
     group: int | str = option(
@@ -65,7 +65,7 @@ class Shared(Rounding):
 
 
 @dataclass(frozen=True)
-class Repair:
+class RepairOptions:
     """Options that win back some of what rounding lost."""
 
     outliers: float = option(0.0, "share of the weights kept in float16, the most sensitive first", low=0.0, high=0.1,
@@ -80,12 +80,12 @@ Chooser = Callable[[Tensor, Levels, Tensor | None], tuple[Tensor, Tensor]]
 """(weight, levels, exact) -> codes, and the weight as it stood when each column was reached."""
 
 
-def refuse(place: Place, config: Rounding, masks: bool = False) -> str | None:
+def refuse(place: Place, config: RoundingOptions, masks: bool = False) -> str | None:
     """Why a place is left alone. `masks`: the method keeps the mask of a pruned weight."""
     site = place.observed
     if config.grid in TABLES and config.bits > 8:
         return f"the table '{config.grid}' has no {config.bits}-bit form; 8 bits at most"
-    if shares(config) and config.grid != "kmeans":
+    if uses_shared_codebook(config) and config.grid != "kmeans":
         return f"a tower can only share learned numbers (grid: kmeans), not the grid '{config.grid}'"
     rank = getattr(config, "rank", 0)
     if rank and rank * (site.rows + site.columns) * 2 >= site.rows * site.columns:
@@ -94,30 +94,30 @@ def refuse(place: Place, config: Rounding, masks: bool = False) -> str | None:
         filling = [name for name in ("outliers", "rank") if getattr(config, name, 0)]
         if filling:
             return f"it is pruned, and {filling[0]} would not leave its zeros alone"
-        return needs_numbers(site)
+        return needs_dense_or_sparse(site)
     return needs_dense(site)
 
 
-def shares(config: Any) -> bool:
+def uses_shared_codebook(config: Any) -> bool:
     """Whether all layers of a tower are to use one table."""
     return getattr(config, "table", "group") != "group" or getattr(config, "group", "") == "tower"
 
 
-def levels_of(path: str) -> str:
+def shared_levels_key(path: str) -> str:
     """What a tower's table is called among the weights that a method is given, when the layer at `path` stores it."""
     return path + _LEVELS
 
 
-def forecast(place: Place, config: Rounding, **parts: Any) -> Sequence[Site]:
+def forecast(place: Place, config: RoundingOptions, **parts: Any) -> Sequence[Site]:
     """The site with its weight on a grid."""
     site = place.observed
-    kind, options = _options(site, config)
+    kind, options = _describe_storage(site, config)
     total = stored_bytes(kind, {**options, **parts}) + site.bias_bytes
     return (replace(site, stored=kind, stored_bytes=total),)
 
 
-def fit(
-    weight: Tensor, config: Rounding, moment: Moment | None, kept: Tensor | None = None, table: Tensor | None = None
+def fit_levels(
+    weight: Tensor, config: RoundingOptions, moment: Moment | None, kept: Tensor | None = None, table: Tensor | None = None
 ) -> Levels:
     """The numbers that `weight` (m, n) may take, chosen for it as `config` says; with the mask `kept` (m, n) the others
     are zero and need none. `table` (2^bits,) is the tower's, if there is one."""
@@ -126,17 +126,17 @@ def fit(
         return fit_grid(weight, config.bits, config.group, config.grid == "symmetric", config.clip, second)
     importance = None if moment is None else moment.square
     if table is not None:
-        per: Per = "borrowed" if isinstance(config, Shared) and config.table == "borrowed" else "tower"
-        return on_table(weight, table, config.bits, config.group, per, config.clip, importance, kept)
+        per: Per = "borrowed" if isinstance(config, SharedCodebookOptions) and config.table == "borrowed" else "tower"
+        return fit_to_table(weight, table, config.bits, config.group, per, config.clip, importance, kept)
     return fit_codebook(weight, config.bits, config.group, config.grid, config.clip, importance, kept)
 
 
-def nearest(weight: Tensor, levels: Levels, exact: Tensor | None) -> tuple[Tensor, Tensor]:
+def round_to_nearest(weight: Tensor, levels: Levels, exact: Tensor | None) -> tuple[Tensor, Tensor]:
     """Every weight for itself; `exact` ones are kept elsewhere."""
     return levels.encode(weight if exact is None else weight.masked_fill(exact, 0.0)), weight
 
 
-def transformed(moment: Moment, change: Callable[[Tensor], Tensor]) -> Moment:
+def transform_moment(moment: Moment, change: Callable[[Tensor], Tensor]) -> Moment:
     """The moment of x A instead of x (columns,), where `change` takes rows x (..., n) to x A: C becomes Aᵀ C A."""
     result = Moment(moment.columns, moment.tokens)
     result.second = change(change(moment.second).T)
@@ -146,11 +146,11 @@ def transformed(moment: Moment, change: Callable[[Tensor], Tensor]) -> Moment:
     return result
 
 
-def quantized(
+def quantize_weight(
     place: Place,
     weights: Weights,
     moment: Moment | None,
-    config: Rounding,
+    config: RoundingOptions,
     choose: Chooser,
     parts: Parts | None = None,
     notes: tuple[str, ...] = (),
@@ -175,14 +175,14 @@ def quantized(
     kept = weights.get(f"{site.path}.mask")
     if kept is not None:
         target = target.masked_fill(~kept, 0.0)
-    exact = _outliers(target, moment, getattr(config, "outliers", 0.0))
-    lender, table = _table(place, weights, config)
-    levels = fit(target if exact is None else target.masked_fill(exact, 0.0), config, moment, kept, table)
+    exact = _select_outliers(target, moment, getattr(config, "outliers", 0.0))
+    lender, table = _find_shared_table(place, weights, config)
+    levels = fit_levels(target if exact is None else target.masked_fill(exact, 0.0), config, moment, kept, table)
     codes, reached = choose(target, levels, exact)
-    kind, described = _options(site, config)
+    kind, described = _describe_storage(site, config)
     stored = {**levels.tensors(codes if kept is None else codes[kept][None]), **(parts or {})}
     if kept is not None:
-        stored["mask"] = pack(kept.to(torch.uint8), 1)
+        stored["mask"] = pack_codes(kept.to(torch.uint8), 1)
     described = {**described, **levels.options(), **options}
     if exact is not None:
         places = exact.flatten().nonzero()[:, 0]
@@ -191,10 +191,10 @@ def quantized(
     lent = {"levels": levels.levels} if lender and isinstance(levels, Codebook) else {}
     rank, repaired = getattr(config, "rank", 0), getattr(config, "bias", False) and moment is not None
     if rank or repaired:
-        decoded = Coded(kind, {**described, "dtype": "float32"}, {**stored, **lent})().flatten(1)
+        decoded = CodedWeight(kind, {**described, "dtype": "float32"}, {**stored, **lent})().flatten(1)
     if rank:
         described["rank"] = rank
-        left, right = _low_rank(weight - decoded, moment, rank)
+        left, right = _fit_low_rank(weight - decoded, moment, rank)
         stored["left"], stored["right"] = left, right
         decoded = decoded + left.float() @ right.float()
     bias = weights.get(f"{site.path}.bias") if getattr(config, "bias", False) else None
@@ -204,9 +204,9 @@ def quantized(
     return Change({site.path: Treatment(kind, described, stored, bias, lender)}, notes=notes)
 
 
-def _table(place: Place, weights: Weights, config: Rounding) -> tuple[str, Tensor | None]:
+def _find_shared_table(place: Place, weights: Weights, config: RoundingOptions) -> tuple[str, Tensor | None]:
     """The path of the layer whose table is borrowed, empty where none is, and the numbers of the table that is shared."""
-    if not shares(config):
+    if not uses_shared_codebook(config):
         return "", None
     found = next((name for name in weights if name.endswith(_LEVELS)), None)
     if found is None:
@@ -215,7 +215,7 @@ def _table(place: Place, weights: Weights, config: Rounding) -> tuple[str, Tenso
     return "" if owner == place.observed.path else owner, weights[found]
 
 
-def _options(site: Site, config: Rounding) -> tuple[str, dict[str, Any]]:
+def _describe_storage(site: Site, config: RoundingOptions) -> tuple[str, dict[str, Any]]:
     """Kind and options of the storage, as far as they follow from the config; the exponent is found with the weights."""
     group = group_size(config.group, site.columns)
     options: dict[str, Any] = {
@@ -224,7 +224,7 @@ def _options(site: Site, config: Rounding) -> tuple[str, dict[str, Any]]:
     if site.stored == "sparse":
         options["kept"] = site.kept
     if getattr(config, "outliers", 0.0):
-        options["outliers"] = _count(site.rows * site.columns, getattr(config, "outliers", 0.0))
+        options["outliers"] = _count_outliers(site.rows * site.columns, getattr(config, "outliers", 0.0))
     if getattr(config, "rank", 0):
         options["rank"] = getattr(config, "rank", 0)
     if config.grid in ("symmetric", "asymmetric"):
@@ -232,7 +232,7 @@ def _options(site: Site, config: Rounding) -> tuple[str, dict[str, Any]]:
         zero = None if config.grid == "symmetric" else wide
         return "quantized", {**options, "zero": zero, "shared": config.group == "tensor"}
     learned = config.grid == "kmeans"
-    if isinstance(config, Shared) and shares(config):
+    if isinstance(config, SharedCodebookOptions) and uses_shared_codebook(config):
         here = "tower" if config.table == "group" else config.table
         return "codebook", {**options, "tables": here, "scaled": config.group != "tower"}
     per = "group" if group < site.columns else "channel"
@@ -240,20 +240,20 @@ def _options(site: Site, config: Rounding) -> tuple[str, dict[str, Any]]:
     return "codebook", {**options, "tables": tables, "scaled": not learned}
 
 
-def _count(weights: int, share: float) -> int:
+def _count_outliers(weights: int, share: float) -> int:
     return max(1, round(weights * share))
 
 
-def _outliers(weight: Tensor, moment: Moment | None, share: float) -> Tensor | None:
+def _select_outliers(weight: Tensor, moment: Moment | None, share: float) -> Tensor | None:
     """Mask (m, n) of the `share` of weights whose loss would hurt most: w²·C_jj, or w² without data."""
     if not share:
         return None
     worth = weight.square() if moment is None else weight.square() * moment.square
-    kept = worth.flatten().topk(_count(weight.numel(), share)).indices
+    kept = worth.flatten().topk(_count_outliers(weight.numel(), share)).indices
     return torch.zeros(weight.numel(), dtype=torch.bool, device=weight.device).index_fill(0, kept, True).view_as(weight)
 
 
-def _low_rank(residual: Tensor, moment: Moment | None, rank: int) -> tuple[Tensor, Tensor]:
+def _fit_low_rank(residual: Tensor, moment: Moment | None, rank: int) -> tuple[Tensor, Tensor]:
     """left (m, rank) and right (rank, n) float16 whose product is the best stand-in for `residual` (m, n)."""
     _, vectors = output_basis(residual, None if moment is None else moment.second)
     left = vectors[:, :rank]

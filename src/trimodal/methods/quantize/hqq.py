@@ -86,13 +86,13 @@ def forecast(place: Place, config: HqqConfig) -> Sequence[Site]:
     return (replace(site, stored="quantized", stored_bytes=stored_bytes("quantized", options) + site.bias_bytes),)
 
 
-def shrunk(error: Tensor, power: float, beta: float) -> Tensor:
+def shrink_error(error: Tensor, power: float, beta: float) -> Tensor:
     """Step 3: the part of `error` that is left alone, shaped like it."""
     size = error.abs()
     return error.sign() * (size - size.pow(power - 1) / beta).clamp(min=0)
 
 
-def fitted(weight: Tensor, config: HqqConfig) -> Grid:
+def fit_zero_points(weight: Tensor, config: HqqConfig) -> Grid:
     """Steps 1 to 5: the grid for `weight` (m, n)."""
     start = fit_grid(weight, config.bits, config.group, symmetric=False, clip=config.clip)
     count, padding = start.scale.shape[1], -weight.shape[1] % start.group
@@ -110,7 +110,7 @@ def fitted(weight: Tensor, config: HqqConfig) -> Grid:
     best, least = zero, total(errors(zero))
     for _ in range(config.steps):
         error = errors(zero)
-        zero = zero - ((error - shrunk(error, config.power, beta)) * real).sum(dim=2) / real.sum(dim=2)
+        zero = zero - ((error - shrink_error(error, config.power, beta)) * real).sum(dim=2) / real.sum(dim=2)
         stored = zero.half().float()
         now = total(errors(stored))
         best, least = torch.where(now < least, stored, best), torch.minimum(now, least)
@@ -122,7 +122,7 @@ def solve(place: Place, weights: Weights, statistic: Statistic | None, config: H
     """Quantize the weight of the place's site."""
     site = place.observed
     weight = weights[f"{site.path}.weight"].flatten(1)  # (m, n)
-    grid = fitted(weight, config)
+    grid = fit_zero_points(weight, config)
     options = {"shape": list(site.shape), "dtype": site.dtype, **grid.options()}
     return Change({site.path: Treatment(grid.kind, options, grid.tensors(grid.encode(weight)))})
 

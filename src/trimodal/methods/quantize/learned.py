@@ -54,14 +54,14 @@ from trimodal.maths.grid import Grid, fit_grid
 from trimodal.methods.method import Method, Weights
 from trimodal.methods.options import option
 from trimodal.methods.quantize import gptq, gridded
-from trimodal.methods.quantize.gridded import Rounding
+from trimodal.methods.quantize.gridded import RoundingOptions
 from trimodal.statistics import Moment, Statistic, StatisticKind
 
 _LEAST_FACTOR = 0.01
 
 
 @dataclass(frozen=True)
-class LearnedConfig(Rounding):
+class LearnedConfig(RoundingOptions):
     """Options of `quantize.learned`."""
 
     bits: int = option(4, "bits per weight", low=2, high=8, unit="bits", search=(2, 3, 4, 6, 8))
@@ -80,7 +80,7 @@ def wants(place: Place, config: LearnedConfig) -> StatisticKind:
 
 
 @dataclass
-class _Range:
+class _LearnedRange:
     """The ends of each group's range, (m, n/group), and the factors on them that are learned."""
 
     low: Tensor
@@ -124,12 +124,12 @@ class _Range:
             factor.sub_(rate * gradient.sign()).clamp_(_LEAST_FACTOR, 1.0)
 
 
-def learned(weight: Tensor, moment: Tensor, start: Grid, steps: int) -> tuple[Grid, Tensor]:
+def learn_rounding(weight: Tensor, moment: Tensor, start: Grid, steps: int) -> tuple[Grid, Tensor]:
     """The grid and the codes (m, n) for `weight` (m, n) and C = `moment` (n, n), no row worse than on `start`."""
     count, padding, columns = start.scale.shape[1], -weight.shape[1] % start.group, weight.shape[1]
     w = functional.pad(weight, (0, padding))  # zeros that stay zeros and that no input ever meets
     c = functional.pad(moment, (0, padding, 0, padding))
-    ends = _ends(w, start)
+    ends = _init_range(w, start)
     offsets, free, top = torch.zeros_like(w), w != 0, 2**start.bits - 1
     codes, scales, zeros = start.encode(weight), start.scales(), start.zeros()
     least = _row_errors(start.decode(codes) - weight, moment)
@@ -159,14 +159,14 @@ def learned(weight: Tensor, moment: Tensor, start: Grid, steps: int) -> tuple[Gr
         by_scale = summed(gradient * (q - z - ratio * inside))
         by_zero = summed(-gradient * s * ~inside)
         ends.move_(by_scale, by_zero, scale, rate)
-    return _no_worse(weight, moment, start, scales, zeros, codes)
+    return _keep_better_rows(weight, moment, start, scales, zeros, codes)
 
 
-def _ends(w: Tensor, start: Grid) -> _Range:
+def _init_range(w: Tensor, start: Grid) -> _LearnedRange:
     """The whole range of each group, and the factors that make `start` of it."""
     groups = w.view(len(w), -1, start.group)
     low, high = groups.amin(dim=2).clamp(max=0), groups.amax(dim=2).clamp(min=0)
-    ends = _Range(low, high, start, torch.ones_like(low), torch.ones_like(low))
+    ends = _LearnedRange(low, high, start, torch.ones_like(low), torch.ones_like(low))
     whole, _ = ends.scale_and_zero()
     factor = (start.scales() / whole).clamp(_LEAST_FACTOR, 1.0)
     return replace(ends, low_factor=factor.clone(), high_factor=factor.clone())
@@ -176,7 +176,7 @@ def _row_errors(error: Tensor, moment: Tensor) -> Tensor:
     return ((error @ moment) * error).sum(dim=1)
 
 
-def _no_worse(
+def _keep_better_rows(
     weight: Tensor, moment: Tensor, start: Grid, scales: Tensor, zeros: Tensor, codes: Tensor
 ) -> tuple[Grid, Tensor]:
     """What was found, with the rows of `start` where, counted in float64, that is not better after all."""
@@ -199,7 +199,7 @@ def solve(place: Place, weights: Weights, statistic: Statistic | None, config: L
     site = place.observed
     weight = weights[f"{site.path}.weight"].flatten(1).float()  # (m, n)
     start = fit_grid(weight, config.bits, config.group, config.grid == "symmetric", config.clip, statistic.second)
-    grid, codes = learned(weight, statistic.second, start, config.steps)
+    grid, codes = learn_rounding(weight, statistic.second, start, config.steps)
     options = {"shape": list(site.shape), "dtype": site.dtype, **grid.options()}
     return Change({site.path: Treatment(grid.kind, options, grid.tensors(codes))})
 

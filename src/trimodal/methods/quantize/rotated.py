@@ -42,19 +42,19 @@ import torch
 from torch import Tensor
 
 from trimodal.core import Change, Place, Site
-from trimodal.maths.packing import pack
-from trimodal.maths.transform import random_signs, rotate, rotation_block
+from trimodal.maths.packing import pack_codes
+from trimodal.maths.transform import random_signs, rotate_columns, rotation_block
 from trimodal.methods.method import Method, Weights
 from trimodal.methods.options import option
 from trimodal.methods.quantize import gptq, gridded
-from trimodal.methods.quantize.gridded import Rounding
+from trimodal.methods.quantize.gridded import RoundingOptions
 from trimodal.statistics import Moment, Statistic, StatisticKind
 
 _LEAST_BLOCK = 8
 
 
 @dataclass(frozen=True)
-class RotatedConfig(Rounding):
+class RotatedConfig(RoundingOptions):
     """Options of `quantize.rotated`."""
 
     bits: int = option(4, "bits per weight", low=2, high=8, choices=(16,), unit="bits", search=(2, 3, 4, 6, 8))
@@ -85,7 +85,7 @@ def forecast(place: Place, config: RotatedConfig) -> tuple[Site, ...]:
     return tuple(gridded.forecast(place, config, rotation=rotation_block(place.observed.columns)))
 
 
-def signs_of(place: Place, seed: int) -> Tensor:
+def draw_signs(place: Place, seed: int) -> Tensor:
     """Step 1: ±1 (n,), the same for the same name, seed and width on every machine."""
     return random_signs(place.observed.columns, zlib.crc32(f"{seed}:{place.name}".encode()))
 
@@ -93,18 +93,18 @@ def signs_of(place: Place, seed: int) -> Tensor:
 def solve(place: Place, weights: Weights, statistic: Statistic | None, config: RotatedConfig) -> Change:
     """Quantize the weight of the place's site in rotated coordinates."""
     weight = weights[f"{place.observed.path}.weight"].flatten(1)  # (m, n)
-    block, signs = rotation_block(weight.shape[1]), signs_of(place, config.seed).to(weight.device)
+    block, signs = rotation_block(weight.shape[1]), draw_signs(place, config.seed).to(weight.device)
     moment: Moment | None = None
     notes: tuple[str, ...] = ()
-    choose: gridded.Chooser = gridded.nearest
+    choose: gridded.Chooser = gridded.round_to_nearest
     if isinstance(statistic, Moment):
-        moment = gridded.transformed(statistic, lambda x: rotate(x, signs, block))
+        moment = gridded.transform_moment(statistic, lambda x: rotate_columns(x, signs, block))
         if config.feedback:
-            choose, damping = gptq.chooser(moment, config.damping)
+            choose, damping = gptq.make_feedback_chooser(moment, config.damping)
             notes = (f"damping raised to {damping:g}",) if damping > config.damping else ()
-    parts = {"signs": pack(((signs + 1) / 2).to(torch.uint8)[None], 1)}
-    target = rotate(weight.float(), signs, block)
-    return gridded.quantized(place, weights, moment, config, choose, parts, notes, target, rotation=block)
+    parts = {"signs": pack_codes(((signs + 1) / 2).to(torch.uint8)[None], 1)}
+    target = rotate_columns(weight.float(), signs, block)
+    return gridded.quantize_weight(place, weights, moment, config, choose, parts, notes, target, rotation=block)
 
 
 METHOD = Method(

@@ -39,12 +39,12 @@ from functools import partial
 from trimodal.core import Change, Place
 from trimodal.methods.method import Method, Weights
 from trimodal.methods.quantize import gridded
-from trimodal.methods.quantize.gridded import Repair, Shared
+from trimodal.methods.quantize.gridded import RepairOptions, SharedCodebookOptions
 from trimodal.statistics import Moment, Statistic, StatisticKind
 
 
 @dataclass(frozen=True)
-class RtnConfig(Shared, Repair):
+class RtnConfig(SharedCodebookOptions, RepairOptions):
     """Options of `quantize.rtn`."""
 
 
@@ -58,7 +58,7 @@ def wants(place: Place, config: RtnConfig) -> StatisticKind | None:
 def solve(place: Place, weights: Weights, statistic: Statistic | None, config: RtnConfig) -> Change:
     """Round the weight of the place's site."""
     moment = statistic if isinstance(statistic, Moment) else None
-    return gridded.quantized(place, weights, moment, config, gridded.nearest)
+    return gridded.quantize_weight(place, weights, moment, config, gridded.round_to_nearest)
 
 
 METHOD = Method(

@@ -56,14 +56,21 @@ from torch import Tensor
 
 from trimodal.core import Change, Place, Site
 from trimodal.errors import TrimodalError
-from trimodal.layers import Coded
-from trimodal.maths.observers import OBSERVERS, Observer, grid_of, observe, through_grid, through_own_grid
-from trimodal.maths.unseen import unseen
+from trimodal.layers import CodedWeight
+from trimodal.maths.observers import (
+    OBSERVERS,
+    Observer,
+    choose_range,
+    fake_quantize,
+    fake_quantize_dynamic,
+    grid_from_range,
+)
+from trimodal.maths.unseen import find_unseen_inputs
 from trimodal.methods.method import Method, Weights
 from trimodal.methods.options import option
 from trimodal.methods.quantize import gptq, gridded
-from trimodal.methods.quantize.gridded import Rounding
-from trimodal.statistics import Moment, Sample, Statistic, StatisticKind
+from trimodal.methods.quantize.gridded import RoundingOptions
+from trimodal.statistics import ActivationSample, Moment, Statistic, StatisticKind
 
 _STRENGTHS = [step / 10 for step in range(11)]
 _SEARCH_ROWS = 512
@@ -76,7 +83,7 @@ Rows = Mapping[str, Tensor]
 
 
 @dataclass(frozen=True)
-class SmoothConfig(Rounding):
+class SmoothConfig(RoundingOptions):
     """Options of `quantize.smooth`."""
 
     activation_bits: int = option(8, "bits per entry of the input", low=4, high=8, unit="bits", search=(8, 6))
@@ -108,32 +115,32 @@ def refuse(place: Place, config: SmoothConfig) -> str | None:
 def wants(place: Place, config: SmoothConfig) -> StatisticKind | None:
     """Real rows of the input; none where nothing is chosen by them: a range per token and no smoothing."""
     chosen = config.feedback or config.clip == "output" or config.grid == "kmeans"
-    return None if _mode(place.observed, config) == "token" and config.strength == 0 and not chosen else "sample"
+    return None if _resolve_mode(place.observed, config) == "token" and config.strength == 0 and not chosen else "sample"
 
 
 def forecast(place: Place, config: SmoothConfig) -> tuple[Site, ...]:
     """The site on its grid, with what its input needs."""
-    return tuple(gridded.forecast(place, config, **_parts(place.observed, config)))
+    return tuple(gridded.forecast(place, config, **_storage_options(place.observed, config)))
 
 
-def _parts(site: Site, config: SmoothConfig) -> dict[str, Any]:
+def _storage_options(site: Site, config: SmoothConfig) -> dict[str, Any]:
     columns = {} if config.strength == 0 else {"columns": True}
-    return {**columns, "inputs": {"bits": config.activation_bits, "mode": _mode(site, config)}}
+    return {**columns, "inputs": {"bits": config.activation_bits, "mode": _resolve_mode(site, config)}}
 
 
-def _mode(site: Site, config: SmoothConfig) -> str:
+def _resolve_mode(site: Site, config: SmoothConfig) -> str:
     if config.mode != "auto":
         return config.mode
     return "token" if site.tower == "fusion" or site.tied else "static"  # layers that share a weight have inputs of their own
 
 
-def factors(inputs: Tensor, weights: Tensor, strength: float, kernel: int = 1) -> Tensor:
+def compute_smoothing_factors(inputs: Tensor, weights: Tensor, strength: float, kernel: int = 1) -> Tensor:
     """Steps 1 and 2: c (n,) float16 from max|x_j| = `inputs` (n,) and max_i |w_ij| = `weights` (n,).
 
     The `kernel` neighbouring columns of a convolution's channel share a factor.
     """
     a, b = (v.float().view(-1, kernel).amax(dim=1) for v in (inputs, weights))
-    alive = ~unseen(a.square()) & (b > 0)  # of an input that was all but never seen nothing is known
+    alive = ~find_unseen_inputs(a.square()) & (b > 0)  # of an input that was all but never seen nothing is known
     if not bool(alive.any()):
         return torch.ones_like(inputs, dtype=torch.float16)
     logs = strength * a[alive].log() - min(strength, 1 - strength) * b[alive].log()
@@ -142,19 +149,19 @@ def factors(inputs: Tensor, weights: Tensor, strength: float, kernel: int = 1) -
     return c.clamp(1 / _LARGEST_FACTOR, _LARGEST_FACTOR).half().repeat_interleave(kernel)
 
 
-def loudness(sample: Sample) -> tuple[Tensor, ...]:
+def measure_input_ranges(sample: ActivationSample) -> tuple[Tensor, ...]:
     """What a (n,) may be: max|x_j| over all rows; of several modalities also the geometric mean of theirs, which a quiet
     one shapes as much as a loud one."""
-    every = _largest(sample)
+    every = _largest_magnitude(sample)
     if len(sample.parts) < 2:
         return (every,)
     logs = torch.zeros_like(every)
     for name, part in sample.parts.items():
-        logs += sample.shares[name] * torch.maximum(_largest(part), 1e-6 * every).clamp(min=1e-30).log()
+        logs += sample.shares[name] * torch.maximum(_largest_magnitude(part), 1e-6 * every).clamp(min=1e-30).log()
     return every, logs.exp().masked_fill(every == 0, 0.0)
 
 
-def _largest(part: Sample) -> Tensor:
+def _largest_magnitude(part: ActivationSample) -> Tensor:
     return torch.maximum(-part.low, part.high).clamp(min=0)
 
 
@@ -172,7 +179,7 @@ def sqnr_loss(dominant: Tensor, other: Tensor) -> float:
 
 
 @dataclass(frozen=True)
-class _Layer:
+class _SampledLayer:
     """A layer with rows of its input, and how that input is to be quantized."""
 
     site: Site
@@ -186,26 +193,26 @@ class _Layer:
     def kernel(self) -> int:
         return math.prod(self.site.shape[2:])
 
-    def few(self) -> _Layer:
+    def few(self) -> _SampledLayer:
         """The same with few rows and few outputs, evenly taken."""
-        rows = {name: _evenly(x, max(1, _SEARCH_ROWS // len(self.rows))) for name, x in self.rows.items()}
-        return _layer(self.site, self.config, _evenly(self.weight, _SEARCH_OUTPUTS), rows, self.shares)
+        rows = {name: _take_evenly(x, max(1, _SEARCH_ROWS // len(self.rows))) for name, x in self.rows.items()}
+        return _make_layer(self.site, self.config, _take_evenly(self.weight, _SEARCH_OUTPUTS), rows, self.shares)
 
     def quantizer(self, c: Tensor, coded: Tensor) -> tuple[Callable[[Tensor], Tensor], dict[str, Tensor]]:
         """A function that quantizes rows x·c, and the tensors to store for it. `coded` (m, n) is what W/c decodes to."""
         bits = self.config.activation_bits
-        if _mode(self.site, self.config) == "token":
+        if _resolve_mode(self.site, self.config) == "token":
             dims = (0, 1) if len(self.site.shape) > 2 else (1,)  # a convolution's range is that of the whole sample
-            return (lambda x: through_own_grid(x, bits, dims)), {}
+            return (lambda x: fake_quantize_dynamic(x, bits, dims)), {}
         importance = coded.square().sum(dim=0) if self.config.observer == "mse" else torch.ones_like(coded[0])
         counts = {name: self.shares[name] / len(x) for name, x in self.rows.items()}
         if self.config.observer == "mse":
             counts = {name: count / max(self.energy[name], 1e-30) for name, count in counts.items()}
         weights = torch.cat([torch.full((len(x), 1), counts[name], device=x.device) for name, x in self.rows.items()]) * importance
         values = torch.cat(list(self.rows.values())) * c
-        scale, zero = grid_of(*observe(values, bits, self.config.observer, weights), bits)
+        scale, zero = grid_from_range(*choose_range(values, bits, self.config.observer, weights), bits)
         stored = {"input_scale": scale.view(1, 1), "input_zero": zero.to(torch.uint8).view(1, 1)}
-        return (lambda x: through_grid(x, scale, zero, bits)), stored
+        return (lambda x: fake_quantize(x, scale, zero, bits)), stored
 
     def errors(self, c: Tensor, coded: Tensor, quantize: Callable[[Tensor], Tensor]) -> dict[str, float]:
         """‖x Wᵀ − Q(x·c) Ŵᵀ‖² / ‖x Wᵀ‖² per modality."""
@@ -220,24 +227,24 @@ class _Layer:
         return sum(self.shares[name] * error for name, error in errors.items())
 
 
-def _evenly(x: Tensor, most: int) -> Tensor:
+def _take_evenly(x: Tensor, most: int) -> Tensor:
     """At most so many rows of x (k, n)."""
     return x if len(x) <= most else x[torch.linspace(0, len(x) - 1, most).long().to(x.device)]
 
 
-def _layer(site: Site, config: SmoothConfig, weight: Tensor, rows: Rows, shares: Mapping[str, float]) -> _Layer:
+def _make_layer(site: Site, config: SmoothConfig, weight: Tensor, rows: Rows, shares: Mapping[str, float]) -> _SampledLayer:
     energy = {name: float((x @ weight.T).square().sum(dim=1).mean()) for name, x in rows.items()}
-    return _Layer(site, config, weight, rows, shares, energy)
+    return _SampledLayer(site, config, weight, rows, shares, energy)
 
 
-def searched(layer: _Layer, sample: Sample) -> dict[tuple[float, int], float]:
+def search_smoothing(layer: _SampledLayer, sample: ActivationSample) -> dict[tuple[float, int], float]:
     """Step 2: the error of each strength t, and number of a in `loudness`, that was tried."""
     few, found = layer.few(), {}
-    for (number, inputs), strength in product(enumerate(loudness(sample)), _STRENGTHS):
+    for (number, inputs), strength in product(enumerate(measure_input_ranges(sample)), _STRENGTHS):
         if number and strength == 0:
             continue
-        c = factors(inputs, layer.weight.abs().amax(dim=0), strength, layer.kernel).float()
-        levels = gridded.fit(few.weight / c, layer.config, _scaled(sample, c))
+        c = compute_smoothing_factors(inputs, layer.weight.abs().amax(dim=0), strength, layer.kernel).float()
+        levels = gridded.fit_levels(few.weight / c, layer.config, _scale_moment(sample, c))
         coded = levels.decode(levels.encode(few.weight / c))
         found[strength, number] = few.worth(few.errors(c, coded, few.quantizer(c, coded)[0]))
     return found
@@ -246,52 +253,52 @@ def searched(layer: _Layer, sample: Sample) -> dict[tuple[float, int], float]:
 def solve(place: Place, weights: Weights, statistic: Statistic | None, config: SmoothConfig) -> Change:
     """Quantize the weight of the place's site, and say how its input is quantized."""
     site = place.observed
-    options = _parts(site, config)
+    options = _storage_options(site, config)
     if wants(place, config) is None:
         notes = ("inputs token; the error is that of the weight alone",)
-        return gridded.quantized(place, weights, None, config, gridded.nearest, None, notes, **options)
-    if not isinstance(statistic, Sample):
+        return gridded.quantize_weight(place, weights, None, config, gridded.round_to_nearest, None, notes, **options)
+    if not isinstance(statistic, ActivationSample):
         raise TrimodalError(f"quantize.smooth at {place.name} was given no sample of the layer's input")
     weight = weights[f"{site.path}.weight"].flatten(1)  # (m, n)
-    layer = _layer(site, config, weight, {name: part.rows for name, part in statistic.parts.items()}, statistic.shares)
+    layer = _make_layer(site, config, weight, {name: part.rows for name, part in statistic.parts.items()}, statistic.shares)
     strength, number = config.strength, 0
     if isinstance(strength, str):
-        tried = searched(layer, statistic)
+        tried = search_smoothing(layer, statistic)
         strength, number = min(tried, key=lambda pair: tried[pair])
-    factor = factors(loudness(statistic)[number], weight.abs().amax(dim=0), strength, layer.kernel)
+    factor = compute_smoothing_factors(measure_input_ranges(statistic)[number], weight.abs().amax(dim=0), strength, layer.kernel)
     c = factor.float()
     choose: gridded.Chooser
-    scaled, choose = _scaled(statistic, c), gridded.nearest
+    scaled, choose = _scale_moment(statistic, c), gridded.round_to_nearest
     said = [f"smoothed with strength {strength:g}, inputs {options['inputs']['mode']}"]
     if config.feedback:
-        choose, damping = gptq.chooser(scaled, config.damping)
+        choose, damping = gptq.make_feedback_chooser(scaled, config.damping)
         said += [f"damping raised to {damping:g}"] if damping > config.damping else []
     parts = {"columns": factor[None]} if "columns" in options else {}
-    change = gridded.quantized(place, weights, scaled, config, choose, parts, (), weight / c, **options)
+    change = gridded.quantize_weight(place, weights, scaled, config, choose, parts, (), weight / c, **options)
     ((path, treatment),) = change.treatments.items()
-    coded = _coded(treatment.kind, treatment.options, treatment.tensors)
+    coded = _decode_codes(treatment.kind, treatment.options, treatment.tensors)
     quantize, stored = layer.quantizer(c, coded)
-    said += _loss(statistic) if stored else ()
+    said += _note_smoothing_loss(statistic) if stored else ()
     treatments = {path: replace(treatment, tensors={**treatment.tensors, **stored})}
     return Change(treatments, notes=tuple(said), error=layer.errors(c, coded, quantize))
 
 
-def _coded(kind: str, options: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Tensor:
+def _decode_codes(kind: str, options: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Tensor:
     """What the codes alone decode to (m, n), without the factor per column."""
     left = {"columns", "inputs"}
     bare = {name: value for name, value in options.items() if name not in left}
-    coded: Tensor = Coded(kind, {**bare, "dtype": "float32"}, {n: t for n, t in tensors.items() if n not in left})()
+    coded: Tensor = CodedWeight(kind, {**bare, "dtype": "float32"}, {n: t for n, t in tensors.items() if n not in left})()
     return coded.flatten(1)
 
 
-def _scaled(sample: Sample, c: Tensor) -> Moment:
+def _scale_moment(sample: ActivationSample, c: Tensor) -> Moment:
     """The moment of the inputs x·c."""
-    return gridded.transformed(sample, lambda x: x * c)
+    return gridded.transform_moment(sample, lambda x: x * c)
 
 
-def _loss(sample: Sample) -> tuple[str, ...]:
+def _note_smoothing_loss(sample: ActivationSample) -> tuple[str, ...]:
     """What the loudest modality's smoothing would cost the one that it fits least, where that is worth saying."""
-    ranges = {name: _largest(part) for name, part in sample.parts.items()}
+    ranges = {name: _largest_magnitude(part) for name, part in sample.parts.items()}
     loudest = max(ranges, key=lambda name: float(ranges[name].mean()))
     losses = {name: sqnr_loss(ranges[loudest], other) for name, other in ranges.items()}
     worst = min(losses, key=lambda name: losses[name])

@@ -42,30 +42,30 @@ from dataclasses import replace
 from typing import Any
 
 from trimodal.core import Place
-from trimodal.maths.codebook import Crowd, crowd
+from trimodal.maths.codebook import CodebookSamples, gather_codebook_samples
 from trimodal.methods.method import Weights
-from trimodal.methods.quantize.gridded import levels_of, shares
+from trimodal.methods.quantize.gridded import shared_levels_key, uses_shared_codebook
 from trimodal.statistics import Moment, Statistic
 
-__all__ = ["beside", "crowd_of", "kin", "levels_of", "shares"]
+__all__ = ["assign_codebook_owner", "gather_place_samples", "codebook_group_of", "shared_levels_key", "uses_shared_codebook"]
 
 
-def kin(place: Place, config: Any) -> Hashable:
+def codebook_group_of(place: Place, config: Any) -> Hashable:
     """What is the same for all places of a step that use one table."""
     return place.tower, config.bits, config.group == "tower"
 
 
-def beside(place: Place, config: Any, others: Sequence[tuple[Place, Any]]) -> Any:
+def assign_codebook_owner(place: Place, config: Any, others: Sequence[tuple[Place, Any]]) -> Any:
     """The options at `place` when `others` of the same step come before it: whether it stores the tower's table or borrows
     it. Options that speak of no such table stay as they are."""
-    if not shares(config):
+    if not uses_shared_codebook(config):
         return config
-    there = any(shares(known) and kin(other, known) == kin(place, config) for other, known in others)
+    there = any(uses_shared_codebook(known) and codebook_group_of(other, known) == codebook_group_of(place, config) for other, known in others)
     return replace(config, table="borrowed" if there else "tower")
 
 
-def crowd_of(place: Place, weights: Weights, statistic: Statistic | None, config: Any) -> Crowd:
+def gather_place_samples(place: Place, weights: Weights, statistic: Statistic | None, config: Any) -> CodebookSamples:
     """Steps 1 to 3 for one layer: what it puts into the table."""
     path = place.observed.path
     importance = statistic.square if isinstance(statistic, Moment) else None
-    return crowd(weights[f"{path}.weight"].flatten(1), config.group, importance, weights.get(f"{path}.mask"))
+    return gather_codebook_samples(weights[f"{path}.weight"].flatten(1), config.group, importance, weights.get(f"{path}.mask"))

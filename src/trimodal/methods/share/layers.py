@@ -49,15 +49,15 @@ from torch import Tensor, nn
 from trimodal.core import Change, Layout, Place, Site, Tower, Treatment
 from trimodal.core.storage import BASE
 from trimodal.errors import TrimodalError, UnreachedError
-from trimodal.maths.error import bias_correction, quadratic
-from trimodal.methods.factorize.eigen import factors
-from trimodal.methods.factorize.factored import centred, damped
+from trimodal.maths.error import bias_correction, quadratic_form
+from trimodal.methods.factorize.eigen import fit_eigen_factors
+from trimodal.methods.factorize.factored import center_second_moment, damp_second_moment
 from trimodal.methods.method import Method, Mix
 from trimodal.methods.options import option
-from trimodal.models.blocks import split
+from trimodal.models.blocks import split_block_inputs
 from trimodal.models.foreign import run_forward
 from trimodal.models.model import Batch, Model
-from trimodal.statistics import Moment, rows_by_modality
+from trimodal.statistics import Moment, split_rows_by_modality
 
 Seen = Mapping[str, Moment]  # by modality
 Group = tuple[Site, ...]
@@ -76,7 +76,7 @@ class SharedConfig:
     damping: float = option(0.01, "added to diag C, as a share of its mean", low=1e-6, high=1.0)
 
 
-def groups(place: Place, config: SharedConfig) -> list[Group]:
+def find_sharing_groups(place: Place, config: SharedConfig) -> list[Group]:
     """The layers that are to use one weight each, ascending by block; those whose sharing pays."""
     tower = place.whole
     if tower is None or not tower.blocks:
@@ -84,21 +84,21 @@ def groups(place: Place, config: SharedConfig) -> list[Group]:
     apart = -(-len(tower.blocks) // config.times)
     found: dict[Any, list[Site]] = {}
     for site in place.sites:
-        if site.block is not None and _fits(site, config):
+        if site.block is not None and _is_shareable(site, config):
             number = site.block // config.times if config.kind == "repeat" else site.block % apart
             inside = site.path[len(tower.blocks[site.block]) :]
             found.setdefault((inside, number, site.shape, site.dtype), []).append(site)
     alike = (tuple(sorted(group, key=lambda site: site.block or 0)) for group in found.values())
-    return [group for group in alike if len(group) > 1 and _pays(group, config.rank)]
+    return [group for group in alike if len(group) > 1 and _saves_parameters(group, config.rank)]
 
 
-def _fits(site: Site, config: SharedConfig) -> bool:
+def _is_shareable(site: Site, config: SharedConfig) -> bool:
     role = site.name.removeprefix(f"{site.tower}.{site.block}.")
     plain = site.kind == "linear" and site.stored == "dense" and not (site.tied or site.elsewhere or site.own_forward)
     return plain and fnmatchcase(role, config.layers)
 
 
-def _pays(group: Group, rank: int) -> bool:
+def _saves_parameters(group: Group, rank: int) -> bool:
     rows, columns = group[0].shape
     return len(group) * rank * (rows + columns) < (len(group) - 1) * rows * columns
 
@@ -107,9 +107,9 @@ def refuse(place: Place, config: SharedConfig) -> str | None:
     """Why a tower is left alone."""
     if place.whole is None or not place.whole.blocks:
         return "only layers of a tower with blocks can share"
-    if groups(place, config):
+    if find_sharing_groups(place, config):
         return None
-    if config.rank and groups(place, replace(config, rank=0)):
+    if config.rank and find_sharing_groups(place, replace(config, rank=0)):
         return f"a correction of rank {config.rank} for each block takes more than sharing saves"
     named = "" if config.layers == "*" else f" that '{config.layers}' matches"
     return f"no plain linear layer{named} is of one shape in blocks that could share it"
@@ -118,24 +118,24 @@ def refuse(place: Place, config: SharedConfig) -> str | None:
 def forecast(place: Place, config: SharedConfig) -> Sequence[Site]:
     """All sites; of those that share a weight the first has its bytes."""
     layout = Layout((), place.sites)
-    for group in groups(place, config):
+    for group in find_sharing_groups(place, config):
         if config.rank:
-            parts = [part for site in group for part in site.factored("residual", _options(site, config.rank))]
+            parts = [part for site in group for part in site.factored("residual", _storage_options(site, config.rank))]
             layout = layout.exchange(group, parts)
-        layout = layout.shared(_paths(group, config.rank))
+        layout = layout.shared(_shared_paths(group, config.rank))
     return layout.sites
 
 
-def _paths(group: Group, rank: int) -> tuple[str, ...]:
+def _shared_paths(group: Group, rank: int) -> tuple[str, ...]:
     """Where the layers stand that use the weight."""
     return tuple(f"{site.path}.{BASE}" if rank else site.path for site in group)
 
 
-def _options(site: Site, rank: int) -> dict[str, Any]:
+def _storage_options(site: Site, rank: int) -> dict[str, Any]:
     return {"shape": list(site.shape), "dtype": site.dtype, **({"rank": rank} if rank else {})}
 
 
-def shared_weight(weights: Sequence[Tensor], moments: Sequence[Tensor | None]) -> Tensor:
+def fit_shared_weight(weights: Sequence[Tensor], moments: Sequence[Tensor | None]) -> Tensor:
     """Step 2 for W_i (m, n) and C_i (n, n), in float64; the plain mean where nothing was seen."""
     known = [(w.double(), c.double()) for w, c in zip(weights, moments, strict=True) if c is not None]
     if not known:
@@ -154,20 +154,20 @@ def survey(model: Model, place: Place, batches: Sequence[Batch], mix: Mix, confi
     whole: dict[str, float] = {}
     if place.whole is None:
         raise TrimodalError(f"{place.name} is no tower")
-    for alike in _by_role(groups(place, config), place.whole):
-        seen = observe(model, [site for group in alike for site in group], batches)
+    for alike in _group_by_role(find_sharing_groups(place, config), place.whole):
+        seen = collect_layer_moments(model, [site for group in alike for site in group], batches)
         for group in alike:
-            solved, note = _solve(model, group, [seen[site.path] for site in group], mix, config)
+            solved, note = _solve_group(model, group, [seen[site.path] for site in group], mix, config)
             treatments |= solved
-            shared.append(_paths(group, config.rank))
+            shared.append(_shared_paths(group, config.rank))
             notes.append(note)
             for site in group:
-                _tally(model, site, solved[site.path], seen[site.path], lost, whole)
+                _add_errors_(model, site, solved[site.path], seen[site.path], lost, whole)
     error = {name: max(lost[name], 0.0) / whole[name] if whole[name] > 0 else 0.0 for name in lost}
     return Change(treatments, shared=tuple(shared), notes=tuple(notes), error=error)
 
 
-def _by_role(found: Sequence[Group], tower: Tower) -> list[list[Group]]:
+def _group_by_role(found: Sequence[Group], tower: Tower) -> list[list[Group]]:
     """The groups of one layer of the blocks after those of another, so that few moments are kept at a time."""
     roles: dict[str, list[Group]] = {}
     for group in found:
@@ -175,7 +175,7 @@ def _by_role(found: Sequence[Group], tower: Tower) -> list[list[Group]]:
     return list(roles.values())
 
 
-def observe(model: Model, sites: Sequence[Site], batches: Sequence[Batch]) -> dict[str, dict[str, Moment]]:
+def collect_layer_moments(model: Model, sites: Sequence[Site], batches: Sequence[Batch]) -> dict[str, dict[str, Moment]]:
     """The moments of what the layers at `sites`, all of one tower, are given, by path and modality."""
     found: dict[str, dict[str, Moment]] = {site.path: {} for site in sites}
     modality = model.layout.tower(sites[0].tower).modality
@@ -183,7 +183,7 @@ def observe(model: Model, sites: Sequence[Site], batches: Sequence[Batch]) -> di
 
     def hook(site: Site) -> Any:
         def see(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            for name, rows in rows_by_modality(split(args, kwargs)[0], codes.get(site.stream), modality).items():
+            for name, rows in split_rows_by_modality(split_block_inputs(args, kwargs)[0], codes.get(site.stream), modality).items():
                 found[site.path].setdefault(name, Moment(rows.shape[-1])).update(rows)
 
         return see
@@ -206,66 +206,66 @@ def observe(model: Model, sites: Sequence[Site], batches: Sequence[Batch]) -> di
     return found
 
 
-def _solve(
+def _solve_group(
     model: Model, group: Group, seen: Sequence[Seen], mix: Mix, config: SharedConfig
 ) -> tuple[dict[str, Treatment], str]:
     """Steps 1 to 4 for one group, and a note on what sharing costs."""
-    weights, biases = zip(*(_weight(model, site) for site in group), strict=True)
+    weights, biases = zip(*(_read_weight_and_bias(model, site) for site in group), strict=True)
     statistics = [mix(parts).filled() for parts in seen]
-    moments = [damped(statistic, bias, config.damping) for statistic, bias in zip(statistics, biases, strict=True)]
+    moments = [damp_second_moment(statistic, bias, config.damping) for statistic, bias in zip(statistics, biases, strict=True)]
     dtype: torch.dtype = getattr(torch, group[0].dtype)
-    base = shared_weight(weights, moments).to(dtype)
+    base = fit_shared_weight(weights, moments).to(dtype)
     treatments = {}
     for site, weight, bias, statistic, moment in zip(group, weights, biases, statistics, moments, strict=True):
         own = weight.double() - base.double()  # (m, n)
         tensors = {"weight" if not config.rank else BASE: base}
         if config.rank:
-            first, second, _ = factors(own, moment, config.rank)
+            first, second, _ = fit_eigen_factors(own, moment, config.rank)
             tensors = {"first": first.to(dtype).contiguous(), "second": second.to(dtype).contiguous(), BASE: base}
             own = own - tensors["second"].double() @ tensors["first"].double()
         corrected = None
         if bias is not None:
             corrected = (bias + bias_correction(own, torch.zeros_like(own), statistic.mean)).to(dtype)
         kind = "residual" if config.rank else "dense"
-        treatments[site.path] = Treatment(kind, _options(site, config.rank), tensors, corrected)
-    return treatments, _note(group, weights, biases, statistics, base)
+        treatments[site.path] = Treatment(kind, _storage_options(site, config.rank), tensors, corrected)
+    return treatments, _note_sharing_cost(group, weights, biases, statistics, base)
 
 
-def _note(
+def _note_sharing_cost(
     group: Group, weights: Sequence[Tensor], biases: Sequence[Tensor | None], statistics: Sequence[Moment], base: Tensor
 ) -> str:
     """What one weight for all costs beside what their mean would, before any correction."""
-    moments = [centred(statistic, bias) for statistic, bias in zip(statistics, biases, strict=True)]
+    moments = [center_second_moment(statistic, bias) for statistic, bias in zip(statistics, biases, strict=True)]
     pairs = [(w.double(), c.double()) for w, c in zip(weights, moments, strict=True) if c is not None]
-    energy = sum(quadratic(w, c) for w, c in pairs)
+    energy = sum(quadratic_form(w, c) for w, c in pairs)
     mean = torch.stack(list(weights)).double().mean(dim=0)
-    shared, plain = (sum(quadratic(w - x.double(), c) for w, c in pairs) for x in (base, mean))
+    shared, plain = (sum(quadratic_form(w - x.double(), c) for w, c in pairs) for x in (base, mean))
     told = f"{shared / energy:.4f} of the output's energy lost, with the plain mean {plain / energy:.4f}" if energy else ""
     blocks = ", ".join(str(site.block) for site in group)
     return f"{group[0].name.removeprefix(f'{group[0].tower}.{group[0].block}.')} of blocks {blocks}: {told or 'no output'}"
 
 
-def _weight(model: Model, site: Site) -> tuple[Tensor, Tensor | None]:
+def _read_weight_and_bias(model: Model, site: Site) -> tuple[Tensor, Tensor | None]:
     """Weight and bias in float32."""
     layer: Any = model.module.get_submodule(site.path)
     return layer.weight.detach().float(), None if layer.bias is None else layer.bias.detach().float()
 
 
-def _tally(
+def _add_errors_(
     model: Model, site: Site, treatment: Treatment, seen: Seen, lost: dict[str, float], whole: dict[str, float]
 ) -> None:
     """Add to `lost` and `whole` E‖Δy‖² and E‖Wx‖² of one layer, by modality."""
-    weight, bias = _weight(model, site)
+    weight, bias = _read_weight_and_bias(model, site)
     tensors = {name: tensor.double() for name, tensor in treatment.tensors.items()}
     after = tensors["second"] @ tensors["first"] + tensors[BASE] if BASE in tensors else tensors["weight"]
     change = weight.double() - after
     shift = None if bias is None or treatment.bias is None else bias.double() - treatment.bias.double()
     for name, moment in seen.items():
-        error = quadratic(change, moment.second)
+        error = quadratic_form(change, moment.second)
         if shift is not None:
             error += float(2 * shift @ (change @ moment.mean.double()) + shift @ shift)
         lost[name] = lost.get(name, 0.0) + error
-        whole[name] = whole.get(name, 0.0) + quadratic(weight, moment.second)
+        whole[name] = whole.get(name, 0.0) + quadratic_form(weight, moment.second)
 
 
 METHOD = Method(

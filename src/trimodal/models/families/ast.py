@@ -8,9 +8,9 @@ from torch import Tensor, nn
 
 from trimodal.core import Layout
 from trimodal.models import encoding
-from trimodal.models.declare import Part, TowerPart, config_of, handed_out, lay_out, root_of
+from trimodal.models.declare import LayerPart, TowerPart, build_layout, config_of, explain_fixed_width, root_of
 from trimodal.models.families import vit
-from trimodal.models.model import Family, Loaded, Output, Processors
+from trimodal.models.model import Family, LoadedSample, Output, Processors
 
 
 def describe(module: nn.Module) -> Layout:
@@ -19,17 +19,17 @@ def describe(module: nn.Module) -> Layout:
         "audio",
         "audio",
         root_of(module, "audio_spectrogram_transformer"),
-        stem=(Part("embeddings.patch_embeddings.projection", "patch"),),
+        stem=(LayerPart("embeddings.patch_embeddings.projection", "patch"),),
         blocks="layers",
         block=vit.BLOCK,
-        head=(Part("layernorm", "norm", "final"),),
-        after=(Part("classifier.layernorm", "norm", "head"), Part("classifier.dense", "head")),
+        head=(LayerPart("layernorm", "norm", "final"),),
+        after=(LayerPart("classifier.layernorm", "norm", "head"), LayerPart("classifier.dense", "head")),
         whole_tokens="",
         protected=2,
         bare=vit.BARE,
-        whole_width=handed_out(output.field for output in outputs(module)),
+        whole_width=explain_fixed_width(output.field for output in outputs(module)),
     )
-    return lay_out(module, [tower])
+    return build_layout(module, [tower])
 
 
 def outputs(module: nn.Module) -> tuple[Output, ...]:
@@ -44,15 +44,15 @@ def modalities(module: nn.Module) -> tuple[str, ...]:
     return ("audio",)
 
 
-def encode(module: nn.Module, processors: Processors, loaded: Sequence[Loaded]) -> dict[str, Tensor]:
+def encode(module: nn.Module, processors: Processors, loaded: Sequence[LoadedSample]) -> dict[str, Tensor]:
     """`input_values` (batch, frames, mels), padded or cut to the length that the positions were made for."""
-    return encoding.in_dtype(module, encoding.sounds(processors, loaded))
+    return encoding.cast_floats(module, encoding.encode_audio(processors, loaded))
 
 
 def example(module: nn.Module) -> dict[str, Tensor]:
     """One spectrogram."""
     config = config_of(module)
-    return {"input_values": encoding.no_signal(module, config.max_length, config.num_mel_bins)}
+    return {"input_values": encoding.make_zero_input(module, config.max_length, config.num_mel_bins)}
 
 
 FAMILY = Family("ast", ("audio-spectrogram-transformer",), describe, outputs, modalities, encode, example=example)

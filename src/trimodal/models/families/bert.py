@@ -9,14 +9,24 @@ from torch import Tensor, nn
 
 from trimodal.core import Layout
 from trimodal.models import encoding
-from trimodal.models.declare import OWN, Attention, Mlp, Part, TowerPart, config_of, handed_out, lay_out, root_of
-from trimodal.models.model import Batch, Family, Loaded, Output, Processors
+from trimodal.models.declare import (
+    OWN,
+    AttentionPart,
+    LayerPart,
+    MlpPart,
+    TowerPart,
+    build_layout,
+    config_of,
+    explain_fixed_width,
+    root_of,
+)
+from trimodal.models.model import Batch, Family, LoadedSample, Output, Processors
 
 
-def attention(path: str, branch: str = "") -> tuple[Attention, Part]:
+def declare_attention(path: str, branch: str = "") -> tuple[AttentionPart, LayerPart]:
     """The attention at `path` and the norm after it; also CLAP's."""
     return (
-        Attention(
+        AttentionPart(
             f"{path}.self.query",
             f"{path}.self.key",
             f"{path}.self.value",
@@ -27,19 +37,19 @@ def attention(path: str, branch: str = "") -> tuple[Attention, Part]:
             branch=branch,
             memory="" if branch else OWN,
         ),
-        Part(f"{path}.output.LayerNorm", "norm", branch or "attention"),
+        LayerPart(f"{path}.output.LayerNorm", "norm", branch or "attention"),
     )
 
 
 BLOCK = (
-    *attention("attention"),
-    *attention("crossattention", "cross"),
-    Mlp("intermediate.dense", "output.dense"),
-    Part("output.LayerNorm", "norm", "mlp"),
+    *declare_attention("attention"),
+    *declare_attention("crossattention", "cross"),
+    MlpPart("intermediate.dense", "output.dense"),
+    LayerPart("output.LayerNorm", "norm", "mlp"),
 )
 
 
-def text(root: str, whole_width: str = "", pooled: bool = False) -> TowerPart:
+def declare_text_tower(root: str, whole_width: str = "", pooled: bool = False) -> TowerPart:
     """The encoder that stands at `root`; also CLAP's text tower. Where it is `pooled` a classifier reads what the pooler
     makes of the stream. The head of a masked language model is as wide as the stream since its last weight is the
     embedding's."""
@@ -48,21 +58,21 @@ def text(root: str, whole_width: str = "", pooled: bool = False) -> TowerPart:
         "text",
         root,
         stem=(
-            Part("embeddings.word_embeddings", "embedding"),
-            Part("embeddings.token_type_embeddings", "embedding", "type"),
-            Part("embeddings.position_embeddings", "embedding", "position"),
-            Part("embeddings.LayerNorm", "norm", "stem"),
+            LayerPart("embeddings.word_embeddings", "embedding"),
+            LayerPart("embeddings.token_type_embeddings", "embedding", "type"),
+            LayerPart("embeddings.position_embeddings", "embedding", "position"),
+            LayerPart("embeddings.LayerNorm", "norm", "stem"),
         ),
         blocks="encoder.layer",
         block=BLOCK,
-        head=(Part("pooler.dense", "pooler"),),
+        head=(LayerPart("pooler.dense", "pooler"),),
         after=(
-            Part("cls.predictions.transform.dense", "head", "transform", stream=(OWN, OWN)),
-            Part("cls.predictions.transform.LayerNorm", "norm", "head"),
-            Part("cls.predictions.decoder", "head"),
-            Part("cls.seq_relationship", "head", "next", stream=("", "")),
-            Part("classifier", "head", stream=("", "") if pooled else None),
-            Part("qa_outputs", "head"),
+            LayerPart("cls.predictions.transform.dense", "head", "transform", stream=(OWN, OWN)),
+            LayerPart("cls.predictions.transform.LayerNorm", "norm", "head"),
+            LayerPart("cls.predictions.decoder", "head"),
+            LayerPart("cls.seq_relationship", "head", "next", stream=("", "")),
+            LayerPart("classifier", "head", stream=("", "") if pooled else None),
+            LayerPart("qa_outputs", "head"),
         ),
         whole_width=whole_width,
     )
@@ -72,7 +82,7 @@ def describe(module: nn.Module) -> Layout:
     """One tower."""
     root = root_of(module, "bert", "roberta")
     pooled = bool(root_of(module, f"{root}.pooler".strip(".")))
-    return lay_out(module, [text(root, handed_out(output.field for output in outputs(module)), pooled)])
+    return build_layout(module, [declare_text_tower(root, explain_fixed_width(output.field for output in outputs(module)), pooled)])
 
 
 def outputs(module: nn.Module) -> tuple[Output, ...]:
@@ -94,9 +104,9 @@ def modalities(module: nn.Module) -> tuple[str, ...]:
     return ("text",)
 
 
-def encode(module: nn.Module, processors: Processors, loaded: Sequence[Loaded]) -> dict[str, Tensor]:
+def encode(module: nn.Module, processors: Processors, loaded: Sequence[LoadedSample]) -> dict[str, Tensor]:
     """`input_ids` and `attention_mask` (batch, tokens)."""
-    return encoding.texts(processors, loaded, position_limit(module))
+    return encoding.encode_texts(processors, loaded, position_limit(module))
 
 
 def position_limit(module: nn.Module) -> int:
@@ -108,12 +118,12 @@ def position_limit(module: nn.Module) -> int:
 
 def tokens(module: nn.Module, batch: Batch) -> dict[str, Tensor]:
     """Text with its padding left out."""
-    return {"text": encoding.text_tokens(batch)}
+    return {"text": encoding.mark_text_tokens(batch)}
 
 
 def example(module: nn.Module) -> dict[str, Tensor]:
     """One text of 128 tokens."""
-    return encoding.no_text(module, min(encoding.USUAL_TOKENS, position_limit(module)))
+    return encoding.make_blank_text(module, min(encoding.USUAL_TOKENS, position_limit(module)))
 
 
 FAMILY = Family("bert", ("bert", "roberta"), describe, outputs, modalities, encode, tokens, example)

@@ -10,50 +10,60 @@ from torch import Tensor, nn
 
 from trimodal.core import Layout
 from trimodal.models import encoding
-from trimodal.models.declare import AnyPart, Attention, Mlp, Part, TowerPart, config_of, handed_out, lay_out, root_of
+from trimodal.models.declare import (
+    AnyPart,
+    AttentionPart,
+    LayerPart,
+    MlpPart,
+    TowerPart,
+    build_layout,
+    config_of,
+    explain_fixed_width,
+    root_of,
+)
 from trimodal.models.families import bert
-from trimodal.models.model import Batch, Family, Loaded, Output, Processors
+from trimodal.models.model import Batch, Family, LoadedSample, Output, Processors
 
 # Heads share a table of relative positions, a plain parameter of the attention that no site carries: they stay.
 SWIN_BLOCK = (
-    Part("layernorm_before", "norm", "attention"),
-    Attention("attention.self.query", "attention.self.key", "attention.self.value", "attention.output.dense"),
-    Part("layernorm_after", "norm", "mlp"),
-    Mlp("intermediate.dense", "output.dense"),
+    LayerPart("layernorm_before", "norm", "attention"),
+    AttentionPart("attention.self.query", "attention.self.key", "attention.self.value", "attention.output.dense"),
+    LayerPart("layernorm_after", "norm", "mlp"),
+    MlpPart("intermediate.dense", "output.dense"),
 )
 FUSED_STEM = tuple(
-    Part(f"patch_embed.fusion_model.{half}.{i}", role, f"{half}.{i}")
+    LayerPart(f"patch_embed.fusion_model.{half}.{i}", role, f"{half}.{i}")
     for half, first in (("local_att", 0), ("global_att", 1))
     for i, role in ((first, "conv"), (first + 1, "norm"), (first + 3, "conv"), (first + 4, "norm"))
 )
 
 
-def audio(module: nn.Module, root: str) -> TowerPart:
+def declare_audio_tower(module: nn.Module, root: str) -> TowerPart:
     """The Swin Transformer at `root`. Between its stages the patches are merged, four to one."""
     return TowerPart(
         "audio",
         "audio",
         root,
         stem=(
-            Part("batch_norm", "norm", "input"),
-            Part("patch_embed.proj", "patch"),
-            Part("patch_embed.mel_conv2d", "patch", "local"),
+            LayerPart("batch_norm", "norm", "input"),
+            LayerPart("patch_embed.proj", "patch"),
+            LayerPart("patch_embed.mel_conv2d", "patch", "local"),
             *FUSED_STEM,
-            Part("patch_embed.norm", "norm", "stem"),
+            LayerPart("patch_embed.norm", "norm", "stem"),
         ),
         blocks="layers.*.blocks.*",
         block=SWIN_BLOCK,
-        between=_merges(module.get_submodule(root)),
-        head=(Part("norm", "norm", "final"),),
+        between=_find_patch_merges(module.get_submodule(root)),
+        head=(LayerPart("norm", "norm", "final"),),
         whole_tokens="its attention works in windows of a fixed grid",
         whole_blocks="its blocks come in stages of different width, and every other one shifts its windows",
         whole_width="its stages are of different width, each made of the one before",
     )
 
 
-def projection(modality: str) -> TowerPart:
+def declare_projection(modality: str) -> TowerPart:
     """The two linear layers into the shared space. Both run after both towers."""
-    layers = Mlp(f"{modality}_projection.linear1", f"{modality}_projection.linear2", roles=("projector", "projector"),
+    layers = MlpPart(f"{modality}_projection.linear1", f"{modality}_projection.linear2", roles=("projector", "projector"),
                  stream=("", ""))  # fmt: skip
     return TowerPart(modality, modality, "", after=(layers,))
 
@@ -67,10 +77,10 @@ def describe(module: nn.Module) -> Layout:
     """Audio, text, then the projections, as in `ClapModel.forward`."""
     towers = []
     if "audio" in modalities(module):
-        towers.append(audio(module, root_of(module, "audio_model.audio_encoder", "audio_encoder")))
+        towers.append(declare_audio_tower(module, root_of(module, "audio_model.audio_encoder", "audio_encoder")))
     if "text" in modalities(module):
-        towers.append(bert.text(root_of(module, "text_model"), handed_out(o.field for o in outputs(module)), pooled=True))
-    return lay_out(module, [*towers, *(projection(m) for m in modalities(module))])
+        towers.append(bert.declare_text_tower(root_of(module, "text_model"), explain_fixed_width(o.field for o in outputs(module)), pooled=True))
+    return build_layout(module, [*towers, *(declare_projection(m) for m in modalities(module))])
 
 
 def outputs(module: nn.Module) -> tuple[Output, ...]:
@@ -81,20 +91,20 @@ def outputs(module: nn.Module) -> tuple[Output, ...]:
     )
 
 
-def encode(module: nn.Module, processors: Processors, loaded: Sequence[Loaded]) -> dict[str, Tensor]:
+def encode(module: nn.Module, processors: Processors, loaded: Sequence[LoadedSample]) -> dict[str, Tensor]:
     """`input_features`, `is_longer`, `input_ids`, `attention_mask`, as far as the class takes them."""
-    encoding.need(loaded, *modalities(module))
+    encoding.require_modalities(loaded, *modalities(module))
     batch: dict[str, Tensor] = {}
     if "audio" in modalities(module):
-        batch |= encoding.sounds(processors, loaded)
+        batch |= encoding.encode_audio(processors, loaded)
     if "text" in modalities(module):
-        batch |= encoding.texts(processors, loaded, bert.position_limit(module))
-    return encoding.in_dtype(module, batch)
+        batch |= encoding.encode_texts(processors, loaded, bert.position_limit(module))
+    return encoding.cast_floats(module, batch)
 
 
 def tokens(module: nn.Module, batch: Batch) -> dict[str, Tensor]:
     """Text with its padding left out."""
-    return {"text": encoding.text_tokens(batch)} if "input_ids" in batch else {}
+    return {"text": encoding.mark_text_tokens(batch)} if "input_ids" in batch else {}
 
 
 def example(module: nn.Module) -> dict[str, Tensor]:
@@ -104,22 +114,22 @@ def example(module: nn.Module) -> dict[str, Tensor]:
     if "audio" in modalities(module):
         views, mels = 4 if config.enable_fusion else 1, config.num_mel_bins
         frames = config.spec_size**2 // mels - 23  # 1001 of 1024 as published
-        batch["input_features"] = encoding.no_signal(module, views, frames, mels)
+        batch["input_features"] = encoding.make_zero_input(module, views, frames, mels)
         batch["is_longer"] = batch["input_features"].new_zeros(1, 1, dtype=torch.bool)
     if "text" in modalities(module):
-        batch |= encoding.no_text(module, min(77, bert.position_limit(module)))
+        batch |= encoding.make_blank_text(module, min(77, bert.position_limit(module)))
     return batch
 
 
-def _merges(encoder: nn.Module) -> Mapping[str, tuple[AnyPart, ...]]:
+def _find_patch_merges(encoder: nn.Module) -> Mapping[str, tuple[AnyPart, ...]]:
     """Path of a stage's last block -> the merge of patches that follows it."""
     found: dict[str, tuple[AnyPart, ...]] = {}
     for stage, layer in encoder.get_submodule("layers").named_children():
         last = len(list(layer.get_submodule("blocks").children())) - 1
         merge = f"layers.{stage}.downsample"
         found[f"layers.{stage}.blocks.{last}"] = (
-            Part(f"{merge}.norm", "norm", f"merge{stage}"),
-            Part(f"{merge}.reduction", "patch", f"merge{stage}"),
+            LayerPart(f"{merge}.norm", "norm", f"merge{stage}"),
+            LayerPart(f"{merge}.reduction", "patch", f"merge{stage}"),
         )
     return found
 

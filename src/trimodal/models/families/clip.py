@@ -8,12 +8,21 @@ from torch import Tensor, nn
 
 from trimodal.core import Layout
 from trimodal.models import encoding
-from trimodal.models.declare import Attention, Mlp, Part, TowerPart, config_of, handed_out, lay_out, root_of
-from trimodal.models.model import Batch, Family, Loaded, Output, Processors
+from trimodal.models.declare import (
+    AttentionPart,
+    LayerPart,
+    MlpPart,
+    TowerPart,
+    build_layout,
+    config_of,
+    explain_fixed_width,
+    root_of,
+)
+from trimodal.models.model import Batch, Family, LoadedSample, Output, Processors
 
 BLOCK = (
-    Part("layer_norm1", "norm", "attention"),
-    Attention(
+    LayerPart("layer_norm1", "norm", "attention"),
+    AttentionPart(
         "self_attn.q_proj",
         "self_attn.k_proj",
         "self_attn.v_proj",
@@ -21,12 +30,12 @@ BLOCK = (
         width="self_attn.head_dim",
         heads=("self_attn.num_heads",),
     ),
-    Part("layer_norm2", "norm", "mlp"),
-    Mlp("mlp.fc1", "mlp.fc2"),
+    LayerPart("layer_norm2", "norm", "mlp"),
+    MlpPart("mlp.fc1", "mlp.fc2"),
 )
 
 
-def vision(root: str, pooled_by_mean: bool = False, whole_width: str = "") -> TowerPart:
+def declare_vision_tower(root: str, pooled_by_mean: bool = False, whole_width: str = "") -> TowerPart:
     """The vision tower that stands at `root`; also LLaVA's. It is the class token that is read in the end, unless a
     classifier takes the mean of the others."""
     return TowerPart(
@@ -34,14 +43,14 @@ def vision(root: str, pooled_by_mean: bool = False, whole_width: str = "") -> To
         "image",
         root,
         stem=(
-            Part("embeddings.patch_embedding", "patch"),
-            Part("embeddings.position_embedding", "embedding", "position"),
-            Part("pre_layrnorm", "norm", "stem"),
+            LayerPart("embeddings.patch_embedding", "patch"),
+            LayerPart("embeddings.position_embedding", "embedding", "position"),
+            LayerPart("pre_layrnorm", "norm", "stem"),
         ),
         blocks="encoder.layers",
         block=BLOCK,
-        head=(Part("post_layernorm", "norm", "final"),),
-        after=(Part("visual_projection", "projector"), Part("classifier", "head")),
+        head=(LayerPart("post_layernorm", "norm", "final"),),
+        after=(LayerPart("visual_projection", "projector"), LayerPart("classifier", "head")),
         whole_tokens="",
         protected=1,
         restored=pooled_by_mean,
@@ -50,20 +59,20 @@ def vision(root: str, pooled_by_mean: bool = False, whole_width: str = "") -> To
     )
 
 
-def text(root: str, whole_width: str = "") -> TowerPart:
+def declare_text_tower(root: str, whole_width: str = "") -> TowerPart:
     """The text tower that stands at `root`."""
     return TowerPart(
         "text",
         "text",
         root,
         stem=(
-            Part("embeddings.token_embedding", "embedding"),
-            Part("embeddings.position_embedding", "embedding", "position"),
+            LayerPart("embeddings.token_embedding", "embedding"),
+            LayerPart("embeddings.position_embedding", "embedding", "position"),
         ),
         blocks="encoder.layers",
         block=BLOCK,
-        head=(Part("final_layer_norm", "norm", "final"),),
-        after=(Part("text_projection", "projector"),),
+        head=(LayerPart("final_layer_norm", "norm", "final"),),
+        after=(LayerPart("text_projection", "projector"),),
         whole_width=whole_width,
     )
 
@@ -75,10 +84,10 @@ def modalities(module: nn.Module) -> tuple[str, ...]:
 
 def describe(module: nn.Module) -> Layout:
     """Vision runs before text, as in `CLIPModel.forward`."""
-    whole_width = handed_out(output.field for output in outputs(module))
-    image = vision(root_of(module, "vision_model"), hasattr(module, "classifier"), whole_width)
-    towers = {"image": image, "text": text(root_of(module, "text_model"), whole_width)}
-    return lay_out(module, [towers[m] for m in modalities(module)])
+    whole_width = explain_fixed_width(output.field for output in outputs(module))
+    image = declare_vision_tower(root_of(module, "vision_model"), hasattr(module, "classifier"), whole_width)
+    towers = {"image": image, "text": declare_text_tower(root_of(module, "text_model"), whole_width)}
+    return build_layout(module, [towers[m] for m in modalities(module)])
 
 
 def outputs(module: nn.Module) -> tuple[Output, ...]:
@@ -92,15 +101,15 @@ def outputs(module: nn.Module) -> tuple[Output, ...]:
     )
 
 
-def encode(module: nn.Module, processors: Processors, loaded: Sequence[Loaded]) -> dict[str, Tensor]:
+def encode(module: nn.Module, processors: Processors, loaded: Sequence[LoadedSample]) -> dict[str, Tensor]:
     """`pixel_values`, `input_ids`, `attention_mask`, as far as the class takes them. The whole model needs both."""
-    encoding.need(loaded, *modalities(module))
+    encoding.require_modalities(loaded, *modalities(module))
     batch: dict[str, Tensor] = {}
     if "image" in modalities(module):
-        batch |= encoding.images(processors, loaded)
+        batch |= encoding.encode_images(processors, loaded)
     if "text" in modalities(module):
-        batch |= encoding.texts(processors, loaded, position_limit(module))
-    return encoding.in_dtype(module, batch)
+        batch |= encoding.encode_texts(processors, loaded, position_limit(module))
+    return encoding.cast_floats(module, batch)
 
 
 def position_limit(module: nn.Module) -> int:
@@ -111,7 +120,7 @@ def position_limit(module: nn.Module) -> int:
 
 def tokens(module: nn.Module, batch: Batch) -> dict[str, Tensor]:
     """Text with its padding left out."""
-    return {"text": encoding.text_tokens(batch)} if "input_ids" in batch else {}
+    return {"text": encoding.mark_text_tokens(batch)} if "input_ids" in batch else {}
 
 
 def example(module: nn.Module) -> dict[str, Tensor]:
@@ -119,9 +128,9 @@ def example(module: nn.Module) -> dict[str, Tensor]:
     vision = getattr(config_of(module), "vision_config", config_of(module))
     batch: dict[str, Tensor] = {}
     if "image" in modalities(module):
-        batch |= encoding.no_image(module, vision.num_channels, *encoding.height_and_width(vision.image_size))
+        batch |= encoding.make_blank_image(module, vision.num_channels, *encoding.height_and_width(vision.image_size))
     if "text" in modalities(module):
-        batch |= encoding.no_text(module, position_limit(module))
+        batch |= encoding.make_blank_text(module, position_limit(module))
     return batch
 
 

@@ -9,33 +9,33 @@ from torch import Tensor, nn
 
 from trimodal.core import MODALITIES, Layout
 from trimodal.models import encoding
-from trimodal.models.declare import OWN, Attention, Mlp, Part, TowerPart, config_of, lay_out
-from trimodal.models.model import Batch, Family, Loaded, Output, Processors
+from trimodal.models.declare import OWN, AttentionPart, LayerPart, MlpPart, TowerPart, build_layout, config_of
+from trimodal.models.model import Batch, Family, LoadedSample, Output, Processors
 from trimodal.networks.fusion.configuration import FusionConfig
 from trimodal.networks.fusion.modeling import FusionModel
 
 BLOCK = (
-    Part("norm_1", "norm", "attention"),
-    Attention("attention.query", "attention.key", "attention.value", "attention.output", width="attention.head_dim"),
-    Part("norm_2", "norm", "mlp"),
-    Mlp("mlp.up", "mlp.down"),
+    LayerPart("norm_1", "norm", "attention"),
+    AttentionPart("attention.query", "attention.key", "attention.value", "attention.output", width="attention.head_dim"),
+    LayerPart("norm_2", "norm", "mlp"),
+    MlpPart("mlp.up", "mlp.down"),
 )
 
 
-def tower(name: str) -> TowerPart:
+def declare_tower(name: str) -> TowerPart:
     """One modality's tower without its head, which runs after all towers."""
     return TowerPart(
         name,
         name,
         name,
         stem=(
-            *(Part(f"stem.conv_{i}", "conv", str(i), stream=("", OWN if i == 3 else "")) for i in (1, 2, 3)),
-            Part("stem", "embedding"),
-            Part("position", "embedding", "position"),
+            *(LayerPart(f"stem.conv_{i}", "conv", str(i), stream=("", OWN if i == 3 else "")) for i in (1, 2, 3)),
+            LayerPart("stem", "embedding"),
+            LayerPart("position", "embedding", "position"),
         ),
         blocks="blocks",
         block=BLOCK,
-        head=(Part("norm", "norm", "final"),),
+        head=(LayerPart("norm", "norm", "final"),),
         whole_tokens="words are not merged, only images and sounds" if name == "text" else "",
         restored=True,  # heads take the mean, and the fusion reads the masks of all tokens
         counted=f"{name}_blocks",
@@ -47,11 +47,11 @@ FUSION = TowerPart(
     "fusion",
     "fusion",
     "fusion",
-    stem=(*(Part(f"projectors.{m}", "projector", m, stream=(m, OWN)) for m in MODALITIES), Part("kind", "embedding", "kind")),
+    stem=(*(LayerPart(f"projectors.{m}", "projector", m, stream=(m, OWN)) for m in MODALITIES), LayerPart("kind", "embedding", "kind")),
     blocks="blocks",
     block=BLOCK,
-    head=(Part("norm_2", "norm", "mlp"), Mlp("mlp.up", "mlp.down"), Part("norm", "norm", "final")),
-    after=(Part("head", "head"),),
+    head=(LayerPart("norm_2", "norm", "mlp"), MlpPart("mlp.up", "mlp.down"), LayerPart("norm", "norm", "final")),
+    after=(LayerPart("head", "head"),),
     whole_tokens="",
     protected=1,
     counted="fusion_blocks",
@@ -61,8 +61,8 @@ FUSION = TowerPart(
 
 def describe(module: nn.Module) -> Layout:
     """Three towers, their heads, the fusion. The perceptron outside of blocks is that of the late fusion."""
-    heads = (TowerPart(m, m, m, head=(Part("head", "head"),)) for m in MODALITIES)
-    return lay_out(module, [*(tower(m) for m in MODALITIES), *heads, FUSION])
+    heads = (TowerPart(m, m, m, head=(LayerPart("head", "head"),)) for m in MODALITIES)
+    return build_layout(module, [*(declare_tower(m) for m in MODALITIES), *heads, FUSION])
 
 
 def outputs(module: nn.Module) -> tuple[Output, ...]:
@@ -76,18 +76,18 @@ def modalities(module: nn.Module) -> tuple[str, ...]:
     return MODALITIES
 
 
-def encode(module: nn.Module, processors: Processors, loaded: Sequence[Loaded]) -> dict[str, Tensor]:
+def encode(module: nn.Module, processors: Processors, loaded: Sequence[LoadedSample]) -> dict[str, Tensor]:
     """What the combined processor makes of the samples."""
-    encoding.need(loaded, *MODALITIES)
-    processor = encoding.processor(processors, "whole")
+    encoding.require_modalities(loaded, *MODALITIES)
+    processor = encoding.get_processor(processors, "whole")
     rate = int(processor.feature_extractor.sampling_rate)
     grey = config_of(module).image_channels == 1
     found = processor(
         images=[sample.image.convert("L") if grey else sample.image for sample in loaded if sample.image is not None],
-        audio=encoding.waveforms(loaded, rate),
+        audio=encoding.collect_waveforms(loaded, rate),
         text=[sample.text for sample in loaded],
     )
-    return encoding.in_dtype(module, {name: torch.as_tensor(value) for name, value in found.items()})
+    return encoding.cast_floats(module, {name: torch.as_tensor(value) for name, value in found.items()})
 
 
 def tokens(module: nn.Module, batch: Batch) -> dict[str, Tensor]:
@@ -95,19 +95,19 @@ def tokens(module: nn.Module, batch: Batch) -> dict[str, Tensor]:
     assert isinstance(module, FusionModel)  # family_of says so; for the type checker
     masks = module.token_masks(batch.get("audio_mask"), batch.get("attention_mask"))
     numbers = {"audio": encoding.AUDIO, "text": encoding.TEXT}
-    found = {m: _numbered(masks[m], number) for m, number in numbers.items()}
+    found = {m: _number_tokens(masks[m], number) for m, number in numbers.items()}
     return {**{m: t for m, t in found.items() if t is not None}, "fusion": module.fusion_layout(batch)}
 
 
 def example(module: nn.Module) -> dict[str, Tensor]:
     """One image, one clip and one text of full length."""
     config = config_of(module)
-    sound = encoding.no_signal(module, config.audio_mels, config.audio_frames)
-    image = encoding.no_image(module, config.image_channels, *encoding.height_and_width(config.image_size))
-    return {**image, "input_features": sound, **encoding.no_text(module, config.text_tokens)}
+    sound = encoding.make_zero_input(module, config.audio_mels, config.audio_frames)
+    image = encoding.make_blank_image(module, config.image_channels, *encoding.height_and_width(config.image_size))
+    return {**image, "input_features": sound, **encoding.make_blank_text(module, config.text_tokens)}
 
 
-def _numbered(mask: Tensor | None, number: int) -> Tensor | None:
+def _number_tokens(mask: Tensor | None, number: int) -> Tensor | None:
     return None if mask is None else torch.where(mask, number, encoding.PADDING)
 
 

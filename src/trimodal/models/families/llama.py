@@ -10,12 +10,21 @@ from torch import Tensor, nn
 
 from trimodal.core import Layout
 from trimodal.models import encoding
-from trimodal.models.declare import Attention, Mlp, Part, TowerPart, config_of, handed_out, lay_out, root_of
-from trimodal.models.model import Batch, Family, Loaded, Output, Processors
+from trimodal.models.declare import (
+    AttentionPart,
+    LayerPart,
+    MlpPart,
+    TowerPart,
+    build_layout,
+    config_of,
+    explain_fixed_width,
+    root_of,
+)
+from trimodal.models.model import Batch, Family, LoadedSample, Output, Processors
 
 BLOCK = (
-    Part("input_layernorm", "norm", "attention"),
-    Attention(
+    LayerPart("input_layernorm", "norm", "attention"),
+    AttentionPart(
         "self_attn.q_proj",
         "self_attn.k_proj",
         "self_attn.v_proj",
@@ -24,18 +33,18 @@ BLOCK = (
         query_norm="self_attn.q_norm",
         key_norm="self_attn.k_norm",
     ),
-    Part("post_attention_layernorm", "norm", "mlp"),
-    Mlp("mlp.up_proj", "mlp.down_proj", gate="mlp.gate_proj"),
+    LayerPart("post_attention_layernorm", "norm", "mlp"),
+    MlpPart("mlp.up_proj", "mlp.down_proj", gate="mlp.gate_proj"),
 )
 MODEL_TYPES = ("llama", "mistral", "qwen2", "qwen3", "gemma", "smollm3", "granite")
 
 
-def embedding(root: str) -> TowerPart:
+def declare_embedding(root: str) -> TowerPart:
     """The token embedding of the decoder at `root`, which in LLaVA runs before the vision tower."""
-    return TowerPart("text", "text", root, stem=(Part("embed_tokens", "embedding"),))
+    return TowerPart("text", "text", root, stem=(LayerPart("embed_tokens", "embedding"),))
 
 
-def decoder(root: str, whole_width: str = "") -> TowerPart:
+def declare_decoder(root: str, whole_width: str = "") -> TowerPart:
     """All the rest of the decoder at `root`. Keys and values serve a group of queries each: a unit of `heads` is one
     such group."""
     return TowerPart(
@@ -44,8 +53,8 @@ def decoder(root: str, whole_width: str = "") -> TowerPart:
         root,
         blocks="layers",
         block=BLOCK,
-        head=(Part("norm", "norm", "final"),),
-        after=(Part("lm_head", "head"), Part("score", "head")),
+        head=(LayerPart("norm", "norm", "final"),),
+        after=(LayerPart("lm_head", "head"), LayerPart("score", "head")),
         whole_width=whole_width,
     )
 
@@ -53,7 +62,7 @@ def decoder(root: str, whole_width: str = "") -> TowerPart:
 def describe(module: nn.Module) -> Layout:
     """One tower; `lm_head` may use the embedding's weight."""
     root = root_of(module, "model")
-    return lay_out(module, [embedding(root), decoder(root, handed_out(o.field for o in outputs(module)))])
+    return build_layout(module, [declare_embedding(root), declare_decoder(root, explain_fixed_width(o.field for o in outputs(module)))])
 
 
 def outputs(module: nn.Module) -> tuple[Output, ...]:
@@ -72,25 +81,25 @@ def modalities(module: nn.Module) -> tuple[str, ...]:
     return ("text",)
 
 
-def encode(module: nn.Module, processors: Processors, loaded: Sequence[Loaded]) -> dict[str, Tensor]:
+def encode(module: nn.Module, processors: Processors, loaded: Sequence[LoadedSample]) -> dict[str, Tensor]:
     """`input_ids` and `attention_mask` (batch, tokens), padded on the right: the text and behind it the target, whose
     tokens are also the `labels`."""
     joined = [replace(s, text=" ".join(part for part in (s.text, s.target) if part) or None) for s in loaded]
-    batch = encoding.texts(processors, joined, int(config_of(module).max_position_embeddings))
+    batch = encoding.encode_texts(processors, joined, int(config_of(module).max_position_embeddings))
     if not hasattr(module, "lm_head"):
         return batch
-    return batch | encoding.answer_labels(processors, loaded, batch["input_ids"], batch["attention_mask"])
+    return batch | encoding.make_answer_labels(processors, loaded, batch["input_ids"], batch["attention_mask"])
 
 
 def tokens(module: nn.Module, batch: Batch) -> dict[str, Tensor]:
     """Text with its padding left out; what is labelled is the answer."""
-    return {"text": encoding.text_tokens(batch)}
+    return {"text": encoding.mark_text_tokens(batch)}
 
 
 def example(module: nn.Module) -> dict[str, Tensor]:
     """One text of 128 tokens."""
     longest = int(config_of(module).max_position_embeddings)
-    return encoding.no_text(module, min(encoding.USUAL_TOKENS, longest))
+    return encoding.make_blank_text(module, min(encoding.USUAL_TOKENS, longest))
 
 
 FAMILY = Family("llama", MODEL_TYPES, describe, outputs, modalities, encode, tokens, example)

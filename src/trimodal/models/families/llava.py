@@ -11,13 +11,13 @@ from torch import Tensor, nn
 from trimodal.core import Layout
 from trimodal.errors import ModelError
 from trimodal.models import encoding
-from trimodal.models.declare import Mlp, TowerPart, config_of, handed_out, lay_out, root_of
+from trimodal.models.declare import MlpPart, TowerPart, build_layout, config_of, explain_fixed_width, root_of
 from trimodal.models.families import clip, llama, siglip
-from trimodal.models.model import Batch, Family, Loaded, Output, Processors
+from trimodal.models.model import Batch, Family, LoadedSample, Output, Processors
 
 VISION: dict[str, Callable[[str], TowerPart]] = {
-    "clip_vision_model": clip.vision,
-    "siglip_vision_model": siglip.vision,
+    "clip_vision_model": clip.declare_vision_tower,
+    "siglip_vision_model": siglip.declare_vision_tower,
 }
 
 
@@ -36,7 +36,7 @@ def describe(module: nn.Module) -> Layout:
         "fusion",
         "fusion",
         f"{inner}multi_modal_projector",
-        head=(Mlp("linear_1", "linear_2", roles=("projector", "projector"), stream=("image", "text")),),
+        head=(MlpPart("linear_1", "linear_2", roles=("projector", "projector"), stream=("image", "text")),),
     )
     vision = replace(
         VISION[seeing](f"{inner}vision_tower"),
@@ -44,8 +44,8 @@ def describe(module: nn.Module) -> Layout:
         whole_tokens="the text has one placeholder for every patch, so their number is fixed",
         read_by="vision_feature_layer",
     )
-    decoder = llama.decoder(words, handed_out(output.field for output in outputs(module)))
-    return lay_out(module, [llama.embedding(words), vision, projector, decoder])
+    decoder = llama.declare_decoder(words, explain_fixed_width(output.field for output in outputs(module)))
+    return build_layout(module, [llama.declare_embedding(words), vision, projector, decoder])
 
 
 def outputs(module: nn.Module) -> tuple[Output, ...]:
@@ -60,12 +60,12 @@ def modalities(module: nn.Module) -> tuple[str, ...]:
     return ("image", "text")
 
 
-def encode(module: nn.Module, processors: Processors, loaded: Sequence[Loaded]) -> dict[str, Tensor]:
+def encode(module: nn.Module, processors: Processors, loaded: Sequence[LoadedSample]) -> dict[str, Tensor]:
     """`pixel_values`, `input_ids`, `attention_mask`, and with targets `labels`. The prompt is the text, followed by the
     target if there is one; the processor puts as many image tokens as there are patches where it says `<image>`, by
     default at its start."""
-    encoding.need(loaded, "image", "text")
-    processor = encoding.processor(processors, "whole")
+    encoding.require_modalities(loaded, "image", "text")
+    processor = encoding.get_processor(processors, "whole")
     image = processor.image_token
     prompts = [" ".join(part for part in (sample.text, sample.target) if part) for sample in loaded]
     prompts = [prompt if image in prompt else f"{image}\n{prompt}" for prompt in prompts]
@@ -73,13 +73,13 @@ def encode(module: nn.Module, processors: Processors, loaded: Sequence[Loaded]) 
     found = processor(images=images, text=prompts, padding=True, padding_side="right", return_tensors="pt")
     batch = {name: found[name] for name in ("pixel_values", "input_ids", "attention_mask")}
     if hasattr(module, "lm_head"):
-        batch |= encoding.answer_labels(processors, loaded, batch["input_ids"], batch["attention_mask"])
-    return encoding.in_dtype(module, batch)
+        batch |= encoding.make_answer_labels(processors, loaded, batch["input_ids"], batch["attention_mask"])
+    return encoding.cast_floats(module, batch)
 
 
 def tokens(module: nn.Module, batch: Batch) -> dict[str, Tensor]:
     """In the decoder's stream the image tokens are image, those of the target the answer, the others text."""
-    stream = encoding.text_tokens(batch)
+    stream = encoding.mark_text_tokens(batch)
     image = int(config_of(module).image_token_id)
     return {"text": stream.masked_fill(batch["input_ids"] == image, encoding.IMAGE)}
 
@@ -88,9 +88,9 @@ def example(module: nn.Module) -> dict[str, Tensor]:
     """One image and a text of 128 tokens behind it."""
     config = config_of(module)
     vision, patches = config.vision_config, int(config.image_seq_length)
-    batch = encoding.no_text(module, patches + encoding.USUAL_TOKENS)
+    batch = encoding.make_blank_text(module, patches + encoding.USUAL_TOKENS)
     batch["input_ids"][:, :patches] = int(config.image_token_id)
-    return batch | encoding.no_image(module, vision.num_channels, *encoding.height_and_width(vision.image_size))
+    return batch | encoding.make_blank_image(module, vision.num_channels, *encoding.height_and_width(vision.image_size))
 
 
 FAMILY = Family("llava", ("llava",), describe, outputs, modalities, encode, tokens, example)

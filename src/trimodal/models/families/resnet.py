@@ -9,24 +9,24 @@ from torch import Tensor, nn
 
 from trimodal.core import Axis, Layout, Site
 from trimodal.models import encoding
-from trimodal.models.declare import Part, TowerPart, config_of, lay_out, root_of
-from trimodal.models.model import Family, Loaded, Output, Processors
+from trimodal.models.declare import LayerPart, TowerPart, build_layout, config_of, root_of
+from trimodal.models.model import Family, LoadedSample, Output, Processors
 
 
-def layer(path: str, branch: str, inside: str = "", outside: str = "") -> tuple[Part, Part]:
+def declare_conv_norm(path: str, branch: str, inside: str = "", outside: str = "") -> tuple[LayerPart, LayerPart]:
     """A convolution and its batch norm, with the labels of the channels that come in and go out."""
     return (
-        Part(f"{path}.convolution", "conv", branch, (inside, outside)),
-        Part(f"{path}.normalization", "norm", branch, ("", outside)),
+        LayerPart(f"{path}.convolution", "conv", branch, (inside, outside)),
+        LayerPart(f"{path}.normalization", "norm", branch, ("", outside)),
     )
 
 
-SHORTCUT = layer("shortcut", "shortcut")  # runs after the layers: it is added to what they made
-BASIC = (*layer("layer.0", "1", "", "channels"), *layer("layer.1", "2", "channels"), *SHORTCUT)
+SHORTCUT = declare_conv_norm("shortcut", "shortcut")  # runs after the layers: it is added to what they made
+BASIC = (*declare_conv_norm("layer.0", "1", "", "channels"), *declare_conv_norm("layer.1", "2", "channels"), *SHORTCUT)
 BOTTLENECK = (
-    *layer("layer.0", "1", "", "1.channels"),
-    *layer("layer.1", "2", "1.channels", "2.channels"),
-    *layer("layer.2", "3", "2.channels"),
+    *declare_conv_norm("layer.0", "1", "", "1.channels"),
+    *declare_conv_norm("layer.1", "2", "1.channels", "2.channels"),
+    *declare_conv_norm("layer.2", "3", "2.channels"),
     *SHORTCUT,
 )
 
@@ -37,14 +37,14 @@ def describe(module: nn.Module) -> Layout:
         "image",
         "image",
         root_of(module, "resnet"),
-        stem=layer("embedder.embedder", "stem"),
+        stem=declare_conv_norm("embedder.embedder", "stem"),
         blocks="encoder.stages.*.layers.*",
         block=BOTTLENECK if config_of(module).layer_type == "bottleneck" else BASIC,
-        after=(Part("classifier.1", "head"),),
+        after=(LayerPart("classifier.1", "head"),),
         whole_blocks="its blocks come in stages of different width; prune.channels makes them narrower",
         whole_width="its stages are of different width; prune.channels makes them narrower",
     )
-    layout = lay_out(module, [tower])
+    layout = build_layout(module, [tower])
     return label_stages(layout) if hasattr(module, "classifier") else layout
 
 
@@ -92,14 +92,14 @@ def modalities(module: nn.Module) -> tuple[str, ...]:
     return ("image",)
 
 
-def encode(module: nn.Module, processors: Processors, loaded: Sequence[Loaded]) -> dict[str, Tensor]:
+def encode(module: nn.Module, processors: Processors, loaded: Sequence[LoadedSample]) -> dict[str, Tensor]:
     """`pixel_values` (batch, channels, height, width)."""
-    return encoding.in_dtype(module, encoding.images(processors, loaded))
+    return encoding.cast_floats(module, encoding.encode_images(processors, loaded))
 
 
 def example(module: nn.Module) -> dict[str, Tensor]:
     """One image of 224 x 224, which the configuration does not say."""
-    return encoding.no_image(module, config_of(module).num_channels, 224)
+    return encoding.make_blank_image(module, config_of(module).num_channels, 224)
 
 
 FAMILY = Family("resnet", ("resnet",), describe, outputs, modalities, encode, example=example)

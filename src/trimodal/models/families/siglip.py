@@ -9,12 +9,12 @@ from torch import Tensor, nn
 
 from trimodal.core import Layout
 from trimodal.models import encoding
-from trimodal.models.declare import Mlp, Part, TowerPart, handed_out, lay_out, root_of
+from trimodal.models.declare import LayerPart, MlpPart, TowerPart, build_layout, explain_fixed_width, root_of
 from trimodal.models.families import clip
-from trimodal.models.model import Family, Loaded, Output, Processors
+from trimodal.models.model import Family, LoadedSample, Output, Processors
 
 
-def vision(root: str) -> TowerPart:
+def declare_vision_tower(root: str) -> TowerPart:
     """The vision tower that stands at `root`; also LLaVA-like models'. The attention of its pooling head is an
     `nn.MultiheadAttention`, whose weights nothing but itself can use; they are no sites. It looks at every token alike, so
     it needs as many as there were."""
@@ -23,45 +23,45 @@ def vision(root: str) -> TowerPart:
         "image",
         root,
         stem=(
-            Part("embeddings.patch_embedding", "patch"),
-            Part("embeddings.position_embedding", "embedding", "position"),
+            LayerPart("embeddings.patch_embedding", "patch"),
+            LayerPart("embeddings.position_embedding", "embedding", "position"),
         ),
         blocks="encoder.layers",
         block=clip.BLOCK,
         head=(
-            Part("post_layernorm", "norm", "final"),
-            Part("head.layernorm", "norm", "pool"),
-            Mlp("head.mlp.fc1", "head.mlp.fc2", branch="pool"),
+            LayerPart("post_layernorm", "norm", "final"),
+            LayerPart("head.layernorm", "norm", "pool"),
+            MlpPart("head.mlp.fc1", "head.mlp.fc2", branch="pool"),
         ),
-        after=(Part("classifier", "head"),),
+        after=(LayerPart("classifier", "head"),),
         whole_tokens="",
         restored=True,
         whole_width="the attention that pools it is an nn.MultiheadAttention, as wide as its heads together",
     )
 
 
-def text(root: str, whole_width: str = "") -> TowerPart:
+def declare_text_tower(root: str, whole_width: str = "") -> TowerPart:
     """The text tower that stands at `root`."""
     return TowerPart(
         "text",
         "text",
         root,
         stem=(
-            Part("embeddings.token_embedding", "embedding"),
-            Part("embeddings.position_embedding", "embedding", "position"),
+            LayerPart("embeddings.token_embedding", "embedding"),
+            LayerPart("embeddings.position_embedding", "embedding", "position"),
         ),
         blocks="encoder.layers",
         block=clip.BLOCK,
-        head=(Part("final_layer_norm", "norm", "final"), Part("head", "projector")),
+        head=(LayerPart("final_layer_norm", "norm", "final"), LayerPart("head", "projector")),
         whole_width=whole_width,
     )
 
 
 def describe(module: nn.Module) -> Layout:
     """Vision runs before text, as in `SiglipModel.forward`."""
-    words = text(root_of(module, "text_model"), handed_out(output.field for output in outputs(module)))
-    towers = {"image": vision(root_of(module, "vision_model")), "text": words}
-    return lay_out(module, [towers[m] for m in clip.modalities(module)])
+    words = declare_text_tower(root_of(module, "text_model"), explain_fixed_width(output.field for output in outputs(module)))
+    towers = {"image": declare_vision_tower(root_of(module, "vision_model")), "text": words}
+    return build_layout(module, [towers[m] for m in clip.modalities(module)])
 
 
 def outputs(module: nn.Module) -> tuple[Output, ...]:
@@ -72,15 +72,15 @@ def outputs(module: nn.Module) -> tuple[Output, ...]:
     return tuple(Output(f"{m}_embeds" if len(found) > 1 else "pooler_output", m, "embedding") for m in found)
 
 
-def encode(module: nn.Module, processors: Processors, loaded: Sequence[Loaded]) -> dict[str, Tensor]:
+def encode(module: nn.Module, processors: Processors, loaded: Sequence[LoadedSample]) -> dict[str, Tensor]:
     """`pixel_values` and `input_ids`. SigLIP was trained on texts padded to full length, without a mask."""
-    encoding.need(loaded, *clip.modalities(module))
+    encoding.require_modalities(loaded, *clip.modalities(module))
     batch: dict[str, Tensor] = {}
     if "image" in clip.modalities(module):
-        batch |= encoding.images(processors, loaded)
+        batch |= encoding.encode_images(processors, loaded)
     if "text" in clip.modalities(module):
-        batch |= encoding.texts(processors, loaded, clip.position_limit(module), full=True)
-    return encoding.in_dtype(module, batch)
+        batch |= encoding.encode_texts(processors, loaded, clip.position_limit(module), full=True)
+    return encoding.cast_floats(module, batch)
 
 
 FAMILY = Family(

@@ -8,12 +8,21 @@ from torch import Tensor, nn
 
 from trimodal.core import Layout
 from trimodal.models import encoding
-from trimodal.models.declare import Attention, Mlp, Part, TowerPart, config_of, handed_out, lay_out, root_of
-from trimodal.models.model import Family, Loaded, Output, Processors
+from trimodal.models.declare import (
+    AttentionPart,
+    LayerPart,
+    MlpPart,
+    TowerPart,
+    build_layout,
+    config_of,
+    explain_fixed_width,
+    root_of,
+)
+from trimodal.models.model import Family, LoadedSample, Output, Processors
 
 BLOCK = (
-    Part("layernorm_before", "norm", "attention"),
-    Attention(
+    LayerPart("layernorm_before", "norm", "attention"),
+    AttentionPart(
         "attention.q_proj",
         "attention.k_proj",
         "attention.v_proj",
@@ -21,8 +30,8 @@ BLOCK = (
         width="attention.head_dim",
         heads=("attention.num_attention_heads",),
     ),
-    Part("layernorm_after", "norm", "mlp"),
-    Mlp("mlp.fc1", "mlp.fc2"),
+    LayerPart("layernorm_after", "norm", "mlp"),
+    MlpPart("mlp.fc1", "mlp.fc2"),
 )
 
 BARE = tuple(f"embeddings.{name}" for name in ("cls_token", "distillation_token", "mask_token", "position_embeddings"))
@@ -34,17 +43,17 @@ def describe(module: nn.Module) -> Layout:
         "image",
         "image",
         root_of(module, "vit", "deit"),
-        stem=(Part("embeddings.patch_embeddings.projection", "patch"),),
+        stem=(LayerPart("embeddings.patch_embeddings.projection", "patch"),),
         blocks="layers",
         block=BLOCK,
-        head=(Part("layernorm", "norm", "final"), Part("pooler.dense", "pooler")),
+        head=(LayerPart("layernorm", "norm", "final"), LayerPart("pooler.dense", "pooler")),
         bare=BARE,
-        whole_width=handed_out(output.field for output in outputs(module)),
-        after=(Part("classifier", "head"),),
+        whole_width=explain_fixed_width(output.field for output in outputs(module)),
+        after=(LayerPart("classifier", "head"),),
         whole_tokens="",
         protected=2 if config_of(module).model_type == "deit" else 1,
     )
-    return lay_out(module, [tower])
+    return build_layout(module, [tower])
 
 
 def outputs(module: nn.Module) -> tuple[Output, ...]:
@@ -59,14 +68,14 @@ def modalities(module: nn.Module) -> tuple[str, ...]:
     return ("image",)
 
 
-def encode(module: nn.Module, processors: Processors, loaded: Sequence[Loaded]) -> dict[str, Tensor]:
+def encode(module: nn.Module, processors: Processors, loaded: Sequence[LoadedSample]) -> dict[str, Tensor]:
     """`pixel_values` (batch, channels, height, width)."""
-    return encoding.in_dtype(module, encoding.images(processors, loaded))
+    return encoding.cast_floats(module, encoding.encode_images(processors, loaded))
 
 
 def example(module: nn.Module) -> dict[str, Tensor]:
     """One image."""
-    return encoding.no_image(module, config_of(module).num_channels, *encoding.height_and_width(config_of(module).image_size))
+    return encoding.make_blank_image(module, config_of(module).num_channels, *encoding.height_and_width(config_of(module).image_size))
 
 
 FAMILY = Family("vit", ("vit", "deit"), describe, outputs, modalities, encode, example=example)

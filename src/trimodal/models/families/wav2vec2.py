@@ -10,10 +10,19 @@ from torch import Tensor, nn
 
 from trimodal.core import Layout
 from trimodal.models import encoding
-from trimodal.models.declare import Attention, Mlp, Part, TowerPart, config_of, lay_out, root_of, weighed_states
-from trimodal.models.model import Batch, Family, Loaded, Output, Processors
+from trimodal.models.declare import (
+    AttentionPart,
+    LayerPart,
+    MlpPart,
+    TowerPart,
+    build_layout,
+    config_of,
+    explain_fixed_blocks,
+    root_of,
+)
+from trimodal.models.model import Batch, Family, LoadedSample, Output, Processors
 
-ATTENTION = Attention(
+ATTENTION = AttentionPart(
     "attention.q_proj",
     "attention.k_proj",
     "attention.v_proj",
@@ -21,8 +30,8 @@ ATTENTION = Attention(
     width="attention.head_dim",
     heads=("attention.num_heads",),
 )
-NORM_1, NORM_2 = Part("layer_norm", "norm", "attention"), Part("final_layer_norm", "norm", "mlp")
-MLP = Mlp("feed_forward.intermediate_dense", "feed_forward.output_dense")
+NORM_1, NORM_2 = LayerPart("layer_norm", "norm", "attention"), LayerPart("final_layer_norm", "norm", "mlp")
+MLP = MlpPart("feed_forward.intermediate_dense", "feed_forward.output_dense")
 NORM_AFTER = (ATTENTION, NORM_1, MLP, NORM_2)
 NORM_BEFORE = (NORM_1, ATTENTION, NORM_2, MLP)
 
@@ -31,9 +40,9 @@ def describe(module: nn.Module) -> Layout:
     """One tower. The convolution that stands for positions is normalised by weight, so it has no plain weight and is no
     site. Large models put the norms before what they feed (`do_stable_layer_norm`)."""
     stable = bool(config_of(module).do_stable_layer_norm)
-    final = Part("encoder.layer_norm", "norm", "final" if stable else "stem")
+    final = LayerPart("encoder.layer_norm", "norm", "final" if stable else "stem")
     convolutions = (
-        Part(f"feature_extractor.conv_layers.{i}.{name}", role, str(i))
+        LayerPart(f"feature_extractor.conv_layers.{i}.{name}", role, str(i))
         for i in range(len(config_of(module).conv_dim))
         for name, role in (("conv", "conv"), ("layer_norm", "norm"))
     )
@@ -43,20 +52,20 @@ def describe(module: nn.Module) -> Layout:
         root_of(module, "wav2vec2", "hubert"),
         stem=(
             *convolutions,
-            Part("feature_projection.layer_norm", "norm", "projector"),
-            Part("feature_projection.projection", "projector"),
+            LayerPart("feature_projection.layer_norm", "norm", "projector"),
+            LayerPart("feature_projection.projection", "projector"),
             *(() if stable else (final,)),
         ),
         blocks="encoder.layers",
         block=NORM_BEFORE if stable else NORM_AFTER,
         head=(final,) if stable else (),
-        after=(Part("lm_head", "head"), Part("projector", "head", "hidden"), Part("classifier", "head")),
+        after=(LayerPart("lm_head", "head"), LayerPart("projector", "head", "hidden"), LayerPart("classifier", "head")),
         whole_tokens="",
         restored=True,  # scores are per frame, means are over those that the padding mask leaves
-        whole_blocks=weighed_states(module),
+        whole_blocks=explain_fixed_blocks(module),
         whole_width="the convolution that stands for its positions works in groups of its dimensions",
     )
-    return lay_out(module, [tower])
+    return build_layout(module, [tower])
 
 
 def outputs(module: nn.Module) -> tuple[Output, ...]:
@@ -76,27 +85,27 @@ def modalities(module: nn.Module) -> tuple[str, ...]:
     return ("audio",)
 
 
-def encode(module: nn.Module, processors: Processors, loaded: Sequence[Loaded]) -> dict[str, Tensor]:
+def encode(module: nn.Module, processors: Processors, loaded: Sequence[LoadedSample]) -> dict[str, Tensor]:
     """`input_values` (batch, samples) at the extractor's rate, padded, and `attention_mask` if the model wants one."""
-    return encoding.in_dtype(module, encoding.sounds(processors, loaded, padding=True))
+    return encoding.cast_floats(module, encoding.encode_audio(processors, loaded, padding=True))
 
 
 def tokens(module: nn.Module, batch: Batch) -> dict[str, Tensor]:
     """Audio frames; those that stand for padding are left out where there is a mask."""
-    frames = int(_frames(module, torch.tensor(batch["input_values"].shape[1])))
+    frames = int(_count_frames(module, torch.tensor(batch["input_values"].shape[1])))
     found = torch.full((batch["input_values"].shape[0], frames), encoding.AUDIO)
     if "attention_mask" in batch:
-        real = _frames(module, batch["attention_mask"].sum(dim=1).cpu())
+        real = _count_frames(module, batch["attention_mask"].sum(dim=1).cpu())
         found = found.masked_fill(torch.arange(frames)[None, :] >= real[:, None], encoding.PADDING)
     return {"audio": found.to(batch["input_values"].device)}
 
 
 def example(module: nn.Module) -> dict[str, Tensor]:
     """Ten seconds at 16 kHz."""
-    return {"input_values": encoding.no_signal(module, 160_000)}
+    return {"input_values": encoding.make_zero_input(module, 160_000)}
 
 
-def _frames(module: nn.Module, samples: Tensor) -> Tensor:
+def _count_frames(module: nn.Module, samples: Tensor) -> Tensor:
     """How many frames the convolutions make of so many samples."""
     config = config_of(module)
     for kernel, stride in zip(config.conv_kernel, config.conv_stride, strict=True):

@@ -11,24 +11,24 @@ from trimodal.core import Layout
 from trimodal.models import encoding
 from trimodal.models.declare import (
     OWN,
-    Attention,
-    Mlp,
-    Part,
+    AttentionPart,
+    LayerPart,
+    MlpPart,
     TowerPart,
+    build_layout,
     config_of,
-    handed_out,
-    lay_out,
+    explain_fixed_blocks,
+    explain_fixed_width,
     root_of,
-    weighed_states,
 )
-from trimodal.models.model import Batch, Family, Loaded, Output, Processors
+from trimodal.models.model import Batch, Family, LoadedSample, Output, Processors
 
 
-def attention(path: str, branch: str = "") -> tuple[Part, Attention]:
+def declare_attention(path: str, branch: str = "") -> tuple[LayerPart, AttentionPart]:
     """The attention at `path` and the norm before it."""
     return (
-        Part(f"{path}_layer_norm", "norm", branch or "attention"),
-        Attention(
+        LayerPart(f"{path}_layer_norm", "norm", branch or "attention"),
+        AttentionPart(
             f"{path}.q_proj",
             f"{path}.k_proj",
             f"{path}.v_proj",
@@ -41,10 +41,10 @@ def attention(path: str, branch: str = "") -> tuple[Part, Attention]:
     )
 
 
-MLP = (Part("final_layer_norm", "norm", "mlp"), Mlp("fc1", "fc2"))
+MLP = (LayerPart("final_layer_norm", "norm", "mlp"), MlpPart("fc1", "fc2"))
 
 
-def encoder(root: str, pooled_by_mean: bool = False, whole_blocks: str = "") -> TowerPart:
+def declare_encoder(root: str, pooled_by_mean: bool = False, whole_blocks: str = "") -> TowerPart:
     """The audio encoder; with the head of the classes that classify audio, by the mean of all frames. A decoder takes
     any number of frames."""
     return TowerPart(
@@ -52,14 +52,14 @@ def encoder(root: str, pooled_by_mean: bool = False, whole_blocks: str = "") -> 
         "audio",
         root,
         stem=(
-            Part("conv1", "conv", "1"),
-            Part("conv2", "conv", "2", stream=("", OWN)),
-            Part("embed_positions", "embedding", "position"),
+            LayerPart("conv1", "conv", "1"),
+            LayerPart("conv2", "conv", "2", stream=("", OWN)),
+            LayerPart("embed_positions", "embedding", "position"),
         ),
         blocks="layers",
-        block=(*attention("self_attn"), *MLP),
-        head=(Part("layer_norm", "norm", "final"),),
-        after=(Part("projector", "projector"), Part("classifier", "head", stream=("", ""))),
+        block=(*declare_attention("self_attn"), *MLP),
+        head=(LayerPart("layer_norm", "norm", "final"),),
+        after=(LayerPart("projector", "projector"), LayerPart("classifier", "head", stream=("", ""))),
         whole_tokens="",
         restored=pooled_by_mean,
         whole_blocks=whole_blocks,
@@ -68,17 +68,17 @@ def encoder(root: str, pooled_by_mean: bool = False, whole_blocks: str = "") -> 
     )
 
 
-def decoder(root: str, whole_width: str = "") -> TowerPart:
+def declare_decoder(root: str, whole_width: str = "") -> TowerPart:
     """The text decoder. `proj_out` uses the token embedding's weight."""
     return TowerPart(
         "text",
         "text",
         root,
-        stem=(Part("embed_tokens", "embedding"), Part("embed_positions", "embedding", "position")),
+        stem=(LayerPart("embed_tokens", "embedding"), LayerPart("embed_positions", "embedding", "position")),
         blocks="layers",
-        block=(*attention("self_attn"), *attention("encoder_attn", "cross"), *MLP),
-        head=(Part("layer_norm", "norm", "final"),),
-        after=(Part("proj_out", "head"),),
+        block=(*declare_attention("self_attn"), *declare_attention("encoder_attn", "cross"), *MLP),
+        head=(LayerPart("layer_norm", "norm", "final"),),
+        after=(LayerPart("proj_out", "head"),),
         counted="decoder_layers",
         whole_width=whole_width,
     )
@@ -87,11 +87,11 @@ def decoder(root: str, whole_width: str = "") -> TowerPart:
 def describe(module: nn.Module) -> Layout:
     """The encoder, then the decoder where the class has one."""
     pooled = hasattr(module, "classifier")
-    towers = [encoder(root_of(module, "model.encoder", "encoder"), pooled, weighed_states(module))]
-    if _decodes(module):
-        whole_width = handed_out(output.field for output in outputs(module))
-        towers.append(decoder(root_of(module, "model.decoder", "decoder"), whole_width))
-    return lay_out(module, towers)
+    towers = [declare_encoder(root_of(module, "model.encoder", "encoder"), pooled, explain_fixed_blocks(module))]
+    if _has_decoder(module):
+        whole_width = explain_fixed_width(output.field for output in outputs(module))
+        towers.append(declare_decoder(root_of(module, "model.decoder", "decoder"), whole_width))
+    return build_layout(module, towers)
 
 
 def outputs(module: nn.Module) -> tuple[Output, ...]:
@@ -105,18 +105,18 @@ def outputs(module: nn.Module) -> tuple[Output, ...]:
 
 def modalities(module: nn.Module) -> tuple[str, ...]:
     """Audio; and text, which is what the decoder is to say."""
-    return ("audio", "text") if _decodes(module) else ("audio",)
+    return ("audio", "text") if _has_decoder(module) else ("audio",)
 
 
-def encode(module: nn.Module, processors: Processors, loaded: Sequence[Loaded]) -> dict[str, Tensor]:
+def encode(module: nn.Module, processors: Processors, loaded: Sequence[LoadedSample]) -> dict[str, Tensor]:
     """`input_features` (batch, mels, frames), padded to the full window, with the `attention_mask` of what is sound, and
     `decoder_input_ids` with their mask: the start token and the target, or the text, of each sample."""
-    found = encoding.sounds(processors, loaded, return_attention_mask=True)
+    found = encoding.encode_audio(processors, loaded, return_attention_mask=True)
     batch = {name: found[name] for name in ("input_features", "attention_mask")}
-    if _decodes(module):
-        ids, mask = encoding.padded(_decoder_rows(module, processors, loaded), int(config_of(module).pad_token_id))
+    if _has_decoder(module):
+        ids, mask = encoding.pad_token_rows(_decoder_rows(module, processors, loaded), int(config_of(module).pad_token_id))
         batch |= {"decoder_input_ids": ids, "decoder_attention_mask": mask}
-    return encoding.in_dtype(module, batch)
+    return encoding.cast_floats(module, batch)
 
 
 def tokens(module: nn.Module, batch: Batch) -> dict[str, Tensor]:
@@ -129,7 +129,7 @@ def tokens(module: nn.Module, batch: Batch) -> dict[str, Tensor]:
         audio = audio.masked_fill(batch["attention_mask"][:, ::2] == 0, encoding.PADDING)
     if "decoder_input_ids" not in batch:
         return {"audio": audio}
-    text = encoding.text_tokens(batch, "decoder_input_ids", "decoder_attention_mask")
+    text = encoding.mark_text_tokens(batch, "decoder_input_ids", "decoder_attention_mask")
     return {"audio": audio, "text": text, "text.cross": audio}
 
 
@@ -137,25 +137,25 @@ def example(module: nn.Module) -> dict[str, Tensor]:
     """One full window of sound (30 seconds) and 128 tokens that are said."""
     config = config_of(module)
     window = 2 * int(config.max_source_positions)
-    batch = {"input_features": encoding.no_signal(module, config.num_mel_bins, window)}
-    if _decodes(module):
-        said = encoding.no_text(module, min(encoding.USUAL_TOKENS, config.max_target_positions))
+    batch = {"input_features": encoding.make_zero_input(module, config.num_mel_bins, window)}
+    if _has_decoder(module):
+        said = encoding.make_blank_text(module, min(encoding.USUAL_TOKENS, config.max_target_positions))
         batch |= {f"decoder_{name}": value for name, value in said.items()}
     return batch
 
 
-def _decodes(module: nn.Module) -> bool:
+def _has_decoder(module: nn.Module) -> bool:
     return bool(root_of(module, "model.decoder", "decoder"))
 
 
-def _decoder_rows(module: nn.Module, processors: Processors, loaded: Sequence[Loaded]) -> list[list[int]]:
+def _decoder_rows(module: nn.Module, processors: Processors, loaded: Sequence[LoadedSample]) -> list[list[int]]:
     """Start token, then all of the target but its end, which only has to be predicted."""
     config = config_of(module)
     start, end, limit = config.decoder_start_token_id, config.eos_token_id, config.max_target_positions
     said = [sample.target or sample.text for sample in loaded]
     if not any(said):
         return [[int(start)]] * len(said)
-    found = encoding.token_ids(encoding.processor(processors, "text"), [text or "" for text in said], None)
+    found = encoding.tokenize_texts(encoding.get_processor(processors, "text"), [text or "" for text in said], None)
     rows = [row if row[:1] == [start] else [int(start), *row] for row in found]
     return [(row[:-1] if row[-1:] == [end] and len(row) > 1 else row)[: int(limit)] for row in rows]
 

@@ -44,7 +44,7 @@ class FusionOutput(ModelOutput):
     text_logits: Tensor | None = None
 
 
-class Attention(nn.Module):
+class SelfAttention(nn.Module):
     """Self-attention with one linear map each for query, key, value and output; any number of heads."""
 
     def __init__(self, width: int, head_dim: int) -> None:
@@ -93,7 +93,7 @@ class Block(nn.Module):
     def __init__(self, width: int, config: FusionConfig) -> None:
         super().__init__()
         self.norm_1 = nn.LayerNorm(width, eps=config.norm_epsilon)
-        self.attention = Attention(width, config.head_dim)
+        self.attention = SelfAttention(width, config.head_dim)
         self.norm_2 = nn.LayerNorm(width, eps=config.norm_epsilon)
         self.mlp = Perceptron(width, config.mlp_ratio * width)
 
@@ -135,7 +135,7 @@ class AudioStem(nn.Module):
         return self.conv_3(hidden).transpose(1, 2)  # type: ignore[no-any-return]
 
 
-class Tower(nn.Module):
+class ModalityTower(nn.Module):
     """A stem, positions, blocks and a head of its own, for one modality."""
 
     def __init__(self, name: str, stem: nn.Module, tokens: int, config: FusionConfig) -> None:
@@ -161,16 +161,16 @@ class Tower(nn.Module):
 
     def classify(self, hidden: Tensor, mask: Tensor | None = None) -> Tensor:
         """Tokens (B, T, D) -> logits of the tower's own head (B, classes)."""
-        return self.head(pool(hidden, mask))  # type: ignore[no-any-return]
+        return self.head(pool_tokens(hidden, mask))  # type: ignore[no-any-return]
 
 
-class Joint(nn.Module):
+class JointFusion(nn.Module):
     """The fusion: one encoder over a class token and all modalities' tokens."""
 
     def __init__(self, config: FusionConfig) -> None:
         super().__init__()
         width = config.fusion_width
-        self.projectors = projectors(config, width)
+        self.projectors = make_projectors(config, width)
         self.kind = nn.Embedding(4, width)  # what a token is; row 3 is the class token itself
         self.blocks = nn.ModuleList(Block(width, config) for _ in range(config.fusion_blocks))
         self.norm = nn.LayerNorm(width, eps=config.norm_epsilon)
@@ -194,7 +194,7 @@ class LateFusion(nn.Module):
     def __init__(self, config: FusionConfig) -> None:
         super().__init__()
         width = config.fusion_width
-        self.projectors = projectors(config, width)
+        self.projectors = make_projectors(config, width)
         self.blocks = nn.ModuleList()
         self.norm_2 = nn.LayerNorm(width, eps=config.norm_epsilon)
         self.mlp = Perceptron(width, 2 * config.mlp_ratio * width)
@@ -202,17 +202,17 @@ class LateFusion(nn.Module):
 
     def forward(self, streams: Mapping[str, Tensor], masks: Mapping[str, Tensor | None]) -> Tensor:
         """Token streams {modality: (B, T, D)} and their masks -> one vector per sample (B, fusion D)."""
-        pooled = [self.projectors[name](pool(streams[name], masks[name])) for name in MODALITIES]
+        pooled = [self.projectors[name](pool_tokens(streams[name], masks[name])) for name in MODALITIES]
         hidden = torch.stack(pooled).sum(dim=0)
         return self.norm(hidden + self.mlp(self.norm_2(hidden)))  # type: ignore[no-any-return]
 
 
-def projectors(config: FusionConfig, width: int) -> nn.ModuleDict:
+def make_projectors(config: FusionConfig, width: int) -> nn.ModuleDict:
     """One linear map per modality, from the tower's width to the fusion's."""
     return nn.ModuleDict({name: nn.Linear(getattr(config, f"{name}_width"), width) for name in MODALITIES})
 
 
-def pool(hidden: Tensor, mask: Tensor | None) -> Tensor:
+def pool_tokens(hidden: Tensor, mask: Tensor | None) -> Tensor:
     """Mean over the real tokens: (B, T, D) -> (B, D)."""
     if mask is None:
         return hidden.mean(dim=1)
@@ -243,10 +243,10 @@ class FusionModel(PreTrainedModel):  # type: ignore[no-untyped-call, unused-igno
     def __init__(self, config: FusionConfig) -> None:
         super().__init__(config)
         words = nn.Embedding(config.vocabulary_size, config.text_width, padding_idx=config.pad_token_id)
-        self.image = Tower("image", ImageStem(config), (config.image_size // 4) ** 2, config)
-        self.audio = Tower("audio", AudioStem(config), -(-config.audio_frames // AUDIO_STRIDE), config)
-        self.text = Tower("text", words, config.text_tokens, config)
-        self.fusion = LateFusion(config) if config.fusion == "late" else Joint(config)
+        self.image = ModalityTower("image", ImageStem(config), (config.image_size // 4) ** 2, config)
+        self.audio = ModalityTower("audio", AudioStem(config), -(-config.audio_frames // AUDIO_STRIDE), config)
+        self.text = ModalityTower("text", words, config.text_tokens, config)
+        self.fusion = LateFusion(config) if config.fusion == "late" else JointFusion(config)
         self.head = nn.Linear(config.fusion_width, int(config.num_labels or 0))
         self.post_init()  # type: ignore[no-untyped-call, unused-ignore]
 

@@ -135,7 +135,7 @@ class FusionProcessor(ProcessorMixin):
         return super().from_pretrained(*args, **kwargs)
 
 
-def word_tokenizer(texts: Iterable[str], longest: int) -> PreTrainedTokenizerFast:
+def make_word_tokenizer(texts: Iterable[str], longest: int) -> PreTrainedTokenizerFast:
     """A word-level tokenizer that knows the words of `texts` in lower case; it cuts at `longest` tokens."""
     pieces = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Punctuation()])
     words = sorted({word for text in texts for word, _ in pieces.pre_tokenize_str(text.lower())})
@@ -158,4 +158,4 @@ def make_processor(config: FusionConfig, texts: Iterable[str], sampling_rate: in
         feature_size=config.audio_mels, sampling_rate=sampling_rate, hop_length=hop,
         chunk_length=-(-config.audio_frames * hop // sampling_rate),
     )  # fmt: skip
-    return FusionProcessor(images, sounds, word_tokenizer(texts, config.text_tokens))
+    return FusionProcessor(images, sounds, make_word_tokenizer(texts, config.text_tokens))
