@@ -296,7 +296,7 @@ def entropy_coding() -> Iterator[Check]:
         }
         tensors |= {f"grid, {bits} bit": fit_grid(weight, bits, 64).encode(weight) for bits in (2, 3, 4, 8)}
         tensors["dead zone"] = make_integer_grid(torch.full((SIZE,), 3.0)).encode(weight)
-        tensors["packed 3 bit"] = fit_grid(weight, 3, 64).tensors(tensors["grid, 3 bit"])["codes"]
+        tensors["packed 3 bit"] = fit_grid(weight, 3, 64).storage_tensors(tensors["grid, 3 bit"])["codes"]
         tensors |= {str(t): weight.to(t) for t in (torch.float32, torch.float16, torch.bfloat16)}
         tensors["constant"], tensors["one"] = torch.zeros(64, 64, dtype=torch.int8), torch.ones(1, dtype=torch.int8)
         tensors["empty"] = torch.zeros(0, 8, dtype=torch.int8)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Row:
-    """A model after a recipe, what its records say, and how long that took; `coded_bits` per weight of the blocks'
+    """A model after a recipe, what its records say, and how long that took; `estimate_coded_bits` per weight of the blocks'
     linear layers in an entropy-coded file, where that was asked for."""
 
     model: Model

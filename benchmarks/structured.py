@@ -117,7 +117,7 @@ def silence_(module: nn.Module, layout: Layout, label: str, kept: Sequence[int])
             axis = site.input_axis
             if axis is not None and axis.label == label:
                 weight = module.get_submodule(site.path).weight
-                gone = [entry for entry in range(axis.size) if entry not in set(axis.entries(kept))]
+                gone = [entry for entry in range(axis.size) if entry not in set(axis.entry_indices(kept))]
                 weight[:, gone] = 0.0  # type: ignore[index, operator]
 
 

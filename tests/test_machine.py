@@ -57,7 +57,7 @@ def test_threads(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_missing_parts_say_what_installs_them(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "find_spec", lambda name: None if name == "constriction" else object())
     parts = {part.name: part for part in machine.describe_environment().parts}
-    assert parts["audio"].there and not parts["pack"].there
+    assert parts["audio"].is_installed and not parts["pack"].is_installed
     assert parts["pack"].missing == ("constriction",) and parts["pack"].install.endswith('[pack]"')
 
 

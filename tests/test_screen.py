@@ -25,7 +25,7 @@ def screen(**options: bool) -> tuple[Screen, io.StringIO]:
 )
 def test_first_line(options: dict[str, bool], said: str) -> None:
     one, shown = screen(**options)
-    with one.progress("it") as progress:
+    with one.show_progress("it") as progress:
         assert shown.getvalue() == said  # before any work
         progress("work", 1, 2)
     assert shown.getvalue() == said
@@ -33,8 +33,8 @@ def test_first_line(options: dict[str, bool], said: str) -> None:
 
 def test_errors_in_words_and_as_json(capsys: pytest.CaptureFixture[str]) -> None:
     one, shown = screen(quiet=True)
-    assert one.fail("ModelError", "[b]there is none", 2) == 2 and shown.getvalue() == "error: [b]there is none\n"
-    assert screen(as_json=True)[0].fail("ModelError", "there is\nnone", 2) == 2
+    assert one.print_error("ModelError", "[b]there is none", 2) == 2 and shown.getvalue() == "error: [b]there is none\n"
+    assert screen(as_json=True)[0].print_error("ModelError", "there is\nnone", 2) == 2
     assert json.loads(capsys.readouterr().err) == {"error": {"kind": "ModelError", "message": "there is\nnone", "exit_code": 2}}
 
 
@@ -42,19 +42,19 @@ def test_log_file(tmp_path: Path) -> None:
     one, _ = screen(quiet=True)
     one.log = tmp_path / "log.txt"
     for _ in range(2):
-        with pytest.raises(ModelError), one.logging(), one.progress("it") as progress:
+        with pytest.raises(ModelError), one.capture_logs(), one.show_progress("it") as progress:
             progress("quantize.rtn text.0.up", 3, 9)
             raise ModelError("it is broken")
     text = one.log.read_text()
     assert text.count("reading it") == 2 and "quantize.rtn text.0.up" in text and "Traceback" in text and "it is broken" in text
     one.log = tmp_path / "no" / "log.txt"
-    with pytest.raises(OutputError, match=r"log\.txt cannot be written .*--log-file"), one.logging():
+    with pytest.raises(OutputError, match=r"log\.txt cannot be written .*--log-file"), one.capture_logs():
         pass
 
 
 def test_verbose_shows_where_an_error_comes_from(capsys: pytest.CaptureFixture[str]) -> None:
     one, _ = screen(verbose=True)
-    with pytest.raises(ModelError), one.logging():
+    with pytest.raises(ModelError), one.capture_logs():
         raise ModelError("it is broken")
     assert "Traceback" in capsys.readouterr().err
 

@@ -98,7 +98,7 @@ def add_command(function: Callable[..., None]) -> Callable[..., None]:
     @wraps(function)
     def run(*, verbose: bool, quiet: bool, log_file: Path | None, **rest: Any) -> None:
         screen.verbose, screen.quiet, screen.log = verbose, quiet, log_file
-        with screen.logging():
+        with screen.capture_logs():
             function(**rest)
 
     own = inspection.signature(function, eval_str=True)
@@ -128,7 +128,7 @@ def options(
 @add_command
 def inspect(model: ModelArgument, device: DeviceOption = "cpu", as_json: JsonOption = False) -> None:
     """Show towers, blocks, sites, parameters, bytes and operations of a model, per tower and in all."""
-    screen.tell(f"reading {model}")
+    screen.print_notice(f"reading {model}")
     with freeze_imports():
         from trimodal import pipeline
         from trimodal.reporting.table import make_inventory_table
@@ -148,7 +148,7 @@ def plan(
     as_json: JsonOption = False,
 ) -> None:
     """Show what a recipe will do to a model, every place by name, and what that will take. Changes nothing."""
-    screen.tell(f"reading {model}")
+    screen.print_notice(f"reading {model}")
     with freeze_imports():
         from trimodal import pipeline
         from trimodal.core import json_text
@@ -189,13 +189,13 @@ def compress(
 
     Example: `trimodal compress ./clip --recipe int4 --data ./pairs.jsonl -o ./clip-int4`
     """
-    with screen.progress(model) as progress:
+    with screen.show_progress(model) as progress:
         with freeze_imports():
             from trimodal import pipeline
 
         result = pipeline.compress(
             model, recipe, data, output, pack=pack, seed=seed, device=device, force=force, ignore_limits=ignore_limits,
-            progress=progress, on_plan=lambda plan: screen.tell(_describe_needs(plan)),
+            progress=progress, on_plan=lambda plan: screen.print_notice(_describe_needs(plan)),
         )  # fmt: skip
     written = f"written: {output}  (open {output / 'report.html'})"
     _finish_run(result.verdict, result.plan, as_json, written, str(output), model, data)
@@ -213,7 +213,7 @@ def verify(
     as_json: JsonOption = False,
 ) -> None:
     """Measure a compressed model beside the original again, and write OUT/verdict.json."""
-    with screen.progress(f"{folder} and {against}") as progress:
+    with screen.show_progress(f"{folder} and {against}") as progress:
         with freeze_imports():
             from trimodal import pipeline
 
@@ -292,7 +292,7 @@ def doctor(as_json: JsonOption = False) -> None:
         return
     _print_result(_make_table(("", ""), _list_machine_rows(found)))
     _print_result(_make_table(("optional part", "for", "there", "install with"), [
-        (part.name, part.what, "yes" if part.there else f"no: {', '.join(part.missing)}", "" if part.there else part.install)
+        (part.name, part.what, "yes" if part.is_installed else f"no: {', '.join(part.missing)}", "" if part.is_installed else part.install)
         for part in found.parts
     ]))  # fmt: skip
     for warning in warnings_of(found):
@@ -312,12 +312,12 @@ def demo(
     as_json: JsonOption = False,
 ) -> None:
     """Run the main job on the built-in model and data: see a digit, hear a digit, read what to do with them."""
-    with screen.progress("the built-in model") as progress:
+    with screen.show_progress("the built-in model") as progress:
         with freeze_imports():
             from trimodal.demo.run import run_demo as run_demo
 
         result = run_demo(
-            folder, train=train, seed=seed, device=device, progress=progress, on_plan=lambda plan: screen.tell(_describe_needs(plan))
+            folder, train=train, seed=seed, device=device, progress=progress, on_plan=lambda plan: screen.print_notice(_describe_needs(plan))
         )
     _finish_run(
         result.verdict,
@@ -338,7 +338,7 @@ def main() -> None:
     code = _run_command()
     if code == INTERRUPTED:
         code = 128 + stopped[0] if stopped else INTERRUPTED
-        screen.fail("Interrupted", "interrupted; nothing was left half-written", code)
+        screen.print_error("Interrupted", "interrupted; nothing was left half-written", code)
     sys.exit(code)
 
 
@@ -360,7 +360,7 @@ def _run_command() -> int:
         sys.stdout.flush()
         return code if isinstance(code, int) else 0
     except TrimodalError as error:
-        return screen.fail(type(error).__name__, str(error), error.exit_code)
+        return screen.print_error(type(error).__name__, str(error), error.exit_code)
     except KeyboardInterrupt:
         return INTERRUPTED
     except (typer.Abort, typer.Exit) as error:
@@ -371,9 +371,9 @@ def _run_command() -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except OSError as error:
-        return screen.fail("OSError", f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}", 2)
+        return screen.print_error("OSError", f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}", 2)
     except MemoryError:
-        return screen.fail("MemoryError", "there is not enough memory for this model", 1)
+        return screen.print_error("MemoryError", "there is not enough memory for this model", 1)
 
 
 def _report_misuse(error: typer.TyperException) -> int:
@@ -381,7 +381,7 @@ def _report_misuse(error: typer.TyperException) -> int:
     if len(sys.argv) < 2:
         print(error.format_message(), end="", file=sys.stderr)  # empty where the help has been shown in colours
         return 2
-    return screen.fail("UsageError", error.format_message(), 2)
+    return screen.print_error("UsageError", error.format_message(), 2)
 
 
 def _stop_cleanly() -> list[int]:
@@ -422,7 +422,7 @@ def _finish_run(verdict: Verdict, planned: Plan, as_json: bool, message: str, *n
         _print_result(make_summary(verdict, planned, CommandNames(*names)))
         _print_result(message)
     if not verdict.passed:
-        raise typer.Exit(screen.fail("CheckFailed", describe_failure(verdict), 1))
+        raise typer.Exit(screen.print_error("CheckFailed", describe_failure(verdict), 1))
 
 
 def _describe_needs(planned: Plan) -> str:

@@ -36,7 +36,7 @@ class OptionalPart:
     install: str
 
     @property
-    def there(self) -> bool:
+    def is_installed(self) -> bool:
         """Whether nothing is missing."""
         return not self.missing
 
@@ -60,7 +60,7 @@ class Environment:
 
     def to_json(self) -> dict[str, Any]:
         """Plain data."""
-        return {**asdict(self), "parts": [{**asdict(part), "there": part.there} for part in self.parts]}
+        return {**asdict(self), "parts": [{**asdict(part), "there": part.is_installed} for part in self.parts]}
 
 
 def describe_environment(folder: Path = Path()) -> Environment:

@@ -131,7 +131,7 @@ class _PhaseProgress:
         self._shares = {name: value / total for name, value in seconds.items()}
         self._begun, self._share = 0.0, 0.0
 
-    def enter(self, phase: str, what: str) -> None:
+    def enter_phase(self, phase: str, what: str) -> None:
         """The phase before is over; `phase` begins with `what`."""
         self._begun, self._share = self._begun + self._share, self._shares.get(phase, 0.0)
         self(what, 0, 1)
@@ -174,7 +174,7 @@ class _StageClock:
     last: float = field(default_factory=time.perf_counter)
     seconds: dict[str, float] = field(default_factory=dict)
 
-    def mark(self, stage: str) -> None:
+    def mark_stage(self, stage: str) -> None:
         """The stage that has just ended is called `stage`."""
         now = time.perf_counter()
         self.seconds[stage] = round(now - self.last, 3)
@@ -279,31 +279,31 @@ def compress(
         check_disk_space(out, planned.expected_tensor_bytes)
     on_plan(planned)
     phases = _PhaseProgress(progress, planned.estimate.seconds if planned.estimate else {})
-    phases.enter("compress", "compress")
+    phases.enter_phase("compress", "compress")
     original = replace(opened, module=copy.deepcopy(opened.module)) if samples.calibration else None
-    clock.mark("plan")
+    clock.mark_stage("plan")
     records = compress_(opened, planned, samples.statistics, samples.calibration, original, phases)
     opened.module.eval()
-    clock.mark("compress")
-    phases.enter("save", "save")
+    clock.mark_stage("compress")
+    phases.enter_phase("save", "save")
     with open_atomic_folder(out, force, needs_bytes=planned.expected_tensor_bytes) as part:
         factory = model if isinstance(model, str) and opened.folder is None else None
         stock = write_artifact(opened, planned, part, factory)
         packing = pack_weights_(part) if planned.pack == "entropy" else None
         stock = stock_support_of(part) if packing else stock
         (part / RECORD).write_text("".join(json_text(asdict(record)) + "\n" for record in records), encoding="utf-8")
-        clock.mark("save")
-        phases.enter("reload", "reload in a fresh process")
+        clock.mark_stage("save")
+        phases.enter_phase("reload", "reload in a fresh process")
         checks = [_bytes_check(opened, planned, records), *_run_finite_checks(original or opened, opened, samples),
                   *_run_fresh_checks(opened, samples, part, factory, stock)]
-        clock.mark("reload")
-        phases.enter("verify", "verify")
+        clock.mark_stage("reload")
+        phases.enter_phase("verify", "verify")
         verdict = compare(
             original or opened, opened, samples.held_out, size=_make_size(before, measure_folder_size(part)),
             towers=_make_tower_sizes(before_inventory, take_inventory(opened, count=False)), checks=checks, floors=wanted.floors,
             batch_size=_VERIFY_BATCH, seed=planned.seed, versions=collect_versions(), progress=phases,
         )  # fmt: skip
-        clock.mark("verify")
+        clock.mark_stage("verify")
         verdict = replace(
             verdict, seconds=clock.seconds, packing=packing, stock=stock,
             untouched=add_declined_places(planned, _find_skipped_places(records)), left_out=_find_left_out(opened), peak_bytes=peak_memory_bytes(),
@@ -353,7 +353,7 @@ def verify(
     checks = [
         unchanged,
         _side_files_check(out),
-        Check.held(
+        Check.from_outcome(
             "compared with the model it was made from",
             same,
             f"fingerprint {found[:12]}, in the plan {planned.source.fingerprint[:12]}",
@@ -365,7 +365,7 @@ def verify(
         floors=planned.recipe.get("floors", {}), batch_size=_VERIFY_BATCH, seed=planned.seed if seed is None else seed,
         versions=collect_versions(), progress=progress,
     )  # fmt: skip
-    clock.mark("verify")
+    clock.mark_stage("verify")
     verdict = replace(
         verdict, seconds=clock.seconds, packing=_read_packing(out), stock=stock_support_of(out), untouched=planned.untouched,
         left_out=_find_left_out(original), peak_bytes=peak_memory_bytes(),
@@ -558,16 +558,16 @@ def _bytes_check(model: Model, planned: Plan, records: Sequence[PlaceRecord | Fi
     detail = f"{found:,} bytes of tensors, planned {expected:,}"
     alone = len(_find_skipped_places(records))
     if planned.certainty == "exact" and not alone:
-        return Check.held("bytes as planned", found == expected, detail)
+        return Check.from_outcome("bytes as planned", found == expected, detail)
     settled = planned.source.tensor_bytes - sum(
         r.bytes_before - r.bytes_after for r in records if isinstance(r, PlaceRecord)
     )
     if alone:
-        return Check.held("bytes as planned", found == settled, f"{detail}; {alone} places were left alone, see their notes")
+        return Check.from_outcome("bytes as planned", found == settled, f"{detail}; {alone} places were left alone, see their notes")
     if planned.certainty == "at most":
-        return Check.held("bytes as planned", found == settled and found <= expected, f"{detail} at most (rank by energy)")
+        return Check.from_outcome("bytes as planned", found == settled and found <= expected, f"{detail} at most (rank by energy)")
     off = f"an estimate, since places are ranked together: {found / expected - 1:+.2%}, allowed ±{_ESTIMATE:.0%}"
-    return Check.held("bytes as planned", found == settled and abs(found / expected - 1) <= _ESTIMATE, f"{detail} ({off})")
+    return Check.from_outcome("bytes as planned", found == settled and abs(found / expected - 1) <= _ESTIMATE, f"{detail} ({off})")
 
 
 def _find_skipped_places(records: Sequence[PlaceRecord | FitRecord]) -> set[tuple[int, str]]:
@@ -632,7 +632,7 @@ def _side_files_check(folder: Path) -> Check:
     """Whether the files that only tell are as they were written; those that decide were checked when it was loaded."""
     wrong = find_changed_side_files(folder)
     said = "; ".join(wrong[:3]) if wrong else "sha256 of every file as it was written down"
-    return Check.held("plan, record and report as they were written", not wrong, said)
+    return Check.from_outcome("plan, record and report as they were written", not wrong, said)
 
 
 def _make_size(before: tuple[int, int], after: tuple[int, int]) -> DiskSize:
@@ -653,7 +653,7 @@ def _files_check(folder: Path, manifest: Manifest) -> Check:
         IntegrityError: one is missing or has changed.
     """
     check_listed_files(folder, manifest)
-    return Check.held("files as they were written", True, f"sha256 of {len(manifest.files)} files as in the manifest")
+    return Check.from_outcome("files as they were written", True, f"sha256 of {len(manifest.files)} files as in the manifest")
 
 
 def _write_verdict(folder: Path, verdict: Verdict, name: str) -> None:

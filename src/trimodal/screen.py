@@ -77,13 +77,13 @@ class Screen:
         """Whether nothing but errors is shown."""
         return (self.quiet or self.as_json) and not self.verbose
 
-    def tell(self, message: str) -> None:
+    def print_notice(self, message: str) -> None:
         """A line for the user, who may have asked for silence."""
         _LOG.info(message)
         if not self.silent and not self.verbose:
             self.console.print(message, markup=False, soft_wrap=True)
 
-    def fail(self, kind: str, message: str, code: int) -> int:
+    def print_error(self, kind: str, message: str, code: int) -> int:
         """An error as one line, or as JSON where that was asked for; gives back `code`."""
         if self.as_json:
             print(json.dumps({"error": {"kind": kind, "message": message, "exit_code": code}}), file=sys.stderr)
@@ -92,7 +92,7 @@ class Screen:
         return code
 
     @contextmanager
-    def logging(self) -> Iterator[None]:
+    def capture_logs(self) -> Iterator[None]:
         """Send warnings, what is told here, and where an error comes from, to the log file, and with `verbose` to standard error."""
         handlers = [*_make_file_handlers(self.log), *([_make_stream_handler()] if self.verbose else [])]
         known = [logging.getLogger(name) for name in _LOGGED] if handlers else []
@@ -117,9 +117,9 @@ class Screen:
                 handler.close()
 
     @contextmanager
-    def progress(self, model: str) -> Iterator[Callable[[str, int, int], None]]:
+    def show_progress(self, model: str) -> Iterator[Callable[[str, int, int], None]]:
         """Say at once that `model` is being read, then show how far the work is and how long it will take."""
-        self.tell(f"reading {model}")
+        self.print_notice(f"reading {model}")
         columns = (
             TextColumn("{task.description:<40.40}", markup=False), BarColumn(bar_width=20), TaskProgressColumn(),
             TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(),

@@ -37,7 +37,7 @@ def plain_run(
         def hook(layer: nn.Module, args: tuple[Any, ...]) -> None:
             crossing = site.branch == "cross" and site.role in ("key", "value")
             own = codes.get(f"{site.tower}.cross" if crossing else site.tower)
-            rows = split_rows_by_modality(unfold_input(layer, args[0]), own, model.layout.tower(site.tower).modality)
+            rows = split_rows_by_modality(unfold_input(layer, args[0]), own, model.layout.get_tower(site.tower).modality)
             for name, part in rows.items():
                 found[site.path].setdefault(name, Moment(part.shape[-1])).update(part)
 
@@ -74,7 +74,7 @@ def test_each_block_sees_what_a_plain_run_shows_as_the_model_changes(
     activations = Activations(model, batches)
     for _, group in groupby(observable(model), key=lambda s: (s.tower, s.block)):
         sites = list(group)
-        found = activations.observe(sites, {s.path: "moment" for s in sites})
+        found = activations.collect_statistics(sites, {s.path: "moment" for s in sites})
         same(found, plain_run(model, sites, batches))
         with torch.no_grad():  # as if this block had just been compressed
             for site in sites:
@@ -89,7 +89,7 @@ def test_one_block_alone_and_blocks_out_of_order(tiny_model: Callable[..., Model
     activations = Activations(model, batches)
     groups = [list(g) for _, g in groupby(observable(model), key=lambda s: (s.tower, s.block))]
     for sites in (groups[-1], groups[0], groups[len(groups) // 2], groups[-1]):
-        same(activations.observe(sites, {s.path: "moment" for s in sites}), plain_run(model, sites, batches))
+        same(activations.collect_statistics(sites, {s.path: "moment" for s in sites}), plain_run(model, sites, batches))
 
 
 @pytest.mark.parametrize(("name", "ids", "mask"), [
@@ -105,7 +105,7 @@ def test_padding_never_counts(tiny_model: Callable[..., Model], name: str, ids: 
     sites = [s for s in observable(model) if s.tower == "text" and s.block is not None and s.role in ("query", "down")]
     for site in sites:
         found, again = (
-            Activations(model, [b]).observe([site], {site.path: "moment"})[site.path] for b in (batch, other)
+            Activations(model, [b]).collect_statistics([site], {site.path: "moment"})[site.path] for b in (batch, other)
         )
         expected = int((batch[mask] > 0).sum())
         assert sum(part.tokens for part in found.values()) == expected
@@ -117,14 +117,14 @@ def test_modalities_of_a_joint_stream_are_kept_apart(tiny_model: Callable[..., M
     model = tiny_model("llava")
     batch = make_miniature_batch("llava", 2)
     (site,) = [s for s in model.layout.sites if s.name == "text.1.up"]
-    found = Activations(model, [batch]).observe([site], {site.path: "moment"})[site.path]
+    found = Activations(model, [batch]).collect_statistics([site], {site.path: "moment"})[site.path]
     image = int((batch["input_ids"] == model.module.config.image_token_id).sum())  # type: ignore[union-attr]
     assert {name: part.tokens for name, part in found.items()} == {
         "image": image, "text": int(batch["attention_mask"].sum()) - image,
     }  # fmt: skip
     fusion = tiny_model("fusion")
     (site,) = [s for s in fusion.layout.sites if s.name == "fusion.0.query"]
-    found = Activations(fusion, [make_miniature_batch("fusion", 2)]).observe([site], {site.path: "moment"})[site.path]
+    found = Activations(fusion, [make_miniature_batch("fusion", 2)]).collect_statistics([site], {site.path: "moment"})[site.path]
     assert {"image", "audio", "text"} <= set(found)
 
 
@@ -133,7 +133,7 @@ def test_keys_of_cross_attention_are_the_other_modality(tiny_model: Callable[...
     sites = [s for s in model.layout.sites if s.tower == "text" and s.block == 1 and s.branch == "cross"]
     sites = [s for s in sites if s.kind == "linear"]
     batch = make_miniature_batch("whisper", 2)
-    found = Activations(model, [batch]).observe(sites, {s.path: "moment" for s in sites})
+    found = Activations(model, [batch]).collect_statistics(sites, {s.path: "moment" for s in sites})
     read = {s.role: found[s.path] for s in sites}
     assert {role: set(parts) for role, parts in read.items()} == {
         "query": {"text"}, "key": {"audio"}, "value": {"audio"}, "output": {"text"},
@@ -145,7 +145,7 @@ def test_keys_of_cross_attention_are_the_other_modality(tiny_model: Callable[...
 def test_query_key_and_value_share_one_statistic(tiny_model: Callable[..., Model], name: str) -> None:
     model = tiny_model(name)
     sites = [s for s in observable(model) if s.block == 0 and s.tower == "text" and not s.branch]
-    found = Activations(model, [make_miniature_batch(name, 2)]).observe(sites, {s.path: "moment" for s in sites})
+    found = Activations(model, [make_miniature_batch(name, 2)]).collect_statistics(sites, {s.path: "moment" for s in sites})
     by_role = {s.role: found[s.path]["text"] for s in sites}
     assert by_role["query"] is by_role["key"] is by_role["value"]
     assert by_role["query"] is not by_role["output"] and by_role["query"] is not by_role["up"]
@@ -154,7 +154,7 @@ def test_query_key_and_value_share_one_statistic(tiny_model: Callable[..., Model
 def test_convolutions_of_other_windows_do_not_share(tiny_model: Callable[..., Model]) -> None:
     model = tiny_model("resnet-basic")
     sites = [s for s in observable(model) if s.block == 2]
-    found = Activations(model, [make_miniature_batch("resnet-basic", 2)]).observe(sites, {s.path: "moment" for s in sites})
+    found = Activations(model, [make_miniature_batch("resnet-basic", 2)]).collect_statistics(sites, {s.path: "moment" for s in sites})
     assert len({id(parts["image"]) for parts in found.values()}) == len(sites)
     assert all(parts["image"].columns == s.columns for s, parts in ((s, found[s.path]) for s in sites))  # type: ignore[union-attr]
 
@@ -163,7 +163,7 @@ def test_column_norms_where_no_more_is_wanted(tiny_model: Callable[..., Model]) 
     model = tiny_model("bert")
     site = next(s for s in observable(model) if s.role == "up")
     activations = Activations(model, [make_miniature_batch("bert", 3)])
-    norm, moment = (activations.observe([site], {site.path: kind})[site.path]["text"] for kind in ("norm", "moment"))  # type: ignore[dict-item]
+    norm, moment = (activations.collect_statistics([site], {site.path: kind})[site.path]["text"] for kind in ("norm", "moment"))  # type: ignore[dict-item]
     assert type(norm).__name__ == "ColumnNorm"
     assert torch.allclose(norm.square, moment.square, atol=1e-5)
 
@@ -176,7 +176,7 @@ def test_later_blocks_are_run_alone(tiny_model: Callable[..., Model]) -> None:
     activations = Activations(model, [make_miniature_batch("clip", 2)])
     for block in (0, 1):
         sites = [s for s in observable(model) if (s.tower, s.block) == ("image", block)]
-        activations.observe(sites, {s.path: "moment" for s in sites})
+        activations.collect_statistics(sites, {s.path: "moment" for s in sites})
     assert calls.count("s") == 1  # the stem ran once, for the one capture
     assert calls.count("1") == 1
 
@@ -184,7 +184,7 @@ def test_later_blocks_are_run_alone(tiny_model: Callable[..., Model]) -> None:
 def test_the_model_is_left_without_hooks(tiny_model: Callable[..., Model]) -> None:
     model = tiny_model("clip")
     site = observable(model)[5]
-    Activations(model, [make_miniature_batch("clip", 2)]).observe([site], {site.path: "moment"})
+    Activations(model, [make_miniature_batch("clip", 2)]).collect_statistics([site], {site.path: "moment"})
     assert not any(m._forward_pre_hooks or m._forward_hooks for m in model.module.modules())
 
 
@@ -202,7 +202,7 @@ def test_site_that_never_runs_is_missing(tiny_model: Callable[..., Model]) -> No
 
     model = build_model(Lazy(), "lazy")
     sites = list(model.layout.sites)
-    found = Activations(model, [{"x": torch.ones(2, 4)}]).observe(sites, {s.path: "moment" for s in sites})
+    found = Activations(model, [{"x": torch.ones(2, 4)}]).collect_statistics(sites, {s.path: "moment" for s in sites})
     assert list(found) == ["used"] and found["used"]["all"].tokens == 2
 
 
@@ -215,7 +215,7 @@ def test_pairs_hold_the_original_models_inputs_for_the_same_tokens(tiny_model: C
     groups = [list(group) for _, group in groupby(observable(model), key=lambda s: (s.tower, s.block))]
     changed = False
     for sites in groups:
-        found = activations.observe(sites, dict.fromkeys((s.path for s in sites), "paired"))
+        found = activations.collect_statistics(sites, dict.fromkeys((s.path for s in sites), "paired"))
         for path, parts in found.items():
             for part in parts.values():
                 assert isinstance(part, Moment) and part.cross is not None, path

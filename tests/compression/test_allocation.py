@@ -217,7 +217,7 @@ def test_gradual_steps_rank_what_is_left(compressed: Any, method: str) -> None:
     assert total(done) == pytest.approx(planned, rel=0.01)
     assert done.plan.certainty == "estimate"
     if method == "prune.neurons":
-        (up, other) = (done.model.layout.site(f"vision_model.encoder.layers.{b}.mlp.fc1").rows for b in (0, 1))
+        (up, other) = (done.model.layout.get_site(f"vision_model.encoder.layers.{b}.mlp.fc1").rows for b in (0, 1))
         assert up + other == pytest.approx(2 * 64 * 0.4, abs=2)
 
 
@@ -278,8 +278,8 @@ def test_main_job_with_a_global_scope(whole: Whole) -> None:
     found = tensor_bytes(unique_tensors(again.module).values())
     assert f"{found:,} bytes" in check.detail and f"planned {result.plan.expected_tensor_bytes:,}" in check.detail
     assert "an estimate" in check.detail
-    units = {label: site.input_axis.units_of(label) for label in again.layout.labels() for site in again.layout.sites
-             if site.input_axis and site.reads(label)}  # fmt: skip
+    units = {label: site.input_axis.units_of(label) for label in again.layout.list_labels() for site in again.layout.sites
+             if site.input_axis and site.reads_label(label)}  # fmt: skip
     for unit, each in (("neurons", 32), ("heads", 2)):
         assert sum(n for label, n in units.items() if label.endswith(unit)) == pytest.approx(4 * each, abs=1)
     notes = {note for record in result.records if isinstance(record, PlaceRecord) for note in record.notes}

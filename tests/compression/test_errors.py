@@ -59,7 +59,7 @@ def compressed(module: Speaker, data: bool = True) -> tuple[Callable[[str], Plac
     records = [r for r in compress_(model, plan, samples, samples) if isinstance(r, PlaceRecord)]
 
     def of(path: str) -> PlaceRecord:
-        name = model.layout.site(path).name
+        name = model.layout.get_site(path).name
         return next(record for record in records if record.place == name)
 
     return of, model, before

@@ -169,7 +169,7 @@ def test_nothing_else_is_touched(case: Any) -> None:
         assert state(case.model).keys() == state(case.original).keys()
         return
     paths = {path for place in edit.places for path in place.paths}
-    touched = paths | {tied for path in paths for tied in case.original.layout.site(path).tied}
+    touched = paths | {tied for path in paths for tied in case.original.layout.get_site(path).tied}
     labels = {place.name for place in edit.places}
     bare = {bare.path for bare in case.original.layout.bare if bare.label in labels}
     before, after = state(case.original), state(case.model)
@@ -233,9 +233,9 @@ def test_artifact_reloads_to_the_same_outputs(case: Any, folders: Any, tmp_path:
 def test_cut_with_the_consumer_unchanged_equals_masking(tiny_model: Callable[..., Model], name: str) -> None:
     """Kept units compute exactly what they did before: removing the others is the same as not listening to them."""
     model, batch = tiny_model(name), make_miniature_batch(name, 2)
-    for label in (label for label in model.layout.labels() if not is_width(label)):  # norms run over those
-        carrying = list(model.layout.carrying(label))
-        consumers = [site for site in carrying if site.reads(label)]
+    for label in (label for label in model.layout.list_labels() if not is_width(label)):  # norms run over those
+        carrying = list(model.layout.find_label_sites(label))
+        consumers = [site for site in carrying if site.reads_label(label)]
         axis = consumers[0].input_axis
         assert axis is not None
         kept = [unit for unit in range(axis.units_of(label)) if unit % 2]
@@ -243,7 +243,7 @@ def test_cut_with_the_consumer_unchanged_equals_masking(tiny_model: Callable[...
         cut_units_(cut, model.layout, label, kept)
         for site in consumers:
             assert site.input_axis is not None
-            gone = site.input_axis.entries([u for u in range(axis.units_of(label)) if u not in kept], label)
+            gone = site.input_axis.entry_indices([u for u in range(axis.units_of(label)) if u not in kept], label)
             with torch.no_grad():
                 masked.get_submodule(site.path).weight[:, gone] = 0.0  # type: ignore[index, operator]
         equal(collect_outputs(cut, batch), collect_outputs(masked, batch), 1e-5)
@@ -251,16 +251,16 @@ def test_cut_with_the_consumer_unchanged_equals_masking(tiny_model: Callable[...
 
 
 def producers_are_kept(layout: Layout, label: str, kept: list[int], before: nn.Module, after: nn.Module) -> bool:
-    for site in layout.carrying(label):
-        if site.writes(label) and site.output_axis is not None and site.kind != "embedding":
-            rows = site.output_axis.staying(kept, label)
+    for site in layout.find_label_sites(label):
+        if site.writes_label(label) and site.output_axis is not None and site.kind != "embedding":
+            rows = site.output_axis.kept_entry_indices(kept, label)
             old, new = (m.get_submodule(site.path) for m in (before, after))
             for key, parameter in old._parameters.items():
                 if parameter is None:
                     continue
                 left = parameter[rows]
-                if key == "weight" and site.reads(label) and site.input_axis is not None:
-                    left = left[:, site.input_axis.staying(kept, label)]
+                if key == "weight" and site.reads_label(label) and site.input_axis is not None:
+                    left = left[:, site.input_axis.kept_entry_indices(kept, label)]
                 if not torch.equal(left, new._parameters[key]):  # type: ignore[arg-type]
                     return False
     return True

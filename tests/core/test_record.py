@@ -23,11 +23,11 @@ def test_what_was_not_run_is_neither_passed_nor_failed() -> None:
     verdict = replace(BARE, checks=(Check("a", "not run", "no name to import"),))
     assert (verdict.integrity, verdict.quality, verdict.passed) == ("not run", "not run", True)
     assert not verdict.checks[0].passed and not verdict.checks[0].failed
-    assert replace(BARE, checks=(*verdict.checks, Check.held("b", True, ""))).integrity == "passed"
+    assert replace(BARE, checks=(*verdict.checks, Check.from_outcome("b", True, ""))).integrity == "passed"
 
 
 def test_survives_json_and_says_both_verdicts_there() -> None:
-    verdict = replace(BARE, checks=(Check.held("a", True, "x"), Check.held("b", False, "y", "quality")))
+    verdict = replace(BARE, checks=(Check.from_outcome("a", True, "x"), Check.from_outcome("b", False, "y", "quality")))
     data = verdict.to_json()
     assert Verdict.from_json(data) == verdict
     assert (data["integrity"], data["quality"]) == ("passed", "failed")

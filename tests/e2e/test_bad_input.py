@@ -202,7 +202,7 @@ def test_broken_processor(refused: Refused, broken: Path, pairs: Path, name: str
 def test_function_that_is_none(refused: Refused) -> None:
     refused(["inspect", "nobody.at_all:make"], "cannot import nobody.at_all", "expected package.module:function")
     refused(["inspect", "json:nothing"], "json has no function 'nothing'")
-    refused(["inspect", "trimodal.networks.tiny:tokenizer"], "expected a torch.nn.Module")
+    refused(["inspect", "trimodal.networks.tiny:make_tokenizer"], "expected a torch.nn.Module")
 
 
 # The hub

@@ -17,7 +17,7 @@ LAYOUT = Layout((), (site("one", 4, 8, bias=True, input_axis=WIDE), site("two", 
 def test_two_layers_become_one() -> None:
     (two, three) = fold_layout(Fold("linear", "one", ("two",)), LAYOUT).sites
     assert (two.path, two.shape, two.bias, two.input_axis) == ("two", (6, 8), True, WIDE)
-    assert two.stored_bytes == (6 * 8 + 6) * 4 and three == LAYOUT.site("three")
+    assert two.stored_bytes == (6 * 8 + 6) * 4 and three == LAYOUT.get_site("three")
 
 
 def test_twins() -> None:

@@ -65,7 +65,7 @@ def test_tied_embedding_and_head(compressed: Any, tmp_path: Path, name: str, for
         pack_weights_(out)
     again, expected = open_model(out), collect_outputs(done.model.module, make_miniature_batch(name, 2))
     ((path, tied),) = pairs(again)
-    assert again.layout.site(path).stored == KINDS.get(form, "codebook")
+    assert again.layout.get_site(path).stored == KINDS.get(form, "codebook")
     assert not [key for key in names if key.startswith(f"{tied}.")]
     for model in (done.model, again, replace(again, module=copy.deepcopy(again.module))):
         assert one_weight(model.module, path, tied)

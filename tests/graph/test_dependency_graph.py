@@ -267,7 +267,7 @@ EXPECTED: dict[type[Module], tuple[str, ...]] = {
 
 @pytest.mark.parametrize("kind", EXPECTED, ids=lambda kind: kind.__name__)
 def test_labels_are_those_that_can_be_cut(kind: type[Module]) -> None:
-    assert set(layout_of(made(kind)).labels()) == set(EXPECTED[kind])
+    assert set(layout_of(made(kind)).list_labels()) == set(EXPECTED[kind])
 
 
 @pytest.mark.parametrize("kind", EXPECTED, ids=lambda kind: kind.__name__)
@@ -277,19 +277,19 @@ def test_cut_model_equals_the_masked_one(kind: type[Module], kept_of: Callable[[
     module = made(kind)
     layout, inputs = layout_of(module), module.inputs()
     cut_all, masked_all, reached = copy.deepcopy(module), copy.deepcopy(module), layout
-    for label in layout.labels():
-        consumers = [site for site in layout.sites if site.reads(label)]
+    for label in layout.list_labels():
+        consumers = [site for site in layout.sites if site.reads_label(label)]
         assert consumers[0].input_axis is not None
         units = range(consumers[0].input_axis.units_of(label))
         kept = list(kept_of(units))
         masked, cut = copy.deepcopy(module), copy.deepcopy(module)
         cut_units_(cut, layout, label, kept)
         cut_units_(cut_all, reached, label, kept)
-        reached = reached.cut(label, kept)
+        reached = reached.cut_units(label, kept)
         with torch.no_grad():
             for site in consumers:
                 assert site.input_axis is not None
-                gone = site.input_axis.entries([unit for unit in units if unit not in kept], label)
+                gone = site.input_axis.entry_indices([unit for unit in units if unit not in kept], label)
                 for whole in (masked, masked_all):
                     whole.get_parameter(f"{site.path}.weight")[:, gone] = 0.0
         for found, expected, before in zip(run(cut, inputs), run(masked, inputs), run(module, inputs), strict=True):
@@ -322,19 +322,19 @@ def test_what_cannot_be_cut_says_why() -> None:
 
 def test_heads_whose_number_stands_in_the_code_are_left() -> None:
     layout = layout_of(made(lambda: Attention(heads=4)))
-    assert layout.labels() == ("model.up.neurons",)
+    assert layout.list_labels() == ("model.up.neurons",)
     assert "names a size" in {f.label: f.reason for f in layout.fixed}["model.query.heads"]
 
 
 def test_joined_layers_are_several_axes_of_one_dimension() -> None:
     layout = layout_of(made(SplitApart))
-    axis = layout.site("both").input_axis
+    axis = layout.get_site("both").input_axis
     assert axis is not None and [(part.label, part.units) for part in axis.parts] == [
         ("model.left.channels", 4), ("model.right.channels", 6),
     ]  # fmt: skip
-    assert axis.entries([0, 2], "model.right.channels") == [4, 6]
-    assert axis.staying([0, 2], "model.right.channels") == [0, 1, 2, 3, 4, 6]
-    out = layout.site("both").output_axis
+    assert axis.entry_indices([0, 2], "model.right.channels") == [4, 6]
+    assert axis.kept_entry_indices([0, 2], "model.right.channels") == [0, 1, 2, 3, 4, 6]
+    out = layout.get_site("both").output_axis
     assert out is not None and (out.units, out.width, out.repeats) == (6, 1, 2)
     assert Layout.from_json(layout.to_json()) == layout
 
@@ -342,9 +342,9 @@ def test_joined_layers_are_several_axes_of_one_dimension() -> None:
 def test_flattened_and_grouped_units_are_blocks() -> None:
     flat, last, grouped = (layout_of(made(kind)) for kind in (Flattened, ChannelsLast, Grouped))
     narrow, head, many = (
-        flat.site("narrow").input_axis,
-        last.site("head").input_axis,
-        grouped.site("grouped").output_axis,
+        flat.get_site("narrow").input_axis,
+        last.get_site("head").input_axis,
+        grouped.get_site("grouped").output_axis,
     )
     assert narrow is not None and (narrow.units, narrow.width, narrow.repeats) == (3, 18, 1)  # two channels a group
     assert head is not None and (head.units, head.width, head.repeats) == (6, 1, 9)
@@ -362,7 +362,7 @@ def test_groups_are_counted_anew() -> None:
 
 def test_without_an_example_nothing_is_labelled() -> None:
     module = nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 2))
-    assert layout_of(module).labels() == () and layout_of(module).fixed == ()
+    assert layout_of(module).list_labels() == () and layout_of(module).fixed == ()
 
 
 def test_a_module_that_looks_at_values_says_so() -> None:
@@ -378,7 +378,7 @@ def test_a_module_that_looks_at_values_says_so() -> None:
             return out
 
     layout = layout_of(Looks())
-    assert layout.labels() == () and "does not run on tensors without values" in layout.fixed[0].reason
+    assert layout.list_labels() == () and "does not run on tensors without values" in layout.fixed[0].reason
 
 
 def test_tied_weights_stay() -> None:

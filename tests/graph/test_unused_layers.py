@@ -106,7 +106,7 @@ def test_units_that_nobody_else_reads() -> None:
     """A layer that never runs stays where its neighbour does and would be cut by what it reads."""
     model = build_model(Spare("dead"), "s")
     axis = Axis("model.0.neurons", 4)
-    used, spare = (model.layout.site(path) for path in ("used", "spare"))
+    used, spare = (model.layout.get_site(path) for path in ("used", "spare"))
     model.layout = replace(model.layout, sites=(replace(used, output_axis=axis), replace(spare, input_axis=axis)))
     (fold,) = find_unused_layers(model, [{"x": torch.zeros(1, 4)}])
     assert "nobody else reads the units of model.0.neurons" in fold.reason

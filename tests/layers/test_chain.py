@@ -66,8 +66,8 @@ def test_factors_may_be_quantized_and_merged_again() -> None:
     for factor in (pair.first, pair.second):
         weight = factor.weight.detach()  # type: ignore[union-attr, operator]
         grid = fit_grid(weight, 8, "channel")
-        options = {**grid.options(), "shape": list(weight.shape), "dtype": "float32"}
-        replace_weight_(factor, "quantized", options, grid.tensors(grid.encode(weight)), None)
+        options = {**grid.storage_options(), "shape": list(weight.shape), "dtype": "float32"}
+        replace_weight_(factor, "quantized", options, grid.storage_tensors(grid.encode(weight)), None)
     expected = pair(x)
     for factor in (pair.first, pair.second):
         remove_parametrization_(factor)

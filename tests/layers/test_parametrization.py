@@ -42,8 +42,8 @@ LAYERS: dict[str, tuple[Callable[[], nn.Module], Callable[[], Tensor]]] = {
 def quantized(weight: Tensor, group: int | str = "channel", symmetric: bool = True) -> CodedWeight:
     flat = weight.detach().flatten(1)
     grid = fit_grid(flat, 4, group, symmetric)
-    options = {**grid.options(), "shape": list(weight.shape), "dtype": "float32"}
-    return CodedWeight(grid.kind, options, grid.tensors(grid.encode(flat)))
+    options = {**grid.storage_options(), "shape": list(weight.shape), "dtype": "float32"}
+    return CodedWeight(grid.kind, options, grid.storage_tensors(grid.encode(flat)))
 
 
 def sparse(weight: Tensor) -> SparseWeight:
@@ -82,7 +82,7 @@ def test_layer_computes_with_the_decoded_weight(name: str, store: str) -> None:
 def test_rows_are_those_of_the_whole(store: str) -> None:
     stored = STORES[store](torch.randn(9, 13))
     index = torch.tensor([3, 0, 3, 8])
-    assert torch.equal(stored.rows(index), stored()[index])
+    assert torch.equal(stored.decode_rows(index), stored()[index])
 
 
 def test_layer_follows_to_another_type_and_back_through_a_copy() -> None:

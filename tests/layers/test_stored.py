@@ -32,7 +32,7 @@ def test_quantized_weight_comes_back_in_shape_and_type(dtype: str) -> None:
     weight = torch.randn(6, 3, 5)
     flat = weight.flatten(1)
     grid = fit_grid(flat, 8, 8)
-    store = CodedWeight(grid.kind, {**grid.options(), "shape": [6, 3, 5], "dtype": dtype}, grid.tensors(grid.encode(flat)))
+    store = CodedWeight(grid.kind, {**grid.storage_options(), "shape": [6, 3, 5], "dtype": dtype}, grid.storage_tensors(grid.encode(flat)))
     assert store().shape == (6, 3, 5) and str(store().dtype) == f"torch.{dtype}"
     assert (store().float() - weight).abs().max() < 0.03
     assert size(store) == 6 * 16 + 6 * 2 * 2  # codes padded to 16 columns, two float16 scales per row

@@ -67,7 +67,7 @@ def test_codes_are_those_of_the_nearest_level(weight: Tensor, how: dict[str, Any
 @given(weight=weights, how=books)
 def test_one_column_at_a_time_gives_the_same(weight: Tensor, how: dict[str, Any]) -> None:
     book = fit_codebook(weight, **how)
-    nearest, codes = book.rounder(), book.encode(weight)
+    nearest, codes = book.make_rounder(), book.encode(weight)
     for number, column in enumerate(weight.T):
         code, value = nearest(column, number)
         assert torch.equal(book.as_codes(code), codes[:, number])
@@ -79,14 +79,14 @@ def test_one_column_at_a_time_gives_the_same(weight: Tensor, how: dict[str, Any]
 def test_stored_tensors_are_those_said_and_hold_everything(weight: Tensor, how: dict[str, Any]) -> None:
     book = fit_codebook(weight, **how)
     codes = book.encode(weight)
-    tensors, options = book.tensors(codes), book.options()
+    tensors, options = book.storage_tensors(codes), book.storage_options()
     specs = tensor_specs_of("codebook", {**options, "shape": list(weight.shape), "dtype": "float32"})
     found = {name: (tuple(t.shape), str(t.dtype).removeprefix("torch.")) for name, t in tensors.items()}
     assert found == {name: (spec.shape, spec.dtype) for name, spec in specs.items()}
-    again, same = Codebook.stored(options, tensors, weight.shape[1])
+    again, same = Codebook.from_storage(options, tensors, weight.shape[1])
     assert torch.equal(same, codes) and torch.equal(again.decode(same), book.decode(codes))
     index = torch.tensor([len(weight) - 1, 0])
-    part, some = Codebook.stored(options, Codebook.take(tensors, index), weight.shape[1])
+    part, some = Codebook.from_storage(options, Codebook.take_rows(tensors, index), weight.shape[1])
     assert torch.equal(part.decode(some), book.decode(codes)[index])
 
 

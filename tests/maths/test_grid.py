@@ -55,7 +55,7 @@ def test_unclipped_error_is_half_a_step_inside_the_range(
     weight: Tensor, bits: int, group: int | str, symmetric: bool
 ) -> None:
     grid = fit_grid(weight, bits, group, symmetric, "max")
-    step = expand_groups(grid.scales(), grid.group, grid.columns).abs()
+    step = expand_groups(grid.float_scales(), grid.group, grid.columns).abs()
     # A symmetric grid lacks one step at the end opposite to its largest weight; a float16 scale is off by 2⁻¹¹.
     end = step if symmetric else 0.5 * step
     slack = weight.abs().amax() * 2.0**-9
@@ -71,11 +71,11 @@ def test_stored_tensors_are_those_said_and_hold_everything(
 ) -> None:
     grid = fit_grid(weight, bits, group, symmetric)
     codes = grid.encode(weight)
-    tensors, options = grid.tensors(codes), grid.options()
+    tensors, options = grid.storage_tensors(codes), grid.storage_options()
     specs = tensor_specs_of("quantized", {**options, "shape": list(weight.shape), "dtype": "float32"})
     found = {name: (tuple(t.shape), str(t.dtype).removeprefix("torch.")) for name, t in tensors.items()}
     assert found == {name: (spec.shape, spec.dtype) for name, spec in specs.items()}
-    again, same = Grid.stored(options, tensors, weight.shape[1])
+    again, same = Grid.from_storage(options, tensors, weight.shape[1])
     assert torch.equal(same, codes) and torch.equal(again.decode(same), grid.decode(codes))
 
 
@@ -95,7 +95,7 @@ def test_mse_clip_gains_much_at_three_bits() -> None:
 
 def test_worked_example() -> None:
     grid = fit_grid(torch.tensor([[1.0, -0.2]]), 2, "channel")
-    assert grid.scales().tolist() == [[-0.5]]
+    assert grid.float_scales().tolist() == [[-0.5]]
     assert grid.encode(torch.tensor([[1.0, -0.2]])).tolist() == [[0, 2]]
     assert rounded(torch.tensor([[1.0, -0.2]]), grid).tolist() == [[1.0, 0.0]]
 
@@ -128,7 +128,7 @@ def test_last_group_may_be_shorter() -> None:
 def test_groups_are_neighbouring_columns_of_one_row() -> None:
     weight = torch.randn(3, 24)
     whole, group = fit_grid(weight, 4, 8), fit_grid(weight[1:2, 8:16], 4, "channel")
-    assert torch.allclose(whole.scales()[1, 1], group.scales()[0, 0], rtol=2e-3)
+    assert torch.allclose(whole.float_scales()[1, 1], group.float_scales()[0, 0], rtol=2e-3)
 
 
 def test_empty_group_does_not_spoil_the_scales_of_small_weights() -> None:
@@ -136,7 +136,7 @@ def test_empty_group_does_not_spoil_the_scales_of_small_weights() -> None:
     weight[2] = 0.0
     grid = fit_grid(weight, 8, "channel")
     assert not rounded(weight, grid)[2].any()
-    assert torch.equal(grid.scales()[[0, 1, 3]], fit_grid(weight[[0, 1, 3]], 8, "channel").scales())
+    assert torch.equal(grid.float_scales()[[0, 1, 3]], fit_grid(weight[[0, 1, 3]], 8, "channel").float_scales())
     assert (rounded(weight, grid) - weight).abs().max() < 1e-6 * 4 / 128
 
 

@@ -33,8 +33,8 @@ def test_error_is_half_a_step_and_nothing_drifts(case: tuple[Tensor, IntegerGrid
     weight, levels = case
     codes = levels.encode(weight)
     once = levels.decode(codes)
-    reached = weight.abs() <= 127 * levels.steps()
-    assert bool(((once - weight).abs() <= 0.5001 * levels.steps())[reached].all())
+    reached = weight.abs() <= 127 * levels.float_steps()
+    assert bool(((once - weight).abs() <= 0.5001 * levels.float_steps())[reached].all())
     assert torch.equal(levels.encode(once), codes) and int(codes.abs().max()) <= 127
 
 
@@ -42,7 +42,7 @@ def test_error_is_half_a_step_and_nothing_drifts(case: tuple[Tensor, IntegerGrid
 @given(case=cases)
 def test_one_column_at_a_time_gives_the_same(case: tuple[Tensor, IntegerGrid]) -> None:
     weight, levels = case
-    codes, nearest = levels.encode(weight), levels.rounder()
+    codes, nearest = levels.encode(weight), levels.make_rounder()
     for number, column in enumerate(weight.T):
         code, value = nearest(column, number)
         assert torch.equal(levels.as_codes(code), codes[:, number])
@@ -54,12 +54,12 @@ def test_one_column_at_a_time_gives_the_same(case: tuple[Tensor, IntegerGrid]) -
 def test_stored_tensors_are_those_said_and_hold_everything(case: tuple[Tensor, IntegerGrid]) -> None:
     weight, levels = case
     codes = levels.encode(weight)
-    tensors, options = levels.tensors(codes), levels.options()
+    tensors, options = levels.storage_tensors(codes), levels.storage_options()
     specs = tensor_specs_of("integers", {**options, "shape": list(weight.shape), "dtype": "float32"})
     found = {name: (tuple(t.shape), str(t.dtype).removeprefix("torch.")) for name, t in tensors.items()}
     assert found == {name: (spec.shape, spec.dtype) for name, spec in specs.items()}
-    again, same = IntegerGrid.stored(options, tensors, weight.shape[1])
+    again, same = IntegerGrid.from_storage(options, tensors, weight.shape[1])
     assert torch.equal(again.decode(same), levels.decode(codes))
     index = torch.tensor([len(weight) - 1, 0])
-    part, some = IntegerGrid.stored(options, IntegerGrid.take(tensors, index), weight.shape[1])
+    part, some = IntegerGrid.from_storage(options, IntegerGrid.take_rows(tensors, index), weight.shape[1])
     assert torch.equal(part.decode(some), levels.decode(codes)[index])

@@ -22,7 +22,7 @@ def test_sites_are_found_by_type_and_towers_by_name() -> None:
     assert [(tower.name, tower.modality, len(tower.blocks)) for tower in layout.towers] == [
         ("image", "image", 4), ("text", "text", 0), ("model", "all", 4),
     ]  # fmt: skip
-    assert layout.labels() == ("image.0.channels", "image.3.channels")
+    assert layout.list_labels() == ("image.0.channels", "image.3.channels")
 
 
 def test_block_is_where_the_path_leads_through() -> None:

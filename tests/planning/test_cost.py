@@ -15,7 +15,7 @@ from trimodal.networks.tiny import write_miniature, write_miniature_data
 from trimodal.planning import cost
 from trimodal.planning.cost import MachineSpeed, Workload, check_memory_for, estimate_cost
 
-PACE = MachineSpeed(operations=1e11, bytes=1e10)
+PACE = MachineSpeed(flops=1e11, bytes=1e10)
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +25,7 @@ def done(compressed: Callable[..., Any]) -> Any:
 
 def test_more_work_takes_longer(done: Any) -> None:
     def seconds(plan: Any = done.plan, pace: MachineSpeed = PACE, reading: float = 4.0, **work: int) -> dict[str, float]:
-        return dict(estimate_cost(plan, done.original.layout, Workload(operations=10**9, **work), reading, pace).seconds)
+        return dict(estimate_cost(plan, done.original.layout, Workload(macs=10**9, **work), reading, pace).seconds)
 
     plain = seconds()
     assert list(plain) == ["compress", "save", "reload", "verify"] and plain["reload"] >= 4.0

@@ -16,11 +16,11 @@ from trimodal.planning.gradual import GradualSchedule
 
 
 def test_worked_example() -> None:
-    assert GradualSchedule(2).sparsities(0.9) == [0.7875, 0.9]
-    assert GradualSchedule(3, "linear", 0.3).sparsities(0.9) == [0.5, 0.7, 0.9]
-    assert GradualSchedule(3, "geometric").sparsities(0.875) == [0.5, 0.75, 0.875]
-    assert GradualSchedule(2, "geometric").sparsities(1 - 1e-16) == [1 - 1e-16] * 2  # rounded, the curve would be above its end
-    assert GradualSchedule(4, "cubic", 0.2).sparsities(0.8) == pytest.approx([0.546875, 0.725, 0.790625, 0.8])
+    assert GradualSchedule(2).list_sparsities(0.9) == [0.7875, 0.9]
+    assert GradualSchedule(3, "linear", 0.3).list_sparsities(0.9) == [0.5, 0.7, 0.9]
+    assert GradualSchedule(3, "geometric").list_sparsities(0.875) == [0.5, 0.75, 0.875]
+    assert GradualSchedule(2, "geometric").list_sparsities(1 - 1e-16) == [1 - 1e-16] * 2  # rounded, the curve would be above its end
+    assert GradualSchedule(4, "cubic", 0.2).list_sparsities(0.8) == pytest.approx([0.546875, 0.725, 0.790625, 0.8])
 
 
 @given(
@@ -28,7 +28,7 @@ def test_worked_example() -> None:
     final=st.floats(0.5, 1.0),
 )  # fmt: skip
 def test_curves_rise_from_begin_to_the_sparsity_asked_for(times: int, shape: Any, begin: float, final: float) -> None:
-    found = GradualSchedule(times, shape, begin).sparsities(final)
+    found = GradualSchedule(times, shape, begin).list_sparsities(final)
     assert len(found) == times and found[-1] == final
     assert found == sorted(found) and found[0] >= begin - 1e-6
 
@@ -64,7 +64,7 @@ def test_exceptions_have_their_own_curve(tiny_model: Callable[..., Model]) -> No
     assert [found["image.0.up"] for found in differing] == [{"sparsity": 0.2}, {"sparsity": 0.4}]
     assert differing[0]["image.1.up"] == {}
     site = next(site for site in after.sites if site.name == "image.1.up")
-    assert site.stored == "sparse" and site.kept == site.rows * site.columns - round(0.8 * site.rows * site.columns)
+    assert site.stored == "sparse" and site.kept_weights == site.rows * site.columns - round(0.8 * site.rows * site.columns)
 
 
 @pytest.mark.parametrize(("method", "unit"), [("prune.neurons", "neurons"), ("prune.heads", "heads")])
@@ -85,7 +85,7 @@ def test_carried_out_the_last_mask_has_the_count(compressed: Any) -> None:
     for site in done.expected.sites:
         if site.stored == "sparse":
             weight = done.model.module.get_submodule(site.path).weight
-            assert int((weight != 0).sum()) == site.kept == weight.numel() // 4
+            assert int((weight != 0).sum()) == site.kept_weights == weight.numel() // 4
     assert [record.step for record in done.records if hasattr(record, "step")] == [1, 2] * 3
 
 

@@ -54,9 +54,9 @@ def test_pattern_becomes_towers(clip: Layout, where: Any, expected: list[str]) -
     assert names(edit) == expected
     assert [alone.name for alone in edit.left_alone] == ["text"] * (where != "image" and where != "image.*")
     assert set(edit.places[0].paths) == {site.path for site in clip.sites if site.tower == "image"}
-    assert after.sites == clip.sites and after.tower("image").whole_tokens == "its tokens are merged already"
+    assert after.sites == clip.sites and after.get_tower("image").whole_tokens == "its tokens are merged already"
     place = place_of(after, get_method("merge.tokens"), edit.places[0])
-    assert place.whole == after.tower("image") and place.tower == "image"
+    assert place.whole_tower == after.get_tower("image") and place.tower == "image"
 
 
 def test_pattern_that_is_no_tower(clip: Layout) -> None:
@@ -71,7 +71,7 @@ def test_forecast_counts_every_byte(clip: Layout) -> None:
     rows, columns = 64, 32
     assert place.bytes_before == 4 * (rows * columns + rows)
     assert place.bytes_after == rows * columns // 2 + rows * 2 * 3 + 4 * rows  # codes, (scale, zero) per group, bias
-    assert after.site(place.paths[0]).stored_bytes == place.bytes_after
+    assert after.get_site(place.paths[0]).stored_bytes == place.bytes_after
     changed = [s.path for s, t in zip(clip.sites, after.sites) if s != t]
     assert changed == list(place.paths)
 
@@ -82,7 +82,7 @@ def test_plan_counts_a_sites_bytes_once_when_heads_are_cut(clip: Layout) -> None
     assert (place.name, len(place.paths)) == ("text.1.heads", 4)
     assert place.bytes_before == 4 * 4 * (32 * 32 + 32)
     assert place.bytes_after == 4 * (3 * (16 * 32 + 16) + 32 * 16 + 32)
-    assert after.site(place.paths[0]).shape == (16, 32)
+    assert after.get_site(place.paths[0]).shape == (16, 32)
 
 
 def test_next_step_sees_halved_shapes(clip: Layout) -> None:
@@ -90,7 +90,7 @@ def test_next_step_sees_halved_shapes(clip: Layout) -> None:
         clip, {"prune.neurons": {"where": "image.*", "sparsity": 0.5}}, {"quantize.rtn": {"where": "image.0.up"}}
     )
     assert quantize.places[0].bytes_before == 4 * (32 * 32 + 32)
-    assert after.site(quantize.places[0].paths[0]).shape == (32, 32)
+    assert after.get_site(quantize.places[0].paths[0]).shape == (32, 32)
 
 
 def test_factors_are_places_of_their_own(clip: Layout) -> None:
@@ -98,7 +98,7 @@ def test_factors_are_places_of_their_own(clip: Layout) -> None:
         clip, {"factorize.eigen": {"where": "image.0.up", "rank": 5}}, {"quantize.rtn": {"where": "image.0.*up"}}
     )
     assert names(quantize) == ["image.0.first.up", "image.0.second.up"]
-    assert [after.site(p.paths[0]).shape for p in quantize.places] == [(5, 32), (64, 5)]
+    assert [after.get_site(p.paths[0]).shape for p in quantize.places] == [(5, 32), (64, 5)]
     assert all(place.paths[0].endswith(end) for place, end in zip(quantize.places, (".first", ".second")))
 
 
@@ -162,7 +162,7 @@ def test_place_is_found_again_by_its_plan(clip: Layout) -> None:
     steps = {"prune.heads": {"where": "text.0.*"}}, {"quantize.rtn": {"where": "text.0.up"}}
     (heads, quantize), _ = planned(clip, *steps)
     place = place_of(clip, get_method("prune.heads"), heads.places[0])
-    assert place.label == "text.0.heads" and place.observed.role == "output"
+    assert place.label == "text.0.heads" and place.observed_site.role == "output"
     assert [site.role for site in place.producers] == ["query", "key", "value"]
     assert place_of(clip, get_method("quantize.rtn"), quantize.places[0]).label is None
 

@@ -47,7 +47,7 @@ def test_what_is_in_no_place_is_named_with_a_star_and_counted_once() -> None:
     assert (fused.tensors, fused.bytes, fused.why) == (2, 2 * 48 * 16 * 4, "in no place")
     total = sum(value.numel() * value.element_size() for name, value in model.module.state_dict().items() if name != "head.weight")
     assert found.in_no_place.of_bytes == total  # the tied table once
-    assert left(model, INT8).only("in no place") == found.in_no_place
+    assert left(model, INT8).select_reasons("in no place") == found.in_no_place
     assert found.in_no_place.share > 0.7
 
 
@@ -64,8 +64,8 @@ def test_what_a_recipe_does_not_name_was_not_asked_for() -> None:
     found = left(model, {"quantize.rtn": {"where": "image.*", "bits": 8}})
     text = [one for one in found.alike if one.tower == "text"]
     assert text and {one.why for one in text} == {"not asked for"}
-    assert next(iter(found.by_tower())) == "text"  # the largest first
-    assert sum(found.by_tower().values()) == found.bytes
+    assert next(iter(found.bytes_by_tower())) == "text"  # the largest first
+    assert sum(found.bytes_by_tower().values()) == found.bytes
 
 
 @pytest.mark.parametrize(

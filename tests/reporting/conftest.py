@@ -123,9 +123,9 @@ def verdict() -> Verdict:
             Metric("text accuracy", "text", "percent", 1500, 100.0, 100.0, 0.0, 0.0, 0.0, note("labels.text")),
         ),
         checks=(
-            Check.held("reloaded in a fresh process", True, "outputs equal, largest difference 0"),
-            Check.held("bytes as planned", True, "1,538,710 bytes, planned 1,538,710"),
-            Check.held("answer accuracy: drop at most 1 points", True, "drop 0.30 points: shown at 95 %", "quality"),
+            Check.from_outcome("reloaded in a fresh process", True, "outputs equal, largest difference 0"),
+            Check.from_outcome("bytes as planned", True, "1,538,710 bytes, planned 1,538,710"),
+            Check.from_outcome("answer accuracy: drop at most 1 points", True, "drop 0.30 points: shown at 95 %", "quality"),
         ),
         seed=7,
         seconds={"plan": 0.8, "compress": 74.2, "verify": 21.9},

@@ -64,5 +64,5 @@ def test_recipes_that_are_written_on_the_way_can_be_read(plan: Plan, verdict: Ve
 
 
 def test_the_page_knows_no_paths(plan: Plan) -> None:
-    assert CommandNames.in_plan(replace(plan, source=replace(plan.source, name="/home/me/clip")), "o").model == "MODEL"
-    assert CommandNames.in_plan(replace(plan, source=replace(plan.source, name="openai/clip")), "o").model == "openai/clip"
+    assert CommandNames.from_plan(replace(plan, source=replace(plan.source, name="/home/me/clip")), "o").model == "MODEL"
+    assert CommandNames.from_plan(replace(plan, source=replace(plan.source, name="openai/clip")), "o").model == "openai/clip"

@@ -153,7 +153,7 @@ def test_names_from_files_are_escaped(
     plan: Plan, verdict: Verdict, places: list[PlaceRecord], fits: list[FitRecord]
 ) -> None:
     metric = replace(verdict.metrics[0], name=HOSTILE, note=HOSTILE)
-    check = Check.held(HOSTILE, False, f'"{HOSTILE}"')
+    check = Check.from_outcome(HOSTILE, False, f'"{HOSTILE}"')
     hostile = replace(verdict, metrics=(metric,), checks=(check,), versions={HOSTILE: HOSTILE})
     edits = (replace(plan.edits[0], method=HOSTILE, config={HOSTILE: HOSTILE}, where=(HOSTILE,)), *plan.edits[1:])
     source = replace(plan.source, name=HOSTILE, family=HOSTILE)
@@ -197,7 +197,7 @@ def test_numbers_that_are_not_finite_do_not_break_the_page(
 def test_warns_of_failed_checks_and_wide_intervals(plan: Plan, verdict: Verdict, failing: bool) -> None:
     metric = replace(verdict.metrics[0], samples=100, drop_low=-1.5, drop_high=2.5)
     floor = replace(verdict.checks[2], detail="drop 0.30 points: measured but not shown at 95 %")
-    checks = (Check.held("reloaded", not failing, "outputs differ by 3"), *verdict.checks[:2], floor)
+    checks = (Check.from_outcome("reloaded", not failing, "outputs differ by 3"), *verdict.checks[:2], floor)
     text = words(render_page(plan, replace(verdict, metrics=(metric,), checks=checks), [], [], name="x"))
     assert ("1 of 3 checks failed" in text) is failing and "Quality: the floor is held as measured" in text
     assert ("Failed: reloaded; outputs differ by 3." in text) is failing

@@ -33,10 +33,10 @@ def test_integrity_counts_what_was_not_run_apart(verdict: Verdict) -> None:
         (False, (), "open", "not judged: no data"),
         (False, (Check("largest drop for all: 1", "not run", "no held-out samples", "quality"),), "open", "not judged: no data"),
         (True, (), "open", "not judged: no floor was set"),
-        (True, (Check.held("x", True, "drop 0.30 points: shown at 95 %", "quality"),), "good", "the floor is held"),
-        (True, (Check.held("x", True, "measured, n too small to show", "quality"),), "careful",
+        (True, (Check.from_outcome("x", True, "drop 0.30 points: shown at 95 %", "quality"),), "good", "the floor is held"),
+        (True, (Check.from_outcome("x", True, "measured, n too small to show", "quality"),), "careful",
          "the floor is held as measured, not shown at 95 %"),
-        (True, (Check.held("x", False, "drop 58 points: too large", "quality"),) * 2, "bad", "2 of 2 floors broken"),
+        (True, (Check.from_outcome("x", False, "drop 58 points: too large", "quality"),) * 2, "bad", "2 of 2 floors broken"),
     ],
 )  # fmt: skip
 def test_quality_is_judged_only_where_it_can_be(
@@ -50,10 +50,10 @@ def test_quality_is_judged_only_where_it_can_be(
 
 def test_a_broken_floor_says_that_the_folder_is_intact(verdict: Verdict) -> None:
     assert standing.describe_failure(verdict) == ""
-    lost = Check.held("agreement: drop at most 3 points", False, "drop 58 points", "quality")
+    lost = Check.from_outcome("agreement: drop at most 3 points", False, "drop 58 points", "quality")
     said = standing.describe_failure(replace(verdict, checks=(lost,)))
     assert said.startswith("quality: agreement") and "the folder is written and intact" in said
-    damaged = Check.held("outputs equal after reload", False, "differ by 3")
+    damaged = Check.from_outcome("outputs equal after reload", False, "differ by 3")
     assert standing.describe_failure(replace(verdict, checks=(lost, damaged))) == "integrity: outputs equal after reload; differ by 3"
 
 

@@ -44,7 +44,7 @@ def test_packing_is_one_line(plan: Plan, verdict: Verdict) -> None:
 
 def test_summary_reads_no_markup_in_names(plan: Plan, verdict: Verdict) -> None:
     metric = replace(verdict.metrics[0], name="[red]x[/]")
-    failed = replace(verdict, metrics=(metric,), checks=(Check.held("[bold]reloaded", False, "[/]no"),))
+    failed = replace(verdict, metrics=(metric,), checks=(Check.from_outcome("[bold]reloaded", False, "[/]no"),))
     text = printed(make_summary(failed, plan))
     assert "[red]x[/]" in text and "Failed: [bold]reloaded; [/]no." in text and "integrity: 1 of 1 checks failed" in text
 

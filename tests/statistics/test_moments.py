@@ -149,12 +149,12 @@ def test_columns_that_no_token_reached_are_filled_in_and_counted() -> None:
     moment, norm = filled(x), ColumnNorm(4)
     norm.update(x)
     typical = float(moment.square[[0, 1, 3]].median())
-    for part in (moment.filled(), norm.filled()):
+    for part in (moment.fill_unseen(), norm.fill_unseen()):
         assert part.assumed == 1 and float(part.square[2]) == pytest.approx(typical)
     assert moment.assumed == 0 and float(moment.square[2]) == 0.0  # errors are measured by what was seen
-    assert moment.filled().second[2, [0, 1, 3]].tolist() == [0.0, 0.0, 0.0]
+    assert moment.fill_unseen().second[2, [0, 1, 3]].tolist() == [0.0, 0.0, 0.0]
     full = filled(torch.randn(40, 4))
-    assert full.filled() is full
+    assert full.fill_unseen() is full
 
 
 def test_nothing_is_moved_into_a_column_that_no_token_reached_for_the_original_models_sake() -> None:
@@ -162,5 +162,5 @@ def test_nothing_is_moved_into_a_column_that_no_token_reached_for_the_original_m
     seen = x.clone()
     seen[:, 1] = 0.0
     moment.update(seen, x)
-    found = moment.filled()
+    found = moment.fill_unseen()
     assert found.cross is not None and (found.cross - found.second)[:, 1].tolist() == [0.0, 0.0, 0.0]

@@ -158,7 +158,7 @@ def test_disk_that_fails_when_it_is_to_keep(taken: Path, way: str, words: str, m
         if words == "files" or path == taken.parent:
             raise OSError(errno.EIO, "Input/output error")
 
-    monkeypatch.setattr(folder, "sync_tree" if words == "files" else "sync", fail)
+    monkeypatch.setattr(folder, "sync_tree" if words == "files" else "sync_path", fail)
     with pytest.raises(OutputError, match=r"Input/output error\); nothing was left behind"):
         write(taken)
     assert names(taken.parent) == {"out", "out/old"}

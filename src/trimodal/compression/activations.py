@@ -65,7 +65,7 @@ class Activations:
     def __post_init__(self) -> None:
         self._codes = [dict(self.model.family.tokens(self.model.module, batch)) for batch in self.batches]
 
-    def observe(self, sites: Sequence[Site], wants: Mapping[str, StatisticKind]) -> dict[str, dict[str, Seen]]:
+    def collect_statistics(self, sites: Sequence[Site], wants: Mapping[str, StatisticKind]) -> dict[str, dict[str, Seen]]:
         """Statistics by path of the sites in `wants`, each by modality.
 
         All `sites` lie in one block, or all outside of blocks. Sites that get the very same input share one statistic.
@@ -74,32 +74,32 @@ class Activations:
         self.model.module.eval()
         with torch.inference_mode():
             # Reaching the block runs it too: nothing may be recorded before that is done.
-            chain = None if block is None else self._reach(tower, block)
+            chain = None if block is None else self._reach_block(tower, block)
             paired = [path for path, kind in wants.items() if kind == "paired"]
             twin = self.original if paired else None
             was = (
-                {path: self.model.layout.before(twin.model.layout, path) for path in paired} if twin is not None else {}
+                {path: self.model.layout.find_original_path(twin.model.layout, path) for path in paired} if twin is not None else {}
             )
-            twin_chain = None if twin is None or block is None else twin._reach(tower, self._origin(tower, block, twin))
+            twin_chain = None if twin is None or block is None else twin._reach_block(tower, self._find_original_block(tower, block, twin))
             with _record_statistics(self.model, [s for s in sites if s.path in wants], wants) as recorder:
                 for index, codes in enumerate(self._codes):
-                    originals = twin.inputs(index, twin_chain, list(was.values())) if twin is not None else {}
-                    recorder.start_(codes, {path: originals[old] for path, old in was.items() if old in originals})
+                    originals = twin.capture_inputs(index, twin_chain, list(was.values())) if twin is not None else {}
+                    recorder.start_batch_(codes, {path: originals[old] for path, old in was.items() if old in originals})
                     with suppress(StopForward):
-                        self._run(index, chain)
+                        self._run_batch(index, chain)
                     self.tick()
-        return recorder.by_site()
+        return recorder.collect_by_site()
 
-    def _origin(self, tower: str, block: int, twin: Activations) -> int:
+    def _find_original_block(self, tower: str, block: int, twin: Activations) -> int:
         """The number that a block has in the model as it was, which may have more of them."""
-        here, there = self.model.layout.tower(tower), twin.model.layout.tower(tower)
+        here, there = self.model.layout.get_tower(tower), twin.model.layout.get_tower(tower)
         return there.origins.index(here.origins[block])
 
-    def forget(self) -> None:
+    def clear_cache_(self) -> None:
         """Drop the kept activations: layers of several blocks have changed, and with them what the blocks are given."""
         self._chain = None
 
-    def inputs(self, index: int, chain: _ActivationCache | None, paths: Sequence[str]) -> dict[str, list[Tensor]]:
+    def capture_inputs(self, index: int, chain: _ActivationCache | None, paths: Sequence[str]) -> dict[str, list[Tensor]]:
         """What the layers at `paths` get from batch number `index`, call by call; those that are not there or do not
         run are missing."""
         found: dict[str, list[Tensor]] = {}
@@ -115,51 +115,51 @@ class Activations:
             modules[path].register_forward_pre_hook(hook(path), with_kwargs=True) for path in paths if path in modules
         ]
         try:
-            self._run(index, chain)
+            self._run_batch(index, chain)
         finally:
             for handle in handles:
                 handle.remove()
         return found
 
-    def _run(self, index: int, chain: _ActivationCache | None) -> None:
+    def _run_batch(self, index: int, chain: _ActivationCache | None) -> None:
         """Push batch number `index` through the block where `chain` stands, or through the whole model."""
         if chain is None:
             run_forward(self.model.module, self.batches[index])
         elif chain.inputs[index] is not None:
             args, kwargs = chain.calls[index][chain.block]
-            self._block(chain)(chain.inputs[index], *args, **kwargs)
+            self._get_block(chain)(chain.inputs[index], *args, **kwargs)
 
-    def _block(self, chain: _ActivationCache) -> nn.Module:
-        return self.model.module.get_submodule(self.model.layout.tower(chain.tower).blocks[chain.block])
+    def _get_block(self, chain: _ActivationCache) -> nn.Module:
+        return self.model.module.get_submodule(self.model.layout.get_tower(chain.tower).blocks[chain.block])
 
-    def _reach(self, tower: str, block: int) -> _ActivationCache:
+    def _reach_block(self, tower: str, block: int) -> _ActivationCache:
         """The chain standing at `block`: advanced from where it stands, or captured anew."""
         chain = self._chain
         if chain is None or chain.tower != tower or chain.block > block:
-            self._chain = chain = self._capture(tower, block)
+            self._chain = chain = self._capture_block(tower, block)
         while chain.block < block:
             if not chain.fed[chain.block + 1]:
-                self._chain = chain = self._capture(tower, block)
+                self._chain = chain = self._capture_block(tower, block)
                 break
-            self._advance(chain)
+            self._advance_cache(chain)
         return chain
 
-    def _advance(self, chain: _ActivationCache) -> None:
+    def _advance_cache(self, chain: _ActivationCache) -> None:
         """Push every batch through the block as it is now."""
-        module = self._block(chain)
+        module = self._get_block(chain)
         for index, hidden in enumerate(chain.inputs):
             if hidden is not None:
                 args, kwargs = chain.calls[index][chain.block]
                 chain.inputs[index] = get_hidden_states(module(hidden, *args, **kwargs))
         chain.block += 1
 
-    def _capture(self, tower: str, block: int) -> _ActivationCache:
+    def _capture_block(self, tower: str, block: int) -> _ActivationCache:
         """Run the model up to the tower's last block and keep what block `block` gets.
 
         What later blocks compute is not needed, only what they are called with. So where in the first batch each gave
         one tensor of the shape that it got and fed the next, they hand on their input in the other batches.
         """
-        paths = self.model.layout.tower(tower).blocks
+        paths = self.model.layout.get_tower(tower).blocks
         chain = _ActivationCache(tower, block, [], [], [True] * len(paths))
         idle = False
         for batch in self.batches:
@@ -250,7 +250,7 @@ class _StatisticsRecorder:
         self._batches = 0
         self._reads: dict[str, RowUsage] = {}
 
-    def start_(self, codes: dict[str, Tensor], originals: dict[str, list[Tensor]]) -> None:
+    def start_batch_(self, codes: dict[str, Tensor], originals: dict[str, list[Tensor]]) -> None:
         """A new batch is about to run; `codes` say which tokens are what, `originals` what the model as it was gives
         its layers, call by call."""
         self._codes = codes
@@ -260,15 +260,15 @@ class _StatisticsRecorder:
         self._once = self._batches > 1 and all(self._calls[path] == self._batches - 1 for path in self._sites)
         self._waiting = set(self._sites)
 
-    def hook(self, path: str) -> Callable[..., None]:
+    def make_hook(self, path: str) -> Callable[..., None]:
         """The hook for the site at `path`."""
 
         def see(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             x = split_block_inputs(args, kwargs)[0]
-            leader = self._leader.setdefault(path, self._leader_of(path, module, x))
+            leader = self._leader.setdefault(path, self._find_leader(path, module, x))
             if leader == path:
                 self._inputs[path] = module, x
-                self._update(path, module, x)
+                self._update_statistics(path, module, x)
             self._calls[path] += 1
             self._waiting.discard(path)
             if self._once and not self._waiting:
@@ -276,7 +276,7 @@ class _StatisticsRecorder:
 
         return see
 
-    def _leader_of(self, path: str, module: nn.Module, x: Tensor) -> str:
+    def _find_leader(self, path: str, module: nn.Module, x: Tensor) -> str:
         """The site that was given the very same tensor in this batch and wants the same; `path` if there is none."""
         same = (
             p
@@ -285,9 +285,9 @@ class _StatisticsRecorder:
         )
         return next(same, path)
 
-    def _update(self, path: str, module: nn.Module, x: Tensor) -> None:
+    def _update_statistics(self, path: str, module: nn.Module, x: Tensor) -> None:
         site = self._sites[path]
-        modality = self._model.layout.tower(site.tower).modality
+        modality = self._model.layout.get_tower(site.tower).modality
         lookup = isinstance(module, nn.Embedding)
         rows = split_rows_by_modality(x.unsqueeze(-1) if lookup else unfold_input(module, x), self._codes.get(site.stream), modality)
         calls = self._originals.get(path)
@@ -308,15 +308,15 @@ class _StatisticsRecorder:
             if isinstance(moment, Moment):
                 moment.update(part, twins.get(name))
 
-    def read(self, path: str, rows: Tensor) -> None:
+    def record_rows(self, path: str, rows: Tensor) -> None:
         """Rows of the embedding at `path` that were read without a call."""
         self._reads.setdefault(path, RowUsage(self._sites[path].rows)).update(rows)
 
-    def by_site(self) -> dict[str, dict[str, Seen]]:
+    def collect_by_site(self) -> dict[str, dict[str, Seen]]:
         """What was found, by path; sites that never ran are missing. An embedding that was never called, but whose weight
         was read, has what was read."""
         read: dict[str, dict[str, Seen]] = {
-            path: {self._model.layout.tower(self._sites[path].tower).modality: uses} for path, uses in self._reads.items()
+            path: {self._model.layout.get_tower(self._sites[path].tower).modality: uses} for path, uses in self._reads.items()
         }
         return read | {path: self._found[leader] for path, leader in self._leader.items() if leader in self._found}
 
@@ -351,13 +351,13 @@ def _patch_signature(module: nn.Module) -> tuple[Any, ...]:
 def _record_statistics(model: Model, sites: Sequence[Site], wants: Mapping[str, StatisticKind]) -> Iterator[_StatisticsRecorder]:
     recorder = _StatisticsRecorder(model, sites, wants)
     handles = [
-        model.module.get_submodule(site.path).register_forward_pre_hook(recorder.hook(site.path), with_kwargs=True)
+        model.module.get_submodule(site.path).register_forward_pre_hook(recorder.make_hook(site.path), with_kwargs=True)
         for site in sites
     ]
     layers = {path: model.module.get_submodule(path) for path, kind in wants.items() if kind == "uses"}
     tables = {path: layer.weight for path, layer in layers.items() if isinstance(layer, nn.Embedding)}
     try:
-        with WeightReadMode(tables, recorder.read) if tables else nullcontext():
+        with WeightReadMode(tables, recorder.record_rows) if tables else nullcontext():
             yield recorder
     finally:
         for handle in handles:

@@ -66,13 +66,13 @@ def allocate_sparsity(given: SolveContext, tell: Callable[[str], None] = lambda 
     """The tasks that are `given` something, those that are ranked together each with a sparsity of its own."""
     here = [task for task in given.tasks if task.method.scores and getattr(task.config, "scope", "") in RANKED]
     pools: dict[str, ScorePool] = {}
-    found = [(task, given.place(task)) for task in here]
+    found = [(task, given.find_place(task)) for task in here]
     for _, group in groupby(sorted(found, key=_locate_pair), key=_locate_pair):
         tasks, places = zip(*group, strict=True)
         tell(f"{tasks[0].method.name}: scores at {places[0].name}")
-        seen = given.observe(tasks, places, errors=False)
+        seen = given.observe_places(tasks, places, errors=False)
         for task, place in zip(tasks, places, strict=True):
-            statistic = given.statistic(task, place, seen.get(place.observed.path, {}))
+            statistic = given.select_statistic(task, place, seen.get(place.observed_site.path, {}))
             scores = task.method.scores(place, weights_of(given.model, place), statistic, task.config)
             if scores is not None and scores.any():
                 pools[task.planned.name] = make_score_pool(task, place, scores)
@@ -81,7 +81,7 @@ def allocate_sparsity(given: SolveContext, tell: Callable[[str], None] = lambda 
 
 
 def _locate_pair(pair: tuple[Task, Place]) -> tuple[str, int]:
-    return locate_block(pair[1].observed)
+    return locate_block(pair[1].observed_site)
 
 
 def _apply_share(task: Task, shares: dict[str, float]) -> Task:
@@ -126,7 +126,7 @@ def _count_bytes_left(layout: Layout, tasks: Sequence[Task], shares: dict[str, f
     for task in tasks:
         place = place_of(layout, task.method, task.planned)
         config = replace(task.config, sparsity=shares.get(task.planned.name, task.config.sparsity))
-        layout = layout.exchange(place.sites, task.method.forecast(place, config))
+        layout = layout.replace_sites(place.sites, task.method.forecast(place, config))
     return sum(site.stored_bytes for site in layout.sites)
 
 
@@ -140,8 +140,8 @@ def make_score_pool(task: Task, place: Place, scores: Tensor) -> ScorePool:
         raise TrimodalError(
             f"{task.method.name} at {place.name}: a score is not finite; the model or its data overflow"
         )
-    axis = place.observed.input_axis
-    units = axis.units_of(place.label) if axis and place.label else place.observed.rows * place.observed.columns
+    axis = place.observed_site.input_axis
+    units = axis.units_of(place.label) if axis and place.label else place.observed_site.rows * place.observed_site.columns
     removable = units - 1 if place.label else units
     cost = (_forecast_bytes(task, place, 0.0) - _forecast_bytes(task, place, 1.0)) / max(1, removable)
     sparsity, left = task.config.sparsity, len(scores)

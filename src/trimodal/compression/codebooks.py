@@ -33,16 +33,16 @@ def has_shared_tables(edit: Edit) -> bool:
 
 def assign_shared_tables(given: SolveContext, tasks: Sequence[Task], tell: Callable[[str], None] = lambda what: None) -> list[Task]:
     """The `tasks`, those that share a table each with that table."""
-    found = [(task, given.place(task)) for task in tasks if uses_shared_codebook(task.config)]
+    found = [(task, given.find_place(task)) for task in tasks if uses_shared_codebook(task.config)]
     # planning could only guess what an earlier step leaves: where that is declined the next layer stores the table
     found = [(task, place) for task, place in found if task.method.refuse(place, task.config) is None]
     crowds: dict[Hashable, list[CodebookSamples]] = {}
-    for _, group in groupby(found, key=lambda pair: locate_block(pair[1].observed)):
+    for _, group in groupby(found, key=lambda pair: locate_block(pair[1].observed_site)):
         here, places = zip(*group, strict=True)
         tell(f"{here[0].method.name}: the table for {places[0].name}")
-        seen = given.observe(here, places, errors=False)
+        seen = given.observe_places(here, places, errors=False)
         for task, place in zip(here, places, strict=True):
-            statistic = given.statistic(task, place, seen.get(place.observed.path, {}))
+            statistic = given.select_statistic(task, place, seen.get(place.observed_site.path, {}))
             part = gather_place_samples(place, weights_of(given.model, place), statistic, task.config)
             crowds.setdefault(_table_key(task, place), []).append(part)
     tables: dict[Hashable, Any] = {}
@@ -52,10 +52,10 @@ def assign_shared_tables(given: SolveContext, tasks: Sequence[Task], tell: Calla
         key = _table_key(task, place)
         if key not in tables:
             table = fit_shared_table(crowds[key], task.config.bits, task.config.group != "tower")
-            tables[key] = {shared_levels_key(place.observed.path): table}
+            tables[key] = {shared_levels_key(place.observed_site.path): table}
         config = assign_codebook_owner(place, task.config, before)
         before.append((place, config))
-        changed[task.edit, task.planned.name] = replace(task, config=config, lent=tables[key])
+        changed[task.edit, task.planned.name] = replace(task, config=config, shared_codebook=tables[key])
     return [changed.get((task.edit, task.planned.name), task) for task in tasks]
 
 

@@ -50,7 +50,7 @@ def explain_unmeasured(place: Place, data: bool) -> str:
     """Why nothing is known of what a place's change does to its output."""
     if not data:
         return "no data was given"
-    site = place.observed
+    site = place.observed_site
     if place.label is not None and site.groups > 1:
         return "the first layer that reads these units is a convolution in groups"
     if site.kind == "embedding":

@@ -55,7 +55,7 @@ class _CompressionRun:
     records: list[PlaceRecord | FitRecord] = field(default_factory=list)
     training: tuple[int, Sequence[Batch]] | None = None
 
-    def tell(self, what: str, ahead: int = 0) -> None:
+    def report_progress(self, what: str, ahead: int = 0) -> None:
         """Say what is going on; `ahead` steps are done of which there is no record yet."""
         self.progress(what, min(self.total, len(self.records) + ahead), self.total)
 
@@ -152,9 +152,9 @@ def _fit_edit(run: _CompressionRun, number: int, edit: Edit, teacher: Model | No
     def data(size: int) -> Sequence[Batch]:
         if run.training is None or run.training[0] != size:
             run.training = size, make_batches(run.model, samples, size)
-        return _CountedBatches(run.training[1], lambda step: run.tell(f"{edit.method}, step {step}", ahead=step))
+        return _CountedBatches(run.training[1], lambda step: run.report_progress(f"{edit.method}, step {step}", ahead=step))
 
-    run.tell(edit.method)
+    run.report_progress(edit.method)
     run.records.extend(replace(r, edit=number) for r in used.fit(run.model, teacher, data, config, seed))
 
 
@@ -175,14 +175,14 @@ class _CountedBatches(Sequence[Batch]):
 
 def _relocate_sizes(sizes: _Sizes, began: Layout, now: Layout) -> _Sizes:
     """`sizes` by path in the layout `began`, by path in the layout `now`: blocks may have gone since."""
-    return {site.path: sizes[before] for site in now.sites if (before := now.before(began, site.path)) in sizes}
+    return {site.path: sizes[before] for site in now.sites if (before := now.find_original_path(began, site.path)) in sizes}
 
 
 def _survey_towers(run: _CompressionRun, given: SolveContext, batches: Sequence[Batch]) -> None:
     """The towers of an edit, one after the other."""
     for task in given.tasks:
-        start, place = time.perf_counter(), given.place(task)
-        run.tell(f"{task.method.name} {place.name}")
+        start, place = time.perf_counter(), given.find_place(task)
+        run.report_progress(f"{task.method.name} {place.name}")
         if task.method.survey is None:
             raise TrimodalError(f"{task.method.name} cannot survey {place.name}")
         run.model.module.eval()
@@ -209,16 +209,16 @@ def _survey_towers(run: _CompressionRun, given: SolveContext, batches: Sequence[
 
 def _forecast_survey(place: Place, change: Change, forecast: Sequence[Site]) -> Sequence[Site]:
     """The sites of a tower after `change`: of blocks that an earlier step has made unlike, it matters which stay."""
-    if change.drop is None or place.whole is None:
+    if change.drop is None or place.whole_tower is None:
         return forecast
-    return Layout((place.whole,), place.sites).dropped(change.drop.tower, change.drop.kept).sites
+    return Layout((place.whole_tower,), place.sites).drop_blocks(change.drop.tower, change.drop.kept).sites
 
 
 def _sweep_blocks(run: _CompressionRun, given: SolveContext) -> None:
     """All tasks that are `given` something, block by block in running order."""
-    tasks = assign_shared_tables(given, allocate_sparsity(given, run.tell), run.tell)
+    tasks = assign_shared_tables(given, allocate_sparsity(given, run.report_progress), run.report_progress)
     for task in (task for task in tasks if not task.planned.paths):
-        run.records.append(_fold_place(run.model, task, given.place(task)))
+        run.records.append(_fold_place(run.model, task, given.find_place(task)))
     order = {site.path: (site.tower, site.block) for site in run.model.layout.sites}
     for _, paths in groupby(order, key=lambda path: order[path]):
         here = set(paths)
@@ -248,22 +248,22 @@ def _split_rounds(tasks: list[Task]) -> Iterator[list[Task]]:
 
 
 def _run_round(run: _CompressionRun, tasks: list[Task], given: SolveContext) -> None:
-    places = [given.place(task) for task in tasks]
-    seen = given.observe(tasks, places)
+    places = [given.find_place(task) for task in tasks]
+    seen = given.observe_places(tasks, places)
     for task in tasks:
-        place = given.place(task)  # a fold before it may have settled that its stream keeps its width
-        run.tell(f"{task.method.name} {place.name}")
+        place = given.find_place(task)  # a fold before it may have settled that its stream keeps its width
+        run.report_progress(f"{task.method.name} {place.name}")
         if place.fold is not None:
             run.records.append(_fold_place(run.model, task, place))
         else:
             run.records.append(_solve_task(run.model, task, place, given, seen))
-    if any((place.label is not None or place.fold is not None) and place.far for place in places):
-        given.activations.forget()  # what blocks give to each other has other shapes now
+    if any((place.label is not None or place.fold is not None) and place.spans_blocks for place in places):
+        given.activations.clear_cache_()  # what blocks give to each other has other shapes now
 
 
 def _solve_task(model: Model, task: Task, place: Place, given: SolveContext, everything: SeenAt) -> PlaceRecord:
     """Observe is done; solve, apply, and say what happened at one place."""
-    start, seen = time.perf_counter(), everything.get(place.observed.path, {})
+    start, seen = time.perf_counter(), everything.get(place.observed_site.path, {})
     record = PlaceRecord(
         edit=task.edit, method=task.method.name, place=place.name, tower=place.tower, block=place.block,
         bytes_before=place.stored_bytes, bytes_after=place.stored_bytes, error={}, weight_error=0.0, tokens={}, seconds=0.0,
@@ -273,16 +273,16 @@ def _solve_task(model: Model, task: Task, place: Place, given: SolveContext, eve
         return _record_declined(record, reason)
     if task.method.solve is None:
         raise TrimodalError(f"{task.method.name} has nothing to solve at {place.name}")
-    weights = {} if place.whole is not None else weights_of(model, place)
+    weights = {} if place.whole_tower is not None else weights_of(model, place)
     reason = find_number_overflow(place, weights)
     if reason is not None:
         return _record_declined(record, reason)
     try:
-        statistic = given.statistic(task, place, seen)
+        statistic = given.select_statistic(task, place, seen)
     except UnreachedError as error:
         return _record_declined(record, str(error))
     lacking = statistic is None and task.method.wants(place, task.config) is not None
-    change = task.method.solve(place, {**weights, **task.lent}, statistic, task.config)
+    change = task.method.solve(place, {**weights, **task.shared_codebook}, statistic, task.config)
     after = task.method.forecast(place, replace(task.config, **change.settled) if change.settled else task.config)
     said = apply_change_(model, place, change, after)
     errors, changed = change.error, 0.0
@@ -290,9 +290,9 @@ def _solve_task(model: Model, task: Task, place: Place, given: SolveContext, eve
         old, new, bias_change = _weights_before_and_after(model, place, change, weights)
         changed = weight_error(old, new)
         if errors is None:
-            errors = worst_by_modality(place_errors(old, new, bias_change, everything.get(p, {})) for p in list_weight_paths(place.observed))
+            errors = worst_by_modality(place_errors(old, new, bias_change, everything.get(p, {})) for p in list_weight_paths(place.observed_site))
     without = f"without data: {task.method.without_data}" if lacking else ""
-    unreached = _describe_unreached(statistic, place.observed)
+    unreached = _describe_unreached(statistic, place.observed_site)
     return replace(
         record, bytes_after=sum(s.stored_bytes for s in after), error=dict(errors or {}), weight_error=changed,
         tokens={n: part.tokens for n, part in seen.items() if isinstance(part, COUNTED)}, seconds=time.perf_counter() - start,
@@ -339,18 +339,18 @@ def _weights_before_and_after(
 
     Of a layer that loses rows too (a recurrent one reads its own units) only the rows that stay are compared.
     """
-    path = place.observed.path
+    path = place.observed_site.path
     old, old_bias = weights[f"{path}.weight"], weights.get(f"{path}.bias")
     layer = model.module.get_submodule(path)
     new: Any = layer.weight.detach().float()  # type: ignore[union-attr, operator]
-    axis = place.observed.input_axis
-    out = place.observed.output_axis
-    if change.cut is not None and out is not None and place.observed.writes(change.cut.label):
-        rows = out.staying(change.cut.kept, change.cut.label)
+    axis = place.observed_site.input_axis
+    out = place.observed_site.output_axis
+    if change.cut is not None and out is not None and place.observed_site.writes_label(change.cut.label):
+        rows = out.kept_entry_indices(change.cut.kept, change.cut.label)
         old, old_bias = old[rows], None if old_bias is None else old_bias[rows]
     if change.cut is not None and axis is not None:
         whole = torch.zeros_like(old)
-        whole[:, axis.staying(change.cut.kept, change.cut.label)] = new
+        whole[:, axis.kept_entry_indices(change.cut.kept, change.cut.label)] = new
         new = whole
     new_bias = getattr(layer, "bias", None)
     bias_change = None if old_bias is None or new_bias is None else old_bias - new_bias.detach().float()

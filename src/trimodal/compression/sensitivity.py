@@ -49,8 +49,8 @@ def gradient_sizes(model: Model, batches: Sequence[Batch], seed: int) -> dict[st
                 handle.remove()
         for path, gradient in zip(seen, gradients, strict=True):
             if gradient is not None:
-                site = model.layout.site(path)
-                modality = model.layout.tower(site.tower).modality
+                site = model.layout.get_site(path)
+                modality = model.layout.get_tower(site.tower).modality
                 for name, rows in split_rows_by_modality(gradient, codes.get(site.stream), modality).items():
                     size, count = totals.setdefault(path, {}).get(name, (0.0, 0))
                     totals[path][name] = size + float(rows.norm(dim=-1).sum()), count + len(rows)
@@ -126,7 +126,7 @@ def _sum_losses(model: Model, result: Any, batch: Batch, generator: torch.Genera
     """The sum over the outputs that a person cares about; with `sample`, the batch's only one, by what it is labelled."""
     total = torch.zeros(())
     for output in model.family.outputs(model.module):
-        value = output.of(result)
+        value = output.select_tensor(result)
         if value is not None:
             total = total + _output_loss(output, value.float(), batch, generator, sample)
     return total

@@ -46,7 +46,7 @@ class Task:
     config: Any
     planned: PlannedPlace
     note: str = ""
-    lent: Mapping[str, Tensor] = field(default_factory=dict)
+    shared_codebook: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 def make_tasks(number: int, edit: Edit) -> list[Task]:
@@ -74,31 +74,31 @@ class SolveContext:
     _gradients: Mapping[str, WeightGradient] = field(default_factory=dict, init=False)
     _masks: Mapping[str, MaskGradient] = field(default_factory=dict, init=False)
 
-    def place(self, task: Task) -> Place:
+    def find_place(self, task: Task) -> Place:
         """The task's place as it stands in the model now."""
         return place_of(self.model.layout, task.method, task.planned)
 
-    def observe(self, tasks: Sequence[Task], places: Sequence[Place], errors: bool = True) -> SeenAt:
+    def observe_places(self, tasks: Sequence[Task], places: Sequence[Place], errors: bool = True) -> SeenAt:
         """Statistics of the inputs at the `places` of `tasks`, by path and modality. With `errors` the second moment is
         taken everywhere, asked for or not, so that output errors can be measured; of an embedding which rows were used,
         and of a convolution in groups the moment of each."""
         wants: dict[str, StatisticKind] = {}
         for task, place in zip(tasks, places, strict=True):
-            site = place.observed
-            if errors and self.activations.batches and place.whole is None and place.fold is None:
+            site = place.observed_site
+            if errors and self.activations.batches and place.whole_tower is None and place.fold is None:
                 wants |= _statistics_for_errors(place)
-            if self.activations.batches and place.whole is None and place.fold is None and has_moment(site):
+            if self.activations.batches and place.whole_tower is None and place.fold is None and has_moment(site):
                 wanted = task.method.wants(place, task.config)
                 if errors or wanted not in (None, "gradient", "mask"):
                     wants[site.path] = "moment" if wanted in (None, "norm", "gradient", "mask") else wanted
         seen: dict[str, Mapping[str, Seen]] = {}
-        observed = [place.observed for place in places if place.observed.path in wants]
+        observed = [place.observed_site for place in places if place.observed_site.path in wants]
         observed += [replace(s, path=path) for s in observed if s.kind == "embedding" for path in s.tied if path in wants]
         for _, sites in groupby(sorted(observed, key=locate_block), key=locate_block):
-            seen |= self.activations.observe(list(sites), wants)
+            seen |= self.activations.collect_statistics(list(sites), wants)
         return seen
 
-    def statistic(self, task: Task, place: Place, seen: Mapping[str, Seen]) -> Statistic | None:
+    def select_statistic(self, task: Task, place: Place, seen: Mapping[str, Seen]) -> Statistic | None:
         """What the task's method wants, out of what was `seen` at its place; None where it wants nothing, or can do
         without what no data was there for. Columns that no token reached are filled in, see `maths/unseen.py`; of a
         layer that no sample came to (its tower's modality is missing, or its weight is read without a call) that is all.
@@ -112,51 +112,51 @@ class SolveContext:
         moments = {name: part for name, part in seen.items() if isinstance(part, Moment)}
         found: Statistic | None = None
         if wanted == "gradient":
-            found = self._gradient(place)
+            found = self._get_gradient(place)
         elif wanted == "mask":
-            found = self._mask(place)
+            found = self._get_mask_gradient(place)
         elif moments:
-            found = mix_moments(moments, self.balance, self.sizes.get(place.observed.path))
-        elif wanted != "sample" and self.samples and has_moment(place.observed):
-            found = Moment(place.observed.columns, device=device_of(self.model.module))
+            found = mix_moments(moments, self.balance, self.sizes.get(place.observed_site.path))
+        elif wanted != "sample" and self.samples and has_moment(place.observed_site):
+            found = Moment(place.observed_site.columns, device=device_of(self.model.module))
         if isinstance(found, ColumnNorm | Moment | WeightGradient):
-            found = found.filled()
+            found = found.fill_unseen()
         if found is None and (self.samples or not task.method.without_data):
             raise UnreachedError(
                 f"{task.method.name} at {place.name}: no calibration sample ran through it; give data that uses the "
-                f"{place.observed.tower} tower, or leave the place out if its weight is read without a call"
+                f"{place.observed_site.tower} tower, or leave the place out if its weight is read without a call"
             )
         return found
 
-    def _gradient(self, place: Place) -> WeightGradient | None:
+    def _get_gradient(self, place: Place) -> WeightGradient | None:
         """The gradient of the place's observed weight. Where it is not known, or is of a weight that was cut since, it is
         taken for all plain weights that this sweep ranks so, at the model as it is now."""
-        path, shape = place.observed.path, (place.observed.rows, place.observed.columns)
+        path, shape = place.observed_site.path, (place.observed_site.rows, place.observed_site.columns)
         known = self._gradients.get(path)
         if known is None or (known.rows, known.columns) != shape:
-            paths = [p.observed.path for p in self._wanting("gradient")]
-            self._gradients = weight_gradients(self.model, self._examples(), dict.fromkeys(paths), self.seed)
+            paths = [p.observed_site.path for p in self._find_places_wanting("gradient")]
+            self._gradients = weight_gradients(self.model, self._make_examples(), dict.fromkeys(paths), self.seed)
         return self._gradients.get(path)
 
-    def _mask(self, place: Place) -> MaskGradient | None:
-        """The gradient of the masks of the place's units; like `_gradient`, for all places that want theirs at once."""
-        axis = place.observed.input_axis
+    def _get_mask_gradient(self, place: Place) -> MaskGradient | None:
+        """The gradient of the masks of the place's units; like `_get_gradient`, for all places that want theirs at once."""
+        axis = place.observed_site.input_axis
         known = self._masks.get(place.name)
         if self.samples and (known is None or axis is None or known.units != axis.units_of(place.name)):
             readers = {
                 p.name: {site.path: torch.tensor(site.unit_columns(p.name)) for site in p.consumers}
-                for p in self._wanting("mask")
+                for p in self._find_places_wanting("mask")
             }
-            self._masks = mask_gradients(self.model, self._examples(), readers, self.seed)
+            self._masks = mask_gradients(self.model, self._make_examples(), readers, self.seed)
         return self._masks.get(place.name)
 
-    def _wanting(self, kind: StatisticKind) -> list[Place]:
+    def _find_places_wanting(self, kind: StatisticKind) -> list[Place]:
         """The places of this sweep, of plain weights as they are now, whose methods want `kind`."""
         plain = {site.path for site in self.model.layout.sites if site.stored == "dense"}
-        tasks = [(task, self.place(task)) for task in self.tasks if plain.issuperset(task.planned.paths)]
+        tasks = [(task, self.find_place(task)) for task in self.tasks if plain.issuperset(task.planned.paths)]
         return [place for task, place in tasks if task.method.wants(place, task.config) == kind]
 
-    def _examples(self) -> Examples:
+    def _make_examples(self) -> Examples:
         """Up to 64 samples, each with the batch that it makes alone."""
         samples = self.samples[:: -(-len(self.samples) // GRADIENT_SAMPLES)] if self.samples else ()
         return ((sample, batch) for sample in samples for batch in make_batches(self.model, [sample], 1))
@@ -170,7 +170,7 @@ def has_moment(site: Site) -> bool:
 def _statistics_for_errors(place: Place) -> dict[str, StatisticKind]:
     """What tells the error of a site that no method takes statistics of. What is tied to an embedding, its own way to read
     the same weight, is seen there."""
-    site = place.observed
+    site = place.observed_site
     if site.kind == "embedding":
         return dict.fromkeys((site.path, *site.tied), "uses")
     return {site.path: "grouped"} if site.kind == "conv" and site.groups > 1 and place.label is None else {}
@@ -203,5 +203,5 @@ def weights_of(model: Model, place: Place) -> dict[str, Tensor]:
             if isinstance(tensor, Tensor):
                 found[f"{site.path}.{name}"] = tensor.detach().float()
         if isinstance(stored := getattr(layer, "stored", None), SparseWeight):
-            found[f"{site.path}.mask"] = stored.kept
+            found[f"{site.path}.mask"] = stored.kept_mask
     return found

@@ -48,29 +48,29 @@ class Layout:
     counters: tuple[SizeAttribute, ...] = field(default=())
     fixed: tuple[Uncuttable, ...] = field(default=())
     folds: tuple[Fold, ...] = field(default=(), compare=False)
-    watched: bool = field(default=False, compare=False)
+    folds_searched: bool = field(default=False, compare=False)
     bare: tuple[FreeParameter, ...] = field(default=())
 
-    def site(self, path: str) -> Site:
+    def get_site(self, path: str) -> Site:
         """The site whose module stands at `path`."""
         return next(site for site in self.sites if site.path == path)
 
-    def tower(self, name: str) -> Tower:
+    def get_tower(self, name: str) -> Tower:
         """The tower called `name`."""
         return next(tower for tower in self.towers if tower.name == name)
 
-    def labels(self) -> tuple[str, ...]:
+    def list_labels(self) -> tuple[str, ...]:
         """All axis labels, in running order, each once."""
         axes = (a for site in self.sites for a in (site.output_axis, site.input_axis) if a is not None)
         return tuple(dict.fromkeys(label for axis in axes for label in axis.labels))
 
-    def carrying(self, label: str) -> Iterator[Site]:
+    def find_label_sites(self, label: str) -> Iterator[Site]:
         """The sites that have `label` on a dimension."""
         for site in self.sites:
-            if site.reads(label) or site.writes(label):
+            if site.reads_label(label) or site.writes_label(label):
                 yield site
 
-    def exchange(self, old: Iterable[Site], new: Iterable[Site]) -> Layout:
+    def replace_sites(self, old: Iterable[Site], new: Iterable[Site]) -> Layout:
         """The layout with the sites `old` replaced by `new`: by path where it stays, else in place of the
         site whose path is a prefix of the new one."""
         by_path = {site.path: site for site in new}
@@ -86,14 +86,14 @@ class Layout:
 
         return replace(self, sites=tuple(s for site in self.sites for s in successors(site)))
 
-    def pinned(self, label: str, reason: str) -> Layout:
+    def mark_uncuttable(self, label: str, reason: str) -> Layout:
         """The layout in which `label` cannot be cut, for `reason`; no dimension is a mixture of it and others."""
 
         def without(axis: Axis | None) -> Axis | None:
             return None if axis is not None and axis.label == label else axis
 
         def freed(site: Site) -> Site:
-            if not (site.reads(label) or site.writes(label)):
+            if not (site.reads_label(label) or site.writes_label(label)):
                 return site
             return replace(site, input_axis=without(site.input_axis), output_axis=without(site.output_axis))
 
@@ -104,7 +104,7 @@ class Layout:
             fixed=(*self.fixed, Uncuttable(label, reason)),
         )
 
-    def merged(self, tower: str) -> Layout:
+    def mark_tokens_merged(self, tower: str) -> Layout:
         """The layout after the tokens of `tower` are merged, which can be done once."""
 
         def marked(whole: Tower) -> Tower:
@@ -113,7 +113,7 @@ class Layout:
 
         return replace(self, towers=tuple(marked(t) if t.name == tower else t for t in self.towers))
 
-    def shared(self, paths: Sequence[str]) -> Layout:
+    def mark_weight_shared(self, paths: Sequence[str]) -> Layout:
         """The layout after the layers at `paths` use the weight of the first of them."""
         owner, *others = paths
 
@@ -124,10 +124,10 @@ class Layout:
 
         return replace(self, sites=tuple(map(sharing, self.sites)))
 
-    def dropped(self, tower: str, kept: Sequence[int]) -> Layout:
+    def drop_blocks(self, tower: str, kept: Sequence[int]) -> Layout:
         """The layout after all blocks of `tower` but those with the numbers `kept`, ascending, are gone. What stays is
         numbered anew from 0: blocks, paths, labels."""
-        whole, stays = self.tower(tower), {old: new for new, old in enumerate(kept)}
+        whole, stays = self.get_tower(tower), {old: new for new, old in enumerate(kept)}
         left = replace(
             whole, blocks=whole.blocks[: len(stays)], numbers=tuple(whole.origins[number] for number in stays)
         )
@@ -154,19 +154,19 @@ class Layout:
             folds=tuple(_mark_fold_uncertain(fold, whole) for fold in self.folds),
         )
 
-    def before(self, original: Layout, path: str) -> str:
+    def find_original_path(self, original: Layout, path: str) -> str:
         """Where what stands at `path` stood in `original`, the layout of this model before it lost blocks."""
         for tower in self.towers:
             for origin, block in zip(tower.origins, tower.blocks, strict=True):
                 if f"{path}.".startswith(f"{block}."):
-                    known = original.tower(tower.name)
+                    known = original.get_tower(tower.name)
                     return known.blocks[known.origins.index(origin)] + path[len(block) :]
         return path
 
-    def cut(self, label: str, kept: Sequence[int]) -> Layout:
+    def cut_units(self, label: str, kept: Sequence[int]) -> Layout:
         """The layout after the units of `label` that are not `kept` are gone."""
-        sites = list(self.carrying(label))
-        return self.exchange(sites, [site.cut(label, kept) for site in sites])
+        sites = list(self.find_label_sites(label))
+        return self.replace_sites(sites, [site.cut_units(label, kept) for site in sites])
 
     def to_json(self) -> dict[str, Any]:
         """Plain data for a JSON file; fields at their default are left out."""

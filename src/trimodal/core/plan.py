@@ -34,18 +34,18 @@ class Place:
     name: str
     sites: tuple[Site, ...]
     label: str | None = None
-    whole: Tower | None = None
+    whole_tower: Tower | None = None
     fold: Fold | None = None
-    bare: tuple[FreeParameter, ...] = ()
+    free_parameters: tuple[FreeParameter, ...] = ()
 
     @staticmethod
-    def along(layout: Layout, label: str) -> Place:
+    def for_label(layout: Layout, label: str) -> Place:
         """All that carries `label`."""
         bare = tuple(bare for bare in layout.bare if bare.label == label)
-        return Place(label, tuple(layout.carrying(label)), label, bare=bare)
+        return Place(label, tuple(layout.find_label_sites(label)), label, free_parameters=bare)
 
     @property
-    def observed(self) -> Site:
+    def observed_site(self) -> Site:
         """The site whose input is measured."""
         if self.label is None:
             return self.sites[0]
@@ -54,15 +54,15 @@ class Place:
     @property
     def producers(self) -> tuple[Site, ...]:
         """The sites whose output carries the label."""
-        return tuple(site for site in self.sites if self.label is not None and site.writes(self.label))
+        return tuple(site for site in self.sites if self.label is not None and site.writes_label(self.label))
 
     @property
     def consumers(self) -> tuple[Site, ...]:
         """The sites whose input carries the label."""
-        return tuple(site for site in self.sites if self.label is not None and site.reads(self.label))
+        return tuple(site for site in self.sites if self.label is not None and site.reads_label(self.label))
 
     @property
-    def far(self) -> bool:
+    def spans_blocks(self) -> bool:
         """Whether its sites stand in more than one block."""
         return len({(site.tower, site.block) for site in self.sites}) > 1
 
@@ -84,10 +84,10 @@ class Place:
     def bytes_with(self, sites: Sequence[Site]) -> int:
         """Bytes with `sites` in place of its own; its bare parameters have as many units as those."""
         found = sum(site.stored_bytes for site in sites)
-        if self.bare and self.label is not None:
+        if self.free_parameters and self.label is not None:
             axes = (axis for site in sites for axis in (site.input_axis, site.output_axis) if axis is not None)
             units = next(axis.units_of(self.label) for axis in axes if self.label in axis.labels)
-            found += units * sum(bare.unit_bytes for bare in self.bare)
+            found += units * sum(bare.unit_bytes for bare in self.free_parameters)
         return found
 
 

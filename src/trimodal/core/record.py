@@ -149,7 +149,7 @@ class Check:
     about: Aspect = "integrity"
 
     @staticmethod
-    def held(name: str, whether: bool, detail: str, about: Aspect = "integrity") -> Check:
+    def from_outcome(name: str, whether: bool, detail: str, about: Aspect = "integrity") -> Check:
         """A check that was run, and what came of it."""
         return Check(name, "passed" if whether else "failed", detail, about)
 
@@ -167,15 +167,15 @@ class Check:
     def from_json(data: dict[str, Any]) -> Check:
         """A check of a `verdict.json`; those of format 1 knew but passed and failed."""
         if "passed" in data:
-            return Check.held(data["name"], data["passed"], data["detail"])
+            return Check.from_outcome(data["name"], data["passed"], data["detail"])
         return Check(data["name"], data["status"], data["detail"], data["about"])
 
 
 @dataclass(frozen=True, repr=False)
 class Verdict:
     """What the compressed model is, beside the original; `packing` where its weights are entropy-coded, `stock` where it
-    is known who can load it. `untouched` is what the plan left as it was, `peak_bytes` the most memory that the run held,
-    `left_out` what lay in the original's folder and was neither counted nor carried over; a verdict that an older version
+    is known who can load it. `untouched` is what the plan left as it was, `peak_memory_bytes` the most memory that the run held,
+    `find_unread_files` what lay in the original's folder and was neither counted nor carried over; a verdict that an older version
     wrote has none of these, nor a `machine` or a `latency`."""
 
     size: DiskSize

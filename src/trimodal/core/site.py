@@ -69,18 +69,18 @@ class Axis:
         """How many units `label` has, 0 if the dimension does not carry it."""
         return next((part.units for part in self.parts if part.label == label), 0)
 
-    def entries(self, units: Sequence[int], label: str | None = None) -> list[int]:
+    def entry_indices(self, units: Sequence[int], label: str | None = None) -> list[int]:
         """Indices of the dimension's entries that belong to these `units` of `label`, in ascending order.
 
         Without `label` it is that of the first axis.
         """
-        return self._entries(units, self.label if label is None else label, others=False)
+        return self._select_entries(units, self.label if label is None else label, others=False)
 
-    def staying(self, kept: Sequence[int], label: str) -> list[int]:
+    def kept_entry_indices(self, kept: Sequence[int], label: str) -> list[int]:
         """Indices of the entries that stay when only the `kept` units of `label` do: theirs and those of other labels."""
-        return self._entries(kept, label, others=True)
+        return self._select_entries(kept, label, others=True)
 
-    def _entries(self, units: Sequence[int], label: str, others: bool) -> list[int]:
+    def _select_entries(self, units: Sequence[int], label: str, others: bool) -> list[int]:
         found, start = [], 0
         for part in self.parts:
             chosen = units if part.label == label else range(part.units) if others else ()
@@ -93,7 +93,7 @@ class Axis:
             start += part.size
         return found
 
-    def cut(self, kept: Sequence[int], label: str | None = None) -> Axis:
+    def cut_units(self, kept: Sequence[int], label: str | None = None) -> Axis:
         """The same axis with only the `kept` units of `label`, without one that of the first axis."""
         name = self.label if label is None else label
         first, *rest = (replace(part, units=len(kept)) if part.label == name else part for part in self.parts)
@@ -149,7 +149,7 @@ class Site:
         return f"{self.tower}.cross" if self.branch == "cross" and self.role in ("key", "value") else self.tower
 
     @property
-    def read_again(self) -> bool:
+    def is_read_again(self) -> bool:
         """Whether it is an embedding whose weight linear layers use along the same dimension, to read the stream."""
         return self.kind == "embedding" and bool(self.tied) and self.input_axis is not None
 
@@ -169,7 +169,7 @@ class Site:
         return math.prod(self.shape[1:])
 
     @property
-    def kept(self) -> int:
+    def kept_weights(self) -> int:
         """Weights that are not pruned: of a `sparse` site those that its bytes speak of, of any other all."""
         if self.stored != "sparse":
             return math.prod(self.shape)
@@ -182,7 +182,7 @@ class Site:
         width = self.shape[self.output_dim] if self.kind != "norm" else self.shape[0]
         return width * TYPE_BYTES[self.dtype] if self.bias else 0
 
-    def cut(self, label: str, kept: Sequence[int]) -> Site:
+    def cut_units(self, label: str, kept: Sequence[int]) -> Site:
         """The same site, dense, with only the `kept` units of `label` on the dimensions that carry it.
 
         The output of a grouped convolution is cut by whole groups only.
@@ -192,7 +192,7 @@ class Site:
         for key, dim in (("output_axis", self.output_dim), ("input_axis", 1)):
             axis: Axis | None = getattr(self, key)
             if axis is not None and label in axis.labels:
-                axes[key] = axis.cut(kept, label)
+                axes[key] = axis.cut_units(kept, label)
                 shape[dim] = axes[key].size
         groups = self.groups * shape[0] // self.shape[0] if self.groups > 1 else 1
         cut = replace(self, shape=tuple(shape), groups=groups, **axes)
@@ -203,11 +203,11 @@ class Site:
         """Bytes of a batch norm's running statistics and of its count of batches."""
         return 2 * self.shape[0] * TYPE_BYTES[self.dtype] + _COUNT_BYTES if self.running else 0
 
-    def reads(self, label: str) -> bool:
+    def reads_label(self, label: str) -> bool:
         """Whether its input carries `label`."""
         return self.input_axis is not None and label in self.input_axis.labels
 
-    def writes(self, label: str) -> bool:
+    def writes_label(self, label: str) -> bool:
         """Whether its output carries `label`."""
         return self.output_axis is not None and label in self.output_axis.labels
 
@@ -216,10 +216,10 @@ class Site:
         axis, kernel = self.input_axis, math.prod(self.shape[2:])
         if axis is None:
             return []
-        entries = (axis.entries([unit], label) for unit in range(axis.units_of(label)))
+        entries = (axis.entry_indices([unit], label) for unit in range(axis.units_of(label)))
         return [[entry * kernel + place for entry in unit for place in range(kernel)] for unit in entries]
 
-    def factored(self, kind: str, options: Mapping[str, Any]) -> tuple[Site, ...]:
+    def split_into_factors(self, kind: str, options: Mapping[str, Any]) -> tuple[Site, ...]:
         """The sites `first`, `second` and so on that take its place when its weight is kept as `kind`, one of `FACTORED`.
 
         The first has the input's axis, the last the output's and the bias; those between the outer ones of `cp` are

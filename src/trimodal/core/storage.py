@@ -126,7 +126,7 @@ def tensor_specs_of(kind: str, options: Mapping[str, Any]) -> dict[str, TensorSp
 
 
 def stored_bytes(kind: str, options: Mapping[str, Any]) -> int:
-    """Bytes of all tensors that `tensors_of` names."""
+    """Bytes of all tensors that `tensor_specs_of` names."""
     return sum(spec.bytes for spec in tensor_specs_of(kind, options).values())
 
 

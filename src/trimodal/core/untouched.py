@@ -52,11 +52,11 @@ class UntouchedTensors:
         """Its part of all bytes, in [0, 1]."""
         return self.bytes / self.of_bytes if self.of_bytes else 0.0
 
-    def only(self, *whys: Why) -> UntouchedTensors:
+    def select_reasons(self, *whys: Why) -> UntouchedTensors:
         """What is left for one of these reasons."""
         return UntouchedTensors(self.of_bytes, tuple(one for one in self.alike if one.why in whys))
 
-    def by_tower(self) -> dict[str, int]:
+    def bytes_by_tower(self) -> dict[str, int]:
         """Bytes per tower, largest first."""
         found: dict[str, int] = {}
         for one in self.alike:

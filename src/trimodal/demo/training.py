@@ -185,32 +185,32 @@ class QuestionBatches:
 
     def __call__(self, number: int) -> Batch:
         """Batch `number`; the model's inputs and the four labels."""
-        images, sounds, words = self.images(), self.sounds(), self.words()
+        images, sounds, words = self.make_image_batch(), self.make_audio_batch(), self.make_text_batch()
         answers = ANSWER_TABLE[words["text_labels"], images["image_labels"], sounds["audio_labels"]]
         return {**images, **sounds, **words, "labels": answers}
 
-    def draw(self, count: int) -> Tensor:
+    def draw_rows(self, count: int) -> Tensor:
         """(size,) row numbers below `count`."""
         return torch.randint(count, (self.size,), generator=self.chance)
 
-    def images(self) -> Batch:
+    def make_image_batch(self) -> Batch:
         """`pixel_values` and `image_labels`."""
-        rows = self.draw(len(self.material.digits))
+        rows = self.draw_rows(len(self.material.digits))
         pixels = augment_images(self.material.pixels[rows], self.chance)
         return {"pixel_values": pixels, "image_labels": self.material.digits[rows]}
 
-    def sounds(self) -> Batch:
+    def make_audio_batch(self) -> Batch:
         """`input_features`, `audio_mask` and `audio_labels`."""
-        rows = self.draw(len(self.material.spoken))
+        rows = self.draw_rows(len(self.material.spoken))
         waves, lengths = augment_waves(self.material.waves[rows], self.material.lengths[rows], self.chance)
-        features = augment_features(self.extractor.log_mel(waves), self.chance)
+        features = augment_features(self.extractor.compute_log_mel(waves), self.chance)
         starts = torch.arange(features.shape[-1]) * self.extractor.hop_length
         mask = (starts[None] < lengths[:, None]).long()
         return {"input_features": features, "audio_mask": mask, "audio_labels": self.material.spoken[rows]}
 
-    def words(self) -> Batch:
+    def make_text_batch(self) -> Batch:
         """`input_ids`, `attention_mask` and `text_labels`; every tenth word or so is hidden."""
-        rows = self.draw(len(self.material.asked))
+        rows = self.draw_rows(len(self.material.asked))
         ids, known = self.material.ids[rows], self.material.known[rows]
         hidden = (torch.rand(ids.shape, generator=self.chance) < 0.1) & known.bool()
         longest = int(known.sum(dim=1).max())
@@ -267,7 +267,7 @@ class TokenBank:
     def __init__(self, model: FusionModel, source: QuestionBatches, batches: int) -> None:
         self.size = source.size
         self.chance = source.chance
-        parts: list[Batch] = [self.run(model, source(number)) for number in range(batches)]
+        parts: list[Batch] = [self.encode_towers(model, source(number)) for number in range(batches)]
         longest = max(part["text"].shape[1] for part in parts)
         for part in parts:
             room = longest - part["text"].shape[1]
@@ -277,9 +277,9 @@ class TokenBank:
 
     @staticmethod
     @torch.no_grad()
-    def run(model: FusionModel, batch: Batch) -> Batch:
+    def encode_towers(model: FusionModel, batch: Batch) -> Batch:
         """One batch through the towers: tokens, masks and labels of each modality."""
-        masks = model.token_masks(batch["audio_mask"], batch["attention_mask"])
+        masks = model.make_token_masks(batch["audio_mask"], batch["attention_mask"])
         audio_mask, text_mask = masks["audio"], masks["text"]
         assert audio_mask is not None, "the batch holds an audio mask"
         assert text_mask is not None, "the batch holds a text mask"
@@ -327,7 +327,7 @@ class ParameterAverage:
             self.average[name].lerp_(value, rate)
 
     @torch.no_grad()
-    def write_(self) -> None:
+    def write_average_(self) -> None:
         """Put the average into the model."""
         for name, value in self.model.named_parameters():
             value.copy_(self.average[name])
@@ -382,7 +382,7 @@ def train_demo_model(
         average = ParameterAverage(model)
         settings = TrainSettings(count, learning_rate=rate, weight_decay=0.05, warmup=0.1, seed=seed)
         train_model(model, batches, loss, settings, on_step=_make_reporter(name, average, on_step))
-        average.write_()
+        average.write_average_()
     return save_model(model, processor, out, force)
 
 

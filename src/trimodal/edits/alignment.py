@@ -27,7 +27,7 @@ def remap_alignment_blocks_(module: nn.Module, layout: Layout, tower: str, kept:
 
 def remap_alignment_heads_(module: nn.Module, layout: Layout, label: str, kept: Sequence[int]) -> str:
     """The same for the heads `kept` of `label`."""
-    here = {site.block for site in layout.carrying(label) if _is_cross_query(site)}
+    here = {site.block for site in layout.find_label_sites(label) if _is_cross_query(site)}
 
     def follow(block: int, head: int) -> _Pair | None:
         if block not in here:

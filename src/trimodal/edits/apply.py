@@ -9,7 +9,7 @@ Six primitives, used alike when a method has just solved a place and when a save
     share_    let several layers use one weight
     fold_     let a layer's neighbours take over what it does, see `edits/folding.py`
 
-and `apply_`, which carries out a method's `Change` with them and writes the steps down, so that they can be
+and `apply_change_`, which carries out a method's `Change` with them and writes the steps down, so that they can be
 replayed on the bare architecture.
 """
 
@@ -63,13 +63,13 @@ def apply_change_(model: Model, place: Place, change: Change, after: Sequence[Si
         said = remap_alignment_heads_(model.module, model.layout, change.cut.label, change.cut.kept)
         cut_units_(model.module, model.layout, change.cut.label, change.cut.kept)
         model.steps.append({"cut": {"label": change.cut.label, "kept": list(change.cut.kept)}})
-        consumer = model.module.get_submodule(place.observed.path)
+        consumer = model.module.get_submodule(place.observed_site.path)
         _overwrite_parameter_(consumer, "weight", change.cut.weight)
         _overwrite_parameter_(consumer, "bias", change.cut.bias)
         for name, value in change.cut.tensors.items():
             path, _, tensor = name.rpartition(".")
             _overwrite_parameter_(model.module.get_submodule(path), tensor, value)
-        model.layout = model.layout.cut(change.cut.label, change.cut.kept)
+        model.layout = model.layout.cut_units(change.cut.label, change.cut.kept)
     if change.fold is not None:
         fold = change.fold.fold
         apply_fold_(model.module, fold)
@@ -93,14 +93,14 @@ def apply_change_(model: Model, place: Place, change: Change, after: Sequence[Si
         said = remap_alignment_blocks_(model.module, model.layout, change.drop.tower, change.drop.kept)
         drop_blocks_(model.module, model.layout, change.drop)
         model.steps.append({"drop": {"tower": change.drop.tower, "kept": list(change.drop.kept)}})
-        model.layout = model.layout.dropped(change.drop.tower, change.drop.kept)
-    model.layout = model.layout.exchange(place.sites, after)
+        model.layout = model.layout.drop_blocks(change.drop.tower, change.drop.kept)
+    model.layout = model.layout.replace_sites(place.sites, after)
     if change.fold is not None:
         model.layout = forbid_stream_cuts(change.fold.fold, place.sites, model.layout)
     if change.merge is not None:
         merge_tower_tokens_(model.module, model.layout, change.merge)
         model.steps.append({"merge": asdict(change.merge)})
-        model.layout = model.layout.merged(change.merge.tower)
+        model.layout = model.layout.mark_tokens_merged(change.merge.tower)
     return (said,) if said else ()
 
 
@@ -117,15 +117,15 @@ def _pop_treatment_(steps: list[RecordedStep], path: str) -> list[int] | None:
 
 def cut_units_(module: nn.Module, layout: Layout, label: str, kept: Sequence[int]) -> None:
     """Keep the units `kept` of `label` in every tensor that carries it, and set the counters that count them."""
-    for site in layout.carrying(label):
+    for site in layout.find_label_sites(label):
         layer = module.get_submodule(site.path)
         inputs, outputs = _SIZES[site.kind]
-        if site.writes(label) and site.output_axis is not None:
-            index = site.output_axis.staying(kept, label)
+        if site.writes_label(label) and site.output_axis is not None:
+            index = site.output_axis.kept_entry_indices(kept, label)
             _select_entries_(layer, index, ("weight", "bias", *_STATISTICS), site.output_dim, outputs)
             _recount_groups_(layer, site, len(index))
-        if site.reads(label) and site.input_axis is not None and site.kind != "embedding":
-            _select_entries_(layer, site.input_axis.staying(kept, label), ("weight",), 1, inputs)
+        if site.reads_label(label) and site.input_axis is not None and site.kind != "embedding":
+            _select_entries_(layer, site.input_axis.kept_entry_indices(kept, label), ("weight",), 1, inputs)
         for other in map(module.get_submodule, site.tied):
             other.weight = layer.weight
             other.in_features = len(kept)  # type: ignore[assignment]
@@ -192,7 +192,7 @@ def apply_treatment_(
     if new is not layer:
         _replace_module_(module, layer, new)
     if table:
-        new.stored.borrow_(module.get_submodule(table).stored)  # type: ignore[union-attr, operator]
+        new.stored.share_table_(module.get_submodule(table).stored)  # type: ignore[union-attr, operator]
     for other in map(module.get_submodule, site.tied):
         if kind != "dense":
             parametrize_weight_(other, new.stored, owner=False)  # type: ignore[arg-type]
@@ -211,7 +211,7 @@ def _replace_module_(module: nn.Module, old: nn.Module, new: nn.Module) -> None:
 def merge_tower_tokens_(module: nn.Module, layout: Layout, how: Merge) -> None:
     """Let the blocks of a tower merge tokens as `how` says: those before `first` stay as they are, those after `last`
     only heed what was merged."""
-    tower = layout.tower(how.tower)
+    tower = layout.get_tower(how.tower)
     factor = round(1 / (1 - how.share)) if how.kind == "strided" else 0
     for number, path in enumerate(tower.blocks[how.first :], start=how.first):
         site = key_site_of(layout, how.tower, number)
@@ -239,7 +239,7 @@ def share_layer_weights_(module: nn.Module, paths: Sequence[str]) -> None:
 
 def drop_blocks_(module: nn.Module, layout: Layout, what: Drop) -> None:
     """Remove all blocks of a tower but the kept ones, which move up, and let all that counts them count anew."""
-    tower = layout.tower(what.tower)
+    tower = layout.get_tower(what.tower)
     blocks = block_list_of(module, tower)
     for number in sorted(set(range(len(blocks))) - set(what.kept), reverse=True):
         del blocks[number]
@@ -260,21 +260,21 @@ def replay_on_bare_(module: nn.Module, layout: Layout, steps: Sequence[RecordedS
     for step in steps:
         if "cut" in step:
             cut_units_(module, layout, step["cut"]["label"], step["cut"]["kept"])
-            layout = layout.cut(step["cut"]["label"], step["cut"]["kept"])
+            layout = layout.cut_units(step["cut"]["label"], step["cut"]["kept"])
             continue
         if "merge" in step:
             how = Merge(**step["merge"])
             merge_tower_tokens_(module, layout, how)
-            layout = layout.merged(how.tower)
+            layout = layout.mark_tokens_merged(how.tower)
             continue
         if "drop" in step:
             what = Drop(step["drop"]["tower"], tuple(step["drop"]["kept"]))
             drop_blocks_(module, layout, what)
-            layout = layout.dropped(what.tower, what.kept)
+            layout = layout.drop_blocks(what.tower, what.kept)
             continue
         if "share" in step:
             share_layer_weights_(module, step["share"]["paths"])
-            layout = layout.shared(step["share"]["paths"])
+            layout = layout.mark_weight_shared(step["share"]["paths"])
             continue
         if "fold" in step:
             fold = Fold(**{**step["fold"], "into": tuple(step["fold"]["into"])})
@@ -293,8 +293,8 @@ def replay_on_bare_(module: nn.Module, layout: Layout, steps: Sequence[RecordedS
         apply_treatment_(module, site, treat["kind"], treat["options"], tensors, bias, treat.get("table", ""))
         if treat["kind"] in FACTORED:  # a later cut has to find the factors
             whole = [known for known in layout.sites if known.path == treat["path"]]
-            parts = [part for s in whole for part in s.factored(treat["kind"], treat["options"])]
-            layout = layout.exchange(whole, parts)
+            parts = [part for s in whole for part in s.split_into_factors(treat["kind"], treat["options"])]
+            layout = layout.replace_sites(whole, parts)
     return layout
 
 

@@ -40,7 +40,7 @@ def sites_of_fold(fold: Fold, layout: Layout) -> tuple[Site, ...] | None:
 def fold_layout(fold: Fold, layout: Layout) -> Layout:
     """The layout after the fold."""
     sites = sites_of_fold(fold, layout) or ()
-    return forbid_stream_cuts(fold, sites, layout.exchange(sites, fold_sites(fold, sites)))
+    return forbid_stream_cuts(fold, sites, layout.replace_sites(sites, fold_sites(fold, sites)))
 
 
 def forbid_stream_cuts(fold: Fold, sites: Sequence[Site], layout: Layout) -> Layout:
@@ -50,6 +50,6 @@ def forbid_stream_cuts(fold: Fold, sites: Sequence[Site], layout: Layout) -> Lay
     gone = [site for site in sites if site.path not in known]
     labels = {axis.label for site in gone for axis in (site.input_axis, site.output_axis) if axis and is_width(axis.label)}
     labels |= {bare.label for bare in layout.bare if bare.path in (fold.path, *fold.into)}
-    for label in sorted(labels & set(layout.labels())):
-        layout = layout.pinned(label, "a layer along it was folded into others; prune.width before that")
+    for label in sorted(labels & set(layout.list_labels())):
+        layout = layout.mark_uncuttable(label, "a layer along it was folded into others; prune.width before that")
     return layout

@@ -75,13 +75,13 @@ def check_step_fits(step: Step, module: nn.Module, layout: Layout) -> None:
     """Whether `step` can be carried out on `module` as it is now."""
     if "cut" in step:
         label, kept = step["cut"]["label"], step["cut"]["kept"]
-        axes = (axis for site in layout.carrying(label) for axis in (site.input_axis, site.output_axis) if axis)
+        axes = (axis for site in layout.find_label_sites(label) for axis in (site.input_axis, site.output_axis) if axis)
         units = {axis.units_of(label) for axis in axes if label in axis.labels}
         if not units or not kept or sorted(set(kept)) != kept or kept[-1] >= min(units):
             raise UnfitStepError(f"keeps {len(kept)} units of '{label:.80}', of which there are {min(units, default=0)}")
-        if any(module.get_submodule(site.path)._parameters.get("weight") is None for site in layout.carrying(label)):
+        if any(module.get_submodule(site.path)._parameters.get("weight") is None for site in layout.find_label_sites(label)):
             raise UnfitStepError(f"cuts '{label:.80}' where a weight is no longer plain")
-        alone = (site.stored != "shared" and (not site.tied or site.read_again) for site in layout.carrying(label))
+        alone = (site.stored != "shared" and (not site.tied or site.is_read_again) for site in layout.find_label_sites(label))
         if not all(alone):
             raise UnfitStepError(f"cuts '{label:.80}' where a weight is shared")
         return

@@ -24,7 +24,7 @@ def finite_weights_check(model: Model) -> Check:
         found = find_nonfinite(f"{path}.weight", weight)
         if found is not None:
             break
-    return Check.held(_WEIGHTS, found is None, str(found or f"all tensors, and {len(coded)} decoded weights"))
+    return Check.from_outcome(_WEIGHTS, found is None, str(found or f"all tensors, and {len(coded)} decoded weights"))
 
 
 def finite_outputs_check(original: Model, model: Model, batch: Batch | None) -> Check:
@@ -35,8 +35,8 @@ def finite_outputs_check(original: Model, model: Model, batch: Batch | None) -> 
     for name, value in after.items():
         bad = _count_new_nonfinite(before.get(name), value)
         if bad:
-            return Check.held(_OUTPUTS, False, f"{name} holds {bad:,} numbers that are not finite and were")
-    return Check.held(_OUTPUTS, True, f"{len(after)} outputs{_describe_original_faults(before)}")
+            return Check.from_outcome(_OUTPUTS, False, f"{name} holds {bad:,} numbers that are not finite and were")
+    return Check.from_outcome(_OUTPUTS, True, f"{len(after)} outputs{_describe_original_faults(before)}")
 
 
 def _describe_original_faults(before: dict[str, Tensor]) -> str:

@@ -162,7 +162,7 @@ def _find_touched_paths(layout: Layout, step: RecordedStep) -> tuple[set[str], _
     """The paths of what a step changes, and what it resizes."""
     if "cut" in step:
         label, kept = step["cut"]["label"], step["cut"]["kept"]
-        paths = {site.path for site in layout.carrying(label)}
+        paths = {site.path for site in layout.find_label_sites(label)}
         return paths, _make_resize(layout, label, len(kept)) if paths else None
     if "drop" in step:
         kept = step["drop"]["kept"]
@@ -173,14 +173,14 @@ def _find_touched_paths(layout: Layout, step: RecordedStep) -> tuple[set[str], _
 
 def _make_resize(layout: Layout, label: str, kept: int) -> _Resize:
     """What cutting `label` to as many units changes: units, entries, and with grouped queries the heads of queries."""
-    axes = [axis for site in layout.carrying(label) for axis in (site.input_axis, site.output_axis) if axis]
+    axes = [axis for site in layout.find_label_sites(label) for axis in (site.input_axis, site.output_axis) if axis]
     axes = [axis for axis in axes if label in axis.labels]
     widths = {part.width for axis in axes for part in axis.parts if part.label == label}
     units, least = axes[0].units_of(label), min(widths)
-    numbers = {(axis.size, axis.cut(range(kept), label).size) for axis in axes}
+    numbers = {(axis.size, axis.cut_units(range(kept), label).size) for axis in axes}
     numbers |= {(units * times, kept * times) for times in {width // least for width in widths}}
     if is_width(label):
-        keys = (site.output_axis for site in layout.carrying(label) if site.role == "key" and site.output_axis is not None)
+        keys = (site.output_axis for site in layout.find_label_sites(label) if site.role == "key" and site.output_axis is not None)
         return _Resize(frozenset(numbers), min((axis.width for axis in keys), default=None), stream=True)
     return _Resize(frozenset(numbers), least if label.endswith(".heads") else None)
 

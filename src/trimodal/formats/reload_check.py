@@ -56,12 +56,12 @@ def run_reload_checks(model: Model, folder: Path, batch: Batch | None, factory: 
     try:
         found, said = _run_process(program, [str(folder)], [factory] if factory else [], batch, environment)
     except _ProcessFailedError as reason:
-        return [Check.held("reloads in a fresh process", False, str(reason))]
+        return [Check.from_outcome("reloads in a fresh process", False, str(reason))]
     with _keep_on_cpu(model.module):
         same = json.loads(said)["digest"] == digest_decoded_weights(model)
         expected = {} if batch is None else collect_outputs(model.module, _batch_to_cpu(batch))
-    weights = Check.held("decoded weights equal after reload", same, "sha256 over all sites" + ("" if same else " differs"))
-    checks = [Check.held("reloads in a fresh process", True, "loaded from the folder alone"), weights]
+    weights = Check.from_outcome("decoded weights equal after reload", same, "sha256 over all sites" + ("" if same else " differs"))
+    checks = [Check.from_outcome("reloads in a fresh process", True, "loaded from the folder alone"), weights]
     if batch is not None:
         checks.append(_compare_outputs("outputs equal after reload", expected, found))
     return checks
@@ -73,9 +73,9 @@ def run_stock_check(model: Model, folder: Path, batch: Batch | None) -> Check:
     try:
         found, _ = _run_process(["-P", str(Path(stock_load_check.__file__))], [str(folder)], [], batch, {})
     except _ProcessFailedError as reason:
-        return Check.held(name, False, str(reason))
+        return Check.from_outcome(name, False, str(reason))
     if batch is None:
-        return Check.held(name, True, "all tensors of the class are there, and no other")
+        return Check.from_outcome(name, True, "all tensors of the class are there, and no other")
     with _keep_on_cpu(model.module):
         return _compare_outputs(name, collect_outputs(model.module, _batch_to_cpu(batch)), found)
 
@@ -122,11 +122,11 @@ def _run_process(
 
 def _compare_outputs(name: str, expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> Check:
     if expected.keys() != found.keys():
-        return Check.held(name, False, f"found {sorted(found)}, expected {sorted(expected)}")
+        return Check.from_outcome(name, False, f"found {sorted(found)}, expected {sorted(expected)}")
     differences = {key: _max_difference(expected[key], found[key]) for key in expected}
     same = all(difference <= _allowed_difference(expected[key]) for key, difference in differences.items())
     worst = max(differences.values(), default=0.0)
-    return Check.held(name, same, f"largest absolute difference {worst:g} over {len(expected)} outputs")
+    return Check.from_outcome(name, same, f"largest absolute difference {worst:g} over {len(expected)} outputs")
 
 
 def _allowed_difference(output: Tensor) -> float:

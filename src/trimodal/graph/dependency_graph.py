@@ -63,30 +63,30 @@ def find_dependencies(module: nn.Module, layout: Layout, inputs: Mapping[str, Te
     except (ModelError, *_FAILURES) as error:
         reason = f"its forward does not run on tensors without values ({last_line_of(error.__cause__ or error)[:150]})"
         return replace(layout, fixed=(Uncuttable("", reason),))
-    if all(_can_cut_labels(bare, found, inputs, several) for several in _split_label_subsets(found.labels())):
+    if all(_can_cut_labels(bare, found, inputs, several) for several in _split_label_subsets(found.list_labels())):
         return found
-    return _remove_labels(found, [label for label in found.labels() if not _can_cut_labels(bare, found, inputs, [label])])
+    return _remove_labels(found, [label for label in found.list_labels() if not _can_cut_labels(bare, found, inputs, [label])])
 
 
 def trace_dependencies(bare: nn.Module, layout: Layout, inputs: Mapping[str, Tensor]) -> Layout:
     """`layout` with the axes that one forward pass of `bare`, a module on `meta`, shows."""
     trace = DimensionTrace()
     for name, tensor in (*bare.named_parameters(), *bare.named_buffers()):
-        trace.enter(tensor, name)
+        trace.add_parameter(tensor, name)
     modules = dict(bare.named_modules())
     known = {id(getattr(modules[site.path], name, None)) for site in layout.sites for name in NORMALISED}
     values = tree_map_only(Tensor, lambda tensor: tensor.to("meta"), dict(inputs))
     with torch.no_grad(), torch.device("meta"), trace:
         result = run_forward(bare.eval(), values)
     for tensor in collect_tensors(result):
-        trace.fix(tensor, _OUTPUT)
+        trace.mark_tensor_uncuttable(tensor, _OUTPUT)
     for name, tensor in (*bare.named_parameters(), *bare.named_buffers()):
         if id(tensor) not in known:
-            trace.fix(tensor, f"{name} stands outside of all layers that can be cut")
+            trace.mark_tensor_uncuttable(tensor, f"{name} stands outside of all layers that can be cut")
     for site in layout.sites:
         if site.tied:
-            trace.fix(getattr(modules[site.path], "weight"), f"its weight is tied to {site.tied[0]}")  # noqa: B009
-    return _AxisLabeller(layout, trace, modules).layout()
+            trace.mark_tensor_uncuttable(getattr(modules[site.path], "weight"), f"its weight is tied to {site.tied[0]}")  # noqa: B009
+    return _AxisLabeller(layout, trace, modules).label_layout()
 
 
 def _split_label_subsets(labels: Sequence[str]) -> Iterable[list[str]]:
@@ -100,11 +100,11 @@ def _can_cut_labels(bare: nn.Module, layout: Layout, inputs: Mapping[str, Tensor
     """Whether the module with half the units of each of the `labels` cut shows what the layout foretells."""
     smaller, expected = copy.deepcopy(bare), layout
     for label in labels:
-        axes = (axis for site in expected.carrying(label) for axis in (site.output_axis, site.input_axis) if axis)
+        axes = (axis for site in expected.find_label_sites(label) for axis in (site.output_axis, site.input_axis) if axis)
         units = next(axis.units_of(label) for axis in axes if label in axis.labels)
         kept = range(units - units // 2)
         cut_units_(smaller, expected, label, kept)
-        expected = expected.cut(label, kept)
+        expected = expected.cut_units(label, kept)
     sites = tuple(replace(site, input_axis=None, output_axis=None) for site in expected.sites)
     try:
         found = trace_dependencies(smaller, replace(expected, sites=sites, counters=()), inputs)
@@ -181,28 +181,28 @@ class _AxisLabeller:
         self._modules = modules
         self._places: dict[tuple[str, str], Nodes] = {}
         for site in layout.sites:
-            dims = trace.dims(modules[site.path].weight)  # type: ignore[arg-type]
+            dims = trace.dims_of(modules[site.path].weight)  # type: ignore[arg-type]
             sides = {"output": 0 if site.kind == "norm" else site.output_dim}
             if site.kind in ("linear", "conv") and site.groups == 1:
                 sides["input"] = 1
             for side, dim in sides.items():
                 nodes = dims[dim] if dim < len(dims) else None
                 if nodes is not None:
-                    self._places[site.path, side] = trace.sets.roots(nodes)
+                    self._places[site.path, side] = trace.sets.find_roots(nodes)
         self._group: dict[int, int] = {}  # set -> number of its group
         self._unit: dict[int, int] = {}  # set -> its number among those of the group
         self._size: list[int] = []  # units per group
-        self._count_groups()
-        self._numbers = {key: self._numbered(roots, self._group) for key, roots in self._places.items()}
-        self._units = {key: self._numbered(roots, self._unit) for key, roots in self._places.items()}
+        self._form_groups()
+        self._numbers = {key: self._look_up_numbers(roots, self._group) for key, roots in self._places.items()}
+        self._units = {key: self._look_up_numbers(roots, self._unit) for key, roots in self._places.items()}
 
     @staticmethod
-    def _numbered(roots: Nodes, numbers: Mapping[int, int]) -> Nodes:
+    def _look_up_numbers(roots: Nodes, numbers: Mapping[int, int]) -> Nodes:
         """The number of each set, -1 for those without."""
         sets, places = np.unique(roots, return_inverse=True)
         return np.array([numbers.get(int(root), -1) for root in sets], dtype=np.int64)[places]
 
-    def _count_groups(self) -> None:
+    def _form_groups(self) -> None:
         """Sets that occur equally often at the same places are the units of one group, in order of appearance."""
         seen: dict[int, list[tuple[str, str, int]]] = {}
         for (path, side), roots in self._places.items():
@@ -217,19 +217,19 @@ class _AxisLabeller:
                     self._group[root], self._unit[root] = number, self._size[number]
                     self._size[number] += 1
 
-    def layout(self) -> Layout:
+    def label_layout(self) -> Layout:
         """The layout with its axes."""
-        usable = {number for number in range(len(self._size)) if self._trouble(number) is None}
-        names = self._names(usable)
+        usable = {number for number in range(len(self._size)) if self._find_obstacle(number) is None}
+        names = self._name_groups(usable)
         sites = []
         for site in self._layout.sites:
-            axes = {side: self._axis((site.path, side), names) for side in ("input", "output")}
+            axes = {side: self._make_axis((site.path, side), names) for side in ("input", "output")}
             sites.append(replace(site, input_axis=axes["input"], output_axis=axes["output"]))
         return replace(
-            self._layout, sites=tuple(sites), counters=tuple(self._counters(sites)), fixed=tuple(self._fixed(sites))
+            self._layout, sites=tuple(sites), counters=tuple(self._find_size_attributes(sites)), fixed=tuple(self._find_uncuttable(sites))
         )
 
-    def _counters(self, sites: Sequence[Site]) -> Iterable[SizeAttribute]:
+    def _find_size_attributes(self, sites: Sequence[Site]) -> Iterable[SizeAttribute]:
         """The attribute of a recurrent layer that says how many units it has."""
         found: dict[str, SizeAttribute] = {}
         for site in sites:
@@ -238,7 +238,7 @@ class _AxisLabeller:
                 found[owner] = SizeAttribute(site.input_axis.label, owner, "hidden_size")
         return found.values()
 
-    def _trouble(self, number: int) -> str | None:
+    def _find_obstacle(self, number: int) -> str | None:
         """Why the units of a group cannot be cut, None if they can."""
         where = [key for key, numbers in self._numbers.items() if (numbers == number).any()]
         kinds = {site.path: site.kind for site in self._layout.sites}
@@ -248,58 +248,58 @@ class _AxisLabeller:
             return "no layer writes it"
         if self._size[number] < 2:
             return "all its entries hang together"
-        if any(part is None for key in where for part in self._runs(key, number)):
+        if any(part is None for key in where for part in self._find_runs(key, number)):
             return _ORDER
         return None
 
-    def _runs(self, key: tuple[str, str], only: int) -> list[Axis | None]:
+    def _find_runs(self, key: tuple[str, str], only: int) -> list[Axis | None]:
         """The stretches of the dimension `key` that belong to the group `only`; None for one in another order."""
         return [
-            self._stretch(only, self._units[key][start:end])
+            self._make_run_axis(only, self._units[key][start:end])
             for start, end, number in _split_runs(self._numbers[key])
             if number == only
         ]
 
-    def _stretch(self, number: int, units: Nodes) -> Axis | None:
+    def _make_run_axis(self, number: int, units: Nodes) -> Axis | None:
         """An axis, still without a label, whose entries are these units of a group; None if no axis has that order."""
         width = int((np.append(units, -1) != units[0]).argmax())
         block = np.repeat(np.arange(self._size[number]), width)
         fits = len(units) % len(block) == 0 and (units.reshape(-1, len(block)) == block).all()
         return Axis("", self._size[number], width, len(units) // len(block)) if fits else None
 
-    def _axis(self, key: tuple[str, str], names: Mapping[int, str]) -> Axis | None:
+    def _make_axis(self, key: tuple[str, str], names: Mapping[int, str]) -> Axis | None:
         if key not in self._places:
             return None
         named = np.where(np.isin(self._numbers[key], list(names)), self._numbers[key], -1)
         parts = []
         for start, end, number in _split_runs(named):
-            part = self._stretch(number, self._units[key][start:end]) if number >= 0 else Axis("", end - start)
+            part = self._make_run_axis(number, self._units[key][start:end]) if number >= 0 else Axis("", end - start)
             assert part is not None  # groups in several orders have no name
             parts.append(replace(part, label=names.get(number, "")))
         return _join_axes(parts)
 
-    def _names(self, usable: set[int]) -> dict[int, str]:
+    def _name_groups(self, usable: set[int]) -> dict[int, str]:
         """A label for each group, from the first layer that writes it: `tower.block.branch.channels`."""
         names: dict[int, str] = {}
         for site in self._layout.sites:
             for number in dict.fromkeys(self._numbers.get((site.path, "output"), _NOTHING).tolist()):
                 if number in usable and number not in names and site.kind != "norm":
-                    names[number] = self._free(site, self._unit_of(number), set(names.values()))
+                    names[number] = self._make_unique_label(site, self._unit_kind_of(number), set(names.values()))
         return names
 
-    def _unit_of(self, number: int) -> str:
+    def _unit_kind_of(self, number: int) -> str:
         """What a unit is: a channel where a convolution is involved, a head where every layer gives it several
         entries, else a neuron."""
         widths = []
         for site in self._layout.sites:
             for side in ("output", "input"):
-                runs = self._runs((site.path, side), number) if (site.path, side) in self._numbers else []
+                runs = self._find_runs((site.path, side), number) if (site.path, side) in self._numbers else []
                 if runs and site.kind == "conv":
                     return "channels"
                 widths += [part.width for part in runs if part is not None and site.kind != "norm"]
         return "heads" if min(widths) > 1 else "neurons"
 
-    def _free(self, site: Site, unit: str, taken: set[str]) -> str:
+    def _make_unique_label(self, site: Site, unit: str, taken: set[str]) -> str:
         stem = site.name.rpartition(".")[0]
         label = f"{stem}.{unit}"
         number = 1
@@ -308,7 +308,7 @@ class _AxisLabeller:
             label = f"{stem}.{number}.{unit}"
         return label
 
-    def _fixed(self, sites: Sequence[Site]) -> Iterable[Uncuttable]:
+    def _find_uncuttable(self, sites: Sequence[Site]) -> Iterable[Uncuttable]:
         """The reasons for layers of which no output can be cut."""
         for site in sites:
             roots = self._places.get((site.path, "output"))
@@ -316,6 +316,6 @@ class _AxisLabeller:
                 continue
             reasons = [self._sets.reasons.get(int(root)) for root in roots]
             number = self._group.get(int(roots[0]), -1)
-            reason = next((r for r in reasons if r), None) or (self._trouble(number) if number >= 0 else None)
+            reason = next((r for r in reasons if r), None) or (self._find_obstacle(number) if number >= 0 else None)
             unit = "channels" if site.kind == "conv" else "neurons"
             yield Uncuttable(f"{site.name.rpartition('.')[0]}.{unit}", reason or _ORDER)

@@ -35,14 +35,14 @@ class DisjointSets:
         self._count = 0
         self.reasons: dict[int, str] = {}
 
-    def new(self, count: int) -> Nodes:
+    def add_nodes(self, count: int) -> Nodes:
         """So many new nodes."""
         while self._count + count > len(self._parent):
             self._parent = np.concatenate((self._parent, np.arange(len(self._parent), 2 * len(self._parent))))
         self._count += count
         return np.arange(self._count - count, self._count)
 
-    def roots(self, nodes: Nodes) -> Nodes:
+    def find_roots(self, nodes: Nodes) -> Nodes:
         """The node that stands for the set of each."""
         found = self._parent[nodes]
         while not np.array_equal(up := self._parent[found], found):
@@ -50,29 +50,29 @@ class DisjointSets:
         self._parent[nodes] = found
         return found
 
-    def unite(self, left: Nodes, right: Nodes) -> None:
+    def unite_nodes(self, left: Nodes, right: Nodes) -> None:
         """Entry by entry both are the same from now on."""
-        pairs = np.sort(np.stack((self.roots(left), self.roots(right))), axis=0)
+        pairs = np.sort(np.stack((self.find_roots(left), self.find_roots(right))), axis=0)
         pairs = np.unique(pairs[:, pairs[0] != pairs[1]], axis=1)
         if len(np.unique(pairs)) == pairs.size:  # no set meets two others: all at once
             self._parent[pairs[1]] = pairs[0]
             for second in self.reasons.keys() & set(pairs[1].tolist()):
-                self.reasons.setdefault(self._root(second), self.reasons[second])
+                self.reasons.setdefault(self._find_root(second), self.reasons[second])
             return
         for one, other in pairs.T:
-            first, second = sorted((self._root(int(one)), self._root(int(other))))
+            first, second = sorted((self._find_root(int(one)), self._find_root(int(other))))
             self._parent[second] = first
             if first != second and second in self.reasons:
                 self.reasons.setdefault(first, self.reasons[second])
 
-    def _root(self, node: int) -> int:
+    def _find_root(self, node: int) -> int:
         while (up := int(self._parent[node])) != node:
             node = up
         return node
 
-    def fix(self, nodes: Nodes, reason: str) -> None:
+    def mark_uncuttable(self, nodes: Nodes, reason: str) -> None:
         """None of these can be cut."""
-        for root in np.unique(self.roots(nodes)):
+        for root in np.unique(self.find_roots(nodes)):
             self.reasons.setdefault(int(root), reason)
 
 
@@ -86,25 +86,25 @@ class DimensionTrace(TorchDispatchMode):
         self._alive: list[Tensor] = []  # so that no later tensor gets the same id
         self._weights: set[int] = set()
 
-    def enter(self, tensor: Tensor, name: str) -> None:
+    def add_parameter(self, tensor: Tensor, name: str) -> None:
         """A parameter or buffer: all its entries are nodes of their own."""
-        self._set(tensor, [self.sets.new(size) for size in tensor.shape])
+        self._set_dims(tensor, [self.sets.add_nodes(size) for size in tensor.shape])
         self._weights.add(id(tensor))
 
-    def dims(self, tensor: Tensor) -> Dims:
+    def dims_of(self, tensor: Tensor) -> Dims:
         """What the entries of `tensor` are, dimension by dimension."""
         return self._dims.get(id(tensor)) or [None] * tensor.dim()
 
-    def fix(self, tensor: Tensor, reason: str) -> None:
+    def mark_tensor_uncuttable(self, tensor: Tensor, reason: str) -> None:
         """Nothing of `tensor` can be cut."""
-        self._fix(self.dims(tensor), reason)
+        self._mark_dims_uncuttable(self.dims_of(tensor), reason)
 
-    def _fix(self, dims: Iterable[Nodes | None], reason: str) -> None:
+    def _mark_dims_uncuttable(self, dims: Iterable[Nodes | None], reason: str) -> None:
         for nodes in dims:
             if nodes is not None:
-                self.sets.fix(nodes, reason)
+                self.sets.mark_uncuttable(nodes, reason)
 
-    def _set(self, tensor: Tensor, dims: Dims) -> None:
+    def _set_dims(self, tensor: Tensor, dims: Dims) -> None:
         assert len(dims) == tensor.dim(), (dims, tensor.shape)
         self._dims[id(tensor)] = dims
         self._alive.append(tensor)
@@ -117,29 +117,29 @@ class DimensionTrace(TorchDispatchMode):
         name = name.removesuffix("_") if func._schema.is_mutable else name
         outputs = [out for out in (result if isinstance(result, tuple | list) else [result]) if isinstance(out, Tensor)]
         if outputs:
-            rule = _RULES.get(name) or (DimensionTrace.pointwise if torch.Tag.pointwise in func.tags else DimensionTrace.unknown)
+            rule = _RULES.get(name) or (DimensionTrace.propagate_pointwise if torch.Tag.pointwise in func.tags else DimensionTrace.propagate_unknown)
             given["__name"] = name
             found = rule(self, given, outputs)
             for out, dims in zip(outputs, found, strict=False):
-                self._set(out, dims)
+                self._set_dims(out, dims)
             if name in _VIEWS and id(given["self"]) in self._weights:
                 self._weights.update(id(out) for out in outputs)
         return result
 
-    def _join(self, left: Nodes | None, right: Nodes | None, why: str) -> Nodes | None:
+    def _join_nodes(self, left: Nodes | None, right: Nodes | None, why: str) -> Nodes | None:
         if left is None or right is None:
-            self._fix((left, right), why)
+            self._mark_dims_uncuttable((left, right), why)
             return None
-        self.sets.unite(left, right)
+        self.sets.unite_nodes(left, right)
         return left
 
-    def unknown(self, given: Given, outputs: list[Tensor]) -> list[Dims]:
+    def propagate_unknown(self, given: Given, outputs: list[Tensor]) -> list[Dims]:
         """An operator that is not known: nothing that goes in can be cut."""
         for tensor in _input_tensors_of(given):
-            self.fix(tensor, f"it goes through the operator {given['__name']}, which cannot be followed")
+            self.mark_tensor_uncuttable(tensor, f"it goes through the operator {given['__name']}, which cannot be followed")
         return [[None] * out.dim() for out in outputs]
 
-    def pointwise(self, given: Given, outputs: list[Tensor]) -> list[Dims]:
+    def propagate_pointwise(self, given: Given, outputs: list[Tensor]) -> list[Dims]:
         """Entry by entry, with small tensors stretched over large ones."""
         shape = outputs[0].shape
         found: Dims = [None] * len(shape)
@@ -149,29 +149,29 @@ class DimensionTrace(TorchDispatchMode):
                 own = dim - len(shape) + tensor.dim()
                 if own < 0:
                     continue
-                nodes = self.dims(tensor)[own]
+                nodes = self.dims_of(tensor)[own]
                 if tensor.shape[own] == size:
                     seen.append(nodes)
                 else:
-                    self._fix([nodes], "it is stretched over others")
+                    self._mark_dims_uncuttable([nodes], "it is stretched over others")
             if seen:
                 found[dim] = seen[0]
                 for other in seen[1:]:
-                    found[dim] = self._join(found[dim], other, _COMBINED)
+                    found[dim] = self._join_nodes(found[dim], other, _COMBINED)
         return [found] + [[None] * out.dim() for out in outputs[1:]]
 
-    def uniform(self, given: Given, outputs: list[Tensor]) -> list[Dims]:
+    def propagate_uniform(self, given: Given, outputs: list[Tensor]) -> list[Dims]:
         """A tensor of zeros or the like: its entries are as good as any others."""
-        return [[self.sets.new(size) for size in outputs[0].shape]]
+        return [[self.sets.add_nodes(size) for size in outputs[0].shape]]
 
-    def reshape(self, given: Given, outputs: list[Tensor]) -> list[Dims]:
+    def propagate_reshape(self, given: Given, outputs: list[Tensor]) -> list[Dims]:
         """Neighbouring dimensions become one, one becomes several."""
-        sized = zip(given["self"].shape, self.dims(given["self"]), strict=True)
+        sized = zip(given["self"].shape, self.dims_of(given["self"]), strict=True)
         old = [(size, nodes) for size, nodes in sized if size != 1]
         new = [dim for dim, size in enumerate(outputs[0].shape) if size != 1]
         found: Dims = [None] * outputs[0].dim()
         if 0 in outputs[0].shape:
-            return self.unknown(given, outputs)
+            return self.propagate_unknown(given, outputs)
         while old and new:
             left, right = [old.pop(0)], [new.pop(0)]
             while (have := _multiply_sizes(n for n, _ in left)) != (want := _multiply_sizes(outputs[0].shape[d] for d in right)):
@@ -179,230 +179,230 @@ class DimensionTrace(TorchDispatchMode):
                     left.append(old.pop(0))
                 else:
                     right.append(new.pop(0))
-            parts = self._split(self._merged(left), [outputs[0].shape[d] for d in right])
+            parts = self._split_dim(self._merge_dims(left), [outputs[0].shape[d] for d in right])
             for dim, nodes in zip(right, parts, strict=True):
                 found[dim] = nodes
         return [found]
 
-    def _merged(self, parts: list[tuple[int, Nodes | None]]) -> Nodes | None:
+    def _merge_dims(self, parts: list[tuple[int, Nodes | None]]) -> Nodes | None:
         known = [number for number, (_, nodes) in enumerate(parts) if nodes is not None]
         if len(parts) == 1 or not known:
             return parts[0][1]
         if len(known) > 1:
-            self._fix((nodes for _, nodes in parts), "two of its dimensions are made one")
+            self._mark_dims_uncuttable((nodes for _, nodes in parts), "two of its dimensions are made one")
             return None
         shape = [len(nodes) if nodes is not None else 1 for _, nodes in parts]
         nodes = parts[known[0]][1]
         assert nodes is not None
         return np.broadcast_to(nodes.reshape(shape), [size for size, _ in parts]).reshape(-1)
 
-    def _split(self, nodes: Nodes | None, sizes: list[int]) -> Dims:
+    def _split_dim(self, nodes: Nodes | None, sizes: list[int]) -> Dims:
         if nodes is None or len(sizes) == 1:
             return [nodes] * len(sizes)
         found: Dims = [None] * len(sizes)
-        table = self.sets.roots(nodes).reshape(sizes)
+        table = self.sets.find_roots(nodes).reshape(sizes)
         for dim, size in enumerate(sizes):
             rows = np.moveaxis(table, dim, 0).reshape(size, -1)
             if (rows == rows[:, :1]).all():
                 found[dim] = rows[:, 0]
                 return found
         rows = table.reshape(sizes[0], -1)
-        self.sets.unite(np.broadcast_to(rows[:, :1], rows.shape).reshape(-1), rows.reshape(-1))
+        self.sets.unite_nodes(np.broadcast_to(rows[:, :1], rows.shape).reshape(-1), rows.reshape(-1))
         found[0] = rows[:, 0]
         return found
 
-    def permute(self, given: Given, outputs: list[Tensor]) -> list[Dims]:
+    def propagate_permute(self, given: Given, outputs: list[Tensor]) -> list[Dims]:
         """Dimensions change places."""
-        dims = self.dims(given["self"])
+        dims = self.dims_of(given["self"])
         return [[dims[d] for d in given["dims"]]]
 
-    def transpose(self, given: Given, outputs: list[Tensor]) -> list[Dims]:
+    def propagate_transpose(self, given: Given, outputs: list[Tensor]) -> list[Dims]:
         """Two dimensions change places; without numbers, the only two."""
-        dims = list(self.dims(given["self"]))
+        dims = list(self.dims_of(given["self"]))
         one, other = given.get("dim0", 0), given.get("dim1", len(dims) - 1)
         if dims:
             dims[one], dims[other] = dims[other], dims[one]
         return [dims]
 
-    def expand(self, given: Given, outputs: list[Tensor]) -> list[Dims]:
+    def propagate_expand(self, given: Given, outputs: list[Tensor]) -> list[Dims]:
         """Dimensions of one entry are stretched, new ones come first."""
         tensor, out = given["self"], outputs[0]
-        dims = [None] * (out.dim() - tensor.dim()) + self.dims(tensor)
+        dims = [None] * (out.dim() - tensor.dim()) + self.dims_of(tensor)
         sizes = [1] * (out.dim() - tensor.dim()) + list(tensor.shape)
         stretched = [d for d, old, new in zip(dims, sizes, out.shape, strict=True) if old != new]
-        self._fix(stretched, "it is stretched over others")
+        self._mark_dims_uncuttable(stretched, "it is stretched over others")
         return [[d if old == new else None for d, old, new in zip(dims, sizes, out.shape, strict=True)]]
 
-    def unsqueeze(self, given: Given, outputs: list[Tensor]) -> list[Dims]:
+    def propagate_unsqueeze(self, given: Given, outputs: list[Tensor]) -> list[Dims]:
         """A dimension of one entry comes in."""
-        dims = list(self.dims(given["self"]))
+        dims = list(self.dims_of(given["self"]))
         dims.insert(given["dim"] % outputs[0].dim(), None)
         return [dims]
 
-    def slice(self, given: Given, outputs: list[Tensor]) -> list[Dims]:
+    def propagate_slice(self, given: Given, outputs: list[Tensor]) -> list[Dims]:
         """A part of a dimension."""
-        dims = list(self.dims(given["self"]))
+        dims = list(self.dims_of(given["self"]))
         nodes = dims[given.get("dim", 0)]
         if nodes is not None:
             dims[given.get("dim", 0)] = nodes[given.get("start") : given.get("end") : given.get("step") or 1]
         return [dims]
 
-    def split(self, given: Given, outputs: list[Tensor]) -> list[Dims]:
+    def propagate_split(self, given: Given, outputs: list[Tensor]) -> list[Dims]:
         """A dimension in several parts."""
         dim = given.get("dim", 0) % given["self"].dim()
         found, start = [], 0
         for out in outputs:
-            dims = list(self.dims(given["self"]))
+            dims = list(self.dims_of(given["self"]))
             nodes, end = dims[dim], start + out.shape[dim]
             dims[dim] = None if nodes is None else nodes[start:end]
             found.append(dims)
             start = end
         return found
 
-    def select(self, given: Given, outputs: list[Tensor]) -> list[Dims]:
+    def propagate_select(self, given: Given, outputs: list[Tensor]) -> list[Dims]:
         """One entry, or each by itself: the dimension is gone."""
-        dims = list(self.dims(given["self"]))
-        self._fix([dims.pop(given.get("dim", 0))], "single entries of it are taken by their number")
+        dims = list(self.dims_of(given["self"]))
+        self._mark_dims_uncuttable([dims.pop(given.get("dim", 0))], "single entries of it are taken by their number")
         return [list(dims) for _ in outputs]
 
-    def cat(self, given: Given, outputs: list[Tensor]) -> list[Dims]:
+    def propagate_cat(self, given: Given, outputs: list[Tensor]) -> list[Dims]:
         """End to end along one dimension, entry by entry along the others."""
         tensors = [t for t in given["tensors"] if t.dim() == outputs[0].dim()]
         along = given.get("dim", 0) % outputs[0].dim()
-        found = list(self.dims(tensors[0]))
+        found = list(self.dims_of(tensors[0]))
         for tensor in tensors[1:]:
-            for dim, nodes in enumerate(self.dims(tensor)):
+            for dim, nodes in enumerate(self.dims_of(tensor)):
                 if dim != along:
-                    found[dim] = self._join(found[dim], nodes, _COMBINED)
-        pieces = [self.dims(t)[along] for t in tensors]
+                    found[dim] = self._join_nodes(found[dim], nodes, _COMBINED)
+        pieces = [self.dims_of(t)[along] for t in tensors]
         if any(piece is not None for piece in pieces):
-            whole = [self._stuck(t.shape[along]) if p is None else p for t, p in zip(tensors, pieces, strict=True)]
+            whole = [self._add_uncuttable_nodes(t.shape[along]) if p is None else p for t, p in zip(tensors, pieces, strict=True)]
             found[along] = np.concatenate(whole)
         return [found]
 
-    def _stuck(self, size: int) -> Nodes:
-        nodes = self.sets.new(size)
-        self.sets.fix(nodes, "it does not come from a layer")
+    def _add_uncuttable_nodes(self, size: int) -> Nodes:
+        nodes = self.sets.add_nodes(size)
+        self.sets.mark_uncuttable(nodes, "it does not come from a layer")
         return nodes
 
-    def stack(self, given: Given, outputs: list[Tensor]) -> list[Dims]:
+    def propagate_stack(self, given: Given, outputs: list[Tensor]) -> list[Dims]:
         """Along a new dimension."""
-        (dims, *_) = self.pointwise({"tensors": given["tensors"]}, [given["tensors"][0]])
+        (dims, *_) = self.propagate_pointwise({"tensors": given["tensors"]}, [given["tensors"][0]])
         dims.insert(given.get("dim", 0) % outputs[0].dim(), None)
         return [dims]
 
-    def pad(self, given: Given, outputs: list[Tensor]) -> list[Dims]:
+    def propagate_pad(self, given: Given, outputs: list[Tensor]) -> list[Dims]:
         """Entries are added at the ends of the last dimensions."""
-        dims = list(self.dims(given["self"]))
+        dims = list(self.dims_of(given["self"]))
         for number, (old, new) in enumerate(zip(given["self"].shape, outputs[0].shape, strict=True)):
             if old != new:
-                self._fix([dims[number]], "it is padded")
+                self._mark_dims_uncuttable([dims[number]], "it is padded")
                 dims[number] = None
         return [dims]
 
-    def pool(self, given: Given, outputs: list[Tensor]) -> list[Dims]:
+    def propagate_pool(self, given: Given, outputs: list[Tensor]) -> list[Dims]:
         """Positions are made fewer or more; channels stay."""
         kept = outputs[0].dim() - (1 if "1d" in given["__name"] else 3 if "3d" in given["__name"] else 2)
-        dims = self.dims(given["self"])
-        self._fix(dims[kept:], "it is pooled over")
+        dims = self.dims_of(given["self"])
+        self._mark_dims_uncuttable(dims[kept:], "it is pooled over")
         return [dims[:kept] + [None] * (out.dim() - kept) for out in outputs]
 
-    def reduce(self, given: Given, outputs: list[Tensor]) -> list[Dims]:
+    def propagate_reduce(self, given: Given, outputs: list[Tensor]) -> list[Dims]:
         """A sum, mean, maximum, softmax or the like over some dimensions."""
-        dims = list(self.dims(given["self"]))
+        dims = list(self.dims_of(given["self"]))
         over = given.get("dim")
         numbers = range(len(dims)) if over is None or over == [] else [over] if isinstance(over, int) else over
         reduced = {number % len(dims) for number in numbers} if dims else set()
-        self._fix((dims[d] for d in reduced), f"{given['__name'].strip('_')} runs over it")
+        self._mark_dims_uncuttable((dims[d] for d in reduced), f"{given['__name'].strip('_')} runs over it")
         same = all(out.dim() == len(dims) for out in outputs)
         return [[None if d in reduced else n for d, n in enumerate(dims) if same or d not in reduced] for _ in outputs]
 
-    def multiply(self, given: Given, outputs: list[Tensor]) -> list[Dims]:
+    def propagate_matmul(self, given: Given, outputs: list[Tensor]) -> list[Dims]:
         """A matrix product, with a bias or without; one factor has to be a weight for the sum to be cut."""
         left = given.get("mat1", given.get("batch1", given["self"]))
         right = given.get("mat2", given.get("batch2"))
-        one, other = self.dims(left), self.dims(right)
+        one, other = self.dims_of(left), self.dims_of(right)
         if {id(left), id(right)} & self._weights:
-            self._join(one[-1], other[-2], "its input cannot be cut")
+            self._join_nodes(one[-1], other[-2], "its input cannot be cut")
         else:
-            self._fix((one[-1], other[-2]), "two activations are multiplied over it")
-        batch = [self._join(a, b, _COMBINED) for a, b in zip(one[:-2], other[:-2], strict=True)]
+            self._mark_dims_uncuttable((one[-1], other[-2]), "two activations are multiplied over it")
+        batch = [self._join_nodes(a, b, _COMBINED) for a, b in zip(one[:-2], other[:-2], strict=True)]
         found: Dims = [*batch, one[-2], other[-1]]
         if given["__name"] in ("addmm", "baddbmm"):
-            self._set(outputs[0], found)
-            return self.pointwise({"bias": given["self"], "product": outputs[0]}, outputs)
+            self._set_dims(outputs[0], found)
+            return self.propagate_pointwise({"bias": given["self"], "product": outputs[0]}, outputs)
         return [found]
 
-    def linear(self, given: Given, outputs: list[Tensor]) -> list[Dims]:
+    def propagate_linear(self, given: Given, outputs: list[Tensor]) -> list[Dims]:
         """A linear layer seen as one operator."""
-        dims, weight = self.dims(given["input"]), self.dims(given["weight"])
-        self._join(dims[-1], weight[1], "its input cannot be cut")
+        dims, weight = self.dims_of(given["input"]), self.dims_of(given["weight"])
+        self._join_nodes(dims[-1], weight[1], "its input cannot be cut")
         if given.get("bias") is not None:
-            self._join(weight[0], self.dims(given["bias"])[0], "its bias cannot be cut")
+            self._join_nodes(weight[0], self.dims_of(given["bias"])[0], "its bias cannot be cut")
         return [[*dims[:-1], weight[0]]]
 
-    def convolution(self, given: Given, outputs: list[Tensor]) -> list[Dims]:
+    def propagate_convolution(self, given: Given, outputs: list[Tensor]) -> list[Dims]:
         """Input channels are the weight's second dimension, output channels its first, group by group."""
         if given["transposed"]:
-            return self.unknown(given, outputs)
-        dims, weight, groups = self.dims(given["input"]), self.dims(given["weight"]), given["groups"]
+            return self.propagate_unknown(given, outputs)
+        dims, weight, groups = self.dims_of(given["input"]), self.dims_of(given["weight"]), given["groups"]
         rows = weight[0]
         if given.get("bias") is not None:
-            rows = self._join(rows, self.dims(given["bias"])[0], "its bias cannot be cut")
+            rows = self._join_nodes(rows, self.dims_of(given["bias"])[0], "its bias cannot be cut")
         if groups == 1:
-            self._join(dims[1], weight[1], "its input cannot be cut")
+            self._join_nodes(dims[1], weight[1], "its input cannot be cut")
         elif rows is None or dims[1] is None:
-            self._fix((rows, dims[1]), "the input of a grouped convolution cannot be cut")
+            self._mark_dims_uncuttable((rows, dims[1]), "the input of a grouped convolution cannot be cut")
         else:
             outgoing, incoming = rows.reshape(groups, -1), dims[1].reshape(groups, -1)
             for side in (outgoing, incoming):
-                self.sets.unite(np.broadcast_to(outgoing[:, :1], side.shape).reshape(-1), side.reshape(-1))
-        self._fix(dims[2:], "a convolution runs over it")
+                self.sets.unite_nodes(np.broadcast_to(outgoing[:, :1], side.shape).reshape(-1), side.reshape(-1))
+        self._mark_dims_uncuttable(dims[2:], "a convolution runs over it")
         return [[dims[0], rows, *[None] * (outputs[0].dim() - 2)]]
 
-    def batch_norm(self, given: Given, outputs: list[Tensor]) -> list[Dims]:
+    def propagate_batch_norm(self, given: Given, outputs: list[Tensor]) -> list[Dims]:
         """Each channel by itself."""
-        dims = list(self.dims(given["input"]))
+        dims = list(self.dims_of(given["input"]))
         for name in NORMALISED:
             if isinstance(given.get(name), Tensor):
-                dims[1] = self._join(dims[1], self.dims(given[name])[0], "a batch norm's input cannot be cut")
+                dims[1] = self._join_nodes(dims[1], self.dims_of(given[name])[0], "a batch norm's input cannot be cut")
         return [dims] + [[None] * out.dim() for out in outputs[1:]]
 
-    def layer_norm(self, given: Given, outputs: list[Tensor]) -> list[Dims]:
+    def propagate_layer_norm(self, given: Given, outputs: list[Tensor]) -> list[Dims]:
         """What it runs over cannot be cut: mean and variance of the rest would be others."""
-        dims, count = list(self.dims(given["input"])), len(given["normalized_shape"])
+        dims, count = list(self.dims_of(given["input"])), len(given["normalized_shape"])
         reason = "a layer norm runs over it, so what stays would no longer compute what it did"
-        self._fix(dims[-count:], reason)
+        self._mark_dims_uncuttable(dims[-count:], reason)
         for name in ("weight", "bias"):
             if isinstance(given.get(name), Tensor):
-                self.fix(given[name], reason)
+                self.mark_tensor_uncuttable(given[name], reason)
         return [dims[:-count] + [None] * count] + [[None] * out.dim() for out in outputs[1:]]
 
-    def group_norm(self, given: Given, outputs: list[Tensor]) -> list[Dims]:
+    def propagate_group_norm(self, given: Given, outputs: list[Tensor]) -> list[Dims]:
         """All channels of a group go together."""
-        dims = list(self.dims(given["input"]))
+        dims = list(self.dims_of(given["input"]))
         for name in ("weight", "bias"):
             if isinstance(given.get(name), Tensor):
-                dims[1] = self._join(dims[1], self.dims(given[name])[0], "a group norm's input cannot be cut")
+                dims[1] = self._join_nodes(dims[1], self.dims_of(given[name])[0], "a group norm's input cannot be cut")
         nodes = dims[1]
-        self._fix(dims[2:], "a group norm runs over it")
+        self._mark_dims_uncuttable(dims[2:], "a group norm runs over it")
         if nodes is not None:
             rows = nodes.reshape(given["group"], -1)
-            self.sets.unite(np.broadcast_to(rows[:, :1], rows.shape).reshape(-1), rows.reshape(-1))
+            self.sets.unite_nodes(np.broadcast_to(rows[:, :1], rows.shape).reshape(-1), rows.reshape(-1))
         return [dims] + [[None] * out.dim() for out in outputs[1:]]
 
-    def embedding(self, given: Given, outputs: list[Tensor]) -> list[Dims]:
+    def propagate_embedding(self, given: Given, outputs: list[Tensor]) -> list[Dims]:
         """Rows are looked up by number, columns come out."""
-        self.fix(given["indices"], "its entries are numbers of rows")
-        return [[*[None] * given["indices"].dim(), self.dims(given["weight"])[1]]]
+        self.mark_tensor_uncuttable(given["indices"], "its entries are numbers of rows")
+        return [[*[None] * given["indices"].dim(), self.dims_of(given["weight"])[1]]]
 
-    def glu(self, given: Given, outputs: list[Tensor]) -> list[Dims]:
+    def propagate_glu(self, given: Given, outputs: list[Tensor]) -> list[Dims]:
         """The two halves of a dimension, entry by entry."""
-        dims, dim = list(self.dims(given["self"])), given.get("dim", -1)
+        dims, dim = list(self.dims_of(given["self"])), given.get("dim", -1)
         nodes = dims[dim]
         if nodes is not None:
             half = len(nodes) // 2
-            dims[dim] = self._join(nodes[:half], nodes[half:], "")
+            dims[dim] = self._join_nodes(nodes[:half], nodes[half:], "")
         return [dims]
 
 
@@ -420,31 +420,31 @@ _VIEWS = frozenset(
      "detach", "split", "split_with_sizes", "_to_copy", "clone")
 )  # fmt: skip
 _NAMES: dict[Callable[..., list[Dims]], str] = {
-    DimensionTrace.pointwise: "clone _to_copy alias detach lift_fresh native_dropout copy zeros_like ones_like full_like empty_like "
+    DimensionTrace.propagate_pointwise: "clone _to_copy alias detach lift_fresh native_dropout copy zeros_like ones_like full_like empty_like "
                       "rand_like randn_like bernoulli fill",
-    DimensionTrace.uniform: "zeros ones full empty new_zeros new_ones new_full new_empty",
-    DimensionTrace.reshape: "view _unsafe_view reshape _reshape_alias squeeze",
-    DimensionTrace.permute: "permute",
-    DimensionTrace.transpose: "t transpose",
-    DimensionTrace.expand: "expand",
-    DimensionTrace.unsqueeze: "unsqueeze",
-    DimensionTrace.slice: "slice",
-    DimensionTrace.split: "split split_with_sizes unsafe_split unsafe_split_with_sizes chunk",
-    DimensionTrace.select: "select unbind",
-    DimensionTrace.cat: "cat",
-    DimensionTrace.stack: "stack",
-    DimensionTrace.pad: "constant_pad_nd reflection_pad1d reflection_pad2d replication_pad1d replication_pad2d",
-    DimensionTrace.pool: "max_pool2d_with_indices avg_pool2d _adaptive_avg_pool2d adaptive_max_pool2d upsample_nearest1d "
+    DimensionTrace.propagate_uniform: "zeros ones full empty new_zeros new_ones new_full new_empty",
+    DimensionTrace.propagate_reshape: "view _unsafe_view reshape _reshape_alias squeeze",
+    DimensionTrace.propagate_permute: "permute",
+    DimensionTrace.propagate_transpose: "t transpose",
+    DimensionTrace.propagate_expand: "expand",
+    DimensionTrace.propagate_unsqueeze: "unsqueeze",
+    DimensionTrace.propagate_slice: "slice",
+    DimensionTrace.propagate_split: "split split_with_sizes unsafe_split unsafe_split_with_sizes chunk",
+    DimensionTrace.propagate_select: "select unbind",
+    DimensionTrace.propagate_cat: "cat",
+    DimensionTrace.propagate_stack: "stack",
+    DimensionTrace.propagate_pad: "constant_pad_nd reflection_pad1d reflection_pad2d replication_pad1d replication_pad2d",
+    DimensionTrace.propagate_pool: "max_pool2d_with_indices avg_pool2d _adaptive_avg_pool2d adaptive_max_pool2d upsample_nearest1d "
                  "upsample_nearest2d upsample_bilinear2d upsample_bicubic2d upsample_linear1d avg_pool1d",
-    DimensionTrace.reduce: "sum mean amax amin max min var std prod any all argmax argmin _softmax _safe_softmax _log_softmax logsumexp cumsum "
+    DimensionTrace.propagate_reduce: "sum mean amax amin max min var std prod any all argmax argmin _softmax _safe_softmax _log_softmax logsumexp cumsum "
                    "linalg_vector_norm norm sort topk var_mean",
-    DimensionTrace.multiply: "mm bmm addmm baddbmm",
-    DimensionTrace.linear: "linear",
-    DimensionTrace.convolution: "convolution",
-    DimensionTrace.batch_norm: "native_batch_norm _native_batch_norm_legit_no_training cudnn_batch_norm _native_batch_norm_legit",
-    DimensionTrace.layer_norm: "native_layer_norm",
-    DimensionTrace.group_norm: "native_group_norm",
-    DimensionTrace.embedding: "embedding",
-    DimensionTrace.glu: "glu",
+    DimensionTrace.propagate_matmul: "mm bmm addmm baddbmm",
+    DimensionTrace.propagate_linear: "linear",
+    DimensionTrace.propagate_convolution: "convolution",
+    DimensionTrace.propagate_batch_norm: "native_batch_norm _native_batch_norm_legit_no_training cudnn_batch_norm _native_batch_norm_legit",
+    DimensionTrace.propagate_layer_norm: "native_layer_norm",
+    DimensionTrace.propagate_group_norm: "native_group_norm",
+    DimensionTrace.propagate_embedding: "embedding",
+    DimensionTrace.propagate_glu: "glu",
 }  # fmt: skip
 _RULES = {name: rule for rule, names in _NAMES.items() for name in names.split()}

@@ -62,7 +62,7 @@ def discover_folds(model: Model, batches: Sequence[Batch]) -> Layout:
     keys = dict.fromkeys((fold.what, fold.path) for folds, _ in seen for fold in folds)
     agreed = [_reconcile_folds([(_find_fold(folds, *key), ran) for folds, ran in seen]) for key in keys]
     folds = (*find_unused_layers(model, watched, examples), *agreed, *find_duplicate_tensors(model.module, model.layout))
-    return replace(model.layout, folds=folds, watched=bool(watched))
+    return replace(model.layout, folds=folds, folds_searched=bool(watched))
 
 
 def _find_fold(folds: Sequence[Fold], what: str, path: str) -> Fold | None:
@@ -100,9 +100,9 @@ def _make_noise_examples(model: Model) -> Sequence[Batch]:
 def _trace_batch(model: Model, batch: Batch) -> tuple[list[Fold], set[str]]:
     """What can be folded as seen on one batch, in running order, and the layers that ran."""
     watch = _FoldTracer(model)
-    watch.run(batch)
+    watch.run_batch(batch)
     with torch.no_grad():
-        return [fold for path in list(watch.calls) for fold in watch.folds(path)], set(watch.calls)
+        return [fold for path in list(watch.calls) for fold in watch.find_folds(path)], set(watch.calls)
 
 
 class _FoldTracer(TorchDispatchMode):
@@ -138,25 +138,25 @@ class _FoldTracer(TorchDispatchMode):
         self._readers: dict[int, list[str]] = {}
         self._alive: list[Tensor] = []  # so that no two tensors have one id
 
-    def run(self, batch: Batch) -> None:
+    def run_batch(self, batch: Batch) -> None:
         """One forward pass, in eval mode and without gradients."""
         inner = [
             part for part in self._module.modules() if isinstance(part, PreTrainedModel) and part is not self._module
         ]
-        handles = [part.register_forward_hook(lambda _, args, output: self._hand_out(output)) for part in inner]
+        handles = [part.register_forward_hook(lambda _, args, output: self._note_outputs(output)) for part in inner]
         for path, part in self._layers.items():
-            handles.append(part.register_forward_pre_hook(self._before(path), with_kwargs=True))
-            handles.append(part.register_forward_hook(self._after(path), prepend=True))
+            handles.append(part.register_forward_pre_hook(self._make_pre_hook(path), with_kwargs=True))
+            handles.append(part.register_forward_hook(self._make_post_hook(path), prepend=True))
         self._module.eval()
         try:
-            with torch.no_grad(), self, _WeightQueryMode(self.asked):
+            with torch.no_grad(), self, _WeightQueryMode(self.note_weight_query):
                 result = run_forward(self._module, batch)
-            self._hand_out(result)
+            self._note_outputs(result)
         finally:
             for handle in handles:
                 handle.remove()
 
-    def asked(self, tensor: Any) -> None:
+    def note_weight_query(self, tensor: Any) -> None:
         """Somebody asks a weight for its type or the like, which a layer that is gone could not tell."""
         owner = self._owners.get(id(tensor))
         if owner is not None and owner not in self._running:
@@ -173,7 +173,7 @@ class _FoldTracer(TorchDispatchMode):
                 self.touched.add(self._owners[id(tensor)])
         return func(*args, **(kwargs or {}))
 
-    def _before(self, path: str) -> Any:
+    def _make_pre_hook(self, path: str) -> Any:
         def enter(part: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             self.calls[path] += 1
             self._running.append(path)
@@ -185,17 +185,17 @@ class _FoldTracer(TorchDispatchMode):
                 self._inputs[path], self._versions[path] = given[0], _version_of(given[0])
             else:
                 self._odd.add(path)
-            self._check_still_there(given)
+            self._check_inputs_unchanged(given)
 
         return enter
 
-    def _check_still_there(self, given: Sequence[Tensor]) -> None:
+    def _check_inputs_unchanged(self, given: Sequence[Tensor]) -> None:
         """Whether what was read to make the tensors `given` is still what it was then."""
         for writer in (self._writer.get(id(tensor), "") for tensor in given):
             if writer in self._inputs and _version_of(self._inputs[writer]) != self._versions[writer]:
                 self._odd.add(writer)
 
-    def _after(self, path: str) -> Any:
+    def _make_post_hook(self, path: str) -> Any:
         def leave(_: nn.Module, args: tuple[Any, ...], output: Any) -> None:
             self._running.pop()
             if isinstance(output, Tensor) and id(output) not in self._readers:
@@ -208,32 +208,32 @@ class _FoldTracer(TorchDispatchMode):
 
         return leave
 
-    def _hand_out(self, result: Any) -> None:
+    def _note_outputs(self, result: Any) -> None:
         for tensor in collect_tensors(result):
             if id(tensor) in self._writer:
                 self._readers[id(tensor)].append(f"{_OTHER}output")
 
-    def folds(self, path: str) -> Iterator[Fold]:
+    def find_folds(self, path: str) -> Iterator[Fold]:
         """What can be folded of the layer at `path`; of a norm the reason too if it cannot."""
         site, part = self._sites.get(path), self._layers[path]
         if site is None:
-            found = self._into_writer("scale", path)
+            found = self._fold_into_writer("scale", path)
             if not found.reason:
                 yield replace(found, tensor_bytes=sum(t.numel() * t.element_size() for t in part.parameters()))
         elif isinstance(part, _BATCH_NORMS) and site.running:
-            yield self._into_writer("norm", path, part.eps)
+            yield self._fold_into_writer("norm", path, part.eps)
         elif site.kind == "norm":
-            yield self._into_readers("affine", path)
+            yield self._fold_into_readers("affine", path)
         elif site.kind == "linear":
-            found = self._into_readers("linear", path)
+            found = self._fold_into_readers("linear", path)
             if not found.reason and len(found.into) == 1:
                 yield found
 
-    def _into_writer(self, what: Folding, path: str, epsilon: float = 0.0) -> Fold:
+    def _fold_into_writer(self, what: Folding, path: str, epsilon: float = 0.0) -> Fold:
         """`path` into the layer that wrote what it reads."""
         tensor = self._inputs.get(path)
         writer = self._writer.get(id(tensor), "")
-        if tensor is None or not self._is_layer(writer, ("linear", "conv")):
+        if tensor is None or not self._is_layer_of_kind(writer, ("linear", "conv")):
             return Fold(what, path, reason="what it reads was not written by a convolution or a linear layer")
         fold = Fold(what, path, (writer,), epsilon=epsilon)
         if self._readers[id(tensor)] != [path]:
@@ -241,15 +241,15 @@ class _FoldTracer(TorchDispatchMode):
         kind = self._sites[writer].kind
         if (kind == "conv" and what == "scale") or (kind == "linear" and what == "norm" and tensor.dim() != 2):
             return replace(fold, reason=f"it works along another dimension than {writer}")
-        return self._tried(fold)
+        return self._try_fold(fold)
 
-    def _into_readers(self, what: Folding, path: str) -> Fold:
+    def _fold_into_readers(self, what: Folding, path: str) -> Fold:
         """`path` into all the layers that read what it writes."""
         tensor = self._outputs.get(path)
         readers = tuple(dict.fromkeys(self._readers.get(id(tensor), ())))
         if tensor is None or not readers:
             return Fold(what, path, reason="nobody reads it")
-        other = next((reader for reader in readers if not self._is_layer(reader, ("linear",))), "")
+        other = next((reader for reader in readers if not self._is_layer_of_kind(reader, ("linear",))), "")
         if other:
             return Fold(what, path, reason=f"not only linear layers read it: {other.removeprefix(_OTHER)}")
         fold = Fold(what, path, readers)
@@ -258,24 +258,24 @@ class _FoldTracer(TorchDispatchMode):
             if offset is None:
                 return replace(fold, reason="it is neither a plain layer norm nor a plain RMS norm")
             fold = replace(fold, offset=offset)
-        return self._tried(fold)
+        return self._try_fold(fold)
 
-    def _is_layer(self, path: str, kinds: Sequence[str]) -> bool:
+    def _is_layer_of_kind(self, path: str, kinds: Sequence[str]) -> bool:
         return path in self._sites and self._sites[path].kind in kinds
 
-    def _tried(self, fold: Fold) -> Fold:
+    def _try_fold(self, fold: Fold) -> Fold:
         """The fold with the error that it makes, or with the reason why it cannot be."""
         trouble = f"the model asks for the weight of {fold.path}" if fold.path in self._asked else ""
-        trouble = next((t for path in (fold.path, *fold.into) if (t := self._trouble(path))), trouble)
+        trouble = next((t for path in (fold.path, *fold.into) if (t := self._find_obstacle(path))), trouble)
         if trouble:
             return replace(fold, reason=trouble)
-        error = self._error(fold)
+        error = self._measure_error(fold)
         reason = (
             "" if error <= LARGEST_ERROR else f"folding it makes an error of {error:.1e}, more than {LARGEST_ERROR:g}"
         )
         return replace(fold, error=error, reason=reason)
 
-    def _trouble(self, path: str) -> str:
+    def _find_obstacle(self, path: str) -> str:
         """Why nothing can be folded of or into the layer at `path`, empty if it can."""
         part, site = self._layers[path], self._sites.get(path)
         if self.calls[path] != 1:
@@ -292,7 +292,7 @@ class _FoldTracer(TorchDispatchMode):
             return f"{path} is a factor of a factorised layer"
         return ""
 
-    def _error(self, fold: Fold) -> float:
+    def _measure_error(self, fold: Fold) -> float:
         """The largest ‖Δy‖/‖y‖ of the layers that take it over, each with the inputs that were seen."""
         new = fold_into_layers(fold, collect_fold_tensors(self._module, fold))
         gone, errors = self._layers[fold.path], []

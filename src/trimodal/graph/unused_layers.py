@@ -46,7 +46,7 @@ def find_unused_layers(model: Model, batches: Sequence[Batch], examples: Sequenc
     for enter in _iter_entry_points(module, [*batches, *examples]):
         if use.all_ran:
             return []
-        use.watch(enter)
+        use.record_call(enter)
     if not batches:
         return []
     found = [_make_unused_fold(model, path, size[path], use) for path in leaves if size[path] and path not in use.ran]
@@ -92,11 +92,11 @@ def _keep_sole_readers(layout: Layout, folds: Sequence[Fold]) -> list[Fold]:
     lonely = True
     while lonely:
         lonely = False
-        for label in layout.labels():
-            carrying = list(layout.carrying(label))
+        for label in layout.list_labels():
+            carrying = list(layout.find_label_sites(label))
             staying = [site for site in carrying if site.path not in going]
-            if staying and not any(site.reads(label) for site in staying):
-                why |= {site.path: label for site in carrying if site.reads(label)}
+            if staying and not any(site.reads_label(label) for site in staying):
+                why |= {site.path: label for site in carrying if site.reads_label(label)}
                 going -= why.keys()
                 lonely = True
     return [
@@ -158,10 +158,10 @@ class _LayerUsage(TorchFunctionMode):
         """Whether no leaf is left that did not run."""
         return self._paths <= self.ran
 
-    def watch(self, enter: Callable[[], Any]) -> None:
+    def record_call(self, enter: Callable[[], Any]) -> None:
         """Do one thing with the model; what ran before it failed counts."""
         handles = [
-            self._module.get_submodule(path).register_forward_pre_hook(self._note(path))
+            self._module.get_submodule(path).register_forward_pre_hook(self._make_usage_hook(path))
             for path in (*self._paths, *self.models)
         ]
         try:
@@ -171,7 +171,7 @@ class _LayerUsage(TorchFunctionMode):
             for handle in handles:
                 handle.remove()
 
-    def _note(self, path: str) -> Callable[..., None]:
+    def _make_usage_hook(self, path: str) -> Callable[..., None]:
         return lambda *_: self.ran.add(path)
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

@@ -1,6 +1,6 @@
 """Modules that stand in for others, and the one place that builds them from a treatment.
 
-`replaced_` serves both when a method has just solved a place and when a saved model is loaded again.
+`replace_weight_` serves both when a method has just solved a place and when a saved model is loaded again.
 """
 
 from __future__ import annotations

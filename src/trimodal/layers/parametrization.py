@@ -63,7 +63,7 @@ def _make_parametrized_class(kind: type[nn.Module], inputs: bool) -> type[nn.Mod
     elif inputs:
 
         def forward(layer: nn.Module, *rest: Any, **named: Any) -> Any:
-            seen: Any = layer.stored.input_seen  # type: ignore[union-attr]
+            seen: Any = layer.stored.fake_quantize_input  # type: ignore[union-attr]
             if rest:
                 return kind.forward(layer, seen(rest[0]), *rest[1:], **named)
             first = next(iter(named))  # whatever the layer's own forward calls its input
@@ -86,5 +86,5 @@ def _decode_weight(layer: nn.Module) -> Tensor:
 
 def _look_up_rows(layer: nn.Embedding, input: Tensor) -> Tensor:
     """Decode only the rows asked for: a vocabulary is large and a sentence short."""
-    rows: Tensor = layer.stored.rows(input.reshape(-1))  # type: ignore[union-attr, operator]
+    rows: Tensor = layer.stored.decode_rows(input.reshape(-1))  # type: ignore[union-attr, operator]
     return rows.view(*input.shape, -1)

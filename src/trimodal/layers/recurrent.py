@@ -67,20 +67,20 @@ class Recurrent(nn.Module):
     ) -> tuple[Tensor | PackedSequence, State]:
         """Sequence and first state -> sequence of the last layer's hidden states, last state."""
         if isinstance(input, PackedSequence):
-            first = self._permuted(self._first(hx, input.data, int(input.batch_sizes[0]), True), input.sorted_indices)
-            y, last = self._run(input.data, first, input.batch_sizes)
+            first = self._permute_state(self._initial_state(hx, input.data, int(input.batch_sizes[0]), True), input.sorted_indices)
+            y, last = self._run_layers(input.data, first, input.batch_sizes)
             packed = PackedSequence(y, input.batch_sizes, input.sorted_indices, input.unsorted_indices)
-            return packed, self._permuted(last, input.unsorted_indices)
+            return packed, self._permute_state(last, input.unsorted_indices)
         if input.dim() not in (2, 3):
             raise ValueError(f"{self.kind.upper()}: expected input to be 2D or 3D, got {input.dim()}D")
         batched, along = input.dim() == 3, 0 if self.batch_first else 1
         x = input if batched else input.unsqueeze(along)
-        y, last = self._run(x, self._first(hx, x, x.shape[along], batched), None)
+        y, last = self._run_layers(x, self._initial_state(hx, x, x.shape[along], batched), None)
         if batched:
             return y, last
         return y.squeeze(along), last.squeeze(1) if isinstance(last, Tensor) else (last[0].squeeze(1), last[1].squeeze(1))
 
-    def _first(self, given: State | None, x: Tensor, batch: int, batched: bool) -> State:
+    def _initial_state(self, given: State | None, x: Tensor, batch: int, batched: bool) -> State:
         """The state before the first step, (layers · directions, batch, hidden) each; zeros if none is given."""
         shape = (len(self.numbers), batch, self.hidden_size)
         if given is None:
@@ -93,17 +93,17 @@ class Recurrent(nn.Module):
             raise RuntimeError(f"{self.kind.upper()}: expected a first state of shape {shape}, got {found}")
         return (states[0], states[1]) if self.kind == "lstm" else states[0]
 
-    def _permuted(self, state: State, order: Tensor | None) -> State:
+    def _permute_state(self, state: State, order: Tensor | None) -> State:
         if order is None:
             return state
         if isinstance(state, Tensor):
             return state.index_select(1, order)
         return state[0].index_select(1, order), state[1].index_select(1, order)
 
-    def _run(self, x: Tensor, first: State, batch_sizes: Tensor | None) -> tuple[Tensor, State]:
+    def _run_layers(self, x: Tensor, first: State, batch_sizes: Tensor | None) -> tuple[Tensor, State]:
         if any(_must_be_called(layer) for part in (self.input, self.hidden) for layer in part.values()):
-            return self._step_by_step(x, first, batch_sizes)
-        weights, biased = self._weights()
+            return self._run_stepwise(x, first, batch_sizes)
+        weights, biased = self._collect_weights()
         rest = (weights, biased, self.num_layers, self.dropout, self.training, self.bidirectional)
         operator: Any = torch._VF.lstm if self.kind == "lstm" else torch._VF.gru  # type: ignore[attr-defined]
         if batch_sizes is None:
@@ -112,7 +112,7 @@ class Recurrent(nn.Module):
             y, *last = operator(x, batch_sizes, first, *rest)
         return y, (last[0], last[1]) if self.kind == "lstm" else last[0]
 
-    def _weights(self) -> tuple[list[Tensor], bool]:
+    def _collect_weights(self) -> tuple[list[Tensor], bool]:
         """All weights and biases as PyTorch's operators take them, and whether there are any biases."""
         layers = [(self.input[number], self.hidden[number]) for number in self.numbers]
         biased = any(layer.bias is not None for pair in layers for layer in pair)
@@ -125,7 +125,7 @@ class Recurrent(nn.Module):
                 found += [w.new_zeros(len(w)) if b is None else b for w, b in zip(weights, biases, strict=True)]  # type: ignore[misc]
         return found, biased
 
-    def _step_by_step(self, x: Tensor, first: State, batch_sizes: Tensor | None) -> tuple[Tensor, State]:
+    def _run_stepwise(self, x: Tensor, first: State, batch_sizes: Tensor | None) -> tuple[Tensor, State]:
         """The same through calls of the layers: each input layer once with all that comes in, each hidden layer once per
         step with the rows that have not ended."""
         transposed = batch_sizes is None and not self.batch_first  # layers see (batch, time, n), as everywhere else
@@ -140,7 +140,7 @@ class Recurrent(nn.Module):
             state: tuple[Tensor, ...]
             state = (first[number],) if isinstance(first, Tensor) else (first[0][number], first[1][number])
             gates = self.input[name](x)
-            y, state = self._through_time(gates, state, name, batch_sizes)
+            y, state = self._run_direction(gates, state, name, batch_sizes)
             outputs.append(y)
             last.append(state)
             if len(outputs) == per_layer:
@@ -149,7 +149,7 @@ class Recurrent(nn.Module):
         y = x.transpose(0, 1) if transposed else x
         return y, (states[0], states[1]) if self.kind == "lstm" else states[0]
 
-    def _through_time(
+    def _run_direction(
         self, gates: Tensor, state: tuple[Tensor, ...], name: str, batch_sizes: Tensor | None
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Hidden states in the order of `gates` (batch, time, gates · hidden) or packed (rows, gates · hidden), and the
@@ -162,12 +162,12 @@ class Recurrent(nn.Module):
         for t in reversed(range(len(sizes))) if reverse else range(len(sizes)):
             now = gates[starts[t] : starts[t + 1]] if packed else gates[:, t]
             running, rest = tuple(s[: sizes[t]] for s in state), tuple(s[sizes[t] :] for s in state)
-            new = self._cell(now, running, self.hidden[name](running[0]))
+            new = self._run_cell(now, running, self.hidden[name](running[0]))
             steps[t] = new[0]
             state = tuple(torch.cat(pair) for pair in zip(new, rest, strict=True)) if len(rest[0]) else new
         return torch.cat(steps) if packed else torch.stack(steps, dim=1), state
 
-    def _cell(self, below: Tensor, state: tuple[Tensor, ...], before: Tensor) -> tuple[Tensor, ...]:
+    def _run_cell(self, below: Tensor, state: tuple[Tensor, ...], before: Tensor) -> tuple[Tensor, ...]:
         """One step: what both matrices give (batch, gates · hidden) and the old state -> the new state."""
         if self.kind == "lstm":
             i, f, g, o = (below + before).chunk(4, dim=-1)

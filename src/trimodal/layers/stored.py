@@ -47,12 +47,12 @@ class CodedWeight(nn.Module):
     @property
     def levels_and_codes(self) -> tuple[Levels, Tensor]:
         """The numbers that there are, and the codes (rows, columns)."""
-        return LEVELS[self.kind].stored(self._described(), self._tensors(), math.prod(self.shape[1:]))
+        return LEVELS[self.kind].from_storage(self._effective_options(), self._storage_tensors(), math.prod(self.shape[1:]))
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> CodedWeight:
         """What `to`, `half`, `double` and the like do with every tensor: here a new type is that of the decoded weight. What is
         stored keeps its own, since scales in another type would be other scales."""
-        like = next(iter(self._tensors().values()), torch.empty(0))
+        like = next(iter(self._storage_tensors().values()), torch.empty(0))
         self.dtype = fn(torch.empty(0, dtype=self.dtype, device=like.device)).dtype
 
         def keep(tensor: Tensor) -> Tensor:
@@ -62,27 +62,27 @@ class CodedWeight(nn.Module):
         super()._apply(keep, recurse)
         return self
 
-    def borrow_(self, lender: CodedWeight) -> None:
+    def share_table_(self, lender: CodedWeight) -> None:
         """Use the table of `lender`."""
         object.__setattr__(self, "table_of", lender)
 
     def forward(self) -> Tensor:
         """The decoded weight, in its own shape."""
-        return self._decoded(self._tensors(), None).to(self.dtype).view(self.shape)
+        return self._decode_weight(self._storage_tensors(), None).to(self.dtype).view(self.shape)
 
-    def rows(self, index: Tensor) -> Tensor:
+    def decode_rows(self, index: Tensor) -> Tensor:
         """The decoded rows (len(index), columns) at `index`; without a mask, the rest is not decoded."""
         if "kept" in self.options:
             whole: Tensor = self()
             return whole.flatten(1)[index]
-        return self._decoded(LEVELS[self.kind].take(self._tensors(), index), index).to(self.dtype)
+        return self._decode_weight(LEVELS[self.kind].take_rows(self._storage_tensors(), index), index).to(self.dtype)
 
     @property
     def quantizes_inputs(self) -> bool:
         """Whether the layer's input is quantized too."""
         return "inputs" in self.options
 
-    def input_seen(self, x: Tensor) -> Tensor:
+    def fake_quantize_input(self, x: Tensor) -> Tensor:
         """What an int8 runtime sees of the layer's input `x`, in the coordinates of `x`: quantize(x · columns) / columns.
 
         A runtime multiplies quantize(x · columns) by the codes' own weight; here the division stands with the input and
@@ -107,16 +107,16 @@ class CodedWeight(nn.Module):
     @property
     def table(self) -> Tensor:
         """The levels, its own or those that it borrows."""
-        return self._tensors()["levels"]
+        return self._storage_tensors()["levels"]
 
     @property
-    def learns_levels(self) -> bool:
+    def has_own_levels(self) -> bool:
         """Whether its levels are its own, found by k-means, and not a table known by name or another's."""
         if self.kind != "codebook" or self.options["tables"] == "borrowed":
             return False
         return self.options["tables"] == "tower" or not self.options["scaled"]
 
-    def loosen_(self) -> None:
+    def unfreeze_levels_(self) -> None:
         """Turn the levels into a float32 parameter, so that the numbers that weights share can be trained. A level that
         is zero stays zero."""
         self._stored_exponent: int = 0 if self.options["scaled"] else self.options["exponent"]  # else it is the scale's
@@ -127,27 +127,27 @@ class CodedWeight(nn.Module):
         trained.register_hook(lambda gradient: gradient * free)
         self.register_parameter("levels", trained)
 
-    def fasten_(self) -> None:
+    def freeze_levels_(self) -> None:
         """Turn the trained levels into what is stored, float16 times the power of two that the codebook had."""
         levels = self.get_parameter("levels").detach() * 2.0**-self._stored_exponent
         self.options["exponent"] += self._stored_exponent
         del self._parameters["levels"]
         self.register_buffer("levels", levels.clamp(-_LARGEST_HALF, _LARGEST_HALF).half())
 
-    def _tensors(self) -> dict[str, Tensor]:
+    def _storage_tensors(self) -> dict[str, Tensor]:
         found = (*self._buffers.items(), *self._parameters.items())
         lent = {} if self.table_of is None else {"levels": self.table_of.table}
         return {**{name: t for name, t in found if t is not None and name not in _PARTS}, **lent}
 
-    def _described(self) -> dict[str, Any]:
+    def _effective_options(self) -> dict[str, Any]:
         """The options, with the power of two that the other's levels are in now."""
         if self.table_of is None or self.options["scaled"]:
             return self.options
         return {**self.options, "exponent": self.table_of.options["exponent"]}
 
-    def _decoded(self, tensors: Mapping[str, Tensor], index: Tensor | None) -> Tensor:
+    def _decode_weight(self, tensors: Mapping[str, Tensor], index: Tensor | None) -> Tensor:
         columns = math.prod(self.shape[1:])
-        levels, codes = LEVELS[self.kind].stored(self._described(), tensors, columns)
+        levels, codes = LEVELS[self.kind].from_storage(self._effective_options(), tensors, columns)
         weight, parts = levels.decode(codes), self._buffers
         if (signs := parts.get("signs")) is not None:
             weight = unrotate_columns(weight, unpack_codes(signs, 1, columns).float() * 2 - 1, self.options["rotation"])
@@ -191,17 +191,17 @@ class SparseWeight(nn.Module):
         self.register_buffer("mask", tensors["mask"])
 
     @property
-    def kept(self) -> Tensor:
+    def kept_mask(self) -> Tensor:
         """The mask (rows, columns), True for the kept weights."""
         return unpack_codes(self.mask, 1, math.prod(self.shape[1:])).bool()
 
     def forward(self) -> Tensor:
         """The dense weight, in its own shape."""
-        kept = self.kept
+        kept = self.kept_mask
         dense = torch.zeros(kept.shape, dtype=self.values.dtype, device=self.values.device)
         return dense.masked_scatter(kept, self.values).view(self.shape)
 
-    def rows(self, index: Tensor) -> Tensor:
+    def decode_rows(self, index: Tensor) -> Tensor:
         """The dense rows (len(index), columns) at `index`."""
         dense: Tensor = self()
         return dense.flatten(1)[index]

@@ -66,7 +66,7 @@ class _TokenState(NamedTuple):
     padded: bool
 
     @property
-    def merged(self) -> bool:
+    def has_merged(self) -> bool:
         return self.sizes.shape[1] < self.target.shape[1]
 
 
@@ -90,13 +90,13 @@ def _make_merging_class(kind: type[nn.Module]) -> type[nn.Module]:
         settings: BlockMerging = block.token_merging  # type: ignore[assignment]
         mask, rest = (rest[0], rest[1:]) if rest else (named.pop(mask_name, None), ())
         tokens = _make_unmerged_state(hidden, mask) if settings.start else _read_token_state(hidden, block)
-        if tokens.merged:
+        if tokens.has_merged:
             mask = _attention_mask(tokens, settings.proportional, hidden.dtype)
         with _capture_output(block.get_submodule(settings.key)) as keys:
             output: Tensor = kind.forward(block, hidden, mask, *rest, **named)
         output, tokens = _merge_output(output, keys[0], tokens, settings)
         if settings.restore:
-            return merging.restore_tokens(output, tokens.target) if tokens.merged else output
+            return merging.restore_tokens(output, tokens.target) if tokens.has_merged else output
         setattr(output, _NOTE, tokens)
         return output
 

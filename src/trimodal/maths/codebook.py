@@ -15,7 +15,7 @@ Mao, Dally 2016, arXiv 1510.00149; weighted after Kim et al. 2024, SqueezeLLM, a
 float16 and cost 16·2^b bits each. 0 is among its numbers only where so many weights are 0 that they fill a level of
 their own.
 
-Several weights may share one table (`shared_table`). Then each counts by its relative error: the importances of W are
+Several weights may share one table (`fit_shared_table`). Then each counts by its relative error: the importances of W are
 divided by Σ c·w², so that layers with large and small weights, seen on data or not, can be fitted together. With a scale per group
 beside the table its numbers are those of w over its group's largest weight, stretched until the largest of them is 1, and
 each weight's scales are chosen as for a fixed table. Of a weight with many entries those that fall into one of
@@ -70,18 +70,18 @@ class Codebook:
 
     kind = "codebook"
 
-    def _levels(self) -> Tensor:
+    def _float_levels(self) -> Tensor:
         """The levels as floats, (1, 1, 2^b), (rows, 1, 2^b) or (rows, groups, 2^b)."""
         levels = self.levels.float() * (1.0 if self.scale is not None else 2.0**self.exponent)
         groups = -(-self.columns // self.group) if self.per == "group" else 1
         return levels.view(-1, groups, levels.shape[1])
 
-    def _scale(self) -> Tensor | None:
+    def _float_scale(self) -> Tensor | None:
         return None if self.scale is None else self.scale.float() * 2.0**self.exponent
 
     def encode(self, weight: Tensor) -> Tensor:
         """Codes uint8 (rows, columns) of the levels nearest to `weight`."""
-        scale, levels = self._scale(), self._levels()
+        scale, levels = self._float_scale(), self._float_levels()
         if scale is not None:
             weight = weight / expand_groups(scale, self.group, self.columns)
         codes = torch.empty(weight.shape, dtype=torch.int64, device=weight.device)
@@ -93,7 +93,7 @@ class Codebook:
 
     def decode(self, codes: Tensor) -> Tensor:
         """The numbers float32 (rows, columns) that `codes` stand for."""
-        levels, scale, at = self._levels(), self._scale(), codes.long()
+        levels, scale, at = self._float_levels(), self._float_scale(), codes.long()
         if levels.shape[:2] == (1, 1):
             found = levels[0, 0][at]
         else:
@@ -102,10 +102,10 @@ class Codebook:
             found = torch.cat([levels[:, g].gather(1, part) for g, part in enumerate(parts)], dim=1)
         return found if scale is None else found * expand_groups(scale, self.group, self.columns)
 
-    def rounder(self) -> Rounder:
+    def make_rounder(self) -> Rounder:
         """A function from one column (rows,) and its number to codes and values (rows,) of the nearest levels."""
-        levels = self._levels().transpose(0, 1).contiguous()  # (groups, rows or 1, 2^b)
-        found = self._scale()
+        levels = self._float_levels().transpose(0, 1).contiguous()  # (groups, rows or 1, 2^b)
+        found = self._float_scale()
         scale = None if found is None else found.T.contiguous()
         several = len(levels) > 1
 
@@ -122,14 +122,14 @@ class Codebook:
         """Whole numbers as the type that codes have."""
         return codes.to(torch.uint8)
 
-    def options(self) -> dict[str, Any]:
+    def storage_options(self) -> dict[str, Any]:
         """What storage says of it; see `core/storage.py`."""
         return {
             "bits": self.bits, "group": self.group, "exponent": self.exponent, "tables": self.per,
             "scaled": self.scale is not None,
         }  # fmt: skip
 
-    def tensors(self, codes: Tensor) -> dict[str, Tensor]:
+    def storage_tensors(self, codes: Tensor) -> dict[str, Tensor]:
         """The tensors to store for `codes`."""
         found = {"codes": pack_codes(codes, self.bits)}
         if self.per != "borrowed":
@@ -137,14 +137,14 @@ class Codebook:
         return found if self.scale is None else {**found, "scale": self.scale.contiguous()}
 
     @staticmethod
-    def stored(options: Mapping[str, Any], tensors: Mapping[str, Tensor], columns: int) -> tuple[Codebook, Tensor]:
+    def from_storage(options: Mapping[str, Any], tensors: Mapping[str, Tensor], columns: int) -> tuple[Codebook, Tensor]:
         """The codebook and the codes that `options` and `tensors` hold."""
         book = Codebook(tensors["levels"], tensors.get("scale"), options["exponent"], options["bits"],
                         options["group"], columns, options["tables"])  # fmt: skip
         return book, decode_codes(options, tensors, columns)
 
     @staticmethod
-    def take(tensors: Mapping[str, Tensor], index: Tensor) -> dict[str, Tensor]:
+    def take_rows(tensors: Mapping[str, Tensor], index: Tensor) -> dict[str, Tensor]:
         """The tensors of only the rows at `index`."""
         rows, levels = len(tensors["codes"]), tensors["levels"]
         found = {name: t[index] for name, t in tensors.items() if name != "levels"}
@@ -203,7 +203,7 @@ def fit_to_table(
     weight: Tensor, levels: Tensor, bits: int, group: int | str, per: Per, clip: str = "mse",
     importance: Tensor | None = None, kept: Tensor | None = None,
 ) -> Codebook:  # fmt: skip
-    """The codebook of `weight` (rows, columns) with `levels` (2^bits,) that are shared and known, from `shared_table`.
+    """The codebook of `weight` (rows, columns) with `levels` (2^bits,) that are shared and known, from `fit_shared_table`.
 
     With the group `tower` there is no scale beside them, else one per group. `importance` and `kept` as in `fit_codebook`.
     """

@@ -150,7 +150,7 @@ def _split_planes(tensor: Tensor) -> list[Bytes]:
 
 
 def _join_planes(planes: list[Bytes], dtype: torch.dtype, shape: tuple[int, ...]) -> Tensor:
-    """The inverse of `_planes`."""
+    """The inverse of `_split_planes`."""
     width = dtype.itemsize
     if dtype is torch.bool or width not in _SIGNED or dtype.is_complex:
         raw = np.stack([plane.reshape(-1) for plane in planes], axis=-1)

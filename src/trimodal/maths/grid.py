@@ -54,11 +54,11 @@ class Grid:
 
     kind = "quantized"
 
-    def scales(self, dtype: torch.dtype = torch.float32) -> Tensor:
+    def float_scales(self, dtype: torch.dtype = torch.float32) -> Tensor:
         """The scales as floats (rows, groups)."""
         return self.scale.to(dtype) * 2.0**self.exponent
 
-    def zeros(self, dtype: torch.dtype = torch.float32) -> Tensor:
+    def float_zeros(self, dtype: torch.dtype = torch.float32) -> Tensor:
         """The zero-points as floats (rows, groups)."""
         if self.zero is None:
             return torch.full_like(self.scale, 2 ** (self.bits - 1), dtype=dtype)
@@ -66,17 +66,17 @@ class Grid:
 
     def encode(self, weight: Tensor) -> Tensor:
         """Codes uint8 (int32 at 16 bits) (rows, columns) of the grid's numbers nearest to `weight`."""
-        scale, zero = expand_groups(self.scales(), self.group, self.columns), expand_groups(self.zeros(), self.group, self.columns)
+        scale, zero = expand_groups(self.float_scales(), self.group, self.columns), expand_groups(self.float_zeros(), self.group, self.columns)
         return self.as_codes((weight / scale).add_(zero).round_().clamp_(0, 2**self.bits - 1))
 
     def decode(self, codes: Tensor) -> Tensor:
         """The numbers float32 (rows, columns) that `codes` stand for."""
-        scale, zero = expand_groups(self.scales(), self.group, self.columns), expand_groups(self.zeros(), self.group, self.columns)
+        scale, zero = expand_groups(self.float_scales(), self.group, self.columns), expand_groups(self.float_zeros(), self.group, self.columns)
         return codes.to(torch.float32, copy=True).sub_(zero).mul_(scale)
 
-    def rounder(self) -> Rounder:
+    def make_rounder(self) -> Rounder:
         """A function from one column (rows,) and its number to codes and values (rows,) of the nearest numbers."""
-        scale, zero = self.scales().T.contiguous().unbind(), self.zeros().T.contiguous().unbind()  # of each group: (rows,)
+        scale, zero = self.float_scales().T.contiguous().unbind(), self.float_zeros().T.contiguous().unbind()  # of each group: (rows,)
         top, group = 2**self.bits - 1, self.group
 
         def nearest(column: Tensor, number: int) -> tuple[Tensor, Tensor]:
@@ -90,25 +90,25 @@ class Grid:
         """Whole numbers in float as the type that codes have."""
         return codes.to(torch.uint8 if self.bits <= 8 else torch.int32)
 
-    def options(self) -> dict[str, Any]:
+    def storage_options(self) -> dict[str, Any]:
         """What storage says of it; see `core/storage.py`."""
         zero = None if self.zero is None else str(self.zero.dtype).removeprefix("torch.")
         return {"bits": self.bits, "group": self.group, "exponent": self.exponent, "zero": zero, "shared": self.shared}
 
-    def tensors(self, codes: Tensor) -> dict[str, Tensor]:
+    def storage_tensors(self, codes: Tensor) -> dict[str, Tensor]:
         """The tensors to store for `codes`."""
         zero = {} if self.zero is None else {"zero": self.zero.contiguous()}
         return {"codes": pack_codes(codes, self.bits), "scale": self.scale.contiguous(), **zero}
 
     @staticmethod
-    def stored(options: Mapping[str, Any], tensors: Mapping[str, Tensor], columns: int) -> tuple[Grid, Tensor]:
+    def from_storage(options: Mapping[str, Any], tensors: Mapping[str, Tensor], columns: int) -> tuple[Grid, Tensor]:
         """The grid and the codes that `options` and `tensors` hold."""
         grid = Grid(tensors["scale"], options["exponent"], tensors.get("zero"), options["bits"], options["group"],
                     columns, options["shared"])  # fmt: skip
         return grid, decode_codes(options, tensors, columns)
 
     @staticmethod
-    def take(tensors: Mapping[str, Tensor], index: Tensor) -> dict[str, Tensor]:
+    def take_rows(tensors: Mapping[str, Tensor], index: Tensor) -> dict[str, Tensor]:
         """The tensors of only the rows at `index`."""
         return {name: t if name != "codes" and len(t) == 1 else t[index] for name, t in tensors.items()}
 

@@ -29,21 +29,21 @@ class IntegerGrid:
 
     kind = "integers"
 
-    def steps(self) -> Tensor:
+    def float_steps(self) -> Tensor:
         """The steps as floats (1, columns)."""
         return self.scale.float() * 2.0**self.exponent
 
     def encode(self, weight: Tensor) -> Tensor:
         """Codes int8 (rows, columns) of the multiples nearest to `weight`."""
-        return self.as_codes((weight / self.steps()).round_().clamp_(-_MOST, _MOST))
+        return self.as_codes((weight / self.float_steps()).round_().clamp_(-_MOST, _MOST))
 
     def decode(self, codes: Tensor) -> Tensor:
         """The numbers float32 (rows, columns) that `codes` stand for."""
-        return codes.float() * self.steps()
+        return codes.float() * self.float_steps()
 
-    def rounder(self) -> Rounder:
+    def make_rounder(self) -> Rounder:
         """A function from one column (rows,) and its number to codes and values (rows,) of the nearest multiples."""
-        steps = self.steps()[0]
+        steps = self.float_steps()[0]
 
         def nearest(column: Tensor, number: int) -> tuple[Tensor, Tensor]:
             codes = (column / steps[number]).round_().clamp_(-_MOST, _MOST)
@@ -55,21 +55,21 @@ class IntegerGrid:
         """Whole numbers in float as the type that codes have."""
         return codes.to(torch.int8)
 
-    def options(self) -> dict[str, Any]:
+    def storage_options(self) -> dict[str, Any]:
         """What storage says of it; see `core/storage.py`."""
         return {"exponent": self.exponent}
 
-    def tensors(self, codes: Tensor) -> dict[str, Tensor]:
+    def storage_tensors(self, codes: Tensor) -> dict[str, Tensor]:
         """The tensors to store for `codes`."""
         return {"codes": codes.contiguous(), "scale": self.scale.contiguous()}
 
     @staticmethod
-    def stored(options: Mapping[str, Any], tensors: Mapping[str, Tensor], columns: int) -> tuple[IntegerGrid, Tensor]:
+    def from_storage(options: Mapping[str, Any], tensors: Mapping[str, Tensor], columns: int) -> tuple[IntegerGrid, Tensor]:
         """The steps and the codes that `options` and `tensors` hold."""
         return IntegerGrid(tensors["scale"], options["exponent"]), tensors["codes"]
 
     @staticmethod
-    def take(tensors: Mapping[str, Tensor], index: Tensor) -> dict[str, Tensor]:
+    def take_rows(tensors: Mapping[str, Tensor], index: Tensor) -> dict[str, Tensor]:
         """The tensors of only the rows at `index`."""
         return {"codes": tensors["codes"][index], "scale": tensors["scale"]}
 

@@ -62,7 +62,7 @@ def refit_weights(weight: Tensor, mask: Tensor, moment: Tensor, damping: float) 
 
     `moment` (n, n) is C; returns float32 (m, n), zero outside the mask. Minimises tr((W − Ŵ) C (W − Ŵ)ᵀ), so it never has a
     larger error than the masked weight itself. Rows that keep equally many columns are solved together, at O(m·k³) in all.
-    Where that is too much (`refit_is_exact`) it is conjugate gradients from the masked weight on, for all rows at once: at most
+    Where that is too much (`is_refit_exact`) it is conjugate gradients from the masked weight on, for all rows at once: at most
     40 products of (m, n) with (n, n), each of which lessens the error.
     """
     c, _ = revive_dead_inputs(moment)

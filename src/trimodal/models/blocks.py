@@ -47,7 +47,7 @@ class BlockTrace:
     states: list[Tensor]
     calls: list[Call]
 
-    def through(self, number: int, hidden: Tensor) -> Tensor:
+    def run_block(self, number: int, hidden: Tensor) -> Tensor:
         """What block `number` makes of `hidden`."""
         args, kwargs = self.calls[number]
         found: Tensor = get_hidden_states(self.blocks[number](hidden, *args, **kwargs))

@@ -1,6 +1,6 @@
 """How a family says what its models are made of: parts in running order, towers of parts, and the layout made of them.
 
-A family writes down each part by its path and leaves the rest to `lay_out`. One block of a Transformer reads
+A family writes down each part by its path and leaves the rest to `build_layout`. One block of a Transformer reads
 
     (Part("norm1", "norm", "attention"), Attention("q", "k", "v", "o", width="head_dim"), Mlp("up", "down"))
 
@@ -123,7 +123,7 @@ class TowerPart:
     counted: str = "num_hidden_layers"
     read_by: str = ""
     whole_width: str = "nobody has declared which layers read its stream and which write to it"
-    bare: tuple[str, ...] = ()
+    free_parameters: tuple[str, ...] = ()
 
 
 def kind_of(module: nn.Module) -> Kind | None:
@@ -295,28 +295,28 @@ def _add_free_parameters(module: nn.Module, layout: Layout, pieces: Sequence[Tow
     named = dict(module.named_parameters(remove_duplicate=False))
     bare = {
         path: FreeParameter(width_label(piece.name), path, value.numel() // value.shape[-1] * value.element_size())
-        for piece in pieces for name in piece.bare
+        for piece in pieces for name in piece.free_parameters
         if (value := named.get(path := _join_path(piece.root, name))) is not None
     }  # fmt: skip
     layout = replace(layout, bare=tuple(bare.values()))
     for piece in pieces:
         if piece.blocks:
-            reason = piece.whole_width or _explain_stream_mismatch(module, layout, layout.tower(piece.name), declared)
-            layout = layout.pinned(width_label(piece.name), reason) if reason else layout
+            reason = piece.whole_width or _explain_stream_mismatch(module, layout, layout.get_tower(piece.name), declared)
+            layout = layout.mark_uncuttable(width_label(piece.name), reason) if reason else layout
     return layout
 
 
 def _explain_stream_mismatch(module: nn.Module, layout: Layout, tower: Tower, declared: Set[str]) -> str:
     """Why the declared stream of a tower is not all there is to it; empty if it is."""
     label = width_label(tower.name)
-    sites = list(layout.carrying(label))
+    sites = list(layout.find_label_sites(label))
     named = dict(module.named_parameters(remove_duplicate=False))
     units = {axis.units for s in sites for axis in (s.input_axis, s.output_axis) if axis is not None and axis.label == label}
     units |= {named[bare.path].shape[-1] for bare in layout.bare if bare.label == label}
-    if len(units) != 1 or not any(site.reads(label) for site in sites):
+    if len(units) != 1 or not any(site.reads_label(label) for site in sites):
         return f"its layers do not agree on how wide its stream is: {', '.join(map(str, sorted(units)))}"
     (width,) = units
-    tied = next((s for s in sites if s.tied and not s.read_again), None)
+    tied = next((s for s in sites if s.tied and not s.is_read_again), None)
     if tied is not None:
         return f"{tied.path} shares its weight with {tied.tied[0]}, which is not read along its stream"
     others = [t for t in layout.towers if t.name != tower.name]

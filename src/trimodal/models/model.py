@@ -37,7 +37,7 @@ class Output:
     pool: Literal["", "mean", "first"] = ""
     mask: str = ""
 
-    def of(self, result: Any) -> Tensor | None:
+    def select_tensor(self, result: Any) -> Tensor | None:
         """Its tensor in what a forward pass returned; None where that has none, as without the modality it is from."""
         found = result.get(self.field) if isinstance(result, Mapping) else getattr(result, self.field, None)
         if not isinstance(found, Tensor) and self.field == "output":
@@ -91,24 +91,24 @@ class Processors:
     @property
     def image(self) -> Any:
         """From images to tensors."""
-        return self._found("image")
+        return self._get_part("image")
 
     @property
     def audio(self) -> Any:
         """From waveforms to tensors."""
-        return self._found("audio")
+        return self._get_part("audio")
 
     @property
     def text(self) -> Any:
         """From text to tensors: the tokenizer."""
-        return self._found("text")
+        return self._get_part("text")
 
     @property
     def whole(self) -> Any:
         """From all of them to tensors."""
-        return self._found("whole")
+        return self._get_part("whole")
 
-    def _found(self, part: str) -> Any:
+    def _get_part(self, part: str) -> Any:
         if part in self._later:
             self._known[part] = self._later[part]()
             del self._later[part]

@@ -58,7 +58,7 @@ _PACE: Mapping[str, tuple[float, float, float]] = {  # passes over the weight, a
 class MachineSpeed:
     """What the machine does in a second: operations of a float32 product, and bytes copied."""
 
-    operations: float
+    flops: float
     bytes: float
 
 
@@ -70,7 +70,7 @@ class Workload:
     statistics: int = 0
     calibration: int = 0
     held_out: int = 0
-    operations: int | None = None
+    macs: int | None = None
 
 
 @cache
@@ -99,11 +99,11 @@ def estimate_cost(plan: Plan, layout: Layout, work: Workload, reading_seconds: f
         reading_seconds: what starting and reading the model has taken, which the process that reloads it will take again.
         pace: of the machine.
     """
-    forward = 2 * (work.operations or plan.source.parameters * _DEFAULT_TOKENS) / (pace.operations * _USED)
+    forward = 2 * (work.macs or plan.source.parameters * _DEFAULT_TOKENS) / (pace.flops * _USED)
     solving = sum(_estimate_solving_seconds(edit, layout, pace) for edit in plan.edits if edit.places)
     weights = sum(site.rows * site.columns for site in layout.sites if site.kind == "linear")
-    tokens = (work.operations or 0) / max(1, weights) or _DEFAULT_TOKENS
-    moments = sum(2 * tokens * site.columns**2 for site in _find_observed_sites(plan, layout)) / (pace.operations * _USED)
+    tokens = (work.macs or 0) / max(1, weights) or _DEFAULT_TOKENS
+    moments = sum(2 * tokens * site.columns**2 for site in _find_observed_sites(plan, layout)) / (pace.flops * _USED)
     looking = work.statistics * (_FORWARDS_TO_LOOK * forward + moments)
     training = sum(_count_training_samples(edit) for edit in plan.edits) * _FORWARDS_TO_TRAIN * forward
     decoding = plan.source.parameters * 4 * 10 / pace.bytes
@@ -124,7 +124,7 @@ def _estimate_solving_seconds(edit: Edit, layout: Layout, pace: MachineSpeed) ->
     total = 0.0
     for site in _find_edited_sites([edit], layout):
         m, n = site.rows, site.columns
-        total += passes * 4 * m * n / pace.bytes + (products * 2 * m * n * n + cubes * 2 * n**3) / (pace.operations * _USED)
+        total += passes * 4 * m * n / pace.bytes + (products * 2 * m * n * n + cubes * 2 * n**3) / (pace.flops * _USED)
     return total
 
 

@@ -39,11 +39,11 @@ class GradualSchedule:
     shape: Shape = option("cubic", "the curve that the sparsity follows", choices=get_args(Shape))
     begin: float = option(0.0, "the sparsity that the curve starts from", low=0.0, high=1.0)
 
-    def sparsities(self, final: float) -> list[float]:
+    def list_sparsities(self, final: float) -> list[float]:
         """The sparsity after each of the steps, the last of them `final`."""
-        return [min(final, self._after(number / self.times, final)) for number in range(1, self.times)] + [final]
+        return [min(final, self._sparsity_at(number / self.times, final)) for number in range(1, self.times)] + [final]
 
-    def _after(self, t: float, final: float) -> float:
+    def _sparsity_at(self, t: float, final: float) -> float:
         if self.shape == "geometric":
             return round(1 - float((1 - self.begin) ** (1 - t) * (1 - final) ** t), 6)
         missing = (1 - t) ** 3 if self.shape == "cubic" else 1 - t
@@ -82,4 +82,4 @@ def expand_schedule(gradual: GradualSchedule, config: Any, place: str) -> list[A
         raise RecipeError(
             f"{place}: gradual.begin is {gradual.begin:g}, but must be less than the sparsity {config.sparsity:g}"
         )
-    return [replace(config, sparsity=sparsity) for sparsity in gradual.sparsities(config.sparsity)]
+    return [replace(config, sparsity=sparsity) for sparsity in gradual.list_sparsities(config.sparsity)]

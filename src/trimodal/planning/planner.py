@@ -40,15 +40,15 @@ def place_of(layout: Layout, method: Method, planned: PlannedPlace) -> Place:
     if method.on == "tower":
         return _tower_place(layout, planned.name)
     if planned.fold is not None:
-        return Place(planned.name, tuple(layout.site(path) for path in planned.paths), fold=planned.fold)
+        return Place(planned.name, tuple(layout.get_site(path) for path in planned.paths), fold=planned.fold)
     if method.on == "axis":
-        return Place.along(layout, planned.name)
-    return Place(planned.name, tuple(layout.site(path) for path in planned.paths))
+        return Place.for_label(layout, planned.name)
+    return Place(planned.name, tuple(layout.get_site(path) for path in planned.paths))
 
 
 def _tower_place(layout: Layout, name: str) -> Place:
     sites = tuple(site for site in layout.sites if site.tower == name)
-    return Place(name, sites, whole=layout.tower(name))
+    return Place(name, sites, whole_tower=layout.get_tower(name))
 
 
 def plan_edits(layout: Layout, recipe: Recipe, data: bool) -> tuple[tuple[Edit, ...], Layout]:
@@ -121,7 +121,7 @@ def _plan_step(layout: Layout, step: RecipeStep, data: bool, began: Layout, earl
             left.append(DeclinedPlace(found.name, "a layer that it needs was folded into another"))
             continue
         # of two labels on one site the first may have been cut by now
-        place = replace(found, sites=tuple(layout.site(site.path) for site in found.sites))
+        place = replace(found, sites=tuple(layout.get_site(site.path) for site in found.sites))
         config = _config_for_place(step, place)
         if step.number and method.on in ("axis", "tower"):
             config = _rescale_sparsity(config, place, began)
@@ -140,7 +140,7 @@ def _plan_step(layout: Layout, step: RecipeStep, data: bool, began: Layout, earl
                 "or use a method that needs none such as quantize.rtn"
             )
         after = method.forecast(place, config)
-        layout = method.reshaped(layout.exchange(place.sites, after), place, config)
+        layout = method.reshaped(layout.replace_sites(place.sites, after), place, config)
         paths = tuple(site.path for site in place.sites)
         base = config_to_dict(step.config)
         differing = {name: value for name, value in config_to_dict(config).items() if value != base[name]}
@@ -155,7 +155,7 @@ def _plan_step(layout: Layout, step: RecipeStep, data: bool, began: Layout, earl
 
 def _explain_held_weight(place: Place) -> str | None:
     """Why a weight must stay as it is: somebody reads it who is no layer. What works on a whole tower looks for itself."""
-    held = None if place.whole is not None else next((site for site in place.sites if site.elsewhere), None)
+    held = None if place.whole_tower is not None else next((site for site in place.sites if site.elsewhere), None)
     return None if held is None else f"the weight of {held.path} is also {held.elsewhere}, which is read by no layer"
 
 
@@ -228,8 +228,8 @@ def _config_for_place(step: RecipeStep, place: Place) -> Any:
 def _rescale_sparsity(config: Any, place: Place, began: Layout) -> Any:
     """The options with a sparsity that is a share of the units that `place` has now, not of those it had when the
     schedule began: units that were cut are gone, while a mask still counts what it has removed."""
-    if place.whole is not None:
-        whole, left = len(began.tower(place.name).blocks), len(place.whole.blocks)
+    if place.whole_tower is not None:
+        whole, left = len(began.get_tower(place.name).blocks), len(place.whole_tower.blocks)
     else:
         whole, left = (_count_units(sites, place.label) for sites in (began.sites, place.sites))
     stay = max(1, whole - round(whole * config.sparsity))
@@ -287,9 +287,9 @@ def _list_candidates(layout: Layout, method: Method) -> Iterator[Place]:
             if sites is not None:
                 yield Place(_fold_name(fold, layout), sites, fold=fold)
         return
-    for label in layout.labels():
+    for label in layout.list_labels():
         if label.rpartition(".")[2] == method.unit:
-            yield Place.along(layout, label)
+            yield Place.for_label(layout, label)
 
 
 def _fold_name(fold: Fold, layout: Layout) -> str:
@@ -316,7 +316,7 @@ def _explain_no_match(layout: Layout, step: RecipeStep, pattern: str) -> str:
     """What the pattern could have meant."""
     candidates = list(_list_candidates(layout, step.method))
     if not candidates and step.method.on == "fold":
-        lacking = "" if layout.watched else "; the model was not run: without data a module needs a method example()"
+        lacking = "" if layout.folds_searched else "; the model was not run: without data a module needs a method example()"
         return f"nothing was seen that could be folded{lacking}"
     if not candidates and step.method.on == "site":
         return (

@@ -48,7 +48,7 @@ class Recipe:
     `samples` are the calibration samples that statistics are taken from (None: up to 256 of those there
     are); `balance` says how they are mixed over modalities; `floors` is the largest drop allowed per modality (or
     `all`), in points for a metric in percent and in hundredths for a cosine; `pack` is how the weights are stored in the
-    file. `built_in` recipes come with floors that nobody asked for: where nothing can be measured, these are not judged.
+    file. `list_recipes` recipes come with floors that nobody asked for: where nothing can be measured, these are not judged.
     """
 
     name: str

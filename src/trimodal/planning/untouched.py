@@ -20,8 +20,8 @@ def find_untouched(model: Model, edits: Sequence[Edit]) -> UntouchedTensors:
     found = list(match_tensors_to_sites(model.module, model.layout))
     reach = _EditReach()
     for edit in edits:
-        reach.add_(edit, get_method(edit.method), model.layout)
-    left = ((stored, why) for stored, site in found if (why := reach.why_left(stored, site)) is not None)
+        reach.add_edit_(edit, get_method(edit.method), model.layout)
+    left = ((stored, why) for stored, site in found if (why := reach.explain_left(stored, site)) is not None)
     return group_untouched(left, sum(stored.bytes for stored, _ in found))
 
 
@@ -47,19 +47,19 @@ class _PathSet:
     paths: set[str] = field(default_factory=set)
     above: set[str] = field(default_factory=set)
 
-    def add_(self, paths: Iterable[str]) -> None:
+    def add_paths_(self, paths: Iterable[str]) -> None:
         """Take in `paths`."""
         for path in paths:
             self.paths.add(path)
             self.above.update(_list_prefixes(path))
 
-    def hold(self, path: str) -> bool:
+    def contains_path(self, path: str) -> bool:
         """Whether `path` is one of them or lies in one."""
         return any(prefix in self.paths for prefix in _list_prefixes(path))
 
-    def reach(self, path: str) -> bool:
+    def touches_path(self, path: str) -> bool:
         """Whether one of them is `path`, lies in it (a factor that an earlier step made of it), or holds it."""
-        return path in self.above or self.hold(path)
+        return path in self.above or self.contains_path(path)
 
 
 @dataclass
@@ -70,24 +70,24 @@ class _EditReach:
     weights: _PathSet = field(default_factory=_PathSet)
     declined: set[str] = field(default_factory=set)
 
-    def add_(self, edit: Edit, used: Method, layout: Layout) -> None:
+    def add_edit_(self, edit: Edit, used: Method, layout: Layout) -> None:
         """Take in one edit."""
         for place in edit.places:
             if used.on == "site":
-                self.weights.add_(place.paths)
+                self.weights.add_paths_(place.paths)
             elif used.on != "tower" or place.bytes_after != place.bytes_before:
-                self.whole.add_(place.paths)
-                self.whole.add_(bare.path for bare in layout.bare if bare.label == place.name)
-                self.whole.add_((place.fold.path,) if place.fold else ())
+                self.whole.add_paths_(place.paths)
+                self.whole.add_paths_(bare.path for bare in layout.bare if bare.label == place.name)
+                self.whole.add_paths_((place.fold.path,) if place.fold else ())
         self.declined.update(alone.name for alone in edit.left_alone)
 
-    def why_left(self, stored: StoredTensor, site: Site | None) -> Why | None:
+    def explain_left(self, stored: StoredTensor, site: Site | None) -> Why | None:
         """Why a tensor stays as it is; None where it does not."""
         if site is None:
-            return None if self.whole.hold(stored.name) else "in no place"
-        if self.whole.reach(site.path):
+            return None if self.whole.contains_path(stored.name) else "in no place"
+        if self.whole.touches_path(site.path):
             return None
-        if self.weights.reach(site.path):
+        if self.weights.touches_path(site.path):
             return "declined" if stored.name.rpartition(".")[2] != "weight" and site.stored == "dense" else None
         return "declined" if site.name in self.declined else "not asked for"
 

@@ -37,7 +37,7 @@ class CommandNames:
     data: str = "DATA"
 
     @staticmethod
-    def in_plan(plan: Plan, out: str) -> CommandNames:
+    def from_plan(plan: Plan, out: str) -> CommandNames:
         """Those for the page, which travels: a hub id or a function is the same everywhere, a folder's name is not."""
         name = wording.source_name(plan.source.name)
         return CommandNames(out, name if name == plan.source.name and ("/" in name or ":" in name) else "MODEL")
@@ -47,14 +47,14 @@ class CommandNames:
         """The original, as a shell reads it."""
         return shlex.quote(self.model)
 
-    def beside(self, suffix: str) -> str:
+    def quote_sibling_folder(self, suffix: str) -> str:
         """A new folder beside the one that is there, as a shell reads it."""
         return shlex.quote(f"{self.out.rstrip('/')}-{suffix}")
 
-    def again(self, recipe: str, suffix: str, more: str = "") -> str:
+    def compress_command(self, recipe: str, suffix: str, more: str = "") -> str:
         """The command that compresses the original anew."""
         data = shlex.quote("DATA" if self.data == "none" else self.data)
-        return f"trimodal compress {self.original} --recipe {recipe} --data {data}{more} -o {self.beside(suffix)}"
+        return f"trimodal compress {self.original} --recipe {recipe} --data {data}{more} -o {self.quote_sibling_folder(suffix)}"
 
 
 def suggest_next_steps(plan: Plan, verdict: Verdict, names: CommandNames) -> tuple[NextStep, NextStep, NextStep]:
@@ -72,19 +72,19 @@ def _least_bits_of(plan: Plan) -> float:
 def _suggest_smaller(plan: Plan, verdict: Verdict, names: CommandNames) -> NextStep:
     bits = _least_bits_of(plan)
     if bits > 8:
-        return NextStep("smaller", "8 bits per weight; needs no data", names.again("int8", "int8"))
+        return NextStep("smaller", "8 bits per weight; needs no data", names.compress_command("int8", "int8"))
     if bits > 4:
-        return NextStep("smaller", "4 bits per weight, about half the file", names.again("int4", "int4"))
+        return NextStep("smaller", "4 bits per weight, about half the file", names.compress_command("int4", "int4"))
     if verdict.packing is None:
         why = "the same numbers, entropy-coded; decoded when it is loaded"
-        return NextStep("smaller", why, f"trimodal pack {shlex.quote(names.out)} -o {names.beside('packed')}")
+        return NextStep("smaller", why, f"trimodal pack {shlex.quote(names.out)} -o {names.quote_sibling_folder('packed')}")
     reached = min(bits, _reached_bits_of(verdict))
     if reached > 1.2 * _ENTROPY:
-        return NextStep("smaller", "some 3 bits per weight, entropy-coded", names.again("small", "small"))
+        return NextStep("smaller", "some 3 bits per weight, entropy-coded", names.compress_command("small", "small"))
     target = max(_LEAST, int(8 * reached) / 10)
     text = f"{{pack: entropy, steps: [{{quantize.entropy: {{where: '*', bits: {target:g}}}}}]}}"
     why = f"{target:g} bits per weight in place of {reached:.1f}, entropy-coded; loses more"
-    return NextStep("smaller", why, f'echo "{text}" > smaller.yaml && {names.again("smaller.yaml", "smaller")}')
+    return NextStep("smaller", why, f'echo "{text}" > smaller.yaml && {names.compress_command("smaller.yaml", "smaller")}')
 
 
 def _reached_bits_of(verdict: Verdict) -> float:
@@ -101,10 +101,10 @@ def _suggest_safer(plan: Plan, verdict: Verdict, names: CommandNames) -> NextSte
         known.kind not in ("quantize", "fold") for known in METHODS for edit in plan.edits if edit.method == known.name
     )
     if _least_bits_of(plan) < 8 or cuts:
-        return NextStep("safer", "8 bits per weight and nothing removed", names.again("int8", "int8"))
+        return NextStep("safer", "8 bits per weight and nothing removed", names.compress_command("int8", "int8"))
     recipe = f'echo "steps: [{{quantize.rtn: {{{_WIDER}}}}}]" > safer.yaml'
     return NextStep(
-        "safer", "a scale per 64 columns instead of one per row", f"{recipe} && {names.again('safer.yaml', 'safer')}"
+        "safer", "a scale per 64 columns instead of one per row", f"{recipe} && {names.compress_command('safer.yaml', 'safer')}"
     )
 
 
@@ -115,5 +115,5 @@ def _suggest_faster(plan: Plan, names: CommandNames) -> NextStep:
         return NextStep("faster", why, f"python -c {shlex.quote(load)}")
     recipe = f'echo "{_NEURONS}" > faster.yaml'
     return NextStep(
-        "faster", "a quarter of the neurons less, then training", f"{recipe} && {names.again('faster.yaml', 'faster')}"
+        "faster", "a quarter of the neurons less, then training", f"{recipe} && {names.compress_command('faster.yaml', 'faster')}"
     )

@@ -117,7 +117,7 @@ def render_page(plan: Plan, verdict: Verdict, places: Sequence[PlaceRecord], fit
         depth=plots.make_depth_plot(places, [loss.tower for loss in losses]),
         worst=_find_worst_places(places, losses),
         unmeasured=_count_unmeasured(places),
-        next_steps=suggest_next_steps(plan, verdict, CommandNames.in_plan(plan, name)),
+        next_steps=suggest_next_steps(plan, verdict, CommandNames.from_plan(plan, name)),
         losses=plots.make_loss_plots(fits),
         provenance=_describe_provenance(plan, verdict),
         words=wording,

@@ -101,7 +101,7 @@ def describe_untouched(untouched: UntouchedTensors) -> str:
     """One line about all that is left as it was: its share, the towers it is in, and where most of it is."""
     if not untouched.alike:
         return "left as it was: nothing"
-    towers = untouched.by_tower()
+    towers = untouched.bytes_by_tower()
     parts = [f"{tower or 'no tower'} {wording.format_share(held, untouched.of_bytes)}" for tower, held in towers.items()]
     where = f" ({', '.join(parts)})" if len(parts) > 1 else ""
     return f"left as it was: {_share_of(untouched)}{where}: {list_largest_names(untouched)}"
@@ -115,9 +115,9 @@ def list_largest_names(untouched: UntouchedTensors) -> str:
 
 def warn_of_much_untouched(untouched: UntouchedTensors) -> list[str]:
     """A sentence for what cannot be worked on and one for what was declined, if there is much of both together."""
-    if untouched.only("in no place", "declined").share <= MUCH:
+    if untouched.select_reasons("in no place", "declined").share <= MUCH:
         return []
-    found, declined = untouched.only("in no place"), untouched.only("declined")
+    found, declined = untouched.select_reasons("in no place"), untouched.select_reasons("declined")
     said = [describe_unplaced(found)] if found.alike else []
     return said + (
         [f"{_share_of(declined)} are left alone by the plan's methods: {_end_sentence(list_largest_names(declined))}"] if declined.alike else []
@@ -159,7 +159,7 @@ def _explain_large_size(verdict: Verdict, plan: Plan, untouched: UntouchedTensor
 def _list_size_reasons(verdict: Verdict, plan: Plan, untouched: UntouchedTensors | None) -> str:
     """Why the size is what it is, the weightiest first."""
     size, found = verdict.size, []
-    stuck = untouched.only("in no place", "declined") if untouched else UntouchedTensors(0)
+    stuck = untouched.select_reasons("in no place", "declined") if untouched else UntouchedTensors(0)
     if stuck.share > MUCH:
         found.append(f"{wording.format_share(stuck.bytes, stuck.of_bytes)} of the bytes stay as they were ({list_largest_names(stuck)})")
     more = (size.after_bytes - size.weights_after_bytes) - (size.before_bytes - size.weights_before_bytes)

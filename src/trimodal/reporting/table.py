@@ -29,7 +29,7 @@ def make_summary(verdict: Verdict, plan: Plan, names: CommandNames | None = None
         parts.append(Text.assemble(f"{found.name}: ", (found.badge, _STYLES[found.state])))
         parts += [Text(f"  {remark}") for remark in found.remarks]
     parts += [Text(f"caution: {caution}", style=_STYLES["careful"]) for caution in standing.list_cautions(verdict, plan)]
-    parts += [Text(), Text("what next", style="dim"), *_list_next_steps(verdict, plan, names or CommandNames.in_plan(plan, "OUT"))]
+    parts += [Text(), Text("what next", style="dim"), *_list_next_steps(verdict, plan, names or CommandNames.from_plan(plan, "OUT"))]
     return Group(*parts)
 
 

@@ -38,7 +38,7 @@ class WeightGradient:
         for total, value in ((self.mean, g), (self.size, g.abs()), (self.square, g.square())):
             total.lerp_(value.to(total.device), 1 / self.samples)
 
-    def filled(self) -> WeightGradient:
+    def fill_unseen(self) -> WeightGradient:
         """The same with the mean over all others where no sample gave a weight a gradient, or none worth the name to
         its column (`maths/unseen.py`); `assumed` says how many those are. Where there is no gradient at all nothing is assumed."""
         never = (self.size == 0) | find_unseen_inputs(self.square.mean(0))

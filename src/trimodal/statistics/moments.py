@@ -41,7 +41,7 @@ class ColumnNorm:
             self.square = self.square.to(x.device) * (self.tokens / total) + x.float().square().sum(0) / total
             self.tokens = total
 
-    def filled(self) -> ColumnNorm:
+    def fill_unseen(self) -> ColumnNorm:
         """The same with what `maths/unseen.py` assumes of columns that no token reached; `assumed` says how many."""
         never = int(find_unseen_inputs(self.square).sum())
         if not never:
@@ -73,7 +73,7 @@ class Moment:
         """E[x_j²] per column (n,)."""
         return self.second.diagonal()
 
-    def filled(self) -> Self:
+    def fill_unseen(self) -> Self:
         """The same with what `maths/unseen.py` assumes of columns that no token reached; `assumed` says how many."""
         second, never = fill_unseen_moment(self.second)
         if not never.any():

@@ -86,7 +86,7 @@ def _find_enclosing_config(config: Any, kind: type[PreTrainedModel], folder: Pat
 
 def tie_and_cast_weights_(model: nn.Module, shared: Mapping[str, str]) -> None:
     """Let tensors that are stored once be one in memory too, and weights be decoded to the type that their layer's bias has: a
-    class may keep some layers in another type than the one asked for. `shared` is what `rebuild_` returned."""
+    class may keep some layers in another type than the one asked for. `shared` is what `rebuild_architecture_` returned."""
     for name, other in shared.items():
         path, _, tensor = name.rpartition(".")
         there, _, its = other.rpartition(".")

@@ -50,12 +50,12 @@ class _MetricTask:
     before: list[np.ndarray] = field(default_factory=list)
     after: list[np.ndarray] = field(default_factory=list)
 
-    def add_(self, rows: Sequence[int], before: np.ndarray, after: np.ndarray) -> None:
+    def add_scores_(self, rows: Sequence[int], before: np.ndarray, after: np.ndarray) -> None:
         self.rows.extend(rows)
         self.before.append(before)
         self.after.append(after)
 
-    def scores(self) -> tuple[np.ndarray, np.ndarray]:
+    def collect_scores(self) -> tuple[np.ndarray, np.ndarray]:
         """Both models' scores in the order of the samples, in whatever order these were run."""
         order = np.argsort(np.array(self.rows), kind="stable")
         before, after = np.concatenate(self.before)[order], np.concatenate(self.after)[order]
@@ -120,7 +120,7 @@ def compare_models(
         before, first = _run_forward(original, batch, outputs)
         after, second = _run_forward(compressed, batch, outputs)
         for one in watched:
-            one.measure_(samples, rows, batch, before, after)
+            one.measure_batch_(samples, rows, batch, before, after)
         times.append((len(rows), first, second))
         done += len(rows)
         if progress is not None:
@@ -182,7 +182,7 @@ def _run_forward(model: Model, batch: Batch, outputs: Sequence[Output]) -> tuple
 def _extract_output(output: Output, result: Any) -> Tensor | None:
     """The tensor called `output.field`, on the CPU: of scores over a vocabulary which token they rank first, others in
     float32. None where this batch has none, as without the modality it comes from."""
-    found = output.of(result)
+    found = output.select_tensor(result)
     if found is None:
         return None
     return tasks.top1_tokens(found).cpu() if output.kind == "tokens" else found.detach().float().cpu()
@@ -207,7 +207,7 @@ class _OutputMeter:
         self.embeddings = _EmbeddingPairs(output.modality) if _is_dual_encoder(outputs) else None
         self.labels = collect_labels(samples, output.label) if output.label else [None] * len(samples)
 
-    def measure_(
+    def measure_batch_(
         self,
         samples: Sequence[Sample],
         rows: Sequence[int],
@@ -227,28 +227,28 @@ class _OutputMeter:
             )
         _check_rows(self.output, reference, len(rows))
         if self.output.is_one_number(reference):
-            self.number.add_(rows, *(value.double().reshape(-1).numpy() for value in (reference, other)))
+            self.number.add_scores_(rows, *(value.double().reshape(-1).numpy() for value in (reference, other)))
             return
         mask = batch[self.output.mask].cpu() if self.output.mask in batch else None
         if self.output.kind == "tokens":
             found = tasks.token_agreement(reference, other, mask)
-            self.tasks[0].add_(rows, np.full(len(rows), 100.0), found)
+            self.tasks[0].add_scores_(rows, np.full(len(rows), 100.0), found)
         elif self.output.kind == "embedding":
-            self._embedding_(rows, tasks.pool_embedding(self.output, reference, mask), tasks.pool_embedding(self.output, other, mask))
+            self._add_embedding_(rows, tasks.pool_embedding(self.output, reference, mask), tasks.pool_embedding(self.output, other, mask))
         else:
-            self._logits_(samples, rows, reference, other)
+            self._add_logits_(samples, rows, reference, other)
 
-    def _embedding_(self, rows: Sequence[int], reference: Tensor, other: Tensor) -> None:
-        self.tasks[0].add_(rows, np.ones(len(rows)), tasks.cosine_similarity(reference, other))
+    def _add_embedding_(self, rows: Sequence[int], reference: Tensor, other: Tensor) -> None:
+        self.tasks[0].add_scores_(rows, np.ones(len(rows)), tasks.cosine_similarity(reference, other))
         if self.embeddings is not None:
             self.embeddings.rows.extend(rows)
             self.embeddings.before.append(reference.numpy())
             self.embeddings.after.append(other.numpy())
 
-    def _logits_(self, samples: Sequence[Sample], rows: Sequence[int], reference: Tensor, other: Tensor) -> None:
+    def _add_logits_(self, samples: Sequence[Sample], rows: Sequence[int], reference: Tensor, other: Tensor) -> None:
         if len(self.tasks) == 2:
-            self.tasks[0].add_(rows, np.full(len(rows), 100.0), tasks.top1_agreement(reference, other))
-            self.tasks[1].add_(rows, np.ones(len(rows)), tasks.cosine_similarity(reference, other))
+            self.tasks[0].add_scores_(rows, np.full(len(rows), 100.0), tasks.top1_agreement(reference, other))
+            self.tasks[1].add_scores_(rows, np.ones(len(rows)), tasks.cosine_similarity(reference, other))
             return
         kept = [(at, row, label) for at, row in enumerate(rows) if (label := self.labels[row]) is not None]
         for _, row, label in kept:
@@ -261,7 +261,7 @@ class _OutputMeter:
             at = [index for index, _, _ in kept]
             truth = torch.tensor([label for _, _, label in kept])
             scores = (tasks.accuracy(value[at], truth) for value in (reference, other))
-            self.tasks[0].add_([row for _, row, _ in kept], *scores)
+            self.tasks[0].add_scores_([row for _, row, _ in kept], *scores)
 
 
 def _is_dual_encoder(outputs: Sequence[Output]) -> bool:
@@ -369,7 +369,7 @@ def _make_metrics(watched: Sequence[_OutputMeter], samples: Sequence[Sample], se
 
 
 def _make_metric(task: _MetricTask, seed: int) -> Metric:
-    before, after = task.scores()
+    before, after = task.collect_scores()
     interval = compute_paired_interval(before, after, seed=seed, largest=LARGEST[task.unit])
     if task.likeness and interval.low is not None:
         interval = replace(interval, low=max(interval.low, 0.0))
@@ -401,13 +401,13 @@ def _make_overall_tasks(measured: Sequence[_MetricTask], count: int) -> list[_Me
     chosen = [task for task in parts if task.unit == unit]
     scores = np.full((2, len(chosen), count), np.nan)  # before and after × tasks × samples
     for index, task in enumerate(chosen):
-        scores[0, index, task.rows], scores[1, index, task.rows] = task.scores()
+        scores[0, index, task.rows], scores[1, index, task.rows] = task.collect_scores()
     rows = np.flatnonzero(~np.isnan(scores[0]).all(axis=0))
     means = np.nanmean(scores[:, :, rows], axis=1)  # (2, rows)
     name = "mean cosine" if unit == "cosine" else "mean score"
     likeness = all(task.likeness for task in chosen)
     task = _MetricTask(name, "all", unit, f"mean per sample over: {', '.join(t.name for t in chosen)}", likeness=likeness)
-    task.add_([int(row) for row in rows], means[0], means[1])
+    task.add_scores_([int(row) for row in rows], means[0], means[1])
     return [task]
 
 
@@ -460,7 +460,7 @@ def _make_one_way_task(
         f"recall at 1: the nearest of {len(items):,} {target} items is the {source}'s own",
         primary=False,
     )
-    task.add_([shared[row] for row in queries], before, after)
+    task.add_scores_([shared[row] for row in queries], before, after)
     return task
 
 

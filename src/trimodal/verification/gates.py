@@ -38,7 +38,7 @@ def _gate_modality(metrics: Sequence[Metric], modality: str, floor: float) -> li
 
 
 def _unmeasured_check(modality: str) -> Check:
-    return Check.held(f"largest drop for {modality}", False, f"nothing was measured for {modality}", "quality")
+    return Check.from_outcome(f"largest drop for {modality}", False, f"nothing was measured for {modality}", "quality")
 
 
 def _gate_metric(metric: Metric, floor: float) -> Check:
@@ -48,7 +48,7 @@ def _gate_metric(metric: Metric, floor: float) -> Check:
     if metric.drop_low is not None and metric.drop_high is not None:
         told = f"95 % interval {metric.drop_low:.{digits}f} to {metric.drop_high:.{digits}f}"
     whether = metric.drop <= allowed  # what is not a number is not
-    return Check.held(
+    return Check.from_outcome(
         name=f"{metric.name}: drop at most {allowed:g}{unit}",
         whether=whether,
         detail=f"drop {metric.drop:.{digits}f}{unit}, {told}, n = {metric.samples:,}: {_describe_margin(metric, allowed, whether)}",

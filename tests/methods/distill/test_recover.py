@@ -207,11 +207,11 @@ def test_a_level_moves_by_the_sum_of_its_weights_gradients() -> None:
                               "tables": "tensor", "scaled": False},
                  {"codes": pack_codes(torch.tensor([[0, 1, 0, 1]]), 1), "levels": torch.tensor([[0.5, 1.5]]).half()})  # fmt: skip
     assert isinstance(book, CodedWeight)
-    book.loosen_()
+    book.unfreeze_levels_()
     (book() * torch.arange(4.0)).sum().backward()
     (levels,) = book.parameters()
     assert levels.tolist() == [[1.0, 3.0]] and levels.grad is not None and levels.grad.tolist() == [[2.0, 4.0]]
-    book.fasten_()
+    book.freeze_levels_()
     assert book.levels.tolist() == [[0.5, 1.5]] and book.options["exponent"] == 1
     assert book().tolist() == [[1.0, 3.0, 1.0, 3.0]]
 

@@ -23,7 +23,7 @@ from trimodal.networks.tiny import make_miniature_batch, write_miniature
 def place(**changes: Any) -> Place:
     """A tower of twelve blocks."""
     tower = Tower("image", "image", tuple(f"layers.{i}" for i in range(12)), whole_tokens="", protected=1)
-    return Place("image", (), whole=replace(tower, **changes))
+    return Place("image", (), whole_tower=replace(tower, **changes))
 
 
 @pytest.mark.parametrize(("options", "blocks"), [

@@ -79,7 +79,7 @@ def test_update_of_one_part_leaves_the_other_part_of_a_joined_input(layer: Any, 
     change = CHANNELS.solve(Place(label, (joined,), label), {"layer.weight": layer.weight}, layer.moment, config)
     assert change.cut is not None and change.cut.weight is not None and change.cut.weight.shape == (64, 72)
     whole, plain = torch.zeros_like(layer.weight), torch.zeros_like(layer.weight)
-    columns = joined.input_axis.staying(change.cut.kept, label)  # type: ignore[union-attr]
+    columns = joined.input_axis.kept_entry_indices(change.cut.kept, label)  # type: ignore[union-attr]
     whole[:, columns] = change.cut.weight
     plain[:, columns] = layer.weight[:, columns]
     assert layer.error(whole) < 0.5 * layer.error(plain)
@@ -97,4 +97,4 @@ def test_streams_of_residual_stages_are_cut_through_all_their_blocks(compressed:
 
 def test_without_data_channels_go_by_magnitude(compressed: Any) -> None:
     done = compressed("resnet", [{"prune.channels": {"score": "magnitude"}}], data=False)
-    assert len(done.records) == len(done.model.layout.labels()) and not any(record.notes for record in done.records)
+    assert len(done.records) == len(done.model.layout.list_labels()) and not any(record.notes for record in done.records)

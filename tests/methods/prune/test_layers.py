@@ -166,7 +166,7 @@ def test_a_block_that_does_nothing_goes_first(
 def test_blocks_that_do_nothing_can_all_go(compressed: Callable[..., Any], deeper: Callable[..., None], score: str) -> None:
     deeper("llama", "model.layers.1", "model.layers.2")
     done = compressed("llama", [{"prune.layers": {"sparsity": 0.5, "score": score}}])
-    assert done.model.layout.tower("text").numbers == (0, 3)
+    assert done.model.layout.get_tower("text").numbers == (0, 3)
     batch = make_miniature_batch("llama", 3, seed=7)
     assert torch.equal(collect_outputs(done.model.module, batch)["logits"], collect_outputs(done.original.module, batch)["logits"])
     whole, left = dict(done.original.module.state_dict()), dict(done.model.module.state_dict())
@@ -182,7 +182,7 @@ def test_the_record_holds_the_error_at_the_towers_end(compressed: Callable[..., 
         for batch in done.batches:
             ends = []
             for model in (done.original, done.model):
-                last = model.module.get_submodule(model.layout.tower("text").blocks[-1])
+                last = model.module.get_submodule(model.layout.get_tower("text").blocks[-1])
                 last.register_forward_hook(lambda _, args, output, ends=ends: ends.append(output))  # type: ignore[misc]
                 with torch.no_grad():
                     model.module(**batch)
@@ -229,7 +229,7 @@ def test_a_decoder_still_generates_also_when_reloaded(
     said = _generates(module, ids)
     assert torch.equal(said, _generates(done.original.module, ids))
     again = _reloaded(done, "llama", tmp_path)
-    assert again.layout.tower("text").numbers == (0, 2, 3)
+    assert again.layout.get_tower("text").numbers == (0, 2, 3)
     assert torch.equal(said, _generates(again.module, ids))
     base = hf.AutoModel.from_pretrained(tmp_path / "out")
     assert len(base.layers) == base.config.num_hidden_layers == 3
@@ -262,11 +262,11 @@ def test_a_tower_that_is_read_before_its_end(
     tiny.MINIATURES["llava"] = reading  # type: ignore[index]
     sparsity = 0.75 if shallow else 0.5
     done = compressed("llava", [{"prune.layers": {"where": "image", "sparsity": sparsity, "score": "divergence"}}])
-    assert done.model.layout.tower("image").numbers == ((1,) if shallow else (0, 2))
+    assert done.model.layout.get_tower("image").numbers == ((1,) if shallow else (0, 2))
     expected = {-2: -1, 2: -1}[read] if isinstance(read, int) else [-2, -1]
     config: Any = done.model.module.config
     assert config.vision_feature_layer == expected
-    assert config.vision_config.num_hidden_layers == len(done.model.layout.tower("image").blocks)
+    assert config.vision_config.num_hidden_layers == len(done.model.layout.get_tower("image").blocks)
     assert "nothing reads block" in done.records[0].notes[-1]
     batch = make_miniature_batch("llava", 2, seed=3)
     expected_logits = collect_outputs(done.original.module, batch)["logits"]
@@ -315,7 +315,7 @@ def test_layers_quantized_before_stay_what_they_were(compressed: Callable[..., A
     deeper("llama", "model.layers.0")
     done = compressed("llama", CHAINS["quantized-before-and-again"])
     path = "model.layers.2.mlp.down_proj"
-    assert done.model.layout.tower("text").numbers == (1, 2, 3)
+    assert done.model.layout.get_tower("text").numbers == (1, 2, 3)
     kept = done.model.module.get_submodule(path).weight
     assert torch.allclose(kept, done.original.module.get_submodule(path.replace("2", "3")).weight, atol=0.5)
     assert [step for step in done.model.steps if "treat" in step and step["treat"]["path"] == path]
@@ -347,7 +347,7 @@ def place(**changes: Any) -> Place:
     """A tower of four blocks with one linear layer each."""
     tower = replace(Tower("image", "image", tuple(f"layers.{i}" for i in range(4)), whole_blocks=""), **changes)
     sites = [Site(f"layers.{i}.up", "image", i, "up", "linear", (4, 4), stored_bytes=64) for i in range(4)]
-    return Place("image", tuple(sites), whole=tower)
+    return Place("image", tuple(sites), whole_tower=tower)
 
 
 def _with(number: int, **changes: Any) -> Place:
@@ -390,7 +390,7 @@ def test_a_tower_that_no_sample_reaches_is_an_error(deeper: Callable[..., None],
     from trimodal.errors import TrimodalError
 
     model = tiny_model("llama")
-    whole = Place("text", model.layout.sites, whole=model.layout.tower("text"))
+    whole = Place("text", model.layout.sites, whole_tower=model.layout.get_tower("text"))
     empty: Sequence[Any] = []
     with pytest.raises(TrimodalError, match="no calibration sample ran through it"):
         layers.survey(model, whole, empty, mix, LayersConfig(sparsity=0.5))
@@ -410,7 +410,7 @@ def test_of_blocks_that_a_ranking_made_unlike_it_matters_which_stay(
 
     monkeypatch.setattr(tiny, "_enlarge_weights_", enlarge_)
     done = compressed("llama", [{"prune.neurons": {"scope": "tower"}}, {"prune.layers": {"sparsity": 0.5}}])
-    assert done.plan.certainty == "estimate" and done.model.layout.tower("text").numbers == (1, 3)
+    assert done.plan.certainty == "estimate" and done.model.layout.get_tower("text").numbers == (1, 3)
     for site in done.model.layout.sites:
         assert tuple(done.model.module.get_submodule(site.path).weight.shape) == site.shape, site.path
     found = tensor_bytes(unique_tensors(done.model.module).values())

@@ -60,7 +60,7 @@ def test_less_sparse_than_before_is_refused(name: str) -> None:
     used = get_method(name)
     (site,) = forecast_sparse_site(SITE, 32)
     place = Place("text.0.down", (site,))
-    assert site.kept == 32 and SITE.kept == 128
+    assert site.kept_weights == 32 and SITE.kept_weights == 128
     reason = used.refuse(place, build_config(used.config, {"sparsity": 0.5}, name))
     assert reason == "already sparse: it has 32 weights left, and 64 were to stay"
     assert used.refuse(place, build_config(used.config, {"sparsity": 0.75}, name)) is None

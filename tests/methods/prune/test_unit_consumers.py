@@ -78,7 +78,7 @@ def test_fit_to_all_dimensions_changes_nothing() -> None:
 
 def test_layers_that_share_an_input_make_one_reading() -> None:
     model = build_model(make_miniature("llama"), "llama")
-    place = Place.along(model.layout, "text.width")
+    place = Place.for_label(model.layout, "text.width")
     with torch.no_grad():
         readings = collect_stream_inputs(model, place, [make_miniature_batch("llama", 2)])
     names = [[site.name for site in reading.sites] for reading in readings]
@@ -93,8 +93,8 @@ def test_layers_that_share_an_input_make_one_reading() -> None:
 def test_fitted_layers_are_nearer_to_the_whole_model_on_other_data(name: str) -> None:
     model = build_model(make_miniature(name), name)
     batches, fresh = [make_miniature_batch(name, 24, seed) for seed in (1, 2, 3)], make_miniature_batch(name, 24, 9)
-    label = next(label for label in model.layout.labels() if label.endswith(".width"))
-    place = Place.along(model.layout, label)
+    label = next(label for label in model.layout.list_labels() if label.endswith(".width"))
+    place = Place.for_label(model.layout, label)
     field = model.family.outputs(model.module)[0].field
 
     def lost(refit: bool) -> tuple[float, float]:

@@ -104,10 +104,10 @@ class KeptNorm(nn.Module):
 
 def masked_(model: Model, label: str, kept: Sequence[int]) -> None:
     """Let nothing write to the dimensions that are not `kept`, so that the stream is zero there."""
-    sites = list(model.layout.carrying(label))
+    sites = list(model.layout.find_label_sites(label))
     gone = [unit for unit in range(32) if unit not in kept]
     with torch.no_grad():
-        for site in (site for site in sites if site.writes(label) and site.kind != "norm"):
+        for site in (site for site in sites if site.writes_label(label) and site.kind != "norm"):
             layer: Any = model.module.get_submodule(site.path)
             layer.weight.transpose(0, site.output_dim)[gone] = 0.0
             if site.bias:
@@ -122,7 +122,7 @@ def masked_(model: Model, label: str, kept: Sequence[int]) -> None:
 
 def streams() -> list[tuple[str, str]]:
     names = (*MINIATURES, *HEADS)
-    return [(name, label) for name in names for label in made(name)[0].layout.labels() if is_width(label)]
+    return [(name, label) for name in names for label in made(name)[0].layout.list_labels() if is_width(label)]
 
 
 @pytest.mark.parametrize(("name", "label"), streams())
@@ -131,7 +131,7 @@ def test_what_is_cut_computes_what_a_zeroed_stream_does(name: str, label: str) -
     (model, batch), kept = made(name), [unit for unit in range(32) if unit % 4 != 1]
     whole = named(model, batch)
     cut, masked = (replace(model, module=copy.deepcopy(model.module)) for _ in range(2))
-    place = Place.along(model.layout, label)
+    place = Place.for_label(model.layout, label)
     cut_units_(cut.module, model.layout, label, kept)
     with torch.no_grad():
         for parameter, value in rescale_norms(model, place, kept).items():
@@ -144,7 +144,7 @@ def test_what_is_cut_computes_what_a_zeroed_stream_does(name: str, label: str) -
     assert found and all(torch.allclose(a, b, atol=2e-5, rtol=2e-5) for a, b in zip(found, expected, strict=True))
     assert any(not torch.allclose(a, b, atol=1e-3) for a, b in zip(found, whole, strict=True))
     again = build_model(cut.module, name).layout
-    assert again.sites == model.layout.cut(label, kept).sites and again.bare == model.layout.bare
+    assert again.sites == model.layout.cut_units(label, kept).sites and again.bare == model.layout.bare
 
 
 @pytest.mark.parametrize("epsilon", [1e-6, 1e-5, 1e-2])
@@ -172,11 +172,11 @@ def quiet_llama() -> tuple[Model, list[dict[str, Tensor]]]:
     """A model of which some dimensions carry next to nothing, though large weights hang on them."""
     model = build_model(make_miniature("llama"), "llama")
     with torch.no_grad():
-        for site in model.layout.carrying("text.width"):
+        for site in model.layout.find_label_sites("text.width"):
             layer: Any = model.module.get_submodule(site.path)
-            if site.writes("text.width") and site.kind != "norm":
+            if site.writes_label("text.width") and site.kind != "norm":
                 layer.weight.transpose(0, site.output_dim)[list(QUIET)] *= 1e-3
-            elif site.reads("text.width"):
+            elif site.reads_label("text.width"):
                 layer.weight[:, list(QUIET)] *= 5.0
     return model, [make_miniature_batch("llama", 4, seed) for seed in (1, 2)]
 
@@ -184,7 +184,7 @@ def quiet_llama() -> tuple[Model, list[dict[str, Tensor]]]:
 @pytest.mark.parametrize("score", ["energy", "activation"])
 def test_dimensions_that_carry_nothing_go_first(score: str) -> None:
     model, batches = quiet_llama()
-    place = Place.along(model.layout, "text.width")
+    place = Place.for_label(model.layout, "text.width")
 
     def lost(name: str) -> float:
         config = build_config(WidthConfig, {"score": name}, "")
@@ -285,7 +285,7 @@ def test_a_folded_norm_is_remembered_after_loading(compressed: Any, tmp_path: Pa
     done = compressed("qwen3", [{"fold.exact": {"affine": True}}])
     write_artifact(replace(done.model, folder=write_miniature("qwen3", tmp_path / "a")), done.plan, tmp_path / "b", None)
     layout = open_model(tmp_path / "b").layout
-    assert layout == done.model.layout and not [label for label in layout.labels() if is_width(label)]
+    assert layout == done.model.layout and not [label for label in layout.list_labels() if is_width(label)]
     assert [fixed.label for fixed in layout.fixed] == ["text.width"]
 
 
@@ -329,7 +329,7 @@ def test_it_goes_with_other_steps_and_reloads(compressed: Any, tmp_path: Path, n
 
 def test_too_little_to_remove_is_refused() -> None:
     layout = build_model(make_miniature("llama"), "llama").layout
-    reason = METHOD.refuse(Place.along(layout, "text.width"), WidthConfig(sparsity=0.01))
+    reason = METHOD.refuse(Place.for_label(layout, "text.width"), WidthConfig(sparsity=0.01))
     assert reason == "0.01 of its 32 dimensions is none, as a multiple of 8 stays"
     found = [count_kept_dimensions(768, WidthConfig(sparsity=share, multiple=n)) for share, n in ((0, 8), (0.25, 8), (0.3, 64), (1, 8))]
     assert found == [768, 576, 576, 8] and count_kept_dimensions(6, WidthConfig(sparsity=0.5)) == 6

@@ -76,7 +76,7 @@ def test_blocks_of_columns_do_not_change_the_result() -> None:
     x = torch.randn(600, 300) @ torch.randn(300, 300)
     weight, root = torch.randn(4, 300), inverse_root(x.T @ x / 600, 0.01, 600)[0].float()
     grid = fit_grid(weight, 4, "channel")
-    scale, zero = (expand_groups(part, grid.group, 300) for part in (grid.scales(), grid.zeros()))
+    scale, zero = (expand_groups(part, grid.group, 300) for part in (grid.float_scales(), grid.float_zeros()))
     w, codes = weight.clone(), torch.empty_like(weight)
     for i in range(300):  # the algorithm as it is written down, without blocks
         codes[:, i] = (torch.round(w[:, i] / scale[:, i]) + zero[:, i]).clamp(0, 15)

@@ -88,4 +88,4 @@ def test_every_kind_of_layer_without_data(kind: Any, shape: Any, options: dict[s
     assert (store().float() - weight).square().mean() < 0.1
     (after,) = forecast(at, config)
     assert sum(t.numel() * t.element_size() for t in treatment.tensors.values()) == after.stored_bytes
-    assert torch.equal(store.rows(torch.tensor([3, 1])), store().flatten(1)[[3, 1]])
+    assert torch.equal(store.decode_rows(torch.tensor([3, 1])), store().flatten(1)[[3, 1]])

@@ -36,7 +36,7 @@ def test_worked_example() -> None:
     weight, moment = torch.tensor([[0.7, 0.4]]), torch.tensor([[2.0, 1.0], [1.0, 2.0]])
     root, _ = inverse_root(moment, 0.0, tokens=100)
     levels = make_integer_grid(0.5 * root.diagonal().float())
-    assert levels.steps()[0].tolist() == pytest.approx([0.408248, 0.353553], rel=5e-4)  # float16
+    assert levels.float_steps()[0].tolist() == pytest.approx([0.408248, 0.353553], rel=5e-4)  # float16
     codes, _ = round_with_feedback(weight, root.float(), levels, torch.arange(2))
     assert codes.tolist() == [[2, 1]]
     exact = codes * 0.5 * root.diagonal().float()
@@ -84,7 +84,7 @@ def test_refitted_steps_are_the_least_squares_ones(layer: Any) -> None:
     codes = (layer.weight / 0.3).round().to(torch.int8)
     moment = type(layer.moment)(96, 1000)
     moment.second, moment.mean = torch.eye(96), torch.zeros(96)
-    found = refit_steps(layer.weight, codes, make_integer_grid(torch.full((96,), 0.3)), moment).steps()[0]
+    found = refit_steps(layer.weight, codes, make_integer_grid(torch.full((96,), 0.3)), moment).float_steps()[0]
     expected = (codes * layer.weight).sum(0) / codes.float().square().sum(0)
     assert torch.allclose(found, expected, rtol=1e-3)
 

@@ -77,7 +77,7 @@ def test_without_feedback_any_weight_can_be_rotated(solve: Any, kind: Any) -> No
     assert METHOD.solve is not None
     (treatment,) = METHOD.solve(at, {"layer.weight": torch.randn(64, 24)}, None, config).treatments.values()
     store = CodedWeight(treatment.kind, treatment.options, treatment.tensors)
-    assert torch.allclose(store.rows(torch.tensor([7, 3])), store()[[7, 3]], atol=1e-6)
+    assert torch.allclose(store.decode_rows(torch.tensor([7, 3])), store()[[7, 3]], atol=1e-6)
     held = sum(t.numel() * t.element_size() for t in treatment.tensors.values())
     (after,) = forecast(at, config)
     assert held == after.stored_bytes and treatment.tensors["signs"].shape == (1, 3)

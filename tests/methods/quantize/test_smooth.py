@@ -102,7 +102,7 @@ def test_layer_computes_what_an_int8_runtime_does(mode: str, strength: float) ->
     inputs = (quantize_to_codes(x * c, scale, zero, 8) - zero).long()
     assert int(inputs.abs().max()) <= 255
     whole = inputs @ (codes.long() - 128).T
-    exact = whole.double() * scale.double() * levels.scales().double().T
+    exact = whole.double() * scale.double() * levels.float_scales().double().T
     with torch.no_grad():
         found = layer(x).double()
     assert float((found - exact).abs().max() / exact.abs().max()) < 1e-6
@@ -117,7 +117,7 @@ def test_both_forms_of_the_input_agree() -> None:
     weight, x = matrix(0), rows(1)
     layer = layer_of(solved(weight, {"text": x}, strength=0.7, mode="static"), linear(weight))
     c = layer.stored.columns.float()  # type: ignore[union-attr, operator]
-    seen, decoded = layer.stored.input_seen(x), layer.weight  # type: ignore[union-attr, operator]
+    seen, decoded = layer.stored.fake_quantize_input(x), layer.weight  # type: ignore[union-attr, operator]
     one, other = seen @ decoded.T, (seen * c) @ (decoded / c).T  # type: ignore[operator]
     assert float((one - other).abs().max() / other.abs().max()) < 1e-5
     assert len((seen * c)[:, :].mul(1 / layer.stored.input_scale).round().unique()) <= 256  # type: ignore[union-attr, operator]

@@ -183,16 +183,16 @@ def test_gradients_of_all_layers_add_up(scaled: bool, expected: Any) -> None:
     owner = make_weight_store("codebook", {**options, "tables": "tower"}, {"codes": codes[0], "levels": levels, **scales[0]})
     other = make_weight_store("codebook", {**options, "tables": "borrowed"}, {"codes": codes[1], **scales[1]})
     assert isinstance(owner, CodedWeight) and isinstance(other, CodedWeight)
-    other.borrow_(owner)
-    assert not other.learns_levels
+    other.share_table_(owner)
+    assert not other.has_own_levels
     both = nn.ModuleList([other, owner])
-    owner.loosen_()
+    owner.unfreeze_levels_()
     (trained,) = both.parameters()
     loss = (owner() * torch.tensor([1.0, 2.0])).sum() + (other() * torch.tensor([3.0, 5.0 if not scaled else 6.0])).sum()
     loss.backward()
     assert trained.grad is not None and trained.grad.tolist() == expected
     decoded = [owner().tolist(), other().tolist()]
-    owner.fasten_()
+    owner.freeze_levels_()
     assert [owner().tolist(), other().tolist()] == decoded and owner.options["exponent"] == 1
 
 

@@ -76,7 +76,7 @@ def place(blocks: int = 5, **changes: Any) -> Place:
             site = Site(f"layers.{i}.{role}", "text", i, role, "linear", (8, 8), bias=True, stored_bytes=288)
             sites.append(replace(site, **changes))
         sites.append(Site(f"layers.{i}.norm", "text", i, "norm", "norm", (8,), stored_bytes=32))
-    return Place("text", tuple(sites), whole=tower)
+    return Place("text", tuple(sites), whole_tower=tower)
 
 
 @pytest.mark.parametrize(("options", "expected"), [
@@ -104,7 +104,7 @@ def test_bytes_follow_from_the_place_alone() -> None:
 
 
 @pytest.mark.parametrize(("where", "options", "reason"), [
-    (Place("text", (), whole=Tower("text", "text")), {}, "only layers of a tower with blocks"),
+    (Place("text", (), whole_tower=Tower("text", "text")), {}, "only layers of a tower with blocks"),
     (place(stored="quantized"), {}, "no plain linear layer is of one shape"),
     (place(tied=("elsewhere",)), {}, "no plain linear layer is of one shape"),
     (place(own_forward=True), {}, "no plain linear layer is of one shape"),

@@ -90,7 +90,7 @@ def test_blocks_hold_their_sites(name: str) -> None:
     layout = described(miniature(name))
     for site in layout.sites:
         if site.block is not None:
-            assert site.path.startswith(layout.tower(site.tower).blocks[site.block] + ".")
+            assert site.path.startswith(layout.get_tower(site.tower).blocks[site.block] + ".")
     assert sum(len(tower.blocks) for tower in layout.towers) >= 2
 
 
@@ -122,9 +122,9 @@ def test_bytes_and_parameters_agree_with_the_checkpoint(name: str, tmp_path: Pat
 @pytest.mark.parametrize("name", DECLARED)
 def test_one_label_has_one_number_of_units(name: str) -> None:
     layout = described(miniature(name))
-    for label in layout.labels():
-        sites = list(layout.carrying(label))
-        producers, consumers = ([s for s in sites if s.writes(label)], [s for s in sites if s.reads(label)])
+    for label in layout.list_labels():
+        sites = list(layout.find_label_sites(label))
+        producers, consumers = ([s for s in sites if s.writes_label(label)], [s for s in sites if s.reads_label(label)])
         assert producers and consumers
         assert len(consumers) == 1 or label.startswith("image.stage") or is_width(label)  # every block reads a stream
         axes = [axis for s in sites for axis in (s.output_axis, s.input_axis) if axis is not None]
@@ -137,7 +137,7 @@ def test_one_label_has_one_number_of_units(name: str) -> None:
 
 def labels_of_miniatures() -> list[tuple[str, str]]:
     """All but the widths, of which `tests/methods/prune/test_width.py` asks more."""
-    found = [(name, label) for name in DECLARED for label in described(made(name)).labels()]
+    found = [(name, label) for name in DECLARED for label in described(made(name)).list_labels()]
     return [(name, label) for name, label in found if not is_width(label)]
 
 
@@ -145,7 +145,7 @@ def labels_of_miniatures() -> list[tuple[str, str]]:
 def test_cutting_a_label_is_zeroing_what_its_consumer_reads(name: str, label: str) -> None:
     module = miniature(name)
     layout = described(module)
-    consumers = [site for site in layout.sites if site.reads(label)]
+    consumers = [site for site in layout.sites if site.reads_label(label)]
     assert consumers[0].input_axis is not None
     units = consumers[0].input_axis.units
     kept = [unit for unit in range(units) if unit % 2 == 0]
@@ -156,7 +156,7 @@ def test_cutting_a_label_is_zeroing_what_its_consumer_reads(name: str, label: st
     with torch.no_grad():
         for site in consumers:
             assert site.input_axis is not None
-            zeroed.get_parameter(f"{site.path}.weight")[:, site.input_axis.entries(gone, label)] = 0
+            zeroed.get_parameter(f"{site.path}.weight")[:, site.input_axis.entry_indices(gone, label)] = 0
     cut_units_(cut, layout, label, kept)
     expected, found = run(zeroed, batch), run(cut, batch)
     for left, right in zip(expected, found, strict=True):
@@ -165,8 +165,8 @@ def test_cutting_a_label_is_zeroing_what_its_consumer_reads(name: str, label: st
     unread = name == "llava" and label.startswith("image.1.")  # LLaVA reads the last vision block but one
     assert unread or any(not torch.allclose(a, b, atol=1e-4) for a, b in zip(whole, found, strict=True))
     again = described(cut)
-    assert again.sites == layout.cut(label, kept).sites
-    assert again.labels() == layout.labels()
+    assert again.sites == layout.cut_units(label, kept).sites
+    assert again.list_labels() == layout.list_labels()
 
 
 @pytest.mark.parametrize("name", DECLARED)
@@ -188,10 +188,10 @@ def test_grouped_queries_are_cut_with_their_key() -> None:
 
 def test_tied_weights_are_one_site() -> None:
     layout = described(miniature("llama"))
-    assert layout.site("model.embed_tokens").tied == ("lm_head",)
+    assert layout.get_site("model.embed_tokens").tied == ("lm_head",)
     assert not [s for s in layout.sites if s.role == "head"]
     whisper = described(miniature("whisper"))
-    assert whisper.site("model.decoder.embed_tokens").tied == ("proj_out",)
+    assert whisper.get_site("model.decoder.embed_tokens").tied == ("proj_out",)
 
 
 def test_llava_runs_through_image_fusion_text() -> None:
@@ -203,15 +203,15 @@ def test_llava_runs_through_image_fusion_text() -> None:
 
 
 def test_cross_attention_has_a_label_of_its_own() -> None:
-    labels = described(miniature("whisper")).labels()
+    labels = described(miniature("whisper")).list_labels()
     assert {"text.0.heads", "text.0.cross.heads", "text.0.neurons", "audio.1.heads"} <= set(labels)
 
 
 def test_inner_channels_of_a_residual_block_carry_the_batch_norm() -> None:
     layout = described(miniature("resnet"))
-    carrying = [site.name for site in layout.carrying("image.0.1.channels")]
+    carrying = [site.name for site in layout.find_label_sites("image.0.1.channels")]
     assert carrying == ["image.0.1.conv", "image.0.1.norm", "image.0.2.conv"]
-    assert "image.0.channels" in described(miniature("resnet-basic")).labels()
+    assert "image.0.channels" in described(miniature("resnet-basic")).list_labels()
 
 
 def test_modalities_and_outputs_of_parts_and_heads() -> None:
@@ -299,7 +299,7 @@ def test_other_classes_are_declared_in_order_too(kind: str) -> None:
         module.get_submodule(path).register_forward_hook(lambda *_, path=path: fired.append(path))
     assert all(value is not None for value in run(module, inputs()))
     assert list(dict.fromkeys(fired)) == [path for path in declared if path in fired]
-    for label in layout.labels():
+    for label in layout.list_labels():
         cut_units_(module, layout, label, (0,))
     run(module, inputs())
 

@@ -32,7 +32,7 @@ class QuestionItem:
         """The class of the right answer."""
         return answer_class_of(self.operation, self.seen, self.clip.digit)
 
-    def line(self, split: str) -> dict[str, object]:
+    def to_line(self, split: str) -> dict[str, object]:
         """The item as one line of ``data.jsonl``."""
         return {
             "image": f"images/{self.image:04d}.png",
@@ -88,7 +88,7 @@ def write_dataset(
         raise ValueError(f"Ask for at least one question and no negative number; got {counts}.")
     chosen = [(split, item) for split, count in counts.items() for item in draw_questions(split, count, seed)]
     folder = Path(folder)
-    lines = [json.dumps(item.line(split)) for split, item in chosen]
+    lines = [json.dumps(item.to_line(split)) for split, item in chosen]
     with open_atomic_folder(folder, force) as part:
         _write_images(part / "images", sorted({item.image for _, item in chosen}))
         _write_audio(part / "audio", {item.clip.name: item.clip for _, item in chosen})

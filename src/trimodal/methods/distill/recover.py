@@ -105,14 +105,14 @@ def number_distance(teacher: Tensor, student: Tensor) -> Tensor:
 @contextmanager
 def unfreeze_codebook_levels(module: nn.Module) -> Iterator[None]:
     """While open, the learned levels of codebooks are parameters; afterwards they are what is stored again."""
-    books = [part for part in module.modules() if isinstance(part, CodedWeight) and part.learns_levels]
+    books = [part for part in module.modules() if isinstance(part, CodedWeight) and part.has_own_levels]
     for book in books:
-        book.loosen_()
+        book.unfreeze_levels_()
     try:
         yield
     finally:
         for book in books:
-            book.fasten_()
+            book.freeze_levels_()
 
 
 @contextmanager
@@ -122,7 +122,7 @@ def record_block_outputs(model: Model, original: Layout | None = None) -> Iterat
     seen: dict[str, Tensor] = {}
 
     def keep(path: str) -> Any:
-        known = path if original is None else model.layout.before(original, path)
+        known = path if original is None else model.layout.find_original_path(original, path)
 
         def hook(module: nn.Module, inputs: Any, output: Any) -> None:
             seen[known] = output if isinstance(output, Tensor) else output[0]
@@ -146,7 +146,7 @@ def compute_distillation_loss(
     says by block which tokens are no padding."""
     terms: dict[str, list[Tensor]] = {"logits": [], "embeddings": [], "features": []}
     for output in outputs:
-        expected, found = (output.of(side[0]) for side in (teacher, student))
+        expected, found = (output.select_tensor(side[0]) for side in (teacher, student))
         if expected is None or found is None:
             continue
         mask = batch.get(output.mask)

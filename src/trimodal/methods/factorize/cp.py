@@ -87,7 +87,7 @@ def cp_rank_of(site: Site, config: CpConfig) -> int:
 
 def refuse(place: Place, config: CpConfig) -> str | None:
     """Why a place is left alone."""
-    site = place.observed
+    site = place.observed_site
     return refuse_kernel(site) or refuse_costly(site, "cp", _rank_options(site, config))
 
 
@@ -98,7 +98,7 @@ def wants(place: Place, config: CpConfig) -> StatisticKind | None:
 
 def forecast(place: Place, config: CpConfig) -> Sequence[Site]:
     """Three sites in place of one, or four for an image's kernel."""
-    return forecast_chain(place.observed, "cp", _rank_options(place.observed, config))
+    return forecast_chain(place.observed_site, "cp", _rank_options(place.observed_site, config))
 
 
 def fit_cp_factors(weight: Tensor, moment: Tensor | None, rank: int, sweeps: int, ridge: float) -> list[Tensor]:
@@ -205,7 +205,7 @@ def _rank_options(site: Site, config: CpConfig) -> dict[str, Any]:
 
 def solve(place: Place, weights: Weights, statistic: Statistic | None, config: CpConfig) -> Change:
     """Write the kernel of the place's site as a sum of separable terms."""
-    site, ranks = place.observed, _rank_options(place.observed, config)
+    site, ranks = place.observed_site, _rank_options(place.observed_site, config)
     weight, bias = weights[f"{site.path}.weight"], weights.get(f"{site.path}.bias")
     moment = damp_second_moment(statistic, bias, config.damping)
     parts = fit_cp_factors(weight, moment, ranks["rank"], config.sweeps, config.ridge)

@@ -54,7 +54,7 @@ class EigenConfig(EnergyRankOptions):
 
 def wants(place: Place, config: EigenConfig) -> StatisticKind | None:
     """The second moment, except for an embedding."""
-    return None if place.observed.kind == "embedding" else "moment"
+    return None if place.observed_site.kind == "embedding" else "moment"
 
 
 def fit_eigen_factors(
@@ -69,7 +69,7 @@ def fit_eigen_factors(
 
 def solve(place: Place, weights: Weights, statistic: Statistic | None, config: EigenConfig) -> Change:
     """Factorise the weight of the place's site."""
-    site, rank = place.observed, rank_of(place.observed, config)
+    site, rank = place.observed_site, rank_of(place.observed_site, config)
     weight = weights[f"{site.path}.weight"].flatten(1)  # (m, n)
     bias = weights.get(f"{site.path}.bias")
     if site.kind == "embedding":

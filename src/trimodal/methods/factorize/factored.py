@@ -74,7 +74,7 @@ def rank_of(site: Site, config: RankOptions) -> int:
 
 def refuse(place: Place, config: RankOptions) -> str | None:
     """Why a place is left alone."""
-    site = place.observed
+    site = place.observed_site
     reason = _refuse_unfactorizable(site)
     limit = break_even_rank(site.rows, site.columns)
     if reason is None and rank_of(site, config) > limit:
@@ -122,13 +122,13 @@ def _refuse_unfactorizable(site: Site) -> str | None:
 
 def forecast(place: Place, config: RankOptions) -> Sequence[Site]:
     """Two sites, `first` and `second`, in place of one."""
-    site = place.observed
+    site = place.observed_site
     return forecast_chain(site, "low_rank", {"rank": rank_of(site, config), "embedding": site.kind == "embedding"})
 
 
 def forecast_chain(site: Site, kind: str, ranks: Mapping[str, Any]) -> Sequence[Site]:
     """The sites in place of one whose weight is kept as `kind` with `ranks`."""
-    return site.factored(kind, _storage_options(site, ranks))
+    return site.split_into_factors(kind, _storage_options(site, ranks))
 
 
 def center_second_moment(statistic: Statistic | None, bias: Tensor | None) -> Tensor | None:

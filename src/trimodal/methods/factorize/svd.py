@@ -69,7 +69,7 @@ def wants(place: Place, config: SvdConfig) -> StatisticKind | None:
     """The gradient of the weight, or the second moment if inputs count, except for an embedding."""
     if config.fisher:
         return "gradient"
-    return "moment" if config.alpha and place.observed.kind != "embedding" else None
+    return "moment" if config.alpha and place.observed_site.kind != "embedding" else None
 
 
 def fit_svd_factors(weight: Tensor, scale: Tensor, rank: int, energy: float | None = None) -> tuple[Tensor, Tensor]:
@@ -85,7 +85,7 @@ def solve(place: Place, weights: Weights, statistic: Statistic | None, config: S
 
 
 def _factorize_weight(place: Place, weights: Weights, statistic: Statistic | None, config: SvdConfig) -> Change:
-    site, rank = place.observed, rank_of(place.observed, config)
+    site, rank = place.observed_site, rank_of(place.observed_site, config)
     weight = weights[f"{site.path}.weight"].flatten(1)  # (m, n)
     if isinstance(statistic, WeightGradient):
         importance = _normalize_importance(statistic.square.sum(dim=1).sqrt())  # of rows

@@ -108,7 +108,7 @@ def tucker_ranks_of(site: Site, config: TuckerConfig) -> tuple[int, int]:
 
 def refuse(place: Place, config: TuckerConfig) -> str | None:
     """Why a place is left alone."""
-    site = place.observed
+    site = place.observed_site
     return refuse_kernel(site) or refuse_costly(site, "tucker", _rank_options(site, config))
 
 
@@ -119,7 +119,7 @@ def wants(place: Place, config: TuckerConfig) -> StatisticKind | None:
 
 def forecast(place: Place, config: TuckerConfig) -> Sequence[Site]:
     """Three sites, `first`, `second` and `third`, in place of one."""
-    return forecast_chain(place.observed, "tucker", _rank_options(place.observed, config))
+    return forecast_chain(place.observed_site, "tucker", _rank_options(place.observed_site, config))
 
 
 def fit_tucker_factors(
@@ -226,7 +226,7 @@ def _rank_options(site: Site, config: TuckerConfig) -> dict[str, Any]:
 
 def solve(place: Place, weights: Weights, statistic: Statistic | None, config: TuckerConfig) -> Change:
     """Take the kernel of the place's site apart."""
-    site = place.observed
+    site = place.observed_site
     weight, bias = weights[f"{site.path}.weight"].flatten(2), weights.get(f"{site.path}.bias")  # (T, S, K)
     moment = damp_second_moment(statistic, bias, config.damping)
     ranks = choose_tucker_ranks(weight.double(), moment, config.energy, tucker_ranks_of(site, config))

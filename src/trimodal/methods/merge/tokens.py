@@ -71,7 +71,7 @@ def last_merging_block(blocks: int, config: TokensConfig) -> int:
 
 def refuse(place: Place, config: TokensConfig) -> str | None:
     """Why a tower is left alone."""
-    tower = place.whole
+    tower = place.whole_tower
     if tower is None or not tower.blocks:
         return "only the tokens of a tower with blocks can be merged"
     if tower.whole_tokens:
@@ -93,9 +93,9 @@ def refuse(place: Place, config: TokensConfig) -> str | None:
 
 def solve(place: Place, weights: Weights, statistic: Statistic | None, config: TokensConfig) -> Change:
     """Where to merge; which tokens is decided anew for every input."""
-    if place.whole is None:
+    if place.whole_tower is None:
         raise TrimodalError(f"{place.name} is no tower")
-    last = last_merging_block(len(place.whole.blocks), config)
+    last = last_merging_block(len(place.whole_tower.blocks), config)
     merge = Merge(place.name, config.kind, config.share, config.first, last, config.proportional)
     return Change(merge=merge, notes=_note_merge_factor(config))
 
@@ -115,6 +115,6 @@ METHOD = Method(
     config=TokensConfig,
     on="tower",
     refuse=refuse,
-    reshaped=lambda layout, place, config: layout.merged(place.name),
+    reshaped=lambda layout, place, config: layout.mark_tokens_merged(place.name),
     solve=solve,
 )

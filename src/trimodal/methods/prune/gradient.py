@@ -71,7 +71,7 @@ class GradientConfig:
 
 def refuse(place: Place, config: GradientConfig) -> str | None:
     """Why a place is left alone."""
-    return needs_dense(place.observed)
+    return needs_dense(place.observed_site)
 
 
 def wants(place: Place, config: GradientConfig) -> StatisticKind | None:
@@ -81,7 +81,7 @@ def wants(place: Place, config: GradientConfig) -> StatisticKind | None:
 
 def forecast(place: Place, config: GradientConfig) -> Sequence[Site]:
     """The site with a mask and its kept weights."""
-    site = place.observed
+    site = place.observed_site
     count = masked.count_kept_per_row if config.scope == "row" else masked.count_kept_overall
     return masked.forecast_sparse_site(site, count(site, config.sparsity))
 
@@ -95,7 +95,7 @@ def score_weights(weight: Tensor, gradient: WeightGradient, score: Score) -> Ten
 
 def scores(place: Place, weights: Weights, statistic: Statistic | None, config: GradientConfig) -> Tensor | None:
     """Step 1, flat."""
-    weight = weights[f"{place.observed.path}.weight"].flatten(1)
+    weight = weights[f"{place.observed_site.path}.weight"].flatten(1)
     return score_weights(weight, statistic, config.score).flatten() if isinstance(statistic, WeightGradient) else None
 
 
@@ -103,7 +103,7 @@ def solve(place: Place, weights: Weights, statistic: Statistic | None, config: G
     """Remove the weights of the place's site that the loss misses least."""
     if not isinstance(statistic, WeightGradient):
         raise TrimodalError(f"prune.gradient at {place.name} was given no gradient")
-    site = place.observed
+    site = place.observed_site
     weight = weights[f"{site.path}.weight"].flatten(1)  # (m, n)
     notes: tuple[str, ...] = ()
     found = score_weights(weight, statistic, config.score)

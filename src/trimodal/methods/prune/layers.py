@@ -85,7 +85,7 @@ def count_kept_blocks(blocks: int, sparsity: float) -> int:
 
 def refuse(place: Place, config: LayersConfig) -> str | None:
     """Why a tower is left alone."""
-    tower = place.whole
+    tower = place.whole_tower
     if tower is None or not tower.blocks:
         return "only a tower with blocks can lose some"
     if tower.whole_blocks:
@@ -102,7 +102,7 @@ def find_block_difference(sites: Iterable[Site], tower: Tower) -> str | None:
     tied = next((site for site in inside if site.tied or site.elsewhere or site.stored == "shared"), None)
     if tied is not None:
         return f"{tied.name} shares its weight; remove blocks before that"
-    seen = [Layout((tower,), tuple(inside)).dropped(tower.name, [block]).sites for block in range(len(tower.blocks))]
+    seen = [Layout((tower,), tuple(inside)).drop_blocks(tower.name, [block]).sites for block in range(len(tower.blocks))]
     for number, other in enumerate(seen):
         if [site.path for site in other] != [site.path for site in seen[0]]:
             return f"blocks 0 and {number} are made of different layers"
@@ -114,20 +114,20 @@ def find_block_difference(sites: Iterable[Site], tower: Tower) -> str | None:
 
 def forecast(place: Place, config: LayersConfig) -> Sequence[Site]:
     """The sites of the blocks that stay, which are alike whichever do."""
-    if place.whole is None:
+    if place.whole_tower is None:
         raise TrimodalError(f"{place.name} is no tower")
-    left = count_kept_blocks(len(place.whole.blocks), config.sparsity)
-    return Layout((place.whole,), place.sites).dropped(place.name, range(left)).sites
+    left = count_kept_blocks(len(place.whole_tower.blocks), config.sparsity)
+    return Layout((place.whole_tower,), place.sites).drop_blocks(place.name, range(left)).sites
 
 
 def reshaped(layout: Layout, place: Place, config: LayersConfig) -> Layout:
     """The layout with fewer blocks."""
-    return layout.dropped(place.name, range(count_kept_blocks(len(layout.tower(place.name).blocks), config.sparsity)))
+    return layout.drop_blocks(place.name, range(count_kept_blocks(len(layout.get_tower(place.name).blocks), config.sparsity)))
 
 
 def survey(model: Model, place: Place, batches: Sequence[Batch], mix: Mix, config: LayersConfig) -> Change:
     """Choose the blocks of the place's tower that stay."""
-    tower = place.whole
+    tower = place.whole_tower
     if tower is None:
         raise TrimodalError(f"{place.name} is no tower")
 
@@ -219,7 +219,7 @@ def measure_choice_errors(passages: Passages, tower: Tower, choices: Sequence[Se
             same = next((i for i, (a, b) in enumerate(zip(ran, chosen, strict=False)) if a != b), min(len(ran), len(chosen)))
             ran, states = ran[:same], states[: same + 1]
             for number in chosen[same:]:
-                states.append(found.through(number, states[-1]))
+                states.append(found.run_block(number, states[-1]))
                 ran.append(number)
             change = (states[-1].double() - whole).square().sum(-1)
             _add_moments_(part, torch.stack((change, size), dim=-1), codes, tower)

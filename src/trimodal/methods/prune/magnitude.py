@@ -53,9 +53,9 @@ class MagnitudeConfig(WeightPruningOptions):
 
 def refuse(place: Place, config: MagnitudeConfig) -> str | None:
     """Why a place is left alone."""
-    if config.refit and (place.observed.kind == "embedding" or place.observed.groups > 1):
+    if config.refit and (place.observed_site.kind == "embedding" or place.observed_site.groups > 1):
         return "its input has no second moment to refit with; prune.magnitude with refit: false works on it"
-    return masked.refuse_sparsity(place, _count_kept(place.observed, config))
+    return masked.refuse_sparsity(place, _count_kept(place.observed_site, config))
 
 
 def wants(place: Place, config: MagnitudeConfig) -> StatisticKind | None:
@@ -65,7 +65,7 @@ def wants(place: Place, config: MagnitudeConfig) -> StatisticKind | None:
 
 def forecast(place: Place, config: MagnitudeConfig) -> Sequence[Site]:
     """The site with a mask and its kept weights."""
-    return masked.forecast_sparse_site(place.observed, _count_kept(place.observed, config))
+    return masked.forecast_sparse_site(place.observed_site, _count_kept(place.observed_site, config))
 
 
 def _count_kept(site: Site, config: MagnitudeConfig) -> int:
@@ -75,14 +75,14 @@ def _count_kept(site: Site, config: MagnitudeConfig) -> int:
 
 def scores(place: Place, weights: Weights, statistic: Statistic | None, config: MagnitudeConfig) -> Tensor:
     """LAMP of the weights that are left."""
-    weight = weights[f"{place.observed.path}.weight"].flatten(1)
-    mask = masked.mask_of(place.observed, weights)
+    weight = weights[f"{place.observed_site.path}.weight"].flatten(1)
+    mask = masked.mask_of(place.observed_site, weights)
     return lamp_scores((weight if mask is None else weight[mask]).flatten().double().square())
 
 
 def solve(place: Place, weights: Weights, statistic: Statistic | None, config: MagnitudeConfig) -> Change:
     """Remove the smallest weights of the place's site."""
-    site = place.observed
+    site = place.observed_site
     weight = weights[f"{site.path}.weight"].flatten(1)  # (m, n)
     notes: tuple[str, ...] = ()
     shape = weight.shape if config.scope == "row" else (1, -1)

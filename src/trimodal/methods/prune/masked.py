@@ -31,13 +31,13 @@ class WeightPruningOptions:
 
 def refuse_sparsity(place: Place, kept: int, runs: bool = False) -> str | None:
     """Why a place is left alone where `kept` weights are to stay; `runs`: so many in every run of columns."""
-    site = place.observed
+    site = place.observed_site
     if runs and kept == site.rows * site.columns:
         return f"with so many kept in every run its {site.columns} columns lose nothing"
     if site.stored == "sparse" and runs:
         return "already sparse, and what is left may stand unevenly in its runs of columns; give a sparsity"
-    if site.stored == "sparse" and kept > site.kept:
-        return f"already sparse: it has {site.kept:,} weights left, and {kept:,} were to stay"
+    if site.stored == "sparse" and kept > site.kept_weights:
+        return f"already sparse: it has {site.kept_weights:,} weights left, and {kept:,} were to stay"
     return needs_dense_or_sparse(site)
 
 

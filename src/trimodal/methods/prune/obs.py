@@ -60,7 +60,7 @@ class ObsConfig:
 
 def refuse(place: Place, config: ObsConfig) -> str | None:
     """Why a place is left alone."""
-    site = place.observed
+    site = place.observed_site
     if site.kind == "embedding" or site.groups > 1:
         return "its inputs have no second moment; prune.magnitude works on it"
     if site.columns > _MOST_COLUMNS:
@@ -78,7 +78,7 @@ def wants(place: Place, config: ObsConfig) -> StatisticKind | None:
 
 def forecast(place: Place, config: ObsConfig) -> Sequence[Site]:
     """The site with a mask and its kept weights."""
-    return masked.forecast_sparse_site(place.observed, _count_kept(place.observed, config))
+    return masked.forecast_sparse_site(place.observed_site, _count_kept(place.observed_site, config))
 
 
 def _count_kept(site: Site, config: ObsConfig) -> int:
@@ -148,7 +148,7 @@ def solve(place: Place, weights: Weights, statistic: Statistic | None, config: O
     """Remove weights of the place's site."""
     if not isinstance(statistic, Moment):
         raise TrimodalError(f"prune.obs at {place.name} was given no second moment")
-    site = place.observed
+    site = place.observed_site
     weight = weights[f"{site.path}.weight"].flatten(1)  # (m, n)
     second, _ = revive_dead_inputs(statistic.second)
     inverse, damping = damped_inverse(second, config.damping, statistic.tokens)

@@ -73,11 +73,11 @@ def refuse(place: Place, config: SparseGptConfig) -> str | None:
         return f"kept {config.kept} is more than of {config.of}"
     if config.of is not None and _BLOCK % config.of:
         return f"runs of {config.of} columns do not fit into blocks of {_BLOCK}"
-    if place.observed.kind == "embedding" or place.observed.groups > 1:
+    if place.observed_site.kind == "embedding" or place.observed_site.groups > 1:
         return "its inputs have no second moment; prune.magnitude works on it"
-    if config.bits is not None and place.observed.stored == "sparse":
+    if config.bits is not None and place.observed_site.stored == "sparse":
         return "already sparse; prune it without bits, and quantize it then"
-    return masked.refuse_sparsity(place, _count_kept(place.observed, config), config.of is not None)
+    return masked.refuse_sparsity(place, _count_kept(place.observed_site, config), config.of is not None)
 
 
 def wants(place: Place, config: SparseGptConfig) -> StatisticKind | None:
@@ -87,7 +87,7 @@ def wants(place: Place, config: SparseGptConfig) -> StatisticKind | None:
 
 def forecast(place: Place, config: SparseGptConfig) -> Sequence[Site]:
     """The site with a mask and its kept weights, or on a grid."""
-    site = place.observed
+    site = place.observed_site
     if config.bits is not None:
         options = {**_grid_options(site, config), "exponent": 0}
         total = stored_bytes("quantized", options) + site.bias_bytes
@@ -114,7 +114,7 @@ def prune_with_feedback(
     numbers, back = order.tolist(), torch.argsort(order)
     rows, columns = weight.shape
     mask, found, codes = torch.ones_like(w, dtype=torch.bool), torch.empty_like(w), torch.zeros_like(w)
-    nearest = None if grid is None else grid.rounder()
+    nearest = None if grid is None else grid.make_rounder()
     removed, target = 0, rows * columns - kept_count(rows * columns, config.sparsity)
     old = None if within is None else within[:, order].T  # (n, m)
     for start in range(0, columns, _BLOCK):
@@ -151,7 +151,7 @@ def solve(place: Place, weights: Weights, statistic: Statistic | None, config: S
     """Remove weights of the place's site."""
     if not isinstance(statistic, Moment):
         raise TrimodalError(f"prune.sparsegpt at {place.name} was given no second moment")
-    site = place.observed
+    site = place.observed_site
     c, _ = revive_dead_inputs(statistic.second)
     weight = weights[f"{site.path}.weight"].flatten(1)  # (m, n)
     order = torch.arange(len(c), device=c.device)
@@ -163,10 +163,10 @@ def solve(place: Place, weights: Weights, statistic: Statistic | None, config: S
     found, mask, codes = prune_with_feedback(weight, root.float(), order, config, grid, masked.mask_of(site, weights))
     if grid is None:
         return replace(masked.make_sparse_change(site, found, mask), notes=notes)
-    options = {**_grid_options(site, config), **grid.options()}
+    options = {**_grid_options(site, config), **grid.storage_options()}
     share = 1 - float(mask.float().mean())
     notes = (*notes, f"{share:.4f} of the codes stand for zero; they take their bits unless the file is entropy-coded")
-    return Change({site.path: Treatment("quantized", options, grid.tensors(grid.as_codes(codes)))}, notes=notes)
+    return Change({site.path: Treatment("quantized", options, grid.storage_tensors(grid.as_codes(codes)))}, notes=notes)
 
 
 def _grid_options(site: Site, config: SparseGptConfig) -> dict[str, Any]:

@@ -104,7 +104,7 @@ def _refuse_empty_cut(place: Place, config: StructuredConfig) -> str | None:
 
 def uses_hessian(place: Place, config: StructuredConfig) -> bool:
     """Whether units are chosen by second order: asked for, and there is one consumer, which is no producer as well."""
-    return config.score == "hessian" and len(place.consumers) == 1 and place.observed not in place.producers
+    return config.score == "hessian" and len(place.consumers) == 1 and place.observed_site not in place.producers
 
 
 def wants(place: Place, config: StructuredConfig) -> StatisticKind | None:
@@ -118,13 +118,13 @@ def forecast(place: Place, config: StructuredConfig) -> Sequence[Site]:
     """All sites that carry the label, with fewer units."""
     label, units = _label_and_units(place)
     kept = range(count_kept_units(units, config.sparsity))
-    return tuple(site.cut(label, kept) for site in place.sites)
+    return tuple(site.cut_units(label, kept) for site in place.sites)
 
 
 def _label_and_units(place: Place) -> tuple[str, int]:
-    if place.label is None or not place.consumers or place.observed.input_axis is None:
+    if place.label is None or not place.consumers or place.observed_site.input_axis is None:
         raise TrimodalError(f"{place.name} has no axis to cut")
-    return place.label, place.observed.input_axis.units_of(place.label)
+    return place.label, place.observed_site.input_axis.units_of(place.label)
 
 
 def compute_group_norms(place: Place, weights: Weights) -> Tensor:
@@ -137,7 +137,7 @@ def compute_group_norms(place: Place, weights: Weights) -> Tensor:
             if weight is not None and axis is not None and label in axis.labels:
                 along = weight.double().movedim(dim, 0).flatten(1) if weight.dim() > 1 else weight.double()[:, None]
                 for unit in range(units):
-                    total[unit] += along[axis.entries([unit], label)].square().sum().cpu()
+                    total[unit] += along[axis.entry_indices([unit], label)].square().sum().cpu()
     return total
 
 
@@ -244,7 +244,7 @@ class _RemovalProblem:
 
 
 def _make_problem(place: Place, weights: Weights, statistic: Moment, config: StructuredConfig) -> _RemovalProblem:
-    site, (label, _) = place.observed, _label_and_units(place)
+    site, (label, _) = place.observed_site, _label_and_units(place)
     bias = weights.get(f"{site.path}.bias")
     whole = weights[f"{site.path}.weight"].flatten(1).double()  # (m, n)
     flat, (c, _) = whole, revive_dead_inputs(statistic.second)
@@ -261,14 +261,14 @@ def solve(place: Place, weights: Weights, statistic: Statistic | None, config: S
         return Change(cut=Cut(place.label, tuple(staying)))
     if not uses_hessian(place, config):
         return remove_smallest_units(place, weights, config)
-    axis, site = place.observed.input_axis, place.observed
+    axis, site = place.observed_site.input_axis, place.observed_site
     if not isinstance(statistic, Moment) or axis is None or place.label is None:
         raise TrimodalError(f"structured pruning at {place.name} was given no second moment or has no axis")
     label, units = _label_and_units(place)
     weight = weights[f"{site.path}.weight"]
     problem = _make_problem(place, weights, statistic, config)
     kept, updated = remove_units(problem.weight, problem.inverse, problem.units, count_kept_units(units, config.sparsity))
-    new_weight = updated[:, : problem.whole.shape[1]].view(weight.shape)[:, axis.staying(kept, label)].float()
+    new_weight = updated[:, : problem.whole.shape[1]].view(weight.shape)[:, axis.kept_entry_indices(kept, label)].float()
     new_bias = None if weights.get(f"{site.path}.bias") is None else updated[:, -1].float()
     notes = (f"damping raised to {problem.damping:g}",) if problem.damping > config.damping else ()
     return Change(cut=Cut(label, tuple(kept), new_weight, new_bias), notes=notes)

@@ -49,7 +49,7 @@ class InputGroup:
 
 def stream_width(place: Place) -> int:
     """How many dimensions the stream has."""
-    axis = place.observed.input_axis
+    axis = place.observed_site.input_axis
     if place.label is None or axis is None:
         raise TrimodalError(f"{place.name} is no stream")
     return axis.units_of(place.label)
@@ -71,12 +71,12 @@ def collect_stream_inputs(model: Model, place: Place, batches: Sequence[Batch]) 
             if leader[path] == path:
                 found[path].once = found[path].once and path not in given
                 given[path] = x
-                for name, part in rows.of(x).items():
+                for name, part in rows.split_by_modality(x).items():
                     found[path].moments.setdefault(name, Moment(part.shape[-1])).update(part)
 
         return see
 
-    readers = {(site.tied[0] if site.read_again else site.path): site for site in place.consumers}
+    readers = {(site.tied[0] if site.is_read_again else site.path): site for site in place.consumers}
     handles = [
         model.module.get_submodule(path).register_forward_pre_hook(hook(path, site), with_kwargs=True)
         for path, site in readers.items()
@@ -84,7 +84,7 @@ def collect_stream_inputs(model: Model, place: Place, batches: Sequence[Batch]) 
     try:
         for batch in batches:
             given.clear()
-            rows.start_(batch)
+            rows.set_batch_(batch)
             run_forward(model.module, batch)
     finally:
         for handle in handles:
@@ -97,14 +97,14 @@ class _StreamRows:
 
     def __init__(self, model: Model, place: Place) -> None:
         self._model = model
-        self._tower = model.layout.tower((place.label or "").partition(".")[0])
+        self._tower = model.layout.get_tower((place.label or "").partition(".")[0])
         self._codes: Tensor | None = None
 
-    def start_(self, batch: Batch) -> None:
+    def set_batch_(self, batch: Batch) -> None:
         """`batch` is about to run."""
         self._codes = self._model.family.tokens(self._model.module, batch).get(self._tower.name)
 
-    def of(self, x: Tensor) -> dict[str, Tensor]:
+    def split_by_modality(self, x: Tensor) -> dict[str, Tensor]:
         """The rows (tokens, n) of x (batch, tokens, n), without padding."""
         return split_rows_by_modality(x, self._codes, self._tower.modality)
 
@@ -158,7 +158,7 @@ def refit_consumers(
         for site in reading.sites:
             old = _append_bias(model, site)
             new = old[:, [*kept, *range(stream_width(place), old.shape[1])]].double()
-            if not site.read_again:
+            if not site.is_read_again:
                 new = fit_narrow_weight(old, both, kept, damping)
                 own = {f"{site.path}.weight": new[:, : len(kept)].float()}
                 own |= {f"{site.path}.bias": new[:, -1].float()} if site.bias else {}
@@ -178,13 +178,13 @@ def collect_paired_moments(
     found: dict[str, Moment] = {}
     rows, n = _StreamRows(model, place), stream_width(place)
     for batch in batches:
-        rows.start_(batch)
+        rows.set_batch_(batch)
         before, after = (_record_inputs(module, reading, batch) for module in (model.module, narrow))
         for x, given in zip(before, after, strict=True):
             wide = given.new_zeros(*given.shape[:-1], n)
             wide[..., list(kept)] = given
-            originals = rows.of(_append_ones(x))
-            for name, part in rows.of(_append_ones(wide)).items():
+            originals = rows.split_by_modality(_append_ones(x))
+            for name, part in rows.split_by_modality(_append_ones(wide)).items():
                 found.setdefault(name, Moment(n + 1)).update(part, originals[name])
     return found
 

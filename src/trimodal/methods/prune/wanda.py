@@ -59,9 +59,9 @@ def refuse(place: Place, config: WandaConfig) -> str | None:
         return f"kept and of say what every layer loses; nothing is left for scope: {config.scope} to choose"
     if config.kept is not None and config.of is not None and config.kept > config.of:
         return f"kept {config.kept} is more than of {config.of}"
-    if place.observed.kind == "embedding" or place.observed.groups > 1:
+    if place.observed_site.kind == "embedding" or place.observed_site.groups > 1:
         return "its inputs have no norm per column; prune.magnitude works on it"
-    return masked.refuse_sparsity(place, _count_kept(place.observed, config), config.of is not None)
+    return masked.refuse_sparsity(place, _count_kept(place.observed_site, config), config.of is not None)
 
 
 def wants(place: Place, config: WandaConfig) -> StatisticKind | None:
@@ -71,7 +71,7 @@ def wants(place: Place, config: WandaConfig) -> StatisticKind | None:
 
 def forecast(place: Place, config: WandaConfig) -> Sequence[Site]:
     """The site with a mask and its kept weights."""
-    return masked.forecast_sparse_site(place.observed, _count_kept(place.observed, config))
+    return masked.forecast_sparse_site(place.observed_site, _count_kept(place.observed_site, config))
 
 
 def _count_kept(site: Site, config: WandaConfig) -> int:
@@ -92,8 +92,8 @@ def scores(place: Place, weights: Weights, statistic: Statistic | None, config: 
     """Every remaining weight's part in the energy of the layer's output, were its inputs not correlated."""
     if statistic is None:
         return None
-    energies = weights[f"{place.observed.path}.weight"].flatten(1).square() * statistic.square.clamp(min=0)
-    mask = masked.mask_of(place.observed, weights)
+    energies = weights[f"{place.observed_site.path}.weight"].flatten(1).square() * statistic.square.clamp(min=0)
+    mask = masked.mask_of(place.observed_site, weights)
     left = (energies if mask is None else energies[mask]).flatten().double()
     return left / left.sum() if left.any() else left
 
@@ -102,7 +102,7 @@ def solve(place: Place, weights: Weights, statistic: Statistic | None, config: W
     """Remove weights of the place's site."""
     if statistic is None:
         raise TrimodalError(f"prune.wanda at {place.name} was given no statistic of its input")
-    site = place.observed
+    site = place.observed_site
     weight = weights[f"{site.path}.weight"].flatten(1)  # (m, n)
     notes: tuple[str, ...] = ()
     mask = choose_mask(weight, statistic.square, config, masked.mask_of(site, weights))

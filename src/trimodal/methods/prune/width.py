@@ -88,7 +88,7 @@ def refuse(place: Place, config: WidthConfig) -> str | None:
     for site in place.sites:
         if site.stored != "dense":
             return f"{site.name} is already {site.stored}; prune before that"
-        if site.tied and not site.read_again:
+        if site.tied and not site.is_read_again:
             return f"{site.name} shares its weight with {site.tied[0]}; prune before that"
     units = stream_width(place)
     if config.sparsity > 0 and count_kept_dimensions(units, config) == units:
@@ -110,7 +110,7 @@ def wants(place: Place, config: WidthConfig) -> StatisticKind | None:
 def forecast(place: Place, config: WidthConfig) -> Sequence[Site]:
     """All layers along the stream, with fewer dimensions."""
     kept = range(count_kept_dimensions(stream_width(place), config))
-    return tuple(site.cut(place.label or "", kept) for site in place.sites)
+    return tuple(site.cut_units(place.label or "", kept) for site in place.sites)
 
 
 def compute_dimension_energies(weight: Tensor, square: Tensor) -> Tensor:
@@ -145,11 +145,11 @@ def score_by_magnitude(model: Model, place: Place, readings: Sequence[InputGroup
     label = place.label or ""
     along = []
     for site in place.sites:
-        if site.writes(label):
+        if site.writes_label(label):
             along.append((read_weight(model, site), site.output_dim))
-        if site.reads(label) and site.kind != "embedding":
+        if site.reads_label(label) and site.kind != "embedding":
             along.append((read_weight(model, site), 1))
-    along += [(model.module.get_parameter(bare.path).detach(), -1) for bare in place.bare]
+    along += [(model.module.get_parameter(bare.path).detach(), -1) for bare in place.free_parameters]
     return compute_dimension_norms(along, stream_width(place))
 
 

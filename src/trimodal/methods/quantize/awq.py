@@ -98,7 +98,7 @@ def solve(place: Place, weights: Weights, statistic: Statistic | None, config: A
     """Quantize the weight of the place's site."""
     if not isinstance(statistic, Moment):
         raise TrimodalError(f"quantize.awq at {place.name} was given no second moment")
-    weight = weights[f"{place.observed.path}.weight"].flatten(1)  # (m, n)
+    weight = weights[f"{place.observed_site.path}.weight"].flatten(1)  # (m, n)
     best, _ = search_scaling_strength(weight, statistic, config)
     tried = dict.fromkeys((best, 0.0)) if config.feedback else (best,)
     changes = [_quantize_scaled(place, weights, statistic, config, strength) for strength in tried]
@@ -115,7 +115,7 @@ def _quantize_scaled(place: Place, weights: Weights, moment: Moment, config: Awq
     if config.feedback:
         choose, damping = gptq.make_feedback_chooser(scaled, config.damping)
         notes += (f"damping raised to {damping:g}",) if damping > config.damping else ()
-    target = weights[f"{place.observed.path}.weight"].flatten(1) / c
+    target = weights[f"{place.observed_site.path}.weight"].flatten(1) / c
     return gridded.quantize_weight(
         place, weights, scaled, config, choose, {"columns": factor[None]}, notes, target, columns=True
     )

@@ -88,7 +88,7 @@ class EntropyConfig:
 
 def refuse(place: Place, config: EntropyConfig) -> str | None:
     """Why a place is left alone."""
-    site = place.observed
+    site = place.observed_site
     reason = needs_dense(site)
     if reason is None and _STEP_BITS / site.rows > config.bits / 2:
         return f"it has {site.rows} rows only: a step per column would take more than half of {config.bits:g} bits per weight"
@@ -97,13 +97,13 @@ def refuse(place: Place, config: EntropyConfig) -> str | None:
 
 def wants(place: Place, config: EntropyConfig) -> StatisticKind | None:
     """The second moment of the site's input where there is one."""
-    site = place.observed
+    site = place.observed_site
     return "moment" if site.kind in ("linear", "conv") and site.groups == 1 else None
 
 
 def forecast(place: Place, config: EntropyConfig) -> Sequence[Site]:
     """The site with a byte per weight and a step per column: what it takes in memory, and in a plain file."""
-    site = place.observed
+    site = place.observed_site
     total = stored_bytes("integers", _storage_options(site, 0)) + site.bias_bytes
     return (replace(site, stored="integers", stored_bytes=total),)
 
@@ -148,7 +148,7 @@ def make_waterfilling_encoder(weight: Tensor, moment: Moment, damping: float, fi
             bounded = (codes.abs() == _BOUND).any(dim=0)
             if not bounded.any():
                 return codes, levels
-            floor[bounded] = 2 * levels.steps()[0, bounded]
+            floor[bounded] = 2 * levels.float_steps()[0, bounded]
 
     return encode, used
 
@@ -200,7 +200,7 @@ def refit_steps(weight: Tensor, codes: Tensor, levels: IntegerGrid, moment: Mome
     """Step 5: the steps with the least output error for these `codes`; `levels` where they are no better."""
     second, q = moment.second.double(), codes.double()
     used = (codes != 0).any(dim=0)
-    old = levels.steps()[0].double()
+    old = levels.float_steps()[0].double()
     product = second * (q.T @ q)  # (n, n)
     target = (q * (weight.double() @ second)).sum(dim=0)  # (n,)
     product.diagonal().add_(_RIDGE * product.diagonal() + (~used).double())
@@ -216,9 +216,9 @@ def refit_steps(weight: Tensor, codes: Tensor, levels: IntegerGrid, moment: Mome
 
 def solve(place: Place, weights: Weights, statistic: Statistic | None, config: EntropyConfig) -> Change:
     """Quantize the weight of the place's site."""
-    site = place.observed
+    site = place.observed_site
     weight = weights[f"{site.path}.weight"].flatten(1)  # (m, n)
-    moment = statistic.filled() if isinstance(statistic, Moment) else None
+    moment = statistic.fill_unseen() if isinstance(statistic, Moment) else None
     if not torch.isfinite(weight).all():
         raise TrimodalError(f"quantize.entropy at {place.name}: its weight holds numbers that are not finite")
     notes: list[str] = []
@@ -236,7 +236,7 @@ def solve(place: Place, weights: Weights, statistic: Statistic | None, config: E
     notes.append(f"{reached:.3f} bits per weight when entropy-coded, of which codes have an entropy of {shannon_entropy(codes):.3f}")
     if abs(reached - config.bits) > 0.01 * config.bits:
         notes.append(f"{config.bits:g} bits were asked for")
-    stored = levels.tensors(codes)
+    stored = levels.storage_tensors(codes)
     return Change({site.path: Treatment("integers", _storage_options(site, levels.exponent), stored)}, notes=tuple(notes))
 
 

@@ -73,7 +73,7 @@ class GptqConfig(SharedCodebookOptions, RepairOptions):
 
 def refuse(place: Place, config: RoundingOptions, masks: bool = False) -> str | None:
     """Why a place is left alone. `masks`: the method keeps the mask of a pruned weight."""
-    site = place.observed
+    site = place.observed_site
     if site.kind == "embedding":
         return "an embedding's input is an index, which has no second moment; quantize.rtn works on it"
     if site.groups > 1:
@@ -104,7 +104,7 @@ def round_with_feedback(
     gone = None if kept is None else ~kept[:, order].T
     codes, errors, unit = torch.empty_like(w), torch.empty_like(w), root / root.diagonal()[:, None]
     columns, codes_of, errors_of, unit_of = w.unbind(), codes.unbind(), errors.unbind(), unit.unbind()
-    nearest, numbers = levels.rounder(), order.tolist()
+    nearest, numbers = levels.make_rounder(), order.tolist()
     for start in range(0, len(w), _BLOCK):
         stop = min(start + _BLOCK, len(w))
         for i in range(start, stop):
@@ -159,12 +159,12 @@ def solve(place: Place, weights: Weights, statistic: Statistic | None, config: G
     """Quantize the weight of the place's site."""
     if not isinstance(statistic, Moment):
         raise TrimodalError(f"quantize.gptq at {place.name} was given no second moment")
-    kept = weights.get(f"{place.observed.path}.mask")
+    kept = weights.get(f"{place.observed_site.path}.mask")
     choose, damping = make_feedback_chooser(statistic, config.damping, config.activation_order, kept)
     notes = (f"damping raised to {damping:g}",) if damping > config.damping else ()
     target = None
     if config.target:
-        weight = weights[f"{place.observed.path}.weight"].flatten(1)  # (m, n)
+        weight = weights[f"{place.observed_site.path}.weight"].flatten(1)  # (m, n)
         target = correct_weight(weight, statistic, config.target, config.damping)
     return gridded.quantize_weight(place, weights, statistic, config, choose, notes=notes, target=target)
 

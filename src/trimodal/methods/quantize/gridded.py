@@ -82,7 +82,7 @@ Chooser = Callable[[Tensor, Levels, Tensor | None], tuple[Tensor, Tensor]]
 
 def refuse(place: Place, config: RoundingOptions, masks: bool = False) -> str | None:
     """Why a place is left alone. `masks`: the method keeps the mask of a pruned weight."""
-    site = place.observed
+    site = place.observed_site
     if config.grid in TABLES and config.bits > 8:
         return f"the table '{config.grid}' has no {config.bits}-bit form; 8 bits at most"
     if uses_shared_codebook(config) and config.grid != "kmeans":
@@ -110,7 +110,7 @@ def shared_levels_key(path: str) -> str:
 
 def forecast(place: Place, config: RoundingOptions, **parts: Any) -> Sequence[Site]:
     """The site with its weight on a grid."""
-    site = place.observed
+    site = place.observed_site
     kind, options = _describe_storage(site, config)
     total = stored_bytes(kind, {**options, **parts}) + site.bias_bytes
     return (replace(site, stored=kind, stored_bytes=total),)
@@ -169,7 +169,7 @@ def quantize_weight(
         notes: for the record.
         target: the matrix (m, n) to quantize where it is not the weight itself (transformed, corrected).
     """
-    site = place.observed
+    site = place.observed_site
     weight = weights[f"{site.path}.weight"].flatten(1)  # (m, n)
     target = weight if target is None else target
     kept = weights.get(f"{site.path}.mask")
@@ -180,10 +180,10 @@ def quantize_weight(
     levels = fit_levels(target if exact is None else target.masked_fill(exact, 0.0), config, moment, kept, table)
     codes, reached = choose(target, levels, exact)
     kind, described = _describe_storage(site, config)
-    stored = {**levels.tensors(codes if kept is None else codes[kept][None]), **(parts or {})}
+    stored = {**levels.storage_tensors(codes if kept is None else codes[kept][None]), **(parts or {})}
     if kept is not None:
         stored["mask"] = pack_codes(kept.to(torch.uint8), 1)
-    described = {**described, **levels.options(), **options}
+    described = {**described, **levels.storage_options(), **options}
     if exact is not None:
         places = exact.flatten().nonzero()[:, 0]
         stored["outliers"], stored["places"] = reached.flatten()[places].half(), places.int()
@@ -212,7 +212,7 @@ def _find_shared_table(place: Place, weights: Weights, config: RoundingOptions) 
     if found is None:
         raise TrimodalError(f"{place.name} was given no table of its tower")
     owner = found.removesuffix(_LEVELS)
-    return "" if owner == place.observed.path else owner, weights[found]
+    return "" if owner == place.observed_site.path else owner, weights[found]
 
 
 def _describe_storage(site: Site, config: RoundingOptions) -> tuple[str, dict[str, Any]]:
@@ -222,7 +222,7 @@ def _describe_storage(site: Site, config: RoundingOptions) -> tuple[str, dict[st
         "shape": list(site.shape), "dtype": site.dtype, "bits": config.bits, "group": group, "exponent": 0,
     }  # fmt: skip
     if site.stored == "sparse":
-        options["kept"] = site.kept
+        options["kept"] = site.kept_weights
     if getattr(config, "outliers", 0.0):
         options["outliers"] = _count_outliers(site.rows * site.columns, getattr(config, "outliers", 0.0))
     if getattr(config, "rank", 0):

@@ -73,12 +73,12 @@ class HqqConfig:
 
 def refuse(place: Place, config: HqqConfig) -> str | None:
     """Why a place is left alone."""
-    return needs_dense(place.observed)
+    return needs_dense(place.observed_site)
 
 
 def forecast(place: Place, config: HqqConfig) -> Sequence[Site]:
     """The site with its weight on an asymmetric grid with float16 zero-points."""
-    site = place.observed
+    site = place.observed_site
     options: dict[str, Any] = {
         "shape": site.shape, "dtype": site.dtype, "bits": config.bits, "exponent": 0, "zero": "float16",
         "shared": False, "group": group_size(config.group, site.columns),
@@ -97,7 +97,7 @@ def fit_zero_points(weight: Tensor, config: HqqConfig) -> Grid:
     start = fit_grid(weight, config.bits, config.group, symmetric=False, clip=config.clip)
     count, padding = start.scale.shape[1], -weight.shape[1] % start.group
     real = functional.pad(torch.ones_like(weight), (0, padding)).view(-1, count, start.group)
-    w = functional.pad(weight, (0, padding)).view_as(real) / start.scales()[:, :, None]  # (m, n/group, group)
+    w = functional.pad(weight, (0, padding)).view_as(real) / start.float_scales()[:, :, None]  # (m, n/group, group)
 
     def errors(zero: Tensor) -> Tensor:
         q = (w + zero[:, :, None]).round_().clamp_(0, 2**config.bits - 1)
@@ -106,7 +106,7 @@ def fit_zero_points(weight: Tensor, config: HqqConfig) -> Grid:
     def total(error: Tensor) -> Tensor:
         return (error.abs().pow(config.power) * real).sum(dim=2)
 
-    zero, beta = start.zeros(), config.beta  # (m, n/group)
+    zero, beta = start.float_zeros(), config.beta  # (m, n/group)
     best, least = zero, total(errors(zero))
     for _ in range(config.steps):
         error = errors(zero)
@@ -120,11 +120,11 @@ def fit_zero_points(weight: Tensor, config: HqqConfig) -> Grid:
 
 def solve(place: Place, weights: Weights, statistic: Statistic | None, config: HqqConfig) -> Change:
     """Quantize the weight of the place's site."""
-    site = place.observed
+    site = place.observed_site
     weight = weights[f"{site.path}.weight"].flatten(1)  # (m, n)
     grid = fit_zero_points(weight, config)
-    options = {"shape": list(site.shape), "dtype": site.dtype, **grid.options()}
-    return Change({site.path: Treatment(grid.kind, options, grid.tensors(grid.encode(weight)))})
+    options = {"shape": list(site.shape), "dtype": site.dtype, **grid.storage_options()}
+    return Change({site.path: Treatment(grid.kind, options, grid.storage_tensors(grid.encode(weight)))})
 
 
 METHOD = Method(

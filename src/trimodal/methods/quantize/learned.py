@@ -93,7 +93,7 @@ class _LearnedRange:
     def symmetric(self) -> bool:
         return self.grid.zero is None
 
-    def scale_and_zero(self) -> tuple[Tensor, Tensor]:
+    def compute_scale_and_zero(self) -> tuple[Tensor, Tensor]:
         """s and z as they would be stored, in float32."""
         top = 2**self.grid.bits - 1
         if self.symmetric:
@@ -102,9 +102,9 @@ class _LearnedRange:
             scale = (self.high * self.high_factor - self.low * self.low_factor) / top
         unit = 2.0**self.grid.exponent
         scale = (scale / unit).half().float() * unit
-        scale = torch.where(scale == 0, self.grid.scales(), scale)  # a group of zeros, or next to it
+        scale = torch.where(scale == 0, self.grid.float_scales(), scale)  # a group of zeros, or next to it
         if self.symmetric:
-            return scale, self.grid.zeros()
+            return scale, self.grid.float_zeros()
         return scale, (-self.low * self.low_factor / scale).round().clamp(0, top)
 
     @property
@@ -112,7 +112,7 @@ class _LearnedRange:
         """The weight of largest magnitude."""
         return torch.where(self.high >= -self.low, self.high, self.low)
 
-    def move_(self, by_scale: Tensor, by_zero: Tensor, scale: Tensor, rate: float) -> None:
+    def update_factors_(self, by_scale: Tensor, by_zero: Tensor, scale: Tensor, rate: float) -> None:
         """Step 4 for the factors, given the gradients (m, n/group) with respect to s and z."""
         top = 2**self.grid.bits - 1
         if self.symmetric:
@@ -131,7 +131,7 @@ def learn_rounding(weight: Tensor, moment: Tensor, start: Grid, steps: int) -> t
     c = functional.pad(moment, (0, padding, 0, padding))
     ends = _init_range(w, start)
     offsets, free, top = torch.zeros_like(w), w != 0, 2**start.bits - 1
-    codes, scales, zeros = start.encode(weight), start.scales(), start.zeros()
+    codes, scales, zeros = start.encode(weight), start.float_scales(), start.float_zeros()
     least = _row_errors(start.decode(codes) - weight, moment)
 
     def wide(per_group: Tensor) -> Tensor:
@@ -141,7 +141,7 @@ def learn_rounding(weight: Tensor, moment: Tensor, start: Grid, steps: int) -> t
         return per_weight.view(-1, count, start.group).sum(dim=2)
 
     for step in range(steps):
-        scale, zero = ends.scale_and_zero()
+        scale, zero = ends.compute_scale_and_zero()
         s, z = wide(scale), wide(zero)
         ratio = w / s
         rounded = (ratio + z + offsets).round_()
@@ -158,7 +158,7 @@ def learn_rounding(weight: Tensor, moment: Tensor, start: Grid, steps: int) -> t
         offsets.sub_(rate * (gradient * s).sign() * (inside & free)).clamp_(-0.5, 0.5)
         by_scale = summed(gradient * (q - z - ratio * inside))
         by_zero = summed(-gradient * s * ~inside)
-        ends.move_(by_scale, by_zero, scale, rate)
+        ends.update_factors_(by_scale, by_zero, scale, rate)
     return _keep_better_rows(weight, moment, start, scales, zeros, codes)
 
 
@@ -167,8 +167,8 @@ def _init_range(w: Tensor, start: Grid) -> _LearnedRange:
     groups = w.view(len(w), -1, start.group)
     low, high = groups.amin(dim=2).clamp(max=0), groups.amax(dim=2).clamp(min=0)
     ends = _LearnedRange(low, high, start, torch.ones_like(low), torch.ones_like(low))
-    whole, _ = ends.scale_and_zero()
-    factor = (start.scales() / whole).clamp(_LEAST_FACTOR, 1.0)
+    whole, _ = ends.compute_scale_and_zero()
+    factor = (start.float_scales() / whole).clamp(_LEAST_FACTOR, 1.0)
     return replace(ends, low_factor=factor.clone(), high_factor=factor.clone())
 
 
@@ -196,12 +196,12 @@ def solve(place: Place, weights: Weights, statistic: Statistic | None, config: L
     """Quantize the weight of the place's site."""
     if not isinstance(statistic, Moment):
         raise TrimodalError(f"quantize.learned at {place.name} was given no second moment")
-    site = place.observed
+    site = place.observed_site
     weight = weights[f"{site.path}.weight"].flatten(1).float()  # (m, n)
     start = fit_grid(weight, config.bits, config.group, config.grid == "symmetric", config.clip, statistic.second)
     grid, codes = learn_rounding(weight, statistic.second, start, config.steps)
-    options = {"shape": list(site.shape), "dtype": site.dtype, **grid.options()}
-    return Change({site.path: Treatment(grid.kind, options, grid.tensors(codes))})
+    options = {"shape": list(site.shape), "dtype": site.dtype, **grid.storage_options()}
+    return Change({site.path: Treatment(grid.kind, options, grid.storage_tensors(codes))})
 
 
 METHOD = Method(

@@ -66,7 +66,7 @@ class RotatedConfig(RoundingOptions):
 
 def refuse(place: Place, config: RotatedConfig) -> str | None:
     """Why a place is left alone."""
-    site = place.observed
+    site = place.observed_site
     reason = gptq.refuse(place, config) if config.feedback else gridded.refuse(place, config)
     if reason is None and rotation_block(site.columns) < _LEAST_BLOCK:
         return f"no power of two of {_LEAST_BLOCK} or more divides its {site.columns} columns: they cannot be rotated"
@@ -75,24 +75,24 @@ def refuse(place: Place, config: RotatedConfig) -> str | None:
 
 def wants(place: Place, config: RotatedConfig) -> StatisticKind | None:
     """The second moment of the site's input, for the feedback; without it, where rounding itself asks for one."""
-    site = place.observed
+    site = place.observed_site
     asked = config.feedback or config.clip == "output" or config.grid == "kmeans"
     return "moment" if asked and site.kind in ("linear", "conv") and site.groups == 1 else None
 
 
 def forecast(place: Place, config: RotatedConfig) -> tuple[Site, ...]:
     """The site on its grid, with a sign per column."""
-    return tuple(gridded.forecast(place, config, rotation=rotation_block(place.observed.columns)))
+    return tuple(gridded.forecast(place, config, rotation=rotation_block(place.observed_site.columns)))
 
 
 def draw_signs(place: Place, seed: int) -> Tensor:
     """Step 1: ±1 (n,), the same for the same name, seed and width on every machine."""
-    return random_signs(place.observed.columns, zlib.crc32(f"{seed}:{place.name}".encode()))
+    return random_signs(place.observed_site.columns, zlib.crc32(f"{seed}:{place.name}".encode()))
 
 
 def solve(place: Place, weights: Weights, statistic: Statistic | None, config: RotatedConfig) -> Change:
     """Quantize the weight of the place's site in rotated coordinates."""
-    weight = weights[f"{place.observed.path}.weight"].flatten(1)  # (m, n)
+    weight = weights[f"{place.observed_site.path}.weight"].flatten(1)  # (m, n)
     block, signs = rotation_block(weight.shape[1]), draw_signs(place, config.seed).to(weight.device)
     moment: Moment | None = None
     notes: tuple[str, ...] = ()

@@ -50,7 +50,7 @@ class RtnConfig(SharedCodebookOptions, RepairOptions):
 
 def wants(place: Place, config: RtnConfig) -> StatisticKind | None:
     """The second moment where something of it is asked for: the output clip, counted k-means, or a repair."""
-    site = place.observed
+    site = place.observed_site
     asked = config.clip == "output" or config.grid == "kmeans" or config.bias or config.rank or config.outliers
     return "moment" if asked and site.kind in ("linear", "conv") and site.groups == 1 else None
 

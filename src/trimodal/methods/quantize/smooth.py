@@ -104,7 +104,7 @@ class SmoothConfig(RoundingOptions):
 
 def refuse(place: Place, config: SmoothConfig) -> str | None:
     """Why a place is left alone."""
-    site = place.observed
+    site = place.observed_site
     if site.kind == "embedding":
         return "an embedding's input is an index, which cannot be quantized; quantize.rtn works on it"
     if site.groups > 1:
@@ -115,12 +115,12 @@ def refuse(place: Place, config: SmoothConfig) -> str | None:
 def wants(place: Place, config: SmoothConfig) -> StatisticKind | None:
     """Real rows of the input; none where nothing is chosen by them: a range per token and no smoothing."""
     chosen = config.feedback or config.clip == "output" or config.grid == "kmeans"
-    return None if _resolve_mode(place.observed, config) == "token" and config.strength == 0 and not chosen else "sample"
+    return None if _resolve_mode(place.observed_site, config) == "token" and config.strength == 0 and not chosen else "sample"
 
 
 def forecast(place: Place, config: SmoothConfig) -> tuple[Site, ...]:
     """The site on its grid, with what its input needs."""
-    return tuple(gridded.forecast(place, config, **_storage_options(place.observed, config)))
+    return tuple(gridded.forecast(place, config, **_storage_options(place.observed_site, config)))
 
 
 def _storage_options(site: Site, config: SmoothConfig) -> dict[str, Any]:
@@ -193,12 +193,12 @@ class _SampledLayer:
     def kernel(self) -> int:
         return math.prod(self.site.shape[2:])
 
-    def few(self) -> _SampledLayer:
+    def take_subsample(self) -> _SampledLayer:
         """The same with few rows and few outputs, evenly taken."""
         rows = {name: _take_evenly(x, max(1, _SEARCH_ROWS // len(self.rows))) for name, x in self.rows.items()}
         return _make_layer(self.site, self.config, _take_evenly(self.weight, _SEARCH_OUTPUTS), rows, self.shares)
 
-    def quantizer(self, c: Tensor, coded: Tensor) -> tuple[Callable[[Tensor], Tensor], dict[str, Tensor]]:
+    def make_input_quantizer(self, c: Tensor, coded: Tensor) -> tuple[Callable[[Tensor], Tensor], dict[str, Tensor]]:
         """A function that quantizes rows x·c, and the tensors to store for it. `coded` (m, n) is what W/c decodes to."""
         bits = self.config.activation_bits
         if _resolve_mode(self.site, self.config) == "token":
@@ -214,7 +214,7 @@ class _SampledLayer:
         stored = {"input_scale": scale.view(1, 1), "input_zero": zero.to(torch.uint8).view(1, 1)}
         return (lambda x: fake_quantize(x, scale, zero, bits)), stored
 
-    def errors(self, c: Tensor, coded: Tensor, quantize: Callable[[Tensor], Tensor]) -> dict[str, float]:
+    def measure_errors(self, c: Tensor, coded: Tensor, quantize: Callable[[Tensor], Tensor]) -> dict[str, float]:
         """‖x Wᵀ − Q(x·c) Ŵᵀ‖² / ‖x Wᵀ‖² per modality."""
         found = {}
         for name, x in self.rows.items():
@@ -222,7 +222,7 @@ class _SampledLayer:
             found[name] = float(lost) / self.energy[name] if self.energy[name] > 0 else 0.0
         return found
 
-    def worth(self, errors: Mapping[str, float]) -> float:
+    def weigh_errors(self, errors: Mapping[str, float]) -> float:
         """What is to be least: the modalities' errors in balance."""
         return sum(self.shares[name] * error for name, error in errors.items())
 
@@ -239,20 +239,20 @@ def _make_layer(site: Site, config: SmoothConfig, weight: Tensor, rows: Rows, sh
 
 def search_smoothing(layer: _SampledLayer, sample: ActivationSample) -> dict[tuple[float, int], float]:
     """Step 2: the error of each strength t, and number of a in `loudness`, that was tried."""
-    few, found = layer.few(), {}
+    few, found = layer.take_subsample(), {}
     for (number, inputs), strength in product(enumerate(measure_input_ranges(sample)), _STRENGTHS):
         if number and strength == 0:
             continue
         c = compute_smoothing_factors(inputs, layer.weight.abs().amax(dim=0), strength, layer.kernel).float()
         levels = gridded.fit_levels(few.weight / c, layer.config, _scale_moment(sample, c))
         coded = levels.decode(levels.encode(few.weight / c))
-        found[strength, number] = few.worth(few.errors(c, coded, few.quantizer(c, coded)[0]))
+        found[strength, number] = few.weigh_errors(few.measure_errors(c, coded, few.make_input_quantizer(c, coded)[0]))
     return found
 
 
 def solve(place: Place, weights: Weights, statistic: Statistic | None, config: SmoothConfig) -> Change:
     """Quantize the weight of the place's site, and say how its input is quantized."""
-    site = place.observed
+    site = place.observed_site
     options = _storage_options(site, config)
     if wants(place, config) is None:
         notes = ("inputs token; the error is that of the weight alone",)
@@ -277,10 +277,10 @@ def solve(place: Place, weights: Weights, statistic: Statistic | None, config: S
     change = gridded.quantize_weight(place, weights, scaled, config, choose, parts, (), weight / c, **options)
     ((path, treatment),) = change.treatments.items()
     coded = _decode_codes(treatment.kind, treatment.options, treatment.tensors)
-    quantize, stored = layer.quantizer(c, coded)
+    quantize, stored = layer.make_input_quantizer(c, coded)
     said += _note_smoothing_loss(statistic) if stored else ()
     treatments = {path: replace(treatment, tensors={**treatment.tensors, **stored})}
-    return Change(treatments, notes=tuple(said), error=layer.errors(c, coded, quantize))
+    return Change(treatments, notes=tuple(said), error=layer.measure_errors(c, coded, quantize))
 
 
 def _decode_codes(kind: str, options: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Tensor:

@@ -66,6 +66,6 @@ def assign_codebook_owner(place: Place, config: Any, others: Sequence[tuple[Plac
 
 def gather_place_samples(place: Place, weights: Weights, statistic: Statistic | None, config: Any) -> CodebookSamples:
     """Steps 1 to 3 for one layer: what it puts into the table."""
-    path = place.observed.path
+    path = place.observed_site.path
     importance = statistic.square if isinstance(statistic, Moment) else None
     return gather_codebook_samples(weights[f"{path}.weight"].flatten(1), config.group, importance, weights.get(f"{path}.mask"))

@@ -78,7 +78,7 @@ class SharedConfig:
 
 def find_sharing_groups(place: Place, config: SharedConfig) -> list[Group]:
     """The layers that are to use one weight each, ascending by block; those whose sharing pays."""
-    tower = place.whole
+    tower = place.whole_tower
     if tower is None or not tower.blocks:
         return []
     apart = -(-len(tower.blocks) // config.times)
@@ -105,7 +105,7 @@ def _saves_parameters(group: Group, rank: int) -> bool:
 
 def refuse(place: Place, config: SharedConfig) -> str | None:
     """Why a tower is left alone."""
-    if place.whole is None or not place.whole.blocks:
+    if place.whole_tower is None or not place.whole_tower.blocks:
         return "only layers of a tower with blocks can share"
     if find_sharing_groups(place, config):
         return None
@@ -120,9 +120,9 @@ def forecast(place: Place, config: SharedConfig) -> Sequence[Site]:
     layout = Layout((), place.sites)
     for group in find_sharing_groups(place, config):
         if config.rank:
-            parts = [part for site in group for part in site.factored("residual", _storage_options(site, config.rank))]
-            layout = layout.exchange(group, parts)
-        layout = layout.shared(_shared_paths(group, config.rank))
+            parts = [part for site in group for part in site.split_into_factors("residual", _storage_options(site, config.rank))]
+            layout = layout.replace_sites(group, parts)
+        layout = layout.mark_weight_shared(_shared_paths(group, config.rank))
     return layout.sites
 
 
@@ -152,9 +152,9 @@ def survey(model: Model, place: Place, batches: Sequence[Batch], mix: Mix, confi
     shared, notes = [], []
     lost: dict[str, float] = {}
     whole: dict[str, float] = {}
-    if place.whole is None:
+    if place.whole_tower is None:
         raise TrimodalError(f"{place.name} is no tower")
-    for alike in _group_by_role(find_sharing_groups(place, config), place.whole):
+    for alike in _group_by_role(find_sharing_groups(place, config), place.whole_tower):
         seen = collect_layer_moments(model, [site for group in alike for site in group], batches)
         for group in alike:
             solved, note = _solve_group(model, group, [seen[site.path] for site in group], mix, config)
@@ -178,7 +178,7 @@ def _group_by_role(found: Sequence[Group], tower: Tower) -> list[list[Group]]:
 def collect_layer_moments(model: Model, sites: Sequence[Site], batches: Sequence[Batch]) -> dict[str, dict[str, Moment]]:
     """The moments of what the layers at `sites`, all of one tower, are given, by path and modality."""
     found: dict[str, dict[str, Moment]] = {site.path: {} for site in sites}
-    modality = model.layout.tower(sites[0].tower).modality
+    modality = model.layout.get_tower(sites[0].tower).modality
     codes: Mapping[str, Tensor] = {}
 
     def hook(site: Site) -> Any:
@@ -211,7 +211,7 @@ def _solve_group(
 ) -> tuple[dict[str, Treatment], str]:
     """Steps 1 to 4 for one group, and a note on what sharing costs."""
     weights, biases = zip(*(_read_weight_and_bias(model, site) for site in group), strict=True)
-    statistics = [mix(parts).filled() for parts in seen]
+    statistics = [mix(parts).fill_unseen() for parts in seen]
     moments = [damp_second_moment(statistic, bias, config.damping) for statistic, bias in zip(statistics, biases, strict=True)]
     dtype: torch.dtype = getattr(torch, group[0].dtype)
     base = fit_shared_weight(weights, moments).to(dtype)

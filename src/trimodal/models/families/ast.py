@@ -26,7 +26,7 @@ def describe(module: nn.Module) -> Layout:
         after=(LayerPart("classifier.layernorm", "norm", "head"), LayerPart("classifier.dense", "head")),
         whole_tokens="",
         protected=2,
-        bare=vit.BARE,
+        free_parameters=vit.BARE,
         whole_width=explain_fixed_width(output.field for output in outputs(module)),
     )
     return build_layout(module, [tower])

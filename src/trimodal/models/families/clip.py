@@ -54,7 +54,7 @@ def declare_vision_tower(root: str, pooled_by_mean: bool = False, whole_width: s
         whole_tokens="",
         protected=1,
         restored=pooled_by_mean,
-        bare=("embeddings.class_embedding",),
+        free_parameters=("embeddings.class_embedding",),
         whole_width=whole_width,
     )
 

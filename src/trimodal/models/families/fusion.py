@@ -93,7 +93,7 @@ def encode(module: nn.Module, processors: Processors, loaded: Sequence[LoadedSam
 def tokens(module: nn.Module, batch: Batch) -> dict[str, Tensor]:
     """Which modality each token of the joint stream came from, and the padding of audio and text."""
     assert isinstance(module, FusionModel)  # family_of says so; for the type checker
-    masks = module.token_masks(batch.get("audio_mask"), batch.get("attention_mask"))
+    masks = module.make_token_masks(batch.get("audio_mask"), batch.get("attention_mask"))
     numbers = {"audio": encoding.AUDIO, "text": encoding.TEXT}
     found = {m: _number_tokens(masks[m], number) for m, number in numbers.items()}
     return {**{m: t for m, t in found.items() if t is not None}, "fusion": module.fusion_layout(batch)}

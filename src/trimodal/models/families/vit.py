@@ -47,7 +47,7 @@ def describe(module: nn.Module) -> Layout:
         blocks="layers",
         block=BLOCK,
         head=(LayerPart("layernorm", "norm", "final"), LayerPart("pooler.dense", "pooler")),
-        bare=BARE,
+        free_parameters=BARE,
         whole_width=explain_fixed_width(output.field for output in outputs(module)),
         after=(LayerPart("classifier", "head"),),
         whole_tokens="",

@@ -17,7 +17,7 @@ class FusionConfig(PreTrainedConfig):  # type: ignore[no-untyped-call, unused-ig
     encoder over the tokens of the stems). `*_width` is the number of channels of a stream, `*_blocks` the
     number of Transformer blocks, `mlp_ratio` the hidden width of a block's perceptron over the stream's
     width. Every block starts with ``width / head_dim`` heads. `image_size` is in pixels, `audio_frames` and
-    `text_tokens` are the longest inputs. `num_labels` counts the answers, `*_labels` the classes of each
+    `mark_text_tokens` are the longest inputs. `num_labels` counts the answers, `*_labels` the classes of each
     tower's own head, whose losses count `tower_loss_weight` times the answer's.
     """
 

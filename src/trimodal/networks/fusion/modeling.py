@@ -61,15 +61,15 @@ class SelfAttention(nn.Module):
         A mask (B, 1, 1, T) of numbers is added to the logits.
         """
         query, key, value = (
-            self.split(self.query(hidden)),
-            self.split(self.key(hidden)),
-            self.split(self.value(hidden)),
+            self.split_heads(self.query(hidden)),
+            self.split_heads(self.key(hidden)),
+            self.split_heads(self.value(hidden)),
         )
         allowed = mask[:, None, None, :] if mask is not None and mask.dim() == 2 else mask  # no token looks at padding
         mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=allowed)
         return self.output(mixed.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
 
-    def split(self, flat: Tensor) -> Tensor:
+    def split_heads(self, flat: Tensor) -> Tensor:
         """(B, T, heads * head_dim) -> (B, heads, T, head_dim)."""
         return flat.view(flat.shape[0], flat.shape[1], -1, self.head_dim).transpose(1, 2)
 
@@ -159,7 +159,7 @@ class ModalityTower(nn.Module):
             hidden = block(hidden, mask)
         return self.norm(hidden)  # type: ignore[no-any-return]
 
-    def classify(self, hidden: Tensor, mask: Tensor | None = None) -> Tensor:
+    def classify_tokens(self, hidden: Tensor, mask: Tensor | None = None) -> Tensor:
         """Tokens (B, T, D) -> logits of the tower's own head (B, classes)."""
         return self.head(pool_tokens(hidden, mask))  # type: ignore[no-any-return]
 
@@ -269,7 +269,7 @@ class FusionModel(PreTrainedModel):  # type: ignore[no-untyped-call, unused-igno
             init.ones_(module.weight)
             init.zeros_(module.bias)
 
-    def token_masks(
+    def make_token_masks(
         self, audio_mask: Tensor | None = None, attention_mask: Tensor | None = None
     ) -> dict[str, Tensor | None]:
         """Masks over tokens from masks over frames (B, F) -> (B, ceil(F / 8)) and words (B, T) -> (B, T)."""
@@ -302,9 +302,9 @@ class FusionModel(PreTrainedModel):  # type: ignore[no-untyped-call, unused-igno
         inputs = {name: value for name, value in given.items() if value is not None}
         if not inputs:
             raise ValueError("No input: give pixel_values, input_features or input_ids.")
-        masks = self.token_masks(audio_mask, attention_mask)
+        masks = self.make_token_masks(audio_mask, attention_mask)
         streams = {name: getattr(self, name)(value, masks[name]) for name, value in inputs.items()}
-        logits = {name: getattr(self, name).classify(stream, masks[name]) for name, stream in streams.items()}
+        logits = {name: getattr(self, name).classify_tokens(stream, masks[name]) for name, stream in streams.items()}
         answer = self.head(self.fusion(streams, masks)) if len(streams) == len(MODALITIES) else None
         wanted = {"answer": labels, "image": image_labels, "audio": audio_labels, "text": text_labels}
         return FusionOutput(
@@ -341,7 +341,7 @@ class FusionModel(PreTrainedModel):  # type: ignore[no-untyped-call, unused-igno
         count, device = pixels.shape[0], pixels.device
         if self.config.fusion == "late":
             return torch.tensor([IMAGE, AUDIO, TEXT], device=device).expand(count, -1)
-        masks = self.token_masks(batch.get("audio_mask"), batch.get("attention_mask"))
+        masks = self.make_token_masks(batch.get("audio_mask"), batch.get("attention_mask"))
         image_tokens = (pixels.shape[-2] // 4) * (pixels.shape[-1] // 4)
         audio_tokens = -(-batch["input_features"].shape[-1] // AUDIO_STRIDE)
         parts = [torch.full((count, 1), CLASS, device=device)]

@@ -55,7 +55,7 @@ class FusionFeatureExtractor(WhisperFeatureExtractor):
             min_frequency=60.0, max_frequency=sampling_rate / 2, sampling_rate=sampling_rate, mel_scale="htk",
         )  # fmt: skip
 
-    def log_mel(self, waveforms: Tensor) -> Tensor:
+    def compute_log_mel(self, waveforms: Tensor) -> Tensor:
         """Samples (B, N) float -> log-mel energies (B, mels, N / hop) float32 in [-1, 1]."""
         window = torch.hann_window(self.n_fft, device=waveforms.device)
         spectrum = torch.stft(waveforms.float(), self.n_fft, self.hop_length, window=window, return_complex=True)
@@ -67,7 +67,7 @@ class FusionFeatureExtractor(WhisperFeatureExtractor):
 
     def _torch_extract_fbank_features(self, waveform: np.ndarray[Any, Any], device: str = "cpu") -> Any:
         """Whisper's hook: samples (B, N) -> (B, mels, frames) as NumPy."""
-        return self.log_mel(torch.from_numpy(waveform).to(device)).cpu().numpy()
+        return self.compute_log_mel(torch.from_numpy(waveform).to(device)).cpu().numpy()
 
 
 class FusionProcessor(ProcessorMixin):
