@@ -30,7 +30,7 @@ from trimodal.compression.solve_context import SeenAt, SolveContext, Task, find_
 from trimodal.core import Change, Edit, FitRecord, Layout, Place, PlaceRecord, Plan, Sample, Site
 from trimodal.data import batch_samples as make_batches
 from trimodal.edits.apply import apply_change_
-from trimodal.edits.folding import collect_fold_tensors
+from trimodal.edits.fold import collect_fold_tensors
 from trimodal.errors import TrimodalError, UnreachedError
 from trimodal.maths.error import weight_error
 from trimodal.methods import get_method

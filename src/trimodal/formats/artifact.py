@@ -160,7 +160,7 @@ def write_artifact(model: Model, plan: Plan, folder: Path, factory: str | None) 
         taken, stock = absorbed.steps, StockLoad(not absorbed.reason, absorbed.reason)
     (folder / PLAN).write_text(_to_json_text(plan.to_json()), encoding="utf-8")
     tensors = {name: t.detach().cpu().contiguous() for name, t in unique_tensors(model.module).items()}
-    metadata = {"format": "pt", steps.STEPS: json_text(taken, sort_keys=True)}
+    metadata = {"format": "pt", steps.STEPS: steps.write_steps(taken)}
     write_tensors(tensors, metadata, folder / (MODEL if stock.alone else OURS))
     write_manifest(folder, {
         "trimodal": plan.trimodal, "factory": factory, "files": _compute_checksums(folder),
@@ -347,10 +347,10 @@ def set_plain_config_(model: Model) -> str:
     module = model.module
     if not model.steps or not isinstance(getattr(module, "config", None), PreTrainedConfig) or model.folder is None:
         return ""
-    if other := {verb for step in model.steps for verb in step} - {"cut", "treat", "drop"}:
+    if other := {step.verb for step in model.steps if step.effect == "structure"}:
         return f"plain layers cannot say what was done ({', '.join(sorted(other))})"
     kind = cast("type[PreTrainedModel]", type(module))
-    shapes = [step for step in model.steps if "treat" not in step]
+    shapes = [step for step in model.steps if step.effect == "sizes"]
     absorbed = find_native_config(_strip_config(read_config(model.folder)), shapes, kind)
     if absorbed.reason:
         return absorbed.reason

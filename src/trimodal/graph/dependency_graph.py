@@ -35,7 +35,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from trimodal.core import Axis, Layout, Site, SizeAttribute, Uncuttable
-from trimodal.edits.apply import cut_units_
+from trimodal.edits.cut import cut_units_
 from trimodal.errors import ModelError
 from trimodal.graph.dim_propagation import NORMALISED, DimensionTrace, Nodes
 from trimodal.layers import Recurrent

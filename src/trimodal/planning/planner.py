@@ -26,7 +26,7 @@ from trimodal.core import (
     lowest_certainty,
 )
 from trimodal.core.site import is_width
-from trimodal.edits.fold_layout import sites_of_fold
+from trimodal.edits.fold import sites_of_fold
 from trimodal.errors import RecipeError, suggest_names
 from trimodal.methods import Method
 from trimodal.methods.options import build_config, config_to_dict

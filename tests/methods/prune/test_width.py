@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from trimodal.core import Place, Site
 from trimodal.core.site import is_width
-from trimodal.edits.apply import cut_units_
+from trimodal.edits.cut import cut_units_
 from trimodal.errors import RecipeError
 from trimodal.formats import open_model, write_artifact
 from trimodal.formats.reload_check import collect_outputs

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from trimodal.core import Layout, Site
 from trimodal.core.site import is_width
-from trimodal.edits.apply import cut_units_
+from trimodal.edits.cut import cut_units_
 from trimodal.models import generic
 from trimodal.models.declare import find_weighted_modules
 from trimodal.models.families import FAMILIES, family_of

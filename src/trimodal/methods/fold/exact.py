@@ -45,7 +45,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from trimodal.core import Change, Folded, Layout, Place, Site
-from trimodal.edits.fold_layout import fold_sites, forbid_stream_cuts
+from trimodal.edits.fold import fold_sites, forbid_stream_cuts
 from trimodal.errors import TrimodalError
 from trimodal.maths.affine_folding import fold_into_layers
 from trimodal.methods.method import Method, Weights

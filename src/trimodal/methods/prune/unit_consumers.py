@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from trimodal.core import Place, Site
-from trimodal.edits.apply import cut_units_
+from trimodal.edits.cut import cut_units_
 from trimodal.errors import TrimodalError
 from trimodal.maths.error import quadratic_form
 from trimodal.methods.method import Mix

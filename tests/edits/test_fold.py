@@ -1,34 +1,35 @@
-"""Hostile folds in a file: a clear error, and nothing of the model is changed."""
+"""Folds: hostile ones in a file, and the layout after one."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, get_args
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from recorded import fold, replay_
 from torch import nn
 
-from trimodal.edits.fold_checks import UnfitStepError, check_fold_form
+from trimodal.core import Axis, Fold, Layout, Site
+from trimodal.core.site import Folding
+from trimodal.edits import FoldLayer, UnfitEditError, read_edit
+from trimodal.edits.fold import sites_of_fold
 from trimodal.errors import IntegrityError
 from trimodal.networks.tiny import make_miniature
-from trimodal.stock.replaying import replay_steps_
 
 BLOCK = "vision_model.encoder.layers.0"
 
 
-def fold(what: Any, path: Any, *into: Any, **more: Any) -> dict[str, Any]:
-    return {"what": what, "path": path, "into": list(into), **more}
-
-
 BAD_FORM: Mapping[str, Any] = {
     "further-key": fold("norm", "a", "b", code="print()"),
-    "no-into": {"what": "norm", "path": "a"},
+    "no-into": {"fold": {"what": "norm", "path": "a"}},
     "path-of-number": fold("norm", 1, "b"),
     "unknown": fold("pickle", "a", "b"),
     "removed-into-another": fold("idle", "a", "b"),
     "what-of-list": fold(["norm"], "a", "b"),
     "into-nothing": fold("norm", "a"),
-    "into-text": {"what": "norm", "path": "a", "into": "b"},
+    "into-text": {"fold": {"what": "norm", "path": "a", "into": "b"}},
     "into-number": fold("affine", "a", 1),
     "into-two": fold("norm", "a", "b", "c"),
     "into-itself": fold("affine", "a", "a"),
@@ -38,8 +39,8 @@ BAD_FORM: Mapping[str, Any] = {
 
 @pytest.mark.parametrize("case", BAD_FORM)
 def test_folds_of_no_known_form(case: str) -> None:
-    with pytest.raises(UnfitStepError, match="fold"):
-        check_fold_form(BAD_FORM[case])
+    with pytest.raises(UnfitEditError, match="fold"):
+        read_edit(BAD_FORM[case], 40_000)
 
 
 BAD_FIT: Mapping[str, Any] = {
@@ -66,11 +67,51 @@ def test_folds_that_do_not_fit_the_model(case: str) -> None:
     module = make_miniature("clip")
     before = module.state_dict()
     with pytest.raises(IntegrityError, match=r"recorded step 1 .* not recorded for this CLIPModel"):
-        replay_steps_(module, [{"fold": BAD_FIT[case]}])
+        replay_(module, [BAD_FIT[case]])
     assert {name: id(t) for name, t in module.state_dict().items()}.keys() == before.keys()
 
 
 def test_a_product_may_not_be_larger_than_both() -> None:
     module = nn.Sequential(nn.Linear(64, 2), nn.Linear(2, 64))
     with pytest.raises(IntegrityError, match="folds 0, here a Linear, into 1, which does not fit"):
-        replay_steps_(module, [{"fold": fold("linear", "0", "1")}])
+        replay_(module, [fold("linear", "0", "1")])
+
+
+def site(path: str, *shape: int, **rest: object) -> Site:
+    return Site(path, "text", 0, "linear", "linear", shape, **rest)  # type: ignore[arg-type]
+
+
+WIDE = Axis("text.0.neurons", 8)
+LAYOUT = Layout((), (site("one", 4, 8, bias=True, input_axis=WIDE), site("two", 6, 4), site("three", 6, 4)))
+
+
+def test_two_layers_become_one() -> None:
+    (two, three) = FoldLayer("linear", "one", ("two",)).layout_after(LAYOUT).sites
+    assert (two.path, two.shape, two.bias, two.input_axis) == ("two", (6, 8), True, WIDE)
+    assert two.stored_bytes == (6 * 8 + 6) * 4 and three == LAYOUT.get_site("three")
+
+
+def test_twins() -> None:
+    (_, two) = FoldLayer("twin", "three.weight", ("two.weight",)).layout_after(LAYOUT).sites
+    assert two.tied == ("three",)
+    assert FoldLayer("twin", "positions", ("other",)).layout_after(LAYOUT) == LAYOUT
+    assert sites_of_fold(Fold("twin", "positions", ("other",), tensor_bytes=8), LAYOUT) == ()
+
+
+def test_what_is_gone_cannot_be_folded_again() -> None:
+    fold = Fold("linear", "one", ("two",))
+    after = FoldLayer("linear", "one", ("two",)).layout_after(LAYOUT)
+    assert sites_of_fold(fold, LAYOUT) is not None and sites_of_fold(fold, after) is None
+
+
+def test_folds_are_no_part_of_what_a_layout_is() -> None:
+    seen = Layout((), LAYOUT.sites, folds=(Fold("linear", "one", ("two",)),))
+    assert seen == LAYOUT and seen.to_json() == LAYOUT.to_json()
+
+
+@given(st.sampled_from(get_args(Folding)), st.lists(st.text(), min_size=3, unique=True))
+def test_what_is_written_is_read(what: Folding, paths: list[str]) -> None:
+    path, *into = paths if what == "affine" else paths[: 1 if what == "idle" else 2]
+    edit = FoldLayer(what, path, tuple(into))
+    assert edit.to_json() == fold(what, path, *into) and read_edit(edit.to_json(), 0) == edit
+    assert edit.aliases == ({path: into[0]} if what == "twin" else {})
