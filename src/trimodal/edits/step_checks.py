@@ -115,7 +115,7 @@ def check_step_fits(step: Step, module: nn.Module, layout: Layout) -> None:
 
 
 def _check_merge_form(what: Mapping[str, Any]) -> None:
-    """Whether `what` has the form of a `Merge`."""
+    """Whether `what` has the form of a `TokenMerge`."""
     if what.keys() != {field.name for field in fields(Merge)} or not isinstance(what["tower"], str):
         raise UnfitStepError("is a merge without its tower, kind, share, blocks and attention")
     share, tower = what["share"], what["tower"]
