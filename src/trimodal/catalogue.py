@@ -12,6 +12,8 @@ from functools import cache
 from importlib import resources
 from typing import Any
 
+import yaml
+
 from trimodal.errors import RecipeError, suggest_names
 from trimodal.shorthand import short_name_of
 
@@ -51,8 +53,6 @@ def read_recipe_text(name: str) -> str | None:
 
 def name_recipe_steps(name: str) -> list[str]:
     """What the field calls the steps of a built-in recipe, each once: `W4A16 g64`."""
-    import yaml
-
     steps = yaml.safe_load(_read_recipe_texts()[name])["steps"]
     pairs = [(step, {}) if isinstance(step, str) else next(iter(step.items())) for step in steps]
     return list(dict.fromkeys(filter(None, (short_name_of(method, _with_defaults(method, config or {})) for method, config in pairs))))

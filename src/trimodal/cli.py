@@ -317,8 +317,9 @@ def demo(
             from trimodal.demo.run import run_demo as run_demo
 
         result = run_demo(
-            folder, train=train, seed=seed, device=device, progress=progress, on_plan=lambda plan: screen.print_notice(_describe_needs(plan))
-        )
+            folder, train=train, seed=seed, device=device, progress=progress,
+            on_plan=lambda plan: screen.print_notice(_describe_needs(plan)),
+        )  # fmt: skip
     _finish_run(
         result.verdict,
         result.plan,

@@ -306,7 +306,8 @@ def compress(
         clock.mark_stage("verify")
         verdict = replace(
             verdict, seconds=clock.seconds, packing=packing, stock=stock,
-            untouched=add_declined_places(planned, _find_skipped_places(records)), left_out=_find_left_out(opened), peak_bytes=peak_memory_bytes(),
+            untouched=add_declined_places(planned, _find_skipped_places(records)),
+            left_out=_find_left_out(opened), peak_bytes=peak_memory_bytes(),
         )  # fmt: skip
         _write_verdict(part, verdict, out.name)
         write_checksums(part)

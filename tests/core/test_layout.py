@@ -46,7 +46,8 @@ def test_numbers_are_those_of_the_bare_architecture_after_two_steps() -> None:
     assert left.get_tower("text").numbers == (2,)
     assert left.find_original_path(layout(), "net.layers.0.up") == "net.layers.2.up"
     assert left.find_original_path(layout().drop_blocks("text", [0, 2]), "net.layers.0.up") == "net.layers.1.up"
-    assert left.find_original_path(layout(), "net.words") == "net.words" and left.find_original_path(layout(), "net.layers.0") == "net.layers.2"
+    assert left.find_original_path(layout(), "net.words") == "net.words"
+    assert left.find_original_path(layout(), "net.layers.0") == "net.layers.2"
 
 
 def test_survives_a_file() -> None:

@@ -277,7 +277,8 @@ def test_options_stand_there_only_where_they_differ_from_the_default(plan: Plan,
     edit = replace(plan.edits[2], config={"bits": 8, "group": "channel", "grid": "symmetric", "clip": "max", "rank": None})
     text = words(render_page(replace(plan, edits=(edit,)), verdict, [], [], name="x"))
     assert "8 bits per weight" in text and "grid symmetric" not in text
-    assert "grid nf" in words(render_page(replace(plan, edits=(replace(edit, config={"bits": 8, "grid": "nf"}),)), verdict, [], [], name="x"))
+    named = replace(plan, edits=(replace(edit, config={"bits": 8, "grid": "nf"}),))
+    assert "grid nf" in words(render_page(named, verdict, [], [], name="x"))
 
 
 def test_the_tower_that_lost_most_leads_whatever_its_layers_say(

@@ -290,7 +290,8 @@ def _solve_task(model: Model, task: Task, place: Place, given: SolveContext, eve
         old, new, bias_change = _weights_before_and_after(model, place, change, weights)
         changed = weight_error(old, new)
         if errors is None:
-            errors = worst_by_modality(place_errors(old, new, bias_change, everything.get(p, {})) for p in list_weight_paths(place.observed_site))
+            paths = list_weight_paths(place.observed_site)
+            errors = worst_by_modality(place_errors(old, new, bias_change, everything.get(path, {})) for path in paths)
     without = f"without data: {task.method.without_data}" if lacking else ""
     unreached = _describe_unreached(statistic, place.observed_site)
     return replace(

@@ -39,7 +39,7 @@ SeenAt = Mapping[str, Mapping[str, Seen]]
 
 @dataclass(frozen=True)
 class Task:
-    """One place of one edit; `note` goes into its record, and `lent` is given to its method with the weights."""
+    """One place of one edit; `note` goes into its record, and `shared_codebook` is given to its method with the weights."""
 
     edit: int
     method: Method

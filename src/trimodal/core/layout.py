@@ -41,7 +41,7 @@ class Uncuttable:
 class Layout:
     """Towers and sites of one model. Sites stand in running order. `fixed` tells of units that were looked at and cannot
     be cut, `bare` of parameters in no site that are cut with a label. `folds` are known only after `graph/fusion_discovery.py` has
-    looked (`watched`: it could run the model), and are no part of what the layout is."""
+    looked (`folds_searched`: it could run the model), and are no part of what the layout is."""
 
     towers: tuple[Tower, ...]
     sites: tuple[Site, ...]

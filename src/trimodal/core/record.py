@@ -196,7 +196,7 @@ class Verdict:
 
     def __repr__(self) -> str:
         sizes = f"{format_size(self.size.before_bytes)} → {format_size(self.size.after_bytes)}"
-        lost = "".join(f", {metric.name} {_format_value(metric, metric.before)} → {_format_value(metric, metric.after)}" for metric in self.metrics[:1])
+        lost = "".join(f", {m.name} {_format_value(m, m.before)} → {_format_value(m, m.after)}" for m in self.metrics[:1])
         quality = "not judged" if self.quality == "not run" else self.quality
         return f"<Verdict: {sizes}{lost}; integrity {self.integrity}, quality {quality}>"
 

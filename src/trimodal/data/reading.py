@@ -487,7 +487,7 @@ def _drop_unused_modalities(model: Model, loaded: LoadedSample) -> LoadedSample:
 
 
 class EncodedBatches(Sequence[Batch]):
-    """Batches of at most `size` samples, as `grouped` orders them, each encoded when it is asked for. They are kept until
+    """Batches of at most `size` samples, as `group_by_modality` orders them, each encoded when it is asked for. They are kept until
     all that is kept takes `_KEPT_BYTES`; others are encoded anew each time."""
 
     def __init__(self, model: Model, samples: Sequence[Sample], size: int) -> None:
@@ -520,7 +520,7 @@ class EncodedBatches(Sequence[Batch]):
 
 
 def batch_samples(model: Model, samples: Sequence[Sample], size: int) -> Sequence[Batch]:
-    """Batches of at most `size` samples, as `grouped` orders them, encoded when they are asked for."""
+    """Batches of at most `size` samples, as `group_by_modality` orders them, encoded when they are asked for."""
     return EncodedBatches(model, samples, size)
 
 

@@ -28,7 +28,9 @@ from trimodal.writing import (
 )
 
 __all__ = [
-    "check_not_inside_artifact", "check_output_place", "check_not_replaced", "check_pack_name", "check_disk_space", "find_changed_side_files", "copy_artifact",
-    "is_artifact", "find_uncarried_files", "load", "open_model", "finite_outputs_check", "pack_weights_", "pack_name_of", "run_reload_checks", "measure_folder_size",
-    "run_stock_check", "stock_support_of", "unpack_weights_", "finite_weights_check", "open_atomic_folder", "write_artifact", "write_checksums", "write_text_atomically",
+    "check_not_inside_artifact", "check_output_place", "check_not_replaced", "check_pack_name", "check_disk_space",
+    "find_changed_side_files", "copy_artifact", "is_artifact", "find_uncarried_files", "load", "open_model",
+    "finite_outputs_check", "pack_weights_", "pack_name_of", "run_reload_checks", "measure_folder_size",
+    "run_stock_check", "stock_support_of", "unpack_weights_", "finite_weights_check", "open_atomic_folder",
+    "write_artifact", "write_checksums", "write_text_atomically",
 ]  # fmt: skip

@@ -89,9 +89,10 @@ _IMPORT = (
 )
 
 __all__ = [
-    "MANIFEST", "MODEL", "PLAN", "RECORD", "VERDICT", "Factory", "Manifest", "check_listed_files", "find_changed_side_files", "find_companion_files",
-    "copy_artifact", "is_artifact", "find_uncarried_files", "load", "open_model", "pack_weights_", "pack_name_of", "read_manifest", "list_running_files",
-    "measure_folder_size", "stock_support_of", "unpack_weights_", "write_artifact", "write_checksums",
+    "MANIFEST", "MODEL", "PLAN", "RECORD", "VERDICT", "Factory", "Manifest", "check_listed_files",
+    "find_changed_side_files", "find_companion_files", "copy_artifact", "is_artifact", "find_uncarried_files", "load",
+    "open_model", "pack_weights_", "pack_name_of", "read_manifest", "list_running_files", "measure_folder_size",
+    "stock_support_of", "unpack_weights_", "write_artifact", "write_checksums",
 ]  # fmt: skip
 
 Factory = str | Callable[[], nn.Module]

@@ -99,7 +99,8 @@ def _search_config(
         for group in groups:
             trial = _apply_assignments(config, whole, group)
             try:
-                unlike = differing if trial == config else _list_differences(_collect_module_facts(build_meta_model(trial, kind)), wanted, sizes)
+                facts = None if trial == config else _collect_module_facts(build_meta_model(trial, kind))
+                unlike = differing if facts is None else _list_differences(facts, wanted, sizes)
             except ModelError:
                 continue
             if len(unlike) < len(differing):

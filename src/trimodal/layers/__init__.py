@@ -21,9 +21,10 @@ from trimodal.layers.token_merging import BlockMerging, has_token_merging, merge
 from trimodal.layers.weight_sharing import has_shared_weight, share_weight_, tie_weight_
 
 __all__ = [
-    "BlockMerging", "FactorChain", "CodedWeight", "Recurrent", "RemovedLayer", "SparseWeight", "AffineFreeNorm", "Store", "share_weight_", "parametrize_weight_", "has_shared_weight",
-    "is_weight_parametrized", "has_token_merging", "merge_tokens_", "merge_factor_chain", "open_recurrent_", "replace_weight_", "strip_norm_affine", "make_weight_store", "tie_weight_",
-    "remove_parametrization_",
+    "BlockMerging", "FactorChain", "CodedWeight", "Recurrent", "RemovedLayer", "SparseWeight", "AffineFreeNorm",
+    "Store", "share_weight_", "parametrize_weight_", "has_shared_weight", "is_weight_parametrized", "has_token_merging",
+    "merge_tokens_", "merge_factor_chain", "open_recurrent_", "replace_weight_", "strip_norm_affine",
+    "make_weight_store", "tie_weight_", "remove_parametrization_",
 ]  # fmt: skip
 
 

@@ -30,7 +30,7 @@ class CodedWeight(nn.Module):
     """Codes, and the numbers that they stand for: on a grid, from a codebook, or whole multiples of a step.
 
     Buffers are the tensors that `core/storage.py` lists for `kind` and `options`. Where the table of numbers is another
-    store's, `borrow_` says whose: it is referred to and no submodule, so that it is counted, moved, trained and saved once.
+    store's, `share_table_` says whose: it is referred to and no submodule, so that it is counted, moved, trained and saved once.
     """
 
     table_of: CodedWeight | None = None

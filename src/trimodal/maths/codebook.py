@@ -293,7 +293,9 @@ class CodebookSamples:
     numbers: Tensor
 
 
-def gather_codebook_samples(weight: Tensor, group: int | str, importance: Tensor | None = None, kept: Tensor | None = None) -> CodebookSamples:
+def gather_codebook_samples(
+    weight: Tensor, group: int | str, importance: Tensor | None = None, kept: Tensor | None = None
+) -> CodebookSamples:
     """What `weight` (rows, columns) puts into a shared table that has a scale per `group` beside it (`tower`: none)."""
     values, counts = weight.double(), _importance_counts(weight, importance, kept).double()
     energy = float((counts * values.square()).sum())

@@ -66,12 +66,14 @@ class Grid:
 
     def encode(self, weight: Tensor) -> Tensor:
         """Codes uint8 (int32 at 16 bits) (rows, columns) of the grid's numbers nearest to `weight`."""
-        scale, zero = expand_groups(self.float_scales(), self.group, self.columns), expand_groups(self.float_zeros(), self.group, self.columns)
+        scale = expand_groups(self.float_scales(), self.group, self.columns)
+        zero = expand_groups(self.float_zeros(), self.group, self.columns)
         return self.as_codes((weight / scale).add_(zero).round_().clamp_(0, 2**self.bits - 1))
 
     def decode(self, codes: Tensor) -> Tensor:
         """The numbers float32 (rows, columns) that `codes` stand for."""
-        scale, zero = expand_groups(self.float_scales(), self.group, self.columns), expand_groups(self.float_zeros(), self.group, self.columns)
+        scale = expand_groups(self.float_scales(), self.group, self.columns)
+        zero = expand_groups(self.float_zeros(), self.group, self.columns)
         return codes.to(torch.float32, copy=True).sub_(zero).mul_(scale)
 
     def make_rounder(self) -> Rounder:

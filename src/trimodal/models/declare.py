@@ -2,7 +2,7 @@
 
 A family writes down each part by its path and leaves the rest to `build_layout`. One block of a Transformer reads
 
-    (Part("norm1", "norm", "attention"), Attention("q", "k", "v", "o", width="head_dim"), Mlp("up", "down"))
+    (LayerPart("norm1", "norm", "attention"), AttentionPart("q", "k", "v", "o", width="head_dim"), MlpPart("up", "down"))
 
 and from that come the sites, their shapes, the labels of the axes that must be cut together, and the counters that a
 cut has to change. The stream that runs through a tower is one axis too, `text.width`: which parts read it and which write
@@ -101,7 +101,7 @@ class TowerPart:
 
     `blocks` is a path that may hold `*` for each child of a list (`stages.*.layers.*`); `block` says what one holds,
     and parts that a block lacks are skipped. `between` holds parts that run after the block at that path, paths from
-    `root`. `whole_tokens`, `protected` and `restored` say whether and how its tokens can be merged, see `Tower`; so do
+    `root`. `whole_tokens`, `protected` and `restored` say whether and how its tokens can be merged, see `ModalityTower`; so do
     `whole_blocks`, `counted` and `read_by` for removing blocks. `whole_width` is the reason why none of its stream's
     dimensions can be removed, empty if they can. Those of the piece with the blocks count. `bare` are parameters in no
     part whose last dimension is the stream's, by their names from `root`.

@@ -7,7 +7,7 @@ from trimodal.planning.recipe import LARGEST_SEED, Recipe, RecipeStep, read_reci
 from trimodal.planning.untouched import add_declined_places, find_untouched
 
 __all__ = [
-    "LARGEST_SEED", "Recipe", "RecipeStep", "Workload", "list_recipes", "check_disk_for", "check_memory_for", "estimate_cost", "measure_speed",
-    "place_of", "plan_edits", "plan_steps", "read_recipe", "find_untouched",
+    "LARGEST_SEED", "Recipe", "RecipeStep", "Workload", "list_recipes", "check_disk_for", "check_memory_for",
+    "estimate_cost", "measure_speed", "place_of", "plan_edits", "plan_steps", "read_recipe", "find_untouched",
     "add_declined_places",
 ]  # fmt: skip

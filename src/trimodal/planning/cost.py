@@ -64,7 +64,7 @@ class MachineSpeed:
 
 @dataclass(frozen=True)
 class Workload:
-    """How much data is worked on: samples for statistics, for training, and held out; `operations` of one sample's forward
+    """How much data is worked on: samples for statistics, for training, and held out; `macs` of one sample's forward
     pass (multiply-accumulates), None where they could not be counted."""
 
     statistics: int = 0

@@ -157,7 +157,8 @@ def _make_tiles(verdict: Verdict) -> list[SummaryTile]:
     smaller = wording.format_ratio(verdict.size.before_bytes, verdict.size.after_bytes)
     value, _, unit = smaller.partition(" ")
     sizes = verdict.size
-    tiles = [SummaryTile(value, unit, f"{wording.format_bytes(sizes.before_bytes)} became {wording.format_bytes(sizes.after_bytes)} on disk")]
+    before, after = wording.format_bytes(sizes.before_bytes), wording.format_bytes(sizes.after_bytes)
+    tiles = [SummaryTile(value, unit, f"{before} became {after} on disk")]
     metric = wording.find_main_metric(verdict)
     if metric is None:
         return [*tiles, SummaryTile("–", "not measured", "no data was given to verify with")]

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+from transformers import get_scheduler
 
 from trimodal.errors import TrimodalError
 
@@ -180,8 +181,6 @@ def _group_parameters(parameters: list[nn.Parameter], weight_decay: float) -> li
 
 def _make_schedule(optimizer: torch.optim.Optimizer, settings: TrainSettings) -> torch.optim.lr_scheduler.LRScheduler:
     """The learning rate over the steps, from Transformers."""
-    from transformers import get_scheduler
-
     name = "constant_with_warmup" if settings.schedule == "constant" else settings.schedule
     warmup = round(settings.warmup * settings.steps)
     schedule: torch.optim.lr_scheduler.LRScheduler = get_scheduler(

@@ -177,7 +177,7 @@ def remove_units(weight: Tensor, inverse: Tensor, units: Tensor, keep: int) -> t
 def compute_removal_losses(weight: Tensor, inverse: Tensor, units: Tensor) -> Tensor:
     """The loss that each unit adds when its turn comes, until one is left: (u − 1,). Units that go at once share theirs.
 
-    The arguments are those of `remove`.
+    The arguments are those of `remove_units`.
     """
     found = [
         loss / len(chosen)
@@ -257,7 +257,8 @@ def _make_problem(place: Place, weights: Weights, statistic: Moment, config: Str
 def solve(place: Place, weights: Weights, statistic: Statistic | None, config: StructuredConfig) -> Change:
     """Choose the units of the place's label that stay, and update their consumer."""
     if isinstance(statistic, MaskGradient) and place.label is not None and statistic.square.any():
-        staying = rearrange_kept_units(fill_fisher_information(place, weights, statistic), count_kept_units(statistic.units, config.sparsity))
+        fisher = fill_fisher_information(place, weights, statistic)
+        staying = rearrange_kept_units(fisher, count_kept_units(statistic.units, config.sparsity))
         return Change(cut=Cut(place.label, tuple(staying)))
     if not uses_hessian(place, config):
         return remove_smallest_units(place, weights, config)

@@ -202,7 +202,7 @@ def fit_narrow_weight(old: Tensor, seen: Moment, kept: Sequence[int], damping: f
 
 
 def measure_residual_error(old: Tensor, new: Tensor, seen: Moment, given: Moment, kept: Sequence[int]) -> float:
-    """E‖(W x + b) − (W' x' + b')‖² for what `fit` takes and gives; `given` is the moment of x."""
+    """E‖(W x + b) − (W' x' + b')‖² for what `fit_narrow_weight` takes and gives; `given` is the moment of x."""
     n, size = given.columns, old.shape[1]
     whole = torch.eye(n + 1, dtype=torch.float64, device=old.device)
     whole[:n, :n], whole[:n, n], whole[n, :n] = given.second, given.mean, given.mean

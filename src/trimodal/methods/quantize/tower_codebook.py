@@ -60,7 +60,8 @@ def assign_codebook_owner(place: Place, config: Any, others: Sequence[tuple[Plac
     it. Options that speak of no such table stay as they are."""
     if not uses_shared_codebook(config):
         return config
-    there = any(uses_shared_codebook(known) and codebook_group_of(other, known) == codebook_group_of(place, config) for other, known in others)
+    group = codebook_group_of(place, config)
+    there = any(uses_shared_codebook(known) and codebook_group_of(other, known) == group for other, known in others)
     return replace(config, table="borrowed" if there else "tower")
 
 
