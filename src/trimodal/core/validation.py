@@ -46,10 +46,10 @@ Measured = Annotated[float, _NullIsNaN()]
 """A measured number: written as null where it is not finite (`json_text`), read as NaN from there."""
 
 
-def read_record(kind: type[T], data: Any, where: str, raises: type[TrimodalError] = IntegrityError) -> T:
+def read_record(kind: type[T], data: Any, where: str, raises: type[TrimodalError] = IntegrityError, advice: str = "") -> T:
     """`data`, plain as JSON holds it, as a `kind`: one of our dataclasses, with all that it holds.
 
-    `where` begins the message, mostly the file's name.
+    `where` begins the message, mostly the file's name; `advice` ends it, what to do.
 
     Raises:
         IntegrityError: or `raises`: a key is missing or unknown, or a value is not what it must be; the message names it.
@@ -57,10 +57,16 @@ def read_record(kind: type[T], data: Any, where: str, raises: type[TrimodalError
     try:
         record: T = _make_adapter(kind).validate_json(json.dumps(data), strict=True, extra="forbid")  # type: ignore[arg-type]
     except pydantic.ValidationError as error:
-        raise raises(f"{where}: {describe_mistakes(error.errors(include_url=False), kind)}") from error
+        mistakes = describe_mistakes(error.errors(include_url=False), kind)
+        raise raises(f"{where}: {_add_advice(mistakes, advice)}") from error
     except (TypeError, ValueError, RecursionError) as error:
         raise raises(f"{where} holds what JSON cannot ({error}); expected plain text, numbers, lists and mappings") from error
     return record
+
+
+def omit_keys(data: Any, *names: str) -> Any:
+    """`data` without the keys that are written for other readers and follow from the rest; as it is where it is no mapping."""
+    return {key: value for key, value in data.items() if key not in names} if isinstance(data, dict) else data
 
 
 @cache
@@ -73,6 +79,10 @@ def describe_mistakes(mistakes: Iterable[Mapping[str, Any]], kind: Any) -> str:
     first, *more = sorted(mistakes, key=lambda mistake: mistake["type"] not in _UNKNOWN_KEY)
     others = f" (and {len(more)} more)" if more else ""
     return f"{_describe_mistake(first, kind)}{others}"
+
+
+def _add_advice(text: str, advice: str) -> str:
+    return text if not advice else f"{text} {advice.capitalize()}" if text.endswith("?") else f"{text}; {advice}"
 
 
 def _describe_mistake(mistake: Mapping[str, Any], kind: Any) -> str:
