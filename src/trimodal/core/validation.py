@@ -10,10 +10,10 @@ not write has a default in the dataclass.
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, is_dataclass
 from functools import cache
 from typing import Annotated, Any, TypeVar, get_args, get_type_hints
 
@@ -23,8 +23,6 @@ from trimodal.errors import IntegrityError, TrimodalError, suggest_names
 
 T = TypeVar("T")
 Location = tuple[int | str, ...]
-_UNKNOWN_KEY = ("unexpected_keyword_argument", "extra_forbidden")
-_MISSING_KEY = ("missing", "missing_argument", "missing_keyword_only_argument")
 _EXPECTED = {
     "int": "a whole number", "float": "a number", "finite": "a finite number", "string": "text", "bool": "true or false",
     "none": "null", "list": "a list", "tuple": "a list", "dict": "a mapping", "mapping": "a mapping", "dataclass": "a mapping",
@@ -57,8 +55,7 @@ def read_record(kind: type[T], data: Any, where: str, raises: type[TrimodalError
     try:
         record: T = _make_adapter(kind).validate_json(json.dumps(data), strict=True, extra="forbid")  # type: ignore[arg-type]
     except pydantic.ValidationError as error:
-        mistakes = describe_mistakes(error.errors(include_url=False), kind)
-        raise raises(f"{where}: {_add_advice(mistakes, advice)}") from error
+        raise raises(f"{where}: {_add_advice(_describe_record_mistake(error, kind), advice)}") from error
     except (TypeError, ValueError, RecursionError) as error:
         raise raises(f"{where} holds what JSON cannot ({error}); expected plain text, numbers, lists and mappings") from error
     return record
@@ -74,28 +71,56 @@ def _make_adapter(kind: Any) -> Any:
     return pydantic.TypeAdapter(kind)
 
 
-def describe_mistakes(mistakes: Iterable[Mapping[str, Any]], kind: Any) -> str:
-    """The first of pydantic's `mistakes` in a `kind` in words, unknown keys before others, and how many more there are."""
-    first, *more = sorted(mistakes, key=lambda mistake: mistake["type"] not in _UNKNOWN_KEY)
-    others = f" (and {len(more)} more)" if more else ""
-    return f"{_describe_mistake(first, kind)}{others}"
+@dataclass(frozen=True)
+class Mistake:
+    """One thing that pydantic refused: its `location` in the data, the `found` value there, pydantic's `type` of it, and what was
+    `expected` in our words."""
+
+    location: Location
+    found: Any
+    type: str
+    expected: str
+
+    @property
+    def is_unknown_key(self) -> bool:
+        """Whether the last of the location is a key that nobody knows."""
+        return self.type in ("unexpected_keyword_argument", "extra_forbidden", "invalid_key")
+
+    @property
+    def is_missing_key(self) -> bool:
+        """Whether the last of the location is a key that has to be there."""
+        return self.type in ("missing", "missing_argument", "missing_keyword_only_argument")
+
+
+def get_first_mistake(error: pydantic.ValidationError) -> Mistake:
+    """The mistake to speak of: an unknown key before others, as it is mostly why another is missing."""
+    mistakes = [
+        Mistake(one["loc"], one["input"], one["type"], _describe_expected(one)) for one in error.errors(include_url=False)
+    ]
+    return min(mistakes, key=lambda mistake: not mistake.is_unknown_key)
+
+
+def _describe_record_mistake(error: pydantic.ValidationError, kind: Any) -> str:
+    """The first mistake in a record of a `kind`, and how many more there are."""
+    more = error.error_count() - 1
+    return _describe_mistake(get_first_mistake(error), kind) + (f" (and {more} more)" if more else "")
+
+
+def _describe_mistake(mistake: Mistake, kind: Any) -> str:
+    place, last = format_location(mistake.location), mistake.location[-1:]
+    inside = f" in {format_location(mistake.location[:-1])}" if mistake.location[1:] else ""
+    if mistake.is_unknown_key:
+        meant = _suggest_key(str(last[0]), _find_dataclass(kind, mistake.location[:-1]))
+        return f"there is an unknown key '{last[0]}'{inside}, mistyped or of a newer trimodal; {meant}"
+    if mistake.is_missing_key:
+        return f"there is no key '{last[0]}'{inside}"
+    if mistake.type == "value_error":  # the dataclass itself refuses it
+        return ": ".join(filter(None, (place, mistake.expected)))
+    return f"{f'{place} is' if place else 'found'} {mistake.found!r:.60}, but must be {mistake.expected}"
 
 
 def _add_advice(text: str, advice: str) -> str:
     return text if not advice else f"{text} {advice.capitalize()}" if text.endswith("?") else f"{text}; {advice}"
-
-
-def _describe_mistake(mistake: Mapping[str, Any], kind: Any) -> str:
-    location, found = mistake["loc"], mistake["type"]
-    if found in (*_UNKNOWN_KEY, *_MISSING_KEY):
-        inside = f" in {format_location(location[:-1])}" if location[:-1] else ""
-        if found in _MISSING_KEY:
-            return f"there is no key '{location[-1]}'{inside}"
-        return f"there is an unknown key '{location[-1]}'{inside}, mistyped or of a newer trimodal; {_suggest_key(location, kind)}"
-    if found == "value_error":  # the dataclass itself refuses it
-        return ": ".join(filter(None, (format_location(location), str(mistake["ctx"]["error"]))))
-    value = f"{format_location(location)} is {mistake['input']!r:.60}" if location else f"found {mistake['input']!r:.60}"
-    return f"{value}, but must be {describe_expected(mistake)}"
 
 
 def format_location(location: Location) -> str:
@@ -103,24 +128,24 @@ def format_location(location: Location) -> str:
     return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location).removeprefix(".")
 
 
-def describe_expected(mistake: Mapping[str, Any]) -> str:
+def _describe_expected(mistake: Mapping[str, Any]) -> str:
     """What pydantic expected, in our words."""
     if mistake["type"] == "literal_error":
         return f"one of {mistake['ctx']['expected']}"
+    if mistake["type"] == "value_error":
+        return str(mistake["ctx"]["error"])
     said: str = mistake["msg"]
     return _EXPECTED.get(mistake["type"].split("_")[0], said.removeprefix("Input should be "))
 
 
-def _suggest_key(location: Location, kind: Any) -> str:
-    holder = _find_dataclass(kind, location[:-1])
-    known = [field.name for field in dataclasses.fields(holder)] if holder else []
-    return suggest_names(str(location[-1]), known) if known else "leave it out"
+def _suggest_key(key: str, holder: Any) -> str:
+    return suggest_names(key, [field.name for field in fields(holder)]) if holder else "leave it out"
 
 
 def _find_dataclass(kind: Any, location: Location) -> Any:
     """The dataclass that stands at `location` in a `kind`, None where that is not plain to see."""
     for part in location:
-        if isinstance(part, str) and dataclasses.is_dataclass(kind):
+        if isinstance(part, str) and is_dataclass(kind):
             kind = get_type_hints(kind).get(part)
-        kind = next((inner for inner in (kind, *get_args(kind)) if dataclasses.is_dataclass(inner)), kind)
-    return kind if dataclasses.is_dataclass(kind) else None
+        kind = next((inner for inner in (kind, *get_args(kind)) if is_dataclass(inner)), kind)
+    return kind if is_dataclass(kind) else None
