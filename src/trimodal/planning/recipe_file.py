@@ -19,18 +19,28 @@ LARGEST_SEED = 2**63 - 1
 _RULES = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
 
 
+def _drop_default(schema: dict[str, Any]) -> None:
+    """Say of a key that has no number of its own where it is not given that it has none."""
+    schema.pop("default", None)
+
+
 class CalibrationKeys(BaseModel):
     """Which samples statistics are taken from, and how they are mixed."""
 
     model_config = _RULES
 
-    samples: Annotated[int, Field(ge=1, description="how many; all there are, up to 256, if not given")] = 256
+    samples: Annotated[
+        int, Field(ge=1, description="how many; all there are, up to 256, if not given", json_schema_extra=_drop_default)
+    ] = 256
     balance: Annotated[
-        Balance, Field(description="`modality`: every modality counts the same; `tokens`: as often as it has tokens")
+        Balance,
+        Field(description="`modality`: each counts the same; `tokens`: as often as it has tokens; `gradient`: by the loss's gradient"),
     ] = "modality"
 
 
-_Floor = Annotated[float, Field(ge=0, description="points for a metric in percent, hundredths for a cosine")]
+_Floor = Annotated[
+    float, Field(ge=0, description="points for a metric in percent, hundredths for a cosine", json_schema_extra=_drop_default)
+]
 
 
 class FloorKeys(BaseModel):
@@ -51,8 +61,8 @@ class RecipeKeys(BaseModel):
 
     steps: Annotated[list[Any], Field(min_length=1, description="one line per step: a method, where, and its options")]
     seed: Annotated[int, Field(ge=0, le=LARGEST_SEED, description="seed of all that is random")] = 0
-    calibration: CalibrationKeys = CalibrationKeys()
-    floors: FloorKeys = FloorKeys()
+    calibration: Annotated[CalibrationKeys, Field(json_schema_extra=_drop_default)] = CalibrationKeys()
+    floors: Annotated[FloorKeys, Field(json_schema_extra=_drop_default)] = FloorKeys()
     pack: Annotated[
         PackName, Field(description="how weights are stored in the file: as they are, or entropy-coded")
     ] = "plain"
