@@ -1,7 +1,8 @@
 """What there is to choose from, read without importing torch: the methods and the built-in recipes.
 
 The methods' descriptions stand in `catalogue.json`, which `python -m trimodal.methods` writes from the methods
-themselves; a test holds them against each other.
+themselves; a test holds them against each other. The JSON schema of a recipe, `recipe.schema.json`, is written by
+`python -m trimodal.planning` in the same way.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from trimodal.shorthand import short_name_of
 
 Row = Mapping[str, Any]
 FILE = "catalogue.json"
+SCHEMA = "recipe.schema.json"
 
 
 @cache
@@ -49,6 +51,12 @@ def list_recipes() -> dict[str, str]:
 def read_recipe_text(name: str) -> str | None:
     """The text of the built-in recipe called `name`, None if there is none."""
     return _read_recipe_texts().get(name)
+
+
+def read_recipe_schema() -> dict[str, Any]:
+    """The JSON schema of a recipe, as plain data."""
+    found: dict[str, Any] = json.loads((resources.files("trimodal") / SCHEMA).read_text(encoding="utf-8"))
+    return found
 
 
 def name_recipe_steps(name: str) -> list[str]:

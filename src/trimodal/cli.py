@@ -272,10 +272,26 @@ def methods(
 
 
 @add_command
-def recipes(as_json: JsonOption = False) -> None:
+def recipes(
+    as_json: JsonOption = False,
+    schema: Annotated[bool, typer.Option("--schema", help="Print the JSON schema of a recipe, for editors.")] = False,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Write the schema to this file.", show_default=False)
+    ] = None,
+) -> None:
     """List the built-in recipes, with the field's short names for their steps."""
-    from trimodal.catalogue import list_recipes, name_recipe_steps
+    from trimodal.catalogue import list_recipes, name_recipe_steps, read_recipe_schema
+    from trimodal.core import json_text
+    from trimodal.writing import write_text_atomically
 
+    if output is not None and not schema:
+        raise typer.BadParameter("it says where the schema goes, and goes with --schema", param_hint="--output")
+    if output is not None:
+        write_text_atomically(output, json_text(read_recipe_schema(), indent=1, ensure_ascii=False) + "\n")
+        return
+    if schema:
+        _print_result(read_recipe_schema())
+        return
     known = list_recipes()
     rows = [(name, " + ".join(name_recipe_steps(name)), what) for name, what in known.items()]
     _print_result(known if as_json else _make_table(("recipe", "in short", "what it does"), rows))

@@ -224,7 +224,10 @@ def test_refuses_a_folder_without_its_files(
         report(tmp_path / "none")
     out = artifact(plan, verdict)
     (out / "record.jsonl").write_text(json.dumps({"kind": "place", "surprise": 1}) + "\n")
-    with pytest.raises(IntegrityError, match="place line"):
+    with pytest.raises(IntegrityError, match=r"record\.jsonl, line 1 \(a place line\): there is an unknown key 'surprise'"):
+        report(out)
+    (out / "record.jsonl").write_text('{"kind": "something newer"}\n{"kind": "pl')
+    with pytest.raises(IntegrityError, match=r"record\.jsonl, line 2 is not valid JSON"):
         report(out)
     (out / "record.jsonl").write_text('{"kind": "something newer"}\n\n')
     report(out)
