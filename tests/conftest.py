@@ -118,7 +118,7 @@ def carry_out(
     with pytest.MonkeyPatch.context() as patch:
         for module in (run, given_module):
             patch.setattr(
-                module, "make_batches", lambda model, samples, size: [batches[sample.line] for sample in samples]
+                module, "make_batches", lambda model, samples, size, **rest: [batches[sample.line] for sample in samples]
             )
         stand_ins = [Sample(line) for line in range(len(batches))]
         records = compress_(model, plan, stand_ins, stand_ins, original)

@@ -38,11 +38,14 @@ from trimodal.core import (
 from trimodal.core.record import PackName
 from trimodal.core.showing import html_table
 from trimodal.data import (
+    Data,
     batch_samples,
+    check_media,
     check_modalities,
     choose_samples,
     digest_samples,
     encode_samples,
+    is_no_data,
     read_samples,
     require_samples,
     split_calibration_and_held_out,
@@ -195,7 +198,7 @@ def inspect(model: Factory | Path, *, device: str = "cpu") -> Inventory:
 def plan(
     model: Factory | Path,
     recipe: RecipeSource,
-    data: str | Path | None = None,
+    data: Data | None = None,
     *,
     seed: int | None = None,
     device: str = "cpu",
@@ -205,7 +208,7 @@ def plan(
     Args:
         model: folder, hub id, artifact or `package.module:function`.
         recipe: YAML file, name of a built-in recipe, or its content as a mapping.
-        data: JSONL file or folder; None where nothing needs data.
+        data: JSONL file or folder, rows in memory or a source (docs/guide.md); None where nothing needs data.
         seed: replaces the recipe's.
         device: where the model is put.
 
@@ -223,7 +226,7 @@ def plan(
 def compress(
     model: Factory | Path,
     recipe: RecipeSource,
-    data: str | Path | None,
+    data: Data | None,
     out: str | Path,
     *,
     pack: PackName | None = None,
@@ -239,8 +242,8 @@ def compress(
     Args:
         model: folder, hub id, artifact or `package.module:function`.
         recipe: YAML file, name of a built-in recipe, or its content as a mapping.
-        data: JSONL file or folder; None where nothing needs data. Lines with `split: test`, or else a fifth of
-            the groups, are held out for verification.
+        data: JSONL file or folder, rows in memory or a source (docs/guide.md); None where nothing needs data. Lines with
+            `split: test`, or else a fifth of the groups, are held out for verification.
         out: folder to write; it is complete afterwards, or as it was before.
         pack: how the weights are stored: `plain`, or `entropy` for the smallest file, which is decoded when it is loaded;
             replaces what the recipe says.
@@ -318,7 +321,7 @@ def compress(
 def verify(
     out: str | Path,
     against: Factory | Path,
-    data: str | Path,
+    data: Data,
     *,
     seed: int | None = None,
     device: str = "cpu",
@@ -334,7 +337,7 @@ def verify(
         IntegrityError: a file of the artifact is missing or has changed.
     """
     out, clock = Path(out), _StageClock()
-    if str(data) == "none":
+    if is_no_data(data):
         raise DataError("verify measures both models, which needs data; give a JSONL file or a folder with data.jsonl")
     if not is_artifact(out):
         raise InputError(f"{out} is no artifact (it has no trimodal.json); expected a folder that compress wrote")
@@ -350,6 +353,7 @@ def verify(
     if digest_samples(calibration) != planned.calibration.sha256:
         held_out = [sample for sample in samples if sample.split != "train"]
     require_samples(held_out, 1, "verification samples")
+    check_media(held_out)
     same = found == planned.source.fingerprint
     checks = [
         unchanged,
@@ -481,24 +485,26 @@ def _move_to_device(model: Model, device: str) -> Model:
     return model
 
 
-def _check_sources_stay(out: Path, model: Model, data: str | Path | None) -> None:
+def _check_sources_stay(out: Path, model: Model, data: Data | None) -> None:
     """Refuse an output place whose replacement would take the model or the data with it."""
     if model.folder is not None:
         check_not_replaced(out, model.folder, "the model")
-    if data is not None and str(data) != "none":
+    if isinstance(data, str | Path) and not is_no_data(data):
         check_not_replaced(out, Path(data), "the data")
 
 
-def _prepare_samples(model: Model, recipe: Recipe, data: str | Path | None) -> _SampleSets:
-    if data is None or str(data) == "none":
+def _prepare_samples(model: Model, recipe: Recipe, data: Data | None) -> _SampleSets:
+    if data is None or is_no_data(data):
         return _SampleSets()
     samples = read_samples(data)
     check_modalities(model, samples)
     calibration, held_out = split_calibration_and_held_out(samples, recipe.seed)
     wanted = min(_STATISTICS_SAMPLES, len(calibration)) if recipe.samples is None else recipe.samples
     require_samples(calibration, max(wanted, 1), "calibration samples")
+    chosen = choose_samples(calibration, wanted, recipe.seed)
+    check_media([*chosen, *held_out, *calibration])
     encode_samples(model, calibration[:1])  # a model that cannot be given samples is refused while planning
-    return _SampleSets(choose_samples(calibration, wanted, recipe.seed), calibration, held_out)
+    return _SampleSets(chosen, calibration, held_out)
 
 
 def _make_plan(model: Model, recipe: Recipe, data: _SampleSets) -> Plan:

@@ -28,6 +28,7 @@ from trimodal.compression.errors import COUNTED, explain_unmeasured, list_weight
 from trimodal.compression.sensitivity import gradient_sizes
 from trimodal.compression.solve_context import SeenAt, SolveContext, Task, find_number_overflow, make_tasks, weights_of
 from trimodal.core import Change, Edit, FitRecord, Layout, Place, PlaceRecord, Plan, Sample, Site
+from trimodal.data import CALIBRATION, CALIBRATION_BYTES, count_tokens
 from trimodal.data import batch_samples as make_batches
 from trimodal.edits.apply import apply_change_
 from trimodal.edits.fold import collect_fold_tensors
@@ -38,7 +39,6 @@ from trimodal.methods.options import build_config
 from trimodal.models.model import Batch, Model
 from trimodal.statistics import Statistic, WeightGradient, mix_moments
 
-BATCH_SIZE, BATCH_TOKENS = 32, 2048
 LEFT_ALONE = "left alone: "
 Progress = Callable[[str, int, int], None]
 _Numbered = tuple[int, Edit]
@@ -131,16 +131,12 @@ def _must_wait(edit: Edit, stage: Sequence[_Numbered], layout: Layout) -> bool:
 
 
 def _make_sized_batches(model: Model, samples: Sequence[Sample]) -> Sequence[Batch]:
-    """The samples in batches of at most 32, fewer where a batch would have more than 2,048 tokens: products are no faster
-    beyond that, and what layers give to each other stays small."""
+    """The samples in batches within the limits of calibration. The longest of all decides, so each is encoded once to see."""
     if not samples:
         return []
-    found = make_batches(model, samples, BATCH_SIZE)
-    tokens = (codes.shape[1] for batch in found for codes in model.family.tokens(model.module, batch).values())
-    longest = max(tokens, default=0)
-    if longest * BATCH_SIZE <= BATCH_TOKENS:
-        return found
-    return make_batches(model, samples, max(1, BATCH_TOKENS // longest))
+    found = make_batches(model, samples, CALIBRATION.samples, kept_bytes=CALIBRATION_BYTES)
+    size = CALIBRATION.rows_at_once(max(count_tokens(model, batch) for batch in found))
+    return found if size == CALIBRATION.samples else make_batches(model, samples, size, kept_bytes=CALIBRATION_BYTES)
 
 
 def _fit_edit(run: _CompressionRun, number: int, edit: Edit, teacher: Model | None, samples: Sequence[Sample], seed: int) -> None:
