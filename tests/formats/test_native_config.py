@@ -21,6 +21,7 @@ from trimodal.formats import open_model, run_stock_check, stock_support_of
 from trimodal.formats.artifact import MODEL
 from trimodal.formats.native_config import _explain_steps, _list_differences, find_native_config
 from trimodal.formats.reload_check import collect_outputs
+from trimodal.formats.side_files import read_verdict
 from trimodal.loading.load import build_meta_model, read_config
 from trimodal.models.families import family_of
 from trimodal.models.files import OURS
@@ -32,7 +33,7 @@ from trimodal.reporting.wording import describe_stock as words
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """The fresh processes have tests of their own."""
-    monkeypatch.setattr(pipeline, "_run_fresh_checks", lambda *rest: [])
+    monkeypatch.setattr(pipeline, "run_fresh_checks", lambda *rest: [])
     disable_progress_bar()
 
 
@@ -180,7 +181,7 @@ def test_entropy_coded_and_back(tmp_path: Path) -> None:
     assert stock_support_of(out) == StockLoad(False, "its weights are entropy-coded")
     pipeline.pack(out, tmp_path / "plain", "plain")
     assert "quantization_config" not in read_config(tmp_path / "plain") and stock_support_of(tmp_path / "plain").alone
-    assert pipeline._read_verdict(tmp_path / "plain").stock == StockLoad(True)
+    assert read_verdict(tmp_path / "plain").stock == StockLoad(True)
     batch = make_miniature_batch("vit", 2)
     found = [collect_outputs(load(folder), batch)["logits"] for folder in (out, tmp_path / "plain")]
     assert torch.equal(*found) and not hasattr(load(out), "hf_quantizer")

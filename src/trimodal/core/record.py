@@ -17,6 +17,7 @@ Unit = Literal["percent", "cosine"]
 Status = Literal["passed", "failed", "not run"]
 Aspect = Literal["integrity", "quality"]
 PackName = Literal["plain", "entropy"]
+LEFT_ALONE = "left alone: "  # how the note begins of a place that could not be worked on after all
 
 
 @dataclass(frozen=True)
