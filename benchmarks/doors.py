@@ -81,11 +81,11 @@ def prepare(family: str, kind: str, folder: Path, sentences: bool) -> Case:
     recipe, pack = KINDS[kind]
     if kind == "cut" and family in CHANNELS:
         recipe = {"steps": [{"prune.channels": {"where": "*", "sparsity": 0.5, "score": "magnitude"}}]}
-    reload, pipeline._run_fresh_checks = pipeline._run_fresh_checks, lambda *rest: []  # type: ignore[assignment]
+    reload, pipeline.run_fresh_checks = pipeline.run_fresh_checks, lambda *rest: []  # type: ignore[assignment]
     try:
         trimodal.compress(original, recipe, None, result, pack=pack)  # type: ignore[arg-type]
     finally:
-        pipeline._run_fresh_checks = reload
+        pipeline.run_fresh_checks = reload
     source, found, batch = trimodal.load(original), trimodal.load(result), make_miniature_batch(family, 2)
     names = list(dict.fromkeys(name for name, _ in [*source.named_parameters(), *source.named_buffers()]))
     state = source.state_dict()

@@ -125,7 +125,7 @@ def beside_forward(first: str, second: str, data: str) -> None:
     from trimodal.formats import open_model
     from trimodal.verification import comparison
 
-    compare, run, forward, verified = pipeline.compare, comparison.run_forward, 1e9, 1e9
+    compare, run, forward, verified = pipeline.make_verdict, comparison.run_forward, 1e9, 1e9
     ran: list[Mapping[str, Any]] = []  # what each model was given, in turn
 
     def timed(*given: Any, **rest: Any) -> Any:
@@ -140,7 +140,7 @@ def beside_forward(first: str, second: str, data: str) -> None:
         ran.append(inputs)
         return run(module, inputs, *rest)
 
-    pipeline.compare, comparison.run_forward = timed, noted  # type: ignore[attr-defined]
+    pipeline.make_verdict, comparison.run_forward = timed, noted  # type: ignore[attr-defined]
     models = [open_model(first), open_model(second)]
     for _ in range(ROUNDS):
         ran.clear()

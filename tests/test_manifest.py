@@ -21,7 +21,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A CLIP in 8 bits."""
     folder = tmp_path_factory.mktemp("manifest")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pipeline, "_run_fresh_checks", lambda *rest: [])
+        patch.setattr(pipeline, "run_fresh_checks", lambda *rest: [])
         trimodal.compress(write_miniature("clip", folder / "clip"), "int8", None, folder / "out")
         write_miniature_data(folder / "data", 8, ["image", "text"])
     return folder / "out"

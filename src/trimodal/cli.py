@@ -1,6 +1,6 @@
 """The command line: one sub-command per verb, each a few lines over `pipeline`.
 
-Nothing heavy is imported at the top: help, `recipes`, `methods` and `doctor` need no torch.
+Nothing heavy is imported at the top: help, `recipes`, `methods` and `doctor` need no torch. What does is a `lazy_module`.
 """
 
 from __future__ import annotations
@@ -22,20 +22,30 @@ from rich.table import Table
 from rich.text import Text
 
 from trimodal import __version__
+from trimodal.catalogue import describe_methods, list_recipes, name_recipe_steps, read_recipe_schema
+from trimodal.core import Plan, Verdict, json_text
 from trimodal.errors import TrimodalError
-from trimodal.garbage import freeze_imports, skip_final_collection
+from trimodal.garbage import skip_final_collection
+from trimodal.lazy import lazy_module
+from trimodal.machine import Environment, describe_environment, warnings_of
 from trimodal.screen import Screen, print_json, replace_unknown_signs
 from trimodal.shorthand import short_name_of
 
 if TYPE_CHECKING:
-    from trimodal.core import Plan, Verdict
-    from trimodal.machine import Environment
+    from trimodal import pipeline, reporting, writing
+    from trimodal.demo import run as demo_run
+    from trimodal.reporting import advice, standing, wording
+    from trimodal.reporting import table as tables
+else:
+    pipeline, reporting, writing, demo_run = (lazy_module(f"trimodal.{name}") for name in ("pipeline", "reporting", "writing", "demo.run"))
+    advice, standing, tables, wording = (lazy_module(f"trimodal.reporting.{name}") for name in ("advice", "standing", "table", "wording"))
 
 INTERRUPTED = 130
 KEYWORD = inspection.Parameter.KEYWORD_ONLY
 _CERTAINTY = {"exact": "", "at most": "at most ", "estimate": "about "}
 _MODEL = "A Hugging Face folder or hub id, a folder that trimodal wrote, or package.module:function."
 _RECIPE = "A YAML file, or the name of a built-in recipe (see `trimodal recipes`)."
+_INVENTORY = "What `trimodal inspect MODEL -o FILE` wrote of this very model, so that nothing is counted again."
 _DATA = "A JSONL file or a folder with data.jsonl; `none` where nothing needs data."
 _EXITS = (
     "Exit codes: 0 done, all checks passed; 1 a check failed, or an artifact is damaged; 2 the input cannot be used, and nothing "
@@ -47,6 +57,14 @@ OutArgument = Annotated[Path, typer.Argument(help="A folder that `trimodal compr
 OutputOption = Annotated[Path, typer.Option("--output", "-o", help="Folder to write.", show_default=False)]
 ForceOption = Annotated[bool, typer.Option("--force", help="Replace the output folder if it is not empty.")]
 RecipeOption = Annotated[str, typer.Option("--recipe", "-r", help=_RECIPE, show_default=False)]
+RecipeOrPlanOption = Annotated[
+    str | None, typer.Option("--recipe", "-r", help=f"{_RECIPE} Either this or --plan.", show_default=False)
+]
+PlanOption = Annotated[
+    Path | None,
+    typer.Option("--plan", "-p", help="A plan to carry out, as `trimodal plan -o` wrote it or edited by hand.", show_default=False),
+]
+InventoryOption = Annotated[Path | None, typer.Option("--inventory", help=_INVENTORY, show_default=False)]
 DataOption = Annotated[str, typer.Option("--data", "-d", help=_DATA)]
 SeedOption = Annotated[
     int | None, typer.Option("--seed", min=0, help="Replaces the recipe's seed.", show_default=False)
@@ -126,15 +144,19 @@ def options(
 
 
 @add_command
-def inspect(model: ModelArgument, device: DeviceOption = "cpu", as_json: JsonOption = False) -> None:
-    """Show towers, blocks, sites, parameters, bytes and operations of a model, per tower and in all."""
+def inspect(
+    model: ModelArgument,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Write the inventory to this JSON file.", show_default=False)
+    ] = None,
+    device: DeviceOption = "cpu",
+    as_json: JsonOption = False,
+) -> None:
+    """Show towers, blocks, sites, parameters, bytes and MACs (multiply-accumulates) of a model, per tower and in all."""
     screen.print_notice(f"reading {model}")
-    with freeze_imports():
-        from trimodal import pipeline
-        from trimodal.reporting.table import make_inventory_table
-
     found = pipeline.inspect(model, device=device)
-    _print_result(found.to_json() if as_json else make_inventory_table(found))
+    _write_json(output, found.to_json())
+    _print_result(found.to_json() if as_json else tables.make_inventory_table(found))
 
 
 @add_command
@@ -145,19 +167,13 @@ def plan(
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Write the plan to this JSON file.")] = None,
     seed: SeedOption = None,
     device: DeviceOption = "cpu",
+    inventory: InventoryOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Show what a recipe will do to a model, every place by name, and what that will take. Changes nothing."""
     screen.print_notice(f"reading {model}")
-    with freeze_imports():
-        from trimodal import pipeline
-        from trimodal.core import json_text
-        from trimodal.formats import write_text_atomically
-        from trimodal.reporting.table import summarize_untouched
-
-    made = pipeline.plan(model, recipe, data, seed=seed, device=device)
-    if output is not None:
-        write_text_atomically(output, json_text(made.to_json(), indent=1, ensure_ascii=False) + "\n")
+    made = pipeline.plan(model, recipe, data, seed=seed, device=device, inventory=inventory)
+    _write_json(output, made.to_json())
     if as_json:
         _print_result({**made.to_json(), "estimate": made.estimate.to_json() if made.estimate else None})
         return
@@ -167,7 +183,7 @@ def plan(
         _print_result(f"nothing to do: {step.step} ({step.method}), which is optional: {step.reason}")
     if made.pack != "plain":
         _print_result(f"the weight file will be {made.pack}-coded, so smaller than its tensors")
-    _print_result(summarize_untouched(made))
+    _print_result(tables.summarize_untouched(made))
     _print_result(_describe_needs(made))
     _print_result(f"tensors: {made.source.tensor_bytes:,} → {_CERTAINTY[made.certainty]}{made.expected_tensor_bytes:,} bytes")
 
@@ -175,9 +191,11 @@ def plan(
 @add_command
 def compress(
     model: ModelArgument,
-    recipe: RecipeOption,
     data: DataOption,
     output: OutputOption,
+    recipe: RecipeOrPlanOption = None,
+    plan: PlanOption = None,
+    inventory: InventoryOption = None,
     pack: RecipesPackOption = None,
     force: ForceOption = False,
     ignore_limits: LimitsOption = False,
@@ -189,13 +207,12 @@ def compress(
 
     Example: `trimodal compress ./clip --recipe int4 --data ./pairs.jsonl -o ./clip-int4`
     """
+    if (recipe is None) == (plan is None):
+        raise typer.BadParameter("give exactly one of --recipe and --plan", param_hint="--recipe / --plan")
     with screen.show_progress(model) as progress:
-        with freeze_imports():
-            from trimodal import pipeline
-
         result = pipeline.compress(
-            model, recipe, data, output, pack=pack, seed=seed, device=device, force=force, ignore_limits=ignore_limits,
-            progress=progress, on_plan=lambda plan: screen.print_notice(_describe_needs(plan)),
+            model, recipe, data, output, plan=plan, inventory=inventory, pack=pack, seed=seed, device=device, force=force,
+            ignore_limits=ignore_limits, progress=progress, on_plan=_announce_plan,
         )  # fmt: skip
     written = f"written: {output}  (open {output / 'report.html'})"
     _finish_run(result.verdict, result.plan, as_json, written, str(output), model, data)
@@ -214,9 +231,6 @@ def verify(
 ) -> None:
     """Measure a compressed model beside the original again, and write OUT/verdict.json."""
     with screen.show_progress(f"{folder} and {against}") as progress:
-        with freeze_imports():
-            from trimodal import pipeline
-
         verdict = pipeline.verify(folder, against, data, seed=seed, device=device, progress=progress)
     _finish_run(
         verdict, pipeline.read_plan(folder), as_json, f"written: {folder / 'verdict.json'}", str(folder), against, data
@@ -232,10 +246,6 @@ def pack(
     as_json: JsonOption = False,
 ) -> None:
     """Write a compressed model again with its weights entropy-coded or plain; needs no original."""
-    with freeze_imports():
-        from trimodal import pipeline
-        from trimodal.reporting import wording
-
     found = pipeline.pack(folder, output, pack, force=force)
     if as_json:
         _print_result({"folder": str(output), "pack": pack, "packing": None if found is None else asdict(found)})
@@ -246,10 +256,7 @@ def pack(
 @add_command
 def report(folder: OutArgument, as_json: JsonOption = False) -> None:
     """Write OUT/report.html, one self-contained page, from the plan, the record and the verdict."""
-    with freeze_imports():
-        from trimodal.reporting import report as write_report
-
-    page = write_report(folder)
+    page = reporting.report(folder)
     _print_result({"report": str(page)} if as_json else f"written: {page}")
 
 
@@ -259,8 +266,6 @@ def methods(
     as_json: JsonOption = False,
 ) -> None:
     """List the methods: paper, options, on what each works, and what the field calls it as it is by default."""
-    from trimodal.catalogue import describe_methods
-
     found = describe_methods(name)
     if as_json:
         _print_result(list(found))
@@ -280,14 +285,10 @@ def recipes(
     ] = None,
 ) -> None:
     """List the built-in recipes, with the field's short names for their steps."""
-    from trimodal.catalogue import list_recipes, name_recipe_steps, read_recipe_schema
-    from trimodal.core import json_text
-    from trimodal.writing import write_text_atomically
-
     if output is not None and not schema:
         raise typer.BadParameter("it says where the schema goes, and goes with --schema", param_hint="--output")
     if output is not None:
-        write_text_atomically(output, json_text(read_recipe_schema(), indent=1, ensure_ascii=False) + "\n")
+        writing.write_text_atomically(output, json_text(read_recipe_schema(), indent=1, ensure_ascii=False) + "\n")
         return
     if schema:
         _print_result(read_recipe_schema())
@@ -300,8 +301,6 @@ def recipes(
 @add_command
 def doctor(as_json: JsonOption = False) -> None:
     """Show what a run depends on: versions, processor, threads, free memory and disk, optional parts and how to get them."""
-    from trimodal.machine import describe_environment, warnings_of
-
     found = describe_environment()
     if as_json:
         _print_result({**found.to_json(), "warnings": warnings_of(found)})
@@ -329,13 +328,7 @@ def demo(
 ) -> None:
     """Run the main job on the built-in model and data: see a digit, hear a digit, read what to do with them."""
     with screen.show_progress("the built-in model") as progress:
-        with freeze_imports():
-            from trimodal.demo.run import run_demo as run_demo
-
-        result = run_demo(
-            folder, train=train, seed=seed, device=device, progress=progress,
-            on_plan=lambda plan: screen.print_notice(_describe_needs(plan)),
-        )  # fmt: skip
+        result = demo_run.run_demo(folder, train=train, seed=seed, device=device, progress=progress, on_plan=_announce_plan)
     _finish_run(
         result.verdict,
         result.plan,
@@ -429,23 +422,30 @@ def _print_result(what: Any) -> None:
 
 def _finish_run(verdict: Verdict, planned: Plan, as_json: bool, message: str, *names: str) -> None:
     """Show the verdict, and what next with the `names` of folder, model and data; a check that failed makes the exit code 1."""
-    from trimodal.reporting.advice import CommandNames
-    from trimodal.reporting.standing import describe_failure
-    from trimodal.reporting.table import make_summary
-
     if as_json:
         _print_result({**verdict.to_json(), "estimate": planned.estimate.to_json()} if planned.estimate else verdict.to_json())
     else:
-        _print_result(make_summary(verdict, planned, CommandNames(*names)))
+        _print_result(tables.make_summary(verdict, planned, advice.CommandNames(*names)))
         _print_result(message)
     if not verdict.passed:
-        raise typer.Exit(screen.print_error("CheckFailed", describe_failure(verdict), 1))
+        raise typer.Exit(screen.print_error("CheckFailed", standing.describe_failure(verdict), 1))
+
+
+def _write_json(file: Path | None, data: dict[str, Any]) -> None:
+    """Write plain data to the file that the user named, if any."""
+    if file is not None:
+        writing.write_text_atomically(file, json_text(data, indent=1, ensure_ascii=False) + "\n")
+
+
+def _announce_plan(planned: Plan) -> None:
+    """What lies ahead, and what of a plan that was given had to be reckoned anew."""
+    if planned.recomputed:
+        screen.print_notice(planned.recomputed)
+    screen.print_notice(_describe_needs(planned))
 
 
 def _describe_needs(planned: Plan) -> str:
     """What carrying out a plan will take, in one line."""
-    from trimodal.reporting import wording
-
     found = planned.estimate
     if found is None:
         return ""

@@ -25,6 +25,7 @@ from trimodal.models.model import Model
 from trimodal.models.tensors import tensor_bytes, unique_tensors
 from trimodal.networks import tiny
 from trimodal.networks.tiny import make_miniature_batch, write_miniature, write_miniature_data
+from trimodal.verification.checks import bytes_check
 
 
 def pool(scores: Any, sparsity: float = 0.5, tower: str = "text", cost: float = 1.0, most: int | None = None) -> ScorePool:
@@ -252,7 +253,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Whole:
     data = write_miniature_data(folder / "data", 24, ("image", "text"))
     recipe = {"steps": STEPS, "calibration": {"samples": 8}}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pipeline, "_run_fresh_checks", lambda *rest: [])  # the test does it in its own process
+        patch.setattr(pipeline, "run_fresh_checks", lambda *rest: [])  # the test does it in its own process
         caught: list[Model] = []
         write = pipeline.write_artifact
 
@@ -295,7 +296,7 @@ def test_an_estimate_that_is_far_off_is_no_success(whole: Whole) -> None:
     model, result, _ = whole
     opened = open_model(result.folder)
     off = replace(result.plan, expected_tensor_bytes=result.plan.expected_tensor_bytes * 2)
-    assert not pipeline._bytes_check(opened, off, result.records).passed
-    assert pipeline._bytes_check(opened, result.plan, result.records).passed
-    assert not pipeline._bytes_check(opened, result.plan, result.records[:-1]).passed
-    assert not pipeline._bytes_check(open_model(model), result.plan, result.records).passed
+    assert not bytes_check(opened, off, result.records).passed
+    assert bytes_check(opened, result.plan, result.records).passed
+    assert not bytes_check(opened, result.plan, result.records[:-1]).passed
+    assert not bytes_check(open_model(model), result.plan, result.records).passed

@@ -383,7 +383,7 @@ def test_output_that_is_taken(refused: Refused, clip: Path, tmp_path: Path) -> N
 
 def test_force_replaces_the_whole_folder(clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(pipeline, "_run_fresh_checks", lambda *rest: [])
+    monkeypatch.setattr(pipeline, "run_fresh_checks", lambda *rest: [])
     (tmp_path / "real").mkdir()
     (tmp_path / "real" / "mine.txt").write_text("mine")
     (tmp_path / "out").symlink_to("real")

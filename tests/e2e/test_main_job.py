@@ -50,7 +50,7 @@ def in_memory(monkeypatch: pytest.MonkeyPatch, reload: bool = False) -> Iterator
     with monkeypatch.context() as patched:
         patched.setattr(pipeline, "write_artifact", catching)
         if not reload:
-            patched.setattr(pipeline, "_run_fresh_checks", lambda *rest: [])
+            patched.setattr(pipeline, "run_fresh_checks", lambda *rest: [])
         yield caught
 
 
@@ -166,7 +166,7 @@ def test_verbs_speak_to_people_too(
     job: Workspace, artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, verb: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(pipeline, "_run_fresh_checks", lambda *rest: [])
+    monkeypatch.setattr(pipeline, "run_fresh_checks", lambda *rest: [])
     clip, pairs = str(job.model("clip")), str(job.data("image", "text"))
     arguments: dict[str, list[str]] = {
         "inspect": [clip], "methods": [], "recipes": [], "report": ["out"], "plan": [clip, "-r", "int8"],

@@ -35,7 +35,7 @@ def test_compress_verify_and_unpack(workspace: Workspace, tmp_path: Path, monkey
 
     back = call("pack", tmp_path / "coded", "-o", tmp_path / "plain", "--pack", "plain")
     assert (back.code, back.err) == (0, "") and "written: " in back.out
-    monkeypatch.setattr(pipeline, "_run_fresh_checks", lambda *rest: [])
+    monkeypatch.setattr(pipeline, "run_fresh_checks", lambda *rest: [])
     same = call("compress", source, "-r", recipe, "-d", data, "-o", tmp_path / "direct")
     assert same.code == 0, same.err
     for name in ("trimodal.safetensors", "config.json", "trimodal.json"):

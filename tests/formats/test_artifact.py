@@ -30,7 +30,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A BERT in 8 bits."""
     folder = tmp_path_factory.mktemp("artifact")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pipeline, "_run_fresh_checks", lambda *rest: [])
+        patch.setattr(pipeline, "run_fresh_checks", lambda *rest: [])
         pipeline.compress(write_miniature("bert", folder / "bert"), "int8", None, folder / "out")
     return folder / "out"
 
@@ -197,7 +197,7 @@ def bare() -> nn.Module:
 
 @pytest.fixture
 def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(pipeline, "_run_fresh_checks", lambda *rest: [])
+    monkeypatch.setattr(pipeline, "run_fresh_checks", lambda *rest: [])
     pipeline.compress(bare, "int8", None, tmp_path / "made")
     return tmp_path / "made"
 

@@ -38,7 +38,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model = str(write_miniature("bert", root / "model"))
     write_miniature_data(root / "data", 8, ["text"])
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pipeline, "_run_fresh_checks", lambda *rest: [])
+        patch.setattr(pipeline, "run_fresh_checks", lambda *rest: [])
         for name, steps in STEPS.items():
             pack = "entropy" if name == "entropy-coded" else "plain"
             pipeline.compress(model, {"steps": steps}, None, root / name, pack=pack)  # type: ignore[arg-type]
@@ -105,14 +105,14 @@ def test_a_page_that_is_written_again_is_no_change(copy: Path) -> None:
 
 
 def test_artifact_that_is_replaced_while_it_is_verified(whole: Path, copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    compare = pipeline.compare
+    compare = pipeline.make_verdict
 
     def meanwhile(*rest: Any, **more: Any) -> Any:
         shutil.rmtree(copy)
         shutil.copytree(whole / "only cut", copy)
         return compare(*rest, **more)
 
-    monkeypatch.setattr(pipeline, "compare", meanwhile)
+    monkeypatch.setattr(pipeline, "make_verdict", meanwhile)
     with pytest.raises(IntegrityError, match="was replaced while it was measured"):
         pipeline.verify(copy, str(whole / "model"), whole / "data")
     assert find_changed_side_files(copy) == []

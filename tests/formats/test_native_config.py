@@ -22,6 +22,7 @@ from trimodal.formats import open_model, run_stock_check, stock_support_of
 from trimodal.formats.artifact import MODEL
 from trimodal.formats.native_config import _explain_steps, _list_differences, find_native_config
 from trimodal.formats.reload_check import collect_outputs
+from trimodal.formats.side_files import read_verdict
 from trimodal.loading.load import build_meta_model, read_config
 from trimodal.models.families import family_of
 from trimodal.models.files import OURS
@@ -33,7 +34,7 @@ from trimodal.reporting.wording import describe_stock as words
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """The fresh processes have tests of their own."""
-    monkeypatch.setattr(pipeline, "_run_fresh_checks", lambda *rest: [])
+    monkeypatch.setattr(pipeline, "run_fresh_checks", lambda *rest: [])
     disable_progress_bar()
 
 
@@ -181,7 +182,7 @@ def test_entropy_coded_and_back(tmp_path: Path) -> None:
     assert stock_support_of(out) == StockLoad(False, "its weights are entropy-coded")
     pipeline.pack(out, tmp_path / "plain", "plain")
     assert "quantization_config" not in read_config(tmp_path / "plain") and stock_support_of(tmp_path / "plain").alone
-    assert pipeline._read_verdict(tmp_path / "plain").stock == StockLoad(True)
+    assert read_verdict(tmp_path / "plain").stock == StockLoad(True)
     batch = make_miniature_batch("vit", 2)
     found = [collect_outputs(load(folder), batch)["logits"] for folder in (out, tmp_path / "plain")]
     assert torch.equal(*found) and not hasattr(load(out), "hf_quantizer")
@@ -238,7 +239,8 @@ def test_attributes_must_be_the_same_but_for_sizes_that_were_cut() -> None:
 
 def test_why_steps_stay() -> None:
     treated = [TreatWeight(name, name, {}, (), None) for name in ("low_rank", "dense", "codebook")]
-    assert _explain_steps([*treated, MergeTokens("image", "matching", 0.5, 0, 0, True)]) == "weights are not plain tensors (codebook, low rank) and tokens are merged"
+    merged = MergeTokens("image", "matching", 0.5, 0, 0, True)
+    assert _explain_steps([*treated, merged]) == "weights are not plain tensors (codebook, low rank) and tokens are merged"
     assert _explain_steps([CutUnits("image.0.heads", (0,)), treated[1]]) == "the steps that rebuild it (cut, treat) cannot change places"
     assert _explain_steps([]) == ""
 

@@ -64,7 +64,7 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
             modalities, steps = RECIPES[name]
             data = write_miniature_data(folder / "data", 12, modalities.split())
             with pytest.MonkeyPatch.context() as patch:
-                patch.setattr(pipeline, "_run_fresh_checks", lambda *rest: [])
+                patch.setattr(pipeline, "run_fresh_checks", lambda *rest: [])
                 pipeline.compress(write_miniature(name, folder / name), {"steps": steps}, data, folder / "out")
             made[name] = folder / "out"
         return made[name]
@@ -115,7 +115,7 @@ def test_there_and_back_to_the_same_bytes(name: str, plain: Callable[[str], Path
 
 
 def test_compress_can_pack_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pipeline, "_run_fresh_checks", lambda *rest: [])
+    monkeypatch.setattr(pipeline, "run_fresh_checks", lambda *rest: [])
     source, recipe = write_miniature("resnet", tmp_path / "model"), {"steps": RECIPES["resnet"][1][2:]}
     data = write_miniature_data(tmp_path / "data", 12, ["image"])
     one = trimodal.compress(source, recipe, data, tmp_path / "plain")
@@ -139,7 +139,7 @@ def test_model_from_a_function(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     def bare() -> torch.nn.Module:
         return make_miniature("generic")
 
-    monkeypatch.setattr(pipeline, "_run_fresh_checks", lambda *rest: [])
+    monkeypatch.setattr(pipeline, "run_fresh_checks", lambda *rest: [])
     pipeline.compress(bare, "int8", None, tmp_path / "plain")
     pipeline.compress(bare, "int8", None, tmp_path / "coded", pack="entropy")
     one, other = (open_model(tmp_path / name, bare) for name in ("plain", "coded"))

@@ -1,4 +1,4 @@
-"""Counts of parameters, bytes and operations, on miniatures and at real size."""
+"""Counts of parameters, bytes and MACs, on miniatures and at real size."""
 
 from __future__ import annotations
 
@@ -79,13 +79,13 @@ def test_real_sizes_without_values(name: str) -> None:
     assert found.parameters == parameters == sum(p.numel() for p in module.parameters())
     assert found.bytes == 4 * parameters
     if billions is None:
-        assert found.operations is None and "looks at values" in found.operations_note
+        assert found.macs is None and "looks at values" in found.macs_note
     else:
-        assert found.operations is not None
-        assert found.operations / 1e9 == pytest.approx(billions, rel=5e-3)
+        assert found.macs is not None
+        assert found.macs / 1e9 == pytest.approx(billions, rel=5e-3)
         # The similarity of one image with one text is computed in no tower.
         outside = {"clip": 512, "siglip": 768}.get(found.family, 0)
-        assert sum(tower.operations or 0 for tower in found.towers) == found.operations - outside
+        assert sum(tower.macs or 0 for tower in found.towers) == found.macs - outside
 
 
 @pytest.mark.parametrize("name", [name for name in MINIATURES if name not in PLAIN])
@@ -115,22 +115,22 @@ def test_totals_are_sums_and_shares_add_up(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", [name for name in MINIATURES if name not in PLAIN])
-def test_operations_of_a_miniature_are_counted(name: str) -> None:
+def test_macs_of_a_miniature_are_counted(name: str) -> None:
     found = inventory(make_miniature(name))
-    assert found.operations is not None and found.operations > 0
-    assert all(tower.operations for tower in found.towers)
+    assert found.macs is not None and found.macs > 0
+    assert all(tower.macs for tower in found.towers)
     assert all(shape[0] == 1 for shape in found.input_shapes.values())
 
 
-def test_operations_of_one_linear_layer_by_hand() -> None:
+def test_macs_of_one_linear_layer_by_hand() -> None:
     module = make_miniature("generic")
     family = replace(family_of(module), example=lambda module: {})
     model = Model(module, family.describe(module), family, "mixture")
     none = inspect(model)
-    assert none.operations is None and "give a batch" in none.operations_note
+    assert none.macs is None and "give a batch" in none.macs_note
     found = inspect(model, make_miniature_batch("generic", 4))
     tower = next(t for t in found.towers if t.name == "model")
-    assert tower.operations == 32 * 24 + 24 * 2
+    assert tower.macs == 32 * 24 + 24 * 2
 
 
 def test_parameters_of_no_site_are_listed() -> None:
@@ -153,14 +153,14 @@ def test_inspecting_changes_nothing() -> None:
 def test_images_that_are_no_squares() -> None:
     sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 4, "patch_size": 8}
     found = inspect(build_model(hf.ViTForImageClassification(hf.ViTConfig(**sizes, image_size=(32, 48))).eval(), "vit"))
-    assert found.input_shapes == {"pixel_values": (1, 3, 32, 48)} and found.operations
+    assert found.input_shapes == {"pixel_values": (1, 3, 32, 48)} and found.macs
 
 
-def test_operations_are_unknown_where_the_forward_wants_other_inputs() -> None:
+def test_macs_are_unknown_where_the_forward_wants_other_inputs() -> None:
     sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 4, "vocab_size": 50}
     found = inspect(build_model(hf.BertForMultipleChoice(hf.BertConfig(**sizes)).eval(), "bert"))
-    assert found.operations is None and all(tower.operations is None for tower in found.towers)
-    assert found.operations_note.startswith("the forward pass of BertForMultipleChoice on input_ids (1, 128) failed (")
+    assert found.macs is None and all(tower.macs is None for tower in found.towers)
+    assert found.macs_note.startswith("the forward pass of BertForMultipleChoice on input_ids (1, 128) failed (")
 
 
 def test_inspecting_changes_nothing_where_parts_are_shared() -> None:
@@ -182,7 +182,7 @@ def test_inspecting_changes_nothing_where_parts_are_shared() -> None:
     module = Shared().train()
     before = {name: value.clone() for name, value in module.state_dict().items()}
     found = inspect(build_model(module, "shared"))
-    assert found.operations == 4 * 64 and found.parameters == 72 + 32
+    assert found.macs == 4 * 64 and found.parameters == 72 + 32
     assert module.training and all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
 
 
@@ -198,4 +198,4 @@ def test_an_example_may_hold_more_than_tensors() -> None:
         def example(self) -> dict[str, Any]:
             return {"twice": True, "parts": [torch.zeros(1, 8)], "x": torch.zeros(1, 8)}
 
-    assert inspect(build_model(Several(), "several")).operations == 2 * 64
+    assert inspect(build_model(Several(), "several")).macs == 2 * 64

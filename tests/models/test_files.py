@@ -88,7 +88,7 @@ def test_what_configurations_name_travels(folder: Path) -> None:
 
 def test_modules_of_sentence_transformers(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sentence_transformer(folder)
-    monkeypatch.setattr(pipeline, "_run_fresh_checks", lambda *rest: [])
+    monkeypatch.setattr(pipeline, "run_fresh_checks", lambda *rest: [])
     done = trimodal.compress(folder, INT8, None, tmp_path / "out")
     for name in ("modules.json", "1_Pooling/config.json", "2_Dense/config.json", "2_Dense/model.safetensors",
                  "sentence_bert_config.json", "config_sentence_transformers.json"):  # fmt: skip
@@ -202,7 +202,7 @@ def test_a_snapshot_of_the_hub_is_made_of_links(bert: Path, tmp_path: Path, monk
     for file in blobs.iterdir():
         (snapshot / file.name).symlink_to(Path("../../blobs") / file.name)
     assert find_companion_files(snapshot) == find_companion_files(bert) and measure_folder_size(snapshot) == measure_folder_size(bert)
-    monkeypatch.setattr(pipeline, "_run_fresh_checks", lambda *rest: [])
+    monkeypatch.setattr(pipeline, "run_fresh_checks", lambda *rest: [])
     trimodal.compress(snapshot, INT8, None, tmp_path / "out")
     assert not any(path.is_symlink() for path in (tmp_path / "out").iterdir())
 
@@ -212,7 +212,7 @@ def test_a_licence_travels_and_a_card_only_where_it_alone_names_it(folder: Path,
     assert list(map(str, find_licence_files(folder))) == ["README.md"]
     put(folder, "LICENSE.txt", "MIT")
     assert list(map(str, find_licence_files(folder))) == ["LICENSE.txt"] and find_unread_files(folder) == ("README.md",)
-    monkeypatch.setattr(pipeline, "_run_fresh_checks", lambda *rest: [])
+    monkeypatch.setattr(pipeline, "run_fresh_checks", lambda *rest: [])
     trimodal.compress(folder, INT8, None, tmp_path / "out")
     assert (tmp_path / "out" / "LICENSE.txt").read_text() == "MIT" and trimodal.load(tmp_path / "out")
 
@@ -225,7 +225,7 @@ def test_tensors_that_the_class_does_not_take_count_for_nothing(
     tensors = load_file(folder / "model.safetensors") | {"mtp.head.weight": torch.ones(100, 100), "cls.bias": torch.ones(7)}
     save_file(tensors, folder / "model.safetensors", {"format": "pt"})
     assert load_source(folder).unused == {"mtp.head.weight": 40_000, "cls.bias": 28}
-    monkeypatch.setattr(pipeline, "_run_fresh_checks", lambda *rest: [])
+    monkeypatch.setattr(pipeline, "run_fresh_checks", lambda *rest: [])
     verdict = trimodal.compress(folder, INT8, None, tmp_path / "out").verdict
     assert verdict.size.weights_before_bytes == measure_folder_size(folder)[1] - 40_028
     assert verdict.left_out[0] == "2 tensors that BertModel does not take, first cls.bias"

@@ -66,7 +66,7 @@ def test_verbs_estimate_refuse_and_go_on_when_told_to(monkeypatch: pytest.Monkey
     with pytest.raises(InputError, match="compressing model needs about"):
         pipeline.compress(model, "int8", data, tmp_path / "out")
     assert not (tmp_path / "out").exists()
-    monkeypatch.setattr(pipeline, "_run_fresh_checks", lambda *rest: [])
+    monkeypatch.setattr(pipeline, "run_fresh_checks", lambda *rest: [])
     told: list[tuple[str, int, int]] = []
     plans: list[Any] = []
     pipeline.compress(

@@ -61,7 +61,7 @@ def test_what_a_plan_leaves(plan: Plan) -> None:
 def test_inventory_says_what_is_in_no_place() -> None:
     left = UntouchedTensors(1000, (TensorGroup("h.*.c_attn.weight", "text", 2, 850, "in no place"),))
     inventory = Inventory(
-        name="gpt2", family="generic", parameters=250, bytes=1000, buffer_bytes=0, operations=None, sites=(), input_shapes={},
+        name="gpt2", family="generic", parameters=250, bytes=1000, buffer_bytes=0, macs=None, sites=(), input_shapes={},
         towers=(TowerRow("text", "text", 2, 3, 250, 1000, 1.0, None),),
         other=(OtherParameters("h.0.c_attn.weight", "text", 212, 850),), in_no_place=left,
     )  # fmt: skip
@@ -71,13 +71,13 @@ def test_inventory_says_what_is_in_no_place() -> None:
 
 def test_inventory() -> None:
     inventory = Inventory(
-        name="clip", family="clip", parameters=101, bytes=404, buffer_bytes=8, operations=4_400_000_000,
+        name="clip", family="clip", parameters=101, bytes=404, buffer_bytes=8, macs=4_400_000_000,
         towers=(TowerRow("image", "image", 12, 80, 60, 240, 0.594, 4_400_000_000),
                 TowerRow("text", "text", 12, 70, 40, 160, 0.396, None)),
         sites=(), other=(OtherParameters("logit_scale", "", 1, 4),), input_shapes={"pixel_values": (1, 3, 8, 8)},
     )  # fmt: skip
     text = printed(make_inventory_table(inventory))
     assert "in no tower" in text and "59%" in text and "4.40 G" in text and "pixel_values 1×3×8×8" in text
-    silent = replace(inventory, operations=None, operations_note="no input known", other=())
+    silent = replace(inventory, macs=None, macs_note="no input known", other=())
     text = printed(make_inventory_table(silent))
-    assert "operations were not counted: no input known" in text and "in no tower" not in text
+    assert "MACs were not counted: no input known" in text and "in no tower" not in text

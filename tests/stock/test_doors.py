@@ -57,7 +57,7 @@ def test_doors_of_all_families(doors: Any, tmp_path: Path) -> None:
 def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("doors")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pipeline, "_run_fresh_checks", lambda *rest: [])
+        patch.setattr(pipeline, "run_fresh_checks", lambda *rest: [])
         trimodal.compress(write_miniature("clip", folder / "clip"), INT8, None, folder / "out")
     return folder / "out"
 
@@ -117,7 +117,7 @@ def test_a_projector_of_another_shape_is_no_reason_for_random_numbers(clip: Path
 
 def test_a_head_tied_to_a_packed_embedding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The head of BertForMaskedLM is the embedding's weight, which is no parameter any more."""
-    monkeypatch.setattr(pipeline, "_run_fresh_checks", lambda *rest: [])
+    monkeypatch.setattr(pipeline, "run_fresh_checks", lambda *rest: [])
     trimodal.compress(write_miniature("bert", tmp_path / "bert"), INT8, None, tmp_path / "out")
     found: Any = BertForMaskedLM.from_pretrained(tmp_path / "out")
     assert found.cls.predictions.decoder.stored is found.bert.embeddings.word_embeddings.stored
@@ -136,7 +136,7 @@ def test_the_mark_stands_in_every_part_and_with_a_type(clip: Path) -> None:
     (INT8["steps"], True), ([{"fold.exact": {"where": "*"}}], False), ([{"factorize.svd": {"where": "*", "rank": 4}}], True),
 ])  # fmt: skip
 def test_saved_again_as_plain_floats(recipe: Any, works: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pipeline, "_run_fresh_checks", lambda *rest: [])
+    monkeypatch.setattr(pipeline, "run_fresh_checks", lambda *rest: [])
     trimodal.compress(write_miniature("clip", tmp_path / "clip"), {"steps": recipe}, None, tmp_path / "out")
     loaded: Any = trimodal.load(tmp_path / "out")
     with pytest.raises(ModelError, match="save_pretrained cannot write a compressed model; copy the folder"):

@@ -14,7 +14,7 @@ from trimodal.networks.tiny import write_miniature
 
 
 def test_no_weight_is_decoded_before_it_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pipeline, "_run_fresh_checks", lambda *rest: [])
+    monkeypatch.setattr(pipeline, "run_fresh_checks", lambda *rest: [])
     pipeline.compress(write_miniature("bert", tmp_path / "bert"), "int8", None, tmp_path / "out")
     decoded = []
     monkeypatch.setattr(CodedWeight, "forward", lambda self: decoded.append(self.shape) or torch.zeros(self.shape))

@@ -1,5 +1,6 @@
 """Compress: carry out a plan on a model."""
 
-from trimodal.compression.run import LEFT_ALONE, Progress, compress_
+from trimodal.compression.run import Progress, compress_
+from trimodal.core.record import LEFT_ALONE
 
 __all__ = ["LEFT_ALONE", "Progress", "compress_"]

@@ -28,6 +28,7 @@ from trimodal.compression.errors import COUNTED, explain_unmeasured, list_weight
 from trimodal.compression.sensitivity import gradient_sizes
 from trimodal.compression.solve_context import SeenAt, SolveContext, Task, find_number_overflow, make_tasks, weights_of
 from trimodal.core import Change, Edit, FitRecord, Layout, Place, PlaceRecord, Plan, Sample, Site
+from trimodal.core.record import LEFT_ALONE
 from trimodal.data import CALIBRATION, CALIBRATION_BYTES, count_tokens
 from trimodal.data import batch_samples as make_batches
 from trimodal.edits.apply import apply_change_
@@ -39,7 +40,6 @@ from trimodal.methods.options import build_config
 from trimodal.models.model import Batch, Model
 from trimodal.statistics import Statistic, WeightGradient, mix_moments
 
-LEFT_ALONE = "left alone: "
 Progress = Callable[[str, int, int], None]
 _Numbered = tuple[int, Edit]
 _Sizes = Mapping[str, Mapping[str, float]]

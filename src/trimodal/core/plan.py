@@ -162,8 +162,8 @@ class Calibration:
 class Plan:
     """Ordered edits with all that is needed to execute them again to the same bytes. `skipped` are the recipe's optional
     steps that became no edit; `pack` says how the weights will be stored in the file, see `formats/packed.py`; `untouched` is
-    what the edits leave as it is, None in a plan of an older version, or made by hand. `estimate` is what carrying it out
-    will take here and now; it is no part of the plan, and in no file.
+    what the edits leave as it is, None in a plan of an older version. `estimate` is what carrying it out will take here and now;
+    `recomputed` says what a plan that was given said otherwise, since a person had edited it. Both are no part of the plan, and in no file.
     """
 
     seed: int
@@ -178,6 +178,7 @@ class Plan:
     pack: PackName = field(default="plain", compare=False)  # the same is done to the model either way
     untouched: UntouchedTensors | None = None
     estimate: Estimate | None = field(default=None, compare=False)
+    recomputed: str = field(default="", compare=False)
 
     def __repr__(self) -> str:
         places = sum(len(edit.places) for edit in self.edits)
@@ -202,7 +203,7 @@ class Plan:
     def to_json(self) -> dict[str, Any]:
         """Plain data for a JSON file."""
         data = asdict(replace(self, estimate=None))
-        del data["estimate"]
+        del data["estimate"], data["recomputed"]
         return {**data, "untouched": self.untouched.to_json() if self.untouched else None}
 
     @staticmethod

@@ -20,6 +20,7 @@ Status = Literal["passed", "failed", "not run"]
 Aspect = Literal["integrity", "quality"]
 PackName = Literal["plain", "entropy"]
 VERDICT_FORMAT = 2
+LEFT_ALONE = "left alone: "  # how the note begins of a place that could not be worked on after all
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from trimodal.core import Plan
 from trimodal.demo.seehearread import write_dataset
 from trimodal.demo.training import train_demo_model, unpack_demo_model
 from trimodal.errors import OutputError
+from trimodal.progress import Progress, ignore_progress
 from trimodal.writing import check_output_place
 
 TRAIN_ITEMS, TEST_ITEMS = 4000, 2000
@@ -23,7 +24,7 @@ DATA_SEED = 0
 
 def run_demo(
     folder: Path, *, train: bool = False, seed: int | None = None, device: str = "cpu",
-    progress: pipeline.Progress = lambda what, done, total: None, on_plan: Callable[[Plan], None] = lambda plan: None,
+    progress: Progress = ignore_progress, on_plan: Callable[[Plan], None] = lambda plan: None,
 ) -> pipeline.Result:  # fmt: skip
     """Write model and data into `folder`, compress the model with the built-in recipe `demo`, and verify it.
 

@@ -8,11 +8,25 @@ import torch
 from torch import Tensor
 
 from trimodal.core import Check
+from trimodal.errors import IntegrityError
 from trimodal.formats.stock_load_check import collect_outputs
 from trimodal.models.finite import find_nonfinite, iter_nonfinite_tensors
 from trimodal.models.model import Batch, Model
 
 _WEIGHTS, _OUTPUTS = "weights finite", "outputs finite"
+
+
+def run_finite_checks(original: Model, model: Model, batch: Batch | None) -> list[Check]:
+    """Whether anything in the result, or coming out of it for `batch`, is no longer finite.
+
+    Raises:
+        IntegrityError: something is, so the result is of no use.
+    """
+    checks = [finite_weights_check(model), finite_outputs_check(original, model, batch)]
+    for check in checks:
+        if check.failed:
+            raise IntegrityError(f"the result is of no use ({check.name}: {check.detail}); nothing was kept")
+    return checks
 
 
 def finite_weights_check(model: Model) -> Check:

@@ -19,8 +19,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from trimodal.core import Check
-from trimodal.errors import OutputError
+from trimodal.core import Check, StockLoad
+from trimodal.errors import IntegrityError, OutputError
 from trimodal.formats import stock_load_check
 from trimodal.formats.artifact import open_model
 from trimodal.formats.stock_load_check import collect_outputs
@@ -47,6 +47,26 @@ def digest_decoded_weights(model: Model) -> str:
         digest.update(f"{site.path}|{plain.dtype}|{tuple(plain.shape)}\n".encode())
         digest.update(plain.view(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
+
+
+def run_fresh_checks(model: Model, folder: Path, batch: Batch | None, factory: str | None, stock: StockLoad) -> list[Check]:
+    """The checks in fresh processes of what was written into `folder`: that it reloads, and with stock Transformers too where
+    `stock` says so.
+
+    Raises:
+        IntegrityError: one of them fails.
+    """
+    if model.folder is None and factory is None:
+        return [Check("reloads in a fresh process", "not run", "the function has no name that another process could import")]
+    checks = run_reload_checks(model, folder, batch, factory)
+    if stock.alone:
+        checks.append(run_stock_check(model, folder, batch))
+    failed = [check for check in checks if check.failed]
+    if failed:
+        raise IntegrityError(
+            f"what was written does not reload to the same model ({failed[0].name}: {failed[0].detail}); nothing was kept"
+        )
+    return checks
 
 
 def run_reload_checks(model: Model, folder: Path, batch: Batch | None, factory: str | None) -> list[Check]:

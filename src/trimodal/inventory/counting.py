@@ -1,4 +1,4 @@
-"""`inspect`: count parameters, bytes and operations of a model, per site and per tower. Works on the meta device."""
+"""`inspect`: count parameters, bytes and MACs (multiply-accumulates) of a model, per site and per tower. Works on the meta device."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ LARGEST_REAL_RUN = 1_000_000_000  # parameters
 
 
 def inspect(model: Model, batch: Batch | None = None, count: bool = True) -> Inventory:
-    """The inventory of `model`. Operations are counted on `batch`, else on the family's example of one sample, unless they
+    """The inventory of `model`. MACs are counted on `batch`, else on the family's example of one sample, unless they
     are not to be: that takes a forward pass."""
     sites = tuple(_make_site_row(site) for site in model.layout.sites)
     other = tuple(_find_other_parameters(model.module, model.layout))
@@ -37,12 +37,12 @@ def inspect(model: Model, batch: Batch | None = None, count: bool = True) -> Inv
         parameters=sum(row.parameters for row in rows),
         bytes=stored,
         buffer_bytes=_count_buffer_bytes(model.module, model.layout),
-        operations=total,
+        macs=total,
         towers=tuple(_make_tower_row(t, sites, other, stored, per_tower.get(t.name)) for t in model.layout.towers),
         sites=sites,
         other=other,
         input_shapes={name: tuple(value.shape) for name, value in inputs.items() if isinstance(value, Tensor)},
-        operations_note=note,
+        macs_note=note,
         in_no_place=_find_unplaced_tensors(model),
     )
 
@@ -67,7 +67,7 @@ def _make_tower_row(
     sites: tuple[SiteRow, ...],
     other: tuple[OtherParameters, ...],
     all_bytes: int,
-    operations: int | None,
+    macs: int | None,
 ) -> TowerRow:
     own = [row for row in sites if row.tower == tower.name]
     rows: list[SiteRow | OtherParameters] = [*own, *(row for row in other if row.tower == tower.name)]
@@ -75,7 +75,7 @@ def _make_tower_row(
     return TowerRow(
         name=tower.name, modality=tower.modality, blocks=len(tower.blocks), sites=len(own),
         parameters=sum(row.parameters for row in rows), bytes=held, share=held / all_bytes if all_bytes else 0.0,
-        operations=operations,
+        macs=macs,
     )  # fmt: skip
 
 

@@ -1,7 +1,8 @@
-"""The inventory of a model: sites, towers, totals. Plain data."""
+"""The inventory of a model: sites, towers, totals. Plain data, and the file `inventory.json`, which a later plan can read."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -37,8 +38,8 @@ class OtherParameters:
 
 @dataclass(frozen=True)
 class TowerRow:
-    """One tower with its sites and other parameters. `share` is its part of all bytes, in [0, 1]; `operations` are
-    multiply-accumulates for one sample, None where they could not be counted."""
+    """One tower with its sites and other parameters. `share` is its part of all bytes, in [0, 1]; `macs` are the
+    multiply-accumulates of a forward pass for one sample, None where they could not be counted."""
 
     name: str
     modality: str
@@ -47,7 +48,7 @@ class TowerRow:
     parameters: int
     bytes: int
     share: float
-    operations: int | None
+    macs: int | None
 
 
 @dataclass(frozen=True, repr=False)
@@ -56,9 +57,10 @@ class Inventory:
 
     `parameters` and `bytes` are those of sites and `other`, so they exceed the sum over towers by what belongs to none.
     `in_no_place` are the tensors that no method can work on: parameters of no site, and further tensors.
-    `buffer_bytes` are further tensors of the checkpoint (running statistics of batch norms). `operations` are the
+    `buffer_bytes` are further tensors of the checkpoint (running statistics of batch norms). `macs` are the
     multiply-accumulates of one forward for one sample with inputs of the shapes `input_shapes`; None where no
-    forward could be run, and then `operations_note` says why.
+    forward could be run, and then `macs_note` says why.
+    `fingerprint` is that of the model that was counted (`models/tensors.py`); empty where its tensors hold no values, or nobody asked.
     """
 
     name: str
@@ -66,13 +68,14 @@ class Inventory:
     parameters: int
     bytes: int
     buffer_bytes: int
-    operations: int | None
+    macs: int | None
     towers: tuple[TowerRow, ...]
     sites: tuple[SiteRow, ...]
     other: tuple[OtherParameters, ...]
     input_shapes: dict[str, tuple[int, ...]]
-    operations_note: str = ""
+    macs_note: str = ""
     in_no_place: UntouchedTensors = field(default_factory=lambda: UntouchedTensors(0))
+    fingerprint: str = ""
 
     def __repr__(self) -> str:
         towers = ", ".join(tower.name for tower in self.towers)
@@ -88,3 +91,22 @@ class Inventory:
     def to_json(self) -> dict[str, Any]:
         """Plain data for a JSON file."""
         return {**asdict(self), "in_no_place": self.in_no_place.to_json()}
+
+    @staticmethod
+    def from_json(data: Mapping[str, Any]) -> Inventory:
+        """The inverse of `to_json`. Files of older versions say `operations` where today's say `macs`."""
+        told = _rename_macs(data)
+        in_no_place = UntouchedTensors.from_json(told.get("in_no_place"))
+        return Inventory(**{
+            **told,
+            "towers": tuple(TowerRow(**_rename_macs(row)) for row in told["towers"]),
+            "sites": tuple(SiteRow(**{**row, "shape": tuple(row["shape"]), "tied": tuple(row.get("tied", ()))}) for row in told["sites"]),
+            "other": tuple(OtherParameters(**row) for row in told["other"]),
+            "input_shapes": {name: tuple(shape) for name, shape in told["input_shapes"].items()},
+            "in_no_place": in_no_place or UntouchedTensors(0),
+        })  # fmt: skip
+
+
+def _rename_macs(data: Mapping[str, Any]) -> dict[str, Any]:
+    """`data` with today's names."""
+    return {name.replace("operations", "macs"): value for name, value in data.items()}

@@ -30,6 +30,7 @@ from trimodal.core import Edit, Layout, Plan, Site
 from trimodal.core.estimate import Estimate
 from trimodal.errors import InputError
 from trimodal.machine import free_memory_bytes
+from trimodal.models.files import weight_files
 
 _USED = 0.4  # of a product's pace, in layers with all that is around them
 _PROCESS_BYTES = 450_000_000  # torch, Transformers and trimodal, imported
@@ -162,6 +163,17 @@ def _read_process_memory() -> int | None:
         return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * os.sysconf("SC_PAGE_SIZE")
     except (OSError, ValueError, IndexError):
         return None
+
+
+def check_fits_memory(model: Any) -> None:
+    """Refuse a model folder whose weights alone are larger than the memory that is free, before it is read.
+
+    Raises:
+        InputError: saying how much is needed and how much is there.
+    """
+    folder = Path(model) if isinstance(model, str | Path) else None
+    if folder is not None and folder.is_dir():
+        check_memory_for(sum((folder / file).stat().st_size for file in weight_files(folder)), f"reading {folder}")
 
 
 def check_memory_for(needed_bytes: int, what: str) -> None:

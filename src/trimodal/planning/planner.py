@@ -7,8 +7,8 @@ a step that halves the neurons, the next step sees halved sites; after a factori
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -83,7 +83,7 @@ def plan_steps(layout: Layout, recipe: Recipe, data: bool) -> tuple[tuple[Edit, 
             idle = True
             continue
         idle = False
-        edits.append(_limit_certainty(edits, edit, step.method))
+        edits.append(limit_certainty(edits, edit, step.method))
     _check_any_place(recipe, edits, skipped)
     return tuple(edits), tuple(skipped), layout
 
@@ -111,46 +111,82 @@ def _plan_step(layout: Layout, step: RecipeStep, data: bool, began: Layout, earl
         raise RecipeError(f"{step.place} ({method.name}) trains on calibration data, and there is none; give --data")
     if method.on == "model":
         return Edit(method.name, step.where, config_to_dict(step.config), ()), layout
-    planned: list[PlannedPlace] = []
-    taken: list[tuple[Place, Any]] = []
+    draft = EditDraft(method, layout, earlier)
     matching, left = _match_places(layout, step)
     left += [DeclinedPlace(fixed.label, fixed.reason) for fixed in layout.fixed if _wants_uncuttable(fixed, step)]
     left += _find_unmatched_exceptions(step, matching)
     for found in matching:
-        if found.fold is not None and sites_of_fold(found.fold, layout) is None:
-            left.append(DeclinedPlace(found.name, "a layer that it needs was folded into another"))
+        place = draft.locate_place(found)
+        if place is None:
+            left.append(DeclinedPlace(found.name, FOLDED_AWAY))
             continue
-        # of two labels on one site the first may have been cut by now
-        place = replace(found, sites=tuple(layout.get_site(site.path) for site in found.sites))
         config = _config_for_place(step, place)
         if step.number and method.on in ("axis", "tower"):
             config = _rescale_sparsity(config, place, began)
-        reason = _explain_held_weight(place) or method.refuse(place, config) or _explain_stale_fold(place.fold, earlier, planned)
-        if reason is None and method.kind == "share":
-            reason = _explain_unknown_shapes(place, method.forecast(place, config), earlier)
+        reason = draft.explain_refusal(place, config)
         if reason is not None:
             left.append(DeclinedPlace(place.name, reason))
             continue
-        config = assign_codebook_owner(place, config, taken)
-        taken.append((place, config))
-        looks = method.wants(place, config) is not None
-        if not data and looks and not method.without_data:
-            raise RecipeError(
-                f"{step.place} ({method.name}) needs calibration data for {place.name}, and there is none; give --data, "
-                "or use a method that needs none such as quantize.rtn"
-            )
-        after = method.forecast(place, config)
-        layout = method.reshaped(layout.replace_sites(place.sites, after), place, config)
-        paths = tuple(site.path for site in place.sites)
-        base = config_to_dict(step.config)
-        differing = {name: value for name, value in config_to_dict(config).items() if value != base[name]}
-        after_bytes = place.bytes_with(after)
-        planned.append(PlannedPlace(place.name, paths, place.stored_bytes, after_bytes, differing, fold=place.fold))
-    if not planned:
+        draft.add_place_(place, config, config_to_dict(step.config))
+        draft.check_data(data, f"{step.place} ({method.name})")
+    if not draft.planned:
         reasons = dict.fromkeys(f"{alone.name}: {alone.reason}" for alone in left)
         why = f"{'; '.join(list(reasons)[:3])}{' …' if len(reasons) > 3 else ''}"
         raise _NoPlaceError(f"nothing that {_quote_patterns(step)} matches can be worked on; {why}")
-    return Edit(method.name, step.where, config_to_dict(step.config), tuple(planned), tuple(left)), layout
+    return Edit(method.name, step.where, config_to_dict(step.config), tuple(draft.planned), tuple(left)), draft.layout
+
+
+FOLDED_AWAY = "a layer that it needs was folded into another"
+
+
+@dataclass
+class EditDraft:
+    """An edit in the making: the `layout` as it will be after the places taken so far, and the `earlier` edits. A recipe's
+    patterns and a plan's names become places through this alone."""
+
+    method: Method
+    layout: Layout
+    earlier: Sequence[Edit]
+    planned: list[PlannedPlace] = field(default_factory=list)
+    _taken: list[tuple[Place, Any]] = field(default_factory=list)
+
+    def locate_place(self, found: Place) -> Place | None:
+        """`found`, seen before the first place was taken, as it stands now; None where a fold took a layer of it. Of two
+        labels on one site the first may have been cut by now."""
+        if found.fold is not None and sites_of_fold(found.fold, self.layout) is None:
+            return None
+        return replace(found, sites=tuple(self.layout.get_site(site.path) for site in found.sites))
+
+    def explain_refusal(self, place: Place, config: Any) -> str | None:
+        """Why the method cannot work at `place` with `config`; None if it can."""
+        reason = _explain_held_weight(place) or self.method.refuse(place, config)
+        reason = reason or _explain_stale_fold(place.fold, self.earlier, self.planned)
+        if reason is None and self.method.kind == "share":
+            return _explain_unknown_shapes(place, self.method.forecast(place, config), self.earlier)
+        return reason
+
+    def add_place_(self, place: Place, config: Any, base: Mapping[str, Any]) -> None:
+        """Take `place` with `config`, of which the plan will say what differs from the edit's own, `base`."""
+        config = assign_codebook_owner(place, config, self._taken)
+        after = self.method.forecast(place, config)
+        self.layout = self.method.reshaped(self.layout.replace_sites(place.sites, after), place, config)
+        self._taken.append((place, config))
+        paths = tuple(site.path for site in place.sites)
+        differing = {name: value for name, value in config_to_dict(config).items() if value != base[name]}
+        self.planned.append(PlannedPlace(place.name, paths, place.stored_bytes, place.bytes_with(after), differing, fold=place.fold))
+
+    def check_data(self, data: bool, where: str) -> None:
+        """Whether there is the `data` that the place taken last wants; `where` says who asks.
+
+        Raises:
+            RecipeError: there is none, and the method cannot do without.
+        """
+        place, config = self._taken[-1]
+        if not data and not self.method.without_data and self.method.wants(place, config) is not None:
+            raise RecipeError(
+                f"{where} needs calibration data for {place.name}, and there is none; give --data, "
+                "or use a method that needs none such as quantize.rtn"
+            )
 
 
 def _explain_held_weight(place: Place) -> str | None:
@@ -203,7 +239,7 @@ def _find_inexact_paths(earlier: Iterable[Edit]) -> list[tuple[str, Certainty]]:
     return [(path, place.certainty) for place in places for path in place.paths]
 
 
-def _limit_certainty(earlier: Iterable[Edit], edit: Edit, method: Method) -> Edit:
+def limit_certainty(earlier: Iterable[Edit], edit: Edit, method: Method) -> Edit:
     """`edit` with what the bytes of its places are worth: no more than those of `earlier` edits at the same sites."""
     doubts = _find_inexact_paths(earlier)
 
@@ -262,7 +298,7 @@ def _wants_uncuttable(fixed: Uncuttable, step: RecipeStep) -> bool:
 
 def _match_places(layout: Layout, step: RecipeStep) -> tuple[list[Place], list[DeclinedPlace]]:
     """The places that the step's patterns match, in running order, and the patterns of an optional step that match none."""
-    candidates = list(_list_candidates(layout, step.method))
+    candidates = list(list_candidates(layout, step.method))
     matched = [p for p in candidates if any(_matches_pattern(p, pattern) for pattern in step.where)]
     left: list[DeclinedPlace] = []
     for pattern in step.where:
@@ -273,7 +309,8 @@ def _match_places(layout: Layout, step: RecipeStep) -> tuple[list[Place], list[D
     return matched, left
 
 
-def _list_candidates(layout: Layout, method: Method) -> Iterator[Place]:
+def list_candidates(layout: Layout, method: Method) -> Iterator[Place]:
+    """All that a place of `method` can be in `layout`, in running order."""
     if method.on == "site":
         for site in layout.sites:
             yield Place(site.name, (site,))
@@ -314,7 +351,7 @@ def _tower_of_label(label: str) -> tuple[str, ...]:
 
 def _explain_no_match(layout: Layout, step: RecipeStep, pattern: str) -> str:
     """What the pattern could have meant."""
-    candidates = list(_list_candidates(layout, step.method))
+    candidates = list(list_candidates(layout, step.method))
     if not candidates and step.method.on == "fold":
         lacking = "" if layout.folds_searched else "; the model was not run: without data a module needs a method example()"
         return f"nothing was seen that could be folded{lacking}"

@@ -98,12 +98,12 @@ def _make_metric_table(verdict: Verdict) -> Table:
 
 def make_inventory_table(inventory: Inventory) -> Group:
     """What `inspect` prints: a row per tower, one for what belongs to none, and the sum."""
-    table = _make_table("tower", "blocks", "sites", "parameters", "bytes", "share", "in places", "operations")
+    table = _make_table("tower", "blocks", "sites", "parameters", "bytes", "share", "in places", "MACs")
     for tower in inventory.towers:
         counts = f"{tower.blocks:,}", f"{tower.sites:,}", f"{tower.parameters:,}", wording.format_bytes(tower.bytes)
         homeless = sum(row.bytes for row in inventory.other if row.tower == tower.name)
         placed = wording.format_share(tower.bytes - homeless, tower.bytes)
-        _add_row_(table, tower.name, *counts, f"{tower.share:.0%}", placed, _format_macs(tower.operations))
+        _add_row_(table, tower.name, *counts, f"{tower.share:.0%}", placed, _format_macs(tower.macs))
     outside = [row for row in inventory.other if not row.tower]
     if outside:
         parameters, held = sum(row.parameters for row in outside), sum(row.bytes for row in outside)
@@ -119,7 +119,7 @@ def make_inventory_table(inventory: Inventory) -> Group:
         wording.format_bytes(inventory.bytes),
         "",
         wording.format_share(inventory.bytes - sum(row.bytes for row in inventory.other), inventory.bytes),
-        _format_macs(inventory.operations),
+        _format_macs(inventory.macs),
     )
     parts: list[Text | Table] = [Text(f"{inventory.name} ({inventory.family})", style="bold"), Text(), table]
     if inventory.in_no_place.share > standing.MUCH:
@@ -141,11 +141,11 @@ def _format_macs(count: int | None) -> str:
 
 def _list_inventory_notes(inventory: Inventory) -> list[str]:
     notes = []
-    if inventory.operations is None:
-        notes.append(f"operations were not counted: {inventory.operations_note}")
+    if inventory.macs is None:
+        notes.append(f"MACs were not counted: {inventory.macs_note}")
     else:
         shapes = ", ".join(f"{name} {'×'.join(map(str, shape))}" for name, shape in inventory.input_shapes.items())
-        notes.append(f"operations: multiply-accumulates of one forward for one sample; inputs {shapes}")
+        notes.append(f"MACs: multiply-accumulates of one forward for one sample; inputs {shapes}")
     if inventory.in_no_place.alike:
         homeless = inventory.in_no_place
         share = wording.format_share(homeless.bytes, homeless.of_bytes)

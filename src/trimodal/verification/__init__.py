@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from trimodal.core import Check, DiskSize, Sample, TowerSize, Verdict
 from trimodal.models.model import Model
 from trimodal.verification.comparison import ComparisonResult, Progress, check_comparable, compare_models
-from trimodal.verification.footprint import detect_machine, peak_memory_bytes
+from trimodal.verification.footprint import collect_versions, detect_machine, peak_memory_bytes
 from trimodal.verification.gates import gate_metrics
 from trimodal.verification.intervals import PairedInterval, compute_paired_interval
 
@@ -16,6 +16,7 @@ __all__ = [
     "PairedInterval",
     "Progress",
     "check_comparable",
+    "collect_versions",
     "compare_models",
     "gate_metrics",
     "compute_paired_interval",

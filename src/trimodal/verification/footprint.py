@@ -1,16 +1,25 @@
-"""What a run depended on and took: the machine, and the most memory that it held."""
+"""What a run depended on and took: versions, the machine, and the most memory that it held."""
 
 from __future__ import annotations
 
 import os
+import platform
 import sys
+from importlib import metadata
 
 import torch
 
 from trimodal import machine
 from trimodal.core import Machine
 
+_VERSIONS_OF = ("trimodal", "torch", "transformers", "numpy", "safetensors")
 _TOLD = {"avx2": "AVX2", "avx512f": "AVX-512", "avx512_vnni": "AVX-512 VNNI", "avx_vnni": "AVX VNNI", "amx_int8": "AMX"}
+
+
+def collect_versions() -> dict[str, str]:
+    """Versions of what decides the numbers, and the machine's own part in them."""
+    found = {name: metadata.version(name) for name in _VERSIONS_OF}
+    return {**found, "python": platform.python_version(), "threads": str(torch.get_num_threads())}
 
 
 def detect_machine() -> Machine:

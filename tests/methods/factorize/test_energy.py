@@ -15,7 +15,7 @@ from trimodal.maths.error import quadratic_form
 from trimodal.maths.lowrank import choose_rank, kept_energy
 from trimodal.methods.factorize import eigen, svd, tucker
 from trimodal.models.tensors import tensor_bytes, unique_tensors
-from trimodal.pipeline import _bytes_check
+from trimodal.verification.checks import bytes_check
 
 
 @given(st.lists(st.floats(0.01, 100), min_size=1, max_size=20), st.floats(0, 1), st.integers(1, 20))
@@ -73,8 +73,8 @@ def test_plan_is_an_upper_bound_also_of_later_steps(compressed: Any, name: str, 
     assert any(record.bytes_after < planned[record.edit, record.place] for record in done.records)
     found = tensor_bytes(unique_tensors(done.model.module).values())
     assert found == done.plan.source.tensor_bytes - sum(r.bytes_before - r.bytes_after for r in done.records)
-    assert _bytes_check(done.model, done.plan, done.records).passed
-    assert not _bytes_check(done.model, replace(done.plan, expected_tensor_bytes=found - 1), done.records).passed
+    assert bytes_check(done.model, done.plan, done.records).passed
+    assert not bytes_check(done.model, replace(done.plan, expected_tensor_bytes=found - 1), done.records).passed
     for site in done.model.layout.sites:
         weight: Any = done.model.module.get_submodule(site.path).weight
         assert tuple(weight.shape) == site.shape
