@@ -21,8 +21,8 @@ import torch
 from hypothesis import HealthCheck, settings
 from torch import Tensor, nn
 
-from trimodal.compression import compress_, run
-from trimodal.compression import solve_context as given_module
+from trimodal.compression import batches as batches_module
+from trimodal.compression import compress_, solve_context, training_steps
 from trimodal.core import Calibration, FitRecord, Layout, PlaceRecord, Plan, Sample, Source
 from trimodal.graph.fusion_discovery import discover_folds
 from trimodal.loading.load import build_model
@@ -116,7 +116,7 @@ def carry_out(
     calibration = Calibration(2 * samples, None, (), recipe.get("calibration", {}).get("balance", "modality"))
     plan = Plan(recipe.get("seed", 0), source, calibration, edits, before - saved)
     with pytest.MonkeyPatch.context() as patch:
-        for module in (run, given_module):
+        for module in (batches_module, solve_context, training_steps):
             patch.setattr(
                 module, "make_batches", lambda model, samples, size: [batches[sample.line] for sample in samples]
             )

@@ -2,12 +2,12 @@
 
 from trimodal.catalogue import list_recipes
 from trimodal.planning.cost import Workload, check_memory_for, estimate_cost, measure_speed
-from trimodal.planning.planner import place_of, plan_edits, plan_steps
+from trimodal.planning.planner import explain_held_weight, list_places, place_of, plan_edits, plan_steps
 from trimodal.planning.recipe import LARGEST_SEED, Recipe, RecipeStep, read_recipe
 from trimodal.planning.untouched import add_declined_places, find_untouched
 
 __all__ = [
     "LARGEST_SEED", "Recipe", "RecipeStep", "Workload", "list_recipes", "check_disk_for", "check_memory_for", "estimate_cost", "measure_speed",
-    "place_of", "plan_edits", "plan_steps", "read_recipe", "find_untouched",
+    "explain_held_weight", "list_places", "place_of", "plan_edits", "plan_steps", "read_recipe", "find_untouched",
     "add_declined_places",
 ]  # fmt: skip

@@ -30,8 +30,7 @@ from trimodal.edits.fold_layout import sites_of_fold
 from trimodal.errors import RecipeError, suggest_names
 from trimodal.methods import Method
 from trimodal.methods.options import build_config, config_to_dict
-from trimodal.methods.prune.scope import RANKED
-from trimodal.methods.quantize.tower_codebook import assign_codebook_owner
+from trimodal.methods.scope import rank_alone
 from trimodal.planning.recipe import Recipe, RecipeStep
 
 
@@ -107,7 +106,7 @@ def _plan_step(layout: Layout, step: RecipeStep, data: bool, began: Layout, earl
     """The edit for `step`, and the layout after it; `began` is the layout when the step's schedule began, `earlier` are
     the edits before it."""
     method = step.method
-    if method.fit is not None and not data:
+    if method.trains and not data:
         raise RecipeError(f"{step.place} ({method.name}) trains on calibration data, and there is none; give --data")
     if method.on == "model":
         return Edit(method.name, step.where, config_to_dict(step.config), ()), layout
@@ -125,13 +124,14 @@ def _plan_step(layout: Layout, step: RecipeStep, data: bool, began: Layout, earl
         config = _config_for_place(step, place)
         if step.number and method.on in ("axis", "tower"):
             config = _rescale_sparsity(config, place, began)
-        reason = _explain_held_weight(place) or method.refuse(place, config) or _explain_stale_fold(place.fold, earlier, planned)
-        if reason is None and method.kind == "share":
+        reason = explain_held_weight(place) or method.refuse(place, config) or _explain_stale_fold(place.fold, earlier, planned)
+        if reason is None and method.compares_shapes:
             reason = _explain_unknown_shapes(place, method.forecast(place, config), earlier)
         if reason is not None:
             left.append(DeclinedPlace(place.name, reason))
             continue
-        config = assign_codebook_owner(place, config, taken)
+        if method.tables is not None:
+            config = method.tables.assign_owner(place, config, taken)
         taken.append((place, config))
         looks = method.wants(place, config) is not None
         if not data and looks and not method.without_data:
@@ -153,7 +153,7 @@ def _plan_step(layout: Layout, step: RecipeStep, data: bool, began: Layout, earl
     return Edit(method.name, step.where, config_to_dict(step.config), tuple(planned), tuple(left)), layout
 
 
-def _explain_held_weight(place: Place) -> str | None:
+def explain_held_weight(place: Place) -> str | None:
     """Why a weight must stay as it is: somebody reads it who is no layer. What works on a whole tower looks for itself."""
     held = None if place.whole_tower is not None else next((site for site in place.sites if site.elsewhere), None)
     return None if held is None else f"the weight of {held.path} is also {held.elsewhere}, which is read by no layer"
@@ -220,9 +220,8 @@ def _config_for_place(step: RecipeStep, place: Place) -> Any:
     """The step's options at `place`: those of the last exception that fits it, else the step's own. Where an exception
     gives the sparsity, it is not left to a ranking."""
     config = next((config for pattern, config in reversed(step.but) if _matches_pattern(place, pattern)), step.config)
-    if getattr(config, "scope", "") in RANKED and config.sparsity != step.config.sparsity:
-        return replace(config, scope="layer")
-    return config
+    given = getattr(config, "sparsity", None) != getattr(step.config, "sparsity", None)
+    return rank_alone(config) if given else config
 
 
 def _rescale_sparsity(config: Any, place: Place, began: Layout) -> Any:
@@ -262,7 +261,7 @@ def _wants_uncuttable(fixed: Uncuttable, step: RecipeStep) -> bool:
 
 def _match_places(layout: Layout, step: RecipeStep) -> tuple[list[Place], list[DeclinedPlace]]:
     """The places that the step's patterns match, in running order, and the patterns of an optional step that match none."""
-    candidates = list(_list_candidates(layout, step.method))
+    candidates = list(list_places(layout, step.method))
     matched = [p for p in candidates if any(_matches_pattern(p, pattern) for pattern in step.where)]
     left: list[DeclinedPlace] = []
     for pattern in step.where:
@@ -273,7 +272,8 @@ def _match_places(layout: Layout, step: RecipeStep) -> tuple[list[Place], list[D
     return matched, left
 
 
-def _list_candidates(layout: Layout, method: Method) -> Iterator[Place]:
+def list_places(layout: Layout, method: Method) -> Iterator[Place]:
+    """All places of `layout` where `method` could work, whether or not it would refuse."""
     if method.on == "site":
         for site in layout.sites:
             yield Place(site.name, (site,))
@@ -314,7 +314,7 @@ def _tower_of_label(label: str) -> tuple[str, ...]:
 
 def _explain_no_match(layout: Layout, step: RecipeStep, pattern: str) -> str:
     """What the pattern could have meant."""
-    candidates = list(_list_candidates(layout, step.method))
+    candidates = list(list_places(layout, step.method))
     if not candidates and step.method.on == "fold":
         lacking = "" if layout.folds_searched else "; the model was not run: without data a module needs a method example()"
         return f"nothing was seen that could be folded{lacking}"

@@ -14,7 +14,7 @@ from trimodal.catalogue import list_recipes, read_recipe_text
 from trimodal.core import MODALITIES
 from trimodal.core.record import PackName
 from trimodal.errors import RecipeError, suggest_names
-from trimodal.methods import Method, get_method
+from trimodal.methods import Method, get_method, recovery_method
 from trimodal.methods.options import build_config
 from trimodal.planning.gradual import expand_schedule, read_gradual_schedule
 from trimodal.statistics import Balance
@@ -177,7 +177,7 @@ def _expand_gradual_step(whole: RecipeStep, schedule: Mapping[str, Any]) -> Iter
     """The steps of a gradual schedule, each followed by its recovery."""
     here = f"{whole.place} ({whole.method.name})"
     gradual, options, last = read_gradual_schedule(whole.method, schedule, here)
-    recovery = get_method("distill")
+    recovery = recovery_method()
     recover = build_config(recovery.config, options, f"{here}: gradual.recover")
     final = build_config(recovery.config, last, f"{here}: gradual.final")
     configs = expand_schedule(gradual, whole.config, here)
