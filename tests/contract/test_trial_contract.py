@@ -11,9 +11,8 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
-
 from test_contract import OPTIONS, TAKEN
+from torch import Tensor, nn
 
 from trimodal.compression import Trial, apply_trial_, compress_, open_context, try_place
 from trimodal.core import Calibration, Edit, PlaceRecord, Plan, PlannedPlace, Source

@@ -9,7 +9,7 @@ from trimodal.compression.activations import Activations
 from trimodal.compression.batches import make_sized_batches
 from trimodal.compression.codebooks import assign_shared_tables
 from trimodal.compression.sensitivity import gradient_sizes
-from trimodal.compression.solve_context import SeenAt, SolveContext, Task
+from trimodal.compression.solve_context import SeenAt, SolveContext, Task, choose_observation
 from trimodal.compression.trial import Trial, decline_place, try_task
 from trimodal.core import Place, PlannedPlace, Sample
 from trimodal.errors import RecipeError, suggest_names
@@ -70,7 +70,7 @@ def try_place(context: SolveContext, place: str, options: Sequence[Option]) -> l
             trials.append(decline_place(task, found, reason))
             continue
         (task,) = assign_shared_tables(context, [task])
-        wanted = (found.name, tuple(site.path for site in found.sites), task.method.wants(found, task.config))
+        wanted = (task.planned.paths, choose_observation(task, found))
         if wanted not in seen:
             seen[wanted] = context.observe_places([task], [found])
         trials.append(try_task(context, task, seen[wanted]))

@@ -114,10 +114,8 @@ class SolveContext:
             site = place.observed_site
             if errors:
                 wants |= _statistics_for_errors(place)
-            if has_moment(site):
-                wanted = task.method.wants(place, task.config)
-                if errors or wanted not in (None, "gradient", "mask"):
-                    wants[site.path] = "moment" if wanted in (None, "norm", "gradient", "mask") else wanted
+            if has_moment(site) and (errors or task.method.wants(place, task.config) not in (None, "gradient", "mask")):
+                wants[site.path] = choose_observation(task, place)
         seen: dict[str, Mapping[str, Seen]] = {}
         here = [place for task, place in zip(tasks, places, strict=True) if _is_observed(task, place)]
         observed = [place.observed_site for place in here if place.observed_site.path in wants]
@@ -220,6 +218,12 @@ def keep_modes(module: nn.Module) -> Iterator[None]:
     finally:
         for part, training in was:
             part.training = training
+
+
+def choose_observation(task: Task, place: Place) -> StatisticKind:
+    """What is taken of the place's input: what the method wants, or the second moment where that tells as much."""
+    wanted = task.method.wants(place, task.config)
+    return "moment" if wanted is None or wanted in ("norm", "gradient", "mask") else wanted
 
 
 def _is_observed(task: Task, place: Place) -> bool:
