@@ -13,7 +13,7 @@ from trimodal.core import Edit, Layout, Place, Plan, PlannedPlace
 from trimodal.errors import RecipeError, suggest_names
 from trimodal.methods import Method, get_method
 from trimodal.methods.options import build_config, config_to_dict
-from trimodal.planning.planner import FOLDED_AWAY, EditDraft, limit_certainty, list_candidates
+from trimodal.planning.planner import FOLDED_AWAY, EditDraft, limit_certainty, list_places
 
 
 def check_edits(layout: Layout, edits: Sequence[Edit], data: bool, name: str = "the plan") -> tuple[Edit, ...]:
@@ -66,7 +66,7 @@ def _take_place(draft: EditDraft, found: Place, config: Any, base: dict[str, Any
 
 def _find_places(layout: Layout, method: Method, edit: Edit, where: str) -> Iterator[tuple[str, Place, dict[str, Any]]]:
     """Where in the plan each place of an edit stands, the place in `layout`, and its own options; in running order."""
-    candidates = list(list_candidates(layout, method)) if edit.places else []
+    candidates = list(list_places(layout, method)) if edit.places else []
     located: dict[int, tuple[str, dict[str, Any]]] = {}
     for number, planned in enumerate(edit.places):
         at = f"{where}.places[{number}]"

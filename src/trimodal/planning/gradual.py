@@ -25,11 +25,10 @@ from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, get_args
 
 from trimodal.errors import RecipeError
-from trimodal.methods import Method
+from trimodal.methods import Method, recovery_method
 from trimodal.methods.options import build_config, option
 
 Shape = Literal["cubic", "linear", "geometric"]
-RECOVERY = "distill"
 """The method that follows each of the steps."""
 
 
@@ -72,7 +71,7 @@ def read_gradual_schedule(
     recovery = {name: values.pop(name, {}) for name in ("recover", "final")}
     for name, options in recovery.items():
         if not isinstance(options, dict):
-            raise RecipeError(f"{place}: gradual.{name} is {options!r}, but must be a mapping of options of {RECOVERY}")
+            raise RecipeError(f"{place}: gradual.{name} is {options!r}, but must be a mapping of options of {recovery_method().name}")
     recover = recovery["recover"]
     return build_config(GradualSchedule, values, f"{place}: gradual"), recover, {**recover, **recovery["final"]}
 

@@ -30,8 +30,7 @@ from trimodal.edits.fold import sites_of_fold
 from trimodal.errors import RecipeError, suggest_names
 from trimodal.methods import Method
 from trimodal.methods.options import build_config, config_to_dict
-from trimodal.methods.prune.scope import RANKED
-from trimodal.methods.quantize.tower_codebook import assign_codebook_owner
+from trimodal.methods.scope import rank_alone
 from trimodal.planning.recipe import Recipe, RecipeStep
 
 
@@ -107,7 +106,7 @@ def _plan_step(layout: Layout, step: RecipeStep, data: bool, began: Layout, earl
     """The edit for `step`, and the layout after it; `began` is the layout when the step's schedule began, `earlier` are
     the edits before it."""
     method = step.method
-    if method.fit is not None and not data:
+    if method.trains and not data:
         raise RecipeError(f"{step.place} ({method.name}) trains on calibration data, and there is none; give --data")
     if method.on == "model":
         return Edit(method.name, step.where, config_to_dict(step.config), ()), layout
@@ -159,15 +158,16 @@ class EditDraft:
 
     def explain_refusal(self, place: Place, config: Any) -> str | None:
         """Why the method cannot work at `place` with `config`; None if it can."""
-        reason = _explain_held_weight(place) or self.method.refuse(place, config)
+        reason = explain_held_weight(place) or self.method.refuse(place, config)
         reason = reason or _explain_stale_fold(place.fold, self.earlier, self.planned)
-        if reason is None and self.method.kind == "share":
+        if reason is None and self.method.compares_shapes:
             return _explain_unknown_shapes(place, self.method.forecast(place, config), self.earlier)
         return reason
 
     def add_place_(self, place: Place, config: Any, base: Mapping[str, Any]) -> None:
         """Take `place` with `config`, of which the plan will say what differs from the edit's own, `base`."""
-        config = assign_codebook_owner(place, config, self._taken)
+        if self.method.tables is not None:
+            config = self.method.tables.assign_owner(place, config, self._taken)
         after = self.method.forecast(place, config)
         self.layout = self.method.reshaped(self.layout.replace_sites(place.sites, after), place, config)
         self._taken.append((place, config))
@@ -189,7 +189,7 @@ class EditDraft:
             )
 
 
-def _explain_held_weight(place: Place) -> str | None:
+def explain_held_weight(place: Place) -> str | None:
     """Why a weight must stay as it is: somebody reads it who is no layer. What works on a whole tower looks for itself."""
     held = None if place.whole_tower is not None else next((site for site in place.sites if site.elsewhere), None)
     return None if held is None else f"the weight of {held.path} is also {held.elsewhere}, which is read by no layer"
@@ -256,9 +256,8 @@ def _config_for_place(step: RecipeStep, place: Place) -> Any:
     """The step's options at `place`: those of the last exception that fits it, else the step's own. Where an exception
     gives the sparsity, it is not left to a ranking."""
     config = next((config for pattern, config in reversed(step.but) if _matches_pattern(place, pattern)), step.config)
-    if getattr(config, "scope", "") in RANKED and config.sparsity != step.config.sparsity:
-        return replace(config, scope="layer")
-    return config
+    given = getattr(config, "sparsity", None) != getattr(step.config, "sparsity", None)
+    return rank_alone(config) if given else config
 
 
 def _rescale_sparsity(config: Any, place: Place, began: Layout) -> Any:
@@ -298,7 +297,7 @@ def _wants_uncuttable(fixed: Uncuttable, step: RecipeStep) -> bool:
 
 def _match_places(layout: Layout, step: RecipeStep) -> tuple[list[Place], list[DeclinedPlace]]:
     """The places that the step's patterns match, in running order, and the patterns of an optional step that match none."""
-    candidates = list(list_candidates(layout, step.method))
+    candidates = list(list_places(layout, step.method))
     matched = [p for p in candidates if any(_matches_pattern(p, pattern) for pattern in step.where)]
     left: list[DeclinedPlace] = []
     for pattern in step.where:
@@ -309,8 +308,8 @@ def _match_places(layout: Layout, step: RecipeStep) -> tuple[list[Place], list[D
     return matched, left
 
 
-def list_candidates(layout: Layout, method: Method) -> Iterator[Place]:
-    """All that a place of `method` can be in `layout`, in running order."""
+def list_places(layout: Layout, method: Method) -> Iterator[Place]:
+    """All places of `layout` where `method` could work, whether or not it would refuse."""
     if method.on == "site":
         for site in layout.sites:
             yield Place(site.name, (site,))
@@ -351,7 +350,7 @@ def _tower_of_label(label: str) -> tuple[str, ...]:
 
 def _explain_no_match(layout: Layout, step: RecipeStep, pattern: str) -> str:
     """What the pattern could have meant."""
-    candidates = list(list_candidates(layout, step.method))
+    candidates = list(list_places(layout, step.method))
     if not candidates and step.method.on == "fold":
         lacking = "" if layout.folds_searched else "; the model was not run: without data a module needs a method example()"
         return f"nothing was seen that could be folded{lacking}"

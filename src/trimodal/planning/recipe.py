@@ -12,9 +12,9 @@ import yaml
 from trimodal.catalogue import list_recipes, read_recipe_text
 from trimodal.core.record import PackName
 from trimodal.errors import RecipeError, suggest_names
-from trimodal.methods import Method, get_method
+from trimodal.methods import Method, get_method, recovery_method
 from trimodal.methods.options import build_config
-from trimodal.planning.gradual import RECOVERY, expand_schedule, read_gradual_schedule
+from trimodal.planning.gradual import expand_schedule, read_gradual_schedule
 from trimodal.planning.recipe_file import LARGEST_SEED, StepKeys, check_recipe_keys, check_step_keys
 from trimodal.statistics import Balance
 
@@ -151,7 +151,7 @@ def _expand_gradual_step(whole: RecipeStep, schedule: Mapping[str, Any]) -> Iter
     """The steps of a gradual schedule, each followed by its recovery."""
     here = f"{whole.place} ({whole.method.name})"
     gradual, options, last = read_gradual_schedule(whole.method, schedule, here)
-    recovery = get_method(RECOVERY)
+    recovery = recovery_method()
     recover = build_config(recovery.config, options, f"{here}: gradual.recover")
     final = build_config(recovery.config, last, f"{here}: gradual.final")
     configs = expand_schedule(gradual, whole.config, here)

@@ -12,9 +12,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from trimodal.methods import METHODS, Method, get_method
+from trimodal.methods import METHODS, Method, recovery_method
 from trimodal.methods.options import make_options_model
-from trimodal.planning.gradual import RECOVERY, GradualSchedule, can_be_gradual
+from trimodal.planning.gradual import GradualSchedule, can_be_gradual
 from trimodal.planning.recipe_file import RecipeKeys, StepKeys
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
@@ -73,14 +73,14 @@ def _describe_own_keys(method: Method) -> dict[str, Any]:
 
 def _describe_gradual() -> dict[str, Any]:
     """The schema of what stands behind `gradual`: the schedule, and the options of the recovery after each of its steps."""
-    schedule, recovery = make_options_model(GradualSchedule).model_json_schema(), _make_options_of(get_method(RECOVERY))
+    schedule, recovery = make_options_model(GradualSchedule).model_json_schema(), _make_options_of(recovery_method())
     return {
         **schedule,
         "description": "How a pruning step is spread out.",
         "properties": {
             **schedule["properties"],
-            "recover": {**recovery, "description": f"options of `{RECOVERY}`, which follows each of the steps"},
-            "final": {**recovery, "description": f"options of `{RECOVERY}` that are others after the last of them"},
+            "recover": {**recovery, "description": f"options of `{recovery_method().name}`, which follows each of the steps"},
+            "final": {**recovery, "description": f"options of `{recovery_method().name}` that are others after the last of them"},
         },
     }
 

@@ -46,7 +46,7 @@ from torch.nn import functional
 from trimodal.core import Change, Place, Site, Treatment
 from trimodal.core.storage import group_size, stored_bytes
 from trimodal.maths.grid import Grid, fit_grid
-from trimodal.methods.method import Method, Weights, needs_dense
+from trimodal.methods.method import Method, Pace, Weights, needs_dense
 from trimodal.methods.options import option
 from trimodal.statistics import Statistic
 
@@ -135,5 +135,6 @@ METHOD = Method(
     config=HqqConfig,
     refuse=refuse,
     forecast=forecast,
+    pace=Pace(passes=400, products=0, cubes=0),
     solve=solve,
 )

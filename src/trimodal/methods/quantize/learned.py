@@ -51,7 +51,7 @@ from torch.nn import functional
 from trimodal.core import Change, Place, Treatment
 from trimodal.errors import TrimodalError
 from trimodal.maths.grid import Grid, fit_grid
-from trimodal.methods.method import Method, Weights
+from trimodal.methods.method import Method, Pace, Weights
 from trimodal.methods.options import option
 from trimodal.methods.quantize import gptq, gridded
 from trimodal.methods.quantize.gridded import RoundingOptions
@@ -213,5 +213,6 @@ METHOD = Method(
     refuse=gptq.refuse,
     wants=wants,
     forecast=gridded.forecast,
+    pace=Pace(passes=2000, products=400, cubes=0),
     solve=solve,
 )

@@ -37,9 +37,10 @@ from dataclasses import dataclass
 from functools import partial
 
 from trimodal.core import Change, Place
-from trimodal.methods.method import Method, Weights
+from trimodal.methods.method import Method, Pace, Weights
 from trimodal.methods.quantize import gridded
 from trimodal.methods.quantize.gridded import RepairOptions, SharedCodebookOptions
+from trimodal.methods.quantize.tower_codebook import TABLES
 from trimodal.statistics import Moment, Statistic, StatisticKind
 
 
@@ -71,5 +72,7 @@ METHOD = Method(
     wants=wants,
     without_data="k-means counts every weight alike, the `output` clip becomes `mse`, and there is no bias repair",
     forecast=gridded.forecast,
+    tables=TABLES,
+    pace=Pace(passes=120, products=0, cubes=0),
     solve=solve,
 )

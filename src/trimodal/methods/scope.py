@@ -21,6 +21,7 @@ which takes one more pass over the calibration data; see `compression/allocation
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, Literal
 
 from trimodal.core import Certainty
@@ -29,6 +30,16 @@ Scope = Literal["layer", "tower", "global"]
 RANKED = ("tower", "global")
 
 
+def is_ranked(config: Any) -> bool:
+    """Whether places with these options are ranked together; not where a method has no scope."""
+    return getattr(config, "scope", "layer") in RANKED
+
+
+def rank_alone(config: Any) -> Any:
+    """The options of a place that loses its own sparsity, whatever the others of the step do."""
+    return replace(config, scope="layer") if is_ranked(config) else config
+
+
 def certainty(config: Any) -> Certainty:
     """What a forecast of the bytes of one place is worth."""
-    return "estimate" if config.scope in RANKED else "exact"
+    return "estimate" if is_ranked(config) else "exact"
