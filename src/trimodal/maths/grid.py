@@ -18,7 +18,8 @@ By hand, 2 bits, W = [[1, −0.2], [0.3, −0.5]]:
                  row 1: s = 0.5 / 2 = 0.25, codes round(1.2) + 2 = 3 and round(−2) + 2 = 0, decoded (0.25, −0.5)
 
 Scales are kept as float16 times one power of two per tensor (a positive grid's rounded up, so that its range still holds every
-weight), and are rounded *before* the codes are chosen, so that decoding is exact on any machine. A float16 zero-point (HQQ's) need not lie on the grid.
+weight), and are rounded *before* the codes are chosen, so that decoding is exact on any machine. A float16
+zero-point (HQQ's) need not lie on the grid.
 """
 
 from __future__ import annotations

@@ -114,7 +114,7 @@ def _plan_step(layout: Layout, step: RecipeStep, data: bool, began: Layout, earl
     planned: list[PlannedPlace] = []
     taken: list[tuple[Place, Any]] = []
     matching, left = _match_places(layout, step)
-    left += [DeclinedPlace(fixed.label, fixed.reason) for fixed in layout.fixed if _wants_uncuttable(fixed, step)]
+    left += [DeclinedPlace(fixed.label, fixed.reason) for fixed in layout.uncuttable if _wants_uncuttable(fixed, step)]
     left += _find_unmatched_exceptions(step, matching)
     for found in matching:
         if found.fold is not None and sites_of_fold(found.fold, layout) is None:
@@ -324,8 +324,8 @@ def _explain_no_match(layout: Layout, step: RecipeStep, pattern: str) -> str:
             "parameters stay as they are"
         )
     if not candidates:
-        reasons = [f"{fixed.label}: {fixed.reason}" for fixed in layout.fixed if _wants_uncuttable(fixed, step)]
-        reasons += [fixed.reason for fixed in layout.fixed if not fixed.label]
+        reasons = [f"{fixed.label}: {fixed.reason}" for fixed in layout.uncuttable if _wants_uncuttable(fixed, step)]
+        reasons += [fixed.reason for fixed in layout.uncuttable if not fixed.label]
         why = f": {'; '.join(reasons[:3])}{' …' if len(reasons) > 3 else ''}" if reasons else ""
         return f"this model has no {step.method.unit} that can be cut{why}"
     parts = {word for place in candidates for site in place.sites for word in (site.tower, site.role)}

@@ -19,7 +19,8 @@ def test_worked_example(moment_of: Any) -> None:
     square = torch.tensor([0.0016, 1.0])
     assert compute_column_scales(square, 0.0).tolist() == [1.0, 1.0]
     assert (1 / compute_column_scales(square, 0.5).float()).tolist() == pytest.approx([0.447214, 2.236068], rel=5e-4)
-    _, errors = search_scaling_strength(torch.tensor([[1.0, 0.3]]), moment_of(square.diag()), AwqConfig(bits=2, clip="max", grid="symmetric"))
+    config = AwqConfig(bits=2, clip="max", grid="symmetric")
+    _, errors = search_scaling_strength(torch.tensor([[1.0, 0.3]]), moment_of(square.diag()), config)
     assert errors[0.0] == pytest.approx(0.04, abs=1e-6)
     assert errors[0.5] == pytest.approx(0.0001, abs=1e-6)
     assert len(errors) == 20 and max(errors) == pytest.approx(0.95)

@@ -27,7 +27,8 @@ GridName = Literal["positive", "symmetric", "asymmetric", "nf", "fp", "pot", "lo
 GROUP_HELP = "columns that share a scale: a number, `channel` (a scale per row) or `tensor` (one in all)"
 GRID_HELP = (
     "the numbers a weight may take: `positive` (evenly spaced, scale above 0, as integer runtimes have it), `symmetric` "
-    "(evenly spaced, signed scale), `asymmetric` (with a zero-point), the tables `nf` (normal float), `fp` (small float), `pot` (powers of two), `log` (powers of √2), or `kmeans` (learned)"
+    "(evenly spaced, signed scale), `asymmetric` (with a zero-point), the "
+    "tables `nf` (normal float), `fp` (small float), `pot` (powers of two), `log` (powers of √2), or `kmeans` (learned)"
 )
 
 

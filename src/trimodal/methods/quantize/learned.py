@@ -30,8 +30,9 @@ step. Refused without data, and so for embeddings and grouped convolutions.
 
 Departs from the paper: it minimises the error of a whole block's output on batches of tokens, which sees what layers do
 to each other; here it is the layer's own error in closed form, which needs no autograd, no tokens kept and no second
-pass, and which is exact for the layer. One factor for the positive and the symmetric grid instead of two, since their ends move together. The
-range starts at the clip that was searched, not at the whole range. Weights that are exactly zero stay zero.
+pass, and which is exact for the layer. One factor for the positive and the symmetric grid instead of two, since
+their ends move together. The range starts at the clip that was searched, not at the whole range. Weights that are exactly
+zero stay zero.
 
 By hand. W = [[3, 0.6, 0.55]], 2 bits, asymmetric, `max`, T = 2; the first input never fires, C = 1 among the other two.
     t = 0: s = 3/3 = 1, z = 0, a = c = 1; Ŵ = (3, 1, 1), error (0.4 + 0.45)² = 0.7225; G = 2·(0, 0.85, 0.85)
