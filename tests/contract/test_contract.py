@@ -175,7 +175,7 @@ def test_nothing_else_is_touched(case: Any) -> None:
     paths = {path for place in edit.places for path in place.paths}
     touched = paths | {tied for path in paths for tied in case.original.layout.get_site(path).tied}
     labels = {place.name for place in edit.places}
-    bare = {bare.path for bare in case.original.layout.bare if bare.label in labels}
+    bare = {bare.path for bare in case.original.layout.free_parameters if bare.label in labels}
     before, after = state(case.original), state(case.model)
     left = {key for key in before if key.rpartition(".")[0] not in touched and key not in bare}
     assert left <= after.keys()

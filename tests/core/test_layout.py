@@ -30,7 +30,7 @@ def test_what_stays_is_numbered_anew() -> None:
         ("net.layers.1.down", 1), ("seen", 1),
     ]  # fmt: skip
     assert left.list_labels() == ("text.0.neurons", "text.0.heads", "text.1.neurons", "text.1.heads", "image.1.neurons")
-    assert [(c.label, c.path) for c in left.counters] == [
+    assert [(c.label, c.path) for c in left.size_attributes] == [
         ("text.0.heads", "net.layers.0"),
         ("text.1.heads", "net.layers.1"),
     ]

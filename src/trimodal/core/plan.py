@@ -41,7 +41,7 @@ class Place:
     @staticmethod
     def for_label(layout: Layout, label: str) -> Place:
         """All that carries `label`."""
-        bare = tuple(bare for bare in layout.bare if bare.label == label)
+        bare = tuple(bare for bare in layout.free_parameters if bare.label == label)
         return Place(label, tuple(layout.find_label_sites(label)), label, free_parameters=bare)
 
     @property

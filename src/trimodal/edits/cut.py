@@ -117,11 +117,11 @@ def cut_units_(module: nn.Module, layout: Layout, label: str, kept: Sequence[int
         for other in map(module.get_submodule, site.tied):
             other.weight = layer.weight
             other.in_features = len(kept)  # type: ignore[assignment]
-    for bare in layout.bare:
+    for bare in layout.free_parameters:
         if bare.label == label:
             path, _, name = bare.path.rpartition(".")
             _select_entries_(module.get_submodule(path), list(kept), (name,), -1, ())
-    for counter in layout.counters:
+    for counter in layout.size_attributes:
         if counter.label == label:
             setattr(module.get_submodule(counter.path), counter.attribute, len(kept) * counter.per_unit)
 

@@ -124,7 +124,7 @@ def forbid_stream_cuts(fold: Fold, sites: Sequence[Site], layout: Layout) -> Lay
     known = {site.path for site in layout.sites}
     gone = [site for site in sites if site.path not in known]
     labels = {axis.label for site in gone for axis in (site.input_axis, site.output_axis) if axis and is_width(axis.label)}
-    labels |= {bare.label for bare in layout.bare if bare.path in (fold.path, *fold.into)}
+    labels |= {bare.label for bare in layout.free_parameters if bare.path in (fold.path, *fold.into)}
     for label in sorted(labels & set(layout.list_labels())):
         layout = layout.mark_uncuttable(label, "a layer along it was folded into others; prune.width before that")
     return layout

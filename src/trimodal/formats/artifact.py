@@ -28,6 +28,7 @@ from trimodal.edits.alignment import write_alignment_heads
 from trimodal.edits.apply import dequantize_module_
 from trimodal.formats import packed
 from trimodal.formats.native_config import NativeConfig, find_native_config
+from trimodal.formats.stored_sites import check_stored_sites, describe_stored_sites
 from trimodal.formats.tensors import write_tensors
 from trimodal.loading.load import (
     build_meta_model,
@@ -166,6 +167,7 @@ def write_artifact(model: Model, plan: Plan, folder: Path, factory: str | None) 
     write_manifest(folder, {
         "trimodal": plan.trimodal, "factory": factory, "files": _compute_checksums(folder),
         "source": plan.to_json()["source"], **model.layout.to_json(),
+        "stored": [site.to_json() for site in describe_stored_sites(model.module, model.layout)],
     })  # fmt: skip
     return stock
 
@@ -339,6 +341,7 @@ def _open_plain(plain: Path, folder: Path, manifest: Manifest, factory: Factory 
         _fill_tensors_(made.module, load_file(file), folder / file.name)
         model = Model(made.module.eval(), manifest.layout, made.family, folder.resolve().name, steps=taken)
     _check_layout(model, folder)
+    check_stored_sites(model.module, manifest, folder)
     return model
 
 

@@ -298,7 +298,7 @@ def _add_free_parameters(module: nn.Module, layout: Layout, pieces: Sequence[Tow
         for piece in pieces for name in piece.free_parameters
         if (value := named.get(path := _join_path(piece.root, name))) is not None
     }  # fmt: skip
-    layout = replace(layout, bare=tuple(bare.values()))
+    layout = replace(layout, free_parameters=tuple(bare.values()))
     for piece in pieces:
         if piece.blocks:
             reason = piece.whole_width or _explain_stream_mismatch(module, layout, layout.get_tower(piece.name), declared)
@@ -312,7 +312,7 @@ def _explain_stream_mismatch(module: nn.Module, layout: Layout, tower: Tower, de
     sites = list(layout.find_label_sites(label))
     named = dict(module.named_parameters(remove_duplicate=False))
     units = {axis.units for s in sites for axis in (s.input_axis, s.output_axis) if axis is not None and axis.label == label}
-    units |= {named[bare.path].shape[-1] for bare in layout.bare if bare.label == label}
+    units |= {named[bare.path].shape[-1] for bare in layout.free_parameters if bare.label == label}
     if len(units) != 1 or not any(site.reads_label(label) for site in sites):
         return f"its layers do not agree on how wide its stream is: {', '.join(map(str, sorted(units)))}"
     (width,) = units
@@ -320,7 +320,7 @@ def _explain_stream_mismatch(module: nn.Module, layout: Layout, tower: Tower, de
     if tied is not None:
         return f"{tied.path} shares its weight with {tied.tied[0]}, which is not read along its stream"
     others = [t for t in layout.towers if t.name != tower.name]
-    known = {id(named[bare.path]) for bare in layout.bare}
+    known = {id(named[bare.path]) for bare in layout.free_parameters}
     known |= {id(value) for path in declared for value in module.get_submodule(path)._parameters.values()}
     for name, value in named.items():
         elsewhere = any(name.startswith(f"{prefix}.") for other in others for prefix in other.prefixes if prefix)

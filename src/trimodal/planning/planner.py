@@ -112,7 +112,7 @@ def _plan_step(layout: Layout, step: RecipeStep, data: bool, began: Layout, earl
         return Edit(method.name, step.where, config_to_dict(step.config), ()), layout
     draft = EditDraft(method, layout, earlier)
     matching, left = _match_places(layout, step)
-    left += [DeclinedPlace(fixed.label, fixed.reason) for fixed in layout.fixed if _wants_uncuttable(fixed, step)]
+    left += [DeclinedPlace(fixed.label, fixed.reason) for fixed in layout.uncuttable if _wants_uncuttable(fixed, step)]
     left += _find_unmatched_exceptions(step, matching)
     for found in matching:
         place = draft.locate_place(found)
@@ -360,8 +360,8 @@ def _explain_no_match(layout: Layout, step: RecipeStep, pattern: str) -> str:
             "parameters stay as they are"
         )
     if not candidates:
-        reasons = [f"{fixed.label}: {fixed.reason}" for fixed in layout.fixed if _wants_uncuttable(fixed, step)]
-        reasons += [fixed.reason for fixed in layout.fixed if not fixed.label]
+        reasons = [f"{fixed.label}: {fixed.reason}" for fixed in layout.uncuttable if _wants_uncuttable(fixed, step)]
+        reasons += [fixed.reason for fixed in layout.uncuttable if not fixed.label]
         why = f": {'; '.join(reasons[:3])}{' …' if len(reasons) > 3 else ''}" if reasons else ""
         return f"this model has no {step.method.unit} that can be cut{why}"
     parts = {word for place in candidates for site in place.sites for word in (site.tower, site.role)}
