@@ -12,7 +12,7 @@ import torch
 from recorded import codebook, cut, drop, fold, low_rank, merge, quantized, share, sparse, treat
 from safetensors.torch import load_file, save_file
 
-from trimodal.edits import EDIT_KINDS, CutUnits, UnfitEditError, read_edit
+from trimodal.edits import EDIT_KINDS, UnfitEditError, read_edit
 from trimodal.edits.steps import STEPS, read_steps, write_steps
 from trimodal.errors import IntegrityError
 

@@ -238,7 +238,8 @@ def test_attributes_must_be_the_same_but_for_sizes_that_were_cut() -> None:
 
 def test_why_steps_stay() -> None:
     treated = [TreatWeight(name, name, {}, (), None) for name in ("low_rank", "dense", "codebook")]
-    assert _explain_steps([*treated, MergeTokens("image", "matching", 0.5, 0, 0, True)]) == "weights are not plain tensors (codebook, low rank) and tokens are merged"
+    merged = MergeTokens("image", "matching", 0.5, 0, 0, True)
+    assert _explain_steps([*treated, merged]) == "weights are not plain tensors (codebook, low rank) and tokens are merged"
     assert _explain_steps([CutUnits("image.0.heads", (0,)), treated[1]]) == "the steps that rebuild it (cut, treat) cannot change places"
     assert _explain_steps([]) == ""
 
