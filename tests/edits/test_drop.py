@@ -61,6 +61,18 @@ def test_what_is_written_is_read(tower: str, kept: list[int]) -> None:
     assert edit.to_json() == drop(tower, kept) and read_edit(edit.to_json(), 0) == edit
 
 
+def test_what_stood_where_afterwards() -> None:
+    before = find_layout(make_miniature("clip"))
+    edit = DropBlocks("image", (1,))
+    stem = "vision_model.encoder.layers"
+    for layout in (before, edit.layout_after(before)):
+        assert edit.rebase(f"{stem}.1.mlp.fc1.stored.codes", layout) == f"{stem}.0.mlp.fc1.stored.codes"
+        assert edit.rebase(f"{stem}.0.mlp.fc1", layout) is None and edit.rebase(f"{stem}.1", layout) == f"{stem}.0"
+        for other in ("text_model.encoder.layers.1.mlp.fc1", "vision_model.encoder.layers", "visual_projection"):
+            assert edit.rebase(other, layout) == other
+    assert DropBlocks("fusion", (1,)).rebase(f"{stem}.1", before) == f"{stem}.1"
+
+
 def test_what_a_drop_resizes_and_touches() -> None:
     layout = find_layout(make_miniature("clip"))
     edit = DropBlocks("image", (1,))

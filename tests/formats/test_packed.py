@@ -16,8 +16,9 @@ from safetensors.torch import load_file, save_file
 
 import trimodal
 from trimodal import pipeline
-from trimodal.core import Packing, Verdict
-from trimodal.edits.steps import STEPS
+from trimodal.core import Layout, Packing, Tower, Verdict
+from trimodal.edits import DropBlocks, TreatWeight
+from trimodal.edits.steps import STEPS, write_steps
 from trimodal.errors import InputError, IntegrityError, ModelError, OutputError
 from trimodal.formats import open_model, packed
 from trimodal.formats.packed import HEADER, pack_file, unpack_file
@@ -291,6 +292,21 @@ def test_every_type_of_tensor_and_steps_that_lie(tmp_path: Path) -> None:
     save_file(tensors, tmp_path / "plain", {"format": "pt", STEPS: json.dumps(steps)})
     packed.write_tensors(load_file(tmp_path / "plain"), {"format": "pt", STEPS: json.dumps(steps)}, tmp_path / "plain")
     pack_file(tmp_path / "plain", tmp_path / "coded")
+    unpack_file(tmp_path / "coded", tmp_path / "again")
+    assert sha256(tmp_path / "plain") == sha256(tmp_path / "again")
+
+
+def test_codes_are_known_where_their_block_has_moved_to(tmp_path: Path) -> None:
+    """Quantized as block 1, and block 0 then dropped: what was recorded of block 1 is true of block 0."""
+    codes = torch.zeros(64, 12, dtype=torch.uint8)
+    codes[:, ::4] = torch.randint(0, 2, (64, 3), dtype=torch.uint8)
+    tower = Tower("image", "image", ("blocks.0",), whole_blocks="")
+    options = {"shape": [64, 32], "dtype": "float32", "bits": 3, "group": 32, "exponent": 0, "zero": None, "shared": False}
+    steps = write_steps([TreatWeight("blocks.1", "quantized", options, (), None), DropBlocks("image", (1,))])
+    packed.write_tensors({"blocks.0.stored.codes": codes}, {"format": "pt", STEPS: steps}, tmp_path / "plain")
+    pack_file(tmp_path / "plain", tmp_path / "coded", Layout((tower,), ()))
+    (entry,) = header_of(tmp_path / "coded")["tensors"].values()
+    assert entry[2] == "codes" and entry[5:] == [3, 32]
     unpack_file(tmp_path / "coded", tmp_path / "again")
     assert sha256(tmp_path / "plain") == sha256(tmp_path / "again")
 

@@ -83,6 +83,11 @@ class ModelEdit(ABC):
     def layout_after(self, layout: Layout) -> Layout:
         """The layout that `layout` becomes."""
 
+    def rebase(self, path: str, layout: Layout) -> str | None:
+        """Where what stands at `path` before the edit stands after it, None if it is gone. `layout` is any that the model has or
+        had."""
+        return path
+
     def update_references_(self, module: nn.Module, layout: Layout) -> str:
         """Let what names layers by number name them as they will be; returns what became of it, in words. A saved model holds
         the names of afterwards already."""

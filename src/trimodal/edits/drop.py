@@ -71,6 +71,14 @@ class DropBlocks(ModelEdit):
         """What stays is numbered anew."""
         return layout.drop_blocks(self.tower, self.kept)
 
+    def rebase(self, path: str, layout: Layout) -> str | None:
+        """With the new number of its block. Blocks stand in one list, so one of them tells where the others stood."""
+        stem = next((block.rpartition(".")[0] + "." for block in self._find_blocks(layout)), "")
+        number, dot, rest = path.removeprefix(stem).partition(".")
+        if not stem or not path.startswith(stem) or not number.isdigit():
+            return path
+        return f"{stem}{self.kept.index(int(number))}{dot}{rest}" if int(number) in self.kept else None
+
     def update_references_(self, module: nn.Module, layout: Layout) -> str:
         """The heads that tell the times of words are named by the new numbers of their blocks."""
         return remap_alignment_blocks_(module, layout, self.tower, self.kept)

@@ -199,9 +199,13 @@ def _remove_unused_(module: nn.Module, path: str, into: Sequence[str]) -> None:
 
 
 _HOW: Mapping[Folding, Callable[[nn.Module, str, Sequence[str]], None]] = {
-    "norm": _fold_norm_, "affine": _fold_affine_, "linear": _fold_linear_,
-    "scale": _fold_scale_, "twin": _fold_twin_, "idle": _remove_unused_,
-}  # fmt: skip
+    "norm": _fold_norm_,
+    "affine": _fold_affine_,
+    "linear": _fold_linear_,
+    "scale": _fold_scale_,
+    "twin": _fold_twin_,
+    "idle": _remove_unused_,
+}
 
 
 def _add_zero_bias_(layer: nn.Module) -> None:

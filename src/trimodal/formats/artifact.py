@@ -191,7 +191,7 @@ def pack_weights_(folder: Path) -> Packing:
         IntegrityError: what was coded does not decode to the same bytes.
     """
     plain = folder / weights_name_of(folder)
-    found = packed.pack_file(plain, folder / PACKED)
+    found = packed.pack_file(plain, folder / PACKED, read_manifest(folder).layout)
     plain.unlink()
     _record_pack_(folder, "entropy")
     return found

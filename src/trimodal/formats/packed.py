@@ -31,7 +31,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from trimodal.core import Packing
+from trimodal.core import Layout, Packing
 from trimodal.core.record import PackName
 from trimodal.core.storage import packed_columns
 from trimodal.edits.steps import read_steps
@@ -94,15 +94,16 @@ class _TensorEntry:
         return self.bytes + (self.shape[0] * self.columns * width if self.coder == "codes" else 0)
 
 
-def pack_file(plain: Path, packed: Path) -> Packing:
-    """Write the entropy-coded `packed` beside the `plain` file, read it back, and say what it saves.
+def pack_file(plain: Path, packed: Path, layout: Layout | None = None) -> Packing:
+    """Write the entropy-coded `packed` beside the `plain` file, read it back, and say what it saves. `layout` is that of the
+    model; without it, codes in blocks that have moved since they were packed are not known as codes, which costs size.
 
     Raises:
         IntegrityError: reading it back does not give the plain file.
         InputError: the coding library is not installed.
     """
     require_constriction()
-    places = _find_packed_codes(plain)
+    places = _find_packed_codes(plain, layout)
     with safe_open(plain, framework="pt") as opened:
         metadata = opened.metadata() or {}
         coded = {name: _encode_tensor(opened.get_tensor(name), places.get(name)) for name in sorted(opened.keys())}
@@ -182,10 +183,13 @@ def weights_scratch_folder() -> AbstractContextManager[Path]:
     return open_scratch_folder("the unpacked weights")
 
 
-def _find_packed_codes(plain: Path) -> dict[str, tuple[int, int]]:
-    """Bits and columns of the tensors that hold packed codes."""
+def _find_packed_codes(plain: Path, layout: Layout | None) -> dict[str, tuple[int, int]]:
+    """Bits and columns of the tensors that hold packed codes, by the names that they have after all steps."""
     found: dict[str, tuple[int, int]] = {}
     for step in read_steps(plain):
+        if layout is not None:
+            moved = ((step.rebase(name, layout), codes) for name, codes in found.items())
+            found = {name: codes for name, codes in moved if name is not None}
         found |= step.list_packed_codes()
     return found
 
