@@ -30,7 +30,7 @@ def build_recipe_schema() -> dict[str, Any]:
     methods = {method.name: _describe_method(method) for method in METHODS}
     parts = {**own, "step": _describe_step(), "gradual": _describe_gradual(), **methods}
     schema: dict[str, Any] = _omit_made_titles({**recipe, "$defs": parts})
-    return {"$schema": DIALECT, "title": "A recipe of trimodal", **schema}
+    return {"$schema": DIALECT, **schema}
 
 
 def _describe_step() -> dict[str, Any]:
@@ -100,7 +100,7 @@ def _refer_to(name: str) -> dict[str, str]:
 
 
 def _omit_made_titles(part: Any) -> Any:
-    """`part` without the titles that pydantic makes of names: editors show these themselves."""
+    """`part` without the titles that pydantic makes of names: editors show names themselves."""
     if isinstance(part, dict):
         return {key: _omit_made_titles(value) for key, value in part.items() if key != "title" or not isinstance(value, str)}
     return [_omit_made_titles(one) for one in part] if isinstance(part, list) else part
