@@ -1,8 +1,7 @@
 """The JSON schema of a recipe, for editors: every key, every method and its options, with meanings, ranges and defaults.
 
-A line of `steps` is a method's name, or a mapping whose one key is the name. So the schema has no `oneOf` over the methods: a
-mapping with their names as the properties it may have, of which it has exactly one. Editors complete the names from it, and
-say of a wrong option that it is wrong, where with `oneOf` they can but say that none of all methods fits.
+A line of `steps` is a method's name, or a mapping whose one key is the name. So the schema needs no `oneOf` over the methods: it
+is a mapping with their names as the properties it may have, of which it has exactly one.
 
 What depends on two options at once no schema says: `gradual` needs a sparsity above its `begin`, and goes with no `kept`.
 """
