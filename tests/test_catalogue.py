@@ -13,7 +13,7 @@ from trimodal.methods.__main__ import build_catalogue_rows
 
 
 def test_catalogue_is_up_to_date() -> None:
-    assert list(list_method_rows()) == build_catalogue_rows(), "run: python -m trimodal.methods"
+    assert list(list_method_rows()) == build_catalogue_rows(), "run: python -m trimodal.planning"
 
 
 def test_one_method() -> None:
@@ -64,7 +64,7 @@ def test_every_recipe_has_a_line() -> None:
 def test_nothing_heavy_is_imported() -> None:
     code = (
         "import sys, trimodal.cli, trimodal.machine; from trimodal.catalogue import *; describe_methods();"
-        "[name_recipe_steps(n) for n in list_recipes()];"
+        "read_recipe_schema(); [name_recipe_steps(n) for n in list_recipes()];"
         "trimodal.machine.describe_environment();"
         "print(sorted({'torch', 'transformers', 'numpy', 'safetensors', 'huggingface_hub'} & set(sys.modules)))"
     )

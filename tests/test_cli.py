@@ -33,12 +33,21 @@ def test_bare_shows_help() -> None:
 
 @pytest.mark.parametrize("environment", [ASCII, C_LOCALE, {"COLUMNS": "5"}], ids=["ascii", "c-locale", "narrow"])
 @pytest.mark.parametrize(
-    "arguments", [["--help"], ["compress", "--help"], ["recipes"], ["methods", "quantize.gptq"], ["doctor"]], ids=" ".join
+    "arguments",
+    [["--help"], ["compress", "--help"], ["recipes"], ["recipes", "--schema"], ["methods", "quantize.gptq"], ["doctor"]],
+    ids=" ".join,
 )
 def test_any_terminal(arguments: list[str], environment: dict[str, str]) -> None:
     done = trimodal(*arguments, **environment)
     assert (done.returncode, done.stderr) == (0, ""), done
     assert done.stdout.isascii() or environment == {"COLUMNS": "5"}
+
+
+def test_schema_is_printed_or_written(tmp_path: Path) -> None:
+    printed, written = trimodal("recipes", "--schema"), trimodal("recipes", "--schema", "-o", str(tmp_path / "recipe.schema.json"))
+    assert (written.returncode, written.stdout, written.stderr) == (0, "", "")
+    assert json.loads(printed.stdout) == json.loads((tmp_path / "recipe.schema.json").read_text(encoding="utf-8"))
+    assert "quantize.gptq" in json.loads(printed.stdout)["$defs"]
 
 
 @pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])

@@ -1,8 +1,7 @@
 """What there is to choose from, read without importing torch: the methods and the built-in recipes.
 
-The methods' descriptions stand in `catalogue.json`, which `python -m trimodal.methods` writes from the methods
-themselves; a test holds them against each other. The JSON schema of a recipe, `recipe.schema.json`, is written by
-`python -m trimodal.planning` in the same way.
+The methods' descriptions stand in `catalogue.json`, the JSON schema of a recipe in `recipe.schema.json`. `python -m trimodal.planning`
+writes both from the methods themselves; tests hold them against each other.
 """
 
 from __future__ import annotations

@@ -539,6 +539,8 @@ ARGUMENTS: dict[str, tuple[list[str], tuple[str, ...]]] = {
     "log-file": (["inspect", "m", "--log-file", "nowhere/at/all.log"], ("nowhere/at/all.log", "--log-file")),
     "method-by-its-last-part": (["methods", "gptq"], ("did you mean 'quantize.gptq'?",)),
     "surplus": (["recipes", "more"], ("more",)),
+    "output-without-schema": (["recipes", "-o", "x.json"], ("--output", "--schema")),
+    "schema-nowhere": (["recipes", "--schema", "-o", "no/such/x.json"], ("no/such/x.json could not be written",)),
     "unknown-method": (["methods", "quantize.rtm"], ("quantize.rtm", "did you mean 'quantize.rtn'?")),
     "no-report": (["report", "nothing"], ("there is no folder nothing",)),
     "no-artifact": (["verify", "nothing", "--against", "m", "--data", "d"], ("nothing is no artifact",)),

@@ -23,6 +23,11 @@ def build_catalogue_rows() -> list[dict[str, Any]]:
     ]
 
 
-if __name__ == "__main__":
+def write_catalogue() -> None:
+    """Write `catalogue.json` anew."""
     lines = ",\n".join(json.dumps(row, ensure_ascii=False) for row in build_catalogue_rows())
     write_text_atomically(Path(__file__).parents[1] / FILE, f"[\n{lines}\n]\n")
+
+
+if __name__ == "__main__":
+    write_catalogue()

@@ -7,7 +7,7 @@ checks them, and is the part of the recipe's JSON schema that says what the meth
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, Field, asdict, dataclass, field, fields
 from functools import cache
 from typing import Annotated, Any, Literal, Union, get_origin, get_type_hints
@@ -64,9 +64,9 @@ def describe_options(config: type) -> list[dict[str, Any]]:
     ]
 
 
-def build_config(config: type, values: Mapping[str, Any], where: str) -> Any:
+def build_config(config: type, values: Mapping[str, Any], where: str, beside: Iterable[str] = ()) -> Any:
     """The config with `values`, each checked for name, type and range. An int where a float is meant becomes one, so that
-    plans read the same however it was written.
+    plans read the same however it was written. `beside` are names that may stand beside the options and may have been meant.
 
     Raises:
         RecipeError: naming `where`, the option, what was found and what was expected.
@@ -74,7 +74,7 @@ def build_config(config: type, values: Mapping[str, Any], where: str) -> Any:
     try:
         checked = make_options_model(config).model_validate(dict(values))
     except pydantic.ValidationError as error:
-        raise RecipeError(_describe_mistake(config, values, get_first_mistake(error), where)) from error
+        raise RecipeError(_describe_mistake(config, values, get_first_mistake(error), where, beside)) from error
     return config(**{name: getattr(checked, name) for name in values})
 
 
@@ -93,7 +93,7 @@ def make_options_model(config: type) -> type[pydantic.BaseModel]:
 
 def _make_model_field(f: Field[Any], hint: Any) -> tuple[Any, Any]:
     known, default = _get_option(f), ... if f.default is MISSING else f.default
-    meaning = f"{known.help} ({known.unit})" if known.unit else known.help
+    meaning = f"{known.help} ({known.unit})" if known.unit and known.unit not in known.help else known.help
     return _make_checked_type(hint, known), pydantic.Field(default, description=meaning, examples=list(known.search) or None)
 
 
@@ -130,12 +130,12 @@ def _allowed_types(hint: Any) -> tuple[type, ...]:
     return tuple(type(None) if part is None else part for part in parts)
 
 
-def _describe_mistake(config: type, values: Mapping[str, Any], mistake: Mistake, where: str) -> str:
+def _describe_mistake(config: type, values: Mapping[str, Any], mistake: Mistake, where: str, beside: Iterable[str]) -> str:
     """What is wrong in words: an unknown option, one that is missing, or a value and what it must be."""
     known = {f.name: f for f in fields(config)}
     name = str(mistake.location[0])
     if mistake.is_unknown_key:
-        return f"{where} has no option '{name}'; {suggest_names(name, known)}"
+        return f"{where} has no option '{name}'; {suggest_names(name, [*known, *beside])}"
     if mistake.is_missing_key:
         return f"{where} needs the option '{name}': {_get_option(known[name]).help}"
     expected = _describe_expected(values[name], get_type_hints(config)[name], _get_option(known[name]))

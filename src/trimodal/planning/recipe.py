@@ -128,7 +128,7 @@ def _parse_step(place: str, step: Any) -> Iterator[RecipeStep]:
     where = (own.where,) if isinstance(own.where, str) else tuple(own.where)
     if found.on == "model":
         _check_whole_model_step(where, own, here)
-    config = build_config(found.config, values, here)
+    config = build_config(found.config, values, here, beside=StepKeys.model_fields)
     but = tuple((str(p), build_config(found.config, {**values, **one}, f"{here}: but '{p}'")) for p, one in own.but.items())
     whole = RecipeStep(found, where, config, place, but, optional=own.optional)
     if own.gradual is None:

@@ -1,8 +1,7 @@
 """The JSON schema of a recipe, for editors: every key, every method and its options, with meanings, ranges and defaults.
 
-A line of `steps` is a method's name, or a mapping whose one key is the name. So the schema has no `oneOf` over the methods: a
-mapping with their names as the properties it may have, of which it has exactly one. Editors complete the names from it, and
-say of a wrong option that it is wrong, where with `oneOf` they can but say that none of all methods fits.
+A line of `steps` is a method's name, or a mapping whose one key is the name. So the schema needs no `oneOf` over the methods: it
+is a mapping with their names as the properties it may have, of which it has exactly one.
 
 What depends on two options at once no schema says: `gradual` needs a sparsity above its `begin`, and goes with no `kept`.
 """
@@ -30,7 +29,7 @@ def build_recipe_schema() -> dict[str, Any]:
     methods = {method.name: _describe_method(method) for method in METHODS}
     parts = {**own, "step": _describe_step(), "gradual": _describe_gradual(), **methods}
     schema: dict[str, Any] = _omit_made_titles({**recipe, "$defs": parts})
-    return {"$schema": DIALECT, "title": "A recipe of trimodal", **schema}
+    return {"$schema": DIALECT, **schema}
 
 
 def _describe_step() -> dict[str, Any]:
@@ -100,7 +99,7 @@ def _refer_to(name: str) -> dict[str, str]:
 
 
 def _omit_made_titles(part: Any) -> Any:
-    """`part` without the titles that pydantic makes of names: editors show these themselves."""
+    """`part` without the titles that pydantic makes of names: editors show names themselves."""
     if isinstance(part, dict):
         return {key: _omit_made_titles(value) for key, value in part.items() if key != "title" or not isinstance(value, str)}
     return [_omit_made_titles(one) for one in part] if isinstance(part, list) else part
