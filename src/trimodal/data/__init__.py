@@ -14,9 +14,9 @@ from trimodal.data.batches import (
 )
 from trimodal.data.checks import check_modalities, require_samples
 from trimodal.data.digest import digest_samples
-from trimodal.data.sample_encoding import encode_samples
 from trimodal.data.labels import collect_labels
 from trimodal.data.media import check_media, load_sample
+from trimodal.data.sample_encoding import encode_samples
 from trimodal.data.sources import Data, SampleSource, is_no_data, open_source, read_samples
 from trimodal.data.splitting import choose_samples, split_calibration_and_held_out
 
