@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from datafiles import write
 
-from trimodal.data import read_samples
+from trimodal.core import Sample
+from trimodal.data import SampleSource, is_no_data, open_source, read_samples
 from trimodal.errors import DataError
 
 
@@ -24,3 +27,36 @@ def test_refuses_a_group_in_two_splits_and_half_given_splits(folder: Path) -> No
         read_samples(write(folder, *lines))
     with pytest.raises(DataError, match="line 1: no split, while line 2 has one"):
         read_samples(write(folder, {"text": "a"}, {"text": "b", "split": "test"}))
+
+
+@pytest.mark.parametrize(("data", "found"), [
+    (3, "the data is a int; expected a JSONL file"), (b"data.jsonl", "the data is a bytes"),
+    ({"train": [], "test": []}, r"one dict with the keys \['train', 'test'\]; give one of its parts"),
+    ([], "the given list holds no lines"),
+])  # fmt: skip
+def test_refuses_what_samples_cannot_come_from(data: Any, found: str) -> None:
+    with pytest.raises(DataError, match=found):
+        read_samples(data)
+
+
+class Poems:
+    """A source of somebody's own."""
+
+    name = "the poems"
+    origin = "the poems, verse"
+
+    def __iter__(self) -> Iterator[Sample]:
+        return (Sample(line, text=text, label=line if line < 3 else None) for line, text in enumerate(("a", "b", "c"), start=1))
+
+
+def test_a_source_of_ones_own_needs_two_names_and_its_samples() -> None:
+    poems = Poems()
+    assert isinstance(poems, SampleSource) and open_source(poems) is poems
+    assert [(s.text, s.where) for s in read_samples(poems)][1:] == [("b", "the poems, verse 2"), ("c", "the poems, verse 3")]
+    with pytest.raises(DataError, match="the poems, verse 3: no label"):
+        read_samples(poems, needs=frozenset({"label"}))
+
+
+@pytest.mark.parametrize(("data", "no"), [(None, True), ("none", True), (Path("none"), True), ("data.jsonl", False), ([], False)])
+def test_the_word_none_says_that_there_is_no_data(data: Any, no: bool) -> None:
+    assert is_no_data(data) == no

@@ -57,6 +57,26 @@ def test_batches_may_be_a_function() -> None:
     assert weights(by_function).equal(weights(by_list))
 
 
+def test_a_batch_in_parts_equals_the_whole() -> None:
+    whole, parted = make_model().eval(), make_model().eval()
+    settings = TrainSettings(steps=3, frozen_noise=True)
+    uneven = [slice(0, 10), slice(10, 13), slice(13, 16)]
+    seen: list[int] = []
+
+    def part(batch: tuple[Tensor, Tensor]) -> list[tuple[float, tuple[Tensor, Tensor]]]:
+        return [((rows.stop - rows.start) / 16, (batch[0][rows], batch[1][rows])) for rows in uneven]
+
+    def noted(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
+        seen.append(len(batch[0]))
+        return squared(model, batch)
+
+    expected = train_model(whole, BATCHES, squared, settings)
+    found = train_model(parted, BATCHES, noted, settings, part=part)
+    assert seen == [10, 3, 3] * 3
+    assert torch.allclose(weights(whole), weights(parted), atol=1e-6)
+    assert [record.loss for record in found] == pytest.approx([record.loss for record in expected], rel=1e-5)
+
+
 def test_accumulation_equals_one_large_batch() -> None:
     whole = [(INPUTS, TARGETS)]
     small, large = make_model().eval(), make_model().eval()

@@ -12,11 +12,13 @@ from torch import nn
 
 from trimodal.compression.solve_context import weights_of
 from trimodal.core import Place
+from trimodal.data import BatchLimits, count_tokens
 from trimodal.edits.apply import apply_change_
 from trimodal.layers import CodedWeight, make_weight_store
 from trimodal.loading.load import build_model
 from trimodal.maths.packing import pack_codes
 from trimodal.methods import get_method
+from trimodal.methods.distill import recover
 from trimodal.methods.distill.recover import (
     METHOD,
     compute_distillation_loss,
@@ -129,6 +131,28 @@ def test_damaged_student_recovers(tiny_model: Callable[..., Model], name: str) -
     assert [record.step for record in records] == list(range(1, 13))
     assert records[-1].losses["loss"] < 0.9 * records[0].losses["loss"]
     assert all(torch.equal(value, before[key]) for key, value in teacher.module.state_dict().items())
+
+
+@pytest.mark.parametrize("name", ["bert", "whisper", "fusion"])
+def test_a_batch_of_too_many_tokens_is_trained_on_in_parts(
+    tiny_model: Callable[..., Model], name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batch = make_miniature_batch(name, 8)
+    config = build_config(METHOD.config, {"steps": 1, "learning_rate": 1e-3, "batch": 8}, "here")
+    losses, sizes = [], []
+    for tokens in (8192, 3 * count_tokens(tiny_model(name), batch)):
+        teacher, student = tiny_model(name), tiny_model(name)
+        with torch.no_grad():
+            for parameter in student.module.parameters():
+                parameter.mul_(1.1)
+        student.module.register_forward_pre_hook(
+            lambda module, args, given: sizes.append(len(next(iter(given.values())))), with_kwargs=True
+        )
+        monkeypatch.setattr(recover, "BatchLimits", lambda samples, tokens=tokens: BatchLimits(samples, tokens))
+        (record,) = fit(student, teacher, lambda size: [batch], config, seed=0)
+        losses.append(record.losses["loss"])
+    assert sizes == [8, 3, 3, 2]
+    assert losses[1] == pytest.approx(losses[0], rel=0.05)  # padding, and norms of the parts, are not quite the whole's
 
 
 def test_block_that_a_batch_does_not_reach_is_left_out(tiny_model: Callable[..., Model]) -> None:

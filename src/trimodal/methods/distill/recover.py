@@ -213,9 +213,9 @@ def _train_student(
 
 
 def _part_batch(model: Model, batch: Batch, size: int) -> list[tuple[float, Batch]]:
-    """The batch in parts that go through at once, each with its share of the samples."""
-    rows = max((len(value) for value in batch.values() if value.dim()), default=1)
-    return [((one.stop - one.start) / rows, few) for one, few in part_batch(model, batch, rows, BatchLimits(size))]
+    """The batch of at most `size` samples in parts that go through at once, each with its share of the samples."""
+    rows = min(size, max((len(value) for value in batch.values() if value.dim()), default=1))
+    return [((one.stop - one.start) / rows, few) for one, few in part_batch(model, batch, rows, BatchLimits(rows))]
 
 
 def _get_block_tokens(model: Model, batch: Batch) -> dict[str, Tensor]:
