@@ -26,7 +26,7 @@ UP = "text.0.up"
 def context(tiny_model: Callable[..., Model], stand_in_samples: Any) -> Iterator[SolveContext]:
     """A decoder with data."""
     with stand_in_samples([make_miniature_batch("llama", 4, seed) for seed in (1, 2)]) as samples:
-        yield open_context(tiny_model("llama"), samples)
+        yield open_context(tiny_model("llama"), samples, original=tiny_model("llama"))
 
 
 def test_each_option_gets_the_trial_that_it_would_get_alone(context: SolveContext) -> None:

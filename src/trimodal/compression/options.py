@@ -9,7 +9,7 @@ from trimodal.compression.activations import Activations
 from trimodal.compression.batches import make_sized_batches
 from trimodal.compression.codebooks import assign_shared_tables
 from trimodal.compression.sensitivity import gradient_sizes
-from trimodal.compression.solve_context import SeenAt, SolveContext, Task, choose_observation
+from trimodal.compression.solve_context import SeenAt, SolveContext, Task, choose_observation, keep_modes
 from trimodal.compression.trial import Trial, decline_place, try_task
 from trimodal.core import Place, PlannedPlace, Sample
 from trimodal.errors import RecipeError, suggest_names
@@ -30,14 +30,17 @@ def open_context(
     Args:
         model: what places are tried in.
         samples: calibration samples; without any, only what needs no data can be tried, and no output error is known.
-        original: the model before any compression, which some methods compare inputs with; None if `model` is it.
+        original: a copy of the model before any compression, for methods that compare inputs with its (`target`), and for
+            the balance `gradient`, which otherwise looks at `model`.
         seed: of what methods draw at random.
         balance: how the samples' modalities are mixed into one statistic.
     """
-    batches, whole = make_sized_batches(model, samples), original or model
-    sizes = gradient_sizes(whole, batches, seed) if balance == "gradient" else {}
-    activations = Activations(model, batches, Activations(whole, batches))
-    return SolveContext(model, activations, (), samples, seed, balance, sizes)
+    batches = make_sized_batches(model, samples)
+    whole = original or model
+    with keep_modes(whole.module):
+        sizes = gradient_sizes(whole, batches, seed) if balance == "gradient" else {}
+    twin = None if original is None else Activations(original, batches)
+    return SolveContext(model, Activations(model, batches, twin), (), samples, seed, balance, sizes)
 
 
 def try_place(context: SolveContext, place: str, options: Sequence[Option]) -> list[Trial]:

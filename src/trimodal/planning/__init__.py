@@ -2,7 +2,8 @@
 
 from trimodal.catalogue import list_recipes
 from trimodal.planning.cost import Workload, check_memory_for, estimate_cost, measure_speed
-from trimodal.planning.planner import explain_held_weight, list_places, place_of, plan_edits, plan_steps
+from trimodal.planning.places import explain_held_weight, list_places, place_of
+from trimodal.planning.planner import plan_edits, plan_steps
 from trimodal.planning.recipe import LARGEST_SEED, Recipe, RecipeStep, read_recipe
 from trimodal.planning.untouched import add_declined_places, find_untouched
 
