@@ -16,7 +16,7 @@ Algorithm.
     2. keep the n' dimensions of the largest worth, of equals the first; n' is rounded up to a `multiple`
     3. norms by root mean square: weight · √(n / n')
     4. with `refit`, reading by reading in running order: W', b' that minimise E‖(W x + b) − (W' x' + b')‖², x' being what the
-       layers are given once all before them are narrow and fitted (see `prune/readers.py`)
+       layers are given once all before them are narrow and fitted (see `prune/unit_consumers.py`)
 
 Step 3 makes the cut exactly what zeroing would be, but for ε: with n − n' zeros the mean square over n is n'/n of that over n',
 so w x / √(s n'/n + ε) = w √(n/n') x / √(s + ε n/n') with s the mean square over n'. ε stays what it is, as configurations
@@ -51,18 +51,11 @@ from torch import Tensor, nn
 from trimodal.core import Change, Cut, Place, Site
 from trimodal.errors import TrimodalError, UnreachedError
 from trimodal.graph.fusion_discovery import norm_offset_of
+from trimodal.graph.stream_inputs import InputGroup, collect_stream_inputs, stream_width
 from trimodal.methods.method import Method, Mix
 from trimodal.methods.options import option
 from trimodal.methods.prune.structured import count_kept_units
-from trimodal.methods.prune.unit_consumers import (
-    InputGroup,
-    collect_stream_inputs,
-    predict_errors,
-    read_weight,
-    refit_consumers,
-    stack_weights,
-    stream_width,
-)
+from trimodal.methods.prune.unit_consumers import predict_errors, read_weight, refit_consumers, stack_weights
 from trimodal.models.model import Batch, Model
 from trimodal.statistics import StatisticKind
 
