@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from trimodal.compression import apply_trial_, open_context, try_place
+from trimodal.compression import apply_trial_, open_context, solve_context, try_place
 from trimodal.compression.activations import Activations
 from trimodal.compression.changed_weight import decode_treatment
 from trimodal.compression.solve_context import SolveContext
@@ -27,7 +27,7 @@ UP = "text.0.up"
 def context(tiny_model: Callable[..., Model], stand_in_samples: Any) -> Iterator[SolveContext]:
     """A decoder with data."""
     with stand_in_samples([make_miniature_batch("llama", 4, seed) for seed in (1, 2)]) as samples:
-        yield open_context(tiny_model("llama"), samples)
+        yield open_context(tiny_model("llama"), samples, original=tiny_model("llama"))
 
 
 def test_each_option_gets_the_trial_that_it_would_get_alone(context: SolveContext) -> None:
@@ -59,6 +59,23 @@ def test_what_options_want_alike_is_observed_once(context: SolveContext, monkeyp
     assert len(asked) == 3 and len(set(map(str, asked[1:]))) == 2, "what the original is given there is asked for once more"
 
 
+@pytest.mark.parametrize(("option", "places", "taken"), [
+    ({"prune.gradient": {}}, (UP, "text.1.up"), "weight_gradients"),
+    ({"prune.neurons": {"score": "fisher"}}, ("text.0.neurons", "text.1.neurons"), "mask_gradients"),
+])  # fmt: skip
+def test_gradients_are_taken_once_for_all_places_where_the_options_are_known(
+    context: SolveContext, monkeypatch: pytest.MonkeyPatch, option: Any, places: Any, taken: str
+) -> None:
+    calls: list[int] = []
+    take = getattr(solve_context, taken)
+    monkeypatch.setattr(solve_context, taken, lambda model, examples, of, seed: (calls.append(len(of)), take(model, examples, of, seed))[1])
+    known = open_context(context.model, context.samples, options=[option])
+    together = [try_place(known, place, [option])[0] for place in places]
+    assert len(calls) == 1 and calls[0] > 1
+    alone = [try_place(open_context(context.model, context.samples), place, [option])[0] for place in places]
+    assert len(calls) == 3 and all(a.error == b.error and a.after == b.after for a, b in zip(together, alone, strict=True))
+
+
 def test_one_trial_applied_is_what_was_tried(context: SolveContext) -> None:
     few, many = try_place(context, UP, [{"quantize.gptq": {"bits": 2}}, {"quantize.gptq": {"bits": 8}}])
     record = apply_trial_(context.model, few)
@@ -84,7 +101,7 @@ def test_what_cannot_be_done_is_declined_with_the_reason(context: SolveContext) 
     ("text.0.neurons", "quantize.rtn", r"has no place 'text\.0\.neurons'"),
     (UP, "quantize.rtm", r"there is no method 'quantize\.rtm'"),
     (UP, {"quantize.rtn": {"bit": 4}}, r"quantize\.rtn has no option 'bit'"),
-    (UP, "distill", r"distill trains the whole model and cannot be tried at text\.0\.up"),
+    (UP, "distill", r"distill trains the whole model and cannot be tried at a place"),
 ])  # fmt: skip
 def test_what_is_not_there_is_an_error(context: SolveContext, place: str, option: Any, words: str) -> None:
     with pytest.raises(RecipeError, match=words):

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from trimodal.compression.activations import Activations
 from trimodal.compression.batches import make_sized_batches
 from trimodal.compression.codebooks import assign_shared_tables
 from trimodal.compression.sensitivity import gradient_sizes
-from trimodal.compression.solve_context import SeenAt, SolveContext, Task, choose_observation
+from trimodal.compression.solve_context import SeenAt, SolveContext, Task, choose_observation, keep_modes
 from trimodal.compression.trial import Trial, decline_place, try_task
 from trimodal.core import Place, PlannedPlace, Sample
 from trimodal.errors import RecipeError, suggest_names
@@ -23,21 +23,33 @@ Option = str | Mapping[str, Mapping[str, Any]]
 
 
 def open_context(
-    model: Model, samples: Sequence[Sample] = (), original: Model | None = None, seed: int = 0, balance: Balance = "modality"
-) -> SolveContext:
+    model: Model, samples: Sequence[Sample] = (), original: Model | None = None, options: Sequence[Option] = (),
+    seed: int = 0, balance: Balance = "modality",
+) -> SolveContext:  # fmt: skip
     """What `try_place` needs: `model` as it stands, which stays so, and calibration data.
 
     Args:
         model: what places are tried in.
         samples: calibration samples; without any, only what needs no data can be tried, and no output error is known.
-        original: the model before any compression, which some methods compare inputs with; None if `model` is it.
+        original: a copy of the model before any compression, for methods that compare inputs with its (`target`), and for
+            the balance `gradient`, which otherwise looks at `model`.
+        options: those that will be tried at many places: gradients that they want are then taken for all places at once.
         seed: of what methods draw at random.
         balance: how the samples' modalities are mixed into one statistic.
     """
-    batches, whole = make_sized_batches(model, samples), original or model
-    sizes = gradient_sizes(whole, batches, seed) if balance == "gradient" else {}
-    activations = Activations(model, batches, Activations(whole, batches))
-    return SolveContext(model, activations, (), samples, seed, balance, sizes)
+    batches = make_sized_batches(model, samples)
+    whole = original or model
+    with keep_modes(whole.module):
+        sizes = gradient_sizes(whole, batches, seed) if balance == "gradient" else {}
+    twin = None if original is None else Activations(original, batches)
+    found = (_make_task(*_read_option(option), place) for option in options for place in _list_open_places(model, option))
+    return SolveContext(model, Activations(model, batches, twin), list(found), samples, seed, balance, sizes)
+
+
+def _list_open_places(model: Model, option: Option) -> Iterator[Place]:
+    """The places where nothing speaks against `option`."""
+    method, config = _read_option(option)
+    return (place for place in list_places(model.layout, method) if _explain_refusal(place, method, config) is None)
 
 
 def try_place(context: SolveContext, place: str, options: Sequence[Option]) -> list[Trial]:
@@ -45,8 +57,9 @@ def try_place(context: SolveContext, place: str, options: Sequence[Option]) -> l
     byte; the place's inputs are observed once for all options that want the same of them.
 
     Each trial has the `change`, its `error` by modality and `bytes_after`, or says why it is `declined`; `apply_trial_`
-    carries one out. Places are best tried in running order: then no block runs more often than it has to. What a step
-    decides over several places is decided for this one alone: it loses its own sparsity, and brings its own table.
+    carries one out. Places are best tried in running order: then no block runs more often than it has to, and what follows
+    an applied trial sees what it gives; to go back to an earlier place after that, open a new context. What a step decides
+    over several places is decided for this one alone: it loses its own sparsity, and brings its own table.
 
     Args:
         context: from `open_context`.
@@ -64,8 +77,10 @@ def try_place(context: SolveContext, place: str, options: Sequence[Option]) -> l
     trials: list[Trial] = []
     seen: dict[Any, SeenAt] = {}
     for option in options:
-        task, found = _make_task(context.model, place, option)
-        reason = explain_held_weight(found) or task.method.refuse(found, task.config)
+        method, config = _read_option(option)
+        found = _find_place(context.model, place, method)
+        task = _make_task(method, config, found)
+        reason = _explain_refusal(found, method, config)
         if reason is not None:
             trials.append(decline_place(task, found, reason))
             continue
@@ -77,20 +92,26 @@ def try_place(context: SolveContext, place: str, options: Sequence[Option]) -> l
     return trials
 
 
-def _make_task(model: Model, name: str, option: Option) -> tuple[Task, Place]:
-    """The task for one option at the place called `name`, and that place."""
-    ((called, values),) = ({option: {}} if isinstance(option, str) else option).items()
-    method = get_method(called)
-    config = build_config(method.config, values, called)
-    found = _find_place(model, name, method)
-    paths = tuple(site.path for site in found.sites)
-    planned = PlannedPlace(name, paths, found.stored_bytes, found.stored_bytes, {}, fold=found.fold)
-    return Task(0, method, config, planned), found
+def _read_option(option: Option) -> tuple[Method, Any]:
+    """The method, and its options as its config."""
+    ((name, values),) = ({option: {}} if isinstance(option, str) else option).items()
+    method = get_method(name)
+    if method.trains:
+        raise RecipeError(f"{method.name} trains the whole model and cannot be tried at a place")
+    return method, build_config(method.config, values, name)
+
+
+def _explain_refusal(place: Place, method: Method, config: Any) -> str | None:
+    return explain_held_weight(place) or method.refuse(place, config)
+
+
+def _make_task(method: Method, config: Any, place: Place) -> Task:
+    paths = tuple(site.path for site in place.sites)
+    return Task(0, method, config, PlannedPlace(place.name, paths, place.stored_bytes, place.stored_bytes, {}, fold=place.fold))
 
 
 def _find_place(model: Model, name: str, method: Method) -> Place:
-    if method.trains:
-        raise RecipeError(f"{method.name} trains the whole model and cannot be tried at {name}")
+    """The place called `name`, as it stands in the model."""
     places = {place.name: place for place in list_places(model.layout, method)}
     if name not in places:
         raise RecipeError(f"{method.name} has no place '{name}' in this model; {suggest_names(name, places)}")

@@ -4,8 +4,9 @@ from trimodal.catalogue import list_recipes
 from trimodal.planning.assemble import add_estimate, make_plan
 from trimodal.planning.cost import Workload, check_fits_memory, check_memory_for, estimate_cost, measure_speed
 from trimodal.planning.executable import check_edits
+from trimodal.planning.places import explain_held_weight, list_places, place_of
 from trimodal.planning.plan_file import PlanSource, read_plan_file
-from trimodal.planning.planner import explain_held_weight, list_places, place_of, plan_edits, plan_steps
+from trimodal.planning.planner import plan_edits, plan_steps
 from trimodal.planning.recipe import LARGEST_SEED, Recipe, RecipeStep, read_recipe
 from trimodal.planning.request import RecipeSource, Request, read_request
 from trimodal.planning.samples import (

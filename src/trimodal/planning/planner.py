@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from fnmatch import fnmatchcase
 from typing import Any
 
 from trimodal.core import (
@@ -22,32 +21,26 @@ from trimodal.core import (
     PlannedPlace,
     Site,
     SkippedStep,
-    Uncuttable,
     lowest_certainty,
 )
-from trimodal.core.site import is_width
 from trimodal.edits.fold import sites_of_fold
-from trimodal.errors import RecipeError, suggest_names
+from trimodal.errors import RecipeError
 from trimodal.methods import Method
 from trimodal.methods.options import build_config, config_to_dict
 from trimodal.methods.scope import rank_alone
+from trimodal.planning.places import (
+    NoPlaceError,
+    explain_held_weight,
+    list_places,
+    match_places,
+    matches_pattern,
+    place_of,
+    quote_patterns,
+    wants_uncuttable,
+)
 from trimodal.planning.recipe import Recipe, RecipeStep
 
-
-def place_of(layout: Layout, method: Method, planned: PlannedPlace) -> Place:
-    """The place that a plan names, as it stands in `layout` now."""
-    if method.on == "tower":
-        return _tower_place(layout, planned.name)
-    if planned.fold is not None:
-        return Place(planned.name, tuple(layout.get_site(path) for path in planned.paths), fold=planned.fold)
-    if method.on == "axis":
-        return Place.for_label(layout, planned.name)
-    return Place(planned.name, tuple(layout.get_site(path) for path in planned.paths))
-
-
-def _tower_place(layout: Layout, name: str) -> Place:
-    sites = tuple(site for site in layout.sites if site.tower == name)
-    return Place(name, sites, whole_tower=layout.get_tower(name))
+__all__ = ["list_places", "place_of", "plan_edits", "plan_steps"]
 
 
 def plan_edits(layout: Layout, recipe: Recipe, data: bool) -> tuple[tuple[Edit, ...], Layout]:
@@ -74,7 +67,7 @@ def plan_steps(layout: Layout, recipe: Recipe, data: bool) -> tuple[tuple[Edit, 
             continue
         try:
             edit, layout = _plan_step(layout, step, data, began, edits)
-        except _NoPlaceError as nothing:
+        except NoPlaceError as nothing:
             if not step.optional:
                 raise RecipeError(f"{step.place} ({step.method.name}): {nothing.reason}") from None
             if not (idle and step.number > 1):  # the rest of a schedule of which nothing was said yet
@@ -85,14 +78,6 @@ def plan_steps(layout: Layout, recipe: Recipe, data: bool) -> tuple[tuple[Edit, 
         edits.append(limit_certainty(edits, edit, step.method))
     _check_any_place(recipe, edits, skipped)
     return tuple(edits), tuple(skipped), layout
-
-
-class _NoPlaceError(Exception):
-    """A step finds no place to work at, for `reason`."""
-
-    def __init__(self, reason: str) -> None:
-        super().__init__(reason)
-        self.reason = reason
 
 
 def _check_any_place(recipe: Recipe, edits: Sequence[Edit], skipped: Sequence[SkippedStep]) -> None:
@@ -108,11 +93,11 @@ def _plan_step(layout: Layout, step: RecipeStep, data: bool, began: Layout, earl
     method = step.method
     if method.trains and not data:
         raise RecipeError(f"{step.place} ({method.name}) trains on calibration data, and there is none; give --data")
-    if method.on == "model":
+    if method.trains:
         return Edit(method.name, step.where, config_to_dict(step.config), ()), layout
     draft = EditDraft(method, layout, earlier)
-    matching, left = _match_places(layout, step)
-    left += [DeclinedPlace(fixed.label, fixed.reason) for fixed in layout.uncuttable if _wants_uncuttable(fixed, step)]
+    matching, left = match_places(layout, step)
+    left += [DeclinedPlace(fixed.label, fixed.reason) for fixed in layout.uncuttable if wants_uncuttable(fixed, step)]
     left += _find_unmatched_exceptions(step, matching)
     for found in matching:
         place = draft.locate_place(found)
@@ -131,7 +116,7 @@ def _plan_step(layout: Layout, step: RecipeStep, data: bool, began: Layout, earl
     if not draft.planned:
         reasons = dict.fromkeys(f"{alone.name}: {alone.reason}" for alone in left)
         why = f"{'; '.join(list(reasons)[:3])}{' …' if len(reasons) > 3 else ''}"
-        raise _NoPlaceError(f"nothing that {_quote_patterns(step)} matches can be worked on; {why}")
+        raise NoPlaceError(f"nothing that {quote_patterns(step)} matches can be worked on; {why}")
     return Edit(method.name, step.where, config_to_dict(step.config), tuple(draft.planned), tuple(left)), draft.layout
 
 
@@ -187,12 +172,6 @@ class EditDraft:
                 f"{where} needs calibration data for {place.name}, and there is none; give --data, "
                 "or use a method that needs none such as quantize.rtn"
             )
-
-
-def explain_held_weight(place: Place) -> str | None:
-    """Why a weight must stay as it is: somebody reads it who is no layer. What works on a whole tower looks for itself."""
-    held = None if place.whole_tower is not None else next((site for site in place.sites if site.elsewhere), None)
-    return None if held is None else f"the weight of {held.path} is also {held.elsewhere}, which is read by no layer"
 
 
 def _explain_stale_fold(fold: Fold | None, earlier: Iterable[Edit], here: Iterable[PlannedPlace]) -> str | None:
@@ -255,7 +234,7 @@ def limit_certainty(earlier: Iterable[Edit], edit: Edit, method: Method) -> Edit
 def _config_for_place(step: RecipeStep, place: Place) -> Any:
     """The step's options at `place`: those of the last exception that fits it, else the step's own. Where an exception
     gives the sparsity, it is not left to a ranking."""
-    config = next((config for pattern, config in reversed(step.but) if _matches_pattern(place, pattern)), step.config)
+    config = next((config for pattern, config in reversed(step.but) if matches_pattern(place, pattern)), step.config)
     given = getattr(config, "sparsity", None) != getattr(step.config, "sparsity", None)
     return rank_alone(config) if given else config
 
@@ -278,100 +257,11 @@ def _count_units(sites: Iterable[Site], label: str | None) -> int:
 def _find_unmatched_exceptions(step: RecipeStep, matching: list[Place]) -> Iterator[DeclinedPlace]:
     """The exceptions that fit none of the places, which only an optional step may have."""
     for pattern, _ in step.but:
-        if any(_matches_pattern(place, pattern) for place in matching):
+        if any(matches_pattern(place, pattern) for place in matching):
             continue
         if not step.optional:
             raise RecipeError(
                 f"{step.place} ({step.method.name}): the exception '{pattern}' matches none of the places that "
-                f"{_quote_patterns(step)} matches, such as '{matching[0].name}'"
+                f"{quote_patterns(step)} matches, such as '{matching[0].name}'"
             )
         yield DeclinedPlace(f"but {pattern}", "the exception matches none of the places")
-
-
-def _wants_uncuttable(fixed: Uncuttable, step: RecipeStep) -> bool:
-    """Whether the step asks for units that cannot be cut."""
-    wanted = step.method.on == "axis" and fixed.label.rpartition(".")[2] == step.method.unit
-    names = (fixed.label, *_tower_of_label(fixed.label))
-    return wanted and any(fnmatchcase(name, pattern) for pattern in step.where for name in names)
-
-
-def _match_places(layout: Layout, step: RecipeStep) -> tuple[list[Place], list[DeclinedPlace]]:
-    """The places that the step's patterns match, in running order, and the patterns of an optional step that match none."""
-    candidates = list(list_places(layout, step.method))
-    matched = [p for p in candidates if any(_matches_pattern(p, pattern) for pattern in step.where)]
-    left: list[DeclinedPlace] = []
-    for pattern in step.where:
-        if not any(_matches_pattern(place, pattern) for place in candidates):
-            if not (step.optional and matched):
-                raise _NoPlaceError(f"the pattern '{pattern}' matches nothing; {_explain_no_match(layout, step, pattern)}")
-            left.append(DeclinedPlace(pattern, "the pattern matches nothing in this model"))
-    return matched, left
-
-
-def list_places(layout: Layout, method: Method) -> Iterator[Place]:
-    """All places of `layout` where `method` could work, whether or not it would refuse."""
-    if method.on == "site":
-        for site in layout.sites:
-            yield Place(site.name, (site,))
-        return
-    if method.on == "tower":
-        yield from (_tower_place(layout, tower.name) for tower in layout.towers)
-        return
-    if method.on == "fold":
-        for fold in layout.folds:
-            sites = sites_of_fold(fold, layout)
-            if sites is not None:
-                yield Place(_fold_name(fold, layout), sites, fold=fold)
-        return
-    for label in layout.list_labels():
-        if label.rpartition(".")[2] == method.unit:
-            yield Place.for_label(layout, label)
-
-
-def _fold_name(fold: Fold, layout: Layout) -> str:
-    """The name of the site that goes, or the path of what is no site."""
-    return next((site.name for site in layout.sites if site.path == fold.path), fold.path)
-
-
-def _matches_pattern(place: Place, pattern: str) -> bool:
-    """A pattern matches the place's name, one of its sites' names, or with `path:` a site's dotted path. What runs through
-    a whole tower has only its own name and the tower's."""
-    if place.label is not None and is_width(place.label):
-        return any(fnmatchcase(name, pattern) for name in (place.name, *_tower_of_label(place.label)))
-    if pattern.startswith("path:"):
-        return any(fnmatchcase(site.path, pattern.removeprefix("path:")) for site in place.sites)
-    return any(fnmatchcase(name, pattern) for name in (place.name, *(site.name for site in place.sites)))
-
-
-def _tower_of_label(label: str) -> tuple[str, ...]:
-    """The tower that all of a stream's dimensions belong to; none for units of a block."""
-    return (label.partition(".")[0],) if is_width(label) else ()
-
-
-def _explain_no_match(layout: Layout, step: RecipeStep, pattern: str) -> str:
-    """What the pattern could have meant."""
-    candidates = list(list_places(layout, step.method))
-    if not candidates and step.method.on == "fold":
-        lacking = "" if layout.folds_searched else "; the model was not run: without data a module needs a method example()"
-        return f"nothing was seen that could be folded{lacking}"
-    if not candidates and step.method.on == "site":
-        return (
-            "this model has no linear layer, convolution, embedding or norm with a weight in floating point, and other "
-            "parameters stay as they are"
-        )
-    if not candidates:
-        reasons = [f"{fixed.label}: {fixed.reason}" for fixed in layout.uncuttable if _wants_uncuttable(fixed, step)]
-        reasons += [fixed.reason for fixed in layout.uncuttable if not fixed.label]
-        why = f": {'; '.join(reasons[:3])}{' …' if len(reasons) > 3 else ''}" if reasons else ""
-        return f"this model has no {step.method.unit} that can be cut{why}"
-    parts = {word for place in candidates for site in place.sites for word in (site.tower, site.role)}
-    words = [word for word in pattern.replace("*", ".").split(".") if word and not word.isdigit()]
-    unknown = [word for word in words if word not in parts]
-    towers = ", ".join(sorted({place.tower for place in candidates}))
-    if unknown:
-        return f"for '{unknown[0]}' {suggest_names(unknown[0], parts)} Places are called tower.block.role, such as '{candidates[0].name}'"
-    return f"towers here: {towers}; places are called tower.block.role, such as '{candidates[0].name}'"
-
-
-def _quote_patterns(step: RecipeStep) -> str:
-    return " or ".join(f"'{pattern}'" for pattern in step.where)

@@ -15,12 +15,7 @@ from trimodal.core import Place
 from trimodal.edits.cut import cut_units_
 from trimodal.loading.load import build_model
 from trimodal.methods.options import build_config
-from trimodal.methods.prune.unit_consumers import (
-    collect_stream_inputs,
-    fit_narrow_weight,
-    measure_residual_error,
-    predict_errors,
-)
+from trimodal.methods.prune.unit_consumers import fit_narrow_weight, measure_residual_error
 from trimodal.methods.prune.width import WidthConfig, survey
 from trimodal.networks.tiny import make_miniature, make_miniature_batch
 from trimodal.statistics import Moment, mix_moments
@@ -74,19 +69,6 @@ def test_fit_to_all_dimensions_changes_nothing() -> None:
     plain, both = moments(x, list(range(5)))
     assert torch.allclose(fit_narrow_weight(old, both, list(range(5)), 0.1).float(), old, atol=1e-4)
     assert measure_residual_error(old, old.double(), both, plain, list(range(5))) < 1e-4
-
-
-def test_layers_that_share_an_input_make_one_reading() -> None:
-    model = build_model(make_miniature("llama"), "llama")
-    place = Place.for_label(model.layout, "text.width")
-    with torch.no_grad():
-        readings = collect_stream_inputs(model, place, [make_miniature_batch("llama", 2)])
-    names = [[site.name for site in reading.sites] for reading in readings]
-    block = [["text.{}.query", "text.{}.key", "text.{}.value"], ["text.{}.gate", "text.{}.up"]]
-    assert names == [[n.format(i) for n in part] for i in (0, 1) for part in block] + [["text.embedding"]]
-    assert all(reading.moments["text"].tokens == 21 for reading in readings)  # 24, of which three are padding
-    assert predict_errors(model, readings, range(32)) == {"text": 0.0}
-    assert predict_errors(model, readings, [])["text"] == pytest.approx(1.0)
 
 
 @pytest.mark.parametrize("name", ["vit", "llama", "clip", "whisper"])

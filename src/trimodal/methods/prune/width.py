@@ -51,18 +51,11 @@ from torch import Tensor, nn
 from trimodal.core import Change, Cut, Place, Site
 from trimodal.errors import TrimodalError, UnreachedError
 from trimodal.graph.fusion_discovery import norm_offset_of
+from trimodal.graph.stream_inputs import InputGroup, collect_stream_inputs, stream_width
 from trimodal.methods.method import Method, Mix
 from trimodal.methods.options import option
 from trimodal.methods.prune.structured import count_kept_units
-from trimodal.methods.prune.unit_consumers import (
-    InputGroup,
-    collect_stream_inputs,
-    predict_errors,
-    read_weight,
-    refit_consumers,
-    stack_weights,
-    stream_width,
-)
+from trimodal.methods.prune.unit_consumers import predict_errors, read_weight, refit_consumers, stack_weights
 from trimodal.models.model import Batch, Model
 from trimodal.statistics import StatisticKind
 

@@ -4,7 +4,7 @@ Idea. After a column is rounded, the columns not yet rounded can still change, a
 correlated with the one just damaged: move them to where the layer's output error is least.
 
 Problem. For W (m, n) and C = E[x xᵀ] (n, n), minimise tr((W − Ŵ) C (W − Ŵ)ᵀ) with every ŵ on its grid, whatever the
-grid: evenly spaced, a table, or learned levels, also those that a tower shares (`tower_table.py`).
+grid: evenly spaced, a table, or learned levels, also those that a tower shares (`tower_codebook.py`).
 
 Algorithm.
     1. grid from the unchanged W, per group of columns ("static groups")             s, z (m, n/group)

@@ -51,7 +51,7 @@ class RoundingOptions:
 
 @dataclass(frozen=True)
 class SharedCodebookOptions(RoundingOptions):
-    """Options of the quantizers that can round onto a table which all layers of a tower use; see `tower_table.py`."""
+    """Options of the quantizers that can round onto a table which all layers of a tower use; see `tower_codebook.py`."""
 
     group: int | str = option(
         "channel", f"{GROUP_HELP}; with k-means and without a `table` of the tower, that share learned numbers; `tower`: all "

@@ -21,7 +21,7 @@ Departs from common practice: the `positive` grid uses all 2^b codes where most 
 
 The numbers need not be evenly spaced: tables (`nf`, `fp`, `pot`, `log`) and learned levels (`kmeans`) go the same way.
 
-With `table: tower` (or `group: tower`, without scales) all layers of a tower use one table, see `tower_table.py`.
+With `table: tower` (or `group: tower`, without scales) all layers of a tower use one table, see `tower_codebook.py`.
 
 A pruned weight keeps its mask: only the kept weights get codes, and k-means has all its levels for them.
 
