@@ -33,12 +33,14 @@ CASES: dict[str, tuple[str, Steps]] = {
     "bert one table per tower": ("bert", [{"quantize.rtn": {"where": "*", "bits": 4, "grid": "kmeans", "table": "tower", "group": 16}}]),
     "bert hqq": ("bert", [{"quantize.hqq": {"where": "*", "bits": 3, "group": 16, "steps": 2}}]),
     "bert entropy": ("bert", [{"quantize.entropy": {"where": "*.down", "bits": 4.0}}]),
-    "bert rotated and scaled": ("bert", [{"quantize.rotated": {"where": "*.down", "bits": 4}}, {"quantize.awq": {"where": "*.up", "bits": 4}}]),
+    "bert rotated and scaled": ("bert", [
+        {"quantize.rotated": {"where": "*.down", "bits": 4}}, {"quantize.awq": {"where": "*.up", "bits": 4}}]),
     "bert repaired": ("bert", [{"quantize.rtn": {"where": "*.down", "bits": 4, "rank": 2, "outliers": 0.01}}]),
     "vit inputs static": ("vit", [{"quantize.smooth": {"where": "*", "bits": 8, "mode": "static"}}]),
     "vit inputs per token": ("vit", [{"quantize.smooth": {"where": "*", "bits": 8, "mode": "token"}}]),
     "vit 2:4": ("vit", [{"prune.wanda": {"where": "*", "optional": True, "kept": 2, "of": 4}}]),
-    "vit masked": ("vit", [{"prune.wanda": {"where": "*", "optional": True, "sparsity": 0.4}}, {"quantize.rtn": {"where": "*", "bits": 4}}]),
+    "vit masked": ("vit", [
+        {"prune.wanda": {"where": "*", "optional": True, "sparsity": 0.4}}, {"quantize.rtn": {"where": "*", "bits": 4}}]),
     "whisper dropped": ("whisper", [{"prune.layers": {"where": "*", "sparsity": 0.5}}, *INT8]),
     "bert shared": ("bert", [{"share.layers": {"where": "*", "rank": 2}}]),
     "bert low rank": ("bert", [{"factorize.eigen": {"where": "*.down", "rank": 8}}, *INT8]),

@@ -10,7 +10,15 @@ import torch
 from torch import Tensor, nn
 
 from trimodal.core import Place, Site
-from trimodal.layers import Affine, CodedWeight, NotAffine, find_affine, make_weight_store, parametrize_weight_, replace_weight_
+from trimodal.layers import (
+    Affine,
+    CodedWeight,
+    NotAffine,
+    find_affine,
+    make_weight_store,
+    parametrize_weight_,
+    replace_weight_,
+)
 from trimodal.layers.weight_sharing import share_weight_
 from trimodal.maths.grid import UNIFORM
 from trimodal.methods import get_method
