@@ -236,3 +236,9 @@ def test_the_list_is_that_of_the_model_in_memory(make: Callable[[str], Path]) ->
     found = describe_stored_sites(model.module, model.layout)
     assert found == read_manifest(make("bert low rank")).stored
     assert replace(found[0], bytes=0) != found[0]
+
+
+def test_packing_keeps_the_list(make: Callable[[str], Path], tmp_path: Path) -> None:
+    folder = make("clip 8 bits")
+    pipeline.pack(folder, tmp_path / "packed")
+    assert read_manifest(tmp_path / "packed").stored == read_manifest(folder).stored and load(tmp_path / "packed")
