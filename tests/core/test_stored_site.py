@@ -97,5 +97,5 @@ def test_no_site_at_all(data: Any) -> None:
 
 
 def test_nothing_but_a_path() -> None:
-    with pytest.raises(ValueError, match="a: .* is missing or unknown"):
+    with pytest.raises(ValueError, match=r"a: .* is missing or unknown"):
         StoredSite.from_json({"path": "a"})
