@@ -1,7 +1,7 @@
 """The manifest of an artifact, and whether the files around it are those that were written.
 
-    trimodal.json    what the artifact is and what is stored at every site of it, with the sha256 of every file that decides the result, and at its end a seal: the
-                     sha256 of its own text without the seal
+    trimodal.json    what the artifact is and what is stored at every site of it, with the sha256 of every file that decides the
+                     result, and at its end a seal: the sha256 of its own text without the seal
     checks.sha256    the sha256 of every file, also of those that only tell (plan, record, verdict, report, licences), as
                      `sha256sum -c checks.sha256` reads it
 

@@ -89,7 +89,7 @@ def test_missing_and_edited_files(copied: Path, name: str) -> None:
 
 def test_later_format(copied: Path) -> None:
     edit(copied, format=99)
-    with pytest.raises(IntegrityError, match="has format 99, this version reads up to 2; update trimodal"):
+    with pytest.raises(IntegrityError, match="has format 99, this version reads up to 3; update trimodal"):
         load(copied)
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from trimodal.core.storage import tensor_specs_of
-from trimodal.maths.codebook import TABLES, Codebook, fit_codebook, kmeans, make_fixed_table
+from trimodal.maths.codebook import TABLES, Codebook, find_table_name, fit_codebook, kmeans, make_fixed_table
 
 NF4 = [
     -1.0, -0.6961928, -0.5250730, -0.3949175, -0.2844414, -0.1847734, -0.0910500, 0.0,
@@ -144,3 +144,12 @@ def test_searched_scales_are_never_worse() -> None:
         found = (fit_codebook(weight, 4, 16, name, clip) for clip in ("mse", "max"))  # type: ignore[arg-type]
         mse, largest = (float((b.decode(b.encode(weight)) - weight).square().sum()) for b in found)
         assert mse < largest
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4, 8])
+def test_fixed_tables_are_known_by_their_numbers(bits: int) -> None:
+    tables = {name: make_fixed_table(name, bits) for name in ("nf", "fp", "pot", "log")}
+    for name, table in tables.items():
+        same = [other for other, found in tables.items() if found.half().equal(table.half())]
+        assert find_table_name(table.half()) in same and name in same
+    assert find_table_name(tables["nf"] * 0.5) is None

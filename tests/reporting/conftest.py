@@ -60,7 +60,7 @@ def plan() -> Plan:
         edits=(
             planned("prune.neurons", {"sparsity": 0.5, "damping": 0.01}, 4, 2, ["up", "down"]),
             Edit("distill", ("*",), {"steps": 300, "logits": 1.0, "features": 0.5, "learning_rate": 5e-4}, ()),
-            planned("quantize.rtn", {"bits": 8, "group": "channel", "grid": "symmetric"}, 4, 1.04, ["query"]),
+            planned("quantize.rtn", {"bits": 8, "group": "channel", "grid": "positive"}, 4, 1.04, ["query"]),
             planned("quantize.gptq", {"bits": 4, "group": 64, "rank": None}, 4, 0.56, ["key", "value", "output"]),
             planned("quantize.gptq", {"bits": 4, "group": 64, "rank": None}, 2, 0.28, ["up", "down"]),
         ),

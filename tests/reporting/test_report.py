@@ -277,9 +277,11 @@ def test_headings_can_be_linked_to(plan: Plan, verdict: Verdict, places: list[Pl
 
 
 def test_options_stand_there_only_where_they_differ_from_the_default(plan: Plan, verdict: Verdict) -> None:
-    edit = replace(plan.edits[2], config={"bits": 8, "group": "channel", "grid": "symmetric", "clip": "max", "rank": None})
+    edit = replace(plan.edits[2], config={"bits": 8, "group": "channel", "grid": "positive", "clip": "max", "rank": None})
     text = words(render_page(replace(plan, edits=(edit,)), verdict, [], [], name="x"))
-    assert "8 bits per weight" in text and "grid symmetric" not in text
+    assert "8 bits per weight" in text and "grid positive" not in text
+    signed = replace(edit, config={**edit.config, "grid": "symmetric"})
+    assert "grid symmetric" in words(render_page(replace(plan, edits=(signed,)), verdict, [], [], name="x"))
     named = replace(plan, edits=(replace(edit, config={"bits": 8, "grid": "nf"}),))
     assert "grid nf" in words(render_page(named, verdict, [], [], name="x"))
 
