@@ -13,7 +13,7 @@ from trimodal.core import Edit, Layout, Place, Plan, PlannedPlace
 from trimodal.errors import RecipeError, suggest_names
 from trimodal.methods import Method, get_method
 from trimodal.methods.options import build_config, config_to_dict
-from trimodal.planning.planner import FOLDED_AWAY, EditDraft, limit_certainty, list_candidates
+from trimodal.planning.planner import FOLDED_AWAY, EditDraft, limit_certainty, list_places
 
 
 def check_edits(layout: Layout, edits: Sequence[Edit], data: bool, name: str = "the plan") -> tuple[Edit, ...]:
@@ -42,12 +42,13 @@ def check_edits(layout: Layout, edits: Sequence[Edit], data: bool, name: str = "
 
 def describe_recomputed(given: Plan, checked: Plan) -> str:
     """What `checked` says otherwise than the plan that was `given`, since it follows from the edits; empty if nothing."""
-    if (given.edits, given.expected_tensor_bytes) == (checked.edits, checked.expected_tensor_bytes):
-        return ""
     known = {(number, place.name): place for number, edit in enumerate(given.edits) for place in edit.places}
     places = [(number, place) for number, edit in enumerate(checked.edits) for place in edit.places]
     other = [place.name for number, place in places if known.get((number, place.name)) != place]
-    at = f", at {', '.join(other[:3])}{' …' if len(other) > 3 else ''}" if other else ""
+    if not other and given.expected_tensor_bytes == checked.expected_tensor_bytes:
+        return ""
+    more = f" and {len(other) - 3} more places" if len(other) > 3 else ""
+    at = f", at {', '.join(other[:3])}{more}" if other else ""
     return (
         f"recomputed from the plan's edits: {given.expected_tensor_bytes:,} → {checked.expected_tensor_bytes:,} bytes of tensors{at}, "
         "and what stays untouched"
@@ -66,7 +67,7 @@ def _take_place(draft: EditDraft, found: Place, config: Any, base: dict[str, Any
 
 def _find_places(layout: Layout, method: Method, edit: Edit, where: str) -> Iterator[tuple[str, Place, dict[str, Any]]]:
     """Where in the plan each place of an edit stands, the place in `layout`, and its own options; in running order."""
-    candidates = list(list_candidates(layout, method)) if edit.places else []
+    candidates = list(list_places(layout, method)) if edit.places else []
     located: dict[int, tuple[str, dict[str, Any]]] = {}
     for number, planned in enumerate(edit.places):
         at = f"{where}.places[{number}]"

@@ -159,7 +159,7 @@ class EditDraft:
 
     def explain_refusal(self, place: Place, config: Any) -> str | None:
         """Why the method cannot work at `place` with `config`; None if it can."""
-        reason = _explain_held_weight(place) or self.method.refuse(place, config)
+        reason = explain_held_weight(place) or self.method.refuse(place, config)
         reason = reason or _explain_stale_fold(place.fold, self.earlier, self.planned)
         if reason is None and self.method.kind == "share":
             return _explain_unknown_shapes(place, self.method.forecast(place, config), self.earlier)
@@ -189,7 +189,7 @@ class EditDraft:
             )
 
 
-def _explain_held_weight(place: Place) -> str | None:
+def explain_held_weight(place: Place) -> str | None:
     """Why a weight must stay as it is: somebody reads it who is no layer. What works on a whole tower looks for itself."""
     held = None if place.whole_tower is not None else next((site for site in place.sites if site.elsewhere), None)
     return None if held is None else f"the weight of {held.path} is also {held.elsewhere}, which is read by no layer"
@@ -298,7 +298,7 @@ def _wants_uncuttable(fixed: Uncuttable, step: RecipeStep) -> bool:
 
 def _match_places(layout: Layout, step: RecipeStep) -> tuple[list[Place], list[DeclinedPlace]]:
     """The places that the step's patterns match, in running order, and the patterns of an optional step that match none."""
-    candidates = list(list_candidates(layout, step.method))
+    candidates = list(list_places(layout, step.method))
     matched = [p for p in candidates if any(_matches_pattern(p, pattern) for pattern in step.where)]
     left: list[DeclinedPlace] = []
     for pattern in step.where:
@@ -309,8 +309,8 @@ def _match_places(layout: Layout, step: RecipeStep) -> tuple[list[Place], list[D
     return matched, left
 
 
-def list_candidates(layout: Layout, method: Method) -> Iterator[Place]:
-    """All that a place of `method` can be in `layout`, in running order."""
+def list_places(layout: Layout, method: Method) -> Iterator[Place]:
+    """All places of `layout` where `method` could work, whether or not it would refuse."""
     if method.on == "site":
         for site in layout.sites:
             yield Place(site.name, (site,))
@@ -351,7 +351,7 @@ def _tower_of_label(label: str) -> tuple[str, ...]:
 
 def _explain_no_match(layout: Layout, step: RecipeStep, pattern: str) -> str:
     """What the pattern could have meant."""
-    candidates = list(list_candidates(layout, step.method))
+    candidates = list(list_places(layout, step.method))
     if not candidates and step.method.on == "fold":
         lacking = "" if layout.folds_searched else "; the model was not run: without data a module needs a method example()"
         return f"nothing was seen that could be folded{lacking}"
