@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from trimodal import pipeline
 from trimodal.errors import OutputError, RecipeError
+from trimodal.planning import read_plan_file
 
 Refused = Callable[..., Done]
 RECIPE = {
@@ -165,6 +166,18 @@ def test_what_a_person_gets_wrong(refused: Refused, inputs: tuple[Path, Path], p
     ):
         mine.write_text(json.dumps({**plan, "edits": [*plan["edits"][:2], {**plan["edits"][2], "places": [change]}]}))
         refused([*compress, "--plan", mine], mine.name, *words)
+
+
+def test_the_guides_example(inputs: tuple[Path, Path], planned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, data = inputs
+    section = (Path(__file__).parents[2] / "docs" / "guide.md").read_text(encoding="utf-8").partition("## Edit a plan by hand")[2]
+    shutil.copyfile(planned, tmp_path / "plan.json")
+    monkeypatch.chdir(tmp_path)
+    exec(section.partition("```python\n")[2].partition("```")[0], {})
+    edited = pipeline.plan(model, read_plan_file("plan.json")[0], data)
+    before, after = read(planned)["edits"][-1]["places"], edited.edits[-1].places
+    assert [place.name for place in after] == [place["name"] for place in before if place is not before[1]]
+    assert after[0].config["bits"] == 8 and after[0].bytes_after > before[0]["bytes_after"] and edited.recomputed
 
 
 def test_from_python(inputs: tuple[Path, Path], planned: Path) -> None:

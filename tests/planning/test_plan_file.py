@@ -73,6 +73,8 @@ def _set(path: str, value: Any) -> Callable[[dict[str, Any]], None]:
         ("source", KeyError, r"p\.json has no 'source'"),
         ("calibration.balance", "even", r"p\.json: calibration\.balance is 'even', but must be one of modality"),
         ("calibration.samples", 1.5, r"p\.json: calibration\.samples is 1\.5"),
+        ("calibration.samples", 0, r"p\.json: calibration\.samples is 0, but must be a whole number, 1 or more"),
+        ("calibration.sha256", None, r"p\.json: calibration\.samples is 8, but must be 0, since sha256 is null"),
         ("edits.1", "quantize.rtn", r"p\.json: edits\[1\] is 'quantize\.rtn', but must be a JSON object"),
         ("edits.1.method", "quantize.rtm", r"p\.json: edits\[1\]\.method: there is no method 'quantize\.rtm'; did you mean 'quantize\.rtn'\?"),
         ("edits.1.config.bits", "4", r"p\.json: edits\[1\]\.config: bits is '4', but must be"),

@@ -91,9 +91,11 @@ def _parse_source(part: _Part) -> dict[str, Any]:
 
 def _parse_calibration(part: _Part) -> dict[str, Any]:
     part.check_keys(("samples", "sha256", "modalities", "balance"), "samples", "sha256")
+    sha256 = part.check("sha256", lambda v: v is None or _is_digest(v), "a sha256, or null where there is no data", None)
+    few = (_is_count(0, 0), "0, since sha256 is null: there is no data") if sha256 is None else (_is_count(1), "a whole number, 1 or more")
     return {
-        "samples": part.check("samples", _is_count(0), "a whole number, 0 or more", 0),
-        "sha256": part.check("sha256", lambda v: v is None or _is_digest(v), "a sha256, or null where there is no data", None),
+        "samples": part.check("samples", *few, 0),
+        "sha256": sha256,
         "modalities": part.check("modalities", _is_texts, "a list of names", []),
         "balance": part.check("balance", _is_one_of(get_args(Balance)), f"one of {', '.join(get_args(Balance))}", "modality"),
     }
