@@ -252,7 +252,7 @@ def storage() -> Iterator[Check]:
     from trimodal.core.storage import stored_bytes
     from trimodal.layers.stored import CodedWeight
     from trimodal.maths.codebook import TABLES, fit_codebook
-    from trimodal.maths.grid import fit_grid
+    from trimodal.maths.grid import UNIFORM, fit_grid
     from trimodal.maths.integers import make_integer_grid
 
     wrong, again, sizes = [], [], []
@@ -260,15 +260,15 @@ def storage() -> Iterator[Check]:
         case = layer(seed)
         for columns, bits, group in product((256, 250), (2, 3, 4, 5, 8), ("tensor", "channel", 64)):
             weight = case.weight[:32, :columns]
-            levels: list[Any] = [fit_grid(weight, bits, group, symmetric, "mse") for symmetric in (True, False)]
+            levels: list[Any] = [fit_grid(weight, bits, group, kind, "mse") for kind in UNIFORM]
             if bits <= 4:
                 levels += [fit_codebook(weight, bits, group, grid, "mse") for grid in TABLES]
             if bits == 8:
                 levels += [fit_grid(weight, 16, group), make_integer_grid(weight.abs().amax(0) / 100)]
             for one in levels:
                 codes = one.encode(weight)
-                options = {"shape": [32, columns], "dtype": "float32", **one.options()}
-                tensors = one.tensors(codes)
+                options = {"shape": [32, columns], "dtype": "float32", **one.storage_options()}
+                tensors = one.storage_tensors(codes)
                 kept = CodedWeight(one.kind, options, tensors)()
                 wrong.append(float((kept != one.decode(codes)).sum()))
                 again.append(float((one.decode(one.encode(kept)) != kept).sum()))

@@ -90,7 +90,7 @@ def questions(model: Model, samples: Sequence[Sample]) -> Questions:
     """All of `samples` as batches."""
     import torch
 
-    from trimodal.data.reading import encode_samples
+    from trimodal.data import encode_samples
 
     batches = [encode_samples(model, samples[start : start + 250]) for start in range(0, len(samples), 250)]
     labels = {m: torch.tensor([sample.labels[m] for sample in samples]) for m in MODALITIES}
@@ -149,7 +149,7 @@ def quantization(bits: Sequence[int], seeds: Sequence[int], test: int) -> None:
     """The part `quantization`."""
     import torch
 
-    from trimodal.data.reading import choose_samples, read_samples
+    from trimodal.data import choose_samples, read_samples
     from trimodal.demo.seehearread import write_dataset
     from trimodal.demo.training import unpack_demo_model
     from trimodal.loading.load import load_from_folder

@@ -43,7 +43,7 @@ def main() -> None:
     """Print the table and the pass line."""
     import torch
 
-    from trimodal.data.reading import read_samples
+    from trimodal.data import read_samples
     from trimodal.demo.seehearread import write_dataset
     from trimodal.demo.training import unpack_demo_model
     from trimodal.loading.load import load_from_folder

@@ -124,6 +124,7 @@ def silence_(module: nn.Module, layout: Layout, label: str, kept: Sequence[int])
 def ours(name: str, folder: Path, scratch: Path) -> dict[str, Any]:
     """One model through the public pipeline, and what became of it."""
     from trimodal import pipeline
+    from trimodal.edits import CutUnits
     from trimodal.formats import open_model
     from trimodal.inventory import inspect
 
@@ -139,8 +140,8 @@ def ours(name: str, folder: Path, scratch: Path) -> dict[str, Any]:
     batch, fields = example(original), [o.field for o in original.family.outputs(original.module)]
     found = outputs(loaded.module, batch, fields)
     cut, *_ = planned_and_compressed(original, steps, [])  # the same again: the file leaves out what its configuration says
-    for step in cut.steps:
-        silence_(original.module, original.layout, step["cut"]["label"], step["cut"]["kept"])
+    for step in (step for step in cut.steps if isinstance(step, CutUnits)):
+        silence_(original.module, original.layout, step.label, step.kept)
     masked = difference(found, outputs(original.module, batch, fields))
     return {
         "parameters": after.parameters, "share": after.parameters / before.parameters,

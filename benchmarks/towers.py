@@ -32,7 +32,7 @@ MOST_LOST = 3.0
 
 def main() -> None:
     """Print the table and the pass lines."""
-    from trimodal.data.reading import choose_samples, read_samples
+    from trimodal.data import choose_samples, read_samples
     from trimodal.demo.seehearread import write_dataset
     from trimodal.demo.training import unpack_demo_model
     from trimodal.loading.load import load_from_folder

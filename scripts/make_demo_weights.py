@@ -15,15 +15,15 @@ from pathlib import Path
 
 import torch
 
-from trimodal.models.fusion import FusionModel, FusionProcessor
-from trimodal.training.loop import StepRecord
-from trimodal.training.seehearread import score_demo_model, train_demo_model
-from trimodal.writing import whole_folder
+from trimodal.demo.training import score_demo_model, train_demo_model
+from trimodal.networks.fusion import FusionModel, FusionProcessor
+from trimodal.training.loop import TrainStepRecord
+from trimodal.writing import open_atomic_folder
 
-HOME = Path(__file__).resolve().parent.parent / "src/trimodal/data/seehearread/model"
+HOME = Path(__file__).resolve().parent.parent / "src/trimodal/demo/seehearread/model"
 
 
-def show(part: str, record: StepRecord) -> None:
+def show(part: str, record: TrainStepRecord) -> None:
     """One line per hundred steps."""
     if record.step % 100 == 0:
         losses = "  ".join(f"{name} {value:.3f}" for name, value in record.parts.items())
@@ -46,7 +46,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     started = time.perf_counter()
-    with tempfile.TemporaryDirectory() as scratch, whole_folder(options.out, force=True) as out:
+    with tempfile.TemporaryDirectory() as scratch, open_atomic_folder(options.out, force=True) as out:
         pack(train_demo_model(Path(scratch), seed=options.seed, on_step=show), out)
         seconds = time.perf_counter() - started
         model = FusionModel.from_pretrained(out, dtype=torch.float32)

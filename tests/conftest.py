@@ -7,6 +7,7 @@ import copy
 import os
 import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,8 +22,8 @@ import torch
 from hypothesis import HealthCheck, settings
 from torch import Tensor, nn
 
-from trimodal.compression import compress_, run
-from trimodal.compression import solve_context as given_module
+from trimodal.compression import batches as batches_module
+from trimodal.compression import compress_, solve_context, training_steps
 from trimodal.core import Calibration, FitRecord, Layout, PlaceRecord, Plan, Sample, Source
 from trimodal.graph.fusion_discovery import discover_folds
 from trimodal.loading.load import build_model
@@ -93,6 +94,23 @@ def tiny_model() -> Callable[..., Model]:
     return tiny
 
 
+@contextmanager
+def stand_in(batches: Sequence[Mapping[str, Tensor]]) -> Iterator[list[Sample]]:
+    """Meanwhile `batches` are what the samples yielded, one for each, are encoded as."""
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (batches_module, solve_context, training_steps):
+            patch.setattr(
+                module, "make_batches", lambda model, samples, size, **rest: [batches[sample.line] for sample in samples]
+            )
+        yield [Sample(line) for line in range(len(batches))]
+
+
+@pytest.fixture(scope="session")
+def stand_in_samples() -> Callable[..., AbstractContextManager[list[Sample]]]:
+    """The function `stand_in`."""
+    return stand_in
+
+
 def carry_out(
     name: str | nn.Module | Model, steps: Sequence[Mapping[str, Any]], samples: int = 4, data: bool = True,
     given: Sequence[Mapping[str, Tensor]] = (), **recipe: Any,
@@ -115,13 +133,8 @@ def carry_out(
     source = Source(model.name, model.family.name, "", 0, before)
     calibration = Calibration(2 * samples, None, (), recipe.get("calibration", {}).get("balance", "modality"))
     plan = Plan(recipe.get("seed", 0), source, calibration, edits, before - saved)
-    with pytest.MonkeyPatch.context() as patch:
-        for module in (run, given_module):
-            patch.setattr(
-                module, "make_batches", lambda model, samples, size: [batches[sample.line] for sample in samples]
-            )
-        stand_ins = [Sample(line) for line in range(len(batches))]
-        records = compress_(model, plan, stand_ins, stand_ins, original)
+    with stand_in(batches) as samples_:
+        records = compress_(model, plan, samples_, samples_, original)
     return Compressed(model, original, plan, after, records, batches)
 
 

@@ -95,7 +95,8 @@ def test_the_first_line_comes_before_torch(tmp_path: Path) -> None:
     """Seen by what is imported when it is said."""
     code = (
         "import sys; from trimodal import cli, screen; sys.argv = ['trimodal', 'inspect', 'nowhere/at/all'];"
-        "tell = screen.Screen.print_notice; screen.Screen.print_notice = lambda self, m: (tell(self, m), print('torch' in sys.modules)); cli.main()"
+        "tell = screen.Screen.print_notice;"
+        "screen.Screen.print_notice = lambda self, m: (tell(self, m), print('torch' in sys.modules)); cli.main()"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 2 and done.stdout == "False\n" and done.stderr.startswith("reading nowhere/at/all\n")

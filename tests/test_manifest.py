@@ -41,7 +41,7 @@ def refused(folder: Path, words: str) -> None:
 
 def test_a_whole_one_loads_and_tells_the_truth(copied: Path) -> None:
     assert trimodal.load(copied) and transformers.AutoModel.from_pretrained(copied)
-    assert find_changed_side_files(copied) == [] and read_manifest(copied).format == 2
+    assert find_changed_side_files(copied) == [] and read_manifest(copied).format == 3
 
 
 @pytest.mark.parametrize("place", [0, 10, 200, -100, -70, -20, -1])
@@ -54,7 +54,7 @@ def test_every_byte_of_the_manifest_counts(copied: Path, place: int) -> None:
 
 
 @pytest.mark.parametrize("change", [
-    lambda text: text + " ", lambda text: text + "\n", lambda text: " " + text, lambda text: text.replace('"format":2', '"format":1'),
+    lambda text: text + " ", lambda text: text + "\n", lambda text: " " + text, lambda text: text.replace('"format":3', '"format":2'),
     lambda text: text.replace('"text"', '"test"'), lambda text: text[: text.rindex(',"sha256"')] + "}",
     lambda text: json.dumps(json.loads(text)),
 ])  # fmt: skip

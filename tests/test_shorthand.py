@@ -13,9 +13,10 @@ from trimodal.shorthand import short_name_of
 @pytest.mark.parametrize(
     ("method", "config", "name"),
     [
-        ("quantize.rtn", {"bits": 8, "group": "channel", "grid": "symmetric"}, "W8A16"),
-        ("quantize.rtn", {"bits": 8, "group": "tensor", "grid": "symmetric"}, "W8A16 per-tensor"),
-        ("quantize.gptq", {"bits": 4, "group": 64, "grid": "symmetric"}, "W4A16 g64"),
+        ("quantize.rtn", {"bits": 8, "group": "channel", "grid": "positive"}, "W8A16"),
+        ("quantize.rtn", {"bits": 8, "group": "channel", "grid": "symmetric"}, "W8A16 signed"),
+        ("quantize.rtn", {"bits": 8, "group": "tensor", "grid": "positive"}, "W8A16 per-tensor"),
+        ("quantize.gptq", {"bits": 4, "group": 64, "grid": "positive"}, "W4A16 g64"),
         ("quantize.gptq", {"bits": 4, "group": 128, "grid": "asymmetric"}, "W4A16 asymmetric g128"),
         ("quantize.gptq", {"bits": 4, "group": 64, "grid": "nf"}, "W4A16 NF4 g64"),
         ("quantize.awq", {"bits": 3, "group": "channel", "grid": "kmeans"}, "W3A16 k-means"),

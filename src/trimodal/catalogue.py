@@ -1,7 +1,8 @@
 """What there is to choose from, read without importing torch: the methods and the built-in recipes.
 
 The methods' descriptions stand in `catalogue.json`, which `python -m trimodal.methods` writes from the methods
-themselves; a test holds them against each other.
+themselves; a test holds them against each other. The JSON schema of a recipe, `recipe.schema.json`, is written by
+`python -m trimodal.planning` in the same way.
 """
 
 from __future__ import annotations
@@ -12,11 +13,14 @@ from functools import cache
 from importlib import resources
 from typing import Any
 
+import yaml
+
 from trimodal.errors import RecipeError, suggest_names
 from trimodal.shorthand import short_name_of
 
 Row = Mapping[str, Any]
 FILE = "catalogue.json"
+SCHEMA = "recipe.schema.json"
 
 
 @cache
@@ -49,10 +53,14 @@ def read_recipe_text(name: str) -> str | None:
     return _read_recipe_texts().get(name)
 
 
+def read_recipe_schema() -> dict[str, Any]:
+    """The JSON schema of a recipe, as plain data."""
+    found: dict[str, Any] = json.loads((resources.files("trimodal") / SCHEMA).read_text(encoding="utf-8"))
+    return found
+
+
 def name_recipe_steps(name: str) -> list[str]:
     """What the field calls the steps of a built-in recipe, each once: `W4A16 g64`."""
-    import yaml
-
     steps = yaml.safe_load(_read_recipe_texts()[name])["steps"]
     pairs = [(step, {}) if isinstance(step, str) else next(iter(step.items())) for step in steps]
     return list(dict.fromkeys(filter(None, (short_name_of(method, _with_defaults(method, config or {})) for method, config in pairs))))

@@ -22,7 +22,7 @@ from rich.table import Table
 from rich.text import Text
 
 from trimodal import __version__
-from trimodal.catalogue import describe_methods, list_recipes, name_recipe_steps
+from trimodal.catalogue import describe_methods, list_recipes, name_recipe_steps, read_recipe_schema
 from trimodal.core import Plan, Verdict, json_text
 from trimodal.errors import TrimodalError
 from trimodal.garbage import skip_final_collection
@@ -277,8 +277,22 @@ def methods(
 
 
 @add_command
-def recipes(as_json: JsonOption = False) -> None:
+def recipes(
+    as_json: JsonOption = False,
+    schema: Annotated[bool, typer.Option("--schema", help="Print the JSON schema of a recipe, for editors.")] = False,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Write the schema to this file.", show_default=False)
+    ] = None,
+) -> None:
     """List the built-in recipes, with the field's short names for their steps."""
+    if output is not None and not schema:
+        raise typer.BadParameter("it says where the schema goes, and goes with --schema", param_hint="--output")
+    if output is not None:
+        writing.write_text_atomically(output, json_text(read_recipe_schema(), indent=1, ensure_ascii=False) + "\n")
+        return
+    if schema:
+        _print_result(read_recipe_schema())
+        return
     known = list_recipes()
     rows = [(name, " + ".join(name_recipe_steps(name)), what) for name, what in known.items()]
     _print_result(known if as_json else _make_table(("recipe", "in short", "what it does"), rows))

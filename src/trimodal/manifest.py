@@ -1,6 +1,6 @@
 """The manifest of an artifact, and whether the files around it are those that were written.
 
-    trimodal.json    what the artifact is, with the sha256 of every file that decides the result, and at its end a seal: the
+    trimodal.json    what the artifact is and what is stored at every site of it, with the sha256 of every file that decides the result, and at its end a seal: the
                      sha256 of its own text without the seal
     checks.sha256    the sha256 of every file, also of those that only tell (plan, record, verdict, report, licences), as
                      `sha256sum -c checks.sha256` reads it
@@ -21,13 +21,15 @@ from typing import Any
 
 from trimodal import errors
 from trimodal.core import Layout, json_text
+from trimodal.core.stored_site import StoredSite
 from trimodal.models.files import OURS, PACKED, SINGLE, find_licence_files, walk_files
 from trimodal.writing.sums import SUMS, read_checksums, sha256, write_checksum_list
 
 MANIFEST = "trimodal.json"
 PLAN, RECORD, VERDICT, REPORT = "plan.json", "record.jsonl", "verdict.json", "report.html"
 TELLERS = (PLAN, RECORD, VERDICT, REPORT, SUMS)
-FORMAT = 2  # 1: weights always in model.safetensors, no seal
+FORMAT = 3  # 1: weights always in model.safetensors, no seal; 2: does not list what is stored, other names in the layout
+_UNLISTED = 2
 _WEIGHTS = (PACKED, OURS, SINGLE)
 _SEAL = re.compile(rb',"sha256":"([0-9a-f]{64})"\}\Z')
 _EXPORTS = ("onnx", "openvino", "litert", "coreml", "executorch")  # of other runtimes, which read nothing else here
@@ -36,7 +38,8 @@ _HARMLESS = (".md", ".html", ".log", ".png", ".jpg", ".svg", ".pdf", ".csv")
 
 @dataclass(frozen=True)
 class Manifest:
-    """What `trimodal.json` says. `factory` names the function that made the bare module, where there is no config."""
+    """What `trimodal.json` says. `factory` names the function that made the bare module, where there is no config; `stored` is
+    what is kept at every site of the layout, in its order (nothing in formats before 3)."""
 
     source: dict[str, Any]
     layout: Layout
@@ -44,11 +47,23 @@ class Manifest:
     factory: str | None
     trimodal: str
     format: int = FORMAT
+    stored: tuple[StoredSite, ...] = ()
+
+    def get_stored(self, path: str) -> StoredSite:
+        """What is stored at the site at `path`.
+
+        Raises:
+            KeyError: the manifest lists no such site.
+        """
+        found = next((site for site in self.stored if site.path == path), None)
+        if found is None:
+            raise KeyError(f"the manifest lists nothing stored at {path!r:.80}")
+        return found
 
 
 def write_manifest(folder: Path, content: Mapping[str, Any]) -> None:
-    """Write the manifest of `folder`, sealed."""
-    text = json_text({**content, "format": FORMAT}, separators=(",", ":")).encode()
+    """Write the manifest of `folder`, sealed. Without `stored` it is one of format 2, taken over from an older folder."""
+    text = json_text({**content, "format": FORMAT if "stored" in content else _UNLISTED}, separators=(",", ":")).encode()
     seal = hashlib.sha256(text).hexdigest().encode()
     (folder / MANIFEST).write_bytes(text[:-1] + b',"sha256":"' + seal + b'"}')
 
@@ -62,7 +77,8 @@ def read_manifest(folder: Path) -> Manifest:
     data = read_manifest_content(folder)
     try:
         files = {str(name): str(digest) for name, digest in data["files"].items()}
-        return Manifest(data["source"], Layout.from_json(data), files, data["factory"], data["trimodal"], data["format"])
+        stored = tuple(map(StoredSite.from_json, data["stored"])) if data["format"] >= FORMAT else ()
+        return Manifest(data["source"], Layout.from_json(data), files, data["factory"], data["trimodal"], data["format"], stored)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise _unreadable_error(folder, error) from error
 

@@ -15,6 +15,7 @@ from trimodal.compression import compress_
 from trimodal.core import Check, FitRecord, Packing, PlaceRecord, Plan, Sample, StockLoad, Verdict, json_text
 from trimodal.core.record import PackName
 from trimodal.core.showing import html_table
+from trimodal.data import Data, is_no_data
 from trimodal.errors import IntegrityError, OutputError
 from trimodal.formats import (
     check_disk_space,
@@ -53,7 +54,6 @@ from trimodal.planning import (
     check_fits_memory,
     check_floors_can_be_judged,
     check_memory_for,
-    is_no_data,
     make_plan,
     make_probe_batch,
     prepare_samples,
@@ -102,7 +102,7 @@ def inspect(model: Factory | Path, *, device: str = "cpu") -> Inventory:
 
 @leaves_process_unchanged
 def plan(
-    model: Factory | Path, recipe: RecipeSource | Plan, data: str | Path | None = None, *,
+    model: Factory | Path, recipe: RecipeSource | Plan, data: Data | None = None, *,
     seed: int | None = None, device: str = "cpu", inventory: InventorySource | None = None,
 ) -> Plan:  # fmt: skip
     """What a recipe will do to a model, every place by name. Changes nothing.
@@ -110,7 +110,7 @@ def plan(
     Args:
         model: folder, hub id, artifact or `package.module:function`.
         recipe: YAML file, name of a built-in recipe, or its content as a mapping; or a plan, which is checked and reckoned anew.
-        data: JSONL file or folder; None where nothing needs data.
+        data: JSONL file or folder, rows in memory or a source (docs/guide.md); None where nothing needs data.
         seed: replaces the recipe's.
         device: where the model is put.
         inventory: what `inspect` found of this very model, or its file; it is counted anew where there is none.
@@ -127,7 +127,7 @@ def plan(
 
 @leaves_process_unchanged
 def compress(
-    model: Factory | Path, recipe: RecipeSource | Plan | None = None, data: str | Path | None = None, out: str | Path | None = None, *,
+    model: Factory | Path, recipe: RecipeSource | Plan | None = None, data: Data | None = None, out: str | Path | None = None, *,
     plan: PlanSource | None = None, inventory: InventorySource | None = None, pack: PackName | None = None, seed: int | None = None,
     device: str = "cpu", force: bool = False, ignore_limits: bool = False, progress: Progress = ignore_progress,
     on_plan: Callable[[Plan], None] = lambda plan: None,
@@ -137,8 +137,8 @@ def compress(
     Args:
         model: folder, hub id, artifact or `package.module:function`.
         recipe: YAML file, name of a built-in recipe, or its content as a mapping.
-        data: JSONL file or folder; None where nothing needs data. Lines with `split: test`, or else a fifth of
-            the groups, are held out for verification.
+        data: JSONL file or folder, rows in memory or a source (docs/guide.md); None where nothing needs data. Lines with
+            `split: test`, or else a fifth of the groups, are held out for verification.
         out: folder to write; it is complete afterwards, or as it was before.
         plan: in place of a recipe: what `plan` made, its file or content, as it is or edited by hand. It must be for this model and
             these calibration samples; seed, number of samples, balance, pack and floors are the plan's.
@@ -202,7 +202,7 @@ def compress(
 
 @leaves_process_unchanged
 def verify(
-    out: str | Path, against: Factory | Path, data: str | Path, *,
+    out: str | Path, against: Factory | Path, data: Data, *,
     seed: int | None = None, device: str = "cpu", progress: Progress = ignore_progress,
 ) -> Verdict:  # fmt: skip
     """Measure an artifact beside the original again, and write the verdict into its folder.
@@ -293,11 +293,11 @@ def _check_new_folder(out: str | Path | None, force: bool, pack: PackName | None
     return Path(out)
 
 
-def _check_sources_stay(out: Path, model: Model, data: str | Path | None) -> None:
+def _check_sources_stay(out: Path, model: Model, data: Data | None) -> None:
     """Refuse an output place whose replacement would take the model or the data with it."""
     if model.folder is not None:
         check_not_replaced(out, model.folder, "the model")
-    if data is not None and not is_no_data(data):
+    if isinstance(data, str | Path) and not is_no_data(data):
         check_not_replaced(out, Path(data), "the data")
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 _GRIDS = {"nf": "NF", "fp": "FP", "pot": "powers of two ", "log": "log-2 "}
-_WIDTHS = {"asymmetric": " asymmetric", "kmeans": " k-means"}
+_WIDTHS = {"symmetric": " signed", "asymmetric": " asymmetric", "kmeans": " k-means"}
 
 
 def short_name_of(method: str, config: Mapping[str, Any]) -> str:
@@ -20,7 +20,7 @@ def short_name_of(method: str, config: Mapping[str, Any]) -> str:
     return "" if named is None else named(config)
 
 
-def name_bits(bits: float, group: int | str | None = None, grid: str = "symmetric", inputs: int = 16) -> str:
+def name_bits(bits: float, group: int | str | None = None, grid: str = "positive", inputs: int = 16) -> str:
     """`W4A16 g64`: bits of weights and of inputs (16: left in float), and the columns that share a scale, where not a row does."""
     name = f"W{bits:g}A{inputs}"
     if grid in _GRIDS:
@@ -37,7 +37,7 @@ def name_group(group: int | str | None) -> str:
 
 
 def _name_weight_bits(config: Mapping[str, Any]) -> str:
-    return name_bits(config.get("bits", 16), config.get("group"), config.get("grid", "symmetric"))
+    return name_bits(config.get("bits", 16), config.get("group"), config.get("grid", "positive"))
 
 
 def _name_hqq(config: Mapping[str, Any]) -> str:
@@ -47,7 +47,7 @@ def _name_hqq(config: Mapping[str, Any]) -> str:
 def _name_input_bits(config: Mapping[str, Any]) -> str:
     mode = {"static": " static", "token": " dynamic"}.get(str(config.get("mode")), "")
     inputs = int(config.get("activation_bits", 8))
-    return name_bits(config.get("bits", 8), config.get("group"), config.get("grid", "symmetric"), inputs) + mode
+    return name_bits(config.get("bits", 8), config.get("group"), config.get("grid", "positive"), inputs) + mode
 
 
 def _name_entropy(config: Mapping[str, Any]) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from trimodal.compression.run import _split_stages
+from trimodal.compression.stages import split_stages
 from trimodal.core import FitRecord, PlaceRecord
 from trimodal.errors import TrimodalError
 from trimodal.maths.error import quadratic_form, weight_error
@@ -213,7 +213,7 @@ def test_a_place_in_several_blocks_waits_for_earlier_edits_in_all_of_them(
 def test_edits_inside_of_blocks_go_in_one_sweep(compressed: Any) -> None:
     edits = compressed("llama", [{"prune.heads": {}}, {"prune.neurons": {}}, {"quantize.rtn": {"bits": 8}}]).plan.edits
     layout = compressed("llama", [{"prune.heads": {}}]).original.layout
-    assert [[number for number, _ in stage] for stage in _split_stages(edits, layout)] == [[0, 1, 2]]
+    assert [[number for number, _ in stage] for stage in split_stages(edits, layout)] == [[0, 1, 2]]
 
 
 UNSEEN: list[dict[str, Any]] = [

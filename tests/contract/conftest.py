@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import pytest
 
+FILES = ("test_contract.py", "test_trial_contract.py")
 QUICK = ("llama", "resnet", "fusion")
 EVERYWHERE = (
     "quantize.rtn", "quantize.smooth", "prune.neurons", "prune.heads",
@@ -16,7 +17,7 @@ EVERYWHERE = (
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: Sequence[pytest.Item]) -> None:
     """Mark as slow what repeats on further families what is seen on the quick ones, but for one method of each kind."""
-    for item in (item for item in items if "test_contract.py" in item.nodeid):
+    for item in (item for item in items if any(file in item.nodeid for file in FILES)):
         parameters = getattr(getattr(item, "callspec", None), "params", {})
         name, method = parameters.get("case", (parameters.get("name"), parameters.get("method")))
         asked = getattr(item, "originalname", "")

@@ -4,6 +4,7 @@ same result from the same seed, and an artifact that reloads to the same outputs
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +16,10 @@ from torch import Tensor, nn
 
 from trimodal.core import Layout, Site
 from trimodal.core.site import is_width
-from trimodal.edits.apply import cut_units_, dequantize_module_
+from trimodal.edits import TreatWeight, read_edit
+from trimodal.edits.apply import dequantize_module_
+from trimodal.edits.cut import cut_units_
+from trimodal.edits.steps import replay_step_
 from trimodal.errors import RecipeError
 from trimodal.formats import open_model, write_artifact
 from trimodal.formats.reload_check import collect_outputs
@@ -171,7 +175,7 @@ def test_nothing_else_is_touched(case: Any) -> None:
     paths = {path for place in edit.places for path in place.paths}
     touched = paths | {tied for path in paths for tied in case.original.layout.get_site(path).tied}
     labels = {place.name for place in edit.places}
-    bare = {bare.path for bare in case.original.layout.bare if bare.label in labels}
+    bare = {bare.path for bare in case.original.layout.free_parameters if bare.label in labels}
     before, after = state(case.original), state(case.model)
     left = {key for key in before if key.rpartition(".")[0] not in touched and key not in bare}
     assert left <= after.keys()
@@ -227,6 +231,18 @@ def test_artifact_reloads_to_the_same_outputs(case: Any, folders: Any, tmp_path:
     if edit.method not in FOLDS:
         names, whole = set(state(again)), set(state(case.original))
         assert names < whole if edit.method in DROPS_BLOCKS else names == whole
+
+
+def test_recorded_steps_rebuild_the_architecture(case: Any) -> None:
+    """Written and read, and carried out on the bare module, they give the names, shapes and types of the tensors, and the layout."""
+    module, layout = open_recurrent_(make_miniature(name_of(case))), case.original.layout
+    for number, step in enumerate(case.model.steps, start=1):
+        again = read_edit(json.loads(json.dumps(step.to_json())), 1 << 40)
+        assert again == step
+        layout = replay_step_(module, layout, again, number)
+    assert layout == case.model.layout
+    found, expected = ({name: (t.shape, t.dtype) for name, t in part.state_dict().items()} for part in (module, case.model.module))
+    assert found == expected
 
 
 @pytest.mark.parametrize("name", MINIATURES)
@@ -315,7 +331,8 @@ def test_masks_are_kept_by_every_later_step(
     pruned, done = compressed(name, steps[:-2]), compressed(name, steps)
     assert tensor_bytes(unique_tensors(done.model.module).values()) == done.plan.expected_tensor_bytes
     assert done.model.layout == done.expected
-    treated = [step["treat"]["path"] for step in done.model.steps]
+    treated = [step.path for step in done.model.steps if isinstance(step, TreatWeight)]
+    assert len(treated) == len(done.model.steps)
     assert len(treated) == len(set(treated))  # what a later step replaced is not replayed
     sites = [site for site in done.model.layout.sites if "kept" in _options(done, site.path)]
     assert sites
@@ -333,7 +350,7 @@ def test_masks_are_kept_by_every_later_step(
 
 
 def _options(case: Any, path: str) -> Mapping[str, Any]:
-    return next((s["treat"]["options"] for s in case.model.steps if s["treat"]["path"] == path), {})
+    return next((s.options for s in case.model.steps if s.path == path), {})
 
 
 CHAIN: list[Mapping[str, Any]] = [

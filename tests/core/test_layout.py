@@ -30,7 +30,7 @@ def test_what_stays_is_numbered_anew() -> None:
         ("net.layers.1.down", 1), ("seen", 1),
     ]  # fmt: skip
     assert left.list_labels() == ("text.0.neurons", "text.0.heads", "text.1.neurons", "text.1.heads", "image.1.neurons")
-    assert [(c.label, c.path) for c in left.counters] == [
+    assert [(c.label, c.path) for c in left.size_attributes] == [
         ("text.0.heads", "net.layers.0"),
         ("text.1.heads", "net.layers.1"),
     ]
@@ -46,7 +46,8 @@ def test_numbers_are_those_of_the_bare_architecture_after_two_steps() -> None:
     assert left.get_tower("text").numbers == (2,)
     assert left.find_original_path(layout(), "net.layers.0.up") == "net.layers.2.up"
     assert left.find_original_path(layout().drop_blocks("text", [0, 2]), "net.layers.0.up") == "net.layers.1.up"
-    assert left.find_original_path(layout(), "net.words") == "net.words" and left.find_original_path(layout(), "net.layers.0") == "net.layers.2"
+    assert left.find_original_path(layout(), "net.words") == "net.words"
+    assert left.find_original_path(layout(), "net.layers.0") == "net.layers.2"
 
 
 def test_survives_a_file() -> None:

@@ -21,8 +21,9 @@ def shown(compressed: Callable[..., Any]) -> dict[str, Any]:
     done = compressed("clip", [{"prune.heads": {"where": "image.*"}}, {"quantize.rtn": {"bits": 8}}])
     metric = Metric("image", "image", "percent", 100, 90.0, 89.0, 1.0, 0.5, 1.5)
     verdict = Verdict(
-        DiskSize(10_000_000, 2_000_000, 1, 1), (TowerSize("image", 1, 1, 1, 1),), (metric,), (Check.from_outcome("<b>same", True, "yes"),), 0
-    )
+        DiskSize(10_000_000, 2_000_000, 1, 1), (TowerSize("image", 1, 1, 1, 1),), (metric,),
+        (Check.from_outcome("<b>same", True, "yes"),), 0,
+    )  # fmt: skip
     return {
         "plan": done.plan, "inventory": inspect(done.original), "verdict": verdict,
         "result": Result(Path("out"), done.plan, tuple(done.records), verdict),

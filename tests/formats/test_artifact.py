@@ -48,7 +48,7 @@ def edit(folder: Path, rehash: bool = True, **values: Any) -> None:
     write_manifest(folder, manifest)
     if "format" in values:
         text = (folder / "trimodal.json").read_text()
-        (folder / "trimodal.json").write_text(text.replace('"format":2', f'"format":{values["format"]}'))
+        (folder / "trimodal.json").write_text(text.replace('"format":3', f'"format":{values["format"]}'))
 
 
 def test_same_model_same_bytes(whole: Path, tmp_path: Path) -> None:
@@ -121,7 +121,7 @@ def test_manifest_that_is_none(copied: Path, text: str) -> None:
         {"sites": [{"path": "a"}]},
         {"towers": 5},
         {"files": [1]},
-        {"counters": [{"run": 1}]},
+        {"size_attributes": [{"run": 1}]},
         {"sites": [[]]},
     ],
 )

@@ -15,6 +15,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from trimodal import load, pipeline
 from trimodal.core import StockLoad
+from trimodal.edits import CutUnits, MergeTokens, TreatWeight
 from trimodal.edits.steps import read_steps
 from trimodal.errors import IntegrityError
 from trimodal.formats import open_model, run_stock_check, stock_support_of
@@ -157,7 +158,7 @@ def test_what_remains_needs_trimodal_and_fits_the_changed_configuration(tmp_path
     out = compressed("llama", tmp_path, cut("neurons"), {"quantize.rtn": {"where": "*", "bits": 8}})
     assert changes(read_config(tmp_path / "llama"), unmarked(read_config(out))) == {"intermediate_size": 32}
     steps = read_steps(out / OURS)
-    assert steps and all(step["treat"]["kind"] == "quantized" for step in steps)
+    assert steps and all(isinstance(step, TreatWeight) and step.kind == "quantized" for step in steps)
     assert stock_support_of(out) == StockLoad(False, "weights are not plain tensors (quantized)")
     batch = make_miniature_batch("llama", 3)
     with_import = transformers.AutoModelForCausalLM.from_pretrained(out).eval()
@@ -169,7 +170,7 @@ def test_cuts_after_other_steps_stay(tmp_path: Path) -> None:
     low_rank = {"factorize.svd": {"where": "*.0.gate", "rank": 4}}
     out = compressed("llama", tmp_path, low_rank, cut("heads"), cut("neurons", "text.0.*"))
     steps = read_steps(out / OURS)
-    assert [next(iter(step)) for step in steps] == ["treat", "cut"]
+    assert [step.verb for step in steps] == ["treat", "cut"]
     assert "num_attention_heads" in changes(read_config(tmp_path / "llama"), read_config(out))
     assert stock_support_of(out).reason == "weights are not plain tensors (low rank)"
     assert collect_outputs(load(out), make_miniature_batch("llama", 2))
@@ -199,16 +200,16 @@ def test_numbers_that_config_json_leaves_to_the_class(tmp_path: Path) -> None:
     """Many folders on the hub do: `head_dim` follows from others, and what is as usual is not said."""
     folder = write_miniature("llama", tmp_path / "llama")
     config = read_config(folder)
-    steps = [{"cut": {"label": f"text.{block}.heads", "kept": [1]}} for block in range(2)]
+    steps = [CutUnits(f"text.{block}.heads", (1,)) for block in range(2)]
     kind = type(open_model(folder).module)
     found = find_native_config({k: v for k, v in config.items() if k != "head_dim"}, steps, kind)  # type: ignore[arg-type]
     assert not found.reason and changes(config, found.config) == {"num_attention_heads": 2, "num_key_value_heads": 1}
     resnet = {"model_type": "resnet"}  # sizes of a ResNet-50: 64, then 256 to 2,048
-    steps = [{"cut": {"label": "image.stem.channels", "kept": [0]}}]
+    steps = [CutUnits("image.stem.channels", (0,))]
     with pytest.raises(IntegrityError, match=r"recorded step 1 keeps 1 units of 'image.stem.channels'"):
         find_native_config(resnet, steps, transformers.ResNetForImageClassification)
     whole = [
-        {"cut": {"label": label, "kept": list(range(units // 2))}}
+        CutUnits(label, tuple(range(units // 2)))
         for label, units in _channels(build_meta_model(resnet, transformers.ResNetForImageClassification))
     ]
     found = find_native_config(resnet, whole, transformers.ResNetForImageClassification)
@@ -237,9 +238,10 @@ def test_attributes_must_be_the_same_but_for_sizes_that_were_cut() -> None:
 
 
 def test_why_steps_stay() -> None:
-    treated = [{"treat": {"path": name, "kind": name}} for name in ("low_rank", "dense", "codebook")]
-    assert _explain_steps([*treated, {"merge": {}}]) == "weights are not plain tensors (codebook, low rank) and tokens are merged"
-    assert _explain_steps([{"cut": {}}, treated[1]]) == "the steps that rebuild it (cut, treat) cannot change places"
+    treated = [TreatWeight(name, name, {}, (), None) for name in ("low_rank", "dense", "codebook")]
+    merged = MergeTokens("image", "matching", 0.5, 0, 0, True)
+    assert _explain_steps([*treated, merged]) == "weights are not plain tensors (codebook, low rank) and tokens are merged"
+    assert _explain_steps([CutUnits("image.0.heads", (0,)), treated[1]]) == "the steps that rebuild it (cut, treat) cannot change places"
     assert _explain_steps([]) == ""
 
 

@@ -12,7 +12,7 @@ import torch.nn.functional as functional
 from torch import Tensor, nn
 
 from trimodal.core import Layout
-from trimodal.edits.apply import cut_units_
+from trimodal.edits.cut import cut_units_
 from trimodal.graph.layout import find_layout
 
 
@@ -306,7 +306,7 @@ def test_cut_model_equals_the_masked_one(kind: type[Module], kept_of: Callable[[
 
 
 def fixed(kind: Callable[[], Module]) -> dict[str, str]:
-    return {found.label: found.reason for found in layout_of(made(kind)).fixed}
+    return {found.label: found.reason for found in layout_of(made(kind)).uncuttable}
 
 
 def test_what_cannot_be_cut_says_why() -> None:
@@ -323,7 +323,7 @@ def test_what_cannot_be_cut_says_why() -> None:
 def test_heads_whose_number_stands_in_the_code_are_left() -> None:
     layout = layout_of(made(lambda: Attention(heads=4)))
     assert layout.list_labels() == ("model.up.neurons",)
-    assert "names a size" in {f.label: f.reason for f in layout.fixed}["model.query.heads"]
+    assert "names a size" in {f.label: f.reason for f in layout.uncuttable}["model.query.heads"]
 
 
 def test_joined_layers_are_several_axes_of_one_dimension() -> None:
@@ -362,7 +362,7 @@ def test_groups_are_counted_anew() -> None:
 
 def test_without_an_example_nothing_is_labelled() -> None:
     module = nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 2))
-    assert layout_of(module).list_labels() == () and layout_of(module).fixed == ()
+    assert layout_of(module).list_labels() == () and layout_of(module).uncuttable == ()
 
 
 def test_a_module_that_looks_at_values_says_so() -> None:
@@ -378,7 +378,7 @@ def test_a_module_that_looks_at_values_says_so() -> None:
             return out
 
     layout = layout_of(Looks())
-    assert layout.list_labels() == () and "does not run on tensors without values" in layout.fixed[0].reason
+    assert layout.list_labels() == () and "does not run on tensors without values" in layout.uncuttable[0].reason
 
 
 def test_tied_weights_stay() -> None:
@@ -395,4 +395,4 @@ def test_tied_weights_stay() -> None:
             out: Tensor = self.scores(self.words(x))
             return out
 
-    assert [f.reason for f in layout_of(Tied()).fixed] == ["its weight is tied to scores"]
+    assert [f.reason for f in layout_of(Tied()).uncuttable] == ["its weight is tied to scores"]

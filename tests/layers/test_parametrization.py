@@ -18,7 +18,7 @@ from trimodal.layers import (
     remove_parametrization_,
 )
 from trimodal.layers.stored import Store
-from trimodal.maths.grid import fit_grid
+from trimodal.maths.grid import Uniform, fit_grid
 from trimodal.maths.packing import pack_codes
 
 
@@ -39,9 +39,9 @@ LAYERS: dict[str, tuple[Callable[[], nn.Module], Callable[[], Tensor]]] = {
 }
 
 
-def quantized(weight: Tensor, group: int | str = "channel", symmetric: bool = True) -> CodedWeight:
+def quantized(weight: Tensor, group: int | str = "channel", kind: Uniform = "positive") -> CodedWeight:
     flat = weight.detach().flatten(1)
-    grid = fit_grid(flat, 4, group, symmetric)
+    grid = fit_grid(flat, 4, group, kind)
     options = {**grid.storage_options(), "shape": list(weight.shape), "dtype": "float32"}
     return CodedWeight(grid.kind, options, grid.storage_tensors(grid.encode(flat)))
 
@@ -55,8 +55,8 @@ def sparse(weight: Tensor) -> SparseWeight:
 
 STORES: dict[str, Callable[[Tensor], Store]] = {
     "quantized": quantized,
-    "grouped": lambda weight: quantized(weight, 8, symmetric=False),
-    "tensor": lambda weight: quantized(weight, "tensor", symmetric=False),
+    "grouped": lambda weight: quantized(weight, 8, kind="asymmetric"),
+    "tensor": lambda weight: quantized(weight, "tensor", kind="asymmetric"),
     "sparse": sparse,
 }
 

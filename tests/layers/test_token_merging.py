@@ -10,8 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from trimodal.core import Merge
-from trimodal.edits.apply import merge_tower_tokens_
+from trimodal.edits import MergeTokens
 from trimodal.errors import TrimodalError
 from trimodal.layers import has_token_merging
 from trimodal.models.families import family_of
@@ -23,7 +22,7 @@ def encoder(name: str = "clip", **changes: Any) -> tuple[Any, Any]:
     plain: Any = make_miniature(name)
     merging = copy.deepcopy(plain)
     how = {"kind": "matching", "share": 8 / 17, "first": 0, "last": 0, "proportional": True, **changes}
-    merge_tower_tokens_(merging, family_of(merging).describe(merging), Merge("image", **how))
+    MergeTokens("image", **how).apply_(merging, family_of(merging).describe(merging))
     return plain.vision_model.encoder, merging.vision_model.encoder
 
 

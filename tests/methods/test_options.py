@@ -10,13 +10,13 @@ import pytest
 from trimodal.errors import RecipeError
 from trimodal.methods import METHODS
 from trimodal.methods import get_method as by_name
-from trimodal.methods.options import build_config, config_to_dict, describe_options, option
+from trimodal.methods.options import build_config, config_to_dict, describe_options, make_options_model, option
 
 PLACE = "r.yaml: step 1 (quantize.rtn)"
 
 
-def made(name: str, **values: Any) -> Any:
-    return build_config(by_name(name).config, values, PLACE)
+def made(method: str, **values: Any) -> Any:
+    return build_config(by_name(method).config, values, PLACE)
 
 
 @pytest.mark.parametrize("values", [
@@ -58,11 +58,14 @@ def test_allowed_values_are_taken(values: dict[str, Any]) -> None:
     ("distill", {"steps": 0}, r"steps is 0, but must be 1 or more steps"),
     ("distill", {"temperature": 0}, r"temperature is 0, but must be 0.1 to 20"),
     ("distill", {"learning_rate": float("inf")}, r"learning_rate is inf"),
+    ("distill", {"logits": float("inf")}, r"logits is inf, but must be 0 or more"),
+    ("quantize.rtn", {1: 4}, r"has no option '1'; known: "),
+    ("quantize.rtn", {"bits": 1, "bias": 1, "bitz": 1}, r"has no option 'bitz'; did you mean 'bits'\?$"),
     ("distill", {"learning_rate": "1e-3"}, r"learning_rate is '1e-3', .*write 1.0e-3"),
 ])  # fmt: skip
 def test_mistake_is_named_with_its_place_and_what_is_expected(name: str, values: dict[str, Any], message: str) -> None:
     with pytest.raises(RecipeError, match=message) as caught:
-        made(name, **values)
+        build_config(by_name(name).config, values, PLACE)
     assert str(caught.value).startswith(PLACE)
 
 
@@ -81,6 +84,33 @@ def test_option_without_default_must_be_given() -> None:
     with pytest.raises(RecipeError, match="here needs the option 'rank': how many"):
         build_config(Config, {}, "here")
     assert describe_options(Config)[0]["required"] is True
+
+
+def test_model_says_what_the_options_say() -> None:
+    @dataclass(frozen=True)
+    class Config:
+        rank: int = option(..., "how many", low=1, unit="columns")
+        bits: int = option(8, "per weight", low=2, high=8, choices=(16,), search=(4, 8))
+        group: int | str = option("channel", "that share", low=8, choices=("channel",))
+        energy: float | None = option(None, "to keep", low=0.0, high=1.0)
+
+    schema = make_options_model(Config).model_json_schema()
+    assert schema["required"] == ["rank"] and schema["additionalProperties"] is False
+    found = {name: {key: value for key, value in part.items() if key != "title"} for name, part in schema["properties"].items()}
+    assert found == {
+        "rank": {"type": "integer", "minimum": 1, "description": "how many (columns)"},
+        "bits": {
+            "anyOf": [{"type": "integer", "minimum": 2, "maximum": 8}, {"const": 16, "type": "integer"}],
+            "default": 8, "description": "per weight", "examples": [4, 8],
+        },
+        "group": {
+            "anyOf": [{"type": "integer", "minimum": 8}, {"const": "channel", "type": "string"}],
+            "default": "channel", "description": "that share",
+        },
+        "energy": {
+            "anyOf": [{"type": "number", "minimum": 0.0, "maximum": 1.0}, {"type": "null"}], "default": None, "description": "to keep",
+        },
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("known", METHODS, ids=lambda m: m.name)

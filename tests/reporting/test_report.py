@@ -224,7 +224,10 @@ def test_refuses_a_folder_without_its_files(
         report(tmp_path / "none")
     out = artifact(plan, verdict)
     (out / "record.jsonl").write_text(json.dumps({"kind": "place", "surprise": 1}) + "\n")
-    with pytest.raises(IntegrityError, match="place line"):
+    with pytest.raises(IntegrityError, match=r"record\.jsonl, line 1 \(a place line\): there is an unknown key 'surprise'"):
+        report(out)
+    (out / "record.jsonl").write_text('{"kind": "something newer"}\n{"kind": "pl')
+    with pytest.raises(IntegrityError, match=r"record\.jsonl, line 2 is not valid JSON"):
         report(out)
     (out / "record.jsonl").write_text('{"kind": "something newer"}\n\n')
     report(out)
@@ -277,7 +280,8 @@ def test_options_stand_there_only_where_they_differ_from_the_default(plan: Plan,
     edit = replace(plan.edits[2], config={"bits": 8, "group": "channel", "grid": "symmetric", "clip": "max", "rank": None})
     text = words(render_page(replace(plan, edits=(edit,)), verdict, [], [], name="x"))
     assert "8 bits per weight" in text and "grid symmetric" not in text
-    assert "grid nf" in words(render_page(replace(plan, edits=(replace(edit, config={"bits": 8, "grid": "nf"}),)), verdict, [], [], name="x"))
+    named = replace(plan, edits=(replace(edit, config={"bits": 8, "grid": "nf"}),))
+    assert "grid nf" in words(render_page(named, verdict, [], [], name="x"))
 
 
 def test_the_tower_that_lost_most_leads_whatever_its_layers_say(

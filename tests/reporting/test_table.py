@@ -12,6 +12,8 @@ from trimodal.reporting import make_inventory_table, make_summary
 from trimodal.reporting.advice import CommandNames, suggest_next_steps
 from trimodal.reporting.table import summarize_untouched
 
+LONG_NAMES = CommandNames("a-folder-with-a-long-name", "org/clip", "pairs.jsonl")
+
 
 def printed(table: Group) -> str:
     console = Console(width=120, record=True, file=None, quiet=False)
@@ -30,8 +32,8 @@ def test_summary(plan: Plan, verdict: Verdict) -> None:
 def test_commands_are_not_broken_on_a_narrow_terminal(plan: Plan, verdict: Verdict) -> None:
     console = Console(width=40)
     with console.capture() as capture:
-        console.print(make_summary(verdict, plan, CommandNames("a-folder-with-a-long-name", "org/clip", "pairs.jsonl")), crop=False)
-    commands = [step.command for step in suggest_next_steps(plan, verdict, CommandNames("a-folder-with-a-long-name", "org/clip", "pairs.jsonl"))]
+        console.print(make_summary(verdict, plan, LONG_NAMES), crop=False)
+    commands = [step.command for step in suggest_next_steps(plan, verdict, LONG_NAMES)]
     assert all(command in capture.get() for command in commands) and max(map(len, commands)) > 40
 
 

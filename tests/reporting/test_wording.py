@@ -63,7 +63,8 @@ def test_a_change_stands_with_its_own_interval() -> None:
 
 
 def test_shares() -> None:
-    assert [wording.format_share(part, 1000) for part in (0, 0.4, 4, 96, 850, 1000)] == ["0 %", "under 0.1 %", "0.4 %", "9.6 %", "85 %", "100 %"]
+    shown = [wording.format_share(part, 1000) for part in (0, 0.4, 4, 96, 850, 1000)]
+    assert shown == ["0 %", "under 0.1 %", "0.4 %", "9.6 %", "85 %", "100 %"]
 
 
 def test_settings_in_words() -> None:
@@ -95,7 +96,8 @@ def test_zeros_and_packed_layers_are_not_sold_as_speed(plan: Plan) -> None:
 
 
 def test_how_a_folder_is_loaded_that_stock_transformers_cannot_read() -> None:
-    assert wording.describe_stock(StockLoad(False, "weights are not plain tensors (integers)")).endswith("; import trimodal first, or use trimodal.load")
+    integers = StockLoad(False, "weights are not plain tensors (integers)")
+    assert wording.describe_stock(integers).endswith("; import trimodal first, or use trimodal.load")
     assert wording.describe_stock(StockLoad(False, "its weights are entropy-coded")).endswith("coded; use trimodal.load")
     assert wording.describe_stock(StockLoad(True)).endswith("yes")
 

@@ -12,6 +12,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from trimodal.core import DiskSize, Layout, Metric, Sample, Site, Tower
+from trimodal.data import BatchLimits
 from trimodal.errors import DataError, ModelError
 from trimodal.models.model import Family, LoadedSample, Model, Output, Processors
 from trimodal.verification import check_comparable, compare_models, comparison, make_verdict
@@ -204,7 +205,7 @@ def test_scores_over_a_vocabulary_are_never_large(monkeypatch: pytest.MonkeyPatc
     parted = compare_models(model(first), model(second), numbers(12), batch_size=12, seed=0)
     assert first.sizes == second.sizes == [5, 5, 2]
     assert whole.metrics == parted.metrics
-    monkeypatch.setattr(comparison, "BATCH_TOKENS", 3 * 8)
+    monkeypatch.setattr(comparison, "VERIFICATION", BatchLimits(12, 3 * 8))
     compare_models(model(first), model(second), numbers(12), batch_size=12, seed=0)
     assert first.sizes[3:] == [3, 3, 3, 3]
 

@@ -1,6 +1,8 @@
-"""Compress: carry out a plan on a model."""
+"""Compress: carry out a plan on a model, or try what options would do at a place of it."""
 
-from trimodal.compression.run import Progress, compress_
-from trimodal.core.record import LEFT_ALONE
+from trimodal.compression.options import open_context, try_place
+from trimodal.compression.progress import Progress
+from trimodal.compression.run import compress_
+from trimodal.compression.trial import Trial, apply_trial_
 
-__all__ = ["LEFT_ALONE", "Progress", "compress_"]
+__all__ = ["Progress", "Trial", "apply_trial_", "compress_", "open_context", "try_place"]

@@ -23,16 +23,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from itertools import groupby
 
 import torch
 from torch import Tensor
 
-from trimodal.compression.solve_context import SolveContext, Task, locate_block, weights_of
+from trimodal.compression.solve_context import SolveContext, Task, locate_block
 from trimodal.core import Edit, Layout, Place
 from trimodal.errors import TrimodalError
 from trimodal.methods import get_method
-from trimodal.methods.prune.scope import RANKED
+from trimodal.methods.options import build_config
+from trimodal.methods.scope import RANKED, is_ranked
 from trimodal.planning import place_of
 
 MOST = 0.95  # of a place's units can go, or the step's sparsity if that is more
@@ -56,28 +56,24 @@ class ScorePool:
     most: int
 
 
-def is_ranked(edit: Edit) -> bool:
-    """Whether the edit's places are ranked together."""
-    scopes = {edit.config.get("scope"), *(place.config.get("scope") for place in edit.places)}
-    return get_method(edit.method).scores is not None and not scopes.isdisjoint(RANKED)
+def has_ranked_places(edit: Edit) -> bool:
+    """Whether places of the edit are ranked together."""
+    used = get_method(edit.method)
+    configs = [edit.config, *({**edit.config, **place.config} for place in edit.places)]
+    return used.scores is not None and any(is_ranked(build_config(used.config, values, edit.method)) for values in configs)
 
 
-def allocate_sparsity(given: SolveContext, tell: Callable[[str], None] = lambda what: None) -> list[Task]:
-    """The tasks that are `given` something, those that are ranked together each with a sparsity of its own."""
-    here = [task for task in given.tasks if task.method.scores and getattr(task.config, "scope", "") in RANKED]
+def allocate_sparsity(context: SolveContext, tell: Callable[[str], None] = lambda what: None) -> list[Task]:
+    """The tasks of `context`, those that are ranked together each with a sparsity of its own."""
+    here = [task for task in context.tasks if task.method.scores and is_ranked(task.config)]
     pools: dict[str, ScorePool] = {}
-    found = [(task, given.find_place(task)) for task in here]
-    for _, group in groupby(sorted(found, key=_locate_pair), key=_locate_pair):
-        tasks, places = zip(*group, strict=True)
-        tell(f"{tasks[0].method.name}: scores at {places[0].name}")
-        seen = given.observe_places(tasks, places, errors=False)
-        for task, place in zip(tasks, places, strict=True):
-            statistic = given.select_statistic(task, place, seen.get(place.observed_site.path, {}))
-            scores = task.method.scores(place, weights_of(given.model, place), statistic, task.config)
-            if scores is not None and scores.any():
-                pools[task.planned.name] = make_score_pool(task, place, scores)
-    shares = _allocate_shares(given.model.layout, here, pools)
-    return [_apply_share(task, shares) if task in here else task for task in given.tasks]
+    found = sorted(((task, context.find_place(task)) for task in here), key=_locate_pair)
+    for problem in context.iterate_problems(found, "scores at", tell):
+        scores = problem.score_units()
+        if scores is not None and scores.any():
+            pools[problem.task.planned.name] = make_score_pool(problem.task, problem.place, scores)
+    shares = _allocate_shares(context.model.layout, here, pools)
+    return [_apply_share(task, shares) if task in here else task for task in context.tasks]
 
 
 def _locate_pair(pair: tuple[Task, Place]) -> tuple[str, int]:

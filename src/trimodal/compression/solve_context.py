@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import groupby
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from trimodal.compression.activations import Activations
 from trimodal.compression.sensitivity import Examples, mask_gradients, weight_gradients
-from trimodal.core import Edit, Place, PlannedPlace, Sample, Site
+from trimodal.core import Change, Edit, Place, PlannedPlace, Sample, Site
 from trimodal.data import batch_samples as make_batches
-from trimodal.errors import UnreachedError
+from trimodal.edits.fold import collect_fold_tensors
+from trimodal.errors import TrimodalError, UnreachedError
 from trimodal.layers import SparseWeight
 from trimodal.methods import Method, get_method
 from trimodal.methods.options import build_config
@@ -39,7 +41,7 @@ SeenAt = Mapping[str, Mapping[str, Seen]]
 
 @dataclass(frozen=True)
 class Task:
-    """One place of one edit; `note` goes into its record, and `lent` is given to its method with the weights."""
+    """One place of one edit; `note` goes into its record, and `shared_codebook` is given to its method with the weights."""
 
     edit: int
     method: Method
@@ -56,6 +58,29 @@ def make_tasks(number: int, edit: Edit) -> list[Task]:
         Task(number, used, build_config(used.config, {**edit.config, **planned.config}, edit.method), planned)
         for planned in edit.places
     ]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What a method is given at a place: the `weights` of its sites in float32 by name, and the `statistic` that it wants, if
+    there is one."""
+
+    task: Task
+    place: Place
+    weights: Mapping[str, Tensor]
+    statistic: Statistic | None
+
+    def solve(self) -> Change:
+        """What the method makes of it."""
+        solve = self.task.method.solve
+        if solve is None:
+            raise TrimodalError(f"{self.task.method.name} has nothing to solve at {self.place.name}")
+        return solve(self.place, {**self.weights, **self.task.shared_codebook}, self.statistic, self.task.config)
+
+    def score_units(self) -> Tensor | None:
+        """What the removal of each unit costs, (k,) for the units that are left; None where the method cannot say."""
+        scores = self.task.method.scores
+        return None if scores is None else scores(self.place, self.weights, self.statistic, self.task.config)
 
 
 @dataclass
@@ -81,22 +106,42 @@ class SolveContext:
     def observe_places(self, tasks: Sequence[Task], places: Sequence[Place], errors: bool = True) -> SeenAt:
         """Statistics of the inputs at the `places` of `tasks`, by path and modality. With `errors` the second moment is
         taken everywhere, asked for or not, so that output errors can be measured; of an embedding which rows were used,
-        and of a convolution in groups the moment of each."""
+        and of a convolution in groups the moment of each. Of what a method surveys or folds nothing is taken."""
         wants: dict[str, StatisticKind] = {}
         for task, place in zip(tasks, places, strict=True):
+            if not self.activations.batches or not _is_observed(task, place):
+                continue
             site = place.observed_site
-            if errors and self.activations.batches and place.whole_tower is None and place.fold is None:
+            if errors:
                 wants |= _statistics_for_errors(place)
-            if self.activations.batches and place.whole_tower is None and place.fold is None and has_moment(site):
-                wanted = task.method.wants(place, task.config)
-                if errors or wanted not in (None, "gradient", "mask"):
-                    wants[site.path] = "moment" if wanted in (None, "norm", "gradient", "mask") else wanted
+            if has_moment(site) and (errors or task.method.wants(place, task.config) not in (None, "gradient", "mask")):
+                wants[site.path] = choose_observation(task, place)
         seen: dict[str, Mapping[str, Seen]] = {}
-        observed = [place.observed_site for place in places if place.observed_site.path in wants]
+        here = [place for task, place in zip(tasks, places, strict=True) if _is_observed(task, place)]
+        observed = [place.observed_site for place in here if place.observed_site.path in wants]
         observed += [replace(s, path=path) for s in observed if s.kind == "embedding" for path in s.tied if path in wants]
-        for _, sites in groupby(sorted(observed, key=locate_block), key=locate_block):
-            seen |= self.activations.collect_statistics(list(sites), wants)
+        with keep_modes(self.model.module):
+            for _, sites in groupby(sorted(observed, key=locate_block), key=locate_block):
+                seen |= self.activations.collect_statistics(list(sites), wants)
         return seen
+
+    def iterate_problems(self, pairs: Sequence[tuple[Task, Place]], what: str, tell: Callable[[str], None]) -> Iterator[Problem]:
+        """What the methods of `pairs` are given with the model as it is, before anything is solved. Neighbours in one block
+        are observed together, and no output error can be told from it; `tell` hears `what` this is for, and where."""
+        for _, group in groupby(pairs, key=lambda pair: locate_block(pair[1].observed_site)):
+            tasks, places = zip(*group, strict=True)
+            tell(f"{tasks[0].method.name}: {what} {places[0].name}")
+            seen = self.observe_places(tasks, places, errors=False)
+            for task, place in zip(tasks, places, strict=True):
+                statistic = self.select_statistic(task, place, seen.get(place.observed_site.path, {}))
+                yield Problem(task, place, self.read_weights(place), statistic)
+
+    def read_weights(self, place: Place) -> dict[str, Tensor]:
+        """What a method may read at a place, in float32 by name: weights and biases of its sites; of a fold all tensors of
+        its layers; of a whole tower nothing."""
+        if place.fold is not None:
+            return collect_fold_tensors(self.model.module, place.fold)
+        return {} if place.whole_tower is not None else weights_of(self.model, place)
 
     def select_statistic(self, task: Task, place: Place, seen: Mapping[str, Seen]) -> Statistic | None:
         """What the task's method wants, out of what was `seen` at its place; None where it wants nothing, or can do
@@ -131,10 +176,12 @@ class SolveContext:
     def _get_gradient(self, place: Place) -> WeightGradient | None:
         """The gradient of the place's observed weight. Where it is not known, or is of a weight that was cut since, it is
         taken for all plain weights that this sweep ranks so, at the model as it is now."""
-        path, shape = place.observed_site.path, (place.observed_site.rows, place.observed_site.columns)
+        site = place.observed_site
+        path, shape = site.path, (site.rows, site.columns)
         known = self._gradients.get(path)
         if known is None or (known.rows, known.columns) != shape:
             paths = [p.observed_site.path for p in self._find_places_wanting("gradient")]
+            paths += [path] if site.stored == "dense" else []
             self._gradients = weight_gradients(self.model, self._make_examples(), dict.fromkeys(paths), self.seed)
         return self._gradients.get(path)
 
@@ -145,7 +192,7 @@ class SolveContext:
         if self.samples and (known is None or axis is None or known.units != axis.units_of(place.name)):
             readers = {
                 p.name: {site.path: torch.tensor(site.unit_columns(p.name)) for site in p.consumers}
-                for p in self._find_places_wanting("mask")
+                for p in (*self._find_places_wanting("mask"), place)
             }
             self._masks = mask_gradients(self.model, self._make_examples(), readers, self.seed)
         return self._masks.get(place.name)
@@ -160,6 +207,28 @@ class SolveContext:
         """Up to 64 samples, each with the batch that it makes alone."""
         samples = self.samples[:: -(-len(self.samples) // GRADIENT_SAMPLES)] if self.samples else ()
         return ((sample, batch) for sample in samples for batch in make_batches(self.model, [sample], 1))
+
+
+@contextmanager
+def keep_modes(module: nn.Module) -> Iterator[None]:
+    """Meanwhile parts of `module` may be set to training or evaluation; afterwards they are what they were."""
+    was = [(part, part.training) for part in module.modules()]
+    try:
+        yield
+    finally:
+        for part, training in was:
+            part.training = training
+
+
+def choose_observation(task: Task, place: Place) -> StatisticKind:
+    """What is taken of the place's input: what the method wants, or the second moment where that tells as much."""
+    wanted = task.method.wants(place, task.config)
+    return "moment" if wanted is None or wanted in ("norm", "gradient", "mask") else wanted
+
+
+def _is_observed(task: Task, place: Place) -> bool:
+    """Whether the input of the place's observed site says anything: not of towers and folds, and not to what surveys."""
+    return place.whole_tower is None and place.fold is None and task.method.survey is None
 
 
 def has_moment(site: Site) -> bool:

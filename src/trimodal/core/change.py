@@ -1,4 +1,4 @@
-"""What a method returns: pure data that `compression/apply.py`, alone, turns into a changed model."""
+"""What a method returns: pure data that the edits in `edits/`, alone, turn into a changed model."""
 
 from __future__ import annotations
 

@@ -8,6 +8,8 @@ from typing import Any
 
 from trimodal.core.site import Axis, Fold, Site, Tower
 
+_OLD_NAMES = {"counters": "size_attributes", "fixed": "uncuttable", "bare": "free_parameters"}  # in manifests of formats 1 and 2
+
 
 @dataclass(frozen=True)
 class SizeAttribute:
@@ -39,17 +41,17 @@ class Uncuttable:
 
 @dataclass(frozen=True)
 class Layout:
-    """Towers and sites of one model. Sites stand in running order. `fixed` tells of units that were looked at and cannot
-    be cut, `bare` of parameters in no site that are cut with a label. `folds` are known only after `graph/fusion_discovery.py` has
-    looked (`watched`: it could run the model), and are no part of what the layout is."""
+    """Towers and sites of one model. Sites stand in running order. `uncuttable` tells of units that were looked at and cannot
+    be cut, `free_parameters` of parameters in no site that are cut with a label. `folds` are known only after
+    `graph/fusion_discovery.py` has looked (`folds_searched`: it could run the model), and are no part of what the layout is."""
 
     towers: tuple[Tower, ...]
     sites: tuple[Site, ...]
-    counters: tuple[SizeAttribute, ...] = field(default=())
-    fixed: tuple[Uncuttable, ...] = field(default=())
+    size_attributes: tuple[SizeAttribute, ...] = field(default=())
+    uncuttable: tuple[Uncuttable, ...] = field(default=())
     folds: tuple[Fold, ...] = field(default=(), compare=False)
     folds_searched: bool = field(default=False, compare=False)
-    bare: tuple[FreeParameter, ...] = field(default=())
+    free_parameters: tuple[FreeParameter, ...] = field(default=())
 
     def get_site(self, path: str) -> Site:
         """The site whose module stands at `path`."""
@@ -100,8 +102,8 @@ class Layout:
         return replace(
             self,
             sites=tuple(map(freed, self.sites)),
-            bare=tuple(bare for bare in self.bare if bare.label != label),
-            fixed=(*self.fixed, Uncuttable(label, reason)),
+            free_parameters=tuple(bare for bare in self.free_parameters if bare.label != label),
+            uncuttable=(*self.uncuttable, Uncuttable(label, reason)),
         )
 
     def mark_tokens_merged(self, tower: str) -> Layout:
@@ -145,12 +147,12 @@ class Layout:
                 for site in self.sites
                 if site.tower != tower or site.block is None or site.block in stays
             ),
-            counters=tuple(
+            size_attributes=tuple(
                 replace(c, label=_renumber_label(c.label, tower, stays), path=_renumber_path(c.path, whole.blocks, stays))
-                for c in self.counters
+                for c in self.size_attributes
                 if not goes(c.label)
             ),
-            fixed=tuple(replace(f, label=_renumber_label(f.label, tower, stays)) for f in self.fixed if not goes(f.label)),
+            uncuttable=tuple(replace(f, label=_renumber_label(f.label, tower, stays)) for f in self.uncuttable if not goes(f.label)),
             folds=tuple(_mark_fold_uncertain(fold, whole) for fold in self.folds),
         )
 
@@ -173,23 +175,24 @@ class Layout:
         return {
             "towers": [asdict(tower) for tower in self.towers],
             "sites": [_omit_defaults(site) for site in self.sites],
-            "counters": [_omit_defaults(counter) for counter in self.counters],
-            **({"fixed": [asdict(fixed) for fixed in self.fixed]} if self.fixed else {}),
-            **({"bare": [asdict(bare) for bare in self.bare]} if self.bare else {}),
+            "size_attributes": [_omit_defaults(attribute) for attribute in self.size_attributes],
+            **({"uncuttable": [asdict(units) for units in self.uncuttable]} if self.uncuttable else {}),
+            **({"free_parameters": [asdict(parameter) for parameter in self.free_parameters]} if self.free_parameters else {}),
         }
 
     @staticmethod
     def from_json(data: dict[str, Any]) -> Layout:
-        """The inverse of `to_json`."""
+        """The inverse of `to_json`; the names of manifests before format 3 are read too."""
+        data = {_OLD_NAMES.get(name, name): value for name, value in data.items()}
         return Layout(
             towers=tuple(
                 Tower(**{**t, **{name: tuple(t.get(name, ())) for name in ("blocks", "prefixes", "numbers")}})
                 for t in data["towers"]
             ),
             sites=tuple(_site_from_json(s) for s in data["sites"]),
-            counters=tuple(SizeAttribute(**c) for c in data["counters"]),
-            fixed=tuple(Uncuttable(**f) for f in data.get("fixed", ())),
-            bare=tuple(FreeParameter(**b) for b in data.get("bare", ())),
+            size_attributes=tuple(SizeAttribute(**c) for c in data["size_attributes"]),
+            uncuttable=tuple(Uncuttable(**f) for f in data.get("uncuttable", ())),
+            free_parameters=tuple(FreeParameter(**b) for b in data.get("free_parameters", ())),
         )
 
 

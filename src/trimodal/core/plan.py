@@ -27,8 +27,8 @@ class Place:
     """Where one edit works: a site, the sites that share an axis label, the sites of a tower, the sites of a fold (what
     goes first, then what takes it over), or the whole model.
 
-    `observed` is the site whose input the method's statistics are taken from: the site itself, or for an axis
-    the first one that consumes it. `bare` are the parameters in no site that share the label.
+    `observed_site` is the site whose input the method's statistics are taken from: the site itself, or for an axis
+    the first one that consumes it. `free_parameters` are the parameters in no site that share the label.
     """
 
     name: str
@@ -41,7 +41,7 @@ class Place:
     @staticmethod
     def for_label(layout: Layout, label: str) -> Place:
         """All that carries `label`."""
-        bare = tuple(bare for bare in layout.bare if bare.label == label)
+        bare = tuple(bare for bare in layout.free_parameters if bare.label == label)
         return Place(label, tuple(layout.find_label_sites(label)), label, free_parameters=bare)
 
     @property
@@ -188,7 +188,8 @@ class Plan:
 
     def _repr_html_(self) -> str:
         rows = [
-            (edit.method, short_name_of(edit.method, edit.config), ", ".join(edit.where), f"{len(edit.places):,}", f"{len(edit.left_alone):,}",
+            (edit.method, short_name_of(edit.method, edit.config), ", ".join(edit.where),
+             f"{len(edit.places):,}", f"{len(edit.left_alone):,}",
              format_size(sum(p.bytes_before for p in edit.places)), format_size(sum(p.bytes_after for p in edit.places)))
             for edit in self.edits
         ]  # fmt: skip

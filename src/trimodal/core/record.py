@@ -11,12 +11,15 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from trimodal.core.showing import format_size, html_table
-from trimodal.core.untouched import UntouchedTensors
+from trimodal.core.untouched import DERIVED, UntouchedTensors
+from trimodal.core.validation import Measured, omit_keys, read_record
+from trimodal.errors import IntegrityError
 
 Unit = Literal["percent", "cosine"]
 Status = Literal["passed", "failed", "not run"]
 Aspect = Literal["integrity", "quality"]
 PackName = Literal["plain", "entropy"]
+VERDICT_FORMAT = 2
 LEFT_ALONE = "left alone: "  # how the note begins of a place that could not be worked on after all
 
 
@@ -35,12 +38,12 @@ class PlaceRecord:
     block: int | None
     bytes_before: int
     bytes_after: int
-    error: dict[str, float]
+    error: dict[str, Measured]
     weight_error: float | None
     tokens: dict[str, int]
     seconds: float
     notes: tuple[str, ...] = ()
-    kind: str = "place"
+    kind: Literal["place"] = "place"
     unmeasured: str = ""
 
 
@@ -51,9 +54,9 @@ class FitRecord:
     edit: int
     method: str
     step: int
-    losses: dict[str, float]
+    losses: dict[str, Measured]
     seconds: float
-    kind: str = "fit"
+    kind: Literal["fit"] = "fit"
 
 
 @dataclass(frozen=True)
@@ -67,9 +70,9 @@ class Metric:
     modality: str
     unit: Unit
     samples: int
-    before: float
-    after: float
-    drop: float
+    before: Measured
+    after: Measured
+    drop: Measured
     drop_low: float | None
     drop_high: float | None
     note: str = ""
@@ -164,13 +167,6 @@ class Check:
         """Whether it was run and found wrong."""
         return self.status == "failed"
 
-    @staticmethod
-    def from_json(data: dict[str, Any]) -> Check:
-        """A check of a `verdict.json`; those of format 1 knew but passed and failed."""
-        if "passed" in data:
-            return Check.from_outcome(data["name"], data["passed"], data["detail"])
-        return Check(data["name"], data["status"], data["detail"], data["about"])
-
 
 @dataclass(frozen=True, repr=False)
 class Verdict:
@@ -193,11 +189,11 @@ class Verdict:
     machine: Machine | None = None
     peak_bytes: int | None = None
     left_out: tuple[str, ...] = ()
-    format: int = 2
+    format: int = VERDICT_FORMAT
 
     def __repr__(self) -> str:
         sizes = f"{format_size(self.size.before_bytes)} → {format_size(self.size.after_bytes)}"
-        lost = "".join(f", {metric.name} {_format_value(metric, metric.before)} → {_format_value(metric, metric.after)}" for metric in self.metrics[:1])
+        lost = "".join(f", {m.name} {_format_value(m, m.before)} → {_format_value(m, m.after)}" for m in self.metrics[:1])
         quality = "not judged" if self.quality == "not run" else self.quality
         return f"<Verdict: {sizes}{lost}; integrity {self.integrity}, quality {quality}>"
 
@@ -232,24 +228,47 @@ class Verdict:
         return {**asdict(self), "untouched": untouched, "integrity": self.integrity, "quality": self.quality}
 
     @staticmethod
-    def from_json(data: dict[str, Any]) -> Verdict:
-        """The inverse of `to_json`."""
-        return Verdict(
-            size=DiskSize(**data["size"]),
-            towers=tuple(TowerSize(**t) for t in data["towers"]),
-            metrics=tuple(Metric(**m) for m in data["metrics"]),
-            checks=tuple(Check.from_json(c) for c in data["checks"]),
-            seed=data["seed"],
-            seconds=data["seconds"],
-            versions=data["versions"],
-            packing=Packing(**data["packing"]) if data.get("packing") else None,
-            stock=StockLoad(**data["stock"]) if data.get("stock") else None,
-            untouched=UntouchedTensors.from_json(data.get("untouched")),
-            latency=Latency(**data["latency"]) if data.get("latency") else None,
-            machine=Machine(**data["machine"]) if data.get("machine") else None,
-            peak_bytes=data.get("peak_bytes"),
-            left_out=tuple(data.get("left_out", ())),
-        )
+    def from_json(data: Any, where: str = "verdict.json") -> Verdict:
+        """The inverse of `to_json`, also of what an older version wrote.
+
+        Raises:
+            IntegrityError: it is of a later format, a key is missing or unknown, or a value is not what it must be; `where`
+                begins the message, which names the key.
+        """
+        found = data.get("format") if isinstance(data, dict) else None
+        if type(found) is int and found > VERDICT_FORMAT:
+            raise IntegrityError(f"{where} has format {found}, this version reads up to {VERDICT_FORMAT}; update trimodal")
+        return read_record(Verdict, _bring_up_to_date(data), where, advice="verify the artifact anew")
+
+
+def read_record_line(data: Any, where: str) -> PlaceRecord | FitRecord | None:
+    """A line of `record.jsonl`; None for one of a kind that this version does not know, which reports leave out.
+
+    Raises:
+        IntegrityError: a key is missing or unknown, or a value is not what it must be; `where` begins the message.
+    """
+    kind = data.get("kind") if isinstance(data, dict) else None
+    if kind == "place":
+        return read_record(PlaceRecord, data, f"{where} (a place line)", advice="take the line out")
+    return read_record(FitRecord, data, f"{where} (a fit line)", advice="take the line out") if kind == "fit" else None
+
+
+def _bring_up_to_date(data: Any) -> Any:
+    """A verdict's plain data as this version writes it, without what follows from the rest."""
+    if not isinstance(data, dict):
+        return data
+    checks = data.get("checks")
+    renewed = [_renew_check(check) for check in checks] if isinstance(checks, list) else checks
+    format_now = VERDICT_FORMAT if data.get("format") == 1 else data.get("format", VERDICT_FORMAT)
+    untouched = omit_keys(data.get("untouched"), *DERIVED)
+    return {**omit_keys(data, "integrity", "quality"), "checks": renewed, "untouched": untouched, "format": format_now}
+
+
+def _renew_check(check: Any) -> Any:
+    """A check as this version writes it; those of format 1 knew but passed and failed."""
+    if not isinstance(check, dict) or type(check.get("passed")) is not bool:
+        return check
+    return {**omit_keys(check, "passed"), "status": "passed" if check["passed"] else "failed"}
 
 
 def _format_value(metric: Metric, value: float) -> str:

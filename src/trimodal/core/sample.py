@@ -1,36 +1,56 @@
-"""One line of a data file."""
+"""One line of a data file, or one row of another source."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 MODALITIES = ("image", "audio", "text")
 TOKEN_KINDS = (*MODALITIES, "fusion", "answer")
 """What a token can be: of a modality, of the fusion stream's own, or of the answer that a decoder is to give."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
+class Media:
+    """An image or a sound that a source has in its own keeping, not in a file that can be named.
+
+    Two of one content are equal: they are compared by `sha256`, that of the pixels or the waveform. `load` gets it anew
+    each time: a PIL image, or a mono float32 waveform (frames,) with its rate in Hz.
+    """
+
+    sha256: str
+    load: Callable[[], Any] = field(compare=False, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class Sample:
-    """One line of a data file: any of image, audio (paths) and text, and what the task needs.
+    """One line of a data file: any of image, audio (files, or in memory) and text, and what the task needs.
 
     `label` is the class of the whole sample, `labels` further classes by name (`image`: the digit shown),
     `target` the text a decoder is to produce. Samples of one `group` are never split between calibration and
-    verification. `split` is `train`, `test` or empty. `line` is the line number in its file, from 1.
+    verification. `split` is `train`, `test` or empty. `line` is the line number in its file, from 1, or that of the row;
+    `origin` is what an error says before that number, such as `data.jsonl, line`.
     """
 
     line: int
-    image: Path | None = None
-    audio: Path | None = None
+    image: Path | Media | None = None
+    audio: Path | Media | None = None
     text: str | None = None
     label: int | None = None
     labels: Mapping[str, int] = field(default_factory=dict)
     target: str | None = None
     group: str | None = None
     split: str = ""
+    origin: str = field(default="line", compare=False, repr=False)
 
     @property
     def modalities(self) -> frozenset[str]:
         """The modalities this sample holds."""
         return frozenset(m for m in MODALITIES if getattr(self, m) is not None)
+
+    @property
+    def where(self) -> str:
+        """Where it stands, for errors: `data.jsonl, line 3`."""
+        return f"{self.origin} {self.line}"

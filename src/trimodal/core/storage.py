@@ -85,7 +85,8 @@ def tensor_specs_of(kind: str, options: Mapping[str, Any]) -> dict[str, TensorSp
 
     Every kind has `shape`, the weight's own, and `dtype`, its type when decoded. Further: `low_rank` has `rank` and
     `embedding`; `tucker` has `ranks`, of the input and of the output; `cp` and `residual` have `rank`; `sparse` has `kept`; `quantized`
-    has `bits`, `group` (columns), `exponent`, `zero` (None, uint8, int32 or float16) and `shared` (one scale in all);
+    has `bits`, `group` (columns), `exponent`, `zero` (None, uint8, int32 or float16), `shared` (one scale in all) and, where no scale
+    is below 0 and there is no zero-point, `positive`: True;
     `codebook` has `bits`, `group`, `exponent`, `tables` (`tensor`, `channel` or `group`; `tower`: one, which other layers
     use too, and `borrowed`: none, since another's is used) and `scaled`; `integers` has `exponent`. Parts are there if
     their option is: `rotation`, `columns`, `rank`, `outliers`, `inputs` ({"bits": 4 to 8, "mode": "static" or "token"});
@@ -175,11 +176,13 @@ def _point_kernel(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def _quantized_specs(options: Mapping[str, Any], keys: set[str], rows: int, columns: int) -> dict[str, TensorSpec]:
-    _check_keys("quantized", keys, {"bits", "group", "exponent", "zero", "shared"})
+    _check_keys("quantized", keys - {"positive"}, {"bits", "group", "exponent", "zero", "shared"})
     bits, group = _read_integer(options, "bits", 1, _MOST_BITS), _read_integer(options, "group", 1)
     _check_exponent(options)
     if options["zero"] not in (None, "uint8", "int32", "float16") or type(options["shared"]) is not bool:
         raise StorageError(f"zero-points of {options['zero']!r:.20}, shared {options['shared']!r:.20}")
+    if "positive" in options and (options["positive"] is not True or options["zero"] is not None):
+        raise StorageError(f"positive {options['positive']!r:.20} with zero-points of {options['zero']!r:.20}")
     scales = (1 if options["shared"] else rows, -(-columns // group))
     found = {**_code_specs(options, rows, columns, bits), "scale": TensorSpec(scales, "float16")}
     if options["zero"] is not None:

@@ -11,6 +11,10 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from trimodal.core.validation import omit_keys, read_record
+
+DERIVED = ("bytes", "share")
+"""What `UntouchedTensors.to_json` adds for readers: it follows from the rest."""
 Why = Literal["in no place", "declined", "not asked for"]
 
 
@@ -68,9 +72,13 @@ class UntouchedTensors:
         return {**asdict(self), "bytes": self.bytes, "share": self.share}
 
     @staticmethod
-    def from_json(data: dict[str, Any] | None) -> UntouchedTensors | None:
-        """The inverse of `to_json`; None where a file of an older version has none."""
-        return UntouchedTensors(data["of_bytes"], tuple(TensorGroup(**one) for one in data["alike"])) if data else None
+    def from_json(data: dict[str, Any] | None, where: str = "untouched") -> UntouchedTensors | None:
+        """The inverse of `to_json`; None where a file of an older version has none.
+
+        Raises:
+            IntegrityError: a key is missing or unknown, or a value is not what it must be; `where` begins the message.
+        """
+        return read_record(UntouchedTensors, omit_keys(data, *DERIVED), where) if data is not None else None
 
 
 def group_untouched(left: Iterable[tuple[StoredTensor, Why]], of_bytes: int) -> UntouchedTensors:

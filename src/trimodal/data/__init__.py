@@ -1,28 +1,47 @@
-"""Samples: any of image, audio and text per line of a JSONL file; read, checked, split, and made into batches."""
+"""Samples: any of image, audio and text per line of a JSONL file or row in memory; read, checked, split, and made into batches."""
 
-from trimodal.data.reading import (
+from trimodal.data.batches import (
+    CALIBRATION,
+    CALIBRATION_BYTES,
+    VERIFICATION,
+    Batches,
+    BatchLimits,
     batch_samples,
-    check_modalities,
-    choose_samples,
-    collect_labels,
-    digest_samples,
-    encode_samples,
+    count_ids,
+    count_tokens,
     group_by_modality,
-    load_sample,
-    read_samples,
-    require_samples,
-    split_calibration_and_held_out,
+    part_batch,
 )
+from trimodal.data.checks import check_modalities, require_samples
+from trimodal.data.digest import digest_samples
+from trimodal.data.labels import collect_labels
+from trimodal.data.media import check_media, load_sample
+from trimodal.data.sample_encoding import encode_samples
+from trimodal.data.sources import Data, SampleSource, is_no_data, open_source, read_samples
+from trimodal.data.splitting import choose_samples, split_calibration_and_held_out
 
 __all__ = [
+    "CALIBRATION",
+    "CALIBRATION_BYTES",
+    "VERIFICATION",
+    "BatchLimits",
+    "Batches",
+    "Data",
+    "SampleSource",
     "batch_samples",
+    "check_media",
     "check_modalities",
     "choose_samples",
+    "collect_labels",
+    "count_ids",
+    "count_tokens",
     "digest_samples",
     "encode_samples",
     "group_by_modality",
-    "collect_labels",
+    "is_no_data",
     "load_sample",
+    "open_source",
+    "part_batch",
     "read_samples",
     "require_samples",
     "split_calibration_and_held_out",

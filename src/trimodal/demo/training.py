@@ -305,7 +305,7 @@ class TokenBank:
 
 def compute_fusion_loss(model: nn.Module, batch: Batch) -> Tensor:
     """The answer from kept tokens; only the fusion and the answer's head run."""
-    assert isinstance(model, FusionModel)  # train() hands back the model that it was given
+    assert isinstance(model, FusionModel)  # train_model() hands back the model that it was given
     masks = {"image": None, "audio": batch["audio_mask"], "text": batch["text_mask"]}
     streams = {name: batch[name] for name in MODALITIES}
     return _smoothed_cross_entropy(model.head(model.fusion(streams, masks)), batch["labels"])

@@ -1,28 +1,33 @@
-"""The recorded steps that rebuild a compressed architecture, as `model.safetensors` carries them in its metadata.
+"""The recorded steps that rebuild a compressed architecture, as the file with the weights carries them in its metadata.
 
-The file may come from anybody, so nothing is built from a step before `edits/step_checks.py` has passed it.
+The file may come from anybody, so nothing is built from a step before it has passed the checks of its kind.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
-from trimodal.core import Layout
-from trimodal.core.storage import BASE, LINKS
-from trimodal.edits.apply import RecordedStep, replay_on_bare_
-from trimodal.edits.fold_checks import UnfitStepError
-from trimodal.edits.folding import named_tensors
-from trimodal.edits.step_checks import check_step_fits, check_step_form
+from trimodal.core import Layout, json_text
+from trimodal.core.model_edit import ModelEdit
+from trimodal.edits import read_edit
+from trimodal.edits.edit import UnfitEditError
+from trimodal.edits.fold import named_tensors
 from trimodal.errors import IntegrityError
 
 STEPS = "trimodal.steps"
 
 
-def read_steps(file: Path) -> list[RecordedStep]:
+def write_steps(steps: Sequence[ModelEdit]) -> str:
+    """The text that the metadata hold for `steps`, which `read_steps` reads."""
+    return json_text([step.to_json() for step in steps], sort_keys=True)
+
+
+def read_steps(file: Path) -> list[ModelEdit]:
     """The recorded steps in the metadata of `file`, each of the right form.
 
     Raises:
@@ -41,44 +46,33 @@ def read_steps(file: Path) -> list[RecordedStep]:
         raise IntegrityError(f"{file}: the recorded steps are not JSON; it was not written by trimodal") from error
     if not isinstance(steps, list):
         raise IntegrityError(f"{file}: the recorded steps are no list; it was not written by trimodal")
-    size = file.stat().st_size
+    size, found = file.stat().st_size, []
     for number, step in enumerate(steps, start=1):
         try:
-            check_step_form(step, size)
-        except UnfitStepError as reason:
+            found.append(read_edit(step, size))
+        except UnfitEditError as reason:
             raise IntegrityError(f"{file}: recorded step {number} {reason}, which this version cannot read") from reason
-    return steps
+    return found
 
 
-def replay_step_(module: nn.Module, layout: Layout, step: RecordedStep, number: int) -> Layout:
-    """Carry out the recorded step of that `number` on the bare `module`, which has this `layout`; returns the new one.
+def replay_step_(module: nn.Module, layout: Layout, step: ModelEdit, number: int) -> Layout:
+    """Carry out the recorded step of that `number` on the bare `module`, which has this `layout`; returns the new one. After all
+    steps the module's state dict has the names and shapes of the saved one.
 
     Raises:
         IntegrityError: it does not fit the module.
     """
     try:
-        check_step_fits(step, module, layout)
-    except UnfitStepError as reason:
+        step.check_fits(module, layout)
+    except UnfitEditError as reason:
         name = type(module).__name__
         raise IntegrityError(f"recorded step {number} {reason}; it was not recorded for this {name}") from reason
-    return replay_on_bare_(module, layout, [step])
+    step.apply_(module, layout)
+    return step.layout_after(layout)
 
 
-def map_duplicate_tensors(module: nn.Module, steps: list[RecordedStep]) -> dict[str, str]:
+def map_duplicate_tensors(module: nn.Module, steps: Sequence[ModelEdit]) -> dict[str, str]:
     """The tensors of `module` that are stored under another's name, with that name. Those that a later step has packed share
     their store already."""
     names = named_tensors(module).keys()
-    found = {step["fold"]["path"]: step["fold"]["into"][0] for step in twin_steps(steps)}
-    return {name: other for name, other in found.items() if {name, other} <= names}
-
-
-def twin_steps(steps: list[RecordedStep]) -> list[RecordedStep]:
-    """The steps that let a tensor be stored once under another's name."""
-    return [step for step in steps if "fold" in step and step["fold"]["what"] == "twin"]
-
-
-def root_of_factor(path: str) -> str:
-    """The path of the layer that a factor of a factorised layer is a part of; other paths as they are."""
-    while path.endswith(tuple(f".{name}" for name in (*LINKS, BASE))):
-        path = path.rpartition(".")[0]
-    return path
+    return {name: other for step in steps for name, other in step.aliases.items() if {name, other} <= names}

@@ -28,7 +28,10 @@ from trimodal.writing import (
 )
 
 __all__ = [
-    "check_not_inside_artifact", "check_output_place", "check_not_replaced", "check_pack_name", "check_disk_space", "find_changed_side_files", "copy_artifact",
-    "is_artifact", "find_uncarried_files", "load", "open_model", "finite_outputs_check", "pack_weights_", "pack_name_of", "run_reload_checks", "measure_folder_size",
-    "run_finite_checks", "run_fresh_checks", "run_stock_check", "stock_support_of", "unpack_weights_", "finite_weights_check", "open_atomic_folder", "write_artifact", "write_checksums", "write_text_atomically",
+    "check_disk_space", "check_not_inside_artifact", "check_not_replaced", "check_output_place", "check_pack_name",
+    "copy_artifact", "find_changed_side_files", "find_uncarried_files", "finite_outputs_check",
+    "finite_weights_check", "is_artifact", "load", "measure_folder_size", "open_atomic_folder", "open_model",
+    "pack_name_of", "pack_weights_", "run_finite_checks", "run_fresh_checks", "run_reload_checks",
+    "run_stock_check", "stock_support_of", "unpack_weights_", "write_artifact", "write_checksums",
+    "write_text_atomically",
 ]  # fmt: skip

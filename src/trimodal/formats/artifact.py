@@ -28,6 +28,7 @@ from trimodal.edits.alignment import write_alignment_heads
 from trimodal.edits.apply import dequantize_module_
 from trimodal.formats import packed
 from trimodal.formats.native_config import NativeConfig, find_native_config
+from trimodal.formats.stored_sites import check_stored_sites, describe_stored_sites
 from trimodal.formats.tensors import write_tensors
 from trimodal.loading.load import (
     build_meta_model,
@@ -89,9 +90,10 @@ _IMPORT = (
 )
 
 __all__ = [
-    "MANIFEST", "MODEL", "PLAN", "RECORD", "VERDICT", "Factory", "Manifest", "check_listed_files", "find_changed_side_files", "find_companion_files",
-    "copy_artifact", "is_artifact", "find_uncarried_files", "load", "open_model", "pack_weights_", "pack_name_of", "read_manifest", "list_running_files",
-    "measure_folder_size", "stock_support_of", "unpack_weights_", "write_artifact", "write_checksums",
+    "MANIFEST", "MODEL", "PLAN", "RECORD", "VERDICT", "Factory", "Manifest", "check_listed_files",
+    "find_changed_side_files", "find_companion_files", "copy_artifact", "is_artifact", "find_uncarried_files", "load",
+    "open_model", "pack_weights_", "pack_name_of", "read_manifest", "list_running_files", "measure_folder_size",
+    "stock_support_of", "unpack_weights_", "write_artifact", "write_checksums",
 ]  # fmt: skip
 
 Factory = str | Callable[[], nn.Module]
@@ -160,11 +162,12 @@ def write_artifact(model: Model, plan: Plan, folder: Path, factory: str | None) 
         taken, stock = absorbed.steps, StockLoad(not absorbed.reason, absorbed.reason)
     (folder / PLAN).write_text(_to_json_text(plan.to_json()), encoding="utf-8")
     tensors = {name: t.detach().cpu().contiguous() for name, t in unique_tensors(model.module).items()}
-    metadata = {"format": "pt", steps.STEPS: json_text(taken, sort_keys=True)}
+    metadata = {"format": "pt", steps.STEPS: steps.write_steps(taken)}
     write_tensors(tensors, metadata, folder / (MODEL if stock.alone else OURS))
     write_manifest(folder, {
         "trimodal": plan.trimodal, "factory": factory, "files": _compute_checksums(folder),
         "source": plan.to_json()["source"], **model.layout.to_json(),
+        "stored": [site.to_json() for site in describe_stored_sites(model.module, model.layout)],
     })  # fmt: skip
     return stock
 
@@ -338,6 +341,7 @@ def _open_plain(plain: Path, folder: Path, manifest: Manifest, factory: Factory 
         _fill_tensors_(made.module, load_file(file), folder / file.name)
         model = Model(made.module.eval(), manifest.layout, made.family, folder.resolve().name, steps=taken)
     _check_layout(model, folder)
+    check_stored_sites(model.module, manifest, folder)
     return model
 
 
@@ -347,10 +351,10 @@ def set_plain_config_(model: Model) -> str:
     module = model.module
     if not model.steps or not isinstance(getattr(module, "config", None), PreTrainedConfig) or model.folder is None:
         return ""
-    if other := {verb for step in model.steps for verb in step} - {"cut", "treat", "drop"}:
+    if other := {step.verb for step in model.steps if step.effect == "structure"}:
         return f"plain layers cannot say what was done ({', '.join(sorted(other))})"
     kind = cast("type[PreTrainedModel]", type(module))
-    shapes = [step for step in model.steps if "treat" not in step]
+    shapes = [step for step in model.steps if step.effect == "sizes"]
     absorbed = find_native_config(_strip_config(read_config(model.folder)), shapes, kind)
     if absorbed.reason:
         return absorbed.reason

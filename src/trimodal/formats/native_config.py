@@ -30,10 +30,9 @@ from typing import Any
 from torch import nn
 from transformers import PreTrainedModel
 
-from trimodal.core import Layout
-from trimodal.core.site import is_width
-from trimodal.edits.apply import RecordedStep
-from trimodal.edits.steps import replay_step_, root_of_factor
+from trimodal.core.model_edit import ModelEdit, Resize
+from trimodal.edits import EDIT_KINDS
+from trimodal.edits.steps import replay_step_
 from trimodal.errors import ModelError
 from trimodal.graph.layout import find_layout
 from trimodal.layers import open_recurrent_
@@ -41,7 +40,6 @@ from trimodal.loading.load import build_meta_model
 
 Path = tuple[str | int, ...]
 _Assignment = tuple[Path, Any]
-_LOCAL = {"cut", "treat", "merge"}  # steps that leave all other layers as and where they are
 _PLAIN = (bool, int, float, str, type(None))
 
 
@@ -50,21 +48,11 @@ class NativeConfig:
     """A configuration, the steps that it does not say, and why there are some; empty if there are none."""
 
     config: dict[str, Any]
-    steps: list[RecordedStep]
+    steps: list[ModelEdit]
     reason: str
 
 
-@dataclass(frozen=True)
-class _Resize:
-    """What one step did to numbers: (before, after) each. `head_dim` is the width of a head where it cut heads, or with
-    `stream` all that is as wide as the stream."""
-
-    numbers: frozenset[tuple[int, int]]
-    head_dim: int | None = None
-    stream: bool = False
-
-
-def find_native_config(config: Mapping[str, Any], steps: Sequence[RecordedStep], kind: type[PreTrainedModel]) -> NativeConfig:
+def find_native_config(config: Mapping[str, Any], steps: Sequence[ModelEdit], kind: type[PreTrainedModel]) -> NativeConfig:
     """The configuration that says all of `steps` that one might say, or none of them.
 
     `config` is the content of config.json that the steps are relative to.
@@ -72,7 +60,7 @@ def find_native_config(config: Mapping[str, Any], steps: Sequence[RecordedStep],
     whole = {key: value for key, value in config.items() if key != "quantization_config"}
     if not kind.__module__.startswith("transformers."):
         return NativeConfig(whole, list(steps), f"{kind.__name__} is a class of trimodal's own")
-    if steps and not any(map(_is_expressible, steps)):
+    if steps and not any(step.is_expressible for step in steps):
         return NativeConfig(whole, list(steps), _explain_steps(steps))
     try:
         found, rest, reason = _search_config(whole, steps, kind)
@@ -81,26 +69,17 @@ def find_native_config(config: Mapping[str, Any], steps: Sequence[RecordedStep],
     return NativeConfig(whole, list(steps), reason) if reason else NativeConfig(found, rest, _explain_steps(rest))
 
 
-def _is_expressible(step: RecordedStep) -> bool:
-    """Whether a step leaves plain layers behind, so that a configuration might say it."""
-    return "cut" in step or "drop" in step or ("treat" in step and step["treat"]["kind"] == "dense")
-
-
-def _explain_steps(steps: Sequence[RecordedStep]) -> str:
+def _explain_steps(steps: Sequence[ModelEdit]) -> str:
     """Why these steps need trimodal."""
-    kinds = sorted({str(step["treat"]["kind"]).replace("_", " ") for step in steps if "treat" in step} - {"dense"})
-    said = [f"weights are not plain tensors ({', '.join(kinds)})"] if kinds else []
-    verbs = {verb for step in steps for verb in step}
-    if "merge" in verbs:
-        said.append("tokens are merged")
-    if said or not steps:
-        return " and ".join(said)
-    return f"the steps that rebuild it ({', '.join(sorted(verbs))}) cannot change places"
+    said = [kind.explain_unsaid([step for step in steps if isinstance(step, kind)]) for kind in EDIT_KINDS]
+    if any(said) or not steps:
+        return " and ".join(filter(None, said))
+    return f"the steps that rebuild it ({', '.join(sorted({step.verb for step in steps}))}) cannot change places"
 
 
 def _search_config(
-    config: dict[str, Any], steps: Sequence[RecordedStep], kind: type[PreTrainedModel]
-) -> tuple[dict[str, Any], list[RecordedStep], str]:
+    config: dict[str, Any], steps: Sequence[ModelEdit], kind: type[PreTrainedModel]
+) -> tuple[dict[str, Any], list[ModelEdit], str]:
     """The nearest configuration, the steps that it is not asked to say, and what else it cannot say."""
     model = build_meta_model(config, kind)
     first = _collect_module_facts(model)
@@ -120,7 +99,8 @@ def _search_config(
         for group in groups:
             trial = _apply_assignments(config, whole, group)
             try:
-                unlike = differing if trial == config else _list_differences(_collect_module_facts(build_meta_model(trial, kind)), wanted, sizes)
+                facts = None if trial == config else _collect_module_facts(build_meta_model(trial, kind))
+                unlike = differing if facts is None else _list_differences(facts, wanted, sizes)
             except ModelError:
                 continue
             if len(unlike) < len(differing):
@@ -129,8 +109,8 @@ def _search_config(
 
 
 def _replay_expressible_(
-    module: nn.Module, steps: Sequence[RecordedStep]
-) -> tuple[dict[str, set[tuple[int, int]]], list[_Resize], list[RecordedStep]]:
+    module: nn.Module, steps: Sequence[ModelEdit]
+) -> tuple[dict[str, set[tuple[int, int]]], list[Resize], list[ModelEdit]]:
     """Carry out on a bare module those of `steps` that a configuration might say: (before, after) sizes by the path of a
     site, what was resized, and the other steps.
 
@@ -140,13 +120,13 @@ def _replay_expressible_(
     """
     layout = find_layout(module)
     sizes: dict[str, set[tuple[int, int]]] = {}
-    resizes: dict[_Resize, None] = {}
-    rest: list[RecordedStep] = []
+    resizes: dict[Resize, None] = {}
+    rest: list[ModelEdit] = []
     taken: set[str] = set()  # the layers of the steps that stay
     for number, step in enumerate(steps, start=1):
-        paths, resize = _find_touched_paths(layout, step)
-        bound = rest and ("drop" in step or any(not other.keys() & _LOCAL for other in rest))
-        if not _is_expressible(step) or paths & taken or bound:
+        paths, resize = step.find_touched_paths(layout), step.find_resize(layout)
+        bound = rest and (step.moves_paths or not all(other.is_local for other in rest))
+        if not step.is_expressible or paths & taken or bound:
             taken |= paths
             rest.append(step)
             continue
@@ -158,34 +138,7 @@ def _replay_expressible_(
     return sizes, list(resizes), rest
 
 
-def _find_touched_paths(layout: Layout, step: RecordedStep) -> tuple[set[str], _Resize | None]:
-    """The paths of what a step changes, and what it resizes."""
-    if "cut" in step:
-        label, kept = step["cut"]["label"], step["cut"]["kept"]
-        paths = {site.path for site in layout.find_label_sites(label)}
-        return paths, _make_resize(layout, label, len(kept)) if paths else None
-    if "drop" in step:
-        kept = step["drop"]["kept"]
-        blocks = next((tower.blocks for tower in layout.towers if tower.name == step["drop"]["tower"]), ())
-        return set(blocks), _Resize(frozenset({(len(blocks), len(kept))}))
-    return {root_of_factor(step["treat"]["path"])} if "treat" in step else set(), None
-
-
-def _make_resize(layout: Layout, label: str, kept: int) -> _Resize:
-    """What cutting `label` to as many units changes: units, entries, and with grouped queries the heads of queries."""
-    axes = [axis for site in layout.find_label_sites(label) for axis in (site.input_axis, site.output_axis) if axis]
-    axes = [axis for axis in axes if label in axis.labels]
-    widths = {part.width for axis in axes for part in axis.parts if part.label == label}
-    units, least = axes[0].units_of(label), min(widths)
-    numbers = {(axis.size, axis.cut_units(range(kept), label).size) for axis in axes}
-    numbers |= {(units * times, kept * times) for times in {width // least for width in widths}}
-    if is_width(label):
-        keys = (site.output_axis for site in layout.find_label_sites(label) if site.role == "key" and site.output_axis is not None)
-        return _Resize(frozenset(numbers), min((axis.width for axis in keys), default=None), stream=True)
-    return _Resize(frozenset(numbers), least if label.endswith(".heads") else None)
-
-
-def _group_assignments(whole: Mapping[str, Any], resizes: Sequence[_Resize]) -> Iterator[list[_Assignment]]:
+def _group_assignments(whole: Mapping[str, Any], resizes: Sequence[Resize]) -> Iterator[list[_Assignment]]:
     """What may be assigned together: a number of the configuration `whole` that counts something that was resized, and
     for heads and streams all such numbers of a section with the width that a head keeps."""
     for at, section in _iterate_sections(whole):

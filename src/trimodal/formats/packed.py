@@ -184,16 +184,9 @@ def weights_scratch_folder() -> AbstractContextManager[Path]:
 
 def _find_packed_codes(plain: Path) -> dict[str, tuple[int, int]]:
     """Bits and columns of the tensors that hold packed codes."""
-    found = {}
+    found: dict[str, tuple[int, int]] = {}
     for step in read_steps(plain):
-        if "treat" not in step:
-            continue
-        treat, options = step["treat"], step["treat"]["options"]
-        columns, stem = math.prod(options["shape"][1:]), f"{treat['path']}.stored"
-        if treat["kind"] in ("quantized", "codebook"):
-            found[f"{stem}.codes"] = options["bits"], options.get("kept", columns)
-        if "kept" in options:
-            found[f"{stem}.mask"] = 1, columns
+        found |= step.list_packed_codes()
     return found
 
 

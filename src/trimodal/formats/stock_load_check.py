@@ -1,6 +1,6 @@
 """A process of its own that loads a model folder as somebody does who has never heard of trimodal, and runs it.
 
-    python alone.py FOLDER PROBE RESULT
+    python stock_load_check.py FOLDER PROBE RESULT
 
 Imports Transformers and nothing of trimodal, which cannot be imported here even where it is installed. The class is the
 one that config.json names. PROBE holds the inputs, RESULT takes the outputs.
@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -32,9 +33,7 @@ def collect_outputs(module: nn.Module, batch: Mapping[str, Tensor]) -> dict[str,
 
 def _main() -> None:
     sys.modules["trimodal"] = None  # type: ignore[assignment]
-    gc.disable()  # what is imported stays: see garbage.py, which cannot be imported here
-    import transformers
-
+    gc.disable()  # the model's module, imported next, stays: see garbage.py, which cannot be imported here
     folder, probe, result = sys.argv[1:]
     (name,) = json.loads(Path(folder, "config.json").read_text(encoding="utf-8"))["architectures"]
     found: Any = getattr(transformers, name).from_pretrained(

@@ -35,7 +35,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from trimodal.core import Axis, Layout, Site, SizeAttribute, Uncuttable
-from trimodal.edits.apply import cut_units_
+from trimodal.edits.cut import cut_units_
 from trimodal.errors import ModelError
 from trimodal.graph.dim_propagation import NORMALISED, DimensionTrace, Nodes
 from trimodal.layers import Recurrent
@@ -62,7 +62,7 @@ def find_dependencies(module: nn.Module, layout: Layout, inputs: Mapping[str, Te
         found = trace_dependencies(bare, layout, inputs)
     except (ModelError, *_FAILURES) as error:
         reason = f"its forward does not run on tensors without values ({last_line_of(error.__cause__ or error)[:150]})"
-        return replace(layout, fixed=(Uncuttable("", reason),))
+        return replace(layout, uncuttable=(Uncuttable("", reason),))
     if all(_can_cut_labels(bare, found, inputs, several) for several in _split_label_subsets(found.list_labels())):
         return found
     return _remove_labels(found, [label for label in found.list_labels() if not _can_cut_labels(bare, found, inputs, [label])])
@@ -107,7 +107,7 @@ def _can_cut_labels(bare: nn.Module, layout: Layout, inputs: Mapping[str, Tensor
         expected = expected.cut_units(label, kept)
     sites = tuple(replace(site, input_axis=None, output_axis=None) for site in expected.sites)
     try:
-        found = trace_dependencies(smaller, replace(expected, sites=sites, counters=()), inputs)
+        found = trace_dependencies(smaller, replace(expected, sites=sites, size_attributes=()), inputs)
     except (ModelError, *_FAILURES):
         return False
     return _collect_axis_shapes(found, expected, labels) == _collect_axis_shapes(expected, expected, labels)
@@ -132,9 +132,9 @@ def _remove_labels(layout: Layout, labels: Sequence[str]) -> Layout:
         return _join_axes([Axis("", _size_of_part(part)) if part.label in labels else part for part in parts])
 
     sites = [replace(s, input_axis=cleared(s.input_axis), output_axis=cleared(s.output_axis)) for s in layout.sites]
-    fixed = (*layout.fixed, *(Uncuttable(label, _OWN_SIZE) for label in labels))
-    counters = tuple(counter for counter in layout.counters if counter.label not in labels)
-    return replace(layout, sites=tuple(sites), counters=counters, fixed=fixed)
+    fixed = (*layout.uncuttable, *(Uncuttable(label, _OWN_SIZE) for label in labels))
+    counters = tuple(counter for counter in layout.size_attributes if counter.label not in labels)
+    return replace(layout, sites=tuple(sites), size_attributes=counters, uncuttable=fixed)
 
 
 def _size_of_part(part: Axis) -> int:
@@ -226,7 +226,8 @@ class _AxisLabeller:
             axes = {side: self._make_axis((site.path, side), names) for side in ("input", "output")}
             sites.append(replace(site, input_axis=axes["input"], output_axis=axes["output"]))
         return replace(
-            self._layout, sites=tuple(sites), counters=tuple(self._find_size_attributes(sites)), fixed=tuple(self._find_uncuttable(sites))
+            self._layout, sites=tuple(sites), size_attributes=tuple(self._find_size_attributes(sites)),
+            uncuttable=tuple(self._find_uncuttable(sites)),
         )
 
     def _find_size_attributes(self, sites: Sequence[Site]) -> Iterable[SizeAttribute]:

@@ -1,6 +1,6 @@
 """What operators do to the entries of tensors: which entry of what comes out is which entry of what went in.
 
-Every entry of every weight dimension is a node. `Trace` sees each operator that PyTorch carries out and keeps, for each
+Every entry of every weight dimension is a node. `DimensionTrace` sees each operator that PyTorch carries out and keeps, for each
 dimension of each tensor, an array with the node of each entry. Where two nodes turn out to be one (both sides of an
 addition, the columns of a weight and what it is multiplied with) they are united; where an operator needs all entries
 of a dimension they are fixed, with a reason. One method per kind of operator, and `_NAMES` says which operators it is.
@@ -117,7 +117,8 @@ class DimensionTrace(TorchDispatchMode):
         name = name.removesuffix("_") if func._schema.is_mutable else name
         outputs = [out for out in (result if isinstance(result, tuple | list) else [result]) if isinstance(out, Tensor)]
         if outputs:
-            rule = _RULES.get(name) or (DimensionTrace.propagate_pointwise if torch.Tag.pointwise in func.tags else DimensionTrace.propagate_unknown)
+            pointwise = torch.Tag.pointwise in func.tags
+            rule = _RULES.get(name) or (DimensionTrace.propagate_pointwise if pointwise else DimensionTrace.propagate_unknown)
             given["__name"] = name
             found = rule(self, given, outputs)
             for out, dims in zip(outputs, found, strict=False):
@@ -420,8 +421,10 @@ _VIEWS = frozenset(
      "detach", "split", "split_with_sizes", "_to_copy", "clone")
 )  # fmt: skip
 _NAMES: dict[Callable[..., list[Dims]], str] = {
-    DimensionTrace.propagate_pointwise: "clone _to_copy alias detach lift_fresh native_dropout copy zeros_like ones_like full_like empty_like "
-                      "rand_like randn_like bernoulli fill",
+    DimensionTrace.propagate_pointwise: (
+        "clone _to_copy alias detach lift_fresh native_dropout copy zeros_like ones_like full_like empty_like "
+        "rand_like randn_like bernoulli fill"
+    ),
     DimensionTrace.propagate_uniform: "zeros ones full empty new_zeros new_ones new_full new_empty",
     DimensionTrace.propagate_reshape: "view _unsafe_view reshape _reshape_alias squeeze",
     DimensionTrace.propagate_permute: "permute",
@@ -433,15 +436,23 @@ _NAMES: dict[Callable[..., list[Dims]], str] = {
     DimensionTrace.propagate_select: "select unbind",
     DimensionTrace.propagate_cat: "cat",
     DimensionTrace.propagate_stack: "stack",
-    DimensionTrace.propagate_pad: "constant_pad_nd reflection_pad1d reflection_pad2d replication_pad1d replication_pad2d",
-    DimensionTrace.propagate_pool: "max_pool2d_with_indices avg_pool2d _adaptive_avg_pool2d adaptive_max_pool2d upsample_nearest1d "
-                 "upsample_nearest2d upsample_bilinear2d upsample_bicubic2d upsample_linear1d avg_pool1d",
-    DimensionTrace.propagate_reduce: "sum mean amax amin max min var std prod any all argmax argmin _softmax _safe_softmax _log_softmax logsumexp cumsum "
-                   "linalg_vector_norm norm sort topk var_mean",
+    DimensionTrace.propagate_pad: (
+        "constant_pad_nd reflection_pad1d reflection_pad2d replication_pad1d replication_pad2d"
+    ),
+    DimensionTrace.propagate_pool: (
+        "max_pool2d_with_indices avg_pool2d _adaptive_avg_pool2d adaptive_max_pool2d upsample_nearest1d "
+        "upsample_nearest2d upsample_bilinear2d upsample_bicubic2d upsample_linear1d avg_pool1d"
+    ),
+    DimensionTrace.propagate_reduce: (
+        "sum mean amax amin max min var std prod any all argmax argmin _softmax _safe_softmax _log_softmax "
+        "logsumexp cumsum linalg_vector_norm norm sort topk var_mean"
+    ),
     DimensionTrace.propagate_matmul: "mm bmm addmm baddbmm",
     DimensionTrace.propagate_linear: "linear",
     DimensionTrace.propagate_convolution: "convolution",
-    DimensionTrace.propagate_batch_norm: "native_batch_norm _native_batch_norm_legit_no_training cudnn_batch_norm _native_batch_norm_legit",
+    DimensionTrace.propagate_batch_norm: (
+        "native_batch_norm _native_batch_norm_legit_no_training cudnn_batch_norm _native_batch_norm_legit"
+    ),
     DimensionTrace.propagate_layer_norm: "native_layer_norm",
     DimensionTrace.propagate_group_norm: "native_group_norm",
     DimensionTrace.propagate_embedding: "embedding",

@@ -33,7 +33,7 @@ from transformers import PreTrainedModel
 
 from trimodal.core import Fold, Layout, Site
 from trimodal.core.site import Folding, is_width
-from trimodal.edits.folding import collect_fold_tensors, named_tensors
+from trimodal.edits.fold import collect_fold_tensors, named_tensors
 from trimodal.errors import ModelError
 from trimodal.graph.dependency_graph import collect_tensors
 from trimodal.graph.unused_layers import find_unused_layers

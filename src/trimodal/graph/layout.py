@@ -26,7 +26,7 @@ def find_layout(module: nn.Module) -> Layout:
     try:
         inputs = family.example(module)
     except ModelError as error:
-        return replace(layout, fixed=(Uncuttable("", str(error)),))
+        return replace(layout, uncuttable=(Uncuttable("", str(error)),))
     return find_dependencies(module, layout, inputs)
 
 

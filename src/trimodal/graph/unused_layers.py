@@ -23,7 +23,7 @@ from torch.utils._pytree import tree_leaves
 from transformers import PreTrainedModel
 
 from trimodal.core import Fold, Layout
-from trimodal.edits.folding import is_leaf_module, named_tensors
+from trimodal.edits.fold import is_leaf_module, named_tensors
 from trimodal.errors import TrimodalError
 from trimodal.graph.dependency_graph import collect_tensors
 from trimodal.layers import RemovedLayer

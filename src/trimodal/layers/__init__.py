@@ -11,7 +11,9 @@ from typing import Any
 from torch import Tensor, nn
 
 from trimodal.core.storage import FACTORED
+from trimodal.layers.affine import Affine, NotAffine
 from trimodal.layers.chain import FactorChain, build_factor_chain, merge_factor_chain
+from trimodal.layers.layer_affine import find_affine
 from trimodal.layers.parametrization import is_weight_parametrized, parametrize_weight_, remove_parametrization_
 from trimodal.layers.recurrent import Recurrent, open_recurrent_
 from trimodal.layers.removed import RemovedLayer
@@ -21,9 +23,11 @@ from trimodal.layers.token_merging import BlockMerging, has_token_merging, merge
 from trimodal.layers.weight_sharing import has_shared_weight, share_weight_, tie_weight_
 
 __all__ = [
-    "BlockMerging", "FactorChain", "CodedWeight", "Recurrent", "RemovedLayer", "SparseWeight", "AffineFreeNorm", "Store", "share_weight_", "parametrize_weight_", "has_shared_weight",
-    "is_weight_parametrized", "has_token_merging", "merge_tokens_", "merge_factor_chain", "open_recurrent_", "replace_weight_", "strip_norm_affine", "make_weight_store", "tie_weight_",
-    "remove_parametrization_",
+    "BlockMerging", "FactorChain", "CodedWeight", "Recurrent", "RemovedLayer", "SparseWeight", "AffineFreeNorm",
+    "Store", "share_weight_", "parametrize_weight_", "has_shared_weight", "is_weight_parametrized",
+    "has_token_merging", "merge_tokens_", "merge_factor_chain", "open_recurrent_", "replace_weight_",
+    "strip_norm_affine", "make_weight_store", "tie_weight_", "remove_parametrization_", "Affine", "NotAffine",
+    "find_affine",
 ]  # fmt: skip
 
 

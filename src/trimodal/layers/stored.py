@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from trimodal.layers.affine import BEYOND, Affine, NotAffine, fill_pruned_codes
 from trimodal.maths.codebook import Codebook
 from trimodal.maths.grid import Grid
 from trimodal.maths.integers import IntegerGrid
@@ -30,7 +31,7 @@ class CodedWeight(nn.Module):
     """Codes, and the numbers that they stand for: on a grid, from a codebook, or whole multiples of a step.
 
     Buffers are the tensors that `core/storage.py` lists for `kind` and `options`. Where the table of numbers is another
-    store's, `borrow_` says whose: it is referred to and no submodule, so that it is counted, moved, trained and saved once.
+    store's, `share_table_` says whose: it is referred to and no submodule, so that it is counted, moved, trained and saved once.
     """
 
     table_of: CodedWeight | None = None
@@ -76,6 +77,21 @@ class CodedWeight(nn.Module):
             whole: Tensor = self()
             return whole.flatten(1)[index]
         return self._decode_weight(LEVELS[self.kind].take_rows(self._storage_tensors(), index), index).to(self.dtype)
+
+    def affine(self) -> Affine | NotAffine:
+        """Codes, scales and zero-points with which the weight, in float32, is exactly scale · (codes − zero); or why not."""
+        levels, codes = self.levels_and_codes
+        if isinstance(levels, Codebook):
+            return NotAffine("its codes name the numbers of a table, which are not evenly spaced")
+        if isinstance(levels, IntegerGrid):
+            return NotAffine("its codes are whole numbers meant for entropy coding, with a step for each column instead of each row")
+        zero = levels.float_zeros() if levels.zero is not None and levels.zero.is_floating_point() else levels.float_zeros().int()
+        codes, mask = codes.int(), self._buffers.get("mask")
+        if mask is not None:
+            codes = fill_pruned_codes(codes, zero, levels.group, unpack_codes(mask, 1, levels.columns).bool())
+        found = Affine(codes, levels.float_scales(), zero, levels.bits, levels.group, tuple(self.shape))
+        beyond = tuple(name for name in BEYOND if name in self.options)
+        return NotAffine("; ".join(BEYOND[name] for name in beyond), beyond, found) if beyond else found
 
     @property
     def quantizes_inputs(self) -> bool:
@@ -194,6 +210,10 @@ class SparseWeight(nn.Module):
     def kept_mask(self) -> Tensor:
         """The mask (rows, columns), True for the kept weights."""
         return unpack_codes(self.mask, 1, math.prod(self.shape[1:])).bool()
+
+    def affine(self) -> NotAffine:
+        """Why the weight has no affine form."""
+        return NotAffine("its kept weights are stored as plain numbers beside a mask, without codes")
 
     def forward(self) -> Tensor:
         """The dense weight, in its own shape."""

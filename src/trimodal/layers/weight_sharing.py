@@ -35,7 +35,8 @@ def tie_weight_(layer: nn.Module) -> None:
 @cache
 def _make_sharing_class(kind: type[nn.Module]) -> type[nn.Module]:
     members = {
-        "weight": property(_get_shared_weight), "__module__": __name__, "__reduce__": lambda layer: (_rebuild_sharing_layer, (kind,), vars(layer)),
+        "weight": property(_get_shared_weight), "__module__": __name__,
+        "__reduce__": lambda layer: (_rebuild_sharing_layer, (kind,), vars(layer)),
     }  # fmt: skip
     return type(f"Borrowing{kind.__name__}", (kind,), members)
 

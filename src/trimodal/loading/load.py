@@ -17,7 +17,8 @@ from typing import Any, cast
 
 import torch
 import transformers
-from huggingface_hub.errors import StrictDataclassError
+from huggingface_hub import constants, snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, StrictDataclassError
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
@@ -252,9 +253,6 @@ def _import_factory(text: str) -> Callable[[], nn.Module]:
 
 def _download_snapshot(text: str) -> Path:
     """The local copy of a hub repository's configuration, processors and safetensors."""
-    from huggingface_hub import constants, snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
-
     http_error: Any = HfHubHTTPError.__bases__[0]  # of the HTTP client, whichever the hub uses
     if not _HUB_ID.fullmatch(text) or (Path(text).parent.is_dir() and "/" in text):
         raise ModelError(f"there is no folder {text}; expected a model folder, a hub id or package.module:function")

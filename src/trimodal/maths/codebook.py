@@ -166,6 +166,13 @@ def make_fixed_table(name: Table, bits: int) -> Tensor:
     return (found / found.abs().max()).sort().values.float()
 
 
+def find_table_name(levels: Tensor) -> Table | None:
+    """The fixed table whose numbers the float16 `levels` (2^b,) are, None if they are those of none."""
+    bits = len(levels).bit_length() - 1
+    named = (name for name in TABLES if name != "kmeans" and bits >= 2)
+    return next((name for name in named if make_fixed_table(name, bits).half().equal(levels.half().cpu())), None)
+
+
 def _make_normal_table(bits: int) -> Tensor:
     half_of = 2 ** (bits - 1)
     probabilities = torch.linspace(_NF_TAIL, 0.5, half_of + 1, dtype=torch.float64)[:-1]
@@ -293,7 +300,9 @@ class CodebookSamples:
     numbers: Tensor
 
 
-def gather_codebook_samples(weight: Tensor, group: int | str, importance: Tensor | None = None, kept: Tensor | None = None) -> CodebookSamples:
+def gather_codebook_samples(
+    weight: Tensor, group: int | str, importance: Tensor | None = None, kept: Tensor | None = None
+) -> CodebookSamples:
     """What `weight` (rows, columns) puts into a shared table that has a scale per `group` beside it (`tower`: none)."""
     values, counts = weight.double(), _importance_counts(weight, importance, kept).double()
     energy = float((counts * values.square()).sum())

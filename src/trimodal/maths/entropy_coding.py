@@ -196,7 +196,7 @@ def estimate_coded_bits(codes: Tensor) -> float:
 
 
 def decode_plane(stream: bytes, shape: tuple[int, int]) -> Bytes:
-    """The matrix of bytes that `encode` made `stream` of.
+    """The matrix of bytes that `encode_plane` made `stream` of.
 
     Raises:
         Malformed: it is no stream of a matrix of this shape.

@@ -4,14 +4,22 @@ A grid gives every group of `group` neighbouring columns in every row its own sc
 
     code = clamp(round(w / s) + z, 0, 2^b − 1)        ŵ = (code − z) · s
 
-Symmetric grids have z = 2^(b−1) everywhere and a *signed* scale that maps the weight of largest magnitude to code 0,
-the far end of the range, so that all 2^b codes are used. For the row (1, −0.2) at 2 bits: s = −1 / 2 = −0.5, codes
-round(−2) + 2 = 0 and round(0.4) + 2 = 2, decoded (1, 0). Asymmetric grids place
-z = round(−lo / s) with lo ≤ 0 ≤ hi forced first, so that zero is always on the grid: without this an all-positive
-group would get a zero-point outside the range.
+    positive     z = 2^(b−1) everywhere, s > 0: signed whole numbers −2^(b−1) … 2^(b−1) − 1 times a scale, which is what
+                 integer runtimes compute with. s = max(−lo / 2^(b−1), hi / (2^(b−1) − 1)) is the least that holds lo ≤ 0 ≤ hi
+    symmetric    the same z, and a *signed* scale that maps the weight of largest magnitude to code 0, the far end of the
+                 range, so that it always has the end with one code more; no runtime's own format has that
+    asymmetric   s = (hi − lo) / (2^b − 1) > 0 and z = round(−lo / s), with lo ≤ 0 ≤ hi forced first, so that zero is always on
+                 the grid: without this an all-positive group would get a zero-point outside the range
 
-Scales are kept as float16 times one power of two per tensor, and are rounded *before* the codes are chosen, so
-that decoding is exact on any machine. A float16 zero-point (HQQ's) need not lie on the grid.
+By hand, 2 bits, W = [[1, −0.2], [0.3, −0.5]]:
+    positive     row 0: s = max(0.2 / 2, 1 / 1) = 1, codes round(1) + 2 = 3 and round(−0.2) + 2 = 2, decoded (1, 0);
+                 row 1: s = max(0.5 / 2, 0.3 / 1) = 0.3, codes 1 + 2 = 3 and round(−1.67) + 2 = 0, decoded (0.3, −0.6)
+    symmetric    row 0: s = −1 / 2 = −0.5, codes round(−2) + 2 = 0 and round(0.4) + 2 = 2, decoded (1, 0);
+                 row 1: s = 0.5 / 2 = 0.25, codes round(1.2) + 2 = 3 and round(−2) + 2 = 0, decoded (0.25, −0.5)
+
+Scales are kept as float16 times one power of two per tensor (a positive grid's rounded up, so that its range still holds every
+weight), and are rounded *before* the codes are chosen, so that decoding is exact on any machine. A float16
+zero-point (HQQ's) need not lie on the grid.
 """
 
 from __future__ import annotations
@@ -19,7 +27,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -28,6 +36,8 @@ from trimodal.core.storage import group_size
 from trimodal.maths.packing import decode_codes, pack_codes
 
 Clip = Literal["max", "mse", "output"]
+Uniform = Literal["positive", "symmetric", "asymmetric"]
+UNIFORM: tuple[Uniform, ...] = get_args(Uniform)
 Rounder = Callable[[Tensor, int], tuple[Tensor, Tensor]]
 
 _SHRINK_STEPS = 20
@@ -41,7 +51,7 @@ class Grid:
 
     `scale` is float16 (rows, groups), to be multiplied by 2^`exponent`; `zero` (rows, groups) is uint8 (int32 at 16
     bits), float16 where it need not be whole, or None for 2^(bits−1) everywhere. With `shared` the whole tensor has one
-    scale, of shape (1, 1).
+    scale, of shape (1, 1). `positive`: no zero-points, and no scale is below 0.
     """
 
     scale: Tensor
@@ -51,6 +61,7 @@ class Grid:
     group: int
     columns: int
     shared: bool = False
+    positive: bool = False
 
     kind = "quantized"
 
@@ -66,12 +77,14 @@ class Grid:
 
     def encode(self, weight: Tensor) -> Tensor:
         """Codes uint8 (int32 at 16 bits) (rows, columns) of the grid's numbers nearest to `weight`."""
-        scale, zero = expand_groups(self.float_scales(), self.group, self.columns), expand_groups(self.float_zeros(), self.group, self.columns)
+        scale = expand_groups(self.float_scales(), self.group, self.columns)
+        zero = expand_groups(self.float_zeros(), self.group, self.columns)
         return self.as_codes((weight / scale).add_(zero).round_().clamp_(0, 2**self.bits - 1))
 
     def decode(self, codes: Tensor) -> Tensor:
         """The numbers float32 (rows, columns) that `codes` stand for."""
-        scale, zero = expand_groups(self.float_scales(), self.group, self.columns), expand_groups(self.float_zeros(), self.group, self.columns)
+        scale = expand_groups(self.float_scales(), self.group, self.columns)
+        zero = expand_groups(self.float_zeros(), self.group, self.columns)
         return codes.to(torch.float32, copy=True).sub_(zero).mul_(scale)
 
     def make_rounder(self) -> Rounder:
@@ -93,7 +106,10 @@ class Grid:
     def storage_options(self) -> dict[str, Any]:
         """What storage says of it; see `core/storage.py`."""
         zero = None if self.zero is None else str(self.zero.dtype).removeprefix("torch.")
-        return {"bits": self.bits, "group": self.group, "exponent": self.exponent, "zero": zero, "shared": self.shared}
+        positive = {"positive": True} if self.positive else {}
+        return {
+            "bits": self.bits, "group": self.group, "exponent": self.exponent, "zero": zero, "shared": self.shared, **positive,
+        }  # fmt: skip
 
     def storage_tensors(self, codes: Tensor) -> dict[str, Tensor]:
         """The tensors to store for `codes`."""
@@ -104,7 +120,7 @@ class Grid:
     def from_storage(options: Mapping[str, Any], tensors: Mapping[str, Tensor], columns: int) -> tuple[Grid, Tensor]:
         """The grid and the codes that `options` and `tensors` hold."""
         grid = Grid(tensors["scale"], options["exponent"], tensors.get("zero"), options["bits"], options["group"],
-                    columns, options["shared"])  # fmt: skip
+                    columns, options["shared"], options.get("positive", False))  # fmt: skip
         return grid, decode_codes(options, tensors, columns)
 
     @staticmethod
@@ -124,11 +140,11 @@ def fit_grid(
     weight: Tensor,
     bits: int,
     group: int | str,
-    symmetric: bool = True,
+    kind: Uniform = "positive",
     clip: Clip = "max",
     moment: Tensor | None = None,
 ) -> Grid:
-    """Choose scales and zero-points for `weight` (rows, columns).
+    """Choose scales and zero-points of a grid of `kind` for `weight` (rows, columns).
 
     `clip` is `max` (the range holds every weight), or the range is shrunk per group, in steps, to where an error is
     least: `mse` takes Σ|w − ŵ|^2.5 (after the reference code of Frantar et al. 2023, arXiv 2210.17323, which has the
@@ -137,38 +153,42 @@ def fit_grid(
     """
     rows, columns = weight.shape
     if group == "tensor":
-        flat = fit_grid(weight.reshape(1, -1), bits, "channel", symmetric, "mse" if clip == "output" else clip)
-        return Grid(flat.scale, flat.exponent, flat.zero, bits, columns, columns, shared=True)
+        flat = fit_grid(weight.reshape(1, -1), bits, "channel", kind, "mse" if clip == "output" else clip)
+        return Grid(flat.scale, flat.exponent, flat.zero, bits, columns, columns, True, flat.positive)
     size = group_size(group, columns)
     count = -(-columns // size)
     padded = torch.nn.functional.pad(weight.float(), (0, count * size - columns)).view(rows * count, size)
     if clip == "output" and moment is not None:
-        scale, zero = _choose_grid_by_output(padded.view(rows, count, size), moment.float(), bits, symmetric)
+        scale, zero = _choose_grid_by_output(padded.view(rows, count, size), moment.float(), bits, kind)
     else:
-        scale, zero = _choose_grid(padded, bits, symmetric, "mse" if clip == "output" else clip)
+        scale, zero = _choose_grid(padded, bits, kind, "mse" if clip == "output" else clip)
     empty = (padded == 0).all(dim=1)  # any scale will do, but it must not decide the exponent of the others
-    stored, exponent = to_half_scales(scale, empty)
-    zeros = None if symmetric else zero.to(torch.uint8 if bits <= 8 else torch.int32).view(rows, count)
-    return Grid(stored.view(rows, count), exponent, zeros, bits, size, columns)
+    stored, exponent = to_half_scales(scale, empty, kind == "positive")
+    zeros = zero.to(torch.uint8 if bits <= 8 else torch.int32).view(rows, count) if kind == "asymmetric" else None
+    return Grid(stored.view(rows, count), exponent, zeros, bits, size, columns, positive=kind == "positive")
 
 
-def to_half_scales(scale: Tensor, empty: Tensor) -> tuple[Tensor, int]:
-    """Scales as float16 and one power of two to multiply them by; 1 for groups that are `empty`, all zeros."""
+def to_half_scales(scale: Tensor, empty: Tensor, up: bool = False) -> tuple[Tensor, int]:
+    """Scales as float16 and one power of two to multiply them by; 1 for groups that are `empty`, all zeros. They are rounded to
+    the nearest, or with `up`, where all are above 0, to the next that is no smaller, so that a range holds what it held."""
     exponent = _choose_exponent(scale[~empty])
-    stored = (scale * 2.0**-exponent).to(torch.float16)
+    wanted = scale * 2.0**-exponent
+    stored = wanted.to(torch.float16)
+    if up:
+        stored = torch.where(stored.float() < wanted, (stored.view(torch.int16) + 1).view(torch.float16), stored)
     # A scale below float16's range would decode to nothing and divide by zero; such a group is all but zero.
     return torch.where(stored == 0, torch.full_like(stored, 2.0**-24), stored).masked_fill(empty, 1.0), exponent
 
 
-def _choose_grid(groups: Tensor, bits: int, symmetric: bool, clip: Clip) -> tuple[Tensor, Tensor]:
+def _choose_grid(groups: Tensor, bits: int, kind: Uniform, clip: Clip) -> tuple[Tensor, Tensor]:
     """Scale and zero-point per row of `groups` (n, size), each (n,)."""
     at_once = max(1, _WEIGHTS_AT_ONCE // groups.shape[1])
     measure = None if clip == "max" else _power_error
-    parts = [_choose_grid_part(part, bits, symmetric, measure) for part in groups.split(at_once)]
+    parts = [_choose_grid_part(part, bits, kind, measure) for part in groups.split(at_once)]
     return torch.cat([scale for scale, _ in parts]), torch.cat([zero for _, zero in parts])
 
 
-def _choose_grid_by_output(groups: Tensor, moment: Tensor, bits: int, symmetric: bool) -> tuple[Tensor, Tensor]:
+def _choose_grid_by_output(groups: Tensor, moment: Tensor, bits: int, kind: Uniform) -> tuple[Tensor, Tensor]:
     """Scale and zero-point (rows·count,) of `groups` (rows, count, size), each group by its output error."""
     rows, count, size = groups.shape
     found = []
@@ -179,33 +199,41 @@ def _choose_grid_by_output(groups: Tensor, moment: Tensor, bits: int, symmetric:
             real = error[:, : len(block)]  # the last group may be padded
             return ((real @ block) * real).sum(dim=1)
 
-        found.append(_choose_grid_part(groups[:, number], bits, symmetric, measure))
+        found.append(_choose_grid_part(groups[:, number], bits, kind, measure))
     scale, zero = (torch.stack(parts, dim=1).view(rows * count) for parts in zip(*found, strict=True))
     return scale, zero
 
 
 def _choose_grid_part(
-    groups: Tensor, bits: int, symmetric: bool, measure: Callable[[Tensor], Tensor] | None
+    groups: Tensor, bits: int, kind: Uniform, measure: Callable[[Tensor], Tensor] | None
 ) -> tuple[Tensor, Tensor]:
     """Scale and zero-point (n,) per row of `groups` (n, size): over the whole range, or where `measure` of the errors
     (n, size) is least."""
     low, high = groups.amin(dim=1).clamp(max=0), groups.amax(dim=1).clamp(min=0)
     if measure is None:
-        return _grid_over_range(low, high, bits, symmetric)
+        return _grid_over_range(low, high, bits, kind)
     shrink = torch.linspace(1.0, _SHRINK_TO, _SHRINK_STEPS + 1, device=groups.device)
     errors = []
     for factor in shrink.tolist():
-        scale, zero = _grid_over_range(low * factor, high * factor, bits, symmetric)
-        errors.append(measure(_rounding_error(groups, scale, None if symmetric else zero, bits)))
-    best = shrink[torch.stack(errors).argmin(dim=0)]  # (n,)
-    return _grid_over_range(low * best, high * best, bits, symmetric)
+        scale, zero = _grid_over_range(low * factor, high * factor, bits, kind)
+        errors.append(measure(_rounding_error(groups, scale, zero if kind == "asymmetric" else None, bits)))
+    least, place = torch.stack(errors).min(dim=0)
+    best = shrink[place]  # (n,)
+    scale, zero = _grid_over_range(low * best, high * best, bits, kind)
+    if kind == "positive":  # what is common, max|w| / (2^(b−1) − 1), is wider, and now and then happens to fit better
+        common = torch.maximum(-low, high) / (2 ** (bits - 1) - 1)
+        common = torch.where(common == 0, torch.ones_like(common), common)
+        scale = torch.where(measure(_rounding_error(groups, common, None, bits)) < least, common, scale)
+    return scale, zero
 
 
-def _grid_over_range(low: Tensor, high: Tensor, bits: int, symmetric: bool) -> tuple[Tensor, Tensor]:
+def _grid_over_range(low: Tensor, high: Tensor, bits: int, kind: Uniform) -> tuple[Tensor, Tensor]:
     """Scale and zero-point (n,) of grids that span `low` ≤ 0 to `high` ≥ 0."""
-    if symmetric:
-        scale = -torch.where(high >= -low, high, low) / 2 ** (bits - 1)
-        zero = torch.full_like(scale, 2 ** (bits - 1))
+    half = 2 ** (bits - 1)
+    if kind != "asymmetric":
+        signed = -torch.where(high >= -low, high, low) / half
+        scale = torch.maximum(-low / half, high / (half - 1)) if kind == "positive" else signed
+        zero = torch.full_like(scale, half)
     else:
         scale = (high - low) / (2**bits - 1)
         zero = torch.round(-low / torch.where(scale == 0, torch.ones_like(scale), scale))

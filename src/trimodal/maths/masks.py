@@ -53,7 +53,7 @@ def keep_n_of_m(scores: Tensor, kept: int, of: int) -> Tensor:
 
 
 def is_refit_exact(mask: Tensor) -> bool:
-    """Whether `refit` solves for the mask (m, n) exactly: m·k³/3 operations for k kept columns, 10¹² at most."""
+    """Whether `refit_weights` solves for the mask (m, n) exactly: m·k³/3 operations for k kept columns, 10¹² at most."""
     return float((mask.sum(dim=1).double() ** 3).sum()) / 3 <= _MOST_OPERATIONS
 
 

@@ -44,7 +44,7 @@ def pack_codes(codes: Tensor, bits: int) -> Tensor:
 
 
 def unpack_codes(packed: Tensor, bits: int, columns: int) -> Tensor:
-    """The inverse of `pack`: uint8 (rows, columns); int32 at 16 bits."""
+    """The inverse of `pack_codes`: uint8 (rows, columns); int32 at 16 bits."""
     rows = packed.shape[0]
     if bits == 16:
         low, high = packed[:, : 2 * columns].view(rows, -1, 2).int().unbind(-1)

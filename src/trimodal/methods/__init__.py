@@ -41,7 +41,7 @@ METHODS: tuple[Method, ...] = (
     recover.METHOD,
 )
 
-__all__ = ["METHODS", "Method", "select_methods", "get_method", "works_on"]
+__all__ = ["METHODS", "Method", "get_method", "recovery_method", "select_methods", "works_on"]
 
 
 def get_method(name: str, where: str = "") -> Method:
@@ -64,3 +64,8 @@ def select_methods(name: str | None = None) -> tuple[Method, ...]:
         RecipeError: there is no such method; the nearest name is suggested.
     """
     return METHODS if name is None else (get_method(name),)
+
+
+def recovery_method() -> Method:
+    """The method that mends what the steps before it did: what follows each step of a gradual schedule."""
+    return recover.METHOD

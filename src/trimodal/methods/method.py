@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -21,16 +21,52 @@ MethodKind = Literal["prune", "quantize", "factorize", "share", "merge", "fold",
 Mix = Callable[[Mapping[str, Moment]], Moment]
 
 
+@dataclass(frozen=True)
+class Pace:
+    """What solving a weight (m, n) takes, measured once: `passes` over the weight, and `products` · 2 m n² + `cubes` · 2 n³
+    operations. The default is what column-wise rounding with feedback takes."""
+
+    passes: float = 600
+    products: float = 2
+    cubes: float = 4
+
+    @property
+    def looks(self) -> bool:
+        """Whether it does more than rounding, and so looks at the layers' inputs."""
+        return bool(self.products or self.cubes)
+
+
+@dataclass(frozen=True)
+class SharedTables:
+    """What a method says whose places can share one table of numbers.
+
+    Attributes:
+        uses: whether a place with this config shares a table.
+        group_of: what is the same for all places of a step that share one.
+        assign_owner: the config at a place when others of the step come before it: whether it stores the table or borrows it.
+        gather: what one place puts into its table; like `solve`, but not for long.
+        fit: the table (k,) for what its places have gathered.
+        name_at: what the table is called among a method's weights, when the layer at this path stores it.
+    """
+
+    uses: Callable[[Any], bool]
+    group_of: Callable[[Place, Any], Hashable]
+    assign_owner: Callable[[Place, Any, Sequence[tuple[Place, Any]]], Any]
+    gather: Callable[[Place, Weights, Statistic | None, Any], Any]
+    fit: Callable[[Sequence[Any], Any], Tensor]
+    name_at: Callable[[str], str]
+
+
 @dataclass(frozen=True, repr=False)
 class Method:
-    """One method.
+    """One method, of one of three shapes, by the one function that it has of `solve`, `survey` and `fit`.
 
     A *solving* method has `solve(place, weights, statistic, config) -> Change`: pure and deterministic, tensors
     in, tensors out. `weights` maps `path.weight` and `path.bias` of the place's sites to their tensors in float32, and
     of a `sparse` site `path.mask` to the mask (rows, columns) of the weights that are left; where the layers of a tower
     share a table of numbers, `path.levels` is that table (2^bits,), with the path of the layer that stores it;
     `statistic` is what `wants` asked for, taken at the place's observed site, or None. A *gradient* method has
-    `fit(student, teacher, batches, config, seed) -> records` instead and changes the student. A *surveying* method looks
+    `fit(student, teacher, batches, config, seed) -> records` and changes the student. A *surveying* method looks
     at a whole tower, or at all that shares an axis label: `survey(model, place, batches, mix, config) -> Change` runs the
     calibration batches through the model as it stands when its turn has come, and leaves it as it was; `mix` weighs
     moments per modality into one.
@@ -49,7 +85,10 @@ class Method:
         certainty: what the forecast's bytes are worth with this config.
         scores: one number per unit of the place (or weight, if it is a site) that is still there, in any order: what its
             removal costs, comparable with other places'. None where there is no such number. Methods with a `scope` have it.
-        reshaped: the layout with what else will be another, where it is more than the place's sites.
+        reshaped: the layout after it, where more changes than the place's sites.
+        compares_shapes: whether it works on layers of one shape, so that it must be known what shapes earlier steps leave.
+        tables: where its places can share a table of numbers, all about that.
+        pace: what it takes, for the estimate of a plan's time.
     """
 
     name: str
@@ -66,9 +105,21 @@ class Method:
     certainty: Callable[[Any], Certainty] = lambda config: "exact"
     scores: Callable[[Place, Weights, Statistic | None, Any], Tensor | None] | None = None
     reshaped: Callable[[Layout, Place, Any], Layout] = lambda layout, place, config: layout
+    compares_shapes: bool = False
+    tables: SharedTables | None = None
+    pace: Pace = Pace()
     solve: Callable[[Place, Weights, Statistic | None, Any], Change] | None = None
     fit: Callable[[Model, Model, Callable[[int], Sequence[Batch]], Any, int], Iterable[FitRecord]] | None = None
     survey: Callable[[Model, Place, Sequence[Batch], Mix, Any], Change] | None = None
+
+    def __post_init__(self) -> None:
+        if sum(function is not None for function in (self.solve, self.survey, self.fit)) != 1:
+            raise TypeError(f"{self.name} must have one function of solve, survey and fit")
+
+    @property
+    def trains(self) -> bool:
+        """Whether it trains the whole model, in place of solving a place of it."""
+        return self.fit is not None
 
     def __repr__(self) -> str:
         return f"<Method {self.name}: {self.idea}>"

@@ -1,12 +1,20 @@
-"""A method's options: each declares its meaning, unit, range, default and the values worth searching, in one place."""
+"""A method's options: each declares its meaning, unit, range, default and the values worth searching, in one place.
+
+A config stays a plain frozen dataclass. Values that a user wrote go through a pydantic model that is made of it once: it
+checks them, and is the part of the recipe's JSON schema that says what the method takes.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
 from dataclasses import MISSING, Field, asdict, dataclass, field, fields
-from typing import Any, Literal, get_origin, get_type_hints
+from functools import cache
+from typing import Annotated, Any, Literal, Union, get_origin, get_type_hints
 
+import pydantic
+
+from trimodal.core.validation import Mistake, get_first_mistake
 from trimodal.errors import RecipeError, suggest_names
 
 
@@ -57,21 +65,46 @@ def describe_options(config: type) -> list[dict[str, Any]]:
 
 
 def build_config(config: type, values: Mapping[str, Any], where: str) -> Any:
-    """The config with `values`, each checked for name, type and range.
+    """The config with `values`, each checked for name, type and range. An int where a float is meant becomes one, so that
+    plans read the same however it was written.
 
     Raises:
         RecipeError: naming `where`, the option, what was found and what was expected.
     """
-    known = {f.name: f for f in fields(config)}
+    try:
+        checked = make_options_model(config).model_validate(dict(values))
+    except pydantic.ValidationError as error:
+        raise RecipeError(_describe_mistake(config, values, get_first_mistake(error), where)) from error
+    return config(**{name: getattr(checked, name) for name in values})
+
+
+@cache
+def make_options_model(config: type) -> type[pydantic.BaseModel]:
+    """The pydantic model of a config: strict, without unknown options, with the options' meanings and ranges. Its JSON schema
+    is what editors know of them."""
     hints = get_type_hints(config)
-    for name, value in values.items():
-        if name not in known:
-            raise RecipeError(f"{where} has no option '{name}'; {suggest_names(name, known)}")
-        _check_value(value, hints[name], _get_option(known[name]), f"{where}: {name}")
-    missing = [name for name, f in known.items() if f.default is MISSING and name not in values]
-    if missing:
-        raise RecipeError(f"{where} needs the option '{missing[0]}': {_get_option(known[missing[0]]).help}")
-    return config(**{name: _coerce_value(value, hints[name]) for name, value in values.items()})
+    model: Any = pydantic.create_model  # its overloads know no fields by name
+    rules = pydantic.ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
+    found: type[pydantic.BaseModel] = model(
+        config.__name__, __config__=rules, **{f.name: _make_model_field(f, hints[f.name]) for f in fields(config)}
+    )
+    return found
+
+
+def _make_model_field(f: Field[Any], hint: Any) -> tuple[Any, Any]:
+    known, default = _get_option(f), ... if f.default is MISSING else f.default
+    meaning = f"{known.help} ({known.unit})" if known.unit else known.help
+    return _make_checked_type(hint, known), pydantic.Field(default, description=meaning, examples=list(known.search) or None)
+
+
+def _make_checked_type(hint: Any, known: Option) -> Any:
+    """The hint with all that the option says: numbers within the range, words among the choices, None where it is allowed."""
+    kinds = _allowed_types(hint)
+    bounded = known.low is not None or not known.choices
+    numbers = [Annotated[kind, pydantic.Field(ge=known.low, le=known.high)] for kind in kinds if kind in (int, float) and bounded]
+    others = [Literal[known.choices]] if known.choices else [kind for kind in kinds if kind in (str, bool)]
+    nothing = [None] if type(None) in kinds else []
+    return Union[(*numbers, *others, *nothing)]
 
 
 def config_to_dict(config: Any) -> dict[str, Any]:
@@ -97,10 +130,27 @@ def _allowed_types(hint: Any) -> tuple[type, ...]:
     return tuple(type(None) if part is None else part for part in parts)
 
 
-def _coerce_value(value: Any, hint: Any) -> Any:
-    """An int where a float is meant becomes one, so that plans read the same however it was written."""
-    kinds = _allowed_types(hint)
-    return float(value) if float in kinds and int not in kinds and type(value) is int else value
+def _describe_mistake(config: type, values: Mapping[str, Any], mistake: Mistake, where: str) -> str:
+    """What is wrong in words: an unknown option, one that is missing, or a value and what it must be."""
+    known = {f.name: f for f in fields(config)}
+    name = str(mistake.location[0])
+    if mistake.is_unknown_key:
+        return f"{where} has no option '{name}'; {suggest_names(name, known)}"
+    if mistake.is_missing_key:
+        return f"{where} needs the option '{name}': {_get_option(known[name]).help}"
+    expected = _describe_expected(values[name], get_type_hints(config)[name], _get_option(known[name]))
+    return f"{where}: {name} is {values[name]!r}, but must be {expected}"
+
+
+def _describe_expected(value: Any, hint: Any, known: Option) -> str:
+    """What the option must be, and what may have been meant by a value of the wrong type, an unknown word, or a number out of range."""
+    expected = known.expected or _type_name(hint)
+    if type(value) not in (*_allowed_types(hint), *([int] if float in _allowed_types(hint) else [])):
+        advice = "; YAML reads a number such as 1e-3 as text, write 1.0e-3" if _is_number_as_text(value) else ""
+        return f"{expected} ({_type_name(hint)}){advice}"
+    if isinstance(value, str) and known.choices:
+        return f"{expected}; {suggest_names(value, map(str, known.choices))}"
+    return f"{expected} {known.unit}".rstrip()
 
 
 def _is_number_as_text(value: Any) -> bool:
@@ -108,23 +158,3 @@ def _is_number_as_text(value: Any) -> bool:
         return isinstance(value, str) and "e" in value.lower() and math.isfinite(float(value))
     except ValueError:
         return False
-
-
-def _check_value(value: Any, hint: Any, known: Option, place: str) -> None:
-    expected = known.expected or _type_name(hint)
-    if value in known.choices and not isinstance(value, bool):
-        return
-    kinds = _allowed_types(hint)
-    fits = any(type(value) is kind for kind in kinds) or (float in kinds and type(value) is int)
-    if not fits:
-        advice = "; YAML reads a number such as 1e-3 as text, write 1.0e-3" if _is_number_as_text(value) else ""
-        raise RecipeError(f"{place} is {value!r}, but must be {expected} ({_type_name(hint)}){advice}")
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    if known.choices and not is_number:
-        raise RecipeError(
-            f"{place} is {value!r}, but must be {expected}; {suggest_names(str(value), map(str, known.choices))}"
-        )
-    below = is_number and known.low is not None and not value >= known.low
-    above = is_number and known.high is not None and not value <= known.high
-    if below or above or (known.choices and known.low is None):
-        raise RecipeError(f"{place} is {value!r}, but must be {expected}{' ' + known.unit if known.unit else ''}")

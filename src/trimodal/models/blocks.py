@@ -91,7 +91,8 @@ def trace_blocks(module: nn.Module, paths: Sequence[str], batch: Batch) -> Block
 
 def count_read_blocks(module: nn.Module, tower: Tower) -> int:
     """How many blocks the tower's states run through before they are read the last time; those behind are idle."""
-    numbers = [_to_block_counts(value, len(tower.blocks)) for config in _iter_configs(module) for value in _read_layer_setting(config, tower)]
+    settings = [value for config in _iter_configs(module) for value in _read_layer_setting(config, tower)]
+    numbers = [_to_block_counts(value, len(tower.blocks)) for value in settings]
     return max((max(places) for places in numbers), default=len(tower.blocks))
 
 

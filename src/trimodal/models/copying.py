@@ -77,8 +77,9 @@ def _deepcopy_module(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
     except ModelError as error:
         cause = error.__cause__ or error
         raise ModelError(
-            f"{type(module).__name__} cannot be copied: {_find_uncopyable(module, memo)} ({last_line_of(cause)}). trimodal works on a copy, so that "
-            "your model stays as it is; set that attribute to None before the call, or give its class a __deepcopy__"
+            f"{type(module).__name__} cannot be copied: {_find_uncopyable(module, memo)} ({last_line_of(cause)}). "
+            "trimodal works on a copy, so that your model stays as it is; set that attribute to None before the call, "
+            "or give its class a __deepcopy__"
         ) from cause
 
 

@@ -2,7 +2,7 @@
 
 A family writes down each part by its path and leaves the rest to `build_layout`. One block of a Transformer reads
 
-    (Part("norm1", "norm", "attention"), Attention("q", "k", "v", "o", width="head_dim"), Mlp("up", "down"))
+    (LayerPart("norm1", "norm", "attention"), AttentionPart("q", "k", "v", "o", width="head_dim"), MlpPart("up", "down"))
 
 and from that come the sites, their shapes, the labels of the axes that must be cut together, and the counters that a
 cut has to change. The stream that runs through a tower is one axis too, `text.width`: which parts read it and which write
@@ -101,7 +101,7 @@ class TowerPart:
 
     `blocks` is a path that may hold `*` for each child of a list (`stages.*.layers.*`); `block` says what one holds,
     and parts that a block lacks are skipped. `between` holds parts that run after the block at that path, paths from
-    `root`. `whole_tokens`, `protected` and `restored` say whether and how its tokens can be merged, see `Tower`; so do
+    `root`. `whole_tokens`, `protected` and `restored` say whether and how its tokens can be merged, see `ModalityTower`; so do
     `whole_blocks`, `counted` and `read_by` for removing blocks. `whole_width` is the reason why none of its stream's
     dimensions can be removed, empty if they can. Those of the piece with the blocks count. `bare` are parameters in no
     part whose last dimension is the stream's, by their names from `root`.
@@ -298,7 +298,7 @@ def _add_free_parameters(module: nn.Module, layout: Layout, pieces: Sequence[Tow
         for piece in pieces for name in piece.free_parameters
         if (value := named.get(path := _join_path(piece.root, name))) is not None
     }  # fmt: skip
-    layout = replace(layout, bare=tuple(bare.values()))
+    layout = replace(layout, free_parameters=tuple(bare.values()))
     for piece in pieces:
         if piece.blocks:
             reason = piece.whole_width or _explain_stream_mismatch(module, layout, layout.get_tower(piece.name), declared)
@@ -312,7 +312,7 @@ def _explain_stream_mismatch(module: nn.Module, layout: Layout, tower: Tower, de
     sites = list(layout.find_label_sites(label))
     named = dict(module.named_parameters(remove_duplicate=False))
     units = {axis.units for s in sites for axis in (s.input_axis, s.output_axis) if axis is not None and axis.label == label}
-    units |= {named[bare.path].shape[-1] for bare in layout.bare if bare.label == label}
+    units |= {named[bare.path].shape[-1] for bare in layout.free_parameters if bare.label == label}
     if len(units) != 1 or not any(site.reads_label(label) for site in sites):
         return f"its layers do not agree on how wide its stream is: {', '.join(map(str, sorted(units)))}"
     (width,) = units
@@ -320,7 +320,7 @@ def _explain_stream_mismatch(module: nn.Module, layout: Layout, tower: Tower, de
     if tied is not None:
         return f"{tied.path} shares its weight with {tied.tied[0]}, which is not read along its stream"
     others = [t for t in layout.towers if t.name != tower.name]
-    known = {id(named[bare.path]) for bare in layout.bare}
+    known = {id(named[bare.path]) for bare in layout.free_parameters}
     known |= {id(value) for path in declared for value in module.get_submodule(path)._parameters.values()}
     for name, value in named.items():
         elsewhere = any(name.startswith(f"{prefix}.") for other in others for prefix in other.prefixes if prefix)

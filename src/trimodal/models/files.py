@@ -22,6 +22,8 @@ from functools import cache, lru_cache, partial
 from pathlib import Path
 from typing import Any
 
+import transformers
+
 from trimodal.errors import ModelError
 from trimodal.models.foreign import run_foreign
 
@@ -189,8 +191,6 @@ def _vocabulary_files(folder: Path) -> tuple[str, ...]:
 
 @cache
 def _tokenizer_files_of(name: str) -> tuple[str, ...]:
-    import transformers
-
     found: list[str] = []
     for one in dict.fromkeys((name, name.removesuffix("Fast"))):
         with suppress(ModelError):  # a class may need a package that is not there

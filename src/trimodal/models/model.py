@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from trimodal.core import Layout
+from trimodal.core.model_edit import ModelEdit
 from trimodal.models.foreign import run_foreign
 
 if TYPE_CHECKING:
@@ -150,8 +151,8 @@ class Family:
 @dataclass
 class Model:
     """A module with its layout. `folder` holds the configuration and processor files; None for a module that
-    came from a function. `steps` is what was done to it since it was the bare architecture, in the form that
-    `edits/apply.py` writes and replays. `unused` are the tensors of the checkpoint that the module does not take, with
+    came from a function. `steps` is what was done to it since it was the bare architecture,
+    one record of `edits/` each. `unused` are the tensors of the checkpoint that the module does not take, with
     their bytes."""
 
     module: nn.Module
@@ -160,7 +161,7 @@ class Model:
     name: str
     folder: Path | None = None
     processors: Processors = field(default_factory=Processors)
-    steps: list[dict[str, Any]] = field(default_factory=list)
+    steps: list[ModelEdit] = field(default_factory=list)
     unused: Mapping[str, int] = field(default_factory=dict)
 
     def example(self) -> dict[str, Any]:

@@ -9,8 +9,8 @@ The model of cost, with m × n the shape of a weight:
     verifying     2 forward passes per held-out sample, and what a packed layer adds: decoding it once per batch
     reloading     what reading took so far: another process reads the result
 
-`passes`, `a` and `b` are per method (`_PACE`), measured once on the built-in and the MiniLM encoder; a method that is not
-listed counts as GPTQ does. Memory is the model, its copy where there is data, the compressed layers, and the larger of: a few
+`passes`, `a` and `b` are per method (its `pace`), measured once on the built-in and the MiniLM encoder; a method that says
+nothing of it counts as GPTQ does. Memory is the model, its copy where there is data, the compressed layers, and the larger of: a few
 float32 copies of the largest weight; the other process while the result is reloaded.
 """
 
@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -30,6 +30,7 @@ from trimodal.core import Edit, Layout, Plan, Site
 from trimodal.core.estimate import Estimate
 from trimodal.errors import InputError
 from trimodal.machine import free_memory_bytes
+from trimodal.methods import get_method
 from trimodal.models.files import weight_files
 
 _USED = 0.4  # of a product's pace, in layers with all that is around them
@@ -42,17 +43,6 @@ _SAVED_BYTES_PER_SECOND = 200e6  # hashing, writing, reading back
 _COMPANIONS_BYTES = 2_000_000
 _PRODUCT = 512
 _COPIED, _TRIES = 1 << 22, 6
-_PACE: Mapping[str, tuple[float, float, float]] = {  # passes over the weight, a, b
-    "quantize.rtn": (120, 0, 0),
-    "quantize.hqq": (400, 0, 0),
-    "quantize.gptq": (600, 2, 4),
-    "quantize.learned": (2000, 400, 0),
-    "quantize.entropy": (600, 6, 8),
-    "prune.magnitude": (30, 0, 0),
-    "prune.obs": (200, 40, 40),
-    "merge.tokens": (0, 0, 0),
-    "fold.exact": (10, 0, 0),
-}
 
 
 @dataclass(frozen=True)
@@ -65,7 +55,7 @@ class MachineSpeed:
 
 @dataclass(frozen=True)
 class Workload:
-    """How much data is worked on: samples for statistics, for training, and held out; `operations` of one sample's forward
+    """How much data is worked on: samples for statistics, for training, and held out; `macs` of one sample's forward
     pass (multiply-accumulates), None where they could not be counted."""
 
     statistics: int = 0
@@ -121,11 +111,12 @@ def estimate_cost(plan: Plan, layout: Layout, work: Workload, reading_seconds: f
 
 
 def _estimate_solving_seconds(edit: Edit, layout: Layout, pace: MachineSpeed) -> float:
-    passes, products, cubes = _PACE.get(edit.method, _PACE["quantize.gptq"])
+    pace_of = get_method(edit.method).pace
     total = 0.0
     for site in _find_edited_sites([edit], layout):
         m, n = site.rows, site.columns
-        total += passes * 4 * m * n / pace.bytes + (products * 2 * m * n * n + cubes * 2 * n**3) / (pace.flops * _USED)
+        operations = pace_of.products * 2 * m * n * n + pace_of.cubes * 2 * n**3
+        total += pace_of.passes * 4 * m * n / pace.bytes + operations / (pace.flops * _USED)
     return total
 
 
@@ -141,7 +132,7 @@ def _find_edited_sites(edits: Iterable[Edit], layout: Layout) -> Iterator[Site]:
 
 def _find_observed_sites(plan: Plan, layout: Layout) -> Iterator[Site]:
     """Sites whose inputs are looked at: layers of methods that do more than round."""
-    edits = [edit for edit in plan.edits if _PACE.get(edit.method, (0, 1, 1))[1:] != (0, 0)]
+    edits = [edit for edit in plan.edits if get_method(edit.method).pace.looks]
     return (site for site in _find_edited_sites(edits, layout) if site.kind in ("linear", "conv"))
 
 

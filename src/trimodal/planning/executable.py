@@ -103,7 +103,7 @@ def _is_fold(place: Place, planned: PlannedPlace) -> bool:
 
 def _suggest_place(layout: Layout, name: str, candidates: Sequence[Place]) -> str:
     """Why there is no place called `name`, or which could be meant."""
-    fixed = next((fixed.reason for fixed in layout.fixed if fixed.label == name), None)
+    fixed = next((fixed.reason for fixed in layout.uncuttable if fixed.label == name), None)
     if fixed is not None:
         return f"its units cannot be cut: {fixed}"
     if not candidates:

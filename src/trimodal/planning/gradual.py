@@ -25,10 +25,11 @@ from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, get_args
 
 from trimodal.errors import RecipeError
-from trimodal.methods import Method
+from trimodal.methods import Method, recovery_method
 from trimodal.methods.options import build_config, option
 
 Shape = Literal["cubic", "linear", "geometric"]
+"""The method that follows each of the steps."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,11 @@ class GradualSchedule:
         return round(final - (final - self.begin) * missing, 6)
 
 
+def can_be_gradual(method: Method) -> bool:
+    """Whether a step with `method` can be spread out: it prunes, and has a sparsity that can rise."""
+    return method.kind == "prune" and any(f.name == "sparsity" for f in fields(method.config))
+
+
 def read_gradual_schedule(
     method: Method, values: Mapping[str, Any], place: str
 ) -> tuple[GradualSchedule, Mapping[str, Any], Mapping[str, Any]]:
@@ -59,13 +65,13 @@ def read_gradual_schedule(
     Raises:
         RecipeError: the method does not prune, or an option is wrong.
     """
-    if method.kind != "prune" or not any(f.name == "sparsity" for f in fields(method.config)):
+    if not can_be_gradual(method):
         raise RecipeError(f"{place}: gradual is for steps that prune, such as prune.magnitude")
     values = dict(values)
     recovery = {name: values.pop(name, {}) for name in ("recover", "final")}
     for name, options in recovery.items():
         if not isinstance(options, dict):
-            raise RecipeError(f"{place}: gradual.{name} is {options!r}, but must be a mapping of options of distill")
+            raise RecipeError(f"{place}: gradual.{name} is {options!r}, but must be a mapping of options of {recovery_method().name}")
     recover = recovery["recover"]
     return build_config(GradualSchedule, values, f"{place}: gradual"), recover, {**recover, **recovery["final"]}
 

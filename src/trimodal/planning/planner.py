@@ -26,12 +26,11 @@ from trimodal.core import (
     lowest_certainty,
 )
 from trimodal.core.site import is_width
-from trimodal.edits.fold_layout import sites_of_fold
+from trimodal.edits.fold import sites_of_fold
 from trimodal.errors import RecipeError, suggest_names
 from trimodal.methods import Method
 from trimodal.methods.options import build_config, config_to_dict
-from trimodal.methods.prune.scope import RANKED
-from trimodal.methods.quantize.tower_codebook import assign_codebook_owner
+from trimodal.methods.scope import rank_alone
 from trimodal.planning.recipe import Recipe, RecipeStep
 
 
@@ -107,13 +106,13 @@ def _plan_step(layout: Layout, step: RecipeStep, data: bool, began: Layout, earl
     """The edit for `step`, and the layout after it; `began` is the layout when the step's schedule began, `earlier` are
     the edits before it."""
     method = step.method
-    if method.fit is not None and not data:
+    if method.trains and not data:
         raise RecipeError(f"{step.place} ({method.name}) trains on calibration data, and there is none; give --data")
     if method.on == "model":
         return Edit(method.name, step.where, config_to_dict(step.config), ()), layout
     draft = EditDraft(method, layout, earlier)
     matching, left = _match_places(layout, step)
-    left += [DeclinedPlace(fixed.label, fixed.reason) for fixed in layout.fixed if _wants_uncuttable(fixed, step)]
+    left += [DeclinedPlace(fixed.label, fixed.reason) for fixed in layout.uncuttable if _wants_uncuttable(fixed, step)]
     left += _find_unmatched_exceptions(step, matching)
     for found in matching:
         place = draft.locate_place(found)
@@ -161,13 +160,14 @@ class EditDraft:
         """Why the method cannot work at `place` with `config`; None if it can."""
         reason = explain_held_weight(place) or self.method.refuse(place, config)
         reason = reason or _explain_stale_fold(place.fold, self.earlier, self.planned)
-        if reason is None and self.method.kind == "share":
+        if reason is None and self.method.compares_shapes:
             return _explain_unknown_shapes(place, self.method.forecast(place, config), self.earlier)
         return reason
 
     def add_place_(self, place: Place, config: Any, base: Mapping[str, Any]) -> None:
         """Take `place` with `config`, of which the plan will say what differs from the edit's own, `base`."""
-        config = assign_codebook_owner(place, config, self._taken)
+        if self.method.tables is not None:
+            config = self.method.tables.assign_owner(place, config, self._taken)
         after = self.method.forecast(place, config)
         self.layout = self.method.reshaped(self.layout.replace_sites(place.sites, after), place, config)
         self._taken.append((place, config))
@@ -256,9 +256,8 @@ def _config_for_place(step: RecipeStep, place: Place) -> Any:
     """The step's options at `place`: those of the last exception that fits it, else the step's own. Where an exception
     gives the sparsity, it is not left to a ranking."""
     config = next((config for pattern, config in reversed(step.but) if _matches_pattern(place, pattern)), step.config)
-    if getattr(config, "scope", "") in RANKED and config.sparsity != step.config.sparsity:
-        return replace(config, scope="layer")
-    return config
+    given = getattr(config, "sparsity", None) != getattr(step.config, "sparsity", None)
+    return rank_alone(config) if given else config
 
 
 def _rescale_sparsity(config: Any, place: Place, began: Layout) -> Any:
@@ -361,8 +360,8 @@ def _explain_no_match(layout: Layout, step: RecipeStep, pattern: str) -> str:
             "parameters stay as they are"
         )
     if not candidates:
-        reasons = [f"{fixed.label}: {fixed.reason}" for fixed in layout.fixed if _wants_uncuttable(fixed, step)]
-        reasons += [fixed.reason for fixed in layout.fixed if not fixed.label]
+        reasons = [f"{fixed.label}: {fixed.reason}" for fixed in layout.uncuttable if _wants_uncuttable(fixed, step)]
+        reasons += [fixed.reason for fixed in layout.uncuttable if not fixed.label]
         why = f": {'; '.join(reasons[:3])}{' …' if len(reasons) > 3 else ''}" if reasons else ""
         return f"this model has no {step.method.unit} that can be cut{why}"
     parts = {word for place in candidates for site in place.sites for word in (site.tower, site.role)}

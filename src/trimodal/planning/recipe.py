@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import yaml
 
 from trimodal.catalogue import list_recipes, read_recipe_text
-from trimodal.core import MODALITIES
 from trimodal.core.record import PackName
 from trimodal.errors import RecipeError, suggest_names
-from trimodal.methods import Method, get_method
+from trimodal.methods import Method, get_method, recovery_method
 from trimodal.methods.options import build_config
 from trimodal.planning.gradual import expand_schedule, read_gradual_schedule
+from trimodal.planning.recipe_file import LARGEST_SEED, StepKeys, check_recipe_keys, check_step_keys
 from trimodal.statistics import Balance
 
-_KEYS = ("seed", "calibration", "floors", "pack", "steps")
-_CALIBRATION_KEYS = ("samples", "balance")
-LARGEST_SEED = 2**63 - 1
+__all__ = ["LARGEST_SEED", "Recipe", "RecipeStep", "read_recipe"]
 
 
 @dataclass(frozen=True)
@@ -103,33 +100,16 @@ def _read_recipe_text(source: str | Path) -> tuple[str, str, bool]:
 
 
 def _parse_recipe(name: str, content: Mapping[str, Any]) -> Recipe:
-    for key in content:
-        if key not in _KEYS:
-            raise RecipeError(f"{name}: unknown key '{key}'; {suggest_names(str(key), _KEYS)}")
-    steps = content.get("steps")
-    if not isinstance(steps, list) or not steps:
-        raise RecipeError(
-            f"{name}: 'steps' must be a list with at least one step such as `- quantize.rtn: {{bits: 8}}`"
-        )
-    calibration = _check_mapping(content.get("calibration", {}), f"{name}: calibration")
-    for key in calibration:
-        if key not in _CALIBRATION_KEYS:
-            raise RecipeError(f"{name}: calibration has no option '{key}'; {suggest_names(str(key), _CALIBRATION_KEYS)}")
-    balance = calibration.get("balance", "modality")
-    if balance not in get_args(Balance):
-        raise RecipeError(
-            f"{name}: calibration.balance is {balance!r}, but must be one of {', '.join(get_args(Balance))}"
-        )
+    found = check_recipe_keys(content, name)
+    calibration = found.calibration
     return Recipe(
         name=name,
-        steps=tuple(found for i, step in enumerate(steps, start=1) for found in _parse_step(f"{name}: step {i}", step)),
-        seed=_check_integer(content.get("seed", 0), f"{name}: seed", 0, LARGEST_SEED),
-        samples=_check_integer(calibration["samples"], f"{name}: calibration.samples", 1)
-        if "samples" in calibration
-        else None,
-        balance=balance,
-        floors=_check_floors(content.get("floors", {}), name),
-        pack=_check_pack(content.get("pack", "plain"), name),
+        steps=tuple(step for i, line in enumerate(found.steps, start=1) for step in _parse_step(f"{name}: step {i}", line)),
+        seed=found.seed,
+        samples=calibration.samples if "samples" in calibration.model_fields_set else None,
+        balance=calibration.balance,
+        floors=found.floors.model_dump(exclude_unset=True),
+        pack=found.pack,
         raw=dict(content),
     )
 
@@ -143,41 +123,35 @@ def _parse_step(place: str, step: Any) -> Iterator[RecipeStep]:
             f'{place} is {step!r}, but must name one method, such as `quantize.rtn: {{where: "*", bits: 8}}`'
         )
     ((name, options),) = step.items()
-    found = get_method(str(name), place)
-    values = dict(_check_mapping(options if options is not None else {}, f"{place} ({name})"))
-    schedule, optional = values.pop("gradual", None), values.pop("optional", False)
-    if type(optional) is not bool:
-        raise RecipeError(f"{place} ({name}): optional is {optional!r}, but must be true or false")
-    where = values.pop("where", "*")
-    patterns = (where,) if isinstance(where, str) else tuple(where) if isinstance(where, list) else ()
-    if not patterns or not all(isinstance(pattern, str) and pattern for pattern in patterns):
-        raise RecipeError(
-            f'{place} ({name}): where is {where!r}, but must be a pattern such as "image.*", or a list of them'
-        )
-    if found.on == "model" and patterns != ("*",):
-        raise RecipeError(f"{place} ({name}): works on the whole model and takes no 'where'")
-    if found.on == "model" and optional:
-        raise RecipeError(f"{place} ({name}): works on the whole model, which is always there, and takes no 'optional'")
-    exceptions = _check_mapping(values.pop("but", {}), f"{place} ({name}): but")
-    if exceptions and found.on == "model":
-        raise RecipeError(f"{place} ({name}): works on the whole model and takes no 'but'")
-    config = build_config(found.config, values, f"{place} ({name})")
-    but = []
-    for pattern, options in exceptions.items():
-        here = f"{place} ({name}): but '{pattern}'"
-        but.append((str(pattern), build_config(found.config, {**values, **_check_mapping(options, here)}, here)))
-    whole = RecipeStep(found, patterns, config, place, tuple(but), optional=optional)
-    if schedule is None:
+    found, here = get_method(str(name), place), f"{place} ({name})"
+    own, values = check_step_keys(_check_mapping(options if options is not None else {}, here), here)
+    where = (own.where,) if isinstance(own.where, str) else tuple(own.where)
+    if found.on == "model":
+        _check_whole_model_step(where, own, here)
+    config = build_config(found.config, values, here)
+    but = tuple((str(p), build_config(found.config, {**values, **one}, f"{here}: but '{p}'")) for p, one in own.but.items())
+    whole = RecipeStep(found, where, config, place, but, optional=own.optional)
+    if own.gradual is None:
         yield whole
     else:
-        yield from _expand_gradual_step(whole, _check_mapping(schedule, f"{place} ({name}): gradual"))
+        yield from _expand_gradual_step(whole, own.gradual)
+
+
+def _check_whole_model_step(where: tuple[str, ...], own: StepKeys, here: str) -> None:
+    """Refuse what a step that works on the whole model cannot take."""
+    if where != ("*",):
+        raise RecipeError(f"{here}: works on the whole model and takes no 'where'")
+    if own.optional:
+        raise RecipeError(f"{here}: works on the whole model, which is always there, and takes no 'optional'")
+    if own.but:
+        raise RecipeError(f"{here}: works on the whole model and takes no 'but'")
 
 
 def _expand_gradual_step(whole: RecipeStep, schedule: Mapping[str, Any]) -> Iterator[RecipeStep]:
     """The steps of a gradual schedule, each followed by its recovery."""
     here = f"{whole.place} ({whole.method.name})"
     gradual, options, last = read_gradual_schedule(whole.method, schedule, here)
-    recovery = get_method("distill")
+    recovery = recovery_method()
     recover = build_config(recovery.config, options, f"{here}: gradual.recover")
     final = build_config(recovery.config, last, f"{here}: gradual.final")
     configs = expand_schedule(gradual, whole.config, here)
@@ -193,28 +167,3 @@ def _check_mapping(value: Any, place: str) -> Mapping[str, Any]:
     if not isinstance(value, dict):
         raise RecipeError(f"{place} is {value!r}, but must be a mapping of options")
     return value
-
-
-def _check_integer(value: Any, place: str, low: int, high: int | None = None) -> int:
-    if type(value) is not int or value < low or (high is not None and value > high):
-        limits = f"{low} or more" if high is None else f"{low} to {high}"
-        raise RecipeError(f"{place} is {value!r}, but must be a whole number, {limits}")
-    return value
-
-
-def _check_pack(value: Any, name: str) -> PackName:
-    known: tuple[PackName, ...] = get_args(PackName)
-    if value not in known:
-        raise RecipeError(f"{name}: pack is {value!r}, but must be one of {', '.join(known)}; {suggest_names(str(value), known)}")
-    found: PackName = value
-    return found
-
-
-def _check_floors(value: Any, name: str) -> dict[str, float]:
-    known = ("all", *MODALITIES)
-    for key, floor in _check_mapping(value, f"{name}: floors").items():
-        if key not in known:
-            raise RecipeError(f"{name}: floors has no '{key}'; {suggest_names(str(key), known)}")
-        if type(floor) not in (int, float) or not 0 <= floor < math.inf:
-            raise RecipeError(f"{name}: floors.{key} is {floor!r}, but must be the largest drop allowed, 0 or more")
-    return {key: float(floor) for key, floor in value.items()}

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from trimodal.core import Plan, Sample
 from trimodal.data import (
+    Data,
     batch_samples,
+    check_media,
     check_modalities,
     choose_samples,
     digest_samples,
     encode_samples,
+    is_no_data,
     read_samples,
     require_samples,
     split_calibration_and_held_out,
@@ -34,32 +36,29 @@ class SampleSets:
     held_out: Sequence[Sample] = ()
 
 
-def prepare_samples(model: Model, request: Request, data: str | Path | None) -> SampleSets:
+def prepare_samples(model: Model, request: Request, data: Data | None) -> SampleSets:
     """The samples of `data` by use, none where it is None or `none`.
 
     Raises:
         DataError: they cannot be read, do not fit the model, or are fewer than asked for.
         RecipeError: a plan was made for other calibration data.
     """
-    if is_no_data(data):
+    if data is None or is_no_data(data):
         _check_same_calibration(request.plan, None)
         return SampleSets()
-    samples = read_samples(data)  # type: ignore[arg-type]
+    samples = read_samples(data)
     check_modalities(model, samples)
     calibration, held_out = split_calibration_and_held_out(samples, request.seed)
     _check_same_calibration(request.plan, digest_samples(calibration))
     wanted = min(_STATISTICS_SAMPLES, len(calibration)) if request.samples is None else request.samples
     require_samples(calibration, max(wanted, 1), "calibration samples")
+    chosen = choose_samples(calibration, wanted, request.seed)
+    check_media([*chosen, *held_out, *calibration])
     encode_samples(model, calibration[:1])  # a model that cannot be given samples is refused while planning
-    return SampleSets(choose_samples(calibration, wanted, request.seed), calibration, held_out)
+    return SampleSets(chosen, calibration, held_out)
 
 
-def is_no_data(data: str | Path | None) -> bool:
-    """Whether the user has said that there is no data."""
-    return data is None or str(data) == "none"
-
-
-def require_data(data: str | Path | None) -> None:
+def require_data(data: Data | None) -> None:
     """Refuse `none` where both models are to be measured.
 
     Raises:
@@ -92,7 +91,7 @@ def check_floors_can_be_judged(request: Request, samples: SampleSets) -> None:
         )
 
 
-def select_verification_samples(model: Model, plan: Plan, data: str | Path) -> Sequence[Sample]:
+def select_verification_samples(model: Model, plan: Plan, data: Data) -> Sequence[Sample]:
     """What a result of `plan` can be measured with: of the data that it was calibrated with the held-out part, of other data
     all but the lines with `split: train`.
 

@@ -77,7 +77,7 @@ class _EditReach:
                 self.weights.add_paths_(place.paths)
             elif used.on != "tower" or place.bytes_after != place.bytes_before:
                 self.whole.add_paths_(place.paths)
-                self.whole.add_paths_(bare.path for bare in layout.bare if bare.label == place.name)
+                self.whole.add_paths_(bare.path for bare in layout.free_parameters if bare.label == place.name)
                 self.whole.add_paths_((place.fold.path,) if place.fold else ())
         self.declined.update(alone.name for alone in edit.left_alone)
 

@@ -11,13 +11,13 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from math import nan
 from pathlib import Path
 from typing import Any
 
 import jinja2
 
 from trimodal.core import Edit, FitRecord, Metric, PlaceRecord, Plan, TowerSize, UntouchedTensors, Verdict
+from trimodal.core.record import read_record_line
 from trimodal.errors import IntegrityError, OutputError
 from trimodal.methods import METHODS, Method
 from trimodal.methods.options import describe_options
@@ -46,7 +46,8 @@ def report(out: str | Path, *, name: str | None = None) -> Path:
     out = Path(out)
     if not out.is_dir():
         raise OutputError(f"there is no folder {out}; expected one that trimodal compress wrote")
-    verdict = _parse_file(out / "verdict.json", lambda text: Verdict.from_json(json.loads(text)))
+    file = out / "verdict.json"
+    verdict = _parse_file(file, lambda text: Verdict.from_json(json.loads(text), str(file)))
     replace_files(out, {PAGE_NAME: build_page(out, verdict, name or out.resolve().name)})
     return out / PAGE_NAME
 
@@ -73,21 +74,16 @@ def _parse_file(file: Path, parse: Any) -> Any:
 
 
 def _read_records(file: Path) -> tuple[list[PlaceRecord], list[FitRecord]]:
-    places: list[PlaceRecord] = []
-    fits: list[FitRecord] = []
-    if not file.is_file():
-        return places, fits
-    for line in _parse_file(file, lambda text: [json.loads(one) for one in text.splitlines() if one.strip()]):
-        kind = line.get("kind") if isinstance(line, dict) else None
-        try:
-            if kind == "place":
-                error = {name: nan if value is None else value for name, value in line.get("error", {}).items()}
-                places.append(PlaceRecord(**{**line, "error": error, "notes": tuple(line.get("notes", ()))}))
-            elif kind == "fit":
-                fits.append(FitRecord(**line))
-        except TypeError as error:
-            raise IntegrityError(f"{file} holds a {kind} line that cannot be read ({error}); write it anew") from error
-    return places, fits
+    lines = _parse_file(file, str.splitlines) if file.is_file() else []
+    read = [_read_line(line, f"{file}, line {number}") for number, line in enumerate(lines, start=1) if line.strip()]
+    return [one for one in read if isinstance(one, PlaceRecord)], [one for one in read if isinstance(one, FitRecord)]
+
+
+def _read_line(line: str, where: str) -> PlaceRecord | FitRecord | None:
+    try:
+        return read_record_line(json.loads(line), where)
+    except (ValueError, RecursionError) as error:
+        raise IntegrityError(f"{where} is not valid JSON ({error}); take the line out") from error
 
 
 def render_page(plan: Plan, verdict: Verdict, places: Sequence[PlaceRecord], fits: Sequence[FitRecord], *, name: str) -> str:
@@ -157,7 +153,8 @@ def _make_tiles(verdict: Verdict) -> list[SummaryTile]:
     smaller = wording.format_ratio(verdict.size.before_bytes, verdict.size.after_bytes)
     value, _, unit = smaller.partition(" ")
     sizes = verdict.size
-    tiles = [SummaryTile(value, unit, f"{wording.format_bytes(sizes.before_bytes)} became {wording.format_bytes(sizes.after_bytes)} on disk")]
+    before, after = wording.format_bytes(sizes.before_bytes), wording.format_bytes(sizes.after_bytes)
+    tiles = [SummaryTile(value, unit, f"{before} became {after} on disk")]
     metric = wording.find_main_metric(verdict)
     if metric is None:
         return [*tiles, SummaryTile("–", "not measured", "no data was given to verify with")]

@@ -49,7 +49,8 @@ def judge_integrity(verdict: Verdict) -> VerdictStanding:
 def judge_quality(verdict: Verdict) -> VerdictStanding:
     """Whether no more was lost than the floors allow."""
     checks = [check for check in verdict.checks if check.about == "quality" and check.status != "not run"]
-    wide = tuple(_describe_wide_interval(metric) for metric in [wording.find_main_metric(verdict)] if metric is not None and _has_wide_interval(metric))
+    main = wording.find_main_metric(verdict)
+    wide = (_describe_wide_interval(main),) if main is not None and _has_wide_interval(main) else ()
     if not verdict.metrics and not checks:
         without = "No data was given, so nothing is known about accuracy; run trimodal verify with data."
         return VerdictStanding("quality", "open", "not judged: no data", (without,))
@@ -84,7 +85,8 @@ def describe_failure(verdict: Verdict) -> str:
 def list_cautions(verdict: Verdict, plan: Plan) -> list[str]:
     """What a reader must know beside the two verdicts: what was left as it was, and a size that disappoints."""
     untouched = verdict.untouched or plan.untouched
-    return [*(warn_of_much_untouched(untouched) if untouched else ()), *_explain_large_size(verdict, plan, untouched), *_list_uncarried(verdict)]
+    warned = warn_of_much_untouched(untouched) if untouched else []
+    return [*warned, *_explain_large_size(verdict, plan, untouched), *_list_uncarried(verdict)]
 
 
 def _list_uncarried(verdict: Verdict) -> list[str]:
@@ -119,9 +121,10 @@ def warn_of_much_untouched(untouched: UntouchedTensors) -> list[str]:
         return []
     found, declined = untouched.select_reasons("in no place"), untouched.select_reasons("declined")
     said = [describe_unplaced(found)] if found.alike else []
-    return said + (
-        [f"{_share_of(declined)} are left alone by the plan's methods: {_end_sentence(list_largest_names(declined))}"] if declined.alike else []
-    )
+    if declined.alike:
+        largest = _end_sentence(list_largest_names(declined))
+        said.append(f"{_share_of(declined)} are left alone by the plan's methods: {largest}")
+    return said
 
 
 def describe_unplaced(untouched: UntouchedTensors) -> str:

@@ -163,7 +163,8 @@ def make_headline(verdict: Verdict) -> str:
         return f"{smaller}; accuracy was not measured."
     if metric.unit == "cosine":
         return f"{smaller}, {metric.name} to the original {format_score(metric, metric.after)}, {describe_metric_cost(metric)}."
-    return f"{smaller}, {metric.name} {format_score(metric, metric.before)} → {format_score(metric, metric.after)}, {describe_metric_cost(metric)}."
+    before, after = format_score(metric, metric.before), format_score(metric, metric.after)
+    return f"{smaller}, {metric.name} {before} → {after}, {describe_metric_cost(metric)}."
 
 
 def describe_packing(found: Packing) -> str:

@@ -26,8 +26,7 @@ from transformers import PreTrainedModel
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key, revert_weight_conversion
 
-from trimodal.core.site import is_width
-from trimodal.edits.apply import RecordedStep
+from trimodal.core.model_edit import ModelEdit
 from trimodal.errors import ModelError
 from trimodal.layers import FactorChain, has_shared_weight, is_weight_parametrized, parametrize_weight_, share_weight_
 from trimodal.stock.replaying import replay_steps_
@@ -35,7 +34,7 @@ from trimodal.stock.replaying import replay_steps_
 _PLAIN = (bool, int, float, str, tuple, list, type(None))
 
 
-def graft_layers_(model: PreTrainedModel, whole: PreTrainedModel, steps: list[RecordedStep], file: Path) -> dict[str, str]:
+def graft_layers_(model: PreTrainedModel, whole: PreTrainedModel, steps: list[ModelEdit], file: Path) -> dict[str, str]:
     """Bring the bare `model` into the compressed architecture that `steps` recorded for the class of `whole`, which is bare too
     and is used up. `file` has the weights. Returns tensors that `file` has under another name only, each with that name.
 
@@ -183,9 +182,9 @@ def _tie_weights_(model: PreTrainedModel) -> None:
         del tied[target]
 
 
-def _check_width(model: PreTrainedModel, whole: PreTrainedModel, steps: Iterable[RecordedStep], own: list[str]) -> None:
+def _check_width(model: PreTrainedModel, whole: PreTrainedModel, steps: Iterable[ModelEdit], own: list[str]) -> None:
     """Refuse layers of the class's own where the stream that they read is narrower than their configuration says."""
-    if own and any("cut" in step and is_width(step["cut"]["label"]) for step in steps):
+    if own and any(step.narrows_stream for step in steps):
         raise _graft_error(model, whole, f"has {own[0]} of its own, which is as wide as the stream was before it was narrowed")
 
 

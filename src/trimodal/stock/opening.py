@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from trimodal.edits.apply import RecordedStep
+from trimodal.core.model_edit import ModelEdit
 from trimodal.edits.steps import map_duplicate_tensors, read_steps
 from trimodal.layers import CodedWeight, is_weight_parametrized
 from trimodal.loading.load import find_model_class
@@ -54,19 +54,13 @@ def _skip_weight_init_(model: nn.Module) -> None:
             layer._is_hf_initialized = True  # type: ignore[assignment]
 
 
-def _cast_steps(steps: list[RecordedStep], saved: str, model: nn.Module) -> list[RecordedStep]:
+def _cast_steps(steps: list[ModelEdit], saved: str, model: nn.Module) -> list[ModelEdit]:
     """The steps with layers of the type that the model is loaded in, where that is not the one that it was saved in. Layers
     that were of another type than the rest keep it."""
     wanted = str(cast("Any", model).config.dtype).removeprefix("torch.")
     if wanted == saved or not hasattr(torch, wanted):
         return steps
-
-    def of(step: RecordedStep) -> RecordedStep:
-        if "treat" not in step or step["treat"]["options"]["dtype"] != saved:
-            return step
-        return {"treat": {**step["treat"], "options": {**step["treat"]["options"], "dtype": wanted}}}
-
-    return [of(step) for step in steps]
+    return [step.with_dtype(saved, wanted) for step in steps]
 
 
 def _find_enclosing_config(config: Any, kind: type[PreTrainedModel], folder: Path) -> Any:

@@ -3,7 +3,8 @@
 `from_pretrained` builds the bare model on the meta device, hands it to the quantizer, and then loads the tensors. In
 between the recorded steps are replayed, so that every module has the shape and the names that the file has.
 
-Little is imported at the top: this file is loaded while Transformers itself is still being imported.
+Little is imported at the top: this file is loaded while Transformers itself is still being imported, and what carries the
+work out needs it whole. `_get_opening` is the one place that looks that up, when the first model is loaded.
 """
 
 from __future__ import annotations
@@ -11,14 +12,23 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from torch import nn
+from transformers.quantizers.auto import (
+    AUTO_QUANTIZATION_CONFIG_MAPPING,
+    AUTO_QUANTIZER_MAPPING,
+    register_quantization_config,
+    register_quantizer,
+)
 from transformers.quantizers.base import HfQuantizer
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from trimodal.errors import ModelError
+from trimodal.models.files import NAMED, OURS
 
 NAME = "trimodal"
 
@@ -49,26 +59,20 @@ class TrimodalQuantizer(HfQuantizer):  # type: ignore[misc]
     def update_attn_implementation(self, config: Any) -> Any:
         """Name the file with the weights, where config.json has a sentence in its place for those who lack trimodal. This is
         called before the file is looked for."""
-        from trimodal.models.files import NAMED, OURS
-
         if hasattr(config, NAMED):
             setattr(config, NAMED, OURS)
         return config
 
     def _process_model_before_weight_loading(self, model: nn.Module, **rest: Any) -> nn.Module:
-        from trimodal.stock.opening import rebuild_architecture_
-
         files = rest.get("checkpoint_files")
         if not files:
             raise ModelError("a state_dict alone does not say how the model was compressed; use from_pretrained(FOLDER)")
         file = Path(files[0])
-        self._shared = rebuild_architecture_(model, file, _CHECKED.get() == file.parent.resolve())
+        self._shared = _get_opening().rebuild_architecture_(model, file, _CHECKED.get() == file.parent.resolve())
         return model
 
     def _process_model_after_weight_loading(self, model: nn.Module, **rest: Any) -> nn.Module:
-        from trimodal.stock.opening import tie_and_cast_weights_
-
-        tie_and_cast_weights_(model, self._shared)
+        _get_opening().tie_and_cast_weights_(model, self._shared)
         return model
 
     def is_serializable(self) -> bool:
@@ -89,6 +93,11 @@ class TrimodalQuantizer(HfQuantizer):  # type: ignore[misc]
         return False
 
 
+def _get_opening() -> ModuleType:
+    """`stock/opening.py`, imported at the latest here."""
+    return import_module("trimodal.stock.opening")
+
+
 _CHECKED: ContextVar[Path | None] = ContextVar("checked", default=None)
 
 
@@ -104,13 +113,6 @@ def skip_file_checks(folder: Path) -> Iterator[None]:
 
 def register() -> None:
     """Make `quant_method: trimodal` known to Transformers, once."""
-    from transformers.quantizers.auto import (
-        AUTO_QUANTIZATION_CONFIG_MAPPING,
-        AUTO_QUANTIZER_MAPPING,
-        register_quantization_config,
-        register_quantizer,
-    )
-
     if NAME not in AUTO_QUANTIZER_MAPPING:
         register_quantizer(NAME)(TrimodalQuantizer)
     if NAME not in AUTO_QUANTIZATION_CONFIG_MAPPING:

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+from transformers import get_scheduler
 
 from trimodal.errors import TrimodalError
 
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 Batch = TypeVar("Batch")
 Batches = Callable[[int], Batch] | Iterable[Batch]
 Loss = Callable[[nn.Module, Batch], Tensor | Mapping[str, Tensor]]
+Part = Callable[[Batch], Sequence[tuple[float, Batch]]]
+"""A batch -> its parts, each with its share of it; the shares add up to 1."""
 
 PRECISIONS = {"float32": "no", "bfloat16": "bf16", "float16": "fp16"}
 SCHEDULES = ("cosine", "linear", "constant")
@@ -90,12 +93,14 @@ def train_model(
     loss: Loss[Batch],
     settings: TrainSettings,
     on_step: Callable[[TrainStepRecord], None] | None = None,
+    part: Part[Batch] | None = None,
 ) -> list[TrainStepRecord]:
     """Train `model` in place and return one record per optimizer step.
 
     `batches` is either a function of the batch number (from 0) or an iterable, which is started again when it
     ends. `loss(model, batch)` returns a scalar, or a mapping whose ``"loss"`` is minimised and whose other
-    entries are only recorded. Only parameters with ``requires_grad`` are trained. The model's training mode
+    entries are only recorded. `part` takes a batch apart that is too large to go through at once; the losses of
+    its parts count by their shares. Only parameters with ``requires_grad`` are trained. The model's training mode
     is put back at the end. On the CPU the same seed, model and batches give the same weights.
     """
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -108,7 +113,7 @@ def train_model(
     scheduler = _make_schedule(optimizer, settings)
     was_training = model.training
     prepared, optimizer = accelerator.prepare(model.train(not settings.frozen_noise), optimizer)
-    stream = _stream_batches(batches)
+    stream = map(part or _leave_whole, _stream_batches(batches))
     records = []
     try:
         for step in range(1, settings.steps + 1):
@@ -126,7 +131,7 @@ def train_model(
 def _run_step(
     step: int,
     model: nn.Module,
-    stream: Iterator[Batch],
+    stream: Iterator[Sequence[tuple[float, Batch]]],
     loss: Loss[Batch],
     settings: TrainSettings,
     accelerator: Accelerator,
@@ -134,17 +139,17 @@ def _run_step(
     scheduler: torch.optim.lr_scheduler.LRScheduler,
     device: torch.device,
 ) -> TrainStepRecord:
-    """One optimizer step over `settings.accumulation` batches."""
+    """One optimizer step over `settings.accumulation` batches, each in its parts."""
     started = time.perf_counter()
     totals: dict[str, float] = {}
-    for _ in range(settings.accumulation):
-        batch = _to_device(next(stream), device)
+    for share, batch in (one for _ in range(settings.accumulation) for one in next(stream)):
+        among = settings.accumulation / share
         with accelerator.autocast():
-            parts = _to_named_losses(loss(model, batch))
+            parts = _to_named_losses(loss(model, _to_device(batch, device)))
         _check_finite_value("loss", float(parts["loss"].detach()), step)
-        accelerator.backward(parts["loss"] / settings.accumulation)
+        accelerator.backward(parts["loss"] / among)
         for name, value in parts.items():
-            totals[name] = totals.get(name, 0.0) + float(value.detach()) / settings.accumulation
+            totals[name] = totals.get(name, 0.0) + float(value.detach()) / among
     norm = _clip_gradient(model, accelerator, settings)
     if settings.precision != "float16":  # in float16 the loss scaler skips such a step by itself
         _check_finite_value("gradient", norm, step)
@@ -180,8 +185,6 @@ def _group_parameters(parameters: list[nn.Parameter], weight_decay: float) -> li
 
 def _make_schedule(optimizer: torch.optim.Optimizer, settings: TrainSettings) -> torch.optim.lr_scheduler.LRScheduler:
     """The learning rate over the steps, from Transformers."""
-    from transformers import get_scheduler
-
     name = "constant_with_warmup" if settings.schedule == "constant" else settings.schedule
     warmup = round(settings.warmup * settings.steps)
     schedule: torch.optim.lr_scheduler.LRScheduler = get_scheduler(
@@ -204,6 +207,11 @@ def _stream_batches(batches: Batches[Batch]) -> Iterator[Batch]:
             yield batch
         if not seen:
             raise ValueError("The batches ended early: give a list, a loader or a function, not a spent iterator.")
+
+
+def _leave_whole(batch: Batch) -> Sequence[tuple[float, Batch]]:
+    """A batch as its only part."""
+    return ((1.0, batch),)
 
 
 def _to_device(batch: Batch, device: torch.device) -> Batch:

@@ -19,7 +19,16 @@ from torch import Tensor
 
 from trimodal.core import MODALITIES, Latency, Metric, Sample
 from trimodal.core.record import Unit
-from trimodal.data.reading import check_modalities, collect_labels, encode_samples, group_by_modality
+from trimodal.data import (
+    VERIFICATION,
+    BatchLimits,
+    batch_samples,
+    check_modalities,
+    collect_labels,
+    count_ids,
+    encode_samples,
+    part_batch,
+)
 from trimodal.errors import DataError, ModelError
 from trimodal.models.foreign import run_forward
 from trimodal.models.model import Batch, Model, Output
@@ -28,7 +37,6 @@ from trimodal.verification.intervals import LARGEST, compute_paired_interval
 
 Progress = Callable[[str, int, int], None]
 RETRIEVAL_PAIRS = 50
-BATCH_TOKENS = 8192
 LEAST_BATCHES = 4
 FEW_ROWS = 8
 SCORE_BYTES = 1 << 28  # of one model's scores over a vocabulary at once
@@ -98,7 +106,7 @@ def compare_models(
     Args:
         original: the reference.
         compressed: the same kind of model, compressed.
-        samples: what to measure on, at least one. Those of like length run together, at most `BATCH_TOKENS` tokens at once.
+        samples: what to measure on, at least one. Those of like length run together, at most `VERIFICATION.tokens` tokens at once.
         batch_size: samples per forward pass, at most.
         seed: of the bootstrap.
         progress: called with `verify`, samples done, and samples in all.
@@ -134,13 +142,10 @@ def _iterate_batches(
     """Indices of samples that run together, with their batch. Samples are sorted by length, so that little is padded."""
     order = sorted(range(len(samples)), key=lambda row: _text_length_of(samples[row]))
     size = min(size, max(FEW_ROWS, -(-len(samples) // LEAST_BATCHES)))  # a median of times needs some batches
-    for places in group_by_modality(model, [samples[row] for row in order], size):
-        rows = [order[place] for place in places]
-        batch = encode_samples(model, [samples[row] for row in rows])
-        at_once = _find_micro_batch_size(model, batch, len(rows), outputs)
-        for start in range(0, len(rows), at_once):
-            part = slice(start, start + at_once)
-            yield rows[part], batch if at_once == len(rows) else {name: value[part] for name, value in batch.items()}
+    batches = batch_samples(model, [samples[row] for row in order], size, kept_bytes=0)
+    for places, batch in zip(batches.rows, batches, strict=True):
+        for part, few in part_batch(model, batch, len(places), _limit_rows(model, batch, len(places), outputs)):
+            yield [order[place] for place in places[part]], few
 
 
 def _text_length_of(sample: Sample) -> int:
@@ -148,21 +153,12 @@ def _text_length_of(sample: Sample) -> int:
     return len(sample.text or "") + len(sample.target or "")
 
 
-def _find_micro_batch_size(model: Model, batch: Batch, rows: int, outputs: Sequence[Output]) -> int:
-    """How many of the batch's samples fit into one forward pass; all where the batch cannot be parted by samples."""
-    if any(value.dim() == 0 or len(value) != rows for value in batch.values()):
-        return rows
-    lengths = [codes.shape[1] for codes in model.family.tokens(model.module, batch).values() if codes.dim() == 2]
-    lengths += [value.shape[1] for value in batch.values() if value.dim() == 2 and not value.is_floating_point()]
-    fitting = BATCH_TOKENS // max(lengths, default=1)
-    if any(output.kind == "tokens" for output in outputs):
-        words = max((site.rows for site in model.layout.sites if site.kind in ("linear", "embedding")), default=1)
-        text = max(
-            (value.shape[1] for value in batch.values() if value.dim() == 2 and not value.is_floating_point()),
-            default=1,
-        )
-        fitting = min(fitting, SCORE_BYTES // (4 * words * text))
-    return min(rows, max(1, fitting))
+def _limit_rows(model: Model, batch: Batch, rows: int, outputs: Sequence[Output]) -> BatchLimits:
+    """How many of the batch's `rows` go through at once; scores over a vocabulary must fit into memory too."""
+    if not any(output.kind == "tokens" for output in outputs):
+        return replace(VERIFICATION, samples=rows)
+    words = max((site.rows for site in model.layout.sites if site.kind in ("linear", "embedding")), default=1)
+    return replace(VERIFICATION, samples=min(rows, SCORE_BYTES // (4 * words * count_ids(batch))))
 
 
 def _run_forward(model: Model, batch: Batch, outputs: Sequence[Output]) -> tuple[dict[str, Tensor], float]:
@@ -254,7 +250,7 @@ class _OutputMeter:
         for _, row, label in kept:
             if label >= reference.shape[-1]:
                 raise DataError(
-                    f"line {samples[row].line}: {self.output.label} is {label}, but the model has "
+                    f"{samples[row].where}: {self.output.label} is {label}, but the model has "
                     f"{reference.shape[-1]} classes; expected 0 to {reference.shape[-1] - 1}"
                 )
         if kept:

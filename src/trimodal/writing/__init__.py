@@ -17,6 +17,6 @@ from trimodal.writing.sums import replace_files
 from trimodal.writing.workplace import is_partial_name
 
 __all__ = [
-    "check_output_place", "check_not_replaced", "check_writable", "check_disk_space", "is_partial_name", "replace_files", "open_scratch_folder", "open_atomic_folder",
-    "write_text_atomically",
+    "check_output_place", "check_not_replaced", "check_writable", "check_disk_space", "is_partial_name",
+    "replace_files", "open_scratch_folder", "open_atomic_folder", "write_text_atomically",
 ]  # fmt: skip

@@ -14,6 +14,7 @@ import transformers as hf
 from torch import Tensor, nn
 
 from trimodal.core import Place, Site, Tower
+from trimodal.edits import TreatWeight
 from trimodal.errors import RecipeError
 from trimodal.formats import open_model, write_artifact
 from trimodal.formats.reload_check import collect_outputs
@@ -155,7 +156,7 @@ def test_a_block_that_does_nothing_goes_first(
     deeper("llama", f"model.layers.{idle}")
     done = compressed("llama", [{"prune.layers": {"score": score}}])
     (step,) = done.model.steps
-    assert step == {"drop": {"tower": "text", "kept": [i for i in range(4) if i != idle]}}
+    assert step.to_json() == {"drop": {"tower": "text", "kept": [i for i in range(4) if i != idle]}}
     assert done.records[0].error["text"] < 1e-10
     batch = make_miniature_batch("llama", 3, seed=7)
     found, expected = (collect_outputs(model.module, batch)["logits"] for model in (done.model, done.original))
@@ -318,7 +319,7 @@ def test_layers_quantized_before_stay_what_they_were(compressed: Callable[..., A
     assert done.model.layout.get_tower("text").numbers == (1, 2, 3)
     kept = done.model.module.get_submodule(path).weight
     assert torch.allclose(kept, done.original.module.get_submodule(path.replace("2", "3")).weight, atol=0.5)
-    assert [step for step in done.model.steps if "treat" in step and step["treat"]["path"] == path]
+    assert [step for step in done.model.steps if isinstance(step, TreatWeight) and step.path == path]
 
 
 def test_paired_statistics_and_lessons_come_from_the_block_it_was(

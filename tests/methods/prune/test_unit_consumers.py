@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from trimodal.core import Place
-from trimodal.edits.apply import cut_units_
+from trimodal.edits.cut import cut_units_
 from trimodal.loading.load import build_model
 from trimodal.methods.options import build_config
 from trimodal.methods.prune.unit_consumers import (

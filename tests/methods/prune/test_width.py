@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from trimodal.core import Place, Site
 from trimodal.core.site import is_width
-from trimodal.edits.apply import cut_units_
+from trimodal.edits.cut import cut_units_
 from trimodal.errors import RecipeError
 from trimodal.formats import open_model, write_artifact
 from trimodal.formats.reload_check import collect_outputs
@@ -112,7 +112,7 @@ def masked_(model: Model, label: str, kept: Sequence[int]) -> None:
             layer.weight.transpose(0, site.output_dim)[gone] = 0.0
             if site.bias:
                 layer.bias[gone] = 0.0
-        for bare in (bare for bare in model.layout.bare if bare.label == label):
+        for bare in (bare for bare in model.layout.free_parameters if bare.label == label):
             model.module.get_parameter(bare.path)[..., gone] = 0.0
     for site in sites:
         norm = model.module.get_submodule(site.path)
@@ -144,7 +144,7 @@ def test_what_is_cut_computes_what_a_zeroed_stream_does(name: str, label: str) -
     assert found and all(torch.allclose(a, b, atol=2e-5, rtol=2e-5) for a, b in zip(found, expected, strict=True))
     assert any(not torch.allclose(a, b, atol=1e-3) for a, b in zip(found, whole, strict=True))
     again = build_model(cut.module, name).layout
-    assert again.sites == model.layout.cut_units(label, kept).sites and again.bare == model.layout.bare
+    assert again.sites == model.layout.cut_units(label, kept).sites and again.free_parameters == model.layout.free_parameters
 
 
 @pytest.mark.parametrize("epsilon", [1e-6, 1e-5, 1e-2])
@@ -263,7 +263,7 @@ def test_streams_that_cannot_be_cut_are_refused_with_the_reason(name: str) -> No
 def test_a_head_that_nobody_declared_keeps_the_width() -> None:
     module = hf.BertForSequenceClassification(hf.BertConfig(**TEXT))
     module.extra = nn.Linear(32, 3)
-    (fixed,) = build_model(module, "bert").layout.fixed
+    (fixed,) = build_model(module, "bert").layout.uncuttable
     assert fixed.label == "text.width" and "nobody has declared how extra.weight" in fixed.reason
 
 
@@ -286,7 +286,7 @@ def test_a_folded_norm_is_remembered_after_loading(compressed: Any, tmp_path: Pa
     write_artifact(replace(done.model, folder=write_miniature("qwen3", tmp_path / "a")), done.plan, tmp_path / "b", None)
     layout = open_model(tmp_path / "b").layout
     assert layout == done.model.layout and not [label for label in layout.list_labels() if is_width(label)]
-    assert [fixed.label for fixed in layout.fixed] == ["text.width"]
+    assert [fixed.label for fixed in layout.uncuttable] == ["text.width"]
 
 
 def test_tokens_that_are_stored_once_keep_the_width(compressed: Any) -> None:

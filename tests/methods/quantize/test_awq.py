@@ -19,7 +19,8 @@ def test_worked_example(moment_of: Any) -> None:
     square = torch.tensor([0.0016, 1.0])
     assert compute_column_scales(square, 0.0).tolist() == [1.0, 1.0]
     assert (1 / compute_column_scales(square, 0.5).float()).tolist() == pytest.approx([0.447214, 2.236068], rel=5e-4)
-    _, errors = search_scaling_strength(torch.tensor([[1.0, 0.3]]), moment_of(square.diag()), AwqConfig(bits=2, clip="max"))
+    config = AwqConfig(bits=2, clip="max", grid="symmetric")
+    _, errors = search_scaling_strength(torch.tensor([[1.0, 0.3]]), moment_of(square.diag()), config)
     assert errors[0.0] == pytest.approx(0.04, abs=1e-6)
     assert errors[0.5] == pytest.approx(0.0001, abs=1e-6)
     assert len(errors) == 20 and max(errors) == pytest.approx(0.95)
@@ -33,9 +34,11 @@ def test_factors_do_not_depend_on_the_unit_and_stay_in_float16() -> None:
     assert torch.equal(compute_column_scales(torch.zeros(3), 0.5), torch.ones(3, dtype=torch.float16))
 
 
-@pytest.mark.parametrize(("bits", "group"), [(3, "channel"), (4, "channel"), (3, 32)])
-def test_beats_rounding_and_with_feedback_gptq(layer: Any, solved: Any, bits: int, group: Any) -> None:
-    how: dict[str, Any] = {"bits": bits, "group": group}
+@pytest.mark.parametrize(("bits", "group", "grid"), [
+    (3, "channel", "symmetric"), (4, "channel", "symmetric"), (3, 32, "symmetric"), (4, "channel", "positive"), (3, 32, "positive"),
+])  # fmt: skip
+def test_beats_rounding_and_with_feedback_gptq(layer: Any, solved: Any, bits: int, group: Any, grid: str) -> None:
+    how: dict[str, Any] = {"bits": bits, "group": group, "grid": grid}
     plain = layer.error(solved(METHOD, layer.weight, layer.moment, feedback=False, **how))
     fed = layer.error(solved(METHOD, layer.weight, layer.moment, **how))
     assert plain < 0.8 * layer.error(solved(rtn.METHOD, layer.weight, None, **how))

@@ -114,7 +114,7 @@ def test_a_convolution_is_its_patches(layer: Any, solved: Any) -> None:
 
 
 EVERY_GRID: list[dict[str, Any]] = [
-    {"grid": "symmetric"}, {"grid": "asymmetric"}, {"grid": "nf"}, {"grid": "fp"}, {"grid": "pot"}, {"grid": "log"},
+    {"grid": "positive"}, {"grid": "symmetric"}, {"grid": "asymmetric"}, {"grid": "nf"}, {"grid": "fp"}, {"grid": "pot"}, {"grid": "log"},
     {"grid": "kmeans"}, {"grid": "kmeans", "group": 48}, {"grid": "nf", "group": 16}, {"grid": "asymmetric", "group": "tensor"},
 ]  # fmt: skip
 
@@ -129,7 +129,7 @@ def test_beats_the_nearest_on_the_same_grid(layer: Any, solved: Any, bits: int, 
     assert ours < 0.9 * nearest
 
 
-@pytest.mark.parametrize("grid", ["symmetric", "asymmetric"])
+@pytest.mark.parametrize("grid", ["positive", "symmetric", "asymmetric"])
 def test_sixteen_bits_beat_the_nearest_too(layer: Any, solved: Any, grid: str) -> None:
     ours, nearest = (
         layer.error(solved(method, layer.weight, layer.moment, bits=16, grid=grid, damping=1e-6) if method is METHOD

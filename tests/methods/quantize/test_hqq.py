@@ -27,7 +27,7 @@ def test_worked_example() -> None:
     assert shrink_error(torch.tensor([-0.3]), 0.7, 10.0).item() == pytest.approx(-0.156496, abs=1e-6)
     assert shrink_error(torch.tensor([-0.156496, 0.0]), 0.7, 10.1).tolist() == [0.0, 0.0]
     weight = torch.tensor([[-0.3, 0.7, 1.7, 2.7]])
-    assert errors(weight, fit_grid(weight, 2, "channel", False))[0] == pytest.approx(1.722046, abs=1e-5)
+    assert errors(weight, fit_grid(weight, 2, "channel", "asymmetric"))[0] == pytest.approx(1.722046, abs=1e-5)
     grid = fit_zero_points(weight, HqqConfig(bits=2, group="channel", clip="max"))
     assert grid.zero is not None and grid.zero.dtype == torch.float16
     assert grid.zero.item() == pytest.approx(0.300049, abs=1e-6)
@@ -44,7 +44,7 @@ def test_never_worse_than_rounding_over_the_same_range(
 ) -> None:
     weight = scale * (torch.randn(3, columns, generator=torch.Generator().manual_seed(seed)) + offset)
     ours = errors(weight, fit_zero_points(weight, HqqConfig(bits=bits, group=group, clip=clip)))[0]
-    assert ours <= errors(weight, fit_grid(weight, bits, group, False, clip))[0] * 1.0001 + 1e-5 * scale**0.7
+    assert ours <= errors(weight, fit_grid(weight, bits, group, "asymmetric", clip))[0] * 1.0001 + 1e-5 * scale**0.7
 
 
 @pytest.mark.parametrize("clip", ["max", "mse"])
@@ -52,16 +52,16 @@ def test_never_worse_than_rounding_over_the_same_range(
 def test_beats_rounding_over_the_whole_range(bits: int, clip: Any) -> None:
     weight = 0.02 * torch.distributions.StudentT(6.0).sample((64, 256))
     ours = errors(weight, fit_zero_points(weight, HqqConfig(bits=bits, clip=clip)))
-    plain = errors(weight, fit_grid(weight, bits, 64, False, "max"))
+    plain = errors(weight, fit_grid(weight, bits, 64, "asymmetric", "max"))
     assert ours[0] < 0.97 * plain[0] and ours[1] < 0.97 * plain[1]
 
 
 def test_what_the_docstring_says_of_the_squared_error() -> None:
     weight = 0.02 * torch.distributions.StudentT(6.0).sample((64, 256))
     for bits, whole, clipped, both in ((2, 0.94, 0.61, 0.58), (3, 0.90, 0.82, 0.77)):
-        plain = errors(weight, fit_grid(weight, bits, 64, False, "max"))[1]
+        plain = errors(weight, fit_grid(weight, bits, 64, "asymmetric", "max"))[1]
         ours = [errors(weight, fit_zero_points(weight, HqqConfig(bits=bits, clip=c)))[1] / plain for c in ("max", "mse")]
-        rounded = errors(weight, fit_grid(weight, bits, 64, False, "mse"))[1] / plain
+        rounded = errors(weight, fit_grid(weight, bits, 64, "asymmetric", "mse"))[1] / plain
         assert [ours[0], rounded, ours[1]] == pytest.approx([whole, clipped, both], abs=0.025)
 
 

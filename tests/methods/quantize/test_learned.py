@@ -10,7 +10,7 @@ from torch import Tensor
 
 from trimodal.core import Place, Site
 from trimodal.maths.error import quadratic_form
-from trimodal.maths.grid import fit_grid
+from trimodal.maths.grid import UNIFORM, Uniform, fit_grid
 from trimodal.methods.options import build_config
 from trimodal.methods.quantize import gptq, rtn
 from trimodal.methods.quantize.learned import METHOD, LearnedConfig, learn_rounding
@@ -23,7 +23,7 @@ def row_errors(change: Tensor, moment: Tensor) -> Tensor:
 def test_worked_example(moment_of: Any, solved: Any) -> None:
     weight = torch.tensor([[3.0, 0.6, 0.55]])
     moment = torch.tensor([[0.0, 0.0, 0.0], [0.0, 1.0, 1.0], [0.0, 1.0, 1.0]])
-    start = fit_grid(weight, 2, "channel", symmetric=False)
+    start = fit_grid(weight, 2, "channel", kind="asymmetric")
     begun = start.decode(start.encode(weight))
     assert begun.tolist() == [[3.0, 1.0, 1.0]] and quadratic_form(begun - weight, moment) == pytest.approx(0.7225, abs=1e-6)
     found = solved(METHOD, weight, moment_of(moment), bits=2, clip="max", steps=2)
@@ -32,18 +32,18 @@ def test_worked_example(moment_of: Any, solved: Any) -> None:
 
 
 @pytest.mark.parametrize("group", ["channel", 40])
-@pytest.mark.parametrize("symmetric", [True, False])
+@pytest.mark.parametrize("kind", UNIFORM)
 @pytest.mark.parametrize("bits", [2, 4, 8])
-def test_no_row_is_ever_worse_than_its_start(layer: Any, bits: int, symmetric: bool, group: Any) -> None:
+def test_no_row_is_ever_worse_than_its_start(layer: Any, bits: int, kind: Uniform, group: Any) -> None:
     weight, moment = layer.weight, layer.moment.second
-    start = fit_grid(weight, bits, group, symmetric, "mse")
+    start = fit_grid(weight, bits, group, kind, "mse")
     before = row_errors(start.decode(start.encode(weight)) - weight, moment)
     grid, codes = learn_rounding(weight, moment, start, 15)
     after = row_errors(grid.decode(codes) - weight, moment)
     assert bool((after <= before).all()) and float(after.sum()) < 0.95 * float(before.sum())
 
 
-@pytest.mark.parametrize("grid", ["asymmetric", "symmetric"])
+@pytest.mark.parametrize("grid", UNIFORM)
 @pytest.mark.parametrize("bits", [3, 4])
 def test_beats_rounding_on_fresh_inputs(layer: Any, solved: Any, bits: int, grid: str) -> None:
     ours = layer.error(solved(METHOD, layer.weight, layer.moment, bits=bits, grid=grid))

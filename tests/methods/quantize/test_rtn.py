@@ -12,12 +12,13 @@ from trimodal.methods.quantize.rtn import METHOD
 
 def test_worked_example(solved: Any) -> None:
     weight = torch.tensor([[1.0, -0.2], [0.3, 0.5]])
-    found = solved(METHOD, weight, None, bits=2, clip="max")
+    found = solved(METHOD, weight, None, bits=2, clip="max", grid="symmetric")
     assert found.tolist() == [[1.0, 0.0], [0.25, 0.5]]
+    assert solved(METHOD, weight, None, bits=2, clip="max").tolist() == [[1.0, 0.0], [0.5, 0.5]]
 
 
 def test_scale_is_rounded_before_the_codes_are_chosen(solved: Any) -> None:
-    found = solved(METHOD, torch.tensor([[0.8, -0.1]]), None, bits=2, clip="max")
+    found = solved(METHOD, torch.tensor([[0.8, -0.1]]), None, bits=2, clip="max", grid="symmetric")
     assert found[0].tolist() == pytest.approx([0.79980469, 0.0], abs=1e-8)
 
 

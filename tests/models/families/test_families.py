@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from trimodal.core import Layout, Site
 from trimodal.core.site import is_width
-from trimodal.edits.apply import cut_units_
+from trimodal.edits.cut import cut_units_
 from trimodal.models import generic
 from trimodal.models.declare import find_weighted_modules
 from trimodal.models.families import FAMILIES, family_of
@@ -174,7 +174,7 @@ def test_counters_hold_what_they_count(name: str) -> None:
     module = miniature(name)
     layout = described(module)
     units = {axis.label: axis.units for s in layout.sites for axis in (s.output_axis, s.input_axis) if axis is not None}
-    for counter in layout.counters:
+    for counter in layout.size_attributes:
         assert getattr(module.get_submodule(counter.path), counter.attribute) == units[counter.label] * counter.per_unit
 
 

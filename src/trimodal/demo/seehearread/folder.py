@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from trimodal.demo.seehearread.digits import load_handwriting
 from trimodal.demo.seehearread.phrases import OPERATIONS, answer_class_of, list_texts
@@ -98,8 +99,6 @@ def write_dataset(
 
 def _write_images(folder: Path, indices: list[int]) -> None:
     """One PNG per image; the stroke is white on black, as in the data set."""
-    from PIL import Image
-
     folder.mkdir(parents=True, exist_ok=True)
     wanted = set(indices)
     for split in ("train", "validation", "test"):

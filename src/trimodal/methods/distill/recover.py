@@ -16,7 +16,8 @@ Algorithm. AdamW, learning rate on a cosine (or `schedule`) after a short warm-u
 eval mode, so no dropout and batch norms keep their statistics. The loss is 0 with zero gradient where student and teacher
 agree.
 
-Cost: steps × (2 forwards + 1 backward). Weights on a grid do not move; the kept weights of a pruned site do, its mask
+Cost: steps × (2 forwards + 1 backward); a batch with more tokens than go through at once is parted, and its parts' losses
+are averaged by their samples. Weights on a grid do not move; the kept weights of a pruned site do, its mask
 does not; norms and biases always do. Of a codebook that k-means has learned the levels move, the codes do not: a level's
 gradient is the sum of those of the weights that share it (Han, Mao, Dally 2016, arXiv 1510.00149). They are trained in
 float32 and rounded to the float16 that is stored when training is done. Fails with too little data: it then fits the
@@ -39,6 +40,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from trimodal.core import FitRecord, Layout
+from trimodal.data import BatchLimits, part_batch
 from trimodal.errors import RecipeError
 from trimodal.layers import CodedWeight
 from trimodal.methods.method import Method
@@ -204,7 +206,16 @@ def _train_student(
             real = {path: codes >= 0 for path, codes in _get_block_tokens(teacher, batch).items()}
             return compute_distillation_loss(outputs, batch, (teaching, expected), (run_forward(module, batch), found), config, real)
 
-        return train_model(student.module, lambda number: data[order[number]], step, settings)
+        def part(batch: Batch) -> list[tuple[float, Batch]]:
+            return _part_batch(teacher, batch, config.batch)
+
+        return train_model(student.module, lambda number: data[order[number]], step, settings, part=part)
+
+
+def _part_batch(model: Model, batch: Batch, size: int) -> list[tuple[float, Batch]]:
+    """The batch in parts that go through at once, each with its share of the samples."""
+    rows = max((len(value) for value in batch.values() if value.dim()), default=1)
+    return [((one.stop - one.start) / rows, few) for one, few in part_batch(model, batch, rows, BatchLimits(size))]
 
 
 def _get_block_tokens(model: Model, batch: Batch) -> dict[str, Tensor]:

@@ -139,7 +139,7 @@ def center_second_moment(statistic: Statistic | None, bias: Tensor | None) -> Te
 
 
 def damp_second_moment(statistic: Statistic | None, bias: Tensor | None, damping: float) -> Tensor | None:
-    """`centred` in float64 with damping · mean(diag C) added to its diagonal, so that what was never seen still counts a
+    """`center_second_moment` in float64 with damping · mean(diag C) added to its diagonal, so that what was never seen still counts a
     little; None where nothing was seen, or nothing but zeros.
 
     Raises:

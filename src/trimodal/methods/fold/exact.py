@@ -45,10 +45,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from trimodal.core import Change, Folded, Layout, Place, Site
-from trimodal.edits.fold_layout import fold_sites, forbid_stream_cuts
+from trimodal.edits.fold import fold_sites, forbid_stream_cuts
 from trimodal.errors import TrimodalError
 from trimodal.maths.affine_folding import fold_into_layers
-from trimodal.methods.method import Method, Weights
+from trimodal.methods.method import Method, Pace, Weights
 from trimodal.methods.options import option
 from trimodal.statistics import Statistic
 
@@ -116,5 +116,6 @@ METHOD = Method(
     refuse=refuse,
     forecast=forecast,
     reshaped=reshaped,
+    pace=Pace(passes=10, products=0, cubes=0),
     solve=solve,
 )

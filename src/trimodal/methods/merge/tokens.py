@@ -42,7 +42,7 @@ from typing import Literal
 from trimodal.core import Change, Merge, Place
 from trimodal.core.change import LARGEST_SHARE
 from trimodal.errors import TrimodalError
-from trimodal.methods.method import Method, Weights
+from trimodal.methods.method import Method, Pace, Weights
 from trimodal.methods.options import option
 from trimodal.statistics import Statistic
 
@@ -116,5 +116,6 @@ METHOD = Method(
     on="tower",
     refuse=refuse,
     reshaped=lambda layout, place, config: layout.mark_tokens_merged(place.name),
+    pace=Pace(passes=0, products=0, cubes=0),
     solve=solve,
 )

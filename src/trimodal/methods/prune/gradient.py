@@ -16,7 +16,7 @@ when its sweep begins:
                                   arXiv 1801.05787; its idea is Optimal Brain Damage (LeCun, Denker, Solla 1990)
     2. keep the k largest, over the layer or within each row; among equals the earlier one. Where the loss does not
        depend on the layer at all, its weights are ranked by size. All three scores are changes of one loss, so that with
-       `scope: tower` or `global` weights of different layers are compared as they are (see `prune/scope.py`).
+       `scope: tower` or `global` weights of different layers are compared as they are (see `methods/scope.py`).
        A weight that no sample gave a gradient (of a word that the samples do not hold, of an input that never fired) counts
        with the mean over the layer's others, so by its size: it is not free because it was never asked.
 
@@ -46,7 +46,7 @@ from trimodal.maths.masks import keep_largest
 from trimodal.methods.method import Method, Weights, needs_dense
 from trimodal.methods.options import option
 from trimodal.methods.prune import masked
-from trimodal.methods.prune.scope import Scope, certainty
+from trimodal.methods.scope import Scope, certainty
 from trimodal.statistics import Statistic, StatisticKind, WeightGradient
 
 Score = Literal["taylor", "fisher", "snip"]

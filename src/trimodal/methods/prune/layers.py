@@ -151,7 +151,8 @@ def survey(model: Model, place: Place, batches: Sequence[Batch], mix: Mix, confi
         )
     said = [f"removed {_name_blocks(removed)} of {blocks}, counted from 0", *notes]
     said += [f"nothing reads {_name_blocks(idle)}"] if idle else []
-    return Change(drop=Drop(tower.name, kept), error={name: compute_relative_error(part) for name, part in change.items()}, notes=tuple(said))
+    error = {name: compute_relative_error(part) for name, part in change.items()}
+    return Change(drop=Drop(tower.name, kept), error=error, notes=tuple(said))
 
 
 def _name_blocks(numbers: Sequence[int]) -> str:

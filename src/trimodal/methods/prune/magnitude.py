@@ -4,7 +4,7 @@ The baseline of all pruning. Problem: choose a mask M (m, n) that keeps k weight
 
 Algorithm.
     1. score |w|, compared within the whole layer (`scope: layer`) or within each row (`scope: row`); with `tower` and
-       `global` the layers' shares follow from LAMP scores first (see `prune/scope.py`), then as with `layer`
+       `global` the layers' shares follow from LAMP scores first (see `methods/scope.py`), then as with `layer`
     2. keep the k largest; among equals the earlier one, so that exactly k stay
     3. with `refit`, set the kept weights to the least-squares optimum on the calibration inputs: per row
        C_SS ŵ_S = (C w)_S                                                             (see `maths/masks.py`)
@@ -30,11 +30,11 @@ from torch import Tensor
 from trimodal.core import Change, Place, Site
 from trimodal.maths.masks import keep_largest
 from trimodal.maths.ranking import lamp_scores
-from trimodal.methods.method import Method, Weights
+from trimodal.methods.method import Method, Pace, Weights
 from trimodal.methods.options import option
 from trimodal.methods.prune import masked
 from trimodal.methods.prune.masked import WeightPruningOptions
-from trimodal.methods.prune.scope import Scope, certainty
+from trimodal.methods.scope import Scope, certainty
 from trimodal.statistics import Moment, Statistic, StatisticKind
 
 
@@ -106,5 +106,6 @@ METHOD = Method(
     forecast=forecast,
     certainty=certainty,
     scores=scores,
+    pace=Pace(passes=30, products=0, cubes=0),
     solve=solve,
 )

@@ -39,7 +39,7 @@ from trimodal.core import Change, Place, Site
 from trimodal.errors import TrimodalError
 from trimodal.maths.cholesky import damped_inverse, revive_dead_inputs
 from trimodal.maths.masks import keep_largest, kept_count
-from trimodal.methods.method import Method, Weights
+from trimodal.methods.method import Method, Pace, Weights
 from trimodal.methods.options import option
 from trimodal.methods.prune import masked
 from trimodal.statistics import Moment, Statistic, StatisticKind
@@ -173,5 +173,6 @@ METHOD = Method(
     refuse=refuse,
     wants=wants,
     forecast=forecast,
+    pace=Pace(passes=200, products=40, cubes=40),
     solve=solve,
 )

@@ -159,7 +159,7 @@ def solve(place: Place, weights: Weights, statistic: Statistic | None, config: S
         order = torch.sort(c.diagonal(), descending=True, stable=True).indices
     root, damping = inverse_root(c[order][:, order], config.damping, statistic.tokens)
     notes = (f"damping raised to {damping:g}",) if damping > config.damping else ()
-    grid = None if config.bits is None else fit_grid(weight, config.bits, config.group, symmetric=True, clip="mse")
+    grid = None if config.bits is None else fit_grid(weight, config.bits, config.group, clip="mse")
     found, mask, codes = prune_with_feedback(weight, root.float(), order, config, grid, masked.mask_of(site, weights))
     if grid is None:
         return replace(masked.make_sparse_change(site, found, mask), notes=notes)
@@ -171,7 +171,7 @@ def solve(place: Place, weights: Weights, statistic: Statistic | None, config: S
 
 def _grid_options(site: Site, config: SparseGptConfig) -> dict[str, Any]:
     return {
-        "shape": list(site.shape), "dtype": site.dtype, "bits": config.bits, "zero": None,
+        "shape": list(site.shape), "dtype": site.dtype, "bits": config.bits, "zero": None, "positive": True,
         "group": group_size(config.group, site.columns), "shared": config.group == "tensor",
     }  # fmt: skip
 

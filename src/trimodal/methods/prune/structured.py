@@ -26,7 +26,7 @@ taken: there, and everywhere with `score: magnitude`, the units with the least g
 
 `score: fisher` asks the loss instead of the layer's output, see `prune/fisher.py`.
 
-With `scope: tower` or `global` (see `prune/scope.py`) all but one of a place's units are removed on trial first; each one's
+With `scope: tower` or `global` (see `methods/scope.py`) all but one of a place's units are removed on trial first; each one's
 score is the loss of step 1 when its turn comes, and never less than that of those before it, over the energy
 tr(W C Wᵀ) of the layer's output. With `score: magnitude` it is LAMP of the group norms, with `fisher` the loss. Places
 without a single consumer have no loss of step 1: there `score: hessian` removes `sparsity`.
@@ -56,7 +56,7 @@ from trimodal.maths.ranking import lamp_scores
 from trimodal.methods.method import Method, Weights
 from trimodal.methods.options import option
 from trimodal.methods.prune.fisher import has_plain_consumers, rearrange_kept_units
-from trimodal.methods.prune.scope import Scope, certainty
+from trimodal.methods.scope import Scope, certainty
 from trimodal.statistics import MaskGradient, Moment, Statistic, StatisticKind
 
 _ROUNDS = 64
@@ -177,7 +177,7 @@ def remove_units(weight: Tensor, inverse: Tensor, units: Tensor, keep: int) -> t
 def compute_removal_losses(weight: Tensor, inverse: Tensor, units: Tensor) -> Tensor:
     """The loss that each unit adds when its turn comes, until one is left: (u − 1,). Units that go at once share theirs.
 
-    The arguments are those of `remove`.
+    The arguments are those of `remove_units`.
     """
     found = [
         loss / len(chosen)
@@ -257,7 +257,8 @@ def _make_problem(place: Place, weights: Weights, statistic: Moment, config: Str
 def solve(place: Place, weights: Weights, statistic: Statistic | None, config: StructuredConfig) -> Change:
     """Choose the units of the place's label that stay, and update their consumer."""
     if isinstance(statistic, MaskGradient) and place.label is not None and statistic.square.any():
-        staying = rearrange_kept_units(fill_fisher_information(place, weights, statistic), count_kept_units(statistic.units, config.sparsity))
+        fisher = fill_fisher_information(place, weights, statistic)
+        staying = rearrange_kept_units(fisher, count_kept_units(statistic.units, config.sparsity))
         return Change(cut=Cut(place.label, tuple(staying)))
     if not uses_hessian(place, config):
         return remove_smallest_units(place, weights, config)

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from trimodal.core import Place, Site
-from trimodal.edits.apply import cut_units_
+from trimodal.edits.cut import cut_units_
 from trimodal.errors import TrimodalError
 from trimodal.maths.error import quadratic_form
 from trimodal.methods.method import Mix
@@ -202,7 +202,7 @@ def fit_narrow_weight(old: Tensor, seen: Moment, kept: Sequence[int], damping: f
 
 
 def measure_residual_error(old: Tensor, new: Tensor, seen: Moment, given: Moment, kept: Sequence[int]) -> float:
-    """E‖(W x + b) − (W' x' + b')‖² for what `fit` takes and gives; `given` is the moment of x."""
+    """E‖(W x + b) − (W' x' + b')‖² for what `fit_narrow_weight` takes and gives; `given` is the moment of x."""
     n, size = given.columns, old.shape[1]
     whole = torch.eye(n + 1, dtype=torch.float64, device=old.device)
     whole[:n, :n], whole[:n, n], whole[n, :n] = given.second, given.mean, given.mean

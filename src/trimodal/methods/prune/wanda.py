@@ -9,7 +9,7 @@ Algorithm.
     1. score |w_ij| · √C_jj with C_jj = E[x_j²]                                       (m, n)
     2. within each row keep the k largest; or with `kept` and `of`, within every run of `of` columns the `kept` largest
        With `scope: tower` or `global` the layers' shares follow first from w_ij² C_jj / Σ w² C, the weight's part in the
-       energy of the layer's output if its inputs were not correlated (see `prune/scope.py`); its rows still lose alike
+       energy of the layer's output if its inputs were not correlated (see `methods/scope.py`); its rows still lose alike
     3. with `refit`, per row: C_SS ŵ_S = (C w)_S over the kept columns S              (Ŵ (m, n))
 
 Cost O(m·n·log n), plus O(m·k³) for the refit, k columns kept of n; beyond 10¹² operations it is conjugate
@@ -37,7 +37,7 @@ from trimodal.methods.method import Method, Weights
 from trimodal.methods.options import option
 from trimodal.methods.prune import masked
 from trimodal.methods.prune.masked import WeightPruningOptions
-from trimodal.methods.prune.scope import Scope, certainty
+from trimodal.methods.scope import Scope, certainty
 from trimodal.statistics import Moment, Statistic, StatisticKind
 
 

@@ -16,7 +16,7 @@ Algorithm.
     2. keep the n' dimensions of the largest worth, of equals the first; n' is rounded up to a `multiple`
     3. norms by root mean square: weight · √(n / n')
     4. with `refit`, reading by reading in running order: W', b' that minimise E‖(W x + b) − (W' x' + b')‖², x' being what the
-       layers are given once all before them are narrow and fitted (see `prune/readers.py`)
+       layers are given once all before them are narrow and fitted (see `prune/unit_consumers.py`)
 
 Step 3 makes the cut exactly what zeroing would be, but for ε: with n − n' zeros the mean square over n is n'/n of that over n',
 so w x / √(s n'/n + ε) = w √(n/n') x / √(s + ε n/n') with s the mean square over n'. ε stays what it is, as configurations

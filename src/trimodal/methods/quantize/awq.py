@@ -28,7 +28,7 @@ in closed form instead of a block's on tokens, takes E[x²]^½ for E|x|, and mea
 that the floor of 10⁻⁴ means the same in any unit. The feedback in step 3 is GPTQ's, which the paper combines with AWQ
 too.
 
-By hand. W = [[1, 0.3]], C = diag(0.0016, 1), 2 bits, per channel, range `max`. C/max = (0.0016, 1).
+By hand. W = [[1, 0.3]], C = diag(0.0016, 1), 2 bits, per channel, grid `symmetric`, range `max`. C/max = (0.0016, 1).
     r = 0:    s = (1, 1); scale −0.5; 0.3 → 0.5;  E = 1·0.2² = 0.04
     r = 0.5:  t = (0.0016^0.25, 1) = (0.2, 1); √(max·min) = 0.447214; s = (0.447214, 2.236068);
               W·s = (0.447214, 0.67082); scale −0.33541; 0.447214 → 0.33541, 0.67082 stays;

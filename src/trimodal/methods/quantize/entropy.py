@@ -55,7 +55,7 @@ from trimodal.maths.cholesky import inverse_root, revive_dead_inputs
 from trimodal.maths.entropy_coding import estimate_coded_bits, shannon_entropy
 from trimodal.maths.error import quadratic_form
 from trimodal.maths.integers import IntegerGrid, make_integer_grid
-from trimodal.methods.method import Method, Weights, needs_dense
+from trimodal.methods.method import Method, Pace, Weights, needs_dense
 from trimodal.methods.options import option
 from trimodal.methods.quantize.gptq import round_with_feedback
 from trimodal.statistics import Moment, Statistic, StatisticKind
@@ -250,5 +250,6 @@ METHOD = Method(
     wants=wants,
     without_data="all columns have one step, and every weight is rounded for itself",
     forecast=forecast,
+    pace=Pace(passes=600, products=6, cubes=8),
     solve=solve,
 )

@@ -53,6 +53,7 @@ from trimodal.methods.method import Method, Weights
 from trimodal.methods.options import option
 from trimodal.methods.quantize import gridded
 from trimodal.methods.quantize.gridded import RepairOptions, RoundingOptions, SharedCodebookOptions
+from trimodal.methods.quantize.tower_codebook import TABLES
 from trimodal.statistics import Moment, Statistic, StatisticKind
 
 _BLOCK = 128
@@ -178,5 +179,6 @@ METHOD = Method(
     refuse=partial(refuse, masks=True),
     wants=wants,
     forecast=gridded.forecast,
+    tables=TABLES,
     solve=solve,
 )

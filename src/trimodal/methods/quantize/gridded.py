@@ -16,17 +16,18 @@ from trimodal.layers import CodedWeight
 from trimodal.layers.stored import Levels
 from trimodal.maths.codebook import TABLES, Codebook, Per, fit_codebook, fit_to_table
 from trimodal.maths.error import bias_correction
-from trimodal.maths.grid import Clip, fit_grid
+from trimodal.maths.grid import UNIFORM, Clip, fit_grid
 from trimodal.maths.lowrank import output_basis
 from trimodal.maths.packing import pack_codes
 from trimodal.methods.method import Weights, needs_dense, needs_dense_or_sparse
 from trimodal.methods.options import option
 from trimodal.statistics import Moment
 
-GridName = Literal["symmetric", "asymmetric", "nf", "fp", "pot", "log", "kmeans"]
+GridName = Literal["positive", "symmetric", "asymmetric", "nf", "fp", "pot", "log", "kmeans"]
 GROUP_HELP = "columns that share a scale: a number, `channel` (a scale per row) or `tensor` (one in all)"
 GRID_HELP = (
-    "the numbers a weight may take: `symmetric` (evenly spaced, signed scale), `asymmetric` (with a zero-point), the "
+    "the numbers a weight may take: `positive` (evenly spaced, scale above 0, as integer runtimes have it), `symmetric` "
+    "(evenly spaced, signed scale), `asymmetric` (with a zero-point), the "
     "tables `nf` (normal float), `fp` (small float), `pot` (powers of two), `log` (powers of √2), or `kmeans` (learned)"
 )
 
@@ -40,7 +41,7 @@ class RoundingOptions:
         "channel", GROUP_HELP, low=8, choices=("channel", "tensor"), unit="columns", search=("channel", 128, 64, 32)
     )
     grid: GridName = option(
-        "symmetric", GRID_HELP, choices=("symmetric", "asymmetric", *TABLES), search=("symmetric", "asymmetric", "nf")
+        "positive", GRID_HELP, choices=(*UNIFORM, *TABLES), search=("positive", "symmetric", "asymmetric", "nf")
     )
     clip: Clip = option(
         "mse", "range of the grid: `max` holds every weight, `mse` where Σ|w − ŵ|^2.5 is least, `output` where the "
@@ -121,9 +122,9 @@ def fit_levels(
 ) -> Levels:
     """The numbers that `weight` (m, n) may take, chosen for it as `config` says; with the mask `kept` (m, n) the others
     are zero and need none. `table` (2^bits,) is the tower's, if there is one."""
-    if config.grid == "symmetric" or config.grid == "asymmetric":
+    if config.grid == "positive" or config.grid == "symmetric" or config.grid == "asymmetric":
         second = None if moment is None else moment.second
-        return fit_grid(weight, config.bits, config.group, config.grid == "symmetric", config.clip, second)
+        return fit_grid(weight, config.bits, config.group, config.grid, config.clip, second)
     importance = None if moment is None else moment.square
     if table is not None:
         per: Per = "borrowed" if isinstance(config, SharedCodebookOptions) and config.table == "borrowed" else "tower"
@@ -227,10 +228,10 @@ def _describe_storage(site: Site, config: RoundingOptions) -> tuple[str, dict[st
         options["outliers"] = _count_outliers(site.rows * site.columns, getattr(config, "outliers", 0.0))
     if getattr(config, "rank", 0):
         options["rank"] = getattr(config, "rank", 0)
-    if config.grid in ("symmetric", "asymmetric"):
+    if config.grid in UNIFORM:
         wide = "int32" if config.bits > 8 else "uint8"
-        zero = None if config.grid == "symmetric" else wide
-        return "quantized", {**options, "zero": zero, "shared": config.group == "tensor"}
+        zero, positive = wide if config.grid == "asymmetric" else None, {"positive": True} if config.grid == "positive" else {}
+        return "quantized", {**options, "zero": zero, "shared": config.group == "tensor", **positive}
     learned = config.grid == "kmeans"
     if isinstance(config, SharedCodebookOptions) and uses_shared_codebook(config):
         here = "tower" if config.table == "group" else config.table

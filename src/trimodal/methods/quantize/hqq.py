@@ -46,7 +46,7 @@ from torch.nn import functional
 from trimodal.core import Change, Place, Site, Treatment
 from trimodal.core.storage import group_size, stored_bytes
 from trimodal.maths.grid import Grid, fit_grid
-from trimodal.methods.method import Method, Weights, needs_dense
+from trimodal.methods.method import Method, Pace, Weights, needs_dense
 from trimodal.methods.options import option
 from trimodal.statistics import Statistic
 
@@ -94,7 +94,7 @@ def shrink_error(error: Tensor, power: float, beta: float) -> Tensor:
 
 def fit_zero_points(weight: Tensor, config: HqqConfig) -> Grid:
     """Steps 1 to 5: the grid for `weight` (m, n)."""
-    start = fit_grid(weight, config.bits, config.group, symmetric=False, clip=config.clip)
+    start = fit_grid(weight, config.bits, config.group, "asymmetric", config.clip)
     count, padding = start.scale.shape[1], -weight.shape[1] % start.group
     real = functional.pad(torch.ones_like(weight), (0, padding)).view(-1, count, start.group)
     w = functional.pad(weight, (0, padding)).view_as(real) / start.float_scales()[:, :, None]  # (m, n/group, group)
@@ -135,5 +135,6 @@ METHOD = Method(
     config=HqqConfig,
     refuse=refuse,
     forecast=forecast,
+    pace=Pace(passes=400, products=0, cubes=0),
     solve=solve,
 )

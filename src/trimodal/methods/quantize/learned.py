@@ -8,6 +8,7 @@ minimise tr((Ŵ − W) C (Ŵ − W)ᵀ) with
 
     Ŵ = (q − z)·s,   q = clamp(round(W/s + z + V), 0, 2^b − 1)                        (m, n)
     asymmetric:  s = (hi·c − lo·a)/(2^b − 1),  z = round(−lo·a/s)                      (m, n/group)
+    positive:    s = a·max(−lo/2^(b−1), hi/(2^(b−1) − 1)), z = 2^(b−1)
     symmetric:   s = −ext·a/2^(b−1), ext the weight of largest magnitude, z = 2^(b−1)
 
 Algorithm. From V = 0 and the range that `clip` finds, for t = 0 … T−1, with T = `steps`:
@@ -29,8 +30,9 @@ step. Refused without data, and so for embeddings and grouped convolutions.
 
 Departs from the paper: it minimises the error of a whole block's output on batches of tokens, which sees what layers do
 to each other; here it is the layer's own error in closed form, which needs no autograd, no tokens kept and no second
-pass, and which is exact for the layer. One factor for the symmetric grid instead of two, since it has one end. The
-range starts at the clip that was searched, not at the whole range. Weights that are exactly zero stay zero.
+pass, and which is exact for the layer. One factor for the positive and the symmetric grid instead of two, since
+their ends move together. The range starts at the clip that was searched, not at the whole range. Weights that are exactly
+zero stay zero.
 
 By hand. W = [[3, 0.6, 0.55]], 2 bits, asymmetric, `max`, T = 2; the first input never fires, C = 1 among the other two.
     t = 0: s = 3/3 = 1, z = 0, a = c = 1; Ŵ = (3, 1, 1), error (0.4 + 0.45)² = 0.7225; G = 2·(0, 0.85, 0.85)
@@ -42,7 +44,6 @@ By hand. W = [[3, 0.6, 0.55]], 2 bits, asymmetric, `max`, T = 2; the first input
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -50,8 +51,8 @@ from torch.nn import functional
 
 from trimodal.core import Change, Place, Treatment
 from trimodal.errors import TrimodalError
-from trimodal.maths.grid import Grid, fit_grid
-from trimodal.methods.method import Method, Weights
+from trimodal.maths.grid import UNIFORM, Grid, Uniform, fit_grid
+from trimodal.methods.method import Method, Pace, Weights
 from trimodal.methods.options import option
 from trimodal.methods.quantize import gptq, gridded
 from trimodal.methods.quantize.gridded import RoundingOptions
@@ -67,9 +68,9 @@ class LearnedConfig(RoundingOptions):
     bits: int = option(4, "bits per weight", low=2, high=8, unit="bits", search=(2, 3, 4, 6, 8))
     group: int | str = option("channel", "columns that share a scale: a number, or `channel` (a scale per row)", low=8,
                               choices=("channel",), unit="columns", search=("channel", 128, 64, 32))  # fmt: skip
-    grid: Literal["symmetric", "asymmetric"] = option(  # type: ignore[assignment]
-        "asymmetric", "the numbers a weight may take: `symmetric` (signed scale) or `asymmetric` (with a zero-point)",
-        choices=("symmetric", "asymmetric"), search=("symmetric", "asymmetric"),
+    grid: Uniform = option(  # type: ignore[assignment]
+        "asymmetric", "the numbers a weight may take: `positive` (evenly spaced, scale above 0), `symmetric` (signed scale) or "
+        "`asymmetric` (with a zero-point)", choices=UNIFORM, search=("positive", "asymmetric"),
     )  # fmt: skip
     steps: int = option(200, "steps of sign gradient descent", low=1, high=10_000, search=(200,))
 
@@ -90,33 +91,36 @@ class _LearnedRange:
     high_factor: Tensor
 
     @property
-    def symmetric(self) -> bool:
+    def has_one_factor(self) -> bool:
         return self.grid.zero is None
 
     def compute_scale_and_zero(self) -> tuple[Tensor, Tensor]:
         """s and z as they would be stored, in float32."""
         top = 2**self.grid.bits - 1
-        if self.symmetric:
-            scale = -self.extreme * self.low_factor / 2 ** (self.grid.bits - 1)
+        if self.has_one_factor:
+            scale = self.whole_step * self.low_factor
         else:
             scale = (self.high * self.high_factor - self.low * self.low_factor) / top
         unit = 2.0**self.grid.exponent
         scale = (scale / unit).half().float() * unit
         scale = torch.where(scale == 0, self.grid.float_scales(), scale)  # a group of zeros, or next to it
-        if self.symmetric:
+        if self.has_one_factor:
             return scale, self.grid.float_zeros()
         return scale, (-self.low * self.low_factor / scale).round().clamp(0, top)
 
     @property
-    def extreme(self) -> Tensor:
-        """The weight of largest magnitude."""
-        return torch.where(self.high >= -self.low, self.high, self.low)
+    def whole_step(self) -> Tensor:
+        """s at a = 1, where the grid has one factor."""
+        half: int = 2 ** (self.grid.bits - 1)
+        if self.grid.positive:
+            return torch.maximum(-self.low / half, self.high / (half - 1))
+        return -torch.where(self.high >= -self.low, self.high, self.low) / half
 
     def update_factors_(self, by_scale: Tensor, by_zero: Tensor, scale: Tensor, rate: float) -> None:
         """Step 4 for the factors, given the gradients (m, n/group) with respect to s and z."""
         top = 2**self.grid.bits - 1
-        if self.symmetric:
-            gradients = (-by_scale * self.extreme, torch.zeros_like(by_scale))
+        if self.has_one_factor:
+            gradients = (by_scale * self.whole_step, torch.zeros_like(by_scale))
         else:
             through = by_scale + by_zero * self.low * self.low_factor / scale.square()
             gradients = (-through * self.low / top - by_zero * self.low / scale, through * self.high / top)
@@ -198,7 +202,7 @@ def solve(place: Place, weights: Weights, statistic: Statistic | None, config: L
         raise TrimodalError(f"quantize.learned at {place.name} was given no second moment")
     site = place.observed_site
     weight = weights[f"{site.path}.weight"].flatten(1).float()  # (m, n)
-    start = fit_grid(weight, config.bits, config.group, config.grid == "symmetric", config.clip, statistic.second)
+    start = fit_grid(weight, config.bits, config.group, config.grid, config.clip, statistic.second)
     grid, codes = learn_rounding(weight, statistic.second, start, config.steps)
     options = {"shape": list(site.shape), "dtype": site.dtype, **grid.storage_options()}
     return Change({site.path: Treatment(grid.kind, options, grid.storage_tensors(codes))})
@@ -213,5 +217,6 @@ METHOD = Method(
     refuse=gptq.refuse,
     wants=wants,
     forecast=gridded.forecast,
+    pace=Pace(passes=2000, products=400, cubes=0),
     solve=solve,
 )

@@ -15,8 +15,9 @@ Cost. O(m·n), times 20 for the `mse` search. Fails below 4 bits per channel, an
 than the rest: the error in their columns is amplified. Works on linear layers, convolutions (kernel flattened into
 columns) and embeddings.
 
-Departs from common practice: symmetric grids use all 2^b codes through a signed scale (see `maths/grid.py`), which
-at 2 bits matters (AutoRound, arXiv 2512.04746, reports 0.450 → 0.538 mean accuracy at W2G32).
+Departs from common practice: the `positive` grid uses all 2^b codes where most divide by max|w| and leave one out; the
+`symmetric` one has a signed scale besides (see `maths/grid.py`), which at 2 bits matters (AutoRound, arXiv 2512.04746, reports
+0.450 → 0.538 mean accuracy at W2G32).
 
 The numbers need not be evenly spaced: tables (`nf`, `fp`, `pot`, `log`) and learned levels (`kmeans`) go the same way.
 
@@ -24,11 +25,11 @@ With `table: tower` (or `group: tower`, without scales) all layers of a tower us
 
 A pruned weight keeps its mask: only the kept weights get codes, and k-means has all its levels for them.
 
-By hand. W = [[1, −0.2], [0.3, 0.5]], 2 bits, per channel, symmetric, `max`:
+By hand. W = [[1, −0.2], [0.3, 0.5]], 2 bits, per channel, `max`. On the grid `symmetric`:
     row 0: s = −1/2 = −0.5; codes round(−2)+2 = 0, round(0.4)+2 = 2        →  (1, 0)
     row 1: s = −0.5/2 = −0.25; codes round(−1.2)+2 = 1, round(−2)+2 = 0    →  (0.25, 0.5)
 (Both scales are exact in float16. Where they are not they are rounded first: a largest weight 0.8 has s = −0.4, which
-is kept as −0.39990234, so that it reads 0.79980469.)
+is kept as −0.39990234, so that it reads 0.79980469.) On the grid `positive` s = 1 and 0.5, which decodes to (1, 0) and (0.5, 0.5).
 """
 
 from __future__ import annotations
@@ -37,9 +38,10 @@ from dataclasses import dataclass
 from functools import partial
 
 from trimodal.core import Change, Place
-from trimodal.methods.method import Method, Weights
+from trimodal.methods.method import Method, Pace, Weights
 from trimodal.methods.quantize import gridded
 from trimodal.methods.quantize.gridded import RepairOptions, SharedCodebookOptions
+from trimodal.methods.quantize.tower_codebook import TABLES
 from trimodal.statistics import Moment, Statistic, StatisticKind
 
 
@@ -71,5 +73,7 @@ METHOD = Method(
     wants=wants,
     without_data="k-means counts every weight alike, the `output` clip becomes `mse`, and there is no bias repair",
     forecast=gridded.forecast,
+    tables=TABLES,
+    pace=Pace(passes=120, products=0, cubes=0),
     solve=solve,
 )

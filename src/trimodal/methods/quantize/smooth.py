@@ -238,7 +238,7 @@ def _make_layer(site: Site, config: SmoothConfig, weight: Tensor, rows: Rows, sh
 
 
 def search_smoothing(layer: _SampledLayer, sample: ActivationSample) -> dict[tuple[float, int], float]:
-    """Step 2: the error of each strength t, and number of a in `loudness`, that was tried."""
+    """Step 2: the error of each strength t, and number of a in `measure_input_ranges`, that was tried."""
     few, found = layer.take_subsample(), {}
     for (number, inputs), strength in product(enumerate(measure_input_ranges(sample)), _STRENGTHS):
         if number and strength == 0:

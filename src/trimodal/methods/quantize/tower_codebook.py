@@ -41,13 +41,13 @@ from collections.abc import Hashable, Sequence
 from dataclasses import replace
 from typing import Any
 
+from torch import Tensor
+
 from trimodal.core import Place
-from trimodal.maths.codebook import CodebookSamples, gather_codebook_samples
-from trimodal.methods.method import Weights
+from trimodal.maths.codebook import CodebookSamples, fit_shared_table, gather_codebook_samples
+from trimodal.methods.method import SharedTables, Weights
 from trimodal.methods.quantize.gridded import shared_levels_key, uses_shared_codebook
 from trimodal.statistics import Moment, Statistic
-
-__all__ = ["assign_codebook_owner", "gather_place_samples", "codebook_group_of", "shared_levels_key", "uses_shared_codebook"]
 
 
 def codebook_group_of(place: Place, config: Any) -> Hashable:
@@ -60,7 +60,8 @@ def assign_codebook_owner(place: Place, config: Any, others: Sequence[tuple[Plac
     it. Options that speak of no such table stay as they are."""
     if not uses_shared_codebook(config):
         return config
-    there = any(uses_shared_codebook(known) and codebook_group_of(other, known) == codebook_group_of(place, config) for other, known in others)
+    group = codebook_group_of(place, config)
+    there = any(uses_shared_codebook(known) and codebook_group_of(other, known) == group for other, known in others)
     return replace(config, table="borrowed" if there else "tower")
 
 
@@ -69,3 +70,18 @@ def gather_place_samples(place: Place, weights: Weights, statistic: Statistic | 
     path = place.observed_site.path
     importance = statistic.square if isinstance(statistic, Moment) else None
     return gather_codebook_samples(weights[f"{path}.weight"].flatten(1), config.group, importance, weights.get(f"{path}.mask"))
+
+
+def fit_table(samples: Sequence[CodebookSamples], config: Any) -> Tensor:
+    """Step 3 for all layers of a tower: their table (2^bits,)."""
+    return fit_shared_table(samples, config.bits, scaled=config.group != "tower")
+
+
+TABLES = SharedTables(
+    uses=uses_shared_codebook,
+    group_of=codebook_group_of,
+    assign_owner=assign_codebook_owner,
+    gather=gather_place_samples,
+    fit=fit_table,
+    name_at=shared_levels_key,
+)

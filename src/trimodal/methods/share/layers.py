@@ -278,5 +278,6 @@ METHOD = Method(
     refuse=refuse,
     wants=lambda place, config: "moment",
     forecast=forecast,
+    compares_shapes=True,
     survey=survey,
 )

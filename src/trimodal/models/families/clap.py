@@ -79,7 +79,8 @@ def describe(module: nn.Module) -> Layout:
     if "audio" in modalities(module):
         towers.append(declare_audio_tower(module, root_of(module, "audio_model.audio_encoder", "audio_encoder")))
     if "text" in modalities(module):
-        towers.append(bert.declare_text_tower(root_of(module, "text_model"), explain_fixed_width(o.field for o in outputs(module)), pooled=True))
+        fixed = explain_fixed_width(o.field for o in outputs(module))
+        towers.append(bert.declare_text_tower(root_of(module, "text_model"), fixed, pooled=True))
     return build_layout(module, [*towers, *(declare_projection(m) for m in modalities(module))])
 
 

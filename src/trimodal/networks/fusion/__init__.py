@@ -1,7 +1,8 @@
 """Our own multimodal models: an image tower, an audio tower, a text tower and a fusion.
 
 ``register()`` makes Transformers' Auto classes know them, after which ``AutoModel.from_pretrained(folder)``
-works. Nothing here imports torch before a name is used.
+works. Nothing here imports torch or Transformers before a name is used: this file is loaded while Transformers is still being
+imported, so all that it names is looked up by `import_module` when it is asked for.
 """
 
 from __future__ import annotations
@@ -43,13 +44,4 @@ def __getattr__(name: str) -> Any:
 
 def register() -> None:
     """Tell Transformers' Auto classes about the fused model. Calling it again changes nothing."""
-    from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, AutoProcessor
-
-    from trimodal.networks.fusion.configuration import FusionConfig
-    from trimodal.networks.fusion.modeling import FusionModel
-    from trimodal.networks.fusion.processing import FusionFeatureExtractor, FusionProcessor
-
-    AutoConfig.register(FusionConfig.model_type, FusionConfig, exist_ok=True)
-    AutoModel.register(FusionConfig, FusionModel, exist_ok=True)
-    for auto, ours in ((AutoFeatureExtractor, FusionFeatureExtractor), (AutoProcessor, FusionProcessor)):
-        auto.register(FusionConfig, ours, exist_ok=True)  # type: ignore[no-untyped-call, unused-ignore]
+    import_module(f"{__name__}.registration").register_auto_classes()

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import PreTrainedModel
+from transformers import initialization as init
 from transformers.utils.generic import ModelOutput
 
 from trimodal.networks.fusion.configuration import FusionConfig
@@ -251,10 +252,8 @@ class FusionModel(PreTrainedModel):  # type: ignore[no-untyped-call, unused-igno
         self.post_init()  # type: ignore[no-untyped-call, unused-ignore]
 
     def _init_weights(self, module: nn.Module) -> None:
-        """Normal weights, zero biases; convolutions keep a variance that survives their GELUs."""
-        # transformers.initialization leaves weights that were loaded from a file alone; nn.init would not.
-        from transformers import initialization as init
-
+        """Normal weights, zero biases; convolutions keep a variance that survives their GELUs. Transformers' `init` leaves weights
+        that were loaded from a file alone; `nn.init` would not."""
         if isinstance(module, nn.Linear):
             init.normal_(module.weight, std=self.config.initializer_range)
             if module.bias is not None:

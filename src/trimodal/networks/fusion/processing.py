@@ -17,6 +17,7 @@ from transformers import BatchFeature, PreTrainedTokenizerFast, ProcessorMixin, 
 from transformers.audio_utils import mel_filter_bank
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
+from trimodal.networks import fusion
 from trimodal.networks.fusion.configuration import FusionConfig
 
 PAD, UNKNOWN = "[PAD]", "[UNK]"
@@ -129,9 +130,7 @@ class FusionProcessor(ProcessorMixin):
     @classmethod
     def from_pretrained(cls, *args: Any, **kwargs: Any) -> FusionProcessor:
         """Read a folder; see `ProcessorMixin.from_pretrained`."""
-        from trimodal.networks.fusion import register
-
-        register()  # Transformers finds the feature extractor's class by its registered name
+        fusion.register()  # Transformers finds the feature extractor's class by its registered name
         return super().from_pretrained(*args, **kwargs)
 
 

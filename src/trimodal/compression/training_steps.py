@@ -1,0 +1,67 @@
+"""Edits that train: they stand by themselves, and each further one sees the data in another order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from trimodal.compression.progress import RunLog
+from trimodal.core import Edit, FitRecord, Sample
+from trimodal.data import batch_samples as make_batches
+from trimodal.errors import TrimodalError
+from trimodal.methods import get_method
+from trimodal.methods.options import build_config
+from trimodal.models.model import Batch, Model
+
+
+@dataclass
+class Trainer:
+    """Trains `model` towards `teacher` on `samples`; edits with one batch size use the same batches."""
+
+    model: Model
+    teacher: Model | None
+    samples: Sequence[Sample]
+    seed: int
+    log: RunLog
+    _trainings: int = field(default=0, init=False)
+    _batches: tuple[int, Sequence[Batch]] | None = field(default=None, init=False)
+
+    def train_edit_(self, number: int, edit: Edit) -> list[FitRecord]:
+        """Carry out edit `number` on the model, a record per step.
+
+        Raises:
+            TrimodalError: there is no teacher.
+        """
+        used = get_method(edit.method)
+        if used.fit is None or self.teacher is None:
+            raise TrimodalError(f"step {number + 1} ({edit.method}) was given no original model to learn from")
+        config = build_config(used.config, edit.config, edit.method)
+        self.log.report(edit.method)
+        seed = (self.seed + self._trainings) % 2**63
+        self._trainings += 1
+
+        def data(size: int) -> Sequence[Batch]:
+            return self._make_counted_batches(size, edit.method)
+
+        return [replace(r, edit=number) for r in used.fit(self.model, self.teacher, data, config, seed)]
+
+    def _make_counted_batches(self, size: int, what: str) -> Sequence[Batch]:
+        if self._batches is None or self._batches[0] != size:
+            self._batches = size, make_batches(self.model, self.samples, size)
+        return _CountedBatches(self._batches[1], lambda step: self.log.report(f"{what}, step {step}", ahead=step))
+
+
+class _CountedBatches(Sequence[Batch]):
+    """Batches that tell how many were taken, which is how far a training is."""
+
+    def __init__(self, batches: Sequence[Batch], tell: Callable[[int], None]) -> None:
+        self._batches, self._tell, self._taken = batches, tell, 0
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    def __getitem__(self, index: Any) -> Any:
+        self._taken += 1
+        self._tell(self._taken)
+        return self._batches[index]

@@ -1,0 +1,50 @@
+"""Whether samples suffice and fit the model, before any work begins."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from trimodal.core import MODALITIES, Sample
+from trimodal.errors import DataError
+from trimodal.models.model import Model
+
+
+def require_samples(samples: Sequence[Sample], count: int, what: str) -> None:
+    """Raise a DataError where there are fewer than `count` of `what`, such as `calibration samples`."""
+    if len(samples) < count:
+        raise DataError(f"the data has {len(samples)} {what}, and {count} are needed; add lines, or ask for fewer")
+
+
+def check_modalities(model: Model, samples: Sequence[Sample]) -> None:
+    """Raise a DataError where `samples` and `model` do not fit together.
+
+    They do not where every line has a modality that the model does not take, where one line has none that it
+    takes, or where no line has one that it does take. A `target` counts as text.
+    """
+    if not samples:
+        return
+    takes = frozenset(model.modalities)
+    surplus = frozenset[str].intersection(*(sample.modalities for sample in samples)) - takes
+    about = f"{model.name} ({model.family.name}) takes {_list_modalities(takes)}"
+    if surplus:
+        raise DataError(
+            f"{samples[0].where} and all others have {_list_modalities(surplus)}, but {about}; "
+            "leave that field out or choose another model"
+        )
+    for sample in samples:
+        if not _modalities_of(sample) & takes:
+            raise DataError(f"{sample.where} has only {_list_modalities(sample.modalities)}, but {about}; take the line out")
+    lacking = takes - frozenset[str]().union(*(_modalities_of(sample) for sample in samples))
+    if lacking:
+        raise DataError(
+            f"no line has {_list_modalities(lacking)}, but {about}; {samples[0].where} has "
+            f"{_list_modalities(samples[0].modalities)}; add {_list_modalities(lacking)} to the data"
+        )
+
+
+def _modalities_of(sample: Sample) -> frozenset[str]:
+    return sample.modalities | ({"text"} if sample.target is not None else frozenset())
+
+
+def _list_modalities(modalities: frozenset[str]) -> str:
+    return " and ".join(m for m in MODALITIES if m in modalities)

@@ -1,0 +1,165 @@
+"""Images and sounds, read when they are asked for: from files, or from a source that has them in its own keeping."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from trimodal.core import MODALITIES, Media, Sample
+from trimodal.errors import DataError
+from trimodal.models.model import LoadedSample
+
+Waveform = tuple[NDArray[np.float32], int]
+"""Mono float32 (frames,) in [-1, 1], and its rate in Hz."""
+CHECKED_MEDIA = 1_000
+
+_IMAGE_ERRORS = (OSError, ValueError, SyntaxError, EOFError, struct.error, Image.DecompressionBombError)
+
+
+def load_sample(sample: Sample, modalities: Collection[str] = MODALITIES) -> LoadedSample:
+    """Read of `sample` what is of the `modalities`: its image, upright and in RGB, its sound, mono float32 (frames,) in
+    [-1, 1], its text.
+
+    Raises:
+        DataError: one cannot be decoded; it says on which line.
+    """
+    image = sample.image if "image" in modalities else None
+    sound = sample.audio if "audio" in modalities else None
+    audio, rate = (None, 0) if sound is None else _load_part(sample, "audio", sound)
+    return LoadedSample(
+        image=None if image is None else _load_part(sample, "image", image),
+        audio=audio,
+        sampling_rate=rate,
+        text=sample.text if "text" in modalities else None,
+        target=sample.target,
+    )
+
+
+def check_media(samples: Sequence[Sample], most: int = CHECKED_MEDIA) -> None:
+    """Decode the images and sounds of `samples` once, so that what is broken is told before any work begins.
+
+    At most the first `most` different ones are looked at, so that large data starts as fast as small; give first what is
+    used first. A broken one behind them is told when it is used.
+
+    Raises:
+        DataError: one cannot be decoded; it says on which line.
+    """
+    checked: set[Path | Media] = set()
+    for sample in samples:
+        for key, media in (("image", sample.image), ("audio", sample.audio)):
+            if media is None or media in checked:
+                continue
+            if len(checked) >= most:
+                return
+            _load_part(sample, key, media)
+            checked.add(media)
+
+
+def _load_part(sample: Sample, key: str, media: Path | Media) -> Any:
+    try:
+        if isinstance(media, Media):
+            return media.load()
+        return decode_image(media) if key == "image" else decode_audio(media)
+    except DataError as error:
+        raise DataError(f"{sample.where}: {key} {error}") from error
+
+
+# Images
+
+
+def decode_image(file: Path | BinaryIO) -> Image.Image:
+    """The image in `file`, upright and in RGB.
+
+    Raises:
+        DataError: the file is empty, broken or no image.
+    """
+    try:
+        with Image.open(file) as opened:
+            opened.load()
+            return to_upright_rgb(opened)
+    except _IMAGE_ERRORS as error:
+        raise _make_image_error(file, error) from error
+
+
+def to_upright_rgb(image: Image.Image) -> Image.Image:
+    """The image turned as its Exif data say, in RGB; of 16 bits the upper 8."""
+    turned = ImageOps.exif_transpose(image)
+    if turned.mode.startswith("I;16"):  # Pillow would clip 16 bits at 255 instead of scaling them
+        return Image.fromarray((np.asarray(turned) >> 8).astype(np.uint8)).convert("RGB")
+    return turned.convert("RGB")
+
+
+def _make_image_error(file: Path | BinaryIO, error: BaseException) -> DataError:
+    name = _name_file(file)
+    if isinstance(file, Path) and file.exists() and file.stat().st_size == 0:
+        return DataError(f"{name} is empty (0 bytes); expected a whole image file")
+    reason = "not a known image format" if isinstance(error, UnidentifiedImageError) else str(error)
+    return DataError(f"{name} cannot be decoded ({reason}); expected a whole image file such as PNG or JPEG")
+
+
+def _name_file(file: Path | BinaryIO) -> str:
+    return str(file) if isinstance(file, Path) else "in memory"
+
+
+# Sounds
+
+
+def decode_audio(file: Path | BinaryIO) -> Waveform:
+    """The sound in `file`, its channels averaged.
+
+    Raises:
+        DataError: the file is cut short, broken, without sound or no audio, or soundfile is not installed.
+    """
+    soundfile, name = _import_soundfile(), _name_file(file)
+    try:
+        with soundfile.SoundFile(file) as opened:
+            expected, rate = opened.frames, opened.samplerate
+            audio = opened.read(dtype="float32", always_2d=True)  # (frames, channels)
+    except (soundfile.SoundFileError, OSError, TypeError) as error:
+        reason = getattr(error, "error_string", str(error))
+        raise DataError(f"{name} cannot be decoded ({reason}); expected a whole audio file such as WAV or FLAC") from error
+    if audio.shape[0] < expected or (isinstance(file, Path) and _is_cut_short(file)):
+        raise DataError(f"{name} is truncated: its header promises more audio than it holds; expected a whole file")
+    return check_waveform(name, audio), int(rate)
+
+
+def check_waveform(name: str, audio: NDArray[np.float32]) -> NDArray[np.float32]:
+    """`audio` (frames, channels) as mono (frames,).
+
+    Raises:
+        DataError: it has no frames, or holds values that are not finite.
+    """
+    if audio.shape[0] == 0:
+        raise DataError(f"{name} holds 0 samples; expected some sound")
+    if not np.isfinite(audio).all():
+        raise DataError(f"{name} holds values that are not finite; expected samples in [-1, 1]")
+    mono: NDArray[np.float32] = audio.mean(axis=1, dtype=np.float32)
+    return mono
+
+
+def _is_cut_short(path: Path) -> bool:
+    """Whether a RIFF file is shorter than its header says, which libsndfile forgives in silence."""
+    with path.open("rb") as file:
+        header = file.read(8)
+    if len(header) < 8 or header[:4] != b"RIFF":
+        return False
+    promised = int.from_bytes(header[4:8], "little")
+    streamed = promised in (0, 0xFFFFFFFF)
+    return not streamed and path.stat().st_size < promised + 8
+
+
+def _import_soundfile() -> ModuleType:
+    try:
+        import soundfile  # type: ignore[import-untyped, unused-ignore]
+    except ImportError as error:
+        raise DataError(
+            "reading audio needs the soundfile package; install it with: pip install 'trimodal[audio]'"
+        ) from error
+    return soundfile  # type: ignore[no-any-return, unused-ignore]

@@ -1,0 +1,205 @@
+"""Rows in memory: a list of mappings or samples, a torch Dataset or DataLoader, a Hugging Face dataset.
+
+A row has the fields of a JSONL line. An image is a file's path, a PIL image or a uint8 array (height, width, channels); a
+sound is a file's path, (waveform, rate) or {"array": waveform, "sampling_rate": rate}, as `datasets` gives them; either may
+be {"bytes": content of a file}. Nothing is imported to know them: they are told by what they have.
+
+Every image and sound is looked at once, for the sha256 of its content. Of rows that can be asked for by number nothing is
+kept: they must be the same each time. What can only be gone through (a DataLoader, a stream) is held in memory.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from trimodal.core import Media, Sample
+from trimodal.data.fields import build_sample, line_error, shorten_value
+from trimodal.data.media import Waveform, check_waveform, decode_audio, decode_image, to_upright_rgb
+from trimodal.errors import DataError
+
+_CHANNELS = (1, 3, 4)
+_INT16 = 32768.0
+
+
+def is_iterable(rows: object) -> bool:
+    """Whether one can go through `rows`, as through a torch Dataset, which has no `__iter__`."""
+    return hasattr(rows, "__iter__") or hasattr(rows, "__getitem__")
+
+
+class RowSource:
+    """The samples of `rows`, one per mapping; samples among them pass as they are. A DataLoader's batches are parted.
+
+    Raises:
+        DataError: while it is gone through, a row is no mapping, or one of its fields cannot be used.
+    """
+
+    def __init__(self, rows: Any) -> None:
+        self.name = f"the given {type(rows).__name__}"
+        self.origin = f"{self.name}, row"
+        self._rows = rows
+
+    def __iter__(self) -> Iterator[Sample]:
+        """Go through the rows from the first."""
+        again = hasattr(self._rows, "__getitem__") and hasattr(self._rows, "__len__")
+        for index, row in enumerate(_iterate_rows(self._rows, again)):
+            if isinstance(row, Sample):
+                yield row
+            elif isinstance(row, Mapping):
+                fields = {key: _to_number(value) for key, value in row.items()}
+                yield build_sample(self.origin, index + 1, fields, partial(_find_media, self._rows if again else None, index))
+            else:
+                found = f"is a {type(row).__name__} ({shorten_value(row)})"
+                raise line_error(f"{self.origin} {index + 1}", found, 'expected a mapping such as {"text": "a red bus", "label": 3}')
+
+
+def _iterate_rows(rows: Any, again: bool) -> Iterator[Any]:
+    if again:
+        yield from (rows[index] for index in range(len(rows)))
+    elif getattr(rows, "collate_fn", None) is not None and getattr(rows, "batch_size", None) is not None:
+        for batch in rows:
+            yield from _part_batch(batch) if isinstance(batch, Mapping) else batch
+    else:
+        yield from rows
+
+
+def _part_batch(batch: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """The rows that a DataLoader collated: each column a list or tensor of as many, or a mapping of such."""
+    columns = {key: list(_part_batch(value)) if isinstance(value, Mapping) else list(value) for key, value in batch.items()}
+    counts = {len(values) for values in columns.values()}
+    if len(counts) > 1:
+        raise DataError(
+            f"a batch of the DataLoader has columns of {' and '.join(map(str, sorted(counts)))} rows; expected as many of each: "
+            "give it batch_size=None or collate_fn=list"
+        )
+    return (dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True))
+
+
+def _to_number(value: Any) -> Any:
+    """A NumPy or torch number as Python's own; a mapping with its numbers so; others as they are."""
+    if isinstance(value, Mapping):
+        return {key: _to_number(one) for key, one in value.items()}
+    return value.item() if hasattr(value, "item") and getattr(value, "ndim", None) == 0 else value
+
+
+# Images and sounds of rows
+
+
+def _find_media(rows: Any, index: int, where: str, key: str, value: Any) -> Path | Media:
+    """Where the image or sound of row `index` is: in a file, in `rows`, which can be asked again, or in memory (None)."""
+    if isinstance(value, str | Path):
+        return _find_file(where, key, Path(value))
+    kind = _KINDS[key]
+    try:
+        content = kind.convert(value)
+    except DataError as error:
+        raise DataError(f"{where}: {key} {error}") from error
+    load = partial(_hold, content) if rows is None else partial(_load_again, rows, index, key)
+    return Media(kind.digest(content), load)
+
+
+def _find_file(where: str, key: str, path: Path) -> Path:
+    if not path.is_file():
+        found = f"{key} names {shorten_value(str(path))}, which is not a file"
+        raise line_error(where, found, f"paths are relative to {Path.cwd()}")
+    return path
+
+
+def _hold(content: Any) -> Any:
+    return content
+
+
+def _load_again(rows: Any, index: int, key: str) -> Any:
+    return _KINDS[key].convert(rows[index][key])
+
+
+def _to_image(value: Any) -> Image.Image:
+    if isinstance(value, Image.Image):
+        return _load_image(value)
+    if isinstance(value, Mapping):
+        return decode_image(_find_bytes(value))
+    pixels = np.asarray(value) if hasattr(value, "__array__") else None
+    if pixels is None or pixels.dtype != np.uint8 or pixels.ndim not in (2, 3):
+        raise DataError(f"is {_describe_value(value, pixels)}; expected a path, a PIL image or uint8 (height, width, channels)")
+    if pixels.ndim == 3 and pixels.shape[0] in _CHANNELS and pixels.shape[2] not in _CHANNELS:  # as torch has them
+        pixels = pixels.transpose(1, 2, 0)
+    if pixels.ndim == 3 and pixels.shape[2] not in _CHANNELS:
+        raise DataError(f"is {_describe_value(value, pixels)}; expected 1, 3 or 4 channels, first or last")
+    pixels = pixels[:, :, 0] if pixels.ndim == 3 and pixels.shape[2] == 1 else pixels
+    return Image.fromarray(np.ascontiguousarray(pixels)).convert("RGB")
+
+
+def _load_image(image: Image.Image) -> Image.Image:
+    try:
+        return to_upright_rgb(image)
+    except (OSError, SyntaxError) as error:  # it was opened, but not read yet
+        raise DataError(f"cannot be decoded ({error}); expected a whole image") from error
+
+
+def _to_waveform(value: Any) -> Waveform:
+    if isinstance(value, Mapping) and "array" not in value:
+        return decode_audio(_find_bytes(value))
+    wave, rate = _split_wave(value)
+    audio = np.asarray(wave)
+    if audio.dtype == np.int16:
+        audio = audio.astype(np.float32) / _INT16
+    if audio.ndim not in (1, 2) or audio.dtype.kind != "f" or not isinstance(rate, int) or rate < 1:
+        raise DataError(f"is {_describe_value(wave, audio)} at {shorten_value(rate)} Hz; expected float or int16 (frames,) and its rate")
+    mono = audio.reshape(-1, 1) if audio.ndim == 1 else audio if audio.shape[0] >= audio.shape[1] else audio.T
+    return check_waveform("in memory", np.asarray(mono, dtype=np.float32)), rate
+
+
+def _split_wave(value: Any) -> tuple[Any, Any]:
+    """Waveform and rate, as a pair, as `datasets` has them, or in its decoder, which gives all frames when asked."""
+    if isinstance(value, tuple | list) and len(value) == 2:
+        return value[0], _to_number(value[1])
+    if isinstance(value, Mapping):
+        return value["array"], _to_number(value.get("sampling_rate"))
+    if hasattr(value, "get_all_samples"):
+        found = value.get_all_samples()
+        return found.data, int(found.sample_rate)
+    raise DataError(
+        f"is {_describe_value(value)} without a rate; expected a path, (waveform, rate) or "
+        '{"array": waveform, "sampling_rate": rate}'
+    )
+
+
+def _find_bytes(value: Mapping[str, Any]) -> Path | io.BytesIO:
+    """The content of a file that a row holds as bytes, or the file that it names."""
+    if isinstance(value.get("bytes"), bytes):
+        return io.BytesIO(value["bytes"])
+    if isinstance(value.get("path"), str | Path) and Path(value["path"]).is_file():
+        return Path(value["path"])
+    raise DataError(f"is a mapping with the keys {shorten_value(list(value))}; expected bytes, or the path of a file")
+
+
+def _describe_value(value: Any, array: Any = None) -> str:
+    shape = "" if array is None else f" of {array.dtype} {tuple(array.shape)}"
+    return f"a {type(value).__name__}{shape}"
+
+
+def _digest_image(image: Image.Image) -> str:
+    return hashlib.sha256(f"RGB {image.width} {image.height} ".encode() + image.tobytes()).hexdigest()
+
+
+def _digest_waveform(wave: Waveform) -> str:
+    return hashlib.sha256(f"{wave[1]} Hz ".encode() + wave[0].tobytes()).hexdigest()
+
+
+@dataclass(frozen=True)
+class _MediaKind:
+    """How a row's value becomes an image or a sound, and the sha256 of that."""
+
+    convert: Callable[[Any], Any]
+    digest: Callable[[Any], str]
+
+
+_KINDS = {"image": _MediaKind(_to_image, _digest_image), "audio": _MediaKind(_to_waveform, _digest_waveform)}

@@ -1,0 +1,41 @@
+"""From samples to what a model's forward takes. Samples are read and encoded here, in the process that asks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+
+from trimodal.core import Sample
+from trimodal.data.media import load_sample
+from trimodal.errors import DataError
+from trimodal.models.model import Model, device_of
+
+
+def encode_samples(model: Model, samples: Sequence[Sample]) -> dict[str, torch.Tensor]:
+    """Keyword arguments of the module's forward for `samples`, on the module's device; labels are not in it. What the model
+    does not take is neither read nor shown to its family.
+
+    Raises:
+        DataError: a sample cannot be read, or makes numbers that are not finite.
+    """
+    takes = model.modalities
+    loaded = [load_sample(sample, takes) for sample in samples]
+    batch = model.family.encode(model.module, model.processors, loaded)
+    _check_finite(batch, samples)
+    device = device_of(model.module)
+    return {name: tensor.to(device) for name, tensor in batch.items()}
+
+
+def _check_finite(batch: Mapping[str, torch.Tensor], samples: Sequence[Sample]) -> None:
+    """Raise a DataError where a number that the model is to be given is not finite; an additive mask may hold −∞."""
+    for name, tensor in batch.items():
+        if not tensor.is_floating_point():
+            continue
+        bad = tensor.isnan() if "mask" in name else ~tensor.isfinite()
+        if bool(bad.any()):
+            row = int(bad.flatten(1).any(dim=1).nonzero()[0]) if bad.dim() and len(bad) == len(samples) else 0
+            raise DataError(
+                f"{samples[row].where}: {name} holds {int(bad.sum()):,} numbers that are not finite; "
+                "expected finite inputs: look at its file, or at the processor's means and scales"
+            )
