@@ -42,12 +42,13 @@ def check_edits(layout: Layout, edits: Sequence[Edit], data: bool, name: str = "
 
 def describe_recomputed(given: Plan, checked: Plan) -> str:
     """What `checked` says otherwise than the plan that was `given`, since it follows from the edits; empty if nothing."""
-    if (given.edits, given.expected_tensor_bytes) == (checked.edits, checked.expected_tensor_bytes):
-        return ""
     known = {(number, place.name): place for number, edit in enumerate(given.edits) for place in edit.places}
     places = [(number, place) for number, edit in enumerate(checked.edits) for place in edit.places]
     other = [place.name for number, place in places if known.get((number, place.name)) != place]
-    at = f", at {', '.join(other[:3])}{' …' if len(other) > 3 else ''}" if other else ""
+    if not other and given.expected_tensor_bytes == checked.expected_tensor_bytes:
+        return ""
+    more = f" and {len(other) - 3} more places" if len(other) > 3 else ""
+    at = f", at {', '.join(other[:3])}{more}" if other else ""
     return (
         f"recomputed from the plan's edits: {given.expected_tensor_bytes:,} → {checked.expected_tensor_bytes:,} bytes of tensors{at}, "
         "and what stays untouched"

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, get_args
 
-from trimodal.core import Certainty, Plan
+from trimodal.core import Certainty, Plan, json_text
 from trimodal.core.plan import PLAN_FORMAT
 from trimodal.core.record import PackName
 from trimodal.core.site import Folding
@@ -38,8 +38,11 @@ def read_plan_file(source: PlanSource) -> tuple[Plan, str]:
     """
     if isinstance(source, str | Path):
         return _parse_plan(_read_json(Path(source)), Path(source).name), Path(source).name
-    data = source.to_json() if isinstance(source, Plan) else source
-    return _parse_plan(json.loads(json.dumps(data)), "the plan"), "the plan"  # tuples as a file has them
+    try:
+        data = json.loads(json_text(source.to_json() if isinstance(source, Plan) else source))  # tuples as a file has them
+    except (TypeError, ValueError, RecursionError) as error:
+        raise RecipeError(f"the plan is no plain data ({error}); expected a Plan, a file, or what Plan.to_json() gives") from error
+    return _parse_plan(data, "the plan"), "the plan"
 
 
 def _read_json(file: Path) -> Any:
@@ -88,9 +91,11 @@ def _parse_source(part: _Part) -> dict[str, Any]:
 
 def _parse_calibration(part: _Part) -> dict[str, Any]:
     part.check_keys(("samples", "sha256", "modalities", "balance"), "samples", "sha256")
+    sha256 = part.check("sha256", lambda v: v is None or _is_digest(v), "a sha256, or null where there is no data", None)
+    few = (_is_count(0, 0), "0, since sha256 is null: there is no data") if sha256 is None else (_is_count(1), "a whole number, 1 or more")
     return {
-        "samples": part.check("samples", _is_count(0), "a whole number, 0 or more", 0),
-        "sha256": part.check("sha256", lambda v: v is None or _is_digest(v), "a sha256, or null where there is no data", None),
+        "samples": part.check("samples", *few, 0),
+        "sha256": sha256,
         "modalities": part.check("modalities", _is_texts, "a list of names", []),
         "balance": part.check("balance", _is_one_of(get_args(Balance)), f"one of {', '.join(get_args(Balance))}", "modality"),
     }
@@ -132,12 +137,15 @@ def _parse_place(part: _Part) -> dict[str, Any]:
 
 
 def _parse_fold(part: _Part) -> dict[str, Any]:
-    """What a fold is known by; how it is done was seen by running the model, and is seen anew."""
+    """A fold: known by what and path; the rest was seen by running the model, and is seen anew."""
     part.check_keys(("what", "path", "into", "offset", "epsilon", "error", "reason", "tensor_bytes"), "what", "path")
     return {
         "what": part.check("what", _is_one_of(get_args(Folding)), f"one of {', '.join(get_args(Folding))}", ""),
         "path": part.check("path", _is_text, "a dotted path", ""),
         "into": part.check("into", _is_texts, "a list of dotted paths", []),
+        **{key: part.check(key, _is_number, "a number", 0.0) for key in ("offset", "epsilon", "error")},
+        "reason": part.check("reason", _is_text, "text", ""),
+        "tensor_bytes": part.check("tensor_bytes", _is_count(0), "a whole number of bytes", 0),
     }
 
 
@@ -201,6 +209,10 @@ def _is_text(value: Any) -> bool:
 
 def _is_texts(value: Any) -> bool:
     return isinstance(value, list) and all(isinstance(item, str) for item in value)
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float)
 
 
 def _is_mapping(value: Any) -> bool:
