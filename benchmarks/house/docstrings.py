@@ -10,9 +10,9 @@ from benchmarks.house.source import PACKAGE, Function, SourceFile, list_function
 
 Told = tuple[list[str], list[str]]
 _TENSOR = re.compile(r"\b(Tensor|ndarray|NDArray|Bytes)\b")
-_SIZE = r"(?:[\w′'·×*/+…ₐ-ₜᵀ₀-₉−\-. ²]|\^)+"
+_SIZE = r"[^\s(),]+"  # one word: `rows`, `m·k`, `2^bits`, `…`
 _SHAPE = re.compile(
-    rf"\({_SIZE},(?:{_SIZE},?)*(?: {_SIZE})*\)|"
+    rf"\({_SIZE},(?: {_SIZE},)*(?: {_SIZE})?\)|\({_SIZE}(?: × {_SIZE})+\)|"
     r"\b(?:scalars?|shape[sd]?|b?float(?:16|32|64)|bool|u?int(?:8|16|32|64)|dtypes?)\b|\b\d-d\b"
 )
 # Names that say themselves what is counted. Shares, ratios and factors have no unit: they are of something, which the docstring says.

@@ -11,12 +11,9 @@ PAGE = ROOT / "docs" / "architecture.md"
 
 def draw_rooms() -> str:
     """A Mermaid picture: a box per layer of the contract, highest first, with its rooms; arrows point down only."""
-    layers = list_layers()
-    lines = ["```mermaid", "flowchart TB"]
-    for number, rooms in enumerate(layers):
-        lines += [f'    subgraph layer{number}[" "]', "        direction LR", *(f"        {room}" for room in rooms), "    end"]
-    lines += [f"    layer{number} --> layer{number + 1}" for number in range(len(layers) - 1)]
-    return "\n".join([*lines, "```"])
+    boxes = [f'    row{number}["{" · ".join(rooms)}"]' for number, rooms in enumerate(list_layers())]
+    arrows = [f"    row{number} --> row{number + 1}" for number in range(len(boxes) - 1)]
+    return "\n".join(["```mermaid", "flowchart TB", *boxes, *arrows, "```"])
 
 
 def replace_between(text: str, mark: str, inner: str) -> str:
