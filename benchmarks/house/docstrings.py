@@ -10,7 +10,7 @@ from benchmarks.house.source import PACKAGE, Function, SourceFile, list_function
 
 Told = tuple[list[str], list[str]]
 _TENSOR = re.compile(r"\b(Tensor|ndarray|NDArray|Bytes)\b")
-_SIZE = r"[^\s(),]+"  # one word: `rows`, `m·k`, `2^bits`, `…`
+_SIZE = r"[^\s(),]+(?: [·+−*/-] [^\s(),]+)*"  # one word, or several with signs between: `rows`, `2^bits`, `…`, `m · k`
 _SHAPE = re.compile(
     rf"\({_SIZE},(?: {_SIZE},)*(?: {_SIZE})?\)|\({_SIZE}(?: × {_SIZE})+\)|"
     r"\b(?:scalars?|shape[sd]?|b?float(?:16|32|64)|bool|u?int(?:8|16|32|64)|dtypes?)\b|\b\d-d\b"
@@ -18,7 +18,8 @@ _SHAPE = re.compile(
 # Names that say themselves what is counted. Shares, ratios and factors have no unit: they are of something, which the docstring says.
 _UNITS = re.compile(
     r"(?:^|_)(?:bytes|seconds|ms|bits|tokens|samples|steps|blocks|rows|columns|places|points|lines|files|parameters|macs|flops|units|heads|"
-    r"batches|number|count|seed|rank|ranks|width|size|sizes|frames|labels|rate|index|format|cores|threads|version|dim|dims|batch|group|groups)$"
+    r"batches|number|count|seed|rank|ranks|width|size|sizes|frames|labels|rate|index|format|cores|threads|version|dim|dims|batch|group|groups|"
+    r"tensors|percent)(?:_before|_after)?$"
 )
 _OPTIONAL_HOOKS = {"overload", "abstractmethod"}
 
