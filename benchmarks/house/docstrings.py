@@ -13,7 +13,7 @@ _TENSOR = re.compile(r"\b(Tensor|ndarray|NDArray|Bytes)\b")
 _SIZE = r"[^\s(),]+(?: [·+−*/-] [^\s(),]+)*"  # one word, or several with signs between: `rows`, `2^bits`, `…`, `m · k`
 _SHAPE = re.compile(
     rf"\({_SIZE},(?: {_SIZE},)*(?: {_SIZE})?\)|\({_SIZE}(?: × {_SIZE})+\)|"
-    r"\b(?:scalars?|shape[sd]?|b?float(?:16|32|64)|bool|u?int(?:8|16|32|64)|dtypes?)\b|\b\d-d\b"
+    r"\b(?:[Ss]calars?|[Ss]hape[sd]?|b?float(?:16|32|64)|bool|u?int(?:8|16|32|64)|dtypes?)\b|\b\d-d\b"
 )
 # Names that say themselves what is counted. Shares, ratios and factors have no unit: they are of something, which the docstring says.
 _UNITS = re.compile(
