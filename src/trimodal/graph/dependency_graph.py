@@ -69,7 +69,12 @@ def find_dependencies(module: nn.Module, layout: Layout, inputs: Mapping[str, Te
 
 
 def trace_dependencies(bare: nn.Module, layout: Layout, inputs: Mapping[str, Tensor]) -> Layout:
-    """`layout` with the axes that one forward pass of `bare`, a module on `meta`, shows."""
+    """`layout` with the axes that one forward pass of `bare`, a module on `meta`, shows. Of `inputs`, the keywords of its forward,
+    only shapes and dtypes count.
+
+    Raises:
+        ModelError: the forward pass fails on `meta`.
+    """
     trace = DimensionTrace()
     for name, tensor in (*bare.named_parameters(), *bare.named_buffers()):
         trace.add_parameter(tensor, name)
@@ -153,7 +158,7 @@ def _join_axes(parts: Iterable[Axis]) -> Axis | None:
 
 
 def collect_tensors(result: Any) -> list[Tensor]:
-    """All tensors in what a forward returned."""
+    """All tensors, of any shape, in what a forward returned."""
     found: list[Tensor] = []
     for leaf in tree_leaves(result):
         if isinstance(leaf, Tensor):

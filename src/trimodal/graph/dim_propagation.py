@@ -87,16 +87,17 @@ class DimensionTrace(TorchDispatchMode):
         self._weights: set[int] = set()
 
     def add_parameter(self, tensor: Tensor, name: str) -> None:
-        """A parameter or buffer: all its entries are nodes of their own."""
+        """A parameter or buffer of any shape: all its entries, dimension by dimension, are nodes of their own."""
         self._set_dims(tensor, [self.sets.add_nodes(size) for size in tensor.shape])
         self._weights.add(id(tensor))
 
     def dims_of(self, tensor: Tensor) -> Dims:
-        """What the entries of `tensor` are, dimension by dimension."""
+        """What the entries of `tensor` are: per dimension the nodes int64 (size,), or None. None for all where its shape is not
+        known."""
         return self._dims.get(id(tensor)) or [None] * tensor.dim()
 
     def mark_tensor_uncuttable(self, tensor: Tensor, reason: str) -> None:
-        """Nothing of `tensor` can be cut."""
+        """Nothing of `tensor`, of any shape, can be cut."""
         self._mark_dims_uncuttable(self.dims_of(tensor), reason)
 
     def _mark_dims_uncuttable(self, dims: Iterable[Nodes | None], reason: str) -> None:
@@ -135,13 +136,13 @@ class DimensionTrace(TorchDispatchMode):
         return left
 
     def propagate_unknown(self, given: Given, outputs: list[Tensor]) -> list[Dims]:
-        """An operator that is not known: nothing that goes in can be cut."""
+        """An operator that is not known: nothing that goes in can be cut, whatever its shape."""
         for tensor in _input_tensors_of(given):
             self.mark_tensor_uncuttable(tensor, f"it goes through the operator {given['__name']}, which cannot be followed")
         return [[None] * out.dim() for out in outputs]
 
     def propagate_pointwise(self, given: Given, outputs: list[Tensor]) -> list[Dims]:
-        """Entry by entry, with small tensors stretched over large ones."""
+        """Entry by entry: (…, n) and (n,) or (1,) → (…, n), small tensors stretched over large ones."""
         shape = outputs[0].shape
         found: Dims = [None] * len(shape)
         for dim, size in enumerate(shape):
@@ -162,11 +163,11 @@ class DimensionTrace(TorchDispatchMode):
         return [found] + [[None] * out.dim() for out in outputs[1:]]
 
     def propagate_uniform(self, given: Given, outputs: list[Tensor]) -> list[Dims]:
-        """A tensor of zeros or the like: its entries are as good as any others."""
+        """A tensor of any shape full of zeros or the like: its entries are as good as any others."""
         return [[self.sets.add_nodes(size) for size in outputs[0].shape]]
 
     def propagate_reshape(self, given: Given, outputs: list[Tensor]) -> list[Dims]:
-        """Neighbouring dimensions become one, one becomes several."""
+        """Neighbouring dimensions become one, one becomes several: (a, b·c) → (a·b, c)."""
         sized = zip(given["self"].shape, self.dims_of(given["self"]), strict=True)
         old = [(size, nodes) for size, nodes in sized if size != 1]
         new = [dim for dim, size in enumerate(outputs[0].shape) if size != 1]
@@ -213,12 +214,12 @@ class DimensionTrace(TorchDispatchMode):
         return found
 
     def propagate_permute(self, given: Given, outputs: list[Tensor]) -> list[Dims]:
-        """Dimensions change places."""
+        """Dimensions change places: (a, b, c) → (c, a, b)."""
         dims = self.dims_of(given["self"])
         return [[dims[d] for d in given["dims"]]]
 
     def propagate_transpose(self, given: Given, outputs: list[Tensor]) -> list[Dims]:
-        """Two dimensions change places; without numbers, the only two."""
+        """Two dimensions change places, (a, b) → (b, a); without numbers, the only two."""
         dims = list(self.dims_of(given["self"]))
         one, other = given.get("dim0", 0), given.get("dim1", len(dims) - 1)
         if dims:
@@ -226,7 +227,7 @@ class DimensionTrace(TorchDispatchMode):
         return [dims]
 
     def propagate_expand(self, given: Given, outputs: list[Tensor]) -> list[Dims]:
-        """Dimensions of one entry are stretched, new ones come first."""
+        """Dimensions of one entry are stretched, new ones come first: (a, 1) → (n, a, b)."""
         tensor, out = given["self"], outputs[0]
         dims = [None] * (out.dim() - tensor.dim()) + self.dims_of(tensor)
         sizes = [1] * (out.dim() - tensor.dim()) + list(tensor.shape)
@@ -235,13 +236,13 @@ class DimensionTrace(TorchDispatchMode):
         return [[d if old == new else None for d, old, new in zip(dims, sizes, out.shape, strict=True)]]
 
     def propagate_unsqueeze(self, given: Given, outputs: list[Tensor]) -> list[Dims]:
-        """A dimension of one entry comes in."""
+        """A dimension of one entry comes in: (a, b) → (a, 1, b)."""
         dims = list(self.dims_of(given["self"]))
         dims.insert(given["dim"] % outputs[0].dim(), None)
         return [dims]
 
     def propagate_slice(self, given: Given, outputs: list[Tensor]) -> list[Dims]:
-        """A part of a dimension."""
+        """A part of a dimension: (a, n) → (a, m)."""
         dims = list(self.dims_of(given["self"]))
         nodes = dims[given.get("dim", 0)]
         if nodes is not None:
@@ -249,7 +250,7 @@ class DimensionTrace(TorchDispatchMode):
         return [dims]
 
     def propagate_split(self, given: Given, outputs: list[Tensor]) -> list[Dims]:
-        """A dimension in several parts."""
+        """A dimension in several parts: (a, n) → (a, m), (a, n−m)."""
         dim = given.get("dim", 0) % given["self"].dim()
         found, start = [], 0
         for out in outputs:
@@ -261,13 +262,13 @@ class DimensionTrace(TorchDispatchMode):
         return found
 
     def propagate_select(self, given: Given, outputs: list[Tensor]) -> list[Dims]:
-        """One entry, or each by itself: the dimension is gone."""
+        """One entry, or each by itself: the dimension is gone, (a, n) → (a,)."""
         dims = list(self.dims_of(given["self"]))
         self._mark_dims_uncuttable([dims.pop(given.get("dim", 0))], "single entries of it are taken by their number")
         return [list(dims) for _ in outputs]
 
     def propagate_cat(self, given: Given, outputs: list[Tensor]) -> list[Dims]:
-        """End to end along one dimension, entry by entry along the others."""
+        """End to end along one dimension, entry by entry along the others: (a, m), (a, n) → (a, m+n)."""
         tensors = [t for t in given["tensors"] if t.dim() == outputs[0].dim()]
         along = given.get("dim", 0) % outputs[0].dim()
         found = list(self.dims_of(tensors[0]))
@@ -287,13 +288,13 @@ class DimensionTrace(TorchDispatchMode):
         return nodes
 
     def propagate_stack(self, given: Given, outputs: list[Tensor]) -> list[Dims]:
-        """Along a new dimension."""
+        """Along a new dimension: (a, b) twice → (2, a, b)."""
         (dims, *_) = self.propagate_pointwise({"tensors": given["tensors"]}, [given["tensors"][0]])
         dims.insert(given.get("dim", 0) % outputs[0].dim(), None)
         return [dims]
 
     def propagate_pad(self, given: Given, outputs: list[Tensor]) -> list[Dims]:
-        """Entries are added at the ends of the last dimensions."""
+        """Entries are added at the ends of the last dimensions: (a, n) → (a, n+k)."""
         dims = list(self.dims_of(given["self"]))
         for number, (old, new) in enumerate(zip(given["self"].shape, outputs[0].shape, strict=True)):
             if old != new:
@@ -302,14 +303,14 @@ class DimensionTrace(TorchDispatchMode):
         return [dims]
 
     def propagate_pool(self, given: Given, outputs: list[Tensor]) -> list[Dims]:
-        """Positions are made fewer or more; channels stay."""
+        """Positions are made fewer or more; channels stay: (batch, channels, n) → (batch, channels, m)."""
         kept = outputs[0].dim() - (1 if "1d" in given["__name"] else 3 if "3d" in given["__name"] else 2)
         dims = self.dims_of(given["self"])
         self._mark_dims_uncuttable(dims[kept:], "it is pooled over")
         return [dims[:kept] + [None] * (out.dim() - kept) for out in outputs]
 
     def propagate_reduce(self, given: Given, outputs: list[Tensor]) -> list[Dims]:
-        """A sum, mean, maximum, softmax or the like over some dimensions."""
+        """A sum, mean, maximum, softmax or the like over some dimensions: (a, n) → (a,), (a, 1) or (a, n)."""
         dims = list(self.dims_of(given["self"]))
         over = given.get("dim")
         numbers = range(len(dims)) if over is None or over == [] else [over] if isinstance(over, int) else over
@@ -319,7 +320,7 @@ class DimensionTrace(TorchDispatchMode):
         return [[None if d in reduced else n for d, n in enumerate(dims) if same or d not in reduced] for _ in outputs]
 
     def propagate_matmul(self, given: Given, outputs: list[Tensor]) -> list[Dims]:
-        """A matrix product, with a bias or without; one factor has to be a weight for the sum to be cut."""
+        """A matrix product (…, a, n) · (…, n, b), with a bias or without; one factor has to be a weight for the sum to be cut."""
         left = given.get("mat1", given.get("batch1", given["self"]))
         right = given.get("mat2", given.get("batch2"))
         one, other = self.dims_of(left), self.dims_of(right)
@@ -335,7 +336,7 @@ class DimensionTrace(TorchDispatchMode):
         return [found]
 
     def propagate_linear(self, given: Given, outputs: list[Tensor]) -> list[Dims]:
-        """A linear layer seen as one operator."""
+        """A linear layer seen as one operator: x (…, n), weight (m, n) → (…, m)."""
         dims, weight = self.dims_of(given["input"]), self.dims_of(given["weight"])
         self._join_nodes(dims[-1], weight[1], "its input cannot be cut")
         if given.get("bias") is not None:
@@ -343,7 +344,7 @@ class DimensionTrace(TorchDispatchMode):
         return [[*dims[:-1], weight[0]]]
 
     def propagate_convolution(self, given: Given, outputs: list[Tensor]) -> list[Dims]:
-        """Input channels are the weight's second dimension, output channels its first, group by group."""
+        """x (batch, channels, …): input channels are the weight's second dimension, output channels its first, group by group."""
         if given["transposed"]:
             return self.propagate_unknown(given, outputs)
         dims, weight, groups = self.dims_of(given["input"]), self.dims_of(given["weight"]), given["groups"]
@@ -362,7 +363,7 @@ class DimensionTrace(TorchDispatchMode):
         return [[dims[0], rows, *[None] * (outputs[0].dim() - 2)]]
 
     def propagate_batch_norm(self, given: Given, outputs: list[Tensor]) -> list[Dims]:
-        """Each channel by itself."""
+        """Each channel of x (batch, channels, …) by itself."""
         dims = list(self.dims_of(given["input"]))
         for name in NORMALISED:
             if isinstance(given.get(name), Tensor):
@@ -370,7 +371,7 @@ class DimensionTrace(TorchDispatchMode):
         return [dims] + [[None] * out.dim() for out in outputs[1:]]
 
     def propagate_layer_norm(self, given: Given, outputs: list[Tensor]) -> list[Dims]:
-        """What it runs over cannot be cut: mean and variance of the rest would be others."""
+        """What it runs over, the last of (…, n), cannot be cut: mean and variance of the rest would be others."""
         dims, count = list(self.dims_of(given["input"])), len(given["normalized_shape"])
         reason = "a layer norm runs over it, so what stays would no longer compute what it did"
         self._mark_dims_uncuttable(dims[-count:], reason)
@@ -380,7 +381,7 @@ class DimensionTrace(TorchDispatchMode):
         return [dims[:-count] + [None] * count] + [[None] * out.dim() for out in outputs[1:]]
 
     def propagate_group_norm(self, given: Given, outputs: list[Tensor]) -> list[Dims]:
-        """All channels of a group go together."""
+        """All channels of a group of x (batch, channels, …) go together."""
         dims = list(self.dims_of(given["input"]))
         for name in ("weight", "bias"):
             if isinstance(given.get(name), Tensor):
@@ -393,12 +394,12 @@ class DimensionTrace(TorchDispatchMode):
         return [dims] + [[None] * out.dim() for out in outputs[1:]]
 
     def propagate_embedding(self, given: Given, outputs: list[Tensor]) -> list[Dims]:
-        """Rows are looked up by number, columns come out."""
+        """Rows of the weight (rows, columns) are looked up by number: int64 (…, n) → (…, n, columns)."""
         self.mark_tensor_uncuttable(given["indices"], "its entries are numbers of rows")
         return [[*[None] * given["indices"].dim(), self.dims_of(given["weight"])[1]]]
 
     def propagate_glu(self, given: Given, outputs: list[Tensor]) -> list[Dims]:
-        """The two halves of a dimension, entry by entry."""
+        """The two halves of a dimension, entry by entry: (…, 2·n) → (…, n)."""
         dims, dim = list(self.dims_of(given["self"])), given.get("dim", -1)
         nodes = dims[dim]
         if nodes is not None:

@@ -108,7 +108,11 @@ def build_model(module: nn.Module, name: str, folder: Path | None = None) -> Mod
 
 
 def load_from_folder(folder: Path, name: str) -> Model:
-    """The model in a Hugging Face folder."""
+    """The model in a Hugging Face folder.
+
+    Raises:
+        ModelError: it is none, or its checkpoint lacks tensors.
+    """
     module, missing, unexpected = load_pretrained(folder)
     if missing:
         raise ModelError(
@@ -170,7 +174,11 @@ def _first_line_of(error: BaseException) -> str:
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """The content of `config.json`."""
+    """The content of `config.json`.
+
+    Raises:
+        ModelError: there is none, or it names no model type.
+    """
     file = folder / "config.json"
     if not file.is_file():
         raise ModelError(f"{folder} has no config.json; expected a model folder in Hugging Face format")
@@ -188,7 +196,11 @@ def _read_json(file: Path) -> Any:
 
 
 def check_weight_files(folder: Path) -> list[Path]:
-    """The weight files of `folder` that are read, each whole."""
+    """The weight files of `folder` that are read, each whole.
+
+    Raises:
+        ModelError: there are none but pickles, or one is damaged.
+    """
     files = [folder / path for path in weight_files(folder)]
     if not files:
         pickles = [path.name for suffix in PICKLES for path in sorted(folder.glob(f"*{suffix}"))]
@@ -208,7 +220,11 @@ def check_weight_files(folder: Path) -> list[Path]:
 
 
 def find_model_class(config: dict[str, Any], folder: Path) -> type[transformers.PreTrainedModel]:
-    """The class that `config` names, out of Transformers or our own."""
+    """The class that `config` names, out of Transformers or our own.
+
+    Raises:
+        ModelError: neither has it.
+    """
     fusion.register()
     names = config.get("architectures") or ["AutoModel"]
     name = names[0] if isinstance(names, list) else names

@@ -48,7 +48,8 @@ def batch_norm_affine(
 
 
 def fold_into_layers(fold: Fold, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The new weights and biases of the layers that take the fold over, by name, from all `tensors` of the layers."""
+    """The new weights (rows, columns, …) and biases (rows,) of the layers that take the fold over, by name, from all `tensors` of
+    the layers."""
     gone = {name.removeprefix(f"{fold.path}."): t for name, t in tensors.items() if name.startswith(f"{fold.path}.")}
     found: dict[str, Tensor] = {}
     for path in fold.into if fold.what != "twin" else ():

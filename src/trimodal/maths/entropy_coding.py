@@ -87,7 +87,7 @@ def require_constriction() -> Any:
 
 
 def shannon_entropy(values: Tensor) -> float:
-    """Bits per number that whole `values` need at least when each is coded for itself; 0 for none at all."""
+    """Bits per number that whole `values`, of any shape, need at least when each is coded for itself; 0 for none at all."""
     if not values.numel():
         return 0.0
     counts = values.unique(return_counts=True)[1].double()
@@ -175,7 +175,7 @@ def _join_planes(planes: list[Bytes], dtype: torch.dtype, shape: tuple[int, ...]
 
 
 def encode_plane(symbols: Bytes) -> bytes:
-    """The stream of a matrix of bytes, stored in the shortest way."""
+    """The stream of a matrix of bytes uint8 (rows, columns), stored in the shortest way."""
     plain = np.ascontiguousarray(symbols)
     raw = bytes([_RAW]) + plain.tobytes()
     if plain.size < 2:

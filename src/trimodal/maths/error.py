@@ -60,7 +60,7 @@ def grouped_error(
 
 
 def weight_error(before: Tensor, after: Tensor) -> float:
-    """‖W − Ŵ‖² / ‖W‖²; 0 for a zero matrix."""
+    """‖W − Ŵ‖² / ‖W‖² of two tensors of one shape, summed in float64; 0 for a zero matrix."""
     parts = zip(before.reshape(-1).split(_AT_ONCE), after.reshape(-1).split(_AT_ONCE), strict=True)
     sums = [(old @ old, (change := old - new) @ change) for old, new in ((a.double(), b.double()) for a, b in parts)]
     energy = float(sum(whole for whole, _ in sums))

@@ -32,7 +32,7 @@ def break_even_rank(rows: int, columns: int) -> int:
 
 
 def kept_energy(values: Tensor, rank: int) -> float:
-    """Σ_{i≤k} λ_i / Σ λ_i; 1 for a layer without output."""
+    """Σ_{i≤k} λ_i / Σ λ_i for `values` (n,), largest first, and k = `rank`; 1 for a layer without output."""
     total = float(values.sum())
     return float(values[:rank].sum()) / total if total > 0 else 1.0
 
@@ -53,7 +53,7 @@ def leading_eigenvectors(square: Tensor, rank: int) -> Tensor:
 
 
 def symmetric_root(square: Tensor) -> Tensor:
-    """The symmetric square root of a positive semidefinite matrix."""
+    """The symmetric square root (n, n) of a positive semidefinite matrix (n, n)."""
     values, vectors = torch.linalg.eigh((square + square.T) / 2)
     found: Tensor = (vectors * values.clamp(min=0).sqrt()) @ vectors.T
     return found

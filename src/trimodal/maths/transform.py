@@ -47,7 +47,7 @@ def rotate_columns(x: Tensor, signs: Tensor, block: int) -> Tensor:
 
 
 def unrotate_columns(x: Tensor, signs: Tensor, block: int) -> Tensor:
-    """The inverse of `rotate_columns`: (x H) · signs."""
+    """The inverse of `rotate_columns`: (x H) · signs for x (…, columns)."""
     return hadamard(x, block) * signs
 
 

@@ -48,7 +48,7 @@ class BlockTrace:
     calls: list[Call]
 
     def run_block(self, number: int, hidden: Tensor) -> Tensor:
-        """What block `number` makes of `hidden`."""
+        """What block `number` makes of `hidden` (batch, tokens, width); the other arguments are those of the traced call."""
         args, kwargs = self.calls[number]
         found: Tensor = get_hidden_states(self.blocks[number](hidden, *args, **kwargs))
         return found
@@ -118,7 +118,11 @@ def renumber_blocks_(module: nn.Module, tower: Tower, kept: Sequence[int]) -> No
 
 
 def block_list_of(module: nn.Module, tower: Tower) -> nn.ModuleList:
-    """The list that holds all blocks of `tower` and nothing else."""
+    """The list that holds all blocks of `tower` and nothing else.
+
+    Raises:
+        ModelError: there is no such list.
+    """
     path = tower.blocks[0].rpartition(".")[0]
     found = module.get_submodule(path)
     if not isinstance(found, nn.ModuleList) or [f"{path}.{i}" for i in range(len(found))] != list(tower.blocks):

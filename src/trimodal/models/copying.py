@@ -103,7 +103,8 @@ def _can_copy(value: Any, memo: dict[int, Any]) -> bool:
 
 
 def is_plain_tensor(tensor: Tensor) -> bool:
-    """Whether `tensor` holds one number per entry in memory of its own kind: no sparse or quantized one, and none of a
+    """Whether `tensor`, of any shape, holds one number per entry in memory of its own kind: no sparse or quantized one, and none
+    of a
     class that another library brings along to compute with."""
     own = type(tensor).__torch_dispatch__ is not Tensor.__torch_dispatch__
     return tensor.layout is torch.strided and not tensor.is_quantized and not own

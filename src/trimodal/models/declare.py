@@ -156,7 +156,11 @@ def find_weighted_modules(module: nn.Module) -> dict[str, Kind]:
 
 
 def make_site(module: nn.Module, path: str, tower: str, block: int | None, role: str, branch: str = "") -> Site:
-    """The site at `path` without axes. `ModelError` if the module there has no weight."""
+    """The site at `path` without axes.
+
+    Raises:
+        ModelError: the module there has no weight in floating point.
+    """
     part = module.get_submodule(path)
     kind = kind_of(part)
     if kind is None:

@@ -31,7 +31,11 @@ _FILES = {
 
 
 def require_modalities(loaded: Sequence[LoadedSample], *modalities: str) -> None:
-    """`DataError` unless every sample holds every one of `modalities`."""
+    """Hold every sample to having every one of `modalities`.
+
+    Raises:
+        DataError: a sample lacks one.
+    """
     for position, sample in enumerate(loaded, start=1):
         lacking = [m for m in modalities if getattr(sample, m) is None]
         if lacking:
@@ -42,7 +46,11 @@ def require_modalities(loaded: Sequence[LoadedSample], *modalities: str) -> None
 
 
 def get_processor(processors: Processors, part: str) -> Any:
-    """The `part` (`image`, `audio`, `text`, `whole`) of the model's processors; `ModelError` if its folder lacks it."""
+    """The `part` (`image`, `audio`, `text`, `whole`) of the model's processors.
+
+    Raises:
+        ModelError: the model's folder lacks it.
+    """
     found = getattr(processors, part)
     if found is None:
         raise ModelError(
@@ -99,7 +107,11 @@ def collect_waveforms(loaded: Sequence[LoadedSample], rate: int) -> list[NDArray
 
 
 def resample_waveform(wave: NDArray[np.float32], old: int, new: int) -> NDArray[np.float32]:
-    """`wave` (samples,) at `old` Hz as it would be at `new` Hz (polyphase filter)."""
+    """`wave` (samples,) at `old` Hz as it would be at `new` Hz (polyphase filter).
+
+    Raises:
+        DataError: the old rate is not positive, or scipy is not installed.
+    """
     if old == new:
         return wave
     if old <= 0:
@@ -116,7 +128,8 @@ def resample_waveform(wave: NDArray[np.float32], old: int, new: int) -> NDArray[
 
 
 def encode_audio(processors: Processors, loaded: Sequence[LoadedSample], **options: Any) -> dict[str, Tensor]:
-    """What the model's feature extractor gives: `input_features` or `input_values`, and its mask if it has one."""
+    """What the model's feature extractor gives: `input_features` (batch, mels, frames) or `input_values` (batch, samples), and its
+    mask if it has one."""
     extractor = get_processor(processors, "audio")
     rate = int(extractor.sampling_rate)
     found = extractor(collect_waveforms(loaded, rate), sampling_rate=rate, return_tensors="pt", **options)
@@ -124,7 +137,7 @@ def encode_audio(processors: Processors, loaded: Sequence[LoadedSample], **optio
 
 
 def cast_floats(module: nn.Module, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The batch with its floating-point tensors in the module's own type, so that a half-precision model takes them."""
+    """The batch with its floating-point tensors in the module's own dtype, so that a half-precision model takes them."""
     dtype = _float_dtype_of(module)
     return {name: value.to(dtype) if value.is_floating_point() else value for name, value in batch.items()}
 
@@ -157,7 +170,7 @@ def make_answer_labels(processors: Processors, loaded: Sequence[LoadedSample], i
 
 
 def make_blank_image(module: nn.Module, channels: int, height: int, width: int | None = None) -> dict[str, Tensor]:
-    """`pixel_values` of one black image in the module's type and on its device."""
+    """`pixel_values` (1, channels, height, width) of one black image in the module's dtype and on its device."""
     return {"pixel_values": make_zero_input(module, channels, height, height if width is None else width)}
 
 
@@ -167,7 +180,7 @@ def height_and_width(size: int | Sequence[int]) -> tuple[int, int]:
 
 
 def make_blank_text(module: nn.Module, tokens: int) -> dict[str, Tensor]:
-    """`input_ids` of one text of so many tokens, all of them token 0. No mask: it would only say that all are real."""
+    """`input_ids` int64 (1, tokens) of one text, all of them token 0. No mask: it would only say that all are real."""
     return {"input_ids": torch.zeros(1, tokens, dtype=torch.long, device=_device_of(module))}
 
 

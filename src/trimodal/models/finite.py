@@ -48,7 +48,8 @@ def iter_nonfinite_tensors(module: nn.Module) -> Iterator[NonFiniteTensor]:
 
 
 def find_nonfinite(name: str, tensor: Tensor, infinite: bool = True) -> NonFiniteTensor | None:
-    """What of `tensor` is NaN, or with `infinite` not finite; None if nothing is, or it holds no floating-point numbers."""
+    """What of `tensor`, of any shape, is NaN, or with `infinite` not finite; None if nothing is, or it holds no floating-point
+    numbers."""
     if not tensor.is_floating_point() and not tensor.is_complex():
         return None
     flat, count, first = tensor.detach().reshape(-1), 0, -1

@@ -42,7 +42,11 @@ def describe(module: nn.Module) -> Layout:
 
 
 def example(module: nn.Module) -> dict[str, Tensor]:
-    """What the module's own `example()` returns: keyword arguments of its forward for one sample; else nothing."""
+    """What the module's own `example()` returns: keyword arguments of its forward for one sample; else nothing.
+
+    Raises:
+        ModelError: it fails, or returns no dict.
+    """
     own = _get_own_attribute(module, "example")
     found = run_foreign(f"{type(module).__name__}.example()", own) if callable(own) else {}
     if not isinstance(found, dict) or not all(isinstance(name, str) for name in found):
@@ -65,7 +69,13 @@ def modalities(module: nn.Module) -> tuple[str, ...]:
 
 
 def encode(module: nn.Module, processors: Processors, loaded: Sequence[LoadedSample]) -> dict[str, Tensor]:
-    """What the module's own `encode(samples)` makes of them: keyword arguments of its forward."""
+    """What the module's own `encode(samples)` makes of them: keyword arguments of its forward, each of the shape that it takes,
+    samples first.
+
+    Raises:
+        ModelError: it fails.
+        DataError: there is no such method, or it returns no dict of tensors.
+    """
     own = _get_own_attribute(module, "encode")
     if not callable(own):
         raise DataError(

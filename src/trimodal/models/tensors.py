@@ -20,7 +20,7 @@ def fingerprint_module(module: nn.Module) -> str:
 
 
 def unique_tensors(module: nn.Module) -> dict[str, torch.Tensor]:
-    """The state dict with every tensor once, under the first of its names."""
+    """The state dict with every tensor once, under the first of its names. Two are one if they share memory and shape."""
     seen: set[tuple[int, torch.Size]] = set()
     found = {}
     for name, tensor in module.state_dict().items():
@@ -33,5 +33,5 @@ def unique_tensors(module: nn.Module) -> dict[str, torch.Tensor]:
 
 
 def tensor_bytes(tensors: Iterable[torch.Tensor]) -> int:
-    """Bytes of all `tensors`."""
+    """Bytes of all `tensors`, of whatever shape and dtype."""
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)

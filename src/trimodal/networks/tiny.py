@@ -56,7 +56,7 @@ class Mixture(nn.Module):
         self.classifier = nn.Sequential(nn.Linear(32, 24), nn.LayerNorm(24), nn.ReLU(), nn.Linear(24, 2))
 
     def example(self) -> dict[str, Tensor]:
-        """One sample, all zeros."""
+        """One sample, all zeros: an image (1, 3, side, side) and three tokens (1, 3)."""
         return {
             "pixel_values": torch.zeros(1, 3, IMAGE_SIZE, IMAGE_SIZE),
             "input_ids": torch.zeros(1, 3, dtype=torch.long),
@@ -83,7 +83,7 @@ class Listener(nn.Module):
         self.audio_words = nn.Linear(24, VOCABULARY)
 
     def example(self) -> dict[str, Tensor]:
-        """One sample, all zeros."""
+        """One sample, all zeros: `input_features` (1, 16, 6)."""
         return {"input_features": torch.zeros(1, 16, 6)}
 
     def forward(self, input_features: Tensor) -> Tensor:
@@ -199,7 +199,11 @@ PLAIN = ("generic", "lstm")  # of no family, with no configuration to write
 
 
 def make_miniature(name: str, seed: int = 0) -> nn.Module:
-    """The miniature called `name`, in evaluation mode; same seed, same weights. `InputError` if unknown."""
+    """The miniature called `name`, in evaluation mode; same seed, same weights.
+
+    Raises:
+        InputError: there is none.
+    """
     if name not in MINIATURES:
         raise InputError(f"There is no miniature called {name!r}; {suggest_names(name, MINIATURES)}")
     with torch.random.fork_rng():
@@ -226,7 +230,8 @@ def _enlarge_weights_(module: nn.Module) -> None:
 
 
 def make_miniature_batch(name: str, n: int, seed: int = 0) -> dict[str, Tensor]:
-    """Keyword arguments of the miniature's forward for `n` samples, random but sensible."""
+    """Keyword arguments of the miniature's forward for `n` samples, random but sensible: images (n, 3, side, side), tokens int64
+    (n, tokens), sounds as each takes them."""
     random = torch.Generator().manual_seed(seed)
     pixels = {"pixel_values": torch.randn(n, 3, IMAGE_SIZE, IMAGE_SIZE, generator=random)}
     words = _make_word_batch(n, random)
@@ -333,8 +338,12 @@ def make_processors(name: str, module: nn.Module) -> Sequence[Any]:
 
 
 def write_miniature(name: str, folder: Path, seed: int = 0) -> Path:
-    """Write the miniature called `name` as a complete Hugging Face folder and return it: configuration, safetensors,
-    and all processors it needs. Those in `PLAIN` have no configuration to write: `InputError`."""
+    """Write the miniature called `name` as a complete Hugging Face folder and return it: configuration, safetensors, and all
+    processors it needs.
+
+    Raises:
+        InputError: it is one of those in `PLAIN`, which have no configuration to write.
+    """
     module = make_miniature(name, seed)
     if not isinstance(module, hf.PreTrainedModel):
         raise InputError(f"The miniature {name!r} is a plain module and has no folder; use miniature({name!r}).")

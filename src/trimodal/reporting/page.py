@@ -258,7 +258,7 @@ class PlaceRow:
 
 @dataclass(frozen=True)
 class EditSection:
-    """One edit of the plan and what came of it. `saved` is in bytes."""
+    """One edit of the plan and what came of it. `saved` is in bytes; `hidden` counts the places that the page does not list."""
 
     number: int
     method: str
@@ -349,7 +349,8 @@ def _group_by_reason(edit: Edit) -> tuple[tuple[str, tuple[str, ...]], ...]:
 
 @dataclass(frozen=True)
 class WaterfallBar:
-    """One row of the waterfall: a floating bar in percent of the axis, and its words."""
+    """One row of the waterfall: a floating bar, `start` and `length` in percent of the axis, and its words; `step` is the number
+    of its edit, -1 for none."""
 
     name: str
     start: float
@@ -411,7 +412,7 @@ def _make_tower_loss(tower: str, metric: Metric | None) -> TowerLoss:
 
 @dataclass(frozen=True)
 class WorstPlace:
-    """One of the places with the largest error of its tower."""
+    """One of the places with the largest error of its tower; `edit` is the number of the edit that it belongs to, from 0."""
 
     tower: str
     lost: str

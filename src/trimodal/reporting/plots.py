@@ -17,7 +17,7 @@ CURVE_POINTS = 240
 
 @dataclass(frozen=True)
 class AxisTick:
-    """A labelled position in percent of the axis."""
+    """A labelled position `at` in percent of the axis."""
 
     at: float
     label: str
@@ -25,8 +25,8 @@ class AxisTick:
 
 @dataclass(frozen=True)
 class MetricWhisker:
-    """One metric's drop with its interval, in percent of a shared axis; `open` where there are too few samples for an
-    interval, and then it is a point."""
+    """One metric's drop `at` with its interval from `low` to `high`, in percent of a shared axis; `open` where there are too few
+    samples for an interval, and then it is a point."""
 
     metric: Metric
     low: float
@@ -47,7 +47,7 @@ class WhiskerPlot:
 
 @dataclass(frozen=True)
 class PlaceDot:
-    """One place: position in percent from left and top, the number of its edit, and words for hovering."""
+    """One place: position `x` and `y` in percent from left and top, the number of its edit, and words for hovering."""
 
     x: float
     y: float

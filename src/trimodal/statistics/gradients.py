@@ -13,9 +13,9 @@ from trimodal.maths.unseen import find_unseen_inputs
 
 @dataclass
 class WeightGradient:
-    """Of a weight (m, n), over samples with gradients g (m, n): `mean` E[g], `size` E|g| and `square` E[g²], all
-    float32 (m, n) on `device`. With labels drawn from the model's own predictions `square` is the diagonal of the Fisher
-    information."""
+    """Of a weight (m, n), over samples with gradients g (m, n): `mean` E[g], `size` E|g| and `square` E[g²], all float32 (m, n) on
+    `device`. With labels drawn from the model's own predictions `square` is the diagonal of the Fisher information. `assumed`
+    counts columns that were filled in because they were never seen."""
 
     rows: int
     columns: int

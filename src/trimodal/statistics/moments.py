@@ -24,7 +24,8 @@ _BLOCK = 256
 
 @dataclass
 class ColumnNorm:
-    """E[x_j²] per input column (n,), float32: what Wanda needs, at n numbers instead of n². It moves to where its tokens are."""
+    """E[x_j²] per input column (n,), float32: what Wanda needs, at n numbers instead of n². It moves to where its tokens are.
+    `assumed` counts columns that were filled in because no token reached them."""
 
     columns: int
     tokens: int = 0
@@ -53,8 +54,9 @@ class ColumnNorm:
 
 @dataclass
 class Moment:
-    """C = E[x xᵀ] (n, n) and μ = E[x] (n,), float32; and where it is asked for `cross`, E[x° xᵀ] (n, n), with x° the
-    input of the same layer in the model as it was. All moves to where its tokens are; `device` says where it begins."""
+    """C = E[x xᵀ] (n, n) and μ = E[x] (n,), float32; and where it is asked for `cross`, E[x° xᵀ] (n, n), with x° the input of the
+    same layer in the model as it was. All moves to where its tokens are; `device` says where it begins. `assumed` counts
+    columns that were filled in because no token reached them."""
 
     columns: int
     tokens: int = 0

@@ -37,7 +37,7 @@ _UNKNOWN = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.E
 
 @dataclass(frozen=True)
 class Workplace:
-    """A folder that this run made and holds the lock of."""
+    """A folder that this run made and holds the lock of; `held` is the open file descriptor."""
 
     path: Path
     held: int

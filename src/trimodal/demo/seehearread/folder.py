@@ -19,7 +19,8 @@ from trimodal.writing import open_atomic_folder
 
 @dataclass(frozen=True)
 class QuestionItem:
-    """One question: which image (its index in the digits data set), clip and text, and the right answers."""
+    """One question: which `image` (its index in the digits data set, `writer` the writer's) and clip, the text, and the right
+    answers: the digit `seen` and the number of the `operation`."""
 
     image: int
     writer: int

@@ -50,7 +50,7 @@ def encode(module: nn.Module, processors: Processors, loaded: Sequence[LoadedSam
 
 
 def example(module: nn.Module) -> dict[str, Tensor]:
-    """One spectrogram."""
+    """One spectrogram: `input_values` (1, frames, mels)."""
     config = config_of(module)
     return {"input_values": encoding.make_zero_input(module, config.max_length, config.num_mel_bins)}
 

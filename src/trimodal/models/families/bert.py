@@ -117,12 +117,12 @@ def position_limit(module: nn.Module) -> int:
 
 
 def tokens(module: nn.Module, batch: Batch) -> dict[str, Tensor]:
-    """Text with its padding left out."""
+    """Text (batch, tokens) with its padding left out."""
     return {"text": encoding.mark_text_tokens(batch)}
 
 
 def example(module: nn.Module) -> dict[str, Tensor]:
-    """One text of 128 tokens."""
+    """One text of 128 tokens: `input_ids` int64 (1, tokens)."""
     return encoding.make_blank_text(module, min(encoding.USUAL_TOKENS, position_limit(module)))
 
 

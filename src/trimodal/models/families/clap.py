@@ -93,7 +93,8 @@ def outputs(module: nn.Module) -> tuple[Output, ...]:
 
 
 def encode(module: nn.Module, processors: Processors, loaded: Sequence[LoadedSample]) -> dict[str, Tensor]:
-    """`input_features`, `is_longer`, `input_ids`, `attention_mask`, as far as the class takes them."""
+    """`input_features` (batch, views, frames, mels), `is_longer` (batch, 1), `input_ids` and `attention_mask` (batch, tokens), as
+    far as the class takes them."""
     encoding.require_modalities(loaded, *modalities(module))
     batch: dict[str, Tensor] = {}
     if "audio" in modalities(module):
@@ -104,12 +105,12 @@ def encode(module: nn.Module, processors: Processors, loaded: Sequence[LoadedSam
 
 
 def tokens(module: nn.Module, batch: Batch) -> dict[str, Tensor]:
-    """Text with its padding left out."""
+    """Text (batch, tokens) with its padding left out."""
     return {"text": encoding.mark_text_tokens(batch)} if "input_ids" in batch else {}
 
 
 def example(module: nn.Module) -> dict[str, Tensor]:
-    """Ten seconds of sound, one text of 77 tokens."""
+    """Ten seconds of sound (1, views, frames, mels), one text of 77 tokens (1, tokens)."""
     config = getattr(config_of(module), "audio_config", config_of(module))
     batch: dict[str, Tensor] = {}
     if "audio" in modalities(module):

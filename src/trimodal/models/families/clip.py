@@ -102,7 +102,8 @@ def outputs(module: nn.Module) -> tuple[Output, ...]:
 
 
 def encode(module: nn.Module, processors: Processors, loaded: Sequence[LoadedSample]) -> dict[str, Tensor]:
-    """`pixel_values`, `input_ids`, `attention_mask`, as far as the class takes them. The whole model needs both."""
+    """`pixel_values` (batch, channels, height, width), `input_ids` and `attention_mask` (batch, tokens), as far as the class takes
+    them. The whole model needs both."""
     encoding.require_modalities(loaded, *modalities(module))
     batch: dict[str, Tensor] = {}
     if "image" in modalities(module):
@@ -119,12 +120,12 @@ def position_limit(module: nn.Module) -> int:
 
 
 def tokens(module: nn.Module, batch: Batch) -> dict[str, Tensor]:
-    """Text with its padding left out."""
+    """Text (batch, tokens) with its padding left out."""
     return {"text": encoding.mark_text_tokens(batch)} if "input_ids" in batch else {}
 
 
 def example(module: nn.Module) -> dict[str, Tensor]:
-    """One image, one text of full length; also SigLIP's."""
+    """One image (1, channels, height, width), one text of full length (1, tokens); also SigLIP's."""
     vision = getattr(config_of(module), "vision_config", config_of(module))
     batch: dict[str, Tensor] = {}
     if "image" in modalities(module):

@@ -77,7 +77,8 @@ def modalities(module: nn.Module) -> tuple[str, ...]:
 
 
 def encode(module: nn.Module, processors: Processors, loaded: Sequence[LoadedSample]) -> dict[str, Tensor]:
-    """What the combined processor makes of the samples."""
+    """What the combined processor makes of the samples: images (batch, channels, side, side), log-mel energies (batch, mels,
+    frames), `input_ids` int64 (batch, tokens), with masks."""
     encoding.require_modalities(loaded, *MODALITIES)
     processor = encoding.get_processor(processors, "whole")
     rate = int(processor.feature_extractor.sampling_rate)
@@ -91,7 +92,7 @@ def encode(module: nn.Module, processors: Processors, loaded: Sequence[LoadedSam
 
 
 def tokens(module: nn.Module, batch: Batch) -> dict[str, Tensor]:
-    """Which modality each token of the joint stream came from, and the padding of audio and text."""
+    """Which modality each token of the joint stream (batch, tokens) came from, and the padding of audio and text."""
     assert isinstance(module, FusionModel)  # family_of says so; for the type checker
     masks = module.make_token_masks(batch.get("audio_mask"), batch.get("attention_mask"))
     numbers = {"audio": encoding.AUDIO, "text": encoding.TEXT}
@@ -100,7 +101,7 @@ def tokens(module: nn.Module, batch: Batch) -> dict[str, Tensor]:
 
 
 def example(module: nn.Module) -> dict[str, Tensor]:
-    """One image, one clip and one text of full length."""
+    """One image, one clip and one text of full length, each of shape (1, …)."""
     config = config_of(module)
     sound = encoding.make_zero_input(module, config.audio_mels, config.audio_frames)
     image = encoding.make_blank_image(module, config.image_channels, *encoding.height_and_width(config.image_size))

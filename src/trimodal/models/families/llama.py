@@ -92,12 +92,12 @@ def encode(module: nn.Module, processors: Processors, loaded: Sequence[LoadedSam
 
 
 def tokens(module: nn.Module, batch: Batch) -> dict[str, Tensor]:
-    """Text with its padding left out; what is labelled is the answer."""
+    """Text (batch, tokens) with its padding left out; what is labelled is the answer."""
     return {"text": encoding.mark_text_tokens(batch)}
 
 
 def example(module: nn.Module) -> dict[str, Tensor]:
-    """One text of 128 tokens."""
+    """One text of 128 tokens: `input_ids` int64 (1, tokens)."""
     longest = int(config_of(module).max_position_embeddings)
     return encoding.make_blank_text(module, min(encoding.USUAL_TOKENS, longest))
 

@@ -22,7 +22,11 @@ VISION: dict[str, Callable[[str], TowerPart]] = {
 
 
 def describe(module: nn.Module) -> Layout:
-    """Words are embedded first; then vision tower (`image`), projector (`fusion`), decoder (`text`)."""
+    """Words are embedded first; then vision tower (`image`), projector (`fusion`), decoder (`text`).
+
+    Raises:
+        ModelError: the vision tower or the decoder is of a kind that is not known.
+    """
     config = config_of(module)
     seeing, speaking = config.vision_config.model_type, config.text_config.model_type
     if seeing not in VISION or speaking not in llama.MODEL_TYPES:
@@ -61,9 +65,9 @@ def modalities(module: nn.Module) -> tuple[str, ...]:
 
 
 def encode(module: nn.Module, processors: Processors, loaded: Sequence[LoadedSample]) -> dict[str, Tensor]:
-    """`pixel_values`, `input_ids`, `attention_mask`, and with targets `labels`. The prompt is the text, followed by the
-    target if there is one; the processor puts as many image tokens as there are patches where it says `<image>`, by
-    default at its start."""
+    """`pixel_values` (batch, channels, height, width), `input_ids`, `attention_mask`, and with targets `labels`, all (batch,
+    tokens). The prompt is the text, followed by the target if there is one; the processor puts as many image tokens as there
+    are patches where it says `<image>`, by default at its start."""
     encoding.require_modalities(loaded, "image", "text")
     processor = encoding.get_processor(processors, "whole")
     image = processor.image_token
@@ -78,14 +82,14 @@ def encode(module: nn.Module, processors: Processors, loaded: Sequence[LoadedSam
 
 
 def tokens(module: nn.Module, batch: Batch) -> dict[str, Tensor]:
-    """In the decoder's stream the image tokens are image, those of the target the answer, the others text."""
+    """In the decoder's stream (batch, tokens) the image tokens are image, those of the target the answer, the others text."""
     stream = encoding.mark_text_tokens(batch)
     image = int(config_of(module).image_token_id)
     return {"text": stream.masked_fill(batch["input_ids"] == image, encoding.IMAGE)}
 
 
 def example(module: nn.Module) -> dict[str, Tensor]:
-    """One image and a text of 128 tokens behind it."""
+    """One image (1, channels, height, width) and a text of 128 tokens behind it, (1, patches + tokens)."""
     config = config_of(module)
     vision, patches = config.vision_config, int(config.image_seq_length)
     batch = encoding.make_blank_text(module, patches + encoding.USUAL_TOKENS)

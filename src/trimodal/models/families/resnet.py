@@ -98,7 +98,7 @@ def encode(module: nn.Module, processors: Processors, loaded: Sequence[LoadedSam
 
 
 def example(module: nn.Module) -> dict[str, Tensor]:
-    """One image of 224 x 224, which the configuration does not say."""
+    """One image: `pixel_values` (1, channels, 224, 224), a size which the configuration does not say."""
     return encoding.make_blank_image(module, config_of(module).num_channels, 224)
 
 

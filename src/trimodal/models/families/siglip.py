@@ -73,7 +73,8 @@ def outputs(module: nn.Module) -> tuple[Output, ...]:
 
 
 def encode(module: nn.Module, processors: Processors, loaded: Sequence[LoadedSample]) -> dict[str, Tensor]:
-    """`pixel_values` and `input_ids`. SigLIP was trained on texts padded to full length, without a mask."""
+    """`pixel_values` (batch, channels, height, width) and `input_ids` int64 (batch, tokens). SigLIP was trained on texts padded to
+    full length, without a mask."""
     encoding.require_modalities(loaded, *clip.modalities(module))
     batch: dict[str, Tensor] = {}
     if "image" in clip.modalities(module):

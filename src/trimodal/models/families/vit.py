@@ -74,7 +74,7 @@ def encode(module: nn.Module, processors: Processors, loaded: Sequence[LoadedSam
 
 
 def example(module: nn.Module) -> dict[str, Tensor]:
-    """One image."""
+    """One image: `pixel_values` (1, channels, height, width)."""
     return encoding.make_blank_image(module, config_of(module).num_channels, *encoding.height_and_width(config_of(module).image_size))
 
 

@@ -91,7 +91,7 @@ def encode(module: nn.Module, processors: Processors, loaded: Sequence[LoadedSam
 
 
 def tokens(module: nn.Module, batch: Batch) -> dict[str, Tensor]:
-    """Audio frames; those that stand for padding are left out where there is a mask."""
+    """Audio (batch, frames); those that stand for padding are left out where there is a mask."""
     frames = int(_count_frames(module, torch.tensor(batch["input_values"].shape[1])))
     found = torch.full((batch["input_values"].shape[0], frames), encoding.AUDIO)
     if "attention_mask" in batch:
@@ -101,7 +101,7 @@ def tokens(module: nn.Module, batch: Batch) -> dict[str, Tensor]:
 
 
 def example(module: nn.Module) -> dict[str, Tensor]:
-    """Ten seconds at 16 kHz."""
+    """Ten seconds at 16 kHz: `input_values` (1, 160000)."""
     return {"input_values": encoding.make_zero_input(module, 160_000)}
 
 

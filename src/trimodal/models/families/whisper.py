@@ -120,8 +120,8 @@ def encode(module: nn.Module, processors: Processors, loaded: Sequence[LoadedSam
 
 
 def tokens(module: nn.Module, batch: Batch) -> dict[str, Tensor]:
-    """The encoder's frames, and with them keys and values of the cross-attention, are audio, the silence that fills the
-    window left out; the decoder's tokens are text."""
+    """The encoder's (batch, frames), and with them keys and values of the cross-attention, are audio, the silence that fills the
+    window left out; the decoder's (batch, tokens) are text."""
     frames = (batch["input_features"].shape[-1] + 1) // 2  # the second convolution has stride 2
     audio = torch.full((batch["input_features"].shape[0], frames), encoding.AUDIO)
     audio = audio.to(batch["input_features"].device)
@@ -134,7 +134,7 @@ def tokens(module: nn.Module, batch: Batch) -> dict[str, Tensor]:
 
 
 def example(module: nn.Module) -> dict[str, Tensor]:
-    """One full window of sound (30 seconds) and 128 tokens that are said."""
+    """One full window of sound (30 seconds), (1, mels, frames), and 128 tokens that are said, (1, tokens)."""
     config = config_of(module)
     window = 2 * int(config.max_source_positions)
     batch = {"input_features": encoding.make_zero_input(module, config.num_mel_bins, window)}

@@ -222,7 +222,7 @@ def pool_tokens(hidden: Tensor, mask: Tensor | None) -> Tensor:
 
 
 def join_masks(streams: Mapping[str, Tensor], masks: Mapping[str, Tensor | None]) -> Tensor:
-    """The mask of the joint stream (B, 1 + all T): class token, image, audio, text."""
+    """The boolean mask (B, 1 + all T) of the joint stream: class token, image, audio, text. Streams are (B, T, D), masks (B, T)."""
     first = streams["image"]
     parts = [torch.ones(first.shape[0], 1, dtype=torch.bool, device=first.device)]
     for name in MODALITIES:
@@ -315,7 +315,12 @@ class FusionModel(PreTrainedModel):  # type: ignore[no-untyped-call, unused-igno
         )
 
     def total_loss(self, logits: Mapping[str, Tensor | None], labels: Mapping[str, Tensor | None]) -> Tensor | None:
-        """Cross-entropy of the answer plus the weighted ones of the towers; None where no label is given."""
+        """Cross-entropy of the answer plus the weighted ones of the towers, a scalar; None where no label is given. Logits (B,
+        classes), labels int64 (B,).
+
+        Raises:
+            ValueError: a label is given without the inputs that it needs.
+        """
         losses = []
         for name, label in labels.items():
             if label is None:
