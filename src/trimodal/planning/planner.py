@@ -106,36 +106,51 @@ def _plan_step(layout: Layout, step: RecipeStep, data: bool, began: Layout, earl
             continue
         # of two labels on one site the first may have been cut by now
         place = replace(found, sites=tuple(layout.get_site(site.path) for site in found.sites))
-        config = _config_for_place(step, place)
-        if step.number and method.on in ("axis", "tower"):
-            config = _rescale_sparsity(config, place, began)
-        reason = explain_held_weight(place) or method.refuse(place, config) or _explain_stale_fold(place.fold, earlier, planned)
-        if reason is None and method.compares_shapes:
-            reason = _explain_unknown_shapes(place, method.forecast(place, config), earlier)
+        config = _config_for_place(step, place, began)
+        reason = _explain_declined(method, place, config, earlier, planned)
         if reason is not None:
             left.append(DeclinedPlace(place.name, reason))
             continue
         if method.tables is not None:
             config = method.tables.assign_owner(place, config, taken)
         taken.append((place, config))
-        looks = method.wants(place, config) is not None
-        if not data and looks and not method.without_data:
-            raise RecipeError(
-                f"{step.place} ({method.name}) needs calibration data for {place.name}, and there is none; give --data, "
-                "or use a method that needs none such as quantize.rtn"
-            )
+        if not data:
+            _check_needs_no_data(step, place, config)
         after = method.forecast(place, config)
         layout = method.reshaped(layout.replace_sites(place.sites, after), place, config)
-        paths = tuple(site.path for site in place.sites)
-        base = config_to_dict(step.config)
-        differing = {name: value for name, value in config_to_dict(config).items() if value != base[name]}
-        after_bytes = place.bytes_with(after)
-        planned.append(PlannedPlace(place.name, paths, place.stored_bytes, after_bytes, differing, fold=place.fold))
+        planned.append(_make_planned_place(step, place, config, place.bytes_with(after)))
     if not planned:
         reasons = dict.fromkeys(f"{alone.name}: {alone.reason}" for alone in left)
         why = f"{'; '.join(list(reasons)[:3])}{' …' if len(reasons) > 3 else ''}"
         raise NoPlaceError(f"nothing that {quote_patterns(step)} matches can be worked on; {why}")
     return Edit(method.name, step.where, config_to_dict(step.config), tuple(planned), tuple(left)), layout
+
+
+def _explain_declined(
+    method: Method, place: Place, config: Any, earlier: Sequence[Edit], here: Sequence[PlannedPlace]
+) -> str | None:
+    """Why nothing is done at `place`, after the `earlier` edits and what is planned `here` already."""
+    reason = explain_held_weight(place) or method.refuse(place, config) or _explain_stale_fold(place.fold, earlier, here)
+    if reason is None and method.compares_shapes:
+        reason = _explain_unknown_shapes(place, method.forecast(place, config), earlier)
+    return reason
+
+
+def _check_needs_no_data(step: RecipeStep, place: Place, config: Any) -> None:
+    """Refuse a step that needs data, of which there is none."""
+    if step.method.wants(place, config) is not None and not step.method.without_data:
+        raise RecipeError(
+            f"{step.place} ({step.method.name}) needs calibration data for {place.name}, and there is none; give --data, "
+            "or use a method that needs none such as quantize.rtn"
+        )
+
+
+def _make_planned_place(step: RecipeStep, place: Place, config: Any, after_bytes: int) -> PlannedPlace:
+    """The plan's line for `place`, with the options in which it differs from the step's."""
+    base = config_to_dict(step.config)
+    differing = {name: value for name, value in config_to_dict(config).items() if value != base[name]}
+    paths = tuple(site.path for site in place.sites)
+    return PlannedPlace(place.name, paths, place.stored_bytes, after_bytes, differing, fold=place.fold)
 
 
 def _explain_stale_fold(fold: Fold | None, earlier: Iterable[Edit], here: Iterable[PlannedPlace]) -> str | None:
@@ -195,12 +210,13 @@ def _limit_certainty(earlier: Iterable[Edit], edit: Edit, method: Method) -> Edi
     return replace(edit, places=tuple(replace(place, certainty=certainty(place)) for place in edit.places))
 
 
-def _config_for_place(step: RecipeStep, place: Place) -> Any:
+def _config_for_place(step: RecipeStep, place: Place, began: Layout) -> Any:
     """The step's options at `place`: those of the last exception that fits it, else the step's own. Where an exception
-    gives the sparsity, it is not left to a ranking."""
+    gives the sparsity, it is not left to a ranking; and in a schedule that removes units, it is a share of those left."""
     config = next((config for pattern, config in reversed(step.but) if matches_pattern(place, pattern)), step.config)
     given = getattr(config, "sparsity", None) != getattr(step.config, "sparsity", None)
-    return rank_alone(config) if given else config
+    config = rank_alone(config) if given else config
+    return _rescale_sparsity(config, place, began) if step.number and step.method.on in ("axis", "tower") else config
 
 
 def _rescale_sparsity(config: Any, place: Place, began: Layout) -> Any:
