@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from PIL import Image
@@ -28,6 +28,16 @@ from trimodal.errors import DataError
 
 _CHANNELS = (1, 3, 4)
 _INT16 = 32768.0
+
+
+class RowTable(Protocol):
+    """Rows by number, as in a torch Dataset."""
+
+    def __len__(self) -> int:
+        """How many there are."""
+
+    def __getitem__(self, index: int, /) -> Any:
+        """Row `index`, from 0: the same each time."""
 
 
 def is_iterable(rows: object) -> bool:
