@@ -9,7 +9,7 @@ from dataclasses import replace
 from importlib import metadata
 
 from trimodal.core import Calibration, Edit, Layout, Plan, Sample, SkippedStep, Source
-from trimodal.data import batch_samples, digest_samples
+from trimodal.data import batch_samples
 from trimodal.errors import RecipeError
 from trimodal.graph.fusion_discovery import discover_folds
 from trimodal.inventory import Inventory
@@ -112,8 +112,7 @@ def _describe_source(model: Model) -> Source:
 def _describe_calibration(request: Request, samples: SampleSets) -> Calibration:
     balance = request.plan.calibration.balance if request.plan else request.recipe.balance if request.recipe else "modality"
     modalities = {m for sample in samples.statistics for m in sample.modalities}
-    digest = digest_samples(samples.calibration) if samples.calibration else None
-    return Calibration(len(samples.statistics), digest, tuple(sorted(modalities)), balance)
+    return Calibration(len(samples.statistics), samples.sha256, tuple(sorted(modalities)), balance)
 
 
 def _recipe_of(request: Request) -> dict[str, object]:
