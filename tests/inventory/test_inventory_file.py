@@ -51,7 +51,8 @@ def test_files_of_older_versions_count_operations(inventory: Inventory, clip: Mo
 
 
 def test_another_model(inventory: Inventory, clip: Model, tiny_model: Callable[..., Model]) -> None:
-    with pytest.raises(InputError, match=r"the inventory is of another model \(clip, fingerprint abababababab; that of clip is cdcdcdcdcdcd\)"):
+    found = r"the inventory is of another model \(clip, fingerprint abababababab; that of clip is cdcdcdcdcdcd\)"
+    with pytest.raises(InputError, match=found):
         read_inventory(inventory, clip, OTHER)
     with pytest.raises(InputError, match="fingerprint unknown"):
         read_inventory(replace(inventory, fingerprint=""), clip, MINE)
