@@ -55,8 +55,8 @@ class MachineSpeed:
 
 @dataclass(frozen=True)
 class Workload:
-    """How much data is worked on: samples for statistics, for training, and held out; `macs` of one sample's forward
-    pass (multiply-accumulates), None where they could not be counted."""
+    """How many samples are worked on: for `statistics`, for training (`calibration`), and `held_out`; `macs` of one sample's
+    forward pass (multiply-accumulates), None where they could not be counted."""
 
     statistics: int = 0
     calibration: int = 0
