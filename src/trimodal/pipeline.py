@@ -38,6 +38,7 @@ from trimodal.core import (
 from trimodal.core.record import PackName
 from trimodal.core.showing import html_table
 from trimodal.data import (
+    VERIFICATION,
     Data,
     batch_samples,
     check_media,
@@ -107,7 +108,7 @@ RecipeSource = str | Path | Mapping[str, Any]
 Progress = Callable[[str, int, int], None]
 VERSIONS_OF = ("trimodal", "torch", "transformers", "numpy", "safetensors")
 _STATISTICS_SAMPLES = 256
-_VERIFY_BATCH = 64
+_VERIFY_BATCH = VERIFICATION.samples
 _PROBE_SAMPLES = 4
 _ESTIMATE = 0.05  # by how much an estimate of the bytes may be off
 _WATCHED_SAMPLES = 16
