@@ -28,7 +28,7 @@ from trimodal.compression.errors import COUNTED, explain_unmeasured, list_weight
 from trimodal.compression.sensitivity import gradient_sizes
 from trimodal.compression.solve_context import SeenAt, SolveContext, Task, find_number_overflow, make_tasks, weights_of
 from trimodal.core import Change, Edit, FitRecord, Layout, Place, PlaceRecord, Plan, Sample, Site
-from trimodal.data import CALIBRATION, CALIBRATION_BYTES, count_tokens
+from trimodal.data import CALIBRATION, CALIBRATION_BYTES, fit_batch_size
 from trimodal.data import batch_samples as make_batches
 from trimodal.edits.apply import apply_change_
 from trimodal.edits.folding import collect_fold_tensors
@@ -135,7 +135,7 @@ def _make_sized_batches(model: Model, samples: Sequence[Sample]) -> Sequence[Bat
     if not samples:
         return []
     found = make_batches(model, samples, CALIBRATION.samples, kept_bytes=CALIBRATION_BYTES)
-    size = CALIBRATION.rows_at_once(max(count_tokens(model, batch) for batch in found))
+    size = fit_batch_size(model, found, CALIBRATION)
     return found if size == CALIBRATION.samples else make_batches(model, samples, size, kept_bytes=CALIBRATION_BYTES)
 
 
