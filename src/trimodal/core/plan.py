@@ -217,7 +217,7 @@ class Plan:
         """
         check_format(data, PLAN_FORMAT, where)
         if isinstance(data, dict):
-            data = {**omit_keys(data, "estimate"), "untouched": omit_keys(data.get("untouched"), *DERIVED)}
+            data = {**omit_keys(data, "estimate", "recomputed"), "untouched": omit_keys(data.get("untouched"), *DERIVED)}
         return read_record(Plan, data, where, advice="make the plan anew")
 
 
