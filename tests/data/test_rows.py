@@ -237,5 +237,5 @@ class Frame:
 
 
 def test_a_table_of_columns_is_refused_with_what_to_give() -> None:
-    with pytest.raises(DataError, match=r"the given Frame has no row 0 \(KeyError\(0\)\); .* to_dict\('records'\)"):
+    with pytest.raises(DataError, match=r"the given Frame has no row 0 \(KeyError\(0\)\); .*to_dict\('records'\)"):
         read_samples(Frame())  # type: ignore[arg-type]
