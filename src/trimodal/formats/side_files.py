@@ -33,7 +33,7 @@ def read_plan(folder: Path) -> Plan:
         IntegrityError: it is missing or does not hold a plan.
     """
     try:
-        return Plan.from_json(_read_json(folder / PLAN))
+        return Plan.from_json(_read_json(folder / PLAN), str(folder / PLAN))
     except _UNREADABLE as error:
         raise IntegrityError(
             f"{folder / PLAN} cannot be read ({type(error).__name__}: {error}); the folder is no whole artifact"
@@ -47,7 +47,7 @@ def read_verdict(folder: Path) -> Verdict:
         IntegrityError: it is missing or does not hold a verdict.
     """
     try:
-        return Verdict.from_json(_read_json(folder / VERDICT))
+        return Verdict.from_json(_read_json(folder / VERDICT), str(folder / VERDICT))
     except _UNREADABLE as error:
         raise IntegrityError(f"{VERDICT} cannot be read ({type(error).__name__}: {error}); verify the artifact anew") from error
 
