@@ -27,10 +27,10 @@ def test_it_is_the_module_itself_that_is_asked(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(wave, "open", len)
     assert lazy.open is len
     with pytest.raises(AttributeError, match="nothing_like_it"):
-        getattr(lazy, "nothing_like_it")  # noqa: B009
+        _ = lazy.nothing_like_it
 
 
 def test_a_module_that_is_not_there_is_an_error_when_it_is_used() -> None:
     lazy = lazy_module("trimodal.nowhere")
     with pytest.raises(ModuleNotFoundError, match=r"trimodal\.nowhere"):
-        getattr(lazy, "anything")  # noqa: B009
+        _ = lazy.anything

@@ -27,7 +27,15 @@ _OPTIONAL_HOOKS = {"overload", "abstractmethod"}
 def list_shapes() -> Told:
     """Public functions with tensors in their signature; their docstrings say a shape or a dtype."""
     found = [one for one in list_functions() if one.public and _TENSOR.search(one.annotations) and not _is_fixed(one)]
-    return [str(one) for one in found], [str(one) for one in found if not _SHAPE.search(one.doc)]
+    return [str(one) for one in found], [str(one) for one in found if not _SHAPE.search(_doc_with_bases(one))]
+
+
+def _doc_with_bases(function: Function) -> str:
+    """Its docstring, and of a method those of the methods of ours that it stands in for: what they say need not be said again."""
+    bases = {ast.unparse(base).split("[")[0] for base in function.owner.bases} if function.owner else set()
+    own = function.node.name
+    above = [one for one in list_functions() if one.owner is not None and one.owner.name in bases and one.node.name == own]
+    return "\n".join([function.doc, *map(_doc_with_bases, above)])
 
 
 def _is_fixed(function: Function) -> bool:
@@ -40,7 +48,7 @@ def list_raises() -> Told:
     """Public functions that raise one of our errors themselves; their docstrings have a `Raises:`."""
     errors = _names_of_errors()
     found = [one for one in list_functions() if one.public and _raises_own(one, errors)]
-    return [str(one) for one in found], [str(one) for one in found if "Raises:" not in one.doc]
+    return [str(one) for one in found], [str(one) for one in found if "Raises:" not in _doc_with_bases(one)]
 
 
 def _names_of_errors() -> set[str]:
@@ -101,6 +109,8 @@ def list_units() -> Told:
                 continue
             for field in owner.body:
                 if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name) and _is_number(field):
+                    if field.target.id.startswith("_"):
+                        continue
                     name = f"{file.name}:{field.lineno} {owner.name}.{field.target.id}"
                     found.append(name)
                     bare += [] if _says_unit(field, owner, file) else [name]

@@ -35,7 +35,7 @@ class PhaseProgress:
 
 @dataclass
 class StageClock:
-    """Wall seconds per stage."""
+    """Wall seconds per stage. `last` is when the stage before ended, in seconds of a clock that only counts."""
 
     last: float = field(default_factory=time.perf_counter)
     seconds: dict[str, float] = field(default_factory=dict)

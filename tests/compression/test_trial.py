@@ -68,7 +68,12 @@ def test_gradients_are_taken_once_for_all_places_where_the_options_are_known(
 ) -> None:
     calls: list[int] = []
     take = getattr(solve_context, taken)
-    monkeypatch.setattr(solve_context, taken, lambda model, examples, of, seed: (calls.append(len(of)), take(model, examples, of, seed))[1])
+
+    def counted(model: Model, examples: Any, of: Any, seed: int) -> Any:
+        calls.append(len(of))
+        return take(model, examples, of, seed)
+
+    monkeypatch.setattr(solve_context, taken, counted)
     known = open_context(context.model, context.samples, options=[option])
     together = [try_place(known, place, [option])[0] for place in places]
     assert len(calls) == 1 and calls[0] > 1
@@ -111,8 +116,11 @@ def test_what_is_not_there_is_an_error(context: SolveContext, place: str, option
 def test_a_model_in_training_stays_in_training(context: SolveContext) -> None:
     context.model.module.train()
     frozen = next(iter(context.model.module.parameters())).requires_grad_(False)
-    for place, options in ((UP, ["quantize.gptq", "prune.gradient"]), ("text.0.neurons", [{"prune.neurons": {"score": "fisher"}}]),
-                           ("text", [{"prune.layers": {"sparsity": 0.5}}, "share.layers"]), ("text.width", ["prune.width"])):  # fmt: skip
+    asked: dict[str, list[Any]] = {
+        UP: ["quantize.gptq", "prune.gradient"], "text.0.neurons": [{"prune.neurons": {"score": "fisher"}}],
+        "text": [{"prune.layers": {"sparsity": 0.5}}, "share.layers"], "text.width": ["prune.width"],
+    }  # fmt: skip
+    for place, options in asked.items():
         assert all(trial.change is not None for trial in try_place(context, place, options)), place
         assert all(part.training for part in context.model.module.modules()), place
     assert not frozen.requires_grad and all(p.requires_grad for p in context.model.module.parameters() if p is not frozen)
@@ -148,5 +156,5 @@ def test_a_method_has_one_shape() -> None:
     rtn = next(method for method in METHODS if method.name == "quantize.rtn")
     for shape in ({"solve": None}, {"survey": lambda *given: None}, {"fit": lambda *given: ()}):
         with pytest.raises(TypeError, match=r"quantize\.rtn must have one function of solve, survey and fit"):
-            replace(rtn, **shape)  # type: ignore[arg-type]
+            replace(rtn, **shape)
     assert isinstance(rtn, Method) and not rtn.trains

@@ -33,7 +33,8 @@ def whole_model(tiny_model: Callable[..., Model]) -> Callable[[str], tuple[Model
 
     @cache
     def make(name: str) -> tuple[Model, list[Mapping[str, Tensor]]]:
-        model, batches = tiny_model(name), [make_miniature_batch(name, 4, seed) for seed in (1, 2)]
+        model = tiny_model(name)
+        batches: list[Mapping[str, Tensor]] = [make_miniature_batch(name, 4, seed) for seed in (1, 2)]
         model.layout = discover_folds(model, batches)
         return model, batches
 
@@ -119,7 +120,8 @@ def check_trial(trial: Trial, model: Model, method: Method) -> None:
 def weights_of_both(model: Model, applied: Model, trial: Trial) -> tuple[Tensor, Tensor]:
     """The observed weight in both models, (m, n), with zeros where columns were cut; rows that are gone are left out."""
     site, change = trial.place.observed_site, trial.change
-    old, new = (m.module.get_submodule(site.path).weight.detach().float() for m in (model, applied))
+    layers: list[Any] = [m.module.get_submodule(site.path) for m in (model, applied)]
+    old, new = (layer.weight.detach().float() for layer in layers)
     if change is not None and change.cut is not None:
         label, kept = change.cut.label, change.cut.kept
         if site.output_axis is not None and site.writes_label(label):

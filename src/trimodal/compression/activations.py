@@ -100,8 +100,8 @@ class Activations:
         self._chain = None
 
     def capture_inputs(self, index: int, chain: _ActivationCache | None, paths: Sequence[str]) -> dict[str, list[Tensor]]:
-        """What the layers at `paths` get from batch number `index`, call by call; those that are not there or do not
-        run are missing."""
+        """What the layers at `paths` get from batch number `index`, (…, columns) as each takes it, call by call; those that are
+        not there or do not run are missing."""
         found: dict[str, list[Tensor]] = {}
         modules = dict(self.model.module.named_modules())
 

@@ -71,7 +71,11 @@ class Problem:
     statistic: Statistic | None
 
     def solve(self) -> Change:
-        """What the method makes of it."""
+        """What the method makes of it.
+
+        Raises:
+            TrimodalError: the method solves nothing by itself.
+        """
         solve = self.task.method.solve
         if solve is None:
             raise TrimodalError(f"{self.task.method.name} has nothing to solve at {self.place.name}")
@@ -251,8 +255,8 @@ def locate_block(site: Site) -> tuple[str, int]:
 
 
 def find_number_overflow(place: Place, weights: Mapping[str, Tensor]) -> str | None:
-    """Why the numbers of a place cannot be computed with: so large or so small that their squares, or what a method makes of
-    them in their own type, would overflow or vanish. None if they can."""
+    """Why the numbers of a place, weights float32 (rows, columns, …), cannot be computed with: so large or so small that their
+    squares, or what a method makes of them in their own type, would overflow or vanish. None if they can."""
     for site in place.sites:
         weight = weights.get(f"{site.path}.weight")
         largest = 0.0 if weight is None or not weight.numel() else float(weight.abs().max())

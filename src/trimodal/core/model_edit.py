@@ -47,7 +47,8 @@ class ModelEdit(ABC):
     @classmethod
     @abstractmethod
     def from_change(cls, change: Change, place: Place) -> Iterator[tuple[Self, Mapping[str, Tensor]]]:
-        """The edits of this kind that carry out `change` at `place`, each with the new values that it brings."""
+        """The edits of this kind that carry out `change` at `place`, each with the new values that it brings, of the shapes that
+        `apply_` takes."""
 
     @classmethod
     @abstractmethod
@@ -76,8 +77,9 @@ class ModelEdit(ABC):
 
     @abstractmethod
     def apply_(self, module: nn.Module, layout: Layout, values: Mapping[str, Tensor] | None = None) -> None:
-        """Change `module`, which has this `layout`. `values` are new tensors; None when a saved model is rebuilt, whose tensors
-        come later: what the edit makes anew lies on the meta device then."""
+        """Change `module`, which has this `layout`. `values` are new tensors by name, each of the shape and dtype that the module
+        has afterwards; None when a saved model is rebuilt, whose tensors come later: what the edit makes anew lies on the meta
+        device then."""
 
     @abstractmethod
     def layout_after(self, layout: Layout) -> Layout:

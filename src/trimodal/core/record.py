@@ -24,10 +24,10 @@ LEFT_ALONE = "left alone: "  # how the note begins of a place that could not be 
 
 @dataclass(frozen=True)
 class PlaceRecord:
-    """One place after its edit.
+    """One place after its edit. `edit` is the number of the edit in the plan, from 0, and `block` that of the tower's block.
 
-    `error` is the relative squared output error E‖Δy‖²/E‖Wx‖² of the observed site on the calibration tokens (the
-    bias left out of the denominator), per modality; `weight_error` is ‖ΔW‖²/‖W‖², which needs no data.
+    `error` is the relative squared output error E‖Δy‖²/E‖Wx‖² of the observed site on the calibration tokens (the bias left out
+    of the denominator), per modality; `weight_error` is ‖ΔW‖²/‖W‖², which needs no data.
     """
 
     edit: int
@@ -48,7 +48,7 @@ class PlaceRecord:
 
 @dataclass(frozen=True)
 class FitRecord:
-    """One step of a gradient method: its losses by name."""
+    """One step of a gradient method: its losses by name. `edit` is the number of the edit in the plan, from 0."""
 
     edit: int
     method: str

@@ -10,16 +10,23 @@ from trimodal.models.model import Model
 
 
 def require_samples(samples: Sequence[Sample], count: int, what: str) -> None:
-    """Raise a DataError where there are fewer than `count` of `what`, such as `calibration samples`."""
+    """Check that there are at least `count` of `what`, such as `calibration samples`.
+
+    Raises:
+        DataError: there are fewer than `count`.
+    """
     if len(samples) < count:
         raise DataError(f"the data has {len(samples)} {what}, and {count} are needed; add lines, or ask for fewer")
 
 
 def check_modalities(model: Model, samples: Sequence[Sample]) -> None:
-    """Raise a DataError where `samples` and `model` do not fit together.
+    """Check that `samples` and `model` fit together.
 
-    They do not where every line has a modality that the model does not take, where one line has none that it
-    takes, or where no line has one that it does take. A `target` counts as text.
+    They do not where every line has a modality that the model does not take, where one line has none that it takes, or where no
+    line has one that it does take. A `target` counts as text.
+
+    Raises:
+        DataError: they do not fit.
     """
     if not samples:
         return

@@ -52,7 +52,11 @@ def line_error(where: str, found: str, expected: str) -> DataError:
 
 
 def parse_string(where: str, key: str, value: Any) -> str:
-    """A string that is not empty and can be written down."""
+    """A string that is not empty and can be written down.
+
+    Raises:
+        DataError: it is no such string.
+    """
     if not isinstance(value, str):
         raise line_error(where, f"{key} is a {name_json_type(value)} ({shorten_value(value)})", "expected a string")
     if not value:

@@ -9,7 +9,11 @@ from trimodal.errors import DataError
 
 
 def collect_labels(samples: Sequence[Sample], path: str) -> list[int | None]:
-    """What stands at `path` (`label`, or `labels.image`) in each sample; None where nothing does."""
+    """What stands at `path` (`label`, or `labels.image`) in each sample; None where nothing does.
+
+    Raises:
+        DataError: `path` is neither.
+    """
     if path == "label":
         return [sample.label for sample in samples]
     field, _, name = path.partition(".")

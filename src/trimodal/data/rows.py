@@ -73,12 +73,22 @@ class RowSource:
 
 def _iterate_rows(rows: Any, again: bool) -> Iterator[Any]:
     if again:
-        yield from (rows[index] for index in range(len(rows)))
+        yield from (_get_row(rows, index) for index in range(len(rows)))
     elif getattr(rows, "collate_fn", None) is not None and getattr(rows, "batch_size", None) is not None:
         for batch in rows:
             yield from _part_batch(batch) if isinstance(batch, Mapping) else batch
     else:
         yield from rows
+
+
+def _get_row(rows: Any, index: int) -> Any:
+    try:
+        return rows[index]
+    except (KeyError, IndexError, TypeError) as error:
+        raise DataError(
+            f"the given {type(rows).__name__} has no row {index} ({shorten_value(error)}); expected rows by "
+            "number, 0 first; of a table give a list of mappings, as DataFrame.to_dict('records') does"
+        ) from error
 
 
 def _part_batch(batch: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
@@ -128,7 +138,7 @@ def _hold(content: Any) -> Any:
 
 
 def _load_again(rows: Any, index: int, key: str) -> Any:
-    return _KINDS[key].convert(rows[index][key])
+    return _KINDS[key].convert(_get_row(rows, index)[key])
 
 
 def _to_image(value: Any) -> Image.Image:

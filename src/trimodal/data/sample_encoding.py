@@ -13,8 +13,8 @@ from trimodal.models.model import Model, device_of
 
 
 def encode_samples(model: Model, samples: Sequence[Sample]) -> dict[str, torch.Tensor]:
-    """Keyword arguments of the module's forward for `samples`, on the module's device; labels are not in it. What the model
-    does not take is neither read nor shown to its family.
+    """Keyword arguments of the module's forward for `samples`, each of shape (samples, …) and on the module's device; labels are
+    not in it. What the model does not take is neither read nor shown to its family.
 
     Raises:
         DataError: a sample cannot be read, or makes numbers that are not finite.

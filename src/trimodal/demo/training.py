@@ -38,7 +38,8 @@ Batch = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class DemoScores:
-    """Fractions of right answers over `count` questions: the whole, each tower alone, and per operation."""
+    """Fractions of right answers over `count` questions: the whole (`answer`), each tower alone (`image`, `audio`, `text`), and
+    per operation."""
 
     count: int
     answer: float
@@ -226,7 +227,7 @@ class QuestionBatches:
 
 
 def compute_tower_loss(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-    """Each tower on its own modality; the fusion does not run."""
+    """Each tower on its own modality; the fusion does not run. Scalars: the `loss`, and each tower's part."""
     few = -(-len(batch["text_labels"]) // 4)  # the text tower learns in a few steps
     seen = model(pixel_values=batch["pixel_values"]).image_logits
     heard = model(input_features=batch["input_features"], audio_mask=batch["audio_mask"]).audio_logits
@@ -240,7 +241,7 @@ def compute_tower_loss(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
 
 
 def compute_joint_loss(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-    """The answer, and the towers with a third of the weight each."""
+    """The answer, and the towers with a third of the weight each. Scalars: the `loss`, and its parts."""
     labels = ("labels", "image_labels", "audio_labels", "text_labels")
     output = model(**{name: value for name, value in batch.items() if name not in labels})
     parts = {
@@ -304,7 +305,7 @@ class TokenBank:
 
 
 def compute_fusion_loss(model: nn.Module, batch: Batch) -> Tensor:
-    """The answer from kept tokens; only the fusion and the answer's head run."""
+    """The answer from kept tokens (batch, tokens, width), a scalar; only the fusion and the answer's head run."""
     assert isinstance(model, FusionModel)  # train_model() hands back the model that it was given
     masks = {"image": None, "audio": batch["audio_mask"], "text": batch["text_mask"]}
     streams = {name: batch[name] for name in MODALITIES}
@@ -338,7 +339,8 @@ class ParameterAverage:
 
 @dataclass(frozen=True)
 class DemoSteps:
-    """How many optimizer steps each part of the training has; 0 leaves a part out."""
+    """How many optimizer steps each part of the training has: the `towers` one by one, the `fusion` on kept tokens, all `joint`; 0
+    leaves a part out."""
 
     towers: int = 700
     fusion: int = 1500
@@ -409,8 +411,12 @@ def save_model(model: FusionModel, processor: FusionProcessor, out: Path, force:
 
 
 def unpack_demo_model(folder: Path, force: bool = False) -> Path:
-    """Write the packaged model (stored in float16) to `folder` as an ordinary float32 model folder; what stands there is
-    replaced with `force` only."""
+    """Write the packaged model (stored in float16) to `folder` as an ordinary float32 model folder; what stands there is replaced
+    with `force` only.
+
+    Raises:
+        ModelError: the package holds no trained model.
+    """
     folder = Path(folder)
     packaged = files("trimodal.demo.seehearread") / PACKAGED
     if not (packaged / "config.json").is_file():

@@ -144,7 +144,7 @@ def collect_fold_tensors(module: nn.Module, fold: Fold) -> dict[str, Tensor]:
 
 
 def named_tensors(module: nn.Module) -> dict[str, Tensor]:
-    """Every parameter and buffer under each of its names, as the object that it is."""
+    """Every parameter and buffer, of any shape, under each of its names, as the object that it is."""
     return {
         **dict(module.named_parameters(remove_duplicate=False)),
         **dict(module.named_buffers(remove_duplicate=False)),

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 
 def collect_outputs(module: nn.Module, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Every tensor of the module's output for `batch`, by name."""
+    """Every tensor of the module's output for `batch`, by name, in the shape and dtype that it has."""
     with torch.inference_mode():
         result = module(**batch)
     if isinstance(result, Tensor):

@@ -14,7 +14,7 @@ from trimodal.errors import IntegrityError
 
 
 def write_tensors(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], file: Path) -> None:
-    """Write `tensors`, contiguous and on the CPU, and `metadata`; permissions as of any file made here."""
+    """Write `tensors`, contiguous and on the CPU, in their own dtypes, and `metadata`; permissions as of any file made here."""
     file.touch()
     permissions = stat.S_IMODE(file.stat().st_mode)
     save_file(dict(tensors), file, dict(metadata))

@@ -35,7 +35,11 @@ class InputGroup:
 
 
 def stream_width(place: Place) -> int:
-    """How many dimensions the stream has."""
+    """How many dimensions the stream has.
+
+    Raises:
+        TrimodalError: the place is no stream.
+    """
     axis = place.observed_site.input_axis
     if place.label is None or axis is None:
         raise TrimodalError(f"{place.name} is no stream")
@@ -80,7 +84,8 @@ def collect_stream_inputs(model: Model, place: Place, batches: Sequence[Batch]) 
 
 
 def copy_narrowed(model: Model, place: Place, kept: Sequence[int], tensors: Mapping[str, Tensor]) -> nn.Module:
-    """A copy of the module in which the stream has only the dimensions `kept`, and `tensors` have other values, by name."""
+    """A copy of the module in which the stream has only the dimensions `kept`, and `tensors`, of the shapes that are left, have
+    other values, by name."""
     narrow = copy.deepcopy(model.module)
     cut_units_(narrow, model.layout, place.label or "", kept)
     set_parameters_(narrow, tensors)

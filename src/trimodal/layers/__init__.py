@@ -36,7 +36,7 @@ def replace_weight_(
 ) -> nn.Module:
     """`layer` with its weight kept as `kind`: itself, changed, or for a factorised weight the chain to put in its place.
 
-    `bias` replaces the old bias where given (also where there was none).
+    `bias` (rows,) replaces the old bias where given (also where there was none).
     """
     kept: nn.Parameter | None = getattr(layer, "bias", None)
     if bias is not None:

@@ -35,12 +35,12 @@ class FactorChain(nn.Module):
 
     @property
     def bias(self) -> Tensor | None:
-        """The bias, which the last layer holds."""
+        """The bias (rows,), which the last layer holds."""
         *_, last = self.children()
         return last.bias if isinstance(last.bias, Tensor) else None
 
     def forward(self, x: Tensor) -> Tensor:
-        """What the replaced layer took -> what it gave."""
+        """What the replaced layer took, (…, columns) or an image, -> what it gave, (…, rows) or an image."""
         for link in self.children():
             x = link(x)
         return x
@@ -57,14 +57,15 @@ class ResidualChain(FactorChain):
         return base + second @ first
 
     def forward(self, x: Tensor) -> Tensor:
-        """What the replaced layer took -> what it gave."""
+        """What the replaced layer took, (…, columns) or an image, -> what it gave, (…, rows) or an image."""
         first, second, base = self.children()
         found: Tensor = base(x) + second(first(x))
         return found
 
 
 def build_factor_chain(old: nn.Module, kind: str, tensors: Mapping[str, Tensor], bias: nn.Parameter | None) -> FactorChain:
-    """The links of a chain of `kind` around `tensors`, in place of `old`."""
+    """The links of a chain of `kind` around `tensors`, in place of `old`; the shapes are those in `core/storage.py`, `bias` is
+    (rows,)."""
     if isinstance(old, Convolution):
         windows = _link_windows(old, kind)
         links = {name: _make_convolution(old, t, window) for (name, t), window in zip(tensors.items(), windows, strict=True)}

@@ -65,7 +65,12 @@ class Recurrent(nn.Module):
     def forward(
         self, input: Tensor | PackedSequence, hx: State | None = None
     ) -> tuple[Tensor | PackedSequence, State]:
-        """Sequence and first state -> sequence of the last layer's hidden states, last state."""
+        """Sequence (tokens, batch, columns) and first state -> sequence of the last layer's hidden states (tokens, batch, width),
+        last state; as torch's own layers take and give them.
+
+        Raises:
+            ValueError: `input` is neither 2-d nor 3-d.
+        """
         if isinstance(input, PackedSequence):
             first = self._permute_state(self._initial_state(hx, input.data, int(input.batch_sizes[0]), True), input.sorted_indices)
             y, last = self._run_layers(input.data, first, input.batch_sizes)

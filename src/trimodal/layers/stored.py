@@ -72,7 +72,7 @@ class CodedWeight(nn.Module):
         return self._decode_weight(self._storage_tensors(), None).to(self.dtype).view(self.shape)
 
     def decode_rows(self, index: Tensor) -> Tensor:
-        """The decoded rows (len(index), columns) at `index`; without a mask, the rest is not decoded."""
+        """The decoded rows (count, columns) at `index` int64 (count,); without a mask, the rest is not decoded."""
         if "kept" in self.options:
             whole: Tensor = self()
             return whole.flatten(1)[index]
@@ -122,7 +122,7 @@ class CodedWeight(nn.Module):
 
     @property
     def table(self) -> Tensor:
-        """The levels, its own or those that it borrows."""
+        """The levels (tables, 2^bits), its own or those that it borrows."""
         return self._storage_tensors()["levels"]
 
     @property
@@ -222,7 +222,7 @@ class SparseWeight(nn.Module):
         return dense.masked_scatter(kept, self.values).view(self.shape)
 
     def decode_rows(self, index: Tensor) -> Tensor:
-        """The dense rows (len(index), columns) at `index`."""
+        """The dense rows (count, columns) at `index` int64 (count,)."""
         dense: Tensor = self()
         return dense.flatten(1)[index]
 
@@ -231,5 +231,5 @@ Store = CodedWeight | SparseWeight
 
 
 def make_weight_store(kind: str, options: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Store:
-    """The store of `kind`, holding `tensors`."""
+    """The store of `kind`, holding `tensors` of the shapes and dtypes in `core/storage.py`."""
     return SparseWeight(options, tensors) if kind == "sparse" else CodedWeight(kind, options, tensors)

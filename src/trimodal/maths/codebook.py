@@ -119,7 +119,7 @@ class Codebook:
         return nearest
 
     def as_codes(self, codes: Tensor) -> Tensor:
-        """Whole numbers as the type that codes have."""
+        """Whole numbers (rows, columns) as the dtype that codes have: uint8."""
         return codes.to(torch.uint8)
 
     def storage_options(self) -> dict[str, Any]:
@@ -130,7 +130,7 @@ class Codebook:
         }  # fmt: skip
 
     def storage_tensors(self, codes: Tensor) -> dict[str, Tensor]:
-        """The tensors to store for `codes`."""
+        """The tensors to store for `codes` (rows, columns), of the shapes and dtypes in `core/storage.py`."""
         found = {"codes": pack_codes(codes, self.bits)}
         if self.per != "borrowed":
             found["levels"] = self.levels.contiguous()
@@ -138,14 +138,14 @@ class Codebook:
 
     @staticmethod
     def from_storage(options: Mapping[str, Any], tensors: Mapping[str, Tensor], columns: int) -> tuple[Codebook, Tensor]:
-        """The codebook and the codes that `options` and `tensors` hold."""
+        """The codebook and the codes (rows, columns) that `options` and `tensors` hold."""
         book = Codebook(tensors["levels"], tensors.get("scale"), options["exponent"], options["bits"],
                         options["group"], columns, options["tables"])  # fmt: skip
         return book, decode_codes(options, tensors, columns)
 
     @staticmethod
     def take_rows(tensors: Mapping[str, Tensor], index: Tensor) -> dict[str, Tensor]:
-        """The tensors of only the rows at `index`."""
+        """The tensors of only the rows at `index` int64 (count,)."""
         rows, levels = len(tensors["codes"]), tensors["levels"]
         found = {name: t[index] for name, t in tensors.items() if name != "levels"}
         if len(levels) > 1:
@@ -154,7 +154,7 @@ class Codebook:
 
 
 def make_fixed_table(name: Table, bits: int) -> Tensor:
-    """The 2^`bits` numbers of a fixed table, ascending, the largest magnitude 1."""
+    """The numbers float32 (2^bits,) of a fixed table, ascending, the largest magnitude 1."""
     if name == "nf":
         found = _make_normal_table(bits)
     elif name == "fp":
@@ -326,7 +326,7 @@ def gather_codebook_samples(
 
 
 def fit_shared_table(crowds: Sequence[CodebookSamples], bits: int, scaled: bool) -> Tensor:
-    """The 2^`bits` numbers, ascending, for all that the `crowds` hold; with `scaled` the largest magnitude is 1."""
+    """The numbers (2^bits,), ascending, for all that the `crowds` hold; with `scaled` the largest magnitude is 1."""
     values, counts, numbers = (torch.cat([getattr(one, name) for one in crowds]) for name in ("values", "counts", "numbers"))
     if not len(values):
         return torch.linspace(-1, 1, 2**bits)

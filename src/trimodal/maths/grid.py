@@ -100,7 +100,7 @@ class Grid:
         return nearest
 
     def as_codes(self, codes: Tensor) -> Tensor:
-        """Whole numbers in float as the type that codes have."""
+        """Whole numbers (rows, columns) as the dtype that codes have: uint8, int32 at 16 bits."""
         return codes.to(torch.uint8 if self.bits <= 8 else torch.int32)
 
     def storage_options(self) -> dict[str, Any]:
@@ -112,20 +112,20 @@ class Grid:
         }  # fmt: skip
 
     def storage_tensors(self, codes: Tensor) -> dict[str, Tensor]:
-        """The tensors to store for `codes`."""
+        """The tensors to store for `codes` (rows, columns), of the shapes and dtypes in `core/storage.py`."""
         zero = {} if self.zero is None else {"zero": self.zero.contiguous()}
         return {"codes": pack_codes(codes, self.bits), "scale": self.scale.contiguous(), **zero}
 
     @staticmethod
     def from_storage(options: Mapping[str, Any], tensors: Mapping[str, Tensor], columns: int) -> tuple[Grid, Tensor]:
-        """The grid and the codes that `options` and `tensors` hold."""
+        """The grid and the codes (rows, columns) that `options` and `tensors` hold."""
         grid = Grid(tensors["scale"], options["exponent"], tensors.get("zero"), options["bits"], options["group"],
                     columns, options["shared"], options.get("positive", False))  # fmt: skip
         return grid, decode_codes(options, tensors, columns)
 
     @staticmethod
     def take_rows(tensors: Mapping[str, Tensor], index: Tensor) -> dict[str, Tensor]:
-        """The tensors of only the rows at `index`."""
+        """The tensors of only the rows at `index` int64 (count,)."""
         return {name: t if name != "codes" and len(t) == 1 else t[index] for name, t in tensors.items()}
 
 

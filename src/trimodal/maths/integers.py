@@ -52,7 +52,7 @@ class IntegerGrid:
         return nearest
 
     def as_codes(self, codes: Tensor) -> Tensor:
-        """Whole numbers in float as the type that codes have."""
+        """Whole numbers (rows, columns) as the dtype that codes have: int8."""
         return codes.to(torch.int8)
 
     def storage_options(self) -> dict[str, Any]:
@@ -60,17 +60,17 @@ class IntegerGrid:
         return {"exponent": self.exponent}
 
     def storage_tensors(self, codes: Tensor) -> dict[str, Tensor]:
-        """The tensors to store for `codes`."""
+        """The tensors to store for `codes` (rows, columns), of the shapes and dtypes in `core/storage.py`."""
         return {"codes": codes.contiguous(), "scale": self.scale.contiguous()}
 
     @staticmethod
     def from_storage(options: Mapping[str, Any], tensors: Mapping[str, Tensor], columns: int) -> tuple[IntegerGrid, Tensor]:
-        """The steps and the codes that `options` and `tensors` hold."""
+        """The steps and the codes (rows, columns) that `options` and `tensors` hold."""
         return IntegerGrid(tensors["scale"], options["exponent"]), tensors["codes"]
 
     @staticmethod
     def take_rows(tensors: Mapping[str, Tensor], index: Tensor) -> dict[str, Tensor]:
-        """The tensors of only the rows at `index`."""
+        """The tensors of only the rows at `index` int64 (count,)."""
         return {"codes": tensors["codes"][index], "scale": tensors["scale"]}
 
 

@@ -61,8 +61,8 @@ def fake_quantize(x: Tensor, scale: Tensor, zero: Tensor, bits: int) -> Tensor:
 
 
 def fake_quantize_dynamic(x: Tensor, bits: int, dims: tuple[int, ...]) -> Tensor:
-    """`x` through grids that hold all of it: one for each run of values along `dims`, as a runtime chooses them while
-    it runs."""
+    """`x`, of any shape, through grids that hold all of it: one for each run of values along `dims`, as a runtime chooses them
+    while it runs."""
     return fake_quantize(x, *grid_from_range(x.amin(dims, keepdim=True), x.amax(dims, keepdim=True), bits), bits)
 
 

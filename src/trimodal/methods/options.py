@@ -20,7 +20,8 @@ from trimodal.errors import RecipeError, suggest_names
 
 @dataclass(frozen=True)
 class Option:
-    """What is known of one option beyond its type and default."""
+    """What is known of one option beyond its type and default. A number lies between `low` and `high`, both allowed, in the `unit`
+    that is said."""
 
     help: str
     low: float | None = None

@@ -31,7 +31,7 @@ _FILES = {
 
 
 def require_modalities(loaded: Sequence[LoadedSample], *modalities: str) -> None:
-    """Hold every sample to having every one of `modalities`.
+    """Check that every sample holds every one of `modalities`.
 
     Raises:
         DataError: a sample lacks one.

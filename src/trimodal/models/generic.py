@@ -42,7 +42,7 @@ def describe(module: nn.Module) -> Layout:
 
 
 def example(module: nn.Module) -> dict[str, Tensor]:
-    """What the module's own `example()` returns: keyword arguments of its forward for one sample; else nothing.
+    """What the module's own `example()` returns: keyword arguments of its forward for one sample, tensors (1, …); else nothing.
 
     Raises:
         ModelError: it fails, or returns no dict.

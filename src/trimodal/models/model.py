@@ -39,7 +39,8 @@ class Output:
     mask: str = ""
 
     def select_tensor(self, result: Any) -> Tensor | None:
-        """Its tensor in what a forward pass returned; None where that has none, as without the modality it is from."""
+        """Its tensor, of the shape that its kind has, in what a forward pass returned; None where that has none, as without the
+        modality it is from."""
         found = result.get(self.field) if isinstance(result, Mapping) else getattr(result, self.field, None)
         if not isinstance(found, Tensor) and self.field == "output":
             return find_first_tensor(result)
@@ -52,7 +53,7 @@ class Output:
 
 
 def find_first_tensor(result: Any) -> Tensor | None:
-    """The first tensor in what a forward pass returned: itself, or in its tuples, lists and mappings, however deep."""
+    """The first tensor, of any shape, in what a forward pass returned: itself, or in its tuples, lists and mappings, however deep."""
     if isinstance(result, Tensor):
         return result
     parts = result.values() if isinstance(result, Mapping) else result if isinstance(result, (tuple, list)) else ()

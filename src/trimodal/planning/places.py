@@ -46,7 +46,11 @@ def list_places(layout: Layout, method: Method) -> Iterator[Place]:
 
 
 def match_places(layout: Layout, step: RecipeStep) -> tuple[list[Place], list[DeclinedPlace]]:
-    """The places that the step's patterns match, in running order, and the patterns of an optional step that match none."""
+    """The places that the step's patterns match, in running order, and the patterns of an optional step that match none.
+
+    Raises:
+        NoPlaceError: a pattern of a step that is not optional matches nothing.
+    """
     candidates = list(list_places(layout, step.method))
     matched = [p for p in candidates if any(matches_pattern(p, pattern) for pattern in step.where)]
     left: list[DeclinedPlace] = []

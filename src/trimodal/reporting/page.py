@@ -7,7 +7,6 @@ and `report.html.j2` draws them.
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -16,21 +15,17 @@ from typing import Any
 
 import jinja2
 
-from trimodal.core import Edit, FitRecord, Metric, PlaceRecord, Plan, TowerSize, UntouchedTensors, Verdict
+from trimodal.core import FitRecord, PlaceRecord, Plan, TowerSize, UntouchedTensors, Verdict
 from trimodal.core.record import read_record_line
 from trimodal.errors import IntegrityError, OutputError
-from trimodal.methods import METHODS, Method
-from trimodal.methods.options import describe_options
 from trimodal.reporting import plots, standing, wording
 from trimodal.reporting.advice import CommandNames, suggest_next_steps
-from trimodal.shorthand import short_name_of
+from trimodal.reporting.edit_sections import make_edit_section, make_waterfall
+from trimodal.reporting.worst_places import count_unmeasured, find_worst_places, rank_towers_by_loss
 from trimodal.writing import replace_files
 
 PAGE_NAME = "report.html"
-PLACES_SHOWN = 300
-WORST_SHOWN = 8
 LEFT_SHOWN = 8
-_HOW_MUCH = ("sparsity", "bits")
 
 
 def report(out: str | Path, *, name: str | None = None) -> Path:
@@ -91,7 +86,7 @@ def render_page(plan: Plan, verdict: Verdict, places: Sequence[PlaceRecord], fit
     """The page as HTML text; `name` is what the artifact folder is called."""
     losses = rank_towers_by_loss(verdict, places)
     untouched = verdict.untouched or plan.untouched
-    steps = [_make_edit_section(number, edit, places, fits) for number, edit in enumerate(plan.edits)]
+    steps = [make_edit_section(number, edit, places, fits) for number, edit in enumerate(plan.edits)]
     return _load_template().render(
         name=name,
         source=wording.source_name(plan.source.name),
@@ -107,13 +102,13 @@ def render_page(plan: Plan, verdict: Verdict, places: Sequence[PlaceRecord], fit
         whiskers=plots.make_whisker_plots(verdict.metrics),
         towers=_make_tower_rows(verdict.towers),
         steps=steps,
-        waterfall=_make_waterfall(plan, steps),
+        waterfall=make_waterfall(plan, steps),
         left=_make_untouched_rows(untouched) if untouched else [],
         left_line=_to_sentence(standing.describe_untouched(untouched)) if untouched else "",
         running=_describe_run(plan, verdict),
         depth=plots.make_depth_plot(places, [loss.tower for loss in losses]),
-        worst=_find_worst_places(places, losses),
-        unmeasured=_count_unmeasured(places),
+        worst=find_worst_places(places, losses),
+        unmeasured=count_unmeasured(places),
         next_steps=suggest_next_steps(plan, verdict, CommandNames.from_plan(plan, name)),
         losses=plots.make_loss_plots(fits),
         provenance=_describe_provenance(plan, verdict),
@@ -241,217 +236,6 @@ def _make_tower_rows(towers: Sequence[TowerSize]) -> list[TowerRow]:
 
 def _format_average_bits(stored: int, parameters: int) -> str:
     return f"{8 * stored / parameters:.1f}" if parameters else "–"
-
-
-@dataclass(frozen=True)
-class PlaceRow:
-    """One place of an edit, planned and, if it ran, recorded."""
-
-    name: str
-    before: str
-    after: str
-    errors: tuple[tuple[str, str], ...]
-    weight_error: str
-    seconds: str
-    notes: tuple[str, ...]
-    unmeasured: str = ""
-
-
-@dataclass(frozen=True)
-class EditSection:
-    """One edit of the plan and what came of it. `saved` is in bytes; `hidden` counts the places that the page does not list."""
-
-    number: int
-    method: str
-    short: str
-    idea: str
-    paper: str
-    settings: tuple[tuple[str, str], ...]
-    where: tuple[str, ...]
-    places: int
-    saved: int
-    share: str
-    seconds: str
-    rows: tuple[PlaceRow, ...]
-    hidden: int
-    left_alone: tuple[tuple[str, tuple[str, ...]], ...]
-    left_count: int
-
-
-def _make_edit_section(number: int, edit: Edit, places: Sequence[PlaceRecord], fits: Sequence[FitRecord]) -> EditSection:
-    done = [record for record in places if record.edit == number]
-    fitted = [record for record in fits if record.edit == number]
-    before, after = (
-        sum(getattr(place, field) for place in (done or edit.places)) for field in ("bytes_before", "bytes_after")
-    )
-    known = next((method for method in METHODS if method.name == edit.method), None)
-    taken = sum(record.seconds for record in done) + sum(record.seconds for record in fitted)
-    rows = [_make_place_row(record) for record in done] or [
-        PlaceRow(p.name, wording.format_bytes(p.bytes_before), wording.format_bytes(p.bytes_after), (), "", "", ()) for p in edit.places
-    ]
-    return EditSection(
-        number=number,
-        method=edit.method,
-        short=short_name_of(edit.method, edit.config),
-        idea=known.idea if known else "",
-        paper=known.paper if known else "",
-        settings=_describe_settings(edit, known),
-        where=edit.where,
-        places=len(done or edit.places),
-        saved=before - after,
-        share=f"{wording.format_bytes(before)} → {wording.format_bytes(after)}" if before != after else "",
-        seconds=wording.format_seconds(taken) if taken else "",
-        rows=tuple(rows[:PLACES_SHOWN]),
-        hidden=max(0, len(rows) - PLACES_SHOWN),
-        left_alone=_group_by_reason(edit),
-        left_count=len(edit.left_alone),
-    )
-
-
-def _describe_settings(edit: Edit, known: Method | None) -> tuple[tuple[str, str], ...]:
-    """How much, and each further option that differs from the method's default, in words; with its meaning where the method
-    is known."""
-    rows = {row["name"]: row for row in describe_options(known.config)} if known else {}
-    return tuple(
-        (wording.describe_setting(name, value, rows.get(name, {}).get("unit", "")), rows.get(name, {}).get("help", ""))
-        for name, value in edit.config.items()
-        if value not in (None, "", [], {}) and (name in _HOW_MUCH or not _is_default(value, rows.get(name)))
-    )
-
-
-def _is_default(value: Any, row: dict[str, Any] | None) -> bool:
-    """Whether an option has the value that it has unasked."""
-    if row is None or row["required"]:
-        return False
-    default = list(row["default"]) if isinstance(row["default"], tuple) else row["default"]
-    return bool((list(value) if isinstance(value, tuple) else value) == default)
-
-
-def _make_place_row(record: PlaceRecord) -> PlaceRow:
-    return PlaceRow(
-        name=record.place,
-        before=wording.format_bytes(record.bytes_before),
-        after=wording.format_bytes(record.bytes_after),
-        errors=tuple((modality, plots.format_percent(value)) for modality, value in record.error.items()),
-        weight_error="" if record.weight_error is None else plots.format_percent(record.weight_error),
-        seconds=wording.format_seconds(record.seconds),
-        notes=record.notes,
-        unmeasured="" if record.error else record.unmeasured or "not known",
-    )
-
-
-def _group_by_reason(edit: Edit) -> tuple[tuple[str, tuple[str, ...]], ...]:
-    """Places left alone, gathered by reason."""
-    reasons: dict[str, list[str]] = {}
-    for place in edit.left_alone:
-        reasons.setdefault(place.reason, []).append(place.name)
-    return tuple((reason, tuple(names)) for reason, names in reasons.items())
-
-
-@dataclass(frozen=True)
-class WaterfallBar:
-    """One row of the waterfall: a floating bar, `start` and `length` in percent of the axis, and its words; `step` is the number
-    of its edit, -1 for none."""
-
-    name: str
-    start: float
-    length: float
-    value: str
-    total: bool
-    step: int = -1
-
-
-def _make_waterfall(plan: Plan, steps: Sequence[EditSection]) -> list[WaterfallBar]:
-    """From the original's tensors, edit by edit, to what is left; growth of a step is drawn to the right."""
-    level = plan.source.tensor_bytes
-    levels = [level]
-    for step in steps:
-        level -= step.saved
-        levels.append(level)
-    scale = 100 / max(*levels, 1)
-    bars = [WaterfallBar("Original", 0.0, round(levels[0] * scale, 2), wording.format_bytes(levels[0]), total=True)]
-    for step, before, after in zip(steps, levels, levels[1:], strict=False):
-        start, length = max(0, min(before, after)) * scale, abs(max(0, before) - max(0, after)) * scale
-        words = "no change in size" if before == after else _format_moved_bytes(before - after)
-        bars.append(WaterfallBar(step.method, round(start, 2), round(length, 2), words, total=False, step=step.number))
-    return [*bars, WaterfallBar("Compressed", 0.0, round(levels[-1] * scale, 2), wording.format_bytes(levels[-1]), total=True)]
-
-
-def _format_moved_bytes(saved: int) -> str:
-    return wording.format_bytes(-saved) if saved > 0 else f"+{wording.format_bytes(-saved)}"
-
-
-@dataclass(frozen=True)
-class TowerLoss:
-    """What a tower's modality lost, in points or hundredths of a cosine, and in words; None where that was not measured."""
-
-    tower: str
-    lost: float | None
-    words: str
-
-
-def rank_towers_by_loss(verdict: Verdict, places: Sequence[PlaceRecord]) -> list[TowerLoss]:
-    """The towers with records, the one first whose modality lost most as measured. Those without a metric of their own
-    follow by their largest output error."""
-    measured = {metric.modality: metric for metric in reversed(verdict.metrics) if metric.primary}
-    worst: dict[str, float] = {}
-    for record in places:
-        error = plots.worst_error_of(record)
-        value = error if error is not None else record.weight_error or 0.0
-        worst[record.tower] = max(worst.get(record.tower, 0.0), value if math.isfinite(value) else math.inf)
-    found = [_make_tower_loss(tower, measured.get(tower)) for tower in worst]
-    return sorted(found, key=lambda one: (one.lost is None, -(one.lost or 0.0), -worst[one.tower]))
-
-
-def _make_tower_loss(tower: str, metric: Metric | None) -> TowerLoss:
-    if metric is None:
-        return TowerLoss(tower, None, "no metric of its own")
-    lost = metric.drop if metric.unit == "percent" else 100 * metric.drop
-    words = f"{metric.name}: {wording.describe_change(metric)}"
-    return TowerLoss(tower, lost if math.isfinite(lost) else math.inf, words)
-
-
-@dataclass(frozen=True)
-class WorstPlace:
-    """One of the places with the largest error of its tower; `edit` is the number of the edit that it belongs to, from 0."""
-
-    tower: str
-    lost: str
-    place: str
-    method: str
-    edit: int
-    error: str
-    modality: str
-
-
-def _find_worst_places(places: Sequence[PlaceRecord], losses: Sequence[TowerLoss]) -> list[WorstPlace]:
-    """The places of each tower that moved most, tower by tower in the order of `losses`."""
-    shown = max(2, WORST_SHOWN // max(1, len(losses)))
-    return [row for loss in losses for row in _find_worst_of_tower(loss, [r for r in places if r.tower == loss.tower])[:shown]]
-
-
-def _find_worst_of_tower(loss: TowerLoss, places: Sequence[PlaceRecord]) -> list[WorstPlace]:
-    measured = [(record, modality, value) for record in places for modality, value in record.error.items()]
-    if not measured:
-        measured = [(r, "weights", r.weight_error) for r in places if r.weight_error is not None]
-    highest: dict[tuple[int, str], tuple[PlaceRecord, str, float]] = {}
-    for record, modality, value in sorted(measured, key=lambda entry: -entry[2]):
-        highest.setdefault((record.edit, record.place), (record, modality, value))
-    return [
-        WorstPlace(loss.tower, loss.words, record.place, record.method, record.edit, plots.format_percent(value), modality)
-        for record, modality, value in highest.values()
-    ]
-
-
-def _count_unmeasured(places: Sequence[PlaceRecord]) -> list[tuple[str, int, str]]:
-    """(why, how many, the first one) of the places whose output error is not known, if any is known at all."""
-    if not any(record.error for record in places):
-        return []
-    reasons: dict[str, list[str]] = {}
-    for record in places:
-        if not record.error:
-            reasons.setdefault(record.unmeasured or "not known", []).append(record.place)
-    return [(why, len(names), names[0]) for why, names in reasons.items()]
 
 
 @dataclass(frozen=True)

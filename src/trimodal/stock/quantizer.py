@@ -49,7 +49,11 @@ class TrimodalQuantizer(HfQuantizer):  # type: ignore[misc]
     unsaid = ""  # why not even plain float layers can be saved
 
     def validate_environment(self, *args: Any, **rest: Any) -> None:
-        """Refuse entropy-coded weights: Transformers knows no file but plain tensors."""
+        """Refuse entropy-coded weights: Transformers knows no file but plain tensors.
+
+        Raises:
+            ModelError: the weights are entropy-coded.
+        """
         if hasattr(self.quantization_config, "pack"):
             raise ModelError(
                 "the weights are entropy-coded (model.trimodal), which Transformers cannot read; use trimodal.load(FOLDER), "

@@ -41,7 +41,8 @@ _HALF_A_SAMPLE = 0.5
 
 @dataclass(frozen=True)
 class PairedInterval:
-    """A mean and the interval around it, in the unit of what was averaged; None where there are too few samples."""
+    """A mean and the interval around it, from `low` to `high`, in the unit of what was averaged; None where there are too few
+    samples."""
 
     mean: float
     low: float | None

@@ -15,8 +15,8 @@ from trimodal.methods.prune.masked import forecast_sparse_site
 
 GRIDS: list[dict[str, Any]] = [
     {"bits": 4}, {"bits": 4, "grid": "symmetric"}, {"bits": 3, "grid": "asymmetric", "group": 16}, {"bits": 16},
-    {"bits": 4, "grid": "nf", "group": 32}, {"bits": 3, "grid": "pot"}, {"bits": 3, "grid": "kmeans", "group": "tensor"}, {"bits": 2, "grid": "kmeans"},
-    {"bits": 2, "grid": "kmeans", "group": 16}, {"bits": 4, "clip": "output"},
+    {"bits": 4, "grid": "nf", "group": 32}, {"bits": 3, "grid": "pot"}, {"bits": 3, "grid": "kmeans", "group": "tensor"},
+    {"bits": 2, "grid": "kmeans"}, {"bits": 2, "grid": "kmeans", "group": 16}, {"bits": 4, "clip": "output"},
 ]  # fmt: skip
 
 

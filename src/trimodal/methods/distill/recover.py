@@ -99,7 +99,7 @@ def embedding_distance(teacher: Tensor, student: Tensor, mask: Tensor | None = N
 
 
 def number_distance(teacher: Tensor, student: Tensor) -> Tensor:
-    """E(teacher − student)² / E teacher², for one number per sample, whose cosine would be a sign."""
+    """E(teacher − student)² / E teacher², a scalar, for one number per sample, whose cosine would be a sign."""
     size = teacher.square().mean().clamp(min=torch.finfo(teacher.dtype).tiny)
     return (teacher - student).square().mean() / size
 
@@ -119,8 +119,8 @@ def unfreeze_codebook_levels(module: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def record_block_outputs(model: Model, original: Layout | None = None) -> Iterator[dict[str, Tensor]]:
-    """While open, every forward leaves each block's output under the path that the block has in `original`, which may
-    have more of them; without it the path that it has."""
+    """While open, every forward leaves each block's output (batch, tokens, width) under the path that the block has in `original`,
+    which may have more of them; without it the path that it has."""
     seen: dict[str, Tensor] = {}
 
     def keep(path: str) -> Any:

@@ -145,7 +145,8 @@ def init_cp_factors(w: Tensor, rank: int) -> list[Tensor]:
 
 
 def run_alternating_least_squares(w: Tensor, parts: list[Tensor], sweeps: int, ridge: float) -> list[Tensor]:
-    """Step 3 from the factors `parts`; ends early where a sweep changes nothing any more."""
+    """Step 3 from the factors `parts`, each (size, rank) for its mode, of the kernel `w`; ends early where a sweep changes nothing
+    any more."""
     energy, before = float(w.square().sum()), math.inf
     if energy == 0.0 or not sweeps:
         return parts

@@ -132,7 +132,7 @@ def forecast_chain(site: Site, kind: str, ranks: Mapping[str, Any]) -> Sequence[
 
 
 def center_second_moment(statistic: Statistic | None, bias: Tensor | None) -> Tensor | None:
-    """C = E[x xᵀ], less μ μᵀ where there is a bias to take up the error's mean; None where nothing was seen."""
+    """C = E[x xᵀ] (n, n), less μ μᵀ where there is a bias to take up the error's mean; None where nothing was seen."""
     if not isinstance(statistic, Moment):
         return None
     return statistic.second if bias is None else statistic.second - torch.outer(statistic.mean, statistic.mean)

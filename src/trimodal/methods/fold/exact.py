@@ -98,7 +98,11 @@ def reshaped(layout: Layout, place: Place, config: ExactConfig) -> Layout:
 
 
 def solve(place: Place, weights: Weights, statistic: Statistic | None, config: ExactConfig) -> Change:
-    """The weights and biases of the layers that take over."""
+    """The weights and biases of the layers that take over.
+
+    Raises:
+        TrimodalError: the place is no fold.
+    """
     fold = place.fold
     if fold is None:
         raise TrimodalError(f"{place.name} is no fold")

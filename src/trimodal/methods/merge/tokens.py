@@ -92,7 +92,11 @@ def refuse(place: Place, config: TokensConfig) -> str | None:
 
 
 def solve(place: Place, weights: Weights, statistic: Statistic | None, config: TokensConfig) -> Change:
-    """Where to merge; which tokens is decided anew for every input."""
+    """Where to merge; which tokens is decided anew for every input.
+
+    Raises:
+        TrimodalError: the place is no tower.
+    """
     if place.whole_tower is None:
         raise TrimodalError(f"{place.name} is no tower")
     last = last_merging_block(len(place.whole_tower.blocks), config)

@@ -94,13 +94,17 @@ def score_weights(weight: Tensor, gradient: WeightGradient, score: Score) -> Ten
 
 
 def scores(place: Place, weights: Weights, statistic: Statistic | None, config: GradientConfig) -> Tensor | None:
-    """Step 1, flat."""
+    """Step 1, flat: (m · n,)."""
     weight = weights[f"{place.observed_site.path}.weight"].flatten(1)
     return score_weights(weight, statistic, config.score).flatten() if isinstance(statistic, WeightGradient) else None
 
 
 def solve(place: Place, weights: Weights, statistic: Statistic | None, config: GradientConfig) -> Change:
-    """Remove the weights of the place's site that the loss misses least."""
+    """Remove the weights of the place's site that the loss misses least.
+
+    Raises:
+        TrimodalError: it was not given the statistic that `wants` asks for.
+    """
     if not isinstance(statistic, WeightGradient):
         raise TrimodalError(f"prune.gradient at {place.name} was given no gradient")
     site = place.observed_site

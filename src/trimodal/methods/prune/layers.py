@@ -113,7 +113,11 @@ def find_block_difference(sites: Iterable[Site], tower: Tower) -> str | None:
 
 
 def forecast(place: Place, config: LayersConfig) -> Sequence[Site]:
-    """The sites of the blocks that stay, which are alike whichever do."""
+    """The sites of the blocks that stay, which are alike whichever do.
+
+    Raises:
+        TrimodalError: the place is no tower.
+    """
     if place.whole_tower is None:
         raise TrimodalError(f"{place.name} is no tower")
     left = count_kept_blocks(len(place.whole_tower.blocks), config.sparsity)
@@ -126,7 +130,12 @@ def reshaped(layout: Layout, place: Place, config: LayersConfig) -> Layout:
 
 
 def survey(model: Model, place: Place, batches: Sequence[Batch], mix: Mix, config: LayersConfig) -> Change:
-    """Choose the blocks of the place's tower that stay."""
+    """Choose the blocks of the place's tower that stay.
+
+    Raises:
+        TrimodalError: the place is no tower.
+        UnreachedError: no calibration sample ran through it.
+    """
     tower = place.whole_tower
     if tower is None:
         raise TrimodalError(f"{place.name} is no tower")

@@ -74,7 +74,7 @@ def _count_kept(site: Site, config: MagnitudeConfig) -> int:
 
 
 def scores(place: Place, weights: Weights, statistic: Statistic | None, config: MagnitudeConfig) -> Tensor:
-    """LAMP of the weights that are left."""
+    """LAMP of the weights that are left, float64 (count,)."""
     weight = weights[f"{place.observed_site.path}.weight"].flatten(1)
     mask = masked.mask_of(place.observed_site, weights)
     return lamp_scores((weight if mask is None else weight[mask]).flatten().double().square())

@@ -145,7 +145,11 @@ def _fit_convex_slopes(costs: Tensor) -> Tensor:
 
 
 def solve(place: Place, weights: Weights, statistic: Statistic | None, config: ObsConfig) -> Change:
-    """Remove weights of the place's site."""
+    """Remove weights of the place's site.
+
+    Raises:
+        TrimodalError: it was not given the statistic that `wants` asks for.
+    """
     if not isinstance(statistic, Moment):
         raise TrimodalError(f"prune.obs at {place.name} was given no second moment")
     site = place.observed_site

@@ -148,7 +148,11 @@ def prune_with_feedback(
 
 
 def solve(place: Place, weights: Weights, statistic: Statistic | None, config: SparseGptConfig) -> Change:
-    """Remove weights of the place's site."""
+    """Remove weights of the place's site.
+
+    Raises:
+        TrimodalError: it was not given the statistic that `wants` asks for.
+    """
     if not isinstance(statistic, Moment):
         raise TrimodalError(f"prune.sparsegpt at {place.name} was given no second moment")
     site = place.observed_site

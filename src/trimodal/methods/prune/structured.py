@@ -216,7 +216,7 @@ def _compute_unit_losses(w: Tensor, h: Tensor, units: Tensor) -> Tensor:
 
 
 def scores(place: Place, weights: Weights, statistic: Statistic | None, config: StructuredConfig) -> Tensor | None:
-    """What every unit's removal costs, relative to the layer, so that places can be compared; None where several layers
+    """What every unit's removal costs, (units,), relative to the layer, so that places can be compared; None where several layers
     read the units and second order was asked for."""
     if config.score == "magnitude":
         return lamp_scores(compute_group_norms(place, weights))
@@ -255,7 +255,11 @@ def _make_problem(place: Place, weights: Weights, statistic: Moment, config: Str
 
 
 def solve(place: Place, weights: Weights, statistic: Statistic | None, config: StructuredConfig) -> Change:
-    """Choose the units of the place's label that stay, and update their consumer."""
+    """Choose the units of the place's label that stay, and update their consumer.
+
+    Raises:
+        TrimodalError: it was not given the statistic that `wants` asks for.
+    """
     if isinstance(statistic, MaskGradient) and place.label is not None and statistic.square.any():
         fisher = fill_fisher_information(place, weights, statistic)
         staying = rearrange_kept_units(fisher, count_kept_units(statistic.units, config.sparsity))

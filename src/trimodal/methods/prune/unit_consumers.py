@@ -46,7 +46,7 @@ def read_weight(model: Model, site: Site) -> Tensor:
 
 
 def stack_weights(model: Model, reading: InputGroup) -> Tensor:
-    """The weights of a reading's layers together: (Σ m, n)."""
+    """The weights of an input group's layers, one below the other: float32 (rows, columns), the rows of all."""
     return torch.cat([read_weight(model, site) for site in reading.sites])
 
 
@@ -73,8 +73,9 @@ def refit_consumers(
     model: Model, place: Place, kept: Sequence[int], tensors: Mapping[str, Tensor], readings: Sequence[InputGroup],
     batches: Sequence[Batch], mix: Mix, damping: float,
 ) -> tuple[dict[str, Tensor], Errors]:  # fmt: skip
-    """Weights and biases of the layers that read the stream once it has only the dimensions `kept` and `tensors` have
-    other values, by name; and by modality E‖Δy‖² / E‖Wx‖² over all of them. Embeddings that are read again stay."""
+    """Weights (rows, columns, …) and biases (rows,) of the layers that read the stream once it has only the dimensions `kept` and
+    `tensors` have other values, by name; and by modality E‖Δy‖² / E‖Wx‖² over all of them. Embeddings that are read again stay.
+    """
     narrow = copy_narrowed(model, place, kept, tensors)
     found: dict[str, Tensor] = {}
     lost: Errors = {}
@@ -111,7 +112,8 @@ def fit_narrow_weight(old: Tensor, seen: Moment, kept: Sequence[int], damping: f
 
 
 def measure_residual_error(old: Tensor, new: Tensor, seen: Moment, given: Moment, kept: Sequence[int]) -> float:
-    """E‖(W x + b) − (W' x' + b')‖² for what `fit_narrow_weight` takes and gives; `given` is the moment of x."""
+    """E‖(W x + b) − (W' x' + b')‖² for what `fit_narrow_weight` takes and gives; `given` is the moment of x (n,), W is (m, n), W'
+    (m, n')."""
     n, size = given.columns, old.shape[1]
     whole = torch.eye(n + 1, dtype=torch.float64, device=old.device)
     whole[:n, :n], whole[:n, n], whole[n, :n] = given.second, given.mean, given.mean

@@ -89,7 +89,7 @@ def choose_mask(weight: Tensor, square: Tensor, config: WandaConfig, within: Ten
 
 
 def scores(place: Place, weights: Weights, statistic: Statistic | None, config: WandaConfig) -> Tensor | None:
-    """Every remaining weight's part in the energy of the layer's output, were its inputs not correlated."""
+    """Every remaining weight's part in the energy of the layer's output, were its inputs not correlated: float64 (count,)."""
     if statistic is None:
         return None
     energies = weights[f"{place.observed_site.path}.weight"].flatten(1).square() * statistic.square.clamp(min=0)
@@ -99,7 +99,11 @@ def scores(place: Place, weights: Weights, statistic: Statistic | None, config: 
 
 
 def solve(place: Place, weights: Weights, statistic: Statistic | None, config: WandaConfig) -> Change:
-    """Remove weights of the place's site."""
+    """Remove weights of the place's site.
+
+    Raises:
+        TrimodalError: it was not given the statistic that `wants` asks for.
+    """
     if statistic is None:
         raise TrimodalError(f"prune.wanda at {place.name} was given no statistic of its input")
     site = place.observed_site

@@ -120,7 +120,7 @@ def compute_dimension_norms(weights: Sequence[tuple[Tensor, int]], units: int) -
 
 
 def score_by_energy(model: Model, place: Place, readings: Sequence[InputGroup], mix: Mix) -> Tensor:
-    """Σ over readings of the share of E‖W x‖² that a dimension brings."""
+    """Σ over readings of the share of E‖W x‖² that a dimension brings: float64 (width,)."""
     total = torch.zeros(stream_width(place), dtype=torch.float64)
     for reading in readings:
         part = compute_dimension_energies(stack_weights(model, reading), mix(reading.moments).square).cpu()
@@ -129,12 +129,12 @@ def score_by_energy(model: Model, place: Place, readings: Sequence[InputGroup], 
 
 
 def score_by_activation(model: Model, place: Place, readings: Sequence[InputGroup], mix: Mix) -> Tensor:
-    """Σ over readings of the root mean square of a dimension."""
+    """Σ over readings of the root mean square of a dimension: float64 (width,)."""
     return torch.stack([mix(reading.moments).square.double().sqrt().cpu() for reading in readings]).sum(0)
 
 
 def score_by_magnitude(model: Model, place: Place, readings: Sequence[InputGroup], mix: Mix) -> Tensor:
-    """Σ of squares over all weights along the stream."""
+    """Σ of squares over all weights along the stream: (width,)."""
     label = place.label or ""
     along = []
     for site in place.sites:
@@ -152,7 +152,11 @@ SCORES: Mapping[Score, Callable[[Model, Place, Sequence[InputGroup], Mix], Tenso
 
 
 def rescale_norms(model: Model, place: Place, kept: Sequence[int]) -> dict[str, Tensor]:
-    """The weights of the norms that divide by a root mean square, by name, for a mean over fewer dimensions."""
+    """The weights (kept,) of the norms that divide by a root mean square, by name, for a mean over fewer dimensions.
+
+    Raises:
+        TrimodalError: a norm is of a kind that is not known.
+    """
     found: dict[str, Tensor] = {}
     factor = math.sqrt(stream_width(place) / len(kept))
     for site in place.sites:
@@ -166,7 +170,11 @@ def rescale_norms(model: Model, place: Place, kept: Sequence[int]) -> dict[str, 
 
 
 def survey(model: Model, place: Place, batches: Sequence[Batch], mix: Mix, config: WidthConfig) -> Change:
-    """Choose the dimensions that stay, scale the norms over them, and fit the layers that read them."""
+    """Choose the dimensions that stay, scale the norms over them, and fit the layers that read them.
+
+    Raises:
+        UnreachedError: no calibration sample ran through it, and the score needs one.
+    """
     units = stream_width(place)
     readings = collect_stream_inputs(model, place, batches)
     if not readings and wants(place, config) is not None:

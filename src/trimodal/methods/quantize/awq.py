@@ -95,7 +95,11 @@ def search_scaling_strength(weight: Tensor, moment: Moment, config: AwqConfig) -
 
 
 def solve(place: Place, weights: Weights, statistic: Statistic | None, config: AwqConfig) -> Change:
-    """Quantize the weight of the place's site."""
+    """Quantize the weight of the place's site.
+
+    Raises:
+        TrimodalError: it was not given the statistic that `wants` asks for.
+    """
     if not isinstance(statistic, Moment):
         raise TrimodalError(f"quantize.awq at {place.name} was given no second moment")
     weight = weights[f"{place.observed_site.path}.weight"].flatten(1)  # (m, n)

@@ -118,7 +118,7 @@ def bits_per_weight(codes: Tensor, steps: int) -> float:
 
 
 def make_nearest_encoder(weight: Tensor) -> Encoder:
-    """Every weight of a row for itself, with one step c for all columns."""
+    """Every entry of a row of `weight` (rows, columns) for itself, with one step c for all columns."""
     least = float(weight.abs().max()) / _BOUND
 
     def encode(rows: Tensor, c: float) -> tuple[Tensor, IntegerGrid]:
@@ -154,10 +154,11 @@ def make_waterfilling_encoder(weight: Tensor, moment: Moment, damping: float, fi
 
 
 def encode_to_target_bits(weight: Tensor, encode: Encoder, bits: float, steps: int) -> tuple[Tensor, IntegerGrid]:
-    """Step 4: codes of all rows, and the steps, with which an entropy-coded file takes `bits` per weight.
+    """Step 4: codes (rows, columns) of `weight` (rows, columns), and the steps, with which an entropy-coded file takes `bits` per
+    weight.
 
-    Finer steps cost about log2 bits more, so that the next c follows from the last; the search ends when it is within
-    0.3 %, or when c no longer changes what comes out.
+    Finer steps cost about log2 bits more, so that the next c follows from the last; the search ends when it is within 0.3 %, or
+    when c no longer changes what comes out.
     """
     rows = weight.shape[0]
     c = max(float(weight.std(correction=0)), 1e-30) * 2.0 ** (2.0 - bits)
@@ -197,7 +198,8 @@ def _search_step_size(weight: Tensor, encode: Encoder, bits: float, c: float, st
 
 
 def refit_steps(weight: Tensor, codes: Tensor, levels: IntegerGrid, moment: Moment) -> IntegerGrid:
-    """Step 5: the steps with the least output error for these `codes`; `levels` where they are no better."""
+    """Step 5: the steps (columns,) with the least output error for these `codes` (rows, columns); `levels` where they are no
+    better."""
     second, q = moment.second.double(), codes.double()
     used = (codes != 0).any(dim=0)
     old = levels.float_steps()[0].double()
@@ -215,7 +217,11 @@ def refit_steps(weight: Tensor, codes: Tensor, levels: IntegerGrid, moment: Mome
 
 
 def solve(place: Place, weights: Weights, statistic: Statistic | None, config: EntropyConfig) -> Change:
-    """Quantize the weight of the place's site."""
+    """Quantize the weight of the place's site.
+
+    Raises:
+        TrimodalError: the weight holds numbers that are not finite.
+    """
     site = place.observed_site
     weight = weights[f"{site.path}.weight"].flatten(1)  # (m, n)
     moment = statistic.fill_unseen() if isinstance(statistic, Moment) else None

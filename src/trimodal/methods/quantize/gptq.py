@@ -157,7 +157,11 @@ def correct_weight(weight: Tensor, moment: Moment, strength: float, damping: flo
 
 
 def solve(place: Place, weights: Weights, statistic: Statistic | None, config: GptqConfig) -> Change:
-    """Quantize the weight of the place's site."""
+    """Quantize the weight of the place's site.
+
+    Raises:
+        TrimodalError: it was not given the statistic that `wants` asks for.
+    """
     if not isinstance(statistic, Moment):
         raise TrimodalError(f"quantize.gptq at {place.name} was given no second moment")
     kept = weights.get(f"{place.observed_site.path}.mask")

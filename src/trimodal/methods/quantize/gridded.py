@@ -133,7 +133,7 @@ def fit_levels(
 
 
 def round_to_nearest(weight: Tensor, levels: Levels, exact: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Every weight for itself; `exact` ones are kept elsewhere."""
+    """Every entry of `weight` (rows, columns) for itself; `exact` ones, a boolean mask (rows, columns), are kept elsewhere."""
     return levels.encode(weight if exact is None else weight.masked_fill(exact, 0.0)), weight
 
 

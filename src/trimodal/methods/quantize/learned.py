@@ -197,7 +197,11 @@ def _keep_better_rows(
 
 
 def solve(place: Place, weights: Weights, statistic: Statistic | None, config: LearnedConfig) -> Change:
-    """Quantize the weight of the place's site."""
+    """Quantize the weight of the place's site.
+
+    Raises:
+        TrimodalError: it was not given the statistic that `wants` asks for.
+    """
     if not isinstance(statistic, Moment):
         raise TrimodalError(f"quantize.learned at {place.name} was given no second moment")
     site = place.observed_site

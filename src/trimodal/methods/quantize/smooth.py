@@ -251,7 +251,11 @@ def search_smoothing(layer: _SampledLayer, sample: ActivationSample) -> dict[tup
 
 
 def solve(place: Place, weights: Weights, statistic: Statistic | None, config: SmoothConfig) -> Change:
-    """Quantize the weight of the place's site, and say how its input is quantized."""
+    """Quantize the weight of the place's site, and say how its input is quantized.
+
+    Raises:
+        TrimodalError: it was not given the statistic that `wants` asks for.
+    """
     site = place.observed_site
     options = _storage_options(site, config)
     if wants(place, config) is None:

@@ -147,7 +147,11 @@ def fit_shared_weight(weights: Sequence[Tensor], moments: Sequence[Tensor | None
 
 
 def survey(model: Model, place: Place, batches: Sequence[Batch], mix: Mix, config: SharedConfig) -> Change:
-    """Find the shared weights of the place's tower, and what each block keeps of its own."""
+    """Find the shared weights of the place's tower, and what each block keeps of its own.
+
+    Raises:
+        TrimodalError: the place is no tower.
+    """
     treatments: dict[str, Treatment] = {}
     shared, notes = [], []
     lost: dict[str, float] = {}
@@ -176,7 +180,11 @@ def _group_by_role(found: Sequence[Group], tower: Tower) -> list[list[Group]]:
 
 
 def collect_layer_moments(model: Model, sites: Sequence[Site], batches: Sequence[Batch]) -> dict[str, dict[str, Moment]]:
-    """The moments of what the layers at `sites`, all of one tower, are given, by path and modality."""
+    """The moments of what the layers at `sites`, all of one tower, are given, by path and modality.
+
+    Raises:
+        UnreachedError: no calibration sample ran through them.
+    """
     found: dict[str, dict[str, Moment]] = {site.path: {} for site in sites}
     modality = model.layout.get_tower(sites[0].tower).modality
     codes: Mapping[str, Tensor] = {}
