@@ -16,21 +16,17 @@ from typing import Any
 
 import jinja2
 
-from trimodal.core import Edit, FitRecord, Metric, PlaceRecord, Plan, TowerSize, UntouchedTensors, Verdict
+from trimodal.core import FitRecord, Metric, PlaceRecord, Plan, TowerSize, UntouchedTensors, Verdict
 from trimodal.core.record import read_record_line
 from trimodal.errors import IntegrityError, OutputError
-from trimodal.methods import METHODS, Method
-from trimodal.methods.options import describe_options
 from trimodal.reporting import plots, standing, wording
 from trimodal.reporting.advice import CommandNames, suggest_next_steps
-from trimodal.shorthand import short_name_of
+from trimodal.reporting.edit_sections import make_edit_section, make_waterfall
 from trimodal.writing import replace_files
 
 PAGE_NAME = "report.html"
-PLACES_SHOWN = 300
 WORST_SHOWN = 8
 LEFT_SHOWN = 8
-_HOW_MUCH = ("sparsity", "bits")
 
 
 def report(out: str | Path, *, name: str | None = None) -> Path:
@@ -90,7 +86,7 @@ def render_page(plan: Plan, verdict: Verdict, places: Sequence[PlaceRecord], fit
     """The page as HTML text; `name` is what the artifact folder is called."""
     losses = rank_towers_by_loss(verdict, places)
     untouched = verdict.untouched or plan.untouched
-    steps = [_make_edit_section(number, edit, places, fits) for number, edit in enumerate(plan.edits)]
+    steps = [make_edit_section(number, edit, places, fits) for number, edit in enumerate(plan.edits)]
     return _load_template().render(
         name=name,
         source=wording.source_name(plan.source.name),
@@ -106,7 +102,7 @@ def render_page(plan: Plan, verdict: Verdict, places: Sequence[PlaceRecord], fit
         whiskers=plots.make_whisker_plots(verdict.metrics),
         towers=_make_tower_rows(verdict.towers),
         steps=steps,
-        waterfall=_make_waterfall(plan, steps),
+        waterfall=make_waterfall(plan, steps),
         left=_make_untouched_rows(untouched) if untouched else [],
         left_line=_to_sentence(standing.describe_untouched(untouched)) if untouched else "",
         running=_describe_run(plan, verdict),
@@ -240,144 +236,6 @@ def _make_tower_rows(towers: Sequence[TowerSize]) -> list[TowerRow]:
 
 def _format_average_bits(stored: int, parameters: int) -> str:
     return f"{8 * stored / parameters:.1f}" if parameters else "–"
-
-
-@dataclass(frozen=True)
-class PlaceRow:
-    """One place of an edit, planned and, if it ran, recorded."""
-
-    name: str
-    before: str
-    after: str
-    errors: tuple[tuple[str, str], ...]
-    weight_error: str
-    seconds: str
-    notes: tuple[str, ...]
-    unmeasured: str = ""
-
-
-@dataclass(frozen=True)
-class EditSection:
-    """One edit of the plan and what came of it. `saved` is in bytes; `hidden` counts the places that the page does not list."""
-
-    number: int
-    method: str
-    short: str
-    idea: str
-    paper: str
-    settings: tuple[tuple[str, str], ...]
-    where: tuple[str, ...]
-    places: int
-    saved: int
-    share: str
-    seconds: str
-    rows: tuple[PlaceRow, ...]
-    hidden: int
-    left_alone: tuple[tuple[str, tuple[str, ...]], ...]
-    left_count: int
-
-
-def _make_edit_section(number: int, edit: Edit, places: Sequence[PlaceRecord], fits: Sequence[FitRecord]) -> EditSection:
-    done = [record for record in places if record.edit == number]
-    fitted = [record for record in fits if record.edit == number]
-    before, after = (
-        sum(getattr(place, field) for place in (done or edit.places)) for field in ("bytes_before", "bytes_after")
-    )
-    known = next((method for method in METHODS if method.name == edit.method), None)
-    taken = sum(record.seconds for record in done) + sum(record.seconds for record in fitted)
-    rows = [_make_place_row(record) for record in done] or [
-        PlaceRow(p.name, wording.format_bytes(p.bytes_before), wording.format_bytes(p.bytes_after), (), "", "", ()) for p in edit.places
-    ]
-    return EditSection(
-        number=number,
-        method=edit.method,
-        short=short_name_of(edit.method, edit.config),
-        idea=known.idea if known else "",
-        paper=known.paper if known else "",
-        settings=_describe_settings(edit, known),
-        where=edit.where,
-        places=len(done or edit.places),
-        saved=before - after,
-        share=f"{wording.format_bytes(before)} → {wording.format_bytes(after)}" if before != after else "",
-        seconds=wording.format_seconds(taken) if taken else "",
-        rows=tuple(rows[:PLACES_SHOWN]),
-        hidden=max(0, len(rows) - PLACES_SHOWN),
-        left_alone=_group_by_reason(edit),
-        left_count=len(edit.left_alone),
-    )
-
-
-def _describe_settings(edit: Edit, known: Method | None) -> tuple[tuple[str, str], ...]:
-    """How much, and each further option that differs from the method's default, in words; with its meaning where the method
-    is known."""
-    rows = {row["name"]: row for row in describe_options(known.config)} if known else {}
-    return tuple(
-        (wording.describe_setting(name, value, rows.get(name, {}).get("unit", "")), rows.get(name, {}).get("help", ""))
-        for name, value in edit.config.items()
-        if value not in (None, "", [], {}) and (name in _HOW_MUCH or not _is_default(value, rows.get(name)))
-    )
-
-
-def _is_default(value: Any, row: dict[str, Any] | None) -> bool:
-    """Whether an option has the value that it has unasked."""
-    if row is None or row["required"]:
-        return False
-    default = list(row["default"]) if isinstance(row["default"], tuple) else row["default"]
-    return bool((list(value) if isinstance(value, tuple) else value) == default)
-
-
-def _make_place_row(record: PlaceRecord) -> PlaceRow:
-    return PlaceRow(
-        name=record.place,
-        before=wording.format_bytes(record.bytes_before),
-        after=wording.format_bytes(record.bytes_after),
-        errors=tuple((modality, plots.format_percent(value)) for modality, value in record.error.items()),
-        weight_error="" if record.weight_error is None else plots.format_percent(record.weight_error),
-        seconds=wording.format_seconds(record.seconds),
-        notes=record.notes,
-        unmeasured="" if record.error else record.unmeasured or "not known",
-    )
-
-
-def _group_by_reason(edit: Edit) -> tuple[tuple[str, tuple[str, ...]], ...]:
-    """Places left alone, gathered by reason."""
-    reasons: dict[str, list[str]] = {}
-    for place in edit.left_alone:
-        reasons.setdefault(place.reason, []).append(place.name)
-    return tuple((reason, tuple(names)) for reason, names in reasons.items())
-
-
-@dataclass(frozen=True)
-class WaterfallBar:
-    """One row of the waterfall: a floating bar, `start` and `length` in percent of the axis, and its words; `step` is the number
-    of its edit, -1 for none."""
-
-    name: str
-    start: float
-    length: float
-    value: str
-    total: bool
-    step: int = -1
-
-
-def _make_waterfall(plan: Plan, steps: Sequence[EditSection]) -> list[WaterfallBar]:
-    """From the original's tensors, edit by edit, to what is left; growth of a step is drawn to the right."""
-    level = plan.source.tensor_bytes
-    levels = [level]
-    for step in steps:
-        level -= step.saved
-        levels.append(level)
-    scale = 100 / max(*levels, 1)
-    bars = [WaterfallBar("Original", 0.0, round(levels[0] * scale, 2), wording.format_bytes(levels[0]), total=True)]
-    for step, before, after in zip(steps, levels, levels[1:], strict=False):
-        start, length = max(0, min(before, after)) * scale, abs(max(0, before) - max(0, after)) * scale
-        words = "no change in size" if before == after else _format_moved_bytes(before - after)
-        bars.append(WaterfallBar(step.method, round(start, 2), round(length, 2), words, total=False, step=step.number))
-    return [*bars, WaterfallBar("Compressed", 0.0, round(levels[-1] * scale, 2), wording.format_bytes(levels[-1]), total=True)]
-
-
-def _format_moved_bytes(saved: int) -> str:
-    return wording.format_bytes(-saved) if saved > 0 else f"+{wording.format_bytes(-saved)}"
 
 
 @dataclass(frozen=True)
