@@ -45,6 +45,7 @@ bench: $(READY)
 	$(BIN)/python -m benchmarks.doors
 	$(BIN)/python -m benchmarks.kills
 	$(BIN)/python -m benchmarks.startup --texts
+	$(BIN)/python -m benchmarks.lazy_data
 
 clean:
 	rm -rf $(VENV) demo-model demo-data demo-out

@@ -15,7 +15,7 @@ from trimodal.compression import compress_
 from trimodal.core import Check, FitRecord, Packing, PlaceRecord, Plan, Sample, StockLoad, Verdict, json_text
 from trimodal.core.record import PackName
 from trimodal.core.showing import html_table
-from trimodal.data import Data, is_no_data
+from trimodal.data import VERIFICATION, Data, is_no_data
 from trimodal.errors import IntegrityError, OutputError
 from trimodal.formats import (
     check_disk_space,
@@ -68,7 +68,7 @@ from trimodal.verification import check_comparable, collect_versions, make_verdi
 from trimodal.verification.checks import bytes_check, compare_towers, find_skipped_places, source_check
 from trimodal.writing import check_writable, replace_files
 
-_VERIFY_BATCH = 64
+_VERIFY_BATCH = VERIFICATION.samples
 
 __all__ = ["Result", "compress", "inspect", "list_methods", "pack", "plan", "read_plan", "report", "verify"]
 

@@ -22,6 +22,7 @@ from trimodal.data import (
     batches,
     count_ids,
     count_tokens,
+    fit_batch_size,
     part_batch,
     read_samples,
 )
@@ -108,3 +109,14 @@ def test_tokens_are_what_the_family_speaks_of_and_else_the_ids() -> None:
     speaking = replace(plain, family=replace(plain.family, tokens=lambda module, batch: {"audio": torch.zeros(2, 450)}))
     assert count_tokens(speaking, batch) == 450
     assert [rows for rows, _ in part_batch(speaking, batch, 2, BatchLimits(2, 450))] == [slice(0, 1), slice(1, 2)]
+
+
+def test_the_longest_row_of_all_batches_says_how_many_fit_into_each(folder: Path) -> None:
+    plain = model("text")
+    family = replace(plain.family, tokens=lambda module, batch: {"text": torch.zeros(1, int(batch["letters"].max()))})
+    spoken = replace(plain, family=family)
+    samples = read_samples(write(folder, *({"text": "a" * n} for n in (3, 5, 90, 4))))
+    found = batch_samples(spoken, samples, 32)
+    assert fit_batch_size(spoken, found, CALIBRATION) == 2048 // 90
+    assert fit_batch_size(spoken, batch_samples(spoken, samples[:2], 32), CALIBRATION) == 32
+    assert fit_batch_size(plain, found, CALIBRATION) == 32 and fit_batch_size(spoken, [], CALIBRATION) == 32

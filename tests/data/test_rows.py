@@ -224,3 +224,18 @@ def test_a_batch_of_unlike_columns_says_what_to_do() -> None:
     loader = DataLoader(Table(4), batch_size=4, collate_fn=lambda rows: {"text": [row["text"] for row in rows], "label": [1]})
     with pytest.raises(DataError, match="columns of 1 and 4 rows; expected as many of each: give it batch_size=None"):
         read_samples(loader)
+
+
+class Frame:
+    """As a data frame: columns by name, no rows by number."""
+
+    def __len__(self) -> int:
+        return 2
+
+    def __getitem__(self, key: str) -> list[str]:
+        return {"text": ["a", "b"]}[key]
+
+
+def test_a_table_of_columns_is_refused_with_what_to_give() -> None:
+    with pytest.raises(DataError, match=r"the given Frame has no row 0 \(KeyError\(0\)\); .* to_dict\('records'\)"):
+        read_samples(Frame())  # type: ignore[arg-type]

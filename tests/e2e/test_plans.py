@@ -150,6 +150,9 @@ def test_a_plan_for_other_data(refused: Refused, workspace: Workspace, inputs: t
     refused([*compress, workspace.data("image", "text", n=24)], "the plan was made for calibration samples with sha256", "make a new plan")
     refused([*compress, "none"], "the plan was made for calibration samples with sha256", "but there is none", "make a new plan")
     refused([*compress, inputs[1], "--seed", "4"], "plan.json has the seed 3", "make a new plan with seed 4")
+    blind = {**read(planned), "calibration": {"samples": 0, "sha256": None}}
+    with pytest.raises(RecipeError, match="the plan was made without data, and here is some; give --data none, or make a new plan"):
+        pipeline.compress(model, plan=blind, data=inputs[1], out=planned.parent / "out")
 
 
 def test_what_a_person_gets_wrong(refused: Refused, inputs: tuple[Path, Path], planned: Path, tmp_path: Path) -> None:

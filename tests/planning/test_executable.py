@@ -149,7 +149,7 @@ FIRST = r"edits\[0\]\.places\[0\]"
         ("quantize.rtn", {}, [replace(UP, config={"bitz": 4})], rf"{FIRST}\.config has no option 'bitz'; did you mean 'bits'\?"),
         ("quantize.rtn", {}, [replace(UP, config={"bits": 99})], rf"{FIRST}\.config: bits is 99, but must be"),
         ("quantize.rtn", {}, [replace(UP, name="image.0.mlp.norm")],
-         r"quantize\.rtn cannot work at image\.0\.mlp\.norm: .*norm.*; take the place"),
+         r"quantize\.rtn cannot work at image\.0\.mlp\.norm: .*norm.*; take the place out of the plan"),
         ("quantise.rtn", {}, [UP], r"edits\[0\]: there is no method 'quantise\.rtn'; did you mean 'quantize\.rtn'\?"),
         ("prune.heads", {}, [replace(UP, name="image.0.neurons")], r"there is no place 'image\.0\.neurons' for prune\.heads"),
         ("prune.channels", {}, [replace(UP, name="image.0.channels")], r"no place at all that it could work at"),

@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 
+from trimodal.core import MODALITIES
 from trimodal.errors import RecipeError
 from trimodal.planning import list_recipes, read_recipe
+from trimodal.planning.recipe_file import FloorKeys
 
 STEP = {"quantize.rtn": {"bits": 8}}
 
@@ -47,6 +49,11 @@ def test_packing_and_optional_steps() -> None:
     recipe = read_recipe({"pack": "entropy", "steps": [{"quantize.rtn": {"optional": True}}, STEP]})
     assert recipe.pack == "entropy" and [step.optional for step in recipe.steps] == [True, False]
     assert read_recipe({"steps": [STEP]}).pack == "plain"
+
+
+def test_every_modality_can_have_a_floor() -> None:
+    assert set(FloorKeys.model_fields) == {"all", *MODALITIES}
+    assert read_recipe({"steps": [STEP], "floors": dict.fromkeys(MODALITIES, 2)}).floors == dict.fromkeys(MODALITIES, 2.0)
 
 
 def test_built_in_names() -> None:

@@ -231,6 +231,10 @@ def test_refuses_a_folder_without_its_files(
         report(out)
     (out / "record.jsonl").write_text('{"kind": "something newer"}\n\n')
     report(out)
+    (out / "record.jsonl").unlink()
+    (out / "plan.json").write_text(json.dumps({**plan.to_json(), "seed": "0"}))
+    with pytest.raises(IntegrityError, match=r"plan\.json: seed is '0', but must be a whole number; make the plan anew"):
+        report(out)
     (out / "plan.json").write_text("{")
     with pytest.raises(IntegrityError, match=r"plan\.json"):
         report(out)

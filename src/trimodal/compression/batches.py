@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from trimodal.core import Sample
-from trimodal.data import CALIBRATION, CALIBRATION_BYTES, count_tokens
+from trimodal.data import CALIBRATION, CALIBRATION_BYTES, fit_batch_size
 from trimodal.data import batch_samples as make_batches
 from trimodal.models.model import Batch, Model
 
@@ -15,5 +15,5 @@ def make_sized_batches(model: Model, samples: Sequence[Sample]) -> Sequence[Batc
     if not samples:
         return []
     found = make_batches(model, samples, CALIBRATION.samples, kept_bytes=CALIBRATION_BYTES)
-    size = CALIBRATION.rows_at_once(max(count_tokens(model, batch) for batch in found))
+    size = fit_batch_size(model, found, CALIBRATION)
     return found if size == CALIBRATION.samples else make_batches(model, samples, size, kept_bytes=CALIBRATION_BYTES)

@@ -70,7 +70,7 @@ def try_place(context: SolveContext, place: str, options: Sequence[Option]) -> l
         RecipeError: there is no such method, option or place, or the method trains the whole model.
 
     Example:
-        context = open_context(model, samples)
+        context = open_context(open_model("MODEL"), read_samples("DATA"))
         for trial in try_place(context, "text.0.up", [{"quantize.rtn": {"bits": 4}}, {"quantize.gptq": {"bits": 3}}]):
             print(trial.task.method.name, trial.bytes_after, trial.error)
     """

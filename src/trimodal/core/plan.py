@@ -15,7 +15,8 @@ from trimodal.core.layout import FreeParameter, Layout
 from trimodal.core.record import PackName
 from trimodal.core.showing import format_size, html_table
 from trimodal.core.site import Fold, Site, Tower
-from trimodal.core.untouched import UntouchedTensors
+from trimodal.core.untouched import DERIVED, UntouchedTensors
+from trimodal.core.validation import check_format, omit_keys, read_record
 from trimodal.shorthand import short_name_of
 
 PLAN_FORMAT = 1
@@ -207,39 +208,19 @@ class Plan:
         return {**data, "untouched": self.untouched.to_json() if self.untouched else None}
 
     @staticmethod
-    def from_json(data: dict[str, Any]) -> Plan:
-        """The inverse of `to_json`."""
-        return Plan(
-            seed=data["seed"],
-            source=Source(**data["source"]),
-            calibration=Calibration(**{**data["calibration"], "modalities": tuple(data["calibration"]["modalities"])}),
-            edits=tuple(_edit_from_json(edit) for edit in data["edits"]),
-            expected_tensor_bytes=data["expected_tensor_bytes"],
-            recipe=data["recipe"],
-            trimodal=data["trimodal"],
-            format=data["format"],
-            skipped=tuple(SkippedStep(**step) for step in data.get("skipped", ())),
-            pack=data.get("pack", "plain"),
-            untouched=UntouchedTensors.from_json(data.get("untouched")),
-        )
+    def from_json(data: Any, where: str = "plan.json") -> Plan:
+        """The inverse of `to_json`, also of what an older version wrote.
+
+        Raises:
+            IntegrityError: it is of a later format, a key is missing or unknown, or a value is not what it must be; `where`
+                begins the message, which names the key.
+        """
+        check_format(data, PLAN_FORMAT, where)
+        if isinstance(data, dict):
+            data = {**omit_keys(data, "estimate", "recomputed"), "untouched": omit_keys(data.get("untouched"), *DERIVED)}
+        return read_record(Plan, data, where, advice="make the plan anew")
 
 
 def lowest_certainty(certainties: Iterable[Certainty]) -> Certainty:
     """The one that promises least; `exact` where there is none."""
     return max(certainties, key=get_args(Certainty).index, default="exact")
-
-
-def _edit_from_json(data: dict[str, Any]) -> Edit:
-    return Edit(
-        method=data["method"],
-        where=tuple(data["where"]),
-        config=data["config"],
-        places=tuple(_place_from_json(place) for place in data["places"]),
-        left_alone=tuple(DeclinedPlace(**p) for p in data["left_alone"]),
-    )
-
-
-def _place_from_json(data: dict[str, Any]) -> PlannedPlace:
-    fold = data.get("fold")
-    known = None if fold is None else Fold(**{**fold, "into": tuple(fold["into"])})
-    return PlannedPlace(**{**data, "paths": tuple(data["paths"]), "fold": known})

@@ -12,8 +12,7 @@ from typing import Any, Literal
 
 from trimodal.core.showing import format_size, html_table
 from trimodal.core.untouched import DERIVED, UntouchedTensors
-from trimodal.core.validation import Measured, omit_keys, read_record
-from trimodal.errors import IntegrityError
+from trimodal.core.validation import Measured, check_format, omit_keys, read_record
 
 Unit = Literal["percent", "cosine"]
 Status = Literal["passed", "failed", "not run"]
@@ -235,9 +234,7 @@ class Verdict:
             IntegrityError: it is of a later format, a key is missing or unknown, or a value is not what it must be; `where`
                 begins the message, which names the key.
         """
-        found = data.get("format") if isinstance(data, dict) else None
-        if type(found) is int and found > VERDICT_FORMAT:
-            raise IntegrityError(f"{where} has format {found}, this version reads up to {VERDICT_FORMAT}; update trimodal")
+        check_format(data, VERDICT_FORMAT, where)
         return read_record(Verdict, _bring_up_to_date(data), where, advice="verify the artifact anew")
 
 

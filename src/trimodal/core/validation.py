@@ -61,6 +61,17 @@ def read_record(kind: type[T], data: Any, where: str, raises: type[TrimodalError
     return record
 
 
+def check_format(data: Any, known: int, where: str) -> None:
+    """Refuse a file of a later `format` than this version knows.
+
+    Raises:
+        IntegrityError: `data` is of a later format.
+    """
+    found = data.get("format") if isinstance(data, dict) else None
+    if type(found) is int and found > known:
+        raise IntegrityError(f"{where} has format {found}, this version reads up to {known}; update trimodal")
+
+
 def omit_keys(data: Any, *names: str) -> Any:
     """`data` without the keys that are written for other readers and follow from the rest; as it is where it is no mapping."""
     return {key: value for key, value in data.items() if key not in names} if isinstance(data, dict) else data

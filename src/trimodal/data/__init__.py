@@ -9,6 +9,7 @@ from trimodal.data.batches import (
     batch_samples,
     count_ids,
     count_tokens,
+    fit_batch_size,
     group_by_modality,
     part_batch,
 )
@@ -37,6 +38,7 @@ __all__ = [
     "count_tokens",
     "digest_samples",
     "encode_samples",
+    "fit_batch_size",
     "group_by_modality",
     "is_no_data",
     "load_sample",

@@ -48,6 +48,11 @@ def count_ids(batch: Batch) -> int:
     return max(rows, default=1)
 
 
+def fit_batch_size(model: Model, batches: Sequence[Batch], limits: BatchLimits) -> int:
+    """How many samples fit into each batch if the longest row of all `batches` is to be within `limits`; goes through all."""
+    return limits.rows_at_once(max((count_tokens(model, batch) for batch in batches), default=0))
+
+
 def part_batch(model: Model, batch: Batch, rows: int, limits: BatchLimits) -> list[tuple[slice, Batch]]:
     """`batch` of `rows` samples in parts within `limits`, in order, each with the rows that it has; whole where it is within
     them, or cannot be parted by samples."""

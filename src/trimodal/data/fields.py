@@ -61,8 +61,10 @@ def parse_string(where: str, key: str, value: Any) -> str:
         raise line_error(where, f"{key} is a {name_json_type(value)} ({shorten_value(value)})", "expected a string")
     if not value:
         raise line_error(where, f"{key} is an empty string", "give it a value or leave it out")
-    if any("\ud800" <= character <= "\udfff" for character in value):
-        raise line_error(where, f"{key} holds half a surrogate pair", "expected valid Unicode text")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise line_error(where, f"{key} holds half a surrogate pair", "expected valid Unicode text") from error
     return value
 
 

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from PIL import Image
@@ -28,6 +28,16 @@ from trimodal.errors import DataError
 
 _CHANNELS = (1, 3, 4)
 _INT16 = 32768.0
+
+
+class RowTable(Protocol):
+    """Rows by number, as in a torch Dataset."""
+
+    def __len__(self) -> int:
+        """How many there are."""
+
+    def __getitem__(self, index: int, /) -> Any:
+        """Row `index`, from 0: the same each time."""
 
 
 def is_iterable(rows: object) -> bool:
@@ -63,12 +73,22 @@ class RowSource:
 
 def _iterate_rows(rows: Any, again: bool) -> Iterator[Any]:
     if again:
-        yield from (rows[index] for index in range(len(rows)))
+        yield from (_get_row(rows, index) for index in range(len(rows)))
     elif getattr(rows, "collate_fn", None) is not None and getattr(rows, "batch_size", None) is not None:
         for batch in rows:
             yield from _part_batch(batch) if isinstance(batch, Mapping) else batch
     else:
         yield from rows
+
+
+def _get_row(rows: Any, index: int) -> Any:
+    try:
+        return rows[index]
+    except (KeyError, IndexError, TypeError) as error:
+        raise DataError(
+            f"the given {type(rows).__name__} has no row {index} ({shorten_value(error)}); expected rows by "
+            "number, 0 first; of a table give a list of mappings, as DataFrame.to_dict('records') does"
+        ) from error
 
 
 def _part_batch(batch: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
@@ -118,7 +138,7 @@ def _hold(content: Any) -> Any:
 
 
 def _load_again(rows: Any, index: int, key: str) -> Any:
-    return _KINDS[key].convert(rows[index][key])
+    return _KINDS[key].convert(_get_row(rows, index)[key])
 
 
 def _to_image(value: Any) -> Image.Image:

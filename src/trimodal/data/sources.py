@@ -10,7 +10,7 @@ from typing import Any, Protocol, runtime_checkable
 from trimodal.core import Sample
 from trimodal.data.fields import line_error, shorten_value
 from trimodal.data.jsonl import DATA_NAME, JsonlSource
-from trimodal.data.rows import RowSource, is_iterable
+from trimodal.data.rows import RowSource, RowTable, is_iterable
 from trimodal.errors import DataError
 
 
@@ -35,7 +35,7 @@ class SampleSource(Protocol):
         """Its samples in their order, numbered by `line`; no image or sound need be decoded for that."""
 
 
-Data = str | Path | SampleSource | Iterable[Mapping[str, Any] | Sample]
+Data = str | Path | SampleSource | RowTable | Iterable[Mapping[str, Any] | Sample]
 """What `data` may be: a JSONL file or its folder, rows in memory (a list of dicts, a torch Dataset or DataLoader, a Hugging
 Face dataset), or a source of one's own."""
 

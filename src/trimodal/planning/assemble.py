@@ -9,7 +9,7 @@ from dataclasses import replace
 from importlib import metadata
 
 from trimodal.core import Calibration, Edit, Layout, Plan, Sample, SkippedStep, Source
-from trimodal.data import batch_samples, digest_samples
+from trimodal.data import batch_samples
 from trimodal.errors import RecipeError
 from trimodal.graph.fusion_discovery import discover_folds
 from trimodal.inventory import Inventory
@@ -39,13 +39,12 @@ def make_plan(model: Model, request: Request, samples: SampleSets) -> Plan:
         _check_same_model(request, source)
     edits, skipped = _make_edits(_find_layout(model, request, samples), request, bool(samples.calibration))
     saved = sum(place.bytes_before - place.bytes_after for edit in edits for place in edit.places)
-    given = request.plan
     made = Plan(
         seed=request.seed, source=source, calibration=_describe_calibration(request, samples), edits=edits,
-        expected_tensor_bytes=source.tensor_bytes - saved, recipe=_recipe_of(request), trimodal=metadata.version("trimodal"),
+        expected_tensor_bytes=source.tensor_bytes - saved, recipe=dict(request.raw), trimodal=metadata.version("trimodal"),
         skipped=skipped, pack=request.pack, untouched=find_untouched(model, edits),
     )  # fmt: skip
-    return made if given is None else replace(made, recomputed=describe_recomputed(given, made))
+    return made if request.plan is None else replace(made, recomputed=describe_recomputed(request.plan, made))
 
 
 def add_estimate(plan: Plan, model: Model, samples: SampleSets, inventory: Inventory, began: float) -> Plan:
@@ -110,11 +109,5 @@ def _describe_source(model: Model) -> Source:
 
 
 def _describe_calibration(request: Request, samples: SampleSets) -> Calibration:
-    balance = request.plan.calibration.balance if request.plan else request.recipe.balance if request.recipe else "modality"
     modalities = {m for sample in samples.statistics for m in sample.modalities}
-    digest = digest_samples(samples.calibration) if samples.calibration else None
-    return Calibration(len(samples.statistics), digest, tuple(sorted(modalities)), balance)
-
-
-def _recipe_of(request: Request) -> dict[str, object]:
-    return dict(request.recipe.raw) if request.recipe else dict(request.plan.recipe) if request.plan else {}
+    return Calibration(len(samples.statistics), samples.sha256, tuple(sorted(modalities)), request.balance)

@@ -28,6 +28,7 @@ import torch
 
 from trimodal.core import Edit, Layout, Plan, Site
 from trimodal.core.estimate import Estimate
+from trimodal.data import VERIFICATION
 from trimodal.errors import InputError
 from trimodal.machine import free_memory_bytes
 from trimodal.methods import get_method
@@ -38,7 +39,7 @@ _PROCESS_BYTES = 450_000_000  # torch, Transformers and trimodal, imported
 _LARGEST_COPIES = 4  # float32 copies of the largest weight while it is worked on
 _DEFAULT_TOKENS = 64
 _FORWARDS_TO_LOOK, _FORWARDS_TO_TRAIN = 3, 4
-_VERIFY_BATCH = 64
+_VERIFY_BATCH = VERIFICATION.samples
 _SAVED_BYTES_PER_SECOND = 200e6  # hashing, writing, reading back
 _COMPANIONS_BYTES = 2_000_000
 _PRODUCT = 512

@@ -104,9 +104,7 @@ def _plan_step(layout: Layout, step: RecipeStep, data: bool, began: Layout, earl
         if place is None:
             left.append(DeclinedPlace(found.name, FOLDED_AWAY))
             continue
-        config = _config_for_place(step, place)
-        if step.number and method.on in ("axis", "tower"):
-            config = _rescale_sparsity(config, place, began)
+        config = _config_for_place(step, place, began)
         reason = draft.explain_refusal(place, config)
         if reason is not None:
             left.append(DeclinedPlace(place.name, reason))
@@ -231,12 +229,13 @@ def limit_certainty(earlier: Iterable[Edit], edit: Edit, method: Method) -> Edit
     return replace(edit, places=tuple(replace(place, certainty=certainty(place)) for place in edit.places))
 
 
-def _config_for_place(step: RecipeStep, place: Place) -> Any:
+def _config_for_place(step: RecipeStep, place: Place, began: Layout) -> Any:
     """The step's options at `place`: those of the last exception that fits it, else the step's own. Where an exception
-    gives the sparsity, it is not left to a ranking."""
+    gives the sparsity, it is not left to a ranking; and in a schedule that removes units, it is a share of those left."""
     config = next((config for pattern, config in reversed(step.but) if matches_pattern(place, pattern)), step.config)
     given = getattr(config, "sparsity", None) != getattr(step.config, "sparsity", None)
-    return rank_alone(config) if given else config
+    config = rank_alone(config) if given else config
+    return _rescale_sparsity(config, place, began) if step.number and step.method.on in ("axis", "tower") else config
 
 
 def _rescale_sparsity(config: Any, place: Place, began: Layout) -> Any:

@@ -19,8 +19,8 @@ RecipeSource = str | Path | Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Request:
-    """A recipe or a plan, and what either says of a whole run: `samples` for statistics (None: as many as is usual), `floors`, whether
-    these are `built_in`, so that nobody asked for them."""
+    """A recipe or a plan, and what either says of a whole run: `samples` for statistics (None: as many as is usual) and their
+    `balance`, `floors`, whether these are `built_in`, so that nobody asked for them, and the recipe's text as plain data, `raw`."""
 
     name: str
     seed: int
@@ -28,6 +28,8 @@ class Request:
     pack: PackName
     floors: Mapping[str, float] = field(default_factory=dict)
     built_in: bool = False
+    balance: str = "modality"
+    raw: Mapping[str, Any] = field(default_factory=dict)
     recipe: Recipe | None = None
     plan: Plan | None = None
 
@@ -52,7 +54,9 @@ def read_request(
 def _read_recipe_request(source: RecipeSource, seed: int | None, pack: PackName | None) -> Request:
     recipe = _with_seed(read_recipe(source), seed)
     recipe = recipe if pack is None else replace(recipe, pack=pack)
-    return Request(recipe.name, recipe.seed, recipe.samples, recipe.pack, recipe.floors, recipe.built_in, recipe=recipe)
+    return Request(
+        recipe.name, recipe.seed, recipe.samples, recipe.pack, recipe.floors, recipe.built_in, recipe.balance, recipe.raw, recipe=recipe
+    )  # fmt: skip
 
 
 def _read_plan_request(source: PlanSource, seed: int | None, pack: PackName | None) -> Request:
@@ -62,8 +66,9 @@ def _read_plan_request(source: PlanSource, seed: int | None, pack: PackName | No
             f"{name} has the seed {plan.seed}, which a run of it keeps; make a new plan with seed {seed}, or leave --seed out"
         )
     plan = plan if pack is None else replace(plan, pack=pack)
-    built_in = any(dict(read_recipe(known).raw) == plan.recipe for known in list_recipes())
-    return Request(name, plan.seed, plan.calibration.samples, plan.pack, _read_floors(plan, name), built_in, plan=plan)
+    built_in = any(dict(read_recipe(one).raw) == plan.recipe for one in list_recipes())
+    floors, known = _read_floors(plan, name), plan.calibration
+    return Request(name, plan.seed, known.samples, plan.pack, floors, built_in, known.balance, plan.recipe, plan=plan)
 
 
 def _read_floors(plan: Plan, name: str) -> Mapping[str, float]:

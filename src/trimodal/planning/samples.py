@@ -29,11 +29,13 @@ _PROBE_SAMPLES = 4
 
 @dataclass(frozen=True)
 class SampleSets:
-    """Samples by use: for statistics, for gradient methods (all of calibration), and held out for verification."""
+    """Samples by use: for statistics, for gradient methods (all of calibration, with their sha256), and held out for
+    verification."""
 
     statistics: Sequence[Sample] = ()
     calibration: Sequence[Sample] = ()
     held_out: Sequence[Sample] = ()
+    sha256: str | None = None
 
 
 def prepare_samples(model: Model, request: Request, data: Data | None) -> SampleSets:
@@ -49,13 +51,14 @@ def prepare_samples(model: Model, request: Request, data: Data | None) -> Sample
     samples = read_samples(data)
     check_modalities(model, samples)
     calibration, held_out = split_calibration_and_held_out(samples, request.seed)
-    _check_same_calibration(request.plan, digest_samples(calibration))
+    sha256 = digest_samples(calibration)  # reads every file, so once
+    _check_same_calibration(request.plan, sha256)
     wanted = min(_STATISTICS_SAMPLES, len(calibration)) if request.samples is None else request.samples
     require_samples(calibration, max(wanted, 1), "calibration samples")
     chosen = choose_samples(calibration, wanted, request.seed)
     check_media([*chosen, *held_out, *calibration])
     encode_samples(model, calibration[:1])  # a model that cannot be given samples is refused while planning
-    return SampleSets(chosen, calibration, held_out)
+    return SampleSets(chosen, calibration, held_out, sha256)
 
 
 def require_data(data: Data | None) -> None:

@@ -55,7 +55,8 @@ def build_page(out: Path, verdict: Verdict, name: str) -> str:
         OutputError: the plan is missing.
         IntegrityError: a file is there but does not hold what it should.
     """
-    plan = _parse_file(out / "plan.json", lambda text: Plan.from_json(json.loads(text)))
+    file = out / "plan.json"
+    plan = _parse_file(file, lambda text: Plan.from_json(json.loads(text), str(file)))
     places, fits = _read_records(out / "record.jsonl")
     return render_page(plan, verdict, places, fits, name=name)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from trimodal.core import Check, DiskSize, Sample, TowerSize, Verdict
+from trimodal.data import VERIFICATION
 from trimodal.models.model import Model
 from trimodal.verification.comparison import ComparisonResult, Progress, check_comparable, compare_models
 from trimodal.verification.footprint import collect_versions, detect_machine, peak_memory_bytes
@@ -35,7 +36,7 @@ def make_verdict(
     towers: Sequence[TowerSize],
     checks: Sequence[Check] = (),
     floors: Mapping[str, float] | None = None,
-    batch_size: int = 32,
+    batch_size: int = VERIFICATION.samples,
     seed: int = 0,
     seconds: Mapping[str, float] | None = None,
     versions: Mapping[str, str] | None = None,
