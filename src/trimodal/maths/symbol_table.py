@@ -50,7 +50,8 @@ def require_constriction() -> Any:
 
 @dataclass(frozen=True)
 class SymbolTable:
-    """Frequencies of the symbols from `low` on, as q (span,) in so many `steps` per doubling; `bits` with all symbols."""
+    """Frequencies of the symbols from `low` on, as q (span,) in so many `steps` per doubling, neighbours coded with the `decay` in
+    sixteenths; `bits` is what the table and all symbols take."""
 
     low: int
     q: NDArray[np.int64]
