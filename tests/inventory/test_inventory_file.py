@@ -63,17 +63,19 @@ def test_another_model(inventory: Inventory, clip: Model, tiny_model: Callable[.
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda data: data.pop("sites"), "is no inventory"),
-        (lambda data: data.update(macs="many"), "'many' is no count"),
-        (lambda data: data["towers"][0].update(bytes=1.5), "1.5 is no count"),
-        (lambda data: data.update(more=1), "is no inventory"),
+        (lambda data: data.pop("sites"), "there is no key 'sites'"),
+        (lambda data: data.update(macs="many"), "macs is 'many', but must be a whole number"),
+        (lambda data: data["towers"][0].update(bytes=1.5), r"towers\[0\].bytes is 1.5, but must be a whole number"),
+        (lambda data: data.update(more=1), "there is an unknown key 'more'"),
+        (lambda data: data.update(towers=[7]), r"towers\[0\] is 7, but must be a mapping"),
+        (lambda data: data.update(input_shapes={"x": [1, "2"]}), r"input_shapes.x\[1\] is '2', but must be a whole number"),
     ],
 )
 def test_what_is_no_inventory(inventory: Inventory, clip: Model, tmp_path: Path, change: Callable[[Any], Any], words: str) -> None:
     data = as_file(inventory)
     change(data)
     (tmp_path / "mine.json").write_text(json.dumps(data))
-    with pytest.raises(InputError, match=rf"mine\.json is no inventory .*{words}.*trimodal inspect|mine\.json {words}.*trimodal inspect"):
+    with pytest.raises(InputError, match=rf"mine\.json is no inventory: {words}.*rite it with `trimodal inspect MODEL"):
         read_inventory(tmp_path / "mine.json", clip, MINE)
 
 

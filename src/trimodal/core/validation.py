@@ -131,7 +131,7 @@ def _describe_mistake(mistake: Mistake, kind: Any) -> str:
 
 
 def _add_advice(text: str, advice: str) -> str:
-    return text if not advice else f"{text} {advice.capitalize()}" if text.endswith("?") else f"{text}; {advice}"
+    return text if not advice else f"{text} {advice[:1].upper()}{advice[1:]}" if text.endswith("?") else f"{text}; {advice}"
 
 
 def format_location(location: Location) -> str:

@@ -12,7 +12,6 @@ from trimodal.inventory.result import Inventory
 from trimodal.models.model import Model
 
 InventorySource = Inventory | str | Path | Mapping[str, Any]
-_UNREADABLE = (ValueError, KeyError, TypeError, AttributeError, RecursionError)
 _ANEW = "write it with `trimodal inspect MODEL -o inventory.json`"
 
 
@@ -37,19 +36,9 @@ def _read_source(source: str | Path | Mapping[str, Any]) -> tuple[Inventory, str
     """The inventory, and what to call where it came from."""
     name = "the inventory" if isinstance(source, Mapping) else str(source)
     try:
-        found = Inventory.from_json(source if isinstance(source, Mapping) else json.loads(Path(source).read_text(encoding="utf-8")))
-        _check_counts(found)
+        data = source if isinstance(source, Mapping) else json.loads(Path(source).read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(f"{name} cannot be read ({error.strerror}); {_ANEW}") from error
-    except _UNREADABLE as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{name} is no inventory ({type(error).__name__}: {error}); {_ANEW}") from error
-    return found, name
-
-
-def _check_counts(found: Inventory) -> None:
-    """Refuse counts that are no whole numbers, of what a plan and a verdict take from an inventory."""
-    counts = [found.macs, *(n for row in found.towers for n in (row.parameters, row.bytes))]
-    counts += [size for shape in found.input_shapes.values() for size in shape]
-    wrong = next((count for count in counts if count is not None and type(count) is not int), None)
-    if wrong is not None:
-        raise ValueError(f"{wrong!r} is no count")
+    return Inventory.from_json(data, f"{name} is no inventory", _ANEW), name

@@ -8,6 +8,9 @@ from typing import Any
 
 from trimodal.core import UntouchedTensors
 from trimodal.core.showing import format_size, html_table
+from trimodal.core.untouched import DERIVED
+from trimodal.core.validation import omit_keys, read_record
+from trimodal.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -93,20 +96,21 @@ class Inventory:
         return {**asdict(self), "in_no_place": self.in_no_place.to_json()}
 
     @staticmethod
-    def from_json(data: Mapping[str, Any]) -> Inventory:
-        """The inverse of `to_json`. Files of older versions say `operations` where today's say `macs`."""
-        told = _rename_macs(data)
-        in_no_place = UntouchedTensors.from_json(told.get("in_no_place"))
-        return Inventory(**{
-            **told,
-            "towers": tuple(TowerRow(**_rename_macs(row)) for row in told["towers"]),
-            "sites": tuple(SiteRow(**{**row, "shape": tuple(row["shape"]), "tied": tuple(row.get("tied", ()))}) for row in told["sites"]),
-            "other": tuple(OtherParameters(**row) for row in told["other"]),
-            "input_shapes": {name: tuple(shape) for name, shape in told["input_shapes"].items()},
-            "in_no_place": in_no_place or UntouchedTensors(0),
-        })  # fmt: skip
+    def from_json(data: Any, where: str = "the inventory", advice: str = "") -> Inventory:
+        """The inverse of `to_json`. Files of older versions say `operations` where today's say `macs`.
+
+        Raises:
+            InputError: a key is missing or unknown, or a value is not what it must be; the message begins with `where`, names
+                the key, and ends with `advice`.
+        """
+        if isinstance(data, Mapping):
+            told = _rename_macs(data)
+            towers = told.get("towers")
+            rows = [_rename_macs(row) for row in towers] if isinstance(towers, list | tuple) else towers
+            data = {**told, "towers": rows, "in_no_place": omit_keys(told.get("in_no_place") or {"of_bytes": 0}, *DERIVED)}
+        return read_record(Inventory, data, where, InputError, advice)
 
 
-def _rename_macs(data: Mapping[str, Any]) -> dict[str, Any]:
-    """`data` with today's names."""
-    return {name.replace("operations", "macs"): value for name, value in data.items()}
+def _rename_macs(data: Any) -> Any:
+    """`data` with today's names; as it is where it is no mapping."""
+    return {str(name).replace("operations", "macs"): value for name, value in data.items()} if isinstance(data, Mapping) else data
