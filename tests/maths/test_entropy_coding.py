@@ -14,9 +14,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from trimodal.errors import InputError
-from trimodal.maths import entropy_coding as coding
+from trimodal.maths import symbol_table
 from trimodal.maths.entropy_coding import (
-    MalformedStreamError,
     decode_plane,
     decode_tensor,
     encode_plane,
@@ -24,6 +23,7 @@ from trimodal.maths.entropy_coding import (
     estimate_coded_bits,
     shannon_entropy,
 )
+from trimodal.maths.symbol_table import MalformedStreamError
 
 
 def round_trip(tensor: Tensor) -> bytes:
@@ -47,8 +47,8 @@ def drawn(kind: str, n: int, scale: float, seed: int = 0) -> Tensor:
 def test_worked_example() -> None:
     symbols = torch.tensor([0, 0, 0, 1])
     assert 4 * shannon_entropy(symbols) == pytest.approx(3.245112, abs=1e-6)
-    table = coding._fit_symbol_table(np.bincount(symbols.numpy(), minlength=256))
-    frequency = coding._to_frequencies(np.array([2, 1]), 1)
+    table = symbol_table.fit_symbol_table(np.bincount(symbols.numpy(), minlength=256))
+    frequency = symbol_table._to_frequencies(np.array([2, 1]), 1)
     assert (frequency / frequency.sum()).tolist() == [0.75, 0.25] and table.low == 0
 
 

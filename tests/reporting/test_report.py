@@ -26,7 +26,7 @@ from trimodal.core import (
 )
 from trimodal.errors import IntegrityError, OutputError
 from trimodal.reporting import render_page, report
-from trimodal.reporting.worst_places import rank_towers_by_loss
+from trimodal.reporting.page import rank_towers_by_loss
 
 VOID = {"meta", "link", "br", "hr", "img", "input", "line", "polyline"}
 HOSTILE = "<script>alert('x')</script>"

@@ -37,8 +37,9 @@ from trimodal.core.storage import packed_columns
 from trimodal.edits.steps import read_steps
 from trimodal.errors import InputError, IntegrityError
 from trimodal.formats.tensors import write_tensors
-from trimodal.maths.entropy_coding import MalformedStreamError, decode_tensor, encode_tensor, require_constriction
+from trimodal.maths.entropy_coding import decode_tensor, encode_tensor
 from trimodal.maths.packing import pack_codes, unpack_codes
+from trimodal.maths.symbol_table import MalformedStreamError, require_constriction
 from trimodal.writing import open_scratch_folder
 from trimodal.writing.sums import sha256
 

@@ -37,7 +37,8 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 from trimodal.core import Axis, Layout, Site, SizeAttribute, Uncuttable
 from trimodal.edits.cut import cut_units_
 from trimodal.errors import ModelError
-from trimodal.graph.dim_propagation import NORMALISED, DimensionTrace, Nodes
+from trimodal.graph.dim_propagation import NORMALISED, DimensionTrace
+from trimodal.graph.disjoint_sets import Nodes
 from trimodal.layers import Recurrent
 from trimodal.models.copying import copy_to_meta
 from trimodal.models.foreign import last_line_of, run_forward

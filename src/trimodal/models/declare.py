@@ -1,4 +1,4 @@
-"""How a family says what its models are made of: parts in running order, towers of parts, and the layout made of them.
+"""How a family says what its models are made of: the layout made of the parts (`models/parts.py`) that stand in running order.
 
 A family writes down each part by its path and leaves the rest to `build_layout`. One block of a Transformer reads
 
@@ -12,8 +12,8 @@ configuration, so a model that was cut before is described as it is now.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Iterator, Sequence, Set
+from dataclasses import replace
 from typing import Any
 
 from torch import nn
@@ -22,6 +22,7 @@ from trimodal.core import Axis, FreeParameter, Layout, Site, SizeAttribute, Towe
 from trimodal.core.site import Kind, width_label
 from trimodal.core.storage import FLOATS
 from trimodal.errors import ModelError
+from trimodal.models.parts import OWN, AnyPart, AttentionPart, LayerPart, MlpPart, TowerPart
 
 _KINDS: tuple[tuple[type[nn.Module] | tuple[type[nn.Module], ...], Kind], ...] = (
     (nn.Linear, "linear"),
@@ -30,100 +31,11 @@ _KINDS: tuple[tuple[type[nn.Module] | tuple[type[nn.Module], ...], Kind], ...] =
     ((nn.LayerNorm, nn.GroupNorm, nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.RMSNorm), "norm"),
 )
 
-OWN = "."  # the stream of the tower that a part is declared in
 _STREAMS = {
     "norm": ("", OWN), "embedding": ("", OWN), "patch": ("", OWN),
     "head": (OWN, ""), "pooler": (OWN, ""), "projector": (OWN, ""),
 }  # fmt: skip
 _PLAIN_FORWARDS = tuple(kind.forward for kind in (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Embedding))
-
-
-@dataclass(frozen=True)
-class LayerPart:
-    """One module with a weight. `branch` tells it apart from others of its role in the same block; `channels` names
-    the label that its input and output channels carry, each empty if none. `stream` names the towers whose streams it
-    reads and writes to, `OWN` for its own and empty for none, where that is not what its role says; a norm on a stream
-    writes to it."""
-
-    path: str
-    role: str
-    branch: str = ""
-    channels: tuple[str, str] = ("", "")
-    stream: tuple[str, str] | None = None
-
-
-@dataclass(frozen=True)
-class AttentionPart:
-    """Query, key, value and output projection, which share the axis `heads`.
-
-    `width` is the attribute that holds the width of one head; without it the heads cannot be cut. A unit is one
-    key-value head together with all query heads that read from it. `heads` are attributes that count query heads,
-    `sizes` attributes that count entries; both change when heads are cut. The norms are those of query and key
-    before their product, where there are any. `memory` is the tower whose stream keys and values read, empty if none.
-    """
-
-    query: str
-    key: str
-    value: str
-    output: str
-    width: str = ""
-    heads: tuple[str, ...] = ()
-    sizes: tuple[str, ...] = ()
-    branch: str = ""
-    query_norm: str = ""
-    key_norm: str = ""
-    memory: str = OWN
-
-
-@dataclass(frozen=True)
-class MlpPart:
-    """Layer up (and gate), activation, layer down, which share the axis `neurons`. `up` runs after `gate`.
-
-    `roles` are those of up and down where they are not just that, such as a projector's, and `stream` names the towers
-    whose streams it reads and writes to.
-    """
-
-    up: str
-    down: str
-    gate: str = ""
-    branch: str = ""
-    roles: tuple[str, str] = ("up", "down")
-    stream: tuple[str, str] = (OWN, OWN)
-
-
-AnyPart = LayerPart | AttentionPart | MlpPart
-
-
-@dataclass(frozen=True)
-class TowerPart:
-    """One tower: `stem`, then each of the `blocks`, then `head`, all paths from `root`; then `after`, whose paths start
-    at the model.
-
-    `blocks` is a path that may hold `*` for each child of a list (`stages.*.layers.*`); `block` says what one holds,
-    and parts that a block lacks are skipped. `between` holds parts that run after the block at that path, paths from
-    `root`. `whole_tokens`, `protected` and `restored` say whether and how its tokens can be merged, see `ModalityTower`; so do
-    `whole_blocks`, `counted` and `read_by` for removing blocks. `whole_width` is the reason why none of its stream's
-    dimensions can be removed, empty if they can. Those of the piece with the blocks count. `bare` are parameters in no
-    part whose last dimension is the stream's, by their names from `root`.
-    """
-
-    name: str
-    modality: str
-    root: str = ""
-    stem: tuple[AnyPart, ...] = ()
-    blocks: str = ""
-    block: tuple[AnyPart, ...] = ()
-    between: Mapping[str, tuple[AnyPart, ...]] = field(default_factory=dict)
-    head: tuple[AnyPart, ...] = ()
-    after: tuple[AnyPart, ...] = ()
-    whole_tokens: str = Tower.whole_tokens
-    protected: int = 0
-    restored: bool = False
-    whole_blocks: str = ""
-    counted: str = "num_hidden_layers"
-    read_by: str = ""
-    whole_width: str = "nobody has declared which layers read its stream and which write to it"
-    free_parameters: tuple[str, ...] = ()
 
 
 def kind_of(module: nn.Module) -> Kind | None:

@@ -107,6 +107,7 @@ def select_verification_samples(model: Model, plan: Plan, data: Data) -> Sequenc
     if digest_samples(calibration) != plan.calibration.sha256:
         held_out = [sample for sample in samples if sample.split != "train"]
     require_samples(held_out, 1, "verification samples")
+    check_media(held_out)
     return held_out
 
 

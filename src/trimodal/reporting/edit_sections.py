@@ -1,4 +1,4 @@
-"""The part of the page that tells what was done: a section per edit, its places, and what each edit saved."""
+"""What the page says of each edit: its places with what they cost, what it left alone, and the waterfall of bytes."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class EditSection:
 
 
 def make_edit_section(number: int, edit: Edit, places: Sequence[PlaceRecord], fits: Sequence[FitRecord]) -> EditSection:
-    """The section of edit `number`, counted from 0, with those of the records that are its own."""
+    """What the page says of the edit that has this number in the plan, from 0."""
     done = [record for record in places if record.edit == number]
     fitted = [record for record in fits if record.edit == number]
     before, after = (

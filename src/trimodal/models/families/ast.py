@@ -8,9 +8,10 @@ from torch import Tensor, nn
 
 from trimodal.core import Layout
 from trimodal.models import encoding
-from trimodal.models.declare import LayerPart, TowerPart, build_layout, config_of, explain_fixed_width, root_of
+from trimodal.models.declare import build_layout, config_of, explain_fixed_width, root_of
 from trimodal.models.families import vit
 from trimodal.models.model import Family, LoadedSample, Output, Processors
+from trimodal.models.parts import LayerPart, TowerPart
 
 
 def describe(module: nn.Module) -> Layout:

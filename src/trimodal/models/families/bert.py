@@ -9,18 +9,9 @@ from torch import Tensor, nn
 
 from trimodal.core import Layout
 from trimodal.models import encoding
-from trimodal.models.declare import (
-    OWN,
-    AttentionPart,
-    LayerPart,
-    MlpPart,
-    TowerPart,
-    build_layout,
-    config_of,
-    explain_fixed_width,
-    root_of,
-)
+from trimodal.models.declare import build_layout, config_of, explain_fixed_width, root_of
 from trimodal.models.model import Batch, Family, LoadedSample, Output, Processors
+from trimodal.models.parts import OWN, AttentionPart, LayerPart, MlpPart, TowerPart
 
 
 def declare_attention(path: str, branch: str = "") -> tuple[AttentionPart, LayerPart]:

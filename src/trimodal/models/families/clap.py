@@ -10,19 +10,10 @@ from torch import Tensor, nn
 
 from trimodal.core import Layout
 from trimodal.models import encoding
-from trimodal.models.declare import (
-    AnyPart,
-    AttentionPart,
-    LayerPart,
-    MlpPart,
-    TowerPart,
-    build_layout,
-    config_of,
-    explain_fixed_width,
-    root_of,
-)
+from trimodal.models.declare import build_layout, config_of, explain_fixed_width, root_of
 from trimodal.models.families import bert
 from trimodal.models.model import Batch, Family, LoadedSample, Output, Processors
+from trimodal.models.parts import AnyPart, AttentionPart, LayerPart, MlpPart, TowerPart
 
 # Heads share a table of relative positions, a plain parameter of the attention that no site carries: they stay.
 SWIN_BLOCK = (

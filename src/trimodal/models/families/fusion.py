@@ -9,8 +9,9 @@ from torch import Tensor, nn
 
 from trimodal.core import MODALITIES, Layout
 from trimodal.models import encoding
-from trimodal.models.declare import OWN, AttentionPart, LayerPart, MlpPart, TowerPart, build_layout, config_of
+from trimodal.models.declare import build_layout, config_of
 from trimodal.models.model import Batch, Family, LoadedSample, Output, Processors
+from trimodal.models.parts import OWN, AttentionPart, LayerPart, MlpPart, TowerPart
 from trimodal.networks.fusion.configuration import FusionConfig
 from trimodal.networks.fusion.modeling import FusionModel
 

@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from trimodal.core import Layout
 from trimodal.errors import ModelError
 from trimodal.models import encoding
-from trimodal.models.declare import MlpPart, TowerPart, build_layout, config_of, explain_fixed_width, root_of
+from trimodal.models.declare import build_layout, config_of, explain_fixed_width, root_of
 from trimodal.models.families import clip, llama, siglip
 from trimodal.models.model import Batch, Family, LoadedSample, Output, Processors
+from trimodal.models.parts import MlpPart, TowerPart
 
 VISION: dict[str, Callable[[str], TowerPart]] = {
     "clip_vision_model": clip.declare_vision_tower,

@@ -9,8 +9,9 @@ from torch import Tensor, nn
 
 from trimodal.core import Axis, Layout, Site
 from trimodal.models import encoding
-from trimodal.models.declare import LayerPart, TowerPart, build_layout, config_of, root_of
+from trimodal.models.declare import build_layout, config_of, root_of
 from trimodal.models.model import Family, LoadedSample, Output, Processors
+from trimodal.models.parts import LayerPart, TowerPart
 
 
 def declare_conv_norm(path: str, branch: str, inside: str = "", outside: str = "") -> tuple[LayerPart, LayerPart]:

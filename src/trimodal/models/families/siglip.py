@@ -9,9 +9,10 @@ from torch import Tensor, nn
 
 from trimodal.core import Layout
 from trimodal.models import encoding
-from trimodal.models.declare import LayerPart, MlpPart, TowerPart, build_layout, explain_fixed_width, root_of
+from trimodal.models.declare import build_layout, explain_fixed_width, root_of
 from trimodal.models.families import clip
 from trimodal.models.model import Family, LoadedSample, Output, Processors
+from trimodal.models.parts import LayerPart, MlpPart, TowerPart
 
 
 def declare_vision_tower(root: str) -> TowerPart:

@@ -10,17 +10,9 @@ from torch import Tensor, nn
 
 from trimodal.core import Layout
 from trimodal.models import encoding
-from trimodal.models.declare import (
-    AttentionPart,
-    LayerPart,
-    MlpPart,
-    TowerPart,
-    build_layout,
-    config_of,
-    explain_fixed_blocks,
-    root_of,
-)
+from trimodal.models.declare import build_layout, config_of, explain_fixed_blocks, root_of
 from trimodal.models.model import Batch, Family, LoadedSample, Output, Processors
+from trimodal.models.parts import AttentionPart, LayerPart, MlpPart, TowerPart
 
 ATTENTION = AttentionPart(
     "attention.q_proj",
