@@ -27,7 +27,7 @@ class NewThing:
 
 
 THINGS = (
-    NewThing("pruning score", 1), NewThing("grid", 2, None), NewThing("method", 1), NewThing("edit", 2, None),
+    NewThing("pruning score", 1), NewThing("grid", 3, None), NewThing("method", 1), NewThing("edit", 2, None),
     NewThing("family", 1), NewThing("export format", 1), NewThing("data source", 1, None),
 )  # fmt: skip
 
