@@ -23,7 +23,9 @@ ROWS = {
     "GPTQ, AWQ, rotated, learned": ("quantize.gptq", "quantize.awq", "quantize.rotated", "quantize.learned"),
     "SmoothQuant (W8A8)": ("quantize.smooth",),
     "entropy-coded": ("quantize.entropy",),
-    "prune single weights, 2:4": ("prune.magnitude", "prune.wanda", "prune.gradient", "prune.sparsegpt", "prune.obs"),
+    "prune single weights, 2:4": (
+        "prune.magnitude", "prune.wanda", "prune.ria", "prune.gradient", "prune.sparsegpt", "prune.obs",
+    ),
     "prune neurons": ("prune.neurons",),
     "prune heads": ("prune.heads",),
     "prune channels": ("prune.channels",),

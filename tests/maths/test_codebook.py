@@ -12,12 +12,26 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from trimodal.core.storage import tensor_specs_of
-from trimodal.maths.codebook import TABLES, Codebook, find_table_name, fit_codebook, kmeans, make_fixed_table
+from trimodal.core.stored_site import GRIDS
+from trimodal.maths.codebook import (
+    TABLES,
+    Codebook,
+    _find_student_quantile,
+    find_table_name,
+    fit_codebook,
+    kmeans,
+    make_fixed_table,
+)
 
 NF4 = [
     -1.0, -0.6961928, -0.5250730, -0.3949175, -0.2844414, -0.1847734, -0.0910500, 0.0,
     0.0795803, 0.1609302, 0.2461123, 0.3379152, 0.4407098, 0.5626170, 0.7229568, 1.0,
 ]  # fmt: skip
+SF4 = [
+    -1.0, -0.627781, -0.454736, -0.334331, -0.237434, -0.152899, -0.074982, 0.0,
+    0.065513, 0.132965, 0.204661, 0.283835, 0.375805, 0.491076, 0.656781, 1.0,
+]  # fmt: skip
+SF3 = [-1.0, -0.410848, -0.180119, 0.0, 0.132965, 0.283835, 0.491076, 1.0]
 GROUPS: list[int | str] = ["tensor", "channel", 8, 16]
 books = st.fixed_dictionaries({
     "bits": st.integers(2, 8), "group": st.sampled_from(GROUPS), "name": st.sampled_from(TABLES),
@@ -31,6 +45,40 @@ weights = st.builds(
 
 def test_normal_float_is_the_published_table() -> None:
     assert make_fixed_table("nf", 4).tolist() == pytest.approx(NF4, abs=1e-6)
+
+
+def test_student_float_is_the_published_table() -> None:
+    """`SF4_5` and `SF3_5` of the authors' code, to the six digits that stand there."""
+    assert make_fixed_table("sf", 4).tolist() == pytest.approx(SF4, abs=1e-6)
+    assert make_fixed_table("sf", 3).tolist() == pytest.approx(SF3, abs=1e-6)
+
+
+@pytest.mark.parametrize(("probability", "value"), [(0.75, 0.726687), (0.9, 1.475884), (0.975, 2.570582), (0.995, 4.032143)])
+def test_students_quantiles_are_those_in_any_table(probability: float, value: float) -> None:
+    found = _find_student_quantile(torch.tensor([probability], dtype=torch.float64))
+    assert found.item() == pytest.approx(value, abs=1e-6)
+
+
+def relative_error(weight: Tensor, name: Any, bits: int, group: int | str, clip: str) -> float:
+    book = fit_codebook(weight, bits, group, name, clip)
+    return float((book.decode(book.encode(weight)) - weight).square().sum() / weight.square().sum())
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("clip", ["max", "mse"])
+@pytest.mark.parametrize("group", [128, "channel"])
+@pytest.mark.parametrize("bits", [4, 5, 6])
+def test_student_float_fits_heavy_tails_and_normal_float_the_normal(bits: int, group: int | str, clip: str, seed: int) -> None:
+    random = torch.Generator().manual_seed(seed)
+    normal = torch.randn(64, 512, generator=random)
+    heavy = normal / torch.randn(5, 64, 512, generator=random).square().mean(0).sqrt()  # t, 5 degrees of freedom
+    on_heavy, on_normal = ([relative_error(w, name, bits, group, clip) for name in ("sf", "nf")] for w in (heavy, normal))
+    assert on_heavy[0] < 0.97 * on_heavy[1]
+    assert on_normal[0] > 1.05 * on_normal[1]
+
+
+def test_a_manifest_may_name_every_fixed_table() -> None:
+    assert set(TABLES) - {"kmeans"} <= set(GRIDS)
 
 
 def test_small_float_is_e2m1() -> None:
@@ -140,7 +188,7 @@ def test_pruned_weights_stay_zero(group: Any) -> None:
 
 def test_searched_scales_are_never_worse() -> None:
     weight = torch.distributions.StudentT(4.0).sample((32, 64))
-    for name in ("nf", "fp", "pot", "log"):
+    for name in ("nf", "sf", "fp", "pot", "log"):
         found = (fit_codebook(weight, 4, 16, name, clip) for clip in ("mse", "max"))  # type: ignore[arg-type]
         mse, largest = (float((b.decode(b.encode(weight)) - weight).square().sum()) for b in found)
         assert mse < largest
@@ -148,7 +196,7 @@ def test_searched_scales_are_never_worse() -> None:
 
 @pytest.mark.parametrize("bits", [2, 3, 4, 8])
 def test_fixed_tables_are_known_by_their_numbers(bits: int) -> None:
-    tables = {name: make_fixed_table(name, bits) for name in ("nf", "fp", "pot", "log")}
+    tables = {name: make_fixed_table(name, bits) for name in ("nf", "sf", "fp", "pot", "log")}
     for name, table in tables.items():
         same = [other for other, found in tables.items() if found.half().equal(table.half())]
         assert find_table_name(table.half()) in same and name in same

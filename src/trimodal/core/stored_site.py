@@ -20,7 +20,7 @@ from typing import Any, Literal, cast
 from trimodal.core.storage import FLOATS, KINDS
 
 InputMode = Literal["static", "per token", "per sample"]
-GRIDS = ("positive", "signed", "asymmetric", "nf", "fp", "pot", "log", "k-means", "whole numbers")
+GRIDS = ("positive", "signed", "asymmetric", "nf", "sf", "fp", "pot", "log", "k-means", "whole numbers")
 _MODES = ("static", "per token", "per sample")
 _WORDS = ("channel", "column", "tensor")
 _ZEROS = ("uint8", "int32", "float16")

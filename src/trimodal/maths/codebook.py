@@ -6,6 +6,7 @@ Fixed tables are known by name, stored once per tensor, and scaled per group so 
 group's largest weight:
 
     nf    quantiles of the normal distribution, zero among them (Dettmers et al. 2023, QLoRA, arXiv 2305.14314)
+    sf    quantiles of Student's t with 5 degrees of freedom, likewise (Dotzel et al. 2024, arXiv 2405.03103): heavier tails
     fp    small floats: one sign bit, then exponent and mantissa (at 4 bits 0, ½, 1, 1½, 2, 3, 4, 6)
     pot   powers of two, 1, ½, ¼ … and 0 (Miyashita, Lee, Murmann 2016, arXiv 1603.01025)
     log   powers of √2, the same at twice the density
@@ -27,7 +28,7 @@ least: 0.005 + 0.0075; means 0.05 and (3·0.9 + 1)/4 = 0.925 are the levels.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -38,7 +39,7 @@ from trimodal.core.storage import group_size
 from trimodal.maths.grid import Rounder, expand_groups, to_half_scales
 from trimodal.maths.packing import decode_codes, pack_codes
 
-Table = Literal["nf", "fp", "pot", "log", "kmeans"]
+Table = Literal["nf", "sf", "fp", "pot", "log", "kmeans"]
 Per = Literal["tensor", "channel", "group", "tower", "borrowed"]
 TABLES: tuple[Table, ...] = get_args(Table)
 _SWEEPS = 30
@@ -156,7 +157,9 @@ class Codebook:
 def make_fixed_table(name: Table, bits: int) -> Tensor:
     """The numbers float32 (2^bits,) of a fixed table, ascending, the largest magnitude 1."""
     if name == "nf":
-        found = _make_normal_table(bits)
+        found = _make_quantile_table(bits, torch.special.ndtri)
+    elif name == "sf":
+        found = _make_quantile_table(bits, _find_student_quantile)
     elif name == "fp":
         found = _make_float_table(bits)
     else:
@@ -173,12 +176,21 @@ def find_table_name(levels: Tensor) -> Table | None:
     return next((name for name in named if make_fixed_table(name, bits).half().equal(levels.half().cpu())), None)
 
 
-def _make_normal_table(bits: int) -> Tensor:
+def _make_quantile_table(bits: int, quantile: Callable[[Tensor], Tensor]) -> Tensor:
     half_of = 2 ** (bits - 1)
     probabilities = torch.linspace(_NF_TAIL, 0.5, half_of + 1, dtype=torch.float64)[:-1]
     fewer = torch.linspace(_NF_TAIL, 0.5, half_of, dtype=torch.float64)[:-1]
-    quantile = torch.special.ndtri
     return torch.cat([quantile(probabilities), torch.zeros(1, dtype=torch.float64), -quantile(fewer)])
+
+
+def _find_student_quantile(probabilities: Tensor) -> Tensor:
+    """Where Student's t with 5 degrees of freedom has passed `probabilities` (n,), ½ or more: √5·tan θ, θ found by bisection."""
+    low, high = torch.zeros_like(probabilities), torch.full_like(probabilities, torch.pi / 2)
+    for _ in range(60):
+        angle = (low + high) / 2
+        passed = 0.5 + (angle + angle.sin() * angle.cos() * (1 + angle.cos().square() * 2 / 3)) / torch.pi
+        low, high = torch.where(passed < probabilities, angle, low), torch.where(passed < probabilities, high, angle)
+    return 5**0.5 * low.tan()
 
 
 def _make_float_table(bits: int) -> Tensor:

@@ -8,7 +8,7 @@ from trimodal.methods.factorize import cp, eigen, svd, tucker
 from trimodal.methods.fold import exact
 from trimodal.methods.merge import tokens
 from trimodal.methods.method import Method, works_on
-from trimodal.methods.prune import gradient, layers, magnitude, obs, sparsegpt, structured, wanda, width
+from trimodal.methods.prune import gradient, layers, magnitude, obs, ria, sparsegpt, structured, wanda, width
 from trimodal.methods.quantize import awq, entropy, gptq, hqq, learned, rotated, rtn, smooth
 from trimodal.methods.share import layers as shared_layers
 
@@ -23,6 +23,7 @@ METHODS: tuple[Method, ...] = (
     entropy.METHOD,
     magnitude.METHOD,
     wanda.METHOD,
+    ria.METHOD,
     gradient.METHOD,
     sparsegpt.METHOD,
     obs.METHOD,

@@ -17,7 +17,7 @@ from trimodal.methods.prune.masked import forecast_sparse_site
 SITE = Site("layer", "text", 0, "down", "linear", (8, 16))
 AGAIN = [
     ("prune.magnitude", {"scope": "layer"}), ("prune.magnitude", {"scope": "row"}),
-    ("prune.magnitude", {"refit": True}), ("prune.wanda", {}), ("prune.wanda", {"refit": False}),
+    ("prune.magnitude", {"refit": True}), ("prune.wanda", {}), ("prune.wanda", {"refit": False}), ("prune.ria", {}),
     ("prune.sparsegpt", {}), ("prune.obs", {"scope": "layer"}), ("prune.obs", {"scope": "row"}),
 ]  # fmt: skip
 
@@ -55,7 +55,7 @@ def _mask(treatment: Any, shape: Any) -> Any:
     return unpack_codes(treatment.tensors["mask"], 1, shape[1]).bool()
 
 
-@pytest.mark.parametrize("name", ["prune.magnitude", "prune.wanda", "prune.sparsegpt", "prune.obs"])
+@pytest.mark.parametrize("name", ["prune.magnitude", "prune.wanda", "prune.ria", "prune.sparsegpt", "prune.obs"])
 def test_less_sparse_than_before_is_refused(name: str) -> None:
     used = get_method(name)
     (site,) = forecast_sparse_site(SITE, 32)

@@ -23,12 +23,12 @@ from trimodal.methods.method import Weights, needs_dense, needs_dense_or_sparse
 from trimodal.methods.options import option
 from trimodal.statistics import Moment
 
-GridName = Literal["positive", "symmetric", "asymmetric", "nf", "fp", "pot", "log", "kmeans"]
+GridName = Literal["positive", "symmetric", "asymmetric", "nf", "sf", "fp", "pot", "log", "kmeans"]
 GROUP_HELP = "columns that share a scale: a number, `channel` (a scale per row) or `tensor` (one in all)"
 GRID_HELP = (
     "the numbers a weight may take: `positive` (evenly spaced, scale above 0, as integer runtimes have it), `symmetric` "
     "(evenly spaced, signed scale), `asymmetric` (with a zero-point), the "
-    "tables `nf` (normal float), `fp` (small float), `pot` (powers of two), `log` (powers of √2), or `kmeans` (learned)"
+    "tables `nf` (normal float), `sf` (Student float), `fp` (small float), `pot`, `log` (powers of two, of √2), or `kmeans` (learned)"
 )
 
 
