@@ -15,8 +15,8 @@ from trimodal.networks.tiny import MINIATURES, make_miniature, make_miniature_ba
 from trimodal.planning import plan_edits, read_recipe
 
 COLUMNS = {
-    "clip": "CLIP", "siglip": "SigLIP", "vit": "ViT", "resnet": "ResNet", "bert": "BERT", "llama": "Llama", "llava": "LLaVA",
-    "whisper": "Whisper", "wav2vec2": "Wav2Vec2", "ast": "AST", "clap": "CLAP", "fusion": "ours",
+    "clip": "CLIP", "siglip": "SigLIP", "vit": "ViT", "dinov2": "DINOv2", "resnet": "ResNet", "bert": "BERT", "llama": "Llama",
+    "llava": "LLaVA", "whisper": "Whisper", "wav2vec2": "Wav2Vec2", "ast": "AST", "clap": "CLAP", "fusion": "ours",
 }  # fmt: skip
 ROWS = {
     "round weights: RTN, HQQ": ("quantize.rtn", "quantize.hqq"),

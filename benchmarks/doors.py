@@ -33,7 +33,8 @@ from benchmarks.passlines import PassLine, finish, table
 
 TASKS = {
     "clip": "zero-shot-image-classification", "siglip": "zero-shot-image-classification", "vit": "image-classification",
-    "bert": "feature-extraction", "whisper": "automatic-speech-recognition", "llama": "text-generation", "qwen3": "text-generation",
+    "dinov2": "image-classification", "bert": "feature-extraction",
+    "whisper": "automatic-speech-recognition", "llama": "text-generation", "qwen3": "text-generation",
     "llava": "image-text-to-text", "clap": "zero-shot-audio-classification", "wav2vec2": "automatic-speech-recognition",
     "ast": "audio-classification", "resnet": "image-classification", "resnet-basic": "image-classification", "fusion": "",
 }  # fmt: skip

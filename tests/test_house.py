@@ -71,6 +71,12 @@ def test_what_a_new_thing_touches(thing: costs.NewThing) -> None:
     assert len(cost.changed) <= thing.most_files and (thing.most_lines is None or (cost.lines or 0) <= thing.most_lines)
 
 
+def test_a_wrapped_import_is_left_out_of_what_a_new_thing_touches() -> None:
+    text = "from a import (\n    one,\n    two,\n)\n\nLIST = (\n    one.X,\n    two.X,\n)\n"
+    assert costs.count_lines_without_imports(text, "@@ -1 +1,4 @@\n@@ -4,0 +8 @@\n") == 1
+    assert costs.count_lines_without_imports(text, "@@ -2,0 +3 @@\n@@ -3,0 +5,2 @@\n@@ -9 +8,0 @@\n") == 1
+
+
 def parsed(code: str) -> ast.AST:
     return ast.parse(code).body[0]
 

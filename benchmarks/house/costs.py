@@ -7,6 +7,7 @@ were added; an import goes with the line that needs it.
 
 from __future__ import annotations
 
+import ast
 import re
 import subprocess
 from dataclasses import dataclass
@@ -67,8 +68,18 @@ def _cost_of_commit(name: str) -> Cost | None:
 
 def _count_added_lines(commit: str, path: str) -> int:
     """Lines that the commit added to a file, blank ones and imports left out."""
-    added = re.findall(r"^\+(?!\+\+ )(.*)$", _git("show", "--format=", "-U0", commit, "--", path), re.MULTILINE)
-    return sum(bool(line.strip()) and not re.match(r"\s*(from|import) ", line) for line in added)
+    text, diff = _git("show", f"{commit}:{path}"), _git("show", "--format=", "-U0", commit, "--", path)
+    return count_lines_without_imports(text, diff, is_python=path.endswith(".py"))
+
+
+def count_lines_without_imports(text: str, diff: str, is_python: bool = True) -> int:
+    """Lines of `text` that `diff` added to it, blank ones left out, and all lines of an import, however it is wrapped."""
+    imports = (node for node in ast.walk(ast.parse(text if is_python else "")) if isinstance(node, ast.Import | ast.ImportFrom))
+    left_out = {number for node in imports for number in range(node.lineno, (node.end_lineno or node.lineno) + 1)}
+    hunks = re.findall(r"^@@ \S+ \+(\d+)(?:,(\d+))? @@", diff, re.MULTILINE)
+    added = {int(first) + i for first, count in hunks for i in range(int(count or 1))}
+    lines = text.splitlines()
+    return sum(bool(lines[number - 1].strip()) for number in added - left_out)
 
 
 def _cost_on_page(name: str) -> Cost | None:

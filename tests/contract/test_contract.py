@@ -77,6 +77,8 @@ REFUSED = {
     ("bert", "fold.exact"): "not only linear layers read it: add",
     ("wav2vec2", "fold.exact"): "not only linear layers read it",
     ("lstm", "fold.exact"): "nothing was seen that could be folded",
+    ("dinov2", "prune.layers"): "hold the scales of LayerScale",
+    ("dinov2", "prune.width"): "its classifier reads every dimension twice",
     ("bert", "prune.width"): "the model hands out last_hidden_state",
     ("wav2vec2", "prune.width"): "works in groups of its dimensions",
     **dict.fromkeys(((name, "prune.width") for name in ("resnet", "resnet-basic")), "stages are of different width"),
@@ -174,6 +176,7 @@ def test_nothing_else_is_touched(case: Any) -> None:
         return
     paths = {path for place in edit.places for path in place.paths}
     touched = paths | {tied for path in paths for tied in case.original.layout.get_site(path).tied}
+    touched |= {place.fold.path for place in edit.places if place.fold is not None}  # a scale that is folded is no site
     labels = {place.name for place in edit.places}
     bare = {bare.path for bare in case.original.layout.free_parameters if bare.label in labels}
     before, after = state(case.original), state(case.model)

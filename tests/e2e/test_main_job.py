@@ -31,8 +31,8 @@ FILES = {
     "tokenizer_config.json", "trimodal.json", "trimodal.safetensors", "verdict.json",
 }  # fmt: skip
 ANYTHING = {
-    "clip": "image text", "siglip": "image text", "vit": "image", "bert": "text", "whisper": "audio text", "llama": "text",
-    "qwen3": "text", "llava": "image text", "clap": "audio text", "wav2vec2": "audio", "ast": "audio", "resnet": "image",
+    "clip": "image text", "siglip": "image text", "vit": "image", "dinov2": "image", "bert": "text", "whisper": "audio text",
+    "llama": "text", "qwen3": "text", "llava": "image text", "clap": "audio text", "wav2vec2": "audio", "ast": "audio", "resnet": "image",
     "resnet-basic": "image", "fusion": "image audio text",
 }  # fmt: skip
 

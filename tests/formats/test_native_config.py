@@ -68,6 +68,7 @@ SAID: dict[str, tuple[str, list[dict[str, Any]], dict[str, Any]]] = {
     "vit both": (
         "vit", [cut("neurons"), cut("heads")], {"intermediate_size": 32, "num_attention_heads": 2, "head_dim": 8},
     ),
+    "dinov2 heads": ("dinov2", [cut("heads")], {"num_attention_heads": 2, "head_dim": 8}),
     "clip neurons, unlike": (
         "clip", [cut("neurons", "image.*"), cut("neurons", "text.*", 0.25)],
         {"vision_config.intermediate_size": 32, "text_config.intermediate_size": 48},
@@ -122,6 +123,9 @@ NOT_SAID: dict[str, tuple[str, list[dict[str, Any]], str]] = {
                    "CLIPConfig cannot say that vision_model.encoder.layers.0.self_attn.k_proj.bias is 16"),
     "bert heads": ("bert", [cut("heads")],
                    "BertConfig cannot say that encoder.layer.0.attention.output.dense.weight is 32 × 16"),
+    "dinov2 neurons": (  # its `mlp_ratio` would do, but has to be a whole number
+        "dinov2", [cut("neurons")], "Dinov2Config cannot say that dinov2.encoder.layer.0.mlp.fc1.bias is 32",
+    ),
     "one block of two": ("llama", [cut("neurons", "text.1.*")],
                          "LlamaConfig cannot say that model.layers.1.mlp.down_proj.weight is 32 × 32"),
     "the projector": ("llava", [cut("neurons", "*.projector*")], "LlavaConfig cannot say that model.multi_modal_pro"),

@@ -54,6 +54,7 @@ REAL: dict[str, tuple[Callable[[], nn.Module], int, float | None]] = {
     "clip-vit-base-patch32": (lambda: hf.CLIPModel(hf.CLIPConfig()), 151_277_313, 7.39),
     "bert-base": (lambda: hf.BertModel(hf.BertConfig()), 109_482_240, 11.17),
     "vit-base-patch16": (lambda: hf.ViTForImageClassification(hf.ViTConfig(**labels(1000))), 86_567_656, 17.56),
+    "dinov2-base": (lambda: hf.Dinov2Model(hf.Dinov2Config(image_size=518)), 86_580_480, 151.7),
     "siglip-base-patch16": (lambda: hf.SiglipModel(hf.SiglipConfig()), 203_155_970, 23.2),
     "whisper-base": (lambda: whisper(512, 6), 72_593_920, 55.9),
     "whisper-small": (lambda: whisper(768, 12), 241_734_912, 214.9),

@@ -28,7 +28,7 @@ from trimodal.networks.tiny import (
 
 FOLDERS = [name for name in MINIATURES if name not in PLAIN]
 PARTS: dict[str, tuple[Any, tuple[str, ...]]] = {
-    "image": (hf.AutoImageProcessor, ("clip", "siglip", "vit", "resnet", "resnet-basic")),
+    "image": (hf.AutoImageProcessor, ("clip", "siglip", "vit", "dinov2", "resnet", "resnet-basic")),
     "audio": (hf.AutoFeatureExtractor, ("whisper", "clap", "wav2vec2", "ast")),
     "text": (hf.AutoTokenizer, ("clip", "siglip", "bert", "llama", "qwen3", "whisper", "clap")),
     "whole": (hf.AutoProcessor, ("llava", "fusion")),

@@ -21,6 +21,7 @@ CASES = {
     "llama": ("text", "AutoModel", "AutoModelForCausalLM"),
     "whisper": ("audio text", "AutoModel"),
     "vit": ("image", "AutoModel", "AutoModelForImageClassification"),
+    "dinov2": ("image", "AutoModel", "AutoModelForImageClassification"),
     "bert": ("text", "AutoModel", "AutoModelForSequenceClassification"),
     "clip": ("image text", "AutoModel"),
     "fusion": ("image audio text", "AutoModel"),

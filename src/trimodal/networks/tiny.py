@@ -111,6 +111,11 @@ def _make_vit() -> nn.Module:
     return hf.ViTForImageClassification(hf.ViTConfig(**_VISION))
 
 
+def _make_dinov2() -> nn.Module:
+    sizes = {name: value for name, value in _VISION.items() if name != "intermediate_size"}
+    return hf.Dinov2ForImageClassification(hf.Dinov2Config(**sizes, mlp_ratio=2))
+
+
 def _make_bert() -> nn.Module:
     return hf.BertModel(hf.BertConfig(**_WORDS))
 
@@ -181,6 +186,7 @@ MINIATURES: Mapping[str, Callable[[], nn.Module]] = {
     "clip": _make_clip,
     "siglip": _make_siglip,
     "vit": _make_vit,
+    "dinov2": _make_dinov2,
     "bert": _make_bert,
     "whisper": _make_whisper,
     "llama": _make_llama,
@@ -330,7 +336,7 @@ def make_processors(name: str, module: nn.Module) -> Sequence[Any]:
             ),
         )  # fmt: skip
     modalities = {
-        "clip": "it", "siglip": "it", "vit": "i", "resnet": "i", "resnet-basic": "i", "bert": "t", "llama": "t",
+        "clip": "it", "siglip": "it", "vit": "i", "dinov2": "i", "resnet": "i", "resnet-basic": "i", "bert": "t", "llama": "t",
         "qwen3": "t", "whisper": "at", "clap": "at", "wav2vec2": "a", "ast": "a",
     }.get(name, "")  # fmt: skip
     parts = {"i": _make_image_processor, "a": lambda: make_feature_extractor(name), "t": make_tokenizer}

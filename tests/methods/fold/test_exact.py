@@ -26,7 +26,7 @@ from trimodal.networks.tiny import make_miniature_batch, write_miniature
 
 FOLD = {"fold.exact": {}}
 FOLDING = (
-    "clip", "siglip", "vit", "whisper", "llama", "qwen3", "llava", "clap", "ast", "resnet", "resnet-basic", "fusion",
+    "clip", "siglip", "vit", "dinov2", "whisper", "llama", "qwen3", "llava", "clap", "ast", "resnet", "resnet-basic", "fusion",
     "generic",
 )  # fmt: skip
 
@@ -100,6 +100,14 @@ def test_no_batch_norm_is_left_of_a_resnet(compressed: Callable[..., Any]) -> No
     assert len(norms) == len(done.plan.edits[0].places) == 15
     assert not any(isinstance(part, nn.BatchNorm2d) for part in done.model.module.modules())
     assert not any(site.kind == "norm" for site in done.model.layout.sites)
+
+
+def test_no_scale_is_left_of_a_dinov2(compressed: Callable[..., Any]) -> None:
+    done = compressed("dinov2", [FOLD])
+    folded = [place.fold.path for place in done.plan.edits[0].places if place.fold and place.fold.what == "scale"]
+    scales = [path for path, _ in done.original.module.named_modules() if path.endswith(("layer_scale1", "layer_scale2"))]
+    assert folded == scales and len(scales) == 4
+    assert not any(key.endswith("lambda1") for key in done.model.module.state_dict())
 
 
 def test_norms_keep_no_weights(compressed: Callable[..., Any]) -> None:

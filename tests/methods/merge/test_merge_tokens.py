@@ -72,7 +72,7 @@ def test_a_tower_is_merged_once(compressed: Callable[..., Any]) -> None:
 
 
 @pytest.mark.parametrize("kind", ["matching", "strided"])
-@pytest.mark.parametrize("name", ["clip", "siglip", "vit", "ast", "whisper", "wav2vec2", "fusion"])
+@pytest.mark.parametrize("name", ["clip", "siglip", "vit", "dinov2", "ast", "whisper", "wav2vec2", "fusion"])
 def test_macs_fall(compressed: Callable[..., Any], name: str, kind: str) -> None:
     done = compressed(name, [{"merge.tokens": {"kind": kind}}])
     before, after = (inspect(model, make_miniature_batch(name, 1)) for model in (done.original, done.model))

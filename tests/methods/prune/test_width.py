@@ -238,9 +238,12 @@ def test_norms_of_heads_are_not_on_the_stream(compressed: Any) -> None:
     assert torch.equal(before, after)
 
 
+DINO: dict[str, Any] = {name: value for name, value in VISION.items() if name != "intermediate_size"}
 REFUSED: dict[str, tuple[Any, str]] = {
     "bert": (lambda: hf.BertModel(hf.BertConfig(**TEXT)), "hands out last_hidden_state"),
     "vit": (lambda: hf.ViTModel(hf.ViTConfig(**VISION)), "hands out last_hidden_state"),
+    "dinov2": (lambda: hf.Dinov2Model(hf.Dinov2Config(**DINO)), "hands out pooler_output"),
+    "dinov2 classifier": (lambda: hf.Dinov2ForImageClassification(hf.Dinov2Config(**DINO)), "reads every dimension twice"),
     "clip": (lambda: hf.CLIPVisionModel(hf.CLIPVisionConfig(**VISION)), "hands out pooler_output"),
     "roberta": (lambda: hf.RobertaForMaskedLM(hf.RobertaConfig(**TEXT)), "lm_head.decoder, which is not read along its"),
     "roberta classifier": (

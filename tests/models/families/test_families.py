@@ -242,6 +242,7 @@ WAVE: dict[str, Any] = {
 }  # fmt: skip
 LLAMA_CLASSIFIER: Any = hf.LlamaForSequenceClassification
 GROUPED: dict[str, Any] = {**TEXT, "num_key_value_heads": 2}
+DINO: dict[str, Any] = {name: value for name, value in VISION.items() if name != "intermediate_size"}
 OTHERS: dict[str, tuple[Any, Any]] = {
     "clip vision": (lambda: hf.CLIPVisionModel(hf.CLIPVisionConfig(**VISION)), pictures),
     "clip vision projected": (lambda: hf.CLIPVisionModelWithProjection(hf.CLIPVisionConfig(**VISION)), pictures),
@@ -252,6 +253,11 @@ OTHERS: dict[str, tuple[Any, Any]] = {
     "siglip text": (lambda: hf.SiglipTextModel(hf.SiglipTextConfig(**TEXT)), words),
     "vit bare": (lambda: hf.ViTModel(hf.ViTConfig(**VISION)), pictures),
     "deit": (lambda: hf.DeiTForImageClassification(hf.DeiTConfig(**VISION)), pictures),
+    "dinov2 bare": (lambda: hf.Dinov2Model(hf.Dinov2Config(**DINO)), pictures),
+    "dinov2 gated": (lambda: hf.Dinov2ForImageClassification(hf.Dinov2Config(**DINO, use_swiglu_ffn=True)), pictures),
+    "dinov2 with registers": (
+        lambda: hf.Dinov2WithRegistersForImageClassification(hf.Dinov2WithRegistersConfig(**DINO)), pictures
+    ),
     "bert classifier": (lambda: hf.BertForSequenceClassification(hf.BertConfig(**TEXT)), words),
     "bert tokens": (lambda: hf.BertForTokenClassification(hf.BertConfig(**TEXT)), words),
     "bert questions": (lambda: hf.BertForQuestionAnswering(hf.BertConfig(**TEXT)), words),

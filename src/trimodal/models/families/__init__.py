@@ -6,13 +6,28 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from trimodal.models import generic
-from trimodal.models.families import ast, bert, clap, clip, fusion, llama, llava, resnet, siglip, vit, wav2vec2, whisper
+from trimodal.models.families import (
+    ast,
+    bert,
+    clap,
+    clip,
+    dinov2,
+    fusion,
+    llama,
+    llava,
+    resnet,
+    siglip,
+    vit,
+    wav2vec2,
+    whisper,
+)
 from trimodal.models.model import Family
 
 FAMILIES: tuple[Family, ...] = (
     clip.FAMILY,
     siglip.FAMILY,
     vit.FAMILY,
+    dinov2.FAMILY,
     bert.FAMILY,
     whisper.FAMILY,
     llama.FAMILY,
