@@ -92,7 +92,7 @@ def main() -> None:
         if chosen.only not in model_name:
             continue
         original = build_model(module.eval(), model_name)
-        whole = inspect(original).operations or 0
+        whole = inspect(original).macs or 0
         copies = {name: changed(original, name, recipe) for name, recipe in ROWS[model_name].items()}
         took, found = ratios(original, copies, batch, chosen.rounds)
         rows = []
@@ -100,7 +100,7 @@ def main() -> None:
             wall, used = zip(*found[name], strict=True)
             low, middle, high = statistics.quantiles(wall, n=4)
             measured[model_name, name] = middle
-            allow = f"{whole / (inspect(model).operations or 1):.2f}"
+            allow = f"{whole / (inspect(model).macs or 1):.2f}"
             rows.append((name, allow, f"{middle:.2f}", f"{low:.2f} to {high:.2f}", f"{statistics.median(used):.2f}"))
         print(f"\n{model_name}, {torch.get_num_threads()} thread(s), {chosen.rounds} rounds, {took:.3f} s as it was\n")
         print(table(("what", "allow", "times as fast", "quartiles", "processor time"), rows), flush=True)

@@ -99,14 +99,14 @@ def main() -> None:
     from trimodal.inventory import inspect
 
     original, copies = towers()
-    whole = inspect(original).operations or 0
+    whole = inspect(original).macs or 0
     decided = 0.0
     for batch in chosen.batches:
         pixels = torch.randn(batch, 3, 224, 224, generator=torch.Generator().manual_seed(1))
         took, found = ratios(original, copies, {"pixel_values": pixels}, chosen.rounds)
         rows = []
         for name, model in copies.items():
-            counted = inspect(model).operations or 0
+            counted = inspect(model).macs or 0
             wall, used = zip(*found[name])
             low, middle, high = statistics.quantiles(wall, n=4)
             rows.append((

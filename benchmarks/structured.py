@@ -145,7 +145,7 @@ def ours(name: str, folder: Path, scratch: Path) -> dict[str, Any]:
     masked = difference(found, outputs(original.module, batch, fields))
     return {
         "parameters": after.parameters, "share": after.parameters / before.parameters,
-        "operations": (after.operations or 0) / (before.operations or 1), "masked": masked, "seconds": seconds,
+        "operations": (after.macs or 0) / (before.macs or 1), "masked": masked, "seconds": seconds,
         "heads": "yes" if masked <= TOLERANCE else "no",
         "planned": done.plan.expected_tensor_bytes,
         "alone": done.verdict.stock is not None and done.verdict.stock.alone, "bytes": after.bytes + after.buffer_bytes,

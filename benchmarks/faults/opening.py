@@ -115,7 +115,7 @@ def forward_that_fails(folder: Path) -> str:
     choices = hf.BertForMultipleChoice(hf.BertConfig(**sizes, vocab_size=50))
     oblong.save_pretrained(folder / "oblong")
     choices.save_pretrained(folder / "choices")
-    expect(bool(trimodal.inspect(str(folder / "oblong")).operations), "operations of an oblong ViT are unknown")
+    expect(bool(trimodal.inspect(str(folder / "oblong")).macs), "operations of an oblong ViT are unknown")
     for model in (folder / "choices", "benchmarks.faults.opening:broken"):
         done = command("inspect", model, "--json")
         expect(done.code == 0, done.said)

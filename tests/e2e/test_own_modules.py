@@ -196,7 +196,7 @@ class Odd(BaseException):
 @pytest.mark.parametrize("error", [KeyError, NotImplementedError, StopIteration, Odd, SystemExit])
 def test_a_forward_that_fails(error: type[BaseException], data: Path, tmp_path: Path) -> None:
     found = trimodal.inspect(lambda: Failing(error))
-    assert found.operations is None and error.__name__ in found.operations_note and found.parameters == 136
+    assert found.macs is None and error.__name__ in found.macs_note and found.parameters == 136
     trimodal.compress(lambda: Failing(error), "int8", None, tmp_path / "out")
     for steps in ([{"quantize.gptq": {}}], [{"fold.exact": {}}], [{"distill": {"steps": 1}}]):
         with pytest.raises(ModelError, match=rf"the forward pass of Failing on x .* failed \({error.__name__}.*; check that the data"):
@@ -209,4 +209,4 @@ def test_an_example_that_fails() -> None:
             raise ZeroDivisionError("none")
 
     found = trimodal.inspect(lambda: Without(KeyError))
-    assert found.operations is None and found.operations_note == "Without.example() failed (ZeroDivisionError: none)"
+    assert found.macs is None and found.macs_note == "Without.example() failed (ZeroDivisionError: none)"

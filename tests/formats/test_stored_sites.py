@@ -64,7 +64,7 @@ def make(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
             (folder / "recipe.json").write_text(json.dumps({"calibration": {"samples": 4}, "steps": steps}))
             write_miniature_data(folder / "data", 10, list(MODALITIES.get(miniature, ("text",))))
             with pytest.MonkeyPatch.context() as patch:
-                patch.setattr(pipeline, "_run_fresh_checks", lambda *rest: [])
+                patch.setattr(pipeline, "run_fresh_checks", lambda *rest: [])
                 source = write_miniature(miniature, folder / "model")
                 pipeline.compress(source, folder / "recipe.json", folder / "data", folder / "out")
             made[name] = folder / "out"
