@@ -402,7 +402,7 @@ def folding() -> Iterator[Check]:
     import torch
 
     from benchmarks.memory import planned_and_compressed
-    from trimodal.formats.reload_check import collect_outputs
+    from trimodal.formats.stock_load_check import collect_outputs
     from trimodal.loading.load import build_model
     from trimodal.networks.tiny import make_miniature, make_miniature_batch
 

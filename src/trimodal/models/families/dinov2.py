@@ -6,18 +6,10 @@ from __future__ import annotations
 from torch import nn
 
 from trimodal.core import Layout
-from trimodal.models.declare import (
-    AttentionPart,
-    LayerPart,
-    MlpPart,
-    TowerPart,
-    build_layout,
-    config_of,
-    explain_fixed_width,
-    root_of,
-)
+from trimodal.models.declare import build_layout, config_of, explain_fixed_width, root_of
 from trimodal.models.families import vit
 from trimodal.models.model import Family, Output
+from trimodal.models.parts import AttentionPart, LayerPart, MlpPart, TowerPart
 
 SCALED = "its blocks hold the scales of LayerScale, which are in no site, so that nobody plans what goes with a block"
 TWICE = "its classifier reads every dimension twice, in the class token and in the mean of the patches"
