@@ -11,8 +11,9 @@ import transformers
 
 import trimodal
 from trimodal import pipeline
+from trimodal.core.stored_site import StoredSite
 from trimodal.errors import IntegrityError
-from trimodal.manifest import find_changed_side_files, read_manifest, write_checksums
+from trimodal.manifest import find_changed_side_files, read_manifest, write_checksums, write_manifest
 from trimodal.networks.tiny import write_miniature, write_miniature_data
 
 
@@ -133,3 +134,12 @@ def test_sums_are_such_as_sha256sum_reads(copied: Path) -> None:
     before = (copied / "checks.sha256").read_bytes()
     write_checksums(copied)
     assert (copied / "checks.sha256").read_bytes() == before
+
+
+def test_a_person_can_read_it(tmp_path: Path) -> None:
+    """A line for each key, and for each item of a list."""
+    sites = [StoredSite(name, (2, 3), "float32", "dense", 24).to_json() for name in ("a", "b")]
+    write_manifest(tmp_path, {"factory": None, "files": {}, "towers": [], "stored": sites})
+    lines = (tmp_path / "trimodal.json").read_text().splitlines()
+    items = [json.dumps(site, separators=(",", ":")) for site in sites]
+    assert lines[2:7] == ['"towers":[],', '"stored":[', items[0] + ",", items[1], "],"]

@@ -10,26 +10,54 @@ import os
 import signal
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict
 from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console, Group
-from rich.table import Table
-from rich.text import Text
+from rich.console import Console
 
 from trimodal import __version__
+from trimodal.arguments import (
+    EXITS,
+    AgainstOption,
+    DataOption,
+    DeviceOption,
+    ForceOption,
+    InventoryOption,
+    JsonOption,
+    LimitsOption,
+    LogOption,
+    ModelArgument,
+    OutArgument,
+    OutputOption,
+    PackOption,
+    PlanOption,
+    QuietOption,
+    RecipeOption,
+    RecipeOrPlanOption,
+    RecipesPackOption,
+    SeedOption,
+    VerboseOption,
+    VerifyDataOption,
+)
 from trimodal.catalogue import describe_methods, list_recipes, name_recipe_steps, read_recipe_schema
 from trimodal.core import Plan, Verdict, json_text
 from trimodal.errors import TrimodalError
 from trimodal.garbage import skip_final_collection
 from trimodal.lazy import lazy_module
-from trimodal.machine import Environment, describe_environment, warnings_of
+from trimodal.listings import (
+    CERTAINTY_WORDS,
+    list_machine_rows,
+    make_edit_table,
+    make_method_row,
+    make_method_table,
+    make_table,
+)
+from trimodal.machine import describe_environment, warnings_of
 from trimodal.screen import Screen, print_json, replace_unknown_signs
-from trimodal.shorthand import short_name_of
 
 if TYPE_CHECKING:
     from trimodal import pipeline, reporting, writing
@@ -42,61 +70,6 @@ else:
 
 INTERRUPTED = 130
 KEYWORD = inspection.Parameter.KEYWORD_ONLY
-_CERTAINTY = {"exact": "", "at most": "at most ", "estimate": "about "}
-_MODEL = "A Hugging Face folder or hub id, a folder that trimodal wrote, or package.module:function."
-_RECIPE = "A YAML file, or the name of a built-in recipe (see `trimodal recipes`)."
-_INVENTORY = "What `trimodal inspect MODEL -o FILE` wrote of this very model, so that nothing is counted again."
-_DATA = "A JSONL file or a folder with data.jsonl; `none` where nothing needs data."
-_EXITS = (
-    "Exit codes: 0 done, all checks passed; 1 a check failed, or an artifact is damaged; 2 the input cannot be used, and nothing "
-    "was written; 130 interrupted (143 by SIGTERM), and nothing was left half-written."
-)
-
-ModelArgument = Annotated[str, typer.Argument(help=_MODEL, show_default=False)]
-OutArgument = Annotated[Path, typer.Argument(help="A folder that `trimodal compress` wrote.", show_default=False)]
-OutputOption = Annotated[Path, typer.Option("--output", "-o", help="Folder to write.", show_default=False)]
-ForceOption = Annotated[bool, typer.Option("--force", help="Replace the output folder if it is not empty.")]
-RecipeOption = Annotated[str, typer.Option("--recipe", "-r", help=_RECIPE, show_default=False)]
-RecipeOrPlanOption = Annotated[
-    str | None, typer.Option("--recipe", "-r", help=f"{_RECIPE} Either this or --plan.", show_default=False)
-]
-PlanOption = Annotated[
-    Path | None,
-    typer.Option("--plan", "-p", help="A plan to carry out, as `trimodal plan -o` wrote it or edited by hand.", show_default=False),
-]
-InventoryOption = Annotated[Path | None, typer.Option("--inventory", help=_INVENTORY, show_default=False)]
-DataOption = Annotated[str, typer.Option("--data", "-d", help=_DATA)]
-SeedOption = Annotated[
-    int | None, typer.Option("--seed", min=0, help="Replaces the recipe's seed.", show_default=False)
-]
-DeviceOption = Annotated[str, typer.Option("--device", help="Where to compute, such as cpu or cuda:0.")]
-LimitsOption = Annotated[
-    bool, typer.Option("--ignore-limits", help="Begin even where the free memory or disk seem too small.")
-]
-PackOption = Annotated[
-    Literal["plain", "entropy"],
-    typer.Option("--pack", help="How weights are stored: `entropy` is smallest, and is decoded when it is loaded."),
-]
-RecipesPackOption = Annotated[
-    Literal["plain", "entropy"] | None,
-    typer.Option(
-        "--pack",
-        help="How weights are stored, where it is not as the recipe says: `entropy` is smallest, and is decoded when it is loaded.",
-        show_default=False,
-    ),
-]
-JsonOption = Annotated[
-    bool,
-    typer.Option("--json", help="Print the result as JSON on standard output and nothing else; errors as JSON on standard error."),
-]
-VerboseOption = Annotated[
-    bool, typer.Option("--verbose", "-v", help="Also show each place, warnings, what the libraries say, and where errors come from.")
-]
-QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress; only the result and errors.")]
-LogOption = Annotated[
-    Path | None,
-    typer.Option("--log-file", metavar="FILE", help="Also write all that is told to this file, with the time.", show_default=False),
-]
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -104,7 +77,7 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     help="Compress multimodal models (image, text, audio) as a whole, and prove what the result is.\n\n"
     "inspect → plan → compress (with verify, save, report) → load. Each verb is also a function in `trimodal`.",
-    epilog=_EXITS,
+    epilog=EXITS,
 )
 screen = Screen()
 out = Console(highlight=False, emoji=False)
@@ -178,14 +151,14 @@ def plan(
         _print_result({**made.to_json(), "estimate": made.estimate.to_json() if made.estimate else None})
         return
     for edit in made.edits:
-        _print_result(_make_edit_table(edit.method, edit.config, edit))
+        _print_result(make_edit_table(edit.method, edit.config, edit))
     for step in made.skipped:
         _print_result(f"nothing to do: {step.step} ({step.method}), which is optional: {step.reason}")
     if made.pack != "plain":
         _print_result(f"the weight file will be {made.pack}-coded, so smaller than its tensors")
     _print_result(tables.summarize_untouched(made))
-    _print_result(_describe_needs(made))
-    _print_result(f"tensors: {made.source.tensor_bytes:,} → {_CERTAINTY[made.certainty]}{made.expected_tensor_bytes:,} bytes")
+    _print_result(tables.describe_needs(made))
+    _print_result(f"tensors: {made.source.tensor_bytes:,} → {CERTAINTY_WORDS[made.certainty]}{made.expected_tensor_bytes:,} bytes")
 
 
 @add_command
@@ -221,10 +194,8 @@ def compress(
 @add_command
 def verify(
     folder: OutArgument,
-    against: Annotated[str, typer.Option("--against", "-a", help=f"The original. {_MODEL}", show_default=False)],
-    data: Annotated[
-        str, typer.Option("--data", "-d", help="A JSONL file or a folder with data.jsonl.", show_default=False)
-    ],
+    against: AgainstOption,
+    data: VerifyDataOption,
     seed: SeedOption = None,
     device: DeviceOption = "cpu",
     as_json: JsonOption = False,
@@ -270,10 +241,10 @@ def methods(
     if as_json:
         _print_result(list(found))
     elif name is None:
-        _print_result(_make_table(("method", "by default", "what it does", "works on"), [_make_method_row(row) for row in found]))
+        _print_result(make_table(("method", "by default", "what it does", "works on"), [make_method_row(row) for row in found]))
         _print_result("`trimodal methods NAME` shows the options of one.")
     else:
-        _print_result(_make_method_table(found[0]))
+        _print_result(make_method_table(found[0]))
 
 
 @add_command
@@ -295,7 +266,7 @@ def recipes(
         return
     known = list_recipes()
     rows = [(name, " + ".join(name_recipe_steps(name)), what) for name, what in known.items()]
-    _print_result(known if as_json else _make_table(("recipe", "in short", "what it does"), rows))
+    _print_result(known if as_json else make_table(("recipe", "in short", "what it does"), rows))
 
 
 @add_command
@@ -305,8 +276,8 @@ def doctor(as_json: JsonOption = False) -> None:
     if as_json:
         _print_result({**found.to_json(), "warnings": warnings_of(found)})
         return
-    _print_result(_make_table(("", ""), _list_machine_rows(found)))
-    _print_result(_make_table(("optional part", "for", "there", "install with"), [
+    _print_result(make_table(("", ""), list_machine_rows(found)))
+    _print_result(make_table(("optional part", "for", "there", "install with"), [
         (part.name, part.what, "yes" if part.is_installed else f"no: {', '.join(part.missing)}", "" if part.is_installed else part.install)
         for part in found.parts
     ]))  # fmt: skip
@@ -441,69 +412,7 @@ def _announce_plan(planned: Plan) -> None:
     """What lies ahead, and what of a plan that was given had to be reckoned anew."""
     if planned.recomputed:
         screen.print_notice(planned.recomputed)
-    screen.print_notice(_describe_needs(planned))
-
-
-def _describe_needs(planned: Plan) -> str:
-    """What carrying out a plan will take, in one line."""
-    found = planned.estimate
-    if found is None:
-        return ""
-    memory, disk = wording.format_bytes(found.memory_bytes), wording.format_bytes(found.disk_bytes)
-    return f"needs about {wording.format_seconds(found.total_seconds)}, {memory} of memory, {disk} on disk"
-
-
-def _make_table(columns: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in columns:
-        table.add_column(column, overflow="fold")
-    for row in rows:
-        table.add_row(*(Text(cell) for cell in row))
-    return table
-
-
-def _make_method_row(row: Any) -> tuple[str, ...]:
-    defaults = {option["name"]: option["default"] for option in row["options"]}
-    return row["name"], short_name_of(row["name"], defaults), row["idea"], row["works_on"]
-
-
-def _make_method_table(method: Any) -> Table:
-    rows = [
-        (o["name"], "required" if o["required"] else str(o["default"]), o["expected"] or o["type"], o["help"])
-        for o in method["options"]
-    ]
-    table = _make_table(("option", "default", "allowed", "meaning"), rows)
-    _, short, idea, works_on = _make_method_row(method)
-    table.title = Text(f"{method['name']}: {idea}\n{method['paper']}\nby default: {short}\nworks on: {works_on}")
-    table.title_justify = "left"
-    return table
-
-
-def _list_machine_rows(found: Environment) -> list[tuple[str, str]]:
-    memory = "unknown" if found.memory_bytes is None else f"{found.memory_bytes / 1e9:.1f} GB"
-    return [
-        *found.versions.items(),
-        ("python", found.python),
-        ("system", found.system),
-        ("processor", f"{found.processor}, {found.cores} to use, {found.threads} threads"),
-        ("vector instructions", ", ".join(found.vectors) or "none of those that matter"),
-        ("free memory", memory),
-        ("free disk", f"{found.disk_bytes / 1e9:.1f} GB at {found.disk}"),
-    ]
-
-
-def _make_edit_table(name: str, config: dict[str, Any], edit: Any) -> Group:
-    """The places of a step, then its settings, then what it leaves alone, by reason."""
-    rows = [
-        (place.name, f"{place.bytes_before:,}", _CERTAINTY[place.certainty] + f"{place.bytes_after:,}")
-        for place in edit.places
-    ]
-    table = _make_table((name, "bytes before", "bytes after"), rows)
-    settings = ", ".join(f"{key} {value}" for key, value in config.items())
-    told = [f"{short_name_of(name, config)}: {settings}".removeprefix(": ")]
-    reasons = dict.fromkeys(alone.reason for alone in edit.left_alone)
-    told += [f"left alone ({why}): {', '.join(a.name for a in edit.left_alone if a.reason == why)}" for why in reasons]
-    return Group(table, *map(Text, filter(None, told)))
+    screen.print_notice(tables.describe_needs(planned))
 
 
 if __name__ == "__main__":

@@ -63,9 +63,22 @@ class Manifest:
 
 def write_manifest(folder: Path, content: Mapping[str, Any]) -> None:
     """Write the manifest of `folder`, sealed. Without `stored` it is one of format 2, taken over from an older folder."""
-    text = json_text({**content, "format": FORMAT if "stored" in content else _UNLISTED}, separators=(",", ":")).encode()
+    text = _format_content({**content, "format": FORMAT if "stored" in content else _UNLISTED}).encode()
     seal = hashlib.sha256(text).hexdigest().encode()
     (folder / MANIFEST).write_bytes(text[:-1] + b',"sha256":"' + seal + b'"}')
+
+
+def _format_content(content: Mapping[str, Any]) -> str:
+    """The manifest as JSON: a line for each key, and for each item of a list, so that a person can read it."""
+
+    def plain(value: Any) -> str:
+        return json_text(value, separators=(",", ":"))
+
+    def lines(value: Any) -> str:
+        items = ",\n".join(plain(item) for item in value) if isinstance(value, list | tuple) and value else None
+        return plain(value) if items is None else f"[\n{items}\n]"
+
+    return "{" + ",\n".join(f"{plain(key)}:{lines(value)}" for key, value in content.items()) + "}"
 
 
 def read_manifest(folder: Path) -> Manifest:

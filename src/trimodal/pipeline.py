@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from trimodal.compression import compress_
-from trimodal.core import Check, FitRecord, Packing, PlaceRecord, Plan, Sample, StockLoad, Verdict, json_text
+from trimodal.core import Check, FitRecord, Packing, PlaceRecord, Plan, Sample, Verdict, json_text
 from trimodal.core.record import PackName
 from trimodal.core.showing import html_table
 from trimodal.data import VERIFICATION, Data, is_no_data
@@ -49,6 +49,7 @@ from trimodal.models.tensors import fingerprint_module
 from trimodal.planning import (
     PlanSource,
     RecipeSource,
+    SampleSets,
     add_declined_places,
     add_estimate,
     check_fits_memory,
@@ -168,9 +169,8 @@ def compress(
     planned = make_plan(opened, request, samples)
     size, before = measure_disk_size(opened), _know_inventory(inventory, opened, planned)
     planned = add_estimate(planned, opened, samples, before, clock.last)
-    if planned.estimate is not None and not ignore_limits:
-        check_memory_for(planned.estimate.more_memory_bytes, f"compressing {planned.source.name}")
-        check_disk_space(out, planned.expected_tensor_bytes)
+    if not ignore_limits:
+        _check_limits(planned, out)
     on_plan(planned)
     phases = PhaseProgress(progress, planned.estimate.seconds if planned.estimate else {})
     phases.enter_phase("compress", "compress")
@@ -179,21 +179,11 @@ def compress(
     records = compress_(opened, planned, samples.statistics, samples.calibration, original, phases)
     opened.module.eval()
     clock.mark_stage("compress")
-    phases.enter_phase("save", "save")
     with open_atomic_folder(out, force, needs_bytes=planned.expected_tensor_bytes) as part:
         factory = model if isinstance(model, str) and opened.folder is None else None
-        stock, packing = _save(opened, planned, records, part, factory)
-        clock.mark_stage("save")
-        phases.enter_phase("reload", "reload in a fresh process")
-        probe = make_probe_batch(opened, samples)
-        checks = [bytes_check(opened, planned, records), *run_finite_checks(original or opened, opened, probe),
-                  *run_fresh_checks(opened, part, probe, factory, stock)]
-        clock.mark_stage("reload")
-        phases.enter_phase("verify", "verify")
+        checks, known = _save_and_check(opened, original or opened, planned, records, samples, part, factory, clock, phases)
         verdict = _judge(
-            original or opened, opened, samples.held_out, part, checks, request.floors, planned.seed, clock, phases, size, before,
-            packing=packing, stock=stock, left_out=find_left_out(opened),
-            untouched=add_declined_places(planned, find_skipped_places(records)),
+            original or opened, opened, samples.held_out, part, checks, request.floors, planned.seed, clock, phases, size, before, **known,
         )  # fmt: skip
         _write_verdict(part, verdict, out.name)
         write_checksums(part)
@@ -306,14 +296,33 @@ def _know_inventory(given: InventorySource | None, model: Model, planned: Plan) 
     return take_inventory(model) if given is None else read_inventory(given, model, planned.source.fingerprint)
 
 
-def _save(
-    model: Model, planned: Plan, records: Sequence[PlaceRecord | FitRecord], part: Path, factory: str | None
-) -> tuple[StockLoad, Packing | None]:
-    """Write the compressed model, its plan and its record: who can load it, and what packing it has saved."""
+def _check_limits(planned: Plan, out: Path) -> None:
+    """Refuse work that will not fit into the free memory or disk."""
+    if planned.estimate is not None:
+        check_memory_for(planned.estimate.more_memory_bytes, f"compressing {planned.source.name}")
+        check_disk_space(out, planned.expected_tensor_bytes)
+
+
+def _save_and_check(
+    model: Model, original: Model, planned: Plan, records: Sequence[PlaceRecord | FitRecord], samples: SampleSets, part: Path,
+    factory: str | None, clock: StageClock, phases: PhaseProgress,
+) -> tuple[list[Check], dict[str, Any]]:  # fmt: skip
+    """Write the compressed model, its plan and its record into `part`, and load it in a fresh process: the checks, and what the
+    verdict knows of the folder."""
+    phases.enter_phase("save", "save")
     stock = write_artifact(model, planned, part, factory)
     packing = pack_weights_(part) if planned.pack == "entropy" else None
+    stock = stock_support_of(part) if packing else stock
     (part / RECORD).write_text("".join(json_text(asdict(record)) + "\n" for record in records), encoding="utf-8")
-    return stock_support_of(part) if packing else stock, packing
+    clock.mark_stage("save")
+    phases.enter_phase("reload", "reload in a fresh process")
+    probe = make_probe_batch(model, samples)
+    checks = [bytes_check(model, planned, records), *run_finite_checks(original, model, probe),
+              *run_fresh_checks(model, part, probe, factory, stock)]  # fmt: skip
+    clock.mark_stage("reload")
+    phases.enter_phase("verify", "verify")
+    untouched = add_declined_places(planned, find_skipped_places(records))
+    return checks, {"packing": packing, "stock": stock, "left_out": find_left_out(model), "untouched": untouched}
 
 
 def _judge(

@@ -50,8 +50,7 @@ def test_inputs_and_parts() -> None:
 def test_only_what_says_something_is_written() -> None:
     plain = StoredSite("a.b", (2, 3), "float32", "dense", 24)
     assert plain.to_json() == {
-        "path": "a.b", "shape": (2, 3), "dtype": "float32", "kind": "dense", "bytes": 24, "weight": None, "input": None,
-        "rank": None, "kept": None,
+        "path": "a.b", "shape": (2, 3), "dtype": "float32", "kind": "dense", "bytes": 24,
     }  # fmt: skip
     masked = StoredSite("a", (2, 4), "float32", "sparse", 24, kept=Kept(4, 8, "2:4"), tied=("c",))
     assert masked.to_json()["tied"] == ("c",) and masked.to_json()["kept"] == {"weights": 4, "of": 8, "pattern": "2:4"}

@@ -4,9 +4,9 @@
 
     {"path": "encoder.layer.0.query", "shape": [64, 64], "dtype": "float32", "kind": "quantized", "bytes": 2432,
      "weight": {"bits": 4, "group": 64, "grid": "positive", "zero_point": false, "scale_dtype": "float16"},
-     "input": {"bits": 8, "mode": "static", "range": [-2.5, 3.1]}, "rank": null, "kept": null}
+     "input": {"bits": 8, "mode": "static", "range": [-2.5, 3.1]}}
 
-`weight` is null where the numbers are plain ones of `dtype`. `group` counts input columns, or is `channel` (a scale per row),
+Without `weight` the numbers are plain ones of `dtype`; other fields that are not there say that there is no such thing. `group` counts input columns, or is `channel` (a scale per row),
 `column` or `tensor`. `range` is that of the input as it is quantized, after its columns were scaled where `scaled_columns` says so.
 """
 
@@ -24,7 +24,7 @@ GRIDS = ("positive", "signed", "asymmetric", "nf", "sf", "fp", "pot", "log", "k-
 _MODES = ("static", "per token", "per sample")
 _WORDS = ("channel", "column", "tensor")
 _ZEROS = ("uint8", "int32", "float16")
-_ALWAYS = ("path", "shape", "dtype", "kind", "bytes", "weight", "input", "rank", "kept")
+_ALWAYS = ("path", "shape", "dtype", "kind", "bytes")
 
 
 @dataclass(frozen=True)
@@ -144,7 +144,8 @@ def _read_site(data: Any) -> StoredSite:
     _expect(where, "dtype", data["dtype"], data["dtype"] in FLOATS)
     _expect(where, "kind", data["kind"], isinstance(data["kind"], str) and data["kind"] in (*KINDS, "shared"))
     _expect(where, "bytes", data["bytes"], _is_count(data["bytes"]))
-    rank, tied = data["rank"], data.get("tied", [])
+    rank: Any = data.get("rank")
+    tied = data.get("tied", [])
     listed = isinstance(rank, list) and bool(rank) and all(_is_count(r) for r in rank)
     _expect(where, "rank", rank, rank is None or _is_count(rank) or listed)
     _expect(where, "tied", tied, isinstance(tied, list) and all(isinstance(path, str) for path in tied))
@@ -155,8 +156,8 @@ def _read_site(data: Any) -> StoredSite:
     _expect(where, "scaled_columns", data.get("scaled_columns", False), type(data.get("scaled_columns", False)) is bool)
     made = {
         "shape": tuple(data["shape"]), "tied": tuple(tied), "rank": tuple(rank) if listed else rank,
-        "weight": _read_weight(where, data["weight"]), "input": _read_input(where, data["input"]),
-        "kept": _read_kept(where, data["kept"]),
+        "weight": _read_weight(where, data.get("weight")), "input": _read_input(where, data.get("input")),
+        "kept": _read_kept(where, data.get("kept")),
     }  # fmt: skip
     return StoredSite(**{**data, **made})
 

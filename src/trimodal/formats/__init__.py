@@ -1,15 +1,10 @@
 """Save and load. One file per concern; exports of other runtimes will stand beside them."""
 
 from trimodal.formats.artifact import (
-    check_not_inside_artifact,
     copy_artifact,
     find_changed_side_files,
-    find_uncarried_files,
-    is_artifact,
     load,
-    measure_folder_size,
     open_model,
-    pack_name_of,
     pack_weights_,
     stock_support_of,
     unpack_weights_,
@@ -17,6 +12,13 @@ from trimodal.formats.artifact import (
     write_checksums,
 )
 from trimodal.formats.finite_check import finite_outputs_check, finite_weights_check, run_finite_checks
+from trimodal.formats.folder_files import (
+    check_not_inside_artifact,
+    find_uncarried_files,
+    is_artifact,
+    measure_folder_size,
+    pack_name_of,
+)
 from trimodal.formats.packed import check_pack_name
 from trimodal.formats.reload_check import run_fresh_checks, run_reload_checks, run_stock_check
 from trimodal.writing import (

@@ -27,6 +27,11 @@ from trimodal.edits import steps
 from trimodal.edits.alignment import write_alignment_heads
 from trimodal.edits.apply import dequantize_module_
 from trimodal.formats import packed
+from trimodal.formats.folder_files import (
+    is_artifact,
+    list_running_files,
+    pack_name_of,
+)
 from trimodal.formats.native_config import NativeConfig, find_native_config
 from trimodal.formats.stored_sites import check_stored_sites, describe_stored_sites
 from trimodal.formats.tensors import write_tensors
@@ -63,10 +68,6 @@ from trimodal.models.files import (
     PACKED,
     find_companion_files,
     find_licence_files,
-    find_unread_files,
-    index_files,
-    module_weight_files,
-    weight_files,
 )
 from trimodal.models.files import SINGLE as MODEL
 from trimodal.models.finite import check_finite
@@ -91,59 +92,12 @@ _IMPORT = (
 
 __all__ = [
     "MANIFEST", "MODEL", "PLAN", "RECORD", "VERDICT", "Factory", "Manifest", "check_listed_files",
-    "find_changed_side_files", "find_companion_files", "copy_artifact", "is_artifact", "find_uncarried_files", "load",
-    "open_model", "pack_weights_", "pack_name_of", "read_manifest", "list_running_files", "measure_folder_size",
+    "find_changed_side_files", "find_companion_files", "copy_artifact", "load",
+    "open_model", "pack_weights_", "read_manifest",
     "stock_support_of", "unpack_weights_", "write_artifact", "write_checksums",
 ]  # fmt: skip
 
 Factory = str | Callable[[], nn.Module]
-
-
-def is_artifact(folder: Path) -> bool:
-    """Whether `folder` was written by trimodal."""
-    return (folder / MANIFEST).is_file()
-
-
-def check_not_inside_artifact(out: Path) -> None:
-    """Refuse an output place inside of an artifact, which does not load with anything in it that it does not list.
-
-    Raises:
-        OutputError: a folder above `out` is an artifact.
-    """
-    above = next((folder for folder in out.resolve().parents if is_artifact(folder)), None)
-    if above is not None:
-        raise errors.OutputError(f"{out} lies inside of the artifact {above}, which would no longer load; give a folder beside it")
-
-
-def list_running_files(folder: Path) -> list[Path]:
-    """All files that are needed to run the model in `folder`, each once: weights, companions, and the manifest if there is
-    one."""
-    manifest = [Path(MANIFEST)] if is_artifact(folder) else []
-    return list(dict.fromkeys([*_list_weight_files(folder), *index_files(folder), *find_companion_files(folder), *manifest]))
-
-
-def measure_folder_size(folder: Path) -> tuple[int, int]:
-    """Bytes on disk of all files needed to run, and of those with weights alone: what a loader reads, not what is there."""
-    weights = sum((folder / path).stat().st_size for path in _list_weight_files(folder))
-    return sum((folder / path).stat().st_size for path in list_running_files(folder)), weights
-
-
-def find_uncarried_files(folder: Path) -> tuple[str, ...]:
-    """What lies in a model folder and is neither counted nor carried over; see `models/files.py`. Of an artifact nothing."""
-    return () if is_artifact(folder) else find_unread_files(folder)
-
-
-def _list_weight_files(folder: Path) -> list[Path]:
-    """The files with weights, those of modules behind the model too."""
-    packed_one = (folder / PACKED).is_file()
-    own = [Path(PACKED)] if packed_one else [path for path in (Path(OURS), Path(MODEL)) if (folder / path).is_file()][:1]
-    known = is_artifact(folder) or packed_one or (folder / OURS).is_file()
-    return [*(own if known else weight_files(folder)), *module_weight_files(folder)]
-
-
-def pack_name_of(folder: Path) -> PackName:
-    """How the weights in `folder` are stored."""
-    return "entropy" if (folder / PACKED).is_file() else "plain"
 
 
 def write_artifact(model: Model, plan: Plan, folder: Path, factory: str | None) -> StockLoad:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from trimodal.core import DiskSize
-from trimodal.formats.artifact import find_uncarried_files, measure_folder_size
+from trimodal.formats.folder_files import find_uncarried_files, measure_folder_size
 from trimodal.models.model import Model
 from trimodal.models.tensors import tensor_bytes, unique_tensors
 

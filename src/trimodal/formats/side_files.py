@@ -8,7 +8,7 @@ from typing import Any
 
 from trimodal.core import Check, Packing, Plan, Verdict
 from trimodal.errors import InputError, IntegrityError
-from trimodal.formats.artifact import is_artifact, pack_name_of
+from trimodal.formats.folder_files import is_artifact, pack_name_of
 from trimodal.formats.packed import measure_packing
 from trimodal.manifest import PLAN, VERDICT, Manifest, check_listed_files, find_changed_side_files
 from trimodal.models.files import PACKED

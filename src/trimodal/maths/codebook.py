@@ -37,16 +37,13 @@ from torch import Tensor
 
 from trimodal.core.storage import group_size
 from trimodal.maths.grid import Rounder, expand_groups, to_half_scales
+from trimodal.maths.kmeans import kmeans, nearest_levels
 from trimodal.maths.packing import decode_codes, pack_codes
 
 Table = Literal["nf", "sf", "fp", "pot", "log", "kmeans"]
 Per = Literal["tensor", "channel", "group", "tower", "borrowed"]
 TABLES: tuple[Table, ...] = get_args(Table)
-_SWEEPS = 30
 _INTERVALS = 2**16
-_MOST_LEVELS_CUT = 16
-_LONGEST_CUT = 96
-_COSTS_AT_ONCE = 2**19
 _SHRINK = torch.linspace(1.0, 0.5, 21).tolist()
 _FP_EXPONENT_BITS = {2: 1, 3: 2, 4: 2, 5: 2, 6: 3, 7: 3, 8: 4}
 _NF_TAIL = 0.9677083  # QLoRA's: the mean of 1 − 1/32 and 1 − 1/30, so that both ends of the normal get the same share
@@ -89,7 +86,7 @@ class Codebook:
         size = self.group if self.per == "group" else self.columns
         for number in range(levels.shape[1]):
             part = slice(number * size, (number + 1) * size)
-            codes[:, part] = _nearest_levels(weight[:, part], levels[:, number])
+            codes[:, part] = nearest_levels(weight[:, part], levels[:, number])
         return self.as_codes(codes)
 
     def decode(self, codes: Tensor) -> Tensor:
@@ -113,7 +110,7 @@ class Codebook:
         def nearest(column: Tensor, number: int) -> tuple[Tensor, Tensor]:
             table = levels[number // self.group if several else 0]
             s = None if scale is None else scale[number // self.group]
-            codes = _nearest_levels((column if s is None else column / s)[:, None], table)
+            codes = nearest_levels((column if s is None else column / s)[:, None], table)
             values = (table[0][codes] if len(table) == 1 else table.gather(1, codes))[:, 0]
             return codes[:, 0], values if s is None else values * s
 
@@ -265,7 +262,7 @@ def _search_scale(groups: Tensor, scale: Tensor, levels: Tensor, counts: Tensor 
     best, least = scale, torch.full_like(scale, float("inf"))
     for factor in _SHRINK:
         tried = scale * factor
-        codes = _nearest_levels(groups / tried[:, None], levels[None])
+        codes = nearest_levels(groups / tried[:, None], levels[None])
         squares = (levels[codes] * tried[:, None] - groups).square_()
         error = (squares if counts is None else squares.mul_(counts)).sum(dim=1)
         better = error < least
@@ -356,80 +353,3 @@ def _snap_to_zero(levels: Tensor, values: Tensor, counts: Tensor) -> Tensor:
     zeros = ((values == 0) & counted).sum(dim=1) * levels.shape[1] >= counted.sum(dim=1)
     nearest = torch.zeros_like(levels, dtype=torch.bool).scatter(1, levels.abs().argmin(dim=1, keepdim=True), True)
     return levels.masked_fill(nearest & zeros[:, None], 0.0)
-
-
-def kmeans(values: Tensor, counts: Tensor, levels: int) -> Tensor:
-    """Levels (t, `levels`), ascending, with few Σ counts·(value − nearest level)² over each row of `values` (t, n).
-
-    On sorted values a level's members are neighbours, so that prefix sums judge any run of them at once. Rows of at most 96
-    values with at most 16 levels get the optimum, by dynamic programming, O(levels·n²). Others start where the best levels of
-    a smooth density lie, as dense as its cube root (Panter and Dite 1951), or evenly over the range, and are
-    improved by Lloyd's algorithm, O(sweeps·levels·log n); the better of the two is kept per row.
-    """
-    values, order = values.double().sort(dim=1)
-    counts = counts.double().gather(1, order)
-    zero = values.new_zeros(len(values), 1)
-    mass, moment, square = (
-        torch.cat([zero, part.cumsum(dim=1)], dim=1) for part in (counts, counts * values, counts * values.square())
-    )
-    low = values.masked_fill(counts <= 0, float("inf")).amin(dim=1, keepdim=True)
-    high = values.masked_fill(counts <= 0, float("-inf")).amax(dim=1, keepdim=True)
-    if levels <= _MOST_LEVELS_CUT and values.shape[1] <= _LONGEST_CUT:
-        at_once = max(1, _COSTS_AT_ONCE // mass.shape[1] ** 2)
-        parts = zip(mass.split(at_once), moment.split(at_once), square.split(at_once), low.split(at_once), strict=True)
-        return torch.cat([_find_best_runs(*part, levels=levels) for part in parts]).float()
-    gaps = torch.nn.functional.pad(values.diff(dim=1), (1, 0))
-    crowd = (counts * gaps.square()).pow(1 / 3).cumsum(dim=1)  # the cube root of the density, counts/gaps, times gaps
-    at = (torch.arange(levels, dtype=torch.float64, device=values.device) + 0.5) / levels
-    places = torch.searchsorted(crowd, at * crowd[:, -1:]).clamp(max=values.shape[1] - 1)
-    even = low + (high - low) * torch.linspace(0, 1, levels, dtype=torch.float64, device=values.device)
-    tries = [_run_lloyd(values, mass, moment, square, start) for start in (values.gather(1, places), even)]
-    better = tries[1][1] < tries[0][1]
-    return torch.where(better[:, None], tries[1][0], tries[0][0]).float()
-
-
-def _find_best_runs(mass: Tensor, moment: Tensor, square: Tensor, low: Tensor, levels: int) -> Tensor:
-    """The means (t, k) of the k runs of sorted values that leave the least error, from prefix sums (t, n+1); `low` (t, 1)
-    is the least value."""
-
-    def run(sums: Tensor) -> Tensor:
-        return sums[:, None, :] - sums[:, :, None]  # (t, from, to)
-
-    cost = (run(square) - run(moment).square_() / run(mass).clamp_(min=1e-300)).clamp_(min=0)
-    cost += torch.full(cost.shape[1:], float("inf"), dtype=cost.dtype, device=cost.device).tril_(-1)  # to ≥ from
-    best, origins = cost[:, 0], []
-    for _ in range(levels - 1):
-        best, origin = (best[:, :, None] + cost).min(dim=1)
-        origins.append(origin)
-    edges = [torch.full_like(low, mass.shape[1] - 1).long()]
-    for origin in reversed(origins):
-        edges.insert(0, origin.gather(1, edges[0]))
-    edges.insert(0, torch.zeros_like(edges[0]))
-    weight, total = (sums.gather(1, torch.cat(edges, dim=1)).diff(dim=1) for sums in (mass, moment))
-    means = torch.where(weight > 0, total / weight.clamp(min=1e-300), low)  # a run without members sits on another
-    return means.cummax(dim=1).values
-
-
-def _run_lloyd(values: Tensor, mass: Tensor, moment: Tensor, square: Tensor, levels: Tensor) -> tuple[Tensor, Tensor]:
-    """Levels (t, k) after the sweeps, and the error (t,) they leave."""
-
-    def split(sums: Tensor, edges: Tensor) -> Tensor:
-        return sums.gather(1, edges[:, 1:]) - sums.gather(1, edges[:, :-1])
-
-    first, last = torch.zeros_like(levels[:, :1]).long(), torch.full_like(levels[:, :1], values.shape[1]).long()
-    for _ in range(_SWEEPS):
-        edges = torch.searchsorted(values, (levels[:, 1:] + levels[:, :-1]) / 2)
-        edges = torch.cat([first, edges, last], dim=1)
-        weight, total = split(mass, edges), split(moment, edges)
-        levels = torch.where(weight > 0, total / weight.clamp(min=1e-300), levels)
-    edges = torch.cat([first, torch.searchsorted(values, (levels[:, 1:] + levels[:, :-1]) / 2), last], dim=1)
-    error = split(square, edges) - 2 * levels * split(moment, edges) + levels.square() * split(mass, edges)
-    return levels, error.sum(dim=1)
-
-
-def _nearest_levels(values: Tensor, levels: Tensor) -> Tensor:
-    """Indices int64, shaped like `values` (rows, k), of the nearest of `levels` (rows or 1, 2^b), which ascend."""
-    edges = (levels[:, 1:] + levels[:, :-1]) / 2
-    if len(edges) == 1:
-        return torch.bucketize(values.contiguous(), edges[0].contiguous())
-    return torch.searchsorted(edges.contiguous(), values.contiguous())

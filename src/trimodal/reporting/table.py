@@ -153,3 +153,12 @@ def _list_inventory_notes(inventory: Inventory) -> list[str]:
     if inventory.buffer_bytes:
         notes.append(f"further tensors without parameters: {wording.format_bytes(inventory.buffer_bytes)}")
     return notes
+
+
+def describe_needs(planned: Plan) -> str:
+    """What carrying out a plan will take, in one line."""
+    found = planned.estimate
+    if found is None:
+        return ""
+    memory, disk = wording.format_bytes(found.memory_bytes), wording.format_bytes(found.disk_bytes)
+    return f"needs about {wording.format_seconds(found.total_seconds)}, {memory} of memory, {disk} on disk"

@@ -10,15 +10,14 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from trimodal.core import MODALITIES, Latency, Metric, Sample
-from trimodal.core.record import Unit
+from trimodal.core import Latency, Metric, Sample
 from trimodal.data import (
     VERIFICATION,
     BatchLimits,
@@ -33,51 +32,12 @@ from trimodal.errors import DataError, ModelError
 from trimodal.models.foreign import run_forward
 from trimodal.models.model import Batch, Model, Output
 from trimodal.verification import tasks
-from trimodal.verification.intervals import LARGEST, compute_paired_interval
+from trimodal.verification.metrics import EmbeddingPairs, MetricTask, make_metrics
 
 Progress = Callable[[str, int, int], None]
-RETRIEVAL_PAIRS = 50
 LEAST_BATCHES = 4
 FEW_ROWS = 8
 SCORE_BYTES = 1 << 28  # of one model's scores over a vocabulary at once
-
-
-@dataclass
-class _MetricTask:
-    """One metric in the making: which samples were scored (by index), and their scores, batch by batch. `likeness` to the
-    original cannot grow. Of an output that is a single `number` the values are kept, which only together can be scored."""
-
-    name: str
-    modality: str
-    unit: Unit
-    note: str
-    primary: bool = True
-    likeness: bool = False
-    number: bool = False
-    rows: list[int] = field(default_factory=list)
-    before: list[np.ndarray] = field(default_factory=list)
-    after: list[np.ndarray] = field(default_factory=list)
-
-    def add_scores_(self, rows: Sequence[int], before: np.ndarray, after: np.ndarray) -> None:
-        self.rows.extend(rows)
-        self.before.append(before)
-        self.after.append(after)
-
-    def collect_scores(self) -> tuple[np.ndarray, np.ndarray]:
-        """Both models' scores in the order of the samples, in whatever order these were run."""
-        order = np.argsort(np.array(self.rows), kind="stable")
-        before, after = np.concatenate(self.before)[order], np.concatenate(self.after)[order]
-        return (np.ones(len(before)), tasks.number_similarity(before, after)) if self.number else (before, after)
-
-
-@dataclass
-class _EmbeddingPairs:
-    """Vectors of one output from both models, with the index of the sample that each belongs to."""
-
-    modality: str
-    rows: list[int] = field(default_factory=list)
-    before: list[np.ndarray] = field(default_factory=list)
-    after: list[np.ndarray] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -133,7 +93,7 @@ def compare_models(
         done += len(rows)
         if progress is not None:
             progress("verify", done, len(samples))
-    return ComparisonResult(_make_metrics(watched, samples, seed), _summarize_latency(times))
+    return ComparisonResult(_summarize_meters(watched, samples, seed), _summarize_latency(times))
 
 
 def _iterate_batches(
@@ -200,7 +160,7 @@ class _OutputMeter:
         self.output = output
         self.tasks = _make_tasks(output, samples, outputs)
         self.number = _make_number_task(output, outputs)
-        self.embeddings = _EmbeddingPairs(output.modality) if _is_dual_encoder(outputs) else None
+        self.embeddings = EmbeddingPairs(output.modality) if _is_dual_encoder(outputs) else None
         self.labels = collect_labels(samples, output.label) if output.label else [None] * len(samples)
 
     def measure_batch_(
@@ -273,14 +233,14 @@ def _name_suffix_of(output: Output, outputs: Sequence[Output]) -> str:
     return f" ({output.field})" if len(alike) > 1 else ""
 
 
-def _make_number_task(output: Output, outputs: Sequence[Output]) -> _MetricTask:
+def _make_number_task(output: Output, outputs: Sequence[Output]) -> MetricTask:
     """The metric of an output that is one number per sample, as a regression's is."""
     note = (
         "one number y per sample: cosine between (y − m, s) of the two models, with the mean m and the standard deviation s of "
         "the original's"
     )
     name = f"{output.modality} output cosine{_name_suffix_of(output, outputs)}"
-    return _MetricTask(name, output.modality, "cosine", note, likeness=True, number=True)
+    return MetricTask(name, output.modality, "cosine", note, likeness=True, number=True)
 
 
 def _check_rows(output: Output, value: Tensor, rows: int) -> None:
@@ -314,27 +274,27 @@ def _check_any_output(outputs: Sequence[Output], any_found: bool) -> None:
         raise ModelError(f"the model gave none of the outputs that its family declares ({fields}); nothing to compare")
 
 
-def _make_tasks(output: Output, samples: Sequence[Sample], outputs: Sequence[Output]) -> list[_MetricTask]:
+def _make_tasks(output: Output, samples: Sequence[Sample], outputs: Sequence[Output]) -> list[MetricTask]:
     suffix, modality = _name_suffix_of(output, outputs), output.modality
     if output.kind == "embedding":
         note = "cosine between the two models' embeddings of the same sample"
-        return [_MetricTask(f"{modality} embedding cosine{suffix}", modality, "cosine", note, likeness=True)]
+        return [MetricTask(f"{modality} embedding cosine{suffix}", modality, "cosine", note, likeness=True)]
     if output.kind == "tokens":
         what, name = ("frames at", "frame") if modality == "audio" else ("tokens after", "next-token")
         note = f"share of a sample's {what} which both models rank the same token first, averaged over samples"
-        return [_MetricTask(f"{name} agreement{suffix}", modality, "percent", note, likeness=True)]
+        return [MetricTask(f"{name} agreement{suffix}", modality, "percent", note, likeness=True)]
     if output.label and any(label is not None for label in collect_labels(samples, output.label)):
         note = f"right answers, against {output.label}"
-        return [_MetricTask(_name_accuracy(output) + suffix, modality, "percent", note)]
+        return [MetricTask(_name_accuracy(output) + suffix, modality, "percent", note)]
     return [
-        _MetricTask(
+        MetricTask(
             f"agreement with the original{suffix}",
             modality,
             "percent",
             "no labels: share of samples for which both models rank the same class first",
             likeness=True,
         ),
-        _MetricTask(
+        MetricTask(
             f"logit cosine{suffix}",
             modality,
             "cosine",
@@ -351,117 +311,9 @@ def _name_accuracy(output: Output) -> str:
     return f"{output.label.removeprefix('labels.')} accuracy"
 
 
-# From scores to metrics
-
-
-def _make_metrics(watched: Sequence[_OutputMeter], samples: Sequence[Sample], seed: int) -> list[Metric]:
-    measured = [task for one in watched for task in (*one.tasks, one.number) if task.rows]
-    _check_any_output([one.output for one in watched], bool(measured))
-    overall = _make_overall_tasks(measured, len(samples))
-    found = [*overall, *measured, *_make_retrieval_tasks(watched, samples)]
-    order = {modality: index for index, modality in enumerate(("all", *MODALITIES))}
-    found.sort(key=lambda task: order.get(task.modality, len(order)))
-    return [_make_metric(task, seed) for task in found]
-
-
-def _make_metric(task: _MetricTask, seed: int) -> Metric:
-    before, after = task.collect_scores()
-    interval = compute_paired_interval(before, after, seed=seed, largest=LARGEST[task.unit])
-    if task.likeness and interval.low is not None:
-        interval = replace(interval, low=max(interval.low, 0.0))
-    changed = int((before != after).sum())
-    return Metric(
-        name=task.name,
-        modality=task.modality,
-        unit=task.unit,
-        samples=before.size,
-        before=float(before.mean()),
-        after=float(after.mean()),
-        drop=interval.mean,
-        drop_low=interval.low,
-        drop_high=interval.high,
-        note=task.note if changed else f"{task.note}; not one sample changed",
-        interval=interval.kind,
-        primary=task.primary,
-    )
-
-
-def _make_overall_tasks(measured: Sequence[_MetricTask], count: int) -> list[_MetricTask]:
-    """The mean over modalities of each sample's scores, where no output speaks for all modalities."""
-    parts = [task for task in measured if task.primary]
-    modalities = list(dict.fromkeys(task.modality for task in parts))
-    if "all" in modalities or len(modalities) < 2:
-        return []
-    units = [task.unit for task in parts]
-    unit: Unit = "cosine" if units.count("cosine") > units.count("percent") else "percent"
-    chosen = [task for task in parts if task.unit == unit]
-    scores = np.full((2, len(chosen), count), np.nan)  # before and after × tasks × samples
-    for index, task in enumerate(chosen):
-        scores[0, index, task.rows], scores[1, index, task.rows] = task.collect_scores()
-    rows = np.flatnonzero(~np.isnan(scores[0]).all(axis=0))
-    means = np.nanmean(scores[:, :, rows], axis=1)  # (2, rows)
-    name = "mean cosine" if unit == "cosine" else "mean score"
-    likeness = all(task.likeness for task in chosen)
-    task = _MetricTask(name, "all", unit, f"mean per sample over: {', '.join(t.name for t in chosen)}", likeness=likeness)
-    task.add_scores_([int(row) for row in rows], means[0], means[1])
-    return [task]
-
-
-def _make_retrieval_tasks(watched: Sequence[_OutputMeter], samples: Sequence[Sample]) -> list[_MetricTask]:
-    """Both ways between two encoders, over all samples that have both sides."""
-    sides = [one.embeddings for one in watched if one.embeddings is not None and one.embeddings.rows]
-    if len(sides) != 2:
-        return []
-    paired = {side.modality for side in sides}
-    both = set(sides[0].rows) & set(sides[1].rows)
-    shared = sorted(row for row in both if paired <= samples[row].modalities)
-    if not shared:
-        return []
-    keys = [[str(getattr(samples[row], side.modality)) for row in shared] for side in sides]
-    pairs = list(dict.fromkeys(zip(*keys, strict=True)))
-    vectors = [[_select_rows(side, which, shared) for side in sides] for which in ("before", "after")]
-    if len(pairs) < RETRIEVAL_PAIRS or vectors[0][0].shape[1] != vectors[0][1].shape[1]:
-        return []
-    return [_make_one_way_task(sides, keys, vectors, shared, start) for start in (0, 1)]
-
-
-def _select_rows(side: _EmbeddingPairs, which: str, shared: Sequence[int]) -> np.ndarray:
-    """(shared, width) the side's vectors in the order of `shared`."""
-    at = {row: index for index, row in enumerate(side.rows)}
-    stacked: np.ndarray = np.concatenate(getattr(side, which))
-    return stacked[[at[row] for row in shared]]
-
-
-def _make_one_way_task(
-    sides: Sequence[_EmbeddingPairs],
-    keys: Sequence[Sequence[str]],
-    vectors: Sequence[Sequence[np.ndarray]],
-    shared: Sequence[int],
-    start: int,
-) -> _MetricTask:
-    """From side `start` to the other: each distinct item on one side looks for its own on the other."""
-    end = 1 - start
-    queries, items = _find_first_of_each(keys[start]), _find_first_of_each(keys[end])
-    index = {keys[end][row]: at for at, row in enumerate(items)}
-    wanted: dict[str, set[int]] = {}
-    for query, item in zip(keys[start], keys[end], strict=True):
-        wanted.setdefault(query, set()).add(index[item])
-    right = [frozenset(wanted[keys[start][row]]) for row in queries]
-    before, after = (tasks.recall_at_1(v[start][queries], v[end][items], right) for v in vectors)
-    source, target = sides[start].modality, sides[end].modality
-    task = _MetricTask(
-        f"{source} to {target} retrieval",
-        source,
-        "percent",
-        f"recall at 1: the nearest of {len(items):,} {target} items is the {source}'s own",
-        primary=False,
-    )
-    task.add_scores_([shared[row] for row in queries], before, after)
-    return task
-
-
-def _find_first_of_each(keys: Sequence[str]) -> list[int]:
-    first: dict[str, int] = {}
-    for index, key in enumerate(keys):
-        first.setdefault(key, index)
-    return list(first.values())
+def _summarize_meters(meters: Sequence[_OutputMeter], samples: Sequence[Sample], seed: int) -> list[Metric]:
+    """What the meters have seen, as metrics."""
+    measured = [task for one in meters for task in (*one.tasks, one.number) if task.rows]
+    _check_any_output([one.output for one in meters], bool(measured))
+    sides = [one.embeddings for one in meters if one.embeddings is not None and one.embeddings.rows]
+    return make_metrics(measured, sides, samples, seed)
