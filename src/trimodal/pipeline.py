@@ -177,7 +177,6 @@ def compress(
     original = replace(opened, module=copy.deepcopy(opened.module)) if samples.calibration else None
     clock.mark_stage("plan")
     records = compress_(opened, planned, samples.statistics, samples.calibration, original, phases)
-    opened.module.eval()
     clock.mark_stage("compress")
     with open_atomic_folder(out, force, needs_bytes=planned.expected_tensor_bytes) as part:
         factory = model if isinstance(model, str) and opened.folder is None else None
@@ -309,6 +308,7 @@ def _save_and_check(
 ) -> tuple[list[Check], dict[str, Any]]:  # fmt: skip
     """Write the compressed model, its plan and its record into `part`, and load it in a fresh process: the checks, and what the
     verdict knows of the folder."""
+    model.module.eval()
     phases.enter_phase("save", "save")
     stock = write_artifact(model, planned, part, factory)
     packing = pack_weights_(part) if planned.pack == "entropy" else None

@@ -6,8 +6,9 @@
      "weight": {"bits": 4, "group": 64, "grid": "positive", "zero_point": false, "scale_dtype": "float16"},
      "input": {"bits": 8, "mode": "static", "range": [-2.5, 3.1]}}
 
-Without `weight` the numbers are plain ones of `dtype`; other fields that are not there say that there is no such thing. `group` counts input columns, or is `channel` (a scale per row),
-`column` or `tensor`. `range` is that of the input as it is quantized, after its columns were scaled where `scaled_columns` says so.
+Without `weight` the numbers are plain ones of `dtype`; other fields that are not there say that there is no such thing. `group`
+counts input columns, or is `channel` (a scale per row), `column` or `tensor`. `range` is that of the input as it is quantized, after its
+columns were scaled where `scaled_columns` says so.
 """
 
 from __future__ import annotations
