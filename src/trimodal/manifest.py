@@ -81,12 +81,13 @@ def _format_content(content: Mapping[str, Any]) -> str:
     return "{" + ",\n".join(f"{plain(key)}:{lines(value)}" for key, value in content.items()) + "}"
 
 
-def read_manifest(folder: Path) -> Manifest:
+def read_manifest(folder: str | Path) -> Manifest:
     """The manifest of an artifact.
 
     Raises:
         IntegrityError: it is missing, unreadable, changed or of a later format.
     """
+    folder = Path(folder)
     data = read_manifest_content(folder)
     try:
         files = {str(name): str(digest) for name, digest in data["files"].items()}

@@ -15,7 +15,7 @@ from trimodal.compression.changed_weight import decode_treatment
 from trimodal.compression.solve_context import SolveContext
 from trimodal.core import Treatment
 from trimodal.core.record import LEFT_ALONE
-from trimodal.errors import RecipeError, TrimodalError
+from trimodal.errors import InputError, RecipeError, TrimodalError
 from trimodal.methods import METHODS, Method
 from trimodal.models.model import Model
 from trimodal.networks.tiny import make_miniature_batch
@@ -158,3 +158,31 @@ def test_a_method_has_one_shape() -> None:
         with pytest.raises(TypeError, match=r"quantize\.rtn must have one function of solve, survey and fit"):
             replace(rtn, **shape)
     assert isinstance(rtn, Method) and not rtn.trains
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ("quantize.rtn", r"expected a list of them"),
+        ({"quantize.rtn": {}}, r"expected a list of them"),
+        ([{"quantize.rtn": {}, "prune.wanda": {}}], r"a mapping of one method to its options"),
+        ([{}], r"a mapping of one method to its options"),
+        ([4], r"expected a method's name"),
+        ([{"quantize.rtn": 4}], r"quantize\.rtn has the options 4; expected a mapping"),
+    ],
+)
+def test_options_of_another_form_are_refused(context: SolveContext, options: Any, words: str) -> None:
+    with pytest.raises(RecipeError, match=words):
+        try_place(context, UP, options)
+
+
+def test_null_stands_for_no_options(context: SolveContext) -> None:
+    (null,), (none,) = try_place(context, UP, [{"quantize.rtn": None}]), try_place(context, UP, ["quantize.rtn"])  # type: ignore[dict-item]
+    assert (null.error, null.bytes_after) == (none.error, none.bytes_after)
+
+
+def test_names_of_models_and_data_are_refused(tiny_model: Callable[..., Model]) -> None:
+    with pytest.raises(InputError, match=r"the model is a str; expected an opened one"):
+        open_context("clip")  # type: ignore[arg-type]
+    with pytest.raises(InputError, match=r"among the samples is a str; expected those of trimodal\.data\.read_samples"):
+        open_context(tiny_model("llama"), "data.jsonl")  # type: ignore[arg-type]

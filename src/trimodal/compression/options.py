@@ -12,7 +12,7 @@ from trimodal.compression.sensitivity import gradient_sizes
 from trimodal.compression.solve_context import SeenAt, SolveContext, Task, choose_observation, keep_modes
 from trimodal.compression.trial import Trial, decline_place, try_task
 from trimodal.core import Place, PlannedPlace, Sample
-from trimodal.errors import RecipeError, suggest_names
+from trimodal.errors import InputError, RecipeError, suggest_names
 from trimodal.methods import Method, get_method
 from trimodal.methods.options import build_config
 from trimodal.models.model import Model
@@ -36,7 +36,11 @@ def open_context(
         options: those that will be tried at many places: gradients that they want are then taken for all places at once.
         seed: of what methods draw at random.
         balance: how the samples' modalities are mixed into one statistic.
+
+    Raises:
+        InputError: the model or the samples are names of such, or an option cannot be used.
     """
+    _check_are_read(model, samples)
     batches = make_sized_batches(model, samples)
     whole = original or model
     with keep_modes(whole.module):
@@ -44,6 +48,15 @@ def open_context(
     twin = None if original is None else Activations(original, batches)
     found = (_make_task(*_read_option(option), place) for option in options for place in _list_open_places(model, option))
     return SolveContext(model, Activations(model, batches, twin), list(found), samples, seed, balance, sizes)
+
+
+def _check_are_read(model: Model, samples: Sequence[Sample]) -> None:
+    """Refuse what would have to be opened or read first."""
+    if not isinstance(model, Model):
+        raise InputError(f"the model is a {type(model).__name__}; expected an opened one: trimodal.formats.open_model(MODEL)")
+    wrong = samples if isinstance(samples, str) else next((s for s in samples if not isinstance(s, Sample)), None)
+    if wrong is not None:
+        raise InputError(f"among the samples is a {type(wrong).__name__}; expected those of trimodal.data.read_samples(DATA)")
 
 
 def _list_open_places(model: Model, option: Option) -> Iterator[Place]:
@@ -74,6 +87,8 @@ def try_place(context: SolveContext, place: str, options: Sequence[Option]) -> l
         for trial in try_place(context, "text.0.up", [{"quantize.rtn": {"bits": 4}}, {"quantize.gptq": {"bits": 3}}]):
             print(trial.task.method.name, trial.bytes_after, trial.error)
     """
+    if isinstance(options, str | Mapping):
+        raise RecipeError(f"the options to try are one, {options!r:.80}; expected a list of them")
     trials: list[Trial] = []
     seen: dict[Any, SeenAt] = {}
     for option in options:
@@ -93,8 +108,18 @@ def try_place(context: SolveContext, place: str, options: Sequence[Option]) -> l
 
 
 def _read_option(option: Option) -> tuple[Method, Any]:
-    """The method, and its options as its config."""
-    ((name, values),) = ({option: {}} if isinstance(option, str) else option).items()
+    """The method, and its options as its config.
+
+    Raises:
+        RecipeError: it is neither a method's name nor a mapping with one method, or the method or its options cannot be used.
+    """
+    named = {option: {}} if isinstance(option, str) else option
+    if not isinstance(named, Mapping) or len(named) != 1:
+        raise RecipeError(f"an option is {named!r:.80}; expected a method's name, or a mapping of one method to its options")
+    ((name, values),) = named.items()
+    values = {} if values is None else values
+    if not isinstance(name, str) or not isinstance(values, Mapping):
+        raise RecipeError(f"{name} has the options {values!r:.80}; expected a mapping such as {{'bits': 4}}")
     method = get_method(name)
     if method.trains:
         raise RecipeError(f"{method.name} trains the whole model and cannot be tried at a place")

@@ -129,6 +129,8 @@ def needs_dense(site: Site) -> str | None:
     """The reason why a site whose weight is no longer a plain tensor is left alone, or None."""
     if site.kind == "norm":
         return "a norm's few weights stay as they are"
+    if site.stored == "codebook":
+        return "already quantized (with a codebook)"
     return None if site.stored == "dense" else f"already {site.stored}"
 
 

@@ -90,7 +90,7 @@ def _find_candidate(layout: Layout, method: Method, planned: PlannedPlace, candi
         raise RecipeError(f"{at}: {len(fitting)} places are called {planned.name}; say by `paths` which is meant")
     if named:
         paths = ", ".join(site.path for site in candidates[named[0]].sites)
-        raise RecipeError(f"{at}.paths do not fit: {planned.name} is {paths:.300} by then; correct them, or leave `paths` out")
+        raise RecipeError(f"{at}.paths do not fit: {planned.name} stands for {paths:.300}; correct them, or leave `paths` out")
     raise RecipeError(f"{at}: there is no place '{planned.name}' for {method.name}; {_suggest_place(layout, planned.name, candidates)}")
 
 

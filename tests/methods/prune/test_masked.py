@@ -65,7 +65,7 @@ def test_less_sparse_than_before_is_refused(name: str) -> None:
     assert reason == "already sparse: it has 32 weights left, and 64 were to stay"
     assert used.refuse(place, build_config(used.config, {"sparsity": 0.75}, name)) is None
     coded = Place("text.0.down", (replace(site, stored="codebook"),))
-    assert used.refuse(coded, build_config(used.config, {"sparsity": 0.9}, name)) == "already codebook"
+    assert used.refuse(coded, build_config(used.config, {"sparsity": 0.9}, name)) == "already quantized (with a codebook)"
 
 
 @pytest.mark.parametrize("name", ["prune.wanda", "prune.sparsegpt"])
