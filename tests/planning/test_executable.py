@@ -145,7 +145,7 @@ FIRST = r"edits\[0\]\.places\[0\]"
         ("quantize.rtn", {}, [replace(UP, name="zzz")], r"no place 'zzz' .*; its places are called like 'image\.patch'"),
         ("quantize.rtn", {}, [UP, UP], rf"places\[1\] is image\.0\.up again, which .*{FIRST} is; name each place once"),
         ("quantize.rtn", {}, [replace(UP, paths=("else.where",))],
-         rf"{FIRST}\.paths do not fit: image\.0\.up is vision_model.*leave `paths` out"),
+         rf"{FIRST}\.paths do not fit: image\.0\.up stands for vision_model.*leave `paths` out"),
         ("quantize.rtn", {}, [replace(UP, config={"bitz": 4})], rf"{FIRST}\.config has no option 'bitz'; did you mean 'bits'\?"),
         ("quantize.rtn", {}, [replace(UP, config={"bits": 99})], rf"{FIRST}\.config: bits is 99, but must be"),
         ("quantize.rtn", {}, [replace(UP, name="image.0.mlp.norm")],
