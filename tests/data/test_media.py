@@ -49,6 +49,32 @@ def test_refuses_a_sound_of_no_samples_and_values_that_are_not_finite(folder: Pa
         check_media(read_samples(write(folder, {"audio": "nan.wav"})))
 
 
+@pytest.mark.parametrize(("rate", "fits"), [(999, False), (1_000, True), (768_000, True), (768_001, False)])
+def test_a_file_needs_a_rate_of_sound(folder: Path, rate: int, fits: bool) -> None:
+    soundfile.write(folder / "odd.wav", np.zeros(80), rate)
+    (sample,) = read_samples(write(folder, {"audio": "odd.wav"}))
+    if fits:
+        assert load_sample(sample).sampling_rate == rate
+        return
+    with pytest.raises(DataError, match=rf"line 1: audio .*odd\.wav is at {rate} Hz; expected a rate that is a whole number from 1,000"):
+        load_sample(sample)
+
+
+def test_a_file_may_overshoot_a_little_and_not_by_a_wrong_scale(folder: Path) -> None:
+    for name, peak in (("loud", 1.5), ("wrong", 20_000.0)):
+        soundfile.write(folder / f"{name}.wav", np.array([0.0, -peak]), 16_000, subtype="FLOAT")
+    check_media(read_samples(write(folder, {"audio": "loud.wav"})))
+    with pytest.raises(DataError, match=r"line 1: audio .*wrong\.wav holds values as large as 20,000; expected .* divide it by"):
+        check_media(read_samples(write(folder, {"audio": "wrong.wav"})))
+
+
+@pytest.mark.parametrize(("width", "height"), [(0, 0), (0, 5), (5, 0)])
+def test_refuses_an_image_file_without_pixels(folder: Path, width: int, height: int) -> None:
+    (folder / "none.ppm").write_bytes(f"P6 {width} {height} 255\n".encode())
+    with pytest.raises(DataError, match=r"line 1: image .*none\.ppm cannot be decoded"):
+        check_media(read_samples(write(folder, {"image": "none.ppm"})))
+
+
 def test_says_which_extra_is_missing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "soundfile", None)
     with pytest.raises(DataError, match=r"trimodal\[audio\]"):

@@ -18,7 +18,14 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 from toyfamily import make_toy_model as model
 
 from trimodal.core import Media, Sample
-from trimodal.data import batch_samples, digest_samples, load_sample, read_samples, split_calibration_and_held_out
+from trimodal.data import (
+    batch_samples,
+    check_media,
+    digest_samples,
+    load_sample,
+    read_samples,
+    split_calibration_and_held_out,
+)
 from trimodal.errors import DataError
 
 TONE = (np.sin(np.arange(400) / 10) / 2).astype(np.float32)
@@ -115,6 +122,21 @@ BAD_ROWS = [
     ({"audio": (TONE.astype(np.int64), 8000)}, "of int64 (400,) at 8000 Hz"),
     ({"audio": (TONE[:0], 8000)}, "audio in memory holds 0 samples"),
     ({"audio": {"array": [0.5, np.nan], "sampling_rate": 8000}}, "not finite"),
+    ({"audio": (TONE * 32768, 8000)}, "audio in memory holds values as large as 16,383.9; expected samples in [-1, 1]: divide it by"),
+    ({"audio": (TONE.astype(np.float64) * 1e300, 8000)}, "not finite"),
+    ({"audio": (np.zeros((400, 0)), 8000)}, "audio in memory holds 0 samples"),
+    ({"audio": ([[0.1, 0.2], [0.3]], 8000)}, "audio is a list that no array can be made of"),
+    ({"audio": (torch.zeros(4, device="meta"), 8000)}, "audio is a Tensor that no array can be made of"),
+    ({"audio": (TONE.astype(object), 8000)}, "audio is a ndarray of object (400,) at 8000 Hz; expected float or int16"),
+    ({"audio": (["0.1", "0.2"], 8000)}, "audio is a list of <U3 (2,) at 8000 Hz; expected float or int16"),
+    ({"audio": (TONE.astype(np.complex64), 8000)}, "audio is a ndarray of complex64 (400,)"),
+    ({"audio": (torch.from_numpy(TONE).to(torch.complex64).conj(), 8000)}, "audio is a Tensor"),
+    ({"image": torch.zeros(6, 8, 3, dtype=torch.bfloat16)}, "image is a Tensor of float32 (6, 8, 3)"),
+    ({"image": torch.zeros(6, 8, 3, requires_grad=True)}, "image is a Tensor of float32 (6, 8, 3)"),
+    ({"image": np.zeros((0, 0, 3), dtype=np.uint8)}, "image has a size of 0 x 0 pixels"),
+    ({"image": np.zeros((0, 5), dtype=np.uint8)}, "image has a size of 5 x 0 pixels"),
+    ({"image": torch.zeros(3, 5, 0, dtype=torch.uint8)}, "image has a size of 0 x 5 pixels"),
+    ({"image": Image.new("L", (0, 5))}, "image has a size of 0 x 5 pixels"),
     ({"text": b"bytes"}, "text is a bytes"),
     ({"text": "a", "label": torch.tensor([1, 2])}, "label is tensor([1, 2])"),
     ({}, "no image, audio or text"),
@@ -127,6 +149,37 @@ def test_names_the_row_and_what_is_wrong(row: Any, found: str) -> None:
         read_samples([{"text": "a"}, row])
     assert str(caught.value).startswith("the given list, row 2: ") and found in str(caught.value)
     assert len(str(caught.value)) < 500 and "\n" not in str(caught.value)
+
+
+BAD_RATES = [True, np.True_, torch.tensor(True), 0, 1, 999, 768_001, 10**9, -8000, 8000.5, np.nan, np.inf, "8000", np.zeros((9, 9))]
+
+
+@pytest.mark.parametrize("rate", BAD_RATES, ids=lambda rate: type(rate).__name__)
+def test_a_rate_is_a_whole_number_of_a_sound(rate: Any) -> None:
+    for value in ((TONE, rate), {"array": TONE, "sampling_rate": rate}, Decoder(torch.from_numpy(TONE)[None], rate)):
+        with pytest.raises(DataError, match=r"row 1: audio is .* Hz; expected float .* a whole number from 1,000 to 768,000 Hz$"):
+            read_samples([{"audio": value}])
+
+
+@pytest.mark.parametrize("rate", [8000, 8000.0, np.int32(8000), np.uint16(8000), np.float32(8000), torch.tensor(8000.0)])
+def test_a_whole_rate_counts_however_it_is_held(rate: Any) -> None:
+    (sample,) = read_samples([{"audio": {"array": TONE, "sampling_rate": rate}}])
+    found = load_sample(sample).sampling_rate
+    assert found == 8000 and type(found) is int
+
+
+@pytest.mark.parametrize("kind", ["bfloat16", "with a gradient", "other byte order", "overshoot"])
+def test_an_odd_waveform_that_can_be_meant_is_taken(kind: str) -> None:
+    tensor = torch.from_numpy(TONE)
+    given, expected = {
+        "bfloat16": (tensor.bfloat16(), tensor.bfloat16().float().numpy()),
+        "with a gradient": (tensor.clone().requires_grad_(), TONE),
+        "other byte order": (np.array([-32768, 16384], dtype=">i2"), np.array([-1, 0.5])),
+        "overshoot": (TONE * 3, TONE * 3),
+    }[kind]  # fmt: skip
+    (sample,) = read_samples([{"audio": (given, 8000)}])
+    found = load_sample(sample).audio
+    assert found is not None and found.dtype == np.float32 and np.array_equal(found, expected)
 
 
 def test_rows_are_compared_by_content_in_digest_and_split() -> None:
@@ -180,6 +233,32 @@ def test_of_a_table_nothing_is_held_and_rows_are_asked_for_again_when_they_are_u
     assert table.asked[6:] == [4] and loaded is not None and np.array_equal(loaded, TONE * 5 / 6)
     found = batch_samples(model("text"), samples, 2)
     assert [batch["letters"].tolist() for batch in found] == [[2, 2]] * 3 and len(table.asked) == 7
+
+
+class Augmented(Dataset[Mapping[str, Any]]):
+    """Rows that differ each time, in what `key` holds; `forgets` it when asked again."""
+
+    def __init__(self, key: str, forgets: bool = False) -> None:
+        self.key, self.forgets, self.asked = key, forgets, 0
+
+    def __len__(self) -> int:
+        return 2
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        self.asked += 1
+        row = {"image": picture(self.asked), "audio": (TONE / self.asked, 8000), "text": "a"}
+        return {"text": "a"} if self.forgets and self.asked > len(self) else {"text": "a", self.key: row[self.key]}
+
+
+@pytest.mark.parametrize("forgets", [False, True])
+@pytest.mark.parametrize("key", ["image", "audio"])
+def test_rows_that_differ_each_time_are_refused_when_they_are_asked_again(key: str, forgets: bool) -> None:
+    wrong = rf"the given Augmented, row 2: {key} is not what the row gave first: .* other data each time; give list\(dataset\)"
+    for use in (load_sample, lambda sample: check_media([sample])):
+        with pytest.raises(DataError, match=wrong):
+            use(read_samples(Augmented(key, forgets))[1])
+    kept = read_samples([Augmented(key)[index] for index in range(2)])
+    check_media(kept)
 
 
 class Stream(IterableDataset[Mapping[str, Any]]):

@@ -32,11 +32,27 @@ def test_refuses_a_group_in_two_splits_and_half_given_splits(folder: Path) -> No
 @pytest.mark.parametrize(("data", "found"), [
     (3, "the data is a int; expected a JSONL file"), (b"data.jsonl", "the data is a bytes"),
     ({"train": [], "test": []}, r"one dict with the keys \['train', 'test'\]; give one of its parts"),
-    ([], "the given list holds no lines"),
+    ([], "the given list holds no rows; expected one mapping per row"),
 ])  # fmt: skip
 def test_refuses_what_samples_cannot_come_from(data: Any, found: str) -> None:
     with pytest.raises(DataError, match=found):
         read_samples(data)
+
+
+@pytest.mark.parametrize("rows", [(row for row in ()), iter([]), map(dict, [])])
+def test_an_iterator_without_rows_says_that_it_can_be_gone_through_once(rows: Any) -> None:
+    with pytest.raises(DataError, match="gives no rows; it can be gone through once, and is used up or empty: give a new one") as caught:
+        read_samples(rows)
+    assert "JSON" not in str(caught.value)
+
+
+def test_an_empty_source_of_ones_own_speaks_of_neither_lines_nor_rows() -> None:
+    class Silence(Poems):
+        def __iter__(self) -> Iterator[Sample]:
+            return iter(())
+
+    with pytest.raises(DataError, match=r"^the poems gives no samples; expected at least one$"):
+        read_samples(Silence())
 
 
 class Poems:

@@ -74,8 +74,8 @@ def name_json_type(value: object) -> str:
 
 
 def shorten_value(value: object) -> str:
-    """A value as an error shows it, at most 60 characters."""
-    shown = repr(value)
+    """A value as an error shows it, on one line of at most 60 characters."""
+    shown = repr(value).replace("\n", " ")
     return shown if len(shown) <= 60 else f"{shown[:57]}..."
 
 

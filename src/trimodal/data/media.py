@@ -19,6 +19,11 @@ from trimodal.models.model import LoadedSample
 Waveform = tuple[NDArray[np.float32], int]
 """Mono float32 (frames,) in [-1, 1], and its rate in Hz."""
 CHECKED_MEDIA = 1_000
+LOWEST_RATE, HIGHEST_RATE = 1_000, 768_000
+"""In Hz; what lies outside is a mistake: a flag, a count of frames, a rate in kHz."""
+
+_LOUDEST = 16.0
+"""Float sound may overshoot 1, as resampling, gain and lossy codecs make it; 24 dB above it is a wrong scale."""
 
 _IMAGE_ERRORS = (OSError, ValueError, SyntaxError, EOFError, struct.error, Image.DecompressionBombError)
 
@@ -115,7 +120,7 @@ def decode_audio(file: Path | BinaryIO) -> Waveform:
     """The sound in `file`, its channels averaged.
 
     Raises:
-        DataError: the file is cut short, broken, without sound or no audio, or soundfile is not installed.
+        DataError: the file is cut short, broken, without sound, at a rate of no sound or no audio, or soundfile is not installed.
     """
     soundfile, name = _import_soundfile(), _name_file(file)
     try:
@@ -127,19 +132,38 @@ def decode_audio(file: Path | BinaryIO) -> Waveform:
         raise DataError(f"{name} cannot be decoded ({reason}); expected a whole audio file such as WAV or FLAC") from error
     if audio.shape[0] < expected or (isinstance(file, Path) and _is_cut_short(file)):
         raise DataError(f"{name} is truncated: its header promises more audio than it holds; expected a whole file")
-    return check_waveform(name, audio), int(rate)
+    if (checked := parse_rate(rate)) is None:
+        raise DataError(f"{name} is at {rate} Hz; expected {describe_rates()}")
+    return check_waveform(name, audio), checked
+
+
+def parse_rate(rate: Any) -> int | None:
+    """`rate` in Hz, a whole number however it is held; None where it is none, or out of range."""
+    if isinstance(rate, bool) or not isinstance(rate, int | float) or not LOWEST_RATE <= rate <= HIGHEST_RATE:
+        return None
+    return int(rate) if rate == int(rate) else None
+
+
+def describe_rates() -> str:
+    """What a rate must be, as errors say it."""
+    return f"a rate that is a whole number from {LOWEST_RATE:,} to {HIGHEST_RATE:,} Hz"
 
 
 def check_waveform(name: str, audio: NDArray[np.float32]) -> NDArray[np.float32]:
     """`audio` (frames, channels) as mono (frames,).
 
     Raises:
-        DataError: it has no frames, or holds values that are not finite.
+        DataError: it has no samples, or holds values that are not finite or far outside [-1, 1].
     """
-    if audio.shape[0] == 0:
+    if audio.size == 0:
         raise DataError(f"{name} holds 0 samples; expected some sound")
     if not np.isfinite(audio).all():
         raise DataError(f"{name} holds values that are not finite; expected samples in [-1, 1]")
+    if (peak := float(np.abs(audio).max())) > _LOUDEST:
+        raise DataError(
+            f"{name} holds values as large as {peak:,.6g}; expected samples in [-1, 1]: "
+            "divide it by its full scale, which is 32768 where it was made of 16 bits"
+        )
     mono: NDArray[np.float32] = audio.mean(axis=1, dtype=np.float32)
     return mono
 

@@ -2,10 +2,11 @@
 
 A row has the fields of a JSONL line. An image is a file's path, a PIL image or a uint8 array (height, width, channels); a
 sound is a file's path, (waveform, rate) or {"array": waveform, "sampling_rate": rate}, as `datasets` gives them; either may
-be {"bytes": content of a file}. Nothing is imported to know them: they are told by what they have.
+be {"bytes": content of a file}. No package but torch is imported to know them: they are told by what they have.
 
 Every image and sound is looked at once, for the sha256 of its content. Of rows that can be asked for by number nothing is
-kept: they must be the same each time. What can only be gone through (a DataLoader, a stream) is held in memory.
+kept: they must be the same each time, which is checked by that sha256. What can only be gone through (a DataLoader, a
+stream) is held in memory.
 """
 
 from __future__ import annotations
@@ -19,11 +20,21 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+import torch
+from numpy.typing import NDArray
 from PIL import Image
 
 from trimodal.core import Media, Sample
 from trimodal.data.fields import build_sample, line_error, shorten_value
-from trimodal.data.media import Waveform, check_waveform, decode_audio, decode_image, to_upright_rgb
+from trimodal.data.media import (
+    Waveform,
+    check_waveform,
+    decode_audio,
+    decode_image,
+    describe_rates,
+    parse_rate,
+    to_upright_rgb,
+)
 from trimodal.errors import DataError
 
 _CHANNELS = (1, 3, 4)
@@ -56,6 +67,12 @@ class RowSource:
         self.name = f"the given {type(rows).__name__}"
         self.origin = f"{self.name}, row"
         self._rows = rows
+
+    def explain_empty(self) -> str:
+        """What an error says where there are no rows."""
+        if isinstance(self._rows, Iterator):
+            return f"{self.name} gives no rows; it can be gone through once, and is used up or empty: give a new one, or a list of its rows"
+        return f'{self.name} holds no rows; expected one mapping per row, such as {{"text": "a red bus", "label": 3}}'
 
     def __iter__(self) -> Iterator[Sample]:
         """Go through the rows from the first."""
@@ -122,8 +139,8 @@ def _find_media(rows: Any, index: int, where: str, key: str, value: Any) -> Path
         content = kind.convert(value)
     except DataError as error:
         raise DataError(f"{where}: {key} {error}") from error
-    load = partial(_hold, content) if rows is None else partial(_load_again, rows, index, key)
-    return Media(kind.digest(content), load)
+    sha256 = kind.digest(content)
+    return Media(sha256, partial(_hold, content) if rows is None else partial(_load_again, rows, index, key, sha256))
 
 
 def _find_file(where: str, key: str, path: Path) -> Path:
@@ -137,8 +154,16 @@ def _hold(content: Any) -> Any:
     return content
 
 
-def _load_again(rows: Any, index: int, key: str) -> Any:
-    return _KINDS[key].convert(_get_row(rows, index)[key])
+def _load_again(rows: Any, index: int, key: str, sha256: str) -> Any:
+    row, kind = _get_row(rows, index), _KINDS[key]
+    value = row.get(key) if isinstance(row, Mapping) else None
+    content = None if value is None else kind.convert(value)
+    if content is None or kind.digest(content) != sha256:  # what was calibrated with would not be what the plan's digest says
+        raise DataError(
+            "is not what the row gave first: the row gives other data each time; "
+            "give list(dataset), which keeps what it gave, or turn random augmentation off"
+        )
+    return content
 
 
 def _to_image(value: Any) -> Image.Image:
@@ -146,7 +171,7 @@ def _to_image(value: Any) -> Image.Image:
         return _load_image(value)
     if isinstance(value, Mapping):
         return decode_image(_find_bytes(value))
-    pixels = np.asarray(value) if hasattr(value, "__array__") else None
+    pixels = _to_array(value) if hasattr(value, "__array__") else None
     if pixels is None or pixels.dtype != np.uint8 or pixels.ndim not in (2, 3):
         raise DataError(f"is {_describe_value(value, pixels)}; expected a path, a PIL image or uint8 (height, width, channels)")
     if pixels.ndim == 3 and pixels.shape[0] in _CHANNELS and pixels.shape[2] not in _CHANNELS:  # as torch has them
@@ -154,27 +179,49 @@ def _to_image(value: Any) -> Image.Image:
     if pixels.ndim == 3 and pixels.shape[2] not in _CHANNELS:
         raise DataError(f"is {_describe_value(value, pixels)}; expected 1, 3 or 4 channels, first or last")
     pixels = pixels[:, :, 0] if pixels.ndim == 3 and pixels.shape[2] == 1 else pixels
+    _check_size((pixels.shape[1], pixels.shape[0]))
     return Image.fromarray(np.ascontiguousarray(pixels)).convert("RGB")
 
 
 def _load_image(image: Image.Image) -> Image.Image:
+    _check_size(image.size)
     try:
         return to_upright_rgb(image)
     except (OSError, SyntaxError) as error:  # it was opened, but not read yet
         raise DataError(f"cannot be decoded ({error}); expected a whole image") from error
 
 
+def _check_size(size: tuple[int, int]) -> None:
+    """Refuse an image without pixels, as Pillow does of a file."""
+    if 0 in size:
+        raise DataError(f"has a size of {size[0]} x {size[1]} pixels; expected at least one: take the row out, or make its image anew")
+
+
 def _to_waveform(value: Any) -> Waveform:
     if isinstance(value, Mapping) and "array" not in value:
         return decode_audio(_find_bytes(value))
     wave, rate = _split_wave(value)
-    audio = np.asarray(wave)
-    if audio.dtype == np.int16:
+    audio, checked = _to_array(wave), parse_rate(rate)
+    if audio.dtype.newbyteorder("=") == np.int16:
         audio = audio.astype(np.float32) / _INT16
-    if audio.ndim not in (1, 2) or audio.dtype.kind != "f" or not isinstance(rate, int) or rate < 1:
-        raise DataError(f"is {_describe_value(wave, audio)} at {shorten_value(rate)} Hz; expected float or int16 (frames,) and its rate")
+    if audio.ndim not in (1, 2) or audio.dtype.kind != "f" or checked is None:
+        found = f"is {_describe_value(wave, audio)} at {shorten_value(rate)} Hz"
+        raise DataError(f"{found}; expected float or int16 (frames,) and its rate: {describe_rates()}")
     mono = audio.reshape(-1, 1) if audio.ndim == 1 else audio if audio.shape[0] >= audio.shape[1] else audio.T
-    return check_waveform("in memory", np.asarray(mono, dtype=np.float32)), rate
+    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is refused as that
+        return check_waveform("in memory", np.asarray(mono, dtype=np.float32)), checked
+
+
+def _to_array(value: Any) -> NDArray[Any]:
+    """`value` as an array; of a tensor without its gradient, and of floats that NumPy has no type for, float32."""
+    try:
+        if isinstance(value, torch.Tensor):
+            tensor = value.detach().cpu()
+            return np.asarray(tensor.float() if tensor.is_floating_point() else tensor)
+        return np.asarray(value)
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
+        reason = shorten_value(str(error))
+        raise DataError(f"is {_describe_value(value)} that no array can be made of ({reason}); expected an array of numbers") from error
 
 
 def _split_wave(value: Any) -> tuple[Any, Any]:
@@ -185,7 +232,7 @@ def _split_wave(value: Any) -> tuple[Any, Any]:
         return value["array"], _to_number(value.get("sampling_rate"))
     if hasattr(value, "get_all_samples"):
         found = value.get_all_samples()
-        return found.data, int(found.sample_rate)
+        return found.data, _to_number(found.sample_rate)
     raise DataError(
         f"is {_describe_value(value)} without a rate; expected a path, (waveform, rate) or "
         '{"array": waveform, "sampling_rate": rate}'

@@ -82,10 +82,18 @@ def read_samples(data: Data, *, needs: frozenset[str] | None = None) -> list[Sam
     source = open_source(data)
     samples = [s if s.origin != "line" else replace(s, origin=source.origin) for s in source]
     if not samples:
-        raise DataError(f"{source.name} holds no lines; expected one JSON object per line, or one mapping per row")
+        raise DataError(_explain_empty(source))
     _check_needs(samples, needs or frozenset())
     _check_splits(samples)
     return samples
+
+
+def _explain_empty(source: SampleSource) -> str:
+    if isinstance(source, RowSource):
+        return source.explain_empty()
+    if isinstance(source, JsonlSource):
+        return f"{source.name} holds no lines; expected one JSON object per line"
+    return f"{source.name} gives no samples; expected at least one"
 
 
 def _check_needs(samples: Sequence[Sample], needs: frozenset[str]) -> None:
