@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from math import prod
 from typing import Any
@@ -12,12 +12,16 @@ from torch import Tensor
 
 from trimodal.core import Change, Place, Site, Treatment
 from trimodal.core.storage import stored_bytes
+from trimodal.errors import TrimodalError
 from trimodal.maths.cholesky import safe_damping
 from trimodal.maths.masks import is_refit_exact, kept_count, refit_weights
 from trimodal.maths.packing import pack_codes
 from trimodal.methods.method import Weights, needs_dense_or_sparse
 from trimodal.methods.options import option
-from trimodal.statistics import Moment
+from trimodal.methods.scope import Scope
+from trimodal.statistics import Moment, Statistic, StatisticKind
+
+MaskChooser = Callable[[Tensor, Tensor, Any, Tensor | None], Tensor]
 
 
 @dataclass(frozen=True)
@@ -27,6 +31,34 @@ class WeightPruningOptions:
     sparsity: float = option(0.5, "fraction of the weights removed", low=0.0, high=1.0, search=(0.3, 0.5, 0.7))
     refit: bool = option(True, "set the kept weights to their least-squares values; needs calibration data")
     damping: float = option(1e-3, "added to diag C in the refit, as a share of its mean", low=1e-9, high=1.0)
+
+
+@dataclass(frozen=True)
+class InputPruningOptions(WeightPruningOptions):
+    """Options of methods that weigh every weight by its input: what is ranked together, and n of m."""
+
+    scope: Scope = option("layer", "what is ranked together: each layer by itself, a tower's, or all of the step",
+                          choices=("layer", "tower", "global"), search=("layer", "tower", "global"))  # fmt: skip
+    kept: int | None = option(None, "with `of`: weights kept in every run of `of` columns; replaces sparsity", low=1)
+    of: int | None = option(None, "with `kept`: length of a run of columns", low=2)
+
+    @property
+    def statistic(self) -> StatisticKind:
+        """The second moment for the refit, else the column norms."""
+        return "moment" if self.refit else "norm"
+
+
+def refuse_inputs(place: Place, config: InputPruningOptions, kept: int) -> str | None:
+    """Why a place is left alone where `kept` weights, chosen by their inputs, are to stay."""
+    if (config.kept is None) != (config.of is None):
+        return "kept and of must be given together"
+    if config.kept is not None and config.scope != "layer":
+        return f"kept and of say what every layer loses; nothing is left for scope: {config.scope} to choose"
+    if config.kept is not None and config.of is not None and config.kept > config.of:
+        return f"kept {config.kept} is more than of {config.of}"
+    if place.observed_site.kind == "embedding" or place.observed_site.groups > 1:
+        return "its inputs have no norm per column; prune.magnitude works on it"
+    return refuse_sparsity(place, kept, config.of is not None)
 
 
 def refuse_sparsity(place: Place, kept: int, runs: bool = False) -> str | None:
@@ -39,6 +71,35 @@ def refuse_sparsity(place: Place, kept: int, runs: bool = False) -> str | None:
     if site.stored == "sparse" and kept > site.kept_weights:
         return f"already sparse: it has {site.kept_weights:,} weights left, and {kept:,} were to stay"
     return needs_dense_or_sparse(site)
+
+
+def output_energies(place: Place, weights: Weights, statistic: Statistic | None) -> Tensor | None:
+    """Every remaining weight's part in the energy of the layer's output, were its inputs not correlated: float64 (count,)."""
+    if statistic is None:
+        return None
+    energies = weights[f"{place.observed_site.path}.weight"].flatten(1).square() * statistic.square.clamp(min=0)
+    mask = mask_of(place.observed_site, weights)
+    left = (energies if mask is None else energies[mask]).flatten().double()
+    return left / left.sum() if left.any() else left
+
+
+def prune_by_inputs(
+    name: str, place: Place, weights: Weights, statistic: Statistic | None, config: InputPruningOptions, choose_mask: MaskChooser
+) -> Change:
+    """Keep of the place's site what `choose_mask` of the method `name` chooses, refitted if the options say so.
+
+    Raises:
+        TrimodalError: no statistic of the input was given.
+    """
+    if statistic is None:
+        raise TrimodalError(f"{name} at {place.name} was given no statistic of its input")
+    site = place.observed_site
+    weight = weights[f"{site.path}.weight"].flatten(1)  # (m, n)
+    notes: tuple[str, ...] = ()
+    mask = choose_mask(weight, statistic.square, config, mask_of(site, weights))
+    if config.refit and isinstance(statistic, Moment):
+        weight, notes = refit_kept_weights(weight, mask, statistic, config.damping)
+    return replace(make_sparse_change(site, weight, mask), notes=notes)
 
 
 def mask_of(site: Site, weights: Weights) -> Tensor | None:

@@ -26,47 +26,32 @@ larger weight. Refit: C_11 ŵ = (C w)_1 = 0.8·1 + 4·0.6 = 3.2, ŵ = 0.8; the e
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from torch import Tensor
 
 from trimodal.core import Change, Place, Site
-from trimodal.errors import TrimodalError
 from trimodal.maths.masks import keep_largest, keep_n_of_m
 from trimodal.methods.method import Method, Weights
-from trimodal.methods.options import option
 from trimodal.methods.prune import masked
-from trimodal.methods.prune.masked import WeightPruningOptions
-from trimodal.methods.scope import Scope, certainty
-from trimodal.statistics import Moment, Statistic, StatisticKind
+from trimodal.methods.prune.masked import InputPruningOptions
+from trimodal.methods.scope import certainty
+from trimodal.statistics import Statistic, StatisticKind
 
 
 @dataclass(frozen=True)
-class WandaConfig(WeightPruningOptions):
+class WandaConfig(InputPruningOptions):
     """Options of `prune.wanda`."""
-
-    scope: Scope = option("layer", "what is ranked together: each layer by itself, a tower's, or all of the step",
-                          choices=("layer", "tower", "global"), search=("layer", "tower", "global"))  # fmt: skip
-    kept: int | None = option(None, "with `of`: weights kept in every run of `of` columns; replaces sparsity", low=1)
-    of: int | None = option(None, "with `kept`: length of a run of columns", low=2)
 
 
 def refuse(place: Place, config: WandaConfig) -> str | None:
     """Why a place is left alone."""
-    if (config.kept is None) != (config.of is None):
-        return "kept and of must be given together"
-    if config.kept is not None and config.scope != "layer":
-        return f"kept and of say what every layer loses; nothing is left for scope: {config.scope} to choose"
-    if config.kept is not None and config.of is not None and config.kept > config.of:
-        return f"kept {config.kept} is more than of {config.of}"
-    if place.observed_site.kind == "embedding" or place.observed_site.groups > 1:
-        return "its inputs have no norm per column; prune.magnitude works on it"
-    return masked.refuse_sparsity(place, _count_kept(place.observed_site, config), config.of is not None)
+    return masked.refuse_inputs(place, config, _count_kept(place.observed_site, config))
 
 
 def wants(place: Place, config: WandaConfig) -> StatisticKind | None:
     """The second moment for the refit, else the column norms."""
-    return "moment" if config.refit else "norm"
+    return config.statistic
 
 
 def forecast(place: Place, config: WandaConfig) -> Sequence[Site]:
@@ -90,12 +75,7 @@ def choose_mask(weight: Tensor, square: Tensor, config: WandaConfig, within: Ten
 
 def scores(place: Place, weights: Weights, statistic: Statistic | None, config: WandaConfig) -> Tensor | None:
     """Every remaining weight's part in the energy of the layer's output, were its inputs not correlated: float64 (count,)."""
-    if statistic is None:
-        return None
-    energies = weights[f"{place.observed_site.path}.weight"].flatten(1).square() * statistic.square.clamp(min=0)
-    mask = masked.mask_of(place.observed_site, weights)
-    left = (energies if mask is None else energies[mask]).flatten().double()
-    return left / left.sum() if left.any() else left
+    return masked.output_energies(place, weights, statistic)
 
 
 def solve(place: Place, weights: Weights, statistic: Statistic | None, config: WandaConfig) -> Change:
@@ -104,15 +84,7 @@ def solve(place: Place, weights: Weights, statistic: Statistic | None, config: W
     Raises:
         TrimodalError: it was not given the statistic that `wants` asks for.
     """
-    if statistic is None:
-        raise TrimodalError(f"prune.wanda at {place.name} was given no statistic of its input")
-    site = place.observed_site
-    weight = weights[f"{site.path}.weight"].flatten(1)  # (m, n)
-    notes: tuple[str, ...] = ()
-    mask = choose_mask(weight, statistic.square, config, masked.mask_of(site, weights))
-    if config.refit and isinstance(statistic, Moment):
-        weight, notes = masked.refit_kept_weights(weight, mask, statistic, config.damping)
-    return replace(masked.make_sparse_change(site, weight, mask), notes=notes)
+    return masked.prune_by_inputs("prune.wanda", place, weights, statistic, config, choose_mask)
 
 
 METHOD = Method(
