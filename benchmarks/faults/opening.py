@@ -120,8 +120,8 @@ def forward_that_fails(folder: Path) -> str:
         done = command("inspect", model, "--json")
         expect(done.code == 0, done.said)
         found = json.loads(done.out)
-        expect(found["operations"] is None and bool(found["operations_note"]), f"operations {found['operations']}")
-    return f"inspect goes on: {found['operations_note'][:110]}"
+        expect(found["macs"] is None and bool(found["macs_note"]), f"operations {found['macs']}")
+    return f"inspect goes on: {found['macs_note'][:110]}"
 
 
 class Broken(Shared):
