@@ -45,6 +45,8 @@ bench: $(READY)
 	$(BIN)/python -m benchmarks.doors
 	$(BIN)/python -m benchmarks.kills
 	$(BIN)/python -m benchmarks.startup --texts
+	$(BIN)/python -m benchmarks.grids
+	$(BIN)/python -m benchmarks.house
 	$(BIN)/python -m benchmarks.lazy_data
 
 clean:
