@@ -34,6 +34,7 @@ import trimodal
 from benchmarks import drawndigits
 from benchmarks.drawndigits import Classifier
 from benchmarks.passlines import PassLine, finish, table
+from trimodal.formats import measure_folder_size
 
 SEEDS = (0, 1, 2)
 SPARSITY, LAST_SPARSITY = 0.95, 0.7
@@ -100,8 +101,7 @@ def row(what: str, seed: int, folder: Path, factory: Callable[[], torch.nn.Modul
     model = trimodal.load(folder, factory=factory)
     weights = [layer.weight for layer in model.modules() if getattr(layer, "in_features", 0)]
     kept = sum(int((w != 0).sum()) for w in weights) / sum(w.numel() for w in weights)
-    file = next(file for file in sorted(folder.glob("model.*")) if file.suffix in (".safetensors", ".trimodal"))
-    return Row(what, seed, file.stat().st_size, drawndigits.accuracy(model, *drawndigits.samples("test")), kept)
+    return Row(what, seed, measure_folder_size(folder)[1], drawndigits.accuracy(model, *drawndigits.samples("test")), kept)
 
 
 def pipeline(seed: int, scratch: Path) -> list[Row]:

@@ -138,7 +138,7 @@ def never_called(folder: Path) -> str:
     rounding = {"where": ["*read*", "*idle*"], "bits": 8}
     recipe = {"steps": [{"prune.magnitude": {"where": "*out*"}}, {"distill": {"steps": 2}}, {"quantize.gptq": rounding}]}
     done = trimodal.compress("benchmarks.faults.numbers:functional", recipe, texts(folder), folder / "out")
-    notes = {record.find_place: record.notes for record in done.records if getattr(record, "method", "") == "quantize.gptq"}
+    notes = {record.place: record.notes for record in done.records if getattr(record, "method", "") == "quantize.gptq"}
     unseen = all(any("reached by no calibration token" in note for note in said) for said in notes.values())
     expect(len(notes) == 2 and unseen, f"the records say {notes}")
     return "; ".join(f"{place}: {said[-1]}" for place, said in notes.items())
