@@ -71,7 +71,7 @@ def estimate_and_first_line(folder: Path) -> str:
         running.stderr.read()
     expect(first.startswith("reading "), f"first line: {first!r}")
     expect(bool(re.match(r"needs about .* of memory, .* on disk", second)), f"second line: {second!r}")
-    limited = "from trimodal.planning import cost; cost.free_memory = lambda: 10**6; from trimodal import cli; import sys; cli.main()"
+    limited = "from trimodal.planning import cost; cost.free_memory_bytes = lambda: 10**6; from trimodal import cli; import sys; cli.main()"
     told = python("-c", limited, *command[3:-1], folder / "other")
     expect(not (folder / "other").exists(), "it was written all the same")
     return f"first line after {seconds:.1f} s; {second.strip()}; {refused(told, 'of memory, but only', '--ignore-limits')}"
