@@ -47,6 +47,12 @@ class InputPruningOptions(WeightPruningOptions):
         """The second moment for the refit, else the column norms."""
         return "moment" if self.refit else "norm"
 
+    def count_kept(self, site: Site, by_sparsity: int) -> int:
+        """Weights that stay in the whole site: those of n of m, else `by_sparsity`."""
+        if self.kept is None or self.of is None:
+            return by_sparsity
+        return count_kept_in_runs(site, self.kept, self.of)
+
 
 def refuse_inputs(place: Place, config: InputPruningOptions, kept: int) -> str | None:
     """Why a place is left alone where `kept` weights, chosen by their inputs, are to stay."""

@@ -68,9 +68,7 @@ def forecast(place: Place, config: RiaConfig) -> Sequence[Site]:
 
 
 def _count_kept(site: Site, config: RiaConfig) -> int:
-    if config.kept is None or config.of is None:
-        return masked.count_kept_overall(site, config.sparsity)
-    return masked.count_kept_in_runs(site, config.kept, config.of)
+    return config.count_kept(site, masked.count_kept_overall(site, config.sparsity))
 
 
 def score_weights(weight: Tensor, square: Tensor, power: float) -> Tensor:

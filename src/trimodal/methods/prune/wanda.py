@@ -60,9 +60,7 @@ def forecast(place: Place, config: WandaConfig) -> Sequence[Site]:
 
 
 def _count_kept(site: Site, config: WandaConfig) -> int:
-    if config.kept is None or config.of is None:
-        return masked.count_kept_per_row(site, config.sparsity)
-    return masked.count_kept_in_runs(site, config.kept, config.of)
+    return config.count_kept(site, masked.count_kept_per_row(site, config.sparsity))
 
 
 def choose_mask(weight: Tensor, square: Tensor, config: WandaConfig, within: Tensor | None = None) -> Tensor:
