@@ -35,6 +35,7 @@ class Component:
         call: runs the part.
         outputs: the names of what `call` returns, in order.
         dynamic: per input, the dimensions of any length and their names; those of `DYNAMIC` where nothing is said.
+        switches: a further input, bool (1,), by name, and the input (batch, length, …) that has length 0 for this call where it is true.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Component:
     call: Call
     outputs: Sequence[str]
     dynamic: Mapping[str, Mapping[int, str]] = field(default_factory=dict)
+    switches: Mapping[str, str] = field(default_factory=dict)
 
     def dynamic_of(self, name: str) -> Mapping[int, str]:
         """The dimensions of input `name` that may have any length, and what they are called."""

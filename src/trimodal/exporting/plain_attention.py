@@ -6,7 +6,7 @@ OpenVINO and ONNX Runtime from seeing one attention. `use_plain_attention_` has 
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -24,20 +24,48 @@ def use_plain_attention_(module: nn.Module) -> None:
         module.set_attn_implementation(NAME)
 
 
+class InParts(NamedTuple):
+    """Keys, or values, of tokens in two parts, (batch, heads, tokens, width) each, either of which may have none: attended to as if
+    they were one, and never copied into one."""
+
+    past: Tensor
+    new: Tensor
+
+
 def attend_plainly(
-    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None = None,
+    module: nn.Module, query: Tensor, key: Tensor | InParts, value: Tensor | InParts, attention_mask: Tensor | None = None,
     scaling: float | None = None, dropout: float = 0.0, **options: Any,
 ) -> tuple[Tensor, None]:  # fmt: skip
     """softmax(q kᵀ · scaling + mask) v: (batch, heads, T, width) each, keys and values with as many heads or a divisor of them ->
     (batch, T, heads, width)."""
-    scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
+    if isinstance(key, InParts) and isinstance(value, InParts):
+        return _attend_to_parts(query * (scaling or query.shape[-1] ** -0.5), key, value), None
+    assert isinstance(key, Tensor) and isinstance(value, Tensor)
+    query = query * (query.shape[-1] ** -0.5 if scaling is None else scaling)
     times = query.shape[1] // key.shape[1]
     if times > 1:
-        key, value = key.repeat_interleave(times, dim=1), value.repeat_interleave(times, dim=1)
-    scores = torch.matmul(query * scaling, key.transpose(2, 3))
+        return _attend_in_groups(query, key, value, attention_mask, times), None
+    scores = torch.matmul(query, key.transpose(2, 3))
     if attention_mask is not None:
         scores = scores + attention_mask
     return torch.matmul(torch.softmax(scores, dim=-1), value).transpose(1, 2), None
+
+
+def _attend_in_groups(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, times: int) -> Tensor:
+    """As above, with `times` heads of queries (batch, heads, T, width) to each of keys and values, which are not copied: the queries
+    of a group stand below each other instead."""
+    batch, heads, tokens, width = query.shape
+    scores = torch.matmul(query.reshape(batch, heads // times, times * tokens, width), key.transpose(2, 3))
+    if mask is not None:
+        scores = scores + mask.repeat(1, 1, times, 1)
+    return torch.matmul(torch.softmax(scores, dim=-1), value).reshape(batch, heads, tokens, width).transpose(1, 2)
+
+
+def _attend_to_parts(query: Tensor, key: InParts, value: InParts) -> Tensor:
+    """As above, without a mask, over both parts: their scores are short and are what is joined."""
+    scores = torch.cat([torch.matmul(query, part.transpose(2, 3)) for part in key], dim=-1)
+    past, new = torch.softmax(scores, dim=-1).tensor_split([key.past.shape[2]], dim=-1)
+    return (torch.matmul(past, value.past) + torch.matmul(new, value.new)).transpose(1, 2)
 
 
 def make_additive_mask(
@@ -53,7 +81,8 @@ def make_additive_mask(
         return (1.0 - attention_mask[:, None, None, -kv_length:].to(dtype)) * least
     options |= {"allow_is_causal_skip": False, "allow_is_bidirectional_skip": False}
     allowed = sdpa_mask(
-        q_length=q_length, kv_length=kv_length, q_offset=q_offset, kv_offset=kv_offset, mask_function=mask_function,
-        attention_mask=attention_mask, **options,
+        q_length=q_length, kv_length=kv_length, q_offset=q_offset, kv_offset=kv_offset, mask_function=mask_function, **options,
     )  # fmt: skip
+    if allowed is not None and attention_mask is not None:  # here, since the function above would gather it element by element
+        allowed = allowed & attention_mask[:, None, None, -kv_length:].bool()
     return None if allowed is None else torch.where(allowed, torch.zeros((), dtype=dtype), least)

@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 from trimodal.exporting.component import Component
+from trimodal.exporting.components.decoder import split_decoder
 from trimodal.exporting.components.dual_encoder import split_dual_encoder
+from trimodal.exporting.components.llava import split_llava
+from trimodal.exporting.components.whisper import split_whisper
 from trimodal.exporting.components.whole import take_whole
 from trimodal.models.model import Model
 
@@ -13,6 +16,9 @@ COMPONENTS: Mapping[str, Callable[[Model], Sequence[Component]]] = {
     "clip": split_dual_encoder,
     "siglip": split_dual_encoder,
     "clap": split_dual_encoder,
+    "llama": split_decoder,
+    "llava": split_llava,
+    "whisper": split_whisper,
 }
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
@@ -19,10 +20,12 @@ from torch import nn
 
 from trimodal.errors import ModelError
 from trimodal.exporting.component import Component, ComponentModule
+from trimodal.exporting.onnx_graph.switch import add_switch_
 
 OPSET = 21
 """The first that has 4-bit integers and scales by block."""
 _AUTO = torch.export.Dim.AUTO
+_SYMBOL, _VIEWED = re.compile(r"\bs\d+\b"), re.compile(r"\(\((\w+)\*(\w+)\)//\1\)")
 
 
 def trace_component(component: Component) -> ir.Model:
@@ -43,6 +46,8 @@ def trace_component(component: Component) -> ir.Model:
         raise ModelError(f"{component.name} cannot be traced: {_first_line(failed)}") from failed
     assert program is not None
     _rename_lengths_(program.model, component)
+    for switch, name in component.switches.items():
+        add_switch_(program.model.graph, switch, name)
     return program.model
 
 
@@ -75,7 +80,10 @@ def _rename_lengths_(model: ir.Model, component: Component) -> None:
 
 
 def _rename_length(length: Any, names: Mapping[str, str]) -> int | str:
-    return length if isinstance(length, int) else names.get(str(length.value), str(length.value))
+    """Also in sums of lengths, and in what a view that leaves one length open says of it."""
+    if isinstance(length, int):
+        return length
+    return _VIEWED.sub(r"\2", _SYMBOL.sub(lambda found: names.get(found[0], found[0]), str(length.value)))
 
 
 def _first_line(failed: BaseException) -> str:
