@@ -47,7 +47,7 @@ def build_graph(component: Component, source: ExportSource) -> tuple[ir.Model, W
         ModelError: it cannot be traced.
     """
     graph = trace_component(component)
-    codes = write_codes_(graph, initializer_names(component), source.layers.values(), bool(source.options.get("unsigned", False)))
+    codes = write_codes_(graph, initializer_names(component, graph), source.layers.values(), bool(source.options.get("unsigned", False)))
     tidy_graph_(graph)
     graph.producer_name = _PRODUCER
     return graph, codes

@@ -13,6 +13,7 @@ values cost nothing, and cross-attention looks at those of the past and at new o
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -61,6 +62,8 @@ def _encode(module: nn.Module, inputs: Mapping[str, Tensor]) -> Mapping[str, Ten
 
 
 def _take_decoder(module: nn.Module, inputs: Mapping[str, Tensor]) -> Component:
+    positions = module.get_submodule("model.decoder.embed_positions")
+    positions.forward = partial(_look_up_positions, positions)  # its own one indexes, which is no lookup to a runtime
     ids = inputs["decoder_input_ids"][:, :TOKENS].contiguous()
     with torch.no_grad():
         states = _encode(module, {"input_features": inputs["input_features"]})["last_hidden_state"]
@@ -75,6 +78,12 @@ def _take_decoder(module: nn.Module, inputs: Mapping[str, Tensor]) -> Component:
         ("logits", *list_state_names(PRESENT, layers, _PARTS)), {**lengths, _STATES: {0: "batch_size", 1: _HEARD}},
         switches={_SWITCH: _STATES},
     )  # fmt: skip
+
+
+def _look_up_positions(table: nn.Embedding, ids: Tensor, past_key_values_length: int = 0, position_ids: Tensor | None = None) -> Tensor:
+    """The vectors (batch, new, width) of `position_ids` int64 (batch, new)."""
+    assert position_ids is not None
+    return nn.functional.embedding(position_ids, table.weight)
 
 
 def _make_call(layers: int) -> Call:

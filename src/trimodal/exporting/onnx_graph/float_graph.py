@@ -51,11 +51,13 @@ def trace_component(component: Component) -> ir.Model:
     return program.model
 
 
-def initializer_names(component: Component) -> Mapping[int, str]:
-    """What the graph's initializers are called, by the `id` of the parameter: the first of the names of one that several share."""
+def initializer_names(component: Component, model: ir.Model) -> Mapping[int, str]:
+    """What the traced graph's initializers are called, by the `id` of the parameter: of several names of one that layers share, that
+    which the graph has."""
     found: dict[int, str] = {}
     for name, parameter in ComponentModule(component).named_parameters(remove_duplicate=False):
-        found.setdefault(id(parameter), name)
+        if name in model.graph.initializers:
+            found.setdefault(id(parameter), name)
     return found
 
 
