@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import onnx_ir as ir
+from onnx_ir.passes import common
 
 from trimodal.exporting.component import Component
 from trimodal.exporting.exporter import ExportedComponent, Exporter, ExportResult, ExportSource
@@ -61,6 +62,7 @@ def name_precision(source: ExportSource) -> str:
 
 def save_graph(graph: ir.Model, name: str, file: Path, root: Path) -> ExportedComponent:
     """Write `graph` into `file`, with its tensors beside it if they are many."""
+    common.ClearMetadataAndDocStringPass()(graph)
     size = sum(value.const_value.nbytes for value in graph.graph.initializers.values() if value.const_value is not None)
     beside = f"{file.name}_data" if size > SINGLE_FILE_BYTES else None
     ir.save(graph, file, external_data=beside)
