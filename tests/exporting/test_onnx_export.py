@@ -14,7 +14,7 @@ import torch
 from onnx import numpy_helper
 
 import trimodal
-from trimodal.errors import IntegrityError, InputError
+from trimodal.errors import InputError, IntegrityError
 from trimodal.exporting.export import Export
 from trimodal.layers import Affine, find_affine
 from trimodal.networks.tiny import make_miniature_batch, write_miniature, write_miniature_data
