@@ -17,11 +17,13 @@ import torch
 from torch import nn
 
 from trimodal.core import json_text
+from trimodal.data import Data
 from trimodal.errors import InputError, IntegrityError, suggest_names
 from trimodal.exporting import EXPORTERS, Exporter, ExportResult, ExportSource
 from trimodal.exporting.components import split_components
 from trimodal.exporting.layer_codes import take_layer_codes_
 from trimodal.exporting.plain_attention import use_plain_attention_
+from trimodal.exporting.samples import measure_score_ranges, read_batches
 from trimodal.exporting.trial import begin_trial, run_trial
 from trimodal.formats import check_output_place, is_artifact, open_atomic_folder, open_model
 from trimodal.formats.artifact import strip_config
@@ -48,7 +50,7 @@ class Export:
 
 @leaves_process_unchanged
 def export(
-    source: str | Path | Callable[[], nn.Module], to: str, out: str | Path | None = None, *,
+    source: str | Path | Callable[[], nn.Module], to: str, out: str | Path | None = None, *, data: Data | None = None,
     options: Mapping[str, Any] | None = None, force: bool = False, factory: str | Callable[[], nn.Module] | None = None,
 ) -> Export:  # fmt: skip
     """Write what another runtime runs, from an artifact, a Hugging Face folder or hub id, or a function.
@@ -57,6 +59,8 @@ def export(
         source: what is exported; an artifact's codes go into the files as they are.
         to: a format of `EXPORTERS`.
         out: folder to write, complete afterwards or as it was; by default the format's name inside of the artifact.
+        data: samples that the export is tried on; without them it is tried on random inputs. OpenVINO also takes from them how large
+            attention's queries and keys become, and multiplies these as integers.
         options: what the target says of how codes are written.
         force: replace `out` if it is not empty.
         factory: for an artifact that came from a function: that function or its name.
@@ -70,8 +74,10 @@ def export(
     place = _choose_place(source, to, out)
     check_output_place(place, force)
     model = open_model(source if callable(source) else str(source), factory)
-    trial = begin_trial(model) if exporter.runtime in RUNTIMES else None
-    prepared = prepare_source(model, options or {})
+    batches = read_batches(model, data)
+    trial = begin_trial(model, batches[0] if batches else None) if exporter.runtime in RUNTIMES else None
+    ranges = measure_score_ranges(model, batches)
+    prepared = replace(prepare_source(model, options or {}), score_ranges=ranges)
     with open_atomic_folder(place, force) as part, torch.no_grad():
         _carry_files(model, part)
         result = exporter.write(prepared, part)

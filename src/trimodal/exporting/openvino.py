@@ -25,7 +25,7 @@ def write_openvino(source: ExportSource, folder: Path) -> ExportResult:
     """
     made, written = [], []
     for component in source.components:
-        graph, codes = build_graph(component, source)
+        graph, codes = build_graph(component, source, integer_scores=True)
         with open_scratch_folder("the ONNX form of an OpenVINO model") as scratch:
             known = save_graph(graph, component.name, scratch / f"{component.name}.onnx", scratch)
             files = _convert(scratch / f"{component.name}.onnx", folder / f"openvino_{component.name}.xml")

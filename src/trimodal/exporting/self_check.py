@@ -30,6 +30,7 @@ from trimodal.core import Check
 from trimodal.errors import IntegrityError
 from trimodal.exporting.component import Component
 from trimodal.exporting.exporter import ExportedComponent
+from trimodal.models.model import Batch
 from trimodal.writing import open_scratch_folder
 
 MARGIN = 0.5
@@ -69,8 +70,11 @@ class RunFile:
     integer_nodes: Sequence[str]
 
 
-def make_probe_inputs(component: Component, vocabulary: int, seed: int = 0) -> dict[str, Tensor]:
-    """Seeded inputs in the shapes of the component's example: ids from the whole vocabulary, normal numbers, masks as they are."""
+def make_probe_inputs(component: Component, vocabulary: int, batch: Batch | None = None, seed: int = 0) -> dict[str, Tensor]:
+    """Inputs of the component: real ones where `batch` has them all, else seeded ones in the shapes of its example: ids from the whole
+    vocabulary, normal numbers, and a mask that hides the end of the second sample."""
+    if batch is not None and component.inputs.keys() <= batch.keys():
+        return {name: batch[name] for name in component.inputs}
     chance = torch.Generator().manual_seed(seed)
     return {name: _draw_like(name, value, vocabulary, chance) for name, value in component.inputs.items()}
 
@@ -80,6 +84,8 @@ def _draw_like(name: str, value: Tensor, vocabulary: int, chance: torch.Generato
         return torch.randn(value.shape, generator=chance).to(value.dtype)
     if name.endswith("input_ids") and vocabulary > 1:
         return torch.randint(0, vocabulary, value.shape, generator=chance)
+    if name == "attention_mask" and value.dim() == 2 and value.shape[1] > 3:
+        return torch.cat([value[:1], value[1:].index_fill(1, torch.arange(value.shape[1] - 2, value.shape[1]), 0)])
     return value
 
 

@@ -26,7 +26,7 @@ from trimodal.exporting.self_check import (
 )
 from trimodal.layers import is_weight_parametrized
 from trimodal.layers.parametrization import quantizes_inputs
-from trimodal.models.model import Model
+from trimodal.models.model import Batch, Model
 from trimodal.models.tensors import unique_tensors
 from trimodal.writing import open_scratch_folder
 
@@ -46,15 +46,15 @@ class Trial:
     tensor_bytes: int
 
 
-def begin_trial(model: Model) -> Trial:
-    """Run the compressed model on seeded inputs, before it is made plain.
+def begin_trial(model: Model, batch: Batch | None = None) -> Trial:
+    """Run the compressed model on `batch`, and where that lacks an input on seeded ones, before it is made plain.
 
     Raises:
         ModelError: nobody can say what its inputs look like.
     """
     components = split_components(model)
     words = find_vocabulary_size(model.module)
-    inputs = {part.name: make_probe_inputs(part, words) for part in components}
+    inputs = {part.name: make_probe_inputs(part, words, batch) for part in components}
     static = [path for path, layer in model.module.named_modules() if is_weight_parametrized(layer) and quantizes_inputs(layer.stored)]
     outputs, calls = {}, {}
     for part in components:
