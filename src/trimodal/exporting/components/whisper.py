@@ -34,7 +34,7 @@ from trimodal.exporting.components.kept_states import (
     read_present,
 )
 from trimodal.exporting.components.whole import TOKENS, make_trace_inputs, take_whole
-from trimodal.exporting.plain_attention import InParts
+from trimodal.exporting.plain_attention import InParts, use_plain_attention_
 from trimodal.models.model import Model
 
 _PARTS = ("decoder", "encoder")
@@ -50,6 +50,7 @@ def split_whisper(model: Model) -> Sequence[Component]:
     """
     if not hasattr(model.module, "proj_out"):
         return take_whole(model)
+    use_plain_attention_(model.module)  # which attends to what was heard in two parts
     inputs = make_trace_inputs(model)
     sound = {"input_features": inputs["input_features"]}
     encoder = Component("encoder_model", model.module, sound, _encode, ("last_hidden_state",))
