@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -21,6 +21,7 @@ from trimodal.data import Data
 from trimodal.errors import InputError, IntegrityError, suggest_names
 from trimodal.exporting import EXPORTERS, Exporter, ExportResult, ExportSource
 from trimodal.exporting.components import split_components
+from trimodal.exporting.idle_layers import describe_idle_layers, find_idle_layers
 from trimodal.exporting.layer_codes import take_layer_codes_
 from trimodal.exporting.plain_attention import use_plain_attention_
 from trimodal.exporting.samples import measure_score_ranges, read_batches
@@ -81,7 +82,9 @@ def export(
     with open_atomic_folder(place, force) as part, torch.no_grad():
         _carry_files(model, part)
         result = exporter.write(prepared, part)
-        _check_nothing_dropped(prepared, result, exporter)
+        idle = find_idle_layers(model, prepared.layers)
+        _check_nothing_dropped(prepared, result, exporter, idle)
+        result = replace(result, notes=(*result.notes, *describe_idle_layers(idle)))
         if trial is not None:
             result = replace(result, checks=(*result.checks, *run_trial(trial, prepared, result, exporter.runtime, part)))
             _require_passed(result)
@@ -129,8 +132,8 @@ def _carry_files(model: Model, folder: Path) -> None:
         (folder / "config.json").write_text(json_text(config, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def _check_nothing_dropped(source: ExportSource, result: ExportResult, exporter: Exporter) -> None:
-    """Refuse success where a tower, or a layer that has codes, is in no file."""
+def _check_nothing_dropped(source: ExportSource, result: ExportResult, exporter: Exporter, idle: Collection[str]) -> None:
+    """Refuse success where a tower, or a layer that has codes and is not idle, is in no file."""
     written = result.coded | result.decoded.keys()
     there = written | {name.rpartition(".")[0] for name in result.parameters}
     towers: dict[str, list[str]] = {}
@@ -142,7 +145,7 @@ def _check_nothing_dropped(source: ExportSource, result: ExportResult, exporter:
             raise IntegrityError(
                 f"the {tower} tower ({paths[0]} and {len(paths) - 1} more) is in no file that {exporter.name} wrote; nothing was kept"
             )
-    lost = [path for path, codes in source.layers.items() if path not in there and not set(codes.tied) & there]
+    lost = [path for path, codes in source.layers.items() if not {path, *codes.tied} & there and path not in idle]
     if lost:
         raise IntegrityError(f"{len(lost)} compressed layers are in no file that {exporter.name} wrote, first {lost[0]}; nothing was kept")
 

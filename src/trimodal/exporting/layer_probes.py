@@ -79,7 +79,8 @@ def cut_layer_probes(
         place = scratch / f"layer{len(found)}.onnx"
         onnx.save(extractor.extract_model([start], [product.output[0]]), str(place))
         shaped = _fit_rank(x, product.op_type)
-        wanted = _fit_rank(y - _bias_of(codes.layer, y), product.op_type) if product.op_type != "Gemm" else _fit_rank(y, "Gemm")
+        biased = len(product.input) > 2  # else the bias is added after what was cut out
+        wanted = _fit_rank(y if biased else y - _bias_of(codes.layer, y), product.op_type)
         allowed = codes.input.scale * _largest_code_weight(codes) + _SUMS * float(wanted.abs().max())
         found.append(LayerProbe(path, ProbeFile(path, place, {start: shaped.numpy()}), wanted, allowed))
     return found

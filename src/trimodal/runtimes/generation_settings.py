@@ -106,12 +106,15 @@ def read_settings(folder: Path) -> GenerationSettings:
                 "is taken here; change it, or use a library that searches"
             )
     return GenerationSettings(
-        said.get("max_new_tokens"), generation.get("max_length"), int(said.get("max_target_positions") or 0),
-        int(said.get("min_new_tokens") or 0), said.get("decoder_start_token_id", said.get("bos_token_id")), _read_list(said.get("eos_token_id")),
-        said.get("pad_token_id"), _read_list(said.get("suppress_tokens")), _read_list(said.get("begin_suppress_tokens")),
-        float(said.get("repetition_penalty") or 1.0), said.get("image_token_id", said.get("image_token_index")),
-        tuple((place, token) for place, token in said.get("forced_decoder_ids") or ()), said.get("lang_to_id") or {}, said.get("task_to_id") or {},
-        said.get("no_timestamps_token_id"), said.get("language"), said.get("task"),
+        max_new_tokens=said.get("max_new_tokens"), max_length=generation.get("max_length"),
+        positions=int(said.get("max_target_positions") or 0),
+        min_new_tokens=int(said.get("min_new_tokens") or 0), start=said.get("decoder_start_token_id", said.get("bos_token_id")),
+        end=_read_list(said.get("eos_token_id")), pad=said.get("pad_token_id"), suppressed=_read_list(said.get("suppress_tokens")),
+        suppressed_first=_read_list(said.get("begin_suppress_tokens")), repetition_penalty=float(said.get("repetition_penalty") or 1.0),
+        image_token=said.get("image_token_id", said.get("image_token_index")),
+        forced=tuple((place, token) for place, token in said.get("forced_decoder_ids") or ()), languages=said.get("lang_to_id") or {},
+        tasks=said.get("task_to_id") or {}, no_timestamps=said.get("no_timestamps_token_id"), language=said.get("language"),
+        task=said.get("task"),
     )  # fmt: skip
 
 

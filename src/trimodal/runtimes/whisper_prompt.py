@@ -27,7 +27,7 @@ def make_whisper_prompt(settings: GenerationSettings, batch: int, score: Callabl
         InputError: there is no first token, or language or task are not the model's.
     """
     if settings.start is None:
-        raise InputError("nobody says which token the decoder starts with; give decoder_input_ids, or decoder_start_token_id in config.json")
+        raise InputError("the decoder's first token is not said; give decoder_input_ids, or decoder_start_token_id in config.json")
     start = np.full((batch, 1), settings.start, np.int64)
     tokens = _forced_tokens(settings)
     columns: list[NDArray[np.int64]] = []

@@ -127,7 +127,7 @@ def _look_up_codes(editor: GraphEditor, shared: _SharedCodes, node: ir.Node) -> 
     index = node.inputs[1]
     assert index is not None
     rows = editor.dequantize_rows(shared.codes, index, node)
-    node.outputs[0].replace_all_uses_with(rows)
+    editor.replace_value(node.outputs[0], rows)
 
 
 def _quantize_input(editor: GraphEditor, node: ir.Node, place: int, codes: LayerCodes, written: WrittenCodes) -> None:

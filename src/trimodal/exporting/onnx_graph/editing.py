@@ -74,6 +74,13 @@ class GraphEditor:
         value = self.add_node("Mul", [value, taken], before)
         return self._join_last(value, columns, before)
 
+    def replace_value(self, old: ir.Value, new: ir.Value) -> None:
+        """Let all that takes `old` take `new`, which is also the graph's output in its place, under its name."""
+        name, is_output = old.name, old.is_graph_output()
+        old.replace_all_uses_with(new, replace_graph_outputs=True)
+        if is_output:
+            old.name, new.name, new.shape, new.type = f"{name}_replaced", name, old.shape, old.type
+
     def remove_unused_initializers_(self) -> None:
         """Drop tensors and nodes that nothing uses any longer."""
         for node in reversed(list(self.graph)):
