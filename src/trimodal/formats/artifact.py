@@ -107,7 +107,7 @@ def write_artifact(model: Model, plan: Plan, folder: Path, factory: str | None) 
         _copy_files(model.folder, folder, [*find_companion_files(model.folder), *find_licence_files(model.folder)])
         write_alignment_heads(model.module, folder)
         kind = cast("type[PreTrainedModel]", type(model.module))
-        said = _strip_config(read_config(model.folder))
+        said = strip_config(read_config(model.folder))
         absorbed = find_native_config(said, model.steps, kind)
         dtype = _dtype_of(said, str(model.module.dtype).removeprefix("torch."))
         config = {**absorbed.config, "architectures": [kind.__name__], "dtype": dtype}
@@ -161,7 +161,7 @@ def unpack_weights_(folder: Path) -> None:
 def _record_pack_(folder: Path, how: PackName) -> None:
     """Let config.json, the manifest and the name of the weights say how these are stored."""
     if (folder / "config.json").is_file():
-        config = _strip_config(read_config(folder))
+        config = strip_config(read_config(folder))
         kind = find_model_class(config, folder)
         alone = how == "plain" and not _native_config_of(folder).reason
         (folder / "config.json").write_text(_to_json_text(config if alone else _mark_config(config, how, kind)), encoding="utf-8")
@@ -172,7 +172,7 @@ def _record_pack_(folder: Path, how: PackName) -> None:
 
 def _native_config_of(folder: Path) -> NativeConfig:
     """What the configuration of the plain artifact in `folder` could say beyond what it says."""
-    config = _strip_config(read_config(folder))
+    config = strip_config(read_config(folder))
     return find_native_config(config, steps.read_steps(folder / weights_name_of(folder)), find_model_class(config, folder))
 
 
@@ -210,9 +210,9 @@ def _dtype_of(config: Mapping[str, Any], missing: str | None = None) -> Any:
     return next((config[key] for key in _TYPE if key in config), missing)
 
 
-def _strip_config(config: Mapping[str, Any]) -> dict[str, Any]:
+def strip_config(config: Mapping[str, Any]) -> dict[str, Any]:
     """A configuration that says nothing of us, nor of another's files."""
-    inner = {key: _strip_config(value) if isinstance(value, dict) else value for key, value in config.items()}
+    inner = {key: strip_config(value) if isinstance(value, dict) else value for key, value in config.items()}
     return {key: value for key, value in inner.items() if key not in ("quantization_config", NAMED)}
 
 
@@ -258,7 +258,7 @@ def _open_checked(folder: Path, manifest: Manifest, factory: Factory | None) -> 
         packed.unpack_file(folder / PACKED, plain / OURS)
         if (folder / "config.json").is_file():
             _copy_files(folder, plain, find_companion_files(folder))
-            config = _strip_config(read_config(folder))
+            config = strip_config(read_config(folder))
             if steps.read_steps(plain / OURS):
                 config = _mark_config(config, "plain", find_model_class(config, folder))
             else:
@@ -309,7 +309,7 @@ def set_plain_config_(model: Model) -> str:
         return f"plain layers cannot say what was done ({', '.join(sorted(other))})"
     kind = cast("type[PreTrainedModel]", type(module))
     shapes = [step for step in model.steps if step.effect == "sizes"]
-    absorbed = find_native_config(_strip_config(read_config(model.folder)), shapes, kind)
+    absorbed = find_native_config(strip_config(read_config(model.folder)), shapes, kind)
     if absorbed.reason:
         return absorbed.reason
     plain = build_meta_model(absorbed.config, kind)

@@ -1,0 +1,156 @@
+"""The verb: an artifact (or a model as it was published) into the folder of one format.
+
+    load → take the codes off → trace, write codes in, tidy (the format's own work) → nothing dropped? → carry what other loaders need
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from trimodal.core import json_text
+from trimodal.errors import InputError, IntegrityError, suggest_names
+from trimodal.exporting import EXPORTERS, Exporter, ExportResult, ExportSource
+from trimodal.exporting.components import split_components
+from trimodal.exporting.layer_codes import take_layer_codes_
+from trimodal.exporting.plain_attention import use_plain_attention_
+from trimodal.formats import check_output_place, is_artifact, open_atomic_folder, open_model
+from trimodal.formats.artifact import strip_config
+from trimodal.models.files import find_companion_files, find_licence_files
+from trimodal.models.model import Model
+from trimodal.models.process import leaves_process_unchanged
+from trimodal.writing.sums import sha256
+
+EXPORT_FILE = "export.json"
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Export:
+    """What `export` hands over: the folder, the format, and what was written."""
+
+    folder: Path
+    format: str
+    result: ExportResult
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data."""
+        return {"folder": str(self.folder), "format": self.format, **self.result.to_json()}
+
+
+@leaves_process_unchanged
+def export(
+    source: str | Path | Callable[[], nn.Module], to: str, out: str | Path | None = None, *,
+    options: Mapping[str, Any] | None = None, force: bool = False, factory: str | Callable[[], nn.Module] | None = None,
+) -> Export:  # fmt: skip
+    """Write what another runtime runs, from an artifact, a Hugging Face folder or hub id, or a function.
+
+    Args:
+        source: what is exported; an artifact's codes go into the files as they are.
+        to: a format of `EXPORTERS`.
+        out: folder to write, complete afterwards or as it was; by default the format's name inside of the artifact.
+        options: what the target says of how codes are written.
+        force: replace `out` if it is not empty.
+        factory: for an artifact that came from a function: that function or its name.
+
+    Raises:
+        InputError: the format is unknown, a package is missing, the model or the place cannot be used.
+        IntegrityError: what was written lacks a part of the model.
+    """
+    exporter = find_exporter(to)
+    exporter.require_packages()
+    place = _choose_place(source, to, out)
+    check_output_place(place, force)
+    model = open_model(source if callable(source) else str(source), factory)
+    prepared = prepare_source(model, options or {})
+    with open_atomic_folder(place, force) as part:
+        _carry_files(model, part)
+        with torch.no_grad():
+            result = exporter.write(prepared, part)
+        _check_nothing_dropped(prepared, result, exporter)
+        _write_export_file(part, exporter, model, result)
+    return Export(place, to, result)
+
+
+def find_exporter(name: str) -> Exporter:
+    """The format called `name`.
+
+    Raises:
+        InputError: there is none.
+    """
+    if name not in EXPORTERS:
+        raise InputError(f"there is no export format {name!r}; {suggest_names(name, EXPORTERS)}")
+    return EXPORTERS[name]
+
+
+def prepare_source(model: Model, options: Mapping[str, Any]) -> ExportSource:
+    """`model` with plain layers, plain attention, and what was stored beside it. The model is changed."""
+    model.module.eval().requires_grad_(False)
+    layers = take_layer_codes_(model.module)
+    model.module.float()  # runtimes on a CPU compute in float32; codes and scales keep their types
+    use_plain_attention_(model.module)
+    return ExportSource(model, layers, split_components, options)
+
+
+def _choose_place(source: Any, to: str, out: str | Path | None) -> Path:
+    if out is not None:
+        return Path(out)
+    if callable(source) or not is_artifact(Path(source)):
+        raise InputError(f"there is no folder to write to: only an artifact has a place for its {to} files; give one with -o")
+    return Path(source) / to
+
+
+def _carry_files(model: Model, folder: Path) -> None:
+    """What the model's other loaders need, in the new folder: configuration without our own keys, processors, labels, settings."""
+    if model.folder is None:
+        return
+    for path in [*find_companion_files(model.folder), *find_licence_files(model.folder)]:
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(model.folder / path, folder / path)
+    if (folder / "config.json").is_file():
+        config = strip_config(json.loads((folder / "config.json").read_text(encoding="utf-8")))
+        (folder / "config.json").write_text(json_text(config, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _check_nothing_dropped(source: ExportSource, result: ExportResult, exporter: Exporter) -> None:
+    """Refuse success where a tower, or a layer that has codes, is in no file."""
+    written = result.coded | result.decoded.keys()
+    there = written | {name.rpartition(".")[0] for name in result.parameters}
+    towers: dict[str, list[str]] = {}
+    for site in source.model.layout.sites:
+        towers.setdefault(site.tower, []).append(site.path)
+    for tower, paths in towers.items():
+        lacking = [path for path in paths if path not in there]
+        if len(lacking) == len(paths):
+            raise IntegrityError(
+                f"the {tower} tower ({paths[0]} and {len(paths) - 1} more) is in no file that {exporter.name} wrote; nothing was kept"
+            )
+    lost = [path for path, codes in source.layers.items() if path not in there and not set(codes.tied) & there]
+    if lost:
+        raise IntegrityError(f"{len(lost)} compressed layers are in no file that {exporter.name} wrote, first {lost[0]}; nothing was kept")
+
+
+def _write_export_file(folder: Path, exporter: Exporter, model: Model, result: ExportResult) -> None:
+    """What is in the folder, from what, made by which versions, with the sums of its files."""
+    files = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    said = {
+        "format": FORMAT, "to": exporter.name, "source": model.name, "family": model.family.name,
+        "versions": {name: found for name in ("trimodal", "torch", "transformers", *exporter.packages) if (found := _version_of(name))},
+        **result.to_json(), "files": {name: sha256(folder / name) for name in files},
+    }  # fmt: skip
+    (folder / EXPORT_FILE).write_text(json_text(said, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _version_of(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None

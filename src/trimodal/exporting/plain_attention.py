@@ -1,0 +1,59 @@
+"""Attention as runtimes fuse it: two products, one softmax, and a plain additive mask.
+
+What Transformers traces by default has IsNaN and Where around the softmax, or a mask gathered element by element; both keep
+OpenVINO and ONNX Runtime from seeing one attention. `use_plain_attention_` has every layer of a model call this one.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+from transformers.masking_utils import bidirectional_mask_function, sdpa_mask
+
+NAME = "trimodal_plain"
+
+
+def use_plain_attention_(module: nn.Module) -> None:
+    """Let every Transformers model in `module` compute attention in the plain way, as far as its class lets one choose."""
+    AttentionInterface.register(NAME, attend_plainly)
+    AttentionMaskInterface.register(NAME, make_additive_mask)
+    if isinstance(module, PreTrainedModel):
+        module.set_attn_implementation(NAME)
+
+
+def attend_plainly(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None = None,
+    scaling: float | None = None, dropout: float = 0.0, **options: Any,
+) -> tuple[Tensor, None]:  # fmt: skip
+    """softmax(q kᵀ · scaling + mask) v: (batch, heads, T, width) each, keys and values with as many heads or a divisor of them ->
+    (batch, T, heads, width)."""
+    scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
+    times = query.shape[1] // key.shape[1]
+    if times > 1:
+        key, value = key.repeat_interleave(times, dim=1), value.repeat_interleave(times, dim=1)
+    scores = torch.matmul(query * scaling, key.transpose(2, 3))
+    if attention_mask is not None:
+        scores = scores + attention_mask
+    return torch.matmul(torch.softmax(scores, dim=-1), value).transpose(1, 2), None
+
+
+def make_additive_mask(
+    *, q_length: int, kv_length: int, q_offset: Any = 0, kv_offset: Any = 0, mask_function: Any = None,
+    attention_mask: Tensor | None = None, dtype: torch.dtype = torch.float32, allow_is_bidirectional_skip: bool = False, **options: Any,
+) -> Tensor | None:  # fmt: skip
+    """0 where a token may be looked at and the least number where not: (batch, 1, 1, keys) where padding is all there is to hide,
+    else (batch, 1, queries, keys); None where nothing is."""
+    least = torch.finfo(dtype).min
+    if mask_function is bidirectional_mask_function:
+        if attention_mask is None:
+            return None
+        return (1.0 - attention_mask[:, None, None, -kv_length:].to(dtype)) * least
+    options |= {"allow_is_causal_skip": False, "allow_is_bidirectional_skip": False}
+    allowed = sdpa_mask(
+        q_length=q_length, kv_length=kv_length, q_offset=q_offset, kv_offset=kv_offset, mask_function=mask_function,
+        attention_mask=attention_mask, **options,
+    )  # fmt: skip
+    return None if allowed is None else torch.where(allowed, torch.zeros((), dtype=dtype), least)
