@@ -31,11 +31,11 @@ def test_names() -> None:
 @pytest.mark.parametrize(
     ("name", "levels"),
     [  # 8 bits static, 8 bits per token, 8 bits alone, 4 bits in groups, a table, float zero-points
-        ("onnxruntime-avx2", "native decoded native native decoded decoded"),
-        ("onnxruntime-vnni", "native decoded native native decoded decoded"),
-        ("transformersjs", "native decoded native native decoded decoded"),
-        ("openvino-vnni", "native decoded native native decoded decoded"),
-        ("openvino-avx2", "decoded decoded native native decoded decoded"),
+        ("onnxruntime-avx2", "native native native native decoded decoded"),
+        ("onnxruntime-vnni", "native native native native decoded decoded"),
+        ("transformersjs", "native native native native decoded decoded"),
+        ("openvino-vnni", "native native native native decoded decoded"),
+        ("openvino-avx2", "decoded native native native decoded decoded"),
         ("litert", "native native decoded refused refused refused"),
         ("executorch-xnnpack", "native native refused refused refused refused"),
         ("compressed-tensors", "refused decoded decoded decoded refused refused"),
@@ -104,6 +104,16 @@ def test_fewer_bits_go_into_the_next_wider_type() -> None:
     assert (answer.level, answer.weight_type) == ("native", "u4")
     assert answer.cautions[-1] == "each code of 3 bits takes 4 in the file"
     assert _ask("compressed-tensors", "linear", StoredWeight(3, 64, "positive", False, "float16")).weight_type == "u3"
+
+
+def test_inputs_that_no_operation_rounds_are_told_of() -> None:
+    for name in ("onnxruntime-vnni", "openvino-vnni", "transformersjs"):
+        assert "so the input stays in float" in " ".join(_ask(name, "linear", ROWS8, TOKEN).cautions)
+        assert "stays in float" not in " ".join(_ask(name, "linear", ROWS8, STATIC).cautions)
+
+
+def test_who_writes_codes_without_a_sign() -> None:
+    assert [name for name in NAMES if read_target(name).unsigned] == ["onnxruntime-avx2", "transformersjs"]
 
 
 def test_machines() -> None:

@@ -32,11 +32,12 @@ _OR = " or "
 
 @dataclass(frozen=True)
 class Support:
-    """What the target does with one thing, why, and where that is known from."""
+    """What the target does with one thing, why, where that is known from, and what a user should know all the same."""
 
     level: Level
     why: str
     source: str = ""
+    caution: str = ""
 
 
 @dataclass(frozen=True)
@@ -189,7 +190,8 @@ class Target:
     """One target, as its file says it.
 
     `instructions` are all needed; `a or b` stands for either. For a machine that has one of `without` another target is meant,
-    though this one runs there too. `weights` are rules per kind of layer, of which the first that fits decides.
+    though this one runs there too. `weights` are rules per kind of layer, of which the first that fits decides. `input_cautions`
+    say what becomes of inputs that are quantized in a way that the runtime has no operation for.
     """
 
     name: str
@@ -203,6 +205,7 @@ class Target:
     simulation: Simulation
     instructions: tuple[str, ...] = ()
     without: tuple[str, ...] = ()
+    input_cautions: Mapping[InputMode, str] = field(default_factory=dict)
     float_operators: tuple[FloatOperator, ...] = ()
     notes: tuple[Note, ...] = field(default=())
 
@@ -228,6 +231,12 @@ class Target:
         """Why what is stored so is taken, but decoded to float when it is loaded; None if it is not, or not taken."""
         answer = self.answer_site(layer, _make_site(weight, inputs, parts))
         return answer.text if answer.level == "decoded" else None
+
+    @property
+    def unsigned(self) -> bool:
+        """Whether 8-bit codes of linear layers with quantized inputs are written without a sign, around 128."""
+        types = (rule.types[0] for rule in self.weights.get("linear", ()) if "static" in rule.inputs)
+        return next(types, "s8").startswith("u")
 
     def explain_misfit(self, have: Collection[str] | None = None) -> str | None:
         """Why this machine, or one that has the instructions `have`, is not of the kind that is meant; None if it is, or if this
@@ -256,7 +265,7 @@ class Target:
         if wrong:
             asked = f" with inputs {_MODES[site.input.mode]}" if site.input else ""
             return Answer("refused", (f"{_LAYERS[layer]}{asked}: {_join(wrong, 'and')}",))
-        return _answer_by_rule(rule, weight)
+        return _answer_by_rule(rule, weight, self.input_cautions.get(site.input.mode, "") if site.input else "")
 
     def _list_supports(self, site: StoredSite) -> list[Support]:
         parts, coded = self.parts, site.weight is not None
@@ -281,12 +290,12 @@ _MODES = {
 
 
 def _answer(support: Support) -> Answer:
-    return Answer(support.level, () if support.level == "native" else (support.why,))
+    return Answer(support.level, () if support.level == "native" else (support.why,), (support.caution,) if support.caution else ())
 
 
-def _answer_by_rule(rule: WeightRule, weight: StoredWeight) -> Answer:
+def _answer_by_rule(rule: WeightRule, weight: StoredWeight, about_input: str) -> Answer:
     chosen = rule.choose_type(weight.bits) or ""
-    cautions = [rule.caution] if rule.caution else []
+    cautions = [said for said in (rule.caution, about_input) if said]
     if _bits_of(chosen) > weight.bits:
         cautions.append(f"each code of {weight.bits} bits takes {_bits_of(chosen)} in the file")
     return Answer(rule.level, () if rule.level == "native" else (rule.why,), tuple(cautions), chosen)
