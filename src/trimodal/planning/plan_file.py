@@ -24,7 +24,7 @@ from trimodal.statistics import Balance
 PlanSource = Plan | str | Path | Mapping[str, Any]
 _PLAN_KEYS = (
     "seed", "source", "calibration", "edits", "expected_tensor_bytes", "recipe", "trimodal", "format", "skipped", "pack",
-    "untouched", "estimate",
+    "untouched", "estimate", "target",
 )  # fmt: skip
 _PLACE_KEYS = ("name", "paths", "bytes_before", "bytes_after", "config", "certainty", "fold")
 _SHA256 = 64

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from trimodal.targets.answer import Answer, Level
+from trimodal.targets.answer import MEANINGS, Answer, Level
 from trimodal.targets.read import list_targets, read_target
 from trimodal.targets.target import LayerKind, Target
 
-__all__ = ["Answer", "LayerKind", "Level", "Target", "list_targets", "read_target"]
+__all__ = ["MEANINGS", "Answer", "LayerKind", "Level", "Target", "list_targets", "read_target"]

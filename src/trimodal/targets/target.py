@@ -118,7 +118,10 @@ class WeightRule:
     def _list_input_misfits(self, inputs: StoredInput | None) -> list[str]:
         mode = "none" if inputs is None else inputs.mode
         if mode not in self.inputs:
-            return [f"inputs {_MODES[mode]}, not {_join([_MODES[other] for other in self.inputs])}"]
+            taken = [_MODES[other] for other in self.inputs if other != "none"]
+            if not taken:
+                return ["inputs may not be quantized"]
+            return [f"inputs {'must be quantized' if mode == 'none' else f'quantized {_MODES[mode]}, not'} {_join(taken)}"]
         if inputs is not None and inputs.bits > self.input_bits:
             return [f"inputs of {inputs.bits} bits, not {self.input_bits}"]
         return []
@@ -218,6 +221,11 @@ class Target:
         answers = [self._answer_weight(layer, site)] if site.weight else []
         return combine_answers([*answers, *(_answer(support) for support in self._list_supports(site))])
 
+    def answer_change(self, change: Literal["cut_units", "dropped_blocks", "merged_tokens"]) -> Answer:
+        """How this target takes a network that was changed so."""
+        support: Support = getattr(self.structure, change)
+        return _answer(support)
+
     def refuse_storage(
         self, layer: LayerKind, weight: StoredWeight | None, inputs: StoredInput | None = None, **parts: Any
     ) -> str | None:
@@ -263,7 +271,7 @@ class Target:
         rule = min(rules, key=lambda rule: rule.count_misfits(weight, site.input, site.shape))  # the first that fits, else the nearest
         wrong = rule.list_misfits(weight, site.input, site.shape)
         if wrong:
-            asked = f" with inputs {_MODES[site.input.mode]}" if site.input else ""
+            asked = f" with inputs quantized {_MODES[site.input.mode]}" if site.input else ""
             return Answer("refused", (f"{_LAYERS[layer]}{asked}: {_join(wrong, 'and')}",))
         return _answer_by_rule(rule, weight, self.input_cautions.get(site.input.mode, "") if site.input else "")
 
@@ -283,10 +291,7 @@ class Target:
 
 
 _LAYERS = {"linear": "a linear layer", "conv": "a convolution", "embedding": "an embedding", "norm": "a norm"}
-_MODES = {
-    "none": "not quantized", "static": "quantized by a fixed range", "per token": "quantized by a range per token",
-    "per sample": "quantized by a range per sample",
-}  # fmt: skip
+_MODES = {"static": "by a fixed range", "per token": "by a range per token", "per sample": "by a range per sample"}
 
 
 def _answer(support: Support) -> Answer:
