@@ -7,6 +7,7 @@ plain values replace its own.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,17 @@ def read_target(source: str | Path) -> Target:
     Raises:
         TargetError: there is none, it cannot be read, or it does not say what a target says; naming where in it what is wrong.
     """
+    if isinstance(source, str) and source in _find_built_in():
+        return _read_built_in(source)
+    return _read_whole(source)
+
+
+@cache
+def _read_built_in(name: str) -> Target:
+    return _read_whole(name)
+
+
+def _read_whole(source: str | Path) -> Target:
     data, where = _read_data(source, ())
     data.setdefault("name", Path(source).stem)
     return read_record(Target, data, where, TargetError, "`trimodal targets NAME` shows a whole one")
