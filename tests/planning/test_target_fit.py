@@ -126,7 +126,8 @@ def test_what_is_stored_already_is_asked_about(compressed: Callable[..., Any]) -
 
 
 def test_names_are_grouped_by_reason() -> None:
-    cautions = tuple(TargetCaution(name, name, "refused", "no") for name in ("a", "b")) + (TargetCaution("c", "c", "native", "careful"),)
+    a, b = (TargetCaution(name, name, "refused", "no") for name in ("a", "b"))
+    cautions = (a, b, TargetCaution("c", "c", "native", "careful"))
     fit = TargetFit("x", 3, 2, 0, "", cautions)
     assert fit.group_names("refused") == {"no": ["a", "b"]} and fit.group_names("native") == {"careful": ["c"]}
     assert not fit.takes_nothing and replace(fit, asked=2).takes_nothing and not TargetFit("x", 0, 0, 0).takes_nothing

@@ -14,7 +14,7 @@ from trimodal.formats.stored_sites import describe_stored_sites
 from trimodal.models.model import Model
 from trimodal.targets import Answer, Target
 
-_MOST_REASONS = 3
+_MOST_REASONS = 2
 
 
 @dataclass(frozen=True)
