@@ -8,6 +8,7 @@ import pytest
 
 from trimodal.errors import TargetError
 from trimodal.targets import read_target
+from trimodal.targets import target as target_module
 
 
 def _write(folder: Path, text: str) -> Path:
@@ -51,6 +52,13 @@ def test_a_file_that_is_like_itself(tmp_path: Path) -> None:
     file.write_text(f"like: {file}\n")
     with pytest.raises(TargetError, match="must name another target"):
         read_target(file)
+
+
+def test_a_runtime_stands_for_its_target_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    for have, name in ((["avx2"], "onnxruntime-avx2"), (["avx2", "avx_vnni"], "onnxruntime-vnni"), ([], "onnxruntime-avx2")):
+        monkeypatch.setattr(target_module, "instruction_sets", lambda have=have: have)
+        assert read_target("onnxruntime").name == name
+    assert read_target("executorch").name == "executorch-xnnpack"
 
 
 def test_names_that_there_are_not(tmp_path: Path) -> None:

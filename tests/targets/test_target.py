@@ -94,8 +94,10 @@ def test_the_two_answers_exclude_each_other() -> None:
     target = read_target("onnxruntime-avx2")
     assert target.refuse_storage("linear", TABLE4) is None
     assert str(target.explain_decoding("linear", TABLE4)).startswith("a table of numbers is a Gather")
-    assert target.explain_decoding("linear", GROUPS4, STATIC) is None
-    assert "fail when they are run" in str(target.refuse_storage("linear", GROUPS4, STATIC))
+    groups = StoredWeight(8, 64, "positive", False, "float16")
+    assert target.explain_decoding("linear", groups, STATIC) is None
+    assert "fail when they are run" in str(target.refuse_storage("linear", groups, STATIC))
+    assert "4-bit codes beside quantized inputs" in str(target.explain_decoding("linear", GROUPS4, STATIC))
     assert target.explain_decoding("linear", ROWS8, STATIC) is target.refuse_storage("linear", ROWS8, STATIC) is None
 
 

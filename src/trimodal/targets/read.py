@@ -27,13 +27,18 @@ def list_targets() -> dict[str, str]:
 
 
 def read_target(source: str | Path) -> Target:
-    """The built-in target called `source`, or the one in the YAML file there.
+    """The built-in target called `source`, or the one in the YAML file there; by the name of a runtime the one of its targets that
+    this machine is of, else the first.
 
     Raises:
         TargetError: there is none, it cannot be read, or it does not say what a target says; naming where in it what is wrong.
     """
-    if isinstance(source, str) and source in _find_built_in():
+    known = _find_built_in()
+    if isinstance(source, str) and source in known:
         return _read_built_in(source)
+    of_runtime = [target for name in sorted(known) if (target := _read_built_in(name)).runtime == source]
+    if of_runtime:
+        return next((target for target in of_runtime if target.machine_fits()), of_runtime[0])
     return _read_whole(source)
 
 

@@ -53,6 +53,7 @@ class WeightRule:
         why: the reason, or the operation that computes it.
         source: where that is known from.
         input_bits: bits of the quantized input, at most.
+        least_bits: bits per weight from which on the rule holds; fewer are another rule's.
         float_zero: whether zero-points need not be whole numbers.
         whole_groups: whether the columns must be a multiple of the group.
         rows_multiple: what the rows must be a multiple of.
@@ -68,6 +69,7 @@ class WeightRule:
     why: str
     source: str = ""
     input_bits: int = 8
+    least_bits: int = 1
     float_zero: bool = False
     whole_groups: bool = False
     rows_multiple: int = 1
@@ -98,6 +100,8 @@ class WeightRule:
             found.append(f"the grid is {weight.grid}, not {_join(self.grids)}")
         if self.choose_type(weight.bits) is None:
             found.append(f"{weight.bits} bits per weight, at most {max(map(_bits_of, self.types))} fit")
+        if weight.bits < self.least_bits:
+            found.append(f"{weight.bits} bits per weight, not {self.least_bits} or more")
         if weight.group not in self.groups and "any" not in self.groups:
             found.append(f"scales {_per([weight.group])}, not {_per(self.groups)}")
         if weight.zero_point == "float16" and not self.float_zero:
