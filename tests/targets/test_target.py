@@ -103,7 +103,7 @@ def test_the_two_answers_exclude_each_other() -> None:
 
 def test_fewer_bits_go_into_the_next_wider_type() -> None:
     answer = _ask("onnxruntime-avx2", "linear", StoredWeight(3, 64, "positive", False, "float16"))
-    assert (answer.level, answer.weight_type) == ("native", "u4")
+    assert (answer.level, answer.weight_type) == ("native", "s4")
     assert answer.cautions[-1] == "each code of 3 bits takes 4 in the file"
     assert _ask("compressed-tensors", "linear", StoredWeight(3, 64, "positive", False, "float16")).weight_type == "u3"
 
