@@ -140,6 +140,8 @@ def test_a_plan_keeps_what_its_target_said(tmp_path: Path) -> None:
     file = tmp_path / "plan.json"
     file.write_text(json.dumps(made.to_json()))
     assert Plan.from_json(json.loads(file.read_text())).target == made.target
+    again = pipeline.plan(model, read_plan_file(file)[0], data)
+    assert again.target == made.target and again.recomputed == ""
     assert read_plan_file(file)[0].edits == made.edits and pipeline.plan(model, "int8-full", data) == made
     with pytest.raises(TargetError, match="executorch-xnnpack can take nothing"):
         pipeline.plan(model, "int4", data, target="executorch-xnnpack")

@@ -13,7 +13,7 @@ from trimodal.core.record import PackName
 from trimodal.errors import RecipeError
 from trimodal.planning.plan_file import PlanSource, read_plan_file
 from trimodal.planning.recipe import LARGEST_SEED, Recipe, read_recipe
-from trimodal.targets import Target, read_target
+from trimodal.targets import Target, list_targets, read_target
 
 TargetSource = str | Path | Target
 RecipeSource = str | Path | Mapping[str, Any]
@@ -56,7 +56,13 @@ def read_request(
         given = "neither a recipe nor a plan was given" if plan is None else "a recipe and a plan were given"
         raise RecipeError(f"{given}; give exactly one of them")
     request = _read_plan_request(plan, seed, pack) if plan is not None else _read_recipe_request(recipe, seed, pack)  # type: ignore[arg-type]
-    return replace(request, target=found)
+    return replace(request, target=found or _find_planned_target(request.plan))
+
+
+def _find_planned_target(plan: Plan | None) -> Target | None:
+    """The target that a plan was made for, if it is a built-in one: a file of one's own has to be named again."""
+    name = plan.target.target if plan is not None and plan.target is not None else ""
+    return read_target(name) if name and name in list_targets() else None
 
 
 def _read_recipe_request(source: RecipeSource, seed: int | None, pack: PackName | None) -> Request:
