@@ -64,7 +64,9 @@ class ExportedModel:
             part.session.close()
 
 
-def open_export(folder: str | Path, threads: int = 1, runtime: str = "", only: Sequence[str] = ()) -> ExportedModel:
+def open_export(
+    folder: str | Path, threads: int = 1, runtime: str = "", only: Sequence[str] = (), exact: bool = False
+) -> ExportedModel:
     """The folder that an export wrote, its files opened with `threads` threads each.
 
     Args:
@@ -72,6 +74,7 @@ def open_export(folder: str | Path, threads: int = 1, runtime: str = "", only: S
         threads: how many each file may use.
         runtime: one of `RUNTIMES`; by default the one that the export was tried in.
         only: the components to open; by default all.
+        exact: without what a runtime rounds of its own accord, as ONNX Runtime does with what meets weight-only codes.
 
     Raises:
         InputError: it is no such folder, the runtime's package is missing, or no runtime opens its files.
@@ -82,7 +85,7 @@ def open_export(folder: str | Path, threads: int = 1, runtime: str = "", only: S
     if chosen not in RUNTIMES:
         raise InputError(f"no runtime {chosen!r} is known here for {found.to} files; {suggest_names(chosen, RUNTIMES)}")
     parts = {
-        name: Part(RUNTIMES[chosen](found.path_of(name), threads), part.inputs)
+        name: Part(RUNTIMES[chosen](found.path_of(name), threads, exact=exact), part.inputs)
         for name, part in found.components.items() if not only or name in only
     }  # fmt: skip
     return ExportedModel(found, parts, read_settings(found.folder))

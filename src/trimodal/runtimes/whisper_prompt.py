@@ -56,7 +56,7 @@ def _task_tokens(settings: GenerationSettings, before: Sequence[int | None]) -> 
         found.append(_find_token(settings.tasks, settings.task, "{}", "task"))
     elif settings.language is not None and settings.tasks:
         found.append(settings.tasks["transcribe"])
-    last = (found or list(before) or [None])[-1]
+    last = next(iter((*reversed(found), *reversed(before))), None)
     if settings.no_timestamps is not None and last != settings.no_timestamps:
         found.append(settings.no_timestamps)
     return found
@@ -64,8 +64,9 @@ def _task_tokens(settings: GenerationSettings, before: Sequence[int | None]) -> 
 
 def _hear_language(settings: GenerationSettings, scores: NDArray[Any]) -> Tokens:
     """The language's token (batch,) of the highest score among those of languages."""
-    tokens = np.array(sorted(settings.languages.values()), np.int64)
-    return tokens[scores[:, tokens].argmax(axis=-1)]
+    tokens: Tokens = np.array(sorted(settings.languages.values()), np.int64)
+    found: Tokens = tokens[scores[:, tokens].argmax(axis=-1)]
+    return found
 
 
 def _find_token(table: Any, name: str, pattern: str, what: str) -> int:

@@ -26,11 +26,12 @@ class GivenLayer(DynamicLayer):
     def __init__(self, keys: Tensor, values: Tensor) -> None:
         super().__init__()
         self.lazy_initialization(keys, values)
-        self.keys, self.values = keys, values
+        self.keys: Tensor = keys
+        self.values: Tensor = values
 
     def get_seq_length(self) -> int:
         """How many tokens there are, without asking whether there are any, which would be answered for good while tracing."""
-        return int(self.keys.shape[-2]) if not torch.compiler.is_compiling() else self.keys.shape[-2]
+        return self.keys.shape[-2]
 
 
 def name_states(prefix: str, layer: int, part: str = "") -> tuple[str, str]:

@@ -63,7 +63,7 @@ def _encode(module: nn.Module, inputs: Mapping[str, Tensor]) -> Mapping[str, Ten
 
 
 def _take_decoder(module: nn.Module, inputs: Mapping[str, Tensor]) -> Component:
-    positions = module.get_submodule("model.decoder.embed_positions")
+    positions: Any = module.get_submodule("model.decoder.embed_positions")
     positions.forward = partial(_look_up_positions, positions)  # its own one indexes, which is no lookup to a runtime
     ids = inputs["decoder_input_ids"][:, :TOKENS].contiguous()
     with torch.no_grad():

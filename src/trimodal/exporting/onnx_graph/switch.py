@@ -40,6 +40,6 @@ def _slice_nodes(graph: ir.Graph, flag: ir.Value, states: ir.Value) -> list[ir.N
 
 def _constant(graph: ir.Graph, name: str, numbers: list[int]) -> ir.Value:
     tensor = ir.tensor(np.array(numbers, np.int64), name=name)
-    value = ir.Value(name=name, const_value=tensor, shape=ir.Shape(tensor.shape), type=ir.TensorType(tensor.dtype))
+    value = ir.Value(name=name, const_value=tensor, shape=ir.Shape([len(numbers)]), type=ir.TensorType(tensor.dtype))
     graph.register_initializer(value)
     return value
