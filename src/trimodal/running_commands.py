@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from trimodal.application import add_command, print_result, screen
-from trimodal.arguments import ForceOption, JsonOption, ModelArgument
+from trimodal.arguments import DataOption, ForceOption, JsonOption, ModelArgument
 from trimodal.lazy import lazy_module
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 else:
     exporting, tables = lazy_module("trimodal.exporting.export"), lazy_module("trimodal.exporting.table")
 
-FORMATS = "onnx"
+FORMATS = "onnx, openvino"
 
 
 @add_command
@@ -27,6 +27,7 @@ def export(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Folder to write; by default OUT/FORMAT.", show_default=False)
     ] = None,
+    data: DataOption = "none",
     force: ForceOption = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -35,5 +36,5 @@ def export(
     Example: `trimodal export ./clip-int8 --to onnx`
     """
     screen.print_notice(f"reading {model}")
-    found = exporting.export(model, to, output, force=force)
+    found = exporting.export(model, to, output, data=data, force=force)
     print_result(found.to_json() if as_json else tables.make_export_table(found))
