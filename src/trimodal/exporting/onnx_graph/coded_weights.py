@@ -44,21 +44,24 @@ class WrittenCodes:
         return self.coded | self.decoded.keys()
 
 
-def write_codes_(model: ir.Model, names: Mapping[int, str], layers: Iterable[LayerCodes], unsigned: bool = False) -> WrittenCodes:
+def write_codes_(
+    model: ir.Model, names: Mapping[int, Sequence[str]], layers: Iterable[LayerCodes], unsigned: bool = False, kernels: bool = True
+) -> WrittenCodes:  # fmt: skip
     """Replace the weights of `layers` in the graph by their codes.
 
     Args:
         model: the float graph as it was traced.
-        names: what the initializers are called, by the `id` of the parameter.
+        names: what the initializers may be called, by the `id` of the parameter.
         layers: what is stored of each layer; those that the graph does not use are left out.
         unsigned: write 8-bit codes as unsigned numbers around 128, for kernels that saturate with signed ones.
+        kernels: whether the runtime convolves bytes whose sums are not rounded to bytes again. ONNX Runtime does not, and would
+            dequantize the kernel in every call.
     """
     editor, written = GraphEditor(model.graph), WrittenCodes(parameters=_used_parameters(model.graph))
     for codes in layers:
-        name = names.get(id(codes.parameter))
-        value = model.graph.initializers.get(name) if name is not None else None
-        if value is not None and value.uses():
-            _write_layer(editor, value, codes, written, unsigned)
+        known = (model.graph.initializers.get(name) for name in names.get(id(codes.parameter), ()))
+        for value in [value for value in known if value is not None and value.uses()]:
+            _write_layer(editor, value, codes, written, unsigned, kernels)
     editor.remove_unused_initializers_()
     model.graph.sort()  # a quantized input may be shared with a layer that runs earlier
     return written
@@ -69,17 +72,18 @@ def _used_parameters(graph: ir.Graph) -> set[str]:
     return {name.removeprefix("model.") for name, value in graph.initializers.items() if name.startswith("model.") and value.uses()}
 
 
-def _write_layer(editor: GraphEditor, weight: ir.Value, codes: LayerCodes, written: WrittenCodes, unsigned: bool) -> None:
+def _write_layer(
+    editor: GraphEditor, weight: ir.Value, codes: LayerCodes, written: WrittenCodes, unsigned: bool, kernels: bool
+) -> None:  # fmt: skip
     """Put the codes in the place of `weight`, wherever it is used."""
     uses, decoder = find_uses(weight, codes), WeightDecoder(editor, codes, editor.start)
-    reason = _find_reason(uses, codes)
+    reason = _find_reason(uses, codes, kernels)
     packed = scale_codes(codes, unsigned) if reason is None else None
     if packed is None:
         written.decoded[codes.path] = reason or decoder.reason
     else:
         written.coded.add(codes.path)
-        if any(use.kind == "lookup" for use in uses):
-            packed = packed.without_nibbles()
+        packed = replace(packed, counted=not kernels, nibbles=all(use.kind != "lookup" for use in uses))
     form = _WeightForm(editor, codes, packed, decoder, all(use.transposed for use in uses))
     for use in uses:
         if use.kind == "shape":
@@ -90,14 +94,18 @@ def _write_layer(editor: GraphEditor, weight: ir.Value, codes: LayerCodes, writt
             _write_product(editor, form, use, written)
         else:
             use.node.replace_input_with(use.place, form.whole())
+            if codes.input is not None:
+                written.float_inputs[codes.path] = "it is a recurrent layer, or one whose product the graph does not show"
 
 
-def _find_reason(uses: Sequence[WeightUse], codes: LayerCodes) -> str | None:
+def _find_reason(uses: Sequence[WeightUse], codes: LayerCodes, kernels: bool) -> str | None:
     """Why codes would be of no use to a runtime, whatever they are."""
     if others := [use.node.op_type for use in uses if use.kind == "other"]:
-        return f"{others[0]} takes the weight whole"
+        return f"it is used otherwise than in a product ({others[0]}), as the weights of recurrent layers are"
     if len(codes.shape) > 2 and (codes.input is None or not codes.input.static):
         return "no runtime multiplies the codes of a convolution's kernel with floats"
+    if len(codes.shape) > 2 and not kernels:
+        return "this runtime convolves bytes only where their sums become bytes again"
     return None
 
 
@@ -123,8 +131,8 @@ class _WeightForm:
 
     def factor(self, transposed: bool, scaled: bool) -> ir.Value:
         """What a product takes: in its own shape or (in, out), without what is done to x: with `scaled` that is x · columns."""
-        if self.packed is not None and transposed and self.only_transposed:
-            return dequantize(self.editor, self.packed.transpose())
+        if self.packed is not None and transposed:
+            return dequantize(self.editor, self.packed.transpose(stored=self.only_transposed))
         found = self.decoder.decode(("columns",) if scaled else ()) if self.packed is None else dequantize(self.editor, self.packed)
         return self.editor.add_shared("Transpose", [found], self.editor.start, perm=[1, 0]) if transposed else found
 

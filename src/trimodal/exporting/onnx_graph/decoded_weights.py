@@ -80,7 +80,7 @@ class WeightDecoder:
         values = self._floats(store.values, "values")
         mask = unpack_mask(self.editor, store.kept_mask.numpy(), self.codes.path, self.before)
         zero = self.editor.constant(np.array(0, np.float32), "zero")
-        return expand_kept(self.editor, values, mask, zero, (store.shape[0], self._columns), self.before)
+        return expand_kept(self.editor, values, len(store.values), mask, zero, (store.shape[0], self._columns), self.before)
 
     def _decode_coded(self, index: ir.Value | None, without: Collection[str]) -> ir.Value:
         store = self.codes.store
@@ -120,7 +120,8 @@ class WeightDecoder:
         kept = unpack_stored(store.get_buffer("codes"), bits, store.options["kept"])
         packed = unpack_codes(self.editor, kept.numpy(), bits, self.codes.path, self.before)
         zero = self.editor.constant(np.array(0, np.int32), "int0")
-        return expand_kept(self.editor, self.editor.reshape(packed, [-1], self.before), mask, zero, shape, self.before), mask
+        flat = self.editor.reshape(packed, [-1], self.before)
+        return expand_kept(self.editor, flat, store.options["kept"], mask, zero, shape, self.before), mask
 
     def _decode_grid(self, grid: Grid, numbers: ir.Value, index: ir.Value | None) -> ir.Value:
         scale = self._per_group(self._scales(grid.float_scales()), index, len(grid.scale), grid.group)
@@ -143,12 +144,18 @@ class WeightDecoder:
         count = len(book.levels)
         if count == 1:
             return self.editor.add_node("Gather", [self.editor.reshape(levels, [-1], self.before), numbers], self.before, axis=0)
-        rows = self.codes.shape[0]
-        tables = self._take(self.editor.reshape(levels, [rows, -1], self.before), index)
+        each = count // self.codes.shape[0] * 2**book.bits
+        row = self._count_rows() if index is None else self.editor.cast(index, ir.DataType.INT32, self.before)
+        first = self._add("Mul", self.editor.reshape(row, [-1, 1], self.before), self.editor.constant(np.array(each, np.int32), "each"))
+        place = self._add("Add", numbers, first)
         if book.per == "group":
             starts = (np.arange(book.columns) // book.group * 2**book.bits).astype(np.int32)
-            numbers = self._add("Add", numbers, self.editor.constant(starts, "starts"))
-        return self.editor.add_node("GatherElements", [tables, numbers], self.before, axis=1)
+            place = self._add("Add", place, self.editor.constant(starts, "starts"))
+        return self.editor.add_node("Gather", [self.editor.reshape(levels, [-1], self.before), place], self.before, axis=0)
+
+    def _count_rows(self) -> ir.Value:
+        ends = (self.editor.constant(np.array(n, np.int32), f"int{n}") for n in (0, self.codes.shape[0], 1))
+        return self.editor.add_node("Range", list(ends), self.before)
 
     def _decode_integers(self, grid: IntegerGrid, codes: Tensor, index: ir.Value | None) -> ir.Value:
         """With as many bits as the range of the codes needs."""

@@ -7,7 +7,7 @@ import onnx_ir as ir
 
 from trimodal.exporting.onnx_graph.editing import GraphEditor
 from trimodal.exporting.onnx_graph.integer_tensors import ScaledCodes
-from trimodal.exporting.onnx_graph.packed_codes import expand_kept, unpack_codes, unpack_mask
+from trimodal.exporting.onnx_graph.packed_codes import expand_kept, spread_kept, unpack_codes, unpack_mask
 
 
 def dequantize(editor: GraphEditor, codes: ScaledCodes) -> ir.Value:
@@ -41,8 +41,18 @@ def dequantize_rows(editor: GraphEditor, codes: ScaledCodes, index: ir.Value, be
 
 def _make_numbers(editor: GraphEditor, codes: ScaledCodes) -> ir.Value:
     """The codes in the type that they are dequantized from: stored so, or unpacked from fewer bits, which a runtime does once."""
+    if codes.turned:
+        there = codes.transpose()
+        found = editor.constant(there.codes, f"{codes.name}.codes", codes.dtype) if codes.native else _unpack_numbers(editor, there)
+        turned = editor.add_shared("Transpose", [found], editor.start, perm=[1, 0])
+        return turned if codes.native else editor.cast(turned, codes.dtype, editor.start)
     if codes.native:
         return editor.constant(codes.codes, f"{codes.name}.codes", codes.dtype)
+    return editor.cast(_unpack_numbers(editor, codes), codes.dtype, editor.start)
+
+
+def _unpack_numbers(editor: GraphEditor, codes: ScaledCodes) -> ir.Value:
+    """The codes as int32, in their shape."""
     before, least = editor.start, codes.least
     numbers = codes.codes.astype(np.int32) - least
     if codes.mask is None:
@@ -52,12 +62,14 @@ def _make_numbers(editor: GraphEditor, codes: ScaledCodes) -> ir.Value:
         flat = numbers.reshape(mask.shape)[mask]
         kept = editor.reshape(unpack_codes(editor, flat[None], codes.bits, codes.name, before), [-1], before)
         rest = editor.constant(np.array(codes.rest - least, np.int32), "pruned")
-        found = expand_kept(editor, kept, unpack_mask(editor, mask, codes.name, before), rest, mask.shape, before)
+        bits = unpack_mask(editor, mask, codes.name, before)
+        if codes.counted:
+            found = spread_kept(editor, kept, bits, rest, mask.shape, before)
+        else:
+            found = expand_kept(editor, kept, len(flat), bits, rest, mask.shape, before)
     if least:
         found = editor.add_node("Add", [found, editor.constant(np.array(least, np.int32), "least")], before)
-    if codes.codes.ndim != 2:
-        found = editor.reshape(found, codes.codes.shape, before)
-    return editor.cast(found, codes.dtype, before)
+    return found if codes.codes.ndim == 2 else editor.reshape(found, codes.codes.shape, before)
 
 
 def _make_scales(editor: GraphEditor, codes: ScaledCodes) -> ir.Value:

@@ -25,7 +25,9 @@ class ScaledCodes:
     `codes` are numbers of `dtype` in the weight's shape, of which there are but 2^`bits`, the least of them `least`. `scale` float32 is
     (n,) along `axis`, or for blocks of `block` neighbours along `axis` the codes' shape with that axis divided; `zero` has its
     shape and the codes' type, None where it is 0. With a `mask` of the codes' shape only those where it is True are worth
-    keeping: the others are all `rest`, which stands for 0.
+    keeping: the others are all `rest`, which stands for 0; `counted`: they are spread as ONNX Runtime takes it (`spread_kept`).
+    Without `nibbles` 4 bits are stored as two codes to a byte, since ONNX Runtime looks up rows in no type of 4 bits. `turned` are
+    codes that the file has the other way round, since something else there uses them so.
     """
 
     name: str
@@ -40,21 +42,19 @@ class ScaledCodes:
     mask: np.ndarray | None = None
     rest: int = 0
     nibbles: bool = True
+    turned: bool = False
+    counted: bool = False
 
     @property
     def native(self) -> bool:
         """Whether the type has as many bits as the codes, so that they are stored as they are."""
         return self.mask is None and self.bits in (_BITS if self.nibbles else _BITS[1:])
 
-    def without_nibbles(self) -> ScaledCodes:
-        """The same for runtimes to look up rows in, which ONNX Runtime does in no type of 4 bits: two codes to a byte, then."""
-        return replace(self, nibbles=False)
-
-    def transpose(self) -> ScaledCodes:
-        """The same of the transposed matrix."""
+    def transpose(self, stored: bool = True) -> ScaledCodes:
+        """The same of the transposed matrix; unless `stored`, made from codes that are stored as these are."""
         blocked = self.block > 0
         return replace(
-            self, codes=np.ascontiguousarray(self.codes.T), axis=1 - self.axis,
+            self, turned=not stored, codes=np.ascontiguousarray(self.codes.T), axis=1 - self.axis,
             scale=np.ascontiguousarray(self.scale.T) if blocked else self.scale,
             zero=np.ascontiguousarray(self.zero.T) if blocked and self.zero is not None else self.zero,
             mask=None if self.mask is None else np.ascontiguousarray(self.mask.T),

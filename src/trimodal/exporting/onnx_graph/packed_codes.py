@@ -13,6 +13,8 @@ bit per weight says which those are: the n-th kept one takes the n-th code.
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import onnx_ir as ir
 
@@ -53,8 +55,22 @@ def unpack_mask(editor: GraphEditor, mask: np.ndarray, name: str, before: ir.Nod
     return _unpack_part(editor, pack_part(mask, 1, 0), 1, mask.shape[1], f"{name}.mask", before, None)
 
 
-def expand_kept(editor: GraphEditor, kept: ir.Value, mask: ir.Value, rest: ir.Value, shape: tuple[int, int], before: ir.Node) -> ir.Value:
-    """What is `kept` (n,) of a matrix of `shape`, one after the other, where `mask` int32 is 1, and `rest` elsewhere."""
+def expand_kept(
+    editor: GraphEditor, kept: ir.Value, count: int, mask: ir.Value, rest: ir.Value, shape: tuple[int, int], before: ir.Node
+) -> ir.Value:  # fmt: skip
+    """What is `kept` (`count`,) of a matrix of `shape`, one after the other, where `mask` int32 is 1, and `rest` elsewhere."""
+    found = editor.add_node("NonZero", [editor.reshape(mask, [-1], before)], before)
+    places = editor.reshape(found, [count], before)
+    length = editor.constant(np.array([math.prod(shape)], np.int64), "length")
+    empty = editor.add_node("Expand", [rest, length], before)
+    return editor.reshape(editor.add_node("ScatterElements", [empty, places, kept], before, axis=0), list(shape), before)
+
+
+def spread_kept(
+    editor: GraphEditor, kept: ir.Value, mask: ir.Value, rest: ir.Value, shape: tuple[int, int], before: ir.Node
+) -> ir.Value:  # fmt: skip
+    """The same as `expand_kept` by counting along the mask, after which ONNX Runtime still finds 4-bit codes that it can multiply;
+    OpenVINO does not compute this beforehand, and multiplies floats."""
     flat = editor.reshape(mask, [-1], before)
     count = editor.add_node("CumSum", [flat, _integer(editor, 0)], before)
     place = editor.add_node("Max", [editor.add_node("Sub", [count, _integer(editor, 1)], before), _integer(editor, 0)], before)

@@ -9,8 +9,8 @@ from typing import Literal
 import onnx_ir as ir
 
 from trimodal.exporting.layer_codes import LayerCodes
+from trimodal.exporting.onnx_graph.float_graph import SCOPES
 
-_SCOPES = "pkg.torch.onnx.name_scopes"
 _PRODUCTS = ("MatMul", "Gemm")
 _CONVOLUTIONS = ("Conv", "ConvTranspose")
 
@@ -55,7 +55,7 @@ def _describe_use(node: ir.Node, place: int, codes: LayerCodes) -> WeightUse:
 
 def _is_own_use(node: ir.Node, codes: LayerCodes) -> bool:
     """Whether `node` is of a layer that has the codes, and not of one that only uses the weight."""
-    scopes = node.metadata_props.get(_SCOPES)
+    scopes = node.metadata_props.get(SCOPES)
     return scopes is None or any(f"'model.{path}{end}" in scopes for path in (codes.path, *codes.tied) for end in ("'", "@"))
 
 
