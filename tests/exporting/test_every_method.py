@@ -55,7 +55,8 @@ FORMS: Mapping[str, list[dict[str, Any]]] = {
     }.items()},
 }  # fmt: skip
 SLOW = ("prune.wanda", "prune.ria", "prune.gradient", "prune.obs", "factorize.eigen", "distill", "learned", "5 bits", "7 bits",
-        "prune.channels", "3 bits of a table per row", "4 bits of fp", "low rank and outliers", "4 bits in blocks, symmetric", "prune.neurons")  # fmt: skip
+        "prune.channels", "3 bits of a table per row", "4 bits of fp",
+        "low rank and outliers", "4 bits in blocks, symmetric", "prune.neurons")  # fmt: skip
 MINIATURES = {
     "prune.heads": ("bert", {}), "prune.layers": ("bert", {"sparsity": 0.5, "score": "divergence"}), "prune.width": ("llava", {}),
     "share.layers": ("bert", {"rank": 2}), "merge.tokens": ("vit", {}), "fold.exact": ("vit", {}),

@@ -89,7 +89,7 @@ def _write_layer(
         if use.kind == "shape":
             use.node.outputs[0].replace_all_uses_with(editor.constant(_read_shape(use.node, codes), "shape"))
         elif use.kind == "lookup":
-            use.node.outputs[0].replace_all_uses_with(form.look_up(use.node))
+            editor.replace_value(use.node.outputs[0], form.look_up(use.node))
         elif use.kind == "product":
             _write_product(editor, form, use, written)
         else:

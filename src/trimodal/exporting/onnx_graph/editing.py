@@ -55,10 +55,17 @@ class GraphEditor:
         found = self.add_node("Add", [more, more], node)
         total = found.producer()
         assert total is not None
-        output.replace_all_uses_with(found, replace_graph_outputs=True)
+        self.replace_value(output, found)
         total.replace_input_with(0, output)
         self.graph.remove(total)
         self.graph.insert_after(node, total)
+
+    def replace_value(self, old: ir.Value, new: ir.Value) -> None:
+        """Let `new` be what `old` was, also where it is one of the graph's outputs, which keep their names, types and shapes."""
+        if old.is_graph_output():
+            new.name, old.name = old.name, f"{OURS}inner_{self._count}"
+            new.type, new.shape = old.type, old.shape
+        old.replace_all_uses_with(new, replace_graph_outputs=True)
 
     def cast(self, value: ir.Value, dtype: ir.DataType, before: ir.Node) -> ir.Value:
         """`value` as numbers of another type."""
