@@ -33,7 +33,7 @@ from trimodal.maths.integers import IntegerGrid
 from trimodal.maths.packing import unpack_codes as unpack_stored
 from trimodal.maths.transform import hadamard
 
-_LARGEST_FACTOR = 64  # of a rotation: a block of 4096 is 64 ⊗ 64, and not a matrix of 64 MB
+_LARGEST_FACTOR = 16  # of a rotation: a block of 4096 is 64 ⊗ 64 and not a matrix of 64 MB, one of 64 is 8 ⊗ 8
 
 
 @dataclass(frozen=True)
