@@ -10,6 +10,7 @@ import math
 
 import numpy as np
 import onnx_ir as ir
+import torch
 
 from trimodal.exporting.layer_codes import LayerCodes
 from trimodal.exporting.onnx_graph.decoded_weights import rotate_blocks
@@ -23,7 +24,8 @@ def rotate_input(editor: GraphEditor, x: ir.Value, codes: LayerCodes, before: ir
     if signs is None:
         return x
     columns = math.prod(codes.shape[1:])
-    factor = editor.constant((unpack_codes(signs, 1, columns).float() * 2 - 1).numpy(), f"{codes.path}.signs")
+    small = editor.constant((unpack_codes(signs, 1, columns).to(torch.int8) * 2 - 1).numpy(), f"{codes.path}.signs")
+    factor = editor.cast(small, ir.DataType.FLOAT, editor.start)
     return rotate_blocks(editor, editor.add_shared("Mul", [x, factor], before), columns, codes.store.options["rotation"], before)
 
 

@@ -168,7 +168,7 @@ class WeightDecoder:
 
     def _unrotate(self, value: ir.Value, signs: Tensor, block: int) -> ir.Value:
         value = rotate_blocks(self.editor, value, self._columns, block, self.before)
-        return self._add("Mul", value, self.editor.constant(signs.numpy(), f"{self.codes.path}.signs"))
+        return self._add("Mul", value, self._to_float(self.editor.constant(signs.to(torch.int8).numpy(), f"{self.codes.path}.signs")))
 
     def _insert_outliers(self, value: ir.Value, values: Tensor, places: Tensor) -> ir.Value:
         if not len(places):
