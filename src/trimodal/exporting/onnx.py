@@ -43,14 +43,15 @@ def write_onnx(source: ExportSource, folder: Path) -> ExportResult:
 
 
 def build_graph(component: Component, source: ExportSource, integer_scores: bool = False) -> tuple[ir.Model, WrittenCodes]:
-    """The component's graph with the codes in it, tidied, and what became of the codes; with `integer_scores` attention's first product
-    is one of integers where ranges are known.
+    """The component's graph with the codes in it, tidied, and what became of the codes; with `integer_scores`, as OpenVINO computes,
+    convolutions are of integers, and so is attention's first product where ranges are known.
 
     Raises:
         ModelError: it cannot be traced.
     """
     graph = trace_component(component)
-    codes = write_codes_(graph, initializer_names(component, graph), source.layers.values(), bool(source.options.get("unsigned", False)))
+    unsigned = bool(source.options.get("unsigned", False))
+    codes = write_codes_(graph, initializer_names(component), source.layers.values(), unsigned, kernels=integer_scores)
     if integer_scores:
         quantize_scores_(graph, {path: source.score_ranges[path] for path in source.score_ranges.keys() & source.static_layers})
     tidy_graph_(graph)

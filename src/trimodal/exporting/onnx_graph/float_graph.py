@@ -10,10 +10,11 @@ import logging
 import os
 import re
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from typing import Any
 
+import numpy as np
 import onnx_ir as ir
 import torch
 from torch import nn
@@ -24,6 +25,8 @@ from trimodal.exporting.onnx_graph.switch import add_switch_
 
 OPSET = 21
 """The first that has 4-bit integers and scales by block."""
+SCOPES = "pkg.torch.onnx.name_scopes"
+"""Under this key of a node's metadata stand the paths of the modules in which it was traced."""
 _AUTO = torch.export.Dim.AUTO
 _SYMBOL, _VIEWED = re.compile(r"\bs\d+\b"), re.compile(r"\(\((\w+)\*(\w+)\)//\1\)")
 
@@ -46,18 +49,17 @@ def trace_component(component: Component) -> ir.Model:
         raise ModelError(f"{component.name} cannot be traced: {_first_line(failed)}") from failed
     assert program is not None
     _rename_lengths_(program.model, component)
+    _fix_hidden_sizes_(program.model)
     for switch, name in component.switches.items():
         add_switch_(program.model.graph, switch, name)
     return program.model
 
 
-def initializer_names(component: Component, model: ir.Model) -> Mapping[int, str]:
-    """What the traced graph's initializers are called, by the `id` of the parameter: of several names of one that layers share, that
-    which the graph has."""
-    found: dict[int, str] = {}
+def initializer_names(component: Component) -> Mapping[int, Sequence[str]]:
+    """What the graph's initializers may be called, by the `id` of the parameter: of one that several share, tracing takes any name."""
+    found: dict[int, list[str]] = {}
     for name, parameter in ComponentModule(component).named_parameters(remove_duplicate=False):
-        if name in model.graph.initializers:
-            found.setdefault(id(parameter), name)
+        found.setdefault(id(parameter), []).append(name)
     return found
 
 
@@ -79,6 +81,22 @@ def _rename_lengths_(model: ir.Model, component: Component) -> None:
         for value in node.outputs:
             if value not in model.graph.outputs:
                 value.shape = None  # symbols that nobody knows any longer
+
+
+def _fix_hidden_sizes_(model: ir.Model) -> None:
+    """Say how wide a recurrent layer is, which tracing reads off its first state: else its gates would be put in order in every call."""
+    recurrent = [node for node in model.graph if node.op_type in ("LSTM", "GRU")]
+    widths = {node.metadata_props.get(SCOPES): node.attributes["hidden_size"].as_int() for node in recurrent}
+    for node in model.graph:
+        if node.op_type == "Shape" and (width := widths.get(node.metadata_props.get(SCOPES))) is not None and _takes_third(node):
+            constant = ir.node("Constant", [], attributes={"value": ir.tensor(np.array([width], np.int64))})
+            model.graph.insert_before(node, constant)
+            node.outputs[0].replace_all_uses_with(constant.outputs[0])
+
+
+def _takes_third(node: ir.Node) -> bool:
+    """Whether a Shape gives the third dimension: (layers, batch, width)."""
+    return [node.attributes[name].as_int() if name in node.attributes else None for name in ("start", "end")] == [2, 3]
 
 
 def _rename_length(length: Any, names: Mapping[str, str]) -> int | str:

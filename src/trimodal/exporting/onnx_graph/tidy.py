@@ -12,6 +12,8 @@ import onnx_ir as ir
 from onnx_ir.passes import common
 from onnxscript import optimizer
 
+from trimodal.exporting.onnx_graph.editing import OURS
+
 _FOLDED_BYTES = 1 << 20  # a constant larger than this is not computed beforehand, so that no weight is stored decoded
 
 
@@ -26,7 +28,7 @@ class NodeCounts:
 def tidy_graph_(model: ir.Model) -> NodeCounts:
     """Fold, deduplicate and remove what the graph can do without."""
     before = count_nodes(model)
-    optimizer.optimize(model, input_size_limit=_FOLDED_BYTES, output_size_limit=_FOLDED_BYTES)
+    optimizer.optimize_ir(model, input_size_limit=_FOLDED_BYTES, output_size_limit=_FOLDED_BYTES, should_fold=_may_fold)
     common.CommonSubexpressionEliminationPass()(model)
     common.DeduplicateInitializersPass()(model)
     common.RemoveUnusedNodesPass()(model)
@@ -36,3 +38,8 @@ def tidy_graph_(model: ir.Model) -> NodeCounts:
 def count_nodes(model: ir.Model) -> int:
     """The nodes of the graph itself, those of its branches left out."""
     return len(list(model.graph))
+
+
+def _may_fold(node: ir.Node) -> bool | None:
+    """Not what decodes weights; the optimizer's own judgement of everything else."""
+    return False if (node.name or "").startswith(OURS) else None
