@@ -27,16 +27,17 @@ if TYPE_CHECKING:
     from trimodal.exporting.export import export
     from trimodal.formats import load
     from trimodal.pipeline import Result, compress, inspect, list_methods, pack, plan, report, verify
+    from trimodal.runtimes.exported_model import open_export
 
 __version__ = "0.1.0"
 
 __all__ = [
     "DataError", "InputError", "IntegrityError", "ModelError", "OutputError", "RecipeError", "Result", "TargetError", "TrimodalError",
-    "compress", "export", "inspect", "list_methods", "load", "pack", "plan", "report", "verify",
+    "compress", "export", "inspect", "list_methods", "load", "open_export", "pack", "plan", "report", "verify",
 ]  # fmt: skip
 
-_HOME = {"load": "trimodal.formats", "export": "trimodal.exporting.export"}
-_LAZY = frozenset({"Result", "compress", "export", "inspect", "list_methods", "load", "pack", "plan", "report", "verify"})
+_HOME = {"load": "trimodal.formats", "export": "trimodal.exporting.export", "open_export": "trimodal.runtimes.exported_model"}
+_LAZY = frozenset({"Result", "compress", "export", "inspect", "list_methods", "load", "open_export", "pack", "plan", "report", "verify"})
 
 
 def __getattr__(name: str) -> Any:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,12 +12,17 @@ import numpy as np
 import onnx
 import pytest
 import torch
+import transformers as hf
 
 import trimodal
 from trimodal.errors import InputError
 from trimodal.exporting import onnx as onnx_format
 from trimodal.networks.tiny import write_miniature
+from trimodal.runtimes import RUNTIMES
 from trimodal.runtimes.exported_model import open_export
+from trimodal.runtimes.generation import generate
+from trimodal.runtimes.generation_settings import GenerationSettings
+from trimodal.runtimes.part import Part
 
 WEIGHTS = [{"quantize.rtn": {"where": "*", "bits": 8, "group": "channel"}}]
 FULL = [
@@ -96,17 +103,32 @@ def test_heads_removed_from_one_layer_only(speak: Callable[..., Any]) -> None:
     pruned.check_tokens(PROMPTS, new=8, tie=1e-3, at_least=12)
 
 
+def test_the_loop_that_the_docs_show(llama: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = (Path(__file__).parents[2] / "docs" / "export.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"<!-- tested: tests/exporting/test_decoder_files.py -->\n```python\n(.*?)```", text, re.DOTALL)
+    shutil.copytree(llama.folder, tmp_path / "llama-int8" / "onnx")
+    monkeypatch.chdir(tmp_path)
+    said: dict[str, Any] = {}
+    exec(compile(code, "export.md", "exec"), said)
+    part = Part(RUNTIMES["onnxruntime"](Path("llama-int8/onnx/onnx/model_quantized.onnx"), 1), llama.parts["model"].shapes)
+    ours = generate({"model": part}, {"input_ids": PROMPTS["input_ids"].numpy()[:1]}, GenerationSettings(max_new_tokens=12))
+    assert said["tokens"][0].tolist() == [*PROMPTS["input_ids"][0].tolist(), *ours[0].tolist()]
+
+
 def test_padding_on_the_right_is_refused(llama: Any) -> None:
     turned = {name: value.flip(1) for name, value in PROMPTS.items()}
     with pytest.raises(InputError, match="padded on the left"):
         llama.say(turned)
 
 
-def test_tensors_of_a_large_file_lie_beside_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_in_bfloat16_whose_tensors_lie_beside_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(onnx_format, "SINGLE_FILE_BYTES", 1000)
-    folder = trimodal.export(write_miniature("llama", tmp_path / "llama"), "onnx", tmp_path / "out").folder
+    hf.AutoModelForCausalLM.from_pretrained(write_miniature("llama", tmp_path / "llama")).bfloat16().save_pretrained(tmp_path / "llama")
+    folder = trimodal.export(tmp_path / "llama", "onnx", tmp_path / "out").folder
     assert (folder / "onnx" / "model.onnx_data").stat().st_size > 80_000 and (folder / "onnx" / "model.onnx").stat().st_size < 80_000
     model = open_export(folder)
     said: Mapping[str, Any] = {name: value.numpy() for name, value in PROMPTS.items()}
     assert model.generate(said, max_new_tokens=3).shape == (2, 3)
+    with pytest.raises(InputError, match="no component 'decoder'; it has model"):
+        model.run("decoder", said)
     model.close()

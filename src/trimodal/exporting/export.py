@@ -75,6 +75,7 @@ def export(
     place = _choose_place(source, to, out)
     check_output_place(place, force)
     model = open_model(source if callable(source) else str(source), factory)
+    model.module.float()  # runtimes on a CPU compute in float32; codes and scales keep their types
     batches = read_batches(model, data)
     trial = begin_trial(model, batches[0] if batches else None) if exporter.runtime in RUNTIMES else None
     ranges = measure_score_ranges(model, batches)
@@ -107,7 +108,7 @@ def prepare_source(model: Model, options: Mapping[str, Any]) -> ExportSource:
     """`model` with plain layers, plain attention, and what was stored beside it. The model is changed."""
     model.module.eval().requires_grad_(False)
     layers = take_layer_codes_(model.module)
-    model.module.float()  # runtimes on a CPU compute in float32; codes and scales keep their types
+    model.module.float()
     use_plain_attention_(model.module)
     return ExportSource(model, layers, split_components, options)
 
