@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 else:
     exporting, tables = lazy_module("trimodal.exporting.export"), lazy_module("trimodal.exporting.table")
 
-FORMATS = "onnx"
+FORMATS = "onnx, compressed-tensors"
 
 
 @add_command

@@ -70,7 +70,7 @@ def export(
     place = _choose_place(source, to, out)
     check_output_place(place, force)
     model = open_model(source if callable(source) else str(source), factory)
-    prepared = prepare_source(model, options or {})
+    prepared = prepare_source(model, options or {}, exporter.keeps_types)
     with open_atomic_folder(place, force) as part:
         _carry_files(model, part)
         with torch.no_grad():
@@ -91,12 +91,14 @@ def find_exporter(name: str) -> Exporter:
     return EXPORTERS[name]
 
 
-def prepare_source(model: Model, options: Mapping[str, Any]) -> ExportSource:
-    """`model` with plain layers, plain attention, and what was stored beside it. The model is changed."""
+def prepare_source(model: Model, options: Mapping[str, Any], keeps_types: bool = False) -> ExportSource:
+    """`model` with plain layers, plain attention, and what was stored beside it. The model is changed. With `keeps_types` its numbers
+    keep their types, and its attention stays."""
     model.module.eval().requires_grad_(False)
     layers = take_layer_codes_(model.module)
-    model.module.float()  # runtimes on a CPU compute in float32; codes and scales keep their types
-    use_plain_attention_(model.module)
+    if not keeps_types:
+        model.module.float()  # runtimes on a CPU compute in float32; codes and scales keep their types
+        use_plain_attention_(model.module)
     return ExportSource(model, layers, split_components, options)
 
 

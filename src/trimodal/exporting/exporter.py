@@ -89,6 +89,7 @@ class Exporter:
         write: (source, folder that is being written) -> what was written. Configuration and processor files are carried by the caller.
         target: the profile in `targets/` that it goes by if none is named.
         runtime: in `runtimes/`, what runs the files for the self-check; empty where there is none.
+        keeps_types: the model is handed over with its numbers in their own types and its own attention.
     """
 
     name: str
@@ -98,6 +99,7 @@ class Exporter:
     write: Callable[[ExportSource, Path], ExportResult]
     target: str = ""
     runtime: str = ""
+    keeps_types: bool = False
 
     def require_packages(self) -> None:
         """Refuse where a package is missing.

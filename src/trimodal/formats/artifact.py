@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -305,20 +306,31 @@ def set_plain_config_(model: Model) -> str:
     module = model.module
     if not model.steps or not isinstance(getattr(module, "config", None), PreTrainedConfig) or model.folder is None:
         return ""
-    if other := {step.verb for step in model.steps if step.effect == "structure"}:
-        return f"plain layers cannot say what was done ({', '.join(sorted(other))})"
-    kind = cast("type[PreTrainedModel]", type(module))
-    shapes = [step for step in model.steps if step.effect == "sizes"]
-    absorbed = find_native_config(strip_config(read_config(model.folder)), shapes, kind)
-    if absorbed.reason:
-        return absorbed.reason
-    plain = build_meta_model(absorbed.config, kind)
-    if {k: t.shape for k, t in plain.state_dict().items()} != {k: t.shape for k, t in module.state_dict().items()}:
-        return f"{type(plain.config).__name__} cannot say what its layers are"
+    found = find_plain_config(model)
+    if found.reason:
+        return found.reason
+    plain = build_meta_model(found.config, cast("type[PreTrainedModel]", type(module)))
     plain.config._attn_implementation_internal = module.config._attn_implementation_internal  # type: ignore[union-attr]
     plain.config._name_or_path = str(model.folder)
     module.config = plain.config  # type: ignore[assignment]
     return ""
+
+
+def find_plain_config(model: Model) -> NativeConfig:
+    """The configuration from which the model's own class alone builds `model`, which has plain layers only, or why there is none."""
+    if model.folder is None or not (model.folder / "config.json").is_file():
+        return NativeConfig({}, list(model.steps), _NO_CONFIG)
+    if other := {step.verb for step in model.steps if step.effect == "structure"}:
+        return NativeConfig({}, list(model.steps), f"plain layers cannot say what was done ({', '.join(sorted(other))})")
+    kind = cast("type[PreTrainedModel]", type(model.module))
+    shapes = [step for step in model.steps if step.effect == "sizes"]
+    found = find_native_config(strip_config(read_config(model.folder)), shapes, kind)
+    if found.reason:
+        return found
+    plain = build_meta_model(found.config, kind)
+    if {k: t.shape for k, t in plain.state_dict().items()} != {k: t.shape for k, t in model.module.state_dict().items()}:
+        return replace(found, reason=f"{type(plain.config).__name__} cannot say what its layers are")
+    return found
 
 
 def _fill_tensors_(module: nn.Module, tensors: Mapping[str, Tensor], file: Path) -> None:

@@ -3,6 +3,9 @@
 Eight codes of b bits take exactly b bytes: they are laid end to end, lowest bits first, in one 64-bit word whose low
 b bytes are kept. A row whose length is no multiple of eight is padded with zeros. Two 4-bit codes 3, 5 share the
 byte 3 + 16·5 = 83.
+
+Other programs keep the same stream of bits in 32-bit words, of signed codes to which 2^(b−1) is added: `pack_into_words`. A row
+then ends with the word that holds its last bit.
 """
 
 from __future__ import annotations
@@ -15,7 +18,7 @@ from torch import Tensor
 
 from trimodal.core.storage import packed_columns
 
-__all__ = ["decode_codes", "pack_codes", "packed_columns", "unpack_codes"]
+__all__ = ["decode_codes", "pack_codes", "pack_into_words", "packed_columns", "unpack_codes", "unpack_from_words"]
 
 
 def decode_codes(options: Mapping[str, Any], tensors: Mapping[str, Tensor], columns: int) -> Tensor:
@@ -58,3 +61,24 @@ def unpack_codes(packed: Tensor, bits: int, columns: int) -> Tensor:
     shifts = torch.arange(8, device=packed.device) * bits
     codes: Tensor = ((words >> shifts) & (2**bits - 1)).to(torch.uint8)
     return codes.view(rows, -1)[:, :columns]
+
+
+def pack_into_words(values: Tensor, bits: int) -> Tensor:
+    """Pack signed `values` (rows, columns), integers in [−2^(bits−1), 2^(bits−1)) of at most 8 bits, into int32 (rows, ⌈columns·bits/32⌉).
+
+    This is what the format `pack-quantized` of compressed-tensors 0.20 describes. By hand: 3 bits, values 0, 1, −4 are 4, 5, 0
+    with 4 added, so the word is 4 + 5·2^3 + 0·2^6 = 44.
+    """
+    columns = values.shape[1]
+    packed = pack_codes(values.int() + 2 ** (bits - 1), bits)
+    size = -(-columns * bits // 32) * 4
+    padded = torch.nn.functional.pad(packed[:, :size], (0, max(0, size - packed.shape[1])))
+    return padded.contiguous().view(torch.int32)
+
+
+def unpack_from_words(words: Tensor, bits: int, columns: int) -> Tensor:
+    """The inverse of `pack_into_words`: int8 (rows, columns)."""
+    packed = words.contiguous().view(torch.uint8)
+    size = packed_columns(columns, bits)
+    padded = torch.nn.functional.pad(packed[:, :size], (0, max(0, size - packed.shape[1])))
+    return (unpack_codes(padded, bits, columns).int() - 2 ** (bits - 1)).to(torch.int8)
