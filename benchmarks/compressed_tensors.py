@@ -169,7 +169,7 @@ def _load(job: Job, dequantize: bool) -> nn.Module:
     """Our own model, or of one with a head the part that AutoModel gives."""
     module = trimodal.load(str(job.artifact), dequantize=dequantize)
     for path in () if dequantize else json.loads((job.folder / "export.json").read_text(encoding="utf-8"))["float_inputs"]:
-        module.get_submodule(path).stored.fake_quantize_input = nn.Identity()  # type: ignore[union-attr]
+        object.__setattr__(module.get_submodule(path).stored, "fake_quantize_input", lambda x: x)
     headed = job.kind == "AutoModel" and type(module).__name__.endswith(("CausalLM", "Generation"))
     return module.get_submodule(str(module.base_model_prefix)) if headed else module
 

@@ -23,6 +23,7 @@ from trimodal.errors import (
 from trimodal.stock import register_with_transformers
 
 if TYPE_CHECKING:
+    from trimodal.exporting.archive import unpack
     from trimodal.exporting.export import export
     from trimodal.formats import load
     from trimodal.pipeline import Result, compress, inspect, list_methods, pack, plan, report, verify
@@ -31,11 +32,11 @@ __version__ = "0.1.0"
 
 __all__ = [
     "DataError", "InputError", "IntegrityError", "ModelError", "OutputError", "RecipeError", "Result", "TrimodalError",
-    "compress", "export", "inspect", "list_methods", "load", "pack", "plan", "report", "verify",
+    "compress", "export", "inspect", "list_methods", "load", "pack", "plan", "report", "unpack", "verify",
 ]  # fmt: skip
 
-_HOME = {"load": "trimodal.formats", "export": "trimodal.exporting.export"}
-_LAZY = frozenset({"Result", "compress", "export", "inspect", "list_methods", "load", "pack", "plan", "report", "verify"})
+_HOME = {"load": "trimodal.formats", "export": "trimodal.exporting.export", "unpack": "trimodal.exporting.archive"}
+_LAZY = frozenset({"Result", "compress", "export", "inspect", "list_methods", "load", "pack", "plan", "report", "unpack", "verify"})
 
 
 def __getattr__(name: str) -> Any:

@@ -56,7 +56,8 @@ def export(
     Args:
         source: what is exported; an artifact's codes go into the files as they are.
         to: a format of `EXPORTERS`.
-        out: folder to write, complete afterwards or as it was; by default the format's name inside of the artifact.
+        out: folder to write, complete afterwards or as it was; by default the format's name inside of the artifact. An archive is a file,
+            by default beside the artifact.
         options: what the target says of how codes are written.
         force: replace `out` if it is not empty.
         factory: for an artifact that came from a function: that function or its name.
@@ -67,6 +68,9 @@ def export(
     """
     exporter = find_exporter(to)
     exporter.require_packages()
+    if exporter.write_file is not None:
+        file, result = exporter.write_file(source, None if out is None else Path(out), force)
+        return Export(file.parent, to, result)
     place = _choose_place(source, to, out)
     check_output_place(place, force)
     model = open_model(source if callable(source) else str(source), factory)

@@ -28,6 +28,7 @@ from trimodal.edits import steps
 from trimodal.edits.alignment import write_alignment_heads
 from trimodal.edits.apply import dequantize_module_
 from trimodal.formats import packed
+from trimodal.formats.archive import is_archive, open_archive
 from trimodal.formats.folder_files import (
     is_artifact,
     list_running_files,
@@ -233,6 +234,8 @@ def open_model(source: Factory | Path, factory: Factory | None = None) -> Model:
 
     `factory` makes the bare module of an artifact that came from a function; nothing that a folder names is imported.
     """
+    if not callable(source) and is_archive(source):
+        raise errors.ModelError(f"{source} is an archive; write its folder first: trimodal unpack {source} -o FOLDER")
     found = source if callable(source) else locate_source(source)
     if isinstance(found, Path) and is_artifact(found):
         return _open_artifact(found, factory)
@@ -375,7 +378,7 @@ def load(
     """Load a compressed model (or any other) as a module in eval mode.
 
     Args:
-        source: an artifact folder, a Hugging Face folder or hub id, or `package.module:function`.
+        source: an artifact folder or archive, a Hugging Face folder or hub id, or `package.module:function`.
         dequantize: give plain float layers instead of packed ones: same outputs, original memory.
         device: where to put it.
         factory: for an artifact that came from a function: that function, or its `package.module:name`.
@@ -384,9 +387,19 @@ def load(
         ModelError: it cannot be found or loaded.
         IntegrityError: a file of the artifact is missing or has changed.
     """
-    model = open_model(source if isinstance(source, str) else str(source), factory)
+    if not is_archive(source):
+        return _load_module(str(source), dequantize, factory).to(device)
+    with open_archive(Path(source)) as folder:
+        module = _load_module(str(folder), dequantize, factory)
+    if isinstance(getattr(module, "config", None), PreTrainedConfig):
+        module.name_or_path = module.config._name_or_path = str(source)  # type: ignore[assignment, union-attr]
+    return module.to(device)
+
+
+def _load_module(source: str, dequantize: bool, factory: Factory | None) -> nn.Module:
+    model = open_model(source, factory)
     if dequantize:
         dequantize_module_(model.module)
         reason = set_plain_config_(model)
         quantizer.forget_quantization_(model.module, reason)
-    return model.module.to(device)
+    return model.module
