@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from trimodal.application import add_command, print_result, screen
-from trimodal.arguments import ForceOption, JsonOption, ModelArgument, OutputOption
+from trimodal.arguments import DataOption, ForceOption, JsonOption, ModelArgument, OutputOption
 from trimodal.lazy import lazy_module
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ else:
 ArchiveArgument = Annotated[
     str, typer.Argument(help="A file that `trimodal export --to archive` wrote, or - for standard input.", show_default=False)
 ]
-FORMATS = "onnx, compressed-tensors, archive"
+FORMATS = "onnx, openvino, compressed-tensors, archive"
 
 
 @add_command
@@ -33,6 +33,7 @@ def export(
         Path | None,
         typer.Option("--output", "-o", help="Folder to write, by default OUT/FORMAT; of an archive the file.", show_default=False),
     ] = None,
+    data: DataOption = "none",
     force: ForceOption = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -41,7 +42,7 @@ def export(
     Example: `trimodal export ./clip-int8 --to onnx`
     """
     screen.print_notice(f"reading {model}")
-    found = exporting.export(model, to, output, force=force)
+    found = exporting.export(model, to, output, data=data, force=force)
     print_result(found.to_json() if as_json else tables.make_export_table(found))
 
 

@@ -18,16 +18,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from torch import Tensor, nn
 
-from trimodal.core import json_text
+from trimodal.core import Check, json_text
 from trimodal.errors import InputError
 from trimodal.exporting.exporter import ExportedComponent, Exporter, ExportResult, ExportSource
 from trimodal.exporting.layer_codes import InputCodes
 from trimodal.exporting.tensor_scheme import CodableLayer, Scheme, choose_scheme, find_codable_layers
 from trimodal.formats.artifact import find_plain_config
 from trimodal.formats.tensors import write_tensors
-from trimodal.maths.packing import pack_into_words
+from trimodal.maths.packing import pack_into_words, unpack_from_words
 from trimodal.models.model import Model
 from trimodal.models.tensors import unique_tensors
 
@@ -61,10 +62,11 @@ def write_compressed_tensors(source: ExportSource, folder: Path) -> ExportResult
     (folder / "config.json").write_text(json_text(config, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     tensors = collect_tensors(source.model.module, layers, scheme)
     write_tensors(tensors, {"format": "pt"}, folder / WEIGHTS)
+    check = check_decoded(folder / WEIGHTS, layers, scheme, source.model.module)
     float_inputs = {path: _FLOAT_INPUT for path in reasons if source.layers[path].input is not None}
     return ExportResult(
         (ExportedComponent("model", (WEIGHTS, "config.json"), {}, {}),), frozenset(layers), reasons, float_inputs,
-        parameters=frozenset(tensors), notes=tuple(_list_notes(scheme, layers, source)),
+        parameters=frozenset(tensors), notes=tuple(_list_notes(scheme, layers, source)), checks=(check,),
     )  # fmt: skip
 
 
@@ -110,6 +112,34 @@ def collect_tensors(module: nn.Module, layers: Mapping[str, CodableLayer], schem
             found[f"{path}.input_scale"] = torch.tensor([layer.input.scale], dtype=torch.float32)
             found[f"{path}.input_zero_point"] = torch.tensor([layer.input.zero - half], dtype=torch.int8)
     return found
+
+
+def check_decoded(file: Path, layers: Mapping[str, CodableLayer], scheme: Scheme, module: nn.Module) -> Check:
+    """Whether what was written into `file`, read back and decoded as the format's loader does, is `module` bit for bit."""
+    unlike, wanted = [], unique_tensors(module)
+    with safe_open(file, framework="pt") as opened:
+        names = set(opened.keys())
+        for name, tensor in wanted.items():
+            path = name.removesuffix(".weight")
+            found = _decode_layer(opened, path, scheme, tensor) if path in layers and name.endswith(".weight") else (
+                opened.get_tensor(name) if name in names else None
+            )  # fmt: skip
+            if found is None or found.dtype != tensor.dtype or not torch.equal(found, tensor.cpu()):
+                unlike.append(name)
+    said = f"{unlike[0]} and {len(unlike) - 1} more are other numbers" if unlike else f"{len(wanted)} tensors read back, the same bits"
+    return Check.from_outcome("decoded weights", not unlike, said)
+
+
+def _decode_layer(opened: Any, path: str, scheme: Scheme, like: Tensor) -> Tensor:
+    """code · scale (out, in) in the scale's type, then in that of `like`."""
+    rows, columns = like.shape
+    scale = opened.get_tensor(f"{path}.weight_scale")
+    if f"{path}.weight_packed" in opened.keys():  # noqa: SIM118
+        values = unpack_from_words(opened.get_tensor(f"{path}.weight_packed"), scheme.bits, columns)
+    else:
+        values = opened.get_tensor(f"{path}.weight")
+    groups = values.to(scale.dtype).view(rows, scale.shape[1], -1)
+    return (groups * scale[:, :, None]).view(rows, columns).to(like.dtype)
 
 
 def _read_plain_config(model: Model) -> dict[str, Any]:
