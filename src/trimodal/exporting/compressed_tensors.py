@@ -35,7 +35,6 @@ from trimodal.models.tensors import unique_tensors
 NAME, WEIGHTS = "compressed-tensors", "model.safetensors"
 _RECIPES = "recipes that can: int8, and int4-even (numbers that are evenly spaced, in groups)"
 _VLLM_BITS, _VLLM_GROUPS = (4, 8), (32, 64, 128, None)
-_COLUMNS = "its input is multiplied by factors per column (smoothing), which the format has no place for"
 _FLOAT_INPUT = "its weight is floats here, and its input too"
 
 _InputKind = tuple[int, bool] | None
@@ -49,9 +48,6 @@ def write_compressed_tensors(source: ExportSource, folder: Path) -> ExportResult
     """
     config = _read_plain_config(source.model)
     layers, reasons = find_codable_layers(source.layers)
-    for path in [path for path in layers if source.layers[path].columns is not None]:
-        reasons[path] = _COLUMNS
-        del layers[path]
     if not layers:
         raise InputError(f"no layer of {source.model.name} can be coded as {NAME}: {_count_reasons(reasons)}; {_RECIPES}")
     scheme = choose_scheme(layers)
@@ -139,7 +135,8 @@ def _decode_layer(opened: Any, path: str, scheme: Scheme, like: Tensor) -> Tenso
     else:
         values = opened.get_tensor(f"{path}.weight")
     groups = values.to(scale.dtype).view(rows, scale.shape[1], -1)
-    return (groups * scale[:, :, None]).view(rows, columns).to(like.dtype)
+    weight: Tensor = (groups * scale[:, :, None]).view(rows, columns)
+    return weight.to(like.dtype)
 
 
 def _read_plain_config(model: Model) -> dict[str, Any]:

@@ -108,6 +108,8 @@ def _read_layer(codes: LayerCodes) -> CodableLayer | str:
         return f"it is a layer of the kind {type(layer).__name__}; the format codes linear layers only"
     if codes.tied:
         return f"it shares its weight with {codes.tied[0]}"
+    if codes.columns is not None:
+        return "its input is multiplied by factors per column (smoothing), which the format has no place for"
     if isinstance(affine, NotAffine):
         return affine.reason
     if not affine.whole_zero:
@@ -123,7 +125,7 @@ def _read_layer(codes: LayerCodes) -> CodableLayer | str:
     if group is not None and columns % group:
         return f"its {columns} columns are no multiple of its groups of {group}"
     return CodableLayer(
-        codes.path, affine, bits, rows, columns, group, codes.input, codes.parameter.numel() * codes.store.dtype.itemsize,
+        codes.path, affine, bits, rows, columns, group, codes.input, codes.parameter.nbytes,
     )  # fmt: skip
 
 

@@ -69,12 +69,12 @@ def _parse_tensors(header: bytes) -> list[tuple[str, str, tuple[int, ...], int, 
     try:
         said: dict[str, Any] = json.loads(header)
         found = [
-            (name, str(what["dtype"]), tuple(map(int, what["shape"])), *map(int, what["data_offsets"]))
+            (name, str(what["dtype"]), tuple(map(int, what["shape"])), int(what["data_offsets"][0]), int(what["data_offsets"][1]))
             for name, what in said.items() if name != "__metadata__"
         ]  # fmt: skip
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
         return None
-    return sorted(found, key=lambda one: (one[3], one[4])) if all(len(one) == 5 for one in found) else None  # type: ignore[return-value]
+    return sorted(found, key=lambda one: (one[3], one[4]))
 
 
 def _split_tensor(at: int, dtype: torch.dtype, shape: tuple[int, ...], codes: tuple[int, int] | None) -> Iterator[Block]:

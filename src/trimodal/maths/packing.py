@@ -69,16 +69,20 @@ def pack_into_words(values: Tensor, bits: int) -> Tensor:
     This is what the format `pack-quantized` of compressed-tensors 0.20 describes. By hand: 3 bits, values 0, 1, −4 are 4, 5, 0
     with 4 added, so the word is 4 + 5·2^3 + 0·2^6 = 44.
     """
-    columns = values.shape[1]
     packed = pack_codes(values.int() + 2 ** (bits - 1), bits)
-    size = -(-columns * bits // 32) * 4
-    padded = torch.nn.functional.pad(packed[:, :size], (0, max(0, size - packed.shape[1])))
-    return padded.contiguous().view(torch.int32)
+    return _fit_bytes(packed, -(-values.shape[1] * bits // 32) * 4).view(torch.int32)
 
 
 def unpack_from_words(words: Tensor, bits: int, columns: int) -> Tensor:
     """The inverse of `pack_into_words`: int8 (rows, columns)."""
-    packed = words.contiguous().view(torch.uint8)
-    size = packed_columns(columns, bits)
-    padded = torch.nn.functional.pad(packed[:, :size], (0, max(0, size - packed.shape[1])))
-    return (unpack_codes(padded, bits, columns).int() - 2 ** (bits - 1)).to(torch.int8)
+    packed = _fit_bytes(words.contiguous().view(torch.uint8), packed_columns(columns, bits))
+    values: Tensor = unpack_codes(packed, bits, columns).int() - 2 ** (bits - 1)
+    return values.to(torch.int8)
+
+
+def _fit_bytes(packed: Tensor, size: int) -> Tensor:
+    """Rows of `size` bytes: what lies behind is cut off, what lacks is 0."""
+    found = torch.zeros(len(packed), size, dtype=torch.uint8, device=packed.device)
+    shared = min(size, packed.shape[1])
+    found[:, :shared] = packed[:, :shared]
+    return found
