@@ -11,7 +11,7 @@ import trimodal
 
 NAMES = {
     "DataError", "InputError", "IntegrityError", "ModelError", "OutputError", "RecipeError", "Result", "TargetError", "TrimodalError",
-    "compress", "inspect", "list_methods", "load", "pack", "plan", "report", "verify",
+    "compress", "export", "inspect", "list_methods", "load", "pack", "plan", "report", "unpack", "verify",
 }  # fmt: skip
 
 

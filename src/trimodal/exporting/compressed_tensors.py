@@ -221,5 +221,5 @@ def _list_notes(scheme: Scheme, layers: Mapping[str, CodableLayer], source: Expo
 
 EXPORTER = Exporter(
     NAME, "vLLM and stock Transformers: weights as integers in linear layers, inputs too", (), "", write_compressed_tensors,
-    keeps_types=True,
+    target=NAME, keeps_types=True,
 )  # fmt: skip
