@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -51,6 +52,10 @@ MODALITIES = {"clip": ("image", "text"), "whisper": ("audio", "text"), "llama": 
 TYPES = {"llama-bfloat16": torch.bfloat16, "llama-float16": torch.float16}
 LEAST_COSINE = 0.999
 MOST_BFLOAT16 = 0.01  # two roundings to 8 bits of mantissa, of weights around 1
+
+
+SUMS = {name: os.environ[name] for name in ("MKL_CBWR", "ATEN_CPU_CAPABILITY") if name in os.environ}
+"""What decides in which order sums are added: the same in both processes, or no difference could be 0."""
 
 
 @dataclass(frozen=True)
@@ -138,7 +143,7 @@ def run_jobs(jobs: list[Job], work: Path) -> tuple[dict[str, str], list[dict[str
     (work / "jobs.json").write_text(json.dumps([job.to_json() for job in jobs]), encoding="utf-8")
     done = subprocess.run(
         [str(python_of(PEER)), str(SCRIPT), str(work / "jobs.json")], capture_output=True, text=True, check=False, cwd=work,
-        env={"PATH": "/usr/bin:/bin", "HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error", "OMP_NUM_THREADS": "1"},
+        env={"PATH": "/usr/bin:/bin", "HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error", **SUMS, "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
     if done.returncode:
         raise SystemExit(done.stderr[-2000:])
@@ -197,6 +202,7 @@ def main() -> None:
     if python_of(PEER) is None:
         raise SystemExit(f"there is no environment; run python -m benchmarks.peers {PEER}")
     with tempfile.TemporaryDirectory() as scratch:
+        torch.set_num_threads(1)
         work = (told.work or Path(scratch)).resolve()
         work.mkdir(parents=True, exist_ok=True)
         jobs = [job for row, out, probe in list_rows(work, told.only) for job in list_jobs(row, out, probe, work)]
