@@ -48,6 +48,8 @@ bench: $(READY)
 	$(BIN)/python -m benchmarks.grids
 	$(BIN)/python -m benchmarks.house
 	$(BIN)/python -m benchmarks.lazy_data
+	$(BIN)/python -m benchmarks.peers compressed-tensors
+	$(BIN)/python -m benchmarks.compressed_tensors
 
 clean:
 	rm -rf $(VENV) demo-model demo-data demo-out

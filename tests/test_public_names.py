@@ -11,7 +11,7 @@ import trimodal
 
 NAMES = {
     "DataError", "InputError", "IntegrityError", "ModelError", "OutputError", "RecipeError", "Result", "TargetError", "TrimodalError",
-    "compress", "export", "inspect", "list_methods", "load", "open_export", "pack", "plan", "report", "verify",
+    "compress", "export", "inspect", "list_methods", "load", "open_export", "pack", "plan", "report", "unpack", "verify",
 }  # fmt: skip
 
 

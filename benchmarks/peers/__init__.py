@@ -21,6 +21,7 @@ ENVIRONMENTS = {
         "requests", "psutil", "pydantic",
     ),
     "pruning": ("transformers==5.23.0", "numpy"),
+    "compressed-tensors": ("transformers==5.23.0", "compressed-tensors==0.20.1"),
 }  # fmt: skip
 ALONE = {
     "pruning": ("torch-pruning==1.6.1",),

@@ -24,6 +24,7 @@ from trimodal.errors import (
 from trimodal.stock import register_with_transformers
 
 if TYPE_CHECKING:
+    from trimodal.exporting.archive import unpack
     from trimodal.exporting.export import export
     from trimodal.formats import load
     from trimodal.pipeline import Result, compress, inspect, list_methods, pack, plan, report, verify
@@ -33,11 +34,16 @@ __version__ = "0.1.0"
 
 __all__ = [
     "DataError", "InputError", "IntegrityError", "ModelError", "OutputError", "RecipeError", "Result", "TargetError", "TrimodalError",
-    "compress", "export", "inspect", "list_methods", "load", "open_export", "pack", "plan", "report", "verify",
+    "compress", "export", "inspect", "list_methods", "load", "open_export", "pack", "plan", "report", "unpack", "verify",
 ]  # fmt: skip
 
-_HOME = {"load": "trimodal.formats", "export": "trimodal.exporting.export", "open_export": "trimodal.runtimes.exported_model"}
-_LAZY = frozenset({"Result", "compress", "export", "inspect", "list_methods", "load", "open_export", "pack", "plan", "report", "verify"})
+_HOME = {
+    "load": "trimodal.formats", "export": "trimodal.exporting.export", "open_export": "trimodal.runtimes.exported_model",
+    "unpack": "trimodal.exporting.archive",
+}  # fmt: skip
+_LAZY = frozenset({
+    "Result", "compress", "export", "inspect", "list_methods", "load", "open_export", "pack", "plan", "report", "unpack", "verify",
+})  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:

@@ -38,7 +38,7 @@ def test_names() -> None:
         ("openvino-avx2", "decoded native native native decoded decoded"),
         ("litert", "native native decoded refused refused refused"),
         ("executorch-xnnpack", "native native refused refused refused refused"),
-        ("compressed-tensors", "refused decoded decoded decoded refused refused"),
+        ("compressed-tensors", "decoded decoded decoded decoded refused refused"),
         ("gpu-int4", "refused native native native refused refused"),
     ],
 )

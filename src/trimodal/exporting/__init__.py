@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from trimodal.exporting import onnx, openvino
+from trimodal.exporting import archive, compressed_tensors, onnx, openvino
 from trimodal.exporting.exporter import Exporter, ExportResult, ExportSource
 
 EXPORTERS: Mapping[str, Exporter] = {
@@ -16,6 +16,8 @@ EXPORTERS: Mapping[str, Exporter] = {
     for exporter in (
         onnx.EXPORTER,
         openvino.EXPORTER,
+        compressed_tensors.EXPORTER,
+        archive.EXPORTER,
     )
 }  # fmt: skip
 

@@ -59,7 +59,8 @@ def export(
     Args:
         source: what is exported; an artifact's codes go into the files as they are.
         to: a format of `EXPORTERS`.
-        out: folder to write, complete afterwards or as it was; by default the format's name inside of the artifact.
+        out: folder to write, complete afterwards or as it was; by default the format's name inside of the artifact. An archive is a file,
+            by default beside the artifact.
         data: samples that the export is tried on; without them it is tried on random inputs. OpenVINO also takes from them how large
             attention's queries and keys become, and multiplies these as integers.
         options: what the target says of how codes are written.
@@ -72,6 +73,9 @@ def export(
     """
     exporter = find_exporter(to)
     exporter.require_packages()
+    if exporter.write_file is not None:
+        file, result = exporter.write_file(source, None if out is None else Path(out), force)
+        return Export(file.parent, to, result)
     place = _choose_place(source, to, out)
     check_output_place(place, force)
     model = open_model(source if callable(source) else str(source), factory)
@@ -79,7 +83,7 @@ def export(
     batches = read_batches(model, data)
     trial = begin_trial(model, batches[0] if batches else None) if exporter.runtime in RUNTIMES else None
     ranges = measure_score_ranges(model, batches)
-    prepared = replace(prepare_source(model, options or {}), score_ranges=ranges)
+    prepared = replace(prepare_source(model, options or {}, exporter.keeps_types), score_ranges=ranges)
     with open_atomic_folder(place, force) as part, torch.no_grad():
         _carry_files(model, part)
         result = exporter.write(prepared, part)
@@ -88,7 +92,7 @@ def export(
         result = replace(result, notes=(*result.notes, *describe_idle_layers(idle)))
         if trial is not None:
             result = replace(result, checks=(*result.checks, *run_trial(trial, prepared, result, exporter.runtime, part)))
-            _require_passed(result)
+        _require_passed(result)
         _write_export_file(part, exporter, model, result)
     return Export(place, to, result)
 
@@ -104,12 +108,14 @@ def find_exporter(name: str) -> Exporter:
     return EXPORTERS[name]
 
 
-def prepare_source(model: Model, options: Mapping[str, Any]) -> ExportSource:
-    """`model` with plain layers, plain attention, and what was stored beside it. The model is changed."""
+def prepare_source(model: Model, options: Mapping[str, Any], keeps_types: bool = False) -> ExportSource:
+    """`model` with plain layers, plain attention, and what was stored beside it. The model is changed. With `keeps_types` its numbers
+    keep their types, and its attention stays."""
     model.module.eval().requires_grad_(False)
     layers = take_layer_codes_(model.module)
-    model.module.float()
-    use_plain_attention_(model.module)
+    if not keeps_types:
+        model.module.float()  # runtimes on a CPU compute in float32; codes and scales keep their types
+        use_plain_attention_(model.module)
     return ExportSource(model, layers, split_components, options)
 
 

@@ -96,6 +96,9 @@ class Exporter:
         write: (source, folder that is being written) -> what was written. Configuration and processor files are carried by the caller.
         target: the profile in `targets/` that it goes by if none is named.
         runtime: in `runtimes/`, what runs the files for the self-check; empty where there is none.
+        write_file: of a format that is one file made of an artifact's own files: (source, file or None, force) -> the file, what is in it.
+            Then `write` is not called.
+        keeps_types: the model is handed over with its numbers in their own types and its own attention.
     """
 
     name: str
@@ -105,6 +108,8 @@ class Exporter:
     write: Callable[[ExportSource, Path], ExportResult]
     target: str = ""
     runtime: str = ""
+    keeps_types: bool = False
+    write_file: Callable[[str | Path | Callable[[], Any], Path | None, bool], tuple[Path, ExportResult]] | None = None
 
     def require_packages(self) -> None:
         """Refuse where a package is missing.

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -27,6 +28,7 @@ from trimodal.edits import steps
 from trimodal.edits.alignment import write_alignment_heads
 from trimodal.edits.apply import dequantize_module_
 from trimodal.formats import packed
+from trimodal.formats.archive import is_archive, open_archive
 from trimodal.formats.folder_files import (
     is_artifact,
     list_running_files,
@@ -232,6 +234,8 @@ def open_model(source: Factory | Path, factory: Factory | None = None) -> Model:
 
     `factory` makes the bare module of an artifact that came from a function; nothing that a folder names is imported.
     """
+    if not callable(source) and is_archive(source):
+        raise errors.ModelError(f"{source} is an archive; write its folder first: trimodal unpack {source} -o FOLDER")
     found = source if callable(source) else locate_source(source)
     if isinstance(found, Path) and is_artifact(found):
         return _open_artifact(found, factory)
@@ -305,20 +309,31 @@ def set_plain_config_(model: Model) -> str:
     module = model.module
     if not model.steps or not isinstance(getattr(module, "config", None), PreTrainedConfig) or model.folder is None:
         return ""
-    if other := {step.verb for step in model.steps if step.effect == "structure"}:
-        return f"plain layers cannot say what was done ({', '.join(sorted(other))})"
-    kind = cast("type[PreTrainedModel]", type(module))
-    shapes = [step for step in model.steps if step.effect == "sizes"]
-    absorbed = find_native_config(strip_config(read_config(model.folder)), shapes, kind)
-    if absorbed.reason:
-        return absorbed.reason
-    plain = build_meta_model(absorbed.config, kind)
-    if {k: t.shape for k, t in plain.state_dict().items()} != {k: t.shape for k, t in module.state_dict().items()}:
-        return f"{type(plain.config).__name__} cannot say what its layers are"
+    found = find_plain_config(model)
+    if found.reason:
+        return found.reason
+    plain = build_meta_model(found.config, cast("type[PreTrainedModel]", type(module)))
     plain.config._attn_implementation_internal = module.config._attn_implementation_internal  # type: ignore[union-attr]
     plain.config._name_or_path = str(model.folder)
     module.config = plain.config  # type: ignore[assignment]
     return ""
+
+
+def find_plain_config(model: Model) -> NativeConfig:
+    """The configuration from which the model's own class alone builds `model`, which has plain layers only, or why there is none."""
+    if model.folder is None or not (model.folder / "config.json").is_file():
+        return NativeConfig({}, list(model.steps), _NO_CONFIG)
+    if other := {step.verb for step in model.steps if step.effect == "structure"}:
+        return NativeConfig({}, list(model.steps), f"plain layers cannot say what was done ({', '.join(sorted(other))})")
+    kind = cast("type[PreTrainedModel]", type(model.module))
+    shapes = [step for step in model.steps if step.effect == "sizes"]
+    found = find_native_config(strip_config(read_config(model.folder)), shapes, kind)
+    if found.reason:
+        return found
+    plain = build_meta_model(found.config, kind)
+    if {k: t.shape for k, t in plain.state_dict().items()} != {k: t.shape for k, t in model.module.state_dict().items()}:
+        return replace(found, reason=f"{type(plain.config).__name__} cannot say what its layers are")
+    return found
 
 
 def _fill_tensors_(module: nn.Module, tensors: Mapping[str, Tensor], file: Path) -> None:
@@ -363,7 +378,7 @@ def load(
     """Load a compressed model (or any other) as a module in eval mode.
 
     Args:
-        source: an artifact folder, a Hugging Face folder or hub id, or `package.module:function`.
+        source: an artifact folder or archive, a Hugging Face folder or hub id, or `package.module:function`.
         dequantize: give plain float layers instead of packed ones: same outputs, original memory.
         device: where to put it.
         factory: for an artifact that came from a function: that function, or its `package.module:name`.
@@ -372,9 +387,19 @@ def load(
         ModelError: it cannot be found or loaded.
         IntegrityError: a file of the artifact is missing or has changed.
     """
-    model = open_model(source if isinstance(source, str) else str(source), factory)
+    if not is_archive(source):
+        return _load_module(str(source), dequantize, factory).to(device)
+    with open_archive(Path(source)) as folder:
+        module = _load_module(str(folder), dequantize, factory)
+    if isinstance(getattr(module, "config", None), PreTrainedConfig):
+        module.name_or_path = module.config._name_or_path = str(source)  # type: ignore[assignment, union-attr]
+    return module.to(device)
+
+
+def _load_module(source: str, dequantize: bool, factory: Factory | None) -> nn.Module:
+    model = open_model(source, factory)
     if dequantize:
         dequantize_module_(model.module)
         reason = set_plain_config_(model)
         quantizer.forget_quantization_(model.module, reason)
-    return model.module.to(device)
+    return model.module
