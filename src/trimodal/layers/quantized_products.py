@@ -40,28 +40,26 @@ class QuantizedProduct(Protocol):
 
 @dataclass(frozen=True)
 class InputCodes:
-    """How an input becomes codes: its factors c (n,) or none; its bits; scale and zero-point of a static range or, where the scale is
-    None, of one range for all along `dims`."""
+    """How an input becomes codes: its factors c (n,) or none; its bits and the largest code; scale and zero-point of a static range or,
+    where the scale is None, of one range for all along `dims`."""
 
     factor: Tensor | None
     bits: int
+    top: int
     scale: Tensor | None
     zero: float
     dims: tuple[int, ...]
 
-    @property
-    def top(self) -> int:
-        """The largest code."""
-        return 2**self.bits - 1
-
     def count_steps(self, x: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """x -> round(x · c / s), not clamped yet; scales and zero-points where they are per token."""
         scaled = x if self.factor is None else x * self.factor
-        scale, zero = self.scale, None
-        if scale is None:
-            scale, zero = grid_from_range(scaled.amin(self.dims, keepdim=True), scaled.amax(self.dims, keepdim=True), self.bits)
-        steps = scaled / scale if self.factor is None else scaled.div_(scale)
-        return steps.round_(), None if zero is None else scale, zero
+        if self.scale is not None:
+            return self._divide(scaled, self.scale).round_(), None, None
+        scale, zero = grid_from_range(scaled.amin(self.dims, keepdim=True), scaled.amax(self.dims, keepdim=True), self.bits)
+        return self._divide(scaled, scale).round_(), scale, zero
+
+    def _divide(self, scaled: Tensor, scale: Tensor) -> Tensor:
+        return scaled / scale if self.factor is None else scaled.div_(scale)
 
 
 @dataclass(frozen=True)
@@ -100,12 +98,11 @@ class IntegerProduct:
         steps, scale, zero = self.codes.count_steps(x.detach())
         shifted = steps.add_(self.codes.zero - SHIFT if zero is None else zero - SHIFT)
         codes = shifted.clamp_(-SHIFT, self.codes.top - SHIFT).to(torch.int8)
-        found = multiply_integers(codes.reshape(-1, codes.shape[-1]), self.units).view(*codes.shape[:-1], -1)
+        found = multiply_integers(codes.reshape(-1, codes.shape[-1]), self.units).view(*x.shape[:-1], self.units.shape[1])
         offset = self.offset if bias is None else self.offset + bias
         if scale is None or zero is None:
             return torch.addcmul(offset, found, self.scale)
-        found = found.sub_((zero - SHIFT).int() * self.sums)
-        return torch.addcmul(offset, found * scale, self.scale)
+        return torch.addcmul(offset, (found - (zero - SHIFT).int() * self.sums) * scale, self.scale)
 
 
 def multiply_quantized(layer: nn.Module, store: CodedWeight, x: Tensor) -> Tensor | None:
@@ -115,15 +112,15 @@ def multiply_quantized(layer: nn.Module, store: CodedWeight, x: Tensor) -> Tenso
         return None
     if (layer.training and torch.is_grad_enabled()) or torch.compiler.is_compiling():
         return None
-    product: QuantizedProduct = store.recall("product", lambda: _make_product(store))
-    return product(layer, x, layer._parameters["bias"])
+    return store.recall("product", lambda: _make_product(store))(layer, x, layer._parameters["bias"])
 
 
 def _make_product(store: CodedWeight) -> QuantizedProduct:
     scale, zero = store._buffers.get("input_scale"), store._buffers.get("input_zero")
+    bits = store.options["inputs"]["bits"]
     codes = InputCodes(
-        store.channel_factors(), store.options["inputs"]["bits"], None if scale is None else scale.reshape(()),
-        0.0 if zero is None else float(zero), store.input_dims,
+        store.channel_factors(), bits, 2**bits - 1, None if scale is None else scale.reshape(()), 0.0 if zero is None else float(zero),
+        store.input_dims,
     )  # fmt: skip
     return _make_integer_product(store, codes) or FloatProduct(codes, _scale_weight(store(), codes))
 

@@ -146,8 +146,8 @@ class CodedWeight(StoredWeight):
         if factor is None:
             return None
         if len(self.shape) > 2:  # a convolution's columns are channels × kernel, one factor per channel
-            factor = factor.view(self.shape[1], -1)[:, 0].view(-1, *(1 for _ in self.shape[2:]))
-        return factor.float()
+            return factor.view(self.shape[1], -1)[:, 0].view(-1, *(1 for _ in self.shape[2:])).float()
+        return factor[0].float()
 
     @property
     def input_dims(self) -> tuple[int, ...]:
