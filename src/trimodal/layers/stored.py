@@ -76,6 +76,7 @@ class CodedWeight(StoredWeight):
 
     @dtype.setter
     def dtype(self, dtype: torch.dtype) -> None:
+        """Decode to `dtype` from now on."""
         self._dtype = dtype
         self.drop_kept_()
 
