@@ -37,6 +37,7 @@ from trimodal.formats.folder_files import (
 from trimodal.formats.native_config import NativeConfig, find_native_config
 from trimodal.formats.stored_sites import check_stored_sites, describe_stored_sites
 from trimodal.formats.tensors import write_tensors
+from trimodal.layers import DEQUANTIZE_POLICIES, DequantizePolicy, set_dequantize_policy_
 from trimodal.loading.load import (
     build_meta_model,
     find_model_class,
@@ -283,6 +284,7 @@ def _open_plain(plain: Path, folder: Path, manifest: Manifest, factory: Factory 
             raise errors.IntegrityError(
                 f"{folder / file.name} lacks {missing[0]}, which {type(module).__name__} needs; copy the folder again"
             )
+        set_dequantize_policy_(module, "memory")  # who only wants to run it says so: `load`, and Transformers' door
         module.name_or_path = module.config._name_or_path = str(folder)  # type: ignore[assignment, union-attr]
         model = Model(
             module, manifest.layout, family_of(module), folder.resolve().name, folder, find_processors(folder), taken
@@ -373,33 +375,52 @@ def _check_layout(model: Model, folder: Path) -> None:
 
 @leaves_process_unchanged
 def load(
-    source: str | Path, *, dequantize: bool = False, device: str = "cpu", factory: Factory | None = None
+    source: str | Path, *, dequantize: DequantizePolicy | bool = "speed", device: str = "cpu", factory: Factory | None = None
 ) -> nn.Module:
     """Load a compressed model (or any other) as a module in eval mode.
 
     Args:
         source: an artifact folder or archive, a Hugging Face folder or hub id, or `package.module:function`.
-        dequantize: give plain float layers instead of packed ones: same outputs, original memory.
+        dequantize: what becomes of packed layers. `speed`: each is decoded when it first runs, and kept; as fast as the original,
+            in its memory and that of the codes; products with quantized inputs are made in integers where this machine's are
+            quick and exact. `memory`: decoded at every call, which is slower and takes the memory of the codes alone (`False` says
+            the same). `True`: plain float layers in their place, with the original's memory; inputs are no longer quantized.
+            `set_dequantize_policy_` of `trimodal.layers` changes from one of the first two to the other.
         device: where to put it.
         factory: for an artifact that came from a function: that function, or its `package.module:name`.
 
     Raises:
         ModelError: it cannot be found or loaded.
         IntegrityError: a file of the artifact is missing or has changed.
+        InputError: there is no such `dequantize`.
     """
+    policy = _policy_of(dequantize)
     if not is_archive(source):
-        return _load_module(str(source), dequantize, factory).to(device)
+        return _load_module(str(source), policy, factory).to(device)
     with open_archive(Path(source)) as folder:
-        module = _load_module(str(folder), dequantize, factory)
+        module = _load_module(str(folder), policy, factory)
     if isinstance(getattr(module, "config", None), PreTrainedConfig):
         module.name_or_path = module.config._name_or_path = str(source)  # type: ignore[assignment, union-attr]
     return module.to(device)
 
 
-def _load_module(source: str, dequantize: bool, factory: Factory | None) -> nn.Module:
+def _load_module(source: str, policy: DequantizePolicy | None, factory: Factory | None) -> nn.Module:
+    """The module of `source`, its packed layers as `policy` says, plain ones where that is None."""
     model = open_model(source, factory)
-    if dequantize:
+    if policy is not None:
+        set_dequantize_policy_(model.module, policy)
+    else:
         dequantize_module_(model.module)
         reason = set_plain_config_(model)
         quantizer.forget_quantization_(model.module, reason)
     return model.module
+
+
+def _policy_of(dequantize: DequantizePolicy | bool) -> DequantizePolicy | None:
+    """The policy that `dequantize` names; None where plain layers are asked for."""
+    if isinstance(dequantize, bool):
+        return None if dequantize else "memory"
+    if dequantize not in DEQUANTIZE_POLICIES:
+        wanted = ", ".join(DEQUANTIZE_POLICIES)
+        raise errors.InputError(f"dequantize is {dequantize!r:.40}; expected {wanted}, or True for plain float layers")
+    return dequantize
