@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from trimodal.application import add_command, print_result, screen
-from trimodal.arguments import DataOption, ForceOption, JsonOption, ModelArgument, OutputOption
+from trimodal.arguments import DataOption, ForceOption, JsonOption, ModelArgument, OutputOption, TargetOption
 from trimodal.lazy import lazy_module
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ def export(
         typer.Option("--output", "-o", help="Folder to write, by default OUT/FORMAT; of an archive the file.", show_default=False),
     ] = None,
     data: DataOption = "none",
+    target: TargetOption = None,
     force: ForceOption = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -42,7 +43,7 @@ def export(
     Example: `trimodal export ./clip-int8 --to onnx`
     """
     screen.print_notice(f"reading {model}")
-    found = exporting.export(model, to, output, data=data, force=force)
+    found = exporting.export(model, to, output, data=data, target=target, force=force)
     print_result(found.to_json() if as_json else tables.make_export_table(found))
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -28,11 +28,13 @@ from trimodal.exporting.samples import measure_score_ranges, read_batches
 from trimodal.exporting.trial import begin_trial, run_trial
 from trimodal.formats import check_output_place, is_artifact, open_atomic_folder, open_model
 from trimodal.formats.artifact import strip_config
+from trimodal.formats.stored_sites import describe_stored_sites
 from trimodal.models.files import find_companion_files, find_licence_files
 from trimodal.models.model import Model
 from trimodal.models.process import leaves_process_unchanged
 from trimodal.runtimes import RUNTIMES
 from trimodal.runtimes.exported_folder import EXPORT_FILE, FORMAT
+from trimodal.targets import Target, read_target
 from trimodal.writing.sums import sha256
 
 
@@ -52,7 +54,7 @@ class Export:
 @leaves_process_unchanged
 def export(
     source: str | Path | Callable[[], nn.Module], to: str, out: str | Path | None = None, *, data: Data | None = None,
-    options: Mapping[str, Any] | None = None, force: bool = False, factory: str | Callable[[], nn.Module] | None = None,
+    target: str | Path | None = None, force: bool = False, factory: str | Callable[[], nn.Module] | None = None,
 ) -> Export:  # fmt: skip
     """Write what another runtime runs, from an artifact, a Hugging Face folder or hub id, or a function.
 
@@ -63,7 +65,8 @@ def export(
             by default beside the artifact.
         data: samples that the export is tried on; without them it is tried on random inputs. OpenVINO also takes from them how large
             attention's queries and keys become, and multiplies these as integers.
-        options: what the target says of how codes are written.
+        target: name or file of a profile that says how codes are written (`trimodal targets`); by default that of the format's runtime
+            for this machine.
         force: replace `out` if it is not empty.
         factory: for an artifact that came from a function: that function or its name.
 
@@ -76,6 +79,7 @@ def export(
     if exporter.write_file is not None:
         file, result = exporter.write_file(source, None if out is None else Path(out), force)
         return Export(file.parent, to, result)
+    profile = choose_target(exporter, target)
     place = _choose_place(source, to, out)
     check_output_place(place, force)
     model = open_model(source if callable(source) else str(source), factory)
@@ -83,13 +87,14 @@ def export(
     batches = read_batches(model, data)
     trial = begin_trial(model, batches[0] if batches else None) if exporter.runtime in RUNTIMES else None
     ranges = measure_score_ranges(model, batches)
-    prepared = replace(prepare_source(model, options or {}, exporter.keeps_types), score_ranges=ranges)
+    notes = list_misfits(profile, model) if profile is not None else ()
+    prepared = replace(prepare_source(model, profile, exporter.keeps_types), score_ranges=ranges)
     with open_atomic_folder(place, force) as part, torch.no_grad():
         _carry_files(model, part)
         result = exporter.write(prepared, part)
         idle = find_idle_layers(model, prepared.layers)
         _check_nothing_dropped(prepared, result, exporter, idle)
-        result = replace(result, notes=(*result.notes, *describe_idle_layers(idle)))
+        result = replace(result, notes=(*result.notes, *notes, *describe_idle_layers(idle)))
         if trial is not None:
             result = replace(result, checks=(*result.checks, *run_trial(trial, prepared, result, exporter.runtime, part)))
         _require_passed(result)
@@ -108,7 +113,32 @@ def find_exporter(name: str) -> Exporter:
     return EXPORTERS[name]
 
 
-def prepare_source(model: Model, options: Mapping[str, Any], keeps_types: bool = False) -> ExportSource:
+def choose_target(exporter: Exporter, target: str | Path | None) -> Target | None:
+    """The profile that is named, or the format's own; None where the format goes by none.
+
+    Raises:
+        InputError: there is none of that name, or it is for another format.
+    """
+    if target is None:
+        return read_target(exporter.target) if exporter.target else None
+    found = read_target(target)
+    if found.format != exporter.name:
+        raise InputError(f"the target {found.name} is for {found.format} files; give --to {found.format}, or another of `trimodal targets`")
+    return found
+
+
+def list_misfits(target: Target, model: Model) -> tuple[str, ...]:
+    """What `target` cannot take of what is stored, one sentence for each reason, with the layers."""
+    kinds = {site.path: site.kind for site in model.layout.sites}
+    reasons: dict[str, list[str]] = {}
+    for site in describe_stored_sites(model.module, model.layout):
+        answer = target.answer_site(kinds.get(site.path, "linear"), site)
+        if answer.level == "refused":
+            reasons.setdefault(answer.text, []).append(site.path)
+    return tuple(f"{target.name} does not take {len(paths)} layers, first {paths[0]}: {why}" for why, paths in reasons.items())
+
+
+def prepare_source(model: Model, target: Target | None = None, keeps_types: bool = False) -> ExportSource:
     """`model` with plain layers, plain attention, and what was stored beside it. The model is changed. With `keeps_types` its numbers
     keep their types, and its attention stays."""
     model.module.eval().requires_grad_(False)
@@ -116,7 +146,7 @@ def prepare_source(model: Model, options: Mapping[str, Any], keeps_types: bool =
     if not keeps_types:
         model.module.float()  # runtimes on a CPU compute in float32; codes and scales keep their types
         use_plain_attention_(model.module)
-    return ExportSource(model, layers, split_components, options)
+    return ExportSource(model, layers, split_components, target)
 
 
 def _choose_place(source: Any, to: str, out: str | Path | None) -> Path:

@@ -13,27 +13,33 @@ from trimodal.errors import InputError
 from trimodal.exporting.component import Component
 from trimodal.exporting.layer_codes import LayerCodes
 from trimodal.models.model import Model
+from trimodal.targets import Target
 
 
 @dataclass(frozen=True)
 class ExportSource:
     """What is exported: a model of plain layers, what is stored for each, and the parts that become files.
 
-    `components` are made when a format asks for them, so that a format that keeps the whole module needs none. `options`
-    are what the target says (`targets/`). `score_ranges` are the largest magnitudes that query and key projections gave on real
+    `components` are made when a format asks for them, so that a format that keeps the whole module needs none. `target`
+    says how codes are written, None where nothing does. `score_ranges` are the largest magnitudes that query and key projections gave on real
     samples, by path; empty where there were none.
     """
 
     model: Model
     layers: Mapping[str, LayerCodes]
     split: Callable[[Model], Sequence[Component]]
-    options: Mapping[str, Any] = field(default_factory=dict)
+    target: Target | None = None
     score_ranges: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def components(self) -> Sequence[Component]:
         """The parts that become a file each."""
         return self.split(self.model)
+
+    @property
+    def unsigned(self) -> bool:
+        """Whether 8-bit codes are written without a sign, around 128."""
+        return self.target is not None and self.target.unsigned
 
     @property
     def static_layers(self) -> set[str]:

@@ -50,8 +50,7 @@ def build_graph(component: Component, source: ExportSource, integer_scores: bool
         ModelError: it cannot be traced.
     """
     graph = trace_component(component)
-    unsigned = bool(source.options.get("unsigned", False))
-    codes = write_codes_(graph, initializer_names(component), source.layers.values(), unsigned, kernels=integer_scores)
+    codes = write_codes_(graph, initializer_names(component), source.layers.values(), source.unsigned, kernels=integer_scores)
     if integer_scores:
         quantize_scores_(graph, {path: source.score_ranges[path] for path in source.score_ranges.keys() & source.static_layers})
     tidy_graph_(graph)
