@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from trimodal.application import add_command, print_result, screen
-from trimodal.arguments import DataOption, ForceOption, JsonOption, ModelArgument
+from trimodal.arguments import DataOption, ForceOption, JsonOption, ModelArgument, TargetOption
 from trimodal.lazy import lazy_module
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ def export(
         Path | None, typer.Option("--output", "-o", help="Folder to write; by default OUT/FORMAT.", show_default=False)
     ] = None,
     data: DataOption = "none",
+    target: TargetOption = None,
     force: ForceOption = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -36,5 +37,5 @@ def export(
     Example: `trimodal export ./clip-int8 --to onnx`
     """
     screen.print_notice(f"reading {model}")
-    found = exporting.export(model, to, output, data=data, force=force)
+    found = exporting.export(model, to, output, data=data, target=target, force=force)
     print_result(found.to_json() if as_json else tables.make_export_table(found))

@@ -18,7 +18,7 @@ from torch import nn
 
 from trimodal.core import json_text
 from trimodal.data import Data
-from trimodal.errors import InputError, IntegrityError, suggest_names
+from trimodal.errors import InputError, IntegrityError, TargetError, suggest_names
 from trimodal.exporting import EXPORTERS, Exporter, ExportResult, ExportSource
 from trimodal.exporting.components import split_components
 from trimodal.exporting.layer_codes import take_layer_codes_
@@ -32,6 +32,7 @@ from trimodal.models.model import Model
 from trimodal.models.process import leaves_process_unchanged
 from trimodal.runtimes import RUNTIMES
 from trimodal.runtimes.exported_folder import EXPORT_FILE, FORMAT
+from trimodal.targets import Target, read_target
 from trimodal.writing.sums import sha256
 
 
@@ -51,7 +52,8 @@ class Export:
 @leaves_process_unchanged
 def export(
     source: str | Path | Callable[[], nn.Module], to: str, out: str | Path | None = None, *, data: Data | None = None,
-    options: Mapping[str, Any] | None = None, force: bool = False, factory: str | Callable[[], nn.Module] | None = None,
+    target: str | Path | Target | None = None, options: Mapping[str, Any] | None = None, force: bool = False,
+    factory: str | Callable[[], nn.Module] | None = None,
 ) -> Export:  # fmt: skip
     """Write what another runtime runs, from an artifact, a Hugging Face folder or hub id, or a function.
 
@@ -61,31 +63,33 @@ def export(
         out: folder to write, complete afterwards or as it was; by default the format's name inside of the artifact.
         data: samples that the export is tried on; without them it is tried on random inputs. OpenVINO also takes from them how large
             attention's queries and keys become, and multiplies these as integers.
-        options: what the target says of how codes are written.
+        target: name or file of what is to run the files (docs/targets.md); by default the format's usual runtime on a machine like this.
+        options: of how codes are written, in place of what the target says.
         force: replace `out` if it is not empty.
         factory: for an artifact that came from a function: that function or its name.
 
     Raises:
-        InputError: the format is unknown, a package is missing, the model or the place cannot be used.
+        InputError: the format or target is unknown, a package is missing, the model or the place cannot be used.
         IntegrityError: what was written lacks a part of the model.
     """
     exporter = find_exporter(to)
     exporter.require_packages()
+    chosen = choose_target(exporter, target)
     place = _choose_place(source, to, out)
     check_output_place(place, force)
     model = open_model(source if callable(source) else str(source), factory)
     batches = read_batches(model, data)
     trial = begin_trial(model, batches[0] if batches else None) if exporter.runtime in RUNTIMES else None
     ranges = measure_score_ranges(model, batches)
-    prepared = replace(prepare_source(model, options or {}), score_ranges=ranges)
+    prepared = replace(prepare_source(model, {**_list_options(chosen), **(options or {})}), score_ranges=ranges)
     with open_atomic_folder(place, force) as part, torch.no_grad():
         _carry_files(model, part)
-        result = exporter.write(prepared, part)
+        result = _note_machine(exporter.write(prepared, part), chosen)
         _check_nothing_dropped(prepared, result, exporter)
         if trial is not None:
             result = replace(result, checks=(*result.checks, *run_trial(trial, prepared, result, exporter.runtime, part)))
             _require_passed(result)
-        _write_export_file(part, exporter, model, result)
+        _write_export_file(part, exporter, model, result, chosen)
     return Export(place, to, result)
 
 
@@ -98,6 +102,31 @@ def find_exporter(name: str) -> Exporter:
     if name not in EXPORTERS:
         raise InputError(f"there is no export format {name!r}; {suggest_names(name, EXPORTERS)}")
     return EXPORTERS[name]
+
+
+def choose_target(exporter: Exporter, target: str | Path | Target | None) -> Target | None:
+    """The target that is asked for, else the format's usual one; None where the format has none.
+
+    Raises:
+        TargetError: there is no such target, or it reads another format.
+    """
+    wanted = target or exporter.target
+    if not wanted:
+        return None
+    found = wanted if isinstance(wanted, Target) else read_target(wanted)
+    if found.format != exporter.name:
+        raise TargetError(f"the target {found.name} reads {found.format}, not {exporter.name}; export to that, or name another target")
+    return found
+
+
+def _list_options(target: Target | None) -> dict[str, Any]:
+    return {} if target is None else {"unsigned": target.unsigned}
+
+
+def _note_machine(result: ExportResult, target: Target | None) -> ExportResult:
+    """With a note where the files are for another kind of machine than this one."""
+    misfit = target.explain_misfit() if target is not None else None
+    return result if misfit is None else replace(result, notes=(*result.notes, misfit))
 
 
 def prepare_source(model: Model, options: Mapping[str, Any]) -> ExportSource:
@@ -154,11 +183,12 @@ def _require_passed(result: ExportResult) -> None:
         raise IntegrityError(f"{failed[0].name}: failed ({failed[0].detail}); nothing was kept")
 
 
-def _write_export_file(folder: Path, exporter: Exporter, model: Model, result: ExportResult) -> None:
+def _write_export_file(folder: Path, exporter: Exporter, model: Model, result: ExportResult, target: Target | None) -> None:
     """What is in the folder, from what, made by which versions, with the sums of its files."""
     files = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
     said = {
         "format": FORMAT, "to": exporter.name, "runtime": exporter.runtime, "source": model.name, "family": model.family.name,
+        "target": target.name if target else "",
         "versions": {name: found for name in ("trimodal", "torch", "transformers", *exporter.packages) if (found := _version_of(name))},
         **result.to_json(), "files": {name: sha256(folder / name) for name in files},
     }  # fmt: skip
