@@ -14,12 +14,14 @@ import torch
 from onnx import numpy_helper
 
 import trimodal
-from trimodal.errors import InputError, IntegrityError
+from trimodal.errors import InputError, IntegrityError, TargetError
+from trimodal.exporting import export as exporting
 from trimodal.exporting.export import Export
 from trimodal.layers import Affine, find_affine
 from trimodal.networks.tiny import make_miniature_batch, write_miniature, write_miniature_data
 from trimodal.runtimes import RUNTIMES
 from trimodal.runtimes.exported_folder import read_exported
+from trimodal.targets import read_target
 
 INT8 = {"steps": [
     {"quantize.rtn": {"where": "*embedding*", "optional": True, "bits": 8, "group": "channel"}},
@@ -61,7 +63,8 @@ def test_the_codes_in_the_file_are_those_of_the_artifact(made: Mapping[str, Path
     affine = affine if isinstance(affine, Affine) else affine.inner
     assert affine is not None
     written = numpy_helper.to_array(tensors[f"{path}.codes"])
-    assert written.dtype == np.int8 and (written.T.astype(int) == affine.codes.numpy() - 128).all()
+    assert written.dtype == np.dtype("uint8" if read_target("onnxruntime").unsigned else "int8")  # as this machine wants them
+    assert (written.T.astype(int) == affine.codes.numpy() - (0 if written.dtype == np.uint8 else 128)).all()
     assert (numpy_helper.to_array(tensors[f"{path}.scale"]) == affine.scale.numpy()[:, 0]).all()
 
 
@@ -111,6 +114,21 @@ def test_unsigned_codes_lie_around_128(made: Mapping[str, Path], tmp_path: Path)
     tensors = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
     path = "vision_model.encoder.layers.0.mlp.fc1"
     assert tensors[f"{path}.codes"].dtype == np.uint8 and set(tensors[f"{path}.zero"].tolist()) == {128}
+
+
+def test_the_target_says_how_codes_are_written(made: Mapping[str, Path], tmp_path: Path) -> None:
+    path, found = "vision_model.encoder.layers.0.mlp.fc1", {}
+    for name in ("onnxruntime-avx2", "onnxruntime-vnni"):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(exporting, "run_trial", lambda *rest: [])  # signed products saturate on some machines
+            done = trimodal.export(made["clip"], "onnx", tmp_path / name, target=name)
+        graph = onnx.load(str(done.folder / "onnx" / "vision_model_quantized.onnx")).graph
+        found[name] = next(numpy_helper.to_array(t).dtype.name for t in graph.initializer if t.name == f"{path}.codes")
+        assert json.loads((done.folder / "export.json").read_text(encoding="utf-8"))["target"] == name
+        assert (read_target(name).explain_misfit() or "") in ("", *done.result.notes)
+    assert found == {"onnxruntime-avx2": "uint8", "onnxruntime-vnni": "int8"}
+    with pytest.raises(TargetError, match="the target litert reads litert, not onnx"):
+        trimodal.export(made["clip"], "onnx", tmp_path / "litert", target="litert")
 
 
 def _flip(file: Path) -> None:

@@ -18,7 +18,7 @@ from torch import nn
 
 from trimodal.core import json_text
 from trimodal.data import Data
-from trimodal.errors import InputError, IntegrityError, suggest_names
+from trimodal.errors import InputError, IntegrityError, TargetError, suggest_names
 from trimodal.exporting import EXPORTERS, Exporter, ExportResult, ExportSource
 from trimodal.exporting.components import split_components
 from trimodal.exporting.idle_layers import describe_idle_layers, find_idle_layers
@@ -98,7 +98,7 @@ def export(
         if trial is not None:
             result = replace(result, checks=(*result.checks, *run_trial(trial, prepared, result, exporter.runtime, part)))
         _require_passed(result)
-        _write_export_file(part, exporter, model, result)
+        _write_export_file(part, exporter, model, result, profile)
     return Export(place, to, result)
 
 
@@ -117,13 +117,15 @@ def choose_target(exporter: Exporter, target: str | Path | None) -> Target | Non
     """The profile that is named, or the format's own; None where the format goes by none.
 
     Raises:
-        InputError: there is none of that name, or it is for another format.
+        TargetError: there is none of that name, or it is for another format.
     """
     if target is None:
         return read_target(exporter.target) if exporter.target else None
     found = read_target(target)
     if found.format != exporter.name:
-        raise InputError(f"the target {found.name} is for {found.format} files; give --to {found.format}, or another of `trimodal targets`")
+        raise TargetError(
+            f"the target {found.name} reads {found.format}, not {exporter.name}; give --to {found.format}, or another of `trimodal targets`"
+        )
     return found
 
 
@@ -135,7 +137,9 @@ def list_misfits(target: Target, model: Model) -> tuple[str, ...]:
         answer = target.answer_site(kinds.get(site.path, "linear"), site)
         if answer.level == "refused":
             reasons.setdefault(answer.text, []).append(site.path)
-    return tuple(f"{target.name} does not take {len(paths)} layers, first {paths[0]}: {why}" for why, paths in reasons.items())
+    misfit = target.explain_misfit()
+    refused = (f"{target.name} does not take {len(paths)} layers, first {paths[0]}: {why}" for why, paths in reasons.items())
+    return (*([misfit] if misfit else ()), *refused)
 
 
 def prepare_source(model: Model, target: Target | None = None, keeps_types: bool = False) -> ExportSource:
@@ -194,11 +198,12 @@ def _require_passed(result: ExportResult) -> None:
         raise IntegrityError(f"{failed[0].name}: failed ({failed[0].detail}); nothing was kept")
 
 
-def _write_export_file(folder: Path, exporter: Exporter, model: Model, result: ExportResult) -> None:
+def _write_export_file(folder: Path, exporter: Exporter, model: Model, result: ExportResult, target: Target | None) -> None:
     """What is in the folder, from what, made by which versions, with the sums of its files."""
     files = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
     said = {
-        "format": FORMAT, "to": exporter.name, "runtime": exporter.runtime, "source": model.name, "family": model.family.name,
+        "format": FORMAT, "to": exporter.name, "runtime": exporter.runtime, "target": target.name if target else None,
+        "source": model.name, "family": model.family.name,
         "versions": {name: found for name in ("trimodal", "torch", "transformers", *exporter.packages) if (found := _version_of(name))},
         **result.to_json(), "files": {name: sha256(folder / name) for name in files},
     }  # fmt: skip

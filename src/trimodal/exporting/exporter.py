@@ -21,8 +21,8 @@ class ExportSource:
     """What is exported: a model of plain layers, what is stored for each, and the parts that become files.
 
     `components` are made when a format asks for them, so that a format that keeps the whole module needs none. `target`
-    says how codes are written, None where nothing does. `score_ranges` are the largest magnitudes that query and key projections gave on real
-    samples, by path; empty where there were none.
+    says how codes are written, None where nothing does. `score_ranges` are the largest magnitudes that query and key projections gave
+    on real samples, by path; empty where there were none.
     """
 
     model: Model

@@ -306,7 +306,7 @@ def _answer_by_rule(rule: WeightRule, weight: StoredWeight, about_input: str) ->
     chosen = rule.choose_type(weight.bits) or ""
     cautions = [said for said in (rule.caution, about_input) if said]
     if _bits_of(chosen) > weight.bits:
-        cautions.append(f"each code of {weight.bits} bits takes {_bits_of(chosen)} in the file")
+        cautions.append(f"codes of {weight.bits} bits are taken as {_bits_of(chosen)}-bit ones")
     return Answer(rule.level, () if rule.level == "native" else (rule.why,), tuple(cautions), chosen)
 
 
