@@ -50,7 +50,7 @@ def make_additive_mask(
     if mask_function is bidirectional_mask_function:
         if attention_mask is None:
             return None
-        return (1.0 - attention_mask[:, None, None, -kv_length:].to(dtype)) * least
+        return torch.where(attention_mask[:, None, None, -kv_length:] != 0, torch.zeros((), dtype=dtype), least)
     options |= {"allow_is_causal_skip": False, "allow_is_bidirectional_skip": False}
     allowed = sdpa_mask(
         q_length=q_length, kv_length=kv_length, q_offset=q_offset, kv_offset=kv_offset, mask_function=mask_function,
