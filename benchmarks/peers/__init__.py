@@ -21,6 +21,10 @@ ENVIRONMENTS = {
         "requests", "psutil", "pydantic",
     ),
     "pruning": ("transformers==5.23.0", "numpy"),
+    "runtimes": (
+        "transformers==5.23.0", "torchao==0.18.0", "nncf==3.4.0", "openvino==2026.4.1", "onnx==1.23.2", "onnxruntime==1.32.0",
+        "onnxscript==0.7.2", "pydantic", "typer", "rich", "jinja2", "pyyaml", "pillow", "psutil", "sympy",
+    ),
 }  # fmt: skip
 ALONE = {
     "pruning": ("torch-pruning==1.6.1",),

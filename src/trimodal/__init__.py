@@ -23,6 +23,8 @@ from trimodal.errors import (
 from trimodal.stock import register_with_transformers
 
 if TYPE_CHECKING:
+    from trimodal.benching.bench import bench
+    from trimodal.benching.choice import open_fastest
     from trimodal.exporting.export import export
     from trimodal.formats import load
     from trimodal.pipeline import Result, compress, inspect, list_methods, pack, plan, report, verify
@@ -31,11 +33,16 @@ __version__ = "0.1.0"
 
 __all__ = [
     "DataError", "InputError", "IntegrityError", "ModelError", "OutputError", "RecipeError", "Result", "TrimodalError",
-    "compress", "export", "inspect", "list_methods", "load", "pack", "plan", "report", "verify",
+    "bench", "compress", "export", "inspect", "list_methods", "load", "open_fastest", "pack", "plan", "report", "verify",
 ]  # fmt: skip
 
-_HOME = {"load": "trimodal.formats", "export": "trimodal.exporting.export"}
-_LAZY = frozenset({"Result", "compress", "export", "inspect", "list_methods", "load", "pack", "plan", "report", "verify"})
+_HOME = {
+    "load": "trimodal.formats", "export": "trimodal.exporting.export", "bench": "trimodal.benching.bench",
+    "open_fastest": "trimodal.benching.choice",
+}  # fmt: skip
+_LAZY = frozenset({
+    "Result", "bench", "compress", "export", "inspect", "list_methods", "load", "open_fastest", "pack", "plan", "report", "verify",
+})  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:

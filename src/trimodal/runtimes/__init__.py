@@ -6,10 +6,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from trimodal.runtimes.onnxruntime import open_onnxruntime
+from trimodal.runtimes.openvino import open_openvino
 from trimodal.runtimes.session import Session
 
 RUNTIMES: Mapping[str, Callable[[Path, int], Session]] = {
     "onnxruntime": open_onnxruntime,
+    "openvino": open_openvino,
 }
 """By name: (file, threads) -> session."""
 
