@@ -18,6 +18,7 @@ from trimodal.errors import (
     ModelError,
     OutputError,
     RecipeError,
+    TargetError,
     TrimodalError,
 )
 from trimodal.stock import register_with_transformers
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
-    "DataError", "InputError", "IntegrityError", "ModelError", "OutputError", "RecipeError", "Result", "TrimodalError",
+    "DataError", "InputError", "IntegrityError", "ModelError", "OutputError", "RecipeError", "Result", "TargetError", "TrimodalError",
     "bench", "compress", "export", "inspect", "list_methods", "load", "open_fastest", "pack", "plan", "report", "verify",
 ]  # fmt: skip
 

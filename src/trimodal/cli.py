@@ -5,6 +5,7 @@ Nothing heavy is imported at the top: help, `recipes`, `methods` and `doctor` ne
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import sys
@@ -34,6 +35,7 @@ from trimodal.arguments import (
     RecipeOrPlanOption,
     RecipesPackOption,
     SeedOption,
+    TargetOption,
     VerifyDataOption,
 )
 from trimodal.catalogue import describe_methods, list_recipes, name_recipe_steps, read_recipe_schema
@@ -43,14 +45,19 @@ from trimodal.garbage import skip_final_collection
 from trimodal.lazy import lazy_module
 from trimodal.listings import (
     CERTAINTY_WORDS,
+    describe_fit,
     list_machine_rows,
     make_edit_table,
+    make_fit_table,
     make_method_row,
     make_method_table,
     make_table,
+    make_target_row,
+    make_target_table,
 )
 from trimodal.machine import describe_environment, warnings_of
 from trimodal.screen import replace_unknown_signs
+from trimodal.targets import list_targets, read_target
 
 if TYPE_CHECKING:
     from trimodal import pipeline, reporting, writing
@@ -103,11 +110,12 @@ def plan(
     seed: SeedOption = None,
     device: DeviceOption = "cpu",
     inventory: InventoryOption = None,
+    target: TargetOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Show what a recipe will do to a model, every place by name, and what that will take. Changes nothing."""
     screen.print_notice(f"reading {model}")
-    made = pipeline.plan(model, recipe, data, seed=seed, device=device, inventory=inventory)
+    made = pipeline.plan(model, recipe, data, seed=seed, device=device, inventory=inventory, target=target)
     _write_json(output, made.to_json())
     if as_json:
         print_result({**made.to_json(), "estimate": made.estimate.to_json() if made.estimate else None})
@@ -118,6 +126,8 @@ def plan(
         print_result(f"nothing to do: {step.step} ({step.method}), which is optional: {step.reason}")
     if made.pack != "plain":
         print_result(f"the weight file will be {made.pack}-coded, so smaller than its tensors")
+    if made.target is not None:
+        print_result(make_fit_table(made.target))
     print_result(tables.summarize_untouched(made))
     print_result(tables.describe_needs(made))
     print_result(f"tensors: {made.source.tensor_bytes:,} → {CERTAINTY_WORDS[made.certainty]}{made.expected_tensor_bytes:,} bytes")
@@ -134,6 +144,7 @@ def compress(
     pack: RecipesPackOption = None,
     force: ForceOption = False,
     ignore_limits: LimitsOption = False,
+    target: TargetOption = None,
     seed: SeedOption = None,
     device: DeviceOption = "cpu",
     as_json: JsonOption = False,
@@ -147,7 +158,7 @@ def compress(
     with screen.show_progress(model) as progress:
         result = pipeline.compress(
             model, recipe, data, output, plan=plan, inventory=inventory, pack=pack, seed=seed, device=device, force=force,
-            ignore_limits=ignore_limits, progress=progress, on_plan=_announce_plan,
+            ignore_limits=ignore_limits, target=target, progress=progress, on_plan=_announce_plan,
         )  # fmt: skip
     written = f"written: {output}  (open {output / 'report.html'})"
     _finish_run(result.verdict, result.plan, as_json, written, str(output), model, data)
@@ -229,6 +240,21 @@ def recipes(
     known = list_recipes()
     rows = [(name, " + ".join(name_recipe_steps(name)), what) for name, what in known.items()]
     print_result(known if as_json else make_table(("recipe", "in short", "what it does"), rows))
+
+
+@add_command
+def targets(
+    name: Annotated[str | None, typer.Argument(help="One target, or a YAML file, to see what it takes.", show_default=False)] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """List the targets: what can run a result, and what each takes."""
+    if name is None:
+        known = list_targets()
+        rows = [make_target_row(read_target(one)) for one in known]
+        print_result(known if as_json else make_table(("target", "format", "what it is", "this machine"), rows))
+    else:
+        found = read_target(name)
+        print_result(json.loads(json_text(asdict(found))) if as_json else make_target_table(found))
 
 
 @add_command
@@ -363,6 +389,8 @@ def _announce_plan(planned: Plan) -> None:
     """What lies ahead, and what of a plan that was given had to be reckoned anew."""
     if planned.recomputed:
         screen.print_notice(planned.recomputed)
+    for line in describe_fit(planned.target) if planned.target else ():
+        screen.print_notice(line)
     screen.print_notice(tables.describe_needs(planned))
 
 

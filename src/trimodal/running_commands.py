@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from trimodal.application import add_command, print_result, screen
-from trimodal.arguments import ForceOption, JsonOption, ModelArgument
+from trimodal.arguments import DataOption, ForceOption, JsonOption, ModelArgument
 from trimodal.errors import InputError
 from trimodal.lazy import lazy_module
 
@@ -22,7 +22,7 @@ else:
     benching, choices, bench_tables = (lazy_module(f"trimodal.benching.{name}") for name in ("bench", "choice", "table"))
     exporting, tables = lazy_module("trimodal.exporting.export"), lazy_module("trimodal.exporting.table")
 
-FORMATS = "onnx"
+FORMATS = "onnx, openvino"
 RUNTIMES = "onnxruntime, openvino, torch"
 
 
@@ -33,6 +33,7 @@ def export(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Folder to write; by default OUT/FORMAT.", show_default=False)
     ] = None,
+    data: DataOption = "none",
     force: ForceOption = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -41,7 +42,7 @@ def export(
     Example: `trimodal export ./clip-int8 --to onnx`
     """
     screen.print_notice(f"reading {model}")
-    found = exporting.export(model, to, output, force=force)
+    found = exporting.export(model, to, output, data=data, force=force)
     print_result(found.to_json() if as_json else tables.make_export_table(found))
 
 

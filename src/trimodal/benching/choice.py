@@ -22,12 +22,13 @@ from trimodal.benching.torch_session import TorchSession, open_torch_components,
 from trimodal.benching.variants import TORCH, read_source
 from trimodal.core import json_text
 from trimodal.errors import InputError
-from trimodal.exporting.export import EXPORT_FILE, export
+from trimodal.exporting.export import export
 from trimodal.formats import is_artifact, write_text_atomically
+from trimodal.manifest import RUNTIME as RUNTIME_FILE
 from trimodal.runtimes import RUNTIMES, Session
+from trimodal.runtimes.exported_folder import EXPORT_FILE
 from trimodal.writing.sums import sha256
 
-RUNTIME_FILE = "runtime.json"
 MARGIN, LOOSE_MARGIN = 0.002, 0.01
 _FORMAT = 1
 

@@ -17,15 +17,15 @@ from trimodal.benching.inputs import Shape
 from trimodal.benching.torch_session import TorchSession, open_torch_components, shapes_of
 from trimodal.errors import InputError, ModelError, suggest_names
 from trimodal.exporting import EXPORTERS
-from trimodal.exporting.export import EXPORT_FILE, export
+from trimodal.exporting.export import export
 from trimodal.formats import is_artifact, measure_folder_size
 from trimodal.loading.load import locate_source
 from trimodal.runtimes import RUNTIMES, Session
+from trimodal.runtimes.exported_folder import EXPORT_FILE, ExportedFolder, is_exported, read_exported
 
 TORCH = "torch"
 USUAL_RUNTIMES = ("onnxruntime", "openvino")
 _ALSO_READS = {"openvino": ("onnx",)}
-_GRAPHS = (".onnx", ".xml", ".tflite", ".pte")
 _VOCABULARIES = ("vocab_size", "text_config.vocab_size", "decoder.vocab_size", "llm_config.vocab_size")
 
 
@@ -67,16 +67,13 @@ def read_source(named: str | Path) -> Source:
     Raises:
         InputError: it is no folder of ours and no model.
     """
-    found = Path(named) if (Path(named) / EXPORT_FILE).is_file() else locate_source(str(named))
+    found = Path(named) if is_exported(Path(named)) else locate_source(str(named))
     if not isinstance(found, Path):
         raise InputError(f"{named} is a function; only folders can be timed: export it, and name the folder that it was exported to")
     path, name = found, found.resolve().name
-    said = _read_export_file(path)
-    if said is not None:
-        return Source(path, name, {said["to"]: path}, False, not said["coded"] and not said["decoded"])
-    inner = {
-        told["to"]: folder for folder in sorted(path.iterdir()) if folder.is_dir() and (told := _read_export_file(folder)) is not None
-    }  # fmt: skip
+    if is_exported(path):
+        return Source(path, name, {read_exported(path, check=False).to: path}, False, False)
+    inner = {read_exported(folder, check=False).to: folder for folder in sorted(path.iterdir()) if is_exported(folder)}
     artifact = is_artifact(path)
     if not artifact and not (path / "config.json").is_file():
         raise ModelError(f"{path} is no model, no artifact and no exported folder: it has no config.json, trimodal.json or {EXPORT_FILE}")
@@ -144,14 +141,17 @@ def _make_variant(source: Source, runtime: str, scratch: Path) -> Variant | None
         if not source.module or "onnx" not in formats:
             return None
         folder = scratch
-        if not (scratch / EXPORT_FILE).is_file():
+        if not is_exported(scratch):
             export(str(source.path), "onnx", scratch)
-    said = _read_export_file(folder)
-    assert said is not None
-    parts = {part["name"]: part for part in said["components"]}
-    files = {name: folder / _choose_graph(part["files"]) for name, part in parts.items()}
-    sizes = {name: sum((folder / file).stat().st_size for file in part["files"]) for name, part in parts.items()}
-    return Variant(name, source, runtime, files, {name: part["inputs"] for name, part in parts.items()}, sizes, folder)
+    return _make_exported_variant(read_exported(folder, check=False), source, runtime, name)
+
+
+def _make_exported_variant(exported: ExportedFolder, source: Source, runtime: str, name: str) -> Variant:
+    parts = exported.components
+    return Variant(
+        name, source, runtime, {part: exported.path_of(part) for part in parts}, {part: known.inputs for part, known in parts.items()},
+        {part: sum((exported.folder / file).stat().st_size for file in known.files) for part, known in parts.items()}, exported.folder,
+    )  # fmt: skip
 
 
 def _make_torch_variant(source: Source, name: str) -> Variant:
@@ -161,18 +161,3 @@ def _make_torch_variant(source: Source, name: str) -> Variant:
         name, source, TORCH, dict.fromkeys(parts, source.path), {part: shapes_of(component) for part, component in parts.items()},
         dict.fromkeys(parts, size), source.path,
     )  # fmt: skip
-
-
-def _choose_graph(files: Sequence[str]) -> str:
-    return next((file for file in files if Path(file).suffix in _GRAPHS), files[0])
-
-
-def _read_export_file(folder: Path) -> dict[str, Any] | None:
-    file = folder / EXPORT_FILE
-    if not file.is_file():
-        return None
-    try:
-        said = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as broken:
-        raise InputError(f"{file} is no JSON ({broken}); export again") from broken
-    return said if isinstance(said, dict) else None

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from trimodal.exporting import onnx
+from trimodal.exporting import onnx, openvino
 from trimodal.exporting.exporter import Exporter, ExportResult, ExportSource
 
 EXPORTERS: Mapping[str, Exporter] = {
     exporter.name: exporter
     for exporter in (
         onnx.EXPORTER,
+        openvino.EXPORTER,
     )
 }  # fmt: skip
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -17,20 +17,22 @@ import torch
 from torch import nn
 
 from trimodal.core import json_text
+from trimodal.data import Data
 from trimodal.errors import InputError, IntegrityError, suggest_names
 from trimodal.exporting import EXPORTERS, Exporter, ExportResult, ExportSource
 from trimodal.exporting.components import split_components
 from trimodal.exporting.layer_codes import take_layer_codes_
 from trimodal.exporting.plain_attention import use_plain_attention_
+from trimodal.exporting.samples import measure_score_ranges, read_batches
+from trimodal.exporting.trial import begin_trial, run_trial
 from trimodal.formats import check_output_place, is_artifact, open_atomic_folder, open_model
 from trimodal.formats.artifact import strip_config
 from trimodal.models.files import find_companion_files, find_licence_files
 from trimodal.models.model import Model
 from trimodal.models.process import leaves_process_unchanged
+from trimodal.runtimes import RUNTIMES
+from trimodal.runtimes.exported_folder import EXPORT_FILE, FORMAT
 from trimodal.writing.sums import sha256
-
-EXPORT_FILE = "export.json"
-FORMAT = 1
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,7 @@ class Export:
 
 @leaves_process_unchanged
 def export(
-    source: str | Path | Callable[[], nn.Module], to: str, out: str | Path | None = None, *,
+    source: str | Path | Callable[[], nn.Module], to: str, out: str | Path | None = None, *, data: Data | None = None,
     options: Mapping[str, Any] | None = None, force: bool = False, factory: str | Callable[[], nn.Module] | None = None,
 ) -> Export:  # fmt: skip
     """Write what another runtime runs, from an artifact, a Hugging Face folder or hub id, or a function.
@@ -57,6 +59,8 @@ def export(
         source: what is exported; an artifact's codes go into the files as they are.
         to: a format of `EXPORTERS`.
         out: folder to write, complete afterwards or as it was; by default the format's name inside of the artifact.
+        data: samples that the export is tried on; without them it is tried on random inputs. OpenVINO also takes from them how large
+            attention's queries and keys become, and multiplies these as integers.
         options: what the target says of how codes are written.
         force: replace `out` if it is not empty.
         factory: for an artifact that came from a function: that function or its name.
@@ -70,12 +74,17 @@ def export(
     place = _choose_place(source, to, out)
     check_output_place(place, force)
     model = open_model(source if callable(source) else str(source), factory)
-    prepared = prepare_source(model, options or {})
-    with open_atomic_folder(place, force) as part:
+    batches = read_batches(model, data)
+    trial = begin_trial(model, batches[0] if batches else None) if exporter.runtime in RUNTIMES else None
+    ranges = measure_score_ranges(model, batches)
+    prepared = replace(prepare_source(model, options or {}), score_ranges=ranges)
+    with open_atomic_folder(place, force) as part, torch.no_grad():
         _carry_files(model, part)
-        with torch.no_grad():
-            result = exporter.write(prepared, part)
+        result = exporter.write(prepared, part)
         _check_nothing_dropped(prepared, result, exporter)
+        if trial is not None:
+            result = replace(result, checks=(*result.checks, *run_trial(trial, prepared, result, exporter.runtime, part)))
+            _require_passed(result)
         _write_export_file(part, exporter, model, result)
     return Export(place, to, result)
 
@@ -138,11 +147,18 @@ def _check_nothing_dropped(source: ExportSource, result: ExportResult, exporter:
         raise IntegrityError(f"{len(lost)} compressed layers are in no file that {exporter.name} wrote, first {lost[0]}; nothing was kept")
 
 
+def _require_passed(result: ExportResult) -> None:
+    """Refuse success where what was written is not what was compressed."""
+    failed = [check for check in result.checks if check.failed and check.about == "integrity"]
+    if failed:
+        raise IntegrityError(f"{failed[0].name}: failed ({failed[0].detail}); nothing was kept")
+
+
 def _write_export_file(folder: Path, exporter: Exporter, model: Model, result: ExportResult) -> None:
     """What is in the folder, from what, made by which versions, with the sums of its files."""
     files = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
     said = {
-        "format": FORMAT, "to": exporter.name, "source": model.name, "family": model.family.name,
+        "format": FORMAT, "to": exporter.name, "runtime": exporter.runtime, "source": model.name, "family": model.family.name,
         "versions": {name: found for name in ("trimodal", "torch", "transformers", *exporter.packages) if (found := _version_of(name))},
         **result.to_json(), "files": {name: sha256(folder / name) for name in files},
     }  # fmt: skip

@@ -19,19 +19,26 @@ from trimodal.models.model import Model
 class ExportSource:
     """What is exported: a model of plain layers, what is stored for each, and the parts that become files.
 
-    `components` are made when a format asks for them, so that a format that keeps the whole module needs none. `unsigned` and
-    `options` are what the target says (`targets/`).
+    `components` are made when a format asks for them, so that a format that keeps the whole module needs none. `options`
+    are what the target says (`targets/`). `score_ranges` are the largest magnitudes that query and key projections gave on real
+    samples, by path; empty where there were none.
     """
 
     model: Model
     layers: Mapping[str, LayerCodes]
     split: Callable[[Model], Sequence[Component]]
     options: Mapping[str, Any] = field(default_factory=dict)
+    score_ranges: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def components(self) -> Sequence[Component]:
         """The parts that become a file each."""
         return self.split(self.model)
+
+    @property
+    def static_layers(self) -> set[str]:
+        """The layers whose input has a range that is known beforehand."""
+        return {path for path, codes in self.layers.items() if codes.input is not None and codes.input.static}
 
     def count_bits(self) -> int:
         """The most frequent number of bits of a code, by weights; 0 where nothing is coded."""

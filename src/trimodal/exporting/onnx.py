@@ -12,11 +12,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import onnx_ir as ir
+from onnx_ir.passes import common
 
 from trimodal.exporting.component import Component
 from trimodal.exporting.exporter import ExportedComponent, Exporter, ExportResult, ExportSource
 from trimodal.exporting.onnx_graph.coded_weights import WrittenCodes, write_codes_
 from trimodal.exporting.onnx_graph.float_graph import initializer_names, trace_component
+from trimodal.exporting.onnx_graph.score_products import quantize_scores_
 from trimodal.exporting.onnx_graph.tidy import tidy_graph_
 
 FOLDER = "onnx"
@@ -40,14 +42,17 @@ def write_onnx(source: ExportSource, folder: Path) -> ExportResult:
     return gather_result(made, written)
 
 
-def build_graph(component: Component, source: ExportSource) -> tuple[ir.Model, WrittenCodes]:
-    """The component's graph with the codes in it, tidied, and what became of the codes.
+def build_graph(component: Component, source: ExportSource, integer_scores: bool = False) -> tuple[ir.Model, WrittenCodes]:
+    """The component's graph with the codes in it, tidied, and what became of the codes; with `integer_scores` attention's first product
+    is one of integers where ranges are known.
 
     Raises:
         ModelError: it cannot be traced.
     """
     graph = trace_component(component)
     codes = write_codes_(graph, initializer_names(component), source.layers.values(), bool(source.options.get("unsigned", False)))
+    if integer_scores:
+        quantize_scores_(graph, {path: source.score_ranges[path] for path in source.score_ranges.keys() & source.static_layers})
     tidy_graph_(graph)
     graph.producer_name = _PRODUCER
     return graph, codes
@@ -61,6 +66,7 @@ def name_precision(source: ExportSource) -> str:
 
 def save_graph(graph: ir.Model, name: str, file: Path, root: Path) -> ExportedComponent:
     """Write `graph` into `file`, with its tensors beside it if they are many."""
+    common.ClearMetadataAndDocStringPass()(graph)
     size = sum(value.const_value.nbytes for value in graph.graph.initializers.values() if value.const_value is not None)
     beside = f"{file.name}_data" if size > SINGLE_FILE_BYTES else None
     ir.save(graph, file, external_data=beside)

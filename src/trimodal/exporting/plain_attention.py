@@ -14,6 +14,9 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 from transformers.masking_utils import bidirectional_mask_function, sdpa_mask
 
 NAME = "trimodal_plain"
+HIDDEN = -10000.0
+"""What is added to the score of a token that must not be seen: its weight is 0 in float32. The least float32, which Transformers adds, is
+multiplied out by OpenVINO where a product follows, and what is left of the difference of two such numbers is 1e29."""
 
 
 def use_plain_attention_(module: nn.Module) -> None:
@@ -44,16 +47,15 @@ def make_additive_mask(
     *, q_length: int, kv_length: int, q_offset: Any = 0, kv_offset: Any = 0, mask_function: Any = None,
     attention_mask: Tensor | None = None, dtype: torch.dtype = torch.float32, allow_is_bidirectional_skip: bool = False, **options: Any,
 ) -> Tensor | None:  # fmt: skip
-    """0 where a token may be looked at and the least number where not: (batch, 1, 1, keys) where padding is all there is to hide,
+    """0 where a token may be looked at and `HIDDEN` where not: (batch, 1, 1, keys) where padding is all there is to hide,
     else (batch, 1, queries, keys); None where nothing is."""
-    least = torch.finfo(dtype).min
     if mask_function is bidirectional_mask_function:
         if attention_mask is None:
             return None
-        return torch.where(attention_mask[:, None, None, -kv_length:] != 0, torch.zeros((), dtype=dtype), least)
+        return torch.where(attention_mask[:, None, None, -kv_length:].bool(), torch.zeros((), dtype=dtype), HIDDEN)
     options |= {"allow_is_causal_skip": False, "allow_is_bidirectional_skip": False}
     allowed = sdpa_mask(
         q_length=q_length, kv_length=kv_length, q_offset=q_offset, kv_offset=kv_offset, mask_function=mask_function,
         attention_mask=attention_mask, **options,
     )  # fmt: skip
-    return None if allowed is None else torch.where(allowed, torch.zeros((), dtype=dtype), least)
+    return None if allowed is None else torch.where(allowed, torch.zeros((), dtype=dtype), HIDDEN)

@@ -19,6 +19,7 @@ def make_export_table(found: Export) -> Group:
     lines = [f"{len(found.result.coded)} layers with their codes as they were verified"]
     lines += _describe_layers("decoded to floats", found.result.decoded)
     lines += _describe_layers("input left in float", found.result.float_inputs)
+    lines += [f"{check.name}: {check.status} ({check.detail})" for check in found.result.checks]
     lines += [f"careful: {note}" for note in found.result.notes]
     return Group(table, *lines, f"written: {found.folder}")
 

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 
 from trimodal.runtimes.onnxruntime import open_onnxruntime
 from trimodal.runtimes.openvino import open_openvino
-from trimodal.runtimes.session import Session
+from trimodal.runtimes.session import Opener, Session
 
-RUNTIMES: Mapping[str, Callable[[Path, int], Session]] = {
+RUNTIMES: Mapping[str, Opener] = {
     "onnxruntime": open_onnxruntime,
     "openvino": open_openvino,
 }
-"""By name: (file, threads) -> session."""
+"""By name: (file, threads, exact) -> session."""
 
 __all__ = ["RUNTIMES", "Session"]

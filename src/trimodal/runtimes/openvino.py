@@ -27,12 +27,13 @@ class OpenVinoSession:
     """A file opened in OpenVINO with `threads` threads: one stream, tuned for latency, float32 where nothing is coded.
 
     Without the hint for float32, OpenVINO computes float layers in bfloat16 where the processor has instructions for it, which
-    rounds what nobody asked to be rounded. The threads are not pinned: other work on the machine would wait for the same ones.
+    rounds what nobody asked to be rounded. With `exact` it does not round the inputs of weights that are stored alone as integers
+    either. The threads are not pinned: other work on the machine would wait for the same ones.
     """
 
-    def __init__(self, file: Path, threads: int) -> None:
+    def __init__(self, file: Path, threads: int, exact: bool = False) -> None:
         runtime = _import_runtime()
-        self._model = _compile(runtime, file, threads)
+        self._model = _compile(runtime, file, threads, exact)
         self._request = self._model.create_infer_request()
         self._types = {_name_of(port): _TYPES.get(port.element_type.get_type_name(), "float32") for port in self._model.inputs}
         self.input_names: Sequence[str] = list(self._types)
@@ -75,14 +76,14 @@ class OpenVinoSession:
             raise InputError("the types of the execution graph are known after an inference; run the session once first") from failed
 
 
-def open_openvino(file: Path, threads: int) -> OpenVinoSession:
-    """`file` in OpenVINO.
+def open_openvino(file: Path, threads: int, exact: bool = False) -> OpenVinoSession:
+    """`file` in OpenVINO; `exact` as in the class.
 
     Raises:
         InputError: the package is not installed.
         IntegrityError: the file cannot be opened.
     """
-    return OpenVinoSession(file, threads)
+    return OpenVinoSession(file, threads, exact)
 
 
 def describe_versions() -> str:
@@ -98,10 +99,10 @@ def _import_runtime() -> Any:
     return openvino
 
 
-def _compile(runtime: Any, file: Path, threads: int) -> Any:
+def _compile(runtime: Any, file: Path, threads: int, exact: bool) -> Any:
     options = {
         "INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": "1", "PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32",
-        "ENABLE_CPU_PINNING": False,
+        "ENABLE_CPU_PINNING": False, **({"DYNAMIC_QUANTIZATION_GROUP_SIZE": "0"} if exact else {}),
     }  # fmt: skip
     try:
         return runtime.Core().compile_model(str(file), "CPU", options)

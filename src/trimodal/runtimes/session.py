@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -28,6 +29,19 @@ class Session(Protocol):
 
     def close(self) -> None:
         """Let go of memory and threads."""
+        ...
+
+
+class Opener(Protocol):
+    """Opens a file in a runtime."""
+
+    def __call__(self, file: Path, threads: int, exact: bool = False) -> Session:
+        """`file` with so many `threads`; `exact`: without whatever the runtime rounds of its own accord.
+
+        Raises:
+            InputError: the runtime is not installed.
+            IntegrityError: the file cannot be opened.
+        """
         ...
 
 
