@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -70,7 +70,7 @@ def bench(
     Example: `trimodal bench ./clip-int8 ./clip --batch 1,8`
     """
     sizes = {"batch": _read_numbers("--batch", batch), "tokens": _read_numbers("--tokens", tokens)}
-    options = {**sizes, "threads": threads, "rounds": rounds, "tell": screen.print_notice}
+    options: dict[str, Any] = {**sizes, "threads": threads, "rounds": rounds, "tell": screen.print_notice}
     if runtime is not None and "auto" in runtime.split(","):
         found, choice = choices.bench_and_choose(out, *(models or ()), **options)
     else:

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -139,7 +140,7 @@ def _measure_size(
     first = variants[0]
     inputs = make_inputs(first.shapes[component], size.batch, size.tokens, count_words(first.folder))
     outputs = {variant.name: sessions[variant.name].run(inputs) for variant in variants}
-    found = time_in_turn({name: lambda s=session: s.run(inputs) for name, session in sessions.items()}, conditions, rounds)
+    found = time_in_turn({name: partial(session.run, inputs) for name, session in sessions.items()}, conditions, rounds)
     texts = varies_with_tokens(first.shapes[component])
     rows = []
     for variant in variants:
