@@ -9,6 +9,7 @@ import json
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,16 @@ from benchmarks.speed.models import CASES, INT8_WEIGHTS, Case, make_samples, ope
 
 CACHE = Path(__file__).parents[2] / ".cache" / "speed"
 FLOAT, INT8, WEIGHTS, STRUCTURE, TOKENS = "float", "int8", "weights", "structure", "tokens"
+FORMATS = ("onnx", "openvino")
+_RANGED = 4  # samples that attention's ranges are taken from
+
+Files = Mapping[str, Mapping[str, str]]
+"""By format and component: the file that is opened."""
 
 
 def list_kinds(case: Case) -> list[str]:
-    """What we make of it: the float graph, which peers begin with too, int8, and what else fits."""
-    return [FLOAT, INT8, *([WEIGHTS] if case.real else []), *([STRUCTURE] if case.structure else []), *([TOKENS] if case.tokens else [])]
+    """What we make of it: int8, and what else fits."""
+    return [INT8, *([WEIGHTS] if case.real else []), *([STRUCTURE] if case.structure else []), *([TOKENS] if case.tokens else [])]
 
 
 def steps_of(case: Case, kind: str) -> Sequence[Mapping[str, Any]]:
@@ -35,27 +41,40 @@ def folder_of(case: Case, kind: str) -> Path:
     return CACHE / "".join(letter if letter.isalnum() else "-" for letter in case.name.lower()) / kind
 
 
-def make_ours(case: Case, kind: str) -> dict[str, Path]:
-    """The exported ONNX files by component; made if they are not there, or were made with other steps."""
-    import torch
-
-    from trimodal.exporting import EXPORTERS
-    from trimodal.exporting.export import prepare_source
-
+def make_ours(case: Case, kind: str) -> Files:
+    """The exported files; made if they are not there, or were made with other steps."""
     folder, steps = folder_of(case, kind), steps_of(case, kind)
     said = folder / "files.json"
     wanted = json.dumps([list(steps), case.calibration])
     if not said.is_file() or json.loads(said.read_text())["steps"] != wanted:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
-        model = open_case(case)
-        if steps:
-            model, *_ = planned_and_compressed(model, steps, make_samples(model, case.calibration))
+        said.write_text(json.dumps({"steps": wanted, **write_ours(case, steps, folder)}))
+    files: Files = json.loads(said.read_text())["files"]
+    return {form: {name: str(folder / form / file) for name, file in parts.items()} for form, parts in files.items()}
+
+
+def write_ours(case: Case, steps: Sequence[Mapping[str, Any]], folder: Path) -> dict[str, Any]:
+    """Compress, and write one folder per format; floats as ONNX alone, which both runtimes read."""
+    import torch
+
+    from trimodal.exporting import EXPORTERS
+    from trimodal.exporting.export import prepare_source
+    from trimodal.exporting.samples import measure_score_ranges
+
+    model = open_case(case)
+    if steps:
+        model, *_ = planned_and_compressed(model, steps, make_samples(model, case.calibration))
+    ranges = measure_score_ranges(model, [case.inputs(_RANGED, 0)])
+    source = replace(prepare_source(model, {}), score_ranges=ranges)
+    said: dict[str, Any] = {"files": {}, "coded": 0, "float_inputs": 0}
+    for form in FORMATS if steps else FORMATS[:1]:
+        (folder / form).mkdir()
         with torch.no_grad():
-            result = EXPORTERS["onnx"].write(prepare_source(model, {}), folder)
-        files = {part.name: part.files[0] for part in result.components}
-        said.write_text(json.dumps({"steps": wanted, "files": files, "coded": len(result.coded), "float_inputs": len(result.float_inputs)}))
-    return {name: folder / file for name, file in json.loads(said.read_text())["files"].items()}
+            result = EXPORTERS[form].write(source, folder / form)
+        said["files"][form] = {part.name: part.files[0] for part in result.components}
+        said |= {"coded": len(result.coded), "float_inputs": len(result.float_inputs)}
+    return said
 
 
 if __name__ == "__main__":

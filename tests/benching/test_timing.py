@@ -46,14 +46,23 @@ def test_what_is_below_twice_the_noise_is_not_told_apart(ratio: float, shown: bo
 
 def test_calls_come_in_turn_and_the_first_twice(monkeypatch: pytest.MonkeyPatch) -> None:
     ticks = itertools.count()
-    monkeypatch.setattr(timing.time, "process_time", lambda: float(next(ticks)))  # every call "takes" seconds: one per block
+    monkeypatch.setattr(timing.time, "process_time", lambda: next(ticks) / 4)  # every call takes a quarter of a second: one per block
     seen: list[str] = []
     found = time_in_turn({"a": lambda: seen.append("a"), "b": lambda: seen.append("b")}, ONE, rounds=2)
     assert "".join(seen) == "aabb" + "aabbaa" + "aabbaa"  # prepared, then a, b, a again, each warm and timed; then backwards
     assert set(found.by_name) == {"a", "b"}
-    assert found.by_name["a"].samples == (1.0, 1.0)
+    assert found.by_name["a"].samples == (0.25, 0.25)
     assert found.ratio_of("b", "a") == 1.0
     assert found.noise == 0.0
+
+
+def test_a_long_call_warms_itself_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    ticks = itertools.count()
+    monkeypatch.setattr(timing.time, "process_time", lambda: float(next(ticks)))
+    seen: list[str] = []
+    found = time_in_turn({"a": lambda: seen.append("a")}, ONE, rounds=1)
+    assert len(seen) == 2 + 2
+    assert found.by_name["a"].samples == (1.0,)
 
 
 def test_conditions_are_those_of_a_machine() -> None:

@@ -1,6 +1,7 @@
 """Times of several calls, taken in turn.
 
     for each round: for each call: one call that is not timed, then a block of calls of at least 0.1 s
+                                   (a call that takes half a second warms itself up)
 
 A machine drifts, and other work comes and goes: what is timed in turn meets the same of it. A ratio is that of medians over the rounds.
 The reference is timed twice in every round; what its two medians differ by is noise, and no difference below twice of it is shown.
@@ -23,6 +24,7 @@ BLOCK_SECONDS = 0.1
 ROUNDS = 7
 TWIN = "the first row again"
 _CLEAN_SAMPLES, _SPARE_CORES = 3, 0.25
+_WARM_SECONDS = 0.5
 _MOST_CALLS = 1000
 
 Call = Callable[[], object]
@@ -99,15 +101,19 @@ def measure_noise(ones: list[Sample], others: list[Sample], one: Timing, other: 
 
 
 def _count_calls(call: Call, clock: Callable[[], float]) -> int:
-    """How many calls take as long as a block should, after the first, which prepares what later ones use."""
+    """How many calls take as long as a block should, after the first, which prepares what later ones use; 0 for one that is so long that
+    it needs no call before it."""
     call()
     start = clock()
     call()
-    return max(1, min(_MOST_CALLS, math.ceil(BLOCK_SECONDS / max(clock() - start, 1e-6))))
+    seconds = clock() - start
+    return 0 if seconds > _WARM_SECONDS else max(1, min(_MOST_CALLS, math.ceil(BLOCK_SECONDS / max(seconds, 1e-6))))
 
 
 def _time_block(call: Call, count: int, clock: Callable[[], float]) -> Sample:
-    call()
+    if count:
+        call()
+    count = max(1, count)
     load, start = ForeignLoad(), clock()
     for _ in range(count):
         call()
