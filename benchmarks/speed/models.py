@@ -37,7 +37,8 @@ class Case:
         make: the module, in eval mode.
         inputs: (samples, seed) -> keyword arguments of the forward, seeded.
         structure: steps that make it smaller, empty where the row is left out; `tokens`: steps that merge tokens.
-        outputs: those that are compared; all where nothing is said.
+        tokens_timed: length of the texts that are timed, where the inputs are texts of any length.
+        judged: samples that fidelity is measured on.
         transformer: whether NNCF is told that it is one.
         calibration: how many samples are calibrated with.
         real: whether weights are those that were published.
@@ -48,11 +49,16 @@ class Case:
     inputs: Callable[[int, int], Inputs]
     structure: Sequence[Mapping[str, Any]] = ()
     tokens: Sequence[Mapping[str, Any]] = ()
-    outputs: tuple[str, ...] = ()
+    tokens_timed: int = 0
+    judged: int = 8
     transformer: bool = True
     calibration: int = 8
     real: bool = False
     steps: Sequence[Mapping[str, Any]] = field(default_factory=lambda: INT8)
+
+    def timed(self, batch: int) -> Inputs:
+        """What is timed: `inputs`, or texts of `tokens_timed` tokens."""
+        return make_texts(batch, 2, self.tokens_timed) if self.tokens_timed else self.inputs(batch, 2)
 
 
 def make_images(samples: int, seed: int) -> Inputs:
@@ -147,7 +153,7 @@ CASES: Mapping[str, Case] = {
         Case("CLIP ViT-B/32", seeded("CLIPModel", "CLIPConfig"), make_pairs, HALVED,
              [{"merge.tokens": {"where": "image", "share": 0.5, "blocks": 3}}]),
         Case("BERT-base", seeded("BertModel", "BertConfig"), make_texts, HALVED),
-        Case("MiniLM", load_minilm, make_sentences, outputs=("last_hidden_state",), calibration=256, real=True, steps=INT8_FULL),
+        Case("MiniLM", load_minilm, make_sentences, tokens_timed=32, judged=64, calibration=256, real=True, steps=INT8_FULL),
         Case("Whisper-small encoder", make_whisper_encoder, make_sounds("input_features", (80, 3000)), HALVED, MERGED, calibration=2),
         Case("AST", seeded("ASTForAudioClassification", "ASTConfig", num_labels=527), make_sounds("input_values", (1024, 128)), HALVED,
              MERGED, calibration=2),
