@@ -11,7 +11,8 @@ import trimodal
 
 NAMES = {
     "DataError", "InputError", "IntegrityError", "ModelError", "OutputError", "RecipeError", "Result", "TargetError", "TrimodalError",
-    "compress", "export", "inspect", "list_methods", "load", "open_export", "pack", "plan", "report", "unpack", "verify",
+    "bench", "compress", "export", "inspect", "list_methods", "load", "open_export", "open_fastest", "pack", "plan", "report", "unpack",
+    "verify",
 }  # fmt: skip
 
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from trimodal.runtimes.onnxruntime import open_onnxruntime
+from trimodal.runtimes.openvino import open_openvino
 from trimodal.runtimes.session import Opener, Session
 
 RUNTIMES: Mapping[str, Opener] = {
     "onnxruntime": open_onnxruntime,
+    "openvino": open_openvino,
 }
 """By name: (file, threads, exact) -> session."""
 
