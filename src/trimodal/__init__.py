@@ -45,8 +45,8 @@ _HOME = {
     "unpack": "trimodal.exporting.archive", "bench": "trimodal.benching.bench", "open_fastest": "trimodal.benching.choice",
 }  # fmt: skip
 _LAZY = frozenset({
-    "Result", "bench", "compress", "export", "inspect", "list_methods", "load", "open_export", "open_fastest", "pack", "plan", "report", "unpack",
-    "verify",
+    "Result", "bench", "compress", "export", "inspect", "list_methods", "load", "open_export", "open_fastest", "pack", "plan",
+    "report", "unpack", "verify",
 })  # fmt: skip
 
 
