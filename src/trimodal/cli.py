@@ -61,11 +61,14 @@ from trimodal.targets import list_targets, read_target
 
 if TYPE_CHECKING:
     from trimodal import pipeline, reporting, writing
+    from trimodal.demo import answering as demo_answering
     from trimodal.demo import run as demo_run
+    from trimodal.demo import table as demo_tables
     from trimodal.reporting import advice, standing, wording
     from trimodal.reporting import table as tables
 else:
     pipeline, reporting, writing, demo_run = (lazy_module(f"trimodal.{name}") for name in ("pipeline", "reporting", "writing", "demo.run"))
+    demo_answering, demo_tables = lazy_module("trimodal.demo.answering"), lazy_module("trimodal.demo.table")
     advice, standing, tables, wording = (lazy_module(f"trimodal.reporting.{name}") for name in ("advice", "standing", "table", "wording"))
 
 INTERRUPTED = 130
@@ -288,13 +291,11 @@ def demo(
     """Run the main job on the built-in model and data: see a digit, hear a digit, read what to do with them."""
     with screen.show_progress("the built-in model") as progress:
         result = demo_run.run_demo(folder, train=train, seed=seed, device=device, progress=progress, on_plan=_announce_plan)
-    _finish_run(
-        result.verdict,
-        result.plan,
-        as_json,
-        f"written: {result.folder}  (open {result.folder / 'report.html'})",
-        *(str(folder / f"demo-{name}") for name in ("out", "model", "data")),
-    )
+    out, model, data = (folder / f"demo-{name}" for name in ("out", "model", "data"))
+    written = f"written: {result.folder}  (open {result.folder / 'report.html'})"
+    _finish_run(result.verdict, result.plan, as_json, written, str(out), str(model), str(data))
+    if not as_json:
+        print_result(demo_tables.make_demo_table(demo_answering.run_exported(model, data, out, screen.print_notice)))
 
 
 def main() -> None:

@@ -23,7 +23,7 @@ from trimodal.benching.probe import Facts
 from trimodal.benching.probing import probe_component
 from trimodal.benching.timing import ROUNDS, Timing, Timings, time_in_turn
 from trimodal.benching.torch_session import use_torch_threads
-from trimodal.benching.variants import Source, Variant, count_words, list_runtimes, list_variants, read_source
+from trimodal.benching.variants import Source, Variant, count_words, limit_tokens, list_runtimes, list_variants, read_source
 from trimodal.errors import InputError
 from trimodal.runtimes import Session
 
@@ -119,6 +119,7 @@ def measure_variants(
 ) -> Bench:
     """Time every component that the first variant has, in all variants that have it too."""
     use_torch_threads(conditions.threads)
+    sizes = _shorten_sizes(sizes, limit_tokens(variants[0].folder), tell)
     rows: list[Row] = []
     noise: dict[str, float] = {}
     for component in variants[0].files:
@@ -152,6 +153,14 @@ def _measure_size(
             cosines, str(variant.files[component]), variant.sizes[component],
         ))  # fmt: skip
     return rows, found
+
+
+def _shorten_sizes(sizes: Sequence[Size], limit: int | None, tell: Tell | None) -> list[Size]:
+    """Texts no longer than the model takes them, each size once."""
+    if limit is None or all(size.tokens <= limit for size in sizes):
+        return list(sizes)
+    _tell(tell, f"the model takes texts of at most {limit} tokens: longer ones are cut")
+    return list(dict.fromkeys(Size(size.batch, min(size.tokens, limit)) for size in sizes))
 
 
 def _list_sizes(variant: Variant, component: str, sizes: Sequence[Size]) -> list[Size]:

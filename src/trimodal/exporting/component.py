@@ -20,6 +20,7 @@ DYNAMIC: Mapping[str, Mapping[int, str]] = {
     "pixel_values": {0: "batch_size"},
     "input_features": {0: "batch_size"},
     "input_values": {0: "batch_size"},
+    "audio_mask": {0: "batch_size"},
 }
 """Which dimensions of well-known inputs may have any length, and what they are called."""
 

@@ -117,13 +117,18 @@ class Exporter:
     keeps_types: bool = False
     write_file: Callable[[str | Path | Callable[[], Any], Path | None, bool], tuple[Path, ExportResult]] | None = None
 
+    @property
+    def missing_packages(self) -> list[str]:
+        """Those that are not installed."""
+        return [name for name in self.packages if importlib.util.find_spec(name) is None]
+
     def require_packages(self) -> None:
         """Refuse where a package is missing.
 
         Raises:
             InputError: it names the packages and what to type.
         """
-        missing = [name for name in self.packages if importlib.util.find_spec(name) is None]
+        missing = self.missing_packages
         if missing:
             raise InputError(
                 f"exporting to {self.name} needs {', '.join(missing)}, which {'is' if len(missing) == 1 else 'are'} not installed; "

@@ -15,6 +15,7 @@ from trimodal.models.model import Model
 SAMPLES, TOKENS = 2, 7
 """Lengths that tracing is done with: unlike each other, and more than one, which tracing would take for fixed."""
 _WITHOUT_MASK = ("siglip",)  # trained on texts that are all of full length
+_LENGTHS = {"wav2vec2": {"input_values": {0: "batch_size", 1: "sequence_length"}}}  # waveforms, which others take as spectrograms
 _TEXT = ("input_ids", "attention_mask", "token_type_ids")
 
 
@@ -27,7 +28,7 @@ def take_whole(model: Model) -> tuple[Component, ...]:
     inputs = make_trace_inputs(model)
     with torch.no_grad():
         outputs = tuple(call_forward(model.module, inputs))
-    return (Component("model", model.module, inputs, call_forward, outputs),)
+    return (Component("model", model.module, inputs, call_forward, outputs, _LENGTHS.get(model.family.name, {})),)
 
 
 def make_trace_inputs(model: Model) -> dict[str, Tensor]:
@@ -43,7 +44,7 @@ def make_trace_inputs(model: Model) -> dict[str, Tensor]:
             "the keyword arguments of its forward for one sample"
         )
     stretched = {name: stretch_example(name, value) for name, value in example.items()}
-    return {**stretched, **_make_text_companions(model, stretched)}
+    return {**stretched, **_make_text_companions(model, stretched), **_make_sound_masks(model, stretched)}
 
 
 def _make_text_companions(model: Model, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -58,6 +59,19 @@ def _make_text_companions(model: Model, inputs: Mapping[str, Tensor]) -> dict[st
         made["attention_mask"] = torch.ones_like(ids)
     if "token_type_ids" in taken and "token_type_ids" in given:
         made["token_type_ids"] = torch.zeros_like(ids)
+    return made
+
+
+def _make_sound_masks(model: Model, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The mask of what is sound, where the forward takes one and the processor gives it: for clips of unequal length."""
+    taken = inspect.signature(model.module.forward).parameters
+    made: dict[str, Tensor] = {}
+    if "audio_mask" in taken and "input_features" in inputs:
+        features = inputs["input_features"]
+        made["audio_mask"] = torch.ones(len(features), features.shape[-1], dtype=torch.long)
+    given = getattr(model.processors.audio, "return_attention_mask", False) if "input_values" in inputs else False
+    if given and "attention_mask" in taken and "input_ids" not in inputs:
+        made["attention_mask"] = torch.ones_like(inputs["input_values"], dtype=torch.long)
     return made
 
 

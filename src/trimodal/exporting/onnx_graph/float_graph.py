@@ -69,10 +69,12 @@ def _rename_lengths_(model: ir.Model, component: Component) -> None:
     for value in model.graph.inputs:
         for dim, name in component.dynamic_of(str(value.name)).items():
             length = value.shape[dim] if value.shape is not None else None
-            if isinstance(length, int):
+            if isinstance(length, int) and dim == 0:
                 raise ModelError(
                     f"{component.name}: {value.name} was traced with {name} fixed at {length}; a file that takes no other is of no use"
                 )
+            if isinstance(length, int):
+                continue  # the model takes no other, such as a spectrogram of one length
             names.setdefault(str(length.value if length is not None else ""), name)
     for value in (*model.graph.inputs, *model.graph.outputs):
         if value.shape is not None:
