@@ -59,19 +59,19 @@ def write_ours(case: Case, steps: Sequence[Mapping[str, Any]], folder: Path) -> 
     import torch
 
     from trimodal.exporting import EXPORTERS
-    from trimodal.exporting.export import prepare_source
+    from trimodal.exporting.export import choose_target, prepare_source
     from trimodal.exporting.samples import measure_score_ranges
 
     model = open_case(case)
     if steps:
         model, *_ = planned_and_compressed(model, steps, make_samples(model, case.calibration))
     ranges = measure_score_ranges(model, [case.inputs(_RANGED, 0)])
-    source = replace(prepare_source(model, {}), score_ranges=ranges)
+    source = replace(prepare_source(model), score_ranges=ranges)
     said: dict[str, Any] = {"files": {}, "coded": 0, "float_inputs": 0}
     for form in FORMATS if steps else FORMATS[:1]:
         (folder / form).mkdir()
         with torch.no_grad():
-            result = EXPORTERS[form].write(source, folder / form)
+            result = EXPORTERS[form].write(replace(source, target=choose_target(EXPORTERS[form], None)), folder / form)
         said["files"][form] = {part.name: part.files[0] for part in result.components}
         said |= {"coded": len(result.coded), "float_inputs": len(result.float_inputs)}
     return said

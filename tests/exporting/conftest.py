@@ -78,7 +78,7 @@ class Spoken:
 def speak(compressed: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Spoken]:
     """(miniature, loudness, steps) -> what was written of it."""
 
-    def write(name: str, loudness: float, steps: Sequence[Mapping[str, Any]] = (), options: Mapping[str, Any] | None = None) -> Spoken:
+    def write(name: str, loudness: float, steps: Sequence[Mapping[str, Any]] = ()) -> Spoken:
         model = build_model(make_lively(name, loudness), name)
         if steps:
             model = compressed(model, steps, given=[make_miniature_batch(name, 4, seed) for seed in (1, 2)]).model
@@ -87,7 +87,7 @@ def speak(compressed: Callable[..., Any], tmp_path_factory: pytest.TempPathFacto
         if simulation.can_generate():
             simulation.generation_config.save_pretrained(folder)
         with torch.no_grad():
-            result = write_onnx(prepare_source(model, options or {}), folder)
+            result = write_onnx(prepare_source(model), folder)
         parts = {
             part.name: Part(RUNTIMES["onnxruntime"](folder / part.files[0], 1, exact=True), part.inputs) for part in result.components
         }  # fmt: skip

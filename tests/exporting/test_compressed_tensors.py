@@ -13,7 +13,6 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import trimodal
-from benchmarks.peers import python_of
 from trimodal import pipeline
 from trimodal.errors import InputError, IntegrityError
 from trimodal.exporting.export import Export, export
@@ -228,7 +227,10 @@ def test_the_scheme_by_hand() -> None:
 
 
 @pytest.mark.slow
-def test_stock_transformers_loads_it(tmp_path: Path) -> None:
+def test_stock_transformers_loads_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2]))  # benchmarks/ is no part of the package
+    from benchmarks.peers import python_of
+
     if python_of(NAME) is None:
         pytest.skip(f"no environment; python -m benchmarks.peers {NAME} makes it")
     from benchmarks import compressed_tensors as benchmark

@@ -177,7 +177,7 @@ def _check_outputs(made: Any, batch: Mapping[str, Tensor], file: Path, tolerance
     module = made.model.module.eval()
     with torch.no_grad():
         wanted = _as_arrays(module, batch)
-        source = prepare_source(made.model, {})
+        source = prepare_source(made.model)
         (component,) = source.components
         assert isinstance(component, Component)
         graph, _ = build_graph(component, source)

@@ -23,7 +23,15 @@ from trimodal.benching.probe import Facts
 from trimodal.benching.probing import probe_component
 from trimodal.benching.timing import ROUNDS, Timing, Timings, time_in_turn
 from trimodal.benching.torch_session import use_torch_threads
-from trimodal.benching.variants import Source, Variant, count_words, limit_tokens, list_runtimes, list_variants, read_source
+from trimodal.benching.variants import (
+    Source,
+    Variant,
+    count_words,
+    limit_tokens,
+    list_runtimes,
+    list_variants,
+    read_source,
+)
 from trimodal.errors import InputError
 from trimodal.runtimes import Session
 

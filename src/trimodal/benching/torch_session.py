@@ -14,6 +14,7 @@ from trimodal.benching.inputs import Shape
 from trimodal.exporting.component import Component
 from trimodal.exporting.components import split_components
 from trimodal.formats import open_model
+from trimodal.layers import set_dequantize_policy_
 from trimodal.runtimes.session import Arrays
 
 
@@ -49,7 +50,7 @@ def open_torch_components(source: str | Path) -> Mapping[str, Component]:
         InputError: it cannot be opened.
     """
     model = open_model(str(source), None)
-    model.module.eval().requires_grad_(False)
+    set_dequantize_policy_(model.module.eval().requires_grad_(False), "speed")  # as `trimodal.load` gives it to users
     return {component.name: component for component in split_components(model)}
 
 
