@@ -40,7 +40,7 @@ settings.load_profile("same")
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Give tests that share something costly to one worker: the main job's processes, a case of the contract.
+    """Give tests that share something costly to one worker: the main job's processes, exported files, a case of the contract.
 
     `xdist_group` would say it, but pytest 9.2 does not let xdist 3.8 change the names of tests, by which it groups.
     """
@@ -49,7 +49,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     class ByWhatIsShared(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
             file, _, test = nodeid.partition("::")
-            if file.endswith("e2e/test_main_job.py"):
+            if file.endswith("e2e/test_main_job.py") or "tests/exporting/" in file:
                 return file
             return test.partition("[")[2] if file.endswith("contract/test_contract.py") and "[" in test else nodeid
 
