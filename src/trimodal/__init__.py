@@ -26,6 +26,7 @@ from trimodal.stock import register_with_transformers
 if TYPE_CHECKING:
     from trimodal.benching.bench import bench
     from trimodal.benching.choice import open_fastest
+    from trimodal.benching.for_cpu import prepare_for_cpu
     from trimodal.exporting.archive import unpack
     from trimodal.exporting.export import export
     from trimodal.formats import load
@@ -36,17 +37,18 @@ __version__ = "0.1.0"
 
 __all__ = [
     "DataError", "InputError", "IntegrityError", "ModelError", "OutputError", "RecipeError", "Result", "TargetError", "TrimodalError",
-    "bench", "compress", "export", "inspect", "list_methods", "load", "open_export", "open_fastest", "pack", "plan", "report", "unpack",
-    "verify",
+    "bench", "compress", "export", "inspect", "list_methods", "load", "open_export", "open_fastest", "pack", "plan", "prepare_for_cpu",
+    "report", "unpack", "verify",
 ]  # fmt: skip
 
 _HOME = {
     "load": "trimodal.formats", "export": "trimodal.exporting.export", "open_export": "trimodal.runtimes.exported_model",
     "unpack": "trimodal.exporting.archive", "bench": "trimodal.benching.bench", "open_fastest": "trimodal.benching.choice",
+    "prepare_for_cpu": "trimodal.benching.for_cpu",
 }  # fmt: skip
 _LAZY = frozenset({
     "Result", "bench", "compress", "export", "inspect", "list_methods", "load", "open_export", "open_fastest", "pack", "plan",
-    "report", "unpack", "verify",
+    "prepare_for_cpu", "report", "unpack", "verify",
 })  # fmt: skip
 
 

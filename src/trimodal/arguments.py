@@ -57,6 +57,15 @@ TargetOption = Annotated[
         help="What is to run the result: a target (see `trimodal targets`) or a YAML file; says what it cannot take.", show_default=False,
     ),
 ]
+DestinationOption = Annotated[
+    Literal["cpu"] | None,
+    typer.Option(
+        "--for",
+        help="Export the result to the runtimes that are installed, time them on this machine, and remember the fastest that is faithful; "
+        "without a recipe, by that called int8-full.",
+        show_default=False,
+    ),
+]
 JsonOption = Annotated[
     bool,
     typer.Option("--json", help="Print the result as JSON on standard output and nothing else; errors as JSON on standard error."),

@@ -21,6 +21,7 @@ from trimodal.application import add_command, app, out, print_result, screen
 from trimodal.arguments import (
     AgainstOption,
     DataOption,
+    DestinationOption,
     DeviceOption,
     ForceOption,
     InventoryOption,
@@ -61,6 +62,8 @@ from trimodal.targets import list_targets, read_target
 
 if TYPE_CHECKING:
     from trimodal import pipeline, reporting, writing
+    from trimodal.benching import for_cpu
+    from trimodal.benching import table as bench_tables
     from trimodal.demo import answering as demo_answering
     from trimodal.demo import run as demo_run
     from trimodal.demo import table as demo_tables
@@ -68,10 +71,12 @@ if TYPE_CHECKING:
     from trimodal.reporting import table as tables
 else:
     pipeline, reporting, writing, demo_run = (lazy_module(f"trimodal.{name}") for name in ("pipeline", "reporting", "writing", "demo.run"))
+    for_cpu, bench_tables = lazy_module("trimodal.benching.for_cpu"), lazy_module("trimodal.benching.table")
     demo_answering, demo_tables = lazy_module("trimodal.demo.answering"), lazy_module("trimodal.demo.table")
     advice, standing, tables, wording = (lazy_module(f"trimodal.reporting.{name}") for name in ("advice", "standing", "table", "wording"))
 
 INTERRUPTED = 130
+RECIPE_FOR_CPU = "int8-full"
 __all__ = ["app", "main", "running_commands"]  # whose commands are added by its import
 def _show_version(asked: bool) -> None:
     if asked:
@@ -148,6 +153,7 @@ def compress(
     force: ForceOption = False,
     ignore_limits: LimitsOption = False,
     target: TargetOption = None,
+    destination: DestinationOption = None,
     seed: SeedOption = None,
     device: DeviceOption = "cpu",
     as_json: JsonOption = False,
@@ -156,6 +162,8 @@ def compress(
 
     Example: `trimodal compress ./clip --recipe int4 --data ./pairs.jsonl -o ./clip-int4`
     """
+    if destination is not None and recipe is plan is None:
+        recipe = RECIPE_FOR_CPU
     if (recipe is None) == (plan is None):
         raise typer.BadParameter("give exactly one of --recipe and --plan", param_hint="--recipe / --plan")
     with screen.show_progress(model) as progress:
@@ -165,6 +173,9 @@ def compress(
         )  # fmt: skip
     written = f"written: {output}  (open {output / 'report.html'})"
     _finish_run(result.verdict, result.plan, as_json, written, str(output), model, data)
+    if destination is not None:
+        found, choice = for_cpu.prepare_for_cpu(output, data, model, tell=screen.print_notice)
+        _ = as_json or print_result(bench_tables.make_bench_table(found, choice))
 
 
 @add_command
