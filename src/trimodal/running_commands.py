@@ -41,6 +41,10 @@ def export(
     ] = None,
     data: DataOption = "none",
     target: TargetOption = None,
+    factory: Annotated[
+        str | None,
+        typer.Option("--factory", help="For an artifact that came from a function: that, package.module:name.", show_default=False),
+    ] = None,
     force: ForceOption = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -49,7 +53,7 @@ def export(
     Example: `trimodal export ./clip-int8 --to onnx`
     """
     screen.print_notice(f"reading {model}")
-    found = exporting.export(model, to, output, data=data, target=target, force=force)
+    found = exporting.export(model, to, output, data=data, target=target, force=force, factory=factory)
     print_result(found.to_json() if as_json else tables.make_export_table(found))
 
 

@@ -40,7 +40,7 @@ def test_they_follow_from_what_was_done(plan: Plan, verdict: Verdict, bits: floa
     found = replace(verdict, size=size, packing=Packing(2, 1, 0.1) if packed else None)
     steps = suggest_next_steps(quantized(plan, bits), found, CommandNames("my out", "org/clip", "pairs.jsonl"))
     assert [step.goal for step in steps] == ["smaller", "safer", "faster"]
-    assert smaller in steps[0].command and safer in steps[1].command and "dequantize=True" in steps[2].command
+    assert smaller in steps[0].command and safer in steps[1].command and "export 'my out' --to onnx" in steps[2].command
     assert all("MODEL" not in step.command for step in steps)
     assert all(shlex.split(step.command.replace("&&", "")) for step in steps)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import shlex
 from dataclasses import dataclass
@@ -110,9 +109,10 @@ def _suggest_safer(plan: Plan, verdict: Verdict, names: CommandNames) -> NextSte
 
 def _suggest_faster(plan: Plan, names: CommandNames) -> NextStep:
     if wording.describe_speed(plan):
-        load = f"import trimodal; trimodal.load({json.dumps(names.out)}, dequantize=True)"
-        why = "weights are unpacked once, when it is loaded, and not at every call; takes the memory of floats"
-        return NextStep("faster", why, f"python -c {shlex.quote(load)}")
+        out = shlex.quote(names.out)
+        factory = f" --factory {shlex.quote(names.model)}" if ":" in names.model else ""
+        run = f"trimodal export {out} --to onnx{factory} && trimodal bench {out}/onnx"
+        return NextStep("faster", "in a runtime that multiplies the codes, and timed there", run)
     recipe = f'echo "{_NEURONS}" > faster.yaml'
     return NextStep(
         "faster", "a quarter of the neurons less, then training", f"{recipe} && {names.compress_command('faster.yaml', 'faster')}"

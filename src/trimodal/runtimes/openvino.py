@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -99,13 +100,19 @@ def _import_runtime() -> Any:
     return openvino
 
 
+@cache
+def _open_core(runtime: Any) -> Any:
+    """One for the process: with the last of them its plugin is unloaded, and what that made, freed later, ends the process."""
+    return runtime.Core()
+
+
 def _compile(runtime: Any, file: Path, threads: int, exact: bool) -> Any:
     options = {
         "INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": "1", "PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32",
         "ENABLE_CPU_PINNING": False, **({"DYNAMIC_QUANTIZATION_GROUP_SIZE": "0"} if exact else {}),
     }  # fmt: skip
     try:
-        return runtime.Core().compile_model(str(file), "CPU", options)
+        return _open_core(runtime).compile_model(str(file), "CPU", options)
     except RuntimeError as failed:
         first = next((line for line in str(failed).splitlines() if line.strip() and "Exception from" not in line), "unknown")
         raise IntegrityError(f"OpenVINO cannot open {file}: {first[:300]}; export it again") from failed
