@@ -41,6 +41,7 @@ bench: $(READY)
 	$(BIN)/python -m benchmarks.structured
 	$(BIN)/python -m benchmarks.merging
 	$(BIN)/python -m benchmarks.latency
+	$(BIN)/python -m benchmarks.eager
 	$(BIN)/python -m benchmarks.faults
 	$(BIN)/python -m benchmarks.doors
 	$(BIN)/python -m benchmarks.kills
@@ -48,6 +49,8 @@ bench: $(READY)
 	$(BIN)/python -m benchmarks.grids
 	$(BIN)/python -m benchmarks.house
 	$(BIN)/python -m benchmarks.lazy_data
+	$(BIN)/python -m benchmarks.peers compressed-tensors
+	$(BIN)/python -m benchmarks.compressed_tensors
 
 clean:
 	rm -rf $(VENV) demo-model demo-data demo-out

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-VERBS = ("inspect", "plan", "compress", "verify", "pack", "report", "methods", "recipes", "doctor", "demo")
+VERBS = ("inspect", "plan", "compress", "verify", "pack", "report", "methods", "recipes", "targets", "doctor", "demo")
 ASCII = {"PYTHONIOENCODING": "ascii", "TERM": "dumb", "NO_COLOR": "1", "COLUMNS": "40"}
 C_LOCALE = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
 
@@ -34,9 +34,10 @@ def test_bare_shows_help() -> None:
 @pytest.mark.parametrize("environment", [ASCII, C_LOCALE, {"COLUMNS": "5"}], ids=["ascii", "c-locale", "narrow"])
 @pytest.mark.parametrize(
     "arguments",
-    [["--help"], ["compress", "--help"], ["recipes"], ["recipes", "--schema"], ["methods", "quantize.gptq"], ["doctor"]],
+    [["--help"], ["compress", "--help"], ["recipes"], ["recipes", "--schema"], ["methods", "quantize.gptq"], ["targets"],
+     ["targets", "litert"], ["doctor"]],
     ids=" ".join,
-)
+)  # fmt: skip
 def test_any_terminal(arguments: list[str], environment: dict[str, str]) -> None:
     done = trimodal(*arguments, **environment)
     assert (done.returncode, done.stderr) == (0, ""), done
@@ -50,6 +51,13 @@ def test_schema_is_printed_or_written(tmp_path: Path) -> None:
     assert "quantize.gptq" in json.loads(printed.stdout)["$defs"]
 
 
+def test_targets_are_listed_and_shown() -> None:
+    listed, shown = trimodal("targets", COLUMNS="200"), trimodal("targets", "openvino-vnni", "--json")
+    assert "onnxruntime-avx2" in listed.stdout and "transformers.js (ONNX Runtime web) in a browser" in listed.stdout
+    found = json.loads(shown.stdout)
+    assert found["instructions"] == ["avx2", "avx512_vnni or avx_vnni"] and found["weights"]["linear"][0]["types"] == ["s8"]
+
+
 @pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
 def test_streams_that_are_closed(closed: str) -> None:
     done = subprocess.run(f'"{sys.executable}" -m trimodal methods {closed}', shell=True, capture_output=True, text=True)
@@ -60,6 +68,7 @@ def test_streams_that_are_closed(closed: str) -> None:
     ("arguments", "kind"),
     [
         (["methods", "gptq", "--json"], "RecipeError"),
+        (["targets", "litert.yml", "--json"], "TargetError"),
         (["recipes", "--json", "--nonsense"], "UsageError"),
         (["report", "nowhere", "--json"], "InputError"),
     ],

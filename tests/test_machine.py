@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -15,6 +16,30 @@ def test_processor(tmp_path: Path) -> None:
     assert machine.detect_processor(info) == ("Some CPU @ 2 GHz", ("avx2", "fma", "avx512f", "avx512_vnni"))
     name, vectors = machine.detect_processor(tmp_path / "nothing")
     assert name and vectors == ()
+
+
+def test_instruction_sets_are_what_the_system_tells(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "detect_processor", lambda: ("some", ("avx2", "avx_vnni")))
+    assert machine.instruction_sets.__wrapped__() == ("avx2", "avx_vnni")
+    monkeypatch.setattr(machine, "detect_processor", lambda: ("some", ()))
+    monkeypatch.setattr(machine.sys, "platform", "darwin")
+    said = "hw.optional.neon: 1\nhw.optional.arm.FEAT_DotProd: 1\nhw.optional.arm.FEAT_I8MM: 0\n"
+    monkeypatch.setattr(machine, "_ask_sysctl", lambda: said)
+    assert machine.instruction_sets.__wrapped__() == ("asimd", "asimddp")
+    monkeypatch.setattr(machine.sys, "platform", "win32")
+    monkeypatch.setattr(machine, "import_module", lambda name: SimpleNamespace(get_cpu_capability=lambda: "AVX512"))
+    assert machine.instruction_sets.__wrapped__() == ("avx2", "fma", "avx512f")
+    monkeypatch.setattr(machine, "import_module", _no_module)
+    assert machine.instruction_sets.__wrapped__() == ()
+
+
+def _no_module(name: str) -> None:
+    raise ImportError(name)
+
+
+def test_a_mac_of_the_older_kind() -> None:
+    said = "hw.optional.avx2_0: 1\nhw.optional.avx512f: 0\nmachdep.cpu.features: FPU FMA\nmachdep.cpu.leaf7_features: AVX2 BMI\n"
+    assert machine.parse_sysctl(said) == ("avx2", "fma") and machine.parse_sysctl("") == ()
 
 
 @pytest.mark.parametrize(

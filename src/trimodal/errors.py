@@ -5,6 +5,7 @@
     │   ├── ModelError           the model folder, checkpoint or factory function
     │   ├── DataError            the data file, one of its lines, or a file that a line names
     │   ├── RecipeError          the recipe or the plan
+    │   ├── TargetError          the profile of a runtime, or what it cannot take
     │   └── OutputError          the place to write to
     ├── IntegrityError           an artifact is not what it says it is; the command line exits with 1
     └── UnreachedError           no calibration sample came to a place that cannot do without; it is left alone, the run goes on
@@ -44,6 +45,10 @@ class DataError(InputError):
 
 class RecipeError(InputError):
     """The recipe or the plan cannot be used."""
+
+
+class TargetError(InputError):
+    """The profile of a target cannot be used, or the target can take nothing of what is asked for."""
 
 
 class OutputError(InputError):

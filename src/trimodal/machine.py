@@ -6,9 +6,11 @@ import os
 import platform
 import re
 import shutil
+import subprocess
 import sys
 from dataclasses import asdict, dataclass
-from importlib import metadata
+from functools import cache
+from importlib import import_module, metadata
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,12 @@ PARTS = {
     "pack": ("--pack entropy", ("constriction",)),
     "demo": ("trimodal demo", ("soundfile", "scipy", "accelerate", "sklearn")),
 }
+_MAC_NAMES = {
+    "avx2": ("hw.optional.avx2_0",), "avx512f": ("hw.optional.avx512f",), "avx512_vnni": ("hw.optional.avx512vnni",),
+    "asimd": ("hw.optional.neon", "hw.optional.advsimd"), "asimddp": ("hw.optional.arm.feat_dotprod",),
+    "i8mm": ("hw.optional.arm.feat_i8mm",),
+}  # fmt: skip
+_TORCH_SETS = {"AVX2": ("avx2", "fma"), "AVX512": ("avx2", "fma", "avx512f")}
 _LIMIT_AND_USE = (("memory.max", "memory.current"), ("memory.limit_in_bytes", "memory.usage_in_bytes"))
 _GROUPS = Path("/sys/fs/cgroup")
 _UNLIMITED = 1 << 60
@@ -100,6 +108,40 @@ def detect_processor(info: Path = Path("/proc/cpuinfo")) -> tuple[str, tuple[str
     flags = re.search(r"^(?:flags|Features)\s*:\s*(.+)$", text, re.MULTILINE)
     have = set(flags[1].split()) if flags else set()
     return name[1].strip() if name else platform.processor() or platform.machine(), tuple(v for v in VECTORS if v in have)
+
+
+@cache
+def instruction_sets() -> tuple[str, ...]:
+    """Which of `VECTORS` this processor has, as far as the system tells: Linux in /proc/cpuinfo, macOS through sysctl, others by
+    what torch found out, which knows AVX2 and AVX-512 but not VNNI. Empty where nobody tells."""
+    found = detect_processor()[1]
+    if not found and sys.platform == "darwin":
+        found = parse_sysctl(_ask_sysctl())
+    return found or _ask_torch()
+
+
+def parse_sysctl(text: str) -> tuple[str, ...]:
+    """The vector instructions that `sysctl hw.optional machdep.cpu` tells of, on either kind of Mac."""
+    pairs = (line.partition(":")[::2] for line in text.lower().splitlines())
+    words = {word for name, value in pairs for word in (value.split() if name.startswith("machdep") else [name] * (value.strip() == "1"))}
+    return tuple(name for name in VECTORS if words & {name, *_MAC_NAMES.get(name, ())})
+
+
+def _ask_sysctl() -> str:
+    try:
+        done = subprocess.run(["sysctl", "hw.optional", "machdep.cpu"], capture_output=True, text=True, timeout=5, check=False)
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return done.stdout
+
+
+def _ask_torch() -> tuple[str, ...]:
+    """What torch computes with, where it is installed."""
+    try:
+        backend = import_module("torch.backends.cpu")
+    except ImportError:
+        return ()
+    return _TORCH_SETS.get(backend.get_cpu_capability(), ())
 
 
 def free_memory_bytes(

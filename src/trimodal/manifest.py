@@ -32,6 +32,8 @@ FORMAT = 3  # 1: weights always in model.safetensors, no seal; 2: does not list 
 _UNLISTED = 2
 _WEIGHTS = (PACKED, OURS, SINGLE)
 _SEAL = re.compile(rb',"sha256":"([0-9a-f]{64})"\}\Z')
+RUNTIME = "runtime.json"
+"""Which of the exports is fastest on which machine."""
 _EXPORTS = ("onnx", "openvino", "litert", "coreml", "executorch")  # of other runtimes, which read nothing else here
 _HARMLESS = (".md", ".html", ".log", ".png", ".jpg", ".svg", ".pdf", ".csv")
 
@@ -180,7 +182,7 @@ def _is_harmless(folder: Path, path: Path) -> bool:
     """Whether no loader of models reads a file of that kind: it tells something, or is another runtime's."""
     if len(path.parts) > 1 and path.parts[0] in _EXPORTS:
         return True
-    if len(path.parts) == 1 and (path.name in (MANIFEST, *TELLERS) or path in find_licence_files(folder)):
+    if len(path.parts) == 1 and (path.name in (MANIFEST, RUNTIME, *TELLERS) or path in find_licence_files(folder)):
         return True
     return path.suffix.lower() in _HARMLESS and not (folder / path).is_dir()
 

@@ -50,6 +50,7 @@ from trimodal.planning import (
     PlanSource,
     RecipeSource,
     SampleSets,
+    TargetSource,
     add_declined_places,
     add_estimate,
     check_fits_memory,
@@ -104,7 +105,7 @@ def inspect(model: Factory | Path, *, device: str = "cpu") -> Inventory:
 @leaves_process_unchanged
 def plan(
     model: Factory | Path, recipe: RecipeSource | Plan, data: Data | None = None, *,
-    seed: int | None = None, device: str = "cpu", inventory: InventorySource | None = None,
+    seed: int | None = None, device: str = "cpu", inventory: InventorySource | None = None, target: TargetSource | None = None,
 ) -> Plan:  # fmt: skip
     """What a recipe will do to a model, every place by name. Changes nothing.
 
@@ -115,11 +116,12 @@ def plan(
         seed: replaces the recipe's.
         device: where the model is put.
         inventory: what `inspect` found of this very model, or its file; it is counted anew where there is none.
+        target: name or file of what is to run the result (docs/targets.md); the plan then says what it cannot take.
 
     Raises:
-        InputError: the model, recipe, data or inventory cannot be used.
+        InputError: the model, recipe, data, inventory or target cannot be used, or the target can take nothing of the plan.
     """
-    clock, request = StageClock(), read_request(recipe, seed=seed)
+    clock, request = StageClock(), read_request(recipe, seed=seed, target=target)
     opened = move_to_device_(open_model(model), device)
     samples = prepare_samples(opened, request, data)
     planned = make_plan(opened, request, samples)
@@ -130,8 +132,8 @@ def plan(
 def compress(
     model: Factory | Path, recipe: RecipeSource | Plan | None = None, data: Data | None = None, out: str | Path | None = None, *,
     plan: PlanSource | None = None, inventory: InventorySource | None = None, pack: PackName | None = None, seed: int | None = None,
-    device: str = "cpu", force: bool = False, ignore_limits: bool = False, progress: Progress = ignore_progress,
-    on_plan: Callable[[Plan], None] = lambda plan: None,
+    device: str = "cpu", force: bool = False, ignore_limits: bool = False, target: TargetSource | None = None,
+    progress: Progress = ignore_progress, on_plan: Callable[[Plan], None] = lambda plan: None,
 ) -> Result:  # fmt: skip
     """Plan, compress, save, reload in a fresh process, verify and report: the main job.
 
@@ -144,21 +146,21 @@ def compress(
         plan: in place of a recipe: what `plan` made, its file or content, as it is or edited by hand. It must be for this model and
             these calibration samples; seed, number of samples, balance, pack and floors are the plan's.
         inventory: what `inspect` found of this very model, or its file; it is counted anew where there is none.
-        pack: how the weights are stored: `plain`, or `entropy` for the smallest file, which is decoded when it is loaded;
-            replaces what the recipe says.
+        pack: how the weights are stored, in place of what the recipe says: `plain`, or `entropy` for the smallest file.
         seed: replaces the recipe's.
         device: where to compute.
         force: replace `out` if it is not empty.
         ignore_limits: begin even where the free memory or disk seem too small.
+        target: as for `plan`.
         progress: called with what is going on, how much is done, and how much there is.
         on_plan: called with the plan, which says what it will take, before the work begins.
 
     Raises:
-        InputError: the model, recipe, plan, data or output place cannot be used, or the work does not fit into memory or disk.
+        InputError: what is given or the output place cannot be used, the work does not fit, or the target can take nothing of it.
         IntegrityError: what was written does not reload to the same model; nothing is left behind.
     """
     clock, out = StageClock(), _check_new_folder(out, force, pack)
-    request = read_request(recipe, plan, seed=seed, pack=pack)
+    request = read_request(recipe, plan, seed=seed, pack=pack, target=target)
     if not ignore_limits:
         check_fits_memory(model)
     opened = move_to_device_(open_model(model), device)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from trimodal.core import Layout, Site
 from trimodal.core.stored_site import (
     Kept,
     StoredInput,
@@ -14,6 +16,7 @@ from trimodal.core.stored_site import (
     describe_input,
     describe_parts,
     describe_weight,
+    forecast_stored_site,
 )
 
 EVEN: dict[str, Any] = {
@@ -42,7 +45,7 @@ def test_inputs_and_parts() -> None:
     assert describe_input(static, 0.5, 55.0) == StoredInput(8, "static", (-27.5, 100.0))
     assert describe_input({"shape": [8, 12], "inputs": {"bits": 6, "mode": "token"}}) == StoredInput(6, "per token")
     assert describe_input({"shape": [8, 12, 3], "inputs": {"bits": 6, "mode": "token"}}) == StoredInput(6, "per sample")
-    assert describe_input(EVEN) is None
+    assert describe_input(static) == StoredInput(8, "static") and describe_input(EVEN) is None
     found = describe_parts({**EVEN, "rank": 3, "outliers": 7, "rotation": 4, "columns": True})
     assert found == {"outliers": 7, "correction_rank": 3, "rotated_columns": 4, "scaled_columns": True}
 
@@ -98,3 +101,24 @@ def test_no_site_at_all(data: Any) -> None:
 def test_nothing_but_a_path() -> None:
     with pytest.raises(ValueError, match=r"a: .* is missing or unknown"):
         StoredSite.from_json({"path": "a"})
+
+
+def test_a_forecast_says_what_storage_options_say() -> None:
+    site = Site("a.up", "text", 0, "up", "linear", (8, 12), bias=True)
+    assert forecast_stored_site(site) == StoredSite("a.up", (8, 12), "float32", "dense", 0)
+    options = {"shape": [8, 12], "dtype": "float32", "bits": 8, "group": 12, "exponent": 0, "zero": None, "shared": False,
+               "positive": True, "columns": True, "inputs": {"bits": 8, "mode": "static"}}  # fmt: skip
+    stored = forecast_stored_site(site.store_as("quantized", options))
+    assert stored.weight == StoredWeight(8, "channel", "positive", False, "float16") and stored.scaled_columns
+    assert stored.input == StoredInput(8, "static") and stored.bytes == 8 * 16 + 16 + 24 + 5 + 32
+    table = forecast_stored_site(site.store_as("codebook", CODEBOOK, "sf"))
+    assert table.weight == StoredWeight(4, 6, "sf", False, "float16")
+    sparse = forecast_stored_site(site.store_as("sparse", {"shape": [8, 12], "dtype": "float32", "kept": 40}))
+    assert sparse.kept == Kept(40, 96) and sparse.weight is None
+
+
+def test_options_that_a_plan_gives_a_site_are_no_part_of_it() -> None:
+    site = Site("a.up", "text", 0, "up", "linear", (8, 12))
+    stored = site.store_as("quantized", {**EVEN, "shape": [8, 12]})
+    assert stored == replace(stored, storage=None) and hash(stored) == hash(replace(stored, storage=None))
+    assert "storage" not in Layout((), (stored,)).to_json()["sites"][0]

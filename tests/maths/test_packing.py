@@ -7,7 +7,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trimodal.maths.packing import decode_codes, pack_codes, packed_columns, unpack_codes
+from trimodal.maths.packing import (
+    decode_codes,
+    pack_codes,
+    pack_into_words,
+    packed_columns,
+    unpack_codes,
+    unpack_from_words,
+)
 
 
 def test_two_codes_of_four_bits_share_a_byte() -> None:
@@ -44,3 +51,28 @@ def test_codes_of_what_a_mask_keeps_by_hand() -> None:
     assert found.tolist() == [[0, 5, 0], [6, 7, 0]] and found.dtype == torch.uint8
     whole = {"codes": pack_codes(torch.tensor([[5, 6, 7]]), 3)}
     assert decode_codes({"bits": 3}, whole, 3).tolist() == [[5, 6, 7]]
+
+
+def test_words_by_hand() -> None:
+    assert pack_into_words(torch.tensor([[0, 1, -4]]), 3).tolist() == [[44]]
+
+
+def test_a_value_that_lies_across_two_words() -> None:
+    values = torch.full((1, 11), -4)
+    values[0, 10] = 3  # 7 with 4 added: bits 30 and 31 of the first word, bit 0 of the second
+    assert pack_into_words(values, 3).tolist() == [[-(1 << 30), 1]]
+
+
+@settings(max_examples=60, deadline=None)
+@given(bits=st.integers(1, 8), rows=st.integers(1, 4), columns=st.integers(1, 75), seed=st.integers(0, 99))
+def test_words_are_one_stream_of_bits(bits: int, rows: int, columns: int, seed: int) -> None:
+    low = -(2 ** (bits - 1))
+    values = torch.randint(low, low + 2**bits, (rows, columns), generator=torch.Generator().manual_seed(seed))
+    words = pack_into_words(values, bits)
+    assert words.dtype is torch.int32 and words.shape == (rows, -(-columns * bits // 32))
+    for row, packed in zip(values.tolist(), words.tolist(), strict=True):
+        whole = sum((word & 0xFFFFFFFF) << (32 * n) for n, word in enumerate(packed))
+        assert [(whole >> (bits * n) & (2**bits - 1)) + low for n in range(columns)] == row
+        assert whole >> (bits * columns) == 0
+    found = unpack_from_words(words, bits, columns)
+    assert found.dtype is torch.int8 and found.tolist() == values.tolist()

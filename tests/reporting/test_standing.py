@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from trimodal.core import Check, DiskSize, Plan, PlannedPlace, TensorGroup, UntouchedTensors, Verdict
+from trimodal.core.target_fit import TargetCaution, TargetFit
 from trimodal.reporting import standing
 
 LEFT = UntouchedTensors(
@@ -67,6 +68,15 @@ def test_what_was_left_is_told_by_share_tower_and_name(verdict: Verdict, plan: P
     assert "5.0 % of the bytes (50.0 kB) are left alone by the plan's methods" in cautions[1]
     little = UntouchedTensors(1_000_000, (TensorGroup("norm", "text", 1, 90_000, "declined"), *LEFT.alike[2:]))
     assert standing.list_cautions(replace(verdict, untouched=little), plan) == []  # what was not asked for is no caution
+
+
+def test_what_the_target_does_not_take_is_a_caution(verdict: Verdict, plan: Plan) -> None:
+    cautions = (TargetCaution("a.up", "a", "refused", "no such grid"), TargetCaution("b.up", "b", "decoded", "a table"),
+                TargetCaution("c.up", "c", "native", "careful"))  # fmt: skip
+    assert standing.list_cautions(verdict, replace(plan, target=TargetFit("box", 3, 1, 1, "", cautions))) == [
+        "On the target box, cannot be taken: a.up (no such grid).",
+        "On the target box, decoded to float when the file is loaded: b.up (a table).",
+    ]
 
 
 def test_a_result_that_is_no_smaller_says_why(verdict: Verdict, plan: Plan) -> None:

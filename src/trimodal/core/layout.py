@@ -8,6 +8,7 @@ from typing import Any
 
 from trimodal.core.site import Axis, Fold, Site, Tower
 
+TOKENS_MERGED = "its tokens are merged already"
 _OLD_NAMES = {"counters": "size_attributes", "fixed": "uncuttable", "bare": "free_parameters"}  # in manifests of formats 1 and 2
 
 
@@ -111,7 +112,7 @@ class Layout:
 
         def marked(whole: Tower) -> Tower:
             blocks = "its tokens are merged block by block; remove blocks before that"
-            return replace(whole, whole_tokens="its tokens are merged already", whole_blocks=blocks)
+            return replace(whole, whole_tokens=TOKENS_MERGED, whole_blocks=blocks)
 
         return replace(self, towers=tuple(marked(t) if t.name == tower else t for t in self.towers))
 
@@ -242,7 +243,7 @@ def _renumber_path(path: str, blocks: Sequence[str], stays: Mapping[int, int]) -
 
 
 def _omit_defaults(item: Site | SizeAttribute | Axis) -> dict[str, Any]:
-    values = ((f.name, getattr(item, f.name), f.default) for f in fields(item))
+    values = ((f.name, getattr(item, f.name), f.default) for f in fields(item) if f.compare)
     return {name: _to_plain_value(value) for name, value, default in values if value != default}
 
 

@@ -15,6 +15,7 @@ from trimodal.core.layout import FreeParameter, Layout
 from trimodal.core.record import PackName
 from trimodal.core.showing import format_size, html_table
 from trimodal.core.site import Fold, Site, Tower
+from trimodal.core.target_fit import TargetFit
 from trimodal.core.untouched import DERIVED, UntouchedTensors
 from trimodal.core.validation import check_format, omit_keys, read_record
 from trimodal.shorthand import short_name_of
@@ -163,7 +164,8 @@ class Calibration:
 class Plan:
     """Ordered edits with all that is needed to execute them again to the same bytes. `skipped` are the recipe's optional
     steps that became no edit; `pack` says how the weights will be stored in the file, see `formats/packed.py`; `untouched` is
-    what the edits leave as it is, None in a plan of an older version. `estimate` is what carrying it out will take here and now;
+    what the edits leave as it is, None in a plan of an older version; `target` says how the target that was named takes what the plan
+    stores. `estimate` is what carrying it out will take here and now;
     `recomputed` says what a plan that was given said otherwise, since a person had edited it. Both are no part of the plan, and in no file.
     """
 
@@ -178,6 +180,7 @@ class Plan:
     skipped: tuple[SkippedStep, ...] = ()
     pack: PackName = field(default="plain", compare=False)  # the same is done to the model either way
     untouched: UntouchedTensors | None = None
+    target: TargetFit | None = field(default=None, compare=False)  # the same is done to the model for any
     estimate: Estimate | None = field(default=None, compare=False)
     recomputed: str = field(default="", compare=False)
 

@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from trimodal.core.storage import BASE, TYPE_BYTES, packed_columns, tensor_specs_of
+from trimodal.core.storage import BASE, TYPE_BYTES, packed_columns, stored_bytes, tensor_specs_of
 
 Kind = Literal["linear", "conv", "embedding", "norm"]
 _COUNT_BYTES = 8  # of num_batches_tracked
@@ -115,6 +115,7 @@ class Site:
     `own_forward`: its class computes in a way of its own, so no other kind of module can take its place.
     `stored` is the kind of storage of the weight at the moment (see `core/storage.py`), or `shared` where it has none of
     its own but uses that of an earlier block; `stored_bytes` counts weight and bias with everything that belongs to them.
+    `storage` are the options of that kind, and `table`, what a codebook's numbers are called, where a plan has made them known.
     """
 
     path: str
@@ -135,6 +136,7 @@ class Site:
     running: bool = False
     stored: str = "dense"
     stored_bytes: int = 0
+    storage: Mapping[str, Any] | None = field(default=None, compare=False, repr=False)
 
     @property
     def name(self) -> str:
@@ -218,6 +220,11 @@ class Site:
             return []
         entries = (axis.entry_indices([unit], label) for unit in range(axis.units_of(label)))
         return [[entry * kernel + place for entry in unit for place in range(kernel)] for unit in entries]
+
+    def store_as(self, kind: str, options: Mapping[str, Any], table: str = "k-means") -> Site:
+        """The same site with its weight kept as `kind` with `options`, see `core/storage.py`; `table` names a codebook's numbers."""
+        total = stored_bytes(kind, options) + self.bias_bytes + self.running_bytes
+        return replace(self, stored=kind, stored_bytes=total, storage={**options, "table": table})
 
     def split_into_factors(self, kind: str, options: Mapping[str, Any]) -> tuple[Site, ...]:
         """The sites `first`, `second` and so on that take its place when its weight is kept as `kind`, one of `FACTORED`.

@@ -18,7 +18,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, cast
 
-from trimodal.core.storage import FLOATS, KINDS
+from trimodal.core.site import Site
+from trimodal.core.storage import BASE, CODED, FLOATS, KINDS, LINKS
 
 InputMode = Literal["static", "per token", "per sample"]
 GRIDS = ("positive", "signed", "asymmetric", "nf", "sf", "fp", "pot", "log", "k-means", "whole numbers")
@@ -118,12 +119,15 @@ def describe_weight(kind: str, options: Mapping[str, Any], table: str = "k-means
 
 
 def describe_input(options: Mapping[str, Any], scale: float | None = None, zero: float | None = None) -> StoredInput | None:
-    """How the input is quantized, None where it is not; `scale` and `zero` are those of a static range."""
+    """How the input is quantized, None where it is not; `scale` and `zero` are those of a static range, None where a plan cannot
+    know them yet."""
     how = options.get("inputs")
     if how is None:
         return None
-    if how["mode"] != "static" or scale is None or zero is None:
+    if how["mode"] != "static":
         return StoredInput(how["bits"], "per sample" if len(options["shape"]) > 2 else "per token")
+    if scale is None or zero is None:
+        return StoredInput(how["bits"], "static")
     return StoredInput(how["bits"], "static", (-zero * scale, (2 ** how["bits"] - 1 - zero) * scale))
 
 
@@ -133,6 +137,21 @@ def describe_parts(options: Mapping[str, Any]) -> dict[str, Any]:
         "outliers": options.get("outliers"), "correction_rank": options.get("rank"), "rotated_columns": options.get("rotation"),
         "scaled_columns": options.get("columns", False),
     }  # fmt: skip
+
+
+def forecast_stored_site(site: Site) -> StoredSite:
+    """What will be stored at a `site` as a plan leaves it, as far as its `storage` tells; ranges of inputs are not known yet."""
+    known: dict[str, Any] = {"tied": site.tied}
+    options = site.storage or {}
+    if site.stored in CODED and options:
+        known.update(weight=describe_weight(site.stored, options, options["table"]), input=describe_input(options))
+        known.update(describe_parts(options))
+    if "kept" in options:
+        known["kept"] = Kept(options["kept"], math.prod(site.shape))
+    path, _, link = site.path.rpartition(".")
+    if link in (*LINKS, BASE):
+        known["factor_of"] = path
+    return StoredSite(site.path, site.shape, site.dtype, site.stored, site.stored_bytes, **known)
 
 
 def _read_site(data: Any) -> StoredSite:

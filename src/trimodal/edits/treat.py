@@ -130,8 +130,7 @@ class TreatWeight(ModelEdit):
         whole = replace(site, bias=site.bias or self.bias is not None)
         if self.kind in FACTORED:
             return whole.split_into_factors(self.kind, self.options)
-        total = stored_bytes(self.kind, self.options) + whole.bias_bytes + whole.running_bytes
-        return (replace(whole, stored=self.kind, stored_bytes=total),)
+        return (whole.store_as(self.kind, self.options),)
 
     def record_(self, steps: list[ModelEdit]) -> None:
         """Write it down in place of an earlier treatment of the same site, of which nothing is left but the bias that it may

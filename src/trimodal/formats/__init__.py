@@ -1,5 +1,6 @@
 """Save and load. One file per concern; exports of other runtimes will stand beside them."""
 
+from trimodal.formats.archive import is_archive
 from trimodal.formats.artifact import (
     copy_artifact,
     find_changed_side_files,
@@ -32,7 +33,7 @@ from trimodal.writing import (
 __all__ = [
     "check_disk_space", "check_not_inside_artifact", "check_not_replaced", "check_output_place", "check_pack_name",
     "copy_artifact", "find_changed_side_files", "find_uncarried_files", "finite_outputs_check",
-    "finite_weights_check", "is_artifact", "load", "measure_folder_size", "open_atomic_folder", "open_model",
+    "finite_weights_check", "is_archive", "is_artifact", "load", "measure_folder_size", "open_atomic_folder", "open_model",
     "pack_name_of", "pack_weights_", "run_finite_checks", "run_fresh_checks", "run_reload_checks",
     "run_stock_check", "stock_support_of", "unpack_weights_", "write_artifact", "write_checksums",
     "write_text_atomically",

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -27,6 +28,7 @@ from trimodal.edits import steps
 from trimodal.edits.alignment import write_alignment_heads
 from trimodal.edits.apply import dequantize_module_
 from trimodal.formats import packed
+from trimodal.formats.archive import is_archive, open_archive
 from trimodal.formats.folder_files import (
     is_artifact,
     list_running_files,
@@ -35,6 +37,7 @@ from trimodal.formats.folder_files import (
 from trimodal.formats.native_config import NativeConfig, find_native_config
 from trimodal.formats.stored_sites import check_stored_sites, describe_stored_sites
 from trimodal.formats.tensors import write_tensors
+from trimodal.layers import DEQUANTIZE_POLICIES, DequantizePolicy, set_dequantize_policy_
 from trimodal.loading.load import (
     build_meta_model,
     find_model_class,
@@ -107,7 +110,7 @@ def write_artifact(model: Model, plan: Plan, folder: Path, factory: str | None) 
         _copy_files(model.folder, folder, [*find_companion_files(model.folder), *find_licence_files(model.folder)])
         write_alignment_heads(model.module, folder)
         kind = cast("type[PreTrainedModel]", type(model.module))
-        said = _strip_config(read_config(model.folder))
+        said = strip_config(read_config(model.folder))
         absorbed = find_native_config(said, model.steps, kind)
         dtype = _dtype_of(said, str(model.module.dtype).removeprefix("torch."))
         config = {**absorbed.config, "architectures": [kind.__name__], "dtype": dtype}
@@ -161,7 +164,7 @@ def unpack_weights_(folder: Path) -> None:
 def _record_pack_(folder: Path, how: PackName) -> None:
     """Let config.json, the manifest and the name of the weights say how these are stored."""
     if (folder / "config.json").is_file():
-        config = _strip_config(read_config(folder))
+        config = strip_config(read_config(folder))
         kind = find_model_class(config, folder)
         alone = how == "plain" and not _native_config_of(folder).reason
         (folder / "config.json").write_text(_to_json_text(config if alone else _mark_config(config, how, kind)), encoding="utf-8")
@@ -172,7 +175,7 @@ def _record_pack_(folder: Path, how: PackName) -> None:
 
 def _native_config_of(folder: Path) -> NativeConfig:
     """What the configuration of the plain artifact in `folder` could say beyond what it says."""
-    config = _strip_config(read_config(folder))
+    config = strip_config(read_config(folder))
     return find_native_config(config, steps.read_steps(folder / weights_name_of(folder)), find_model_class(config, folder))
 
 
@@ -210,9 +213,9 @@ def _dtype_of(config: Mapping[str, Any], missing: str | None = None) -> Any:
     return next((config[key] for key in _TYPE if key in config), missing)
 
 
-def _strip_config(config: Mapping[str, Any]) -> dict[str, Any]:
+def strip_config(config: Mapping[str, Any]) -> dict[str, Any]:
     """A configuration that says nothing of us, nor of another's files."""
-    inner = {key: _strip_config(value) if isinstance(value, dict) else value for key, value in config.items()}
+    inner = {key: strip_config(value) if isinstance(value, dict) else value for key, value in config.items()}
     return {key: value for key, value in inner.items() if key not in ("quantization_config", NAMED)}
 
 
@@ -232,6 +235,8 @@ def open_model(source: Factory | Path, factory: Factory | None = None) -> Model:
 
     `factory` makes the bare module of an artifact that came from a function; nothing that a folder names is imported.
     """
+    if not callable(source) and is_archive(source):
+        raise errors.ModelError(f"{source} is an archive; write its folder first: trimodal unpack {source} -o FOLDER")
     found = source if callable(source) else locate_source(source)
     if isinstance(found, Path) and is_artifact(found):
         return _open_artifact(found, factory)
@@ -258,7 +263,7 @@ def _open_checked(folder: Path, manifest: Manifest, factory: Factory | None) -> 
         packed.unpack_file(folder / PACKED, plain / OURS)
         if (folder / "config.json").is_file():
             _copy_files(folder, plain, find_companion_files(folder))
-            config = _strip_config(read_config(folder))
+            config = strip_config(read_config(folder))
             if steps.read_steps(plain / OURS):
                 config = _mark_config(config, "plain", find_model_class(config, folder))
             else:
@@ -279,6 +284,7 @@ def _open_plain(plain: Path, folder: Path, manifest: Manifest, factory: Factory 
             raise errors.IntegrityError(
                 f"{folder / file.name} lacks {missing[0]}, which {type(module).__name__} needs; copy the folder again"
             )
+        set_dequantize_policy_(module, "memory")  # who only wants to run it says so: `load`, and Transformers' door
         module.name_or_path = module.config._name_or_path = str(folder)  # type: ignore[assignment, union-attr]
         model = Model(
             module, manifest.layout, family_of(module), folder.resolve().name, folder, find_processors(folder), taken
@@ -305,20 +311,31 @@ def set_plain_config_(model: Model) -> str:
     module = model.module
     if not model.steps or not isinstance(getattr(module, "config", None), PreTrainedConfig) or model.folder is None:
         return ""
-    if other := {step.verb for step in model.steps if step.effect == "structure"}:
-        return f"plain layers cannot say what was done ({', '.join(sorted(other))})"
-    kind = cast("type[PreTrainedModel]", type(module))
-    shapes = [step for step in model.steps if step.effect == "sizes"]
-    absorbed = find_native_config(_strip_config(read_config(model.folder)), shapes, kind)
-    if absorbed.reason:
-        return absorbed.reason
-    plain = build_meta_model(absorbed.config, kind)
-    if {k: t.shape for k, t in plain.state_dict().items()} != {k: t.shape for k, t in module.state_dict().items()}:
-        return f"{type(plain.config).__name__} cannot say what its layers are"
+    found = find_plain_config(model)
+    if found.reason:
+        return found.reason
+    plain = build_meta_model(found.config, cast("type[PreTrainedModel]", type(module)))
     plain.config._attn_implementation_internal = module.config._attn_implementation_internal  # type: ignore[union-attr]
     plain.config._name_or_path = str(model.folder)
     module.config = plain.config  # type: ignore[assignment]
     return ""
+
+
+def find_plain_config(model: Model) -> NativeConfig:
+    """The configuration from which the model's own class alone builds `model`, which has plain layers only, or why there is none."""
+    if model.folder is None or not (model.folder / "config.json").is_file():
+        return NativeConfig({}, list(model.steps), _NO_CONFIG)
+    if other := {step.verb for step in model.steps if step.effect == "structure"}:
+        return NativeConfig({}, list(model.steps), f"plain layers cannot say what was done ({', '.join(sorted(other))})")
+    kind = cast("type[PreTrainedModel]", type(model.module))
+    shapes = [step for step in model.steps if step.effect == "sizes"]
+    found = find_native_config(strip_config(read_config(model.folder)), shapes, kind)
+    if found.reason:
+        return found
+    plain = build_meta_model(found.config, kind)
+    if {k: t.shape for k, t in plain.state_dict().items()} != {k: t.shape for k, t in model.module.state_dict().items()}:
+        return replace(found, reason=f"{type(plain.config).__name__} cannot say what its layers are")
+    return found
 
 
 def _fill_tensors_(module: nn.Module, tensors: Mapping[str, Tensor], file: Path) -> None:
@@ -358,23 +375,52 @@ def _check_layout(model: Model, folder: Path) -> None:
 
 @leaves_process_unchanged
 def load(
-    source: str | Path, *, dequantize: bool = False, device: str = "cpu", factory: Factory | None = None
+    source: str | Path, *, dequantize: DequantizePolicy | bool = "speed", device: str = "cpu", factory: Factory | None = None
 ) -> nn.Module:
     """Load a compressed model (or any other) as a module in eval mode.
 
     Args:
-        source: an artifact folder, a Hugging Face folder or hub id, or `package.module:function`.
-        dequantize: give plain float layers instead of packed ones: same outputs, original memory.
+        source: an artifact folder or archive, a Hugging Face folder or hub id, or `package.module:function`.
+        dequantize: what becomes of packed layers. `speed`: each is decoded when it first runs, and kept; as fast as the original,
+            in its memory and that of the codes; products with quantized inputs are made in integers where this machine's are
+            quick and exact. `memory`: decoded at every call, which is slower and takes the memory of the codes alone (`False` says
+            the same). `True`: plain float layers in their place, with the original's memory; inputs are no longer quantized.
+            `set_dequantize_policy_` of `trimodal.layers` changes from one of the first two to the other.
         device: where to put it.
         factory: for an artifact that came from a function: that function, or its `package.module:name`.
 
     Raises:
         ModelError: it cannot be found or loaded.
         IntegrityError: a file of the artifact is missing or has changed.
+        InputError: there is no such `dequantize`.
     """
-    model = open_model(source if isinstance(source, str) else str(source), factory)
-    if dequantize:
+    policy = _policy_of(dequantize)
+    if not is_archive(source):
+        return _load_module(str(source), policy, factory).to(device)
+    with open_archive(Path(source)) as folder:
+        module = _load_module(str(folder), policy, factory)
+    if isinstance(getattr(module, "config", None), PreTrainedConfig):
+        module.name_or_path = module.config._name_or_path = str(source)  # type: ignore[assignment, union-attr]
+    return module.to(device)
+
+
+def _load_module(source: str, policy: DequantizePolicy | None, factory: Factory | None) -> nn.Module:
+    """The module of `source`, its packed layers as `policy` says, plain ones where that is None."""
+    model = open_model(source, factory)
+    if policy is not None:
+        set_dequantize_policy_(model.module, policy)
+    else:
         dequantize_module_(model.module)
         reason = set_plain_config_(model)
         quantizer.forget_quantization_(model.module, reason)
-    return model.module.to(device)
+    return model.module
+
+
+def _policy_of(dequantize: DequantizePolicy | bool) -> DequantizePolicy | None:
+    """The policy that `dequantize` names; None where plain layers are asked for."""
+    if isinstance(dequantize, bool):
+        return None if dequantize else "memory"
+    if dequantize not in DEQUANTIZE_POLICIES:
+        wanted = ", ".join(DEQUANTIZE_POLICIES)
+        raise errors.InputError(f"dequantize is {dequantize!r:.40}; expected {wanted}, or True for plain float layers")
+    return dequantize

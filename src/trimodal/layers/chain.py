@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from trimodal.layers.kept_weight import Held, WeightKeeper
+from trimodal.layers.weight_sharing import has_shared_weight
+
 Convolution = nn.Conv1d | nn.Conv2d
 
 
-class FactorChain(nn.Module):
+class FactorChain(WeightKeeper):
     """The links `first`, `second` and so on, which `core/storage.py` lists for every kind of chain.
 
     All are plain layers that later steps may quantize; the last one holds the bias. For an embedding `first` is the
@@ -27,6 +30,22 @@ class FactorChain(nn.Module):
     @property
     def weight(self) -> Tensor:
         """The product of all links, in the shape of the weight it stands for."""
+        return self.recall("weight", self.multiply_links)
+
+    def list_tensors_behind(self) -> Iterator[tuple[Held, str]]:
+        """Where the weights of all links are, or what these are made of."""
+        for link in self.children():
+            source: Any = link
+            while has_shared_weight(source):
+                source = source.lender
+            source = getattr(source, "stored", source)
+            if isinstance(source, WeightKeeper):
+                yield from source.list_tensors_behind()
+            else:
+                yield source._parameters, "weight"
+
+    def multiply_links(self) -> Tensor:
+        """The product of all links, worked out now."""
         first, *rest = self.children()
         whole, looks_up = _require_weight(first), isinstance(_find_plain_layer(first), nn.Embedding)
         for link in rest:
@@ -50,9 +69,8 @@ class ResidualChain(FactorChain):
     """The links `first` and `second`, one after the other, and beside them `base`, whose weight other layers may use
     too; what both give is added. `base` holds the bias."""
 
-    @property
-    def weight(self) -> Tensor:
-        """The weight it stands for, (m, n)."""
+    def multiply_links(self) -> Tensor:
+        """The weight it stands for, (m, n), worked out now."""
         first, second, base = map(_require_weight, self.children())
         return base + second @ first
 

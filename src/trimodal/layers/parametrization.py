@@ -4,6 +4,9 @@ The layer stays what it was (a Linear, a convolution, an embedding, or a model's
 own) except that its parameter `weight` gives way to a read-only property that decodes the store. PyTorch's own
 parametrizations work the same way; this one has no float original to keep. Where the store says that the input is
 quantized too, the layer's forward is handed what is left of it.
+
+Under the policy `speed` (`layers/kept_weight.py`) the store hands out what it decoded before; embeddings look rows up in that, and
+linear layers and convolutions with quantized inputs compute as `layers/quantized_products.py` says.
 """
 
 from __future__ import annotations
@@ -13,7 +16,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from trimodal.layers.quantized_products import multiply_quantized
 from trimodal.layers.stored import CodedWeight, Store
+
+_MULTIPLYING = (nn.Linear.forward, nn.Conv1d.forward, nn.Conv2d.forward, nn.Conv3d.forward)
 
 
 def parametrize_weight_(layer: nn.Module, stored: Store, owner: bool = True) -> None:
@@ -43,7 +49,7 @@ def quantizes_inputs(stored: object) -> bool:
 
 def remove_parametrization_(layer: nn.Module) -> None:
     """Give `layer` its weight back as a plain parameter, with the values decoded. Its input is no longer quantized."""
-    weight = _decode_weight(layer).detach()
+    weight: Tensor = layer.stored().detach()  # type: ignore[operator]
     if "stored" in layer._modules:
         del layer.stored
     else:
@@ -54,8 +60,9 @@ def remove_parametrization_(layer: nn.Module) -> None:
 
 @cache
 def _make_parametrized_class(kind: type[nn.Module], inputs: bool) -> type[nn.Module]:
+    multiplies = kind.forward in _MULTIPLYING
     members: dict[str, Any] = {
-        "weight": property(_decode_weight), "__module__": __name__,
+        "weight": property(_read_weight), "__module__": __name__,
         "__reduce__": lambda layer: (_rebuild_parametrized_layer, (kind, inputs), vars(layer)),
     }  # fmt: skip
     if kind.forward is nn.Embedding.forward:
@@ -63,7 +70,10 @@ def _make_parametrized_class(kind: type[nn.Module], inputs: bool) -> type[nn.Mod
     elif inputs:
 
         def forward(layer: nn.Module, *rest: Any, **named: Any) -> Any:
-            seen: Any = layer.stored.fake_quantize_input  # type: ignore[union-attr]
+            store: Any = layer.stored
+            if multiplies and len(rest) == 1 and (found := multiply_quantized(layer, store, rest[0])) is not None:
+                return found
+            seen = store.fake_quantize_input
             if rest:
                 return kind.forward(layer, seen(rest[0]), *rest[1:], **named)
             first = next(iter(named))  # whatever the layer's own forward calls its input
@@ -79,12 +89,16 @@ def _rebuild_parametrized_layer(kind: type[nn.Module], inputs: bool) -> nn.Modul
     return made.__new__(made)
 
 
-def _decode_weight(layer: nn.Module) -> Tensor:
-    weight: Tensor = layer.stored()  # type: ignore[operator]
+def _read_weight(layer: nn.Module) -> Tensor:
+    store: Any = layer._modules.get("stored") or layer.__dict__["stored"]
+    weight: Tensor = store.decoded_weight
     return weight
 
 
 def _look_up_rows(layer: nn.Embedding, input: Tensor) -> Tensor:
-    """Decode only the rows asked for: a vocabulary is large and a sentence short."""
-    rows: Tensor = layer.stored.decode_rows(input.reshape(-1))  # type: ignore[union-attr, operator]
+    """Decode only the rows asked for: a vocabulary is large and a sentence short. Where the whole is kept, look them up in that."""
+    store: Any = layer.stored
+    if store.dequantize_policy == "speed":
+        return nn.Embedding.forward(layer, input)
+    rows: Tensor = store.decode_rows(input.reshape(-1))
     return rows.view(*input.shape, -1)

@@ -7,13 +7,14 @@ has, are those of `core/storage.py`.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from trimodal.layers.affine import BEYOND, Affine, NotAffine, fill_pruned_codes
+from trimodal.layers.kept_weight import Held, WeightKeeper
 from trimodal.maths.codebook import Codebook
 from trimodal.maths.grid import Grid
 from trimodal.maths.integers import IntegerGrid
@@ -27,7 +28,30 @@ _PARTS = ("signs", "columns", "left", "right", "outliers", "places", "input_scal
 _LARGEST_HALF = 65504.0
 
 
-class CodedWeight(nn.Module):
+class StoredWeight(WeightKeeper):
+    """A weight that is kept as something else, and decodes itself when it is called."""
+
+    kind: str
+    options: dict[str, Any]
+    shape: torch.Size
+
+    @property
+    def decoded_weight(self) -> Tensor:
+        """The weight, in its own shape: decoded now, or kept from before under the policy `speed`."""
+        return self.recall("weight", self.forward)
+
+    def forward(self) -> Tensor:
+        """The weight, in its own shape, decoded now."""
+        raise NotImplementedError
+
+    def extra_repr(self) -> str:
+        """What is stored, and whether it is kept decoded, for printing."""
+        bits = f", {self.options['bits']} bits" if "bits" in self.options else ""
+        kept = f" ({self.kept_bytes:,} bytes kept)" if self.dequantize_policy == "speed" else ""
+        return f"{self.kind}{bits}, {list(self.shape)}, dequantize={self.dequantize_policy}{kept}"
+
+
+class CodedWeight(StoredWeight):
     """Codes, and the numbers that they stand for: on a grid, from a codebook, or whole multiples of a step.
 
     Buffers are the tensors that `core/storage.py` lists for `kind` and `options`. Where the table of numbers is another
@@ -41,9 +65,26 @@ class CodedWeight(nn.Module):
         self.kind = kind
         self.options = dict(options)
         self.shape = torch.Size(options["shape"])
-        self.dtype = getattr(torch, options["dtype"])
+        self._dtype: torch.dtype = getattr(torch, options["dtype"])
         for name, tensor in tensors.items():
             self.register_buffer(name, tensor)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type of the decoded weight."""
+        return self._dtype
+
+    @dtype.setter
+    def dtype(self, dtype: torch.dtype) -> None:
+        """Decode to `dtype` from now on."""
+        self._dtype = dtype
+        self.drop_kept_()
+
+    def list_tensors_behind(self) -> Iterator[tuple[Held, str]]:
+        """Where the tensors are of which the weight is made; a borrowed table is one of them."""
+        yield from super().list_tensors_behind()
+        if self.table_of is not None:
+            yield from ((held, name) for held, name in self.table_of.list_tensors_behind() if name == "levels")
 
     @property
     def levels_and_codes(self) -> tuple[Levels, Tensor]:
@@ -66,6 +107,7 @@ class CodedWeight(nn.Module):
     def share_table_(self, lender: CodedWeight) -> None:
         """Use the table of `lender`."""
         object.__setattr__(self, "table_of", lender)
+        self.drop_kept_()
 
     def forward(self) -> Tensor:
         """The decoded weight, in its own shape."""
@@ -98,6 +140,21 @@ class CodedWeight(nn.Module):
         """Whether the layer's input is quantized too."""
         return "inputs" in self.options
 
+    def channel_factors(self) -> Tensor | None:
+        """The factor of every entry of the input float32, shaped so that it multiplies a row (n,) or an image (channels, 1 …); None
+        where it has none."""
+        factor = self._buffers.get("columns")
+        if factor is None:
+            return None
+        if len(self.shape) > 2:  # a convolution's columns are channels × kernel, one factor per channel
+            return factor.view(self.shape[1], -1)[:, 0].view(-1, *(1 for _ in self.shape[2:])).float()
+        return factor[0].float()
+
+    @property
+    def input_dims(self) -> tuple[int, ...]:
+        """Along which dimensions of the input one range per token is taken: a row, or a whole sample of a convolution."""
+        return tuple(range(-1, -len(self.shape), -1)) if len(self.shape) > 2 else (-1,)
+
     def fake_quantize_input(self, x: Tensor) -> Tensor:
         """What an int8 runtime sees of the layer's input `x`, in the coordinates of `x`: quantize(x · columns) / columns.
 
@@ -105,17 +162,13 @@ class CodedWeight(nn.Module):
         the factor `columns` with the decoded weight, which gives the same products. Float32 sums differ from integer
         ones in the last bits only. `token` is a range per row of a linear layer and per sample of a convolution.
         """
-        dims = tuple(range(-1, -len(self.shape), -1)) if len(self.shape) > 2 else (-1,)
-        scaled, factor = x.float(), self._buffers.get("columns")
+        scaled, factor = x.float(), self.channel_factors()
         if factor is not None:
-            if len(self.shape) > 2:  # a convolution's columns are channels × kernel, one factor per channel
-                factor = factor.view(self.shape[1], -1)[:, 0].view(-1, *(1 for _ in self.shape[2:]))
-            factor = factor.float()
             scaled = scaled * factor
         bits = self.options["inputs"]["bits"]
         scale, zero = self._buffers.get("input_scale"), self._buffers.get("input_zero")
         if scale is None or zero is None:
-            seen = fake_quantize_dynamic(scaled, bits, dims)
+            seen = fake_quantize_dynamic(scaled, bits, self.input_dims)
         else:
             seen = fake_quantize(scaled, scale.view(()), zero.view(()).float(), bits)
         return (seen if factor is None else seen / factor).to(x.dtype)
@@ -189,7 +242,7 @@ def _insert_outliers(weight: Tensor, values: Tensor, places: Tensor, rows: int, 
     return torch.where(found.isnan(), weight, found)
 
 
-class SparseWeight(nn.Module):
+class SparseWeight(StoredWeight):
     """The kept weights in order, and one bit per weight that says whether it was kept.
 
     `values` (kept,) is a parameter, so that recovery may train the survivors while the mask holds; `mask` is uint8

@@ -116,7 +116,7 @@ def _merge_output(output: Tensor, keys: Tensor, tokens: _TokenState, settings: B
     """The block's output (batch, T, width) with fewer tokens, and what they stand for."""
     now, original = output.shape[1], tokens.target.shape[1]
     if settings.factor > 1:
-        target = merging.group_neighbours(now, settings.factor, settings.protected).to(output.device).expand(len(output), -1)
+        target = merging.group_neighbours(now, settings.factor, settings.protected).to(output.device).expand(output.shape[0], -1)
         left = settings.protected - (settings.protected - now) // settings.factor
     elif settings.removed is not None:
         wanted = round(settings.removed * original) - (original - now)
@@ -134,12 +134,12 @@ def _merge_output(output: Tensor, keys: Tensor, tokens: _TokenState, settings: B
 
 def _make_unmerged_state(hidden: Tensor, mask: Tensor | None) -> _TokenState:
     """Tokens that each stand for themselves, those that `mask` hides for nothing."""
-    place = torch.arange(hidden.shape[1], device=hidden.device).expand(len(hidden), -1)
+    place = torch.arange(hidden.shape[1], device=hidden.device).expand(hidden.shape[0], -1)
     if mask is None:
         return _TokenState(torch.ones_like(place, dtype=torch.float32), place, False)
     seen = mask[:, 0, 0] if mask.dim() == 4 else mask  # whom no token may look at is the same for all of them
     real = seen if seen.dtype is torch.bool else seen >= 0 if seen.is_floating_point() else seen > 0
-    return _TokenState(real.expand(len(hidden), -1).float(), place, True)
+    return _TokenState(real.expand(hidden.shape[0], -1).float(), place, True)
 
 
 def _read_token_state(hidden: Tensor, block: nn.Module) -> _TokenState:

@@ -35,7 +35,7 @@ def match_tokens(metric: Tensor, sizes: Tensor, remove: int, protected: int = 0)
     if not 0 <= remove <= len(second):
         raise ValueError(f"{remove} of {tokens} tokens cannot be merged; at most {len(second)} can")
     if remove == 0:
-        return torch.arange(tokens, device=metric.device).expand(len(metric), -1)
+        return torch.arange(tokens, device=metric.device).expand(metric.shape[0], -1)
     unit = functional.normalize(metric, dim=-1)
     links = unit[:, protected::2] @ unit[:, protected + 1 :: 2].transpose(1, 2)  # (batch, A, B)
     links = links.masked_fill(sizes[:, None, protected + 1 :: 2] == 0, -2.0)
@@ -45,8 +45,8 @@ def match_tokens(metric: Tensor, sizes: Tensor, remove: int, protected: int = 0)
     gone = torch.zeros_like(partner).scatter(1, chosen, torch.ones_like(chosen))
     left = len(first) - remove
     of_first = torch.where(gone > 0, left + partner, (1 - gone).cumsum(dim=1) - 1)
-    of_second = (left + torch.arange(len(second), device=metric.device)).expand(len(metric), -1)
-    kept = torch.arange(protected, device=metric.device).expand(len(metric), -1)
+    of_second = (left + torch.arange(len(second), device=metric.device)).expand(metric.shape[0], -1)
+    kept = torch.arange(protected, device=metric.device).expand(metric.shape[0], -1)
     found = torch.cat([kept, protected + of_first, protected + of_second], dim=1)
     order = [*range(protected), *first, *second]  # `found` speaks of the tokens in this order
     back = sorted(range(tokens), key=order.__getitem__)
@@ -67,11 +67,11 @@ def group_neighbours(tokens: int, factor: int, protected: int = 0) -> Tensor:
 def average_tokens(hidden: Tensor, sizes: Tensor, target: Tensor, left: int) -> tuple[Tensor, Tensor]:
     """States (batch, `left`, width), each the mean of those merged into it weighted by their sizes, and their sizes
     (batch, `left`). `hidden` is (batch, T, width), `sizes` and `target` are (batch, T)."""
-    total = sizes.new_zeros(len(sizes), left).scatter_add(1, target, sizes)
+    total = sizes.new_zeros(sizes.shape[0], left).scatter_add(1, target, sizes)
     share = sizes / total.gather(1, target).clamp(min=torch.finfo(sizes.dtype).tiny)
     index = target[:, :, None].expand_as(hidden)
     weighted = hidden * share[:, :, None].to(hidden.dtype)
-    return hidden.new_zeros(len(hidden), left, hidden.shape[2]).scatter_add(1, index, weighted), total
+    return hidden.new_zeros(hidden.shape[0], left, hidden.shape[2]).scatter_add(1, index, weighted), total
 
 
 def restore_tokens(hidden: Tensor, target: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from trimodal.errors import ModelError
+from trimodal.layers import set_dequantize_policy_
 from trimodal.models.copying import copy_module, is_plain_tensor
 from trimodal.models.foreign import run_foreign
 
@@ -39,6 +40,7 @@ def make_module(factory: Callable[[], nn.Module], name: str) -> nn.Module:
     own = _unwrap_compiled_parts_(copy_module(module))
     _untie_biases_(own)
     _apply_max_norm_(own)
+    set_dequantize_policy_(own, "memory")  # its weights are about to change
     return own.eval()
 
 

@@ -17,10 +17,11 @@ from trimodal.methods import get_method
 from trimodal.models.model import Model
 from trimodal.models.tensors import fingerprint_module, tensor_bytes, unique_tensors
 from trimodal.planning.cost import Workload, estimate_cost, measure_speed
-from trimodal.planning.executable import check_edits, describe_recomputed
+from trimodal.planning.executable import describe_recomputed, walk_edits
 from trimodal.planning.planner import plan_steps
 from trimodal.planning.request import Request
 from trimodal.planning.samples import SampleSets
+from trimodal.planning.target_fit import check_takes_anything, fit_target
 from trimodal.planning.untouched import find_untouched
 
 _WATCHED_SAMPLES = 16
@@ -33,16 +34,20 @@ def make_plan(model: Model, request: Request, samples: SampleSets) -> Plan:
 
     Raises:
         RecipeError: the recipe or plan does not fit the model, or the plan was made for another.
+        TargetError: the target that was asked for can take nothing of it.
     """
     source = _describe_source(model)
     if request.plan is not None:
         _check_same_model(request, source)
-    edits, skipped = _make_edits(_find_layout(model, request, samples), request, bool(samples.calibration))
+    edits, skipped, after = _make_edits(_find_layout(model, request, samples), request, bool(samples.calibration))
+    fit = None if request.target is None else fit_target(model, after, request.target)
+    if fit is not None:
+        check_takes_anything(fit)
     saved = sum(place.bytes_before - place.bytes_after for edit in edits for place in edit.places)
     made = Plan(
         seed=request.seed, source=source, calibration=_describe_calibration(request, samples), edits=edits,
         expected_tensor_bytes=source.tensor_bytes - saved, recipe=dict(request.raw), trimodal=metadata.version("trimodal"),
-        skipped=skipped, pack=request.pack, untouched=find_untouched(model, edits),
+        skipped=skipped, pack=request.pack, untouched=find_untouched(model, edits), target=fit,
     )  # fmt: skip
     return made if request.plan is None else replace(made, recomputed=describe_recomputed(request.plan, made))
 
@@ -83,13 +88,13 @@ def _find_layout(model: Model, request: Request, samples: SampleSets) -> Layout:
     return discover_folds(model, batch_samples(model, few, _WATCHED_SAMPLES // 4) if few else ())
 
 
-def _make_edits(layout: Layout, request: Request, data: bool) -> tuple[tuple[Edit, ...], tuple[SkippedStep, ...]]:
+def _make_edits(layout: Layout, request: Request, data: bool) -> tuple[tuple[Edit, ...], tuple[SkippedStep, ...], Layout]:
     if request.plan is not None:
-        return check_edits(layout, request.plan.edits, data, request.name), request.plan.skipped
+        edits, after = walk_edits(layout, request.plan.edits, data, request.name)
+        return edits, request.plan.skipped, after
     if request.recipe is None:
         raise RecipeError("there is neither a recipe nor a plan to work from")
-    edits, skipped, _ = plan_steps(layout, request.recipe, data)
-    return edits, skipped
+    return plan_steps(layout, request.recipe, data)
 
 
 def _check_same_model(request: Request, source: Source) -> None:

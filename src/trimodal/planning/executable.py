@@ -17,7 +17,13 @@ from trimodal.planning.planner import FOLDED_AWAY, EditDraft, limit_certainty, l
 
 
 def check_edits(layout: Layout, edits: Sequence[Edit], data: bool, name: str = "the plan") -> tuple[Edit, ...]:
-    """The edits of the plan called `name`, as they can be carried out on a model with `layout`; `data` says whether there is any.
+    """The edits of the plan called `name`, as they can be carried out; see `walk_edits`."""
+    return walk_edits(layout, edits, data, name)[0]
+
+
+def walk_edits(layout: Layout, edits: Sequence[Edit], data: bool, name: str = "the plan") -> tuple[tuple[Edit, ...], Layout]:
+    """The edits of the plan called `name`, as they can be carried out on a model with `layout`, and its layout afterwards; `data`
+    says whether there is any.
 
     Raises:
         RecipeError: an edit names a method, an option or a place that there is not, a place that its method declines, or
@@ -37,7 +43,7 @@ def check_edits(layout: Layout, edits: Sequence[Edit], data: bool, name: str = "
         names = {place.name for place in draft.planned}
         alone = tuple(declined for declined in edit.left_alone if declined.name not in names)
         checked.append(limit_certainty(checked, Edit(method.name, edit.where, config, tuple(draft.planned), alone), method))
-    return tuple(checked)
+    return tuple(checked), layout
 
 
 def describe_recomputed(given: Plan, checked: Plan) -> str:

@@ -24,7 +24,7 @@ from trimodal.statistics import Balance
 PlanSource = Plan | str | Path | Mapping[str, Any]
 _PLAN_KEYS = (
     "seed", "source", "calibration", "edits", "expected_tensor_bytes", "recipe", "trimodal", "format", "skipped", "pack",
-    "untouched", "estimate",
+    "untouched", "estimate", "target",
 )  # fmt: skip
 _PLACE_KEYS = ("name", "paths", "bytes_before", "bytes_after", "config", "certainty", "fold")
 _SHA256 = 64
@@ -75,6 +75,7 @@ def _parse_plan(data: Any, name: str) -> Plan:
         "format": PLAN_FORMAT,
         "skipped": [_parse_texts(step, ("step", "method", "reason")) for step in top.list_parts("skipped")],
         "pack": top.check("pack", _is_one_of(get_args(PackName)), f"one of {', '.join(get_args(PackName))}", "plain"),
+        "target": _parse_target(top) if top.get("target", None) is not None else None,
     })  # fmt: skip
 
 
@@ -99,6 +100,12 @@ def _parse_calibration(part: _Part) -> dict[str, Any]:
         "modalities": part.check("modalities", _is_texts, "a list of names", []),
         "balance": part.check("balance", _is_one_of(get_args(Balance)), f"one of {', '.join(get_args(Balance))}", "modality"),
     }
+
+
+def _parse_target(top: _Part) -> dict[str, Any]:
+    """The name of the target; what it takes is asked anew."""
+    name = top.part("target").check("target", _is_text, "the name of a target", "")
+    return {"target": name, "asked": 0, "refused": 0, "decoded": 0}
 
 
 def _parse_edit(part: _Part) -> dict[str, Any]:

@@ -13,14 +13,17 @@ from trimodal.core.record import PackName
 from trimodal.errors import RecipeError
 from trimodal.planning.plan_file import PlanSource, read_plan_file
 from trimodal.planning.recipe import LARGEST_SEED, Recipe, read_recipe
+from trimodal.targets import Target, list_targets, read_target
 
+TargetSource = str | Path | Target
 RecipeSource = str | Path | Mapping[str, Any]
 
 
 @dataclass(frozen=True)
 class Request:
     """A recipe or a plan, and what either says of a whole run: `samples` for statistics (None: as many as is usual) and their
-    `balance`, `floors`, whether these are `built_in`, so that nobody asked for them, and the recipe's text as plain data, `raw`."""
+    `balance`, `floors`, whether these are `built_in`, so that nobody asked for them, the recipe's text as plain data, `raw`, and the
+    `target` that is to take the result."""
 
     name: str
     seed: int
@@ -30,25 +33,36 @@ class Request:
     built_in: bool = False
     balance: str = "modality"
     raw: Mapping[str, Any] = field(default_factory=dict)
+    target: Target | None = None
     recipe: Recipe | None = None
     plan: Plan | None = None
 
 
 def read_request(
-    recipe: RecipeSource | Plan | None, plan: PlanSource | None = None, *, seed: int | None = None, pack: PackName | None = None
-) -> Request:
+    recipe: RecipeSource | Plan | None, plan: PlanSource | None = None, *, seed: int | None = None, pack: PackName | None = None,
+    target: TargetSource | None = None,
+) -> Request:  # fmt: skip
     """Read and check the one of `recipe` and `plan` that is given; `seed` and `pack` replace what a recipe says, `pack` also
-    what a plan says.
+    what a plan says. `target` is the name or file of one, or the target itself.
 
     Raises:
         RecipeError: both are given or none, or what is given cannot be used.
+        TargetError: there is no such target, or its file cannot be used.
     """
+    found = read_target(target) if isinstance(target, str | Path) else target
     if isinstance(recipe, Plan) and plan is None:
         recipe, plan = None, recipe
     if (recipe is None) == (plan is None) or isinstance(recipe, Plan):
-        found = "neither a recipe nor a plan was given" if plan is None else "a recipe and a plan were given"
-        raise RecipeError(f"{found}; give exactly one of them")
-    return _read_plan_request(plan, seed, pack) if plan is not None else _read_recipe_request(recipe, seed, pack)  # type: ignore[arg-type]
+        given = "neither a recipe nor a plan was given" if plan is None else "a recipe and a plan were given"
+        raise RecipeError(f"{given}; give exactly one of them")
+    request = _read_plan_request(plan, seed, pack) if plan is not None else _read_recipe_request(recipe, seed, pack)  # type: ignore[arg-type]
+    return replace(request, target=found or _find_planned_target(request.plan))
+
+
+def _find_planned_target(plan: Plan | None) -> Target | None:
+    """The target that a plan was made for, if it is a built-in one: a file of one's own has to be named again."""
+    name = plan.target.target if plan is not None and plan.target is not None else ""
+    return read_target(name) if name and name in list_targets() else None
 
 
 def _read_recipe_request(source: RecipeSource, seed: int | None, pack: PackName | None) -> Request:

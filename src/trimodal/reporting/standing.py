@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from trimodal.core import Check, Metric, Plan, UntouchedTensors, Verdict
+from trimodal.core.target_fit import name_briefly
 from trimodal.reporting import wording
 
 State = Literal["good", "careful", "bad", "open"]
@@ -83,10 +84,23 @@ def describe_failure(verdict: Verdict) -> str:
 
 
 def list_cautions(verdict: Verdict, plan: Plan) -> list[str]:
-    """What a reader must know beside the two verdicts: what was left as it was, and a size that disappoints."""
+    """What a reader must know beside the two verdicts: what was left as it was, what the target does not take as it is stored, and a
+    size that disappoints."""
     untouched = verdict.untouched or plan.untouched
     warned = warn_of_much_untouched(untouched) if untouched else []
-    return [*warned, *_explain_large_size(verdict, plan, untouched), *_list_uncarried(verdict)]
+    return [*warned, *_list_target_cautions(plan), *_explain_large_size(verdict, plan, untouched), *_list_uncarried(verdict)]
+
+
+def _list_target_cautions(plan: Plan) -> list[str]:
+    """What the plan's target refuses or decodes, by reason with the first places."""
+    fit = plan.target
+    if fit is None:
+        return []
+    words = {"refused": "cannot be taken", "decoded": "decoded to float when the file is loaded"}
+    return [
+        f"On the target {fit.target}, {word}: {name_briefly(names)} ({reason})."
+        for taken_as, word in words.items() for reason, names in fit.group_names(taken_as).items()
+    ]  # fmt: skip
 
 
 def _list_uncarried(verdict: Verdict) -> list[str]:

@@ -192,7 +192,7 @@ def describe_speed(plan: Plan) -> str:
     zeros = any(known.kind == "prune" and known.on == "site" for known in working)
     if not zeros and not any(known.kind == "quantize" for known in working):
         return ""
-    packed = "packed layers are unpacked at every call, which costs time; dequantize=True undoes that"
+    packed = "packed layers are unpacked at every call while this is measured; trimodal.load unpacks each once"
     return f"time: zeros of single weights make no CPU faster, and {packed}" if zeros else f"time: {packed}"
 
 

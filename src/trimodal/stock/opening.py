@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 
 from trimodal.core.model_edit import ModelEdit
 from trimodal.edits.steps import map_duplicate_tensors, read_steps
-from trimodal.layers import CodedWeight, is_weight_parametrized
+from trimodal.layers import CodedWeight, DequantizePolicy, is_weight_parametrized, set_dequantize_policy_
 from trimodal.loading.load import find_model_class
 from trimodal.manifest import MANIFEST, check_listed_files, read_manifest
 from trimodal.stock.grafting import graft_layers_
@@ -78,9 +78,10 @@ def _find_enclosing_config(config: Any, kind: type[PreTrainedModel], folder: Pat
     return whole
 
 
-def tie_and_cast_weights_(model: nn.Module, shared: Mapping[str, str]) -> None:
+def tie_and_cast_weights_(model: nn.Module, shared: Mapping[str, str], policy: DequantizePolicy) -> None:
     """Let tensors that are stored once be one in memory too, and weights be decoded to the type that their layer's bias has: a
-    class may keep some layers in another type than the one asked for. `shared` is what `rebuild_architecture_` returned."""
+    class may keep some layers in another type than the one asked for. `shared` is what `rebuild_architecture_` returned; from now
+    on weights are decoded by `policy`."""
     for name, other in shared.items():
         path, _, tensor = name.rpartition(".")
         there, _, its = other.rpartition(".")
@@ -89,4 +90,5 @@ def tie_and_cast_weights_(model: nn.Module, shared: Mapping[str, str]) -> None:
         bias, stored = layer._parameters.get("bias"), layer._modules.get("stored")
         if isinstance(stored, CodedWeight) and bias is not None and bias.dtype != stored.dtype and not bias.is_meta:
             stored.dtype = bias.dtype
+    set_dequantize_policy_(model, policy)
     model.is_quantized = False  # type: ignore[assignment]  # to Transformers: cast it as you like, the stores follow

@@ -34,10 +34,13 @@ NAME = "trimodal"
 
 
 class TrimodalConfig(QuantizationConfigMixin):  # type: ignore[misc]
-    """What config.json says: who wrote the weights, and how they are packed if they are no plain tensors."""
+    """What config.json says: who wrote the weights, and how they are packed if they are no plain tensors. `dequantize` is the policy
+    by which weights are decoded, `speed` or `memory`; see `trimodal.load`."""
 
-    def __init__(self, pack: str = "plain", **ignored: Any) -> None:
+    def __init__(self, pack: str = "plain", dequantize: str = "speed", **ignored: Any) -> None:
         self.quant_method = NAME  # type: ignore[assignment]
+        if dequantize != "speed":
+            self.dequantize = dequantize
         if pack != "plain":
             self.pack = pack
 
@@ -76,7 +79,7 @@ class TrimodalQuantizer(HfQuantizer):  # type: ignore[misc]
         return model
 
     def _process_model_after_weight_loading(self, model: nn.Module, **rest: Any) -> nn.Module:
-        _get_opening().tie_and_cast_weights_(model, self._shared)
+        _get_opening().tie_and_cast_weights_(model, self._shared, getattr(self.quantization_config, "dequantize", "speed"))
         return model
 
     def is_serializable(self) -> bool:

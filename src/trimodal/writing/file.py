@@ -1,11 +1,13 @@
-"""Text files that are whole or as they were."""
+"""Files that are whole or as they were."""
 
 from __future__ import annotations
 
 import os
 import stat
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
 from trimodal.errors import OutputError
 from trimodal.writing.failing import to_output_error
@@ -46,14 +48,38 @@ def _mode_of(file: Path) -> int | None:
         return None
 
 
+@contextmanager
+def open_atomic_file(file: Path) -> Iterator[BinaryIO]:
+    """A new file to write and read, which stands in the place of `file` when all went well. Links are followed.
+
+    Raises:
+        OutputError: it cannot be written, or the disk is full.
+    """
+    check_path_name(file)
+    real = resolve_path(file)
+    try:
+        clear_leftovers(real.parent)
+        with _replace_file(real, _mode_of(file)) as opened:
+            yield opened
+    except OSError as error:
+        raise to_output_error(error, file) from error
+
+
 def _write_and_rename(file: Path, data: bytes, mode: int | None) -> None:
     """Write beside the file, then rename."""
+    with _replace_file(file, mode) as opened:
+        opened.write(data)
+
+
+@contextmanager
+def _replace_file(file: Path, mode: int | None) -> Iterator[BinaryIO]:
+    """A file beside `file`, with `mode` if that is known, which is renamed to it at the end."""
     part, held = _claim_temporary_file(file)
     try:
         if mode is not None:
             os.fchmod(held, stat.S_IMODE(mode))
-        with os.fdopen(os.dup(held), "wb") as opened:
-            opened.write(data)
+        with part.open("r+b") as opened:
+            yield opened
         sync_path(part)
         part.replace(file)
         sync_path(file.parent)

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from trimodal.core import Change, Place, Site, Treatment
-from trimodal.core.storage import stored_bytes
 from trimodal.errors import TrimodalError
 from trimodal.maths.cholesky import safe_damping
 from trimodal.maths.masks import is_refit_exact, kept_count, refit_weights
@@ -115,8 +114,7 @@ def mask_of(site: Site, weights: Weights) -> Tensor | None:
 
 def forecast_sparse_site(site: Site, kept: int) -> Sequence[Site]:
     """`site` with `kept` weights and one bit per weight."""
-    stored = stored_bytes("sparse", _storage_options(site, kept)) + site.bias_bytes
-    return (replace(site, stored="sparse", stored_bytes=stored),)
+    return (site.store_as("sparse", _storage_options(site, kept)),)
 
 
 def count_kept_per_row(site: Site, sparsity: float) -> int:

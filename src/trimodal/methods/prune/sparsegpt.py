@@ -36,7 +36,7 @@ import torch
 from torch import Tensor
 
 from trimodal.core import Change, Place, Site, Treatment
-from trimodal.core.storage import group_size, stored_bytes
+from trimodal.core.storage import group_size
 from trimodal.errors import TrimodalError
 from trimodal.maths.cholesky import inverse_root, revive_dead_inputs
 from trimodal.maths.grid import Grid, fit_grid
@@ -89,9 +89,7 @@ def forecast(place: Place, config: SparseGptConfig) -> Sequence[Site]:
     """The site with a mask and its kept weights, or on a grid."""
     site = place.observed_site
     if config.bits is not None:
-        options = {**_grid_options(site, config), "exponent": 0}
-        total = stored_bytes("quantized", options) + site.bias_bytes
-        return (replace(site, stored="quantized", stored_bytes=total),)
+        return (site.store_as("quantized", {**_grid_options(site, config), "exponent": 0}),)
     return masked.forecast_sparse_site(site, _count_kept(site, config))
 
 

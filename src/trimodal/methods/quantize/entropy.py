@@ -43,13 +43,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from trimodal.core import Change, Place, Site, Treatment
-from trimodal.core.storage import stored_bytes
 from trimodal.errors import TrimodalError
 from trimodal.maths.cholesky import inverse_root, revive_dead_inputs
 from trimodal.maths.entropy_coding import estimate_coded_bits, shannon_entropy
@@ -104,8 +103,7 @@ def wants(place: Place, config: EntropyConfig) -> StatisticKind | None:
 def forecast(place: Place, config: EntropyConfig) -> Sequence[Site]:
     """The site with a byte per weight and a step per column: what it takes in memory, and in a plain file."""
     site = place.observed_site
-    total = stored_bytes("integers", _storage_options(site, 0)) + site.bias_bytes
-    return (replace(site, stored="integers", stored_bytes=total),)
+    return (site.store_as("integers", _storage_options(site, 0)),)
 
 
 def _storage_options(site: Site, exponent: int) -> dict[str, object]:

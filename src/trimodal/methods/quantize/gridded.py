@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from trimodal.core import Change, Place, Site, Treatment
-from trimodal.core.storage import group_size, stored_bytes
+from trimodal.core.storage import group_size
 from trimodal.errors import TrimodalError
 from trimodal.layers import CodedWeight
 from trimodal.layers.stored import Levels
@@ -113,8 +113,7 @@ def forecast(place: Place, config: RoundingOptions, **parts: Any) -> Sequence[Si
     """The site with its weight on a grid."""
     site = place.observed_site
     kind, options = _describe_storage(site, config)
-    total = stored_bytes(kind, {**options, **parts}) + site.bias_bytes
-    return (replace(site, stored=kind, stored_bytes=total),)
+    return (site.store_as(kind, {**options, **parts}, "k-means" if config.grid == "kmeans" else config.grid),)
 
 
 def fit_levels(

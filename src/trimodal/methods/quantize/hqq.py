@@ -44,7 +44,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from trimodal.core import Change, Place, Site, Treatment
-from trimodal.core.storage import group_size, stored_bytes
+from trimodal.core.storage import group_size
 from trimodal.maths.grid import Grid, fit_grid
 from trimodal.methods.method import Method, Pace, Weights, needs_dense
 from trimodal.methods.options import option
@@ -83,7 +83,7 @@ def forecast(place: Place, config: HqqConfig) -> Sequence[Site]:
         "shape": site.shape, "dtype": site.dtype, "bits": config.bits, "exponent": 0, "zero": "float16",
         "shared": False, "group": group_size(config.group, site.columns),
     }  # fmt: skip
-    return (replace(site, stored="quantized", stored_bytes=stored_bytes("quantized", options) + site.bias_bytes),)
+    return (site.store_as("quantized", options),)
 
 
 def shrink_error(error: Tensor, power: float, beta: float) -> Tensor:

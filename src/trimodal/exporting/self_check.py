@@ -1,0 +1,162 @@
+"""Whether what was exported is what was compressed, tried in a fresh process with the format's own runtime.
+
+    codes          read back from the files: equal to the artifact's, bit for bit
+    layers         each fed what the simulation's layer gets: no further from its output than one code of one input entry would be
+    whole model    no further from the model with plain inputs than the simulation is, by more than `MARGIN`
+    integers       how many products the runtime computes with integers, by its own execution graph
+    bytes          against what the artifact's tensors need
+
+The outputs of the whole cannot equal the simulation's: sums in another order flip single codes, and these grow from layer to layer. So a
+layer is held to its own input, and the whole to the error that quantization makes in any case.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from trimodal.core import Check
+from trimodal.errors import IntegrityError
+from trimodal.exporting.component import Component
+from trimodal.exporting.exporter import ExportedComponent
+from trimodal.models.model import Batch
+from trimodal.writing import open_scratch_folder
+
+MARGIN = 0.5
+"""How much further from the model with plain inputs the exported one may be than the simulation, as a share of the simulation's own
+distance, which is the error that quantizing the inputs makes."""
+ROUNDING = 1e-4
+"""Distance, relative to the output's norm, that sums in another order make where no input is quantized."""
+LARGER, NODE_BYTES = 1.05, 400
+_PROGRAM = "from trimodal.exporting.check_process import run_probes; run_probes()"
+_LIMIT_SECONDS = 1800
+
+
+@dataclass(frozen=True)
+class Probe:
+    """Inputs for one component, and what the simulation and the model with plain inputs give for them; all by name."""
+
+    component: str
+    inputs: Mapping[str, Tensor]
+    simulated: Mapping[str, Tensor]
+    plain: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class ProbeFile:
+    """One file to be run by the other process: where it lies, and what goes in."""
+
+    name: str
+    file: Path
+    inputs: Mapping[str, NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class RunFile:
+    """What the other process found: the outputs by name, and the nodes computed with integers."""
+
+    outputs: Mapping[str, NDArray[Any]]
+    integer_nodes: Sequence[str]
+
+
+def make_probe_inputs(component: Component, vocabulary: int, batch: Batch | None = None, seed: int = 0) -> dict[str, Tensor]:
+    """Inputs of the component: real ones where `batch` has them all, else seeded ones in the shapes of its example: ids from the whole
+    vocabulary, normal numbers, and a mask that hides the end of the second sample."""
+    if batch is not None and component.inputs.keys() <= batch.keys():
+        return {name: batch[name] for name in component.inputs}
+    chance = torch.Generator().manual_seed(seed)
+    return {name: _draw_like(name, value, vocabulary, chance) for name, value in component.inputs.items()}
+
+
+def _draw_like(name: str, value: Tensor, vocabulary: int, chance: torch.Generator) -> Tensor:
+    if value.is_floating_point():
+        return torch.randn(value.shape, generator=chance).to(value.dtype)
+    if name.endswith("input_ids") and vocabulary > 1:
+        return torch.randint(0, vocabulary, value.shape, generator=chance)
+    if name == "attention_mask" and value.dim() == 2 and value.shape[1] > 3:
+        return torch.cat([value[:1], value[1:].index_fill(1, torch.arange(value.shape[1] - 2, value.shape[1]), 0)])
+    return value
+
+
+def find_vocabulary_size(module: nn.Module) -> int:
+    """The smallest number of rows of an embedding of words: ids below it are safe for all of them; 0 where there is none."""
+    config = getattr(module, "config", None)
+    sizes = [getattr(part, "vocab_size", None) for part in (config, getattr(config, "text_config", None))]
+    return min((size for size in sizes if isinstance(size, int)), default=0)
+
+
+def measure_distance(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> float:
+    """‖found − wanted‖ / ‖wanted‖, the largest over the outputs."""
+    return max((_relative_distance(found[name].double(), wanted[name].double()) for name in wanted), default=0.0)
+
+
+def _relative_distance(found: Tensor, wanted: Tensor) -> float:
+    return float((found - wanted).norm() / wanted.norm().clamp(min=1e-30))
+
+
+def check_outputs(probes: Sequence[Probe], runs: Mapping[str, RunFile]) -> list[Check]:
+    """For each component, whether the runtime's outputs are as near as the simulation's."""
+    checks = []
+    for probe in probes:
+        found = {name: torch.from_numpy(np.array(runs[probe.component].outputs[name])) for name in probe.simulated}
+        plain = probe.plain or probe.simulated
+        ours, simulations = measure_distance(found, plain), measure_distance(probe.simulated, plain)
+        allowed = simulations * (1 + MARGIN) + ROUNDING
+        checks.append(Check.from_outcome(
+            f"{probe.component}: outputs as near as the simulation's", ours <= allowed,
+            f"{ours:.2g} from the model with plain inputs, the simulation {simulations:.2g}, allowed {allowed:.2g}; "
+            f"{measure_distance(found, probe.simulated):.2g} from the simulation",
+        ))  # fmt: skip
+    return checks
+
+
+def check_integer_products(components: Sequence[ExportedComponent], runs: Mapping[str, RunFile]) -> list[Check]:
+    """What the runtime says of its own graph; a finding, which fails nothing."""
+    counts = {part.name: len(runs[part.name].integer_nodes) for part in components if part.name in runs}
+    said = ", ".join(f"{name} {count}" for name, count in counts.items())
+    return [Check("nodes computed with integers", "passed" if any(counts.values()) else "not run", said or "the runtime does not say")]
+
+
+def check_size(files: Mapping[str, int], planned_bytes: int, nodes: int) -> Check:
+    """Bytes of the weight files against those of the artifact's tensors; a finding, since some forms have no small one elsewhere. The
+    graph itself is not what was planned: it may have so many bytes a node."""
+    total = sum(files.values())
+    said = f"{total:,} bytes, {total / max(planned_bytes, 1):.2f} × the {planned_bytes:,} of the artifact's tensors, and {nodes} nodes"
+    return Check.from_outcome("bytes as planned", total <= LARGER * planned_bytes + NODE_BYTES * nodes, said, "quality")
+
+
+def run_files(runtime: str, files: Sequence[ProbeFile], threads: int = 1) -> dict[str, RunFile]:
+    """Run each file once in a fresh process.
+
+    Raises:
+        IntegrityError: the process did not end well.
+    """
+    with open_scratch_folder("the inputs of the export check") as scratch:
+        jobs = []
+        for number, probe in enumerate(files):
+            np.savez(scratch / f"in{number}.npz", **probe.inputs)  # type: ignore[arg-type]
+            jobs.append({"file": str(probe.file), "inputs": f"in{number}.npz", "outputs": f"out{number}.npz"})
+        (scratch / "jobs.json").write_text(json.dumps({"runtime": runtime, "threads": threads, "jobs": jobs}), encoding="utf-8")
+        command = [sys.executable, "-P", "-c", _PROGRAM, str(scratch)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=_LIMIT_SECONDS, env={**os.environ, "TMPDIR": str(scratch)})
+        if done.returncode != 0:
+            said = (done.stderr.strip().splitlines() or ["no message"])[-1]
+            raise IntegrityError(f"what was exported does not run in {runtime} ({said[:300]}); nothing was kept")
+        nodes = json.loads((scratch / "nodes.json").read_text(encoding="utf-8"))
+        return {probe.name: RunFile(_read_arrays(scratch / f"out{n}.npz"), nodes[n]) for n, probe in enumerate(files)}
+
+
+def _read_arrays(file: Path) -> dict[str, NDArray[Any]]:
+    with np.load(file) as found:
+        return {name: found[name] for name in found.files}

@@ -1,0 +1,84 @@
+"""A folder that `trimodal export` wrote: what is in it, and whether it is as it was written. Needs no torch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from trimodal.errors import InputError, IntegrityError
+from trimodal.writing.sums import sha256
+
+EXPORT_FILE = "export.json"
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class ExportedFile:
+    """One component: its files, the first of which is opened, and its inputs and outputs by name with their shapes (a word for a length
+    that may vary)."""
+
+    name: str
+    files: tuple[str, ...]
+    inputs: Mapping[str, Sequence[int | str]]
+    outputs: Mapping[str, Sequence[int | str]]
+
+
+@dataclass(frozen=True)
+class ExportedFolder:
+    """What `export.json` says: the format, the model's family, the runtime that it was tried in, and the components by name."""
+
+    folder: Path
+    to: str
+    family: str
+    runtime: str
+    components: Mapping[str, ExportedFile]
+
+    def path_of(self, name: str) -> Path:
+        """The file of component `name` that a runtime opens."""
+        return self.folder / self.components[name].files[0]
+
+
+def is_exported(folder: Path) -> bool:
+    """Whether `trimodal export` wrote `folder`."""
+    return (folder / EXPORT_FILE).is_file()
+
+
+def read_exported(folder: Path, check: bool = True) -> ExportedFolder:
+    """What is in an exported folder; with `check`, every file is held to its sha256.
+
+    Raises:
+        InputError: `folder` was not written by `trimodal export`.
+        IntegrityError: a file is missing or has changed, or the folder is of another version.
+    """
+    if not is_exported(folder):
+        raise InputError(f"{folder} has no {EXPORT_FILE}; expected a folder that trimodal export wrote")
+    said = _read_json(folder / EXPORT_FILE)
+    try:
+        if said["format"] != FORMAT:
+            raise IntegrityError(f"{folder / EXPORT_FILE} is of format {said['format']}, this version reads {FORMAT}; export it again")
+        if check:
+            _check_sums(folder, said["files"])
+        parts = [ExportedFile(p["name"], tuple(p["files"]), p["inputs"], p["outputs"]) for p in said["components"]]
+        return ExportedFolder(folder, said["to"], said["family"], said["runtime"], {part.name: part for part in parts})
+    except (KeyError, TypeError, AttributeError) as wrong:
+        raise IntegrityError(f"{folder / EXPORT_FILE} lacks {wrong}; export it again") from wrong
+
+
+def _check_sums(folder: Path, sums: Mapping[str, str]) -> None:
+    for name, expected in sums.items():
+        if Path(name).is_absolute() or ".." in Path(name).parts:
+            raise IntegrityError(f"{folder / EXPORT_FILE} lists {name:.80}, which lies outside of the folder; do not use it")
+        if not (folder / name).is_file():
+            raise IntegrityError(f"{folder} lacks {name:.80}, which its {EXPORT_FILE} lists; export it again")
+        if sha256(folder / name) != expected:
+            raise IntegrityError(f"{folder / name} has changed since it was exported (sha256 differs); export it again")
+
+
+def _read_json(file: Path) -> Any:
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as wrong:
+        raise IntegrityError(f"{file} cannot be read ({type(wrong).__name__}); export it again") from wrong

@@ -1,0 +1,50 @@
+"""A file of weights and operators, opened in a runtime."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+Arrays = Mapping[str, NDArray[Any]]
+"""Arrays of any shape and type, by the name of the input or output."""
+
+
+class Session(Protocol):
+    """An open file: what it takes, what it gives, and a way to run it."""
+
+    input_names: Sequence[str]
+    output_names: Sequence[str]
+
+    def run(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
+        """Arrays by name -> arrays by name. Inputs that the file does not take are left aside."""
+        ...
+
+    def list_integer_nodes(self) -> Sequence[str]:
+        """The names of the nodes that the runtime computes with integers, read from its own execution graph."""
+        ...
+
+    def close(self) -> None:
+        """Let go of memory and threads."""
+        ...
+
+
+class Opener(Protocol):
+    """Opens a file in a runtime."""
+
+    def __call__(self, file: Path, threads: int, exact: bool = False) -> Session:
+        """`file` with so many `threads`; `exact`: without whatever the runtime rounds of its own accord.
+
+        Raises:
+            InputError: the runtime is not installed.
+            IntegrityError: the file cannot be opened.
+        """
+        ...
+
+
+def cast_inputs(inputs: Arrays, types: Mapping[str, str]) -> dict[str, NDArray[Any]]:
+    """`inputs` of any shape that are in `types`, each as the type named there (`int64`, `float32`, …)."""
+    return {name: np.ascontiguousarray(inputs[name], dtype=kind) for name, kind in types.items() if name in inputs}
