@@ -156,8 +156,8 @@ def _set_meanwhile(module: nn.Module, values: Mapping[str, tuple[Tensor, Tensor 
                     tensor.data = value
         yield
     finally:
-        for tensor, data in old:
-            tensor.data = data
+        for changed, data in old:
+            changed.data = data
 
 
 def _are_alike(after: Sequence[Tensor], before: Sequence[Tensor]) -> bool:

@@ -82,6 +82,7 @@ from trimodal.methods.quantize.input_ranges import (
 )
 from trimodal.statistics import ActivationSample, Moment, Statistic, StatisticKind
 
+_Mode = Literal["static", "token", "float"]
 _STRENGTHS = (0.0, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 _SEARCH_ROWS = 512
 _SEARCH_OUTPUTS = 128
@@ -153,9 +154,9 @@ def _storage_options(site: Site, config: SmoothConfig) -> dict[str, Any]:
     return {**columns, "inputs": {"bits": config.activation_bits, "mode": mode}}
 
 
-def _resolve_mode(site: Site, config: SmoothConfig) -> str:
+def _resolve_mode(site: Site, config: SmoothConfig) -> _Mode:
     """The mode, where it is to be chosen the first that is tried."""
-    if config.mode not in ("auto", "choose"):
+    if config.mode != "auto" and config.mode != "choose":
         return config.mode
     return "token" if site.tower == "fusion" or site.tied else "static"  # layers that share a weight have inputs of their own
 
@@ -259,12 +260,13 @@ def choose_input(
     return InputChoice(settled, tensors, None, note)
 
 
-def _choose_candidate(layers: SampledInput, config: SmoothConfig, mode: str, ties: Tensor) -> tuple[str, _Candidate]:
+def _choose_candidate(layers: SampledInput, config: SmoothConfig, mode: _Mode, ties: Tensor) -> tuple[_Mode, _Candidate]:
     """The mode, by the rule of `choose` if it is to be chosen, and the best candidate in it."""
     if config.mode != "choose":
         return mode, _find_best(layers, config, mode, ties)
     floor = max(search_smoothing(layers, config, "float")[0].error, _LEAST_FLOOR)
-    for tried in dict.fromkeys((mode, "token")):
+    both: tuple[_Mode, ...] = ("token",) if mode == "token" else (mode, "token")
+    for tried in both:
         best = _find_best(layers, config, tried, ties)
         if best.error <= config.tolerance * floor:
             return tried, best
