@@ -170,7 +170,8 @@ def test_pruned_blocks_that_the_class_can_build(compressed: Callable[[str, Any],
 @pytest.mark.parametrize(
     ("name", "steps", "said"),
     [
-        ("bert", "int8-full", r"multiplied by factors per column \(smoothing\).*recipes that can: int8"),
+        ("bert", [{"quantize.smooth": {"where": "*", "strength": 0.5}}],
+         r"multiplied by factors per column \(smoothing\).*recipes that can: int8"),
         ("vit", [{"merge.tokens": {"where": "image", "share": 0.5}}, {"quantize.rtn": {"where": "*", "optional": True, "bits": 8}}],
          r"plain layers cannot say what was done \(merge"),
         ("clip", [{"prune.heads": {"where": "text.*", "sparsity": 0.5}}, {"quantize.rtn": {"where": "*", "optional": True, "bits": 8}}],

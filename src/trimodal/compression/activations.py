@@ -95,6 +95,17 @@ class Activations:
         here, there = self.model.layout.get_tower(tower), twin.model.layout.get_tower(tower)
         return there.origins.index(here.origins[block])
 
+    def run_block(self, tower: str, block: int) -> Any:
+        """What block number `block` of `tower`, as it is now, gives for the first batch that comes to it; None if none does."""
+        self.model.module.eval()
+        with torch.inference_mode():
+            chain = self._reach_block(tower, block)
+            index = next((i for i, hidden in enumerate(chain.inputs) if hidden is not None), None)
+            if index is None:
+                return None
+            args, kwargs = chain.calls[index][block]
+            return self._get_block(chain)(chain.inputs[index], *args, **kwargs)
+
     def clear_cache_(self) -> None:
         """Drop the kept activations: layers of several blocks have changed, and with them what the blocks are given."""
         self._chain = None

@@ -44,7 +44,7 @@ def assign_shared_tables(context: SolveContext, tasks: list[Task], tell: Callabl
             fitted[key] = {tables.name_at(place.observed_site.path): tables.fit(crowds[key], task.config)}
         config = tables.assign_owner(place, task.config, before)
         before.append((place, config))
-        changed[task.edit, task.planned.name] = replace(task, config=config, shared_codebook=fitted[key])
+        changed[task.edit, task.planned.name] = replace(task, config=config, lent=fitted[key])
     return [changed.get((task.edit, task.planned.name), task) for task in tasks]
 
 

@@ -17,6 +17,7 @@ from trimodal.compression.batches import make_sized_batches
 from trimodal.compression.codebooks import assign_shared_tables
 from trimodal.compression.progress import Progress, RunLog, count_steps
 from trimodal.compression.sensitivity import gradient_sizes
+from trimodal.compression.shared_inputs import share_inputs_
 from trimodal.compression.solve_context import SolveContext, Task, make_tasks
 from trimodal.compression.stages import split_blocks, split_rounds, split_stages
 from trimodal.compression.training_steps import Trainer
@@ -78,6 +79,7 @@ def _run_round(context: SolveContext, tasks: Sequence[Task], log: RunLog) -> Non
     """Tasks of one block that do not touch each other's sites: observed at once, then tried and applied one by one."""
     places = [context.find_place(task) for task in tasks]
     seen = context.observe_places(tasks, places)
+    tasks, seen = share_inputs_(context, tasks, places, seen)
     for task in tasks:
         log.report(f"{task.method.name} {task.planned.name}")
         trial = try_task(context, task, seen)

@@ -41,14 +41,15 @@ SeenAt = Mapping[str, Mapping[str, Seen]]
 
 @dataclass(frozen=True)
 class Task:
-    """One place of one edit; `note` goes into its record, and `shared_codebook` is given to its method with the weights."""
+    """One place of one edit; `note` goes into its record, and what is `lent` (a table of numbers, the range of an input) is given
+    to its method with the weights."""
 
     edit: int
     method: Method
     config: Any
     planned: PlannedPlace
     note: str = ""
-    shared_codebook: Mapping[str, Tensor] = field(default_factory=dict)
+    lent: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 def make_tasks(number: int, edit: Edit) -> list[Task]:
@@ -79,7 +80,7 @@ class Problem:
         solve = self.task.method.solve
         if solve is None:
             raise TrimodalError(f"{self.task.method.name} has nothing to solve at {self.place.name}")
-        return solve(self.place, {**self.weights, **self.task.shared_codebook}, self.statistic, self.task.config)
+        return solve(self.place, {**self.weights, **self.task.lent}, self.statistic, self.task.config)
 
     def score_units(self) -> Tensor | None:
         """What the removal of each unit costs, (k,) for the units that are left; None where the method cannot say."""

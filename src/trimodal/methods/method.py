@@ -57,6 +57,39 @@ class SharedTables:
     name_at: Callable[[str], str]
 
 
+@dataclass(frozen=True)
+class InputChoice:
+    """How one input is to be quantized for all layers that read it.
+
+    Attributes:
+        config: the options with what is settled now; they are those of all these layers.
+        tensors: lent to the method with the weights of each.
+        factor: what every column of the input (n,), float32, is to be multiplied by, and every layer's column divided by, before
+            they are quantized; None where nothing is, or where each layer keeps the factor itself.
+        note: for the records of these layers.
+    """
+
+    config: Any
+    tensors: Mapping[str, Tensor]
+    factor: Tensor | None = None
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class SharedInputs:
+    """What a method says that quantizes inputs: how layers which read one input get it quantized once for all of them.
+
+    Attributes:
+        folds: whether factors of the columns may go into the layer before it (or norm), where that is exact.
+        fit: the choice for places with one input, their weights, the statistic of the input and the options that they have in
+            common. The last argument is None where factors cannot be folded, else (n,) int64: columns of one number are made
+            by one channel of the layer before, and have one factor.
+    """
+
+    folds: Callable[[Any], bool]
+    fit: Callable[[Sequence[tuple[Place, Weights]], Statistic | None, Any, Tensor | None], InputChoice]
+
+
 @dataclass(frozen=True, repr=False)
 class Method:
     """One method, of one of three shapes, by the one function that it has of `solve`, `survey` and `fit`.
@@ -88,6 +121,7 @@ class Method:
         reshaped: the layout after it, where more changes than the place's sites.
         compares_shapes: whether it works on layers of one shape, so that it must be known what shapes earlier steps leave.
         tables: where its places can share a table of numbers, all about that.
+        inputs: where it quantizes inputs, how layers with one input share what it chooses.
         pace: what it takes, for the estimate of a plan's time.
     """
 
@@ -107,6 +141,7 @@ class Method:
     reshaped: Callable[[Layout, Place, Any], Layout] = lambda layout, place, config: layout
     compares_shapes: bool = False
     tables: SharedTables | None = None
+    inputs: SharedInputs | None = None
     pace: Pace = Pace()
     solve: Callable[[Place, Weights, Statistic | None, Any], Change] | None = None
     fit: Callable[[Model, Model, Callable[[int], Sequence[Batch]], Any, int], Iterable[FitRecord]] | None = None

@@ -86,6 +86,13 @@ class Moment:
             result.cross = torch.where(never, second, self.cross)
         return result
 
+    def scale_columns(self, factor: Tensor) -> Self:
+        """The same of inputs that are multiplied by `factor` (n,), all above 0; those of the original model are not."""
+        result = copy.copy(self)
+        result.second, result.mean = self.second * factor * factor[:, None], self.mean * factor
+        result.cross = None if self.cross is None else self.cross * factor
+        return result
+
     def update(self, x: Tensor, original: Tensor | None = None) -> None:
         """Take in x (tokens, columns), and the original model's inputs for the same tokens."""
         total = self.tokens + len(x)
@@ -133,6 +140,13 @@ class ActivationSample(Moment):
         self.rows = torch.zeros(0, self.columns)
         self._keys = torch.zeros(0, dtype=torch.float64)
         self._random = torch.Generator().manual_seed(0)
+
+    def scale_columns(self, factor: Tensor) -> Self:
+        """The same of inputs that are multiplied by `factor` (n,), all above 0."""
+        result = super().scale_columns(factor)
+        result.low, result.high, result.rows = self.low * factor, self.high * factor, self.rows * factor
+        result.parts = {name: part.scale_columns(factor) for name, part in self.parts.items()}
+        return result
 
     def update(self, x: Tensor, original: Tensor | None = None) -> None:
         """Take in x (tokens, columns). Every token draws a number; those with the least ones are kept."""

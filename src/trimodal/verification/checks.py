@@ -27,7 +27,7 @@ def bytes_check(model: Model, planned: Plan, records: Sequence[PlaceRecord | Fit
     if alone:
         return Check.from_outcome("bytes as planned", found == settled, f"{detail}; {alone} places were left alone, see their notes")
     if planned.certainty == "at most":
-        return Check.from_outcome("bytes as planned", found == settled and found <= expected, f"{detail} at most (rank by energy)")
+        return Check.from_outcome("bytes as planned", found == settled and found <= expected, f"{detail} at most (settled while it runs)")
     off = f"an estimate, since places are ranked together: {found / expected - 1:+.2%}, allowed ±{_ESTIMATE:.0%}"
     return Check.from_outcome("bytes as planned", found == settled and abs(found / expected - 1) <= _ESTIMATE, f"{detail} ({off})")
 

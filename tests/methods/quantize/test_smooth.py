@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping
+from dataclasses import replace
+from itertools import product
 from typing import Any
 
 import pytest
@@ -15,6 +17,7 @@ from trimodal.layers import is_weight_parametrized, remove_parametrization_, rep
 from trimodal.maths.observers import grid_from_range, quantize_to_codes
 from trimodal.methods.options import build_config
 from trimodal.methods.quantize import smooth
+from trimodal.methods.quantize.input_ranges import MARGINS, SampledInput, measure_tails, weigh_tokens
 from trimodal.statistics import ActivationSample, mix_moments
 
 
@@ -139,16 +142,93 @@ def test_smoothing_beats_rounding_both_sides(seed: int, observer: str) -> None:
 
 def test_search_tries_none_and_both_ways_to_weigh_modalities() -> None:
     weight, parts = matrix(0), {"image": rows(1, scale=10.0), "text": rows(2)}
-    statistic = mix_moments({name: sampled(x) for name, x in parts.items()}, "modality")
-    assert isinstance(statistic, ActivationSample)
-    largest, middle = smooth.measure_input_ranges(statistic)
-    assert torch.equal(largest, torch.cat(list(parts.values())).abs().amax(0))
-    a, b = (x.abs().amax(0) for x in parts.values())
-    assert torch.allclose(middle, (a * b).sqrt(), rtol=1e-4)
-    layer = smooth._make_layer(site(weight), build_config(smooth.SmoothConfig, {}, ""), weight, parts, statistic.shares)
-    tried = smooth.search_smoothing(layer, statistic)
-    assert sorted(tried) == sorted([(t / 10, 0) for t in range(11)] + [(t / 10, 1) for t in range(1, 11)])
-    assert min(tried.values()) < 0.5 * tried[0.0, 0]
+    layers = SampledInput.of([weight], parts, {"image": 0.5, "text": 0.5})
+    largest, middle = measure_tails(parts, layers.shares)
+    a, b = (x.pow(8).mean(0).pow(1 / 8) for x in parts.values())
+    assert torch.allclose(largest, torch.maximum(a, b), rtol=1e-4) and torch.allclose(middle, (a * b).sqrt(), rtol=1e-4)
+    config = build_config(smooth.SmoothConfig, {}, "")
+    tried = {mode: smooth.search_smoothing(layers, config, mode) for mode in ("static", "token", "float")}
+    strengths = [(0.0, 0), *product((0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0), (0, 1))]
+    assert sorted((c.strength, c.tail, c.margin) for c in tried["static"]) == sorted((*pair, m) for pair in strengths for m in MARGINS)
+    assert sorted((c.strength, c.tail) for c in tried["token"]) == sorted(strengths) and len(tried["float"]) == 1
+    none = min(c.error for c in tried["static"] if c.strength == 0)
+    assert min(c.error for c in tried["static"]) < 0.5 * none
+    assert tried["float"][0].error < min(c.error for c in tried["token"] if c.strength == 0)
+
+
+def test_a_range_is_judged_by_rows_that_did_not_choose_it() -> None:
+    """Columns of which single rows stand out, others for each row: what holds 300 rows does not hold the next 3,000."""
+    random = torch.Generator().manual_seed(0)
+    x = torch.randn(3300, 64, generator=random) * torch.rand(3300, 64, generator=random).pow(-0.5).clamp(max=40)
+    old, few, fresh = linear(matrix(0)), x[:300], x[300:]
+    searched, even = (lost(layer_of(solved(matrix(0), {"text": few}, strength=t), old), old, fresh) for t in ("search", 1.0))
+    assert searched < 0.7 * even
+
+
+def test_bias_correction_takes_the_mean_away_and_never_makes_it_worse() -> None:
+    """Inputs of one sign, and few bits: what rounding the weights loses has a mean."""
+    weight, x = matrix(0), rows(1, loud=3.0).abs()
+    fresh, old = rows(1, loud=3.0, tokens=4000).abs()[1500:], linear(weight)
+    old.bias = nn.Parameter(torch.zeros(48))
+    place = Place("text.0.down", (replace(site(weight), bias=True),))
+    weights, lost_mean, errors = {"layer.weight": weight, "layer.bias": torch.zeros(48)}, {}, {}
+    for wanted in (False, True):
+        config = build_config(smooth.SmoothConfig, {"bits": 4, "bias_correction": wanted, "strength": 0.5}, "")
+        change = smooth.solve(place, weights, mix_moments({"text": sampled(x)}, "modality"), config)
+        treatment = change.treatments["layer"]
+        assert (treatment.bias is not None) == wanted
+        layer = replace_weight_(copy.deepcopy(old), treatment.kind, treatment.options, treatment.tensors, treatment.bias)
+        with torch.no_grad():
+            lost_mean[wanted] = float((layer(fresh) - old(fresh)).mean(0).square().sum())
+        errors[wanted] = change.error["text"]  # type: ignore[index]
+        assert errors[wanted] == pytest.approx(lost(layer, old, x), rel=1e-3)
+    assert lost_mean[True] < 0.05 * lost_mean[False] and errors[True] < errors[False]
+    assert solved(weight, {"text": x}).treatments["layer"].bias is None  # a layer without a bias gets none
+
+
+def test_loud_tokens_do_not_decide_alone() -> None:
+    """One token in twenty has a hundred times the output of the others: it counts as one of the others does."""
+    sizes = torch.ones(100)
+    sizes[::20] = 1e4
+    weights = weigh_tokens([sizes])
+    assert torch.allclose(weights * sizes, torch.full((100,), float(weights[1]))) and float(weights.mean()) == pytest.approx(1)
+    assert torch.equal(weigh_tokens([torch.ones(7)]), torch.ones(7)) and torch.equal(weigh_tokens([torch.zeros(7)]), torch.ones(7))
+    quiet = weigh_tokens([torch.tensor([1.0, 1.0, 1.0, 1e-6])])
+    assert torch.equal(quiet, torch.ones(4)), "one that hardly gives anything counts no more than the rest"
+
+
+@pytest.mark.parametrize(("tolerance", "loud", "mode"), [(8.0, 2.0, "static"), (8.0, 2000.0, "token"), (1.0, 2000.0, "float")])
+def test_mode_is_chosen_by_error(tolerance: float, loud: float, mode: str) -> None:
+    """Tokens of which few are very loud: no range beforehand holds all; and where hardly any error is allowed, no range does."""
+    weight, x = matrix(0), rows(1, loud=1.0)
+    x[::50] *= loud
+    change = solved(weight, {"text": x}, mode="choose", tolerance=tolerance)
+    treatment = change.treatments["layer"]
+    assert change.settled["mode"] == mode
+    assert treatment.options.get("inputs") == (None if mode == "float" else {"bits": 8, "mode": mode})
+    assert ("input_scale" in treatment.tensors, "columns" in treatment.tensors) == (mode == "static", mode != "float")
+    assert lost(layer_of(change, linear(weight)), linear(weight), x) == pytest.approx(change.error["text"], rel=1e-2)  # type: ignore[index]
+
+
+def test_layers_with_one_input_are_chosen_for_together() -> None:
+    """Two weights of which each needs another factor: one for both, no worse for either than the other's own."""
+    one, two, x = matrix(0), matrix(1), rows(1)
+    statistic = mix_moments({"text": sampled(x)}, "modality")
+    config = build_config(smooth.SmoothConfig, {}, "")
+    sites = [replace(site(weight), path=path) for path, weight in (("one", one), ("two", two))]
+    group = [(Place(s.path, (s,)), {f"{s.path}.weight": w}) for s, w in zip(sites, (one, two), strict=True)]
+    choice = smooth.choose_input(group, statistic, config, None)
+    assert choice.config.mode == "static" and choice.factor is None
+    for place, weights in group:
+        change = smooth.solve(place, {**weights, **choice.tensors}, statistic, choice.config)
+        stored = change.treatments[place.name].tensors
+        assert torch.equal(stored["input_scale"][0, 0], choice.tensors["input.scale"])
+        assert torch.equal(stored["columns"][0].float(), choice.tensors["input.factor"])
+        assert change.error["text"] < 3e-4  # type: ignore[index]
+    folded = smooth.choose_input(group, statistic, replace(config, fold_factors="auto"), torch.arange(64) // 2)
+    assert folded.config.fold_factors == "folded" and folded.factor is not None
+    assert torch.equal(folded.factor[::2], folded.factor[1::2]) and bool((folded.tensors["input.factor"] == 1).all())
+    assert smooth.forecast(group[0][0], folded.config)[0].stored_bytes == smooth.forecast(group[0][0], config)[0].stored_bytes - 128
 
 
 def test_feedback_beats_nearest_at_four_bits(layer: Any) -> None:

@@ -4,20 +4,30 @@ Idea. A few columns of a layer's input are much larger than the rest; one range 
 the others few steps. Weights have no such columns. So divide column j of the input by s_j and multiply column j of the
 weight by it: the product stays what it was, and both sides are easy to quantize.
 
-Problem. For W (m, n) and rows x (n,) of the input, with c = 1/s: choose c, the grid of W/c and the grid of x·c so that
-    E‖W x − Ŵ Q(x·c)‖² / E‖W x‖²,  Ŵ = round(W / c)
-is least, averaged over the modalities that run through the layer.
+Problem. For W (m, n) and rows x (n,) of the input, with c = 1/s: choose c, the grid of W/c, the grid of x·c and β so that
+    E‖W x − Ŵ Q(x·c) − β‖² / E‖W x‖²,  Ŵ = round(W / c)
+is least, averaged over the modalities that run through the layer, and over all layers that read x.
 
-Algorithm.
-    1. a_j = max|x_j| over all modalities; of several, also the geometric mean of theirs; b_j = max_i |w_ij|   a, b (n,)
-    2. for t = 0, 0.1 … 1:  s_j = a_j^t / b_j^min(t, 1−t), scaled to mean 1 in logarithms; c = 1/s in float16
+Algorithm (what is chosen for an input, steps 1 and 2, is one for all layers that read it, see `input_ranges.py`).
+    1. a_j = (E|x_j|⁸)^⅛, a maximum that no single token decides; of several modalities also the geometric mean of theirs;
+       b_j² = Σ_i w_ij², each layer's rows relative to its outputs                                  a, b (n,)
+    2. for t = 0, 0.3 … 1:  s_j = a_j^t / b_j^min(t, 1−t), scaled to mean 1 in logarithms; c = 1/s in float16
            t = 0 is no smoothing; t = ½ … 1 is the paper's α; at t = 1 all columns of x·c have one range
-       quantize W/c to nearest and x·c with the range that `observer` chooses (`static`), or with a range of its own per
-       token (`token`); measure the error of up to 128 outputs on up to 512 real rows; keep the best t and a    c (n,)
-    3. with all sampled rows: range of x·c (`static`), codes of W/c: nearest, or with `feedback` by GPTQ with the moment
-       diag(c) C diag(c) of what the codes will multiply                                             Q (m, n)
-    4. store codes, c, and scale and zero-point of the input; the layer then computes Ŵ Q(x·c) + b, which is what an
+       quantize W/c to nearest and x·c with the range that `observer` chooses times a margin (`static`), or with a range of
+       its own per token (`token`); a, c and the range come from one half of the rows, the error of up to 128 outputs is
+       measured on the other half; keep the best t, a and margin, and make c and the range from all rows       c (n,)
+       With a number as `strength` that is t, a_j = max|x_j|, b_j = max_i |w_ij|, as in the paper, and no margin
+    3. codes of W/c: nearest, or with `feedback` by GPTQ with the moment diag(c) C diag(c) of what they will multiply   Q (m, n)
+    4. where the layer has a bias: β = the mean over rows of what is lost, which never makes the error on them larger     β (m,)
+    5. store codes, c, and scale and zero-point of the input; the layer then computes Ŵ Q(x·c) + b + β, which is what an
        int8 runtime computes (`layers/stored.py`)
+
+`mode: choose` decides for each input: `static`, unless on the rows held back its error is more than `tolerance` times that of
+8-bit weights alone (or of 1e-5, if that is more); then `token`, unless that is so too; then `float`, inputs as they are.
+
+With `fold_factors: auto` c goes into the norm before, the value projection before an output projection, the `up` of a gated MLP: wherever
+it was tried that the model computes the same (`compression/producers.py`). Then nothing is stored and nothing multiplied. Elsewhere,
+as behind a GELU or where the residual stream reads the norm too, the layer keeps the factor.
 
 The observers are those of `maths/observers.py`. `mse` counts an error in column j with ‖ŵ_j‖², which is what it does to
 the output where errors in different columns have nothing to do with each other, and each modality relative to its own
@@ -30,13 +40,13 @@ fits least (`sqnr_loss`), and its error per modality is measured with both sides
 token is which, so there is no range per modality inside one layer; a range per token (`mode: token`) does the same and
 more, and is what `auto` takes in a `fusion` tower.
 
-Cost. O(11·(20·m·n + 512·m·n)) with at most 128 for m, and a multiplication per input entry when it runs; 16·n further
-bits. Token ranges cost two more passes over the input. Fails where later inputs leave the calibrated range (`static`
-clips them); below 8 bits per activation it is not enough. Embeddings and grouped convolutions are refused.
+Cost. O(9·(20·m·n + 512·m·n)) with at most 128 for m, and a multiplication per input entry when it runs, where the factor is not
+folded; 16·n further bits then. Token ranges cost two more passes over the input. Fails where later inputs leave the calibrated range
+(`static` clips them); below 8 bits per activation it is not enough. Embeddings and grouped convolutions are refused.
 
 Departs from the paper, which folds 1/s into the norm before and so smooths only behind norms, with one α for the model:
-here the factor is stored with the layer and multiplied explicitly. Nothing has to be folded, so every layer is smoothed,
-the one after a GELU too (where most is lost), and grouped-query attention or the bias of a LayerNorm are no concern.
+here the factor is stored with the layer where it cannot be folded, so every layer is smoothed, the one after a GELU too (where
+most is lost). The bias correction is that of Nagel et al. 2019 (arXiv 1906.04721), with both sides quantized.
 
 By hand. W = [[1, 1]], inputs (±8, ±0.5), t = ½: a = (8, 0.5), b = (1, 1); s = (√8, √0.5) = (2.828427, 0.707107), mean of
 the logarithms ½·log 2, so s/√2 = (2, 0.5); c = (0.5, 2); W/c = [[2, 0.5]] and x·c = (±4, ±1): the ratio 16 of the columns
@@ -46,7 +56,7 @@ has become 4 on either side.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any, Literal
@@ -54,32 +64,33 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from trimodal.core import Change, Place, Site
+from trimodal.core import Certainty, Change, Place, Site
 from trimodal.errors import TrimodalError
 from trimodal.layers import CodedWeight
-from trimodal.maths.observers import (
-    OBSERVERS,
-    Observer,
-    choose_range,
-    fake_quantize,
-    fake_quantize_dynamic,
-    grid_from_range,
-)
-from trimodal.maths.unseen import find_unseen_inputs
-from trimodal.methods.method import Method, Weights
+from trimodal.maths.grid import UNIFORM
+from trimodal.maths.observers import OBSERVERS, Observer
+from trimodal.methods.method import InputChoice, Method, SharedInputs, Weights
 from trimodal.methods.options import option
 from trimodal.methods.quantize import gptq, gridded
 from trimodal.methods.quantize.gridded import RoundingOptions
+from trimodal.methods.quantize.input_ranges import (
+    MARGINS,
+    SampledInput,
+    compute_smoothing_factors,
+    make_static_grid,
+    measure_tails,
+)
 from trimodal.statistics import ActivationSample, Moment, Statistic, StatisticKind
 
-_STRENGTHS = [step / 10 for step in range(11)]
+_Mode = Literal["static", "token", "float"]
+_STRENGTHS = (0.0, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 _SEARCH_ROWS = 512
 _SEARCH_OUTPUTS = 128
-_LARGEST_FACTOR = 2.0**12
+_FEEDBACK_LEAVES = 0.5  # of the weights' error, about
+_SAME_FOR_ALL = 2.0  # what a weight's rounding loses is alike for all tokens and adds up over them; an input's averages out
+_LEAST_FLOOR = 1e-5
 _WORTH_SAYING_DB = -3.0
-
-Rows = Mapping[str, Tensor]
-"""Rows of the input (N, n) by modality."""
+_FACTOR, _SCALE, _ZERO = "input.factor", "input.scale", "input.zero"  # what layers with one input are lent
 
 
 @dataclass(frozen=True)
@@ -87,19 +98,26 @@ class SmoothConfig(RoundingOptions):
     """Options of `quantize.smooth`."""
 
     activation_bits: int = option(8, "bits per entry of the input", low=4, high=8, unit="bits", search=(8, 6))
-    mode: Literal["auto", "static", "token"] = option(
+    mode: Literal["auto", "static", "token", "float", "choose"] = option(
         "auto", "range of the input: `static`, one chosen beforehand; `token`, one per token while it runs (per sample "
-        "in a convolution); `auto`, token in a fusion tower and static elsewhere", choices=("auto", "static", "token"),
-        search=("auto", "token"),
+        "in a convolution); `float`, inputs as they are; `auto`, token in a fusion tower and static elsewhere; `choose`, per "
+        "input by its error", choices=("auto", "static", "token", "float", "choose"), search=("auto", "token"),
     )  # fmt: skip
+    tolerance: float = option(8.0, "with `choose`, how many times the error of the weights alone an input may cost", low=1.0)
     observer: Observer = option("mse", "what chooses a static range", choices=OBSERVERS, search=("mse", "percentile"))
     strength: float | str = option(
-        "search", "exponent of the smoothing: 0 none, 0.5 half, 1 all ranges alike; `search` tries eleven per layer",
+        "search", "exponent of the smoothing: 0 none, 0.5 half, 1 all ranges alike; `search` tries nine per input",
         low=0.0, high=1.0, choices=("search",), search=("search", 0.0),
     )  # fmt: skip
     feedback: bool = option(False, "choose codes with GPTQ's feedback instead of the nearest", search=(False, True))
     damping: float = option(0.01, "added to diag C for the feedback, as a share of its mean", low=1e-6, high=1.0,
                             search=(0.01, 0.1))  # fmt: skip
+
+    bias_correction: bool = option(True, "move the mean of what is lost into the bias, where there is one")
+    fold_factors: Literal["never", "auto", "folded"] = option(
+        "never", "`auto`: factors go into the layer or norm before where that is exact (float32), and stay with the layer "
+        "elsewhere; a run settles where they are `folded`", choices=("never", "auto", "folded"),
+    )  # fmt: skip
 
 
 def refuse(place: Place, config: SmoothConfig) -> str | None:
@@ -123,46 +141,24 @@ def forecast(place: Place, config: SmoothConfig) -> tuple[Site, ...]:
     return tuple(gridded.forecast(place, config, **_storage_options(place.observed_site, config)))
 
 
+def certainty(config: SmoothConfig) -> Certainty:
+    """What the forecast is worth: where ranges and folding are settled while it runs, fewer bytes may be needed."""
+    return "at most" if config.mode == "choose" or config.fold_factors == "auto" else "exact"
+
+
 def _storage_options(site: Site, config: SmoothConfig) -> dict[str, Any]:
-    columns = {} if config.strength == 0 else {"columns": True}
-    return {**columns, "inputs": {"bits": config.activation_bits, "mode": _resolve_mode(site, config)}}
+    mode = _resolve_mode(site, config)
+    if mode == "float":
+        return {}
+    columns = {} if config.strength == 0 or config.fold_factors == "folded" else {"columns": True}
+    return {**columns, "inputs": {"bits": config.activation_bits, "mode": mode}}
 
 
-def _resolve_mode(site: Site, config: SmoothConfig) -> str:
-    if config.mode != "auto":
+def _resolve_mode(site: Site, config: SmoothConfig) -> _Mode:
+    """The mode, where it is to be chosen the first that is tried."""
+    if config.mode != "auto" and config.mode != "choose":
         return config.mode
     return "token" if site.tower == "fusion" or site.tied else "static"  # layers that share a weight have inputs of their own
-
-
-def compute_smoothing_factors(inputs: Tensor, weights: Tensor, strength: float, kernel: int = 1) -> Tensor:
-    """Steps 1 and 2: c (n,) float16 from max|x_j| = `inputs` (n,) and max_i |w_ij| = `weights` (n,).
-
-    The `kernel` neighbouring columns of a convolution's channel share a factor.
-    """
-    a, b = (v.float().view(-1, kernel).amax(dim=1) for v in (inputs, weights))
-    alive = ~find_unseen_inputs(a.square()) & (b > 0)  # of an input that was all but never seen nothing is known
-    if not bool(alive.any()):
-        return torch.ones_like(inputs, dtype=torch.float16)
-    logs = strength * a[alive].log() - min(strength, 1 - strength) * b[alive].log()
-    c = torch.ones_like(a)
-    c[alive] = (logs.mean() - logs).exp()
-    return c.clamp(1 / _LARGEST_FACTOR, _LARGEST_FACTOR).half().repeat_interleave(kernel)
-
-
-def measure_input_ranges(sample: ActivationSample) -> tuple[Tensor, ...]:
-    """What a (n,) may be: max|x_j| over all rows; of several modalities also the geometric mean of theirs, which a quiet
-    one shapes as much as a loud one."""
-    every = _largest_magnitude(sample)
-    if len(sample.parts) < 2:
-        return (every,)
-    logs = torch.zeros_like(every)
-    for name, part in sample.parts.items():
-        logs += sample.shares[name] * torch.maximum(_largest_magnitude(part), 1e-6 * every).clamp(min=1e-30).log()
-    return every, logs.exp().masked_fill(every == 0, 0.0)
-
-
-def _largest_magnitude(part: ActivationSample) -> Tensor:
-    return torch.maximum(-part.low, part.high).clamp(min=0)
 
 
 def sqnr_loss(dominant: Tensor, other: Tensor) -> float:
@@ -179,112 +175,201 @@ def sqnr_loss(dominant: Tensor, other: Tensor) -> float:
 
 
 @dataclass(frozen=True)
-class _SampledLayer:
-    """A layer with rows of its input, and how that input is to be quantized."""
+class _Candidate:
+    """A strength t, the number of a in `measure_tails`, and a margin, with the error that they make on rows held back."""
 
-    site: Site
-    config: SmoothConfig
-    weight: Tensor  # (m, n)
-    rows: Rows
-    shares: Mapping[str, float]
-    energy: Mapping[str, float]  # per modality, E‖W x‖²
-
-    @property
-    def kernel(self) -> int:
-        return math.prod(self.site.shape[2:])
-
-    def take_subsample(self) -> _SampledLayer:
-        """The same with few rows and few outputs, evenly taken."""
-        rows = {name: _take_evenly(x, max(1, _SEARCH_ROWS // len(self.rows))) for name, x in self.rows.items()}
-        return _make_layer(self.site, self.config, _take_evenly(self.weight, _SEARCH_OUTPUTS), rows, self.shares)
-
-    def make_input_quantizer(self, c: Tensor, coded: Tensor) -> tuple[Callable[[Tensor], Tensor], dict[str, Tensor]]:
-        """A function that quantizes rows x·c, and the tensors to store for it. `coded` (m, n) is what W/c decodes to."""
-        bits = self.config.activation_bits
-        if _resolve_mode(self.site, self.config) == "token":
-            dims = (0, 1) if len(self.site.shape) > 2 else (1,)  # a convolution's range is that of the whole sample
-            return (lambda x: fake_quantize_dynamic(x, bits, dims)), {}
-        importance = coded.square().sum(dim=0) if self.config.observer == "mse" else torch.ones_like(coded[0])
-        counts = {name: self.shares[name] / len(x) for name, x in self.rows.items()}
-        if self.config.observer == "mse":
-            counts = {name: count / max(self.energy[name], 1e-30) for name, count in counts.items()}
-        weights = torch.cat([torch.full((len(x), 1), counts[name], device=x.device) for name, x in self.rows.items()]) * importance
-        values = torch.cat(list(self.rows.values())) * c
-        scale, zero = grid_from_range(*choose_range(values, bits, self.config.observer, weights), bits)
-        stored = {"input_scale": scale.view(1, 1), "input_zero": zero.to(torch.uint8).view(1, 1)}
-        return (lambda x: fake_quantize(x, scale, zero, bits)), stored
-
-    def measure_errors(self, c: Tensor, coded: Tensor, quantize: Callable[[Tensor], Tensor]) -> dict[str, float]:
-        """‖x Wᵀ − Q(x·c) Ŵᵀ‖² / ‖x Wᵀ‖² per modality."""
-        found = {}
-        for name, x in self.rows.items():
-            lost = (x @ self.weight.T - quantize(x * c) @ coded.T).square().sum(dim=1).mean()
-            found[name] = float(lost) / self.energy[name] if self.energy[name] > 0 else 0.0
-        return found
-
-    def weigh_errors(self, errors: Mapping[str, float]) -> float:
-        """What is to be least: the modalities' errors in balance."""
-        return sum(self.shares[name] * error for name, error in errors.items())
+    error: float
+    strength: float
+    tail: int = 0
+    margin: float = 1.0
 
 
-def _take_evenly(x: Tensor, most: int) -> Tensor:
-    """At most so many rows of x (k, n)."""
-    return x if len(x) <= most else x[torch.linspace(0, len(x) - 1, most).long().to(x.device)]
-
-
-def _make_layer(site: Site, config: SmoothConfig, weight: Tensor, rows: Rows, shares: Mapping[str, float]) -> _SampledLayer:
-    energy = {name: float((x @ weight.T).square().sum(dim=1).mean()) for name, x in rows.items()}
-    return _SampledLayer(site, config, weight, rows, shares, energy)
-
-
-def search_smoothing(layer: _SampledLayer, sample: ActivationSample) -> dict[tuple[float, int], float]:
-    """Step 2: the error of each strength t, and number of a in `measure_input_ranges`, that was tried."""
-    few, found = layer.take_subsample(), {}
-    for (number, inputs), strength in product(enumerate(measure_input_ranges(sample)), _STRENGTHS):
-        if number and strength == 0:
+def search_smoothing(layers: SampledInput, config: SmoothConfig, mode: str, ties: Tensor | None = None) -> list[_Candidate]:
+    """Step 2: every candidate that was tried; in mode `float` the only one is t = 0."""
+    fit, held = layers.take_rows(0, _SEARCH_ROWS), layers.take_rows(1, _SEARCH_ROWS).take_outputs(_SEARCH_OUTPUTS)
+    half = {name: x[::2] if len(x) > 1 else x for name, x in layers.rows.items()}
+    sizes, found = _size_columns(layers.stack_weights()), []
+    for (number, tails), strength in product(enumerate(measure_tails(half, layers.shares)), _STRENGTHS):
+        if (number and strength == 0) or (mode == "float" and strength):
             continue
-        c = compute_smoothing_factors(inputs, layer.weight.abs().amax(dim=0), strength, layer.kernel).float()
-        levels = gridded.fit_levels(few.weight / c, layer.config, _scale_moment(sample, c))
-        coded = levels.decode(levels.encode(few.weight / c))
-        found[strength, number] = few.weigh_errors(few.measure_errors(c, coded, few.make_input_quantizer(c, coded)[0]))
+        c = compute_smoothing_factors(tails, sizes, strength, ties=ties).float()
+        found += [_Candidate(error, strength, number, margin) for margin, error in _try_factors(fit, held, config, mode, c).items()]
     return found
 
 
+def _try_factors(fit: SampledInput, held: SampledInput, config: SmoothConfig, mode: str, c: Tensor) -> dict[float, float]:
+    """The error by margin of factors c (n,), on the rows `held` back, with ranges of the rows `fit`."""
+    bits, rows = config.activation_bits, {name: x * c for name, x in held.rows.items()}
+    coded = [_round_weight(w / c, config, rows, held.shares) for w in held.weights]
+    weights_alone = held.average_errors(rows, coded, config.bias_correction)
+    more = weights_alone * (_SAME_FOR_ALL * (_FEEDBACK_LEAVES if config.feedback else 1) - 1)
+    if mode == "float":
+        return {1.0: weights_alone + more}
+    if mode == "token":
+        return {1.0: held.average_errors(held.quantize_rows(c, bits, None), coded, config.bias_correction) + more}
+    low, high = fit.choose_range(c, [w / c for w in fit.weights], bits, config.observer)
+    grids = {margin: make_static_grid(low, high, margin, bits) for margin in MARGINS}
+    return {
+        margin: held.average_errors(held.quantize_rows(c, bits, grid), coded, config.bias_correction) + more
+        for margin, grid in grids.items()
+    }
+
+
+def _round_weight(weight: Tensor, config: SmoothConfig, rows: Mapping[str, Tensor], shares: Mapping[str, float]) -> Tensor:
+    """`weight` (m, n) rounded to the nearest numbers of its grid, chosen for `rows` (N, n) where the grid asks for data."""
+    moment = None
+    if config.clip == "output" or config.grid not in UNIFORM:
+        moment = Moment(weight.shape[1])
+        moment.second = torch.stack([shares[name] * (x.T @ x) / len(x) for name, x in rows.items()]).sum(dim=0)
+    levels = gridded.fit_levels(weight, config, moment)
+    return levels.decode(levels.encode(weight))
+
+
+def _size_columns(weight: Tensor) -> Tensor:
+    return weight.square().mean(dim=0).sqrt()
+
+
+def choose_input(
+    group: Sequence[tuple[Place, Weights]], statistic: Statistic | None, config: SmoothConfig, ties: Tensor | None
+) -> InputChoice:
+    """Steps 1 and 2 for the layers of `group`, which read one input; see `SharedInputs.fit`.
+
+    Raises:
+        TrimodalError: there are no rows of the input.
+    """
+    (place, _), site = group[0], group[0][0].observed_site
+    if not isinstance(statistic, ActivationSample):
+        raise TrimodalError(f"quantize.smooth at {place.name} was given no sample of the layer's input")
+    layers = _sample_input([weights[f"{p.observed_site.path}.weight"].flatten(1) for p, weights in group], site, statistic)
+    foldable, kernel = ties is not None, math.prod(site.shape[2:])
+    shared = torch.arange(site.columns) // kernel if ties is None else ties
+    mode, best = _choose_candidate(layers, config, _resolve_mode(site, config), shared)
+    if mode == "float":
+        ones = torch.ones(site.columns, device=layers.weights[0].device)
+        return InputChoice(replace(config, mode="float"), {_FACTOR: ones}, note="inputs float")
+    factor = _make_factors(layers, statistic, config, best, shared)
+    c = factor.float()
+    tensors = {_FACTOR: c}
+    if mode == "static":
+        low, high = layers.choose_range(c, [w / c for w in layers.weights], config.activation_bits, config.observer)
+        tensors[_SCALE], tensors[_ZERO] = make_static_grid(low, high, best.margin, config.activation_bits)
+    settled = replace(config, mode=mode)
+    note = f"smoothed with strength {best.strength:g}, inputs {mode}"
+    if config.fold_factors == "auto" and (foldable or bool((c == 1).all())):
+        return InputChoice(replace(settled, fold_factors="folded"), {**tensors, _FACTOR: torch.ones_like(c)}, c, note)
+    return InputChoice(settled, tensors, None, note)
+
+
+def _choose_candidate(layers: SampledInput, config: SmoothConfig, mode: _Mode, ties: Tensor) -> tuple[_Mode, _Candidate]:
+    """The mode, by the rule of `choose` if it is to be chosen, and the best candidate in it."""
+    if config.mode != "choose":
+        return mode, _find_best(layers, config, mode, ties)
+    floor = max(search_smoothing(layers, config, "float")[0].error, _LEAST_FLOOR)
+    both: tuple[_Mode, ...] = ("token",) if mode == "token" else (mode, "token")
+    for tried in both:
+        best = _find_best(layers, config, tried, ties)
+        if best.error <= config.tolerance * floor:
+            return tried, best
+    return "float", _Candidate(floor, 0.0)
+
+
+def _find_best(layers: SampledInput, config: SmoothConfig, mode: str, ties: Tensor) -> _Candidate:
+    if isinstance(config.strength, str) and mode != "float":
+        return min(search_smoothing(layers, config, mode, ties), key=lambda candidate: candidate.error)
+    strength = 0.0 if isinstance(config.strength, str) else config.strength
+    if config.mode != "choose":
+        return _Candidate(0.0, strength)
+    fit, held = layers.take_rows(0, _SEARCH_ROWS), layers.take_rows(1, _SEARCH_ROWS).take_outputs(_SEARCH_OUTPUTS)
+    largest = torch.stack([x.abs().amax(dim=0) for x in layers.rows.values()]).amax(dim=0)
+    c = compute_smoothing_factors(largest, layers.stack_weights().abs().amax(dim=0), strength, ties=ties).float()
+    return _Candidate(_try_factors(fit, held, config, mode, c)[1.0], strength)
+
+
+def _make_factors(
+    layers: SampledInput, sample: ActivationSample, config: SmoothConfig, best: _Candidate, ties: Tensor
+) -> Tensor:
+    """c (n,) float16 of the candidate, from all that was seen."""
+    stacked = layers.stack_weights()
+    if isinstance(config.strength, str):
+        tails = measure_tails(layers.rows, layers.shares)[best.tail]
+        return compute_smoothing_factors(tails, _size_columns(stacked), best.strength, ties=ties)
+    return compute_smoothing_factors(_largest_magnitude(sample), stacked.abs().amax(dim=0), best.strength, ties=ties)
+
+
+def _sample_input(weights: Sequence[Tensor], site: Site, sample: ActivationSample) -> SampledInput:
+    rows = {name: part.rows for name, part in sample.parts.items()}
+    return SampledInput.of(weights, rows, sample.shares, len(site.shape) > 2)
+
+
+def _largest_magnitude(part: ActivationSample) -> Tensor:
+    return torch.maximum(-part.low, part.high).clamp(min=0)
+
+
 def solve(place: Place, weights: Weights, statistic: Statistic | None, config: SmoothConfig) -> Change:
-    """Quantize the weight of the place's site, and say how its input is quantized.
+    """Quantize the weight of the place's site, and say how its input is quantized: as it was chosen for all layers that read
+    it, or else for this one alone.
 
     Raises:
         TrimodalError: it was not given the statistic that `wants` asks for.
     """
     site = place.observed_site
-    options = _storage_options(site, config)
     if wants(place, config) is None:
-        notes = ("inputs token; the error is that of the weight alone",)
+        notes = (f"inputs {_resolve_mode(site, config)}; the error is that of the weight alone",)
+        options = _storage_options(site, config)
         return gridded.quantize_weight(place, weights, None, config, gridded.round_to_nearest, None, notes, **options)
     if not isinstance(statistic, ActivationSample):
         raise TrimodalError(f"quantize.smooth at {place.name} was given no sample of the layer's input")
-    weight = weights[f"{site.path}.weight"].flatten(1)  # (m, n)
-    layer = _make_layer(site, config, weight, {name: part.rows for name, part in statistic.parts.items()}, statistic.shares)
-    strength, number = config.strength, 0
-    if isinstance(strength, str):
-        tried = search_smoothing(layer, statistic)
-        strength, number = min(tried, key=lambda pair: tried[pair])
-    factor = compute_smoothing_factors(measure_input_ranges(statistic)[number], weight.abs().amax(dim=0), strength, layer.kernel)
-    c = factor.float()
+    said: list[str] = []
+    if _FACTOR in weights:
+        lent: Mapping[str, Tensor] = weights
+    else:
+        choice = choose_input([(place, weights)], statistic, config, None)
+        lent, config, said = choice.tensors, choice.config, [choice.note]
+    weight, c = weights[f"{site.path}.weight"].flatten(1), lent[_FACTOR]
     choose: gridded.Chooser
-    scaled, choose = _scale_moment(statistic, c), gridded.round_to_nearest
-    said = [f"smoothed with strength {strength:g}, inputs {options['inputs']['mode']}"]
+    scaled, choose = gridded.transform_moment(statistic, lambda x: x * c), gridded.round_to_nearest
     if config.feedback:
         choose, damping = gptq.make_feedback_chooser(scaled, config.damping)
         said += [f"damping raised to {damping:g}"] if damping > config.damping else []
-    parts = {"columns": factor[None]} if "columns" in options else {}
+    options = _storage_options(site, config)
+    parts = {"columns": c.half()[None]} if "columns" in options else {}
     change = gridded.quantize_weight(place, weights, scaled, config, choose, parts, (), weight / c, **options)
     ((path, treatment),) = change.treatments.items()
-    coded = _decode_codes(treatment.kind, treatment.options, treatment.tensors)
-    quantize, stored = layer.make_input_quantizer(c, coded)
+    coded, layer = _decode_codes(treatment.kind, treatment.options, treatment.tensors), _sample_input([weight], site, statistic)
+    stored, quantized = _quantize_input(layer, config, options, c, lent)
     said += _note_smoothing_loss(statistic) if stored else ()
-    treatments = {path: replace(treatment, tensors={**treatment.tensors, **stored})}
-    return Change(treatments, notes=tuple(said), error=layer.measure_errors(c, coded, quantize))
+    bias = weights.get(f"{path}.bias") if config.bias_correction else None
+    shift, error = _correct_bias(layer, quantized, coded, bias is not None)
+    new = None if bias is None or shift is None else (bias + shift).to(getattr(torch, site.dtype))
+    treatments = {path: replace(treatment, tensors={**treatment.tensors, **stored}, bias=new)}
+    settled = {"mode": config.mode, "fold_factors": config.fold_factors}
+    return Change(treatments, notes=tuple(said), error=error, settled=settled)
+
+
+def _correct_bias(
+    layer: SampledInput, quantized: Mapping[str, Tensor], coded: Tensor, wanted: bool
+) -> tuple[Tensor | None, dict[str, float]]:
+    """β (m,), None where it is not `wanted` or would make the error on the rows larger; and that error by modality."""
+    plain = layer.count_alike()
+    shift = layer.find_bias(0, quantized, coded) if wanted else None
+    without = plain.measure_errors(0, quantized, coded)
+    if shift is None:
+        return None, without
+    error = plain.measure_errors(0, quantized, coded, shift)
+    return (shift, error) if plain.weigh_errors(error) <= plain.weigh_errors(without) else (None, without)
+
+
+def _quantize_input(
+    layer: SampledInput, config: SmoothConfig, options: Mapping[str, Any], c: Tensor, lent: Mapping[str, Tensor]
+) -> tuple[dict[str, Tensor], Mapping[str, Tensor]]:
+    """What is stored of the input's range, and the rows x·c as the layer will multiply them."""
+    if "inputs" not in options:
+        return {}, {name: x * c for name, x in layer.rows.items()}
+    if options["inputs"]["mode"] == "token":
+        return {}, layer.quantize_rows(c, config.activation_bits, None)
+    scale, zero = lent[_SCALE], lent[_ZERO]
+    stored = {"input_scale": scale.view(1, 1).clone(), "input_zero": zero.to(torch.uint8).view(1, 1)}
+    return stored, layer.quantize_rows(c, config.activation_bits, (scale, zero))
 
 
 def _decode_codes(kind: str, options: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Tensor:
@@ -293,11 +378,6 @@ def _decode_codes(kind: str, options: Mapping[str, Any], tensors: Mapping[str, T
     bare = {name: value for name, value in options.items() if name not in left}
     coded: Tensor = CodedWeight(kind, {**bare, "dtype": "float32"}, {n: t for n, t in tensors.items() if n not in left})()
     return coded.flatten(1)
-
-
-def _scale_moment(sample: ActivationSample, c: Tensor) -> Moment:
-    """The moment of the inputs x·c."""
-    return gridded.transform_moment(sample, lambda x: x * c)
 
 
 def _note_smoothing_loss(sample: ActivationSample) -> tuple[str, ...]:
@@ -320,5 +400,7 @@ METHOD = Method(
     refuse=refuse,
     wants=wants,
     forecast=forecast,
+    certainty=certainty,
+    inputs=SharedInputs(folds=lambda config: config.fold_factors == "auto" and config.strength != 0, fit=choose_input),
     solve=solve,
 )
