@@ -56,7 +56,8 @@ class _Tidying:
     def apply(self, name: str, *passes: Callable[[ir.Model], Any]) -> None:
         """Carry them out, take away what nothing uses afterwards, and count."""
         before = _count_kinds(self._model)
-        for one in (*passes, common.IdentityEliminationPass(), common.RemoveUnusedNodesPass()):
+        cleaning: list[Callable[[ir.Model], Any]] = [common.IdentityEliminationPass(), common.RemoveUnusedNodesPass()]
+        for one in (*passes, *cleaning):
             one(self._model)
         gone = self._gone.setdefault(name, Counter())
         gone.update(before)
