@@ -58,7 +58,8 @@ SLOW = (
     "prune.wanda", "prune.ria", "prune.gradient", "prune.obs", "prune.channels", "prune.neurons", "prune.sparsegpt", "distill",
     "factorize.eigen", "factorize.tucker", "factorize.cp", "learned", "hqq", "smooth, 6 bits", "2 bits", "5 bits", "6 bits", "7 bits",
     "16 bits", "3 bits of a table per row", "4 bits of fp", "4 bits of nf", "4 bits of kmeans", "a table of the tower",
-    "a table of the tower, scaled", "low rank beside", "low rank and outliers", "4 bits in blocks, positive", "4 bits in blocks, symmetric", "sparse", "gptq",
+    "a table of the tower, scaled", "low rank beside", "low rank and outliers", "4 bits in blocks, positive", "4 bits in blocks, symmetric",
+    "sparse", "gptq",
 )  # fmt: skip
 MINIATURES = {
     "prune.heads": ("bert", {}), "prune.layers": ("bert", {"sparsity": 0.5, "score": "divergence"}), "prune.width": ("llava", {}),
