@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -54,9 +54,13 @@ FORMS: Mapping[str, list[dict[str, Any]]] = {
         "factorize.cp": {"sweeps": 3}, "distill": {"steps": 1},
     }.items()},
 }  # fmt: skip
-SLOW = ("prune.wanda", "prune.ria", "prune.gradient", "prune.obs", "factorize.eigen", "distill", "learned", "5 bits", "7 bits",
-        "prune.channels", "3 bits of a table per row", "4 bits of fp",
-        "low rank and outliers", "4 bits in blocks, symmetric", "prune.neurons")  # fmt: skip
+SLOW = (
+    "prune.wanda", "prune.ria", "prune.gradient", "prune.obs", "prune.channels", "prune.neurons", "prune.sparsegpt", "distill",
+    "factorize.eigen", "factorize.tucker", "factorize.cp", "learned", "hqq", "smooth, 6 bits", "2 bits", "5 bits", "6 bits", "7 bits",
+    "16 bits", "3 bits of a table per row", "4 bits of fp", "4 bits of nf", "4 bits of kmeans", "a table of the tower",
+    "a table of the tower, scaled", "low rank beside", "low rank and outliers", "4 bits in blocks, positive", "4 bits in blocks, symmetric",
+    "sparse", "gptq",
+)  # fmt: skip
 MINIATURES = {
     "prune.heads": ("bert", {}), "prune.layers": ("bert", {"sparsity": 0.5, "score": "divergence"}), "prune.width": ("llava", {}),
     "share.layers": ("bert", {"rank": 2}), "merge.tokens": ("vit", {}), "fold.exact": ("vit", {}),
@@ -120,12 +124,17 @@ class Reader(nn.Module):
         return found
 
 
+def _mark_slow(forms: Iterable[str], all_of_them: bool = False) -> list[Any]:
+    """Parameters of a test, those that take long left to the slow suite."""
+    return [pytest.param(form, marks=[pytest.mark.slow] if all_of_them or form in SLOW else []) for form in forms]
+
+
 def test_every_method_is_here() -> None:
     covered = {method for steps in FORMS.values() for step in steps for method in step} | MINIATURES.keys()
     assert covered == {method.name for method in METHODS}
 
 
-@pytest.mark.parametrize("form", [pytest.param(form, marks=[pytest.mark.slow] if form in SLOW else []) for form in FORMS])
+@pytest.mark.parametrize("form", _mark_slow(FORMS))
 def test_a_stored_form_gives_the_same_outputs_from_no_more_bytes(form: str, compressed: Callable[..., Any], tmp_path: Path) -> None:
     made = compressed(Net(), FORMS[form], given=_draw_ids(4))
     planned = tensor_bytes(unique_tensors(made.model.module).values())
@@ -153,14 +162,14 @@ def test_a_table_that_is_the_head_too_is_there_once(form: str, compressed: Calla
     assert kinds["MatMulNBits"] == 3 and not kinds["DequantizeLinear"]
 
 
-@pytest.mark.parametrize("form", ["8 bits", "3 bits of a table per row", "sparse, 4 bits"])
+@pytest.mark.parametrize("form", ["8 bits", *_mark_slow(["3 bits of a table per row", "sparse, 4 bits"], all_of_them=True)])
 def test_recurrent_layers_run_at_any_length(form: str, compressed: Callable[..., Any], tmp_path: Path) -> None:
     made = compressed(Reader(), FORMS[form], given=_draw_ids(4))
     _, kinds = _check_outputs(made, {"input_ids": torch.randint(0, 40, (3, 11))}, tmp_path / "net.onnx", 1e-5)
     assert (kinds["LSTM"], kinds["GRU"]) == (2, 1)
 
 
-@pytest.mark.parametrize("form", ["3 bits", "5 bits", "sparse, 4 bits", "rotated", "low rank beside", "awq"])
+@pytest.mark.parametrize("form", _mark_slow(["3 bits", "5 bits", "sparse, 4 bits", "rotated", "low rank beside", "awq"]))
 def test_codes_of_any_number_of_bits_are_multiplied_as_such(form: str, compressed: Callable[..., Any], tmp_path: Path) -> None:
     made = compressed(Net(), FORMS[form], given=_draw_ids(4))
     _, kinds = _check_outputs(made, _draw_ids(3)[0], tmp_path / "net.onnx", 1e-5)

@@ -11,6 +11,7 @@ from typing import Any
 from trimodal.core import Check
 from trimodal.errors import InputError
 from trimodal.exporting.component import Component
+from trimodal.exporting.graph_changes import GraphChange
 from trimodal.exporting.layer_codes import LayerCodes
 from trimodal.models.model import Model
 from trimodal.targets import Target
@@ -58,13 +59,14 @@ class ExportSource:
 @dataclass(frozen=True)
 class ExportedComponent:
     """One component as it was written: its file and those beside it, inputs and outputs by name with their shapes (a word for a length
-    that may vary), and how many nodes its graph has."""
+    that may vary), how many nodes its graph has, and what tidying did to these."""
 
     name: str
     files: tuple[str, ...]
     inputs: Mapping[str, Sequence[int | str]]
     outputs: Mapping[str, Sequence[int | str]]
     nodes: int = 0
+    changes: tuple[GraphChange, ...] = ()
 
 
 @dataclass(frozen=True)

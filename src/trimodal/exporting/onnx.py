@@ -23,7 +23,7 @@ from trimodal.exporting.onnx_graph.tidy import tidy_graph_
 
 FOLDER = "onnx"
 SINGLE_FILE_BYTES = 1_900_000_000
-_PRODUCER = "trimodal"
+_PRODUCER, _CHANGES = "trimodal", "trimodal.changes"
 
 
 def write_onnx(source: ExportSource, folder: Path) -> ExportResult:
@@ -42,9 +42,11 @@ def write_onnx(source: ExportSource, folder: Path) -> ExportResult:
     return gather_result(made, written)
 
 
-def build_graph(component: Component, source: ExportSource, integer_scores: bool = False) -> tuple[ir.Model, WrittenCodes]:
+def build_graph(
+    component: Component, source: ExportSource, integer_scores: bool = False, tidy: bool = True
+) -> tuple[ir.Model, WrittenCodes]:
     """The component's graph with the codes in it, tidied, and what became of the codes; with `integer_scores`, as OpenVINO computes,
-    convolutions are of integers, and so is attention's first product where ranges are known.
+    convolutions are of integers, and so is attention's first product where ranges are known. Without `tidy` it is left as it was traced.
 
     Raises:
         ModelError: it cannot be traced.
@@ -53,7 +55,8 @@ def build_graph(component: Component, source: ExportSource, integer_scores: bool
     codes = write_codes_(graph, initializer_names(component), source.layers.values(), source.unsigned, kernels=integer_scores)
     if integer_scores:
         quantize_scores_(graph, {path: source.score_ranges[path] for path in source.score_ranges.keys() & source.static_layers})
-    tidy_graph_(graph)
+    if tidy:
+        graph.meta[_CHANGES] = tidy_graph_(graph)
     graph.producer_name = _PRODUCER
     return graph, codes
 
@@ -73,7 +76,7 @@ def save_graph(graph: ir.Model, name: str, file: Path, root: Path) -> ExportedCo
     files = [file] if beside is None else [file, file.with_name(beside)]
     return ExportedComponent(
         name, tuple(path.relative_to(root).as_posix() for path in files), _shapes_of(graph.graph.inputs), _shapes_of(graph.graph.outputs),
-        len(list(graph.graph)),
+        len(list(graph.graph)), graph.meta.get(_CHANGES, ()),
     )  # fmt: skip
 
 

@@ -30,7 +30,7 @@ def write_openvino(source: ExportSource, folder: Path) -> ExportResult:
             known = save_graph(graph, component.name, scratch / f"{component.name}.onnx", scratch)
             files = _convert(scratch / f"{component.name}.onnx", folder / f"openvino_{component.name}.xml")
         written.append(codes)
-        made.append(ExportedComponent(known.name, files, known.inputs, known.outputs, known.nodes))
+        made.append(ExportedComponent(known.name, files, known.inputs, known.outputs, known.nodes, known.changes))
     return gather_result(made, written)
 
 

@@ -6,6 +6,7 @@ from rich.console import Group
 from rich.table import Table
 
 from trimodal.exporting.export import Export
+from trimodal.exporting.graph_changes import describe_changes
 
 _SHOWN = 3
 
@@ -16,7 +17,8 @@ def make_export_table(found: Export) -> Group:
     for part in found.result.components:
         size = sum((found.folder / file).stat().st_size for file in part.files) / 1e6
         table.add_row(part.files[0], f"{size:.2f}", ", ".join(part.inputs), ", ".join(part.outputs), str(part.nodes or ""))
-    lines = [f"{len(found.result.coded)} layers with their codes as they were verified"]
+    lines = [f"{part.name}: {told}" for part in found.result.components if (told := describe_changes(part.changes))]
+    lines += [f"{len(found.result.coded)} layers with their codes as they were verified"]
     lines += _describe_layers("decoded to floats", found.result.decoded)
     lines += _describe_layers("input left in float", found.result.float_inputs)
     lines += [f"{check.name}: {check.status} ({check.detail})" for check in found.result.checks]
