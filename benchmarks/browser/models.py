@@ -35,7 +35,7 @@ def export_model(name: str, folder: Path) -> Path:
     if name == "minilm":
         import benchmarks.minilm as minilm
 
-        trimodal.compress(str(minilm.MODEL), recipe="int8-full", out=str(out), data=str(minilm.write_data(data, 0)))
+        trimodal.compress(str(minilm.model_folder()), recipe="int8-full", out=str(out), data=str(minilm.write_data(data, 0)))
     else:
         write_miniature(name, model)
         write_miniature_data(data, 8, {"clip": ("image", "text"), "vit": ("image",), "whisper": ("audio", "text")}[name])
@@ -61,7 +61,8 @@ def make_question(name: str, folder: Path) -> Mapping[str, Any]:
 
 def ask_torch(name: str, source: Path, question: Mapping[str, Any]) -> Any:
     """What torch answers with the model in `source`, an artifact or a folder of Transformers, in the form that answer.mjs prints."""
-    module: Any = trimodal.load(str(source))
+    artifact = (source / "trimodal.json").exists()
+    module: Any = trimodal.load(str(source)) if artifact else hf.AutoModel.from_pretrained(source)
     with torch.inference_mode():
         return _ASK[name](module.eval(), source, question)
 
