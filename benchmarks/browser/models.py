@@ -1,0 +1,109 @@
+"""The exported models, what they are asked, and what torch answers with the artifact's own weights."""
+
+from __future__ import annotations
+
+import wave
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import transformers as hf
+from PIL import Image
+
+import trimodal
+from trimodal.networks.tiny import write_miniature, write_miniature_data
+
+NAMES = ("minilm", "clip", "vit", "whisper")
+NEW_TOKENS = 12
+TEXTS = ["a red cat", "two blue dog sings", "the large house", "one green fish jumps over three boat"]
+SENTENCES = [
+    "A cat sits on the mat.", "The kitten is lying on a rug.", "Two dogs run across the field.", "Puppies are racing outside.",
+    "The stock market fell sharply today.", "Shares lost much of their value.", "She plays the violin in an orchestra.",
+    "He is a musician in a symphony.", "The train leaves at seven.", "Our railway trip starts early in the morning.",
+    "Bake the bread for forty minutes.", "The loaf has to stay in the oven.", "It will rain tomorrow.",
+    "The forecast says showers are coming.", "The doctor prescribed a medicine.", "A physician gave me pills.",
+    "Python is a programming language.", "She writes software for a living.", "The moon orbits the earth.",
+    "Planets circle their stars.",
+]  # fmt: skip
+
+
+def export_model(name: str, folder: Path) -> Path:
+    """The artifact of `name`, compressed with 8-bit weights and inputs (MiniLM) or `int8`; exported into `folder / name`."""
+    model, data, out = folder / "models" / name, folder / "data" / name, folder / "artifacts" / name
+    if name == "minilm":
+        import benchmarks.minilm as minilm
+
+        trimodal.compress(str(minilm.model_folder()), recipe="int8-full", out=str(out), data=str(minilm.write_data(data, 0)))
+    else:
+        write_miniature(name, model)
+        write_miniature_data(data, 8, {"clip": ("image", "text"), "vit": ("image",), "whisper": ("audio", "text")}[name])
+        trimodal.compress(str(model), recipe="int8", out=str(out), data=str(data))
+    trimodal.export(str(out), "onnx", str(folder / name))
+    return out
+
+
+def make_question(name: str, folder: Path) -> Mapping[str, Any]:
+    """What `name` is asked. Images are cut to the model's 32 pixels: browsers and PIL resize differently."""
+    data = folder / "data" / name
+    if name == "minilm":
+        return {"sentences": SENTENCES}
+    if name == "whisper":
+        return {"sounds": [str(path) for path in sorted(data.glob("*.wav"))]}
+    images = []
+    for path in sorted(data.glob("image-*.png")):
+        small = path.with_name(f"small-{path.name}")
+        Image.open(path).crop((0, 0, 32, 32)).save(small)
+        images.append(str(small))
+    return {"images": images, "texts": TEXTS} if name == "clip" else {"images": images, "labels": ["LABEL_0", "LABEL_1"]}
+
+
+def ask_torch(name: str, source: Path, question: Mapping[str, Any]) -> Any:
+    """What torch answers with the model in `source`, an artifact or a folder of Transformers, in the form that answer.mjs prints."""
+    artifact = (source / "trimodal.json").exists()
+    module: Any = trimodal.load(str(source)) if artifact else hf.AutoModel.from_pretrained(source)
+    with torch.inference_mode():
+        return _ASK[name](module.eval(), source, question)
+
+
+def embed_sentences(module: Any, source: Path, sentences: Sequence[str]) -> list[list[float]]:
+    """Unit vectors: the mean of the last states over the tokens."""
+    words = hf.AutoTokenizer.from_pretrained(source)(list(sentences), padding=True, return_tensors="pt")
+    states, mask = module(**words).last_hidden_state, words["attention_mask"][..., None]
+    mean = (states * mask).sum(1) / mask.sum(1)
+    return torch.nn.functional.normalize(mean, dim=-1).tolist()  # type: ignore[no-any-return]
+
+
+def _compare_pairs(module: Any, source: Path, question: Mapping[str, Any]) -> Any:
+    words = hf.AutoTokenizer.from_pretrained(source)(question["texts"], padding=True, return_tensors="pt")
+    found = module(**words, pixel_values=_read_images(source, question))
+    return (found.image_embeds @ found.text_embeds.T).tolist()
+
+
+def _classify_images(module: Any, source: Path, question: Mapping[str, Any]) -> Any:
+    return module(pixel_values=_read_images(source, question)).logits.softmax(-1).tolist()
+
+
+def _hear_words(module: Any, source: Path, question: Mapping[str, Any]) -> Any:
+    extract, tokenizer = hf.WhisperFeatureExtractor.from_pretrained(source), hf.AutoTokenizer.from_pretrained(source)
+    sounds = [_read_sound(Path(path)) for path in question["sounds"]]
+    features = extract(sounds, sampling_rate=16000, return_tensors="pt").input_features
+    rows = [module.generate(row[None], max_new_tokens=NEW_TOKENS, do_sample=False)[0] for row in features]
+    return [tokenizer.decode(row, skip_special_tokens=True).strip() for row in rows]
+
+
+def _read_images(source: Path, question: Mapping[str, Any]) -> Any:
+    processor = hf.AutoImageProcessor.from_pretrained(source, use_fast=False)
+    return processor([Image.open(path) for path in question["images"]], return_tensors="pt")["pixel_values"]
+
+
+def _read_sound(path: Path) -> np.ndarray[Any, Any]:
+    with wave.open(str(path)) as file:
+        return np.frombuffer(file.readframes(file.getnframes()), "<i2").astype(np.float32) / 32768
+
+
+_ASK: Mapping[str, Any] = {
+    "minilm": lambda module, source, question: embed_sentences(module, source, question["sentences"]),
+    "clip": _compare_pairs, "vit": _classify_images, "whisper": _hear_words,
+}  # fmt: skip
