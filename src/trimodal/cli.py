@@ -162,7 +162,7 @@ def compress(
 
     Example: `trimodal compress ./clip --recipe int4 --data ./pairs.jsonl -o ./clip-int4`
     """
-    if destination is not None and recipe is plan is None:
+    if destination is not None and recipe is None and plan is None:
         recipe = RECIPE_FOR_CPU
     if (recipe is None) == (plan is None):
         raise typer.BadParameter("give exactly one of --recipe and --plan", param_hint="--recipe / --plan")
@@ -175,7 +175,8 @@ def compress(
     _finish_run(result.verdict, result.plan, as_json, written, str(output), model, data)
     if destination is not None:
         found, choice = for_cpu.prepare_for_cpu(output, data, model, tell=screen.print_notice)
-        _ = as_json or print_result(bench_tables.make_bench_table(found, choice))
+        if not as_json:
+            print_result(bench_tables.make_bench_table(found, choice))
 
 
 @add_command
