@@ -36,7 +36,7 @@ def write_executorch(source: ExportSource, folder: Path) -> ExportResult:
     """Write every component of `source` into `folder`.
 
     Raises:
-        InputError: no environment has executorch, or the option `tokens` cannot be met.
+        InputError: no environment has executorch.
         ModelError: a component cannot be traced or lowered.
         IntegrityError: a layer's codes are not in the file.
     """

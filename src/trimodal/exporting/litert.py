@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from trimodal.errors import InputError
 from trimodal.exporting.exporter import ExportResult, ExportSource
 from trimodal.exporting.layer_codes import LayerCodes
 from trimodal.exporting.mobile_graph.coded_layers import PlacedCodes
@@ -33,25 +32,21 @@ from trimodal.exporting.mobile_graph.prepare import (
 from trimodal.runtimes.environment import Environment
 
 ENVIRONMENT = Environment("litert", ("litert_torch", "ai_edge_litert"))
-_INPUTS = ("stored", "token", "float")
 _LOOKED_UP = "its indices are constants: the converter looked its rows up, and the file has those"
 _MELTED = "the converter merged its weight with something else: it is no longer a layer's codes times one number for each row"
 
 
 def write_litert(source: ExportSource, folder: Path) -> ExportResult:
-    """Write every component of `source` into `folder`. The option `inputs` says which layers' inputs are quantized: those that the
-    artifact has so (`stored`), all (`token`), or none (`float`).
+    """Write every component of `source` into `folder`.
+    Inputs are quantized of the layers whose input the artifact has quantized.
 
     Raises:
-        InputError: no environment has litert-torch, or an option cannot be met.
+        InputError: no environment has litert-torch.
         ModelError: a component cannot be traced or converted.
         IntegrityError: a layer's codes are not in the file.
     """
-    inputs = source.options.get("inputs", "stored")
-    if inputs not in _INPUTS:
-        raise InputError(f"the option inputs is {inputs!r}; it is one of {', '.join(_INPUTS)}")
     components, placed = prepare_components(source, "float")
-    floats = {path for path in placed.coded if _stays_float(source.layers.get(path), inputs)}
+    floats = {path for path in placed.coded if _stays_float(source.layers.get(path))}
     written = WrittenFiles()
     for component in components:
         with open_job(component) as job:
@@ -61,8 +56,8 @@ def write_litert(source: ExportSource, folder: Path) -> ExportResult:
     return result
 
 
-def _stays_float(codes: LayerCodes | None, inputs: str) -> bool:
-    return inputs == "float" or (inputs == "stored" and (codes is None or codes.input is None))
+def _stays_float(codes: LayerCodes | None) -> bool:
+    return codes is None or codes.input is None
 
 
 def _write_component(job: Job, placed: PlacedCodes, floats: set[str], written: WrittenFiles, folder: Path) -> None:

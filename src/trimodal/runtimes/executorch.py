@@ -74,8 +74,8 @@ class ExecutorchSession:
         return [self._torch.from_numpy(np.array(arrays[name])) for name in self.input_names]
 
 
-def open_executorch(file: Path, threads: int) -> Session:
-    """`file` in ExecuTorch, here or in the environment that has it.
+def open_executorch(file: Path, threads: int, exact: bool = False) -> Session:
+    """`file` in ExecuTorch, here or in the environment that has it. `exact` changes nothing: a range of each token's own is what the file asks for.
 
     Raises:
         InputError: no environment has the package.

@@ -66,8 +66,8 @@ class LitertSession:
         del self._runner, self._interpreter
 
 
-def open_litert(file: Path, threads: int) -> Session:
-    """`file` in LiteRT, here or in the environment that has it.
+def open_litert(file: Path, threads: int, exact: bool = False) -> Session:
+    """`file` in LiteRT, here or in the environment that has it. `exact` changes nothing: a range of each token's own is what the file asks for.
 
     Raises:
         InputError: no environment has the package.

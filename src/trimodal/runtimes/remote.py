@@ -13,6 +13,7 @@ import struct
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -57,10 +58,8 @@ class RemoteSession:
 
     def _ask(self, header: Mapping[str, Any], arrays: Arrays) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
         assert self._process.stdin is not None
-        try:
+        with suppress(BrokenPipeError):  # what it said before it ended comes with the answer
             send_message(self._process.stdin, header, arrays)
-        except BrokenPipeError:
-            pass  # what it said before it ended comes with the answer
         return self._receive()
 
     def _receive(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:

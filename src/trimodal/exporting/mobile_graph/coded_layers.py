@@ -15,12 +15,17 @@ from functools import cache
 from typing import Any, Literal
 
 import torch
-import torch.ao.quantization.fx._decomposed  # noqa: F401  (registers the operators `quantized_decomposed`)
+import torch.ao.quantization.fx._decomposed
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from trimodal.exporting.layer_codes import LayerCodes
-from trimodal.exporting.mobile_graph.integer_weights import IntegerTable, IntegerWeight, make_integer_table, make_integer_weight
+from trimodal.exporting.mobile_graph.integer_weights import (
+    IntegerTable,
+    IntegerWeight,
+    make_integer_table,
+    make_integer_weight,
+)
 
 Style = Literal["integer", "float"]
 _CODE = {8: (-128, 127), 4: (-8, 7)}

@@ -1,4 +1,4 @@
-"""A component with inputs of fixed shapes: one sample, and as many tokens as are asked for."""
+"""A component with inputs of fixed shapes: one sample, and texts padded to one length."""
 
 from __future__ import annotations
 
@@ -9,36 +9,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from trimodal.errors import InputError
 from trimodal.exporting.component import Component
 
 TOKENS = 128
-"""The length of texts unless the option `tokens` says otherwise, or the model has no so many positions."""
+"""The length of texts unless the model has no so many positions."""
 _LENGTH = "sequence_length"
 
 
-def read_tokens(options: Mapping[str, Any]) -> int | None:
-    """The option `tokens`, a number of at least 1; None where it is not given.
-
-    Raises:
-        InputError: it is anything else.
-    """
-    tokens = options.get("tokens")
-    if tokens is not None and (not isinstance(tokens, int) or tokens < 1):
-        raise InputError(f"the option tokens is {tokens!r}; give the length that texts are padded to, a whole number such as {TOKENS}")
-    return tokens
-
-
-def fix_shapes(component: Component, tokens: int | None) -> Component:
-    """The component with one sample of `tokens` tokens for its example; by default 128, or all positions where there are fewer.
-
-    Raises:
-        InputError: the model has no so many positions.
-    """
-    most = _count_positions(component)
-    if tokens is not None and most is not None and tokens > most:
-        raise InputError(f"the option tokens is {tokens}, and {component.name} has {most} positions; ask for no more than those")
-    length = tokens or min(TOKENS, most or TOKENS)
+def fix_shapes(component: Component) -> Component:
+    """The component with one sample of 128 tokens for its example, or of all positions where there are fewer."""
+    length = min(TOKENS, _count_positions(component) or TOKENS)
     inputs = {name: _fit_input(value, component.dynamic_of(name), length) for name, value in component.inputs.items()}
     return replace(component, inputs=inputs)
 

@@ -14,7 +14,7 @@ from trimodal.exporting.component import Component
 from trimodal.exporting.exporter import ExportedComponent, Exporter, ExportResult, ExportSource
 from trimodal.exporting.layer_codes import LayerCodes
 from trimodal.exporting.mobile_graph.coded_layers import PlacedCodes, Style, place_codes_
-from trimodal.exporting.mobile_graph.fixed_inputs import fix_shapes, read_tokens
+from trimodal.exporting.mobile_graph.fixed_inputs import fix_shapes
 from trimodal.exporting.mobile_graph.flat_attention import use_flat_attention_
 from trimodal.exporting.mobile_graph.integer_weights import IntegerTable, IntegerWeight, list_layouts
 from trimodal.exporting.mobile_graph.job import Job, Traced
@@ -39,13 +39,8 @@ class ForeignExporter(Exporter):
 
 
 def prepare_components(source: ExportSource, style: Style) -> tuple[Sequence[Component], PlacedCodes]:
-    """The components with inputs of fixed shapes, and what became of each layer's codes. The model is changed.
-
-    Raises:
-        InputError: the option `tokens` cannot be met.
-    """
-    tokens = read_tokens(source.options)
-    components = [fix_shapes(component, tokens) for component in source.components]
+    """The components with inputs of fixed shapes, and what became of each layer's codes. The model is changed."""
+    components = [fix_shapes(component) for component in source.components]
     placed = place_codes_(source.model.module, source.layers.values(), style)
     use_flat_attention_(source.model.module)
     return components, placed

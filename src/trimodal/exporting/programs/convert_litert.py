@@ -24,7 +24,7 @@ from typing import Any
 import flatbuffers
 import numpy as np
 import torch
-import torch.ao.quantization.fx._decomposed  # noqa: F401  (registers operators that the program may have)
+import torch.ao.quantization.fx._decomposed
 from ai_edge_litert import schema_py_generated as schema
 
 Array = np.ndarray[Any, Any]
