@@ -75,7 +75,7 @@ class ExecutorchSession:
 
 
 def open_executorch(file: Path, threads: int, exact: bool = False) -> Session:
-    """`file` in ExecuTorch, here or in the environment that has it. `exact` changes nothing: a range of each token's own is what the file asks for.
+    """`file` in ExecuTorch, here or in the environment that has it. `exact` changes nothing.
 
     Raises:
         InputError: no environment has the package.

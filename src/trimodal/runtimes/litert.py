@@ -67,7 +67,7 @@ class LitertSession:
 
 
 def open_litert(file: Path, threads: int, exact: bool = False) -> Session:
-    """`file` in LiteRT, here or in the environment that has it. `exact` changes nothing: a range of each token's own is what the file asks for.
+    """`file` in LiteRT, here or in the environment that has it. `exact` changes nothing.
 
     Raises:
         InputError: no environment has the package.

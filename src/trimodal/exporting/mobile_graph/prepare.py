@@ -91,7 +91,7 @@ def check_codes(file: Path, layers: Mapping[str, IntegerWeight | IntegerTable], 
     """
     lost = find_lost_codes(file, layers, signed)
     if lost:
-        raise IntegrityError(f"the codes of {len(lost)} layers are not in {file.name} as they were stored, first {lost[0]}; nothing was kept")
+        raise IntegrityError(f"{len(lost)} layers have other codes in {file.name} than were stored, first {lost[0]}; nothing was kept")
 
 
 def name_arrays(weights: Iterable[IntegerWeight]) -> dict[str, Tensor]:
@@ -116,7 +116,7 @@ def describe_ranges(layers: Mapping[str, LayerCodes], coded: Iterable[str], name
     static, free = sum(1 for i in known if i is not None and i.static), sum(1 for i in known if i is None)
     said = []
     if static:
-        said.append(f"{static} layers quantize their input with each token's own range, as {names}, and not with the fixed one that is stored")
+        said.append(f"{static} layers quantize their input with each token's own range, as {names}, not with the stored fixed one")
     if free:
         said.append(f"{free} layers quantize their input to 8 bits, as {names}; the artifact leaves it in float")
     return said
