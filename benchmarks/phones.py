@@ -36,7 +36,7 @@ def measure_format(artifact: str, original: str | None, name: str, folder: Path)
     files = {part.name: made.folder / part.files[0] for part in made.result.components}
     said = f"{name} {Path(artifact).name}"
     codes = len(made.result.coded) / (len(made.result.coded) + len(made.result.decoded))
-    lines = [PassLine(f"{said}: layers with their codes bit for bit (decoded: {', '.join(made.result.decoded) or 'none'})", codes, least=1.0)]
+    lines = [PassLine(f"{said}: codes bit for bit (decoded: {', '.join(made.result.decoded) or 'none'})", codes, least=1.0)]
     lines.append(PassLine(f"{said}: bytes / bytes as planned", sum(file.stat().st_size for file in files.values()) / size, most=1.05))
     for part in trial.components:
         given = {key: value.numpy() for key, value in trial.inputs[part.name].items()}

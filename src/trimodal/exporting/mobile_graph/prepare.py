@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -39,10 +40,14 @@ class ForeignExporter(Exporter):
 
 
 def prepare_components(source: ExportSource, style: Style) -> tuple[Sequence[Component], PlacedCodes]:
-    """The components with inputs of fixed shapes, and what became of each layer's codes. The model is changed."""
-    components = [fix_shapes(component) for component in source.components]
-    placed = place_codes_(source.model.module, source.layers.values(), style)
-    use_flat_attention_(source.model.module)
+    """The components with inputs of fixed shapes, and what became of each layer's codes.
+
+    They are made of a copy: the export is checked against the model without what is placed here, else a fault would be on both sides.
+    """
+    model = replace(source.model, module=copy.deepcopy(source.model.module))
+    components = [fix_shapes(component) for component in source.split(model)]
+    placed = place_codes_(model.module, source.layers.values(), style)
+    use_flat_attention_(model.module)
     return components, placed
 
 

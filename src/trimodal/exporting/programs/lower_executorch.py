@@ -1,7 +1,7 @@
 """An exported program into a .pte file for XNNPACK. Run as: python lower_executorch.py JOB
 
 JOB is a folder:    program.pt2    the program, products in the operators of `quantized_decomposed`
-                    job.json       {"describe": {what that method says}, "layers": [paths of layers with integer products]}
+                    job.json       {"describe": {what it says}, "layers": [paths of integer products]}
 it leaves           model.pte, result.json    {"lost": [paths], "operators": {kind outside of XNNPACK: count}, "versions": {package: version}}
 
 Codes and scales are in the program; XNNPACK's serialiser writes them as they are.
