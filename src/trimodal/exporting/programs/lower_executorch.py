@@ -2,7 +2,7 @@
 
 JOB is a folder:    program.pt2    the program, products in the operators of `quantized_decomposed`
                     job.json       {"describe": {what it says}, "layers": [paths of integer products]}
-it leaves           model.pte, result.json    {"lost": [paths], "operators": {kind outside of XNNPACK: count}, "versions": {package: version}}
+it leaves           model.pte, result.json    {"lost": [paths], "operators": {kind outside: count}, "versions": {package: version}}
 
 Codes and scales are in the program; XNNPACK's serialiser writes them as they are.
 """
