@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 QUICK := $(BIN)/pytest -n 2 --dist loadgroup -m "not slow"
 
-.PHONY: demo test test-all check bench clean
+.PHONY: demo test test-all check bench clean litert executorch
 
 demo: $(READY)
 	$(BIN)/trimodal demo
@@ -51,6 +51,12 @@ bench: $(READY)
 	$(BIN)/python -m benchmarks.lazy_data
 	$(BIN)/python -m benchmarks.peers compressed-tensors
 	$(BIN)/python -m benchmarks.compressed_tensors
+
+# Formats for phones convert and run in environments of their own, with their own versions of packages.
+litert executorch:
+	$(PYTHON) -m venv .venv-$@
+	.venv-$@/bin/pip install --quiet $$(grep '^torch==' requirements-$@.lock)
+	.venv-$@/bin/pip install --quiet --requirement requirements-$@.lock
 
 clean:
 	rm -rf $(VENV) demo-model demo-data demo-out

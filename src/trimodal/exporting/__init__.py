@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from trimodal.exporting import archive, compressed_tensors, onnx, openvino
+from trimodal.exporting import archive, compressed_tensors, executorch, litert, onnx, openvino
 from trimodal.exporting.exporter import Exporter, ExportResult, ExportSource
 
 EXPORTERS: Mapping[str, Exporter] = {
@@ -18,6 +18,8 @@ EXPORTERS: Mapping[str, Exporter] = {
         openvino.EXPORTER,
         compressed_tensors.EXPORTER,
         archive.EXPORTER,
+        litert.EXPORTER,
+        executorch.EXPORTER,
     )
 }  # fmt: skip
 

@@ -1,0 +1,1 @@
+"""Programs that run in a format's own environment, started by their path: they import nothing of trimodal."""

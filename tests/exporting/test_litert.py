@@ -1,0 +1,70 @@
+"""LiteRT: our codes in its file, computed from by its own runtime."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import trimodal
+from trimodal.errors import InputError
+from trimodal.exporting.litert import ENVIRONMENT
+from trimodal.exporting.mobile_graph.integer_weights import IntegerWeight, list_layouts
+from trimodal.networks.tiny import make_miniature_batch, write_miniature, write_miniature_data
+from trimodal.runtimes import RUNTIMES
+from trimodal.runtimes.environment import Environment
+from trimodal.runtimes.fixed_shapes import run_by_sample
+
+RECIPE = {"steps": [{"quantize.rtn": {"where": "*embedding*", "bits": 8, "group": "channel"}}, {"quantize.smooth": {"mode": "token"}}]}
+
+
+def _lacks_environment() -> bool:
+    try:
+        ENVIRONMENT.find_python()
+    except InputError:
+        return True
+    return False
+
+
+def test_codes_of_four_bits_lie_two_to_a_byte_the_lower_half_first() -> None:
+    weight = IntegerWeight(torch.tensor([[-8, 7, 1, -1]], dtype=torch.int8), torch.ones(1), 4)
+    assert list_layouts(weight, signed=True) == [bytes([0x78, 0xF1])]
+    assert list_layouts(weight, signed=False) == [bytes([0xF0, 0x79])]
+
+
+def test_short_texts_are_padded_and_cut() -> None:
+    given = {"input_ids": np.array([[1, 2, 3], [4, 5, 6]])}
+    found = run_by_sample(lambda one: {"y": one["input_ids"][..., None]}, given, {"input_ids": (1, 5)})
+    assert found["y"][..., 0].tolist() == [[1, 2, 3], [4, 5, 6]]
+    with pytest.raises(InputError, match=r"\[1, 3\].*takes \[1, 2\]"):
+        run_by_sample(lambda one: one, given, {"input_ids": (1, 2)})
+
+
+def test_without_an_environment_it_says_what_to_type(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("TRIMODAL_NOWHERE_PYTHON", raising=False)
+    with pytest.raises(InputError, match="run make nowhere"):
+        Environment("nowhere", ("no_such_module",)).find_python()
+    monkeypatch.setenv("TRIMODAL_NOWHERE_PYTHON", str(tmp_path / "python"))
+    with pytest.raises(InputError, match="is not there"):
+        Environment("nowhere", ("no_such_module",)).find_python()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(_lacks_environment(), reason="no environment has litert-torch: make litert")
+def test_outputs_are_the_simulations(tmp_path: Path) -> None:
+    data = write_miniature_data(tmp_path / "data", 16, ("text",))
+    trimodal.compress(write_miniature("bert", tmp_path / "bert"), RECIPE, data, tmp_path / "out")
+    result = trimodal.export(tmp_path / "out", "litert").result
+    assert len(result.coded) == 15 and set(result.decoded) == {"embeddings.token_type_embeddings"}
+    batch = make_miniature_batch("bert", 2)
+    with torch.no_grad():
+        wanted = trimodal.load(tmp_path / "out")(**batch).last_hidden_state
+    session = RUNTIMES["litert"](tmp_path / "out" / "litert" / "model.tflite", 1)
+    found = torch.from_numpy(session.run({name: value.numpy() for name, value in batch.items()})["last_hidden_state"])
+    assert len(session.list_integer_nodes()) >= 12
+    session.close()
+    real = batch["attention_mask"].bool()
+    assert torch.cosine_similarity(found[real].flatten(), wanted[real].flatten(), dim=0) > 0.99
