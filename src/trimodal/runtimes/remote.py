@@ -15,7 +15,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -73,7 +73,7 @@ class RemoteSession:
         return found
 
 
-def send_message(stream: BinaryIO, header: Mapping[str, Any], arrays: Arrays) -> None:
+def send_message(stream: IO[bytes], header: Mapping[str, Any], arrays: Arrays) -> None:
     """Write a header and arrays of any shape and type, by name."""
     listed = [(name, value.dtype.str, value.shape) for name, value in arrays.items()]
     text = json.dumps({**header, "arrays": listed}).encode()
@@ -83,7 +83,7 @@ def send_message(stream: BinaryIO, header: Mapping[str, Any], arrays: Arrays) ->
     stream.flush()
 
 
-def receive_message(stream: BinaryIO) -> tuple[dict[str, Any], dict[str, NDArray[Any]]] | None:
+def receive_message(stream: IO[bytes]) -> tuple[dict[str, Any], dict[str, NDArray[Any]]] | None:
     """A header and arrays by name, as they were sent; None at the end."""
     start = stream.read(_LENGTH.size)
     if len(start) < _LENGTH.size:
@@ -116,7 +116,7 @@ def serve_session(arguments: Sequence[str]) -> None:
             send_message(answers, {"error": _describe(failed)}, {})
 
 
-def _answer(answers: BinaryIO, session: Any, header: Mapping[str, Any], arrays: Arrays) -> None:
+def _answer(answers: IO[bytes], session: Any, header: Mapping[str, Any], arrays: Arrays) -> None:
     if header["do"] == "run":
         send_message(answers, {}, session.run(arrays))
     elif header["do"] == "measure":

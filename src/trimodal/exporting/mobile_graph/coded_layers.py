@@ -75,7 +75,7 @@ def _place_one_(layer: nn.Module, codes: LayerCodes, style: Style) -> IntegerWei
 
 def _put_table_(layer: Any, table: IntegerTable) -> None:
     del layer.weight
-    layer.__class__ = _make_table_class(type(layer))
+    layer.__class__ = _make_table_class(type(layer))  # type: ignore[arg-type]
     for name, part in (("codes", table.codes), ("scale", table.scale), ("zero", table.zero if bool(table.zero.any()) else None)):
         layer.register_buffer(name, part)
     layer.table = table
@@ -83,7 +83,7 @@ def _put_table_(layer: Any, table: IntegerTable) -> None:
 
 def _put_weight_(layer: Any, weight: IntegerWeight, columns: Tensor | None, style: Style) -> None:
     del layer.weight
-    layer.__class__ = _make_product_class(type(layer), style)
+    layer.__class__ = _make_product_class(type(layer), style)  # type: ignore[arg-type]
     if style == "integer":
         layer.register_buffer("codes", weight.codes)
         layer.register_buffer("scale", weight.scale)

@@ -85,7 +85,7 @@ class FileEditor:
     def kind_of(self, operator: Any) -> str:
         """The operator's name in the schema."""
         code = self.model.operatorCodes[operator.opcodeIndex]
-        return self.kinds[max(code.builtinCode, code.deprecatedBuiltinCode)]
+        return str(self.kinds[max(code.builtinCode, code.deprecatedBuiltinCode)])
 
     def count_operators(self) -> dict[str, int]:
         """How many there are of each kind."""
