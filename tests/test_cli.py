@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-VERBS = ("inspect", "plan", "compress", "verify", "pack", "report", "methods", "recipes", "targets", "doctor", "demo")
+VERBS = ("inspect", "plan", "compress", "verify", "pack", "report", "methods", "recipes", "targets", "doctor", "demo", "export", "bench", "unpack")
 ASCII = {"PYTHONIOENCODING": "ascii", "TERM": "dumb", "NO_COLOR": "1", "COLUMNS": "40"}
 C_LOCALE = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
 
@@ -103,7 +103,7 @@ def test_completion() -> None:
 def test_doctor() -> None:
     found = json.loads(trimodal("doctor", "--json").stdout)
     assert found["cores"] >= 1 and found["disk_bytes"] > 0 and found["versions"]["torch"].startswith("2.")
-    assert {part["name"] for part in found["parts"]} == {"audio", "train", "pack", "demo"}
+    assert {part["name"] for part in found["parts"]} == {"audio", "train", "pack", "onnx", "openvino", "demo"}
     assert all(part["install"].startswith("pip install ") for part in found["parts"])
     said = trimodal("doctor", "--log-file", os.devnull).stdout
     assert all(word in said for word in ("processor", "vector instructions", "free memory", "free disk", "transformers"))

@@ -21,7 +21,9 @@ PARTS = {
     "audio": ("sound files", ("soundfile", "scipy")),
     "train": ("distillation", ("accelerate",)),
     "pack": ("--pack entropy", ("constriction",)),
-    "demo": ("trimodal demo", ("soundfile", "scipy", "accelerate", "sklearn")),
+    "onnx": ("export to ONNX", ("onnx", "onnxscript", "onnxruntime")),
+    "openvino": ("export to OpenVINO", ("onnx", "onnxscript", "onnxruntime", "openvino")),
+    "demo": ("trimodal demo", ("soundfile", "scipy", "accelerate", "sklearn", "onnx", "onnxscript", "onnxruntime", "openvino")),
 }
 _MAC_NAMES = {
     "avx2": ("hw.optional.avx2_0",), "avx512f": ("hw.optional.avx512f",), "avx512_vnni": ("hw.optional.avx512vnni",),
