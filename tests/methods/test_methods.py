@@ -46,7 +46,7 @@ def test_method_is_complete(known: Any) -> None:
 @EACH
 def test_every_option_is_declared(known: Any) -> None:
     assert is_dataclass(known.config) and known.config.__dataclass_params__.frozen
-    assert 2 <= len(fields(known.config)) <= 11 or known.on == "axis" or known.kind == "factorize"
+    assert 2 <= len(fields(known.config)) <= 13 or known.on == "axis" or known.kind == "factorize"
     for f in fields(known.config):
         assert isinstance(f.metadata.get("option"), Option), f.name
         assert len(f.metadata["option"].help) > 5

@@ -40,8 +40,10 @@ def _group_by_input(
     """The tasks whose method quantizes inputs, by input and options, in running order."""
     groups: dict[Hashable, list[_Member]] = {}
     for task, place in zip(tasks, places, strict=True):
+        if task.method.inputs is None:
+            continue
         known = seen.get(place.observed_site.path)
-        if task.method.inputs is None or not known or task.method.wants(place, task.config) != "sample":
+        if not known or task.method.wants(place, task.config) != "sample":
             continue
         if task.method.refuse(place, task.config) is None and find_number_overflow(place, context.read_weights(place)) is None:
             groups.setdefault((task.edit, id(known), task.config), []).append((task, place))

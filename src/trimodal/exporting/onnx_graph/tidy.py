@@ -22,6 +22,7 @@ _ROUNDS = 3  # of computing and rewriting in turn; the second finds what the fir
 
 COMPUTED = "nodes computed beforehand"
 JOINED = "idle nodes removed or joined with their neighbours"
+DIVIDED = "products with a reciprocal made divisions, by which norms are known"
 STORED = "constants stored as tensors"
 MERGED = "equal nodes made one"
 
@@ -36,6 +37,7 @@ def tidy_graph_(model: ir.Model) -> tuple[GraphChange, ...]:
         tidying.apply(JOINED, rewriter.rewrite)
         if count_nodes(model) == before:
             break
+    tidying.apply(DIVIDED, _divide_by_roots)
     tidying.apply(
         STORED, common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
         common.LiftSubgraphInitializersToMainGraphPass(),
@@ -85,6 +87,27 @@ def _fold_constants(model: ir.Model) -> None:
     optimizer.fold_constants_ir(
         model, onnx_shape_inference=True, input_size_limit=_FOLDED_BYTES, output_size_limit=_FOLDED_BYTES, should_fold=_may_fold
     )
+
+
+def _divide_by_roots(model: ir.Model) -> None:
+    """x · (1 / y) as x / y: ONNX Runtime knows a root mean square norm by its division, and runs it twice as fast."""
+    for node in list(model.graph):
+        places = [place for place, value in enumerate(node.inputs) if value is not None and _is_reciprocal(value)]
+        if node.op_type != "Mul" or len(places) != 1:
+            continue
+        reciprocal, x = node.inputs[places[0]], node.inputs[1 - places[0]]
+        maker = None if reciprocal is None else reciprocal.producer()
+        assert maker is not None
+        division = ir.node("Div", [x, maker.inputs[0]], name=f"{node.name}_divided")
+        division.outputs[0].name = f"{node.outputs[0].name}_divided"
+        division.outputs[0].shape, division.outputs[0].type = node.outputs[0].shape, node.outputs[0].type
+        model.graph.insert_before(node, division)
+        node.outputs[0].replace_all_uses_with(division.outputs[0], replace_graph_outputs=True)
+
+
+def _is_reciprocal(value: ir.Value) -> bool:
+    maker = value.producer()
+    return maker is not None and maker.op_type == "Reciprocal" and len(value.uses()) == 1
 
 
 def _may_fold(node: ir.Node) -> bool | None:
