@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 VERBS = (
-    "inspect", "plan", "compress", "verify", "pack", "report", "methods", "recipes", "targets", "doctor", "demo", "export", "bench", "unpack",
+    "inspect", "plan", "compress", "verify", "pack", "report", "methods", "recipes", "targets", "doctor", "demo",
+    "export", "bench", "unpack",
 )  # fmt: skip
 ASCII = {"PYTHONIOENCODING": "ascii", "TERM": "dumb", "NO_COLOR": "1", "COLUMNS": "40"}
 C_LOCALE = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
