@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.speed.models import CASES, Case, open_case
-from benchmarks.speed.ours import FLOAT, list_kinds, make_ours
+from benchmarks.speed.ours import FLOAT, WEIGHTS, list_kinds, make_ours
 from benchmarks.speed.peers import NNCF, TORCH, Arrays, Run, make_graph_peers, make_torch_peers
 
 _RUNTIMES = {"onnx": "onnxruntime", "openvino": "openvino"}
@@ -25,9 +25,9 @@ _LABELS = {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO"}
 _FIDELITY_SAMPLES = 8
 
 
-def name_ours(kind: str, runtime: str) -> str:
-    """What our row is called."""
-    return f"ours {kind}, {_LABELS[runtime]}"
+def name_ours(kind: str, runtime: str, exact: bool = False) -> str:
+    """What our row is called; `exact` where the runtime was told not to round the inputs of products with coded weights."""
+    return f"ours {kind}, {_LABELS[runtime]}{', inputs not rounded' if exact else ''}"
 
 
 def list_makers(
@@ -47,9 +47,10 @@ def list_makers(
     for kind in list_kinds(case):
         for form, files in make_ours(case, kind).items():
             runtime = _RUNTIMES[form]
-            makers[name_ours(kind, runtime)] = partial(
-                lambda file, runtime: RUNTIMES[runtime](Path(file), threads).run, files[component.name], runtime
-            )
+            for exact in (False, True) if kind == WEIGHTS else (False,):
+                makers[name_ours(kind, runtime, exact)] = partial(
+                    lambda file, runtime, exact: RUNTIMES[runtime](Path(file), threads, exact).run, files[component.name], runtime, exact
+                )
     return {name: make for name, make in makers.items() if job["only"] in name or name == TORCH}
 
 
