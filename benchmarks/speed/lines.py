@@ -7,7 +7,7 @@ from typing import Any
 
 from benchmarks.passlines import PassLine
 from benchmarks.speed.one import name_ours
-from benchmarks.speed.ours import INT8, STRUCTURE, TOKENS, WEIGHTS
+from benchmarks.speed.ours import INT8, SMALLER, WEIGHTS
 from benchmarks.speed.peers import FLOATS, NNCF, TORCH
 
 LEAST_OF_BEST, LEAST_OF_NNCF, LEAST_SMALLER = 1.0, 0.95, 2.0
@@ -32,11 +32,10 @@ def lines_of(where: str, rows: Rows, integer_products: bool) -> Iterable[PassLin
         yield PassLine(f"{where}: ours over NNCF's, both in OpenVINO, times as fast", nncf["ms"] / ours["ms"], least=LEAST_OF_NNCF)
     elif nncf and ours:
         yield f"not run (no VNNI) {where}: ours over NNCF's, both in OpenVINO: {nncf['ms'] / ours['ms']:.3g}"
-    for kind in (STRUCTURE, TOKENS):
-        small = fastest(row for name, row in rows.items() if name.startswith(f"ours {kind},"))
-        if small is not None and nncf:
-            name = f"{where}: int8 with {kind} over NNCF's dense int8, times as fast"
-            yield PassLine(name, nncf["ms"] / small["ms"], least=LEAST_SMALLER)
+    small = fastest(row for name, row in rows.items() if any(name.startswith(f"ours {kind},") for kind in SMALLER))
+    if small is not None and nncf:
+        name = f"{where}: int8 with structure, tokens or both over NNCF's dense int8, times as fast"
+        yield PassLine(name, nncf["ms"] / small["ms"], least=LEAST_SMALLER)
 
 
 def real_lines_of(where: str, rows: Rows) -> Iterable[PassLine]:

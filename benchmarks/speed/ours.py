@@ -1,6 +1,6 @@
 """What we make of a model: compressed in memory, and exported. Kept in `.cache/speed`, so that a second run only measures.
 
-    python -m benchmarks.speed.ours MODEL KIND      KIND: float, int8, weights, structure or tokens
+    python -m benchmarks.speed.ours MODEL KIND      KIND: float, int8, weights, structure, tokens, or "structure and tokens"
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from benchmarks.memory import planned_and_compressed
 from benchmarks.speed.models import CASES, INT8_WEIGHTS, Case, make_samples, open_case
 
 CACHE = Path(__file__).parents[2] / ".cache" / "speed"
-FLOAT, INT8, WEIGHTS, STRUCTURE, TOKENS = "float", "int8", "weights", "structure", "tokens"
+FLOAT, INT8, WEIGHTS, STRUCTURE, TOKENS, BOTH = "float", "int8", "weights", "structure", "tokens", "structure and tokens"
+SMALLER = (STRUCTURE, TOKENS, BOTH)
 FORMATS = ("onnx", "openvino")
 _RANGED = 4  # samples that attention's ranges are taken from
 
@@ -27,18 +28,19 @@ Files = Mapping[str, Mapping[str, str]]
 
 def list_kinds(case: Case) -> list[str]:
     """What we make of it: int8, and what else fits."""
-    return [INT8, *([WEIGHTS] if case.real else []), *([STRUCTURE] if case.structure else []), *([TOKENS] if case.tokens else [])]
+    smaller = [kind for kind, fits in zip(SMALLER, (case.structure, case.tokens, case.structure and case.tokens)) if fits]
+    return [INT8, *([WEIGHTS] if case.real else []), *smaller]
 
 
 def steps_of(case: Case, kind: str) -> Sequence[Mapping[str, Any]]:
     """The recipe's steps."""
-    before = {STRUCTURE: case.structure, TOKENS: case.tokens}.get(kind, ())
+    before = {STRUCTURE: case.structure, TOKENS: case.tokens, BOTH: [*case.structure, *case.tokens]}.get(kind, ())
     return {FLOAT: [], WEIGHTS: INT8_WEIGHTS}.get(kind, [*before, *case.steps])
 
 
 def folder_of(case: Case, kind: str) -> Path:
     """Where it is kept."""
-    return CACHE / "".join(letter if letter.isalnum() else "-" for letter in case.name.lower()) / kind
+    return CACHE / "".join(letter if letter.isalnum() else "-" for letter in case.name.lower()) / kind.replace(" ", "-")
 
 
 def make_ours(case: Case, kind: str) -> Files:
