@@ -16,13 +16,16 @@ from typing import Any
 
 from benchmarks.browser.judging import judge_manners, judge_node, judge_page, judge_torch
 from benchmarks.browser.models import NAMES, ask_torch, export_model, make_model, make_question
-from benchmarks.browser.packages import ROOT, find_chromium, find_missing, install_packages, run_script, serve_folder
+from benchmarks.browser.packages import PACKAGES, ROOT, find_chromium, find_missing, install_packages, run_script, serve_folder
 from benchmarks.passlines import PassLine, finish
 
 
 def ask_page(folder: Path, chromium: str) -> Mapping[str, Any]:
     """The page's answers and manners: opened as a file, and from a server on this machine."""
     (folder / "index.html").write_bytes((ROOT / "examples" / "browser" / "index.html").read_bytes())
+    beside = folder / "node_modules"
+    if not beside.exists():
+        beside.symlink_to(PACKAGES / "node_modules")
     with serve_folder(folder) as address:
         return run_script("page.mjs", str(folder), address, chromium)  # type: ignore[no-any-return]
 
