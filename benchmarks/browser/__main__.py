@@ -1,6 +1,6 @@
 """`python -m benchmarks.browser [--node | --page] [--only NAME] [--keep FOLDER]`: exported folders in stock transformers.js.
 
-The real MiniLM (`int8-full`), and a CLIP, a ViT and a Whisper that are trained here in a minute each (`int8`), answer in torch, in
+The real MiniLM, and a CLIP, a ViT and a Whisper that are trained here in a minute each, all with recipe `int8-full`, answer in torch, in
 Node and in `examples/browser/index.html` in headless Chromium. npm's packages go into `.cache/browser`, once, in the versions of
 package-lock.json. What is not installed is said, and its lines are left out.
 """
@@ -16,13 +16,21 @@ from typing import Any
 
 from benchmarks.browser.judging import judge_manners, judge_node, judge_page, judge_torch
 from benchmarks.browser.models import NAMES, ask_torch, export_model, make_model, make_question
-from benchmarks.browser.packages import PACKAGES, ROOT, find_chromium, find_missing, install_packages, run_script, serve_folder
+from benchmarks.browser.packages import (
+    PACKAGES,
+    PAGE,
+    find_chromium,
+    find_missing,
+    install_packages,
+    run_script,
+    serve_folder,
+)
 from benchmarks.passlines import PassLine, finish
 
 
 def ask_page(folder: Path, chromium: str) -> Mapping[str, Any]:
     """The page's answers and manners: opened as a file, and from a server on this machine."""
-    (folder / "index.html").write_bytes((ROOT / "examples" / "browser" / "index.html").read_bytes())
+    (folder / "index.html").write_bytes(PAGE.read_bytes())
     beside = folder / "node_modules"
     if not beside.exists():
         beside.symlink_to(PACKAGES / "node_modules")

@@ -16,6 +16,7 @@ from typing import Any
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
+PAGE = ROOT / "examples" / "browser" / "index.html"
 PACKAGES = ROOT / ".cache" / "browser"
 
 

@@ -55,14 +55,16 @@ def _draw_thing(pen: Any, thing: str, where: tuple[int, int, int], ink: tuple[in
         pen.line([x, y - half, x, y + half * 0.3], ink, 2)
 
 
-def write_pictures(folder: Path) -> Path:
-    """PNG files of the test drawings beside their `data.jsonl`, as `trimodal compress` reads them; returns `folder`."""
+def write_pictures(folder: Path, texts: bool) -> Path:
+    """PNG files of the test drawings beside their `data.jsonl`, as `trimodal compress` reads them, with sentences or with labels; returns
+    `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     lines = []
     for number in range(TEST):
         kind, name = number % len(KINDS), f"picture-{number:02}.png"
         draw_picture(kind, 100_000 + number).save(folder / name)
-        lines.append(json.dumps({"image": name, "text": CAPTIONS[kind], "label": THINGS.index(KINDS[kind][2])}))
+        said = {"text": CAPTIONS[kind]} if texts else {"label": THINGS.index(KINDS[kind][2])}
+        lines.append(json.dumps({"image": name, **said}))
     (folder / "data.jsonl").write_text("\n".join(lines) + "\n")
     return folder
 
