@@ -16,9 +16,11 @@ const sound = (path) => {
 };
 
 const ASK = {
-  async minilm({ sentences }) {
+  async minilm({ sentences, unseen }) {
     const embed = await tf.pipeline("feature-extraction", "minilm", options);
-    return rows(await embed(sentences, { pooling: "mean", normalize: true }));
+    const all = [...sentences, ...unseen], found = [];
+    for (let i = 0; i < all.length; i += 20) found.push(...rows(await embed(all.slice(i, i + 20), { pooling: "mean", normalize: true })));
+    return found;
   },
   async clip({ images, names }) {
     const tokenizer = await tf.AutoTokenizer.from_pretrained("clip");
