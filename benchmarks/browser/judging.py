@@ -77,7 +77,8 @@ def _judge_vectors(found: Any, torch: Any, original: Any) -> list[PassLine]:
     near, far, simulated = ((a * b).sum(-1) for a, b in ((found, torch), (found, original), (torch, original)))
     print(
         f"minilm: mean and smallest cosine to the float model's vectors, {EVERYDAY} everyday sentences: "
-        f"in Node {far[:EVERYDAY].mean():.5f}, {far[:EVERYDAY].min():.5f}; in torch {simulated[:EVERYDAY].mean():.5f}, {simulated[:EVERYDAY].min():.5f}"
+        f"in Node {far[:EVERYDAY].mean():.5f}, {far[:EVERYDAY].min():.5f}; "
+        f"in torch {simulated[:EVERYDAY].mean():.5f}, {simulated[:EVERYDAY].min():.5f}"
     )
     what = f"mean cosine to the float model's vectors, {len(found) - EVERYDAY} docstrings"
     return [
