@@ -16,16 +16,18 @@ const sound = (path) => {
 };
 
 const ASK = {
-  async minilm({ sentences }) {
+  async minilm({ sentences, unseen }) {
     const embed = await tf.pipeline("feature-extraction", "minilm", options);
-    return rows(await embed(sentences, { pooling: "mean", normalize: true }));
+    const all = [...sentences, ...unseen], found = [];
+    for (let i = 0; i < all.length; i += 20) found.push(...rows(await embed(all.slice(i, i + 20), { pooling: "mean", normalize: true })));
+    return found;
   },
-  async clip({ images, texts }) {
+  async clip({ images, names }) {
     const tokenizer = await tf.AutoTokenizer.from_pretrained("clip");
     const processor = await tf.AutoProcessor.from_pretrained("clip");
     const text = await tf.CLIPTextModelWithProjection.from_pretrained("clip", options);
     const vision = await tf.CLIPVisionModelWithProjection.from_pretrained("clip", options);
-    const words = rows((await text(tokenizer(texts, { padding: true, truncation: true }))).text_embeds);
+    const words = rows((await text(tokenizer(names, { padding: true, truncation: true }))).text_embeds);
     const found = [];
     for (const path of images) {
       const [seen] = rows((await vision(await processor(await tf.RawImage.read(path)))).image_embeds);
@@ -33,19 +35,19 @@ const ASK = {
     }
     return found;
   },
-  async vit({ images, labels }) {
+  async vit({ images, names }) {
     const classify = await tf.pipeline("image-classification", "vit", options);
     const found = [];
     for (const path of images) {
-      const scores = Object.fromEntries((await classify(await tf.RawImage.read(path), { top_k: labels.length })).map((r) => [r.label, r.score]));
-      found.push(labels.map((label) => scores[label]));
+      const scores = Object.fromEntries((await classify(await tf.RawImage.read(path), { top_k: names.length })).map((r) => [r.label, r.score]));
+      found.push(names.map((label) => scores[label]));
     }
     return found;
   },
   async whisper({ sounds }) {
     const listen = await tf.pipeline("automatic-speech-recognition", "whisper", options);
     const found = [];
-    for (const path of sounds) found.push((await listen(sound(path), { max_new_tokens: 12 })).text.trim());
+    for (const path of sounds) found.push((await listen(sound(path), { language: "en", task: "transcribe" })).text.trim());
     return found;
   },
 };

@@ -16,6 +16,7 @@ from onnx_ir.passes import common
 
 from trimodal.exporting.component import Component
 from trimodal.exporting.exporter import ExportedComponent, Exporter, ExportResult, ExportSource
+from trimodal.exporting.flat_processors import write_flat_processor
 from trimodal.exporting.onnx_graph.coded_weights import WrittenCodes, write_codes_
 from trimodal.exporting.onnx_graph.float_graph import initializer_names, trace_component
 from trimodal.exporting.onnx_graph.score_products import quantize_scores_
@@ -34,6 +35,7 @@ def write_onnx(source: ExportSource, folder: Path) -> ExportResult:
     """
     place = folder / FOLDER
     place.mkdir(exist_ok=True)
+    write_flat_processor(folder)
     made, written = [], []
     for component in source.components:
         graph, codes = build_graph(component, source)
