@@ -22,15 +22,15 @@ class ExportSource:
     """What is exported: a model of plain layers, what is stored for each, and the parts that become files.
 
     `components` are made when a format asks for them, so that a format that keeps the whole module needs none. `target`
-    says how codes are written, None where nothing does. `score_ranges` are the largest magnitudes that query and key projections gave
-    on real samples, by path; empty where there were none.
+    says how codes are written, None where nothing does. `output_ranges` are the least and the largest number that query and key
+    projections, convolutions and ReLUs gave on real samples, by path; empty where there were none.
     """
 
     model: Model
     layers: Mapping[str, LayerCodes]
     split: Callable[[Model], Sequence[Component]]
     target: Target | None = None
-    score_ranges: Mapping[str, float] = field(default_factory=dict)
+    output_ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
     @property
     def components(self) -> Sequence[Component]:

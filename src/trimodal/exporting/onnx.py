@@ -16,6 +16,7 @@ from onnx_ir.passes import common
 
 from trimodal.exporting.component import Component
 from trimodal.exporting.exporter import ExportedComponent, Exporter, ExportResult, ExportSource
+from trimodal.exporting.onnx_graph.byte_maps import find_byte_maps, quantize_maps_
 from trimodal.exporting.onnx_graph.coded_weights import WrittenCodes, write_codes_
 from trimodal.exporting.onnx_graph.float_graph import initializer_names, trace_component
 from trimodal.exporting.onnx_graph.score_products import quantize_scores_
@@ -46,15 +47,19 @@ def build_graph(
     component: Component, source: ExportSource, integer_scores: bool = False, tidy: bool = True
 ) -> tuple[ir.Model, WrittenCodes]:
     """The component's graph with the codes in it, tidied, and what became of the codes; with `integer_scores`, as OpenVINO computes,
-    convolutions are of integers, and so is attention's first product where ranges are known. Without `tidy` it is left as it was traced.
+    all convolutions are of integers, else those whose sums become bytes, and so is attention's first product where ranges are known.
+    Without `tidy` it is left as it was traced.
 
     Raises:
         ModelError: it cannot be traced.
     """
     graph = trace_component(component)
-    codes = write_codes_(graph, initializer_names(component), source.layers.values(), source.unsigned, kernels=integer_scores)
+    names, layers = initializer_names(component), list(source.layers.values())
+    maps = find_byte_maps(graph.graph, names, layers, source.output_ranges)
+    codes = write_codes_(graph, names, layers, source.unsigned, None if integer_scores else maps.layers.keys())
+    quantize_maps_(graph.graph, maps, integer_biases=not integer_scores)
     if integer_scores:
-        quantize_scores_(graph, {path: source.score_ranges[path] for path in source.score_ranges.keys() & source.static_layers})
+        quantize_scores_(graph, {path: source.output_ranges[path] for path in source.output_ranges.keys() & source.static_layers})
     if tidy:
         graph.meta[_CHANGES] = tidy_graph_(graph)
     graph.producer_name = _PRODUCER

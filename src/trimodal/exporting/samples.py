@@ -1,4 +1,4 @@
-"""Real samples for an export: what it is tried on, and how large what query and key projections give becomes."""
+"""Real samples for an export: what it is tried on, and how large becomes what layers give that a runtime takes as bytes."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from trimodal.models.model import Batch, Model
 
 SAMPLES, AT_ONCE = 64, 8
 _ROLES = ("query", "key")
+_MAKES_MAPS = (nn.Conv1d, nn.Conv2d, nn.ReLU)
 
 
 def read_batches(model: Model, data: Data | None) -> list[Batch]:
@@ -31,14 +32,16 @@ def read_batches(model: Model, data: Data | None) -> list[Batch]:
     return list(batch_samples(model, chosen, AT_ONCE))
 
 
-def measure_score_ranges(model: Model, batches: Sequence[Batch]) -> dict[str, float]:
-    """The largest magnitude that each query and key projection gives on `batches`, by the layer's path."""
+def measure_output_ranges(model: Model, batches: Sequence[Batch]) -> dict[str, tuple[float, float]]:
+    """The least and the largest number that each query and key projection, each convolution and each ReLU gives on `batches`, by path."""
     paths = [site.path for site in model.layout.sites if site.role in _ROLES and len(site.shape) == 2]
-    found: dict[str, float] = {}
+    paths += [path for path, layer in model.module.named_modules() if isinstance(layer, _MAKES_MAPS)]
+    found: dict[str, tuple[float, float]] = {}
 
     def keep(path: str) -> Any:
         def hook(layer: nn.Module, inputs: Any, output: Tensor) -> None:
-            found[path] = max(found.get(path, 0.0), float(output.detach().abs().max()))
+            low, high = found.get(path, (0.0, 0.0))
+            found[path] = min(low, float(output.detach().min())), max(high, float(output.detach().max()))
 
         return hook
 

@@ -11,7 +11,7 @@ codes of a linear layer lie as the product wants them, (in, out), with a scale p
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -45,7 +45,8 @@ class WrittenCodes:
 
 
 def write_codes_(
-    model: ir.Model, names: Mapping[int, Sequence[str]], layers: Iterable[LayerCodes], unsigned: bool = False, kernels: bool = True
+    model: ir.Model, names: Mapping[int, Sequence[str]], layers: Iterable[LayerCodes], unsigned: bool = False,
+    kernels: Collection[str] | None = None,
 ) -> WrittenCodes:  # fmt: skip
     """Replace the weights of `layers` in the graph by their codes.
 
@@ -54,8 +55,8 @@ def write_codes_(
         names: what the initializers may be called, by the `id` of the parameter.
         layers: what is stored of each layer; those that the graph does not use are left out.
         unsigned: write 8-bit codes as unsigned numbers around 128, for kernels that saturate with signed ones.
-        kernels: whether the runtime convolves bytes whose sums are not rounded to bytes again. ONNX Runtime does not, and would
-            dequantize the kernel in every call.
+        kernels: the convolutions that the runtime computes with bytes, None for all. ONNX Runtime does only those whose sums become bytes
+            at once, and would dequantize the kernels of others in every call.
     """
     editor, written = GraphEditor(model.graph), WrittenCodes(parameters=_used_parameters(model.graph))
     for codes in layers:
@@ -73,7 +74,7 @@ def _used_parameters(graph: ir.Graph) -> set[str]:
 
 
 def _write_layer(
-    editor: GraphEditor, weight: ir.Value, codes: LayerCodes, written: WrittenCodes, unsigned: bool, kernels: bool
+    editor: GraphEditor, weight: ir.Value, codes: LayerCodes, written: WrittenCodes, unsigned: bool, kernels: Collection[str] | None
 ) -> None:  # fmt: skip
     """Put the codes in the place of `weight`, wherever it is used."""
     uses, decoder = find_uses(weight, codes), WeightDecoder(editor, codes, editor.start)
@@ -83,7 +84,7 @@ def _write_layer(
         written.decoded[codes.path] = reason or decoder.reason
     else:
         written.coded.add(codes.path)
-        packed = replace(packed, counted=not kernels, nibbles=all(use.kind != "lookup" for use in uses))
+        packed = replace(packed, counted=kernels is not None, nibbles=all(use.kind != "lookup" for use in uses))
     form = _WeightForm(editor, codes, packed, decoder, all(use.transposed for use in uses))
     for use in uses:
         if use.kind == "shape":
@@ -98,13 +99,13 @@ def _write_layer(
                 written.float_inputs[codes.path] = "it is a recurrent layer, or one whose product the graph does not show"
 
 
-def _find_reason(uses: Sequence[WeightUse], codes: LayerCodes, kernels: bool) -> str | None:
+def _find_reason(uses: Sequence[WeightUse], codes: LayerCodes, kernels: Collection[str] | None) -> str | None:
     """Why codes would be of no use to a runtime, whatever they are."""
     if others := [use.node.op_type for use in uses if use.kind == "other"]:
         return f"it is used otherwise than in a product ({others[0]}), as the weights of recurrent layers are"
     if len(codes.shape) > 2 and (codes.input is None or not codes.input.static):
         return "no runtime multiplies the codes of a convolution's kernel with floats"
-    if len(codes.shape) > 2 and not kernels:
+    if len(codes.shape) > 2 and kernels is not None and codes.path not in kernels:
         return "this runtime convolves bytes only where their sums become bytes again"
     return None
 

@@ -262,12 +262,11 @@ def _list_strengths(config: SmoothConfig, keeps: bool) -> Sequence[float]:
 
 
 def join_inputs(choices: Sequence[InputChoice]) -> Sequence[InputChoice]:
-    """One range for the choices that were made apart for one tensor, which layers read in unlike patches: the widest, so that none cuts
-    off more than it chose to; as they are where a range is not known beforehand, or factors differ."""
-    plain = all(_SCALE in one.tensors and bool((one.tensors[_FACTOR] == 1).all()) for one in choices)
-    if not plain or len({one.config.activation_bits for one in choices}) > 1:
+    """The widest of the ranges that were chosen apart for one tensor; as they are where one is not static or factors differ."""
+    bits = {one.config.activation_bits for one in choices}
+    if len(bits) > 1 or not all(_SCALE in one.tensors and bool((one.tensors[_FACTOR] == 1).all()) for one in choices):
         return choices
-    scale, zero = join_grids([(one.tensors[_SCALE], one.tensors[_ZERO]) for one in choices], choices[0].config.activation_bits)
+    scale, zero = join_grids([(one.tensors[_SCALE], one.tensors[_ZERO]) for one in choices], bits.pop())
     said = "one range with what reads it in other patches"
     return [replace(one, tensors={**one.tensors, _SCALE: scale, _ZERO: zero}, note=f"{one.note}, {said}") for one in choices]
 
