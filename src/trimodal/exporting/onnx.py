@@ -19,6 +19,7 @@ from trimodal.exporting.exporter import ExportedComponent, Exporter, ExportResul
 from trimodal.exporting.onnx_graph.byte_maps import find_byte_maps, quantize_maps_
 from trimodal.exporting.onnx_graph.coded_weights import WrittenCodes, write_codes_
 from trimodal.exporting.onnx_graph.float_graph import initializer_names, trace_component
+from trimodal.exporting.onnx_graph.integer_biases import code_biases_
 from trimodal.exporting.onnx_graph.score_products import quantize_scores_
 from trimodal.exporting.onnx_graph.tidy import tidy_graph_
 
@@ -56,9 +57,11 @@ def build_graph(
     graph = trace_component(component)
     names, layers = initializer_names(component), list(source.layers.values())
     maps = find_byte_maps(graph.graph, names, layers, source.output_ranges)
-    codes = write_codes_(graph, names, layers, source.unsigned, None if integer_scores else maps.layers.keys())
-    quantize_maps_(graph.graph, maps, integer_biases=not integer_scores)
-    if integer_scores:
+    codes = write_codes_(graph, names, layers, source.unsigned, None if integer_scores else maps.layers)
+    quantize_maps_(graph.graph, maps)
+    if not integer_scores:
+        code_biases_(graph.graph)
+    else:
         quantize_scores_(graph, {path: source.output_ranges[path] for path in source.output_ranges.keys() & source.static_layers})
     if tidy:
         graph.meta[_CHANGES] = tidy_graph_(graph)

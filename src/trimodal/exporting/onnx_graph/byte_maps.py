@@ -46,7 +46,7 @@ class ByteMaps:
     """The maps that are to be bytes, by value, and the convolutions whose sums become one of them at once, by path."""
 
     grids: dict[ir.Value, ByteGrid] = field(default_factory=dict)
-    layers: dict[str, ir.Node] = field(default_factory=dict)
+    layers: set[str] = field(default_factory=set)
 
 
 def find_byte_maps(graph: ir.Graph, names: Mapping[int, Sequence[str]], layers: Iterable[LayerCodes], ranges: Ranges) -> ByteMaps:
@@ -84,7 +84,7 @@ class _MapSearch:
         """Find what becomes of the output of `node`, whose inputs were found before."""
         if node in self._readers:
             if self._settle(node.outputs[0]):
-                self.found.layers[self._readers[node].path] = node
+                self.found.layers.add(self._readers[node].path)
         elif node.op_type in ("Add", "MaxPool") and all(value in self.found.grids for value in node.inputs):
             self._settle(node.outputs[0])
 
@@ -132,9 +132,8 @@ def _path_of(node: ir.Node) -> str:
     return str(scopes[-2]).removeprefix("model.") if len(scopes) > 1 else ""
 
 
-def quantize_maps_(graph: ir.Graph, maps: ByteMaps, integer_biases: bool) -> None:
-    """Let sums, poolings and means read the bytes of `maps`; with `integer_biases` their convolutions have biases of 32 bits, which ONNX
-    Runtime asks for."""
+def quantize_maps_(graph: ir.Graph, maps: ByteMaps) -> None:
+    """Let sums, poolings and means read the bytes of `maps`."""
     editor = GraphEditor(graph)
     for value, grid in maps.grids.items():
         uses = [use for use in value.uses() if use.node.op_type in _SUMS]
@@ -146,32 +145,4 @@ def quantize_maps_(graph: ir.Graph, maps: ByteMaps, integer_biases: bool) -> Non
         plain = editor.add_node("DequantizeLinear", [coded, scale, zero], uses[0].node)
         for use in uses:
             use.node.replace_input_with(use.idx, plain)
-    if integer_biases:
-        for node in maps.layers.values():
-            _code_bias(editor, node)
     graph.sort()
-
-
-def _code_bias(editor: GraphEditor, node: ir.Node) -> None:
-    """The bias of a convolution in steps of its sums, the input's scale times the row's; left in float where it has more of them than 32
-    bits can count."""
-    bias = node.inputs[2] if len(node.inputs) > 2 else None
-    scales = [_scale_of(value) for value in node.inputs[:2]]
-    if bias is None or bias.const_value is None or scales[0] is None or scales[1] is None:
-        return
-    step = (scales[0].astype(np.float64) * scales[1]).astype(np.float32)
-    codes = np.round(bias.const_value.numpy().astype(np.float64) / step)
-    if np.abs(codes).max() >= 2**31:
-        return
-    spread = np.broadcast_to(step, codes.shape).copy()
-    parts = [editor.constant(codes.astype(np.int32), f"{bias.name}.codes"), editor.constant(spread, f"{bias.name}.scale")]
-    node.replace_input_with(2, editor.add_node("DequantizeLinear", parts, node, axis=0))
-
-
-def _scale_of(value: ir.Value | None) -> np.ndarray | None:
-    """The scale with which `value` is dequantized."""
-    maker = None if value is None else value.producer()
-    if maker is None or maker.op_type != "DequantizeLinear":
-        return None
-    scale = maker.inputs[1]
-    return None if scale is None or scale.const_value is None else scale.const_value.numpy()
