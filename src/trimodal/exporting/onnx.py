@@ -16,6 +16,7 @@ from onnx_ir.passes import common
 
 from trimodal.exporting.component import Component
 from trimodal.exporting.exporter import ExportedComponent, Exporter, ExportResult, ExportSource
+from trimodal.exporting.map_grids import find_map_makers
 from trimodal.exporting.onnx_graph.byte_maps import find_byte_maps, quantize_maps_
 from trimodal.exporting.onnx_graph.coded_weights import WrittenCodes, write_codes_
 from trimodal.exporting.onnx_graph.float_graph import initializer_names, trace_component
@@ -56,9 +57,10 @@ def build_graph(
     """
     graph = trace_component(component)
     names, layers = initializer_names(component), list(source.layers.values())
-    maps = find_byte_maps(graph.graph, names, layers, source.output_ranges)
+    maps = find_byte_maps(graph.graph, names, layers, find_map_makers(component.module).keys(), source.output_ranges)
     codes = write_codes_(graph, names, layers, source.unsigned, None if integer_scores else maps.layers)
     quantize_maps_(graph.graph, maps)
+    codes.maps = maps.made
     if not integer_scores:
         code_biases_(graph.graph)
     else:
@@ -93,7 +95,9 @@ def gather_result(made: Sequence[ExportedComponent], written: Sequence[WrittenCo
     coded = frozenset().union(*(codes.coded for codes in written))
     decoded = {path: why for codes in written for path, why in codes.decoded.items() if path not in coded}
     float_inputs = {path: why for codes in written for path, why in codes.float_inputs.items()}
-    return ExportResult(tuple(made), coded, decoded, float_inputs, frozenset().union(*(codes.parameters for codes in written)))
+    parameters = frozenset().union(*(codes.parameters for codes in written))
+    maps = {part.name: codes.maps for part, codes in zip(made, written, strict=True) if codes.maps}
+    return ExportResult(tuple(made), coded, decoded, float_inputs, parameters, maps=maps)
 
 
 def _shapes_of(values: Sequence[ir.Value]) -> dict[str, list[int | str]]:

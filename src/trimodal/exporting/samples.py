@@ -10,11 +10,11 @@ from torch import Tensor, nn
 
 from trimodal.core import Sample
 from trimodal.data import Data, batch_samples, check_media, check_modalities, is_no_data, read_samples
+from trimodal.exporting.map_grids import find_map_makers
 from trimodal.models.model import Batch, Model
 
 SAMPLES, AT_ONCE = 64, 8
 _ROLES = ("query", "key")
-_MAKES_MAPS = (nn.Conv1d, nn.Conv2d, nn.ReLU)
 
 
 def read_batches(model: Model, data: Data | None) -> list[Batch]:
@@ -35,7 +35,7 @@ def read_batches(model: Model, data: Data | None) -> list[Batch]:
 def measure_output_ranges(model: Model, batches: Sequence[Batch]) -> dict[str, tuple[float, float]]:
     """The least and the largest number that each query and key projection, each convolution and each ReLU gives on `batches`, by path."""
     paths = [site.path for site in model.layout.sites if site.role in _ROLES and len(site.shape) == 2]
-    paths += [path for path, layer in model.module.named_modules() if isinstance(layer, _MAKES_MAPS)]
+    paths += find_map_makers(model.module)
     found: dict[str, tuple[float, float]] = {}
 
     def keep(path: str) -> Any:

@@ -18,6 +18,7 @@ import numpy as np
 import onnx_ir as ir
 
 from trimodal.exporting.layer_codes import InputCodes, LayerCodes
+from trimodal.exporting.map_grids import MapGrids
 from trimodal.exporting.onnx_graph.beside_codes import add_correction, rotate_input
 from trimodal.exporting.onnx_graph.decoded_weights import WeightDecoder
 from trimodal.exporting.onnx_graph.dequantizing import dequantize, dequantize_rows
@@ -31,12 +32,14 @@ from trimodal.layers.affine import NotAffine
 class WrittenCodes:
     """What became of the layers' codes in one graph: `coded` are those whose products a runtime may compute with integers or
     dequantize as it goes, `decoded` those that it turns into floats when it loads the file, with the reason, and `float_inputs` those
-    whose input is quantized in the simulation and left as it is here. `parameters` are the model's own tensors that the graph used."""
+    whose input is quantized in the simulation and left as it is here. `parameters` are the model's own tensors that the graph used;
+    `maps` those between convolutions that are bytes."""
 
     coded: set[str] = field(default_factory=set)
     decoded: dict[str, str] = field(default_factory=dict)
     float_inputs: dict[str, str] = field(default_factory=dict)
     parameters: set[str] = field(default_factory=set)
+    maps: MapGrids = field(default_factory=dict)
 
     @property
     def all(self) -> set[str]:
@@ -106,7 +109,7 @@ def _find_reason(uses: Sequence[WeightUse], codes: LayerCodes, kernels: Collecti
     if len(codes.shape) > 2 and (codes.input is None or not codes.input.static):
         return "no runtime multiplies the codes of a convolution's kernel with floats"
     if len(codes.shape) > 2 and kernels is not None and codes.path not in kernels:
-        return "this runtime convolves bytes only where their sums become bytes again"
+        return "this runtime convolves bytes only where their sums become bytes at once; --data tells how large these are"
     return None
 
 

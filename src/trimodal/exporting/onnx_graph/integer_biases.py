@@ -23,8 +23,12 @@ def code_biases_(graph: ir.Graph) -> None:
     for node in list(graph):
         bias = node.inputs[2] if node.op_type in ("Conv", "Gemm") and len(node.inputs) > 2 else None
         scales = [_find_scale(value) for value in node.inputs[:2]]
-        if bias is not None and bias.const_value is not None and scales[0] is not None and scales[1] is not None:
+        if scales[0] is None or scales[1] is None:
+            continue
+        if bias is not None and bias.const_value is not None:
             _code_bias(editor, node, bias, bias.const_value.numpy(), scales[0] * scales[1])
+        if node.op_type == "Gemm":
+            _add_zeros(editor, node.inputs[1])
     editor.remove_unused_initializers_()
 
 
@@ -37,18 +41,16 @@ def _code_bias(editor: GraphEditor, node: ir.Node, bias: ir.Value, numbers: np.n
         return
     parts = [editor.constant(codes.astype(np.int32), f"{bias.name}.codes"), editor.constant(step, f"{bias.name}.scale")]
     node.replace_input_with(2, editor.add_node("DequantizeLinear", parts, node, axis=0))
-    weight = node.inputs[1].producer() if node.op_type == "Gemm" and node.inputs[1] is not None else None
-    if weight is not None and len(weight.inputs) == 2 and weight.inputs[0] is not None:
-        _add_zeros(editor, weight, weight.inputs[0].dtype)
 
 
-def _add_zeros(editor: GraphEditor, weight: ir.Node, dtype: ir.DataType | None) -> None:
-    """Zero-points of the codes' type for a DequantizeLinear without any."""
-    scale = weight.inputs[1]
-    if dtype in _BYTES and scale is not None and scale.const_value is not None:
-        zeros = np.zeros(scale.const_value.shape.numpy(), np.int8 if dtype == ir.DataType.INT8 else np.uint8)
-        weight.resize_inputs(3)
-        weight.replace_input_with(2, editor.constant(zeros, "zeros"))
+def _add_zeros(editor: GraphEditor, weight: ir.Value | None) -> None:
+    """Zero-points for the DequantizeLinear that gives `weight`, where it has none, which means that its codes are signed."""
+    maker = None if weight is None else weight.producer()
+    scale = None if maker is None else maker.inputs[1]
+    if maker is not None and len(maker.inputs) == 2 and scale is not None and scale.const_value is not None:
+        zeros = np.zeros(scale.const_value.numpy().shape, np.int8)
+        maker.resize_inputs(3)
+        maker.replace_input_with(2, editor.constant(zeros, "zeros"))
 
 
 def _find_scale(value: ir.Value | None) -> np.ndarray | None:
