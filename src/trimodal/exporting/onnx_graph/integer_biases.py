@@ -20,13 +20,13 @@ _LARGEST = 2**31 - 1
 def code_biases_(graph: ir.Graph) -> None:
     """Code the bias of every product of bytes in `graph`; those stay float that have more steps than 32 bits can count."""
     editor = GraphEditor(graph)
-    for node in list(graph):
-        bias = node.inputs[2] if node.op_type in ("Conv", "Gemm") and len(node.inputs) > 2 else None
-        scales = [_find_scale(value) for value in node.inputs[:2]]
-        if scales[0] is None or scales[1] is None:
+    for node in [node for node in graph if node.op_type in ("Conv", "Gemm")]:
+        scale, rows = _find_scale(node.inputs[0]), _find_scale(node.inputs[1])
+        if scale is None or rows is None:
             continue
+        bias = node.inputs[2] if len(node.inputs) > 2 else None
         if bias is not None and bias.const_value is not None:
-            _code_bias(editor, node, bias, bias.const_value.numpy(), scales[0] * scales[1])
+            _code_bias(editor, node, bias, bias.const_value.numpy(), scale * rows)
         if node.op_type == "Gemm":
             _add_zeros(editor, node.inputs[1])
     editor.remove_unused_initializers_()
@@ -50,7 +50,7 @@ def _add_zeros(editor: GraphEditor, weight: ir.Value | None) -> None:
     if maker is not None and len(maker.inputs) == 2 and scale is not None and scale.const_value is not None:
         zeros = np.zeros(scale.const_value.numpy().shape, np.int8)
         maker.resize_inputs(3)
-        maker.replace_input_with(2, editor.constant(zeros, "zeros"))
+        maker.replace_input_with(2, editor.constant(zeros, f"{scale.name}.zeros"))
 
 
 def _find_scale(value: ir.Value | None) -> np.ndarray | None:
