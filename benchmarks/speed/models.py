@@ -159,7 +159,7 @@ CASES: Mapping[str, Case] = {
              MERGED, calibration=2),
         Case("ResNet-50", seeded("ResNetForImageClassification", "ResNetConfig", num_labels=1000), make_images,
              [{"prune.channels": {"where": "*.[12].channels", "sparsity": 0.5, "score": "magnitude"}}], transformer=False,
-             steps=[{"fold.exact": {}}, *INT8]),
+             steps=[{"fold.exact": {}}, *INT8_FULL]),
     )
 }  # fmt: skip
 

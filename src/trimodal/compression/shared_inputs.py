@@ -33,9 +33,9 @@ def share_inputs_(
     for members in _group_by_input(context, tasks, places, seen):
         with keep_modes(context.model.module):
             chosen.append((members, *_share_input_(context, members, now)))
-    for members, choice, note in _join_patches(context, chosen):
-        others = [place.name for _, place in members]
-        settled |= {place.name: _settle_task(task, choice, place, others, note) for task, place in members}
+    for group, choice, note in _join_patches(context, chosen):
+        others = [place.name for _, place in group]
+        settled |= {place.name: _settle_task(task, choice, place, others, note) for task, place in group}
     return [settled[task.planned.name] for task in tasks], now
 
 

@@ -82,8 +82,8 @@ def _find_calls(graph: ir.Graph, makers: Collection[str]) -> dict[ir.Node, tuple
     calls: Counter[str] = Counter()
     found = {}
     for node in graph:
-        scopes = ast.literal_eval(node.metadata_props.get(SCOPES, "[]")) if node.op_type in ("Conv", "Relu") else ()
-        path = str(scopes[-2]).removeprefix("model.") if len(scopes) > 1 else ""
+        scopes: list[str] = ast.literal_eval(node.metadata_props.get(SCOPES, "[]")) if node.op_type in ("Conv", "Relu") else []
+        path = scopes[-2].removeprefix("model.") if len(scopes) > 1 else ""
         if path in makers:
             found[node] = path, calls[path]
             calls[path] += 1
@@ -118,11 +118,15 @@ class _MapSearch:
         if grid is None or not (unread or self._list_grids(place)):
             return False
         self.found.grids[place] = grid
-        maker = place.producer()
-        if maker in self._calls:
-            path, call = self._calls[maker]
+        if (called := self._find_call(place)) is not None:
+            path, call = called
             self.found.made.setdefault(path, {})[call] = grid
         return True
+
+    def _find_call(self, value: ir.Value) -> tuple[str, int] | None:
+        """The layer that makes `value`, and the number of its call; None where none does that can be rounded in the model."""
+        maker = value.producer()
+        return None if maker is None else self._calls.get(maker)
 
     def _list_grids(self, value: ir.Value) -> set[MapGrid]:
         """Those of the convolutions that read `value`."""
@@ -136,15 +140,15 @@ class _MapSearch:
         wanted, pools = self._list_grids(value), all(user.op_type == "MaxPool" for user in users)
         if pools:
             wanted = {grid for user in users if (grid := self._find_grid(user.outputs[0])) is not None}
-        rounded = pools or (maker is not None and maker.op_type == "MaxPool") or maker in self._calls
+        rounded = pools or (maker is not None and maker.op_type == "MaxPool") or self._find_call(value) is not None
         if len(wanted) == 1 and (rounded or all(user in self._readers for user in users)):
             return wanted.pop()
         return None if wanted or pools or not rounded else self._make_grid(value, users)
 
     def _make_grid(self, value: ir.Value, users: Sequence[ir.Node]) -> MapGrid | None:
         """From what was measured, and what bounds it by the sum that it goes into: the narrower at either end."""
-        maker = value.producer()
-        measured = None if maker not in self._calls else self._ranges.get(self._calls[maker][0])
+        called = self._find_call(value)
+        measured = None if called is None else self._ranges.get(called[0])
         known = [ends for ends in (measured, self._bound_by_sum(value, users)) if ends is not None]
         return MapGrid.of_range(max(low for low, _ in known), min(high for _, high in known)) if known else None
 
