@@ -62,13 +62,13 @@ def write_ours(case: Case, steps: Sequence[Mapping[str, Any]], folder: Path) -> 
 
     from trimodal.exporting import EXPORTERS
     from trimodal.exporting.export import choose_target, prepare_source
-    from trimodal.exporting.samples import measure_score_ranges
+    from trimodal.exporting.samples import measure_output_ranges
 
     model = open_case(case)
     if steps:
         model, *_ = planned_and_compressed(model, steps, make_samples(model, case.calibration))
-    ranges = measure_score_ranges(model, [case.inputs(_RANGED, 0)])
-    source = replace(prepare_source(model), score_ranges=ranges)
+    ranges = measure_output_ranges(model, [case.inputs(_RANGED, 0)])
+    source = replace(prepare_source(model), output_ranges=ranges)
     said: dict[str, Any] = {"files": {}, "coded": 0, "float_inputs": 0}
     for form in FORMATS if steps else FORMATS[:1]:
         (folder / form).mkdir()

@@ -81,6 +81,25 @@ def test_a_folded_factor_changes_nothing(context: Any, name: str, role: str) -> 
     assert changed == {site.path for site in sites}
 
 
+def test_a_factor_goes_through_a_relu_into_the_convolution_before_it(context: Any) -> None:
+    """relu(x) · c = relu(x · c). What the residual reads too has no producer."""
+    here = context("resnet")
+    module, batch = here.model.module, make_miniature_batch("resnet", 3, 9)
+    for path, layer in list(module.named_modules()):
+        if isinstance(layer, torch.nn.BatchNorm2d):
+            module.set_submodule(path, torch.nn.Identity())  # as after fold.exact
+    sites, before = {site.name: site for site in here.model.layout.sites}, collect_outputs(module, batch)
+    assert find_producer(here, [sites["image.1.1.conv"]]) is None
+    for name, expected in (("image.1.2.conv", "image.1.1.conv"), ("image.1.3.conv", "image.1.2.conv")):
+        producer = find_producer(here, [sites[name]])
+        assert producer is not None and producer.site.name == expected
+        factor = 2.0 ** torch.randint(-3, 4, (len(producer.rows),), generator=torch.Generator().manual_seed(1))[producer.ties]
+        changed = (producer.site, sites[name])
+        apply_change_(here.model, Place("fold", changed), fold_factor(here, producer, [sites[name]], factor), changed)
+    after = collect_outputs(module, batch)
+    assert all(torch.allclose(after[key], before[key], atol=1e-6, rtol=1e-6) for key in before)
+
+
 def test_no_half_precision_and_no_tied_weight_takes_part(context: Any) -> None:
     here = context("llama")
     assert find_producer(here, [replace(site, dtype="bfloat16") for site in readers_of(here, "query")]) is None

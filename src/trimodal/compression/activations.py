@@ -132,6 +132,18 @@ class Activations:
                 handle.remove()
         return found
 
+    def find_sources(self, sites: Sequence[Site]) -> dict[str, str]:
+        """By path, the first of `sites`, all in one block or all outside of blocks, that was given the very same tensor for the first
+        batch that comes there, in whatever patches; sites that none comes to are missing."""
+        tower, block = sites[0].tower, sites[0].block
+        self.model.module.eval()
+        with torch.inference_mode():
+            chain = None if block is None else self._reach_block(tower, block)
+            came = [True] * len(self.batches) if chain is None else [hidden is not None for hidden in chain.inputs]
+            given = self.capture_inputs(came.index(True), chain, [site.path for site in sites]) if any(came) else {}
+        first: dict[int, str] = {}
+        return {path: first.setdefault(id(tensors[0]), path) for path, tensors in given.items()}
+
     def _run_batch(self, index: int, chain: _ActivationCache | None) -> None:
         """Push batch number `index` through the block where `chain` stands, or through the whole model."""
         if chain is None:

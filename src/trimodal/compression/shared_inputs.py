@@ -3,7 +3,8 @@
 The layers that were given the very same tensor have one statistic (`activations.py`), by which they are found. Their method chooses
 for all of them at once (`methods/method.py`, `SharedInputs`), and each is then solved by itself with what was chosen. Where
 the factors may be folded, the layer or norm before takes them over first (`producers.py`): the model computes what it did, and is whole at
-every moment.
+every moment. Convolutions that see one map in unlike patches, as a shortcut with stride 2 beside a layer with stride 1, have statistics of
+their own; their method chooses for each, and then joins what it chose.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from trimodal.methods.method import InputChoice, SharedInputs
 from trimodal.statistics import Moment, Seen, Statistic
 
 _Member = tuple[Task, Place]
+_Chosen = tuple[Sequence[_Member], InputChoice, str]
 
 
 def share_inputs_(
@@ -27,10 +29,13 @@ def share_inputs_(
     """The `tasks` of a round, those that quantize one input each with what was chosen for it, and what was `seen` at their `places`,
     as it is after factors were folded; that is all that changes in the model."""
     settled, now = {task.planned.name: task for task in tasks}, dict(seen)
+    chosen: list[_Chosen] = []
     for members in _group_by_input(context, tasks, places, seen):
         with keep_modes(context.model.module):
-            for task, place in _share_input_(context, members, now):
-                settled[place.name] = task
+            chosen.append((members, *_share_input_(context, members, now)))
+    for group, choice, note in _join_patches(context, chosen):
+        others = [place.name for _, place in group]
+        settled |= {place.name: _settle_task(task, choice, place, others, note) for task, place in group}
     return [settled[task.planned.name] for task in tasks], now
 
 
@@ -50,8 +55,32 @@ def _group_by_input(
     return list(groups.values())
 
 
-def _share_input_(context: SolveContext, members: Sequence[_Member], seen: dict[str, Mapping[str, Seen]]) -> list[_Member]:
-    """The members with what their method chose for the input; `seen` becomes that of the input as it is then."""
+def _join_patches(context: SolveContext, chosen: Sequence[_Chosen]) -> Sequence[_Chosen]:
+    """What was `chosen`, where groups of one block read one tensor in unlike patches with what their method then makes of it."""
+    kernels = [members[0][1].observed_site for members, _, _ in chosen if members[0][1].observed_site.kind == "conv"]
+    if len(kernels) < 2:
+        return chosen
+    with keep_modes(context.model.module):
+        source = context.activations.find_sources(kernels)
+    alike: dict[Hashable, list[int]] = {}
+    for number, (members, _, _) in enumerate(chosen):
+        task, place = members[0]
+        path = place.observed_site.path
+        alike.setdefault((task.edit, task.method.name, source.get(path, path)), []).append(number)
+    joined = list(chosen)
+    for numbers in alike.values():
+        inputs = chosen[numbers[0]][0][0][0].method.inputs
+        assert inputs is not None
+        if len(numbers) > 1:
+            for number, choice in zip(numbers, inputs.join([chosen[n][1] for n in numbers]), strict=True):
+                joined[number] = (chosen[number][0], choice, chosen[number][2])
+    return joined
+
+
+def _share_input_(
+    context: SolveContext, members: Sequence[_Member], seen: dict[str, Mapping[str, Seen]]
+) -> tuple[InputChoice, str]:
+    """What their method chose for the members' input, and a note; `seen` becomes that of the input as it is then."""
     (first, place), sites = members[0], [place.observed_site for _, place in members]
     inputs, statistic = first.method.inputs, context.select_statistic(first, place, seen[sites[0].path])
     assert inputs is not None
@@ -67,8 +96,7 @@ def _share_input_(context: SolveContext, members: Sequence[_Member], seen: dict[
             name: part.scale_columns(choice.factor) if isinstance(part, Moment) else part for name, part in seen[sites[0].path].items()
         }
         seen.update(dict.fromkeys((site.path for site in sites), scaled))
-    others = [place.name for _, place in members]
-    return [(_settle_task(task, choice, place, others, note), place) for task, place in members]
+    return choice, note
 
 
 def _fit_choice(

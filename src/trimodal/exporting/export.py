@@ -24,7 +24,7 @@ from trimodal.exporting.components import split_components
 from trimodal.exporting.idle_layers import describe_idle_layers, find_idle_layers
 from trimodal.exporting.layer_codes import take_layer_codes_
 from trimodal.exporting.plain_attention import use_plain_attention_
-from trimodal.exporting.samples import measure_score_ranges, read_batches
+from trimodal.exporting.samples import measure_output_ranges, read_batches
 from trimodal.exporting.trial import begin_trial, run_trial
 from trimodal.formats import check_output_place, is_artifact, open_atomic_folder, open_model
 from trimodal.formats.plain_config import strip_config
@@ -63,8 +63,8 @@ def export(
         to: a format of `EXPORTERS`.
         out: folder to write, complete afterwards or as it was; by default the format's name inside of the artifact. An archive is a file,
             by default beside the artifact.
-        data: samples that the export is tried on; without them it is tried on random inputs. OpenVINO also takes from them how large
-            attention's queries and keys become, and multiplies these as integers.
+        data: samples that the export is tried on; without them it is tried on random inputs. From them it is also known how large sums of
+            convolutions become, which then are bytes, and for OpenVINO attention's queries and keys, which are multiplied as integers.
         target: name or file of a profile that says how codes are written (`trimodal targets`); by default that of the format's runtime
             for this machine.
         force: replace `out` if it is not empty.
@@ -86,9 +86,9 @@ def export(
     model.module.float()  # runtimes on a CPU compute in float32; codes and scales keep their types
     batches = read_batches(model, data)
     trial = begin_trial(model, batches[0] if batches else None) if exporter.runtime in RUNTIMES else None
-    ranges = measure_score_ranges(model, batches)
+    ranges = measure_output_ranges(model, batches)
     notes = list_misfits(profile, model) if profile is not None else ()
-    prepared = replace(prepare_source(model, profile, exporter.keeps_types), score_ranges=ranges)
+    prepared = replace(prepare_source(model, profile, exporter.keeps_types), output_ranges=ranges)
     with open_atomic_folder(place, force) as part, torch.no_grad():
         _carry_files(model, part)
         result = exporter.write(prepared, part)

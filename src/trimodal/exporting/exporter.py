@@ -13,6 +13,7 @@ from trimodal.errors import InputError
 from trimodal.exporting.component import Component
 from trimodal.exporting.graph_changes import GraphChange
 from trimodal.exporting.layer_codes import LayerCodes
+from trimodal.exporting.map_grids import MapGrids
 from trimodal.models.model import Model
 from trimodal.targets import Target
 
@@ -22,15 +23,15 @@ class ExportSource:
     """What is exported: a model of plain layers, what is stored for each, and the parts that become files.
 
     `components` are made when a format asks for them, so that a format that keeps the whole module needs none. `target`
-    says how codes are written, None where nothing does. `score_ranges` are the largest magnitudes that query and key projections gave
-    on real samples, by path; empty where there were none.
+    says how codes are written, None where nothing does. `output_ranges` are the least and the largest number that query and key
+    projections, convolutions and ReLUs gave on real samples, by path; empty where there were none.
     """
 
     model: Model
     layers: Mapping[str, LayerCodes]
     split: Callable[[Model], Sequence[Component]]
     target: Target | None = None
-    score_ranges: Mapping[str, float] = field(default_factory=dict)
+    output_ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
     @property
     def components(self) -> Sequence[Component]:
@@ -75,7 +76,8 @@ class ExportResult:
 
     `coded` are the paths of layers whose codes are in the files as they are; `decoded` those that are floats when the file is loaded,
     `float_inputs` those whose input is left in float, each with the reason; `parameters` are the names of the model's tensors that
-    are in the files, codes' own left out; `notes` is what else a user should know.
+    are in the files, codes' own left out; `notes` is what else a user should know. `maps` are those between convolutions that are bytes in
+    the files, by component.
     """
 
     components: tuple[ExportedComponent, ...]
@@ -85,11 +87,12 @@ class ExportResult:
     parameters: frozenset[str] = frozenset()
     notes: tuple[str, ...] = ()
     checks: tuple[Check, ...] = ()
+    maps: Mapping[str, MapGrids] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Plain data."""
         plain = asdict(self)
-        del plain["parameters"]
+        del plain["parameters"], plain["maps"]
         return {**plain, "coded": sorted(self.coded)}
 
 

@@ -46,7 +46,7 @@ def record_layer_calls(module: nn.Module, paths: Sequence[str]) -> Iterator[dict
     def keep(path: str) -> Any:
         def hook(layer: nn.Module, inputs: Any, output: Tensor) -> None:
             if path not in found and inputs:
-                found[path] = (inputs[0].detach().float(), output.detach().float())
+                found[path] = (inputs[0].detach().float().clone(), output.detach().float().clone())  # some models add to it in place
 
         return hook
 

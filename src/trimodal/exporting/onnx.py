@@ -17,8 +17,11 @@ from onnx_ir.passes import common
 from trimodal.exporting.component import Component
 from trimodal.exporting.exporter import ExportedComponent, Exporter, ExportResult, ExportSource
 from trimodal.exporting.flat_processors import write_flat_processor
+from trimodal.exporting.map_grids import find_map_makers
+from trimodal.exporting.onnx_graph.byte_maps import find_byte_maps, quantize_maps_
 from trimodal.exporting.onnx_graph.coded_weights import WrittenCodes, write_codes_
 from trimodal.exporting.onnx_graph.float_graph import initializer_names, trace_component
+from trimodal.exporting.onnx_graph.integer_biases import code_biases_
 from trimodal.exporting.onnx_graph.score_products import quantize_scores_
 from trimodal.exporting.onnx_graph.tidy import tidy_graph_
 
@@ -48,15 +51,22 @@ def build_graph(
     component: Component, source: ExportSource, integer_scores: bool = False, tidy: bool = True
 ) -> tuple[ir.Model, WrittenCodes]:
     """The component's graph with the codes in it, tidied, and what became of the codes; with `integer_scores`, as OpenVINO computes,
-    convolutions are of integers, and so is attention's first product where ranges are known. Without `tidy` it is left as it was traced.
+    all convolutions are of integers, else those whose sums become bytes, and so is attention's first product where ranges are known.
+    Without `tidy` it is left as it was traced.
 
     Raises:
         ModelError: it cannot be traced.
     """
     graph = trace_component(component)
-    codes = write_codes_(graph, initializer_names(component), source.layers.values(), source.unsigned, kernels=integer_scores)
-    if integer_scores:
-        quantize_scores_(graph, {path: source.score_ranges[path] for path in source.score_ranges.keys() & source.static_layers})
+    names, layers = initializer_names(component), list(source.layers.values())
+    maps = find_byte_maps(graph.graph, names, layers, find_map_makers(component.module).keys(), source.output_ranges)
+    codes = write_codes_(graph, names, layers, source.unsigned, None if integer_scores else maps.layers)
+    quantize_maps_(graph.graph, maps)
+    codes.maps = maps.made
+    if not integer_scores:
+        code_biases_(graph.graph)
+    else:
+        quantize_scores_(graph, {path: source.output_ranges[path] for path in source.output_ranges.keys() & source.static_layers})
     if tidy:
         graph.meta[_CHANGES] = tidy_graph_(graph)
     graph.producer_name = _PRODUCER
@@ -87,7 +97,9 @@ def gather_result(made: Sequence[ExportedComponent], written: Sequence[WrittenCo
     coded = frozenset().union(*(codes.coded for codes in written))
     decoded = {path: why for codes in written for path, why in codes.decoded.items() if path not in coded}
     float_inputs = {path: why for codes in written for path, why in codes.float_inputs.items()}
-    return ExportResult(tuple(made), coded, decoded, float_inputs, frozenset().union(*(codes.parameters for codes in written)))
+    parameters = frozenset().union(*(codes.parameters for codes in written))
+    maps = {part.name: codes.maps for part, codes in zip(made, written, strict=True) if codes.maps}
+    return ExportResult(tuple(made), coded, decoded, float_inputs, parameters, maps=maps)
 
 
 def _shapes_of(values: Sequence[ir.Value]) -> dict[str, list[int | str]]:

@@ -1,4 +1,4 @@
-"""Real samples for an export: what it is tried on, and how large what query and key projections give becomes."""
+"""Real samples for an export: what it is tried on, and how large becomes what layers give that a runtime takes as bytes."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from trimodal.core import Sample
 from trimodal.data import Data, batch_samples, check_media, check_modalities, is_no_data, read_samples
+from trimodal.exporting.map_grids import find_map_makers
 from trimodal.models.model import Batch, Model
 
 SAMPLES, AT_ONCE = 64, 8
@@ -31,14 +32,16 @@ def read_batches(model: Model, data: Data | None) -> list[Batch]:
     return list(batch_samples(model, chosen, AT_ONCE))
 
 
-def measure_score_ranges(model: Model, batches: Sequence[Batch]) -> dict[str, float]:
-    """The largest magnitude that each query and key projection gives on `batches`, by the layer's path."""
+def measure_output_ranges(model: Model, batches: Sequence[Batch]) -> dict[str, tuple[float, float]]:
+    """The least and the largest number that each query and key projection, each convolution and each ReLU gives on `batches`, by path."""
     paths = [site.path for site in model.layout.sites if site.role in _ROLES and len(site.shape) == 2]
-    found: dict[str, float] = {}
+    paths += find_map_makers(model.module)
+    found: dict[str, tuple[float, float]] = {}
 
     def keep(path: str) -> Any:
         def hook(layer: nn.Module, inputs: Any, output: Tensor) -> None:
-            found[path] = max(found.get(path, 0.0), float(output.detach().abs().max()))
+            low, high = found.get(path, (0.0, 0.0))
+            found[path] = min(low, float(output.detach().min())), max(high, float(output.detach().max()))
 
         return hook
 

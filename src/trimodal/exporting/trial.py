@@ -17,6 +17,7 @@ from trimodal.exporting.component import Component
 from trimodal.exporting.components import split_components
 from trimodal.exporting.exporter import ExportResult, ExportSource
 from trimodal.exporting.layer_probes import LayerProbe, check_layers, cut_layer_probes, record_layer_calls
+from trimodal.exporting.map_grids import MapGrids, round_maps
 from trimodal.exporting.self_check import (
     Probe,
     ProbeFile,
@@ -74,7 +75,7 @@ def run_trial(trial: Trial, source: ExportSource, result: ExportResult, runtime:
     Raises:
         IntegrityError: it does not run.
     """
-    probes = [_make_probe(trial, part) for part in trial.components]
+    probes = [_make_probe(trial, part, result.maps.get(part.name, {})) for part in trial.components]
     places = {part.name: folder / part.files[0] for part in result.components}
     files = [ProbeFile(p.component, places[p.component], _to_arrays(p, part)) for p, part in zip(probes, trial.components, strict=True)]
     with open_scratch_folder("the layers of the export check") as scratch:
@@ -87,10 +88,13 @@ def run_trial(trial: Trial, source: ExportSource, result: ExportResult, runtime:
     ]  # fmt: skip
 
 
-def _make_probe(trial: Trial, part: Component) -> Probe:
-    """The component's inputs and the simulation's outputs, beside what the model gives now that it is plain."""
+def _make_probe(trial: Trial, part: Component, maps: MapGrids) -> Probe:
+    """The component's inputs and the simulation's outputs, beside what the model gives now that it is plain, and with `maps` rounded."""
     inputs = trial.inputs[part.name]
-    return Probe(part.name, inputs, trial.outputs[part.name], _to_float(part.call(part.module, inputs), part))
+    plain = _to_float(part.call(part.module, inputs), part)
+    with round_maps(part.module, maps):
+        rounded = _to_float(part.call(part.module, inputs), part) if maps else {}
+    return Probe(part.name, inputs, trial.outputs[part.name], plain, rounded)
 
 
 def _to_arrays(probe: Probe, part: Component) -> dict[str, NDArray[Any]]:

@@ -84,10 +84,12 @@ class SharedInputs:
         fit: the choice for places with one input, their weights, the statistic of the input and the options that they have in
             common. The last argument is None where factors cannot be folded, else (n,) int64: columns of one number are made
             by one channel of the layer before, and have one factor.
+        join: the choices for one tensor that layers read in unlike patches, as those are that then quantize it alike.
     """
 
     folds: Callable[[Any], bool]
     fit: Callable[[Sequence[tuple[Place, Weights]], Statistic | None, Any, Tensor | None], InputChoice]
+    join: Callable[[Sequence[InputChoice]], Sequence[InputChoice]] = lambda choices: choices
 
 
 @dataclass(frozen=True, repr=False)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from trimodal.core import Change, Place, Site
 from trimodal.layers import is_weight_parametrized, remove_parametrization_, replace_weight_
 from trimodal.maths.observers import grid_from_range, quantize_to_codes
+from trimodal.methods.method import InputChoice
 from trimodal.methods.options import build_config
 from trimodal.methods.quantize import smooth
 from trimodal.methods.quantize.input_ranges import MARGINS, SampledInput, measure_tails, weigh_tokens
@@ -229,6 +230,37 @@ def test_layers_with_one_input_are_chosen_for_together() -> None:
     assert folded.config.fold_factors == "folded" and folded.factor is not None
     assert torch.equal(folded.factor[::2], folded.factor[1::2]) and bool((folded.tensors["input.factor"] == 1).all())
     assert smooth.forecast(group[0][0], folded.config)[0].stored_bytes == smooth.forecast(group[0][0], config)[0].stored_bytes - 128
+
+
+def choose(weight: Tensor, x: Tensor, ties: Tensor | None = None, **options: Any) -> InputChoice:
+    config = build_config(smooth.SmoothConfig, {"mode": "static", **options}, "quantize.smooth")
+    statistic = mix_moments({"image": sampled(x)}, "modality")
+    return smooth.choose_input([(Place("image.0.1.conv", (site(weight, "image"),)), {"layer.weight": weight})], statistic, config, ties)
+
+
+@pytest.mark.parametrize("strength", ["search", 0.5])
+def test_a_convolution_over_images_keeps_no_factor_that_cannot_be_folded(strength: float | str) -> None:
+    weight, x, columns = torch.randn(8, 16, 2, 2, generator=torch.Generator().manual_seed(0)), rows(1), torch.arange(64) // 4
+    unfolded = choose(weight, x, strength=strength, fold_factors="auto")
+    assert "strength 0," in unfolded.note and bool((unfolded.tensors["input.factor"] == 1).all())
+    assert unfolded.config.fold_factors == "folded"  # so that none is stored
+    folded, kept = choose(weight, x, columns, strength=strength, fold_factors="auto"), choose(weight, x, strength=strength)
+    assert folded.factor is not None and not bool((folded.factor == 1).all())
+    assert kept.factor is None and not bool((kept.tensors["input.factor"] == 1).all())
+    assert choose(weight.flatten(1), x, strength=strength, fold_factors="auto").config.fold_factors == "auto"  # a linear layer keeps it
+
+
+def test_ranges_of_one_map_become_the_widest() -> None:
+    weight = torch.ones(2, 3, 1, 1)
+    options = {"fold_factors": "auto", "observer": "minmax", "strength": 0.0}
+    one, other = (choose(weight, torch.tensor(ends)[:, None].repeat(1, 3), **options) for ends in ([-1.0, 4.1], [-2.0, 3.1]))
+    joined = smooth.join_inputs([one, other])
+    for choice in joined:
+        scale, zero = choice.tensors["input.scale"], choice.tensors["input.zero"]
+        assert float(scale) == pytest.approx(6.1 / 255, rel=0.02) and float(-zero * scale) == pytest.approx(-2.0, rel=0.02)
+    assert torch.equal(joined[0].tensors["input.scale"], joined[1].tensors["input.scale"])
+    by_token = replace(one, tensors={"input.factor": one.tensors["input.factor"]})
+    assert smooth.join_inputs([by_token, other]) == [by_token, other]
 
 
 def test_feedback_beats_nearest_at_four_bits(layer: Any) -> None:

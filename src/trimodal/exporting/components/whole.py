@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -16,6 +17,7 @@ SAMPLES, TOKENS = 2, 7
 """Lengths that tracing is done with: unlike each other, and more than one, which tracing would take for fixed."""
 _WITHOUT_MASK = ("siglip",)  # trained on texts that are all of full length
 _LENGTHS = {"wav2vec2": {"input_values": {0: "batch_size", 1: "sequence_length"}}}  # waveforms, which others take as spectrograms
+_ANY_SIZE = ("resnet",)
 _TEXT = ("input_ids", "attention_mask", "token_type_ids")
 
 
@@ -43,8 +45,17 @@ def make_trace_inputs(model: Model) -> dict[str, Tensor]:
             f"nobody can say what {type(model.module).__name__} takes; give its class a method `example` that returns "
             "the keyword arguments of its forward for one sample"
         )
-    stretched = {name: stretch_example(name, value) for name, value in example.items()}
+    stretched = _size_images(model, {name: stretch_example(name, value) for name, value in example.items()})
     return {**stretched, **_make_text_companions(model, stretched), **_make_sound_masks(model, stretched)}
+
+
+def _size_images(model: Model, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Images as large as the processor makes them, where the model takes any size and its configuration does not say which."""
+    image, processor = inputs.get("pixel_values"), model.processors.image if model.family.name in _ANY_SIZE else None
+    if image is None or processor is None:
+        return inputs
+    made = processor(images=[np.zeros((64, 64, 3), np.uint8)], return_tensors="pt")["pixel_values"]
+    return {**inputs, "pixel_values": image.new_zeros(len(image), *made.shape[1:])}
 
 
 def _make_text_companions(model: Model, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -11,13 +11,14 @@ codes of a linear layer lie as the product wants them, (in, out), with a scale p
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 import onnx_ir as ir
 
 from trimodal.exporting.layer_codes import InputCodes, LayerCodes
+from trimodal.exporting.map_grids import MapGrids
 from trimodal.exporting.onnx_graph.beside_codes import add_correction, rotate_input
 from trimodal.exporting.onnx_graph.decoded_weights import WeightDecoder
 from trimodal.exporting.onnx_graph.dequantizing import dequantize, dequantize_rows
@@ -31,12 +32,14 @@ from trimodal.layers.affine import NotAffine
 class WrittenCodes:
     """What became of the layers' codes in one graph: `coded` are those whose products a runtime may compute with integers or
     dequantize as it goes, `decoded` those that it turns into floats when it loads the file, with the reason, and `float_inputs` those
-    whose input is quantized in the simulation and left as it is here. `parameters` are the model's own tensors that the graph used."""
+    whose input is quantized in the simulation and left as it is here. `parameters` are the model's own tensors that the graph used;
+    `maps` those between convolutions that are bytes."""
 
     coded: set[str] = field(default_factory=set)
     decoded: dict[str, str] = field(default_factory=dict)
     float_inputs: dict[str, str] = field(default_factory=dict)
     parameters: set[str] = field(default_factory=set)
+    maps: MapGrids = field(default_factory=dict)
 
     @property
     def all(self) -> set[str]:
@@ -45,7 +48,8 @@ class WrittenCodes:
 
 
 def write_codes_(
-    model: ir.Model, names: Mapping[int, Sequence[str]], layers: Iterable[LayerCodes], unsigned: bool = False, kernels: bool = True
+    model: ir.Model, names: Mapping[int, Sequence[str]], layers: Iterable[LayerCodes], unsigned: bool = False,
+    kernels: Collection[str] | None = None,
 ) -> WrittenCodes:  # fmt: skip
     """Replace the weights of `layers` in the graph by their codes.
 
@@ -54,8 +58,8 @@ def write_codes_(
         names: what the initializers may be called, by the `id` of the parameter.
         layers: what is stored of each layer; those that the graph does not use are left out.
         unsigned: write 8-bit codes as unsigned numbers around 128, for kernels that saturate with signed ones.
-        kernels: whether the runtime convolves bytes whose sums are not rounded to bytes again. ONNX Runtime does not, and would
-            dequantize the kernel in every call.
+        kernels: the convolutions that the runtime computes with bytes, None for all. ONNX Runtime does only those whose sums become bytes
+            at once, and would dequantize the kernels of others in every call.
     """
     editor, written = GraphEditor(model.graph), WrittenCodes(parameters=_used_parameters(model.graph))
     for codes in layers:
@@ -73,7 +77,7 @@ def _used_parameters(graph: ir.Graph) -> set[str]:
 
 
 def _write_layer(
-    editor: GraphEditor, weight: ir.Value, codes: LayerCodes, written: WrittenCodes, unsigned: bool, kernels: bool
+    editor: GraphEditor, weight: ir.Value, codes: LayerCodes, written: WrittenCodes, unsigned: bool, kernels: Collection[str] | None
 ) -> None:  # fmt: skip
     """Put the codes in the place of `weight`, wherever it is used."""
     uses, decoder = find_uses(weight, codes), WeightDecoder(editor, codes, editor.start)
@@ -83,7 +87,7 @@ def _write_layer(
         written.decoded[codes.path] = reason or decoder.reason
     else:
         written.coded.add(codes.path)
-        packed = replace(packed, counted=not kernels, nibbles=all(use.kind != "lookup" for use in uses))
+        packed = replace(packed, counted=kernels is not None, nibbles=all(use.kind != "lookup" for use in uses))
     form = _WeightForm(editor, codes, packed, decoder, all(use.transposed for use in uses))
     for use in uses:
         if use.kind == "shape":
@@ -98,14 +102,14 @@ def _write_layer(
                 written.float_inputs[codes.path] = "it is a recurrent layer, or one whose product the graph does not show"
 
 
-def _find_reason(uses: Sequence[WeightUse], codes: LayerCodes, kernels: bool) -> str | None:
+def _find_reason(uses: Sequence[WeightUse], codes: LayerCodes, kernels: Collection[str] | None) -> str | None:
     """Why codes would be of no use to a runtime, whatever they are."""
     if others := [use.node.op_type for use in uses if use.kind == "other"]:
         return f"it is used otherwise than in a product ({others[0]}), as the weights of recurrent layers are"
     if len(codes.shape) > 2 and (codes.input is None or not codes.input.static):
         return "no runtime multiplies the codes of a convolution's kernel with floats"
-    if len(codes.shape) > 2 and not kernels:
-        return "this runtime convolves bytes only where their sums become bytes again"
+    if len(codes.shape) > 2 and kernels is not None and codes.path not in kernels:
+        return "this runtime convolves bytes only where their sums become bytes at once; --data tells how large these are"
     return None
 
 

@@ -22,9 +22,9 @@ _SCOPES = "pkg.torch.onnx.name_scopes"
 _BETWEEN = ("Reshape", "Transpose", "Mul", "Identity", "Expand", "Unsqueeze")
 
 
-def quantize_scores_(model: ir.Model, ranges: Mapping[str, float]) -> int:
-    """Quantize what the layers named in `ranges` give, each to its largest magnitude, wherever two of them meet in a product. The graph
-    must be as it was traced.
+def quantize_scores_(model: ir.Model, ranges: Mapping[str, tuple[float, float]]) -> int:
+    """Quantize what the layers named in `ranges` give, from the least to the largest number, each to its largest magnitude, wherever two of
+    them meet in a product. The graph must be as it was traced.
 
     Returns:
         The number of products.
@@ -37,7 +37,7 @@ def quantize_scores_(model: ir.Model, ranges: Mapping[str, float]) -> int:
             products.setdefault(product, []).append(path)
     editor, met = GraphEditor(model.graph), [paths for paths in products.values() if len(paths) == 2]
     for path in {path for paths in met for path in paths}:
-        _quantize_output(editor, given[path], ranges[path])
+        _quantize_output(editor, given[path], max(map(abs, ranges[path])))
     return len(met)
 
 

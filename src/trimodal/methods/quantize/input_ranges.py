@@ -182,6 +182,26 @@ def make_static_grid(low: Tensor, high: Tensor, margin: float, bits: int) -> tup
     return grid_from_range(low * margin, high * margin, bits)
 
 
+def join_grids(grids: Sequence[tuple[Tensor, Tensor]], bits: int) -> tuple[Tensor, Tensor]:
+    """Scale and zero-point, float32 scalars, of the grid of `bits` bits that reaches as far as each of `grids` does at either end."""
+    low = torch.stack([-zero * scale for scale, zero in grids]).min()
+    high = torch.stack([(2**bits - 1 - zero) * scale for scale, zero in grids]).max()
+    return grid_from_range(low, high, bits)
+
+
+def sqnr_loss(dominant: Tensor, other: Tensor) -> float:
+    """What it costs a modality, in dB ≤ 0 of its signal-to-noise ratio, to be smoothed by another's factors.
+
+    Theorem 1 of MASQuant (2026, arXiv 2603.04800): 10·log₁₀(mean aᵢ⁻² / max aᵢ⁻²) with aᵢ = `dominant`ᵢ / `other`ᵢ, the
+    ratio of both ranges (n,) in column i; 0 only where the ratio is the same in all columns. Half a bit is 3 dB.
+    """
+    alive = (dominant > 0) & (other > 0)
+    if not bool(alive.any()):
+        return 0.0
+    squares = (other[alive].double() / dominant[alive].double()).square()
+    return min(10 * math.log10(float(squares.mean() / squares.max())), 0.0)
+
+
 def _take_evenly(x: Tensor, most: int) -> Tensor:
     """At most so many rows of x (k, n)."""
     return x if len(x) <= most else x[torch.linspace(0, len(x) - 1, most).long().to(x.device)]

@@ -27,7 +27,8 @@ Algorithm (what is chosen for an input, steps 1 and 2, is one for all layers tha
 
 With `fold_factors: auto` c goes into the norm before, the value projection before an output projection, the `up` of a gated MLP: wherever
 it was tried that the model computes the same (`compression/producers.py`). Then nothing is stored and nothing multiplied. Elsewhere,
-as behind a GELU or where the residual stream reads the norm too, the layer keeps the factor.
+as behind a GELU or where the residual stream reads the norm too, the layer keeps the factor. A convolution over images has none
+then: the map between two of them is bytes, unless it has to be multiplied; and all that read one map have one range (`join_inputs`).
 
 The observers are those of `maths/observers.py`. `mse` counts an error in column j with ‖ŵ_j‖², which is what it does to
 the output where errors in different columns have nothing to do with each other, and each modality relative to its own
@@ -77,8 +78,10 @@ from trimodal.methods.quantize.input_ranges import (
     MARGINS,
     SampledInput,
     compute_smoothing_factors,
+    join_grids,
     make_static_grid,
     measure_tails,
+    sqnr_loss,
 )
 from trimodal.statistics import ActivationSample, Moment, Statistic, StatisticKind
 
@@ -89,6 +92,7 @@ _SEARCH_OUTPUTS = 128
 _FEEDBACK_LEAVES = 0.5  # of the weights' error, about
 _SAME_FOR_ALL = 2.0  # what a weight's rounding loses is alike for all tokens and adds up over them; an input's averages out
 _LEAST_FLOOR = 1e-5
+_IMAGE_KERNEL = 4  # dimensions of a convolution's weight over images
 _WORTH_SAYING_DB = -3.0
 _FACTOR, _SCALE, _ZERO = "input.factor", "input.scale", "input.zero"  # what layers with one input are lent
 
@@ -161,19 +165,6 @@ def _resolve_mode(site: Site, config: SmoothConfig) -> _Mode:
     return "token" if site.tower == "fusion" or site.tied else "static"  # layers that share a weight have inputs of their own
 
 
-def sqnr_loss(dominant: Tensor, other: Tensor) -> float:
-    """What it costs a modality, in dB ≤ 0 of its signal-to-noise ratio, to be smoothed by another's factors.
-
-    Theorem 1 of MASQuant (2026, arXiv 2603.04800): 10·log₁₀(mean aᵢ⁻² / max aᵢ⁻²) with aᵢ = `dominant`ᵢ / `other`ᵢ, the
-    ratio of both ranges (n,) in column i; 0 only where the ratio is the same in all columns. Half a bit is 3 dB.
-    """
-    alive = (dominant > 0) & (other > 0)
-    if not bool(alive.any()):
-        return 0.0
-    squares = (other[alive].double() / dominant[alive].double()).square()
-    return min(10 * math.log10(float(squares.mean() / squares.max())), 0.0)
-
-
 @dataclass(frozen=True)
 class _Candidate:
     """A strength t, the number of a in `measure_tails`, and a margin, with the error that they make on rows held back."""
@@ -184,12 +175,14 @@ class _Candidate:
     margin: float = 1.0
 
 
-def search_smoothing(layers: SampledInput, config: SmoothConfig, mode: str, ties: Tensor | None = None) -> list[_Candidate]:
-    """Step 2: every candidate that was tried; `ties` (n,) numbers the factors; in mode `float` the only one is t = 0."""
+def search_smoothing(
+    layers: SampledInput, config: SmoothConfig, mode: str, ties: Tensor | None = None, strengths: Sequence[float] = _STRENGTHS
+) -> list[_Candidate]:
+    """Step 2: every candidate that was tried; `ties` (n,) numbers the factors, t is of `strengths`, in mode `float` 0 alone."""
     fit, held = layers.take_rows(0, _SEARCH_ROWS), layers.take_rows(1, _SEARCH_ROWS).take_outputs(_SEARCH_OUTPUTS)
     half = {name: x[::2] if len(x) > 1 else x for name, x in layers.rows.items()}
     sizes, found = _size_columns(layers.stack_weights()), []
-    for (number, tails), strength in product(enumerate(measure_tails(half, layers.shares)), _STRENGTHS):
+    for (number, tails), strength in product(enumerate(measure_tails(half, layers.shares)), strengths):
         if (number and strength == 0) or (mode == "float" and strength):
             continue
         c = compute_smoothing_factors(tails, sizes, strength, ties=ties).float()
@@ -243,7 +236,8 @@ def choose_input(
     layers = _sample_input([weights[f"{p.observed_site.path}.weight"].flatten(1) for p, weights in group], site, statistic)
     foldable, kernel = ties is not None, math.prod(site.shape[2:])
     shared = torch.arange(site.columns) // kernel if ties is None else ties
-    mode, best = _choose_candidate(layers, config, _resolve_mode(site, config), shared)
+    strengths = _list_strengths(config, foldable or len(site.shape) < _IMAGE_KERNEL)
+    mode, best = _choose_candidate(layers, config, _resolve_mode(site, config), shared, strengths)
     if mode == "float":
         ones = torch.ones(site.columns, device=layers.weights[0].device)
         return InputChoice(replace(config, mode="float"), {_FACTOR: ones}, note="inputs float")
@@ -260,23 +254,42 @@ def choose_input(
     return InputChoice(settled, tensors, None, note)
 
 
-def _choose_candidate(layers: SampledInput, config: SmoothConfig, mode: _Mode, ties: Tensor) -> tuple[_Mode, _Candidate]:
+def _list_strengths(config: SmoothConfig, keeps: bool) -> Sequence[float]:
+    """What t may be: 0 alone where factors are to be folded, cannot be, and are not kept either."""
+    if config.fold_factors == "auto" and not keeps:
+        return (0.0,)
+    return _STRENGTHS if isinstance(config.strength, str) else (config.strength,)
+
+
+def join_inputs(choices: Sequence[InputChoice]) -> Sequence[InputChoice]:
+    """The widest of the ranges that were chosen apart for one tensor; as they are where one is not static or factors differ."""
+    bits = {one.config.activation_bits for one in choices}
+    if len(bits) > 1 or not all(_SCALE in one.tensors and bool((one.tensors[_FACTOR] == 1).all()) for one in choices):
+        return choices
+    scale, zero = join_grids([(one.tensors[_SCALE], one.tensors[_ZERO]) for one in choices], bits.pop())
+    said = "one range with what reads it in other patches"
+    return [replace(one, tensors={**one.tensors, _SCALE: scale, _ZERO: zero}, note=f"{one.note}, {said}") for one in choices]
+
+
+def _choose_candidate(
+    layers: SampledInput, config: SmoothConfig, mode: _Mode, ties: Tensor, strengths: Sequence[float]
+) -> tuple[_Mode, _Candidate]:
     """The mode, by the rule of `choose` if it is to be chosen, and the best candidate in it."""
     if config.mode != "choose":
-        return mode, _find_best(layers, config, mode, ties)
+        return mode, _find_best(layers, config, mode, ties, strengths)
     floor = max(search_smoothing(layers, config, "float")[0].error, _LEAST_FLOOR)
     both: tuple[_Mode, ...] = ("token",) if mode == "token" else (mode, "token")
     for tried in both:
-        best = _find_best(layers, config, tried, ties)
+        best = _find_best(layers, config, tried, ties, strengths)
         if best.error <= config.tolerance * floor:
             return tried, best
     return "float", _Candidate(floor, 0.0)
 
 
-def _find_best(layers: SampledInput, config: SmoothConfig, mode: str, ties: Tensor) -> _Candidate:
+def _find_best(layers: SampledInput, config: SmoothConfig, mode: str, ties: Tensor, strengths: Sequence[float]) -> _Candidate:
     if isinstance(config.strength, str) and mode != "float":
-        return min(search_smoothing(layers, config, mode, ties), key=lambda candidate: candidate.error)
-    strength = 0.0 if isinstance(config.strength, str) else config.strength
+        return min(search_smoothing(layers, config, mode, ties, strengths), key=lambda candidate: candidate.error)
+    strength = strengths[0]
     if config.mode != "choose":
         return _Candidate(0.0, strength)
     fit, held = layers.take_rows(0, _SEARCH_ROWS), layers.take_rows(1, _SEARCH_ROWS).take_outputs(_SEARCH_OUTPUTS)
@@ -401,6 +414,6 @@ METHOD = Method(
     wants=wants,
     forecast=forecast,
     certainty=certainty,
-    inputs=SharedInputs(folds=lambda config: config.fold_factors == "auto" and config.strength != 0, fit=choose_input),
+    inputs=SharedInputs(folds=lambda config: config.fold_factors == "auto" and config.strength != 0, fit=choose_input, join=join_inputs),
     solve=solve,
 )
