@@ -26,7 +26,7 @@ from benchmarks.passlines import PassLine, finish, table
 MODALITIES: Mapping[str, tuple[str, ...]] = {
     "clip": ("image", "text"), "siglip": ("image", "text"), "vit": ("image",), "dinov2": ("image",), "bert": ("text",),
     "whisper": ("audio", "text"), "llama": ("text",), "qwen3": ("text",), "llava": ("image", "text"), "clap": ("audio", "text"),
-    "wav2vec2": ("audio", "text"), "ast": ("audio",), "resnet": ("image",), "fusion": ("image", "audio", "text"),
+    "wav2vec2": ("audio",), "ast": ("audio",), "resnet": ("image",), "fusion": ("image", "audio", "text"),
 }  # fmt: skip
 SPEAKERS = ("whisper", "llama", "qwen3", "llava")
 RECIPES: Mapping[str, tuple[str, ...]] = {

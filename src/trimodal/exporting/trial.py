@@ -27,11 +27,24 @@ from trimodal.exporting.self_check import (
     make_probe_inputs,
     run_files,
 )
+from trimodal.exporting.weight_probes import (
+    AT_ONCE,
+    WeightProbe,
+    check_weights,
+    compare_weights,
+    cut_weight_probes,
+    find_readable,
+)
+from trimodal.exporting.written_graph.graph import Open
+from trimodal.exporting.written_graph.onnx_file import OnnxFile
+from trimodal.exporting.written_graph.openvino_file import OpenVinoFile
 from trimodal.layers import is_weight_parametrized
 from trimodal.layers.parametrization import quantizes_inputs
 from trimodal.models.model import Batch, Model
 from trimodal.models.tensors import unique_tensors
 from trimodal.writing import open_scratch_folder
+
+_OPEN: Mapping[str, Open] = {".onnx": OnnxFile, ".xml": OpenVinoFile}
 
 Calls = Mapping[str, tuple[Tensor, Tensor]]
 """What a layer took and gave, by path; of any shape."""
@@ -78,11 +91,13 @@ def run_trial(trial: Trial, source: ExportSource, result: ExportResult, runtime:
     places = {part.name: folder / part.files[0] for part in result.components}
     files = [ProbeFile(p.component, places[p.component], _to_arrays(p, part)) for p, part in zip(probes, trial.components, strict=True)]
     with open_scratch_folder("the layers of the export check") as scratch:
-        layers = _cut_layers(trial, source, places, scratch)
+        layers, weights = _cut_pieces(trial, source, result, places, scratch)
         runs = run_files(runtime, [*files, *(probe.file for probe in layers)])
+        differences = _read_back(weights, runtime)
     sizes = {file: (folder / file).stat().st_size for part in result.components for file in part.files}
     return [
-        *check_outputs(probes, runs), *check_layers(layers, runs), *check_integer_products(result.components, runs),
+        *check_outputs(probes, runs), *check_layers(layers, runs), *check_weights(differences, len(result.coded)),
+        *check_integer_products(result.components, runs),
         check_size(sizes, trial.tensor_bytes, sum(part.nodes for part in result.components)),
     ]  # fmt: skip
 
@@ -98,17 +113,39 @@ def _to_arrays(probe: Probe, part: Component) -> dict[str, NDArray[Any]]:
     return {name: value.numpy() for name, value in probe.inputs.items()} | {name: np.zeros(1, bool) for name in part.switches}
 
 
-def _cut_layers(trial: Trial, source: ExportSource, places: Mapping[str, Path], scratch: Path) -> list[LayerProbe]:
-    """Every static layer of the components that are ONNX files, each once."""
-    found: dict[str, LayerProbe] = {}
+def _cut_pieces(
+    trial: Trial, source: ExportSource, result: ExportResult, places: Mapping[str, Path], scratch: Path
+) -> tuple[list[LayerProbe], list[WeightProbe]]:  # fmt: skip
+    """Every static layer and every coded weight, each once, of the components whose files can be cut."""
+    layers: dict[str, LayerProbe] = {}
+    weights: dict[str, WeightProbe] = {}
     for name, place in places.items():
-        if place.suffix != ".onnx":
+        if place.suffix not in _OPEN:
             continue
-        part = scratch / name
+        graph, part = _OPEN[place.suffix](place), scratch / name
         part.mkdir()
-        missing = {path: call for path, call in trial.calls[name].items() if path not in found and path in source.layers}
-        found |= {probe.path: probe for probe in cut_layer_probes(place, source.layers, missing, part)}
-    return list(found.values())
+        missing = {path: call for path, call in trial.calls[name].items() if path not in layers and path in source.layers}
+        layers |= {probe.path: probe for probe in cut_layer_probes(graph, source.layers, missing, part, place.suffix)}
+        readable = [codes for codes in find_readable(source.layers, result.coded) if codes.path not in weights]
+        for probe in cut_weight_probes(graph, name, readable, part, place.suffix):
+            weights |= {codes.path: probe for codes in probe.layers}
+    return list(layers.values()), list({id(probe): probe for probe in weights.values()}.values())
+
+
+def _read_back(weights: Sequence[WeightProbe], runtime: str) -> dict[str, float]:
+    """How far each weight is from what was verified, by path; large ones in a process each, for the memory."""
+    found: dict[str, float] = {}
+    large = [probe for probe in weights if _count_bytes(probe) > AT_ONCE // 2]
+    small = [probe for probe in weights if _count_bytes(probe) <= AT_ONCE // 2]
+    for probes in [*([probe] for probe in large), small]:
+        runs = run_files(runtime, [probe.file for probe in probes]) if probes else {}
+        for probe in probes:
+            found |= compare_weights(probe, runs[probe.file.name])
+    return found
+
+
+def _count_bytes(probe: WeightProbe) -> int:
+    return sum(codes.parameter.nbytes for codes in probe.layers)
 
 
 def _to_float(outputs: Mapping[str, Tensor], part: Component) -> dict[str, Tensor]:

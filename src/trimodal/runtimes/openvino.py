@@ -101,7 +101,7 @@ def _import_runtime() -> Any:
 
 
 @cache
-def _open_core(runtime: Any) -> Any:
+def open_core(runtime: Any) -> Any:
     """One for the process: with the last of them its plugin is unloaded, and what that made, freed later, ends the process."""
     return runtime.Core()
 
@@ -112,7 +112,7 @@ def _compile(runtime: Any, file: Path, threads: int, exact: bool) -> Any:
         "ENABLE_CPU_PINNING": False, **({"DYNAMIC_QUANTIZATION_GROUP_SIZE": "0"} if exact else {}),
     }  # fmt: skip
     try:
-        return _open_core(runtime).compile_model(str(file), "CPU", options)
+        return open_core(runtime).compile_model(str(file), "CPU", options)
     except RuntimeError as failed:
         first = next((line for line in str(failed).splitlines() if line.strip() and "Exception from" not in line), "unknown")
         raise IntegrityError(f"OpenVINO cannot open {file}: {first[:300]}; export it again") from failed
