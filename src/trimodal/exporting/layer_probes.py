@@ -69,7 +69,7 @@ def cut_layer_probes(
         sources, kind = graph.list_sources(product), graph.get_kind(product)
         place = scratch / f"layer{len(found)}{suffix}"
         given = _fit_rank(x, kind)
-        (name,) = graph.cut({"x": (_find_start(graph, sources[0]), given.dim())}, [graph.get_output(product)], place)
+        (name,) = graph.cut({"x": (_find_start(graph, sources[0]), given.shape)}, [graph.get_output(product)], place)
         biased = len(sources) > 2  # else the bias is added after what was cut out
         wanted = _fit_rank(y if biased else y - _bias_of(codes.layer, y), kind)
         allowed = codes.input.scale * _largest_code_weight(codes) + _SUMS * float(wanted.abs().max())

@@ -47,7 +47,7 @@ def cut_weight_probes(
             products.append((codes, graph.list_sources(product)[1]))
         elif value is not None and (rows := _find_rows(graph, value)) is not None:
             place = scratch / f"rows{len(found)}{suffix}"
-            (index,) = graph.cut({"index": (rows[0], 1)}, [rows[1]], place)
+            (index,) = graph.cut({"index": (rows[0], codes.shape[:1])}, [rows[1]], place)
             found.append(WeightProbe(ProbeFile(f"{name}/{codes.path}", place, {index: np.arange(codes.shape[0])}), [codes]))
     for number, part in enumerate(_split(products)):
         place = scratch / f"weights{number}{suffix}"

@@ -119,9 +119,10 @@ def _compile(runtime: Any, file: Path, threads: int, exact: bool) -> Any:
 
 
 def _name_of(port: Any) -> str:
-    """The port's name; OpenVINO's order number where it has none."""
-    names = port.get_names()
-    return min(names) if names else f"port_{port.get_index()}"
+    """The port's name; OpenVINO's order number where it has none. An input also gets the names of what was fused into it: its own is
+    that of its node."""
+    names, own = port.get_names(), str(port.get_node().get_friendly_name())
+    return own if own in names else min(names) if names else f"port_{port.get_index()}"
 
 
 def _fix_lengths(port: Any) -> tuple[int, ...]:

@@ -44,9 +44,9 @@ class WrittenGraph(Protocol):
     def find_quantized(self, value: Value) -> Value | None:
         """What was quantized and dequantized into `value`; None where it was not."""
 
-    def cut(self, starts: Mapping[str, tuple[Value, int]], ends: Sequence[Value], file: Path) -> Sequence[str]:
-        """Write into `file` what leads from `starts`, which become inputs with so many dimensions of any length, to `ends`, its outputs
-        in order; what the inputs are called."""
+    def cut(self, starts: Mapping[str, tuple[Value, Sequence[int]]], ends: Sequence[Value], file: Path) -> Sequence[str]:
+        """Write into `file` what leads from `starts`, which become inputs of these shapes, to `ends`, its outputs in
+        order; what the inputs are called."""
 
 
 def find_product(graph: WrittenGraph, path: str, kinds: Sequence[str]) -> Node | None:

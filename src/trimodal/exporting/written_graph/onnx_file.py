@@ -66,8 +66,8 @@ class OnnxFile:
             value = node.input[0]
         return value
 
-    def cut(self, starts: Mapping[str, tuple[str, int]], ends: Sequence[str], file: Path) -> Sequence[str]:
-        """Write into `file` what leads from `starts` to `ends`; inputs keep their names, and lose what was inferred of their shapes."""
+    def cut(self, starts: Mapping[str, tuple[str, Sequence[int]]], ends: Sequence[str], file: Path) -> Sequence[str]:
+        """Write into `file` what leads from `starts` to `ends`; inputs keep their names, and may be of any shape."""
         names = [value for value, _ in starts.values()]
         model = self._extractor.extract_model(names, list(ends))
         for value in (*model.graph.input, *model.graph.output):

@@ -70,20 +70,18 @@ class OpenVinoFile:
             node = node.input_value(0).get_node()
         return node.input_value(0) if node.get_type_name() == "FakeQuantize" else None
 
-    def cut(self, starts: Mapping[str, tuple[Any, int]], ends: Sequence[Any], file: Path) -> Sequence[str]:
+    def cut(self, starts: Mapping[str, tuple[Any, Sequence[int]]], ends: Sequence[Any], file: Path) -> Sequence[str]:
         """Write into `file` what leads from `starts` to `ends`; inputs are called as `starts` has them."""
         import openvino
 
         inputs, moved = [], []
-        for name, (value, rank) in starts.items():
-            known = value.get_partial_shape()
-            shape = known if known.rank.is_static and len(known) == rank else openvino.PartialShape([-1] * rank)
-            made = openvino.opset13.parameter(shape, value.get_element_type(), name=name)
-            made.output(0).get_tensor().set_names({name})
+        for name, (value, shape) in starts.items():
+            made = openvino.opset13.parameter(list(shape), value.get_element_type(), name=name)
             inputs.append(made)
             for target in value.get_target_inputs():
                 moved.append((target, value))
                 target.replace_source_output(made.output(0))
+            made.output(0).get_tensor().set_names({name})  # now, for it took over what the value was called
         try:
             openvino.serialize(openvino.Model([openvino.opset13.result(end) for end in ends], inputs, file.stem), str(file))
         finally:
