@@ -55,11 +55,12 @@ class Probe:
 
 @dataclass(frozen=True)
 class ProbeFile:
-    """One file to be run by the other process: where it lies, and what goes in."""
+    """One file to be run by the other process: where it lies, what goes in, and whether its nodes of integers are asked for."""
 
     name: str
     file: Path
     inputs: Mapping[str, NDArray[Any]]
+    whole: bool = False
 
 
 @dataclass(frozen=True)
@@ -146,7 +147,7 @@ def run_files(runtime: str, files: Sequence[ProbeFile], threads: int = 1) -> dic
         jobs = []
         for number, probe in enumerate(files):
             np.savez(scratch / f"in{number}.npz", **probe.inputs)  # type: ignore[arg-type]
-            jobs.append({"file": str(probe.file), "inputs": f"in{number}.npz", "outputs": f"out{number}.npz"})
+            jobs.append({"file": str(probe.file), "inputs": f"in{number}.npz", "outputs": f"out{number}.npz", "nodes": probe.whole})
         (scratch / "jobs.json").write_text(json.dumps({"runtime": runtime, "threads": threads, "jobs": jobs}), encoding="utf-8")
         command = [sys.executable, "-P", "-c", _PROGRAM, str(scratch)]
         done = subprocess.run(command, capture_output=True, text=True, timeout=_LIMIT_SECONDS, env={**os.environ, "TMPDIR": str(scratch)})

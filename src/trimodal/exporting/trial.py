@@ -89,14 +89,20 @@ def run_trial(trial: Trial, source: ExportSource, result: ExportResult, runtime:
     """
     probes = [_make_probe(trial, part) for part in trial.components]
     places = {part.name: folder / part.files[0] for part in result.components}
-    files = [ProbeFile(p.component, places[p.component], _to_arrays(p, part)) for p, part in zip(probes, trial.components, strict=True)]
+    files = [
+        ProbeFile(probe.component, places[probe.component], _to_arrays(probe, part), whole=True)
+        for probe, part in zip(probes, trial.components, strict=True)
+    ]
     with open_scratch_folder("the layers of the export check") as scratch:
         layers, weights = _cut_pieces(trial, source, result, places, scratch)
-        runs = run_files(runtime, [*files, *(probe.file for probe in layers)])
-        differences = _read_back(weights, runtime)
+        small, large = _part_by_size(weights)
+        runs = run_files(runtime, [*files, *(probe.file for probe in layers), *(probe.file for probe in small)])
+        differences = [compare_weights(probe, runs[probe.file.name]) for probe in small]
+        for probe in large:  # a process each, for the memory
+            differences.append(compare_weights(probe, run_files(runtime, [probe.file])[probe.file.name]))
     sizes = {file: (folder / file).stat().st_size for part in result.components for file in part.files}
     return [
-        *check_outputs(probes, runs), *check_layers(layers, runs), *check_weights(differences, len(result.coded)),
+        *check_weights(differences, len(result.coded)), *check_outputs(probes, runs), *check_layers(layers, runs),
         *check_integer_products(result.components, runs),
         check_size(sizes, trial.tensor_bytes, sum(part.nodes for part in result.components)),
     ]  # fmt: skip
@@ -116,9 +122,9 @@ def _to_arrays(probe: Probe, part: Component) -> dict[str, NDArray[Any]]:
 def _cut_pieces(
     trial: Trial, source: ExportSource, result: ExportResult, places: Mapping[str, Path], scratch: Path
 ) -> tuple[list[LayerProbe], list[WeightProbe]]:  # fmt: skip
-    """Every static layer and every coded weight, each once, of the components whose files can be cut."""
+    """Every static layer once, and every coded weight in each file that has it, of the components whose files can be cut."""
     layers: dict[str, LayerProbe] = {}
-    weights: dict[str, WeightProbe] = {}
+    weights: list[WeightProbe] = []
     for name, place in places.items():
         if place.suffix not in _OPEN:
             continue
@@ -126,26 +132,21 @@ def _cut_pieces(
         part.mkdir()
         missing = {path: call for path, call in trial.calls[name].items() if path not in layers and path in source.layers}
         layers |= {probe.path: probe for probe in cut_layer_probes(graph, source.layers, missing, part, place.suffix)}
-        readable = [codes for codes in find_readable(source.layers, result.coded) if codes.path not in weights]
-        for probe in cut_weight_probes(graph, name, readable, part, place.suffix):
-            weights |= {codes.path: probe for codes in probe.layers}
-    return list(layers.values()), list({id(probe): probe for probe in weights.values()}.values())
+        weights += cut_weight_probes(graph, name, find_readable(source.layers, result.coded), part, place.suffix)
+    return list(layers.values()), weights
 
 
-def _read_back(weights: Sequence[WeightProbe], runtime: str) -> dict[str, float]:
-    """How far each weight is from what was verified, by path; large ones in a process each, for the memory."""
-    found: dict[str, float] = {}
-    large = [probe for probe in weights if _count_bytes(probe) > AT_ONCE // 2]
-    small = [probe for probe in weights if _count_bytes(probe) <= AT_ONCE // 2]
-    for probes in [*([probe] for probe in large), small]:
-        runs = run_files(runtime, [probe.file for probe in probes]) if probes else {}
-        for probe in probes:
-            found |= compare_weights(probe, runs[probe.file.name])
-    return found
-
-
-def _count_bytes(probe: WeightProbe) -> int:
-    return sum(codes.parameter.nbytes for codes in probe.layers)
+def _part_by_size(weights: Sequence[WeightProbe]) -> tuple[list[WeightProbe], list[WeightProbe]]:
+    """As many as one process may give back, and the others."""
+    small: list[WeightProbe] = []
+    room = AT_ONCE
+    for probe in weights:
+        size = sum(codes.parameter.nbytes for codes in probe.layers)
+        if size <= room:
+            small.append(probe)
+            room -= size
+    kept = {id(probe) for probe in small}
+    return small, [probe for probe in weights if id(probe) not in kept]
 
 
 def _to_float(outputs: Mapping[str, Tensor], part: Component) -> dict[str, Tensor]:

@@ -6,7 +6,7 @@ look up. So a code, a scale or a zero-point that is another one is found, in wha
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +25,7 @@ AT_ONCE = 2**28
 """How many bytes of decoded weights one process reads back."""
 _EXACT = 1e-6  # of each weight: a product of two float32 numbers, rounded once or twice
 _DECODING = ("Cast", "Reshape", "Sub", "Mul")
+_NAMED = 5  # layers in a message
 _RESHAPES = 2  # into blocks and back
 
 
@@ -64,14 +65,16 @@ def compare_weights(probe: WeightProbe, run: RunFile) -> dict[str, float]:
     }
 
 
-def check_weights(differences: Mapping[str, float], coded: int) -> list[Check]:
-    """Whether every weight that was read back, of `coded` ones, is what was verified."""
-    if not differences:
+def check_weights(differences: Iterable[Mapping[str, float]], coded: int) -> list[Check]:
+    """Whether every weight that was read back, of `coded` ones, is what was verified, in every file that has it."""
+    found = [pair for each in differences for pair in each.items()]
+    if not found:
         return []
-    wrong = [path for path, difference in differences.items() if difference > _EXACT]
-    said = f"{len(differences)} of {coded} coded layers read back"
+    wrong = sorted({path for path, difference in found if not difference <= _EXACT})
+    said = f"{len(dict(found))} of {coded} coded layers read back"
     if wrong:
-        said += f", {len(wrong)} are other weights than were verified, first {wrong[0]}"
+        more = f" and {len(wrong) - _NAMED} more" if len(wrong) > _NAMED else ""
+        said += f", {len(wrong)} are other weights than were verified: {', '.join(wrong[:_NAMED])}{more}"
     return [Check.from_outcome("weights are those that were verified", not wrong, said)]
 
 
