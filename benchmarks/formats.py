@@ -111,11 +111,18 @@ def compare_tokens(family: str, artifact: Path, exported: Path) -> bool:
 
 
 def list_available(asked: str) -> list[str]:
-    """The formats that can be written here, of those that are asked for."""
+    """The formats that can be written here, of those that are asked for; the others are named with what they lack."""
+    from trimodal.errors import InputError
     from trimodal.exporting import EXPORTERS
 
-    wanted = asked.split(",") if asked else list(EXPORTERS)
-    return [name for name, exporter in EXPORTERS.items() if name in wanted and not exporter.missing_packages]
+    found = []
+    for name in asked.split(",") if asked else list(EXPORTERS):
+        try:
+            EXPORTERS[name].require_packages()
+            found.append(name)
+        except InputError as lacking:
+            print(f"not run: {lacking}")
+    return found
 
 
 def lines_of(cells: Sequence[Cell]) -> list[PassLine]:

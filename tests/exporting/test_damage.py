@@ -20,6 +20,7 @@ from trimodal.exporting import executorch, litert
 from trimodal.exporting import onnx as onnx_format
 from trimodal.exporting.onnx_graph import coded_weights
 from trimodal.exporting.onnx_graph.integer_tensors import ScaledCodes
+from trimodal.exporting.self_check import Probe, RunFile, check_modalities
 from trimodal.layers.stored import CodedWeight
 from trimodal.networks.tiny import write_miniature, write_miniature_data
 
@@ -207,3 +208,16 @@ def test_an_input_that_is_missing_is_refused(written: Callable[[str], Path]) -> 
     session = next(iter(trimodal.open_export(written("openvino").parent).sessions.values()))
     with pytest.raises(InputError, match="attention_mask"):
         session.run({"input_ids": torch.ones(1, 3, dtype=torch.int64).numpy()})
+
+
+def test_fidelity_is_told_by_modality() -> None:
+    one = {"y": torch.tensor([3.0, 4.0])}
+    probes = [
+        Probe("vision_model", {"pixel_values": torch.ones(1)}, {"y": torch.tensor([3.0, 4.5])}, one, real=True),
+        Probe("text_model", {"input_ids": torch.ones(1), "attention_mask": torch.ones(1)}, {"y": torch.tensor([3.0, 4.5])}, one),
+    ]
+    runs = {name: RunFile({"y": np.array([3.0, 4.0 + off])}, []) for name, off in (("vision_model", 0.5), ("text_model", 1.0))}
+    image, text = check_modalities(probes, runs)
+    assert (image.name, image.status) == ("image: as faithful as the simulation", "passed")
+    assert image.detail.startswith("0.1 from the model with plain inputs, the simulation 0.1, allowed 0.15; vision_model on real samples")
+    assert (text.status, text.failed) == ("failed", True) and text.detail.endswith("text_model on inputs drawn at random")

@@ -21,11 +21,13 @@ from trimodal.exporting.self_check import (
     Probe,
     ProbeFile,
     check_integer_products,
+    check_modalities,
     check_outputs,
     check_size,
     find_vocabulary_size,
     make_probe_inputs,
     run_files,
+    takes_samples,
 )
 from trimodal.exporting.weight_probes import (
     AT_ONCE,
@@ -53,13 +55,14 @@ Calls = Mapping[str, tuple[Tensor, Tensor]]
 @dataclass(frozen=True)
 class Trial:
     """The components' inputs, and what the compressed model makes of them: outputs by component, calls of its static layers by
-    component, and the bytes of its tensors."""
+    component, the bytes of its tensors, and which components got `real` samples."""
 
     components: Sequence[Component]
     inputs: Mapping[str, Mapping[str, Tensor]]
     outputs: Mapping[str, Mapping[str, Tensor]]
     calls: Mapping[str, Calls]
     tensor_bytes: int
+    real: frozenset[str] = frozenset()
 
 
 def begin_trial(model: Model, batch: Batch | None = None) -> Trial:
@@ -78,7 +81,8 @@ def begin_trial(model: Model, batch: Batch | None = None) -> Trial:
             outputs[part.name] = _to_float(part.call(part.module, inputs[part.name]), part)
         calls[part.name] = seen
     size = sum(tensor.nbytes for tensor in unique_tensors(model.module).values())
-    return Trial(components, inputs, outputs, calls, size)
+    real = frozenset(part.name for part in components if batch is not None and takes_samples(part, batch))
+    return Trial(components, inputs, outputs, calls, size, real)
 
 
 def run_trial(trial: Trial, source: ExportSource, result: ExportResult, runtime: str, folder: Path) -> list[Check]:
@@ -102,8 +106,8 @@ def run_trial(trial: Trial, source: ExportSource, result: ExportResult, runtime:
             differences.append(compare_weights(probe, run_files(runtime, [probe.file])[probe.file.name]))
     sizes = {file: (folder / file).stat().st_size for part in result.components for file in part.files}
     return [
-        *check_weights(differences, len(result.coded)), *check_outputs(probes, runs), *check_layers(layers, runs),
-        *check_integer_products(result.components, runs),
+        *check_weights(differences, len(result.coded)), *check_outputs(probes, runs), *check_modalities(probes, runs),
+        *check_layers(layers, runs), *check_integer_products(result.components, runs),
         check_size(sizes, trial.tensor_bytes, sum(part.nodes for part in result.components)),
     ]  # fmt: skip
 
@@ -111,7 +115,7 @@ def run_trial(trial: Trial, source: ExportSource, result: ExportResult, runtime:
 def _make_probe(trial: Trial, part: Component) -> Probe:
     """The component's inputs and the simulation's outputs, beside what the model gives now that it is plain."""
     inputs = trial.inputs[part.name]
-    return Probe(part.name, inputs, trial.outputs[part.name], _to_float(part.call(part.module, inputs), part))
+    return Probe(part.name, inputs, trial.outputs[part.name], _to_float(part.call(part.module, inputs), part), part.name in trial.real)
 
 
 def _to_arrays(probe: Probe, part: Component) -> dict[str, NDArray[Any]]:
