@@ -16,7 +16,7 @@ from __future__ import annotations
 import argparse
 import re
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -69,6 +69,20 @@ def make_artifacts(family: str, scratch: Path) -> dict[str, Path]:
     for recipe in RECIPES:
         trimodal.compress(model, recipe, data, scratch / f"{family}-{recipe}")
     return {recipe: scratch / f"{family}-{recipe}" for recipe in RECIPES}
+
+
+def try_family(family: str, forms: Sequence[str], scratch: Path) -> Iterator[Cell]:
+    """Every recipe in every one of `forms` that it is meant for; where nothing could be compressed, each of them failed."""
+    from trimodal.errors import TrimodalError
+
+    try:
+        artifacts = make_artifacts(family, scratch)
+    except TrimodalError as error:
+        yield from (Cell(family, recipe, form, False, reason=str(error)) for recipe in RECIPES for form in RECIPES[recipe] if form in forms)
+        return
+    for recipe, artifact in artifacts.items():
+        for form in (form for form in RECIPES[recipe] if form in forms):
+            yield try_format(family, recipe, form, artifact, scratch)
 
 
 def try_format(family: str, recipe: str, form: str, artifact: Path, scratch: Path) -> Cell:
@@ -150,10 +164,9 @@ def main() -> None:
     forms, cells = list_available(chosen.formats), []
     with tempfile.TemporaryDirectory() as scratch:
         for family in (name for name in MODALITIES if chosen.only in name):
-            for recipe, artifact in make_artifacts(family, Path(scratch)).items():
-                for form in (form for form in RECIPES[recipe] if form in forms):
-                    cells.append(try_format(family, recipe, form, artifact, Path(scratch)))
-                    print("  ".join(cells[-1].row()), flush=True)
+            for cell in try_family(family, forms, Path(scratch)):
+                cells.append(cell)
+                print("  ".join(cell.row()), flush=True)
     print()
     print(table(("family", "recipe", "format", "passes", "distance", "integers", "tokens", "why not"), [cell.row() for cell in cells]))
     finish(lines_of(cells))
