@@ -41,7 +41,8 @@ def cut_weight_probes(
     graph: WrittenGraph, name: str, layers: Sequence[LayerCodes], scratch: Path, suffix: str
 ) -> list[WeightProbe]:
     """`layers` of the component called `name`, as far as its graph has their codes: products many to a file, embeddings each alone."""
-    found, products = [], []
+    found: list[WeightProbe] = []
+    products: list[tuple[LayerCodes, Value]] = []
     for codes in layers:
         product, value = find_product(graph, codes.path, PRODUCTS), find_codes(graph, codes.path)
         if product is not None:
