@@ -18,9 +18,10 @@ import trimodal
 from trimodal.errors import InputError, IntegrityError
 from trimodal.exporting import executorch, litert
 from trimodal.exporting import onnx as onnx_format
+from trimodal.exporting.layer_probes import LayerProbe, check_layers
 from trimodal.exporting.onnx_graph import coded_weights
 from trimodal.exporting.onnx_graph.integer_tensors import ScaledCodes
-from trimodal.exporting.self_check import Probe, RunFile, check_modalities
+from trimodal.exporting.self_check import Probe, ProbeFile, RunFile, check_modalities
 from trimodal.layers.stored import CodedWeight
 from trimodal.networks.tiny import write_miniature, write_miniature_data
 
@@ -221,3 +222,11 @@ def test_fidelity_is_told_by_modality() -> None:
     assert (image.name, image.status) == ("image: as faithful as the simulation", "passed")
     assert image.detail.startswith("0.1 from the model with plain inputs, the simulation 0.1, allowed 0.15; vision_model on real samples")
     assert (text.status, text.failed) == ("failed", True) and text.detail.endswith("text_model on inputs drawn at random")
+
+
+@pytest.mark.parametrize(("saturates", "about"), [(False, "integrity"), (True, "quality")])
+def test_a_layer_that_is_off_is_refused_unless_the_target_saturates(saturates: bool, about: str) -> None:
+    probe = LayerProbe("fc1", ProbeFile("fc1", Path("fc1.xml"), {}), torch.tensor([1.0, 2.0]), allowed=0.1)
+    (near,) = check_layers([probe], {"fc1": RunFile({"y": np.array([1.0, 2.05])}, [])}, saturates)
+    (far,) = check_layers([probe], {"fc1": RunFile({"y": np.array([1.0, 2.3])}, [])}, saturates)
+    assert not near.failed and far.failed and far.about == about and "saturate" in far.detail

@@ -23,6 +23,7 @@ from trimodal.exporting.self_check import ProbeFile, RunFile
 from trimodal.exporting.written_graph.graph import Value, WrittenGraph, find_product
 
 PRODUCTS = ("MatMul", "Gemm", "Conv")
+_SATURATED = "sums of 8-bit products saturate on the target: ONNX Runtime's with unsigned weights do not"
 _SUMS = 1e-5  # of the largest output: sums in another order
 
 
@@ -77,8 +78,9 @@ def cut_layer_probes(
     return found
 
 
-def check_layers(probes: Sequence[LayerProbe], runs: Mapping[str, RunFile]) -> list[Check]:
-    """Whether no layer is further from the simulation's than one code of one entry of its input makes."""
+def check_layers(probes: Sequence[LayerProbe], runs: Mapping[str, RunFile], saturates: bool = False) -> list[Check]:
+    """Whether no layer is further from the simulation's than one code of one entry of its input makes. Where the target `saturates` that
+    is a finding which refuses nothing: the file may be right, and the whole model is held to its margin in any case."""
     if not probes:
         return []
     worst, where = 0.0, ""
@@ -89,8 +91,8 @@ def check_layers(probes: Sequence[LayerProbe], runs: Mapping[str, RunFile]) -> l
             worst, where = float(distance), probe.path
     said = f"{len(probes)} layers, the furthest {worst:.2g} codes off" + (f" ({where})" if where else "")
     if worst > 1:
-        said += "; sums of 8-bit products may saturate on this processor: export for a target with unsigned weights (--target)"
-    return [Check.from_outcome("layers equal the simulation's to one code", worst <= 1, said)]
+        said += "; " + (_SATURATED if saturates else "sums of 8-bit products may saturate on this processor: give its own target (--target)")
+    return [Check.from_outcome("layers equal the simulation's to one code", worst <= 1, said, "quality" if saturates else "integrity")]
 
 
 def _find_start(graph: WrittenGraph, value: Value) -> Value:

@@ -107,7 +107,7 @@ def run_trial(trial: Trial, source: ExportSource, result: ExportResult, runtime:
     sizes = {file: (folder / file).stat().st_size for part in result.components for file in part.files}
     return [
         *check_weights(differences, len(result.coded)), *check_outputs(probes, runs), *check_modalities(probes, runs),
-        *check_layers(layers, runs), *check_integer_products(result.components, runs),
+        *check_layers(layers, runs, source.saturates), *check_integer_products(result.components, runs),
         check_size(sizes, trial.tensor_bytes, sum(part.nodes for part in result.components)),
     ]  # fmt: skip
 
