@@ -13,6 +13,7 @@ EDITS = frozenset({"cut", "treat", "merge", "drop", "share", "fold"})
 _KINDS = frozenset({"prune", "quantize", "factorize", "share", "merge", "fold", "distill"})  # of methods
 _GENERIC = frozenset({"planning", "compression"})
 PLATFORM = frozenset({"fcntl", "resource", "msvcrt", "winreg"})  # there on some systems only
+OWN_ENVIRONMENTS = frozenset({"litert_torch", "ai_edge_litert", "executorch"})  # each has a requirements-NAME.lock of its own
 _IMPORT_NAMES = {"scikit-learn": "sklearn"}
 
 
@@ -88,13 +89,13 @@ def _imported_names(node: ast.AST) -> Iterator[str]:
 
 
 def list_inner_imports() -> list[str]:
-    """Imports inside functions, but for packages that need not be there."""
-    allowed = list_optional_packages() | PLATFORM
+    """Imports inside functions, but for packages that need not be there; runtimes do without torch."""
+    allowed = list_optional_packages() | PLATFORM | OWN_ENVIRONMENTS
     return [
         f"{function} {ast.unparse(node)[:80]}"
         for file in read_source() for function in file.functions if not function.nested
-        for node in ast.walk(function.node)
-        if isinstance(node, ast.Import | ast.ImportFrom) and {name.split(".")[0] for name in _imported_names(node)} - allowed
+        for node in ast.walk(function.node) if isinstance(node, ast.Import | ast.ImportFrom)
+        if {name.split(".")[0] for name in _imported_names(node)} - allowed - ({"torch"} if file.name.startswith("runtimes/") else set())
     ]  # fmt: skip
 
 

@@ -28,7 +28,7 @@ class TorchSession:
         self.output_names: Sequence[str] = list(component.outputs)
 
     def run(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
-        """Arrays by name -> arrays by name."""
+        """Arrays (batch, …) by name -> arrays (batch, …) by name."""
         given = {name: torch.from_numpy(np.asarray(inputs[name])).to(kind) for name, kind in self._types.items() if name in inputs}
         with torch.inference_mode():
             found = self._component.call(self._component.module, given)

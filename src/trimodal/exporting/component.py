@@ -63,20 +63,20 @@ class ComponentModule(nn.Module):
         self.eval()
 
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
-        """Tensors in the order of the component's inputs -> its outputs in order."""
+        """Tensors in the order of the component's inputs -> its outputs in order, each (batch, …)."""
         found = self.component.call(self.model, dict(zip(self.component.inputs, tensors, strict=True)))
         return tuple(found[name] for name in self.component.outputs)
 
 
 def call_forward(module: nn.Module, inputs: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-    """The model's own forward: every tensor that it returns, by name; `output` where it returns but one."""
+    """The model's own forward: inputs (batch, …) -> every tensor (batch, …) that it returns, by name; `output` where it returns but one."""
     options: dict[str, Any] = {"return_dict": True} if hasattr(module, "config") else {}
     return collect_outputs(module(**inputs, **options))
 
 
 def collect_outputs(result: Any) -> Mapping[str, Tensor]:
-    """The tensors in what a forward pass returned, by name: those of its fields that are tensors, `output` where it is one, `output_0`
-    and so on of a tuple."""
+    """The tensors, of any shape, in what a forward pass returned, by name: those of its fields that are tensors, `output` where it is
+    one, `output_0` and so on of a tuple."""
     if isinstance(result, Tensor):
         return {"output": result}
     if isinstance(result, Mapping):

@@ -26,7 +26,7 @@ from trimodal.errors import InputError
 from trimodal.exporting.exporter import ExportedComponent, Exporter, ExportResult, ExportSource
 from trimodal.exporting.layer_codes import InputCodes
 from trimodal.exporting.tensor_scheme import CodableLayer, Scheme, choose_scheme, find_codable_layers
-from trimodal.formats.artifact import find_plain_config
+from trimodal.formats.plain_config import find_plain_config
 from trimodal.formats.tensors import write_tensors
 from trimodal.maths.packing import pack_into_words, unpack_from_words
 from trimodal.models.model import Model

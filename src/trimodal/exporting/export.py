@@ -27,7 +27,7 @@ from trimodal.exporting.plain_attention import use_plain_attention_
 from trimodal.exporting.samples import measure_score_ranges, read_batches
 from trimodal.exporting.trial import begin_trial, run_trial
 from trimodal.formats import check_output_place, is_artifact, open_atomic_folder, open_model
-from trimodal.formats.artifact import strip_config
+from trimodal.formats.plain_config import strip_config
 from trimodal.formats.stored_sites import describe_stored_sites
 from trimodal.models.files import find_companion_files, find_licence_files
 from trimodal.models.model import Model

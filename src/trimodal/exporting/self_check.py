@@ -110,7 +110,7 @@ def find_vocabulary_size(module: nn.Module) -> int:
 
 
 def measure_distance(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> float:
-    """‖found − wanted‖ / ‖wanted‖, the largest over the outputs."""
+    """‖found − wanted‖ / ‖wanted‖, the largest over the outputs, of any shape, by name."""
     return max((_relative_distance(found[name].double(), wanted[name].double()) for name in wanted), default=0.0)
 
 

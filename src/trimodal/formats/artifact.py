@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -35,11 +34,11 @@ from trimodal.formats.folder_files import (
     pack_name_of,
 )
 from trimodal.formats.native_config import NativeConfig, find_native_config
+from trimodal.formats.plain_config import NO_CONFIG, set_plain_config_, strip_config
 from trimodal.formats.stored_sites import check_stored_sites, describe_stored_sites
 from trimodal.formats.tensors import write_tensors
 from trimodal.layers import DEQUANTIZE_POLICIES, DequantizePolicy, set_dequantize_policy_
 from trimodal.loading.load import (
-    build_meta_model,
     find_model_class,
     load_from_factory,
     load_from_folder,
@@ -86,7 +85,6 @@ from trimodal.writing.sums import sha256
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-_NO_CONFIG = "it came from a function, not from a model folder"
 _TYPE = ("dtype", "torch_dtype")
 _IMPORT = (
     "this model was compressed by trimodal, and its weights are in a form of its own: put the line `import trimodal` before "
@@ -105,7 +103,7 @@ Factory = str | Callable[[], nn.Module]
 
 def write_artifact(model: Model, plan: Plan, folder: Path, factory: str | None) -> StockLoad:
     """Write everything that is needed to run `model`, and the manifest, into the empty `folder`. Returns who can load it."""
-    taken, stock = model.steps, StockLoad(False, _NO_CONFIG)
+    taken, stock = model.steps, StockLoad(False, NO_CONFIG)
     if model.folder is not None:
         _copy_files(model.folder, folder, [*find_companion_files(model.folder), *find_licence_files(model.folder)])
         write_alignment_heads(model.module, folder)
@@ -182,7 +180,7 @@ def _native_config_of(folder: Path) -> NativeConfig:
 def stock_support_of(folder: Path) -> StockLoad:
     """Whether stock Transformers alone loads the artifact in `folder`, by what its files say."""
     if not (folder / "config.json").is_file():
-        return StockLoad(False, _NO_CONFIG)
+        return StockLoad(False, NO_CONFIG)
     if pack_name_of(folder) == "entropy":
         return StockLoad(False, "its weights are entropy-coded")
     if "quantization_config" in read_config(folder):
@@ -213,12 +211,6 @@ def _dtype_of(config: Mapping[str, Any], missing: str | None = None) -> Any:
     return next((config[key] for key in _TYPE if key in config), missing)
 
 
-def strip_config(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A configuration that says nothing of us, nor of another's files."""
-    inner = {key: strip_config(value) if isinstance(value, dict) else value for key, value in config.items()}
-    return {key: value for key, value in inner.items() if key not in ("quantization_config", NAMED)}
-
-
 def copy_artifact(source: Path, folder: Path) -> None:
     """Copy what a whole artifact consists of into the empty `folder`."""
     tellers = [path for path in map(Path, (PLAN, RECORD, VERDICT)) if (source / path).is_file()]
@@ -234,6 +226,10 @@ def open_model(source: Factory | Path, factory: Factory | None = None) -> Model:
     """Any model that the user can name: an artifact of ours, or what `loading/load.py` knows.
 
     `factory` makes the bare module of an artifact that came from a function; nothing that a folder names is imported.
+
+    Raises:
+        ModelError: it cannot be found or loaded.
+        IntegrityError: a file of the artifact is missing or has changed.
     """
     if not callable(source) and is_archive(source):
         raise errors.ModelError(f"{source} is an archive; write its folder first: trimodal unpack {source} -o FOLDER")
@@ -303,39 +299,6 @@ def _open_plain(plain: Path, folder: Path, manifest: Manifest, factory: Factory 
     _check_layout(model, folder)
     check_stored_sites(model.module, manifest, folder)
     return model
-
-
-def set_plain_config_(model: Model) -> str:
-    """Let the configuration of a model with plain layers only say what they are, so that `save_pretrained` writes what loads
-    again. Returns why it cannot, empty if it can or has nothing to say."""
-    module = model.module
-    if not model.steps or not isinstance(getattr(module, "config", None), PreTrainedConfig) or model.folder is None:
-        return ""
-    found = find_plain_config(model)
-    if found.reason:
-        return found.reason
-    plain = build_meta_model(found.config, cast("type[PreTrainedModel]", type(module)))
-    plain.config._attn_implementation_internal = module.config._attn_implementation_internal  # type: ignore[union-attr]
-    plain.config._name_or_path = str(model.folder)
-    module.config = plain.config  # type: ignore[assignment]
-    return ""
-
-
-def find_plain_config(model: Model) -> NativeConfig:
-    """The configuration from which the model's own class alone builds `model`, which has plain layers only, or why there is none."""
-    if model.folder is None or not (model.folder / "config.json").is_file():
-        return NativeConfig({}, list(model.steps), _NO_CONFIG)
-    if other := {step.verb for step in model.steps if step.effect == "structure"}:
-        return NativeConfig({}, list(model.steps), f"plain layers cannot say what was done ({', '.join(sorted(other))})")
-    kind = cast("type[PreTrainedModel]", type(model.module))
-    shapes = [step for step in model.steps if step.effect == "sizes"]
-    found = find_native_config(strip_config(read_config(model.folder)), shapes, kind)
-    if found.reason:
-        return found
-    plain = build_meta_model(found.config, kind)
-    if {k: t.shape for k, t in plain.state_dict().items()} != {k: t.shape for k, t in model.module.state_dict().items()}:
-        return replace(found, reason=f"{type(plain.config).__name__} cannot say what its layers are")
-    return found
 
 
 def _fill_tensors_(module: nn.Module, tensors: Mapping[str, Tensor], file: Path) -> None:

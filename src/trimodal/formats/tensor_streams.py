@@ -84,7 +84,7 @@ def find_packed_codes(plain: Path, layout: Layout | None) -> dict[str, tuple[int
 
 
 def encode_shortest(tensor: Tensor, codes: tuple[int, int] | None) -> tuple[bytes, list[Any]]:
-    """The shortest stream of `tensor`, and the entry that tells how to read it."""
+    """The shortest stream of `tensor` of any shape and dtype, and the entry that tells how to read it."""
     raw, (_, entry) = tensor_bytes(tensor), encode_raw(tensor)
     name, more = entry[0], []
     coder, best = "raw", raw
@@ -102,7 +102,7 @@ def encode_shortest(tensor: Tensor, codes: tuple[int, int] | None) -> tuple[byte
 
 
 def encode_raw(tensor: Tensor) -> tuple[bytes, list[Any]]:
-    """The bytes of `tensor` as they are, and the entry that says so.
+    """The bytes of `tensor`, of any shape and dtype, as they are, and the entry that says so.
 
     Raises:
         InputError: there is no name for its type.
@@ -133,7 +133,7 @@ def _repack_codes(stream: bytes, rows: int, bits: int, columns: int) -> Tensor:
 
 
 def decode_stream(name: str, stream: bytes, entry: TensorEntry) -> Tensor:
-    """The tensor in a `stream`, with the checksum that is written down.
+    """The tensor in a `stream`, in its shape and dtype, with the checksum that is written down.
 
     Raises:
         MalformedStreamError: it is another.

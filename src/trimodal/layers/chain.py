@@ -45,7 +45,7 @@ class FactorChain(WeightKeeper):
                 yield source._parameters, "weight"
 
     def multiply_links(self) -> Tensor:
-        """The product of all links, worked out now."""
+        """The product of all links (rows, columns), worked out now."""
         first, *rest = self.children()
         whole, looks_up = _require_weight(first), isinstance(_find_plain_layer(first), nn.Embedding)
         for link in rest:

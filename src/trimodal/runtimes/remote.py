@@ -11,7 +11,6 @@ import math
 import os
 import struct
 import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -31,7 +30,7 @@ class RemoteSession:
     """A file opened by the runtime called `name` in the environment that has it."""
 
     def __init__(self, name: str, file: Path, threads: int, environment: Environment) -> None:
-        command = make_command(environment.find_python(), "runtimes.remote:serve_session", name, str(file.resolve()), str(threads))
+        command = make_command(environment.find_python(), "runtimes.remote_process:serve_session", name, str(file.resolve()), str(threads))
         quiet = {**os.environ, "PYTHONWARNINGS": "ignore"}
         self._name, self._file = name, file
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=quiet)
@@ -84,7 +83,7 @@ def send_message(stream: IO[bytes], header: Mapping[str, Any], arrays: Arrays) -
 
 
 def receive_message(stream: IO[bytes]) -> tuple[dict[str, Any], dict[str, NDArray[Any]]] | None:
-    """A header and arrays by name, as they were sent; None at the end."""
+    """A header and arrays by name, in their shapes and dtypes; None at the end."""
     start = stream.read(_LENGTH.size)
     if len(start) < _LENGTH.size:
         return None
@@ -94,36 +93,3 @@ def receive_message(stream: IO[bytes]) -> tuple[dict[str, Any], dict[str, NDArra
         dtype = np.dtype(kind)
         arrays[name] = np.frombuffer(stream.read(math.prod(shape) * dtype.itemsize), dtype).reshape(shape)
     return header, arrays
-
-
-def serve_session(arguments: Sequence[str]) -> None:
-    """Open FILE in the runtime NAME with THREADS threads, and answer until standard input ends."""
-    from trimodal.runtimes import RUNTIMES  # here: the table has the runtimes that use this file
-
-    name, file, threads = arguments
-    answers = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # runtimes write to standard output as they like
-    try:
-        session = RUNTIMES[name](Path(file), int(threads))
-    except Exception as failed:  # sent to whoever asked
-        send_message(answers, {"error": _describe(failed)}, {})
-        return
-    send_message(answers, {"inputs": list(session.input_names), "outputs": list(session.output_names)}, {})
-    while (message := receive_message(sys.stdin.buffer)) is not None:
-        try:
-            _answer(answers, session, *message)
-        except Exception as failed:  # sent to whoever asked
-            send_message(answers, {"error": _describe(failed)}, {})
-
-
-def _answer(answers: IO[bytes], session: Any, header: Mapping[str, Any], arrays: Arrays) -> None:
-    if header["do"] == "run":
-        send_message(answers, {}, session.run(arrays))
-    elif header["do"] == "measure":
-        send_message(answers, {"seconds": session.measure_seconds(arrays, header["times"])}, {})
-    else:
-        send_message(answers, {"nodes": list(session.list_integer_nodes())}, {})
-
-
-def _describe(failed: BaseException) -> str:
-    return f"{type(failed).__name__}: {(str(failed).strip() or 'no more is said').splitlines()[0][:300]}"

@@ -22,7 +22,7 @@ class Session(Protocol):
     output_names: Sequence[str]
 
     def run(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
-        """Arrays by name -> arrays by name. Inputs that the file does not take are left aside."""
+        """Arrays (batch, …) by name -> arrays (batch, …) by name. Inputs that the file does not take are left aside."""
         ...
 
     def list_integer_nodes(self) -> Sequence[str]:

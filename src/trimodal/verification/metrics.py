@@ -38,7 +38,7 @@ class MetricTask:
         self.after.append(after)
 
     def collect_scores(self) -> tuple[np.ndarray, np.ndarray]:
-        """Both models' scores in the order of the samples, in whatever order these were run."""
+        """Both models' scores (samples,) in the order of the samples, in whatever order these were run."""
         order = np.argsort(np.array(self.rows), kind="stable")
         before, after = np.concatenate(self.before)[order], np.concatenate(self.after)[order]
         return (np.ones(len(before)), tasks.number_similarity(before, after)) if self.number else (before, after)

@@ -57,7 +57,7 @@ def make_past(cache: Any, layers: int, part: str = "") -> dict[str, Tensor]:
 
 
 def read_cache(inputs: Mapping[str, Tensor], layers: int, part: str = "") -> DynamicCache:
-    """The past among `inputs` as Transformers' attention takes it."""
+    """The past among `inputs` as Transformers' attention takes it: keys and values (batch, heads, past, size)."""
     cache = DynamicCache()
     cache.layers = [GivenLayer(*(inputs[name] for name in name_states(PAST, number, part))) for number in range(layers)]
     return cache

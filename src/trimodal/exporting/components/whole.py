@@ -32,7 +32,7 @@ def take_whole(model: Model) -> tuple[Component, ...]:
 
 
 def make_trace_inputs(model: Model) -> dict[str, Tensor]:
-    """The family's example with two samples, and texts of seven tokens.
+    """The family's example with two samples, (2, …) each, and texts (2, 7) of seven tokens.
 
     Raises:
         ModelError: the model has no example.

@@ -86,7 +86,7 @@ class SampledInput:
         return choose_range(torch.cat(list(self.rows.values())) * c, bits, observer, weights)
 
     def quantize_rows(self, c: Tensor, bits: int, grid: tuple[Tensor, Tensor] | None) -> Rows:
-        """x·c as it is computed with: on the `grid` of scale and zero-point, or with None on one of its own per token."""
+        """x·c (N, n) as it is computed with: on the `grid` of scale and zero-point, or with None on one of its own per token."""
         dims = (0, 1) if self.whole else (1,)
         if grid is not None:
             return {name: fake_quantize(x * c, *grid, bits) for name, x in self.rows.items()}
@@ -104,7 +104,7 @@ class SampledInput:
         return (lost / total).float()
 
     def measure_errors(self, number: int, quantized: Rows, coded: Tensor, bias: Tensor | None = None) -> dict[str, float]:
-        """‖x Wᵀ − (x̂ Ŵᵀ + β)‖² / ‖x Wᵀ‖² of layer `number`, per modality, for the rows `quantized` and tokens as they count."""
+        """‖x Wᵀ − (x̂ Ŵᵀ + β)‖² / ‖x Wᵀ‖² of layer `number`, per modality, for the rows `quantized` (N, n) and tokens as they count."""
         found = {}
         for name, x in self.rows.items():
             gone = x @ self.weights[number].T - quantized[name] @ coded.T
@@ -118,7 +118,8 @@ class SampledInput:
         return sum(self.shares[name] * error for name, error in errors.items())
 
     def average_errors(self, quantized: Rows, coded: Sequence[Tensor], centred: bool) -> float:
-        """What is to be least: the layers' errors in balance, on average; `centred` without their mean, which a bias takes away."""
+        """What is to be least: the errors of layers `coded` (m, n) in balance, on average; `centred` without their mean, which a bias
+        takes away."""
         total = 0.0
         for number, w in enumerate(coded):
             bias = self.find_bias(number, quantized, w) if centred else None

@@ -185,7 +185,7 @@ class _Candidate:
 
 
 def search_smoothing(layers: SampledInput, config: SmoothConfig, mode: str, ties: Tensor | None = None) -> list[_Candidate]:
-    """Step 2: every candidate that was tried; in mode `float` the only one is t = 0."""
+    """Step 2: every candidate that was tried; `ties` (n,) numbers the factors; in mode `float` the only one is t = 0."""
     fit, held = layers.take_rows(0, _SEARCH_ROWS), layers.take_rows(1, _SEARCH_ROWS).take_outputs(_SEARCH_OUTPUTS)
     half = {name: x[::2] if len(x) > 1 else x for name, x in layers.rows.items()}
     sizes, found = _size_columns(layers.stack_weights()), []
@@ -232,7 +232,7 @@ def _size_columns(weight: Tensor) -> Tensor:
 def choose_input(
     group: Sequence[tuple[Place, Weights]], statistic: Statistic | None, config: SmoothConfig, ties: Tensor | None
 ) -> InputChoice:
-    """Steps 1 and 2 for the layers of `group`, which read one input; see `SharedInputs.fit`.
+    """Steps 1 and 2 for the layers of `group` (m, n), which read one input; see `SharedInputs.fit`.
 
     Raises:
         TrimodalError: there are no rows of the input.
