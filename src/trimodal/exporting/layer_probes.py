@@ -91,7 +91,7 @@ def check_layers(probes: Sequence[LayerProbe], runs: Mapping[str, RunFile], satu
             worst, where = float(distance), probe.path
     said = f"{len(probes)} layers, the furthest {worst:.2g} codes off" + (f" ({where})" if where else "")
     if worst > 1:
-        said += "; " + (_SATURATED if saturates else "sums of 8-bit products may saturate on this processor: give its own target (--target)")
+        said += "; " + (_SATURATED if saturates else "sums of 8-bit products may saturate on this processor: give its target (--target)")
     return [Check.from_outcome("layers equal the simulation's to one code", worst <= 1, said, "quality" if saturates else "integrity")]
 
 
