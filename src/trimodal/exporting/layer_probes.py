@@ -87,6 +87,7 @@ def check_layers(probes: Sequence[LayerProbe], runs: Mapping[str, RunFile], satu
     for probe in probes:
         found: NDArray[Any] = next(iter(runs[probe.path].outputs.values()))
         distance = (torch.from_numpy(np.array(found)).view_as(probe.wanted) - probe.wanted).abs().max() / probe.allowed
+        distance = distance.nan_to_num(nan=torch.inf)
         if float(distance) > worst:
             worst, where = float(distance), probe.path
     said = f"{len(probes)} layers, the furthest {worst:.2g} codes off" + (f" ({where})" if where else "")
