@@ -53,6 +53,8 @@ bench: $(READY)
 	$(BIN)/python -m benchmarks.peers compressed-tensors
 	$(BIN)/python -m benchmarks.compressed_tensors
 	$(BIN)/python -m benchmarks.browser
+	$(BIN)/python -m benchmarks.formats
+	$(BIN)/python -m benchmarks.sizes
 
 # Formats for phones convert and run in environments of their own, with their own versions of packages.
 litert executorch:

@@ -16,7 +16,7 @@ from __future__ import annotations
 import argparse
 import re
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from benchmarks.passlines import PassLine, finish, table
 MODALITIES: Mapping[str, tuple[str, ...]] = {
     "clip": ("image", "text"), "siglip": ("image", "text"), "vit": ("image",), "dinov2": ("image",), "bert": ("text",),
     "whisper": ("audio", "text"), "llama": ("text",), "qwen3": ("text",), "llava": ("image", "text"), "clap": ("audio", "text"),
-    "wav2vec2": ("audio", "text"), "ast": ("audio",), "resnet": ("image",), "fusion": ("image", "audio", "text"),
+    "wav2vec2": ("audio",), "ast": ("audio",), "resnet": ("image",), "fusion": ("image", "audio", "text"),
 }  # fmt: skip
 SPEAKERS = ("whisper", "llama", "qwen3", "llava")
 RECIPES: Mapping[str, tuple[str, ...]] = {
@@ -71,6 +71,20 @@ def make_artifacts(family: str, scratch: Path) -> dict[str, Path]:
     return {recipe: scratch / f"{family}-{recipe}" for recipe in RECIPES}
 
 
+def try_family(family: str, forms: Sequence[str], scratch: Path) -> Iterator[Cell]:
+    """Every recipe in every one of `forms` that it is meant for; where nothing could be compressed, each of them failed."""
+    from trimodal.errors import TrimodalError
+
+    try:
+        artifacts = make_artifacts(family, scratch)
+    except TrimodalError as error:
+        yield from (Cell(family, recipe, form, False, reason=str(error)) for recipe in RECIPES for form in RECIPES[recipe] if form in forms)
+        return
+    for recipe, artifact in artifacts.items():
+        for form in (form for form in RECIPES[recipe] if form in forms):
+            yield try_format(family, recipe, form, artifact, scratch)
+
+
 def try_format(family: str, recipe: str, form: str, artifact: Path, scratch: Path) -> Cell:
     """Export, and read what the export found."""
     import trimodal
@@ -111,11 +125,18 @@ def compare_tokens(family: str, artifact: Path, exported: Path) -> bool:
 
 
 def list_available(asked: str) -> list[str]:
-    """The formats that can be written here, of those that are asked for."""
+    """The formats that can be written here, of those that are asked for; the others are named with what they lack."""
+    from trimodal.errors import InputError
     from trimodal.exporting import EXPORTERS
 
-    wanted = asked.split(",") if asked else list(EXPORTERS)
-    return [name for name, exporter in EXPORTERS.items() if name in wanted and not exporter.missing_packages]
+    found = []
+    for name in asked.split(",") if asked else list(EXPORTERS):
+        try:
+            EXPORTERS[name].require_packages()
+            found.append(name)
+        except InputError as lacking:
+            print(f"not run: {lacking}")
+    return found
 
 
 def lines_of(cells: Sequence[Cell]) -> list[PassLine]:
@@ -143,10 +164,9 @@ def main() -> None:
     forms, cells = list_available(chosen.formats), []
     with tempfile.TemporaryDirectory() as scratch:
         for family in (name for name in MODALITIES if chosen.only in name):
-            for recipe, artifact in make_artifacts(family, Path(scratch)).items():
-                for form in (form for form in RECIPES[recipe] if form in forms):
-                    cells.append(try_format(family, recipe, form, artifact, Path(scratch)))
-                    print("  ".join(cells[-1].row()), flush=True)
+            for cell in try_family(family, forms, Path(scratch)):
+                cells.append(cell)
+                print("  ".join(cell.row()), flush=True)
     print()
     print(table(("family", "recipe", "format", "passes", "distance", "integers", "tokens", "why not"), [cell.row() for cell in cells]))
     finish(lines_of(cells))

@@ -98,6 +98,8 @@ def test_checks_are_run_and_kept(made: Mapping[str, Path]) -> None:
     checks = {check["name"]: check["status"] for check in said["checks"]}
     assert checks["layers equal the simulation's to one code"] == "passed"
     assert checks["vision_model: outputs as near as the simulation's"] == "passed"
+    assert checks["image: as faithful as the simulation"] == checks["text: as faithful as the simulation"] == "passed"
+    assert checks["weights are those that were verified"] == "passed"
     assert checks["nodes computed with integers"] == "passed"
 
 

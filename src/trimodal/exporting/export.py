@@ -186,9 +186,12 @@ def _check_nothing_dropped(source: ExportSource, result: ExportResult, exporter:
             raise IntegrityError(
                 f"the {tower} tower ({paths[0]} and {len(paths) - 1} more) is in no file that {exporter.name} wrote; nothing was kept"
             )
-    lost = [path for path, codes in source.layers.items() if not {path, *codes.tied} & there and path not in idle]
+    lost = [path for path, codes in source.layers.items() if not {path, *codes.tied} & written and path not in idle]
     if lost:
-        raise IntegrityError(f"{len(lost)} compressed layers are in no file that {exporter.name} wrote, first {lost[0]}; nothing was kept")
+        how = ", whose weight is there as floats" if {lost[0], *source.layers[lost[0]].tied} & there else ""
+        raise IntegrityError(
+            f"the codes of {len(lost)} compressed layers are in no file that {exporter.name} wrote, first {lost[0]}{how}; nothing was kept"
+        )
 
 
 def _require_passed(result: ExportResult) -> None:

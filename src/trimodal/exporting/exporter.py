@@ -44,6 +44,11 @@ class ExportSource:
         return self.target is not None and self.target.unsigned
 
     @property
+    def saturates(self) -> bool:
+        """Whether sums of 8-bit products overflow on the target, and the codes are not written so that they cannot."""
+        return self.target is not None and self.target.simulation.sums == "int16" and not self.unsigned
+
+    @property
     def static_layers(self) -> set[str]:
         """The layers whose input has a range that is known beforehand."""
         return {path for path, codes in self.layers.items() if codes.input is not None and codes.input.static}

@@ -1,7 +1,7 @@
 """Each layer of an exported graph on its own: cut out of the file, to be fed what the simulation's layer gets.
 
-A static W8A8 layer is found by its codes' initializer: the product that uses them, and above it the quantization of its input. Cut out
-are the nodes from what is quantized to the product's output, before the bias.
+A static W8A8 layer is found by the name of its codes: the product that they go into, and above it the quantization of its input. Cut
+out are the nodes from what is quantized to the product's output, before the bias where that is added by a node of its own.
 """
 
 from __future__ import annotations
@@ -13,19 +13,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import torch
 from numpy.typing import NDArray
-from onnx.utils import Extractor
 from torch import Tensor, nn
 
 from trimodal.core import Check
 from trimodal.exporting.layer_codes import LayerCodes
 from trimodal.exporting.self_check import ProbeFile, RunFile
+from trimodal.exporting.written_graph.graph import Value, WrittenGraph, find_product
 
-_PRODUCTS = ("MatMul", "Gemm", "Conv")
+PRODUCTS = ("MatMul", "Gemm", "Conv")
+_SATURATED = "sums of 8-bit products saturate on the target: ONNX Runtime's with unsigned weights do not"
 _SUMS = 1e-5  # of the largest output: sums in another order
-_ABOVE = ("DequantizeLinear", "QuantizeLinear", "Mul", "Min")
 
 
 @dataclass(frozen=True)
@@ -59,73 +58,56 @@ def record_layer_calls(module: nn.Module, paths: Sequence[str]) -> Iterator[dict
 
 
 def cut_layer_probes(
-    file: Path, layers: Mapping[str, LayerCodes], calls: Mapping[str, tuple[Tensor, Tensor]], scratch: Path
+    graph: WrittenGraph, layers: Mapping[str, LayerCodes], calls: Mapping[str, tuple[Tensor, Tensor]], scratch: Path, suffix: str
 ) -> list[LayerProbe]:
-    """The static layers of the ONNX `file` that were called, each in a file of its own in `scratch`."""
-    model = onnx.load(str(file))
-    makers = {name: node for node in model.graph.node for name in node.output}
-    users: dict[str, list[onnx.NodeProto]] = {}
-    for node in model.graph.node:
-        for name in node.input:
-            users.setdefault(name, []).append(node)
-    extractor = Extractor(model)
+    """The static layers of `graph` that were called, each in a file of its own in `scratch`."""
     found: list[LayerProbe] = []
     for path, (x, y) in calls.items():
         codes = layers[path]
-        product = _find_product(f"{path}.codes", users)
+        product = find_product(graph, path, PRODUCTS)
         if product is None or codes.input is None or codes.input.scale is None:
             continue
-        start = _walk_up(product.input[0], makers)
-        place = scratch / f"layer{len(found)}.onnx"
-        onnx.save(extractor.extract_model([start], [product.output[0]]), str(place))
-        shaped = _fit_rank(x, product.op_type)
-        biased = len(product.input) > 2  # else the bias is added after what was cut out
-        wanted = _fit_rank(y if biased else y - _bias_of(codes.layer, y), product.op_type)
+        sources, kind = graph.list_sources(product), graph.get_kind(product)
+        place = scratch / f"layer{len(found)}{suffix}"
+        given = _fit_rank(x, kind)
+        (name,) = graph.cut({"x": (_find_start(graph, sources[0]), given.shape)}, [graph.get_output(product)], place)
+        biased = len(sources) > 2  # else the bias is added after what was cut out
+        wanted = _fit_rank(y if biased else y - _bias_of(codes.layer, y), kind)
         allowed = codes.input.scale * _largest_code_weight(codes) + _SUMS * float(wanted.abs().max())
-        found.append(LayerProbe(path, ProbeFile(path, place, {start: shaped.numpy()}), wanted, allowed))
+        found.append(LayerProbe(path, ProbeFile(path, place, {name: given.numpy()}), wanted, allowed))
     return found
 
 
-def check_layers(probes: Sequence[LayerProbe], runs: Mapping[str, RunFile]) -> list[Check]:
-    """Whether no layer is further from the simulation's than one code of one entry of its input makes."""
+def check_layers(probes: Sequence[LayerProbe], runs: Mapping[str, RunFile], saturates: bool = False) -> list[Check]:
+    """Whether no layer is further from the simulation's than one code of one entry of its input makes. Where the target `saturates` that
+    is a finding which refuses nothing: the file may be right, and the whole model is held to its margin in any case."""
     if not probes:
         return []
     worst, where = 0.0, ""
     for probe in probes:
         found: NDArray[Any] = next(iter(runs[probe.path].outputs.values()))
-        distance = (torch.from_numpy(np.array(found)) - probe.wanted).abs().max() / probe.allowed
+        distance = (torch.from_numpy(np.array(found)).view_as(probe.wanted) - probe.wanted).abs().max() / probe.allowed
+        distance = distance.nan_to_num(nan=torch.inf)
         if float(distance) > worst:
             worst, where = float(distance), probe.path
     said = f"{len(probes)} layers, the furthest {worst:.2g} codes off" + (f" ({where})" if where else "")
     if worst > 1:
-        said += "; sums of 8-bit products may saturate on this processor: export for a target with unsigned weights (--target)"
-    return [Check.from_outcome("layers equal the simulation's to one code", worst <= 1, said)]
+        said += "; " + (_SATURATED if saturates else "sums of 8-bit products may saturate on this processor: give its target (--target)")
+    return [Check.from_outcome("layers equal the simulation's to one code", worst <= 1, said, "quality" if saturates else "integrity")]
 
 
-def _find_product(name: str, users: Mapping[str, Sequence[onnx.NodeProto]]) -> onnx.NodeProto | None:
-    """The product that the codes called `name` go into."""
-    waiting = list(users.get(name, ()))
-    while waiting:
-        node = waiting.pop()
-        if node.op_type in _PRODUCTS:
-            return node
-        if node.op_type in ("DequantizeLinear", "Transpose"):
-            waiting += users.get(node.output[0], ())
-    return None
-
-
-def _walk_up(name: str, makers: Mapping[str, onnx.NodeProto]) -> str:
-    """What is quantized: the value above the nodes that scale and quantize."""
-    quantized = False
-    while name in makers and makers[name].op_type in _ABOVE:
-        node = makers[name]
-        if node.op_type in ("Mul", "Min") and not quantized:
+def _find_start(graph: WrittenGraph, value: Value) -> Value:
+    """What a layer takes: the value above what scales, holds back and quantizes it."""
+    quantized = graph.find_quantized(value)
+    if quantized is None:
+        return value
+    node = graph.get_maker(quantized)
+    while node is not None and graph.get_kind(node) in ("Mul", "Min"):
+        taken, factor = graph.list_sources(node)
+        if graph.get_kind(node) == "Mul" and not graph.get_name(factor).endswith(".columns"):
             break
-        quantized = quantized or node.op_type == "QuantizeLinear"
-        if node.op_type == "Mul" and not node.input[1].endswith(".columns"):
-            break
-        name = node.input[0]
-    return name
+        quantized, node = taken, graph.get_maker(taken)
+    return quantized
 
 
 def _largest_code_weight(codes: LayerCodes) -> float:

@@ -23,8 +23,17 @@ def use_plain_attention_(module: nn.Module) -> None:
     """Let every Transformers model in `module` compute attention in the plain way, as far as its class lets one choose."""
     AttentionInterface.register(NAME, attend_plainly)
     AttentionMaskInterface.register(NAME, make_additive_mask)
+    for model in _find_choosing_models(module):
+        model.set_attn_implementation(NAME)
+
+
+def _find_choosing_models(module: nn.Module) -> list[PreTrainedModel]:
+    """The outermost models in which every class lets one choose its attention: of the others Transformers would say that they do not."""
     if isinstance(module, PreTrainedModel):
-        module.set_attn_implementation(NAME)
+        inner = [model for model in module.modules() if isinstance(model, PreTrainedModel)]
+        if all(model._can_set_attn_implementation() for model in inner):
+            return [module]
+    return [model for child in module.children() for model in _find_choosing_models(child)]
 
 
 class InParts(NamedTuple):

@@ -1,9 +1,10 @@
 """Whether what was exported is what was compressed, tried in a fresh process with the format's own runtime.
 
-    codes          read back from the files: equal to the artifact's, bit for bit
     layers         each fed what the simulation's layer gets: no further from its output than one code of one input entry would be
-    whole model    no further from the model with plain inputs than the simulation is, by more than `MARGIN`; where maps between
-                   convolutions are bytes, than simulation and a model with its maps rounded are together
+    weights        decoded by the runtime: those of the artifact (`weight_probes.py`)
+    whole model    no further from the model with plain inputs than the simulation is, by more than `MARGIN`, for each component and
+                   for each modality; where maps between convolutions are bytes, than simulation and a model with its maps rounded are
+                   together
     integers       how many products the runtime computes with integers, by its own execution graph
     bytes          against what the artifact's tensors need
 
@@ -42,6 +43,10 @@ ROUNDING = 1e-4
 """Distance, relative to the output's norm, that sums in another order make where no input is quantized."""
 SPREAD = 4.0
 """Standard deviations, of an error of so many numbers relative to itself (about 1 / √numbers), that are put down to chance."""
+MODALITIES: Mapping[str, str] = {
+    "pixel_values": "image", "input_features": "audio", "input_values": "audio", "input_ids": "text", "inputs_embeds": "text",
+}  # fmt: skip
+"""What comes in by which input, as Transformers names them."""
 LARGER, NODE_BYTES = 1.05, 400
 _PROGRAM = "from trimodal.exporting.check_process import run_probes; run_probes()"
 _LIMIT_SECONDS = 1800
@@ -49,23 +54,25 @@ _LIMIT_SECONDS = 1800
 
 @dataclass(frozen=True)
 class Probe:
-    """Inputs for one component, and what the simulation, the model with plain inputs and that with its maps rounded as in the file give
-    for them; all by name."""
+    """Inputs for one component, `real` ones or drawn, and what the simulation, the model with plain inputs and that with its maps rounded
+    as in the file give for them; all by name."""
 
     component: str
     inputs: Mapping[str, Tensor]
     simulated: Mapping[str, Tensor]
     plain: Mapping[str, Tensor] = field(default_factory=dict)
     rounded: Mapping[str, Tensor] = field(default_factory=dict)
+    real: bool = False
 
 
 @dataclass(frozen=True)
 class ProbeFile:
-    """One file to be run by the other process: where it lies, and what goes in."""
+    """One file to be run by the other process: where it lies, what goes in, and whether its nodes of integers are asked for."""
 
     name: str
     file: Path
     inputs: Mapping[str, NDArray[Any]]
+    whole: bool = False
 
 
 @dataclass(frozen=True)
@@ -79,10 +86,15 @@ class RunFile:
 def make_probe_inputs(component: Component, vocabulary: int, batch: Batch | None = None, seed: int = 0) -> dict[str, Tensor]:
     """Inputs of the component: real ones where `batch` has them all, else seeded ones in the shapes of its example: ids from the whole
     vocabulary, normal numbers, and a mask that hides the end of the second sample."""
-    if batch is not None and component.inputs.keys() <= batch.keys():
+    if batch is not None and takes_samples(component, batch):
         return {name: batch[name] for name in component.inputs}
     chance = torch.Generator().manual_seed(seed)
     return {name: _draw_like(name, value, vocabulary, chance) for name, value in component.inputs.items()}
+
+
+def takes_samples(component: Component, batch: Batch) -> bool:
+    """Whether `batch` has all that the component takes: its states, and what comes from other components, it never has."""
+    return component.inputs.keys() <= batch.keys()
 
 
 def _draw_like(name: str, value: Tensor, vocabulary: int, chance: torch.Generator) -> Tensor:
@@ -111,20 +123,61 @@ def _relative_distance(found: Tensor, wanted: Tensor) -> float:
     return float((found - wanted).norm() / wanted.norm().clamp(min=1e-30))
 
 
+@dataclass(frozen=True)
+class Distances:
+    """How far outputs are from the model with plain inputs: the exported ones, the simulation's, and those of the model with its maps
+    rounded (None where none are), relative to their norm. They may vary by the share `chance` besides."""
+
+    exported: float
+    simulated: float
+    rounded: float | None = None
+    chance: float = 0.0
+
+    @property
+    def allowed(self) -> float:
+        """How far the exported ones may be."""
+        return math.hypot(self.simulated, self.rounded or 0.0) * (1 + MARGIN + self.chance) + ROUNDING
+
+    def __str__(self) -> str:
+        maps = "" if self.rounded is None else f", the one with maps of bytes {self.rounded:.2g}"
+        return (
+            f"{self.exported:.2g} from the model with plain inputs, the simulation {self.simulated:.2g}{maps}, allowed {self.allowed:.2g}"
+        )
+
+
+def measure_probe(probe: Probe, run: RunFile) -> tuple[Distances, float]:
+    """The distances of one component's outputs, and how far the exported ones are from the simulation's."""
+    found = {name: torch.from_numpy(np.array(run.outputs[name])) for name in probe.simulated}
+    plain = probe.plain or probe.simulated
+    rounded = measure_distance(probe.rounded, plain) if probe.rounded else None
+    distances = Distances(measure_distance(found, plain), measure_distance(probe.simulated, plain), rounded, _vary(probe))
+    return distances, measure_distance(found, probe.simulated)
+
+
 def check_outputs(probes: Sequence[Probe], runs: Mapping[str, RunFile]) -> list[Check]:
     """For each component, whether the runtime's outputs are as near as the simulation's."""
     checks = []
     for probe in probes:
-        found = {name: torch.from_numpy(np.array(runs[probe.component].outputs[name])) for name in probe.simulated}
-        plain = probe.plain or probe.simulated
-        ours, simulations, maps = (measure_distance(one, plain) for one in (found, probe.simulated, probe.rounded or plain))
-        allowed = math.hypot(simulations, maps) * (1 + MARGIN + _vary(probe)) + ROUNDING
-        said = f", the one with maps of bytes {maps:.2g}" if probe.rounded else ""
-        checks.append(Check.from_outcome(
-            f"{probe.component}: outputs as near as the simulation's", ours <= allowed,
-            f"{ours:.2g} from the model with plain inputs, the simulation {simulations:.2g}{said}, allowed {allowed:.2g}; "
-            f"{measure_distance(found, probe.simulated):.2g} from the simulation",
-        ))  # fmt: skip
+        distances, between = measure_probe(probe, runs[probe.component])
+        said = f"{distances}; {between:.2g} from the simulation"
+        name = f"{probe.component}: outputs as near as the simulation's"
+        checks.append(Check.from_outcome(name, distances.exported <= distances.allowed, said))
+    return checks
+
+
+def check_modalities(probes: Sequence[Probe], runs: Mapping[str, RunFile]) -> list[Check]:
+    """For each modality, the same of the components that take it, the furthest of them; a component that takes several counts for each."""
+    found: dict[str, list[tuple[Distances, Probe]]] = {}
+    for probe in probes:
+        for modality in sorted({MODALITIES[name] for name in probe.inputs if name in MODALITIES}):
+            found.setdefault(modality, []).append((measure_probe(probe, runs[probe.component])[0], probe))
+    checks = []
+    for modality, measured in found.items():
+        worst, probe = max(measured, key=lambda pair: pair[0].exported / pair[0].allowed)
+        tried = "real samples" if all(pair[1].real for pair in measured) else "inputs drawn at random"
+        held = all(distances.exported <= distances.allowed for distances, _ in measured)
+        said = f"{worst}; {', '.join(pair[1].component for pair in measured)} on {tried}"
+        checks.append(Check.from_outcome(f"{modality}: as faithful as the simulation", held, said))
     return checks
 
 
@@ -159,7 +212,7 @@ def run_files(runtime: str, files: Sequence[ProbeFile], threads: int = 1) -> dic
         jobs = []
         for number, probe in enumerate(files):
             np.savez(scratch / f"in{number}.npz", **probe.inputs)  # type: ignore[arg-type]
-            jobs.append({"file": str(probe.file), "inputs": f"in{number}.npz", "outputs": f"out{number}.npz"})
+            jobs.append({"file": str(probe.file), "inputs": f"in{number}.npz", "outputs": f"out{number}.npz", "nodes": probe.whole})
         (scratch / "jobs.json").write_text(json.dumps({"runtime": runtime, "threads": threads, "jobs": jobs}), encoding="utf-8")
         command = [sys.executable, "-P", "-c", _PROGRAM, str(scratch)]
         done = subprocess.run(command, capture_output=True, text=True, timeout=_LIMIT_SECONDS, env={**os.environ, "TMPDIR": str(scratch)})

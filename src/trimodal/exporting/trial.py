@@ -22,17 +22,32 @@ from trimodal.exporting.self_check import (
     Probe,
     ProbeFile,
     check_integer_products,
+    check_modalities,
     check_outputs,
     check_size,
     find_vocabulary_size,
     make_probe_inputs,
     run_files,
+    takes_samples,
 )
+from trimodal.exporting.weight_probes import (
+    AT_ONCE,
+    WeightProbe,
+    check_weights,
+    compare_weights,
+    cut_weight_probes,
+    find_readable,
+)
+from trimodal.exporting.written_graph.graph import Open
+from trimodal.exporting.written_graph.onnx_file import OnnxFile
+from trimodal.exporting.written_graph.openvino_file import OpenVinoFile
 from trimodal.layers import is_weight_parametrized
 from trimodal.layers.parametrization import quantizes_inputs
 from trimodal.models.model import Batch, Model
 from trimodal.models.tensors import unique_tensors
 from trimodal.writing import open_scratch_folder
+
+_OPEN: Mapping[str, Open] = {".onnx": OnnxFile, ".xml": OpenVinoFile}
 
 Calls = Mapping[str, tuple[Tensor, Tensor]]
 """What a layer took and gave, by path; of any shape."""
@@ -41,13 +56,14 @@ Calls = Mapping[str, tuple[Tensor, Tensor]]
 @dataclass(frozen=True)
 class Trial:
     """The components' inputs, and what the compressed model makes of them: outputs by component, calls of its static layers by
-    component, and the bytes of its tensors."""
+    component, the bytes of its tensors, and which components got `real` samples."""
 
     components: Sequence[Component]
     inputs: Mapping[str, Mapping[str, Tensor]]
     outputs: Mapping[str, Mapping[str, Tensor]]
     calls: Mapping[str, Calls]
     tensor_bytes: int
+    real: frozenset[str] = frozenset()
 
 
 def begin_trial(model: Model, batch: Batch | None = None) -> Trial:
@@ -66,7 +82,8 @@ def begin_trial(model: Model, batch: Batch | None = None) -> Trial:
             outputs[part.name] = _to_float(part.call(part.module, inputs[part.name]), part)
         calls[part.name] = seen
     size = sum(tensor.nbytes for tensor in unique_tensors(model.module).values())
-    return Trial(components, inputs, outputs, calls, size)
+    real = frozenset(part.name for part in components if batch is not None and takes_samples(part, batch))
+    return Trial(components, inputs, outputs, calls, size, real)
 
 
 def run_trial(trial: Trial, source: ExportSource, result: ExportResult, runtime: str, folder: Path) -> list[Check]:
@@ -77,13 +94,21 @@ def run_trial(trial: Trial, source: ExportSource, result: ExportResult, runtime:
     """
     probes = [_make_probe(trial, part, result.maps.get(part.name, {})) for part in trial.components]
     places = {part.name: folder / part.files[0] for part in result.components}
-    files = [ProbeFile(p.component, places[p.component], _to_arrays(p, part)) for p, part in zip(probes, trial.components, strict=True)]
+    files = [
+        ProbeFile(probe.component, places[probe.component], _to_arrays(probe, part), whole=True)
+        for probe, part in zip(probes, trial.components, strict=True)
+    ]
     with open_scratch_folder("the layers of the export check") as scratch:
-        layers = _cut_layers(trial, source, places, scratch)
-        runs = run_files(runtime, [*files, *(probe.file for probe in layers)])
+        layers, weights = _cut_pieces(trial, source, result, places, scratch)
+        small, large = _part_by_size(weights)
+        runs = run_files(runtime, [*files, *(probe.file for probe in layers), *(probe.file for probe in small)])
+        differences = [compare_weights(probe, runs[probe.file.name]) for probe in small]
+        for probe in large:  # a process each, for the memory
+            differences.append(compare_weights(probe, run_files(runtime, [probe.file])[probe.file.name]))
     sizes = {file: (folder / file).stat().st_size for part in result.components for file in part.files}
     return [
-        *check_outputs(probes, runs), *check_layers(layers, runs), *check_integer_products(result.components, runs),
+        *check_weights(differences, len(result.coded)), *check_outputs(probes, runs), *check_modalities(probes, runs),
+        *check_layers(layers, runs, source.saturates), *check_integer_products(result.components, runs),
         check_size(sizes, trial.tensor_bytes, sum(part.nodes for part in result.components)),
     ]  # fmt: skip
 
@@ -94,7 +119,7 @@ def _make_probe(trial: Trial, part: Component, maps: MapGrids) -> Probe:
     plain = _to_float(part.call(part.module, inputs), part)
     with round_maps(part.module, maps):
         rounded = _to_float(part.call(part.module, inputs), part) if maps else {}
-    return Probe(part.name, inputs, trial.outputs[part.name], plain, rounded)
+    return Probe(part.name, inputs, trial.outputs[part.name], plain, rounded, part.name in trial.real)
 
 
 def _to_arrays(probe: Probe, part: Component) -> dict[str, NDArray[Any]]:
@@ -102,17 +127,34 @@ def _to_arrays(probe: Probe, part: Component) -> dict[str, NDArray[Any]]:
     return {name: value.numpy() for name, value in probe.inputs.items()} | {name: np.zeros(1, bool) for name in part.switches}
 
 
-def _cut_layers(trial: Trial, source: ExportSource, places: Mapping[str, Path], scratch: Path) -> list[LayerProbe]:
-    """Every static layer of the components that are ONNX files, each once."""
-    found: dict[str, LayerProbe] = {}
+def _cut_pieces(
+    trial: Trial, source: ExportSource, result: ExportResult, places: Mapping[str, Path], scratch: Path
+) -> tuple[list[LayerProbe], list[WeightProbe]]:  # fmt: skip
+    """Every static layer once, and every coded weight in each file that has it, of the components whose files can be cut."""
+    layers: dict[str, LayerProbe] = {}
+    weights: list[WeightProbe] = []
     for name, place in places.items():
-        if place.suffix != ".onnx":
+        if place.suffix not in _OPEN:
             continue
-        part = scratch / name
+        graph, part = _OPEN[place.suffix](place), scratch / name
         part.mkdir()
-        missing = {path: call for path, call in trial.calls[name].items() if path not in found and path in source.layers}
-        found |= {probe.path: probe for probe in cut_layer_probes(place, source.layers, missing, part)}
-    return list(found.values())
+        missing = {path: call for path, call in trial.calls[name].items() if path not in layers and path in source.layers}
+        layers |= {probe.path: probe for probe in cut_layer_probes(graph, source.layers, missing, part, place.suffix)}
+        weights += cut_weight_probes(graph, name, find_readable(source.layers, result.coded), part, place.suffix)
+    return list(layers.values()), weights
+
+
+def _part_by_size(weights: Sequence[WeightProbe]) -> tuple[list[WeightProbe], list[WeightProbe]]:
+    """As many as one process may give back, and the others."""
+    small: list[WeightProbe] = []
+    room = AT_ONCE
+    for probe in weights:
+        size = sum(codes.parameter.nbytes for codes in probe.layers)
+        if size <= room:
+            small.append(probe)
+            room -= size
+    kept = {id(probe) for probe in small}
+    return small, [probe for probe in weights if id(probe) not in kept]
 
 
 def _to_float(outputs: Mapping[str, Tensor], part: Component) -> dict[str, Tensor]:

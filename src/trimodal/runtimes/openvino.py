@@ -101,7 +101,7 @@ def _import_runtime() -> Any:
 
 
 @cache
-def _open_core(runtime: Any) -> Any:
+def open_core(runtime: Any) -> Any:
     """One for the process: with the last of them its plugin is unloaded, and what that made, freed later, ends the process."""
     return runtime.Core()
 
@@ -112,16 +112,17 @@ def _compile(runtime: Any, file: Path, threads: int, exact: bool) -> Any:
         "ENABLE_CPU_PINNING": False, **({"DYNAMIC_QUANTIZATION_GROUP_SIZE": "0"} if exact else {}),
     }  # fmt: skip
     try:
-        return _open_core(runtime).compile_model(str(file), "CPU", options)
+        return open_core(runtime).compile_model(str(file), "CPU", options)
     except RuntimeError as failed:
         first = next((line for line in str(failed).splitlines() if line.strip() and "Exception from" not in line), "unknown")
         raise IntegrityError(f"OpenVINO cannot open {file}: {first[:300]}; export it again") from failed
 
 
 def _name_of(port: Any) -> str:
-    """The port's name; OpenVINO's order number where it has none."""
-    names = port.get_names()
-    return min(names) if names else f"port_{port.get_index()}"
+    """The port's name; OpenVINO's order number where it has none. An input also gets the names of what was fused into it: its own is
+    that of its node."""
+    names, own = port.get_names(), str(port.get_node().get_friendly_name())
+    return own if own in names else min(names) if names else f"port_{port.get_index()}"
 
 
 def _fix_lengths(port: Any) -> tuple[int, ...]:

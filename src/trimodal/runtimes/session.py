@@ -9,6 +9,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from trimodal.errors import InputError
+
 Arrays = Mapping[str, NDArray[Any]]
 """Arrays of any shape and type, by the name of the input or output."""
 
@@ -46,5 +48,12 @@ class Opener(Protocol):
 
 
 def cast_inputs(inputs: Arrays, types: Mapping[str, str]) -> dict[str, NDArray[Any]]:
-    """`inputs` of any shape that are in `types`, each as the type named there (`int64`, `float32`, …)."""
+    """`inputs` of any shape that are in `types`, each as the type named there (`int64`, `float32`, …).
+
+    Raises:
+        InputError: one is missing, of which OpenVINO would take what happens to lie in memory.
+    """
+    missing = types.keys() - inputs.keys()
+    if missing:
+        raise InputError(f"the file takes {', '.join(types)}; {', '.join(sorted(missing))} {'is' if len(missing) == 1 else 'are'} missing")
     return {name: np.ascontiguousarray(inputs[name], dtype=kind) for name, kind in types.items() if name in inputs}
