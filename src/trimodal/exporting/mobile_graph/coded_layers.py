@@ -90,8 +90,14 @@ def _put_weight_(layer: Any, weight: IntegerWeight, columns: Tensor | None, styl
         layer.register_buffer("zero", torch.zeros_like(weight.scale, dtype=torch.int64))
     else:
         layer.register_buffer("decoded", weight.decode())
-    layer.register_buffer("columns", None if columns is None else columns.view(-1, *(1 for _ in weight.codes.shape[2:])))
+    layer.register_buffer("columns", None if columns is None else _shape_columns(columns, weight.codes.dim()))
     layer.bits, layer.group = weight.bits, weight.group
+
+
+def _shape_columns(columns: Tensor, rank: int) -> Tensor:
+    """One factor for each channel, as an image has its channels: of all its dimensions, since XNNPACK moves channels behind and then
+    stretches from the right."""
+    return columns if rank == 2 else columns.view(1, -1, *(1 for _ in range(rank - 2)))
 
 
 @cache
