@@ -13,6 +13,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from torch import nn
+
 from trimodal.exporting.exporter import ExportResult, ExportSource
 from trimodal.exporting.layer_codes import LayerCodes
 from trimodal.exporting.mobile_graph.coded_layers import PlacedCodes
@@ -32,6 +34,7 @@ from trimodal.exporting.mobile_graph.prepare import (
 from trimodal.runtimes.environment import Environment
 
 ENVIRONMENT = Environment("litert", ("litert_torch", "ai_edge_litert"))
+_BEHIND_PRODUCTS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.BatchNorm1d, nn.BatchNorm2d)
 _LOOKED_UP = "its indices are constants: the converter looked its rows up, and the file has those"
 _MELTED = "the converter merged its weight with something else: it is no longer a layer's codes times one number for each row"
 
@@ -56,6 +59,19 @@ def write_litert(source: ExportSource, folder: Path) -> ExportResult:
     return result
 
 
+def find_input_factors(module: nn.Module) -> set[str]:
+    """The names of what a converter may put into the weights behind it, which are then other weights: what norms multiply by and add,
+    and a coded layer's factors. Batch norms stand behind products: their factors go into scales."""
+    found = set()
+    for path, layer in module.named_modules():
+        if isinstance(layer, _BEHIND_PRODUCTS):
+            names = ["columns"] if getattr(layer, "columns", None) is not None else []
+        else:
+            names = [name for name, value in layer.named_parameters(recurse=False) if value.dim() == 1]
+        found |= {f"{path}.{name}" for name in names}
+    return found
+
+
 def _stays_float(codes: LayerCodes | None) -> bool:
     return codes is None or codes.input is None
 
@@ -69,6 +85,7 @@ def _write_component(job: Job, placed: PlacedCodes, floats: set[str], written: W
         "layers": [
             {"path": path, "bits": made.bits, "group": made.group, "floats": path in floats} for path, made in products.items()
         ],
+        "apart": sorted(f"model.{name}" for name in find_input_factors(job.component.module) & traced.tensors),
     }  # fmt: skip
     found = job.run("convert_litert.py", ENVIRONMENT, said, name_arrays(products.values()))
     file = folder / f"{job.component.name}.tflite"
