@@ -26,6 +26,7 @@ class ExecutorchSession:
     """A .pte file that we wrote, opened here with `threads` threads."""
 
     def __init__(self, file: Path, threads: int) -> None:
+        import executorch.kernels.quantized  # what decodes codes where XNNPACK does not
         import torch
         from executorch.extension.pybindings import portable_lib
         from executorch.runtime import Runtime

@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 import torch.ao.quantization.fx._decomposed
+import executorch.kernels.quantized  # registers what decodes codes outside of XNNPACK
 from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
 from executorch.exir import EdgeCompileConfig, to_edge_transform_and_lower
 
