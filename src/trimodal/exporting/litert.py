@@ -24,6 +24,7 @@ from trimodal.exporting.mobile_graph.prepare import (
     ForeignExporter,
     WrittenFiles,
     check_codes,
+    check_scales,
     describe_ranges,
     find_lost_codes,
     gather_result,
@@ -36,6 +37,7 @@ from trimodal.runtimes.environment import Environment
 ENVIRONMENT = Environment("litert", ("litert_torch", "ai_edge_litert"))
 _BEHIND_PRODUCTS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.BatchNorm1d, nn.BatchNorm2d)
 _LOOKED_UP = "its indices are constants: the converter looked its rows up, and the file has those"
+_SCALED = "the scales of {} layers, first {}, are the stored ones times a factor for each row that stands behind the product, as a batch norm's"
 _MELTED = "the converter merged its weight with something else: it is no longer a layer's codes times one number for each row"
 
 
@@ -55,8 +57,12 @@ def write_litert(source: ExportSource, folder: Path) -> ExportResult:
         with open_job(component) as job:
             _write_component(job, placed, floats, written, folder)
     products = {path for path in written.coded if isinstance(placed.coded[path], IntegerWeight)} - floats
-    result = gather_result(written, placed, describe_ranges(source.layers, products, "LiteRT's products of integers do"))
-    return result
+    notes = describe_ranges(source.layers, products, "LiteRT's products of integers do")
+    if written.scaled:
+        notes.append(_SCALED.format(len(written.scaled), written.scaled[0]))
+    if any(isinstance(made := placed.coded[path], IntegerWeight) and made.group for path in products):
+        notes.append("scales by group are float16 in the file, up to 0.05 % from those that are stored")
+    return gather_result(written, placed, notes)
 
 
 def find_input_factors(module: nn.Module) -> set[str]:
@@ -91,7 +97,10 @@ def _write_component(job: Job, placed: PlacedCodes, floats: set[str], written: W
     file = folder / f"{job.component.name}.tflite"
     file.write_bytes((job.folder / "model.tflite").read_bytes())
     tables = {path: made for path, made in used.items() if isinstance(made, IntegerTable)}
-    check_codes(file, {path: products[path] for path in found["coded"]}, signed=True)
+    held = {path: products[path] for path in found["coded"]}
+    check_codes(file, held, signed=True)
+    written.scales += check_scales(file, held, found["scaled"])
+    written.scaled += found["scaled"]
     looked_up = find_lost_codes(file, tables, signed=True)
     written.coded |= (tables.keys() - set(looked_up)) | found["coded"].keys()
     written.decoded |= dict.fromkeys(found["lost"], _MELTED) | dict.fromkeys(looked_up, _LOOKED_UP)

@@ -4,7 +4,7 @@ JOB is a folder:    program.pt2    the float program, weights decoded, shapes fi
                     codes.npz      per layer n: n.codes int8 in the weight's shape, n.scale float32 (rows,) or (rows, groups)
                     job.json       {"inputs": [names], "outputs": [names], "layers": [{"path", "bits", "group", "floats"}],
                                     "apart": [names of the program's tensors]}
-it leaves           model.tflite, result.json    {"coded": {path: [[tensor, how]]}, "lost": [paths], "operators", "versions"}
+it leaves           model.tflite, result.json    {"coded": {path: [tensors]}, "scaled": [paths], "lost": [paths], "operators", "versions"}
 
 The converter knows no codes. So it converts the decoded weights, and afterwards every constant that is a layer's codes times one number
 per row is replaced by these codes: a factor that the converter folded into a row only changes its scale. Factors of columns, as a norm
@@ -98,7 +98,7 @@ class FileEditor:
         self.model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(data, 0))
         self.graph = self.model.subgraphs[0]
         self.kinds = {number: name for name, number in vars(schema.BuiltinOperator).items() if isinstance(number, int)}
-        self.done: dict[int, str] = {}
+        self.scaled: list[str] = []
 
     def kind_of(self, operator: Any) -> str:
         """The operator's name in the schema."""
@@ -143,6 +143,8 @@ class FileEditor:
     def write_codes_(self, index: int, codes: Array, scale: Array, layer: Layer, axis: int) -> None:
         """Make the tensor one of codes; products read it as it is, or dequantized where the layer's input stays float."""
         tensor = self.graph.tensors[index]
+        if not np.array_equal(scale, layer.scale):
+            self.scaled.append(layer.path)
         tensor.type = schema.TensorType.INT4 if layer.bits == 4 else schema.TensorType.INT8
         tensor.quantization = self._describe_scale(tensor, scale, layer, axis)
         self.model.buffers[tensor.buffer].data = pack(codes, layer.bits)
@@ -238,7 +240,8 @@ def find_scale(values: Array, codes: Array, layer: Layer) -> Array | None:
     least = np.abs(unit * factor[:, None]).max(1) * _CLOSE
     if bool((np.abs(flat - unit * factor[:, None]).max(1) > least).any()) or bool((factor <= 0).any()):
         return None
-    factor = np.where(np.abs(factor - 1) <= _SAME, 1.0, factor)
+    if bool((np.abs(factor - 1) <= _SAME).all()):
+        return layer.scale
     return np.asarray((own * factor[:, None]).astype(np.float32).reshape(layer.scale.shape))
 
 
@@ -280,7 +283,7 @@ def main(job: Path) -> None:
     (job / "model.tflite").write_bytes(editor.pack())
     lost = [layer.path for layer in layers if layer.path not in found]
     versions = {name: version(name) for name in ("litert-torch", "ai-edge-litert", "torch")}
-    result = {"coded": found, "lost": lost, "operators": editor.count_operators(), "versions": versions}
+    result = {"coded": found, "scaled": sorted(set(editor.scaled)), "lost": lost, "operators": editor.count_operators(), "versions": versions}
     (job / "result.json").write_text(json.dumps(result), encoding="utf-8")
 
 
