@@ -1,8 +1,8 @@
 """Phones' formats, made and run here in their own runtimes: python -m benchmarks.phones [MODEL …]
 
-Each model is compressed with 8 bits for weights and inputs and written for LiteRT and for ExecuTorch, and its float original beside it. Both
-files are open at once, each in a process of its own with one thread, and run by turns: medians of CPU seconds for one sample. Needs
-`make litert` and `make executorch`, and for MiniLM the package of `benchmarks.minilm`.
+Each model is compressed with 8 bits for weights and inputs and written for LiteRT and for ExecuTorch, and its float original beside
+it. Both files are open at once, each in a process of its own with one thread, and run by turns: medians of CPU seconds for one sample.
+Needs `make litert` and `make executorch`, and for MiniLM the package of `benchmarks.minilm`.
 
 Weights are random with a fixed seed, but for MiniLM's. The processor is this machine's: a phone's has other kernels.
 """
@@ -39,10 +39,10 @@ from benchmarks.speed.models import (
 )
 from trimodal.exporting import EXPORTERS
 from trimodal.exporting.component import call_forward
+from trimodal.exporting.components import split_components
 from trimodal.exporting.export import choose_target, prepare_source
 from trimodal.exporting.exporter import ExportResult
 from trimodal.exporting.mobile_graph.fixed_inputs import fix_shapes
-from trimodal.exporting.components import split_components
 from trimodal.machine import detect_processor
 from trimodal.models.model import Model
 from trimodal.models.tensors import unique_tensors
@@ -172,7 +172,7 @@ def make_row(
 
 
 def make_lines(said: str, ours: Written, planned: int, near: Mapping[str, float], seconds: tuple[float, float]) -> list[PassLine]:
-    """What is held to. Codes that are not in the file bit for bit fail the writing already; here it is counted how many layers have theirs."""
+    """What is held to. Codes that are not in the file bit for bit fail the writing; here the layers that have theirs are counted."""
     coded, decoded = len(ours.result.coded), dict(ours.result.decoded)
     return [
         PassLine(f"{said}: layers with their codes, bit for bit (decoded: {', '.join(decoded) or 'none'})", coded / (coded + len(decoded)),

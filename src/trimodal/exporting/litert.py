@@ -37,7 +37,7 @@ from trimodal.runtimes.environment import Environment
 ENVIRONMENT = Environment("litert", ("litert_torch", "ai_edge_litert"))
 _BEHIND_PRODUCTS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.BatchNorm1d, nn.BatchNorm2d)
 _LOOKED_UP = "its indices are constants: the converter looked its rows up, and the file has those"
-_SCALED = "the scales of {} layers, first {}, are the stored ones times a factor for each row that stands behind the product, as a batch norm's"
+_SCALED = "the scales of {} layers, first {}, are the stored ones times a factor of each row that stands behind, as a batch norm's"
 _MELTED = "the converter merged its weight with something else: it is no longer a layer's codes times one number for each row"
 
 

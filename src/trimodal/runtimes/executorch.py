@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import time
 from collections.abc import Sequence
@@ -26,11 +27,11 @@ class ExecutorchSession:
     """A .pte file that we wrote, opened here with `threads` threads."""
 
     def __init__(self, file: Path, threads: int) -> None:
-        import executorch.kernels.quantized  # what decodes codes where XNNPACK does not
         import torch
         from executorch.extension.pybindings import portable_lib
         from executorch.runtime import Runtime
 
+        importlib.import_module("executorch.kernels.quantized")  # registers what decodes codes where XNNPACK does not
         self._torch = torch
         portable_lib._unsafe_reset_threadpool(threads)
         try:

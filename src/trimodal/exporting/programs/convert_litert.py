@@ -283,7 +283,9 @@ def main(job: Path) -> None:
     (job / "model.tflite").write_bytes(editor.pack())
     lost = [layer.path for layer in layers if layer.path not in found]
     versions = {name: version(name) for name in ("litert-torch", "ai-edge-litert", "torch")}
-    result = {"coded": found, "scaled": sorted(set(editor.scaled)), "lost": lost, "operators": editor.count_operators(), "versions": versions}
+    result = {
+        "coded": found, "scaled": sorted(set(editor.scaled)), "lost": lost, "operators": editor.count_operators(), "versions": versions,
+    }  # fmt: skip
     (job / "result.json").write_text(json.dumps(result), encoding="utf-8")
 
 
