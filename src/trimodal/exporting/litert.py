@@ -66,12 +66,15 @@ def write_litert(source: ExportSource, folder: Path) -> ExportResult:
 
 
 def find_input_factors(module: nn.Module) -> set[str]:
-    """The names of what a converter may put into the weights behind it, which are then other weights: what norms multiply by and add,
-    and a coded layer's factors. Batch norms stand behind products: their factors go into scales."""
+    """The names of what a converter may compute with beforehand, so that codes are no longer there: what norms multiply by and add, and a
+    coded layer's factors, which it puts into the weights behind; coded tables, of which it looks up rows where indices are constants.
+    Batch norms stand behind products: their factors go into scales."""
     found = set()
     for path, layer in module.named_modules():
         if isinstance(layer, _BEHIND_PRODUCTS):
             names = ["columns"] if getattr(layer, "columns", None) is not None else []
+        elif hasattr(layer, "table"):
+            names = [name for name, value in layer.named_buffers(recurse=False) if value is not None]
         else:
             names = [name for name, value in layer.named_parameters(recurse=False) if value.dim() == 1]
         found |= {f"{path}.{name}" for name in names}
