@@ -102,10 +102,11 @@ def _write_component(job: Job, placed: PlacedCodes, floats: set[str], written: W
     tables = {path: made for path, made in used.items() if isinstance(made, IntegerTable)}
     held = {path: products[path] for path in found["coded"]}
     check_codes(file, held, signed=True)
-    written.scales += check_scales(file, held, found["scaled"])
-    written.scaled += found["scaled"]
     looked_up = find_lost_codes(file, tables, signed=True)
-    written.coded |= (tables.keys() - set(looked_up)) | found["coded"].keys()
+    rows = {path: made for path, made in tables.items() if path not in looked_up}
+    written.scales += check_scales(file, {**held, **rows}, found["scaled"])
+    written.scaled += found["scaled"]
+    written.coded |= rows.keys() | found["coded"].keys()
     written.decoded |= dict.fromkeys(found["lost"], _MELTED) | dict.fromkeys(looked_up, _LOOKED_UP)
     written.add(job, traced, file.name, found)
 
