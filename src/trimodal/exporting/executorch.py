@@ -75,5 +75,5 @@ def _write_component(job: Job, placed: PlacedCodes, written: WrittenFiles, folde
 
 EXPORTER = ForeignExporter(
     "executorch", "phones: ExecuTorch with XNNPACK's integer kernels, fixed shapes; in an environment of its own", (), "executorch",
-    write_executorch, target="executorch-xnnpack", runtime="executorch", environment=ENVIRONMENT,
+    write_executorch, target="executorch-xnnpack", runtime="executorch", environment=ENVIRONMENT, own_ranges=True,
 )  # fmt: skip

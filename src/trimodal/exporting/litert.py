@@ -113,5 +113,5 @@ def _write_component(job: Job, placed: PlacedCodes, floats: set[str], written: W
 
 EXPORTER = ForeignExporter(
     "litert", "phones: LiteRT (TensorFlow Lite), fixed shapes; in an environment of its own", (), "litert",
-    write_litert, target="litert", runtime="litert", environment=ENVIRONMENT,
+    write_litert, target="litert", runtime="litert", environment=ENVIRONMENT, own_ranges=True,
 )  # fmt: skip

@@ -18,6 +18,7 @@ from trimodal.exporting.components import split_components
 from trimodal.exporting.exporter import ExportResult, ExportSource
 from trimodal.exporting.layer_probes import LayerProbe, check_layers, cut_layer_probes, record_layer_calls
 from trimodal.exporting.self_check import (
+    ROUNDING,
     Probe,
     ProbeFile,
     check_integer_products,
@@ -68,8 +69,10 @@ def begin_trial(model: Model, batch: Batch | None = None) -> Trial:
     return Trial(components, inputs, outputs, calls, size)
 
 
-def run_trial(trial: Trial, source: ExportSource, result: ExportResult, runtime: str, folder: Path) -> list[Check]:
-    """Run what was written into `folder` in a fresh process: the checks.
+def run_trial(
+    trial: Trial, source: ExportSource, result: ExportResult, runtime: str, folder: Path, rounding: float = ROUNDING
+) -> list[Check]:
+    """Run what was written into `folder` in a fresh process: the checks. `rounding` is what outputs may be off by in any case.
 
     Raises:
         IntegrityError: it does not run.
@@ -82,7 +85,7 @@ def run_trial(trial: Trial, source: ExportSource, result: ExportResult, runtime:
         runs = run_files(runtime, [*files, *(probe.file for probe in layers)])
     sizes = {file: (folder / file).stat().st_size for part in result.components for file in part.files}
     return [
-        *check_outputs(probes, runs), *check_layers(layers, runs), *check_integer_products(result.components, runs),
+        *check_outputs(probes, runs, rounding), *check_layers(layers, runs), *check_integer_products(result.components, runs),
         check_size(sizes, trial.tensor_bytes, sum(part.nodes for part in result.components)),
     ]  # fmt: skip
 
