@@ -37,7 +37,9 @@ def pad_sample(name: str, value: NDArray[Any], shape: Sequence[int]) -> NDArray[
     if tuple(value.shape) == tuple(shape):
         return value
     if value.ndim != len(shape) or value.ndim > 2 or any(n > most for n, most in zip(value.shape, shape)):
-        raise InputError(f"{name} has the shape {list(value.shape)} and the file takes {list(shape)}; give shorter rows, and pictures of that size")
+        raise InputError(
+            f"{name} has the shape {list(value.shape)} and the file takes {list(shape)}; give shorter rows, and pictures of that size"
+        )
     return np.pad(value, [(0, most - n) for n, most in zip(value.shape, shape)])
 
 
