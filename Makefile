@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 QUICK := $(BIN)/pytest -n 2 --dist loadgroup -m "not slow"
 
-.PHONY: demo test test-all check bench clean litert executorch
+.PHONY: demo test test-all check bench bench-phones clean litert executorch
 
 demo: $(READY)
 	$(BIN)/trimodal demo
@@ -55,15 +55,23 @@ bench: $(READY)
 	$(BIN)/python -m benchmarks.browser
 	$(BIN)/python -m benchmarks.formats
 	$(BIN)/python -m benchmarks.sizes
+	$(MAKE) bench-phones
+
+# Its own line, since it needs two further environments of 2 GB each.
+bench-phones: $(READY) .venv-litert/.ready .venv-executorch/.ready
+	$(BIN)/python -m benchmarks.phones
 
 # Formats for phones convert and run in environments of their own, with their own versions of packages.
-litert executorch:
-	$(PYTHON) -m venv .venv-$@
-	.venv-$@/bin/pip install --quiet $$(grep '^torch==' requirements-$@.lock)
-	.venv-$@/bin/pip install --quiet --requirement requirements-$@.lock
+litert executorch: %: .venv-%/.ready
+
+.venv-litert/.ready .venv-executorch/.ready: .venv-%/.ready: requirements-%.lock
+	$(PYTHON) -m venv .venv-$*
+	.venv-$*/bin/pip install --quiet $$(grep '^torch==' requirements-$*.lock)
+	.venv-$*/bin/pip install --quiet --requirement requirements-$*.lock
+	@touch $@
 
 clean:
-	rm -rf $(VENV) demo-model demo-data demo-out
+	rm -rf $(VENV) .venv-litert .venv-executorch demo-model demo-data demo-out
 
 # Torch first: the lock names its version, and a machine may hold a CPU build that only plain pip finds.
 $(READY): requirements.lock pyproject.toml

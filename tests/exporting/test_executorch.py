@@ -13,7 +13,9 @@ from trimodal.exporting.executorch import ENVIRONMENT
 from trimodal.networks.tiny import make_miniature_batch, write_miniature, write_miniature_data
 from trimodal.runtimes import RUNTIMES
 
-RECIPE = {"steps": [{"quantize.rtn": {"where": "*embedding*", "bits": 8, "group": "channel"}}, {"quantize.smooth": {"mode": "token"}}]}
+RECIPE = {"steps": [
+    {"quantize.rtn": {"where": "*embedding*", "optional": True, "bits": 8, "group": "channel"}}, {"quantize.smooth": {"mode": "token"}},
+]}  # fmt: skip
 
 
 def _lacks_environment() -> bool:
@@ -40,3 +42,22 @@ def test_outputs_are_the_simulations(tmp_path: Path) -> None:
     session.close()
     real = batch["attention_mask"].bool()
     assert torch.cosine_similarity(found[real].flatten(), wanted[real].flatten(), dim=0) > 0.99
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(_lacks_environment(), reason="no environment has executorch: make executorch")
+@pytest.mark.parametrize(("name", "modality", "layers"), [("vit", "image", 14), ("resnet", "image", 16), ("ast", "audio", 14)])
+def test_images_and_sounds_are_the_simulations(name: str, modality: str, layers: int, tmp_path: Path) -> None:
+    data = write_miniature_data(tmp_path / "data", 16, (modality,))
+    trimodal.compress(write_miniature(name, tmp_path / name), RECIPE, data, tmp_path / "out")
+    result = trimodal.export(tmp_path / "out", "executorch").result
+    assert len(result.coded) == layers and not result.decoded
+    torch.manual_seed(0)
+    batch = {key: torch.randn(2, *(int(n) for n in shape[1:])) for key, shape in result.components[0].inputs.items()}
+    with torch.no_grad():
+        wanted = trimodal.load(tmp_path / "out")(**batch).logits
+    session = RUNTIMES["executorch"](tmp_path / "out" / "executorch" / "model.pte", 1)
+    found = torch.from_numpy(session.run({key: value.numpy() for key, value in batch.items()})["logits"])
+    assert len(session.list_integer_nodes()) == layers
+    session.close()
+    assert (found - wanted).norm() < 0.1 * wanted.norm()

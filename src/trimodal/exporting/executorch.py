@@ -21,6 +21,7 @@ from trimodal.exporting.mobile_graph.prepare import (
     ForeignExporter,
     WrittenFiles,
     check_codes,
+    check_scales,
     describe_ranges,
     gather_result,
     keep_used,
@@ -64,7 +65,9 @@ def _write_component(job: Job, placed: PlacedCodes, written: WrittenFiles, folde
     found = job.run("lower_executorch.py", ENVIRONMENT, {"describe": described, "layers": products}, {})
     file = folder / f"{job.component.name}.pte"
     file.write_bytes((job.folder / "model.pte").read_bytes())
-    check_codes(file, {path: made for path, made in used.items() if path not in found["lost"]}, signed=False)
+    held = {path: made for path, made in used.items() if path not in found["lost"]}
+    check_codes(file, held, signed=False)
+    written.scales += check_scales(file, held)
     written.coded |= used.keys() - set(found["lost"])
     written.decoded |= dict.fromkeys(found["lost"], NO_PRODUCT)
     written.add(job, traced, file.name, found)
@@ -72,5 +75,5 @@ def _write_component(job: Job, placed: PlacedCodes, written: WrittenFiles, folde
 
 EXPORTER = ForeignExporter(
     "executorch", "phones: ExecuTorch with XNNPACK's integer kernels, fixed shapes; in an environment of its own", (), "executorch",
-    write_executorch, target="executorch-xnnpack", runtime="executorch", environment=ENVIRONMENT,
+    write_executorch, target="executorch-xnnpack", runtime="executorch", environment=ENVIRONMENT, own_ranges=True,
 )  # fmt: skip

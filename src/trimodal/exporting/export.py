@@ -25,6 +25,7 @@ from trimodal.exporting.idle_layers import describe_idle_layers, find_idle_layer
 from trimodal.exporting.layer_codes import take_layer_codes_
 from trimodal.exporting.plain_attention import use_plain_attention_
 from trimodal.exporting.samples import measure_output_ranges, read_batches
+from trimodal.exporting.self_check import OWN_RANGES, ROUNDING
 from trimodal.exporting.trial import begin_trial, run_trial
 from trimodal.formats import check_output_place, is_artifact, open_atomic_folder, open_model
 from trimodal.formats.plain_config import strip_config
@@ -96,7 +97,8 @@ def export(
         _check_nothing_dropped(prepared, result, exporter, idle)
         result = replace(result, notes=(*result.notes, *notes, *describe_idle_layers(idle)))
         if trial is not None:
-            result = replace(result, checks=(*result.checks, *run_trial(trial, prepared, result, exporter.runtime, part)))
+            rounding = OWN_RANGES if exporter.own_ranges else ROUNDING
+            result = replace(result, checks=(*result.checks, *run_trial(trial, prepared, result, exporter.runtime, part, rounding)))
         _require_passed(result)
         _write_export_file(part, exporter, model, result, profile)
     return Export(place, to, result)

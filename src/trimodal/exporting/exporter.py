@@ -114,6 +114,7 @@ class Exporter:
         runtime: in `runtimes/`, what runs the files for the self-check; empty where there is none.
         write_file: of a format that is one file made of an artifact's own files: (source, file or None, force) -> the file, what is in it.
             Then `write` is not called.
+        own_ranges: the runtime quantizes inputs with ranges of its own, so that its errors are not the simulation's.
         keeps_types: the model is handed over with its numbers in their own types and its own attention.
     """
 
@@ -125,6 +126,7 @@ class Exporter:
     target: str = ""
     runtime: str = ""
     keeps_types: bool = False
+    own_ranges: bool = False
     write_file: Callable[[str | Path | Callable[[], Any], Path | None, bool], tuple[Path, ExportResult]] | None = None
 
     @property

@@ -13,6 +13,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from torch import nn
+
 from trimodal.exporting.exporter import ExportResult, ExportSource
 from trimodal.exporting.layer_codes import LayerCodes
 from trimodal.exporting.mobile_graph.coded_layers import PlacedCodes
@@ -22,6 +24,7 @@ from trimodal.exporting.mobile_graph.prepare import (
     ForeignExporter,
     WrittenFiles,
     check_codes,
+    check_scales,
     describe_ranges,
     find_lost_codes,
     gather_result,
@@ -32,7 +35,9 @@ from trimodal.exporting.mobile_graph.prepare import (
 from trimodal.runtimes.environment import Environment
 
 ENVIRONMENT = Environment("litert", ("litert_torch", "ai_edge_litert"))
+_BEHIND_PRODUCTS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.BatchNorm1d, nn.BatchNorm2d)
 _LOOKED_UP = "its indices are constants: the converter looked its rows up, and the file has those"
+_SCALED = "the scales of {} layers, first {}, are the stored ones times a factor of each row that stands behind, as a batch norm's"
 _MELTED = "the converter merged its weight with something else: it is no longer a layer's codes times one number for each row"
 
 
@@ -52,8 +57,28 @@ def write_litert(source: ExportSource, folder: Path) -> ExportResult:
         with open_job(component) as job:
             _write_component(job, placed, floats, written, folder)
     products = {path for path in written.coded if isinstance(placed.coded[path], IntegerWeight)} - floats
-    result = gather_result(written, placed, describe_ranges(source.layers, products, "LiteRT's products of integers do"))
-    return result
+    notes = describe_ranges(source.layers, products, "LiteRT's products of integers do")
+    if written.scaled:
+        notes.append(_SCALED.format(len(written.scaled), written.scaled[0]))
+    if any(isinstance(made := placed.coded[path], IntegerWeight) and made.group for path in products):
+        notes.append("scales by group are float16 in the file, up to 0.05 % from those that are stored")
+    return gather_result(written, placed, notes)
+
+
+def find_input_factors(module: nn.Module) -> set[str]:
+    """The names of what a converter may compute with beforehand, so that codes are no longer there: what norms multiply by and add, and a
+    coded layer's factors, which it puts into the weights behind; coded tables, of which it looks up rows where indices are constants.
+    Batch norms stand behind products: their factors go into scales."""
+    found = set()
+    for path, layer in module.named_modules():
+        if isinstance(layer, _BEHIND_PRODUCTS):
+            names = ["columns"] if getattr(layer, "columns", None) is not None else []
+        elif hasattr(layer, "table"):
+            names = [name for name, value in layer.named_buffers(recurse=False) if value is not None]
+        else:
+            names = [name for name, value in layer.named_parameters(recurse=False) if value.dim() == 1]
+        found |= {f"{path}.{name}" for name in names}
+    return found
 
 
 def _stays_float(codes: LayerCodes | None) -> bool:
@@ -69,19 +94,24 @@ def _write_component(job: Job, placed: PlacedCodes, floats: set[str], written: W
         "layers": [
             {"path": path, "bits": made.bits, "group": made.group, "floats": path in floats} for path, made in products.items()
         ],
+        "apart": sorted(f"model.{name}" for name in find_input_factors(job.component.module) & traced.tensors),
     }  # fmt: skip
     found = job.run("convert_litert.py", ENVIRONMENT, said, name_arrays(products.values()))
     file = folder / f"{job.component.name}.tflite"
     file.write_bytes((job.folder / "model.tflite").read_bytes())
     tables = {path: made for path, made in used.items() if isinstance(made, IntegerTable)}
-    check_codes(file, {path: products[path] for path in found["coded"]}, signed=True)
+    held = {path: products[path] for path in found["coded"]}
+    check_codes(file, held, signed=True)
     looked_up = find_lost_codes(file, tables, signed=True)
-    written.coded |= (tables.keys() - set(looked_up)) | found["coded"].keys()
+    rows = {path: made for path, made in tables.items() if path not in looked_up}
+    written.scales += check_scales(file, {**held, **rows}, found["scaled"])
+    written.scaled += found["scaled"]
+    written.coded |= rows.keys() | found["coded"].keys()
     written.decoded |= dict.fromkeys(found["lost"], _MELTED) | dict.fromkeys(looked_up, _LOOKED_UP)
     written.add(job, traced, file.name, found)
 
 
 EXPORTER = ForeignExporter(
     "litert", "phones: LiteRT (TensorFlow Lite), fixed shapes; in an environment of its own", (), "litert",
-    write_litert, target="litert", runtime="litert", environment=ENVIRONMENT,
+    write_litert, target="litert", runtime="litert", environment=ENVIRONMENT, own_ranges=True,
 )  # fmt: skip

@@ -41,6 +41,9 @@ MARGIN = 0.5
 distance, which is the error that quantizing the inputs makes."""
 ROUNDING = 1e-4
 """Distance, relative to the output's norm, that sums in another order make where no input is quantized."""
+OWN_RANGES = 0.01
+"""The same where a runtime quantizes inputs with ranges of its own: about what 8 bits cost in one layer. The errors are then others than
+the simulation's, and of few outputs one may be twice the other by chance."""
 SPREAD = 4.0
 """Standard deviations, of an error of so many numbers relative to itself (about 1 / √numbers), that are put down to chance."""
 MODALITIES: Mapping[str, str] = {
@@ -55,7 +58,7 @@ _LIMIT_SECONDS = 1800
 @dataclass(frozen=True)
 class Probe:
     """Inputs for one component, `real` ones or drawn, and what the simulation, the model with plain inputs and that with its maps rounded
-    as in the file give for them; all by name."""
+    as in the file give for them; all by name. Outputs may be off by the share `rounding` in any case."""
 
     component: str
     inputs: Mapping[str, Tensor]
@@ -63,6 +66,7 @@ class Probe:
     plain: Mapping[str, Tensor] = field(default_factory=dict)
     rounded: Mapping[str, Tensor] = field(default_factory=dict)
     real: bool = False
+    rounding: float = ROUNDING
 
 
 @dataclass(frozen=True)
@@ -126,17 +130,18 @@ def _relative_distance(found: Tensor, wanted: Tensor) -> float:
 @dataclass(frozen=True)
 class Distances:
     """How far outputs are from the model with plain inputs: the exported ones, the simulation's, and those of the model with its maps
-    rounded (None where none are), relative to their norm. They may vary by the share `chance` besides."""
+    rounded (None where none are), relative to their norm. They may vary by the share `chance`, and by `rounding`, besides."""
 
     exported: float
     simulated: float
     rounded: float | None = None
     chance: float = 0.0
+    rounding: float = ROUNDING
 
     @property
     def allowed(self) -> float:
         """How far the exported ones may be."""
-        return math.hypot(self.simulated, self.rounded or 0.0) * (1 + MARGIN + self.chance) + ROUNDING
+        return math.hypot(self.simulated, self.rounded or 0.0) * (1 + MARGIN + self.chance) + self.rounding
 
     def __str__(self) -> str:
         maps = "" if self.rounded is None else f", the one with maps of bytes {self.rounded:.2g}"
@@ -150,7 +155,7 @@ def measure_probe(probe: Probe, run: RunFile) -> tuple[Distances, float]:
     found = {name: torch.from_numpy(np.array(run.outputs[name])) for name in probe.simulated}
     plain = probe.plain or probe.simulated
     rounded = measure_distance(probe.rounded, plain) if probe.rounded else None
-    distances = Distances(measure_distance(found, plain), measure_distance(probe.simulated, plain), rounded, _vary(probe))
+    distances = Distances(measure_distance(found, plain), measure_distance(probe.simulated, plain), rounded, _vary(probe), probe.rounding)
     return distances, measure_distance(found, probe.simulated)
 
 

@@ -19,6 +19,7 @@ from trimodal.exporting.exporter import ExportResult, ExportSource
 from trimodal.exporting.layer_probes import LayerProbe, check_layers, cut_layer_probes, record_layer_calls
 from trimodal.exporting.map_grids import MapGrids, round_maps
 from trimodal.exporting.self_check import (
+    ROUNDING,
     Probe,
     ProbeFile,
     check_integer_products,
@@ -86,13 +87,15 @@ def begin_trial(model: Model, batch: Batch | None = None) -> Trial:
     return Trial(components, inputs, outputs, calls, size, real)
 
 
-def run_trial(trial: Trial, source: ExportSource, result: ExportResult, runtime: str, folder: Path) -> list[Check]:
-    """Run what was written into `folder` in a fresh process: the checks.
+def run_trial(
+    trial: Trial, source: ExportSource, result: ExportResult, runtime: str, folder: Path, rounding: float = ROUNDING
+) -> list[Check]:
+    """Run what was written into `folder` in a fresh process: the checks. `rounding` is what outputs may be off by in any case.
 
     Raises:
         IntegrityError: it does not run.
     """
-    probes = [_make_probe(trial, part, result.maps.get(part.name, {})) for part in trial.components]
+    probes = [_make_probe(trial, part, result.maps.get(part.name, {}), rounding) for part in trial.components]
     places = {part.name: folder / part.files[0] for part in result.components}
     files = [
         ProbeFile(probe.component, places[probe.component], _to_arrays(probe, part), whole=True)
@@ -113,13 +116,13 @@ def run_trial(trial: Trial, source: ExportSource, result: ExportResult, runtime:
     ]  # fmt: skip
 
 
-def _make_probe(trial: Trial, part: Component, maps: MapGrids) -> Probe:
+def _make_probe(trial: Trial, part: Component, maps: MapGrids, rounding: float) -> Probe:
     """The component's inputs and the simulation's outputs, beside what the model gives now that it is plain, and with `maps` rounded."""
     inputs = trial.inputs[part.name]
     plain = _to_float(part.call(part.module, inputs), part)
     with round_maps(part.module, maps):
         rounded = _to_float(part.call(part.module, inputs), part) if maps else {}
-    return Probe(part.name, inputs, trial.outputs[part.name], plain, rounded, part.name in trial.real)
+    return Probe(part.name, inputs, trial.outputs[part.name], plain, rounded, part.name in trial.real, rounding)
 
 
 def _to_arrays(probe: Probe, part: Component) -> dict[str, NDArray[Any]]:

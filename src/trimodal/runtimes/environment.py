@@ -92,5 +92,5 @@ def run_program(python: Path, program: Path, arguments: Sequence[str]) -> None:
         [str(python), "-I", "-W", "ignore", str(program), *arguments], capture_output=True, text=True, check=False, env=quiet
     )  # fmt: skip
     if done.returncode:
-        said = [line for line in (done.stderr + done.stdout).splitlines() if line.strip()]
+        said = [line for line in (done.stdout + done.stderr).splitlines() if line.strip()]
         raise RuntimeError("\n".join(said[-_SHOWN:]) or f"it ended with {done.returncode}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import time
 from collections.abc import Sequence
@@ -30,6 +31,7 @@ class ExecutorchSession:
         from executorch.extension.pybindings import portable_lib
         from executorch.runtime import Runtime
 
+        importlib.import_module("executorch.kernels.quantized")  # registers what decodes codes where XNNPACK does not
         self._torch = torch
         portable_lib._unsafe_reset_threadpool(threads)
         try:

@@ -29,15 +29,17 @@ def run_by_sample(run: Run, inputs: Arrays, shapes: Mapping[str, Sequence[int]])
 
 
 def pad_sample(name: str, value: NDArray[Any], shape: Sequence[int]) -> NDArray[Any]:
-    """`value` of any type, (1, …), with zeros behind it up to `shape`.
+    """`value` of any type, (1, …), with zeros behind it up to `shape`: texts and waveforms, never pictures or spectrograms.
 
     Raises:
-        InputError: it is longer.
+        InputError: it is longer, or of another size and no row of tokens.
     """
     if tuple(value.shape) == tuple(shape):
         return value
-    if value.ndim != len(shape) or any(n > most for n, most in zip(value.shape, shape)):
-        raise InputError(f"{name} has the shape {list(value.shape)} and the file takes {list(shape)}; give shorter inputs")
+    if value.ndim != len(shape) or value.ndim > 2 or any(n > most for n, most in zip(value.shape, shape)):
+        raise InputError(
+            f"{name} has the shape {list(value.shape)} and the file takes {list(shape)}; give shorter rows, and pictures of that size"
+        )
     return np.pad(value, [(0, most - n) for n, most in zip(value.shape, shape)])
 
 

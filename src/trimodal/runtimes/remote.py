@@ -31,7 +31,7 @@ class RemoteSession:
 
     def __init__(self, name: str, file: Path, threads: int, environment: Environment) -> None:
         command = make_command(environment.find_python(), "runtimes.remote_process:serve_session", name, str(file.resolve()), str(threads))
-        quiet = {**os.environ, "PYTHONWARNINGS": "ignore"}
+        quiet = {**os.environ, "PYTHONWARNINGS": "ignore", "OMP_NUM_THREADS": str(threads)}  # ExecuTorch goes by it for its kernels
         self._name, self._file = name, file
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=quiet)
         header, _ = self._receive()

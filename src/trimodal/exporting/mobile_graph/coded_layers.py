@@ -9,6 +9,7 @@ meets the input stays explicit: LiteRT's file gets its codes after conversion. E
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cache
@@ -85,13 +86,34 @@ def _put_weight_(layer: Any, weight: IntegerWeight, columns: Tensor | None, styl
     del layer.weight
     layer.__class__ = _make_product_class(type(layer), style)  # type: ignore[arg-type]
     if style == "integer":
-        layer.register_buffer("codes", weight.codes)
+        layer.register_buffer("codes", _shape_kernel(layer, weight.codes))
         layer.register_buffer("scale", weight.scale)
         layer.register_buffer("zero", torch.zeros_like(weight.scale, dtype=torch.int64))
     else:
         layer.register_buffer("decoded", weight.decode())
-    layer.register_buffer("columns", None if columns is None else columns.view(-1, *(1 for _ in weight.codes.shape[2:])))
+    layer.register_buffer("columns", None if columns is None else _shape_columns(columns, weight.codes.dim()))
     layer.bits, layer.group = weight.bits, weight.group
+
+
+def _shape_kernel(layer: Any, codes: Tensor) -> Tensor:
+    """`codes` of any shape as the kernel for integers takes them, since it must be constants that it takes: of patches (out, in), of a
+    convolution along one dimension (out, in, 1, width), else as they are."""
+    if isinstance(layer, nn.Linear) or layer.groups > 1:
+        return codes
+    if _has_patches(layer):
+        return codes.flatten(1)
+    return codes.unsqueeze(2) if isinstance(layer, nn.Conv1d) else codes
+
+
+def _has_patches(layer: Any) -> bool:
+    """Whether a convolution is computed as one product of its patches."""
+    return bool(layer.in_channels == 1 and set(layer.dilation) == {1})
+
+
+def _shape_columns(columns: Tensor, rank: int) -> Tensor:
+    """One factor for each channel, as an image has its channels: of all its dimensions, since XNNPACK moves channels behind and then
+    stretches from the right."""
+    return columns if rank == 2 else columns.view(1, -1, *(1 for _ in range(rank - 2)))
 
 
 @cache
@@ -104,7 +126,7 @@ def _make_table_class(kind: type[nn.Module]) -> type[nn.Module]:
 @cache
 def _make_product_class(kind: type[nn.Module], style: Style) -> type[nn.Module]:
     if style == "integer":
-        members: dict[str, Any] = {"weight": property(_dequantize_weight), "forward": _multiply_integers}
+        members: dict[str, Any] = {"weight": property(_shape_weight), "forward": _multiply_integers}
     else:
         members = {"weight": property(lambda layer: layer.decoded), "forward": _multiply_floats}
     return type(f"Coded{kind.__name__}", (kind,), members)
@@ -122,8 +144,18 @@ def _decode_rows(layer: Any, index: Tensor) -> Tensor:
     return (blocks * scale[..., None]).flatten(-2)
 
 
-def _dequantize_weight(layer: Any) -> Tensor:
-    """The weight float32 in its own shape, by one operator."""
+def _shape_weight(layer: Any) -> Tensor:
+    """The weight float32 in its own shape."""
+    weight = _dequantize_kernel(layer)
+    return weight.reshape(layer.out_channels, layer.in_channels // layer.groups, *layer.kernel_size) if _is_convolution(layer) else weight
+
+
+def _is_convolution(layer: Any) -> bool:
+    return isinstance(layer, nn.Conv1d | nn.Conv2d)
+
+
+def _dequantize_kernel(layer: Any) -> Tensor:
+    """The weight float32 as its kernel takes it, by one operator."""
     low, high = _CODE[layer.bits]
     if layer.group:
         return _OPS.dequantize_per_channel_group(
@@ -135,20 +167,32 @@ def _dequantize_weight(layer: Any) -> Tensor:
 def _multiply_integers(layer: Any, x: Tensor) -> Tensor:
     """The layer's output for `x`, of the shapes that the layer has, quantized over each token or sample."""
     scaled = x if layer.columns is None else x * layer.columns
+    weight = _dequantize_kernel(layer)
     if isinstance(layer, nn.Linear):
-        return F.linear(quantize_by_token(scaled), layer.weight, layer.bias)
+        return F.linear(quantize_by_token(scaled), weight, layer.bias)
+    if layer.groups > 1:  # there is no kernel for integers with ranges found as it runs
+        return layer._conv_forward(scaled, weight, layer.bias)
+    if _has_patches(layer):
+        return _multiply_patches(layer, scaled, weight)
     if isinstance(layer, nn.Conv1d):
-        return _convolve_as_image(layer, quantize_by_sample(scaled.unsqueeze(2)))
-    return layer._conv_forward(quantize_by_sample(scaled), layer.weight, layer.bias)
+        return _convolve_as_image(layer, quantize_by_sample(scaled.unsqueeze(2)), weight)
+    return layer._conv_forward(quantize_by_sample(scaled), weight, layer.bias)
 
 
-def _convolve_as_image(layer: Any, x: Tensor) -> Tensor:
+def _multiply_patches(layer: Any, x: Tensor, weight: Tensor) -> Tensor:
+    """A convolution of one channel, `x` (1, 1, …) -> (1, channels, …), as one product of its patches with `weight` (channels, entries),
+    each with a range of its own: kernels take it for a depthwise one, which they have not got for ranges found as it runs."""
+    padded = F.pad(x, [side for amount in reversed(layer.padding) for side in (amount, amount)]) if any(layer.padding) else x
+    for dim, (size, step) in enumerate(zip(layer.kernel_size, layer.stride, strict=True)):
+        padded = padded.unfold(2 + dim, size, step)
+    places = padded.shape[2 : 2 + len(layer.kernel_size)]
+    found = F.linear(quantize_by_token(padded.reshape(1, math.prod(places), -1)), weight, layer.bias)
+    return found.transpose(1, 2).reshape(1, -1, *places)
+
+
+def _convolve_as_image(layer: Any, x: Tensor, weight: Tensor) -> Tensor:
     """A convolution along one dimension of `x` (1, channels, 1, T) -> (1, channels, T): kernels of integers are for two."""
-    low, high = _CODE[layer.bits]
-    weight = _OPS.dequantize_per_channel(layer.codes.unsqueeze(2), layer.scale, layer.zero, 0, low, high, torch.int8)
-    found = F.conv2d(
-        x, weight, layer.bias, (1, *layer.stride), (0, *layer.padding), (1, *layer.dilation), layer.groups
-    )  # fmt: skip
+    found = F.conv2d(x, weight, layer.bias, (1, *layer.stride), (0, *layer.padding), (1, *layer.dilation))
     return found.squeeze(2)
 
 

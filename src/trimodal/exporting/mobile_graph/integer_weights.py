@@ -101,11 +101,13 @@ def make_integer_table(codes: LayerCodes) -> IntegerTable | str:
 
 
 def list_layouts(weight: IntegerWeight | IntegerTable, signed: bool) -> list[bytes]:
-    """The bytes as which a file may have the codes: a matrix as it is, a kernel with its inputs last; two codes of 4 bits in a byte,
-    the lower half first, as they are (`signed`) or 8 above."""
+    """The bytes as which a file may have the codes: a matrix as it is, a kernel with its inputs last or, where it has but one, with its
+    outputs last; two codes of 4 bits in a byte, the lower half first, as they are (`signed`) or 8 above."""
     if isinstance(weight, IntegerTable) or weight.bits == 8:
-        kernel = weight.codes.dim() > 2
-        return [(weight.codes.movedim(1, -1) if kernel else weight.codes).contiguous().numpy().tobytes(), weight.codes.numpy().tobytes()]
+        orders = [weight.codes]
+        if weight.codes.dim() > 2:
+            orders = [weight.codes.movedim(1, -1), *([weight.codes.movedim(0, -1)] if weight.codes.shape[1] == 1 else []), *orders]
+        return [order.contiguous().numpy().tobytes() for order in orders]
     flat = (weight.codes if signed else weight.codes + 8).view(torch.uint8) & 15
     if flat.shape[1] % 2:
         flat = torch.nn.functional.pad(flat, (0, 1), value=0 if signed else 8)

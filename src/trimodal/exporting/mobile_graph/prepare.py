@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
+from trimodal.core import Check
 from trimodal.errors import IntegrityError
 from trimodal.exporting.component import Component
 from trimodal.exporting.exporter import ExportedComponent, Exporter, ExportResult, ExportSource
@@ -53,7 +54,8 @@ def prepare_components(source: ExportSource, style: Style) -> tuple[Sequence[Com
 
 @dataclass
 class WrittenFiles:
-    """What was written so far: layers by path whose codes are in a file, those that are floats there with the reason, and more."""
+    """What was written so far: layers by path whose codes are in a file, those that are floats there with the reason, how many layers'
+    scales were found, those whose scales took a factor in, and more."""
 
     components: list[ExportedComponent] = field(default_factory=list)
     coded: set[str] = field(default_factory=set)
@@ -61,6 +63,8 @@ class WrittenFiles:
     tensors: set[str] = field(default_factory=set)
     operators: dict[str, int] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
+    scales: int = 0
+    scaled: list[str] = field(default_factory=list)
 
     def add(self, job: Job, traced: Traced, name: str, found: Mapping[str, Any]) -> None:
         """One more component, written as `name` by a program that says it has `found`."""
@@ -99,6 +103,21 @@ def check_codes(file: Path, layers: Mapping[str, IntegerWeight | IntegerTable], 
         raise IntegrityError(f"{len(lost)} layers have other codes in {file.name} than were stored, first {lost[0]}; nothing was kept")
 
 
+def check_scales(file: Path, layers: Mapping[str, IntegerWeight | IntegerTable], changed: Collection[str] = ()) -> int:
+    """Find the scales float32 of every layer in the file, bit for bit, but for those `changed`; how many layers that are. Scales by group
+    have half as many bits in the file and are not looked for.
+
+    Raises:
+        IntegrityError: some are not there.
+    """
+    data = file.read_bytes()
+    held = {path: made for path, made in layers.items() if not (isinstance(made, IntegerWeight) and made.group) and path not in changed}
+    lost = [path for path, made in held.items() if data.find(made.scale.contiguous().numpy().tobytes()) < 0]
+    if lost:
+        raise IntegrityError(f"{len(lost)} layers have other scales in {file.name} than were stored, first {lost[0]}; nothing was kept")
+    return len(held)
+
+
 def name_arrays(weights: Iterable[IntegerWeight]) -> dict[str, Tensor]:
     """Codes and scales, of any shape, as a program finds them by the layer's number."""
     return {f"{n}.{part}": getattr(weight, part) for n, weight in enumerate(weights) for part in ("codes", "scale")}
@@ -109,8 +128,10 @@ def gather_result(written: WrittenFiles, placed: PlacedCodes, notes: Sequence[st
     there = {name.rpartition(".")[0] for name in written.tensors}
     decoded = {path: why for path, why in {**placed.decoded, **written.decoded}.items() if path in there and path not in written.coded}
     versions = ", ".join(f"{name} {number}" for name, number in written.versions.items())
+    said = f"codes of {len(written.coded)} layers and scales of {written.scales}, bit for bit"
     return ExportResult(
         tuple(written.components), frozenset(written.coded), decoded, parameters=frozenset(written.tensors),
+        checks=(Check.from_outcome("found again in the files", True, said),),
         notes=(f"shapes are fixed: one sample, and texts padded to the length that the inputs show; made with {versions}", *notes),
     )  # fmt: skip
 

@@ -2,13 +2,15 @@
 
 JOB is a folder:    program.pt2    the float program, weights decoded, shapes fixed
                     codes.npz      per layer n: n.codes int8 in the weight's shape, n.scale float32 (rows,) or (rows, groups)
-                    job.json       {"inputs": [names], "outputs": [names], "layers": [{"path", "bits", "group", "floats"}]}
-it leaves           model.tflite, result.json    {"coded": {path: [[tensor, how]]}, "lost": [paths], "operators", "versions"}
+                    job.json       {"inputs": [names], "outputs": [names], "layers": [{"path", "bits", "group", "floats"}],
+                                    "apart": [names of the program's tensors]}
+it leaves           model.tflite, result.json    {"coded": {path: [tensors]}, "scaled": [paths], "lost": [paths], "operators", "versions"}
 
 The converter knows no codes. So it converts the decoded weights, and afterwards every constant that is a layer's codes times one number
-per row is replaced by these codes: a factor that the converter folded into the weights only changes the scales. `floats` says that the
-layer's input stays float: its weight is dequantized by an operator of its own, else the product is one of integers, with a range for
-each token that the runtime takes from the input.
+per row is replaced by these codes: a factor that the converter folded into a row only changes its scale. Factors of columns, as a norm
+has them, would make other weights of them: such tensors, `apart`, are inputs while it converts, and become constants afterwards.
+`floats` says that the layer's input stays float: its weight is dequantized by an operator of its own, else the product is one of
+integers, with a range for each token that the runtime takes from the input.
 """
 
 from __future__ import annotations
@@ -64,13 +66,29 @@ def read_layers(job: Path, said: list[dict[str, Any]]) -> list[Layer]:
         ]  # fmt: skip
 
 
-def convert(job: Path, inputs: tuple[Any, ...]) -> bytes:
-    """The float file."""
+class Opened(torch.nn.Module):
+    """A program with some of its tensors as further inputs, behind its own."""
+
+    def __init__(self, program: torch.nn.Module, apart: list[str]) -> None:
+        super().__init__()
+        self.program, self.apart = program, apart
+        self.training = False  # a traced program refuses eval()
+
+    def forward(self, *tensors: torch.Tensor) -> Any:
+        """The program's inputs, then the tensors apart -> its outputs."""
+        inputs = len(tensors) - len(self.apart)
+        return torch.func.functional_call(self.program, dict(zip(self.apart, tensors[inputs:])), tensors[:inputs])
+
+
+def convert(job: Path, inputs: tuple[Any, ...], names: list[str]) -> tuple[bytes, list[Array]]:
+    """The float file, which takes the tensors called `names` as further inputs, and their values."""
     import litert_torch
 
-    program = torch.export.load(job / "program.pt2")
-    litert_torch.convert(program.module(), inputs).export(str(job / "float.tflite"))
-    return (job / "float.tflite").read_bytes()
+    program = torch.export.load(job / "program.pt2").module()
+    known = {**dict(program.named_parameters()), **dict(program.named_buffers())}
+    apart = [known[name].detach() for name in names]
+    litert_torch.convert(Opened(program, names), (*inputs, *apart)).export(str(job / "float.tflite"))
+    return (job / "float.tflite").read_bytes(), [value.numpy() for value in apart]
 
 
 class FileEditor:
@@ -80,7 +98,7 @@ class FileEditor:
         self.model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(data, 0))
         self.graph = self.model.subgraphs[0]
         self.kinds = {number: name for name, number in vars(schema.BuiltinOperator).items() if isinstance(number, int)}
-        self.done: dict[int, str] = {}
+        self.scaled: list[str] = []
 
     def kind_of(self, operator: Any) -> str:
         """The operator's name in the schema."""
@@ -102,13 +120,31 @@ class FileEditor:
         return list(found.items())
 
     def read_floats(self, tensor: Any) -> Array:
-        """A constant, outputs first: a depthwise kernel (1, height, width, out) with its outputs in front."""
-        values = np.frombuffer(self.model.buffers[tensor.buffer].data.tobytes(), np.float32).reshape(tensor.shape)
-        return values
+        """A constant in its own shape."""
+        return np.frombuffer(self.model.buffers[tensor.buffer].data.tobytes(), np.float32).reshape(tensor.shape)
+
+    def fix_inputs_(self, behind: int, values: list[Array]) -> None:
+        """Make constants of the inputs behind the first so many."""
+        signature = self.model.signatureDefs[0]
+        numbers = {entry.tensorIndex: _read_number(entry.name) for entry in signature.inputs}
+        for index in [index for index, number in numbers.items() if number >= behind]:
+            buffer = schema.BufferT()
+            buffer.data = np.frombuffer(values[numbers[index] - behind].tobytes(), np.uint8)
+            self.model.buffers.append(buffer)
+            self.graph.tensors[index].buffer = len(self.model.buffers) - 1
+        signature.inputs = [entry for entry in signature.inputs if numbers[entry.tensorIndex] < behind]
+        self.graph.inputs = [int(index) for index in self.graph.inputs if numbers[int(index)] < behind]
+
+    def shorten_names_(self) -> None:
+        """Number the tensors: the converter's names tell where in its own work each came from, 500 to 1000 bytes for each."""
+        for number, tensor in enumerate(self.graph.tensors):
+            tensor.name = b"%d" % number
 
     def write_codes_(self, index: int, codes: Array, scale: Array, layer: Layer, axis: int) -> None:
         """Make the tensor one of codes; products read it as it is, or dequantized where the layer's input stays float."""
         tensor = self.graph.tensors[index]
+        if not np.array_equal(scale, layer.scale):
+            self.scaled.append(layer.path)
         tensor.type = schema.TensorType.INT4 if layer.bits == 4 else schema.TensorType.INT8
         tensor.quantization = self._describe_scale(tensor, scale, layer, axis)
         self.model.buffers[tensor.buffer].data = pack(codes, layer.bits)
@@ -164,15 +200,20 @@ class FileEditor:
         """Call what goes in and comes out as the model does: the converter numbers them."""
         signature = self.model.signatureDefs[0]
         for entry in signature.inputs:
-            entry.name = inputs[int(entry.name.decode().rpartition("_")[2])].encode()
+            entry.name = inputs[_read_number(entry.name)].encode()
         for entry in signature.outputs:
-            entry.name = outputs[int(entry.name.decode().rpartition("_")[2])].encode()
+            entry.name = outputs[_read_number(entry.name)].encode()
 
     def pack(self) -> bytes:
         """The file."""
         builder = flatbuffers.Builder(1 << 20)
         builder.Finish(self.model.Pack(builder), b"TFL3")
         return bytes(builder.Output())
+
+
+def _read_number(name: bytes) -> int:
+    """Which input or output it is: the converter calls them args_0, output_0 and so on."""
+    return int(name.decode().rpartition("_")[2])
 
 
 def pack(codes: Array, bits: int) -> Array:
@@ -199,7 +240,8 @@ def find_scale(values: Array, codes: Array, layer: Layer) -> Array | None:
     least = np.abs(unit * factor[:, None]).max(1) * _CLOSE
     if bool((np.abs(flat - unit * factor[:, None]).max(1) > least).any()) or bool((factor <= 0).any()):
         return None
-    factor = np.where(np.abs(factor - 1) <= _SAME, 1.0, factor)
+    if bool((np.abs(factor - 1) <= _SAME).all()):
+        return layer.scale
     return np.asarray((own * factor[:, None]).astype(np.float32).reshape(layer.scale.shape))
 
 
@@ -217,7 +259,7 @@ def place_codes_(editor: FileEditor, layers: list[Layer]) -> dict[str, list[int]
 
 
 def _place_one_(editor: FileEditor, index: int, values: Array, layer: Layer, depthwise: bool) -> bool:
-    forward = np.moveaxis(values, -1, 0)[..., None] if depthwise and len(layer.codes) != 1 else values
+    forward = np.moveaxis(values[0], -1, 0)[..., None] if depthwise and len(layer.codes) != 1 else values
     for codes in layer.laid_out(forward.ndim):
         scale = find_scale(forward, codes, layer) if codes.shape == forward.shape else None
         if scale is not None:
@@ -231,14 +273,19 @@ def main(job: Path) -> None:
     """Carry out the job."""
     said = json.loads((job / "job.json").read_text(encoding="utf-8"))
     inputs = tuple(torch.load(job / "inputs.pt"))
-    editor = FileEditor(convert(job, inputs))
+    data, apart = convert(job, inputs, said["apart"])
+    editor = FileEditor(data)
+    editor.fix_inputs_(len(inputs), apart)
     layers = read_layers(job, said["layers"])
     found = place_codes_(editor, layers)
     editor.name_signature_(said["inputs"], said["outputs"])
+    editor.shorten_names_()
     (job / "model.tflite").write_bytes(editor.pack())
     lost = [layer.path for layer in layers if layer.path not in found]
     versions = {name: version(name) for name in ("litert-torch", "ai-edge-litert", "torch")}
-    result = {"coded": found, "lost": lost, "operators": editor.count_operators(), "versions": versions}
+    result = {
+        "coded": found, "scaled": sorted(set(editor.scaled)), "lost": lost, "operators": editor.count_operators(), "versions": versions,
+    }  # fmt: skip
     (job / "result.json").write_text(json.dumps(result), encoding="utf-8")
 
 

@@ -9,6 +9,7 @@ Codes and scales are in the program; XNNPACK's serialiser writes them as they ar
 
 from __future__ import annotations
 
+import importlib
 import json
 import sys
 from collections import Counter
@@ -21,6 +22,7 @@ import torch.ao.quantization.fx._decomposed
 from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
 from executorch.exir import EdgeCompileConfig, to_edge_transform_and_lower
 
+importlib.import_module("executorch.kernels.quantized")  # registers what decodes codes outside of XNNPACK
 DESCRIBE = "describe"
 
 
