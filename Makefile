@@ -42,6 +42,7 @@ bench: $(READY)
 	$(BIN)/python -m benchmarks.merging
 	$(BIN)/python -m benchmarks.latency
 	$(BIN)/python -m benchmarks.graphs
+	$(BIN)/python -m benchmarks.speed
 	$(BIN)/python -m benchmarks.eager
 	$(BIN)/python -m benchmarks.faults
 	$(BIN)/python -m benchmarks.doors
