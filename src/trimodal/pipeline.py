@@ -15,7 +15,7 @@ from trimodal.compression import compress_
 from trimodal.core import Check, FitRecord, Packing, PlaceRecord, Plan, Sample, Verdict, json_text
 from trimodal.core.record import PackName
 from trimodal.core.showing import html_table
-from trimodal.data import VERIFICATION, Data, is_no_data
+from trimodal.data import VERIFICATION, Data, find_data_place
 from trimodal.errors import IntegrityError, OutputError
 from trimodal.formats import (
     check_disk_space,
@@ -288,8 +288,9 @@ def _check_sources_stay(out: Path, model: Model, data: Data | None) -> None:
     """Refuse an output place whose replacement would take the model or the data with it."""
     if model.folder is not None:
         check_not_replaced(out, model.folder, "the model")
-    if isinstance(data, str | Path) and not is_no_data(data):
-        check_not_replaced(out, Path(data), "the data")
+    place = find_data_place(data)
+    if place is not None:
+        check_not_replaced(out, place, "the data")
 
 
 def _know_inventory(given: InventorySource | None, model: Model, planned: Plan) -> Inventory:

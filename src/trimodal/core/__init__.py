@@ -28,7 +28,7 @@ from trimodal.core.record import (
     TowerSize,
     Verdict,
 )
-from trimodal.core.sample import MODALITIES, TOKEN_KINDS, Media, Sample
+from trimodal.core.sample import MODALITIES, TOKEN_KINDS, Media, Sample, TensorInputs
 from trimodal.core.site import Axis, Fold, Site, Tower
 from trimodal.core.text import json_text
 from trimodal.core.untouched import StoredTensor, TensorGroup, UntouchedTensors, Why, group_untouched
@@ -37,6 +37,7 @@ __all__ = [
     "MODALITIES",
     "TOKEN_KINDS",
     "TensorGroup",
+    "TensorInputs",
     "Axis",
     "FreeParameter",
     "Calibration",

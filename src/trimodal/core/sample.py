@@ -25,13 +25,28 @@ class Media:
 
 
 @dataclass(frozen=True, slots=True)
+class TensorInputs:
+    """What a model's forward is given for one sample, made by the source itself, without the dimension of the batch.
+
+    Two of one content are equal: they are compared by `sha256`. `shapes` are (name, shape), so that those of one shape go together;
+    a name that is a number counts forward's parameters. `load` gets the tensors by name, anew each time.
+    """
+
+    sha256: str
+    shapes: tuple[tuple[str, tuple[int, ...]], ...]
+    load: Callable[[], Any] = field(compare=False, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class Sample:
     """One line of a data file: any of image, audio (files, or in memory) and text, and what the task needs.
 
     `label` is the class of the whole sample, `labels` further classes by name (`image`: the digit shown),
     `target` the text a decoder is to produce. Samples of one `group` are never split between calibration and
     verification. `split` is `train`, `test` or empty. `line` is the line number in its file, from 1, or that of the row;
-    `origin` is what an error says before that number, such as `data.jsonl, line`.
+    `origin` is what an error says before that number, such as `data.jsonl, line`. `label_name` is the class's name where the data
+    name it; it becomes a number in `label` when the model is known. `inputs` is what the model is given, where the source holds that
+    already instead of an image, a sound or a text.
     """
 
     line: int
@@ -44,6 +59,8 @@ class Sample:
     group: str | None = None
     split: str = ""
     origin: str = field(default="line", compare=False, repr=False)
+    label_name: str | None = None
+    inputs: TensorInputs | None = None
 
     @property
     def modalities(self) -> frozenset[str]:

@@ -64,7 +64,7 @@ def part_batch(model: Model, batch: Batch, rows: int, limits: BatchLimits) -> li
 
 
 def group_by_modality(model: Model, samples: Sequence[Sample], size: int) -> list[list[int]]:
-    """Indices into `samples`, at most `size` at a time, with the same modalities out of those `model` takes.
+    """Indices into `samples`, at most `size` at a time, with the same modalities out of those `model` takes, and inputs of one shape.
 
     File order holds within a set of modalities; sets come in the order of their first line.
 
@@ -73,10 +73,11 @@ def group_by_modality(model: Model, samples: Sequence[Sample], size: int) -> lis
     """
     if size < 1:
         raise DataError(f"batch size is {size}; expected at least 1")
-    sets: dict[frozenset[str], list[int]] = {}
+    sets: dict[object, list[int]] = {}
     takes = frozenset(model.modalities)
     for index, sample in enumerate(samples):
-        sets.setdefault(sample.modalities & takes, []).append(index)
+        shapes = None if sample.inputs is None else sample.inputs.shapes
+        sets.setdefault((sample.modalities & takes, shapes), []).append(index)
     return [alike[start : start + size] for alike in sets.values() for start in range(0, len(alike), size)]
 
 

@@ -28,7 +28,7 @@ def check_modalities(model: Model, samples: Sequence[Sample]) -> None:
     Raises:
         DataError: they do not fit.
     """
-    if not samples:
+    if not samples or _are_inputs(samples):
         return
     takes = frozenset(model.modalities)
     surplus = frozenset[str].intersection(*(sample.modalities for sample in samples)) - takes
@@ -47,6 +47,15 @@ def check_modalities(model: Model, samples: Sequence[Sample]) -> None:
             f"no line has {_list_modalities(lacking)}, but {about}; {samples[0].where} has "
             f"{_list_modalities(samples[0].modalities)}; add {_list_modalities(lacking)} to the data"
         )
+
+
+def _are_inputs(samples: Sequence[Sample]) -> bool:
+    """Whether the samples are what forward is given, which only forward can check; all must be where one is."""
+    other = next((sample for sample in samples if sample.inputs is None), None)
+    given = next((sample for sample in samples if sample.inputs is not None), None)
+    if given is not None and other is not None:
+        raise DataError(f"{given.where} holds tensors for the model, and {other.where} does not; give rows of one kind")
+    return given is not None
 
 
 def _modalities_of(sample: Sample) -> frozenset[str]:

@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from trimodal.core import Media, Sample
 from trimodal.errors import DataError
@@ -23,7 +24,7 @@ def digest_samples(samples: Sequence[Sample]) -> str:
     total = hashlib.sha256()
     known: dict[Path, str] = {}
     for sample in samples:
-        line = {
+        line: dict[str, Any] = {
             "image": _digest_media(sample, sample.image, known),
             "audio": _digest_media(sample, sample.audio, known),
             "text": sample.text,
@@ -33,6 +34,8 @@ def digest_samples(samples: Sequence[Sample]) -> str:
             "group": sample.group,
             "split": sample.split,
         }
+        if sample.inputs is not None:
+            line["inputs"] = sample.inputs.sha256
         total.update(json.dumps(line, sort_keys=True).encode() + b"\n")
     return total.hexdigest()
 

@@ -9,16 +9,20 @@ Its lines are read one by one. The files that they name are looked for in a list
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from trimodal.core import Sample
-from trimodal.data.fields import build_sample, line_error, name_json_type, parse_string, shorten_value
+from trimodal.data.columns import NO_MAP, ColumnMap
+from trimodal.data.fields import build_sample, line_error, name_json_type
+from trimodal.data.file_finder import FileFinder
+from trimodal.data.source_kind import SourceKind
 from trimodal.errors import DataError
 
 DATA_NAME = "data.jsonl"
+_BLANKS = b"\xef\xbb\xbf \t\r\n"
+_LOOKED_AT = 4096
 
 
 class JsonlSource:
@@ -28,18 +32,28 @@ class JsonlSource:
         DataError: there is no such file; while its lines are read, one of them cannot be used.
     """
 
-    def __init__(self, data: str | Path) -> None:
-        self.file = _find_data_file(Path(data))
+    def __init__(self, data: str | Path, columns: ColumnMap = NO_MAP) -> None:
+        self.file = self.place = _find_data_file(Path(data))
+        self._columns = columns
         self.name = str(self.file)
         self.origin = f"{self.file}, line"
 
     def __iter__(self) -> Iterator[Sample]:
         """Read the file from its beginning."""
-        files = _FileFinder(self.file.parent)
+        files = FileFinder(self.file.parent)
+        for number, fields in self._columns.watch(self.name, self._read_objects()):
+            yield build_sample(self.origin, number, fields, files.find)
+
+    def explain_empty(self) -> str:
+        """What an error says where there are no lines."""
+        return f"{self.name} holds no lines; expected one JSON object per line"
+
+    def _read_objects(self) -> Iterator[tuple[int, Mapping[str, Any]]]:
+        """Number and object of each line that is not blank."""
         for number, line in enumerate(self._read_lines(), start=1):
             text = self._decode_line(number, line)
             if text.strip():
-                yield build_sample(self.origin, number, self._parse_object(number, text), files.find)
+                yield number, self._parse_object(number, text)
 
     def _read_lines(self) -> Iterator[bytes]:
         try:
@@ -74,46 +88,14 @@ def _find_data_file(given: Path) -> Path:
     return file
 
 
-class _FileFinder:
-    """Finds the files that lines name. A folder is listed once, however many of its files are named, and lines that name
-    one file share its path."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._listed: dict[str, frozenset[str]] = {}
-        self._found: dict[str, Path] = {}
-
-    def find(self, where: str, key: str, value: Any) -> Path:
-        """The path of the file that `key` names; a DataError where there is none."""
-        given = parse_string(where, key, value)
-        known = self._found.get(given)
-        return known if known is not None else self._found.setdefault(given, self._look_up(where, key, given))
-
-    def _look_up(self, where: str, key: str, given: str) -> Path:
-        path = self._folder / given
-        if path.name not in self._list_files(str(path.parent)) and not _is_file(path):  # names may differ in case only
-            raise line_error(
-                where, f"{key} names {shorten_value(given)}, which is not a file", f"paths are relative to {self._folder}"
-            )
-        return path
-
-    def _list_files(self, folder: str) -> frozenset[str]:
-        if folder not in self._listed:
-            self._listed[folder] = _list_files(folder)
-        return self._listed[folder]
+def _is_jsonl(path: Path) -> bool:
+    """Whether `path` is such a file or folder: by its name, or else by what its first bytes that are not blank are."""
+    if path.is_dir():
+        return (path / DATA_NAME).is_file()
+    if path.suffix.lower() in (".jsonl", ".ndjson", ".json"):
+        return True
+    with path.open("rb") as file:
+        return file.read(_LOOKED_AT).lstrip(_BLANKS).startswith(b"{")
 
 
-def _list_files(folder: str) -> frozenset[str]:
-    """The names of the files in `folder`; none where it cannot be listed."""
-    try:
-        with os.scandir(folder) as entries:
-            return frozenset(entry.name for entry in entries if entry.is_file())
-    except (OSError, ValueError):  # a name that is too long, or holds a null character
-        return frozenset()
-
-
-def _is_file(path: Path) -> bool:
-    try:
-        return path.is_file()
-    except (OSError, ValueError):
-        return False
+KIND = SourceKind(f"a JSONL file, or a folder that holds {DATA_NAME}", _is_jsonl, JsonlSource)

@@ -1,44 +1,43 @@
-"""Rows in memory: a list of mappings or samples, a torch Dataset or DataLoader, a Hugging Face dataset.
+"""Rows in memory: a list of mappings, tensors or samples, a torch Dataset or DataLoader, a Hugging Face dataset.
 
 A row has the fields of a JSONL line. An image is a file's path, a PIL image or a uint8 array (height, width, channels); a
 sound is a file's path, (waveform, rate) or {"array": waveform, "sampling_rate": rate}, as `datasets` gives them; either may
-be {"bytes": content of a file}. No package but torch is imported to know them: they are told by what they have.
+be {"bytes": content of a file}. A row may also be what the model's forward is given (`tensor_rows.py`). No package but torch is
+imported to know them: they are told by what they have.
 
-Every image and sound is looked at once, for the sha256 of its content. Of rows that can be asked for by number nothing is
+Every image, sound and tensor is looked at once, for the sha256 of its content. Of rows that can be asked for by number nothing is
 kept: they must be the same each time, which is checked by that sha256. What can only be gone through (a DataLoader, a
 stream) is held in memory.
 """
 
 from __future__ import annotations
 
-import hashlib
-import io
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
-from PIL import Image
+from torch import Tensor
 
-from trimodal.core import Media, Sample
-from trimodal.data.fields import build_sample, line_error, shorten_value
-from trimodal.data.media import (
-    Waveform,
-    check_waveform,
-    decode_audio,
-    decode_image,
-    describe_rates,
-    parse_rate,
-    to_upright_rgb,
+from trimodal.core import Media, Sample, TensorInputs
+from trimodal.data.columns import NO_MAP, ColumnMap, ColumnWatch
+from trimodal.data.fields import (
+    FindMedia,
+    build_inputs_sample,
+    build_sample,
+    line_error,
+    shorten_value,
+    to_plain_number,
 )
+from trimodal.data.file_finder import FileFinder
+from trimodal.data.row_media import MEDIA_KINDS
+from trimodal.data.tensor_rows import describe_shapes, digest_inputs, split_inputs
 from trimodal.errors import DataError
 
-_CHANNELS = (1, 3, 4)
-_INT16 = 32768.0
+_CHANGED = (
+    "is not what the row gave first: the row gives other data each time; "
+    "give list(dataset), which keeps what it gave, or turn random augmentation off"
+)
 
 
 class RowTable(Protocol):
@@ -57,16 +56,19 @@ def is_iterable(rows: object) -> bool:
 
 
 class RowSource:
-    """The samples of `rows`, one per mapping; samples among them pass as they are. A DataLoader's batches are parted.
+    """The samples of `rows`, one per mapping or row of tensors; samples among them pass as they are. A DataLoader's batches are
+    parted. Where a `folder` is given, paths are relative to it; else to where the process runs.
 
     Raises:
         DataError: while it is gone through, a row is no mapping, or one of its fields cannot be used.
     """
 
-    def __init__(self, rows: Any) -> None:
-        self.name = f"the given {type(rows).__name__}"
+    def __init__(self, rows: Any, columns: ColumnMap = NO_MAP, *, name: str = "", folder: Path | None = None) -> None:
+        self.name = name or f"the given {type(rows).__name__}"
         self.origin = f"{self.name}, row"
-        self._rows = rows
+        self.place: Path | None = None
+        self._rows, self._columns, self._folder = rows, columns, folder
+        self._again = hasattr(rows, "__getitem__") and hasattr(rows, "__len__")
 
     def explain_empty(self) -> str:
         """What an error says where there are no rows."""
@@ -76,16 +78,60 @@ class RowSource:
 
     def __iter__(self) -> Iterator[Sample]:
         """Go through the rows from the first."""
-        again = hasattr(self._rows, "__getitem__") and hasattr(self._rows, "__len__")
-        for index, row in enumerate(_iterate_rows(self._rows, again)):
-            if isinstance(row, Sample):
-                yield row
-            elif isinstance(row, Mapping):
-                fields = {key: _to_number(value) for key, value in row.items()}
-                yield build_sample(self.origin, index + 1, fields, partial(_find_media, self._rows if again else None, index))
-            else:
-                found = f"is a {type(row).__name__} ({shorten_value(row)})"
-                raise line_error(f"{self.origin} {index + 1}", found, 'expected a mapping such as {"text": "a red bus", "label": 3}')
+        find_file = _find_file if self._folder is None else FileFinder(self._folder).find
+        watch = ColumnWatch(self._columns, self.name)
+        for index, row in enumerate(_iterate_rows(self._rows, self._again)):
+            yield row if isinstance(row, Sample) else self._make_sample(index, watch.select(row), find_file)
+        watch.check_all_seen()
+
+    def _make_sample(self, index: int, row: Any, find_file: FindMedia) -> Sample:
+        where = f"{self.origin} {index + 1}"
+        try:
+            tensors = split_inputs(row)
+        except DataError as error:
+            raise DataError(f"{where}: {error}") from error
+        if tensors is not None:
+            return self._make_tensor_sample(index, *tensors)
+        if not isinstance(row, Mapping):
+            found = f"is a {type(row).__name__} ({shorten_value(row)})"
+            raise line_error(where, found, 'expected a mapping such as {"text": "a red bus", "label": 3}, or tensors')
+        fields = {key: to_plain_number(value) for key, value in self._columns.drop_unknown(row).items()}
+        return build_sample(self.origin, index + 1, fields, partial(self._find_media, index, find_file))
+
+    def _make_tensor_sample(self, index: int, inputs: Mapping[str, Tensor], beside: Mapping[str, Any]) -> Sample:
+        """The sample of a row of tensors; `beside` has its label, group and split."""
+        sha256 = digest_inputs(inputs)
+        load = partial(self._load_inputs_again, index, sha256) if self._again else partial(_hold, inputs)
+        known = {name: to_plain_number(value) for name, value in beside.items() if value is not None}
+        return build_inputs_sample(self.origin, index + 1, known, TensorInputs(sha256, describe_shapes(inputs), load))
+
+    def _find_media(self, index: int, find_file: FindMedia, where: str, key: str, value: Any) -> Path | Media:
+        """Where the image or sound of row `index` is: in a file, in the rows, which can be asked again, or in memory."""
+        if self._folder is not None and isinstance(value, Mapping) and value.get("bytes") is None and "array" not in value:
+            value = value.get("path")
+        if isinstance(value, str | Path):
+            return find_file(where, key, str(value))
+        kind = MEDIA_KINDS[key]
+        try:
+            content = kind.convert(value)
+        except DataError as error:
+            raise DataError(f"{where}: {key} {error}") from error
+        sha256 = kind.digest(content)
+        return Media(sha256, partial(self._load_media_again, index, key, sha256) if self._again else partial(_hold, content))
+
+    def _load_media_again(self, index: int, key: str, sha256: str) -> Any:
+        row, kind = self._columns.select(_get_row(self._rows, index)), MEDIA_KINDS[key]
+        value = row.get(key) if isinstance(row, Mapping) else None
+        content = None if value is None else kind.convert(value)
+        if content is None or kind.digest(content) != sha256:  # what was calibrated with would not be what the plan's digest says
+            raise DataError(_CHANGED)
+        return content
+
+    def _load_inputs_again(self, index: int, sha256: str) -> Any:
+        found = split_inputs(self._columns.select(_get_row(self._rows, index)))
+        if found is None or digest_inputs(found[0]) != sha256:
+            raise DataError(f"{self.origin} {index + 1}: {_CHANGED}")
+        return found[0]
 
 
 def _iterate_rows(rows: Any, again: bool) -> Iterator[Any]:
@@ -93,7 +139,7 @@ def _iterate_rows(rows: Any, again: bool) -> Iterator[Any]:
         yield from (_get_row(rows, index) for index in range(len(rows)))
     elif getattr(rows, "collate_fn", None) is not None and getattr(rows, "batch_size", None) is not None:
         for batch in rows:
-            yield from _part_batch(batch) if isinstance(batch, Mapping) else batch
+            yield from _part_batch(batch, getattr(rows.collate_fn, "__name__", "") == "default_collate")
     else:
         yield from rows
 
@@ -108,9 +154,19 @@ def _get_row(rows: Any, index: int) -> Any:
         ) from error
 
 
-def _part_batch(batch: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """The rows that a DataLoader collated: each column a list or tensor of as many, or a mapping of such."""
-    columns = {key: list(_part_batch(value)) if isinstance(value, Mapping) else list(value) for key, value in batch.items()}
+def _part_batch(batch: Any, collated: bool) -> Iterator[Any]:
+    """The rows of a DataLoader's batch: of a mapping of columns, of columns in order (a tuple, or what torch `collated`), or the
+    rows themselves."""
+    if isinstance(batch, Mapping):
+        return _part_columns(batch)
+    if isinstance(batch, tuple) or (collated and isinstance(batch, list)):
+        return (tuple(row.values()) for row in _part_columns(dict(enumerate(batch))))
+    return iter(batch)
+
+
+def _part_columns(batch: Mapping[Any, Any]) -> Iterator[dict[Any, Any]]:
+    """The rows of columns, each a list or tensor of as many, or a mapping of such."""
+    columns = {key: list(_part_columns(value)) if isinstance(value, Mapping) else list(value) for key, value in batch.items()}
     counts = {len(values) for values in columns.values()}
     if len(counts) > 1:
         raise DataError(
@@ -120,30 +176,8 @@ def _part_batch(batch: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     return (dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True))
 
 
-def _to_number(value: Any) -> Any:
-    """A NumPy or torch number as Python's own; a mapping with its numbers so; others as they are."""
-    if isinstance(value, Mapping):
-        return {key: _to_number(one) for key, one in value.items()}
-    return value.item() if hasattr(value, "item") and getattr(value, "ndim", None) == 0 else value
-
-
-# Images and sounds of rows
-
-
-def _find_media(rows: Any, index: int, where: str, key: str, value: Any) -> Path | Media:
-    """Where the image or sound of row `index` is: in a file, in `rows`, which can be asked again, or in memory (None)."""
-    if isinstance(value, str | Path):
-        return _find_file(where, key, Path(value))
-    kind = _KINDS[key]
-    try:
-        content = kind.convert(value)
-    except DataError as error:
-        raise DataError(f"{where}: {key} {error}") from error
-    sha256 = kind.digest(content)
-    return Media(sha256, partial(_hold, content) if rows is None else partial(_load_again, rows, index, key, sha256))
-
-
-def _find_file(where: str, key: str, path: Path) -> Path:
+def _find_file(where: str, key: str, value: Any) -> Path:
+    path = Path(value)
     if not path.is_file():
         found = f"{key} names {shorten_value(str(path))}, which is not a file"
         raise line_error(where, found, f"paths are relative to {Path.cwd()}")
@@ -152,121 +186,3 @@ def _find_file(where: str, key: str, path: Path) -> Path:
 
 def _hold(content: Any) -> Any:
     return content
-
-
-def _load_again(rows: Any, index: int, key: str, sha256: str) -> Any:
-    row, kind = _get_row(rows, index), _KINDS[key]
-    value = row.get(key) if isinstance(row, Mapping) else None
-    content = None if value is None else kind.convert(value)
-    if content is None or kind.digest(content) != sha256:  # what was calibrated with would not be what the plan's digest says
-        raise DataError(
-            "is not what the row gave first: the row gives other data each time; "
-            "give list(dataset), which keeps what it gave, or turn random augmentation off"
-        )
-    return content
-
-
-def _to_image(value: Any) -> Image.Image:
-    if isinstance(value, Image.Image):
-        return _load_image(value)
-    if isinstance(value, Mapping):
-        return decode_image(_find_bytes(value))
-    pixels = _to_array(value) if hasattr(value, "__array__") else None
-    if pixels is None or pixels.dtype != np.uint8 or pixels.ndim not in (2, 3):
-        raise DataError(f"is {_describe_value(value, pixels)}; expected a path, a PIL image or uint8 (height, width, channels)")
-    if pixels.ndim == 3 and pixels.shape[0] in _CHANNELS and pixels.shape[2] not in _CHANNELS:  # as torch has them
-        pixels = pixels.transpose(1, 2, 0)
-    if pixels.ndim == 3 and pixels.shape[2] not in _CHANNELS:
-        raise DataError(f"is {_describe_value(value, pixels)}; expected 1, 3 or 4 channels, first or last")
-    pixels = pixels[:, :, 0] if pixels.ndim == 3 and pixels.shape[2] == 1 else pixels
-    _check_size((pixels.shape[1], pixels.shape[0]))
-    return Image.fromarray(np.ascontiguousarray(pixels)).convert("RGB")
-
-
-def _load_image(image: Image.Image) -> Image.Image:
-    _check_size(image.size)
-    try:
-        return to_upright_rgb(image)
-    except (OSError, SyntaxError) as error:  # it was opened, but not read yet
-        raise DataError(f"cannot be decoded ({error}); expected a whole image") from error
-
-
-def _check_size(size: tuple[int, int]) -> None:
-    """Refuse an image without pixels, as Pillow does of a file."""
-    if 0 in size:
-        raise DataError(f"has a size of {size[0]} x {size[1]} pixels; expected at least one: take the row out, or make its image anew")
-
-
-def _to_waveform(value: Any) -> Waveform:
-    if isinstance(value, Mapping) and "array" not in value:
-        return decode_audio(_find_bytes(value))
-    wave, rate = _split_wave(value)
-    audio, checked = _to_array(wave), parse_rate(rate)
-    if audio.dtype.newbyteorder("=") == np.int16:
-        audio = audio.astype(np.float32) / _INT16
-    if audio.ndim not in (1, 2) or audio.dtype.kind != "f" or checked is None:
-        found = f"is {_describe_value(wave, audio)} at {shorten_value(rate)} Hz"
-        raise DataError(f"{found}; expected float or int16 (frames,) and its rate: {describe_rates()}")
-    mono = audio.reshape(-1, 1) if audio.ndim == 1 else audio if audio.shape[0] >= audio.shape[1] else audio.T
-    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is refused as that
-        return check_waveform("in memory", np.asarray(mono, dtype=np.float32)), checked
-
-
-def _to_array(value: Any) -> NDArray[Any]:
-    """`value` as an array; of a tensor without its gradient, and of floats that NumPy has no type for, float32."""
-    try:
-        if isinstance(value, torch.Tensor):
-            tensor = value.detach().cpu()
-            return np.asarray(tensor.float() if tensor.is_floating_point() else tensor)
-        return np.asarray(value)
-    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
-        reason = shorten_value(str(error))
-        raise DataError(f"is {_describe_value(value)} that no array can be made of ({reason}); expected an array of numbers") from error
-
-
-def _split_wave(value: Any) -> tuple[Any, Any]:
-    """Waveform and rate, as a pair, as `datasets` has them, or in its decoder, which gives all frames when asked."""
-    if isinstance(value, tuple | list) and len(value) == 2:
-        return value[0], _to_number(value[1])
-    if isinstance(value, Mapping):
-        return value["array"], _to_number(value.get("sampling_rate"))
-    if hasattr(value, "get_all_samples"):
-        found = value.get_all_samples()
-        return found.data, _to_number(found.sample_rate)
-    raise DataError(
-        f"is {_describe_value(value)} without a rate; expected a path, (waveform, rate) or "
-        '{"array": waveform, "sampling_rate": rate}'
-    )
-
-
-def _find_bytes(value: Mapping[str, Any]) -> Path | io.BytesIO:
-    """The content of a file that a row holds as bytes, or the file that it names."""
-    if isinstance(value.get("bytes"), bytes):
-        return io.BytesIO(value["bytes"])
-    if isinstance(value.get("path"), str | Path) and Path(value["path"]).is_file():
-        return Path(value["path"])
-    raise DataError(f"is a mapping with the keys {shorten_value(list(value))}; expected bytes, or the path of a file")
-
-
-def _describe_value(value: Any, array: Any = None) -> str:
-    shape = "" if array is None else f" of {array.dtype} {tuple(array.shape)}"
-    return f"a {type(value).__name__}{shape}"
-
-
-def _digest_image(image: Image.Image) -> str:
-    return hashlib.sha256(f"RGB {image.width} {image.height} ".encode() + image.tobytes()).hexdigest()
-
-
-def _digest_waveform(wave: Waveform) -> str:
-    return hashlib.sha256(f"{wave[1]} Hz ".encode() + wave[0].tobytes()).hexdigest()
-
-
-@dataclass(frozen=True)
-class _MediaKind:
-    """How a row's value becomes an image or a sound, and the sha256 of that."""
-
-    convert: Callable[[Any], Any]
-    digest: Callable[[Any], str]
-
-
-_KINDS = {"image": _MediaKind(_to_image, _digest_image), "audio": _MediaKind(_to_waveform, _digest_waveform)}

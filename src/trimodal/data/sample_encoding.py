@@ -2,29 +2,42 @@
 
 from __future__ import annotations
 
+import inspect as inspection
 from collections.abc import Mapping, Sequence
 
 import torch
 
 from trimodal.core import Sample
 from trimodal.data.media import load_sample
+from trimodal.data.tensor_rows import stack_inputs
 from trimodal.errors import DataError
 from trimodal.models.model import Model, device_of
 
 
 def encode_samples(model: Model, samples: Sequence[Sample]) -> dict[str, torch.Tensor]:
     """Keyword arguments of the module's forward for `samples`, each of shape (samples, …) and on the module's device; labels are
-    not in it. What the model does not take is neither read nor shown to its family.
+    not in it. What a source gave as inputs is stacked as it is. What the model does not take is neither read nor shown to its family.
 
     Raises:
         DataError: a sample cannot be read, or makes numbers that are not finite.
     """
-    takes = model.modalities
-    loaded = [load_sample(sample, takes) for sample in samples]
-    batch = model.family.encode(model.module, model.processors, loaded)
+    given = [sample.inputs for sample in samples if sample.inputs is not None]
+    if len(given) == len(samples):
+        batch = stack_inputs(given, _list_parameters(model))
+    else:
+        takes = model.modalities
+        loaded = [load_sample(sample, takes) for sample in samples]
+        batch = model.family.encode(model.module, model.processors, loaded)
     _check_finite(batch, samples)
     device = device_of(model.module)
     return {name: tensor.to(device) for name, tensor in batch.items()}
+
+
+def _list_parameters(model: Model) -> list[str]:
+    """The names of what forward takes in order."""
+    kinds = (inspection.Parameter.POSITIONAL_ONLY, inspection.Parameter.POSITIONAL_OR_KEYWORD)
+    found = inspection.signature(model.module.forward).parameters.values()
+    return [parameter.name for parameter in found if parameter.kind in kinds]
 
 
 def _check_finite(batch: Mapping[str, torch.Tensor], samples: Sequence[Sample]) -> None:

@@ -13,7 +13,7 @@ def split_calibration_and_held_out(samples: Sequence[Sample], seed: int, held_ou
 
     Lines that say `train` calibrate and lines that say `test` verify. Where no line has a split, a seeded
     `held_out` fraction of the lines verifies, by whole groups; lines without a group that show the very same
-    image, audio and text count as one group.
+    image, audio and text, or inputs, count as one group.
     """
     if any(sample.split for sample in samples):
         return [s for s in samples if s.split != "test"], [s for s in samples if s.split == "test"]
@@ -28,7 +28,7 @@ def split_calibration_and_held_out(samples: Sequence[Sample], seed: int, held_ou
 
 
 def _group_key_of(sample: Sample) -> object:
-    return sample.group if sample.group is not None else (sample.image, sample.audio, sample.text)
+    return sample.group if sample.group is not None else (sample.image, sample.audio, sample.text, sample.inputs)
 
 
 def _choose_held_out_groups(sizes: Mapping[object, int], seed: int, wanted: float) -> set[object]:

@@ -15,6 +15,7 @@ from trimodal.data import (
     digest_samples,
     encode_samples,
     is_no_data,
+    name_labels,
     read_samples,
     require_samples,
     split_calibration_and_held_out,
@@ -48,7 +49,7 @@ def prepare_samples(model: Model, request: Request, data: Data | None) -> Sample
     if data is None or is_no_data(data):
         _check_same_calibration(request.plan, None)
         return SampleSets()
-    samples = read_samples(data)
+    samples = name_labels(model, read_samples(data))
     check_modalities(model, samples)
     calibration, held_out = split_calibration_and_held_out(samples, request.seed)
     sha256 = digest_samples(calibration)  # reads every file, so once
@@ -68,7 +69,7 @@ def require_data(data: Data | None) -> None:
         DataError: there is no data.
     """
     if is_no_data(data):
-        raise DataError("verify measures both models, which needs data; give a JSONL file or a folder with data.jsonl")
+        raise DataError("verify measures both models, which needs data; give a file, a folder or rows (docs/guide.md)")
 
 
 def _check_same_calibration(plan: Plan | None, found: str | None) -> None:
@@ -101,7 +102,7 @@ def select_verification_samples(model: Model, plan: Plan, data: Data) -> Sequenc
     Raises:
         DataError: there is none of it, or it does not fit the model.
     """
-    samples = read_samples(data)
+    samples = name_labels(model, read_samples(data))
     check_modalities(model, samples)
     calibration, held_out = split_calibration_and_held_out(samples, plan.seed)
     if digest_samples(calibration) != plan.calibration.sha256:
