@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from trimodal.benching.bench import bench
     from trimodal.benching.choice import open_fastest
     from trimodal.benching.for_cpu import prepare_for_cpu
+    from trimodal.data import open_data
     from trimodal.exporting.archive import unpack
     from trimodal.exporting.export import export
     from trimodal.formats import load
@@ -37,18 +38,18 @@ __version__ = "0.1.0"
 
 __all__ = [
     "DataError", "InputError", "IntegrityError", "ModelError", "OutputError", "RecipeError", "Result", "TargetError", "TrimodalError",
-    "bench", "compress", "export", "inspect", "list_methods", "load", "open_export", "open_fastest", "pack", "plan", "prepare_for_cpu",
-    "report", "unpack", "verify",
+    "bench", "compress", "export", "inspect", "list_methods", "load", "open_data", "open_export", "open_fastest", "pack", "plan",
+    "prepare_for_cpu", "report", "unpack", "verify",
 ]  # fmt: skip
 
 _HOME = {
     "load": "trimodal.formats", "export": "trimodal.exporting.export", "open_export": "trimodal.runtimes.exported_model",
     "unpack": "trimodal.exporting.archive", "bench": "trimodal.benching.bench", "open_fastest": "trimodal.benching.choice",
-    "prepare_for_cpu": "trimodal.benching.for_cpu",
+    "prepare_for_cpu": "trimodal.benching.for_cpu", "open_data": "trimodal.data",
 }  # fmt: skip
 _LAZY = frozenset({
-    "Result", "bench", "compress", "export", "inspect", "list_methods", "load", "open_export", "open_fastest", "pack", "plan",
-    "prepare_for_cpu", "report", "unpack", "verify",
+    "Result", "bench", "compress", "export", "inspect", "list_methods", "load", "open_data", "open_export", "open_fastest", "pack",
+    "plan", "prepare_for_cpu", "report", "unpack", "verify",
 })  # fmt: skip
 
 

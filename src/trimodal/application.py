@@ -6,13 +6,19 @@ import inspect as inspection
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 from rich.console import Console
 
 from trimodal.arguments import EXITS, LogOption, QuietOption, VerboseOption
+from trimodal.lazy import lazy_module
 from trimodal.screen import Screen, print_json
+
+if TYPE_CHECKING:
+    from trimodal import data
+else:
+    data = lazy_module("trimodal.data")
 
 KEYWORD = inspection.Parameter.KEYWORD_ONLY
 
@@ -44,6 +50,15 @@ def add_command(function: Callable[..., None]) -> Callable[..., None]:
     run.__signature__ = own.replace(parameters=parameters)  # type: ignore[attr-defined]
     run.__annotations__ = {p.name: p.annotation for p in parameters}
     return app.command()(run)
+
+
+def open_named_data(name: str, map_text: str | None) -> Any:
+    """What `--data` names, with its columns named as `--map` says; without a map the name itself, which the verbs open.
+
+    Raises:
+        DataError: the map or the data cannot be used.
+    """
+    return name if map_text is None else data.open_data(name, map=data.parse_map(map_text))
 
 
 def print_result(what: Any) -> None:

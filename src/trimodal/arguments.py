@@ -10,7 +10,8 @@ import typer
 _MODEL = "A Hugging Face folder or hub id, a folder that trimodal wrote, or package.module:function."
 _RECIPE = "A YAML file, or the name of a built-in recipe (see `trimodal recipes`)."
 _INVENTORY = "What `trimodal inspect MODEL -o FILE` wrote of this very model, so that nothing is counted again."
-_DATA = "A JSONL file or a folder with data.jsonl; `none` where nothing needs data."
+_WHERE = "JSONL, CSV, Parquet or text file, folder of images, sounds or a saved dataset, hub id of a dataset (user/name:config)"
+_DATA = f"{_WHERE}; `none` where nothing needs data."
 
 EXITS = (
     "Exit codes: 0 done, all checks passed; 1 a check failed, or an artifact is damaged; 2 the input cannot be used, and nothing "
@@ -31,6 +32,13 @@ PlanOption = Annotated[
 ]
 InventoryOption = Annotated[Path | None, typer.Option("--inventory", help=_INVENTORY, show_default=False)]
 DataOption = Annotated[str, typer.Option("--data", "-d", help=_DATA)]
+MapOption = Annotated[
+    str | None,
+    typer.Option(
+        "--map", metavar="FIELD=COLUMN,…", show_default=False,
+        help="Which column is which field, such as text=sentence,label=y; `label=` leaves one out. Columns that are no field are left out too.",
+    ),
+]
 SeedOption = Annotated[
     int | None, typer.Option("--seed", min=0, help="Replaces the recipe's seed.", show_default=False)
 ]
@@ -79,4 +87,4 @@ LogOption = Annotated[
     typer.Option("--log-file", metavar="FILE", help="Also write all that is told to this file, with the time.", show_default=False),
 ]
 AgainstOption = Annotated[str, typer.Option("--against", "-a", help=f"The original. {_MODEL}", show_default=False)]
-VerifyDataOption = Annotated[str, typer.Option("--data", "-d", help="A JSONL file or a folder with data.jsonl.", show_default=False)]
+VerifyDataOption = Annotated[str, typer.Option("--data", "-d", help=f"{_WHERE}.", show_default=False)]

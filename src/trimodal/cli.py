@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from trimodal import __version__, running_commands
-from trimodal.application import add_command, app, out, print_result, screen
+from trimodal.application import add_command, app, open_named_data, out, print_result, screen
 from trimodal.arguments import (
     AgainstOption,
     DataOption,
@@ -27,6 +27,7 @@ from trimodal.arguments import (
     InventoryOption,
     JsonOption,
     LimitsOption,
+    MapOption,
     ModelArgument,
     OutArgument,
     OutputOption,
@@ -114,6 +115,7 @@ def plan(
     model: ModelArgument,
     recipe: RecipeOption,
     data: DataOption = "none",
+    map: MapOption = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Write the plan to this JSON file.")] = None,
     seed: SeedOption = None,
     device: DeviceOption = "cpu",
@@ -123,7 +125,7 @@ def plan(
 ) -> None:
     """Show what a recipe will do to a model, every place by name, and what that will take. Changes nothing."""
     screen.print_notice(f"reading {model}")
-    made = pipeline.plan(model, recipe, data, seed=seed, device=device, inventory=inventory, target=target)
+    made = pipeline.plan(model, recipe, open_named_data(data, map), seed=seed, device=device, inventory=inventory, target=target)
     _write_json(output, made.to_json())
     if as_json:
         print_result({**made.to_json(), "estimate": made.estimate.to_json() if made.estimate else None})
@@ -148,6 +150,7 @@ def compress(
     output: OutputOption,
     recipe: RecipeOrPlanOption = None,
     plan: PlanOption = None,
+    map: MapOption = None,
     inventory: InventoryOption = None,
     pack: RecipesPackOption = None,
     force: ForceOption = False,
@@ -166,15 +169,16 @@ def compress(
         recipe = RECIPE_FOR_CPU
     if (recipe is None) == (plan is None):
         raise typer.BadParameter("give exactly one of --recipe and --plan", param_hint="--recipe / --plan")
+    given = open_named_data(data, map)
     with screen.show_progress(model) as progress:
         result = pipeline.compress(
-            model, recipe, data, output, plan=plan, inventory=inventory, pack=pack, seed=seed, device=device, force=force,
+            model, recipe, given, output, plan=plan, inventory=inventory, pack=pack, seed=seed, device=device, force=force,
             ignore_limits=ignore_limits, target=target, progress=progress, on_plan=_announce_plan,
         )  # fmt: skip
     written = f"written: {output}  (open {output / 'report.html'})"
-    _finish_run(result.verdict, result.plan, as_json, written, str(output), model, data)
+    _finish_run(result.verdict, result.plan, as_json, written, str(output), model, data, map or "")
     if destination is not None:
-        found, choice = for_cpu.prepare_for_cpu(output, data, model, tell=screen.print_notice)
+        found, choice = for_cpu.prepare_for_cpu(output, given, model, tell=screen.print_notice)
         if not as_json:
             print_result(bench_tables.make_bench_table(found, choice))
 
@@ -184,15 +188,16 @@ def verify(
     folder: OutArgument,
     against: AgainstOption,
     data: VerifyDataOption,
+    map: MapOption = None,
     seed: SeedOption = None,
     device: DeviceOption = "cpu",
     as_json: JsonOption = False,
 ) -> None:
     """Measure a compressed model beside the original again, and write OUT/verdict.json."""
     with screen.show_progress(f"{folder} and {against}") as progress:
-        verdict = pipeline.verify(folder, against, data, seed=seed, device=device, progress=progress)
+        verdict = pipeline.verify(folder, against, open_named_data(data, map), seed=seed, device=device, progress=progress)
     _finish_run(
-        verdict, pipeline.read_plan(folder), as_json, f"written: {folder / 'verdict.json'}", str(folder), against, data
+        verdict, pipeline.read_plan(folder), as_json, f"written: {folder / 'verdict.json'}", str(folder), against, data, map or "",
     )
 
 
@@ -382,7 +387,7 @@ def _stop_cleanly() -> list[int]:
 
 
 def _finish_run(verdict: Verdict, planned: Plan, as_json: bool, message: str, *names: str) -> None:
-    """Show the verdict, and what next with the `names` of folder, model and data; a check that failed makes the exit code 1."""
+    """Show the verdict, and what next with the `names` of folder, model, data and its map; a check that failed makes the exit code 1."""
     if as_json:
         print_result({**verdict.to_json(), "estimate": planned.estimate.to_json()} if planned.estimate else verdict.to_json())
     else:

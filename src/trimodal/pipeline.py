@@ -66,7 +66,7 @@ from trimodal.planning import (
 from trimodal.progress import PhaseProgress, Progress, StageClock, ignore_progress
 from trimodal.reporting import build_page, report
 from trimodal.reporting.page import PAGE_NAME
-from trimodal.verification import check_comparable, collect_versions, make_verdict, peak_memory_bytes
+from trimodal.verification import Evaluate, check_comparable, collect_versions, make_verdict, peak_memory_bytes
 from trimodal.verification.checks import bytes_check, compare_towers, find_skipped_places, source_check
 from trimodal.writing import check_writable, replace_files
 
@@ -110,9 +110,9 @@ def plan(
     """What a recipe will do to a model, every place by name. Changes nothing.
 
     Args:
-        model: folder, hub id, artifact or `package.module:function`.
+        model: folder, hub id, artifact, `package.module:function`, or a module, which stays as it is.
         recipe: YAML file, name of a built-in recipe, or its content as a mapping; or a plan, which is checked and reckoned anew.
-        data: JSONL file or folder, rows in memory or a source (docs/guide.md); None where nothing needs data.
+        data: file, folder, hub id, rows in memory or a source (`trimodal.open_data`); None where nothing needs data.
         seed: replaces the recipe's.
         device: where the model is put.
         inventory: what `inspect` found of this very model, or its file; it is counted anew where there is none.
@@ -133,14 +133,14 @@ def compress(
     model: Factory | Path, recipe: RecipeSource | Plan | None = None, data: Data | None = None, out: str | Path | None = None, *,
     plan: PlanSource | None = None, inventory: InventorySource | None = None, pack: PackName | None = None, seed: int | None = None,
     device: str = "cpu", force: bool = False, ignore_limits: bool = False, target: TargetSource | None = None,
-    progress: Progress = ignore_progress, on_plan: Callable[[Plan], None] = lambda plan: None,
+    evaluate: Evaluate | None = None, progress: Progress = ignore_progress, on_plan: Callable[[Plan], None] = lambda plan: None,
 ) -> Result:  # fmt: skip
     """Plan, compress, save, reload in a fresh process, verify and report: the main job.
 
     Args:
-        model: folder, hub id, artifact or `package.module:function`.
+        model: folder, hub id, artifact, `package.module:function`, or a module, which stays as it is.
         recipe: YAML file, name of a built-in recipe, or its content as a mapping.
-        data: JSONL file or folder, rows in memory or a source (docs/guide.md); None where nothing needs data. Lines with
+        data: file, folder, hub id, rows in memory or a source (`trimodal.open_data`); None where nothing needs data. Lines with
             `split: test`, or else a fifth of the groups, are held out for verification.
         out: folder to write; it is complete afterwards, or as it was before.
         plan: in place of a recipe: what `plan` made, its file or content, as it is or edited by hand. It must be for this model and
@@ -152,6 +152,7 @@ def compress(
         force: replace `out` if it is not empty.
         ignore_limits: begin even where the free memory or disk seem too small.
         target: as for `plan`.
+        evaluate: a metric of one's own, of both modules, of which more is better: a number, scores (samples,), or such by name.
         progress: called with what is going on, how much is done, and how much there is.
         on_plan: called with the plan, which says what it will take, before the work begins.
 
@@ -166,7 +167,7 @@ def compress(
     opened = move_to_device_(open_model(model), device)
     _check_sources_stay(out, opened, data)
     samples = prepare_samples(opened, request, data)
-    check_floors_can_be_judged(request, samples)
+    check_floors_can_be_judged(request, samples, evaluate is not None)
     check_comparable(opened, samples.held_out)
     planned = make_plan(opened, request, samples)
     size, before = measure_disk_size(opened), _know_inventory(inventory, opened, planned)
@@ -176,7 +177,7 @@ def compress(
     on_plan(planned)
     phases = PhaseProgress(progress, planned.estimate.seconds if planned.estimate else {})
     phases.enter_phase("compress", "compress")
-    original = replace(opened, module=copy.deepcopy(opened.module)) if samples.calibration else None
+    original = replace(opened, module=copy.deepcopy(opened.module)) if samples.calibration or evaluate else None
     clock.mark_stage("plan")
     records = compress_(opened, planned, samples.statistics, samples.calibration, original, phases)
     clock.mark_stage("compress")
@@ -184,7 +185,8 @@ def compress(
         factory = model if isinstance(model, str) and opened.folder is None else None
         checks, known = _save_and_check(opened, original or opened, planned, records, samples, part, factory, clock, phases)
         verdict = _judge(
-            original or opened, opened, samples.held_out, part, checks, request.floors, planned.seed, clock, phases, size, before, **known,
+            original or opened, opened, samples.held_out, part, checks, request.floors, planned.seed, clock, phases, size, before, evaluate,
+            **known,
         )  # fmt: skip
         _write_verdict(part, verdict, out.name)
         write_checksums(part)
@@ -194,12 +196,12 @@ def compress(
 @leaves_process_unchanged
 def verify(
     out: str | Path, against: Factory | Path, data: Data, *,
-    seed: int | None = None, device: str = "cpu", progress: Progress = ignore_progress,
+    seed: int | None = None, device: str = "cpu", evaluate: Evaluate | None = None, progress: Progress = ignore_progress,
 ) -> Verdict:  # fmt: skip
     """Measure an artifact beside the original again, and write the verdict into its folder.
 
     From data that the artifact was calibrated with only the held-out part is used; from other data, all but the
-    lines with `split: train`.
+    lines with `split: train`. `evaluate` is as for `compress`.
 
     Raises:
         InputError: the artifact, model or data cannot be used.
@@ -217,7 +219,7 @@ def verify(
     checks = [*unchanged, source_check(fingerprint_module(original.module), planned)]
     verdict = _judge(
         original, compressed, samples, out, checks, planned.recipe.get("floors", {}), planned.seed if seed is None else seed, clock,
-        progress, measure_disk_size(original), take_inventory(original, count=False),
+        progress, measure_disk_size(original), take_inventory(original, count=False), evaluate,
         packing=read_packing(out), stock=stock_support_of(out), untouched=planned.untouched, left_out=find_left_out(original),
     )  # fmt: skip
     if read_manifest(out) != written:
@@ -330,14 +332,14 @@ def _save_and_check(
 
 def _judge(
     original: Model, compressed: Model, samples: Sequence[Sample], folder: Path, checks: Sequence[Check], floors: Mapping[str, float],
-    seed: int, clock: StageClock, progress: Progress, size: tuple[int, int], before: Inventory, **known: Any,
+    seed: int, clock: StageClock, progress: Progress, size: tuple[int, int], before: Inventory, evaluate: Evaluate | None, **known: Any,
 ) -> Verdict:  # fmt: skip
     """Measure both models on `samples`: the verdict on what lies in `folder`, with what is `known` of it beside. `size` is that
     of the original on disk, `before` its inventory."""
     found = make_verdict(
         original, compressed, samples, size=compare_disk_sizes(size, folder),
         towers=compare_towers(before, take_inventory(compressed, count=False)), checks=checks, floors=floors,
-        batch_size=_VERIFY_BATCH, seed=seed, versions=collect_versions(), progress=progress,
+        batch_size=_VERIFY_BATCH, seed=seed, versions=collect_versions(), progress=progress, evaluate=evaluate,
     )  # fmt: skip
     clock.mark_stage("verify")
     return replace(found, seconds=clock.seconds, peak_bytes=peak_memory_bytes(), **known)

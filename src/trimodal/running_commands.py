@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from trimodal.application import add_command, print_result, screen
-from trimodal.arguments import DataOption, ForceOption, JsonOption, ModelArgument, OutputOption, TargetOption
+from trimodal.application import add_command, open_named_data, print_result, screen
+from trimodal.arguments import DataOption, ForceOption, JsonOption, MapOption, ModelArgument, OutputOption, TargetOption
 from trimodal.errors import InputError
 from trimodal.lazy import lazy_module
 
@@ -40,6 +40,7 @@ def export(
         typer.Option("--output", "-o", help="Folder to write, by default OUT/FORMAT; of an archive the file.", show_default=False),
     ] = None,
     data: DataOption = "none",
+    map: MapOption = None,
     target: TargetOption = None,
     factory: Annotated[
         str | None,
@@ -53,7 +54,7 @@ def export(
     Example: `trimodal export ./clip-int8 --to onnx`
     """
     screen.print_notice(f"reading {model}")
-    found = exporting.export(model, to, output, data=data, target=target, force=force, factory=factory)
+    found = exporting.export(model, to, output, data=open_named_data(data, map), target=target, force=force, factory=factory)
     print_result(found.to_json() if as_json else tables.make_export_table(found))
 
 

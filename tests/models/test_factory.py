@@ -87,8 +87,11 @@ def test_refused_in_one_sentence(name: str) -> None:
 
 
 def test_a_module_in_place_of_a_function() -> None:
-    with pytest.raises(ModelError, match="the model is a Net itself, expected a function that returns it"):
-        load_source(Net())
+    net = Net()
+    net.train()
+    model = load_source(net)
+    assert model.name == "Net" and model.module is not net and net.training and not model.module.training
+    assert torch.equal(model.module.get_parameter("a.weight"), net.a.weight) and model.module.get_parameter("a.weight") is not net.a.weight
 
 
 @pytest.mark.parametrize("wrap", [nn.DataParallel, lambda net: torch.compile(net, backend="eager")])

@@ -14,7 +14,7 @@ from trimodal.core.showing import format_size, html_table
 from trimodal.core.untouched import DERIVED, UntouchedTensors
 from trimodal.core.validation import Measured, check_format, omit_keys, read_record
 
-Unit = Literal["percent", "cosine"]
+Unit = Literal["percent", "cosine", "score"]
 Status = Literal["passed", "failed", "not run"]
 Aspect = Literal["integrity", "quality"]
 PackName = Literal["plain", "entropy"]
@@ -63,7 +63,8 @@ class Metric:
     """One task before and after. `drop` = before − after, with a paired 95 % interval from `drop_low` to
     `drop_high` over the same samples; None where there are too few for one. `interval` says how it was found
     (`verification/intervals.py`). Unit `percent` counts points; `cosine` compares an output with the original model's own,
-    so `before` is 1. One `primary` metric of a modality is what a floor for all modalities looks at."""
+    so `before` is 1; `score` is a metric of the user's own, of which more is better. One `primary` metric of a modality is what a
+    floor for all modalities looks at."""
 
     name: str
     modality: str

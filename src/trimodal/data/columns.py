@@ -78,7 +78,10 @@ class ColumnWatch:
         if self._missing and isinstance(row, Mapping):
             self._missing = [column for column in self._missing if column not in row]
             self._seen = self._seen or tuple(row)
-        return self._columns.select(row)
+        found = self._columns.select(row)
+        if self._missing and isinstance(found, Mapping) and found.keys().isdisjoint(FIELDS):
+            self.check_all_seen()
+        return found
 
     def check_all_seen(self) -> None:
         """After the last row: a name with a slip in it would be lost in silence.

@@ -118,7 +118,8 @@ def shorten_value(value: object) -> str:
 def _check_names(where: str, fields: Mapping[str, Any]) -> None:
     for key in fields:
         if key not in FIELDS:
-            raise line_error(where, f"unknown field {shorten_value(key)}", f"{suggest_names(str(key), FIELDS)}{_MAP_HINT}")
+            advice = f"{suggest_names(str(key), FIELDS)}{_MAP_HINT}, of {shorten_value(list(fields))}"
+            raise line_error(where, f"unknown field {shorten_value(key)}", advice)
 
 
 def _parse_string(where: str, key: str, fields: Mapping[str, Any]) -> str | None:

@@ -21,6 +21,8 @@ from trimodal.errors import DataError
 
 IMAGES = frozenset((".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".avif", ".jp2"))
 SOUNDS = frozenset((".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".au", ".w64", ".caf"))
+_TABLES = (".csv", ".tsv", ".jsonl", ".ndjson")
+_DEEPEST = 2  # FOLDER/train/LABEL/FILE
 
 
 class MediaFolderSource:
@@ -38,6 +40,7 @@ class MediaFolderSource:
 
     def __iter__(self) -> Iterator[Sample]:
         """List the folder anew."""
+        self._check_no_table()
         files = sorted(_list_media(self.place))
         kinds = {_kind_of(file): file for file in reversed(files)}
         if len(kinds) > 1:
@@ -53,6 +56,15 @@ class MediaFolderSource:
     def explain_empty(self) -> str:
         """What an error says where there are no files."""
         return f"{self.name} holds no image and no sound any more; expected at least one"
+
+    def _check_no_table(self) -> None:
+        """Refuse a folder whose own table says what is what: its files alone would be samples that look right."""
+        tables = sorted(file.name for file in self.place.iterdir() if file.suffix.lower() in _TABLES)
+        if tables:
+            raise DataError(
+                f"{self.name} holds images or sounds, and {tables[0]} beside them; give {self.place / tables[0]} if that says which belongs "
+                "to what (its column `file_name` with --map image=file_name), else put it elsewhere"
+            )
 
     def _make_row(self, file: str, splits: set[str | None]) -> dict[str, str | int]:
         folders = Path(file).parts[:-1]
@@ -74,10 +86,11 @@ def _find_splits(files: list[str]) -> set[str | None]:
     return set() if None in found else found
 
 
-def _list_media(folder: Path) -> Iterator[str]:
-    """The images and sounds in `folder` and below, relative to it; what is hidden is left out."""
+def _list_media(folder: Path, deepest: int | None = None) -> Iterator[str]:
+    """The images and sounds in `folder` and below, at most `deepest` folders down, relative to it; what is hidden is left out."""
     for place, folders, files in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        depth = len(Path(place).relative_to(folder).parts)
+        folders[:] = sorted(name for name in folders if not name.startswith(".")) if deepest is None or depth < deepest else []
         for file in sorted(files):
             if _kind_of(file) and not file.startswith("."):
                 yield (Path(place) / file).relative_to(folder).as_posix()
@@ -90,7 +103,7 @@ def _kind_of(file: str) -> str:
 
 
 def _holds_media(path: Path) -> bool:
-    return path.is_dir() and next(_list_media(path), None) is not None
+    return path.is_dir() and next(_list_media(path, _DEEPEST), None) is not None
 
 
 KIND = SourceKind("a folder of images or sounds, whose sub-folders are the labels", _holds_media, MediaFolderSource)

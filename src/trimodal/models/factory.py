@@ -1,4 +1,4 @@
-"""From a function that returns a module to a module of our own, which can be compressed and of which the user's knows nothing.
+"""From a module, or a function that returns one, to a module of our own, which can be compressed and of which the user's knows nothing.
 
 Wrappers that only run what is inside of them (`DataParallel`, `torch.compile`) are taken off. What cannot be compressed is
 refused here, in one sentence, rather than failing somewhere further on.
@@ -21,17 +21,14 @@ from trimodal.models.foreign import run_foreign
 _WEIGHTED = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Embedding)
 
 
-def make_module(factory: Callable[[], nn.Module], name: str) -> nn.Module:
-    """A copy, in eval mode, of the module that `factory` returns.
+def make_module(factory: nn.Module | Callable[[], nn.Module], name: str) -> nn.Module:
+    """A copy, in eval mode, of the module that `factory` is or returns.
 
     Raises:
         ModelError: the function fails, returns something else, or a module that cannot be compressed.
     """
-    if isinstance(factory, nn.Module):
-        raise ModelError(
-            f"the model is a {type(factory).__name__} itself, expected a function that returns it; write `lambda: model` in its place"
-        )
-    made = run_foreign(f"calling {name}", factory, "it must return a torch.nn.Module without being given anything")
+    given = isinstance(factory, nn.Module)
+    made = factory if given else run_foreign(f"calling {name}", factory, "it must return a torch.nn.Module without being given anything")
     if not isinstance(made, nn.Module):
         raise ModelError(f"{name} returned {type(made).__name__}, expected a torch.nn.Module")
     module = _unwrap_module(made)

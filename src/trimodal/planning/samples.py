@@ -83,13 +83,14 @@ def _check_same_calibration(plan: Plan | None, found: str | None) -> None:
     raise RecipeError(f"the plan was made for calibration samples with sha256 {expected[:12]} and seed {plan.seed}, but {here}; {anew}")
 
 
-def check_floors_can_be_judged(request: Request, samples: SampleSets) -> None:
-    """Refuse floors that somebody asked for where nothing can be measured against them.
+def check_floors_can_be_judged(request: Request, samples: SampleSets, evaluated: bool = False) -> None:
+    """Refuse floors that somebody asked for where nothing can be measured against them, unless a metric of the user's own is
+    `evaluated`.
 
     Raises:
         DataError: there are no held-out samples.
     """
-    if request.floors and not samples.held_out and not request.built_in:
+    if request.floors and not samples.held_out and not request.built_in and not evaluated:
         raise DataError(
             f"{request.name} sets floors, but there are no held-out samples to measure against them; give more --data"
         )

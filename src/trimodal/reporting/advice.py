@@ -29,11 +29,13 @@ class NextStep:
 
 @dataclass(frozen=True)
 class CommandNames:
-    """What the commands call the folder, the original and the data; `MODEL` and `DATA` where nobody knows."""
+    """What the commands call the folder, the original and the data, with the `map` of its columns where one was given; `MODEL` and
+    `DATA` where nobody knows."""
 
     out: str
     model: str = "MODEL"
     data: str = "DATA"
+    map: str = ""
 
     @staticmethod
     def from_plan(plan: Plan, out: str) -> CommandNames:
@@ -52,7 +54,7 @@ class CommandNames:
 
     def compress_command(self, recipe: str, suffix: str, more: str = "") -> str:
         """The command that compresses the original anew."""
-        data = shlex.quote("DATA" if self.data == "none" else self.data)
+        data = shlex.quote("DATA" if self.data == "none" else self.data) + (f" --map {shlex.quote(self.map)}" if self.map else "")
         return f"trimodal compress {self.original} --recipe {recipe} --data {data}{more} -o {self.quote_sibling_folder(suffix)}"
 
 

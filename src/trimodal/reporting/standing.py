@@ -207,7 +207,7 @@ def _is_doubtful(check: Check) -> bool:
 
 
 def _has_wide_interval(metric: Metric) -> bool:
-    return wording.interval_width(metric) > WIDE[metric.unit]
+    return metric.unit in WIDE and wording.interval_width(metric) > WIDE[metric.unit]
 
 
 def _describe_wide_interval(metric: Metric) -> str:

@@ -85,6 +85,8 @@ def format_score(metric: Metric, value: float) -> str:
         return "not a number"
     if metric.unit == "percent":
         return f"{value:.1f} %"
+    if metric.unit == "score":
+        return f"{value:.5g}".replace("-", MINUS)
     return format_signed(value, count_cosine_decimals(metric), plus=False)
 
 
@@ -103,6 +105,8 @@ def format_drop(metric: Metric, value: float) -> str:
     """A drop without its unit: `0.3`, `−0.1`; a cosine's with the decimals of the metric."""
     if metric.unit == "cosine":
         return format_signed(value, count_cosine_decimals(metric), plus=False)
+    if metric.unit == "score":
+        return f"{value:.3g}".replace("-", MINUS)
     return format_signed(value, 2 if 0 < interval_width(metric) < 0.5 else 1, plus=False)
 
 

@@ -11,9 +11,11 @@ from trimodal.verification.comparison import ComparisonResult, Progress, check_c
 from trimodal.verification.footprint import collect_versions, detect_machine, peak_memory_bytes
 from trimodal.verification.gates import gate_metrics
 from trimodal.verification.intervals import PairedInterval, compute_paired_interval
+from trimodal.verification.own_metric import Evaluate, measure_own
 
 __all__ = [
     "ComparisonResult",
+    "Evaluate",
     "PairedInterval",
     "Progress",
     "check_comparable",
@@ -41,20 +43,24 @@ def make_verdict(
     seconds: Mapping[str, float] | None = None,
     versions: Mapping[str, str] | None = None,
     progress: Progress | None = None,
+    evaluate: Evaluate | None = None,
 ) -> Verdict:
     """Compare the two models on `samples` and hold the outcome against `floors`.
 
     `size`, `towers`, `checks`, `seconds` and `versions` are passed on into the verdict as they are; the gates
-    follow after `checks`. Without samples nothing is measured, and whether the floors are held is not judged.
+    follow after `checks`. What `evaluate` says stands first. Without samples nothing else is measured, and without either whether the
+    floors are held is not judged.
     """
+    own = measure_own(evaluate, original.module, compressed.module, seed)
     found = ComparisonResult([], None)
     if samples:
         found = compare_models(original, compressed, samples, batch_size=batch_size, seed=seed, progress=progress)
-    judged = gate_metrics(found.metrics, floors or {}) if samples else _list_unjudged_floors(floors or {})
+    metrics = [*own, *found.metrics]
+    judged = gate_metrics(metrics, floors or {}) if metrics else _list_unjudged_floors(floors or {})
     return Verdict(
         size=size,
         towers=tuple(towers),
-        metrics=tuple(found.metrics),
+        metrics=tuple(metrics),
         checks=(*checks, *judged),
         seed=seed,
         seconds=dict(seconds or {}),

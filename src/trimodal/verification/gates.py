@@ -6,15 +6,15 @@ from collections.abc import Mapping, Sequence
 
 from trimodal.core import Check, Metric
 
-COSINE_POINT = 0.01
+POINT = 0.01
 
 
 def gate_metrics(metrics: Sequence[Metric], floors: Mapping[str, float]) -> list[Check]:
     """One check for each metric that a floor bounds.
 
     `floors` maps a modality (or `all`) to the largest drop allowed: in points for percentages, in hundredths for
-    cosines. A modality's floor bounds all its metrics. `all` bounds the overall metric, and the primary one of every
-    modality that has no floor of its own, so that no modality is lost behind a mean. A check passes where the measured
+    cosines, in hundredths of what it was before for a score of the user's own. A modality's floor bounds all its
+    metrics. `all` bounds the overall metric, and the primary one of every modality that has no floor of its own, so that no modality is lost behind a mean. A check passes where the measured
     drop is no larger; its detail says whether the whole 95 % interval is (shown) or only the measured value. A modality
     without a metric fails, since nothing is known.
     """
@@ -42,7 +42,7 @@ def _unmeasured_check(modality: str) -> Check:
 
 
 def _gate_metric(metric: Metric, floor: float) -> Check:
-    allowed = floor if metric.unit == "percent" else floor * COSINE_POINT
+    allowed = floor * {"percent": 1.0, "cosine": POINT, "score": POINT * abs(metric.before)}[metric.unit]
     unit, digits = (" points", 2) if metric.unit == "percent" else ("", 5)
     told = "no interval"
     if metric.drop_low is not None and metric.drop_high is not None:
