@@ -36,7 +36,7 @@ MapOption = Annotated[
     str | None,
     typer.Option(
         "--map", metavar="FIELD=COLUMN,…", show_default=False,
-        help="Which column is which field, such as text=sentence,label=y; `label=` leaves one out. Columns that are no field are left out too.",
+        help="Which column is which field, such as text=sentence,label=y; `label=` leaves one out, and so is what is no field.",
     ),
 ]
 SeedOption = Annotated[

@@ -62,8 +62,8 @@ class MediaFolderSource:
         tables = sorted(file.name for file in self.place.iterdir() if file.suffix.lower() in _TABLES)
         if tables:
             raise DataError(
-                f"{self.name} holds images or sounds, and {tables[0]} beside them; give {self.place / tables[0]} if that says which belongs "
-                "to what (its column `file_name` with --map image=file_name), else put it elsewhere"
+                f"{self.name} holds images or sounds, and {tables[0]} beside them; give {self.place / tables[0]} if that says "
+                "which belongs to what (its column `file_name` with --map image=file_name), else put it elsewhere"
             )
 
     def _make_row(self, file: str, splits: set[str | None]) -> dict[str, str | int]:

@@ -13,10 +13,10 @@ def gate_metrics(metrics: Sequence[Metric], floors: Mapping[str, float]) -> list
     """One check for each metric that a floor bounds.
 
     `floors` maps a modality (or `all`) to the largest drop allowed: in points for percentages, in hundredths for
-    cosines, in hundredths of what it was before for a score of the user's own. A modality's floor bounds all its
-    metrics. `all` bounds the overall metric, and the primary one of every modality that has no floor of its own, so that no modality is lost behind a mean. A check passes where the measured
-    drop is no larger; its detail says whether the whole 95 % interval is (shown) or only the measured value. A modality
-    without a metric fails, since nothing is known.
+    cosines, in hundredths of what it was before for a score of the user's own. A modality's floor bounds all its metrics.
+    `all` bounds the overall metric, and the primary one of every modality that has no floor of its own, so that no modality
+    is lost behind a mean. A check passes where the measured drop is no larger; its detail says whether the whole 95 %
+    interval is (shown) or only the measured value. A modality without a metric fails, since nothing is known.
     """
     found = [
         check for modality, floor in floors.items() if modality != "all" for check in _gate_modality(metrics, modality, floor)
