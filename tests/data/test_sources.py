@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 from datafiles import write
 
 from trimodal.core import Sample
-from trimodal.data import SampleSource, is_no_data, open_source, read_samples
+from trimodal.data import SampleSource, find_data_place, is_no_data, open_data, open_source, read_samples, sources
 from trimodal.errors import DataError
 
 
@@ -76,3 +77,73 @@ def test_a_source_of_ones_own_needs_two_names_and_its_samples() -> None:
 @pytest.mark.parametrize(("data", "no"), [(None, True), ("none", True), (Path("none"), True), ("data.jsonl", False), ([], False)])
 def test_the_word_none_says_that_there_is_no_data(data: Any, no: bool) -> None:
     assert is_no_data(data) == no
+
+
+# What a path is
+
+
+def test_a_file_of_no_known_name_is_told_by_what_it_begins_with(tmp_path: Path) -> None:
+    (tmp_path / "rows").write_text('\n {"text": "a"}\n')
+    assert read_samples(tmp_path / "rows")[0].text == "a"
+
+
+@pytest.mark.parametrize(("name", "content", "found"), [
+    ("rows.xlsx", b"PK", r"rows\.xlsx is of no known kind \(its name ends in \.xlsx\); expected one of: a JSONL file.*a folder of images"),
+    ("rows", b"", r"rows is empty \(0 bytes\)"), ("seven.png", b"x", r"seven\.png is one image or sound; give its folder"),
+    ("deep/a/b/c/seven.png", b"x", r"deep holds no data\.jsonl \(no file\)"), ("s/a.xml", b"x", r"s holds no data\.jsonl \(1 \.xml\)"),
+])  # fmt: skip
+def test_what_is_of_no_kind_is_told(tmp_path: Path, name: str, content: bytes, found: str) -> None:
+    (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(DataError, match=found):
+        read_samples(tmp_path / Path(name).parts[0])
+
+
+def test_a_missing_file_is_not_looked_for_on_the_hub(tmp_path: Path) -> None:
+    for name in (tmp_path / "a" / "rows.csv", "no/such.jsonl", "x" * 5000, "nul\0"):
+        with pytest.raises(DataError, match="there is no file"):
+            read_samples(name)
+
+
+def test_where_data_lie() -> None:
+    assert [find_data_place(data) for data in (None, "none", [], Poems())] == [None] * 4
+    assert find_data_place("rows.csv") == Path("rows.csv")
+
+
+def test_an_open_source_knows_its_place(folder: Path) -> None:
+    file = write(folder, {"text": "a"})
+    assert find_data_place(open_data(file)) == file == find_data_place(open_data(folder))
+
+
+# Sources of others
+
+
+@dataclass
+class Point:
+    """An entry point as installed packages have them."""
+
+    load: Callable[[], Callable[[str], Any]]
+    name: str = "poems"
+    value: str = "poetry:open"
+
+
+def install(monkeypatch: pytest.MonkeyPatch, function: Callable[[str], Any]) -> None:
+    points = {("trimodal.sources", "poems"): [Point(lambda: function)]}
+    monkeypatch.setattr(sources, "entry_points", lambda group, name: points.get((group, name), []))
+
+
+def test_an_entry_point_opens_what_stands_behind_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    install(monkeypatch, lambda address: [{"verse": f"{address} {i}"} for i in range(2)])
+    samples = read_samples(open_data("poems:by:Heine", map={"text": "verse"}))
+    assert [s.text for s in samples] == ["by:Heine 0", "by:Heine 1"]
+    with pytest.raises(DataError, match="there is no file novels:by"):
+        open_data("novels:by")
+
+
+def test_an_entry_point_that_fails_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    install(monkeypatch, lambda address: 1 / 0)
+    with pytest.raises(DataError, match=r"the source 'poems' \(poetry:open\) failed on 'x' \(ZeroDivisionError: division by zero\)"):
+        open_data("poems:x")
+    install(monkeypatch, lambda address: address)
+    with pytest.raises(DataError, match=r"\(poetry:open\) returned a str; expected samples or rows"):
+        open_data("poems:x")

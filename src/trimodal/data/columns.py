@@ -10,11 +10,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from trimodal.core import MODALITIES
 from trimodal.data.fields import FIELDS, shorten_value
 from trimodal.errors import DataError, suggest_names
 
 _NESTED = "labels."
-_TEXTS = frozenset(FIELDS) - {"label", "labels"}
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,8 @@ class ColumnWatch:
             self._missing = [column for column in self._missing if column not in row]
             self._seen = self._seen or tuple(row)
         found = self._columns.select(row)
-        if self._missing and isinstance(found, Mapping) and found.keys().isdisjoint(FIELDS):
+        lost = any(self._columns.fields.get(name) in self._missing for name in MODALITIES)
+        if lost and found.keys().isdisjoint(MODALITIES):  # it will be refused for that, and this says why
             self.check_all_seen()
         return found
 
@@ -144,13 +145,17 @@ def is_field(name: str) -> bool:
 
 def clean_cells(fields: Mapping[str, Any]) -> dict[str, Any]:
     """Fields of a table that knows but text: empty cells are None, and `label` and `labels` whole numbers where they are such."""
-    found = {name: clean_cells(value) if isinstance(value, dict) else value or None for name, value in fields.items()}
-    numbers = {name: _to_whole_number(value) for name, value in found.items() if name not in _TEXTS and isinstance(value, str)}
-    return {**found, **numbers}
+    found = {name: value or None for name, value in fields.items()}
+    for name in ("label", "labels"):
+        if name in found:
+            found[name] = _to_whole_numbers(found[name])
+    return found
 
 
-def _to_whole_number(text: str) -> int | str:
-    return int(text) if text.strip().isdecimal() else text
+def _to_whole_numbers(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _to_whole_numbers(one or None) for name, one in value.items()}
+    return int(value) if isinstance(value, str) and value.strip().isdecimal() else value
 
 
 def _nest_labels(fields: Mapping[str, Any]) -> Mapping[str, Any]:

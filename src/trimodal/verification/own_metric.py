@@ -60,6 +60,8 @@ def _run_evaluate(evaluate: Evaluate, module: nn.Module, name: str) -> dict[str,
 
 def _to_scores(name: str, value: Any) -> NDArray[np.float64]:
     """`value` as scores (samples,), or () where it is one number."""
+    if value is None:
+        raise InputError(f"evaluate gives None for {name}; {_EXPECTED}")
     try:
         scores = np.asarray(value.detach().cpu() if isinstance(value, Tensor) else value, dtype=np.float64)
     except (TypeError, ValueError) as error:
