@@ -59,8 +59,9 @@ def test_a_floor_is_in_hundredths_of_what_it_was() -> None:
 
 
 @pytest.mark.parametrize(("before", "after", "found"), [
-    ("good", "bad", "evaluate gives a str for score; expected a number"), ([[1.0]], [[1.0]], r"numbers of the shape \(1, 1\) for score"),
-    ({"a": 1}, {"b": 1}, "expected as many"), ([], [], r"shape \(0,\)"), ([1, 2], [1], r"evaluate gives score \(2\) for the original and score \(1\)"),
+    ("good", "bad", "evaluate gives a str for score; expected a number"), ([[1.0]], [[1.0]], r"of the shape \(1, 1\)"),
+    ({"a": 1}, {"b": 1}, "expected as many"), ([], [], r"shape \(0,\)"),
+    ([1, 2], [1], r"evaluate gives score \(2\) for the original and score \(1\)"),
     (None, None, "evaluate gives None for score"),
 ])  # fmt: skip
 def test_what_is_no_score_is_told(before: Any, after: Any, found: str) -> None:
