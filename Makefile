@@ -51,6 +51,7 @@ bench: $(READY)
 	$(BIN)/python -m benchmarks.grids
 	$(BIN)/python -m benchmarks.house
 	$(BIN)/python -m benchmarks.lazy_data
+	$(BIN)/python -m benchmarks.sources
 	$(BIN)/python -m benchmarks.peers compressed-tensors
 	$(BIN)/python -m benchmarks.compressed_tensors
 	$(BIN)/python -m benchmarks.browser

@@ -106,7 +106,7 @@ def test_completion() -> None:
 def test_doctor() -> None:
     found = json.loads(trimodal("doctor", "--json").stdout)
     assert found["cores"] >= 1 and found["disk_bytes"] > 0 and found["versions"]["torch"].startswith("2.")
-    assert {part["name"] for part in found["parts"]} == {"audio", "train", "pack", "onnx", "openvino", "demo"}
+    assert {part["name"] for part in found["parts"]} == {"audio", "train", "pack", "onnx", "openvino", "data", "demo"}
     assert all(part["install"].startswith("pip install ") for part in found["parts"])
     said = trimodal("doctor", "--log-file", os.devnull).stdout
     assert all(word in said for word in ("processor", "vector instructions", "free memory", "free disk", "transformers"))

@@ -23,6 +23,7 @@ PARTS = {
     "pack": ("--pack entropy", ("constriction",)),
     "onnx": ("export to ONNX", ("onnx", "onnxscript", "onnxruntime")),
     "openvino": ("export to OpenVINO", ("onnx", "onnxscript", "onnxruntime", "openvino")),
+    "data": ("Parquet files, datasets on disk and on the hub", ("pyarrow", "datasets")),
     "demo": ("trimodal demo", ("soundfile", "scipy", "accelerate", "sklearn", "onnx", "onnxscript", "onnxruntime", "openvino")),
 }
 _MAC_NAMES = {

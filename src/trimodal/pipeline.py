@@ -184,10 +184,8 @@ def compress(
     with open_atomic_folder(out, force, needs_bytes=planned.expected_tensor_bytes) as part:
         factory = model if isinstance(model, str) and opened.folder is None else None
         checks, known = _save_and_check(opened, original or opened, planned, records, samples, part, factory, clock, phases)
-        verdict = _judge(
-            original or opened, opened, samples.held_out, part, checks, request.floors, planned.seed, clock, phases, size, before, evaluate,
-            **known,
-        )  # fmt: skip
+        verdict = _judge(original or opened, opened, samples.held_out, part, checks, request.floors, planned.seed, clock, phases,
+                         size, before, evaluate, **known)  # fmt: skip
         _write_verdict(part, verdict, out.name)
         write_checksums(part)
     return Result(out, planned, tuple(records), verdict)

@@ -90,7 +90,8 @@ class CsvSource:
 def _find_delimiter(line: str, file: Path) -> str:
     """What stands most often between the names in the first line; a comma, or of TSV a tab, where nothing does."""
     usual = "\t" if file.suffix.lower() in (".tsv", ".tab") else ","
-    return max([usual, *_SNIFFED], key=lambda mark: line.count(mark))
+    counts = {mark: line.count(mark) for mark in (usual, *_SNIFFED)}
+    return max(counts, key=lambda mark: counts[mark])
 
 
 KIND = SourceKind("a CSV file (.csv, .tsv)", lambda path: has_suffix(path, ".csv", ".tsv", ".tab"), CsvSource)
