@@ -14,6 +14,7 @@ import torch
 from calling import Workspace, call
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
+from transformers import CLIPModel
 
 import trimodal
 from trimodal.networks.tiny import write_miniature, write_miniature_data
@@ -115,3 +116,13 @@ def test_a_metric_of_ones_own_needs_no_data(net: nn.Module, tmp_path: Path) -> N
     assert own.name == "score" and own.before != own.after and result.verdict.quality == "passed"
     with pytest.raises(trimodal.DataError, match="there are no held-out samples"):
         trimodal.compress(net, recipe, None, tmp_path / "new")
+
+
+def test_a_model_of_transformers_in_memory_knows_its_processors(workspace: Workspace, tmp_path: Path) -> None:
+    folder, data = workspace.model("clip"), workspace.data("image", "text")
+    module = CLIPModel.from_pretrained(folder)
+    by_folder, by_module = (trimodal.plan(source, RECIPE, data) for source in (str(folder), module))
+    assert by_folder.calibration == by_module.calibration and by_folder.edits == by_module.edits
+    result = trimodal.compress(module, RECIPE, data, tmp_path / "out")
+    loaded = trimodal.load(tmp_path / "out", factory=module)  # type: ignore[arg-type]
+    assert isinstance(loaded, CLIPModel) and result.plan.source.name == "CLIPModel"

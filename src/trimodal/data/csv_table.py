@@ -90,7 +90,7 @@ class CsvSource:
 def _find_delimiter(line: str, file: Path) -> str:
     """What stands most often between the names in the first line; a comma, or of TSV a tab, where nothing does."""
     usual = "\t" if file.suffix.lower() in (".tsv", ".tab") else ","
-    counts = {mark: line.count(mark) for mark in (usual, *_SNIFFED)}
+    counts = {mark: line.count(mark) for mark in usual + _SNIFFED}
     return max(counts, key=lambda mark: counts[mark])
 
 

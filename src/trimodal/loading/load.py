@@ -103,8 +103,15 @@ def build_model(module: nn.Module, name: str, folder: Path | None = None) -> Mod
     """A `Model` around `module` with the layout that its family declares. Recurrent layers are opened up."""
     module = open_recurrent_(module)
     family = family_of(module)
-    processors = find_processors(folder) if folder else Processors()
+    source = folder or _find_origin(module)
+    processors = find_processors(source) if source else Processors()
     return Model(module, describe_layout(module), family, name, folder, processors)
+
+
+def _find_origin(module: nn.Module) -> Path | None:
+    """The folder that a module in memory was loaded from with `from_pretrained`, if it is still there: it has the processors."""
+    origin = getattr(getattr(module, "config", None), "_name_or_path", None)
+    return Path(origin) if isinstance(origin, str) and origin and _is_folder(Path(origin)) else None
 
 
 def load_from_folder(folder: Path, name: str) -> Model:

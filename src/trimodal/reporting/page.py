@@ -364,7 +364,7 @@ def _describe_run(plan: Plan, verdict: Verdict) -> list[tuple[str, str]]:
 def _describe_provenance(plan: Plan, verdict: Verdict) -> list[tuple[str, str, bool]]:
     """(name, value, whether it is set as code)."""
     calibration = plan.calibration
-    modalities = ", ".join(calibration.modalities)
+    modalities = ", ".join(calibration.modalities) or "tensors"
     looked = f"{calibration.samples:,} samples of {modalities}" if calibration.samples else "none"
     rows = [
         ("Source", f"{wording.source_name(plan.source.name)} ({plan.source.family})", False),
