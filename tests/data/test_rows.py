@@ -58,6 +58,20 @@ def test_rows_have_the_fields_of_a_line() -> None:
     assert np.array_equal(pixels_of(sample), np.asarray(picture()))
 
 
+def test_a_picture_and_its_class_are_a_row_as_torchvision_has_them() -> None:
+    class Folder:
+        def __len__(self) -> int:
+            return 2
+
+        def __getitem__(self, index: int) -> tuple[Image.Image, int]:
+            return picture(index), index
+
+    samples = read_samples(Folder())
+    assert [s.label for s in samples] == [0, 1] and np.array_equal(pixels_of(samples[1]), np.asarray(picture(1)))
+    with pytest.raises(DataError, match="row 1: is a tuple"):
+        read_samples([("a red bus", 3)])
+
+
 def as_png(image: Image.Image) -> bytes:
     image.save(content := io.BytesIO(), "PNG")
     return content.getvalue()

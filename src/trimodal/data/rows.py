@@ -1,6 +1,6 @@
 """Rows in memory: a list of mappings, tensors or samples, a torch Dataset or DataLoader, a Hugging Face dataset.
 
-A row has the fields of a JSONL line. An image is a file's path, a PIL image or a uint8 array (height, width, channels); a
+A row has the fields of a JSONL line, or is a PIL image and its class. An image is a file's path, a PIL image or a uint8 array (height, width, channels); a
 sound is a file's path, (waveform, rate) or {"array": waveform, "sampling_rate": rate}, as `datasets` gives them; either may
 be {"bytes": content of a file}. A row may also be what the model's forward is given (`tensor_rows.py`). No package but torch is
 imported to know them: they are told by what they have.
@@ -17,6 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
+from PIL import Image
 from torch import Tensor
 
 from trimodal.core import Media, Sample, TensorInputs
@@ -81,7 +82,7 @@ class RowSource:
         find_file = _find_file if self._folder is None else FileFinder(self._folder).find
         watch = ColumnWatch(self._columns, self.name)
         for index, row in enumerate(_iterate_rows(self._rows, self._again)):
-            yield row if isinstance(row, Sample) else self._make_sample(index, watch.select(row), find_file)
+            yield row if isinstance(row, Sample) else self._make_sample(index, watch.select(_name_picture(row)), find_file)
         watch.check_all_seen()
 
     def _make_sample(self, index: int, row: Any, find_file: FindMedia) -> Sample:
@@ -120,7 +121,7 @@ class RowSource:
         return Media(sha256, partial(self._load_media_again, index, key, sha256) if self._again else partial(_hold, content))
 
     def _load_media_again(self, index: int, key: str, sha256: str) -> Any:
-        row, kind = self._columns.select(_get_row(self._rows, index)), MEDIA_KINDS[key]
+        row, kind = self._columns.select(_name_picture(_get_row(self._rows, index))), MEDIA_KINDS[key]
         value = row.get(key) if isinstance(row, Mapping) else None
         content = None if value is None else kind.convert(value)
         if content is None or kind.digest(content) != sha256:  # what was calibrated with would not be what the plan's digest says
@@ -174,6 +175,12 @@ def _part_columns(batch: Mapping[Any, Any]) -> Iterator[dict[Any, Any]]:
             "give it batch_size=None or collate_fn=list"
         )
     return (dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True))
+
+
+def _name_picture(row: Any) -> Any:
+    """A pair of a PIL image and a class, as torchvision's datasets give, under the names of fields; other rows as they are."""
+    a_pair = isinstance(row, tuple) and len(row) == 2 and isinstance(row[0], Image.Image)
+    return {"image": row[0], "label": row[1]} if a_pair else row
 
 
 def _find_file(where: str, key: str, value: Any) -> Path:
