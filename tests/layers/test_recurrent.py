@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pack_sequence, pad_packed_sequence
 
-from trimodal.layers import Recurrent, open_recurrent_
+from trimodal.layers import Recurrent, open_layers_
 from trimodal.loading.load import build_model
 from trimodal.models import generic
 from trimodal.networks.tiny import make_miniature, make_miniature_batch
@@ -25,7 +25,7 @@ SHAPES: list[dict[str, Any]] = [
 
 def both(kind: type[nn.Module], **options: Any) -> tuple[nn.Module, Recurrent]:
     original = kind(5, 7, **options).eval()
-    opened = open_recurrent_(copy.deepcopy(original))
+    opened = open_layers_(copy.deepcopy(original))
     assert isinstance(opened, Recurrent)
     return original, opened
 
@@ -114,7 +114,7 @@ def test_gradients_flow_both_ways(kind: type[nn.Module]) -> None:
 
 def test_parameters_are_the_very_same_and_attributes_stay() -> None:
     original = nn.LSTM(5, 7, 2, bidirectional=True)
-    opened = open_recurrent_(original)
+    opened = open_layers_(original)
     assert opened.hidden["1_reverse"].weight is original.weight_hh_l1_reverse  # type: ignore[union-attr, index]
     assert {id(p) for p in opened.parameters()} == {id(p) for p in original.parameters()}
     assert (opened.input_size, opened.hidden_size, opened.num_layers) == (5, 7, 2)
@@ -128,15 +128,15 @@ def test_what_cannot_be_opened_is_left_alone() -> None:
     projected, own, heard = nn.LSTM(5, 7, proj_size=3), Own(5, 7), nn.GRU(5, 7)
     heard.register_forward_hook(lambda *_: None)
     module = nn.ModuleList([projected, own, heard, nn.LSTM(5, 7)])
-    assert open_recurrent_(module) is module
+    assert open_layers_(module) is module
     assert [isinstance(part, Recurrent) for part in module] == [False, False, False, True]
-    assert open_recurrent_(module) is module and len(list(module.modules())) == 9
+    assert open_layers_(module) is module and len(list(module.modules())) == 9
 
 
 def test_one_layer_at_two_places_stays_one() -> None:
     module = nn.Module()
     module.first = module.second = nn.GRU(5, 7)
-    open_recurrent_(module)
+    open_layers_(module)
     assert isinstance(module.first, Recurrent) and module.first is module.second
 
 

@@ -1,7 +1,7 @@
 """LSTM and GRU layers opened up, so that each of their weight matrices is a linear layer of its own.
 
 PyTorch's `nn.LSTM` and `nn.GRU` keep all matrices as plain parameters and never call a layer with them, so that nothing
-can observe, replace or quantize one. `open_recurrent_` puts a `Recurrent` in the place of each, with one `nn.Linear` per
+can observe, replace or quantize one. `open_layers_` (`layers/opening.py`) puts a `Recurrent` in the place of each, with one `nn.Linear` per
 matrix, all gates of a kind together as PyTorch has them:
 
     input.0   (gates · hidden, in)       what comes in from below      weight_ih_l0, bias_ih_l0
@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
+from trimodal.layers.opened import has_hooks
 from trimodal.layers.parametrization import quantizes_inputs
 
 State = Tensor | tuple[Tensor, Tensor]
@@ -185,23 +186,9 @@ class Recurrent(nn.Module):
         return (new + update * (state[0] - new),)
 
 
-def open_recurrent_(module: nn.Module) -> nn.Module:
-    """Put a `Recurrent` in the place of every `nn.LSTM` and `nn.GRU` in `module`, with the very same parameters; returns
-    `module`, or what stands in its own place.
-
-    Left as they are: subclasses, which may compute otherwise; layers with a projection (`proj_size`), of which there is
-    no such pair of matrices; layers with hooks; and what is opened already.
-    """
-    opened = {id(part): Recurrent(part) for part in list(module.modules()) if _can_open(part)}  # type: ignore[arg-type]
-    for parent in list(module.modules()):
-        for name, child in parent._modules.items():
-            if id(child) in opened:
-                parent._modules[name] = opened[id(child)]
-    return opened.get(id(module), module)
-
-
-def _can_open(part: nn.Module) -> bool:
-    return type(part) in _KINDS and not part.proj_size and not _has_hooks(part)
+def can_open_recurrent(part: nn.Module) -> bool:
+    """Whether `part` is an `nn.LSTM` or `nn.GRU` of which there is a `Recurrent`: one without a projection."""
+    return type(part) in _KINDS and not part.proj_size
 
 
 def _make_linear(old: nn.Module, name: str) -> nn.Linear:
@@ -216,8 +203,4 @@ def _make_linear(old: nn.Module, name: str) -> nn.Linear:
 
 def _must_be_called(layer: nn.Module) -> bool:
     """Whether it is not enough to use the layer's weight: somebody listens, or its input is quantized."""
-    return any(_has_hooks(part) or quantizes_inputs(getattr(part, "stored", None)) for part in layer.modules())
-
-
-def _has_hooks(part: nn.Module) -> bool:
-    return bool(part._forward_hooks or part._forward_pre_hooks or part._backward_hooks or part._backward_pre_hooks)
+    return any(has_hooks(part) or quantizes_inputs(getattr(part, "stored", None)) for part in layer.modules())
