@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from trimodal.compression.input_groups import WeightReadMode
 from trimodal.core import Site
+from trimodal.layers import ExpertMatrix
 from trimodal.models.blocks import drop_cache, get_hidden_states, split_block_inputs
 from trimodal.models.foreign import StopForward, run_forward
 from trimodal.models.model import Batch, Model
@@ -280,7 +281,8 @@ class _StatisticsRecorder:
         self._originals = originals
         self._inputs = {}
         self._batches += 1
-        self._once = self._batches > 1 and all(self._calls[path] == self._batches - 1 for path in self._sites)
+        single = not any(site.kind == "experts" for site in self._sites.values())  # those are called as often as tokens choose them
+        self._once = single and self._batches > 1 and all(self._calls[path] == self._batches - 1 for path in self._sites)
         self._waiting = set(self._sites)
 
     def make_hook(self, path: str) -> Callable[..., None]:
@@ -291,7 +293,10 @@ class _StatisticsRecorder:
             leader = self._leader.setdefault(path, self._find_leader(path, module, x))
             if leader == path:
                 self._inputs[path] = module, x
-                self._update_statistics(path, module, x)
+                if isinstance(module, ExpertMatrix):
+                    self._update_expert(path, module, x, int(args[1]))
+                else:
+                    self._update_statistics(path, module, x)
             self._calls[path] += 1
             self._waiting.discard(path)
             if self._once and not self._waiting:
@@ -330,6 +335,13 @@ class _StatisticsRecorder:
             moment = found.setdefault(name, kind(part.shape[-1]))
             if isinstance(moment, Moment):
                 moment.update(part, twins.get(name))
+
+    def _update_expert(self, path: str, module: ExpertMatrix, x: Tensor, expert: int) -> None:
+        """Take in x (tokens, n), which `expert` alone is given: of these tokens it is no longer known where they stood."""
+        modality = self._model.layout.get_tower(self._sites[path].tower).modality
+        seen = self._found.setdefault(path, {}).setdefault(modality, GroupedMoment(module.groups, x.shape[-1]))
+        if isinstance(seen, GroupedMoment):
+            seen.update_group(expert, x.reshape(-1, x.shape[-1]))
 
     def record_rows(self, path: str, rows: Tensor) -> None:
         """Rows of the embedding at `path` that were read without a call."""

@@ -13,9 +13,11 @@ from torch import Tensor, nn
 from trimodal.core.storage import FACTORED
 from trimodal.layers.affine import Affine, NotAffine
 from trimodal.layers.chain import FactorChain, build_factor_chain, merge_factor_chain
+from trimodal.layers.experts import ExpertMatrix
 from trimodal.layers.kept_weight import DEQUANTIZE_POLICIES, DequantizePolicy, count_kept_bytes, set_dequantize_policy_
 from trimodal.layers.layer_affine import find_affine
 from trimodal.layers.opening import close_layers_, close_tensors, open_layers_
+from trimodal.layers.opened import OpenedLayer
 from trimodal.layers.parametrization import is_weight_parametrized, parametrize_weight_, remove_parametrization_
 from trimodal.layers.recurrent import Recurrent
 from trimodal.layers.removed import RemovedLayer
@@ -29,7 +31,7 @@ __all__ = [
     "Store", "share_weight_", "parametrize_weight_", "has_shared_weight", "is_weight_parametrized",
     "has_token_merging", "merge_tokens_", "merge_factor_chain", "open_layers_", "close_layers_", "close_tensors", "replace_weight_",
     "strip_norm_affine", "make_weight_store", "tie_weight_", "remove_parametrization_", "Affine", "NotAffine",
-    "find_affine", "DEQUANTIZE_POLICIES", "DequantizePolicy", "count_kept_bytes", "set_dequantize_policy_",
+    "find_affine", "ExpertMatrix", "OpenedLayer", "DEQUANTIZE_POLICIES", "DequantizePolicy", "count_kept_bytes", "set_dequantize_policy_",
 ]  # fmt: skip
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -18,7 +18,7 @@ from trimodal.layers.opened import OpenedLayer
 class TransposedLinear(nn.Linear, OpenedLayer):
     """A linear layer, weight (out, in), that was a `Conv1D` with the weight (in, out)."""
 
-    __constants__: ClassVar[list[str]] = [*nn.Linear.__constants__, "was_transposed"]  # a chain of factors hands it on
+    __constants__ = [*nn.Linear.__constants__, "was_transposed"]  # noqa: RUF012  # a chain of factors hands it on
     was_transposed = True
 
     def close_tensors(self, own: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -61,7 +61,7 @@ def refuse_inputs(place: Place, config: InputPruningOptions, kept: int) -> str |
         return f"kept and of say what every layer loses; nothing is left for scope: {config.scope} to choose"
     if config.kept is not None and config.of is not None and config.kept > config.of:
         return f"kept {config.kept} is more than of {config.of}"
-    if place.observed_site.kind == "embedding" or place.observed_site.groups > 1:
+    if place.observed_site.kind == "embedding" or place.observed_site.is_grouped:
         return "its inputs have no norm per column; prune.magnitude works on it"
     return refuse_sparsity(place, kept, config.of is not None)
 
