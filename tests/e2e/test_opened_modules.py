@@ -11,7 +11,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from transformers import GPT2Config, GPT2LMHeadModel
+from transformers import GPT2Config, GPT2LMHeadModel, GptOssForCausalLM, MixtralConfig, MixtralForCausalLM
+from transformers.integrations.moe import grouped_mm_experts_forward
+from transformers.models.mixtral.modeling_mixtral import MixtralExperts
 from transformers.pytorch_utils import Conv1D
 
 import trimodal
@@ -131,3 +133,107 @@ def test_untouched_layers_are_written_as_their_own_class_has_them(gpt2: Path, tm
     assert stock.alone
     for name, tensor in load_file(gpt2 / "model.safetensors").items():
         assert load_file(tmp_path / "model.safetensors")[name].equal(tensor)
+
+
+def make_moe_config(experts: str = "eager") -> Any:
+    config = MixtralConfig(hidden_size=16, intermediate_size=24, num_local_experts=4)
+    config._experts_implementation = experts
+    return config
+
+
+class Mixture(Own):
+    """Two of four experts for each token; nothing of what calibration has goes to number 3."""
+
+    kind: Any = MixtralExperts
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inp, self.gate, self.experts = nn.Linear(16, 16), nn.Linear(16, 4), self.kind(make_moe_config())
+
+    def forward(self, x: Tensor) -> Any:
+        hidden = self.inp(x).flatten(0, 1)
+        scores = self.gate(hidden)
+        scores = torch.cat([scores[:, :3], scores[:, 3:] - 100], dim=1).softmax(-1)
+        weights, index = scores.topk(2)
+        return x + self.experts(hidden, index, weights).view_as(x)
+
+
+class TurnedMixture(Mixture):
+    """The same with weights (experts, in, out)."""
+
+    class kind(MixtralExperts):
+        def __init__(self, config: Any) -> None:
+            super().__init__(config)
+            self.gate_up_proj = nn.Parameter(self.gate_up_proj.detach().transpose(1, 2).contiguous())
+            self.down_proj = nn.Parameter(self.down_proj.detach().transpose(1, 2).contiguous())
+            self.is_transposed = True
+
+        def forward(self, hidden: Tensor, index: Tensor, weights: Tensor) -> Tensor:
+            return grouped_mm_experts_forward(self, hidden, index, weights)
+
+
+def test_fused_experts_are_rounded_by_the_statistics_of_each_and_unseen_ones_are_named(tmp_path: Path) -> None:
+    made = {}
+    for name, recipe in (("rtn", {"steps": [{"quantize.rtn": {"bits": 3, "clip": "max"}}]}), ("gptq", GPTQ)):
+        made[name] = trimodal.compress(lambda: seed(Mixture), recipe, ROWS, tmp_path / name)
+    records = {record.place: record for record in made["gptq"].records if hasattr(record, "place")}
+    up = records["model.experts.gate_up_proj.experts"]
+    assert any("expert 3 of 4 was reached by no calibration token and rounded to the nearest" in note for note in up.notes)
+    assert any("the least and the most of 4: expert 3: 0 (0.0%)" in note for note in up.notes)
+    assert up.tokens == {"all": 2 * 6 * 16}
+    for record in made["rtn"].records:
+        if record.place.endswith(".experts"):
+            assert records[record.place].error["all"] < 0.9 * record.error["all"]
+    assert error_of(tmp_path / "gptq", lambda: seed(Mixture)) < 0.3
+    rounded, fed = (trimodal.load(tmp_path / name, factory=lambda: seed(Mixture)) for name in ("rtn", "gptq"))
+    for name in ("gate_up_proj", "down_proj"):
+        one, other = (getattr(module.experts, name) for module in (rounded, fed))
+        assert one[3].equal(other[3]) and not one[0].equal(other[0])  # the unseen one is rounded to the nearest
+
+
+def test_a_router_stays_in_float_unless_it_is_named() -> None:
+    found = trimodal.plan(lambda: seed(Mixture), RTN)
+    alone = {one.name: one.reason for edit in found.edits for one in edit.left_alone}
+    assert alone["model.gate.router"].startswith("a router: small errors send tokens to other experts")
+    named = trimodal.plan(lambda: seed(Mixture), {"steps": [{"quantize.rtn": {"where": "*.router"}}]})
+    assert [place.name for place in named.edits[0].places] == ["model.gate.router"]
+
+
+def test_experts_the_other_way_round_are_compressed_alike(tmp_path: Path) -> None:
+    straight = seed(Mixture)
+    turned = TurnedMixture().eval()
+    state = {name: t.transpose(1, 2).contiguous() if t.dim() == 3 else t for name, t in straight.state_dict().items()}
+    turned.load_state_dict(state)
+    for name, module in (("straight", straight), ("turned", turned)):
+        trimodal.compress(lambda module=module: module, GPTQ, ROWS, tmp_path / name)
+    one, other = (
+        trimodal.load(tmp_path / name, factory=factory).state_dict()
+        for name, factory in (("straight", Mixture), ("turned", TurnedMixture))
+    )
+    assert one.keys() == other.keys() and all(one[name].equal(other[name]) for name in one)
+
+
+@pytest.mark.parametrize("name", ["mixtral", "gpt_oss"])
+def test_stock_experts_are_covered_and_load_through_every_door(name: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    sizes: Any = {
+        "vocab_size": 200, "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
+        "intermediate_size": 128, "max_position_embeddings": 64, "num_local_experts": 4, "num_experts_per_tok": 2,
+    }  # fmt: skip
+    kind: Any = {"mixtral": MixtralForCausalLM, "gpt_oss": GptOssForCausalLM}[name]
+    more = {} if name == "mixtral" else {"head_dim": 16, "sliding_window": 8}
+    kind(kind.config_class(**sizes, **more)).save_pretrained(tmp_path / "in")
+    result = trimodal.compress(tmp_path / "in", "int8", None, tmp_path / "out")
+    ids = torch.randint(10, 200, (2, 12), generator=torch.Generator().manual_seed(0))
+    original, stock = (kind.from_pretrained(folder) for folder in (tmp_path / "in", result.folder))
+    ours: Any = trimodal.load(result.folder)
+    plain: Any = trimodal.load(result.folder, dequantize=True)
+    assert tensor_bytes(original.parameters()) / tensor_bytes(ours.state_dict().values()) >= 3.3
+    assert type(plain.model.layers[0].mlp.experts) is type(original.model.layers[0].mlp.experts)
+    with torch.no_grad():
+        logits = ours(input_ids=ids).logits
+        assert stock(input_ids=ids).logits.equal(logits)
+        assert torch.allclose(plain(input_ids=ids).logits, logits, atol=1e-5)
+        assert (original(input_ids=ids).logits - logits).norm() / logits.norm() < 0.06
+        cached, plain_way = (stock.generate(ids, max_new_tokens=4, do_sample=False, use_cache=use) for use in (True, False))
+    assert cached.equal(plain_way)

@@ -16,8 +16,8 @@ from trimodal.layers.chain import FactorChain, build_factor_chain, merge_factor_
 from trimodal.layers.experts import ExpertMatrix
 from trimodal.layers.kept_weight import DEQUANTIZE_POLICIES, DequantizePolicy, count_kept_bytes, set_dequantize_policy_
 from trimodal.layers.layer_affine import find_affine
-from trimodal.layers.opening import close_layers_, close_tensors, open_layers_
 from trimodal.layers.opened import OpenedLayer
+from trimodal.layers.opening import close_layers_, close_tensors, open_layers_
 from trimodal.layers.parametrization import is_weight_parametrized, parametrize_weight_, remove_parametrization_
 from trimodal.layers.recurrent import Recurrent
 from trimodal.layers.removed import RemovedLayer

@@ -14,14 +14,14 @@ decodes no more than the expert it is at.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from trimodal.layers.opened import OpenedLayer, has_hooks
-from trimodal.layers.stored import StoredWeight
+from trimodal.layers.stored import CodedWeight, SparseWeight, StoredWeight
 
 _CONTRACT = ("has_gate", "has_bias", "is_transposed", "has_post_expert_norm", "_apply_gate", "num_experts")
 _MATRICES = "matrices"
@@ -45,10 +45,9 @@ class ExpertMatrix(nn.Module):
 
     def _weight_of(self, expert: int) -> Tensor:
         store = getattr(self, "stored", None)
-        if isinstance(store, StoredWeight) and store.dequantize_policy == "memory":
+        if isinstance(store, CodedWeight | SparseWeight) and store.dequantize_policy == "memory":
             rows = store.shape[0] // self.groups
-            first = next(store.buffers())
-            return store.decode_rows(torch.arange(expert * rows, (expert + 1) * rows, device=first.device))  # type: ignore[operator]
+            return store.decode_rows(torch.arange(expert * rows, (expert + 1) * rows, device=next(store.buffers()).device))
         rows = self.weight.shape[0] // self.groups
         return self.weight[expert * rows : (expert + 1) * rows]
 
@@ -84,7 +83,7 @@ class OpenedExperts(OpenedLayer):
         return self._fuse(weight)
 
     def _fuse(self, weight: Tensor) -> Tensor:
-        whole = weight.view(self.num_experts, -1, weight.shape[1])  # type: ignore[call-overload]
+        whole = weight.view(int(self.num_experts), -1, weight.shape[1])  # type: ignore[arg-type]
         return whole.transpose(1, 2) if self.is_transposed else whole
 
     def run_experts(self, hidden: Tensor, index: Tensor, weights: Tensor) -> Tensor:
@@ -117,7 +116,7 @@ def can_open_experts(part: nn.Module) -> bool:
 
 def open_experts(part: nn.Module) -> nn.Module:
     """The same experts, with a layer per fused tensor."""
-    opened: Any = object.__new__(_make_opened_class(type(part), _list_names(part)))
+    opened: Any = _rebuild_opened_experts(type(part), _list_names(part))
     opened.__dict__ = _copy_state(part)
     matrices = nn.ModuleDict()
     for name in _list_names(part):
@@ -146,11 +145,15 @@ def _make_opened_class(kind: type[nn.Module], names: tuple[str, ...]) -> type[nn
         return kind.forward(experts, *args, **named)
 
     members: dict[str, Any] = {
-        **{name: property(lambda experts, name=name: experts.read_fused(name)) for name in names},
+        **{name: property(partial(_read_fused, name=name)) for name in names},
         "forward": forward, "__module__": __name__,
         "__reduce__": lambda experts: (_rebuild_opened_experts, (kind, names), vars(experts)),
     }  # fmt: skip
     return type(f"Opened{kind.__name__}", (OpenedExperts, kind), members)
+
+
+def _read_fused(experts: OpenedExperts, name: str) -> Tensor:
+    return experts.read_fused(name)
 
 
 def _rebuild_opened_experts(kind: type[nn.Module], names: tuple[str, ...]) -> nn.Module:
@@ -161,7 +164,7 @@ def _rebuild_opened_experts(kind: type[nn.Module], names: tuple[str, ...]) -> nn
 
 def _must_be_called(experts: OpenedExperts) -> bool:
     """Whether it is not enough to read the fused weights: somebody listens, or they are stored in another form."""
-    if torch.compiler.is_compiling() or torch.jit.is_tracing():  # type: ignore[no-untyped-call]
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
         return False
     matrices = experts.matrices.values()
     stores = [getattr(matrix, "stored", None) for matrix in matrices]

@@ -81,7 +81,7 @@ def refuse(place: Place, config: RoundingOptions, masks: bool = False, grouped: 
         return "an embedding's input is an index, which has no second moment; quantize.rtn works on it"
     if site.is_grouped and not grouped:
         return "its rows read several inputs, and have no single second moment; quantize.rtn and quantize.gptq work on it"
-    if site.is_grouped and getattr(config, "target", 0.0):
+    if isinstance(config, GptqConfig) and config.target and site.is_grouped:
         return "its rows read several inputs, which are not paired with the original model's; set target to 0"
     return gridded.refuse(place, config, masks)
 
