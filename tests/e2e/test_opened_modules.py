@@ -237,3 +237,13 @@ def test_stock_experts_are_covered_and_load_through_every_door(name: str, tmp_pa
         assert (original(input_ids=ids).logits - logits).norm() / logits.norm() < 0.06
         cached, plain_way = (stock.generate(ids, max_new_tokens=4, do_sample=False, use_cache=use) for use in (True, False))
     assert cached.equal(plain_way)
+
+
+@pytest.mark.parametrize("kind", [Turned, Mixture])
+def test_what_was_opened_is_exported(kind: Any, tmp_path: Path) -> None:
+    def factory() -> nn.Module:
+        return seed(kind)
+
+    result = trimodal.compress(factory, RTN, None, tmp_path / "out")
+    found = trimodal.export(result.folder, "onnx", tmp_path / "onnx", factory=factory)
+    assert all(check.status == "passed" for check in found.result.checks)

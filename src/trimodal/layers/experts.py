@@ -13,6 +13,7 @@ decodes no more than the expert it is at.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from functools import cache, partial
 from typing import Any
@@ -25,6 +26,7 @@ from trimodal.layers.stored import CodedWeight, SparseWeight, StoredWeight
 
 _CONTRACT = ("has_gate", "has_bias", "is_transposed", "has_post_expert_norm", "_apply_gate", "num_experts")
 _MATRICES = "matrices"
+_WAYS = "transformers.integrations.moe"  # imported with every class of experts, and too much to import for others
 
 
 class ExpertMatrix(nn.Module):
@@ -141,7 +143,9 @@ def _copy_state(part: nn.Module) -> dict[str, Any]:
 def _make_opened_class(kind: type[nn.Module], names: tuple[str, ...]) -> type[nn.Module]:
     def forward(experts: Any, *args: Any, **named: Any) -> Any:
         if _must_be_called(experts):
-            return experts.run_experts(*args, **named) if not named else experts.run_experts(*args, *named.values())
+            return experts.run_experts(*args, *named.values())
+        if torch.compiler.is_exporting():  # a traced graph has no loop over the experts that are chosen: all of them, gathered per token
+            return sys.modules[_WAYS].batched_mm_experts_forward(experts, *args, *named.values())
         return kind.forward(experts, *args, **named)
 
     members: dict[str, Any] = {
