@@ -5,6 +5,7 @@ has an *opener* here, which puts another module in its place, with the same numb
 
     nn.LSTM, nn.GRU              `Recurrent`: one linear layer per matrix             layers/recurrent.py
     Conv1D of Transformers       `TransposedLinear`: a linear layer, out × in         layers/transposed.py
+    nn.MultiheadAttention        query, key, value and output as linear layers       layers/attention.py
     fused experts                `ExpertMatrix` per tensor, (experts · out) × in      layers/experts.py
 
 What is opened can be *closed* again where its layers are plain: under the names and in the shapes of the original class, so that the
@@ -17,6 +18,7 @@ from collections.abc import Callable, Mapping
 
 from torch import Tensor, nn
 
+from trimodal.layers.attention import OpenedAttention, can_open_attention
 from trimodal.layers.experts import can_open_experts, open_experts
 from trimodal.layers.opened import OpenedLayer, has_hooks
 from trimodal.layers.recurrent import Recurrent, can_open_recurrent
@@ -28,6 +30,7 @@ _OPENERS: tuple[Opener, ...] = (
     (can_open_recurrent, Recurrent),
     (can_open_transposed, open_transposed),
     (can_open_experts, open_experts),
+    (can_open_attention, OpenedAttention),
 )
 
 

@@ -22,7 +22,7 @@ from trimodal.core import Axis, FreeParameter, Layout, Site, SizeAttribute, Towe
 from trimodal.core.site import ROUTER, Kind, width_label
 from trimodal.core.storage import FLOATS
 from trimodal.errors import ModelError
-from trimodal.layers import ExpertMatrix
+from trimodal.layers import ExpertMatrix, OpenedLayer
 from trimodal.models.parts import OWN, AnyPart, AttentionPart, LayerPart, MlpPart, TowerPart
 
 _KINDS: tuple[tuple[type[nn.Module] | tuple[type[nn.Module], ...], Kind], ...] = (
@@ -70,12 +70,12 @@ def is_router(module: nn.Module, path: str) -> bool:
 def find_weighted_modules(module: nn.Module) -> dict[str, Kind]:
     """Path -> kind of every module that can be a site, in the order of registration.
 
-    What stands inside an `nn.MultiheadAttention` is left out: that module uses its parts' weights without calling them,
-    so that nothing can observe or replace them.
+    What stands inside an `nn.MultiheadAttention` that was not opened (`layers/opening.py`) is left out: that module uses its parts'
+    weights without calling them, so that nothing can observe or replace them.
     """
     closed = {
         id(inner)
-        for part in module.modules() if isinstance(part, nn.MultiheadAttention)
+        for part in module.modules() if isinstance(part, nn.MultiheadAttention) and not isinstance(part, OpenedLayer)
         for inner in part.modules()
     }  # fmt: skip
     found = {path: kind_of(part) for path, part in module.named_modules() if id(part) not in closed}
