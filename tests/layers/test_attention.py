@@ -62,7 +62,7 @@ def test_without_a_batch_and_within_layers_of_pytorch() -> None:
             seen: list[str] = []
             for path, part in copied.named_modules():
                 if isinstance(part, nn.Linear):
-                    part.register_forward_hook(lambda *_, path=path: seen.append(path))
+                    part.register_forward_hook(lambda *_, path=path, seen=seen: seen.append(path))
             a, b = torch.randn(2, 5, 8), torch.randn(2, 3, 8)
             a, b = (a, b) if first else (a.transpose(0, 1), b.transpose(0, 1))
             assert torch.allclose(copied(a, b), whole(a, b), atol=1e-5)

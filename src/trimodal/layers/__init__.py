@@ -24,6 +24,7 @@ from trimodal.layers.removed import RemovedLayer
 from trimodal.layers.standardised import AffineFreeNorm, strip_norm_affine
 from trimodal.layers.stored import CodedWeight, SparseWeight, Store, make_weight_store
 from trimodal.layers.token_merging import BlockMerging, has_token_merging, merge_tokens_
+from trimodal.layers.transposed_convolution import TransposedConvolution
 from trimodal.layers.weight_sharing import has_shared_weight, share_weight_, tie_weight_
 
 __all__ = [
@@ -31,7 +32,7 @@ __all__ = [
     "Store", "share_weight_", "parametrize_weight_", "has_shared_weight", "is_weight_parametrized",
     "has_token_merging", "merge_tokens_", "merge_factor_chain", "open_layers_", "close_layers_", "close_tensors", "replace_weight_",
     "strip_norm_affine", "make_weight_store", "tie_weight_", "remove_parametrization_", "Affine", "NotAffine",
-    "find_affine", "ExpertMatrix", "OpenedLayer", "DEQUANTIZE_POLICIES", "DequantizePolicy", "count_kept_bytes", "set_dequantize_policy_",
+    "find_affine", "ExpertMatrix", "OpenedLayer", "TransposedConvolution", "DEQUANTIZE_POLICIES", "DequantizePolicy", "count_kept_bytes", "set_dequantize_policy_",
 ]  # fmt: skip
 
 

@@ -31,7 +31,7 @@ class OpenedAttention(OpenedLayer, nn.MultiheadAttention):
         self._qkv_same_embed_dim = False  # or PyTorch's layers around it would take the weights and never call it
         weights: Any = old.in_proj_weight.chunk(3) if self.was_fused else [getattr(old, f"{name}_weight") for name in _PARTS]
         biases: Any = [None] * 3 if old.in_proj_bias is None else old.in_proj_bias.chunk(3)
-        trained = [p.requires_grad for p in (old.in_proj_weight, old.q_proj_weight) if p is not None][0]
+        trained = next(p.requires_grad for p in (old.in_proj_weight, old.q_proj_weight) if p is not None)
         for name, weight, bias in zip(_PARTS, weights, biases, strict=True):
             setattr(self, name, _make_linear(weight, bias, trained))
         self.out_proj = old.out_proj
@@ -50,7 +50,7 @@ class OpenedAttention(OpenedLayer, nn.MultiheadAttention):
         biases = [part.bias for part in self._parts()]
         return None if biases[0] is None else torch.cat(biases)
 
-    def forward(  # noqa: PLR0913
+    def forward(
         self, query: Tensor, key: Tensor, value: Tensor, key_padding_mask: Tensor | None = None, need_weights: bool = True,
         attn_mask: Tensor | None = None, average_attn_weights: bool = True, is_causal: bool = False,
     ) -> tuple[Tensor, Tensor | None]:  # fmt: skip

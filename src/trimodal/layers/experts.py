@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from trimodal.layers.opened import OpenedLayer, has_hooks
+from trimodal.layers.opened import OpenedLayer, copy_state, has_hooks
 from trimodal.layers.stored import CodedWeight, SparseWeight, StoredWeight
 
 _CONTRACT = ("has_gate", "has_bias", "is_transposed", "has_post_expert_norm", "_apply_gate", "num_experts")
@@ -73,7 +73,7 @@ class OpenedExperts(OpenedLayer):
     def make_original(self) -> nn.Module:
         """A module of the experts' own class, of which the fused tensors have no values."""
         made: Any = object.__new__(type(self).__bases__[1])
-        made.__dict__ = _copy_state(self)
+        made.__dict__ = copy_state(self)
         del made._modules[_MATRICES]
         for name, matrix in self.matrices.items():
             made._parameters[name] = nn.Parameter(self._fuse(matrix.weight).to("meta").contiguous())  # type: ignore[arg-type]
@@ -119,7 +119,7 @@ def can_open_experts(part: nn.Module) -> bool:
 def open_experts(part: nn.Module) -> nn.Module:
     """The same experts, with a layer per fused tensor."""
     opened: Any = _rebuild_opened_experts(type(part), _list_names(part))
-    opened.__dict__ = _copy_state(part)
+    opened.__dict__ = copy_state(part)
     matrices = nn.ModuleDict()
     for name in _list_names(part):
         fused = opened._parameters.pop(name)
@@ -132,11 +132,6 @@ def open_experts(part: nn.Module) -> nn.Module:
 
 def _list_names(part: nn.Module) -> tuple[str, str]:
     return ("gate_up_proj" if part.has_gate else "up_proj", "down_proj")
-
-
-def _copy_state(part: nn.Module) -> dict[str, Any]:
-    """What `vars` says of `part`, with tables of its own for parameters, buffers and modules."""
-    return {name: dict(value) if name in ("_parameters", "_buffers", "_modules") else value for name, value in vars(part).items()}
 
 
 @cache

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -34,3 +35,8 @@ class OpenedLayer(nn.Module):
 def has_hooks(part: nn.Module) -> bool:
     """Whether somebody listens to the calls of `part`."""
     return bool(part._forward_hooks or part._forward_pre_hooks or part._backward_hooks or part._backward_pre_hooks)
+
+
+def copy_state(part: nn.Module) -> dict[str, Any]:
+    """What `vars` says of `part`, with tables of its own for parameters, buffers and modules."""
+    return {name: dict(value) if name in ("_parameters", "_buffers", "_modules") else value for name, value in vars(part).items()}

@@ -5,6 +5,7 @@ has an *opener* here, which puts another module in its place, with the same numb
 
     nn.LSTM, nn.GRU              `Recurrent`: one linear layer per matrix             layers/recurrent.py
     Conv1D of Transformers       `TransposedLinear`: a linear layer, out × in         layers/transposed.py
+    nn.ConvTranspose1d, 2d, 3d   weight out × in × kernel                             layers/transposed_convolution.py
     nn.MultiheadAttention        query, key, value and output as linear layers       layers/attention.py
     fused experts                `ExpertMatrix` per tensor, (experts · out) × in      layers/experts.py
 
@@ -23,6 +24,7 @@ from trimodal.layers.experts import can_open_experts, open_experts
 from trimodal.layers.opened import OpenedLayer, has_hooks
 from trimodal.layers.recurrent import Recurrent, can_open_recurrent
 from trimodal.layers.transposed import can_open_transposed, open_transposed
+from trimodal.layers.transposed_convolution import can_open_transposed_convolution, open_transposed_convolution
 
 Opener = tuple[Callable[[nn.Module], bool], Callable[..., nn.Module]]
 
@@ -31,6 +33,7 @@ _OPENERS: tuple[Opener, ...] = (
     (can_open_transposed, open_transposed),
     (can_open_experts, open_experts),
     (can_open_attention, OpenedAttention),
+    (can_open_transposed_convolution, open_transposed_convolution),
 )
 
 

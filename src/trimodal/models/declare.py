@@ -22,13 +22,13 @@ from trimodal.core import Axis, FreeParameter, Layout, Site, SizeAttribute, Towe
 from trimodal.core.site import ROUTER, Kind, width_label
 from trimodal.core.storage import FLOATS
 from trimodal.errors import ModelError
-from trimodal.layers import ExpertMatrix, OpenedLayer
+from trimodal.layers import ExpertMatrix, OpenedLayer, TransposedConvolution
 from trimodal.models.parts import OWN, AnyPart, AttentionPart, LayerPart, MlpPart, TowerPart
 
 _KINDS: tuple[tuple[type[nn.Module] | tuple[type[nn.Module], ...], Kind], ...] = (
     (nn.Linear, "linear"),
-    ((nn.Conv1d, nn.Conv2d), "conv"),
-    (nn.Embedding, "embedding"),
+    ((nn.Conv1d, nn.Conv2d, nn.Conv3d, TransposedConvolution), "conv"),
+    ((nn.Embedding, nn.EmbeddingBag), "embedding"),
     (ExpertMatrix, "experts"),
     ((nn.LayerNorm, nn.GroupNorm, nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.RMSNorm), "norm"),
 )
