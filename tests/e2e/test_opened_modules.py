@@ -247,3 +247,84 @@ def test_what_was_opened_is_exported(kind: Any, tmp_path: Path) -> None:
     result = trimodal.compress(factory, RTN, None, tmp_path / "out")
     found = trimodal.export(result.folder, "onnx", tmp_path / "onnx", factory=factory)
     assert all(check.status == "passed" for check in found.result.checks)
+
+
+class Attending(Own):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.TransformerEncoderLayer(16, 4, 32, batch_first=True)
+        self.cross = nn.MultiheadAttention(16, 2, kdim=8, vdim=8, batch_first=True)
+
+    def forward(self, x: Tensor) -> Any:
+        y = self.first(x)
+        return y + self.cross(y, x[..., :8], x[..., :8], need_weights=False)[0]
+
+
+class Stepping(Own):
+    def __init__(self) -> None:
+        super().__init__()
+        self.rnn, self.cell = nn.RNN(16, 24, batch_first=True), nn.LSTMCell(24, 16)
+        self.lstm = nn.LSTM(16, 24, batch_first=True, proj_size=8, bidirectional=True)
+
+    def forward(self, x: Tensor) -> Any:
+        y, state = self.rnn(x)[0], None
+        for step in y.unbind(1):
+            state = self.cell(step, state)
+        return self.lstm(x + state[0][:, None])[0]  # type: ignore[index]
+
+
+class Volume(Own):
+    def __init__(self) -> None:
+        super().__init__()
+        self.down, self.up = nn.Conv3d(1, 12, (2, 2, 2), stride=2), nn.ConvTranspose3d(12, 1, 2, stride=2)
+        self.line = nn.ConvTranspose1d(6, 6, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Any:
+        volume = x.view(len(x), 1, 6, 4, 4)
+        return self.line(self.up(self.down(volume).relu()).view_as(x))
+
+
+class Grouped(Own):
+    """A convolution in groups, whose groups gptq rounds by the inputs of each."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mix, self.depthwise = nn.Conv1d(6, 12, 3, padding=1, groups=3), nn.Conv1d(12, 6, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Any:
+        return self.depthwise(self.mix(x).relu())
+
+
+class Bags(Own):
+    def __init__(self) -> None:
+        super().__init__()
+        self.bag, self.out = nn.EmbeddingBag(40, 16), nn.Linear(16, 16)
+
+    def forward(self, x: Tensor) -> Any:
+        ids = (x.flatten(0, 1).abs() * 13).long() % 40
+        return self.out(self.bag(ids)).view_as(x)
+
+
+@pytest.mark.parametrize("kind", [Attending, Stepping, Volume, Grouped, Bags])
+def test_every_kind_is_covered_observed_and_reloads(kind: Any, tmp_path: Path) -> None:
+    def factory() -> nn.Module:
+        return seed(kind)
+
+    assert trimodal.inspect(factory).in_no_place.share == 0.0
+    rest = {"quantize.gptq": {"bits": 4, "clip": "max", "where": "*"}}
+    recipe = {**GPTQ, "steps": [{"quantize.rtn": {"bits": 4, "clip": "max", "where": "*bag*"}}, rest]} if kind is Bags else {
+        **GPTQ, "steps": [rest]
+    }  # fmt: skip
+    fed = trimodal.compress(factory, recipe, ROWS, tmp_path / "fed")
+    rounded = trimodal.compress(factory, {"steps": [{"quantize.rtn": {"bits": 4, "clip": "max"}}]}, ROWS, tmp_path / "rounded")
+    errors = {record.place: record.error for record in fed.records}
+    others = {record.place: record.error for record in rounded.records}
+    assert errors.keys() == others.keys() and all(error for error in errors.values())
+    assert sum(errors[place]["all"] for place in errors) < sum(others[place]["all"] for place in others) or kind is Bags
+    assert 0.0 < error_of(fed.folder, factory) < 0.4
+    x = torch.randn(3, 6, 16, generator=torch.Generator().manual_seed(5))
+    with torch.no_grad():
+        once, again = (flat(trimodal.load(fed.folder, factory=factory, dequantize=how)(x)) for how in ("speed", "memory"))
+        assert once.equal(again)
+        plain = trimodal.load(fed.folder, factory=factory, dequantize=True)
+        assert torch.allclose(flat(plain(x)), once, atol=1e-5)

@@ -29,10 +29,11 @@ from trimodal.layers.weight_sharing import has_shared_weight, share_weight_, tie
 
 __all__ = [
     "BlockMerging", "FactorChain", "CodedWeight", "Recurrent", "RemovedLayer", "SparseWeight", "AffineFreeNorm",
-    "Store", "share_weight_", "parametrize_weight_", "has_shared_weight", "is_weight_parametrized",
-    "has_token_merging", "merge_tokens_", "merge_factor_chain", "open_layers_", "close_layers_", "close_tensors", "replace_weight_",
+    "Store", "share_weight_", "parametrize_weight_", "has_shared_weight", "is_weight_parametrized", "has_token_merging",
+    "merge_tokens_", "merge_factor_chain", "open_layers_", "close_layers_", "close_tensors", "replace_weight_",
     "strip_norm_affine", "make_weight_store", "tie_weight_", "remove_parametrization_", "Affine", "NotAffine",
-    "find_affine", "ExpertMatrix", "OpenedLayer", "TransposedConvolution", "DEQUANTIZE_POLICIES", "DequantizePolicy", "count_kept_bytes", "set_dequantize_policy_",
+    "find_affine", "ExpertMatrix", "OpenedLayer", "TransposedConvolution", "DEQUANTIZE_POLICIES", "DequantizePolicy",
+    "count_kept_bytes", "set_dequantize_policy_",
 ]  # fmt: skip
 
 

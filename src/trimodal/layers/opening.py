@@ -3,7 +3,8 @@
 Some classes keep matrices where nobody but they can use them: as bare parameters that are read without a call, or turned round. Each
 has an *opener* here, which puts another module in its place, with the same numbers, arguments and results:
 
-    nn.LSTM, nn.GRU              `Recurrent`: one linear layer per matrix             layers/recurrent.py
+    nn.LSTM, nn.GRU, nn.RNN      `Recurrent`: one linear layer per matrix             layers/recurrent.py
+    nn.LSTMCell and the like     `RecurrentCell`: the same for one step               layers/recurrent.py
     Conv1D of Transformers       `TransposedLinear`: a linear layer, out × in         layers/transposed.py
     nn.ConvTranspose1d, 2d, 3d   weight out × in × kernel                             layers/transposed_convolution.py
     nn.MultiheadAttention        query, key, value and output as linear layers       layers/attention.py
@@ -22,7 +23,7 @@ from torch import Tensor, nn
 from trimodal.layers.attention import OpenedAttention, can_open_attention
 from trimodal.layers.experts import can_open_experts, open_experts
 from trimodal.layers.opened import OpenedLayer, has_hooks
-from trimodal.layers.recurrent import Recurrent, can_open_recurrent
+from trimodal.layers.recurrent import Recurrent, RecurrentCell, can_open_cell, can_open_recurrent
 from trimodal.layers.transposed import can_open_transposed, open_transposed
 from trimodal.layers.transposed_convolution import can_open_transposed_convolution, open_transposed_convolution
 
@@ -30,6 +31,7 @@ Opener = tuple[Callable[[nn.Module], bool], Callable[..., nn.Module]]
 
 _OPENERS: tuple[Opener, ...] = (
     (can_open_recurrent, Recurrent),
+    (can_open_cell, RecurrentCell),
     (can_open_transposed, open_transposed),
     (can_open_experts, open_experts),
     (can_open_attention, OpenedAttention),

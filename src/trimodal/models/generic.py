@@ -114,7 +114,7 @@ def _role_and_branch(module: nn.Module, path: str, kind: str) -> tuple[str, str]
     module, `…experts.matrices.down_proj`, has the name that its tensor had, and a router its own role."""
     layer, _, number = path.rpartition(".")
     owner, _, role = layer.rpartition(".")
-    if role in ("input", "hidden") and isinstance(module.get_submodule(owner), Recurrent):
+    if role in ("input", "hidden", "project") and isinstance(module.get_submodule(owner), Recurrent):
         return role, f"{owner}.{number}".lstrip(".")
     if role == "matrices" and isinstance(module.get_submodule(owner), OpenedLayer):
         return kind, f"{owner}.{number}".lstrip(".")

@@ -34,8 +34,8 @@ def unfold_input(module: nn.Module, x: Tensor) -> Tensor:
 
 
 def _unfold_transposed(module: _ConvTransposeNd, x: Tensor) -> Tensor:
-    """As `unfold_input` of a transposed convolution whose weight is (out, in, kernel…): an ordinary one with the kernel turned round, over an input with zeros between its
-    places."""
+    """As `unfold_input` of a transposed convolution whose weight is (out, in, kernel…): that is an ordinary one with the kernel turned
+    round, over an input with zeros between its places."""
     kernel, dilation = module.kernel_size, module.dilation
     strides, padding, more = module.stride, module.padding, module.output_padding
     shape = [(size - 1) * stride + 1 for size, stride in zip(x.shape[2:], strides, strict=True)]
