@@ -94,7 +94,7 @@ class OpenedAttention(OpenedLayer, nn.MultiheadAttention):
     def make_original(self) -> nn.Module:
         """An `nn.MultiheadAttention` of these sizes, without values."""
         return nn.MultiheadAttention(
-            self.embed_dim, self.num_heads, self.dropout, self.q_proj.bias is not None, self.bias_k is not None, self.add_zero_attn,
+            self.embed_dim, self.num_heads, self.dropout, self.in_proj_bias is not None, self.bias_k is not None, self.add_zero_attn,
             self.kdim, self.vdim, self.batch_first, device="meta",
         )  # fmt: skip
 

@@ -50,7 +50,9 @@ class TransposedConvolution(OpenedLayer, _ConvTransposeNd):
 
 def can_open_transposed_convolution(part: nn.Module) -> bool:
     """Whether `part` is a transposed convolution without groups."""
-    return type(part) in _KINDS and part.groups == 1 and isinstance(part._parameters.get("weight"), nn.Parameter)
+    if not isinstance(part, _ConvTransposeNd) or type(part) not in _KINDS:
+        return False
+    return part.groups == 1 and isinstance(part._parameters.get("weight"), nn.Parameter)
 
 
 def open_transposed_convolution(part: nn.Module) -> nn.Module:

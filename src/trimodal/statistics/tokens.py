@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from torch import Tensor, nn
 from torch.nn import functional
@@ -37,13 +38,15 @@ def _unfold_transposed(module: _ConvTransposeNd, x: Tensor) -> Tensor:
     """As `unfold_input` of a transposed convolution whose weight is (out, in, kernel…): that is an ordinary one with the kernel turned
     round, over an input with zeros between its places."""
     kernel, dilation = module.kernel_size, module.dilation
-    strides, padding, more = module.stride, module.padding, module.output_padding
+    strides, more = module.stride, module.output_padding
+    padding = [int(p) for p in module.padding]
     shape = [(size - 1) * stride + 1 for size, stride in zip(x.shape[2:], strides, strict=True)]
     spread = x.new_zeros(*x.shape[:2], *shape)
-    spread[(..., *(slice(None, None, stride) for stride in strides))] = x
+    every: Any = (..., *(slice(None, None, stride) for stride in strides))
+    spread[every] = x
     edges: list[int] = []
     for k, d, p, o in zip(kernel, dilation, padding, more, strict=True):
-        edges = [d * (k - 1) - int(p), d * (k - 1) - int(p) + o, *edges]
+        edges = [d * (k - 1) - p, d * (k - 1) - p + o, *edges]
     patches = _cut_patches(functional.pad(spread, edges), kernel, dilation, [1] * len(kernel))
     return patches.flip(list(range(3, patches.dim()))).flatten(2)
 
