@@ -75,6 +75,7 @@ def _fold_parametrizations_(module: nn.Module) -> None:
         for part in list(module.eval().modules()):
             if parametrize.is_parametrized(part):
                 _remove_parametrizations_(part)
+            hook: Any
             for hook in list(part._forward_pre_hooks.values()):
                 remove = _OLD_NORMS.get(type(hook).__name__)
                 if remove is not None and type(hook).__module__.startswith("torch.nn.utils."):
