@@ -22,7 +22,7 @@ MERGED = [{"merge.tokens": {"share": 0.5, "blocks": 3}}]
 EMBEDDINGS = {"quantize.rtn": {"where": "*embedding*", "optional": True, "bits": 8, "group": "channel", "clip": "max"}}
 INT8_FULL = [EMBEDDINGS, {"quantize.smooth": {"where": "*", "optional": True, "bits": 8, "fold_factors": "auto"}}]
 """The steps of the built-in recipe `int8-full`, but for folding batch norms, which most models have none of."""
-INT8 = [EMBEDDINGS, {"quantize.smooth": {"where": "*", "optional": True, "bits": 8, "strength": 0.5}}]
+INT8 = [EMBEDDINGS, {"quantize.smooth": {"where": "*", "optional": True, "bits": 8, "strength": 0.5, "fold_factors": "auto"}}]
 """The same without the search for the smoothing's strength, which finds nothing in random weights and takes minutes at these sizes."""
 INT8_WEIGHTS = [{"quantize.rtn": {"where": "*", "optional": True, "bits": 8, "group": "channel", "clip": "max"}}]
 """The steps of the built-in recipe `int8`."""

@@ -200,7 +200,8 @@ def _require_passed(result: ExportResult) -> None:
     """Refuse success where what was written is not what was compressed."""
     failed = [check for check in result.checks if check.failed and check.about == "integrity"]
     if failed:
-        raise IntegrityError(f"{failed[0].name}: failed ({failed[0].detail}); nothing was kept")
+        known = "".join(f"; {note}" for note in result.notes)  # often the reason, such as inputs that a runtime rounds in any case
+        raise IntegrityError(f"{failed[0].name}: failed ({failed[0].detail}); nothing was kept{known}")
 
 
 def _write_export_file(folder: Path, exporter: Exporter, model: Model, result: ExportResult, target: Target | None) -> None:

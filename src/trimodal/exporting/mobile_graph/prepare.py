@@ -144,5 +144,8 @@ def describe_ranges(layers: Mapping[str, LayerCodes], coded: Iterable[str], name
     if static:
         said.append(f"{static} layers quantize their input with each token's own range, as {names}, not with the stored fixed one")
     if free:
-        said.append(f"{free} layers quantize their input to 8 bits, as {names}; the artifact leaves it in float")
+        said.append(
+            f"{free} layers quantize their input to 8 bits, as {names}; the artifact leaves it in float, the recipe int8-full would "
+            "prepare it for that"
+        )
     return said
