@@ -328,3 +328,9 @@ def test_every_kind_is_covered_observed_and_reloads(kind: Any, tmp_path: Path) -
         assert once.equal(again)
         plain = trimodal.load(fed.folder, factory=factory, dequantize=True)
         assert torch.allclose(flat(plain(x)), once, atol=1e-5)
+
+
+def test_a_stock_format_refuses_layers_that_its_class_has_in_another_form(gpt2: Path, tmp_path: Path) -> None:
+    trimodal.compress(gpt2, RTN, None, tmp_path / "out")
+    with pytest.raises(trimodal.InputError, match="its class keeps the weight in a form of its own"):
+        trimodal.export(tmp_path / "out", "compressed-tensors", tmp_path / "stock")
