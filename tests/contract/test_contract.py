@@ -23,7 +23,7 @@ from trimodal.edits.steps import replay_step_
 from trimodal.errors import RecipeError
 from trimodal.formats import open_model, write_artifact
 from trimodal.formats.reload_check import collect_outputs
-from trimodal.layers import FactorChain, is_weight_parametrized, open_recurrent_
+from trimodal.layers import FactorChain, is_weight_parametrized, open_layers_
 from trimodal.methods import METHODS
 from trimodal.models.model import Model
 from trimodal.models.tensors import tensor_bytes, unique_tensors
@@ -190,7 +190,7 @@ def test_nothing_else_is_touched(case: Any) -> None:
 
 
 def test_the_original_is_left_as_it_was(case: Any) -> None:
-    equal(state(case.original), dict(open_recurrent_(make_miniature(name_of(case))).state_dict()))
+    equal(state(case.original), dict(open_layers_(make_miniature(name_of(case))).state_dict()))
 
 
 def test_model_still_runs(case: Any) -> None:
@@ -238,7 +238,7 @@ def test_artifact_reloads_to_the_same_outputs(case: Any, folders: Any, tmp_path:
 
 def test_recorded_steps_rebuild_the_architecture(case: Any) -> None:
     """Written and read, and carried out on the bare module, they give the names, shapes and types of the tensors, and the layout."""
-    module, layout = open_recurrent_(make_miniature(name_of(case))), case.original.layout
+    module, layout = open_layers_(make_miniature(name_of(case))), case.original.layout
     for number, step in enumerate(case.model.steps, start=1):
         again = read_edit(json.loads(json.dumps(step.to_json())), 1 << 40)
         assert again == step

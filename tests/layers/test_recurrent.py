@@ -11,21 +11,28 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pack_sequence, pad_packed_sequence
 
-from trimodal.layers import Recurrent, open_recurrent_
+from trimodal.layers import Recurrent, open_layers_
+from trimodal.layers.recurrent import RecurrentCell
 from trimodal.loading.load import build_model
 from trimodal.models import generic
 from trimodal.networks.tiny import make_miniature, make_miniature_batch
 
-KINDS = (nn.LSTM, nn.GRU)
+KINDS = (nn.LSTM, nn.GRU, nn.RNN, "relu", "projected")
 SHAPES: list[dict[str, Any]] = [
     {}, {"bias": False}, {"batch_first": True}, {"num_layers": 3}, {"bidirectional": True},
     {"num_layers": 2, "bidirectional": True, "batch_first": True, "bias": False},
 ]  # fmt: skip
 
 
-def both(kind: type[nn.Module], **options: Any) -> tuple[nn.Module, Recurrent]:
-    original = kind(5, 7, **options).eval()
-    opened = open_recurrent_(copy.deepcopy(original))
+def make_layer(kind: Any, **options: Any) -> Any:
+    if kind == "relu":
+        return nn.RNN(5, 7, nonlinearity="relu", **options)
+    return nn.LSTM(5, 7, proj_size=3, **options) if kind == "projected" else kind(5, 7, **options)
+
+
+def both(kind: Any, **options: Any) -> tuple[nn.Module, Recurrent]:
+    original = make_layer(kind, **options).eval()
+    opened = open_layers_(copy.deepcopy(original))
     assert isinstance(opened, Recurrent)
     return original, opened
 
@@ -58,7 +65,7 @@ def same(a: Any, b: Any, tolerance: float) -> None:
 
 @pytest.mark.parametrize("options", SHAPES, ids=str)
 @pytest.mark.parametrize("kind", KINDS)
-def test_opened_equals_the_original(kind: type[nn.Module], options: dict[str, Any]) -> None:
+def test_opened_equals_the_original(kind: Any, options: dict[str, Any]) -> None:
     original, opened = both(kind, **options)
     x = torch.randn(4, 6, 5)
     same(opened(x), original(x), 0.0)
@@ -74,7 +81,7 @@ def test_opened_equals_the_original(kind: type[nn.Module], options: dict[str, An
 @pytest.mark.parametrize("options", SHAPES, ids=str)
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("order", [True, False])
-def test_packed_sequences_too(kind: type[nn.Module], options: dict[str, Any], order: bool) -> None:
+def test_packed_sequences_too(kind: Any, options: dict[str, Any], order: bool) -> None:
     original, opened = both(kind, **options)
     x = pack_sequence([torch.randn(n, 5) for n in ((6, 4, 4, 1) if order else (4, 1, 6, 4))], enforce_sorted=order)
     _, state = original(x)
@@ -87,19 +94,19 @@ def test_packed_sequences_too(kind: type[nn.Module], options: dict[str, Any], or
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_hooks_see_the_inputs_of_both_matrices(kind: type[nn.Module]) -> None:
+def test_hooks_see_the_inputs_of_both_matrices(kind: Any) -> None:
     original, opened = both(kind, batch_first=True)
     seen = listened(opened)
     x = torch.randn(3, 4, 5)
     y = original(x)[0]
     opened(x)
     assert len(seen["input.0"]) == 1 and seen["input.0"][0] is x
-    before = torch.cat([torch.zeros(3, 1, 7), y[:, :-1]], dim=1)
+    before = torch.cat([torch.zeros_like(y[:, :1]), y[:, :-1]], dim=1)
     assert torch.allclose(torch.stack(seen["hidden.0"], dim=1), before, atol=1e-5)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_gradients_flow_both_ways(kind: type[nn.Module]) -> None:
+def test_gradients_flow_both_ways(kind: Any) -> None:
     original, opened = both(kind, num_layers=2, dropout=0.0)
     x = torch.randn(6, 2, 5)
     original(x)[0].square().sum().backward()
@@ -114,7 +121,7 @@ def test_gradients_flow_both_ways(kind: type[nn.Module]) -> None:
 
 def test_parameters_are_the_very_same_and_attributes_stay() -> None:
     original = nn.LSTM(5, 7, 2, bidirectional=True)
-    opened = open_recurrent_(original)
+    opened = open_layers_(original)
     assert opened.hidden["1_reverse"].weight is original.weight_hh_l1_reverse  # type: ignore[union-attr, index]
     assert {id(p) for p in opened.parameters()} == {id(p) for p in original.parameters()}
     assert (opened.input_size, opened.hidden_size, opened.num_layers) == (5, 7, 2)
@@ -125,19 +132,33 @@ def test_what_cannot_be_opened_is_left_alone() -> None:
     class Own(nn.LSTM):
         pass
 
-    projected, own, heard = nn.LSTM(5, 7, proj_size=3), Own(5, 7), nn.GRU(5, 7)
+    own, heard = Own(5, 7), nn.GRU(5, 7)
     heard.register_forward_hook(lambda *_: None)
-    module = nn.ModuleList([projected, own, heard, nn.LSTM(5, 7)])
-    assert open_recurrent_(module) is module
-    assert [isinstance(part, Recurrent) for part in module] == [False, False, False, True]
-    assert open_recurrent_(module) is module and len(list(module.modules())) == 9
+    module = nn.ModuleList([own, heard, nn.LSTM(5, 7)])
+    assert open_layers_(module) is module
+    assert [isinstance(part, Recurrent) for part in module] == [False, False, True]
+    assert open_layers_(module) is module and len(list(module.modules())) == 8
 
 
 def test_one_layer_at_two_places_stays_one() -> None:
     module = nn.Module()
     module.first = module.second = nn.GRU(5, 7)
-    open_recurrent_(module)
+    open_layers_(module)
     assert isinstance(module.first, Recurrent) and module.first is module.second
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("kind", [nn.LSTMCell, nn.GRUCell, nn.RNNCell])
+def test_one_step_equals_that_of_a_cell(kind: Any, bias: bool) -> None:
+    cell = kind(5, 7, bias=bias)
+    opened: Any = open_layers_(copy.deepcopy(cell))
+    assert isinstance(opened, RecurrentCell) and opened.hidden.weight.equal(cell.weight_hh)
+    state = torch.randn(4, 7)
+    given = (state, torch.randn(4, 7)) if kind is nn.LSTMCell else state
+    x = torch.randn(4, 5)
+    same(opened(x), cell(x), 1e-6)
+    same(opened(x, given), cell(x, given), 1e-6)
+    same(opened(x[0]), cell(x[0]), 1e-6)
 
 
 def test_wrong_states_are_refused_with_the_shape() -> None:

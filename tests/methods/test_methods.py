@@ -79,10 +79,13 @@ def test_methods_on_weights_leave_the_rest_alone(known: Any, site: Site, words: 
     assert words in known.refuse(Place(site.name, (site,)), known.config())
 
 
-@pytest.mark.parametrize("name", ["quantize.gptq", "prune.wanda", "factorize.eigen"])
-def test_methods_on_inputs_refuse_grouped_convolutions(name: str) -> None:
-    site = Site("a", "audio", None, "conv", "conv", (64, 2, 3), groups=16)
+@pytest.mark.parametrize("name", ["quantize.awq", "quantize.learned", "quantize.smooth", "prune.wanda", "factorize.eigen"])
+@pytest.mark.parametrize("kind", ["conv", "experts"])
+def test_methods_on_one_input_refuse_what_reads_several(name: str, kind: Any) -> None:
+    shape = (64, 2, 3) if kind == "conv" else (64, 6)
+    site = Site("a", "audio", None, "a", kind, shape, groups=16)
     known = get_method(name)
-    assert "grouped" in (known.refuse(Place("a", (site,)), known.config()) or "") or name == "prune.wanda"
+    assert "several inputs" in (known.refuse(Place("a", (site,)), known.config()) or "") or name == "prune.wanda"
     assert known.refuse(Place("a", (site,)), known.config()) is not None
-    assert get_method("quantize.rtn").refuse(Place("a", (site,)), get_method("quantize.rtn").config()) is None
+    for other in map(get_method, ("quantize.rtn", "quantize.gptq", "prune.magnitude")):
+        assert other.refuse(Place("a", (site,)), other.config()) is None

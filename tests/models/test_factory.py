@@ -131,3 +131,21 @@ def test_rows_are_as_short_as_a_look_up_makes_them(kind: type[nn.Embedding] | ty
     made: Any = make_module(lambda: net, "net")
     assert made.max_norm is None and torch.equal(net.weight, before)
     assert torch.equal(made(ids), net(ids)) and bool((made.weight.norm(dim=1) <= 1.0001).all())
+
+
+def test_weights_that_are_worked_out_from_others_are_folded() -> None:
+    torch.manual_seed(0)
+    new, old = nn.utils.parametrizations, nn.utils
+    makers = [
+        lambda: new.weight_norm(nn.Conv1d(4, 6, 3)), lambda: new.spectral_norm(nn.Linear(4, 6)), lambda: new.orthogonal(nn.Linear(4, 4)),
+        lambda: old.weight_norm(nn.Conv1d(4, 6, 3)), lambda: old.spectral_norm(nn.Linear(4, 6)),
+    ]  # fmt: skip
+    for make in makers:
+        module = make().eval()
+        names = list(module.state_dict())
+        folded = make_module(lambda module=module: nn.Sequential(module), "it")
+        assert list(folded.state_dict()) == ["0.bias", "0.weight"] or list(folded.state_dict()) == ["0.weight", "0.bias"]
+        assert list(module.state_dict()) == names  # the user's stays
+        x = torch.randn(2, 4, 7) if isinstance(module, nn.Conv1d) else torch.randn(2, 4)
+        with torch.no_grad():
+            assert torch.allclose(folded(x), module(x), atol=1e-6)

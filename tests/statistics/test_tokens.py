@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
 
 from trimodal.core import MODALITIES
+from trimodal.layers import close_layers_, open_layers_
 from trimodal.statistics import split_rows_by_modality, unfold_input
 
 CONVOLUTIONS = {
@@ -32,6 +35,30 @@ def test_weight_times_patches_is_the_convolution(name: str, size: int) -> None:
     expected = layer(x)
     found = (patches @ layer.weight.flatten(1).T + layer.bias).transpose(1, 2)
     assert torch.allclose(found.reshape(expected.shape), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("options", [{}, {"stride": 2, "padding": 1}, {"dilation": 2}, {"padding": 1, "padding_mode": "circular"}], ids=str)
+def test_patches_of_three_dimensions(options: Any) -> None:
+    layer = nn.Conv3d(3, 5, (3, 2, 1), **options)
+    x = torch.randn(2, 3, 7, 6, 5)
+    found = (unfold_input(layer, x) @ layer.weight.flatten(1).T + layer.bias).transpose(1, 2)
+    assert torch.allclose(found.reshape(layer(x).shape), layer(x), atol=1e-5)
+
+
+@pytest.mark.parametrize("options", [
+    {}, {"stride": 3}, {"stride": 2, "padding": 1, "output_padding": 1}, {"dilation": 2, "padding": 3}, {"bias": False},
+], ids=str)  # fmt: skip
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_patches_of_a_transposed_convolution(size: int, options: Any) -> None:
+    layer = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)[size - 1](3, 4, (3, 2, 2)[:size], **options)
+    x = torch.randn(2, 3, *(7, 6, 5)[:size])
+    expected = layer(x)
+    opened: Any = open_layers_(layer)
+    assert opened.weight.shape == (4, 3, *(3, 2, 2)[:size]) and opened(x).equal(expected)
+    found = unfold_input(opened, x) @ opened.weight.flatten(1).T + (0 if opened.bias is None else opened.bias)
+    assert torch.allclose(found.transpose(1, 2).reshape(expected.shape), expected, atol=1e-5)
+    closed = close_layers_(opened)
+    assert type(closed) is type(layer) and closed(x).equal(expected)
 
 
 def test_two_sizes_of_one_kernel_stay_apart() -> None:

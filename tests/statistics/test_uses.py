@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from trimodal.maths.error import grouped_error, output_error, rows_error
-from trimodal.statistics import GroupedMoment, RowUsage
+from trimodal.statistics import GroupedMoment, RowUsage, mix_grouped
 
 
 def test_uses_count_rows() -> None:
@@ -57,3 +57,34 @@ def test_the_error_in_groups_is_that_of_the_outputs() -> None:
     assert grouped_error(wide, other, alone.second, alone.mean) == pytest.approx(
         output_error(wide, other, alone.second[0], alone.mean[0]), rel=1e-5
     )
+
+
+def test_each_expert_has_the_moment_of_its_own_tokens() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(9, 3)
+    seen = GroupedMoment(3, 3)
+    seen.update_group(0, x[:4])
+    seen.update_group(2, x[4:5])
+    seen.update_group(0, x[5:])
+    mine = torch.cat([x[:4], x[5:]])
+    assert torch.allclose(seen.second[0], mine.T @ mine / 8, atol=1e-6)
+    assert torch.allclose(seen.mean[2], x[4])
+    assert seen.counts.tolist() == [8, 0, 1] and seen.tokens == 9 and seen.unreached == (1,)
+    assert seen.shares.tolist() == [1, 0, 0.125]
+    filled = seen.fill_unseen()
+    assert filled.second[1].equal(torch.eye(3)) and filled.assumed == 0  # the expert that none reached is told otherwise
+    assert seen.second[1].equal(torch.zeros(3, 3))
+    assert filled.moment_of(2).tokens == 1
+
+
+def test_modalities_are_mixed_group_by_group() -> None:
+    torch.manual_seed(0)
+    image, text = GroupedMoment(2, 3), GroupedMoment(2, 3)
+    image.update_group(0, torch.randn(30, 3))
+    text.update_group(0, torch.randn(10, 3))
+    text.update_group(1, torch.randn(5, 3))
+    mixed = mix_grouped({"image": image, "text": text}, "tokens")
+    assert torch.allclose(mixed.second[0], (30 * image.second[0] + 10 * text.second[0]) / 40, atol=1e-6)
+    assert torch.allclose(mixed.second[1], text.second[1], atol=1e-6)
+    assert mixed.counts.tolist() == [40, 5] and mixed.tokens == 45
+    assert mix_grouped({"text": text}, "modality") is text

@@ -26,7 +26,7 @@ from trimodal.exporting.export import export
 from trimodal.formats import is_artifact, write_text_atomically
 from trimodal.manifest import RUNTIME as RUNTIME_FILE
 from trimodal.runtimes import RUNTIMES, Session
-from trimodal.runtimes.exported_folder import EXPORT_FILE
+from trimodal.runtimes.exported_folder import EXPORT_FILE, is_exported, read_exported
 from trimodal.writing.sums import sha256
 
 MARGIN, LOOSE_MARGIN = 0.002, 0.01
@@ -118,6 +118,7 @@ def open_fastest(out: str | Path, threads: int | None = None, tell: Tell | None 
 
     Raises:
         InputError: `out` is no artifact.
+        IntegrityError: an exported file has changed.
     """
     folder = Path(out)
     choice = read_choice(folder, threads)
@@ -127,6 +128,9 @@ def open_fastest(out: str | Path, threads: int | None = None, tell: Tell | None 
     if choice.runtime == TORCH:
         use_torch_threads(threads)
         return {name: TorchSession(component) for name, component in open_torch_components(folder).items()}
+    for inner in {folder / Path(file).parts[0] for file in choice.files.values()}:
+        if is_exported(inner):
+            read_exported(inner)  # holds its files to their sums
     return {name: RUNTIMES[choice.runtime](folder / file, threads) for name, file in choice.files.items()}
 
 

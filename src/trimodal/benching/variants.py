@@ -155,7 +155,7 @@ def _make_variant(source: Source, runtime: str, scratch: Path) -> Variant | None
         folder = scratch
         if not is_exported(scratch):
             export(str(source.path), "onnx", scratch)
-    return _make_exported_variant(read_exported(folder, check=False), source, runtime, name)
+    return _make_exported_variant(read_exported(folder), source, runtime, name)
 
 
 def _make_exported_variant(exported: ExportedFolder, source: Source, runtime: str, name: str) -> Variant:

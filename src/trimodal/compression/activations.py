@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from trimodal.compression.input_groups import WeightReadMode
 from trimodal.core import Site
+from trimodal.layers import ExpertMatrix, TransposedConvolution
 from trimodal.models.blocks import drop_cache, get_hidden_states, split_block_inputs
 from trimodal.models.foreign import StopForward, run_forward
 from trimodal.models.model import Batch, Model
@@ -280,7 +281,8 @@ class _StatisticsRecorder:
         self._originals = originals
         self._inputs = {}
         self._batches += 1
-        self._once = self._batches > 1 and all(self._calls[path] == self._batches - 1 for path in self._sites)
+        single = not any(site.kind == "experts" for site in self._sites.values())  # those are called as often as tokens choose them
+        self._once = single and self._batches > 1 and all(self._calls[path] == self._batches - 1 for path in self._sites)
         self._waiting = set(self._sites)
 
     def make_hook(self, path: str) -> Callable[..., None]:
@@ -291,7 +293,10 @@ class _StatisticsRecorder:
             leader = self._leader.setdefault(path, self._find_leader(path, module, x))
             if leader == path:
                 self._inputs[path] = module, x
-                self._update_statistics(path, module, x)
+                if isinstance(module, ExpertMatrix):
+                    self._update_expert(path, module, x, int(args[1]))
+                else:
+                    self._update_statistics(path, module, x)
             self._calls[path] += 1
             self._waiting.discard(path)
             if self._once and not self._waiting:
@@ -311,7 +316,7 @@ class _StatisticsRecorder:
     def _update_statistics(self, path: str, module: nn.Module, x: Tensor) -> None:
         site = self._sites[path]
         modality = self._model.layout.get_tower(site.tower).modality
-        lookup = isinstance(module, nn.Embedding)
+        lookup = isinstance(module, nn.Embedding | nn.EmbeddingBag)
         rows = split_rows_by_modality(x.unsqueeze(-1) if lookup else unfold_input(module, x), self._codes.get(site.stream), modality)
         calls = self._originals.get(path)
         original = calls.pop(0) if calls else None
@@ -331,6 +336,13 @@ class _StatisticsRecorder:
             if isinstance(moment, Moment):
                 moment.update(part, twins.get(name))
 
+    def _update_expert(self, path: str, module: ExpertMatrix, x: Tensor, expert: int) -> None:
+        """Take in x (tokens, n), which `expert` alone is given: of these tokens it is no longer known where they stood."""
+        modality = self._model.layout.get_tower(self._sites[path].tower).modality
+        seen = self._found.setdefault(path, {}).setdefault(modality, GroupedMoment(module.groups, x.shape[-1]))
+        if isinstance(seen, GroupedMoment):
+            seen.update_group(expert, x.reshape(-1, x.shape[-1]))
+
     def record_rows(self, path: str, rows: Tensor) -> None:
         """Rows of the embedding at `path` that were read without a call."""
         self._reads.setdefault(path, RowUsage(self._sites[path].rows)).update(rows)
@@ -346,12 +358,12 @@ class _StatisticsRecorder:
 
 def _update_other_statistics_(found: dict[str, Seen], modality: str, module: nn.Module, part: Tensor) -> None:
     """Add rows (tokens, n) to what is seen of a layer whose input has no single second moment."""
-    if isinstance(module, nn.Embedding):
+    if isinstance(module, nn.Embedding | nn.EmbeddingBag):
         uses = found.setdefault(modality, RowUsage(module.num_embeddings))
         if isinstance(uses, RowUsage):
             uses.update(part)
         return
-    groups = module.groups if isinstance(module, nn.Conv1d | nn.Conv2d) else 1
+    groups = module.groups if isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d) else 1
     if groups == 1:  # a head that uses the embedding's weight
         moment: Seen = found.setdefault(modality, Moment(part.shape[-1]))
     else:
@@ -363,11 +375,11 @@ def _update_other_statistics_(found: dict[str, Seen], modality: str, module: nn.
 def _patch_signature(module: nn.Module) -> tuple[Any, ...]:
     """What of a convolution decides which patches it sees, and of an embedding how many rows it has; empty for a linear
     layer."""
-    if isinstance(module, nn.Embedding):
+    if isinstance(module, nn.Embedding | nn.EmbeddingBag):
         return (module.num_embeddings,)
-    if not isinstance(module, nn.Conv1d | nn.Conv2d):
+    if not isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d | TransposedConvolution):
         return ()
-    return module.kernel_size, module.stride, module.padding, module.dilation, module.padding_mode
+    return module.kernel_size, module.stride, module.padding, module.dilation, module.padding_mode, type(module).__name__
 
 
 @contextmanager

@@ -42,7 +42,8 @@ def _measure_error(before: Tensor, after: Tensor, bias_change: Tensor | None, pa
     if isinstance(part, RowUsage):
         return rows_error(before, after, part.counts)
     if isinstance(part, GroupedMoment):
-        return grouped_error(before, after, part.second, part.mean, bias_change)
+        shares = part.shares.to(part.second.device)
+        return grouped_error(before, after, part.second * shares.view(-1, 1, 1), part.mean * shares.view(-1, 1), bias_change)
     return None
 
 
@@ -52,7 +53,7 @@ def explain_unmeasured(place: Place, data: bool) -> str:
         return "no data was given"
     site = place.observed_site
     if place.label is not None and site.groups > 1:
-        return "the first layer that reads these units is a convolution in groups"
+        return "the first layer that reads these units reads them in groups"
     if site.kind == "embedding":
         return "no calibration sample looked a row of it up"
     return "no calibration sample ran through it as a layer: nothing came there, or its weight is read without a call"

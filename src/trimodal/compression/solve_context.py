@@ -25,12 +25,14 @@ from trimodal.planning import place_of
 from trimodal.statistics import (
     Balance,
     ColumnNorm,
+    GroupedMoment,
     MaskGradient,
     Moment,
     Seen,
     Statistic,
     StatisticKind,
     WeightGradient,
+    mix_grouped,
     mix_moments,
 )
 
@@ -121,6 +123,8 @@ class SolveContext:
                 wants |= _statistics_for_errors(place)
             if has_moment(site) and (errors or task.method.wants(place, task.config) not in (None, "gradient", "mask")):
                 wants[site.path] = choose_observation(task, place)
+            elif site.is_grouped and task.method.wants(place, task.config) == "grouped":
+                wants[site.path] = "grouped"
         seen: dict[str, Mapping[str, Seen]] = {}
         here = [place for task, place in zip(tasks, places, strict=True) if _is_observed(task, place)]
         observed = [place.observed_site for place in here if place.observed_site.path in wants]
@@ -160,16 +164,22 @@ class SolveContext:
         if wanted is None:
             return None
         moments = {name: part for name, part in seen.items() if isinstance(part, Moment)}
+        grouped = {name: part for name, part in seen.items() if isinstance(part, GroupedMoment)}
+        site, gradients = place.observed_site, self.sizes.get(place.observed_site.path)
         found: Statistic | None = None
         if wanted == "gradient":
             found = self._get_gradient(place)
         elif wanted == "mask":
             found = self._get_mask_gradient(place)
         elif moments:
-            found = mix_moments(moments, self.balance, self.sizes.get(place.observed_site.path))
-        elif wanted != "sample" and self.samples and has_moment(place.observed_site):
-            found = Moment(place.observed_site.columns, device=device_of(self.model.module))
-        if isinstance(found, ColumnNorm | Moment | WeightGradient):
+            found = mix_moments(moments, self.balance, gradients)
+        elif grouped:
+            found = mix_grouped(grouped, self.balance, gradients)
+        elif wanted == "grouped" and self.samples:
+            found = GroupedMoment(site.groups, site.columns)
+        elif wanted != "sample" and self.samples and has_moment(site):
+            found = Moment(site.columns, device=device_of(self.model.module))
+        if isinstance(found, ColumnNorm | Moment | GroupedMoment | WeightGradient):
             found = found.fill_unseen()
         if found is None and (self.samples or not task.method.without_data):
             raise UnreachedError(
@@ -247,7 +257,7 @@ def _statistics_for_errors(place: Place) -> dict[str, StatisticKind]:
     site = place.observed_site
     if site.kind == "embedding":
         return dict.fromkeys((site.path, *site.tied), "uses")
-    return {site.path: "grouped"} if site.kind == "conv" and site.groups > 1 and place.label is None else {}
+    return {site.path: "grouped"} if site.is_grouped and place.label is None else {}
 
 
 def locate_block(site: Site) -> tuple[str, int]:

@@ -23,7 +23,9 @@ from trimodal.edits.apply import apply_change_
 from trimodal.errors import TrimodalError, UnreachedError
 from trimodal.maths.error import weight_error
 from trimodal.models.model import Model
-from trimodal.statistics import Statistic, WeightGradient, mix_moments
+from trimodal.statistics import GroupedMoment, Statistic, WeightGradient, mix_moments
+
+_NAMED = 12  # experts in one note
 
 
 @dataclass(frozen=True)
@@ -175,7 +177,8 @@ def _try_solving(context: SolveContext, task: Task, place: Place, everything: Se
     after = tuple(method.forecast(place, replace(config, **change.settled) if change.settled else config))
     error, changed = _measure_change(context.model, place, change, weights, everything)
     lacking = problem.statistic is None and method.wants(place, config) is not None
-    caveats = (f"without data: {method.without_data}" if lacking else "", _describe_unreached(problem.statistic, site))
+    without = f"without data: {method.without_data}" if lacking else ""
+    caveats = (without, _describe_unreached(problem.statistic, site), _describe_routing(seen, site))
     return _make_trial(
         task, place, change, after, error, changed,
         tokens={name: part.tokens for name, part in seen.items() if isinstance(part, COUNTED)},
@@ -205,9 +208,36 @@ def _measure_change(
     return found, weight_error(old, new)
 
 
+def _describe_routing(seen: Mapping[str, Any], site: Site) -> str:
+    """How many tokens came to each of fused experts; empty for other layers."""
+    counts = sum(part.counts for part in seen.values() if isinstance(part, GroupedMoment)) if site.kind == "experts" else 0
+    if not isinstance(counts, torch.Tensor) or not counts.sum():
+        return ""
+    few, many, whole = int(counts.argmin()), int(counts.argmax()), float(counts.sum())
+    said = [f"expert {e}: {int(counts[e]):,} ({float(counts[e]) / whole:.1%})" for e in (few, many)]
+    return f"tokens per expert, the least and the most of {len(counts)}: {', '.join(said)}"
+
+
 def _describe_unreached(statistic: Statistic | None, site: Site) -> str:
     """How much of what a method was told had to be assumed, since no calibration token reached it; empty if nothing."""
+    if isinstance(statistic, GroupedMoment):
+        return "; ".join(filter(None, (_name_unreached(statistic, site), _count_assumed(statistic, site))))
     assumed = getattr(statistic, "assumed", 0)
     if isinstance(statistic, WeightGradient):
         return f"{assumed:,} of {site.rows * site.columns:,} weights got no gradient from any sample" if assumed else ""
     return f"{assumed:,} of {site.columns:,} columns were reached by no calibration token" if assumed else ""
+
+
+def _name_unreached(statistic: GroupedMoment, site: Site) -> str:
+    """The experts that no token came to."""
+    gone = statistic.unreached
+    if not gone or site.kind != "experts":
+        return ""
+    named = ", ".join(map(str, gone[:_NAMED])) + (" …" if len(gone) > _NAMED else "")
+    what = f"expert {named} of {site.groups} was" if len(gone) == 1 else f"experts {named} ({len(gone)} of {site.groups}) were"
+    return f"{what} reached by no calibration token and rounded to the nearest"
+
+
+def _count_assumed(statistic: GroupedMoment, site: Site) -> str:
+    of = site.columns * (site.groups - len(statistic.unreached))
+    return f"{statistic.assumed:,} of {of:,} columns of the others were reached by no token" if statistic.assumed else ""

@@ -19,9 +19,10 @@ from typing import Any, Literal
 
 from trimodal.core.storage import BASE, TYPE_BYTES, packed_columns, stored_bytes, tensor_specs_of
 
-Kind = Literal["linear", "conv", "embedding", "norm"]
+Kind = Literal["linear", "conv", "embedding", "norm", "experts"]
 _COUNT_BYTES = 8  # of num_batches_tracked
 _WIDTH = ".width"
+ROUTER = "router"
 
 
 def is_width(label: str) -> bool:
@@ -106,7 +107,8 @@ class Site:
 
     `shape` is the weight's own shape: out × in for a linear layer, out × in/groups × kernel for a convolution,
     rows × width for an embedding, (width,) for a norm. `branch` tells apart two sites of one role in one block
-    (`cross` attention beside self-attention). `groups` is a convolution's. `tied` lists further module paths that use
+    (`cross` attention beside self-attention). `groups` is a convolution's, or the number of experts in a fused weight, whose rows are
+    those of one expert after the other. `tied` lists further module paths that use
     the very same weight. An embedding has an `input_axis`, along the same dimension as its `output_axis`, where all of
     those are linear layers that read the stream it writes to.
     `running`: a batch norm that keeps a running mean and variance beside its weight.
@@ -154,6 +156,11 @@ class Site:
     def is_read_again(self) -> bool:
         """Whether it is an embedding whose weight linear layers use along the same dimension, to read the stream."""
         return self.kind == "embedding" and bool(self.tied) and self.input_axis is not None
+
+    @property
+    def is_grouped(self) -> bool:
+        """Whether its rows read several inputs, group by group: a convolution in groups, fused experts."""
+        return self.groups > 1 or self.kind == "experts"
 
     @property
     def output_dim(self) -> int:

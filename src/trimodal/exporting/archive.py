@@ -16,7 +16,7 @@ from typing import IO, Any
 
 from trimodal.errors import InputError
 from trimodal.exporting.exporter import ExportedComponent, Exporter, ExportResult, ExportSource
-from trimodal.formats import check_output_place, is_archive, is_artifact, open_atomic_folder
+from trimodal.formats import check_not_replaced, check_output_place, is_archive, is_artifact, open_atomic_folder
 from trimodal.formats.archive import SUFFIX, list_archived_files, read_archive, write_archive
 from trimodal.manifest import check_listed_files, read_manifest
 from trimodal.models.process import leaves_process_unchanged
@@ -41,6 +41,8 @@ def write_archive_file(source: str | Path | Callable[[], Any], file: Path | None
         raise InputError(f"{place} is a folder; an archive is one file, give a name such as {place / 'model'}{SUFFIX}")
     if place.exists() and not force:
         raise InputError(f"{place} is there already; give --force to replace it, or another name")
+    if place.exists() and not is_archive(place):
+        raise InputError(f"{place} is there already and is no archive, so it is not replaced; give another name")
     manifest = read_manifest(folder)
     check_listed_files(folder, manifest)
     with open_atomic_file(place) as opened:
@@ -68,6 +70,8 @@ def unpack(source: str | Path | IO[bytes], out: str | Path, *, force: bool = Fal
     """
     out = Path(out)
     check_output_place(out, force)
+    if isinstance(source, str | Path) and str(source) != STDIN:
+        check_not_replaced(out, Path(source), "the archive")
     with open_atomic_folder(out, force) as part:
         if not isinstance(source, str | Path):
             read_archive(source, "the stream", part)

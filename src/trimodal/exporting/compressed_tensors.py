@@ -13,7 +13,7 @@ float16 and every scale is a float16 number, for then the product is rounded onc
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,9 @@ from trimodal.exporting.layer_codes import InputCodes
 from trimodal.exporting.tensor_scheme import CodableLayer, Scheme, choose_scheme, find_codable_layers
 from trimodal.formats.plain_config import find_plain_config
 from trimodal.formats.tensors import write_tensors
+from trimodal.layers import close_layers_
 from trimodal.maths.packing import pack_into_words, unpack_from_words
+from trimodal.models.declare import find_weighted_modules
 from trimodal.models.model import Model
 from trimodal.models.tensors import unique_tensors
 
@@ -46,8 +48,13 @@ def write_compressed_tensors(source: ExportSource, folder: Path) -> ExportResult
     Raises:
         InputError: stock Transformers cannot build the model, or no layer can be coded.
     """
+    close_layers_(source.model.module)  # a stock class opens nothing
     config = _read_plain_config(source.model)
     layers, reasons = find_codable_layers(source.layers)
+    called = find_weighted_modules(source.model.module)
+    for path in [path for path in layers if type(_layer_at(source.model.module, path, called)) is not type(source.layers[path].layer)]:
+        reasons[path] = "its class keeps the weight in a form of its own, which the format has no place for"
+        del layers[path]
     if not layers:
         raise InputError(f"no layer of {source.model.name} can be coded as {NAME}: {_count_reasons(reasons)}; {_RECIPES}")
     scheme = choose_scheme(layers)
@@ -64,6 +71,11 @@ def write_compressed_tensors(source: ExportSource, folder: Path) -> ExportResult
         (ExportedComponent("model", (WEIGHTS, "config.json"), {}, {}),), frozenset(layers), reasons, float_inputs,
         parameters=frozenset(tensors), notes=tuple(_list_notes(scheme, layers, source)), checks=(check,),
     )  # fmt: skip
+
+
+def _layer_at(module: nn.Module, path: str, called: Collection[str]) -> nn.Module | None:
+    """The layer at `path`, if it is among those that are `called`."""
+    return module.get_submodule(path) if path in called else None
 
 
 def make_quantization_config(

@@ -27,7 +27,7 @@ from trimodal.exporting.plain_attention import use_plain_attention_
 from trimodal.exporting.samples import measure_output_ranges, read_batches
 from trimodal.exporting.self_check import OWN_RANGES, ROUNDING
 from trimodal.exporting.trial import begin_trial, run_trial
-from trimodal.formats import check_output_place, is_artifact, open_atomic_folder, open_model
+from trimodal.formats import check_not_replaced, check_output_place, is_artifact, open_atomic_folder, open_model
 from trimodal.formats.plain_config import strip_config
 from trimodal.formats.stored_sites import describe_stored_sites
 from trimodal.models.files import find_companion_files, find_licence_files
@@ -46,6 +46,11 @@ class Export:
     folder: Path
     format: str
     result: ExportResult
+
+    @property
+    def place(self) -> Path:
+        """What was written: the folder, or the one file of an archive."""
+        return self.folder / self.result.components[0].files[0] if EXPORTERS[self.format].write_file is not None else self.folder
 
     def to_json(self) -> dict[str, Any]:
         """Plain data."""
@@ -77,6 +82,8 @@ def export(
     """
     exporter = find_exporter(to)
     exporter.require_packages()
+    if out is not None:
+        _check_nothing_replaced(Path(out), source, data)
     if exporter.write_file is not None:
         file, result = exporter.write_file(source, None if out is None else Path(out), force)
         return Export(file.parent, to, result)
@@ -102,6 +109,13 @@ def export(
         _require_passed(result)
         _write_export_file(part, exporter, model, result, profile)
     return Export(place, to, result)
+
+
+def _check_nothing_replaced(out: Path, source: Any, data: Data | None) -> None:
+    """Refuse a place in which the model or the data would be replaced."""
+    for path, what in ((source, "the model"), (data, "the data")):
+        if isinstance(path, str | Path) and Path(path).exists():
+            check_not_replaced(out, Path(path), what)
 
 
 def find_exporter(name: str) -> Exporter:

@@ -86,10 +86,10 @@ def check_layers(probes: Sequence[LayerProbe], runs: Mapping[str, RunFile], satu
     worst, where = 0.0, ""
     for probe in probes:
         found: NDArray[Any] = next(iter(runs[probe.path].outputs.values()))
-        distance = (torch.from_numpy(np.array(found)).view_as(probe.wanted) - probe.wanted).abs().max() / probe.allowed
-        distance = distance.nan_to_num(nan=torch.inf)
-        if float(distance) > worst:
-            worst, where = float(distance), probe.path
+        difference = (torch.from_numpy(np.array(found)).view_as(probe.wanted) - probe.wanted).abs().max().nan_to_num(nan=torch.inf)
+        distance = float(difference) / max(probe.allowed, 1e-30)  # a layer of zeros allows nothing, and is not off
+        if distance > worst:
+            worst, where = distance, probe.path
     said = f"{len(probes)} layers, the furthest {worst:.2g} codes off" + (f" ({where})" if where else "")
     if worst > 1:
         said += "; " + (_SATURATED if saturates else "sums of 8-bit products may saturate on this processor: give its target (--target)")

@@ -30,6 +30,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from trimodal.core import Check
+from trimodal.core.record import Status
 from trimodal.errors import IntegrityError
 from trimodal.exporting.component import Component
 from trimodal.exporting.exporter import ExportedComponent
@@ -119,12 +120,13 @@ def find_vocabulary_size(module: nn.Module) -> int:
 
 
 def measure_distance(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> float:
-    """‖found − wanted‖ / ‖wanted‖, the largest over the outputs, of any shape, by name."""
-    return max((_relative_distance(found[name].double(), wanted[name].double()) for name in wanted), default=0.0)
+    """‖found − wanted‖ / ‖wanted‖, the largest over the outputs, of any shape, by name; infinite where a number is none."""
+    return max((_relative_distance(found[name], wanted[name]) for name in wanted), default=0.0)
 
 
 def _relative_distance(found: Tensor, wanted: Tensor) -> float:
-    return float((found - wanted).norm() / wanted.norm().clamp(min=1e-30))
+    found, wanted = found.double(), wanted.double()
+    return float(((found - wanted).norm() / wanted.norm().clamp(min=1e-30)).nan_to_num(nan=torch.inf))
 
 
 @dataclass(frozen=True)
@@ -143,20 +145,37 @@ class Distances:
         """How far the exported ones may be."""
         return math.hypot(self.simulated, self.rounded or 0.0) * (1 + MARGIN + self.chance) + self.rounding
 
+    @property
+    def share(self) -> float:
+        """The distance as a share of what is allowed."""
+        return self.exported / self.allowed if self.allowed > 0 else 0.0 if self.exported == 0 else math.inf
+
+    @property
+    def outcome(self) -> Status:
+        """Failed beyond what is allowed; where even zeros would pass, nothing is shown either way."""
+        return "failed" if not self.exported <= self.allowed else "not run" if self.allowed >= 1 else "passed"
+
     def __str__(self) -> str:
         maps = "" if self.rounded is None else f", the one with maps of bytes {self.rounded:.2g}"
         return (
             f"{self.exported:.2g} from the model with plain inputs, the simulation {self.simulated:.2g}{maps}, allowed {self.allowed:.2g}"
+            f"{', which shows nothing' if self.allowed >= 1 else ''}"
         )
 
 
 def measure_probe(probe: Probe, run: RunFile) -> tuple[Distances, float]:
-    """The distances of one component's outputs, and how far the exported ones are from the simulation's."""
+    """The distances of that output of one component which is furthest of what it may be, and how far the exported outputs are from the
+    simulation's."""
     found = {name: torch.from_numpy(np.array(run.outputs[name])) for name in probe.simulated}
     plain = probe.plain or probe.simulated
-    rounded = measure_distance(probe.rounded, plain) if probe.rounded else None
-    distances = Distances(measure_distance(found, plain), measure_distance(probe.simulated, plain), rounded, _vary(probe), probe.rounding)
-    return distances, measure_distance(found, probe.simulated)
+    outputs = [
+        Distances(
+            _relative_distance(found[name], wanted), _relative_distance(probe.simulated[name], wanted),
+            _relative_distance(probe.rounded[name], wanted) if probe.rounded else None, _vary(probe), probe.rounding,
+        )
+        for name, wanted in plain.items()
+    ]  # fmt: skip
+    return max(outputs, key=lambda one: one.share), measure_distance(found, probe.simulated)
 
 
 def check_outputs(probes: Sequence[Probe], runs: Mapping[str, RunFile]) -> list[Check]:
@@ -166,7 +185,7 @@ def check_outputs(probes: Sequence[Probe], runs: Mapping[str, RunFile]) -> list[
         distances, between = measure_probe(probe, runs[probe.component])
         said = f"{distances}; {between:.2g} from the simulation"
         name = f"{probe.component}: outputs as near as the simulation's"
-        checks.append(Check.from_outcome(name, distances.exported <= distances.allowed, said))
+        checks.append(Check(name, distances.outcome, said))
     return checks
 
 
@@ -178,11 +197,10 @@ def check_modalities(probes: Sequence[Probe], runs: Mapping[str, RunFile]) -> li
             found.setdefault(modality, []).append((measure_probe(probe, runs[probe.component])[0], probe))
     checks = []
     for modality, measured in found.items():
-        worst, probe = max(measured, key=lambda pair: pair[0].exported / pair[0].allowed)
+        worst, probe = max(measured, key=lambda pair: pair[0].share)
         tried = "real samples" if all(pair[1].real for pair in measured) else "inputs drawn at random"
-        held = all(distances.exported <= distances.allowed for distances, _ in measured)
         said = f"{worst}; {', '.join(pair[1].component for pair in measured)} on {tried}"
-        checks.append(Check.from_outcome(f"{modality}: as faithful as the simulation", held, said))
+        checks.append(Check(f"{modality}: as faithful as the simulation", worst.outcome, said))
     return checks
 
 

@@ -23,7 +23,7 @@ def make_export_table(found: Export) -> Group:
     lines += _describe_layers("input left in float", found.result.float_inputs)
     lines += [f"{check.name}: {check.status} ({check.detail})" for check in found.result.checks]
     lines += [f"careful: {note}" for note in found.result.notes]
-    return Group(table, *lines, f"written: {found.folder}")
+    return Group(table, *lines, f"written: {found.place}")
 
 
 def _describe_layers(what: str, layers: object) -> list[str]:

@@ -150,14 +150,16 @@ def _cut_pieces(
 def _part_by_size(weights: Sequence[WeightProbe]) -> tuple[list[WeightProbe], list[WeightProbe]]:
     """As many as one process may give back, and the others."""
     small: list[WeightProbe] = []
+    large: list[WeightProbe] = []
     room = AT_ONCE
     for probe in weights:
         size = sum(codes.parameter.nbytes for codes in probe.layers)
         if size <= room:
             small.append(probe)
             room -= size
-    kept = {id(probe) for probe in small}
-    return small, [probe for probe in weights if id(probe) not in kept]
+        else:
+            large.append(probe)
+    return small, large
 
 
 def _to_float(outputs: Mapping[str, Tensor], part: Component) -> dict[str, Tensor]:

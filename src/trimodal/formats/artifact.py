@@ -37,7 +37,14 @@ from trimodal.formats.native_config import NativeConfig, find_native_config
 from trimodal.formats.plain_config import NO_CONFIG, set_plain_config_, strip_config
 from trimodal.formats.stored_sites import check_stored_sites, describe_stored_sites
 from trimodal.formats.tensors import write_tensors
-from trimodal.layers import DEQUANTIZE_POLICIES, DequantizePolicy, set_dequantize_policy_
+from trimodal.layers import (
+    DEQUANTIZE_POLICIES,
+    DequantizePolicy,
+    close_layers_,
+    close_tensors,
+    open_layers_,
+    set_dequantize_policy_,
+)
 from trimodal.loading.load import (
     find_model_class,
     load_from_factory,
@@ -116,7 +123,9 @@ def write_artifact(model: Model, plan: Plan, folder: Path, factory: str | None) 
         (folder / "config.json").write_text(written, encoding="utf-8")
         taken, stock = absorbed.steps, StockLoad(not absorbed.reason, absorbed.reason)
     (folder / PLAN).write_text(_to_json_text(plan.to_json()), encoding="utf-8")
-    tensors = {name: t.detach().cpu().contiguous() for name, t in unique_tensors(model.module).items()}
+    own = unique_tensors(model.module)
+    own = close_tensors(model.module, own) if stock.alone else own
+    tensors = {name: t.detach().cpu().contiguous() for name, t in own.items()}
     metadata = {"format": "pt", steps.STEPS: steps.write_steps(taken)}
     write_tensors(tensors, metadata, folder / (MODEL if stock.alone else OURS))
     write_manifest(folder, {
@@ -280,6 +289,7 @@ def _open_plain(plain: Path, folder: Path, manifest: Manifest, factory: Factory 
             raise errors.IntegrityError(
                 f"{folder / file.name} lacks {missing[0]}, which {type(module).__name__} needs; copy the folder again"
             )
+        open_layers_(module)  # where the configuration says all, nothing was replayed
         set_dequantize_policy_(module, "memory")  # who only wants to run it says so: `load`, and Transformers' door
         module.name_or_path = module.config._name_or_path = str(folder)  # type: ignore[assignment, union-attr]
         model = Model(
@@ -372,10 +382,11 @@ def _load_module(source: str, policy: DequantizePolicy | None, factory: Factory 
     model = open_model(source, factory)
     if policy is not None:
         set_dequantize_policy_(model.module, policy)
-    else:
-        dequantize_module_(model.module)
-        reason = set_plain_config_(model)
-        quantizer.forget_quantization_(model.module, reason)
+        return model.module if model.steps else close_layers_(model.module)
+    dequantize_module_(model.module)
+    model.module = close_layers_(model.module)
+    reason = set_plain_config_(model)
+    quantizer.forget_quantization_(model.module, reason)
     return model.module
 
 

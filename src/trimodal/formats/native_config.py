@@ -35,7 +35,7 @@ from trimodal.edits import EDIT_KINDS
 from trimodal.edits.steps import replay_step_
 from trimodal.errors import ModelError
 from trimodal.graph.layout import find_layout
-from trimodal.layers import open_recurrent_
+from trimodal.layers import close_layers_, open_layers_
 from trimodal.loading.load import build_meta_model
 
 Path = tuple[str | int, ...]
@@ -84,9 +84,9 @@ def _search_config(
     model = build_meta_model(config, kind)
     first = _collect_module_facts(model)
     whole = model.config.to_dict()
-    open_recurrent_(model)
+    open_layers_(model)
     sizes, resizes, rest = _replay_expressible_(model, steps)
-    wanted = _collect_module_facts(model)
+    wanted = _collect_module_facts(close_layers_(model))
     known = list(_find_config_changes(whole, model.config.to_dict()))
     if known:
         config = _apply_assignments(config, whole, known)

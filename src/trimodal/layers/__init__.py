@@ -13,22 +13,27 @@ from torch import Tensor, nn
 from trimodal.core.storage import FACTORED
 from trimodal.layers.affine import Affine, NotAffine
 from trimodal.layers.chain import FactorChain, build_factor_chain, merge_factor_chain
+from trimodal.layers.experts import ExpertMatrix
 from trimodal.layers.kept_weight import DEQUANTIZE_POLICIES, DequantizePolicy, count_kept_bytes, set_dequantize_policy_
 from trimodal.layers.layer_affine import find_affine
+from trimodal.layers.opened import OpenedLayer
+from trimodal.layers.opening import close_layers_, close_tensors, open_layers_
 from trimodal.layers.parametrization import is_weight_parametrized, parametrize_weight_, remove_parametrization_
-from trimodal.layers.recurrent import Recurrent, open_recurrent_
+from trimodal.layers.recurrent import Recurrent
 from trimodal.layers.removed import RemovedLayer
 from trimodal.layers.standardised import AffineFreeNorm, strip_norm_affine
 from trimodal.layers.stored import CodedWeight, SparseWeight, Store, make_weight_store
 from trimodal.layers.token_merging import BlockMerging, has_token_merging, merge_tokens_
+from trimodal.layers.transposed_convolution import TransposedConvolution
 from trimodal.layers.weight_sharing import has_shared_weight, share_weight_, tie_weight_
 
 __all__ = [
     "BlockMerging", "FactorChain", "CodedWeight", "Recurrent", "RemovedLayer", "SparseWeight", "AffineFreeNorm",
-    "Store", "share_weight_", "parametrize_weight_", "has_shared_weight", "is_weight_parametrized",
-    "has_token_merging", "merge_tokens_", "merge_factor_chain", "open_recurrent_", "replace_weight_",
+    "Store", "share_weight_", "parametrize_weight_", "has_shared_weight", "is_weight_parametrized", "has_token_merging",
+    "merge_tokens_", "merge_factor_chain", "open_layers_", "close_layers_", "close_tensors", "replace_weight_",
     "strip_norm_affine", "make_weight_store", "tie_weight_", "remove_parametrization_", "Affine", "NotAffine",
-    "find_affine", "DEQUANTIZE_POLICIES", "DequantizePolicy", "count_kept_bytes", "set_dequantize_policy_",
+    "find_affine", "ExpertMatrix", "OpenedLayer", "TransposedConvolution", "DEQUANTIZE_POLICIES", "DequantizePolicy",
+    "count_kept_bytes", "set_dequantize_policy_",
 ]  # fmt: skip
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from trimodal.layers.kept_weight import Held, WeightKeeper
+from trimodal.layers.transposed import TransposedLinear
 from trimodal.layers.weight_sharing import has_shared_weight
 
 Convolution = nn.Conv1d | nn.Conv2d
@@ -113,7 +114,8 @@ def merge_factor_chain(links: FactorChain) -> nn.Module:
         shape = (old["kernel_size"], old["stride"], old["padding"], old["dilation"], 1, False, old["padding_mode"])
         layer = type(first)(weight.shape[1], weight.shape[0], *shape, device="meta")
     else:
-        layer = nn.Linear(weight.shape[1], weight.shape[0], bias=False, device="meta")
+        kind = TransposedLinear if old.get("was_transposed") else nn.Linear
+        layer = kind(weight.shape[1], weight.shape[0], bias=False, device="meta")
     layer.weight = nn.Parameter(weight)
     if not isinstance(first, nn.Embedding):
         layer.bias = links.bias  # type: ignore[assignment]

@@ -24,7 +24,7 @@ from torch import nn
 
 from trimodal.errors import ModelError
 from trimodal.graph.layout import describe_layout
-from trimodal.layers import open_recurrent_
+from trimodal.layers import open_layers_
 from trimodal.models.factory import make_module
 from trimodal.models.families import family_of
 from trimodal.models.files import PICKLES, check_no_adapter, weight_files
@@ -101,7 +101,7 @@ def load_from_factory(factory: Callable[[], nn.Module], name: str) -> Model:
 
 def build_model(module: nn.Module, name: str, folder: Path | None = None) -> Model:
     """A `Model` around `module` with the layout that its family declares. Recurrent layers are opened up."""
-    module = open_recurrent_(module)
+    module = open_layers_(module)
     family = family_of(module)
     source = folder or _find_origin(module)
     processors = find_processors(source) if source else Processors()

@@ -29,7 +29,7 @@ least: 0.005 + 0.0075; means 0.05 and (3·0.9 + 1)/4 = 0.925 are the levels.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
 import torch
@@ -76,6 +76,14 @@ class Codebook:
 
     def _float_scale(self) -> Tensor | None:
         return None if self.scale is None else self.scale.float() * 2.0**self.exponent
+
+    def select_rows(self, rows: slice) -> Codebook:
+        """The codebook of these rows alone."""
+        levels = self.levels
+        if len(levels) > 1:
+            per_row = -(-self.columns // self.group) if self.per == "group" else 1
+            levels = levels.view(-1, per_row, levels.shape[1])[rows].flatten(0, 1)
+        return replace(self, levels=levels, scale=None if self.scale is None else self.scale[rows])
 
     def encode(self, weight: Tensor) -> Tensor:
         """Codes uint8 (rows, columns) of the levels nearest to `weight`."""

@@ -26,7 +26,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
 import torch
@@ -74,6 +74,12 @@ class Grid:
         if self.zero is None:
             return torch.full_like(self.scale, 2 ** (self.bits - 1), dtype=dtype)
         return self.zero.to(dtype)
+
+    def select_rows(self, rows: slice) -> Grid:
+        """The grid of these rows alone."""
+        if self.shared:
+            return self
+        return replace(self, scale=self.scale[rows], zero=None if self.zero is None else self.zero[rows])
 
     def encode(self, weight: Tensor) -> Tensor:
         """Codes uint8 (int32 at 16 bits) (rows, columns) of the grid's numbers nearest to `weight`."""

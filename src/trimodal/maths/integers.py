@@ -33,6 +33,10 @@ class IntegerGrid:
         """The steps as floats (1, columns)."""
         return self.scale.float() * 2.0**self.exponent
 
+    def select_rows(self, rows: slice) -> IntegerGrid:
+        """The same: its steps are those of columns."""
+        return self
+
     def encode(self, weight: Tensor) -> Tensor:
         """Codes int8 (rows, columns) of the multiples nearest to `weight`."""
         return self.as_codes((weight / self.float_steps()).round_().clamp_(-_MOST, _MOST))

@@ -181,7 +181,8 @@ def works_on(method: Method) -> str:
     if method.on != "site":
         whole = {"model": "the whole model", "tower": "tower", "fold": "a layer and its neighbours"}
         return whole.get(method.on, f"{method.unit} of a {'tower' if is_width(f'.{method.unit}') else 'block'}")
-    shapes: dict[SiteKind, tuple[int, ...]] = {"linear": (64, 64), "conv": (64, 64, 3, 3), "embedding": (64, 64)}
-    sites = [Site("layer", "", None, "", kind, shape) for kind, shape in shapes.items()]
+    shapes: dict[SiteKind, tuple[int, ...]]
+    shapes = {"linear": (64, 64), "conv": (64, 64, 3, 3), "embedding": (64, 64), "experts": (128, 64)}
+    sites = [Site("layer", "", None, "", kind, shape, groups=2 if kind == "experts" else 1) for kind, shape in shapes.items()]
     kinds = [site.kind for site in sites if method.refuse(Place("", (site,)), method.config()) is None]
     return ", ".join(kinds)

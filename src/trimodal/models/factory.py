@@ -12,6 +12,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
+from torch.nn.utils import parametrize, remove_spectral_norm, remove_weight_norm
 
 from trimodal.errors import ModelError
 from trimodal.layers import set_dequantize_policy_
@@ -19,6 +20,7 @@ from trimodal.models.copying import copy_module, is_plain_tensor
 from trimodal.models.foreign import run_foreign
 
 _WEIGHTED = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Embedding)
+_OLD_NORMS: dict[str, Callable[..., nn.Module]] = {"WeightNorm": remove_weight_norm, "SpectralNorm": remove_spectral_norm}
 
 
 def make_module(factory: nn.Module | Callable[[], nn.Module], name: str) -> nn.Module:
@@ -35,6 +37,7 @@ def make_module(factory: nn.Module | Callable[[], nn.Module], name: str) -> nn.M
     for problem in _find_problems(module):
         raise ModelError(f"{type(module).__name__} cannot be compressed: {problem}")
     own = _unwrap_compiled_parts_(copy_module(module))
+    _fold_parametrizations_(own)
     _untie_biases_(own)
     _apply_max_norm_(own)
     set_dequantize_policy_(own, "memory")  # its weights are about to change
@@ -60,6 +63,33 @@ def _unwrap_compiled_parts_(module: nn.Module) -> nn.Module:
             if child is not None and _is_compiled(child):
                 parent._modules[name] = _unwrap_module(child)
     return module
+
+
+def _fold_parametrizations_(module: nn.Module) -> None:
+    """Give every layer whose weight is worked out from other tensors (weight norm, spectral norm, orthogonal) that weight itself: the
+    same numbers come out, and they are what is compressed. Both forms that PyTorch has for it."""
+    with torch.no_grad():
+        for part in list(module.eval().modules()):
+            if parametrize.is_parametrized(part):
+                _remove_parametrizations_(part)
+            hook: Any
+            for hook in list(part._forward_pre_hooks.values()):
+                remove = _OLD_NORMS.get(type(hook).__name__)
+                if remove is not None and type(hook).__module__.startswith("torch.nn.utils."):
+                    remove(part, hook.name)
+
+
+def _remove_parametrizations_(part: Any) -> None:
+    """As PyTorch's own function does it, which would take the properties off the class that the user's module has too."""
+    values = {name: (getattr(part, name).detach().clone(), _learns(found)) for name, found in part.parametrizations.items()}
+    del part._modules["parametrizations"]
+    part.__class__ = type(part).__bases__[0]
+    for name, (value, learns) in values.items():
+        part.register_parameter(name, nn.Parameter(value, requires_grad=learns))
+
+
+def _learns(part: nn.Module) -> bool:
+    return any(parameter.requires_grad for parameter in part.parameters())
 
 
 def _untie_biases_(module: nn.Module) -> None:

@@ -14,9 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from trimodal.core import MODALITIES, Layout, Site, Tower
+from trimodal.core.site import ROUTER
 from trimodal.errors import DataError, ModelError
-from trimodal.layers import Recurrent
-from trimodal.models.declare import find_weighted_modules, make_site, merge_tied_sites
+from trimodal.layers import OpenedLayer, Recurrent
+from trimodal.models.declare import find_weighted_modules, is_router, make_site, merge_tied_sites
 from trimodal.models.foreign import run_foreign
 from trimodal.models.model import Family, LoadedSample, Output, Processors
 
@@ -109,12 +110,15 @@ def _make_block_site(module: nn.Module, path: str, kind: str, tower: str, blocks
 
 
 def _role_and_branch(module: nn.Module, path: str, kind: str) -> tuple[str, str]:
-    """Its kind and its path; but a matrix of a recurrent layer, `…lstm.hidden.0`, is `…lstm.0` in the role `hidden`."""
+    """Its kind and its path; but a matrix of a recurrent layer, `…lstm.hidden.0`, is `…lstm.0` in the role `hidden`, one of an opened
+    module, `…experts.matrices.down_proj`, has the name that its tensor had, and a router its own role."""
     layer, _, number = path.rpartition(".")
     owner, _, role = layer.rpartition(".")
-    if role in ("input", "hidden") and isinstance(module.get_submodule(owner), Recurrent):
+    if role in ("input", "hidden", "project") and isinstance(module.get_submodule(owner), Recurrent):
         return role, f"{owner}.{number}".lstrip(".")
-    return kind, path
+    if role == "matrices" and isinstance(module.get_submodule(owner), OpenedLayer):
+        return kind, f"{owner}.{number}".lstrip(".")
+    return ROUTER if is_router(module, path) else kind, path
 
 
 def _find_blocks(module: nn.Module, tower: str) -> tuple[str, ...]:

@@ -116,7 +116,7 @@ def _estimate_solving_seconds(edit: Edit, layout: Layout, pace: MachineSpeed) ->
     total = 0.0
     for site in _find_edited_sites([edit], layout):
         m, n = site.rows, site.columns
-        operations = pace_of.products * 2 * m * n * n + pace_of.cubes * 2 * n**3
+        operations = pace_of.products * 2 * m * n * n + pace_of.cubes * 2 * n**3 * site.groups
         total += pace_of.passes * 4 * m * n / pace.bytes + operations / (pace.flops * _USED)
     return total
 
@@ -134,7 +134,7 @@ def _find_edited_sites(edits: Iterable[Edit], layout: Layout) -> Iterator[Site]:
 def _find_observed_sites(plan: Plan, layout: Layout) -> Iterator[Site]:
     """Sites whose inputs are looked at: layers of methods that do more than round."""
     edits = [edit for edit in plan.edits if get_method(edit.method).pace.looks]
-    return (site for site in _find_edited_sites(edits, layout) if site.kind in ("linear", "conv"))
+    return (site for site in _find_edited_sites(edits, layout) if site.kind in ("linear", "conv", "experts"))
 
 
 def _count_training_samples(edit: Edit) -> int:

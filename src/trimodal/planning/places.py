@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 from trimodal.core import DeclinedPlace, Fold, Layout, Place, PlannedPlace, Uncuttable
-from trimodal.core.site import is_width
+from trimodal.core.site import ROUTER, is_width
 from trimodal.edits.fold import sites_of_fold
 from trimodal.errors import suggest_names
 from trimodal.methods import Method
@@ -70,6 +70,14 @@ def matches_pattern(place: Place, pattern: str) -> bool:
     if pattern.startswith("path:"):
         return any(fnmatchcase(site.path, pattern.removeprefix("path:")) for site in place.sites)
     return any(fnmatchcase(name, pattern) for name in (place.name, *(site.name for site in place.sites)))
+
+
+def explain_router(place: Place, step: RecipeStep) -> str | None:
+    """Why a layer that chooses between experts stays as it is; None for any other, and where a pattern names it."""
+    if step.method.on != "site" or not any(site.role == ROUTER for site in place.sites):
+        return None
+    named = any(ROUTER in pattern and matches_pattern(place, pattern) for pattern in step.where)
+    return None if named else "a router: small errors send tokens to other experts; a pattern that says 'router' takes it along"
 
 
 def _tower_of_label(label: str) -> tuple[str, ...]:

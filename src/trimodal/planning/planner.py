@@ -31,6 +31,7 @@ from trimodal.methods.scope import rank_alone
 from trimodal.planning.places import (
     NoPlaceError,
     explain_held_weight,
+    explain_router,
     list_places,
     match_places,
     matches_pattern,
@@ -105,7 +106,7 @@ def _plan_step(layout: Layout, step: RecipeStep, data: bool, began: Layout, earl
             left.append(DeclinedPlace(found.name, FOLDED_AWAY))
             continue
         config = _config_for_place(step, place, began)
-        reason = draft.explain_refusal(place, config)
+        reason = explain_router(place, step) or draft.explain_refusal(place, config)
         if reason is not None:
             left.append(DeclinedPlace(place.name, reason))
             continue

@@ -61,6 +61,7 @@ def read_exported(folder: Path, check: bool = True) -> ExportedFolder:
             raise IntegrityError(f"{folder / EXPORT_FILE} is of format {said['format']}, this version reads {FORMAT}; export it again")
         if check:
             _check_sums(folder, said["files"])
+            _check_listed(folder, [file for part in said["components"] for file in part["files"]], said["files"])
         parts = [ExportedFile(p["name"], tuple(p["files"]), p["inputs"], p["outputs"]) for p in said["components"]]
         return ExportedFolder(folder, said["to"], said["family"], said["runtime"], {part.name: part for part in parts})
     except (KeyError, TypeError, AttributeError) as wrong:
@@ -75,6 +76,12 @@ def _check_sums(folder: Path, sums: Mapping[str, str]) -> None:
             raise IntegrityError(f"{folder} lacks {name:.80}, which its {EXPORT_FILE} lists; export it again")
         if sha256(folder / name) != expected:
             raise IntegrityError(f"{folder / name} has changed since it was exported (sha256 differs); export it again")
+
+
+def _check_listed(folder: Path, opened: Sequence[str], sums: Mapping[str, str]) -> None:
+    """Refuse files that would be opened though no sum is listed for them."""
+    if unlisted := sorted(set(opened) - sums.keys()):
+        raise IntegrityError(f"{folder / EXPORT_FILE} opens {unlisted[0]:.80}, for which it lists no sum; export it again")
 
 
 def _read_json(file: Path) -> Any:

@@ -25,15 +25,18 @@ from trimodal.runtimes.generation import generate
 from trimodal.runtimes.generation_settings import GenerationSettings, read_settings
 from trimodal.runtimes.part import Part
 from trimodal.runtimes.session import Arrays, Session
+from trimodal.runtimes.shape_checks import check_inputs, check_outputs, read_most_tokens
 
 
 @dataclass(frozen=True)
 class ExportedModel:
-    """An open folder: what is in it, the open files by the component's name, and how it generates, if it does."""
+    """An open folder: what is in it, the open files by the component's name, how it generates, if it does, and how many tokens a text may
+    have, where there is a limit."""
 
     exported: ExportedFolder
     parts: Mapping[str, Part]
     settings: GenerationSettings
+    most_tokens: int | None = None
 
     @property
     def sessions(self) -> Mapping[str, Session]:
@@ -44,11 +47,16 @@ class ExportedModel:
         """Arrays of any shape by the names of the component's inputs -> its outputs by name.
 
         Raises:
-            InputError: there is no such component.
+            InputError: there is no such component, or an input has another shape than it takes.
+            IntegrityError: the runtime gave what is no answer to these inputs.
         """
         if component not in self.parts:
             raise InputError(f"{self.exported.folder} has no component {component!r}; it has {', '.join(self.parts)}")
-        return self.parts[component].session.run(inputs)
+        part = self.parts[component]
+        lengths = check_inputs(component, part.shapes, inputs, self.most_tokens)
+        found = part.session.run(inputs)
+        check_outputs(component, self.exported.components[component].outputs, found, lengths)
+        return found
 
     def generate(self, inputs: Arrays, max_new_tokens: int | None = None, **changed: Any) -> NDArray[np.int64]:
         """What the model says, greedily, after `inputs`: see `generation.generate`.
@@ -81,6 +89,8 @@ def open_export(
         IntegrityError: a file is missing, has changed, or cannot be opened.
     """
     found = read_exported(Path(folder))
+    if unknown := sorted({only} if isinstance(only, str) and only else set(only) - found.components.keys()):
+        raise InputError(f"{found.folder} has no component {unknown[0]!r}, or only= is no list; it has {', '.join(found.components)}")
     chosen = runtime or found.runtime
     if chosen not in RUNTIMES:
         raise InputError(f"no runtime {chosen!r} is known here for {found.to} files; {suggest_names(chosen, RUNTIMES)}")
@@ -88,4 +98,4 @@ def open_export(
         name: Part(RUNTIMES[chosen](found.path_of(name), threads, exact=exact), part.inputs)
         for name, part in found.components.items() if not only or name in only
     }  # fmt: skip
-    return ExportedModel(found, parts, read_settings(found.folder))
+    return ExportedModel(found, parts, read_settings(found.folder), read_most_tokens(found.folder))

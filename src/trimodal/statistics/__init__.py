@@ -6,11 +6,11 @@ from typing import Literal
 from trimodal.statistics.gradients import MaskGradient, WeightGradient
 from trimodal.statistics.moments import ActivationSample, Balance, ColumnNorm, Moment, mix_moments
 from trimodal.statistics.tokens import split_rows_by_modality, unfold_input
-from trimodal.statistics.uses import GroupedMoment, RowUsage
+from trimodal.statistics.uses import GroupedMoment, RowUsage, mix_grouped
 
 StatisticKind = Literal["moment", "paired", "norm", "sample", "gradient", "mask", "uses", "grouped"]
-Statistic = Moment | ColumnNorm | WeightGradient | MaskGradient
-Seen = Statistic | RowUsage | GroupedMoment
+Statistic = Moment | ColumnNorm | WeightGradient | MaskGradient | GroupedMoment
+Seen = Statistic | RowUsage
 
 __all__ = [
     "Balance",
@@ -24,6 +24,7 @@ __all__ = [
     "Statistic",
     "StatisticKind",
     "RowUsage",
+    "mix_grouped",
     "mix_moments",
     "split_rows_by_modality",
     "unfold_input",

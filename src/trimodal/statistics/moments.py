@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal, Self
+from typing import Literal, Protocol, Self
 
 import torch
 from torch import Tensor
@@ -178,7 +178,7 @@ def mix_moments(parts: Mapping[str, Moment], balance: Balance, gradients: Mappin
     where a modality counts for more than its tokens.
     """
     seen = {name: part for name, part in parts.items() if part.tokens}
-    weights = _modality_weights(seen, balance, gradients or {})
+    weights = weigh_modalities(seen, balance, gradients or {})
     samples = {name: part for name, part in seen.items() if isinstance(part, ActivationSample)}
     if len(seen) == 1:
         ((name, only),) = seen.items()
@@ -206,8 +206,16 @@ def _mix_samples(result: ActivationSample, parts: Mapping[str, ActivationSample]
     return result
 
 
-def _modality_weights(parts: Mapping[str, Moment], balance: Balance, gradients: Mapping[str, float]) -> dict[str, float]:
-    """The weight of each modality; they sum to 1."""
+class Counted(Protocol):
+    """What was seen of something, of so many tokens."""
+
+    @property
+    def tokens(self) -> int:
+        """How many there were."""
+
+
+def weigh_modalities(parts: Mapping[str, Counted], balance: Balance, gradients: Mapping[str, float]) -> dict[str, float]:
+    """The weight of each modality by `balance`, as `mix_moments` says; they sum to 1."""
     if balance == "tokens":
         raw = {name: float(part.tokens) for name, part in parts.items()}
     elif balance == "gradient" and any(gradients.get(name) for name in parts):

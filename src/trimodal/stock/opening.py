@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 
 from trimodal.core.model_edit import ModelEdit
 from trimodal.edits.steps import map_duplicate_tensors, read_steps
-from trimodal.layers import CodedWeight, DequantizePolicy, is_weight_parametrized, set_dequantize_policy_
+from trimodal.layers import CodedWeight, DequantizePolicy, OpenedLayer, is_weight_parametrized, set_dequantize_policy_
 from trimodal.loading.load import find_model_class
 from trimodal.manifest import MANIFEST, check_listed_files, read_manifest
 from trimodal.stock.grafting import graft_layers_
@@ -48,9 +48,10 @@ def rebuild_architecture_(model: nn.Module, file: Path, checked: bool) -> dict[s
 
 
 def _skip_weight_init_(model: nn.Module) -> None:
-    """Let Transformers not draw first values for layers that decode their weight: it would decode each and throw them away."""
+    """Let Transformers not draw first values for layers that decode their weight: it would decode each and throw them away;
+    nor for opened ones, whose tensors it would look for under their old names."""
     for layer in model.modules():
-        if is_weight_parametrized(layer):
+        if is_weight_parametrized(layer) or isinstance(layer, OpenedLayer):
             layer._is_hf_initialized = True  # type: ignore[assignment]
 
 

@@ -10,7 +10,7 @@ from torch import nn
 from trimodal.core.model_edit import ModelEdit
 from trimodal.edits.steps import replay_step_
 from trimodal.graph.layout import find_layout
-from trimodal.layers import open_recurrent_
+from trimodal.layers import open_layers_
 
 
 def replay_steps_(module: nn.Module, steps: Sequence[ModelEdit]) -> None:
@@ -19,7 +19,7 @@ def replay_steps_(module: nn.Module, steps: Sequence[ModelEdit]) -> None:
     Raises:
         IntegrityError: a step does not fit the module.
     """
-    open_recurrent_(module)
+    open_layers_(module)
     layout = find_layout(module)
     for number, step in enumerate(steps, start=1):
         layout = replay_step_(module, layout, step, number)

@@ -23,7 +23,7 @@ from trimodal.core.stored_site import GRIDS, InputMode, StoredInput, StoredSite,
 from trimodal.machine import VECTORS, instruction_sets
 from trimodal.targets.answer import Answer, Level, combine_answers
 
-LayerKind = Literal["linear", "conv", "embedding", "norm"]
+LayerKind = Literal["linear", "conv", "embedding", "norm", "experts"]
 Format = Literal["onnx", "openvino", "litert", "executorch", "compressed-tensors"]
 Device = Literal["cpu", "gpu", "browser", "phone"]
 _TYPE = re.compile(r"[su]([1-9]|1[0-6])")
@@ -269,7 +269,7 @@ class Target:
 
     def _answer_weight(self, layer: LayerKind, site: StoredSite) -> Answer:
         weight = site.weight
-        rules = self.weights.get(layer, ()) if layer != "norm" else ()
+        rules = self.weights.get(layer, ()) if layer != "norm" and layer != "experts" else ()
         if weight is None or not rules:
             return Answer("refused", (f"{self.name} takes no quantized weight of {_LAYERS[layer]}",))
         rule = min(rules, key=lambda rule: rule.count_misfits(weight, site.input, site.shape))  # the first that fits, else the nearest
@@ -294,7 +294,7 @@ class Target:
         return [support for there, support in asked if there]
 
 
-_LAYERS = {"linear": "a linear layer", "conv": "a convolution", "embedding": "an embedding", "norm": "a norm"}
+_LAYERS = {"linear": "a linear layer", "conv": "a convolution", "embedding": "an embedding", "norm": "a norm", "experts": "fused experts"}
 _MODES = {"static": "by a fixed range", "per token": "by a range per token", "per sample": "by a range per sample"}
 
 

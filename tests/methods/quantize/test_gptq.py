@@ -16,7 +16,7 @@ from trimodal.maths.grid import Grid, expand_groups, fit_grid
 from trimodal.methods.options import build_config
 from trimodal.methods.quantize import rtn
 from trimodal.methods.quantize.gptq import METHOD, round_with_feedback
-from trimodal.statistics import Moment
+from trimodal.statistics import GroupedMoment, Moment
 
 
 @pytest.mark.parametrize(("row", "expected", "error", "rounded"), [
@@ -225,3 +225,44 @@ REPAIRED: list[dict[str, Any]] = [
 def test_bytes_are_those_forecast(layer: Any, known: Any, options: dict[str, Any]) -> None:
     treatment = treated(known, layer.weight, layer.moment, torch.zeros(64), options)
     assert (treatment.bias is not None) == options.get("bias", False)
+
+
+def test_groups_of_rows_are_rounded_each_with_its_own_moment() -> None:
+    torch.manual_seed(0)
+    inputs = [torch.randn(200, 6) @ torch.randn(6, 6) for _ in range(3)]
+    seen = GroupedMoment(4, 6)
+    for group, x in enumerate(inputs):
+        seen.update_group(group, x)
+    weight = torch.randn(4 * 5, 6)
+    site = Site("experts", "text", 0, "experts", "experts", (20, 6), groups=4)
+    config = build_config(METHOD.config, {"bits": 3, "clip": "max"}, "")
+    change = METHOD.solve(Place("experts", (site,)), {"experts.weight": weight}, seen.fill_unseen(), config)  # type: ignore[misc]
+    treatment = change.treatments["experts"]
+    found = CodedWeight(treatment.kind, {**treatment.options, "dtype": "float32"}, treatment.tensors)()
+    levels = fit_grid(weight, 3, "channel", "positive", "max")
+    nearest = levels.decode(levels.encode(weight))
+    assert found[15:].equal(nearest[15:])  # no token came to the last group
+    for group, x in enumerate(inputs):
+        rows = slice(group * 5, group * 5 + 5)
+        alone = Site("one", "text", 0, "linear", "linear", (5, 6))
+        moment = Moment(6)
+        moment.update(x)
+        other = METHOD.solve(Place("one", (alone,)), {"one.weight": weight[rows]}, moment, config).treatments["one"]  # type: ignore[misc]
+        assert torch.allclose(found[rows], CodedWeight(other.kind, {**other.options, "dtype": "float32"}, other.tensors)(), atol=1e-3)
+        second = moment.second
+        assert quadratic_form(weight[rows] - found[rows], second) < 0.9 * quadratic_form(weight[rows] - nearest[rows], second)
+
+
+@pytest.mark.parametrize("grid", ["nf", "kmeans", "asymmetric"])
+@pytest.mark.parametrize("group", ["channel", 8])
+def test_groups_of_rows_on_every_grid(grid: str, group: Any) -> None:
+    torch.manual_seed(0)
+    seen = GroupedMoment(2, 16)
+    seen.update(torch.randn(100, 32))
+    weight = torch.randn(6, 16)
+    site = Site("conv", "image", 0, "conv", "conv", (6, 16, 1), groups=2)
+    config = build_config(METHOD.config, {"bits": 4, "grid": grid, "group": group}, "")
+    change = METHOD.solve(Place("conv", (site,)), {"conv.weight": weight[..., None]}, seen.fill_unseen(), config)  # type: ignore[misc]
+    treatment = change.treatments["conv"]
+    found = CodedWeight(treatment.kind, {**treatment.options, "dtype": "float32"}, treatment.tensors)()
+    assert found.shape == (6, 16, 1) and float((found[..., 0] - weight).norm() / weight.norm()) < 0.2

@@ -109,8 +109,8 @@ def count_chain_numbers(site: Site, kind: str, ranks: Mapping[str, Any]) -> int:
 
 
 def _refuse_unfactorizable(site: Site) -> str | None:
-    if site.groups > 1:
-        return "a grouped convolution has no single second moment"
+    if site.is_grouped:
+        return "its rows read several inputs, and have no single second moment"
     if not site.path:
         return "it is the whole model, so that nothing else can stand in its place"
     if site.tied:

@@ -53,7 +53,7 @@ class MagnitudeConfig(WeightPruningOptions):
 
 def refuse(place: Place, config: MagnitudeConfig) -> str | None:
     """Why a place is left alone."""
-    if config.refit and (place.observed_site.kind == "embedding" or place.observed_site.groups > 1):
+    if config.refit and (place.observed_site.kind == "embedding" or place.observed_site.is_grouped):
         return "its input has no second moment to refit with; prune.magnitude with refit: false works on it"
     return masked.refuse_sparsity(place, _count_kept(place.observed_site, config))
 

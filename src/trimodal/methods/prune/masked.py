@@ -18,7 +18,7 @@ from trimodal.maths.packing import pack_codes
 from trimodal.methods.method import Weights, needs_dense_or_sparse
 from trimodal.methods.options import option
 from trimodal.methods.scope import Scope
-from trimodal.statistics import Moment, Statistic, StatisticKind
+from trimodal.statistics import GroupedMoment, Moment, Statistic, StatisticKind
 
 MaskChooser = Callable[[Tensor, Tensor, Any, Tensor | None], Tensor]
 
@@ -61,7 +61,7 @@ def refuse_inputs(place: Place, config: InputPruningOptions, kept: int) -> str |
         return f"kept and of say what every layer loses; nothing is left for scope: {config.scope} to choose"
     if config.kept is not None and config.of is not None and config.kept > config.of:
         return f"kept {config.kept} is more than of {config.of}"
-    if place.observed_site.kind == "embedding" or place.observed_site.groups > 1:
+    if place.observed_site.kind == "embedding" or place.observed_site.is_grouped:
         return "its inputs have no norm per column; prune.magnitude works on it"
     return refuse_sparsity(place, kept, config.of is not None)
 
@@ -80,7 +80,7 @@ def refuse_sparsity(place: Place, kept: int, runs: bool = False) -> str | None:
 
 def output_energies(place: Place, weights: Weights, statistic: Statistic | None) -> Tensor | None:
     """Every remaining weight's part in the energy of the layer's output, were its inputs not correlated: float64 (count,)."""
-    if statistic is None:
+    if statistic is None or isinstance(statistic, GroupedMoment):
         return None
     energies = weights[f"{place.observed_site.path}.weight"].flatten(1).square() * statistic.square.clamp(min=0)
     mask = mask_of(place.observed_site, weights)
@@ -96,7 +96,7 @@ def prune_by_inputs(
     Raises:
         TrimodalError: no statistic of the input was given.
     """
-    if statistic is None:
+    if statistic is None or isinstance(statistic, GroupedMoment):
         raise TrimodalError(f"{name} at {place.name} was given no statistic of its input")
     site = place.observed_site
     weight = weights[f"{site.path}.weight"].flatten(1)  # (m, n)

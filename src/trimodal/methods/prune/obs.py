@@ -61,7 +61,7 @@ class ObsConfig:
 def refuse(place: Place, config: ObsConfig) -> str | None:
     """Why a place is left alone."""
     site = place.observed_site
-    if site.kind == "embedding" or site.groups > 1:
+    if site.kind == "embedding" or site.is_grouped:
         return "its inputs have no second moment; prune.magnitude works on it"
     if site.columns > _MOST_COLUMNS:
         return f"{site.columns} inputs are too many for the exact method ({_MOST_COLUMNS} at most); use prune.sparsegpt"

@@ -73,7 +73,7 @@ def refuse(place: Place, config: SparseGptConfig) -> str | None:
         return f"kept {config.kept} is more than of {config.of}"
     if config.of is not None and _BLOCK % config.of:
         return f"runs of {config.of} columns do not fit into blocks of {_BLOCK}"
-    if place.observed_site.kind == "embedding" or place.observed_site.groups > 1:
+    if place.observed_site.kind == "embedding" or place.observed_site.is_grouped:
         return "its inputs have no second moment; prune.magnitude works on it"
     if config.bits is not None and place.observed_site.stored == "sparse":
         return "already sparse; prune it without bits, and quantize it then"

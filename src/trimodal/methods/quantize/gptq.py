@@ -27,7 +27,8 @@ uses weights that are stale inside the block), float64 factorisation, automatic 
 stay zero, and those of a pruned site keep its mask. The target in step 1 is the exact least-squares form of what GPTAQ
 (Li et al. 2025, arXiv 2504.02692) does inside the recursion; with x̂ = x it is W, to the bit. It does harm with few tokens
 (up to a quarter more error with half as many as columns), and gains nothing where the noise on x̂ is in proportion to x.
-Convolutions are unfolded into patches; embeddings are refused, since their input is an index and has no second moment.
+Convolutions are unfolded into patches; in a convolution with groups, and in fused experts, each group of rows has the second moment
+of the input that it reads; embeddings are refused, since their input is an index and has no second moment.
 
 By hand. W = [[0.7, 0.4]], C = [[2, 1], [1, 2]], no damping, grid of step 0.5 (codes … 0, 0.5, 1 …), order as given:
     C⁻¹ = [[2, −1], [−1, 2]]/3, U = [[√(2/3), −1/√6], [0, 1/√2]]
@@ -54,7 +55,7 @@ from trimodal.methods.options import option
 from trimodal.methods.quantize import gridded
 from trimodal.methods.quantize.gridded import RepairOptions, RoundingOptions, SharedCodebookOptions
 from trimodal.methods.quantize.tower_codebook import TABLES
-from trimodal.statistics import Moment, Statistic, StatisticKind
+from trimodal.statistics import GroupedMoment, Moment, Statistic, StatisticKind
 
 _BLOCK = 128
 
@@ -72,18 +73,23 @@ class GptqConfig(SharedCodebookOptions, RepairOptions):
     )  # fmt: skip
 
 
-def refuse(place: Place, config: RoundingOptions, masks: bool = False) -> str | None:
-    """Why a place is left alone. `masks`: the method keeps the mask of a pruned weight."""
+def refuse(place: Place, config: RoundingOptions, masks: bool = False, grouped: bool = False) -> str | None:
+    """Why a place is left alone. `masks`: the method keeps the mask of a pruned weight; `grouped`: it takes weights whose rows read
+    several inputs."""
     site = place.observed_site
     if site.kind == "embedding":
         return "an embedding's input is an index, which has no second moment; quantize.rtn works on it"
-    if site.groups > 1:
-        return "a grouped convolution has no single second moment; quantize.rtn works on it"
+    if site.is_grouped and not grouped:
+        return "its rows read several inputs, and have no single second moment; quantize.rtn and quantize.gptq work on it"
+    if isinstance(config, GptqConfig) and config.target and site.is_grouped:
+        return "its rows read several inputs, which are not paired with the original model's; set target to 0"
     return gridded.refuse(place, config, masks)
 
 
 def wants(place: Place, config: GptqConfig) -> StatisticKind | None:
-    """The second moment of the site's input, with `target` also against the original model's."""
+    """The second moment of the site's input, or of each of several; with `target` also against the original model's."""
+    if place.observed_site.is_grouped:
+        return "grouped"
     return "paired" if config.target else "moment"
 
 
@@ -147,6 +153,34 @@ def make_feedback_chooser(
     return choose, used
 
 
+def make_grouped_chooser(
+    seen: GroupedMoment, damping: float, activation_order: bool = True, kept: Tensor | None = None
+) -> tuple[gridded.Chooser, float]:
+    """As `make_feedback_chooser` for a weight whose rows read several inputs: a convolution in groups, fused experts. Each group
+    of rows is rounded by the moment of its own; the damping is the largest that was needed."""
+
+    def rows_of(group: int, whole: Tensor) -> slice:
+        count = len(whole) // seen.groups
+        return slice(group * count, (group + 1) * count)
+
+    made = [
+        make_feedback_chooser(
+            seen.moment_of(group), damping, activation_order, None if kept is None else kept[rows_of(group, kept)]
+        )
+        for group in range(seen.groups)
+    ]  # fmt: skip
+
+    def choose(weight: Tensor, levels: Levels, exact: Tensor | None) -> tuple[Tensor, Tensor]:
+        parts = []
+        for group, (one, _) in enumerate(made):
+            rows = rows_of(group, weight)
+            parts.append(one(weight[rows], levels.select_rows(rows), None if exact is None else exact[rows]))
+        codes, reached = zip(*parts, strict=True)
+        return torch.cat(codes), torch.cat(reached)
+
+    return choose, max(used for (_, used), tokens in zip(made, seen.counts.tolist(), strict=True) if tokens or not seen.tokens)
+
+
 def correct_weight(weight: Tensor, moment: Moment, strength: float, damping: float) -> Tensor:
     """W* (m, n) of step 1."""
     if moment.cross is None:
@@ -162,9 +196,13 @@ def solve(place: Place, weights: Weights, statistic: Statistic | None, config: G
     Raises:
         TrimodalError: it was not given the statistic that `wants` asks for.
     """
+    kept = weights.get(f"{place.observed_site.path}.mask")
+    if isinstance(statistic, GroupedMoment):
+        choose, damping = make_grouped_chooser(statistic, config.damping, config.activation_order, kept)
+        notes = (f"damping raised to {damping:g}",) if damping > config.damping else ()
+        return gridded.quantize_weight(place, weights, None, config, choose, notes=notes)
     if not isinstance(statistic, Moment):
         raise TrimodalError(f"quantize.gptq at {place.name} was given no second moment")
-    kept = weights.get(f"{place.observed_site.path}.mask")
     choose, damping = make_feedback_chooser(statistic, config.damping, config.activation_order, kept)
     notes = (f"damping raised to {damping:g}",) if damping > config.damping else ()
     target = None
@@ -180,7 +218,7 @@ METHOD = Method(
     paper="Frantar, Ashkboos, Hoefler, Alistarh 2023, GPTQ, arXiv 2210.17323",
     idea="Round column by column and let the columns not yet rounded make up for the error.",
     config=GptqConfig,
-    refuse=partial(refuse, masks=True),
+    refuse=partial(refuse, masks=True, grouped=True),
     wants=wants,
     forecast=gridded.forecast,
     tables=TABLES,

@@ -129,8 +129,8 @@ def refuse(place: Place, config: SmoothConfig) -> str | None:
     site = place.observed_site
     if site.kind == "embedding":
         return "an embedding's input is an index, which cannot be quantized; quantize.rtn works on it"
-    if site.groups > 1:
-        return "a grouped convolution has no single second moment; quantize.rtn works on its weight"
+    if site.is_grouped:
+        return "its rows read several inputs, and have no single second moment; quantize.rtn and quantize.gptq work on its weight"
     return gridded.refuse(place, config)
 
 

@@ -1,4 +1,4 @@
-"""LiteRT: our codes in its file, computed from by its own runtime."""
+"""LiteRT and ExecuTorch: our codes in their files, computed from by their own runtimes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 
 import trimodal
 from trimodal.errors import InputError
-from trimodal.exporting.litert import ENVIRONMENT
+from trimodal.exporting import executorch, litert
 from trimodal.exporting.mobile_graph.integer_weights import IntegerWeight, list_layouts
 from trimodal.networks.tiny import make_miniature_batch, write_miniature, write_miniature_data
 from trimodal.runtimes import RUNTIMES
@@ -22,12 +22,21 @@ RECIPE = {"steps": [
 ]}  # fmt: skip
 
 
-def _lacks_environment() -> bool:
+ENVIRONMENTS = {"litert": litert.ENVIRONMENT, "executorch": executorch.ENVIRONMENT}
+
+
+def _lacks_environment(name: str) -> bool:
     try:
-        ENVIRONMENT.find_python()
+        ENVIRONMENTS[name].find_python()
     except InputError:
         return True
     return False
+
+
+FORMATS = [
+    pytest.param(name, marks=[pytest.mark.slow, pytest.mark.skipif(_lacks_environment(name), reason=f"no environment for it: make {name}")])
+    for name in ENVIRONMENTS
+]
 
 
 def test_codes_of_four_bits_lie_two_to_a_byte_the_lower_half_first() -> None:
@@ -54,17 +63,17 @@ def test_without_an_environment_it_says_what_to_type(tmp_path: Path, monkeypatch
         Environment("nowhere", ("no_such_module",)).find_python()
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(_lacks_environment(), reason="no environment has litert-torch: make litert")
-def test_outputs_are_the_simulations(tmp_path: Path) -> None:
+@pytest.mark.parametrize("form", FORMATS)
+def test_outputs_are_the_simulations(form: str, tmp_path: Path) -> None:
     data = write_miniature_data(tmp_path / "data", 16, ("text",))
     trimodal.compress(write_miniature("bert", tmp_path / "bert"), RECIPE, data, tmp_path / "out")
-    result = trimodal.export(tmp_path / "out", "litert").result
+    made = trimodal.export(tmp_path / "out", form)
+    result = made.result
     assert len(result.coded) == 16 and not result.decoded
     batch = make_miniature_batch("bert", 2)
     with torch.no_grad():
         wanted = trimodal.load(tmp_path / "out")(**batch).last_hidden_state
-    session = RUNTIMES["litert"](tmp_path / "out" / "litert" / "model.tflite", 1)
+    session = RUNTIMES[form](made.folder / result.components[0].files[0], 1)
     found = torch.from_numpy(session.run({name: value.numpy() for name, value in batch.items()})["last_hidden_state"])
     assert len(session.list_integer_nodes()) >= 12
     session.close()
@@ -72,19 +81,19 @@ def test_outputs_are_the_simulations(tmp_path: Path) -> None:
     assert torch.cosine_similarity(found[real].flatten(), wanted[real].flatten(), dim=0) > 0.99
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(_lacks_environment(), reason="no environment has litert-torch: make litert")
+@pytest.mark.parametrize("form", FORMATS)
 @pytest.mark.parametrize(("name", "modality", "layers"), [("vit", "image", 14), ("resnet", "image", 16), ("ast", "audio", 14)])
-def test_images_and_sounds_are_the_simulations(name: str, modality: str, layers: int, tmp_path: Path) -> None:
+def test_images_and_sounds_are_the_simulations(name: str, modality: str, layers: int, form: str, tmp_path: Path) -> None:
     data = write_miniature_data(tmp_path / "data", 16, (modality,))
     trimodal.compress(write_miniature(name, tmp_path / name), RECIPE, data, tmp_path / "out")
-    result = trimodal.export(tmp_path / "out", "litert").result
+    made = trimodal.export(tmp_path / "out", form)
+    result = made.result
     assert len(result.coded) == layers and not result.decoded
     torch.manual_seed(0)
     batch = {key: torch.randn(2, *(int(n) for n in shape[1:])) for key, shape in result.components[0].inputs.items()}
     with torch.no_grad():
         wanted = trimodal.load(tmp_path / "out")(**batch).logits
-    session = RUNTIMES["litert"](tmp_path / "out" / "litert" / "model.tflite", 1)
+    session = RUNTIMES[form](made.folder / result.components[0].files[0], 1)
     found = torch.from_numpy(session.run({key: value.numpy() for key, value in batch.items()})["logits"])
     assert len(session.list_integer_nodes()) == layers
     session.close()
