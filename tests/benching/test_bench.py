@@ -17,9 +17,10 @@ from trimodal.benching.inputs import make_inputs
 from trimodal.benching.probe import Facts
 from trimodal.benching.table import make_bench_table, show_cosines
 from trimodal.benching.timing import Timing
-from trimodal.benching.variants import count_words, list_runtimes, read_source
+from trimodal.benching.variants import list_runtimes, read_source
 from trimodal.errors import InputError
 from trimodal.networks.tiny import write_miniature, write_miniature_data
+from trimodal.runtimes.model_limits import count_words
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,8 @@ import pytest
 import trimodal
 from trimodal.errors import InputError, IntegrityError
 from trimodal.networks.tiny import write_miniature
-from trimodal.runtimes.shape_checks import check_inputs, check_outputs, read_most_tokens
+from trimodal.runtimes.model_limits import read_most_tokens
+from trimodal.runtimes.shape_checks import check_inputs, check_outputs
 
 SHAPES = {"input_ids": ("batch", "length"), "attention_mask": ("batch", "length"), "pixel_values": ("batch", 3, 32, 32)}
 IDS = np.ones((2, 5), np.int64)

@@ -26,14 +26,13 @@ from trimodal.benching.torch_session import use_torch_threads
 from trimodal.benching.variants import (
     Source,
     Variant,
-    count_words,
-    limit_tokens,
     list_runtimes,
     list_variants,
     read_source,
 )
 from trimodal.errors import InputError
 from trimodal.runtimes import Session
+from trimodal.runtimes.model_limits import count_safe_words, limit_tokens
 
 Tell = Callable[[str], None]
 _THREADS = 2
@@ -147,7 +146,7 @@ def _measure_size(
     variants: Sequence[Variant], sessions: dict[str, Session], component: str, size: Size, conditions: Conditions, rounds: int
 ) -> tuple[list[Row], Timings]:
     first = variants[0]
-    inputs = make_inputs(first.shapes[component], size.batch, size.tokens, count_words(first.folder))
+    inputs = make_inputs(first.shapes[component], size.batch, size.tokens, count_safe_words(first.folder))
     outputs = {variant.name: sessions[variant.name].run(inputs) for variant in variants}
     found = time_in_turn({name: partial(session.run, inputs) for name, session in sessions.items()}, conditions, rounds)
     texts = varies_with_tokens(first.shapes[component])

@@ -7,8 +7,9 @@ import subprocess
 import sys
 
 from trimodal.benching.probe import Facts
-from trimodal.benching.variants import TORCH, Variant, count_words
+from trimodal.benching.variants import TORCH, Variant
 from trimodal.errors import IntegrityError
+from trimodal.runtimes.model_limits import count_safe_words
 
 _SECONDS = 600
 
@@ -21,7 +22,7 @@ def probe_component(variant: Variant, component: str, batch: int, tokens: int, t
     """
     job = {
         "runtime": variant.runtime, "file": str(variant.files[component]), "component": component, "shapes": variant.shapes[component],
-        "batch": batch, "tokens": tokens, "threads": threads, "words": count_words(variant.folder),
+        "batch": batch, "tokens": tokens, "threads": threads, "words": count_safe_words(variant.folder),
     }  # fmt: skip
     module = "trimodal.benching.torch_probe" if variant.runtime == TORCH else "trimodal.benching.probe"
     done = subprocess.run(

@@ -7,11 +7,9 @@ from is exported to a scratch folder first, as ONNX, which both ONNX Runtime and
 from __future__ import annotations
 
 import importlib.util
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from trimodal.benching.inputs import Shape
 from trimodal.benching.torch_session import TorchSession, open_torch_components, shapes_of
@@ -26,9 +24,6 @@ from trimodal.runtimes.exported_folder import EXPORT_FILE, ExportedFolder, is_ex
 TORCH = "torch"
 USUAL_RUNTIMES = ("onnxruntime", "openvino")
 _ALSO_READS = {"openvino": ("onnx",)}
-_VOCABULARIES = ("vocab_size", "vocabulary_size", "text_config.vocab_size", "decoder.vocab_size", "llm_config.vocab_size")
-
-_LENGTHS = ("max_position_embeddings", "text_config.max_position_embeddings", "max_target_positions", "text_tokens")
 
 
 @dataclass(frozen=True)
@@ -118,29 +113,6 @@ def list_variants(sources: Sequence[Source], runtimes: Sequence[str], scratch: P
             raise InputError(f"{source.path} holds {there} files, which {' and '.join(runtimes)} cannot open; give another --runtime")
         made += found
     return tuple(made)
-
-
-def count_words(folder: Path) -> int | None:
-    """The size of the vocabulary, as the folder's config.json says it."""
-    return _read_number(folder, _VOCABULARIES)
-
-
-def limit_tokens(folder: Path) -> int | None:
-    """How many tokens a text may have, as the folder's config.json says it."""
-    return _read_number(folder, _LENGTHS)
-
-
-def _read_number(folder: Path, places: Sequence[str]) -> int | None:
-    """The whole number at the first of `places`, keys with dots between them, in the folder's config.json."""
-    file = folder / "config.json"
-    said: Any = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-    for place in places:
-        found = said
-        for key in place.split("."):
-            found = found.get(key) if isinstance(found, dict) else None
-        if isinstance(found, int):
-            return found
-    return None
 
 
 def _make_variant(source: Source, runtime: str, scratch: Path) -> Variant | None:

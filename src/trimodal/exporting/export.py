@@ -25,7 +25,7 @@ from trimodal.exporting.idle_layers import describe_idle_layers, find_idle_layer
 from trimodal.exporting.layer_codes import take_layer_codes_
 from trimodal.exporting.plain_attention import use_plain_attention_
 from trimodal.exporting.samples import measure_output_ranges, read_batches
-from trimodal.exporting.self_check import OWN_RANGES, ROUNDING
+from trimodal.exporting.self_check import OWN_RANGES, ROUNDING, find_vocabulary_size
 from trimodal.exporting.trial import begin_trial, run_trial
 from trimodal.formats import check_not_replaced, check_output_place, is_artifact, open_atomic_folder, open_model
 from trimodal.formats.plain_config import strip_config
@@ -34,7 +34,7 @@ from trimodal.models.files import find_companion_files, find_licence_files
 from trimodal.models.model import Model
 from trimodal.models.process import leaves_process_unchanged
 from trimodal.runtimes import RUNTIMES
-from trimodal.runtimes.exported_folder import EXPORT_FILE, FORMAT
+from trimodal.runtimes.exported_folder import EXPORT_FILE, FORMAT, SAFE_WORDS
 from trimodal.targets import Target, read_target
 from trimodal.writing.sums import sha256
 
@@ -225,7 +225,8 @@ def _write_export_file(folder: Path, exporter: Exporter, model: Model, result: E
         "format": FORMAT, "to": exporter.name, "runtime": exporter.runtime, "target": target.name if target else None,
         "source": model.name, "family": model.family.name,
         "versions": {name: found for name in ("trimodal", "torch", "transformers", *exporter.packages) if (found := _version_of(name))},
-        **result.to_json(), "files": {name: sha256(folder / name) for name in files},
+        SAFE_WORDS: find_vocabulary_size(model.module) or None, **result.to_json(),
+        "files": {name: sha256(folder / name) for name in files},
     }  # fmt: skip
     (folder / EXPORT_FILE).write_text(json_text(said, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 

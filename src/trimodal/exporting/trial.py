@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from trimodal.core import Check
 from trimodal.exporting.component import Component
 from trimodal.exporting.components import split_components
 from trimodal.exporting.exporter import ExportResult, ExportSource
+from trimodal.exporting.float_checks import FloatsRead, check_floats, read_floats_
 from trimodal.exporting.layer_probes import LayerProbe, check_layers, cut_layer_probes, record_layer_calls
 from trimodal.exporting.map_grids import MapGrids, round_maps
 from trimodal.exporting.self_check import (
@@ -102,16 +103,17 @@ def run_trial(
         for probe, part in zip(probes, trial.components, strict=True)
     ]
     with open_scratch_folder("the layers of the export check") as scratch:
-        layers, weights = _cut_pieces(trial, source, result, places, scratch)
-        small, large = _part_by_size(weights)
-        runs = run_files(runtime, [*files, *(probe.file for probe in layers), *(probe.file for probe in small)])
+        pieces = _cut_pieces(trial, source, result, places, scratch)
+        small, large = _part_by_size(pieces.weights)
+        runs = run_files(runtime, [*files, *(probe.file for probe in pieces.layers), *(probe.file for probe in small)])
         differences = [compare_weights(probe, runs[probe.file.name]) for probe in small]
         for probe in large:  # a process each, for the memory
             differences.append(compare_weights(probe, run_files(runtime, [probe.file])[probe.file.name]))
     sizes = {file: (folder / file).stat().st_size for part in result.components for file in part.files}
     return [
-        *check_weights(differences, len(result.coded)), *check_outputs(probes, runs), *check_modalities(probes, runs),
-        *check_layers(layers, runs, source.saturates), *check_integer_products(result.components, runs),
+        *check_weights(differences, pieces.readable, len(result.coded)), *check_floats(pieces.floats, result.parameters),
+        *check_outputs(probes, runs), *check_modalities(probes, runs), *check_layers(pieces.layers, runs, source.saturates),
+        *check_integer_products(result.components, runs),
         check_size(sizes, trial.tensor_bytes, sum(part.nodes for part in result.components)),
     ]  # fmt: skip
 
@@ -130,21 +132,33 @@ def _to_arrays(probe: Probe, part: Component) -> dict[str, NDArray[Any]]:
     return {name: value.numpy() for name, value in probe.inputs.items()} | {name: np.zeros(1, bool) for name in part.switches}
 
 
-def _cut_pieces(
-    trial: Trial, source: ExportSource, result: ExportResult, places: Mapping[str, Path], scratch: Path
-) -> tuple[list[LayerProbe], list[WeightProbe]]:  # fmt: skip
-    """Every static layer once, and every coded weight in each file that has it, of the components whose files can be cut."""
-    layers: dict[str, LayerProbe] = {}
-    weights: list[WeightProbe] = []
+@dataclass
+class _Pieces:
+    """What the written files are held to piece by piece: static layers once, coded weights in each file, the paths of those that must be
+    found, and what became of the floats."""
+
+    layers: list[LayerProbe] = field(default_factory=list)
+    weights: list[WeightProbe] = field(default_factory=list)
+    readable: set[str] = field(default_factory=set)
+    floats: FloatsRead = field(default_factory=FloatsRead)
+
+
+def _cut_pieces(trial: Trial, source: ExportSource, result: ExportResult, places: Mapping[str, Path], scratch: Path) -> _Pieces:
+    """Of the components whose files can be cut."""
+    pieces, modules = _Pieces(), {part.name: part.module for part in trial.components}
     for name, place in places.items():
         if place.suffix not in _OPEN:
             continue
         graph, part = _OPEN[place.suffix](place), scratch / name
         part.mkdir()
-        missing = {path: call for path, call in trial.calls[name].items() if path not in layers and path in source.layers}
-        layers |= {probe.path: probe for probe in cut_layer_probes(graph, source.layers, missing, part, place.suffix)}
-        weights += cut_weight_probes(graph, name, find_readable(source.layers, result.coded), part, place.suffix)
-    return list(layers.values()), weights
+        known = {probe.path for probe in pieces.layers}
+        missing = {path: call for path, call in trial.calls[name].items() if path not in known and path in source.layers}
+        pieces.layers += cut_layer_probes(graph, source.layers, missing, part, place.suffix)
+        readable = find_readable(source.layers, result.coded)
+        pieces.readable |= {codes.path for codes in readable}
+        pieces.weights += cut_weight_probes(graph, name, readable, part, place.suffix)
+        read_floats_(pieces.floats, graph, modules[name], result.parameters)
+    return pieces
 
 
 def _part_by_size(weights: Sequence[WeightProbe]) -> tuple[list[WeightProbe], list[WeightProbe]]:

@@ -6,7 +6,7 @@ look up. So a code, a scale or a zero-point that is another one is found, in wha
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,11 +30,21 @@ _RESHAPES = 2  # into blocks and back
 
 
 @dataclass(frozen=True)
+class _Product:
+    """One layer whose codes go into a product: its decoded weight in the graph, and whether that is (in, out)."""
+
+    codes: LayerCodes
+    value: Value
+    turned: bool
+
+
+@dataclass(frozen=True)
 class WeightProbe:
-    """Weights of one component in one file: the codes of each output, in order."""
+    """Weights of one component in one file: the codes of each output in order, and whether that output is (in, out)."""
 
     file: ProbeFile
     layers: Sequence[LayerCodes]
+    turned: Sequence[bool]
 
 
 def cut_weight_probes(
@@ -42,41 +52,49 @@ def cut_weight_probes(
 ) -> list[WeightProbe]:
     """`layers` of the component called `name`, as far as its graph has their codes: products many to a file, embeddings each alone."""
     found: list[WeightProbe] = []
-    products: list[tuple[LayerCodes, Value]] = []
+    products: list[_Product] = []
     for codes in layers:
         product, value = find_product(graph, codes.path, PRODUCTS), find_codes(graph, codes.path)
         if product is not None:
-            products.append((codes, graph.list_sources(product)[1]))
+            turned = graph.get_kind(product) != "Conv" and not graph.takes_transposed(product)
+            products.append(_Product(codes, graph.list_sources(product)[1], turned))
         elif value is not None and (rows := _find_rows(graph, value)) is not None:
             place = scratch / f"rows{len(found)}{suffix}"
             (index,) = graph.cut({"index": (rows[0], codes.shape[:1])}, [rows[1]], place)
-            found.append(WeightProbe(ProbeFile(f"{name}/{codes.path}", place, {index: np.arange(codes.shape[0])}), [codes]))
+            found.append(WeightProbe(ProbeFile(f"{name}/{codes.path}", place, {index: np.arange(codes.shape[0])}), [codes], [False]))
     for number, part in enumerate(_split(products)):
         place = scratch / f"weights{number}{suffix}"
-        graph.cut({}, [value for _, value in part], place)
-        found.append(WeightProbe(ProbeFile(f"{name}/weights{number}", place, {}), [codes for codes, _ in part]))
+        graph.cut({}, [one.value for one in part], place)
+        layers_of_part, turned_of_part = [one.codes for one in part], [one.turned for one in part]
+        found.append(WeightProbe(ProbeFile(f"{name}/weights{number}", place, {}), layers_of_part, turned_of_part))
     return found
 
 
 def compare_weights(probe: WeightProbe, run: RunFile) -> dict[str, float]:
     """By path, how much the weight that is furthest from what was verified differs, as a share of it; 1 where it is another weight."""
     return {
-        codes.path: _measure_difference(torch.from_numpy(np.array(found)), _decode(codes))
-        for codes, found in zip(probe.layers, run.outputs.values(), strict=True)
+        codes.path: _measure_difference(torch.from_numpy(np.array(found)), _decode(codes), turned)
+        for codes, found, turned in zip(probe.layers, run.outputs.values(), probe.turned, strict=True)
     }
 
 
-def check_weights(differences: Iterable[Mapping[str, float]], coded: int) -> list[Check]:
-    """Whether every weight that was read back, of `coded` ones, is what was verified, in every file that has it."""
+def check_weights(differences: Iterable[Mapping[str, float]], readable: Collection[str], coded: int) -> list[Check]:
+    """Whether every one of the `readable` layers, of `coded` ones, was read back, and is what was verified in every file that has it."""
     found = [pair for each in differences for pair in each.items()]
-    if not found:
+    if not readable:
         return []
     wrong = sorted({path for path, difference in found if not difference <= _EXACT})
+    unread = sorted(set(readable) - dict(found).keys())
     said = f"{len(dict(found))} of {coded} coded layers read back"
     if wrong:
-        more = f" and {len(wrong) - _NAMED} more" if len(wrong) > _NAMED else ""
-        said += f", {len(wrong)} are other weights than were verified: {', '.join(wrong[:_NAMED])}{more}"
-    return [Check.from_outcome("weights are those that were verified", not wrong, said)]
+        said += f", {len(wrong)} are other weights than were verified: {_name_some(wrong)}"
+    if unread:
+        said += f", {len(unread)} were not found in any product or look-up: {_name_some(unread)}"
+    return [Check.from_outcome("weights are those that were verified", not wrong and not unread, said)]
+
+
+def _name_some(paths: Sequence[str]) -> str:
+    return ", ".join(paths[:_NAMED]) + (f" and {len(paths) - _NAMED} more" if len(paths) > _NAMED else "")
 
 
 def find_readable(layers: Mapping[str, LayerCodes], paths: frozenset[str]) -> list[LayerCodes]:
@@ -111,23 +129,24 @@ def _find_rows(graph: WrittenGraph, value: Value) -> tuple[Value, Value] | None:
     return None if index is None else (index, value)
 
 
-def _split(products: Sequence[tuple[LayerCodes, Value]]) -> Iterator[list[tuple[LayerCodes, Value]]]:
+def _split(products: Sequence[_Product]) -> Iterator[list[_Product]]:
     """In parts of up to `AT_ONCE` bytes, at least one layer each."""
-    part: list[tuple[LayerCodes, Value]] = []
+    part: list[_Product] = []
     size = 0
-    for codes, value in products:
-        if part and size + codes.parameter.nbytes > AT_ONCE:
+    for product in products:
+        if part and size + product.codes.parameter.nbytes > AT_ONCE:
             yield part
             part, size = [], 0
-        part.append((codes, value))
-        size += codes.parameter.nbytes
+        part.append(product)
+        size += product.codes.parameter.nbytes
     if part:
         yield part
 
 
-def _measure_difference(found: Tensor, wanted: Tensor) -> float:
-    """The largest of |found − wanted| / |wanted|, either way round if `wanted` is a matrix."""
-    ways = [way for way in (found, found.T if found.dim() == 2 else None) if way is not None and way.shape == wanted.shape]
-    if found.numel() == wanted.numel() and not ways:
-        ways = [found.reshape(wanted.shape)]
-    return min((float(((way - wanted).abs() / wanted.abs().clamp(min=1e-30)).max()) for way in ways), default=1.0)
+def _measure_difference(found: Tensor, wanted: Tensor, turned: bool) -> float:
+    """The largest of |found − wanted| / |wanted|, of the same number of entries; `found` is (in, out) where it is `turned`, else it has
+    the shape of `wanted` (out, in, …), or another one that groups of channels have. 1 where it is of another shape."""
+    found = found.T if turned and found.dim() == 2 else found
+    if found.shape != wanted.shape and (found.dim() == 2 == wanted.dim() or found.numel() != wanted.numel()):
+        return 1.0
+    return float(((found.reshape(wanted.shape) - wanted).abs() / wanted.abs().clamp(min=1e-30)).max())

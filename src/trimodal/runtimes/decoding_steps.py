@@ -37,7 +37,7 @@ def start_steps(parts: Mapping[str, Part], inputs: Arrays, settings: GenerationS
     """A generation from `inputs` of any shape, by the files that there are.
 
     Raises:
-        InputError: these files do not generate, or an input is missing.
+        InputError: these files do not generate, or an input is missing or has another shape than is taken.
     """
     if "encoder_model" in parts and "decoder_model_merged" in parts:
         return HearingSteps(parts["encoder_model"], parts["decoder_model_merged"], inputs, settings)
@@ -54,8 +54,10 @@ class TextSteps:
     first = "input_ids"
 
     def __init__(self, decoder: Part, inputs: Arrays) -> None:
-        self.prompt: Tokens = np.asarray(_require(inputs, "input_ids"), np.int64)
+        self.prompt: Tokens = _read_prompt(inputs, "input_ids")
         self._mask = np.asarray(inputs.get("attention_mask", np.ones_like(self.prompt)), np.int64)
+        if self._mask.shape != self.prompt.shape:
+            raise InputError(f"attention_mask has the shape {self._mask.shape} and input_ids {self.prompt.shape}; expected the same")
         self._decoder, self._past, self._seen = decoder, decoder.make_empty_past(len(self.prompt)), 0
         if not self._mask[:, -1].all():
             raise InputError("input_ids end with padding; expected texts padded on the left (the tokenizer's padding_side)")
@@ -66,7 +68,7 @@ class TextSteps:
         more = self._seen - self._mask.shape[1]
         self._mask = np.pad(self._mask, ((0, 0), (0, more)), constant_values=1)
         positions = np.maximum(self._mask.cumsum(axis=1) - 1, 0)[:, -tokens.shape[1] :]
-        found = self._decoder.session.run(
+        found = self._decoder.run(
             {self.first: self._look_up(tokens), "attention_mask": self._mask, "position_ids": positions, **self._past}
         )
         self._past = rename_present(found)
@@ -87,11 +89,11 @@ class EmbeddedSteps(TextSteps):
         self._words, self._image_token = parts["embed_tokens"], settings.image_token
         self._features: Floats | None = None
         if "pixel_values" in inputs:
-            self._features = parts["vision_encoder"].session.run({"pixel_values": inputs["pixel_values"]})["image_features"]
+            self._features = parts["vision_encoder"].run({"pixel_values": inputs["pixel_values"]})["image_features"]
 
     def _look_up(self, tokens: Tokens) -> Floats:
         """Vectors (batch, new, width)."""
-        vectors = self._words.session.run({"input_ids": tokens})["inputs_embeds"]
+        vectors = self._words.run({"input_ids": tokens})["inputs_embeds"]
         places = tokens == (-1 if self._image_token is None else self._image_token)
         if self._features is None or not places.any():
             return vectors
@@ -108,12 +110,12 @@ class HearingSteps:
 
     def __init__(self, encoder: Part, decoder: Part, inputs: Arrays, settings: GenerationSettings) -> None:
         self._decoder = decoder
-        self._states = encoder.session.run(inputs)["last_hidden_state"]
+        self._states = encoder.run(inputs)["last_hidden_state"]
         self._past = decoder.make_empty_past(len(self._states))
-        given = inputs.get("decoder_input_ids")
-        if given is None:
-            given = make_whisper_prompt(settings, len(self._states), self._score_first)
-        self.prompt: Tokens = np.asarray(given, np.int64)
+        if "decoder_input_ids" in inputs:
+            self.prompt: Tokens = _read_prompt(inputs, "decoder_input_ids")
+        else:
+            self.prompt = make_whisper_prompt(settings, len(self._states), self._score_first)
         self._begun = False
 
     def advance(self, tokens: Tokens) -> Floats:
@@ -127,7 +129,7 @@ class HearingSteps:
 
     def _run(self, tokens: Tokens) -> dict[str, Floats]:
         switch = np.array([self._begun])
-        return self._decoder.session.run(
+        return self._decoder.run(
             {"input_ids": tokens, "encoder_hidden_states": self._states, "use_cache_branch": switch, **self._past}
         )
 
@@ -142,7 +144,11 @@ def last_scores(found: Mapping[str, Floats]) -> Floats:
     return found["logits"][:, -1]
 
 
-def _require(inputs: Arrays, name: str) -> NDArray[Any]:
+def _read_prompt(inputs: Arrays, name: str) -> Tokens:
+    """The tokens int64 (batch, tokens) under `name`."""
     if name not in inputs:
         raise InputError(f"{name} is missing; the inputs are {', '.join(inputs) or 'none'}")
-    return inputs[name]
+    found = np.asarray(inputs[name])
+    if found.ndim != 2 or not found.size:
+        raise InputError(f"{name} has the shape {found.shape}; expected (batch, tokens), at least one token each")
+    return found.astype(np.int64)

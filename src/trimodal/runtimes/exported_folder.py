@@ -11,7 +11,7 @@ from typing import Any
 from trimodal.errors import InputError, IntegrityError
 from trimodal.writing.sums import sha256
 
-EXPORT_FILE = "export.json"
+EXPORT_FILE, SAFE_WORDS = "export.json", "safe_words"
 FORMAT = 1
 
 
@@ -62,6 +62,8 @@ def read_exported(folder: Path, check: bool = True) -> ExportedFolder:
         if check:
             _check_sums(folder, said["files"])
             _check_listed(folder, [file for part in said["components"] for file in part["files"]], said["files"])
+        if empty := [part["name"] for part in said["components"] if not part["files"]]:
+            raise IntegrityError(f"{folder / EXPORT_FILE} lists no file for {empty[0]:.80}; export it again")
         parts = [ExportedFile(p["name"], tuple(p["files"]), p["inputs"], p["outputs"]) for p in said["components"]]
         return ExportedFolder(folder, said["to"], said["family"], said["runtime"], {part.name: part for part in parts})
     except (KeyError, TypeError, AttributeError) as wrong:

@@ -17,6 +17,8 @@ from trimodal.errors import InputError, suggest_names
 NEW_TOKENS = 20
 """How many tokens are said at most where nobody says it, as in Transformers."""
 _SECTIONS = ("text_config", "decoder")
+_SEARCHES = ("num_beams", "do_sample", "temperature", "top_k", "top_p", "num_beam_groups", "penalty_alpha", "num_return_sequences")
+_LEAST = {"max_new_tokens": 1, "max_length": 1, "min_new_tokens": 0}
 
 
 @dataclass(frozen=True)
@@ -67,12 +69,15 @@ class GenerationSettings:
         """These, but for what is not None in `changed`.
 
         Raises:
-            InputError: there is no such setting.
+            InputError: there is no such setting, or it cannot have that value.
         """
         known = [part.name for part in fields(self)]
         for name in changed:
+            if name in _SEARCHES:
+                raise InputError(f"{name} belongs to a search that is not greedy; only the most likely token is taken here")
             if name not in known:
                 raise InputError(f"there is no setting {name!r} for generating; {suggest_names(name, known)}")
+        _check_changes(changed, bool(self.languages), bool(self.tasks))
         return replace(self, **{name: value for name, value in changed.items() if value is not None})
 
     def count_new_tokens(self, prompt: int) -> int:
@@ -116,6 +121,19 @@ def read_settings(folder: Path) -> GenerationSettings:
         tasks=said.get("task_to_id") or {}, no_timestamps=said.get("no_timestamps_token_id"), language=said.get("language"),
         task=said.get("task"),
     )  # fmt: skip
+
+
+def _check_changes(changed: Mapping[str, Any], has_languages: bool, has_tasks: bool) -> None:
+    for name, least in _LEAST.items():
+        value = changed.get(name)
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < least):
+            raise InputError(f"{name} is {value!r}; expected a whole number from {least}")
+    penalty = changed.get("repetition_penalty")
+    if penalty is not None and (not isinstance(penalty, int | float) or not 0 < penalty < float("inf")):
+        raise InputError(f"repetition_penalty is {penalty!r}; expected a number above 0, of which 1 changes nothing")
+    for name, has in (("language", has_languages), ("task", has_tasks)):
+        if changed.get(name) is not None and not has:
+            raise InputError(f"{name} is {changed[name]!r}, and this model has no tokens for it; leave it out")
 
 
 def _read_list(value: Any) -> tuple[int, ...]:

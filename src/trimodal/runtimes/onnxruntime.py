@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trimodal.errors import InputError, IntegrityError
-from trimodal.runtimes.session import Arrays, cast_inputs
+from trimodal.runtimes.session import Arrays, cast_inputs, describe_refusal
 
 _TYPES = {
     "tensor(float)": "float32", "tensor(float16)": "float16", "tensor(int64)": "int64", "tensor(int32)": "int32",
@@ -34,8 +34,17 @@ class OnnxRuntimeSession:
         self.output_names: Sequence[str] = [value.name for value in self._session.get_outputs()]
 
     def run(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
-        """Arrays by name -> arrays by name."""
-        found = self._session.run(None, cast_inputs(inputs, self._types))
+        """Arrays by name -> arrays by name.
+
+        Raises:
+            InputError: one is missing, or the runtime cannot compute with them.
+        """
+        try:
+            found = self._session.run(None, cast_inputs(inputs, self._types))
+        except InputError:
+            raise
+        except Exception as failed:  # as in `_open`
+            raise InputError(describe_refusal("ONNX Runtime", failed)) from failed
         return dict(zip(self.output_names, map(np.asarray, found), strict=True))
 
     def list_integer_nodes(self) -> Sequence[str]:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trimodal.errors import InputError, IntegrityError
-from trimodal.runtimes.session import Arrays, cast_inputs
+from trimodal.runtimes.session import Arrays, cast_inputs, describe_refusal
 
 _TYPES = {
     "f32": "float32", "f16": "float16", "f64": "float64", "i64": "int64", "i32": "int32", "boolean": "bool", "u8": "uint8", "i8": "int8",
@@ -42,8 +42,15 @@ class OpenVinoSession:
         self._has_run = False
 
     def run(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
-        """Arrays by name -> arrays by name."""
-        self._request.infer(cast_inputs(inputs, self._types), share_inputs=True)
+        """Arrays by name -> arrays by name.
+
+        Raises:
+            InputError: one is missing, or the runtime cannot compute with them.
+        """
+        try:
+            self._request.infer(cast_inputs(inputs, self._types), share_inputs=True)
+        except RuntimeError as failed:
+            raise InputError(describe_refusal("OpenVINO", failed)) from failed
         self._has_run = True
         return {name: np.array(self._request.get_output_tensor(n).data) for n, name in enumerate(self.output_names)}
 
@@ -73,7 +80,7 @@ class OpenVinoSession:
         made = {_name_of(port): np.ones(_fix_lengths(port), self._types[_name_of(port)]) for port in self._model.inputs}
         try:
             self.run(made)
-        except RuntimeError as failed:
+        except InputError as failed:
             raise InputError("the types of the execution graph are known after an inference; run the session once first") from failed
 
 

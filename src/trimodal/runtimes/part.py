@@ -9,17 +9,28 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from trimodal.runtimes.session import Session
+from trimodal.runtimes.session import Arrays, Session
+from trimodal.runtimes.shape_checks import check_inputs
 
 PAST = "past_key_values"
 
 
 @dataclass(frozen=True)
 class Part:
-    """An open file. `shapes` are those of its inputs by name, with a word for a length that may vary."""
+    """An open file. `shapes` are those of its inputs by name, with a word for a length that may vary; `name` is the component's."""
 
     session: Session
     shapes: Mapping[str, Sequence[int | str]]
+    name: str = "the file"
+
+    def run(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
+        """Arrays of any shape by name -> arrays by name.
+
+        Raises:
+            InputError: an input is missing, or has another shape than the file takes.
+        """
+        check_inputs(self.name, self.shapes, inputs)
+        return self.session.run(inputs)
 
     def make_empty_past(self, batch: int) -> dict[str, NDArray[np.float32]]:
         """The states of no tokens, by name: (batch, heads, 0, width)."""

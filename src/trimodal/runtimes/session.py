@@ -51,9 +51,18 @@ def cast_inputs(inputs: Arrays, types: Mapping[str, str]) -> dict[str, NDArray[A
     """`inputs` of any shape that are in `types`, each as the type named there (`int64`, `float32`, …).
 
     Raises:
-        InputError: one is missing, of which OpenVINO would take what happens to lie in memory.
+        InputError: one is missing, of which OpenVINO would take what happens to lie in memory, or fractions stand for whole numbers.
     """
     missing = types.keys() - inputs.keys()
     if missing:
         raise InputError(f"the file takes {', '.join(types)}; {', '.join(sorted(missing))} {'is' if len(missing) == 1 else 'are'} missing")
-    return {name: np.ascontiguousarray(inputs[name], dtype=kind) for name, kind in types.items() if name in inputs}
+    for name, kind in types.items():
+        if kind.startswith(("int", "uint")) and np.asarray(inputs[name]).dtype.kind not in "iub":
+            raise InputError(f"{name} is of {np.asarray(inputs[name]).dtype}, expected whole numbers ({kind})")
+    return {name: np.ascontiguousarray(inputs[name], dtype=kind) for name, kind in types.items()}
+
+
+def describe_refusal(runtime: str, failed: Exception) -> str:
+    """Why `runtime` does not compute an open file on the inputs that it was given: in a sentence, with what it says itself."""
+    lines = [line.strip() for line in str(failed).splitlines() if line.strip() and "Exception from" not in line]
+    return f"{runtime} cannot run the file on these inputs: {(lines or [type(failed).__name__])[-1][:300]}"

@@ -6,10 +6,7 @@ Shapes are those of export.json: a number, or a word for a length that varies, t
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -18,8 +15,20 @@ from trimodal.runtimes.session import Arrays
 
 Shapes = Mapping[str, Sequence[int | str]]
 _TEXT = "input_ids"
-_ROTARY = ("rope_theta", "rope_scaling", "rope_parameters")
-_POSITIONS = ("max_position_embeddings", "n_positions", "max_target_positions")
+_IDS = ("input_ids", "decoder_input_ids")
+
+
+def check_ids(inputs: Arrays, words: int | None) -> None:
+    """Hold ids of any shape to a vocabulary of `words`, of which not every runtime would notice that there is no such word.
+
+    Raises:
+        InputError: an id is below 0 or not below `words`.
+    """
+    for name in _IDS:
+        ids = np.asarray(inputs.get(name, ()))
+        if words is not None and ids.size and not (ids.min() >= 0 and ids.max() < words):
+            wrong = ids.min() if ids.min() < 0 else ids.max()
+            raise InputError(f"{name} holds {wrong}; the model knows the words 0 to {words - 1}: is this its own tokenizer?")
 
 
 def check_inputs(component: str, shapes: Shapes, inputs: Arrays, most_tokens: int | None = None) -> dict[str, int]:
@@ -53,18 +62,6 @@ def check_outputs(component: str, shapes: Shapes, outputs: Arrays, lengths: Mapp
                 f"{component} gave {name} of shape {_describe(np.shape(outputs[name]), {})}, expected {_describe(shape, known)}: the "
                 "runtime did not compute it from these inputs"
             )
-
-
-def read_most_tokens(folder: Path) -> int | None:
-    """How many tokens a text may have for the model in `folder`, by its configuration; None where positions have no table."""
-    file = folder / "config.json"
-    if not file.is_file():
-        return None
-    config: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    text = config.get("text_config") or config.get("decoder") or config
-    if not isinstance(text, dict) or any(key in text for key in _ROTARY):
-        return None
-    return next((text[key] for key in _POSITIONS if isinstance(text.get(key), int)), None)
 
 
 def _fits(found: Sequence[int], shape: Sequence[int | str], lengths: dict[str, int]) -> bool:

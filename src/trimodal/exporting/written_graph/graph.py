@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from numpy.typing import NDArray
+
 Value = Any
 Node = Any
 Open = Callable[[Path], "WrittenGraph"]
@@ -19,6 +21,9 @@ class WrittenGraph(Protocol):
 
     def find_tensor(self, name: str) -> Value | None:
         """The constant of that name."""
+
+    def read_tensor(self, name: str) -> NDArray[Any] | None:
+        """The numbers of the constant of that name, of any shape."""
 
     def list_users(self, value: Value) -> Sequence[tuple[Node, int]]:
         """The nodes that take `value`, and as which of their inputs."""
@@ -31,6 +36,9 @@ class WrittenGraph(Protocol):
 
     def get_kind(self, node: Node) -> str:
         """What the node does, as ONNX calls it."""
+
+    def takes_transposed(self, node: Node) -> bool:
+        """Whether a product turns its second matrix round before it multiplies, so that this one is (out, in)."""
 
     def get_maker(self, value: Value) -> Node | None:
         """The node that gives `value`; None of an input or a constant."""

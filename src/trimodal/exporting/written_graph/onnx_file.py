@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import onnx
+from numpy.typing import NDArray
 from onnx.utils import Extractor
 
 
@@ -15,7 +17,7 @@ class OnnxFile:
     def __init__(self, file: Path) -> None:
         model = onnx.load(str(file))
         self._extractor = Extractor(model)
-        self._tensors = {tensor.name for tensor in model.graph.initializer}
+        self._tensors = {tensor.name: tensor for tensor in model.graph.initializer}
         self._makers = {name: node for node in model.graph.node for name in node.output}
         self._users: dict[str, list[tuple[onnx.NodeProto, int]]] = {}
         self._constant = set(self._tensors) | {""}
@@ -28,6 +30,10 @@ class OnnxFile:
     def find_tensor(self, name: str) -> str | None:
         """The constant of that name."""
         return name if name in self._tensors else None
+
+    def read_tensor(self, name: str) -> NDArray[Any] | None:
+        """The numbers of the constant of that name, of any shape."""
+        return onnx.numpy_helper.to_array(self._tensors[name]) if name in self._tensors else None
 
     def list_users(self, value: str) -> Sequence[tuple[onnx.NodeProto, int]]:
         """The nodes that take `value`, and as which of their inputs."""
@@ -44,6 +50,10 @@ class OnnxFile:
     def get_kind(self, node: onnx.NodeProto) -> str:
         """What the node does."""
         return str(node.op_type)
+
+    def takes_transposed(self, node: onnx.NodeProto) -> bool:
+        """Whether a product turns its second matrix round: a Gemm may."""
+        return any(attribute.name == "transB" and attribute.i == 1 for attribute in node.attribute)
 
     def get_maker(self, value: str) -> onnx.NodeProto | None:
         """The node that gives `value`."""

@@ -6,6 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from trimodal.runtimes.openvino import open_core
 
 _KINDS = {"Multiply": "Mul", "Subtract": "Sub", "Convert": "Cast", "Minimum": "Min", "Convolution": "Conv", "GroupConvolution": "Conv",
@@ -33,6 +36,11 @@ class OpenVinoFile:
         """The constant of that name."""
         return self._tensors.get(name)
 
+    def read_tensor(self, name: str) -> NDArray[Any] | None:
+        """The numbers of the constant of that name, of any shape."""
+        value = self._tensors.get(name)
+        return None if value is None else np.array(value.get_node().get_data())
+
     def list_users(self, value: Any) -> Sequence[tuple[Any, int]]:
         """The nodes that take `value`, and as which of their inputs."""
         return [(target.get_node(), target.get_index()) for target in value.get_target_inputs()]
@@ -49,6 +57,10 @@ class OpenVinoFile:
         """What the node does, as ONNX calls it."""
         kind = str(node.get_type_name())
         return _KINDS.get(kind, kind)
+
+    def takes_transposed(self, node: Any) -> bool:
+        """Whether a product turns its second matrix round."""
+        return bool(node.get_attributes().get("transpose_b", False))
 
     def get_maker(self, value: Any) -> Any | None:
         """The node that gives `value`."""
