@@ -169,6 +169,8 @@ def compress(
         recipe = RECIPE_FOR_CPU
     if (recipe is None) == (plan is None):
         raise typer.BadParameter("give exactly one of --recipe and --plan", param_hint="--recipe / --plan")
+    if destination is not None:
+        for_cpu.check_preparable(model)
     given = open_named_data(data, map)
     with screen.show_progress(model) as progress:
         result = pipeline.compress(

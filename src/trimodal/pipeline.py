@@ -15,7 +15,7 @@ from trimodal.compression import compress_
 from trimodal.core import Check, FitRecord, Packing, PlaceRecord, Plan, Sample, Verdict, json_text
 from trimodal.core.record import PackName
 from trimodal.core.showing import html_table
-from trimodal.data import VERIFICATION, Data, find_data_place
+from trimodal.data import VERIFICATION, Data
 from trimodal.errors import IntegrityError, OutputError
 from trimodal.formats import (
     check_disk_space,
@@ -23,6 +23,7 @@ from trimodal.formats import (
     check_not_replaced,
     check_output_place,
     check_pack_name,
+    check_sources_stay,
     copy_artifact,
     measure_folder_size,
     open_atomic_folder,
@@ -165,7 +166,7 @@ def compress(
     if not ignore_limits:
         check_fits_memory(model)
     opened = move_to_device_(open_model(model), device)
-    _check_sources_stay(out, opened, data)
+    check_sources_stay(out, opened.folder, data)
     samples = prepare_samples(opened, request, data)
     check_floors_can_be_judged(request, samples, evaluate is not None)
     check_comparable(opened, samples.held_out)
@@ -282,15 +283,6 @@ def _check_new_folder(out: str | Path | None, force: bool, pack: PackName | None
     check_output_place(Path(out), force)
     check_not_inside_artifact(Path(out))
     return Path(out)
-
-
-def _check_sources_stay(out: Path, model: Model, data: Data | None) -> None:
-    """Refuse an output place whose replacement would take the model or the data with it."""
-    if model.folder is not None:
-        check_not_replaced(out, model.folder, "the model")
-    place = find_data_place(data)
-    if place is not None:
-        check_not_replaced(out, place, "the data")
 
 
 def _know_inventory(given: InventorySource | None, model: Model, planned: Plan) -> Inventory:

@@ -413,6 +413,13 @@ def test_force_does_not_replace_what_is_read(refused: Refused, broken: Path, tmp
     refused([*compressing(broken)[:-1], ".", "--force"], ". is or holds the current folder")
 
 
+def test_for_cpu_is_refused_before_the_work(refused: Refused, clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    own = ["compress", "trimodal.networks.tiny:make_tokenizer", "--recipe", "int8", "--for", "cpu", "-o", "out"]
+    refused(own, "is a function", "--factory trimodal.networks.tiny:make_tokenizer")
+    monkeypatch.setattr("trimodal.exporting.exporter.Exporter.missing_packages", ["onnxruntime"])
+    refused([*compressing(clip), "--for", "cpu"], "no runtime for a CPU is installed", "trimodal[openvino]")
+
+
 def test_disk_without_room(refused: Refused, clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = shutil.disk_usage(clip)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1000))

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import pytest
 import torch
 
@@ -22,6 +23,7 @@ from trimodal.exporting.layer_probes import LayerProbe, check_layers
 from trimodal.exporting.onnx_graph import coded_weights
 from trimodal.exporting.onnx_graph.integer_tensors import ScaledCodes
 from trimodal.exporting.self_check import Probe, ProbeFile, RunFile, check_modalities
+from trimodal.exporting.weight_probes import _measure_difference, check_weights
 from trimodal.layers.stored import CodedWeight
 from trimodal.networks.tiny import write_miniature, write_miniature_data
 
@@ -177,6 +179,37 @@ def test_wrong_numbers_are_refused_by_the_self_check(
     with pytest.raises(IntegrityError, match=said + ", ".join(map(re.escape, sorted(WRONG)))):
         trimodal.export(artifact, name, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", ["onnx", "openvino"])
+def test_wrong_floats_are_refused_by_the_self_check(artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    build = onnx_format.build_graph
+
+    def nudge(*given: Any, **options: Any) -> Any:
+        graph, codes = build(*given, **options)
+        tensor: Any = graph.graph.initializers[f"model.{LAYER}.bias"]
+        numbers = tensor.const_value.numpy().copy()
+        numbers[3] += 1e-4
+        tensor.const_value = ir.tensor(numbers, name=tensor.name)
+        return graph, codes
+
+    monkeypatch.setattr("trimodal.exporting.openvino.build_graph" if name == "openvino" else "trimodal.exporting.onnx.build_graph", nudge)
+    with pytest.raises(IntegrityError, match=f"floats are those of the model: failed .*1 are others than the model's: {LAYER}.bias"):
+        trimodal.export(artifact, name, tmp_path / "out")
+
+
+def test_a_square_matrix_that_lies_the_wrong_way_round_is_another_weight() -> None:
+    weight = torch.tensor([[1.0, 2.0], [3.0, 4.0]])
+    assert _measure_difference(weight.T, weight, turned=True) == 0 == _measure_difference(weight, weight, turned=False)
+    assert _measure_difference(weight, weight, turned=True) > 0.1 < _measure_difference(weight.T, weight, turned=False)
+    assert _measure_difference(torch.ones(3, 2), torch.ones(2, 3), turned=False) == 1.0
+
+
+def test_a_layer_that_was_not_read_back_is_a_failure() -> None:
+    (check,) = check_weights([{"one": 0.0}], {"one", "two"}, 2)
+    assert check.failed and check.detail == "1 of 2 coded layers read back, 1 were not found in any product or look-up: two"
+    (check,) = check_weights([{"one": 0.0, "two": 1e-8}], {"one", "two"}, 3)
+    assert not check.failed and check.detail == "2 of 3 coded layers read back"
 
 
 @pytest.mark.parametrize("name", [pytest.param("onnx", marks=pytest.mark.slow), "openvino"])

@@ -40,9 +40,16 @@ def test_they_follow_from_what_was_done(plan: Plan, verdict: Verdict, bits: floa
     found = replace(verdict, size=size, packing=Packing(2, 1, 0.1) if packed else None)
     steps = suggest_next_steps(quantized(plan, bits), found, CommandNames("my out", "org/clip", "pairs.jsonl"))
     assert [step.goal for step in steps] == ["smaller", "safer", "faster"]
-    assert smaller in steps[0].command and safer in steps[1].command and "export 'my out' --to onnx" in steps[2].command
+    assert smaller in steps[0].command and safer in steps[1].command and "int8-full --data pairs.jsonl --for cpu" in steps[2].command
     assert all("MODEL" not in step.command for step in steps)
     assert all(shlex.split(step.command.replace("&&", "")) for step in steps)
+
+
+def test_codes_for_weights_and_inputs_are_sent_to_a_runtime(plan: Plan, verdict: Verdict) -> None:
+    full = replace(plan, edits=(Edit("quantize.smooth", ("*",), {"bits": 8, "activation_bits": 8}, PLACE),))
+    assert "export 'my out' --to onnx" in suggest_next_steps(full, verdict, CommandNames("my out", "org/clip"))[2].command
+    own = suggest_next_steps(quantized(plan, 8), verdict, CommandNames("out", "mine:make"))[2].command
+    assert own == "trimodal export out --to onnx --factory mine:make && trimodal bench out/onnx"
 
 
 def test_without_data_measuring_comes_first(plan: Plan, verdict: Verdict) -> None:

@@ -36,3 +36,12 @@ def test_what_is_no_json_is_refused(tmp_path: Path) -> None:
     (write_folder(tmp_path, "model.onnx") / EXPORT_FILE).write_text("{")
     with pytest.raises(IntegrityError, match="cannot be read"):
         read_exported(tmp_path)
+
+
+def test_a_component_without_a_file_is_refused(tmp_path: Path) -> None:
+    place = write_folder(tmp_path, "model.onnx") / EXPORT_FILE
+    said = json.loads(place.read_text())
+    said["components"][0]["files"] = []
+    place.write_text(json.dumps(said))
+    with pytest.raises(IntegrityError, match="lists no file for model"):
+        read_exported(tmp_path)

@@ -119,3 +119,29 @@ def test_the_older_way_of_telling_whisper() -> None:
 def test_torch_is_not_needed() -> None:
     program = "import sys, trimodal.runtimes.exported_model; assert 'torch' not in sys.modules and 'transformers' not in sys.modules"
     subprocess.run([sys.executable, "-c", program], check=True)
+
+
+@pytest.mark.parametrize(("inputs", "said"), [
+    ({"input_ids": np.array([1, 2])}, r"input_ids has the shape \(2,\); expected \(batch, tokens\)"),
+    ({"input_ids": np.zeros((1, 0), np.int64)}, "at least one token"),
+    ({"input_ids": np.array([[1, 2]]), "attention_mask": np.array([[1]])}, r"attention_mask has the shape \(1, 1\) and input_ids \(1, 2\)"),
+    ({}, "input_ids is missing"),
+])  # fmt: skip
+def test_prompts_that_are_none_are_refused(counter: Counter, inputs: dict[str, NDArray[Any]], said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        generate(parts_of(counter), inputs, GenerationSettings())
+
+
+@pytest.mark.parametrize(("changed", "said"), [
+    ({"max_new_tokens": 0}, "max_new_tokens is 0; expected a whole number from 1"),
+    ({"max_new_tokens": -1}, "from 1"),
+    ({"max_new_tokens": 2.5}, r"2\.5; expected a whole number"),
+    ({"min_new_tokens": -1}, "from 0"),
+    ({"repetition_penalty": 0}, "repetition_penalty is 0; expected a number above 0"),
+    ({"num_beams": 4}, "num_beams belongs to a search that is not greedy"),
+    ({"language": "en"}, "language is 'en', and this model has no tokens for it"),
+    ({"lenght": 4}, "no setting 'lenght'"),
+])  # fmt: skip
+def test_settings_that_cannot_be_are_refused(changed: dict[str, Any], said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        GenerationSettings().with_changes(**changed)

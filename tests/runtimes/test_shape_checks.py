@@ -12,7 +12,7 @@ import trimodal
 from trimodal.errors import InputError, IntegrityError
 from trimodal.networks.tiny import write_miniature
 from trimodal.runtimes.model_limits import read_most_tokens
-from trimodal.runtimes.shape_checks import check_inputs, check_outputs
+from trimodal.runtimes.shape_checks import check_ids, check_inputs, check_outputs
 
 SHAPES = {"input_ids": ("batch", "length"), "attention_mask": ("batch", "length"), "pixel_values": ("batch", 3, 32, 32)}
 IDS = np.ones((2, 5), np.int64)
@@ -31,6 +31,14 @@ def test_words_stand_for_one_length_each() -> None:
 def test_what_does_not_fit_is_refused(inputs: dict[str, np.ndarray], said: str) -> None:
     with pytest.raises(InputError, match=said):
         check_inputs("model", SHAPES, inputs, 8)
+
+
+@pytest.mark.parametrize(("ids", "wrong"), [(np.array([[3, 8]]), "8"), (np.array([[-1, 2]]), "-1")])
+def test_words_that_the_model_does_not_know_are_refused(ids: np.ndarray, wrong: str) -> None:
+    check_ids({"input_ids": np.array([[0, 7]])}, 8)
+    check_ids({"input_ids": ids}, None)
+    with pytest.raises(InputError, match=f"input_ids holds {wrong}; the model knows the words 0 to 7"):
+        check_ids({"input_ids": ids}, 8)
 
 
 def test_an_output_of_another_length_is_no_answer() -> None:
@@ -59,8 +67,14 @@ def test_a_text_longer_than_the_positions_is_refused_by_every_runtime(form: str,
     model = trimodal.open_export(tmp_path / "out")
     fits = np.ones((2, most), np.int64)
     assert model.run("text_model", {"input_ids": fits, "attention_mask": fits})["text_embeds"].shape[0] == 2
+    with pytest.raises(InputError, match="input_ids is of float64, expected whole numbers"):
+        model.run("text_model", {"input_ids": fits + 0.5, "attention_mask": fits})
+    with pytest.raises(InputError, match=r"cannot run the file on these inputs|of shape"):
+        model.sessions["text_model"].run({"input_ids": fits, "attention_mask": fits[:, :2, None, None]})
     long = np.ones((1, most + 1), np.int64)
     with pytest.raises(InputError, match=f"at most {most} tokens"):
         model.run("text_model", {"input_ids": long, "attention_mask": long})
     with pytest.raises(InputError, match="has no component 'vison'"):
         trimodal.open_export(tmp_path / "out", only=["vison"])
+    with pytest.raises(InputError, match="threads is 0; expected a whole number from 1"):
+        trimodal.open_export(tmp_path / "out", threads=0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from trimodal.benching.bench import Bench, Tell
 from trimodal.benching.choice import Choice, bench_and_choose
@@ -13,8 +14,26 @@ from trimodal.errors import InputError
 from trimodal.exporting import EXPORTERS
 from trimodal.exporting.export import export
 from trimodal.formats import is_artifact
+from trimodal.loading.load import locate_source
 
 FORMATS = ("onnx", "openvino")
+
+
+def check_preparable(model: Any) -> tuple[str, ...]:
+    """The formats that what is made of `model`, which a user named, can be exported to here: asked before hours of compressing.
+
+    Raises:
+        InputError: no runtime is installed, or the model comes from a function, whose artifact only that function opens.
+    """
+    there = tuple(name for name in FORMATS if not EXPORTERS[name].missing_packages)
+    if not there:
+        raise InputError("no runtime for a CPU is installed; run pip install 'trimodal[openvino]', which brings OpenVINO and ONNX Runtime")
+    if not isinstance(locate_source(model), Path):
+        raise InputError(
+            f"{model} is a function: compress what it returns without this, then run trimodal export OUT --to {there[0]} --factory "
+            f"{model} and trimodal bench OUT/{there[0]}"
+        )
+    return there
 
 
 def prepare_for_cpu(
@@ -39,10 +58,7 @@ def prepare_for_cpu(
     folder = Path(out)
     if not is_artifact(folder):
         raise InputError(f"{folder} is no artifact of trimodal; compress a model first")
-    there = [name for name in FORMATS if not EXPORTERS[name].missing_packages]
-    if not there:
-        raise InputError("no runtime for a CPU is installed; run pip install 'trimodal[openvino]', which brings OpenVINO and ONNX Runtime")
-    for name in there:
+    for name in check_preparable(str(folder)):
         if tell is not None:
             tell(f"exporting to {name}")
         export(folder, name, data=data, force=True)

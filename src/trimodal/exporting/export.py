@@ -27,9 +27,10 @@ from trimodal.exporting.plain_attention import use_plain_attention_
 from trimodal.exporting.samples import measure_output_ranges, read_batches
 from trimodal.exporting.self_check import OWN_RANGES, ROUNDING, find_vocabulary_size
 from trimodal.exporting.trial import begin_trial, run_trial
-from trimodal.formats import check_not_replaced, check_output_place, is_artifact, open_atomic_folder, open_model
+from trimodal.formats import check_output_place, check_sources_stay, is_artifact, open_atomic_folder, open_model
 from trimodal.formats.plain_config import strip_config
 from trimodal.formats.stored_sites import describe_stored_sites
+from trimodal.loading.load import locate_source
 from trimodal.models.files import find_companion_files, find_licence_files
 from trimodal.models.model import Model
 from trimodal.models.process import leaves_process_unchanged
@@ -83,7 +84,7 @@ def export(
     exporter = find_exporter(to)
     exporter.require_packages()
     if out is not None:
-        _check_nothing_replaced(Path(out), source, data)
+        check_sources_stay(Path(out), None if callable(source) else Path(source), data)
     if exporter.write_file is not None:
         file, result = exporter.write_file(source, None if out is None else Path(out), force)
         return Export(file.parent, to, result)
@@ -109,13 +110,6 @@ def export(
         _require_passed(result)
         _write_export_file(part, exporter, model, result, profile)
     return Export(place, to, result)
-
-
-def _check_nothing_replaced(out: Path, source: Any, data: Data | None) -> None:
-    """Refuse a place in which the model or the data would be replaced."""
-    for path, what in ((source, "the model"), (data, "the data")):
-        if isinstance(path, str | Path) and Path(path).exists():
-            check_not_replaced(out, Path(path), what)
 
 
 def find_exporter(name: str) -> Exporter:
@@ -172,6 +166,8 @@ def prepare_source(model: Model, target: Target | None = None, keeps_types: bool
 def _choose_place(source: Any, to: str, out: str | Path | None) -> Path:
     if out is not None:
         return Path(out)
+    if not callable(source) and not is_artifact(Path(source)):
+        locate_source(str(source))  # which says so if there is no such model
     if callable(source) or not is_artifact(Path(source)):
         raise InputError(f"there is no folder to write to: only an artifact has a place for its {to} files; give one with -o")
     return Path(source) / to

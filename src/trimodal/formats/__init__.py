@@ -15,6 +15,7 @@ from trimodal.formats.artifact import (
 from trimodal.formats.finite_check import finite_outputs_check, finite_weights_check, run_finite_checks
 from trimodal.formats.folder_files import (
     check_not_inside_artifact,
+    check_sources_stay,
     find_uncarried_files,
     is_artifact,
     measure_folder_size,
@@ -31,7 +32,7 @@ from trimodal.writing import (
 )
 
 __all__ = [
-    "check_disk_space", "check_not_inside_artifact", "check_not_replaced", "check_output_place", "check_pack_name",
+    "check_disk_space", "check_not_inside_artifact", "check_not_replaced", "check_output_place", "check_pack_name", "check_sources_stay",
     "copy_artifact", "find_changed_side_files", "find_uncarried_files", "finite_outputs_check",
     "finite_weights_check", "is_archive", "is_artifact", "load", "measure_folder_size", "open_atomic_folder", "open_model",
     "pack_name_of", "pack_weights_", "run_finite_checks", "run_fresh_checks", "run_reload_checks",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from trimodal.core.record import PackName
+from trimodal.data import Data, find_data_place
 from trimodal.errors import OutputError
 from trimodal.manifest import MANIFEST
 from trimodal.models.files import (
@@ -17,6 +18,7 @@ from trimodal.models.files import (
     weight_files,
 )
 from trimodal.models.files import SINGLE as MODEL
+from trimodal.writing import check_not_replaced
 
 
 def is_artifact(folder: Path) -> bool:
@@ -33,6 +35,17 @@ def check_not_inside_artifact(out: Path) -> None:
     above = next((folder for folder in out.resolve().parents if is_artifact(folder)), None)
     if above is not None:
         raise OutputError(f"{out} lies inside of the artifact {above}, which would no longer load; give a folder beside it")
+
+
+def check_sources_stay(out: Path, source: Path | None, data: Data | None) -> None:
+    """Refuse an output place whose replacement would take the model in `source`, or the data, with it.
+
+    Raises:
+        OutputError: one of them is `out`, or inside of it.
+    """
+    for path, what in ((source, "the model"), (find_data_place(data), "the data")):
+        if path is not None and path.exists():
+            check_not_replaced(out, path, what)
 
 
 def list_running_files(folder: Path) -> list[Path]:

@@ -109,7 +109,7 @@ def _find_reason(uses: Sequence[WeightUse], codes: LayerCodes, kernels: Collecti
     if len(codes.shape) > 2 and (codes.input is None or not codes.input.static):
         return "no runtime multiplies the codes of a convolution's kernel with floats"
     if len(codes.shape) > 2 and kernels is not None and codes.path not in kernels:
-        return "this runtime convolves bytes only where their sums become bytes at once; --data tells how large these are"
+        return "this runtime convolves bytes only where sums go straight into the next convolution, as in a ResNet exported with --data"
     return None
 
 
