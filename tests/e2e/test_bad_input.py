@@ -414,7 +414,7 @@ def test_force_does_not_replace_what_is_read(refused: Refused, broken: Path, tmp
 
 
 def test_for_cpu_is_refused_before_the_work(refused: Refused, clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    own = ["compress", "trimodal.networks.tiny:make_tokenizer", "--recipe", "int8", "--for", "cpu", "-o", "out"]
+    own = ["compress", "trimodal.networks.tiny:make_tokenizer", "--recipe", "int8", "--data", "none", "--for", "cpu", "-o", "out"]
     refused(own, "is a function", "--factory trimodal.networks.tiny:make_tokenizer")
     monkeypatch.setattr("trimodal.exporting.exporter.Exporter.missing_packages", ["onnxruntime"])
     refused([*compressing(clip), "--for", "cpu"], "no runtime for a CPU is installed", "trimodal[openvino]")
