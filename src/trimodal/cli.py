@@ -44,6 +44,8 @@ from trimodal.catalogue import describe_methods, list_recipes, name_recipe_steps
 from trimodal.core import Plan, Verdict, json_text
 from trimodal.errors import TrimodalError
 from trimodal.garbage import skip_final_collection
+from trimodal.installed import METHODS as ADDED_METHODS
+from trimodal.installed import has_added
 from trimodal.lazy import lazy_module
 from trimodal.listings import (
     CERTAINTY_WORDS,
@@ -68,12 +70,14 @@ if TYPE_CHECKING:
     from trimodal.demo import answering as demo_answering
     from trimodal.demo import run as demo_run
     from trimodal.demo import table as demo_tables
+    from trimodal.methods import description as descriptions
     from trimodal.reporting import advice, standing, wording
     from trimodal.reporting import table as tables
 else:
     pipeline, reporting, writing, demo_run = (lazy_module(f"trimodal.{name}") for name in ("pipeline", "reporting", "writing", "demo.run"))
     for_cpu, bench_tables = lazy_module("trimodal.benching.for_cpu"), lazy_module("trimodal.benching.table")
     demo_answering, demo_tables = lazy_module("trimodal.demo.answering"), lazy_module("trimodal.demo.table")
+    descriptions = lazy_module("trimodal.methods.description")
     advice, standing, tables, wording = (lazy_module(f"trimodal.reporting.{name}") for name in ("advice", "standing", "table", "wording"))
 
 INTERRUPTED = 130
@@ -232,7 +236,7 @@ def methods(
     as_json: JsonOption = False,
 ) -> None:
     """List the methods: paper, options, on what each works, and what the field calls it as it is by default."""
-    found = describe_methods(name)
+    found = descriptions.describe_known_methods(name) if has_added(ADDED_METHODS) else describe_methods(name)
     if as_json:
         print_result(list(found))
     elif name is None:

@@ -18,6 +18,7 @@ from trimodal.data.labels import number_labels
 from trimodal.data.rows import RowSource, RowTable, is_iterable
 from trimodal.data.source_kind import SampleSource, SourceKind
 from trimodal.errors import DataError, TrimodalError
+from trimodal.installed import SOURCES
 
 SOURCE_KINDS = (
     jsonl.KIND,
@@ -29,7 +30,6 @@ SOURCE_KINDS = (
 )
 """What a path may be, the first that fits. A new kind is one file here and one line."""
 
-ENTRY_POINTS = "trimodal.sources"
 """Packages of others add sources in this group: an entry point called NAME is a function from the text behind `NAME:` to a
 `SampleSource`."""
 
@@ -118,7 +118,7 @@ def _fits(kind: SourceKind, path: Path) -> bool:
 def _find_plugin(text: str) -> EntryPoint | None:
     """The entry point that `NAME:…` names."""
     name, colon, _ = text.partition(":")
-    return next(iter(entry_points(group=ENTRY_POINTS, name=name)), None) if colon else None
+    return next(iter(entry_points(group=SOURCES, name=name)), None) if colon else None
 
 
 def _open_plugin(plugin: EntryPoint, address: str, columns: ColumnMap) -> SampleSource:

@@ -26,7 +26,7 @@ from trimodal.errors import ModelError
 from trimodal.graph.layout import describe_layout
 from trimodal.layers import open_layers_
 from trimodal.models.factory import make_module
-from trimodal.models.families import family_of
+from trimodal.models.families import family_of, find_own_class
 from trimodal.models.files import PICKLES, check_no_adapter, weight_files
 from trimodal.models.model import Model, Processors
 from trimodal.models.processors import find_processors
@@ -227,20 +227,21 @@ def check_weight_files(folder: Path) -> list[Path]:
 
 
 def find_model_class(config: dict[str, Any], folder: Path) -> type[transformers.PreTrainedModel]:
-    """The class that `config` names, out of Transformers or our own.
+    """The class that `config` names, out of Transformers or those that families bring along.
 
     Raises:
         ModelError: neither has it.
+        InputError: a package declares as a family what is none.
     """
     fusion.register()
     names = config.get("architectures") or ["AutoModel"]
     name = names[0] if isinstance(names, list) else names
-    found: Any = fusion.FusionModel if name == "FusionModel" else getattr(transformers, str(name), None)
+    found: Any = find_own_class(str(name)) or getattr(transformers, str(name), None)
     if found is transformers.AutoModel or (isinstance(found, type) and issubclass(found, transformers.PreTrainedModel)):
         return cast("type[transformers.PreTrainedModel]", found)
     raise ModelError(
         f"{folder / 'config.json'} names the class {name!r:.80}, which is no model in Transformers "
-        f"{transformers.__version__} nor in trimodal; code from a model folder is never run"
+        f"{transformers.__version__} nor in trimodal, nor of an installed family; code from a model folder is never run"
     )
 
 

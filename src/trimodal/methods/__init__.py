@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from trimodal.errors import RecipeError, suggest_names
+from trimodal.installed import METHODS as ADDED
+from trimodal.installed import list_added
 from trimodal.methods.distill import recover
 from trimodal.methods.factorize import cp, eigen, svd, tucker
 from trimodal.methods.fold import exact
@@ -42,7 +44,17 @@ METHODS: tuple[Method, ...] = (
     recover.METHOD,
 )
 
-__all__ = ["METHODS", "Method", "get_method", "recovery_method", "select_methods", "works_on"]
+__all__ = ["METHODS", "Method", "get_method", "list_known_methods", "recovery_method", "select_methods", "works_on"]
+
+
+def list_known_methods() -> tuple[Method, ...]:
+    """Ours, and what packages and the program added; a name is ours first.
+
+    Raises:
+        InputError: a package declares as a method what is none.
+    """
+    ours = {known.name for known in METHODS}
+    return (*METHODS, *(added for added in list_added(ADDED, Method) if added.name not in ours))
 
 
 def get_method(name: str, where: str = "") -> Method:
@@ -51,11 +63,11 @@ def get_method(name: str, where: str = "") -> Method:
     Raises:
         RecipeError: there is none; the nearest name is suggested. `where` says who asked.
     """
-    for known in METHODS:
+    for known in list_known_methods():
         if known.name == name:
             return known
     prefix = f"{where}: " if where else ""
-    raise RecipeError(f"{prefix}there is no method '{name}'; {suggest_names(name, [known.name for known in METHODS])}")
+    raise RecipeError(f"{prefix}there is no method '{name}'; {suggest_names(name, [known.name for known in list_known_methods()])}")
 
 
 def select_methods(name: str | None = None) -> tuple[Method, ...]:
@@ -64,7 +76,7 @@ def select_methods(name: str | None = None) -> tuple[Method, ...]:
     Raises:
         RecipeError: there is no such method; the nearest name is suggested.
     """
-    return METHODS if name is None else (get_method(name),)
+    return list_known_methods() if name is None else (get_method(name),)
 
 
 def recovery_method() -> Method:

@@ -10,17 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from trimodal.catalogue import FILE
-from trimodal.methods import METHODS, works_on
-from trimodal.methods.options import describe_options
+from trimodal.methods import METHODS
+from trimodal.methods.description import describe_method
 from trimodal.writing import write_text_atomically
 
 
 def build_catalogue_rows() -> list[dict[str, Any]]:
     """A row per method: name, kind, paper, idea, works_on, options."""
-    return [
-        {"name": m.name, "kind": m.kind, "paper": m.paper, "idea": m.idea, "works_on": works_on(m), "options": describe_options(m.config)}
-        for m in METHODS
-    ]
+    return [describe_method(method) for method in METHODS]
 
 
 def write_catalogue() -> None:

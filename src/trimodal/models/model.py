@@ -17,6 +17,7 @@ from trimodal.models.foreign import run_foreign
 if TYPE_CHECKING:
     import numpy as np
     from PIL.Image import Image
+    from transformers import PreTrainedModel
 
 Batch = Mapping[str, "Tensor"]
 
@@ -134,6 +135,8 @@ class Family:
             out count every token for their own modality.
         example: module -> keyword arguments of its forward for one sample of the usual size, all zeros, on the
             module's device; empty if nobody can say. For counting operations.
+        classes: of models that Transformers has not, whose configurations are registered with it (`AutoConfig.register`): what a
+            folder's `architectures` may name. A folder's own code is never run, an installed package's is.
         declares_axes: whether `describe` says which dimensions are cut together. Where it does not, the module is watched
             while it runs, see `graph/layout.py`.
     """
@@ -147,6 +150,7 @@ class Family:
     tokens: Callable[[nn.Module, Batch], dict[str, Tensor]] = field(default=lambda module, batch: {})
     example: Callable[[nn.Module], dict[str, Tensor]] = field(default=lambda module: {})
     declares_axes: bool = True
+    classes: tuple[type[PreTrainedModel], ...] = ()
 
 
 @dataclass

@@ -7,7 +7,7 @@ import shlex
 from dataclasses import dataclass
 
 from trimodal.core import Plan, Verdict
-from trimodal.methods import METHODS
+from trimodal.methods import list_known_methods
 from trimodal.reporting import wording
 
 _NEURONS = (
@@ -65,7 +65,7 @@ def suggest_next_steps(plan: Plan, verdict: Verdict, names: CommandNames) -> tup
 
 def _least_bits_of(plan: Plan) -> float:
     """The least bits that a quantizer of the plan was asked for; 32 without one."""
-    kinds = {known.name: known.kind for known in METHODS}
+    kinds = {known.name: known.kind for known in list_known_methods()}
     asked = [edit.config.get("bits") for edit in plan.edits if kinds.get(edit.method) == "quantize" and edit.places]
     return min((bits for bits in asked if isinstance(bits, int | float)), default=32)
 
@@ -99,7 +99,7 @@ def _suggest_safer(plan: Plan, verdict: Verdict, names: CommandNames) -> NextSte
         why = "nothing was measured yet: see what was lost, on data of your own"
         return NextStep("safer", why, f"trimodal verify {shlex.quote(names.out)} --against {names.original} --data DATA")
     cuts = any(
-        known.kind not in ("quantize", "fold") for known in METHODS for edit in plan.edits if edit.method == known.name
+        known.kind not in ("quantize", "fold") for known in list_known_methods() for edit in plan.edits if edit.method == known.name
     )
     if _least_bits_of(plan) < 8 or cuts:
         return NextStep("safer", "8 bits per weight and nothing removed", names.compress_command("int8", "int8"))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from trimodal.core import Edit, FitRecord, PlaceRecord, Plan
-from trimodal.methods import METHODS, Method
+from trimodal.methods import Method, list_known_methods
 from trimodal.methods.options import describe_options
 from trimodal.reporting import plots, wording
 from trimodal.shorthand import short_name_of
@@ -58,7 +58,7 @@ def make_edit_section(number: int, edit: Edit, places: Sequence[PlaceRecord], fi
     before, after = (
         sum(getattr(place, field) for place in (done or edit.places)) for field in ("bytes_before", "bytes_after")
     )
-    known = next((method for method in METHODS if method.name == edit.method), None)
+    known = next((method for method in list_known_methods() if method.name == edit.method), None)
     taken = sum(record.seconds for record in done) + sum(record.seconds for record in fitted)
     rows = [_make_place_row(record) for record in done] or [
         PlaceRow(p.name, wording.format_bytes(p.bytes_before), wording.format_bytes(p.bytes_after), (), "", "", ()) for p in edit.places

@@ -12,7 +12,7 @@ from pathlib import PurePath
 from typing import Any
 
 from trimodal.core import DiskSize, Latency, Machine, Metric, Packing, Plan, StockLoad, Verdict
-from trimodal.methods import METHODS
+from trimodal.methods import list_known_methods
 
 MINUS = "\u2212"
 TIMES = "\u00d7"
@@ -192,7 +192,7 @@ def _describe_loading(reason: str) -> str:
 
 def describe_speed(plan: Plan) -> str:
     """What the steps mean for the time of a forward pass, where layers are kept packed; empty where none is."""
-    working = [known for known in METHODS if any(edit.method == known.name and edit.places for edit in plan.edits)]
+    working = [known for known in list_known_methods() if any(edit.method == known.name and edit.places for edit in plan.edits)]
     zeros = any(known.kind == "prune" and known.on == "site" for known in working)
     if not zeros and not any(known.kind == "quantize" for known in working):
         return ""

@@ -5,6 +5,8 @@ from __future__ import annotations
 from torch import nn
 from transformers import PreTrainedModel
 
+from trimodal.installed import FAMILIES as ADDED
+from trimodal.installed import list_added
 from trimodal.models import generic
 from trimodal.models.families import (
     ast,
@@ -40,8 +42,26 @@ FAMILIES: tuple[Family, ...] = (
 )
 
 
+def list_families() -> tuple[Family, ...]:
+    """What packages and the program added, and ours: a family of others goes before ours of the same model type.
+
+    Raises:
+        InputError: a package declares as a family what is none.
+    """
+    return (*list_added(ADDED, Family), *FAMILIES)
+
+
+def find_own_class(name: str) -> type[PreTrainedModel] | None:
+    """The class called `name` among those that families bring along, which Transformers has not."""
+    return next((kind for family in list_families() for kind in family.classes if kind.__name__ == name), None)
+
+
 def family_of(module: nn.Module) -> Family:
     """The family that covers `config_of(module).model_type`, else the generic one. A module that is no model of
-    Transformers may hold such a configuration and be made of other parts."""
+    Transformers may hold such a configuration and be made of other parts.
+
+    Raises:
+        InputError: a package declares as a family what is none.
+    """
     model_type = module.config.model_type if isinstance(module, PreTrainedModel) else None
-    return next((family for family in FAMILIES if model_type in family.model_types), generic.FAMILY)
+    return next((family for family in list_families() if model_type in family.model_types), generic.FAMILY)

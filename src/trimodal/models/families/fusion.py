@@ -113,4 +113,4 @@ def _number_tokens(mask: Tensor | None, number: int) -> Tensor | None:
     return None if mask is None else torch.where(mask, number, encoding.PADDING)
 
 
-FAMILY = Family("fusion", (FusionConfig.model_type,), describe, outputs, modalities, encode, tokens, example)
+FAMILY = Family("fusion", (FusionConfig.model_type,), describe, outputs, modalities, encode, tokens, example, classes=(FusionModel,))
