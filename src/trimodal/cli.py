@@ -5,7 +5,6 @@ Nothing heavy is imported at the top: help, `recipes`, `methods` and `doctor` ne
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import sys
@@ -16,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from trimodal import __version__, running_commands
+from trimodal import __version__, listing_commands, running_commands
 from trimodal.application import add_command, app, open_named_data, out, print_result, screen
 from trimodal.arguments import (
     AgainstOption,
@@ -40,28 +39,17 @@ from trimodal.arguments import (
     TargetOption,
     VerifyDataOption,
 )
-from trimodal.catalogue import describe_methods, list_recipes, name_recipe_steps, read_recipe_schema
 from trimodal.core import Plan, Verdict, json_text
 from trimodal.errors import TrimodalError
 from trimodal.garbage import skip_final_collection
-from trimodal.installed import METHODS as ADDED_METHODS
-from trimodal.installed import has_added
 from trimodal.lazy import lazy_module
 from trimodal.listings import (
     CERTAINTY_WORDS,
     describe_fit,
-    list_machine_rows,
     make_edit_table,
     make_fit_table,
-    make_method_row,
-    make_method_table,
-    make_table,
-    make_target_row,
-    make_target_table,
 )
-from trimodal.machine import describe_environment, warnings_of
 from trimodal.screen import replace_unknown_signs
-from trimodal.targets import list_targets, read_target
 
 if TYPE_CHECKING:
     from trimodal import pipeline, reporting, writing
@@ -70,19 +58,17 @@ if TYPE_CHECKING:
     from trimodal.demo import answering as demo_answering
     from trimodal.demo import run as demo_run
     from trimodal.demo import table as demo_tables
-    from trimodal.methods import description as descriptions
     from trimodal.reporting import advice, standing, wording
     from trimodal.reporting import table as tables
 else:
     pipeline, reporting, writing, demo_run = (lazy_module(f"trimodal.{name}") for name in ("pipeline", "reporting", "writing", "demo.run"))
     for_cpu, bench_tables = lazy_module("trimodal.benching.for_cpu"), lazy_module("trimodal.benching.table")
     demo_answering, demo_tables = lazy_module("trimodal.demo.answering"), lazy_module("trimodal.demo.table")
-    descriptions = lazy_module("trimodal.methods.description")
     advice, standing, tables, wording = (lazy_module(f"trimodal.reporting.{name}") for name in ("advice", "standing", "table", "wording"))
 
 INTERRUPTED = 130
 RECIPE_FOR_CPU = "int8-full"
-__all__ = ["app", "main", "running_commands"]  # whose commands are added by its import
+__all__ = ["app", "listing_commands", "main", "running_commands"]  # whose commands are added by its import
 def _show_version(asked: bool) -> None:
     if asked:
         out.print(f"trimodal {__version__}")
@@ -228,75 +214,6 @@ def report(folder: OutArgument, as_json: JsonOption = False) -> None:
     """Write OUT/report.html, one self-contained page, from the plan, the record and the verdict."""
     page = reporting.report(folder)
     print_result({"report": str(page)} if as_json else f"written: {page}")
-
-
-@add_command
-def methods(
-    name: Annotated[str | None, typer.Argument(help="One method, to see its options.", show_default=False)] = None,
-    as_json: JsonOption = False,
-) -> None:
-    """List the methods: paper, options, on what each works, and what the field calls it as it is by default."""
-    found = descriptions.describe_known_methods(name) if has_added(ADDED_METHODS) else describe_methods(name)
-    if as_json:
-        print_result(list(found))
-    elif name is None:
-        print_result(make_table(("method", "by default", "what it does", "works on"), [make_method_row(row) for row in found]))
-        print_result("`trimodal methods NAME` shows the options of one.")
-    else:
-        print_result(make_method_table(found[0]))
-
-
-@add_command
-def recipes(
-    as_json: JsonOption = False,
-    schema: Annotated[bool, typer.Option("--schema", help="Print the JSON schema of a recipe, for editors.")] = False,
-    output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Write the schema to this file.", show_default=False)
-    ] = None,
-) -> None:
-    """List the built-in recipes, with the field's short names for their steps."""
-    if output is not None and not schema:
-        raise typer.BadParameter("it says where the schema goes, and goes with --schema", param_hint="--output")
-    if output is not None:
-        writing.write_text_atomically(output, json_text(read_recipe_schema(), indent=1, ensure_ascii=False) + "\n")
-        return
-    if schema:
-        print_result(read_recipe_schema())
-        return
-    known = list_recipes()
-    rows = [(name, " + ".join(name_recipe_steps(name)), what) for name, what in known.items()]
-    print_result(known if as_json else make_table(("recipe", "in short", "what it does"), rows))
-
-
-@add_command
-def targets(
-    name: Annotated[str | None, typer.Argument(help="One target, or a YAML file, to see what it takes.", show_default=False)] = None,
-    as_json: JsonOption = False,
-) -> None:
-    """List the targets: what can run a result, and what each takes."""
-    if name is None:
-        known = list_targets()
-        rows = [make_target_row(read_target(one)) for one in known]
-        print_result(known if as_json else make_table(("target", "format", "what it is", "this machine"), rows))
-    else:
-        found = read_target(name)
-        print_result(json.loads(json_text(asdict(found))) if as_json else make_target_table(found))
-
-
-@add_command
-def doctor(as_json: JsonOption = False) -> None:
-    """Show what a run depends on: versions, processor, threads, free memory and disk, optional parts and how to get them."""
-    found = describe_environment()
-    if as_json:
-        print_result({**found.to_json(), "warnings": warnings_of(found)})
-        return
-    print_result(make_table(("", ""), list_machine_rows(found)))
-    print_result(make_table(("optional part", "for", "there", "install with"), [
-        (part.name, part.what, "yes" if part.is_installed else f"no: {', '.join(part.missing)}", "" if part.is_installed else part.install)
-        for part in found.parts
-    ]))  # fmt: skip
-    for warning in warnings_of(found):
-        print_result(f"careful: {warning}")
 
 
 @add_command
