@@ -181,6 +181,9 @@ def test_fused_experts_are_rounded_by_the_statistics_of_each_and_unseen_ones_are
     assert any("expert 3 of 4 was reached by no calibration token and rounded to the nearest" in note for note in up.notes)
     assert any("the least and the most of 4: expert 3: 0 (0.0%)" in note for note in up.notes)
     assert up.tokens == {"all": 2 * 6 * 16}
+    assert up.experts[3] == 0 and sum(up.experts) == 2 * 6 * 16 and len(up.experts) == 4  # every token chooses two
+    page = (tmp_path / "gptq" / "report.html").read_text()
+    assert "Which experts were asked" in page and page.count("<code>model.experts</code></th>") == 1
     for record in made["rtn"].records:
         if record.place.endswith(".experts"):
             assert records[record.place].error["all"] < 0.9 * record.error["all"]

@@ -45,6 +45,7 @@ class Trial:
         notes: what the method says; `caveats` what it had to assume or do without.
         unmeasured: why `error` is empty.
         declined: why nothing would be done here; empty if something would.
+        experts: how many calibration tokens came to each of fused experts; empty for other layers.
     """
 
     task: Task
@@ -60,6 +61,7 @@ class Trial:
     caveats: tuple[str, ...] = ()
     unmeasured: str = ""
     declined: str = ""
+    experts: tuple[int, ...] = ()
 
     @property
     def bytes_before(self) -> int:
@@ -73,7 +75,7 @@ class Trial:
             edit=task.edit, method=task.method.name, place=place.name, tower=place.tower,
             block=None if task.method.survey is not None else place.block,
             bytes_before=self.bytes_before, bytes_after=self.bytes_after, error=dict(self.error), weight_error=self.weight_error,
-            tokens=dict(self.tokens), seconds=self.seconds + seconds, unmeasured=self.unmeasured,
+            tokens=dict(self.tokens), seconds=self.seconds + seconds, unmeasured=self.unmeasured, experts=self.experts,
             notes=(f"{LEFT_ALONE}{self.declined}",) if self.declined else (*self.notes, *said, *self.caveats),
         )  # fmt: skip
 
@@ -178,12 +180,13 @@ def _try_solving(context: SolveContext, task: Task, place: Place, everything: Se
     error, changed = _measure_change(context.model, place, change, weights, everything)
     lacking = problem.statistic is None and method.wants(place, config) is not None
     without = f"without data: {method.without_data}" if lacking else ""
-    caveats = (without, _describe_unreached(problem.statistic, site), _describe_routing(seen, site))
+    counts = _count_routed(seen, site)
+    caveats = (without, _describe_unreached(problem.statistic, site), _describe_routing(counts))
     return _make_trial(
         task, place, change, after, error, changed,
         tokens={name: part.tokens for name, part in seen.items() if isinstance(part, COUNTED)},
         notes=tuple(note for note in (task.note, *change.notes) if note), caveats=tuple(filter(None, caveats)),
-        unmeasured="" if error else explain_unmeasured(place, bool(context.activations.batches)),
+        unmeasured="" if error else explain_unmeasured(place, bool(context.activations.batches)), experts=counts,
     )  # fmt: skip
 
 
@@ -208,13 +211,19 @@ def _measure_change(
     return found, weight_error(old, new)
 
 
-def _describe_routing(seen: Mapping[str, Any], site: Site) -> str:
+def _count_routed(seen: Mapping[str, Any], site: Site) -> tuple[int, ...]:
     """How many tokens came to each of fused experts; empty for other layers."""
     counts = sum(part.counts for part in seen.values() if isinstance(part, GroupedMoment)) if site.kind == "experts" else 0
-    if not isinstance(counts, torch.Tensor) or not counts.sum():
+    return tuple(int(count) for count in counts) if isinstance(counts, torch.Tensor) else ()
+
+
+def _describe_routing(counts: Sequence[int]) -> str:
+    """The experts with the least and the most of the tokens; empty where none were counted."""
+    whole = sum(counts)
+    if not whole:
         return ""
-    few, many, whole = int(counts.argmin()), int(counts.argmax()), float(counts.sum())
-    said = [f"expert {e}: {int(counts[e]):,} ({float(counts[e]) / whole:.1%})" for e in (few, many)]
+    few, many = counts.index(min(counts)), counts.index(max(counts))
+    said = [f"expert {e}: {counts[e]:,} ({counts[e] / whole:.1%})" for e in (few, many)]
     return f"tokens per expert, the least and the most of {len(counts)}: {', '.join(said)}"
 
 

@@ -27,7 +27,8 @@ class PlaceRecord:
     """One place after its edit. `edit` is the number of the edit in the plan, from 0, and `block` that of the tower's block.
 
     `error` is the relative squared output error E‖Δy‖²/E‖Wx‖² of the observed site on the calibration tokens (the bias left out
-    of the denominator), per modality; `weight_error` is ‖ΔW‖²/‖W‖², which needs no data.
+    of the denominator), per modality; `weight_error` is ‖ΔW‖²/‖W‖², which needs no data. `experts` are the calibration tokens that came
+    to each of fused experts, empty for other layers.
     """
 
     edit: int
@@ -44,6 +45,7 @@ class PlaceRecord:
     notes: tuple[str, ...] = ()
     kind: Literal["place"] = "place"
     unmeasured: str = ""
+    experts: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)

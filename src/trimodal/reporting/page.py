@@ -22,6 +22,7 @@ from trimodal.errors import IntegrityError, OutputError
 from trimodal.reporting import plots, standing, wording
 from trimodal.reporting.advice import CommandNames, suggest_next_steps
 from trimodal.reporting.edit_sections import make_edit_section, make_waterfall
+from trimodal.reporting.routing import make_routing_rows
 from trimodal.writing import replace_files
 
 PAGE_NAME = "report.html"
@@ -110,6 +111,7 @@ def render_page(plan: Plan, verdict: Verdict, places: Sequence[PlaceRecord], fit
         depth=plots.make_depth_plot(places, [loss.tower for loss in losses]),
         worst=_find_worst_places(places, losses),
         unmeasured=_count_unmeasured(places),
+        routing=make_routing_rows(places),
         next_steps=suggest_next_steps(plan, verdict, CommandNames.from_plan(plan, name)),
         losses=plots.make_loss_plots(fits),
         provenance=_describe_provenance(plan, verdict),
