@@ -21,7 +21,7 @@ from trimodal.models.declare import find_weighted_modules, is_router, make_site,
 from trimodal.models.finding_towers import find_towers
 from trimodal.models.foreign import run_foreign
 from trimodal.models.model import Family, LoadedSample, Output, Processors
-from trimodal.models.role_names import role_of_layer
+from trimodal.models.role_names import role_in_block, role_of_head
 
 
 def describe(module: nn.Module) -> Layout:
@@ -90,12 +90,13 @@ def _make_block_site(module: nn.Module, path: str, kind: str, tower: str, blocks
     role, branch = _role_and_branch(module, path, kind)
     for number, block in enumerate(blocks):
         if path == block or path.startswith(f"{block}."):
-            return make_site(module, path, tower, number, role, branch[len(block) + 1 :])
-    return make_site(module, path, tower, None, role, branch)
+            inside = branch[len(block) + 1 :]
+            return make_site(module, path, tower, number, role_in_block(inside, role), inside)
+    return make_site(module, path, tower, None, role_of_head(path, role), branch)
 
 
 def _role_and_branch(module: nn.Module, path: str, kind: str) -> tuple[str, str]:
-    """Its role and its path; but a matrix of a recurrent layer, `…lstm.hidden.0`, is `…lstm.0` in the role `hidden`, one of an opened
+    """Its kind and its path; but a matrix of a recurrent layer, `…lstm.hidden.0`, is `…lstm.0` in the role `hidden`, one of an opened
     module, `…experts.matrices.down_proj`, has the name that its tensor had, and a router its own role."""
     layer, _, number = path.rpartition(".")
     owner, _, role = layer.rpartition(".")
@@ -103,7 +104,7 @@ def _role_and_branch(module: nn.Module, path: str, kind: str) -> tuple[str, str]
         return role, f"{owner}.{number}".lstrip(".")
     if role == "matrices" and isinstance(module.get_submodule(owner), OpenedLayer):
         return kind, f"{owner}.{number}".lstrip(".")
-    return ROUTER if is_router(module, path) else role_of_layer(path, kind), path
+    return ROUTER if is_router(module, path) else kind, path
 
 
 FAMILY = Family("generic", (), describe, outputs, modalities, encode, example=example, declares_axes=False)
