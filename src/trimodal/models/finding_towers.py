@@ -94,7 +94,8 @@ def _enter_model(model: nn.Module) -> _Standing:
     """Where a whole model stands that holds parts of its own kind."""
     if not isinstance(model, PreTrainedModel):
         return _Standing("", tower_of_model(model))
-    return _Standing("", tower_of_model(model), False, model, towers_of_pair(model))
+    made_for = tower_of_config(model, None)
+    return _Standing("", made_for or tower_of_model(model), False, model, {} if made_for else towers_of_pair(model))
 
 
 def _place_part(part: nn.Module, name: str, above: _Standing) -> _Standing:
@@ -126,7 +127,9 @@ def _place_foreign_model(part: PreTrainedModel, name: str, above: _Standing, her
         return here
     named = above.told or tower_of_name(name)
     doubted = named == FUSION or (above.model is not None and above.default == UNTOLD)  # text is what Transformers states by default
-    return replace(here, told=named if here.default not in MODALITIES or (here.default == "text" and doubted) else here.default)
+    if here.default in MODALITIES and not (here.default == "text" and doubted):
+        return replace(here, told=here.default)
+    return replace(here, told=named, default=above.default)
 
 
 def _find_word_layers(module: nn.Module, names: Mapping[str, str], untold: Collection[str]) -> list[str]:

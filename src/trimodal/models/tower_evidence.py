@@ -8,7 +8,6 @@ the whole, and Transformers' defaults say no more than that a model with a table
 
 from __future__ import annotations
 
-import inspect
 import re
 from collections.abc import Mapping
 from contextlib import suppress
@@ -93,16 +92,15 @@ def towers_of_pair(model: PreTrainedModel) -> Mapping[int, str]:
 
 def tower_of_model(model: nn.Module) -> str:
     """Where that belongs of a whole model of which nothing else is told: the one modality that it reads; where it reads several,
-    `text` in one that writes text and `fusion` in others. A module of no family may say so itself, see `generic.modalities`."""
+    `text` in one that writes text and `fusion` in others. In a module that is no model of Transformers it is `model`."""
     if not isinstance(model, PreTrainedModel):
-        told = inspect.getattr_static(model, "modalities", ())
-        return _only_one(_read_modalities(told)) or UNTOLD
+        return UNTOLD
     stated = _read_modalities(model.input_modalities) if _find_stating_class(model, "input_modalities") else ()
     stated = stated or (() if _find_stating_class(model, "main_input_name") is None else _read_input_name(model.main_input_name))
     if len(stated) > 1:
         return "text" if type(model).can_generate() else FUSION
     reads_words = _read_input_name(model.main_input_name) == ("text",) and _looks_words_up(model)
-    return _only_one(stated) or tower_of_config(model, None) or ("text" if reads_words else UNTOLD)
+    return _only_one(stated) or ("text" if reads_words else UNTOLD)
 
 
 def tower_of_family_input(model: PreTrainedModel) -> str:
