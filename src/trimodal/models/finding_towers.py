@@ -22,7 +22,7 @@ from trimodal.models.tower_evidence import (
     family_base_of,
     find_output_layer,
     is_connector,
-    reads_several,
+    list_several_inputs,
     tower_of_class,
     tower_of_config,
     tower_of_family_input,
@@ -43,12 +43,14 @@ class FoundTowers:
 @dataclass(frozen=True)
 class _Standing:
     """Where a part stands: the tower that it was told to be in, empty if nothing told; the one that it falls to then; whether it is a
-    block of a list or in one; the model of Transformers that it is a part of; and what that model says of its encoder and decoder."""
+    block of a list or in one; the model of Transformers that it is a part of, with the modalities that it states if there are several,
+    and what it says of its encoder and decoder."""
 
     told: str
     default: str
     in_block: bool = False
     model: PreTrainedModel | None = None
+    several: tuple[str, ...] = ()
     pair: Mapping[int, str] = field(default_factory=dict)
 
     @property
@@ -95,7 +97,8 @@ def _enter_model(model: nn.Module) -> _Standing:
     if not isinstance(model, PreTrainedModel):
         return _Standing("", tower_of_model(model))
     made_for = tower_of_config(model, None)
-    return _Standing("", made_for or tower_of_model(model), False, model, {} if made_for else towers_of_pair(model))
+    pair = {} if made_for else towers_of_pair(model)
+    return _Standing("", made_for or tower_of_model(model), False, model, list_several_inputs(model), pair)
 
 
 def _place_part(part: nn.Module, name: str, above: _Standing) -> _Standing:
@@ -111,7 +114,13 @@ def _place_part(part: nn.Module, name: str, above: _Standing) -> _Standing:
         return replace(here, told=above.pair[id(part)])
     if here.model is not above.model and isinstance(part, PreTrainedModel):
         return _place_foreign_model(part, name, above, here)
-    return above if above.told or above.in_block else replace(above, told=tower_of_name(name))
+    return above if above.told or above.in_block else replace(above, told=_read_name(name, above))
+
+
+def _read_name(name: str, above: _Standing) -> str:
+    """The tower that a name speaks of, unless the model around it states several modalities and not that one."""
+    named = tower_of_name(name)
+    return "" if named in MODALITIES and above.several and named not in above.several else named
 
 
 def _enter_part(part: nn.Module, above: _Standing) -> _Standing:
@@ -123,9 +132,9 @@ def _enter_part(part: nn.Module, above: _Standing) -> _Standing:
 
 def _place_foreign_model(part: PreTrainedModel, name: str, above: _Standing, here: _Standing) -> _Standing:
     """Where a model stands that is of another family than what it is in. One that reads several modalities has towers of its own."""
-    if reads_several(part):
+    if here.several:
         return here
-    named = above.told or tower_of_name(name)
+    named = above.told or _read_name(name, above)
     doubted = named == FUSION or (above.model is not None and above.default == UNTOLD)  # text is what Transformers states by default
     if here.default in MODALITIES and not (here.default == "text" and doubted):
         return replace(here, told=here.default)

@@ -37,9 +37,8 @@ _CONNECTORS = {
     "projector", "projectors", "merger", "mergers", "qformer", "connector", "resampler", "abstractor", "multimodal", "crossmodal",
 }  # fmt: skip
 _MEETINGS = {"fusion", "fuse", "fuser", "mm", "aligner", "bridge", "joint"}
-_JOINED = re.compile(r"(multi|cross)_modal|q_former|language_projection|enc(oder)?_to_dec(oder)?")
+_JOINED = re.compile(r"(multi|cross)_modal|q_former|language_projection|enc(oder)?_to_dec(oder)?|mask_decoder|prompt_encoder")
 _CONNECTING_CLASS = re.compile(r"(Projector|PatchMerger|Connector|Resampler|MultimodalEmbedder|Abstractor|QFormer(Model)?)$")
-_CONFIGS = {"mask_decoder": FUSION, "prompt_encoder": FUSION}
 _INPUTS = {
     "pixel_values": "image", "pixel_values_videos": "image", "flattened_patches": "image", "input_values": "audio",
     "input_features": "audio", "spectrogram": "audio", "audio_mel": "audio", "input_ids": "text",
@@ -73,7 +72,7 @@ def tower_of_config(part: nn.Module, model: PreTrainedModel | None) -> str:
     config = vars(part).get("config")
     key = config.base_config_key if isinstance(config, PretrainedConfig) else ""
     words = key.removesuffix("_config") if isinstance(key, str) else ""
-    told = _CONFIGS.get(words) or (FUSION if is_connector(part, words) else tower_of_name(words))
+    told = FUSION if words and is_connector(part, words) else tower_of_name(words)
     other = isinstance(part, PreTrainedModel) and model is not None and type(config) is not type(model.config)
     return told or ("audio" if other and hasattr(config, "num_codebooks") else "")
 
@@ -99,8 +98,9 @@ def tower_of_model(model: nn.Module) -> str:
     stated = stated or (() if _find_stating_class(model, "main_input_name") is None else _read_input_name(model.main_input_name))
     if len(stated) > 1:
         return "text" if type(model).can_generate() else FUSION
-    reads_words = _read_input_name(model.main_input_name) == ("text",) and _looks_words_up(model)
-    return _only_one(stated) or ("text" if reads_words else UNTOLD)
+    default = "audio" if hasattr(model.config, "num_codebooks") else UNTOLD
+    reads_words = _read_input_name(model.main_input_name) == ("text",) and (_looks_words_up(model) or hasattr(model.config, "vocab_size"))
+    return _only_one(stated) or ("text" if reads_words and default == UNTOLD else default)
 
 
 def tower_of_family_input(model: PreTrainedModel) -> str:
@@ -109,9 +109,10 @@ def tower_of_family_input(model: PreTrainedModel) -> str:
     return _only_one(_read_input_name(model.main_input_name)) if stated else ""
 
 
-def reads_several(model: PreTrainedModel) -> bool:
-    """Whether it states more than one modality."""
-    return bool(_find_stating_class(model, "input_modalities")) and len(_read_modalities(model.input_modalities)) > 1
+def list_several_inputs(model: PreTrainedModel) -> tuple[str, ...]:
+    """The modalities that it states, if there are several."""
+    stated = _read_modalities(model.input_modalities) if _find_stating_class(model, "input_modalities") else ()
+    return stated if len(stated) > 1 else ()
 
 
 def find_output_layer(model: PreTrainedModel) -> nn.Module | None:
