@@ -129,8 +129,18 @@ MODELS: Mapping[str, Mapping[str, str]] = {
     },
     "LayoutLMv3ForTokenClassification": {"fusion": "layoutlmv3 dropout classifier | layoutlmv3.encoder.layer"},
     "WhisperForAudioClassification": {"audio": "encoder projector classifier | encoder.layers"},
-    "T5ForConditionalGeneration": {"text": "shared encoder decoder lm_head | encoder.block decoder.block"},
-    "BartForConditionalGeneration": {"text": "model lm_head | model.encoder.layers model.decoder.layers"},
+    "T5ForConditionalGeneration": {"text": "shared encoder | encoder.block", "text_decoder": "decoder lm_head | decoder.block"},
+    "M2M100ForConditionalGeneration": {
+        "text": "model.shared model.encoder | model.encoder.layers",
+        "text_decoder": "model.decoder lm_head | model.decoder.layers",
+    },
+    "BartForCausalLM": {"text": "model lm_head | model.decoder.layers"},
+    "Florence2ForConditionalGeneration": {
+        "image": "model.vision_tower | model.vision_tower.convs model.vision_tower.blocks",
+        "fusion": "model.multi_modal_projector |",
+        "text": "model.language_model.shared model.language_model.encoder lm_head | model.language_model.encoder.layers",
+        "text_decoder": "model.language_model.decoder | model.language_model.decoder.layers",
+    },
     "GPT2LMHeadModel": {"text": "transformer lm_head | transformer.h"},
     "BeitForImageClassification": {"image": "beit classifier | beit.layers"},
     "Data2VecAudioForCTC": {
@@ -176,7 +186,7 @@ def check_towers(module: nn.Module, expected: Mapping[str, str]) -> None:
         assert around, site.path
         assert site.tower == parts[max(around, key=len)], site.path
     for tower in layout.towers:
-        assert tower.modality == ("all" if tower.name == "model" else tower.name)
+        assert tower.modality == {"model": "all", "text_decoder": "text"}.get(tower.name, tower.name)
         lists = expected[tower.name].partition("|")[2].split()
         assert tower.blocks == tuple(f"{path}.{child}" for path in lists for child, _ in module.get_submodule(path).named_children())
         assert ("several lists" in tower.whole_blocks) == (len(lists) > 1)

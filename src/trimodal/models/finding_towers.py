@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 
 from trimodal.core import MODALITIES, Tower
 from trimodal.models.tower_evidence import (
+    DECODER,
     FUSION,
     UNTOLD,
     family_base_of,
@@ -69,7 +70,7 @@ def find_towers(module: nn.Module, layers: Collection[str]) -> FoundTowers:
     names = {path: place.told or (fallback if place.default == found[""].default else place.default) for path, place in found.items()}
     if len(modalities) < 2 and fallback != FUSION:  # there is nothing that a connector could connect
         names = {path: fallback if name == FUSION else name for path, name in names.items()}
-    names |= dict.fromkeys(_find_word_layers(module, names, [path for path, place in found.items() if not place.told]), "text")
+    names |= _place_word_layers(module, names, found)
     used = dict.fromkeys(names[path] for path in layers) or {names[""]: None}
     return FoundTowers(tuple(_make_tower(module, name, names, layers) for name in used), names)
 
@@ -141,13 +142,18 @@ def _place_foreign_model(part: PreTrainedModel, name: str, above: _Standing, her
     return replace(here, told=named, default=above.default)
 
 
-def _find_word_layers(module: nn.Module, names: Mapping[str, str], untold: Collection[str]) -> list[str]:
-    """Of the paths that nothing told of, those of layers that score words, and of those that share the weight of a layer of the text
-    tower, if there is one."""
-    layers = [find_output_layer(part) for part in module.modules() if isinstance(part, PreTrainedModel)]
-    weights = {id(_get_weight(part)) for path, part in module.named_modules() if names[path] == "text"}
-    parts = {path: module.get_submodule(path) for path in untold} if "text" in names.values() else {}
-    return [p for p, part in parts.items() if part in layers or (_get_weight(part) is not None and id(_get_weight(part)) in weights)]
+def _place_word_layers(module: nn.Module, names: Mapping[str, str], found: Mapping[str, _Standing]) -> dict[str, str]:
+    """By path, the tower of layers that nothing told of and that score words, which is the decoder's, or share the weight of a layer of
+    the text tower, if there is one."""
+    if "text" not in names.values():
+        return {}
+    parts = dict(module.named_modules())
+    models = {path: part for path, part in parts.items() if isinstance(part, PreTrainedModel)}
+    scoring = {id(find_output_layer(part)): DECODER if DECODER in found[path].pair.values() else "text" for path, part in models.items()}
+    words = {id(_get_weight(part)) for path, part in parts.items() if names[path] == "text" and id(part) not in scoring}
+    untold = {path: part for path, part in parts.items() if not found[path].told}
+    placed = {path: scoring[id(part)] for path, part in untold.items() if id(part) in scoring}
+    return placed | {path: "text" for path, part in untold.items() if _get_weight(part) is not None and id(_get_weight(part)) in words}
 
 
 def _get_weight(part: nn.Module) -> nn.Parameter | None:
@@ -158,7 +164,7 @@ def _make_tower(module: nn.Module, name: str, names: Mapping[str, str], layers: 
     lists, blocks = _find_blocks(module, name, names, layers)
     prefixes = tuple(path for path, tower in names.items() if tower == name and (not path or names[path.rpartition(".")[0]] != name))
     several = f"its blocks stand in several lists: {', '.join(lists[:4])}{' …' if len(lists) > 4 else ''}"
-    modality = name if name in (*MODALITIES, FUSION) else "all"
+    modality = "text" if name == DECODER else name if name in (*MODALITIES, FUSION) else "all"
     return Tower(name, modality, blocks, prefixes, whole_blocks=several if len(lists) > 1 else Tower.whole_blocks)
 
 

@@ -21,6 +21,7 @@ from trimodal.errors import ModelError
 from trimodal.models.foreign import run_foreign
 
 FUSION = "fusion"
+DECODER = "text_decoder"  # where the encoder is `text` already
 UNTOLD = "model"  # the tower of what nothing is told of
 
 _BEGINNINGS = {
@@ -78,14 +79,14 @@ def tower_of_config(part: nn.Module, model: PreTrainedModel | None) -> str:
 
 
 def towers_of_pair(model: PreTrainedModel) -> Mapping[int, str]:
-    """By the id of the part, what the model's decoder and, in an encoder-decoder, its encoder read: text if they look words up; an
-    encoder that does not, beside a decoder that does, reads the model's main input."""
+    """By the id of the part, the towers of the model's decoder and, in an encoder-decoder, of its encoder: text if they look words up,
+    two towers where both do; an encoder that does not, beside a decoder that does, reads the model's main input."""
     decoder, encoder = (_ask_for_part(model, question) for question in ("get_decoder", "get_encoder"))
     found = {id(decoder): "text"} if decoder is not None and _looks_words_up(decoder) else {}
-    if encoder is None or not getattr(model.config, "is_encoder_decoder", False):
+    if encoder is None or not getattr(model.config, "is_encoder_decoder", False) or (decoder is not None and encoder in decoder.modules()):
         return found
     if _looks_words_up(encoder):
-        return {**found, id(encoder): "text"}
+        return {**dict.fromkeys(found, DECODER), id(encoder): "text"}
     return {**found, id(encoder): _only_one(_read_input_name(model.main_input_name))} if found else {}
 
 
