@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -129,7 +129,7 @@ def _count_macs(model: Model, inputs: Mapping[str, Any]) -> tuple[int | None, di
             return None, {}, str(again)
     samples = next((len(leaf) for leaf in tree_leaves(dict(inputs)) if isinstance(leaf, Tensor) and leaf.dim()), 1) or 1
     counts = {path: macs // samples for path, macs in counts.items()}
-    return counts.get("Global", 0), {t.name: _sum_tower_macs(module, t, counts) for t in model.layout.towers}, ""
+    return counts.get("Global", 0), _sum_tower_macs(module, model.layout.towers, counts), ""
 
 
 def _count_module_macs(module: nn.Module, inputs: Mapping[str, Any]) -> dict[str, int]:
@@ -137,12 +137,27 @@ def _count_module_macs(module: nn.Module, inputs: Mapping[str, Any]) -> dict[str
     counter = FlopCounterMode(display=False)
     device = next((leaf.device for leaf in tree_leaves(dict(inputs)) if isinstance(leaf, Tensor)), torch.device("cpu"))
     with torch.no_grad(), device, counter:
-        run_forward(module.eval(), inputs, "")
+        run_forward(module.eval().requires_grad_(False), inputs, "")  # the counter trips over a parameter that is handed to a module
     return {path: sum(kinds.values()) // 2 for path, kinds in counter.get_flop_counts().items()}
 
 
-def _sum_tower_macs(module: nn.Module, tower: Tower, counts: Mapping[str, int]) -> int:
+def _sum_tower_macs(module: nn.Module, towers: Sequence[Tower], counts: Mapping[str, int]) -> dict[str, int]:
+    """By tower, the multiply-accumulates of its parts, without those of another tower that stand inside of them. `counts` as
+    `_count_module_macs` gives them."""
     root = type(module).__name__
-    paths = [f"{root}.{prefix}" if prefix else root for prefix in tower.prefixes]
-    outer = [p for p in paths if not any(p != q and p.startswith(f"{q}.") for q in paths)]
-    return sum(counts.get(path, 0) for path in outer)
+    owners = {f"{root}.{prefix}" if prefix else root: (tower.name, prefix) for tower in towers for prefix in tower.prefixes}
+    found = dict.fromkeys((tower.name for tower in towers), 0)
+    for path, (name, prefix) in owners.items():
+        macs = _get_part_macs(module.get_submodule(prefix), path, counts)
+        found[name] += macs
+        around = [outer for outer in owners if path.startswith(f"{outer}.")]
+        if around:
+            found[owners[max(around, key=len)][0]] -= macs
+    return found
+
+
+def _get_part_macs(part: nn.Module, path: str, counts: Mapping[str, int]) -> int:
+    """Those of `part`; of one that is never called itself, such as a list, those of what it holds."""
+    if path in counts:
+        return counts[path]
+    return sum(_get_part_macs(child, f"{path}.{name}", counts) for name, child in part.named_children())

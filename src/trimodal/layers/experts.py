@@ -57,6 +57,7 @@ class ExpertMatrix(nn.Module):
 class OpenedExperts(OpenedLayer):
     """What the classes made by `open_experts` have in common. Each is a subclass of the experts' own class too."""
 
+    loops = True  # the own class goes through the experts that are chosen
     matrices: nn.ModuleDict
 
     def close_tensors(self, own: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -118,12 +119,17 @@ def can_open_experts(part: nn.Module) -> bool:
 
 def open_experts(part: nn.Module) -> nn.Module:
     """The same experts, with a layer per fused tensor."""
-    opened: Any = _rebuild_opened_experts(type(part), _list_names(part))
+    return open_fused_tensors(part, _list_names(part), OpenedExperts)
+
+
+def open_fused_tensors(part: nn.Module, names: tuple[str, ...], base: type[OpenedExperts]) -> nn.Module:
+    """`part` as a `base`, with a layer for each of its fused tensors called `names`."""
+    opened: Any = _rebuild_opened_experts(type(part), names, base)
     opened.__dict__ = copy_state(part)
     matrices = nn.ModuleDict()
-    for name in _list_names(part):
+    for name in names:
         fused = opened._parameters.pop(name)
-        rows = fused.detach().transpose(1, 2) if part.is_transposed else fused.detach()
+        rows = fused.detach().transpose(1, 2) if opened.is_transposed else fused.detach()
         weight = nn.Parameter(rows.contiguous().flatten(0, 1), requires_grad=fused.requires_grad)
         matrices[name] = ExpertMatrix(weight, len(fused))
     opened._modules[_MATRICES] = matrices.train(part.training)
@@ -135,29 +141,29 @@ def _list_names(part: nn.Module) -> tuple[str, str]:
 
 
 @cache
-def _make_opened_class(kind: type[nn.Module], names: tuple[str, ...]) -> type[nn.Module]:
+def _make_opened_class(kind: type[nn.Module], names: tuple[str, ...], base: type[OpenedExperts]) -> type[nn.Module]:
     def forward(experts: Any, *args: Any, **named: Any) -> Any:
         if _must_be_called(experts):
             return experts.run_experts(*args, *named.values())
-        if torch.compiler.is_exporting():  # a traced graph has no loop over the experts that are chosen: all of them, gathered per token
+        if torch.compiler.is_exporting() and base.loops:  # a traced graph has no loop over those that are chosen: all, gathered per token
             return sys.modules[_WAYS].batched_mm_experts_forward(experts, *args, *named.values())
         return kind.forward(experts, *args, **named)
 
     members: dict[str, Any] = {
         **{name: property(partial(_read_fused, name=name)) for name in names},
         "forward": forward, "__module__": __name__,
-        "__reduce__": lambda experts: (_rebuild_opened_experts, (kind, names), vars(experts)),
+        "__reduce__": lambda experts: (_rebuild_opened_experts, (kind, names, base), vars(experts)),
     }  # fmt: skip
-    return type(f"Opened{kind.__name__}", (OpenedExperts, kind), members)
+    return type(f"Opened{kind.__name__}", (base, kind), members)
 
 
 def _read_fused(experts: OpenedExperts, name: str) -> Tensor:
     return experts.read_fused(name)
 
 
-def _rebuild_opened_experts(kind: type[nn.Module], names: tuple[str, ...]) -> nn.Module:
+def _rebuild_opened_experts(kind: type[nn.Module], names: tuple[str, ...], base: type[OpenedExperts]) -> nn.Module:
     """An empty module for a copy or a pickle to fill: its class has no name that could be imported."""
-    made: nn.Module = object.__new__(_make_opened_class(kind, names))  # type: ignore[arg-type]
+    made: nn.Module = object.__new__(_make_opened_class(kind, names, base))  # type: ignore[arg-type]
     return made
 
 

@@ -9,6 +9,7 @@ has an *opener* here, which puts another module in its place, with the same numb
     nn.ConvTranspose1d, 2d, 3d   weight out × in × kernel                             layers/transposed_convolution.py
     nn.MultiheadAttention        query, key, value and output as linear layers       layers/attention.py
     fused experts                `ExpertMatrix` per tensor, (experts · out) × in      layers/experts.py
+    Llama 4's experts            the same                                             layers/dense_experts.py
 
 What is opened can be *closed* again where its layers are plain: under the names and in the shapes of the original class, so that the
 model's own class loads it. Then it is an `OpenedLayer`. All else of the library sees opened models only.
@@ -21,6 +22,7 @@ from collections.abc import Callable, Mapping
 from torch import Tensor, nn
 
 from trimodal.layers.attention import OpenedAttention, can_open_attention
+from trimodal.layers.dense_experts import can_open_dense_experts, open_dense_experts
 from trimodal.layers.experts import can_open_experts, open_experts
 from trimodal.layers.opened import OpenedLayer, has_hooks
 from trimodal.layers.recurrent import Recurrent, RecurrentCell, can_open_cell, can_open_recurrent
@@ -34,6 +36,7 @@ _OPENERS: tuple[Opener, ...] = (
     (can_open_cell, RecurrentCell),
     (can_open_transposed, open_transposed),
     (can_open_experts, open_experts),
+    (can_open_dense_experts, open_dense_experts),
     (can_open_attention, OpenedAttention),
     (can_open_transposed_convolution, open_transposed_convolution),
 )

@@ -1,4 +1,4 @@
-"""Any other `nn.Module`: sites by type, towers by the name of the top-level child; axis labels are found by watching it run.
+"""Any other `nn.Module`: sites by type, towers by what they are (`models/finding_towers.py`); axis labels are found by watching it run.
 
 What couples the dimensions of two layers cannot be read off their types. A module that has a method `example()`, which
 returns keyword arguments of its forward for one sample, is run once to find out, see `graph/layout.py`. Of others
@@ -13,33 +13,24 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from trimodal.core import MODALITIES, Layout, Site, Tower
+from trimodal.core import MODALITIES, Layout, Site
 from trimodal.core.site import ROUTER
 from trimodal.errors import DataError, ModelError
 from trimodal.layers import OpenedLayer, Recurrent
 from trimodal.models.declare import find_weighted_modules, is_router, make_site, merge_tied_sites
+from trimodal.models.finding_towers import find_towers
 from trimodal.models.foreign import run_foreign
 from trimodal.models.model import Family, LoadedSample, Output, Processors
-
-_WORDS = {
-    "image": ("vision", "visual", "image", "img"),
-    "audio": ("audio", "speech", "acoustic"),
-    "text": ("text", "language", "decoder", "bert"),
-}
+from trimodal.models.role_names import role_in_block, role_of_head
 
 
 def describe(module: nn.Module) -> Layout:
-    """Sites in the order of registration, which is mostly the running order. A tower's blocks are the children of its
-    outermost lists (`nn.ModuleList`, `nn.Sequential`)."""
+    """Sites in the order of registration, which is mostly the running order."""
     paths = find_weighted_modules(module)
-    names = dict.fromkeys(_tower_name_of(path) for path in paths) or {"model": None}
-    towers = tuple(
-        Tower(name, name if name in MODALITIES else "all", _find_blocks(module, name), _find_children(module, name))
-        for name in names
-    )
-    blocks = {tower.name: tower.blocks for tower in towers}
-    sites = [_make_block_site(module, path, kind, _tower_name_of(path), blocks[_tower_name_of(path)]) for path, kind in paths.items()]
-    return Layout(towers, merge_tied_sites(module, sites))
+    found = find_towers(module, paths)
+    blocks = {tower.name: tower.blocks for tower in found.towers}
+    sites = [_make_block_site(module, path, kind, found.names[path], blocks[found.names[path]]) for path, kind in paths.items()]
+    return Layout(found.towers, merge_tied_sites(module, sites))
 
 
 def example(module: nn.Module) -> dict[str, Tensor]:
@@ -94,19 +85,14 @@ def _get_own_attribute(module: nn.Module, name: str) -> Any:
     return run_foreign(f"{type(module).__name__}.{name}", lambda: getattr(module, name, None))
 
 
-def _tower_name_of(path: str) -> str:
-    """The tower that the top-level child's name speaks of, else `model`."""
-    child = path.partition(".")[0].lower()
-    return next((tower for tower, words in _WORDS.items() if any(word in child for word in words)), "model")
-
-
 def _make_block_site(module: nn.Module, path: str, kind: str, tower: str, blocks: tuple[str, ...]) -> Site:
     """The site in the block that its path leads through; its branch is the rest of the path."""
     role, branch = _role_and_branch(module, path, kind)
     for number, block in enumerate(blocks):
         if path == block or path.startswith(f"{block}."):
-            return make_site(module, path, tower, number, role, branch[len(block) + 1 :])
-    return make_site(module, path, tower, None, role, branch)
+            inside = branch[len(block) + 1 :]
+            return make_site(module, path, tower, number, role_in_block(inside, role), inside)
+    return make_site(module, path, tower, None, role_of_head(path, role), branch)
 
 
 def _role_and_branch(module: nn.Module, path: str, kind: str) -> tuple[str, str]:
@@ -119,20 +105,6 @@ def _role_and_branch(module: nn.Module, path: str, kind: str) -> tuple[str, str]
     if role == "matrices" and isinstance(module.get_submodule(owner), OpenedLayer):
         return kind, f"{owner}.{number}".lstrip(".")
     return ROUTER if is_router(module, path) else kind, path
-
-
-def _find_blocks(module: nn.Module, tower: str) -> tuple[str, ...]:
-    """The children of the tower's outermost lists, in the order of registration."""
-    blocks: list[str] = []
-    for path, part in module.named_modules():
-        inside = any(path == block or path.startswith(f"{block}.") for block in blocks)
-        if isinstance(part, (nn.ModuleList, nn.Sequential)) and _tower_name_of(path) == tower and not inside:
-            blocks += [f"{path}.{name}".lstrip(".") for name, _ in part.named_children()]
-    return tuple(blocks)
-
-
-def _find_children(module: nn.Module, tower: str) -> tuple[str, ...]:
-    return tuple(name for name, _ in module.named_children() if _tower_name_of(name) == tower)
 
 
 FAMILY = Family("generic", (), describe, outputs, modalities, encode, example=example, declares_axes=False)
