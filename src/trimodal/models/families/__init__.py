@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import nn
 from transformers import PreTrainedModel
 
-from trimodal.models import generic
+from trimodal.models import generic, transformers_models
 from trimodal.models.families import (
     ast,
     bert,
@@ -41,7 +41,10 @@ FAMILIES: tuple[Family, ...] = (
 
 
 def family_of(module: nn.Module) -> Family:
-    """The family that covers `config_of(module).model_type`, else the generic one. A module that is no model of
-    Transformers may hold such a configuration and be made of other parts."""
-    model_type = module.config.model_type if isinstance(module, PreTrainedModel) else None
-    return next((family for family in FAMILIES if model_type in family.model_types), generic.FAMILY)
+    """The family that covers `config_of(module).model_type` and fits the module, else that of any Transformers model. A module that is
+    none may hold such a configuration and be made of other parts; it is of the generic family."""
+    if not isinstance(module, PreTrainedModel):
+        return generic.FAMILY
+    model_type = module.config.model_type
+    found = next((family for family in FAMILIES if model_type in family.model_types and family.fits(module)), transformers_models.FAMILY)
+    return transformers_models.serve_head(found, module)
