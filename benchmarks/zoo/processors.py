@@ -106,7 +106,8 @@ def _make_llava_next(module: Any) -> Any:
     size = _sides_of(module)
     images = LlavaNextImageProcessorPil(size=size, crop_size=size, image_grid_pinpoints=module.config.image_grid_pinpoints)
     return hf.LlavaNextProcessor(images, make_tokenizer(), patch_size=module.config.vision_config.patch_size,
-                                 vision_feature_select_strategy="default", image_token="<image>", num_additional_image_tokens=1)  # fmt: skip
+                                 vision_feature_select_strategy="default", image_token="<image>",
+                                 num_additional_image_tokens=1)  # fmt: skip
 
 
 _IMAGE: dict[str, Callable[[Any], Any]] = {

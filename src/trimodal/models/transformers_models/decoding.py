@@ -10,7 +10,12 @@ from torch import Tensor, nn
 from trimodal.models import encoding
 from trimodal.models.declare import config_of
 from trimodal.models.model import LoadedSample, Processors
-from trimodal.models.transformers_models.signature import find_decoder_limit, is_encoder_decoder, list_parameters, read_setting
+from trimodal.models.transformers_models.signature import (
+    find_decoder_limit,
+    is_encoder_decoder,
+    list_parameters,
+    read_setting,
+)
 from trimodal.models.transformers_models.texts import find_tokenizer
 
 _STARTS = ("decoder_start_token_id", "bos_token_id", "pad_token_id")

@@ -140,23 +140,22 @@ def _run_extractor(module: nn.Module, processors: Processors, loaded: Sequence[L
 
 
 def to_tensors(found: Mapping[str, Any]) -> dict[str, Tensor]:
-    """What a processor returned, those parts that are numbers.
+    """What a processor returned, those parts that are numbers, in their own shapes; a list of arrays as one.
 
     Raises:
         ModelError: it gives its images in different sizes, which no one tensor holds.
     """
     made: dict[str, Tensor] = {}
     for name, value in found.items():
-        if isinstance(value, (list, tuple)) and value and isinstance(value[0], (Tensor, np.ndarray)):
-            shapes = {tuple(part.shape) for part in value}
-            if len(shapes) > 1:
-                raise ModelError(
-                    f"the processor made {name} of shapes {', '.join(map(str, sorted(shapes)))}, which cannot run together; give images of "
-                    "one size, or set a fixed size in preprocessor_config.json"
-                )
-            made[name] = torch.stack([torch.as_tensor(part) for part in value])
-        elif isinstance(value, (Tensor, np.ndarray)) and getattr(value, "dtype", None) is not object:
-            made[name] = torch.as_tensor(value)
-        elif isinstance(value, (list, tuple)) and value and isinstance(value[0], (int, float, list, tuple)):
+        parts = list(value) if isinstance(value, (list, tuple)) else [value]
+        shapes = {tuple(part.shape) for part in parts if isinstance(part, (Tensor, np.ndarray))}
+        if len(shapes) > 1:
+            raise ModelError(
+                f"the processor made {name} of shapes {', '.join(map(str, sorted(shapes)))}, which cannot run together; give images of "
+                "one size, or set a fixed size in preprocessor_config.json"
+            )
+        if shapes:
+            made[name] = torch.as_tensor(value) if parts[0] is value else torch.stack([torch.as_tensor(part) for part in parts])
+        elif parts and isinstance(parts[0], (int, float, list, tuple)):
             made[name] = torch.as_tensor(value)
     return made

@@ -9,7 +9,7 @@ import typing
 from typing import Any
 
 from torch import nn
-from transformers.utils import ModelOutput
+from transformers.utils.generic import ModelOutput
 
 from trimodal.models.declare import config_of
 from trimodal.models.model import Output

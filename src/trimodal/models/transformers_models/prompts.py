@@ -26,7 +26,12 @@ from trimodal.models.transformers_models.signature import (
     list_parameters,
     read_setting,
 )
-from trimodal.models.transformers_models.texts import continues_text, encode_text_rows, find_tokenizer, replace_tokenizer
+from trimodal.models.transformers_models.texts import (
+    continues_text,
+    encode_text_rows,
+    find_tokenizer,
+    replace_tokenizer,
+)
 
 EncodeMedia = Callable[[Sequence[LoadedSample], str], dict[str, Tensor]]
 _TYPES = {"image": 1, "audio": 3}  # what processors call tokens that stand for an image or a sound
