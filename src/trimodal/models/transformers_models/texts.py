@@ -83,9 +83,9 @@ def pad_texts(
 
 
 def _encode_choices(module: nn.Module, tokenizer: Any, texts: Sequence[str], limit: int | None) -> dict[str, Tensor]:
-    """Each text's first line with each of its others; with the last of them again where others have more."""
+    """Each text's first line with each of its others; with the last of them again where others have more. One line has itself alone."""
     lines = [text.splitlines() or [""] for text in texts]
-    most = max(2, *(len(parts) - 1 for parts in lines))
+    most = max(1, *(len(parts) - 1 for parts in lines))
     pairs = [(parts[0], (parts[1:] or [""])[min(number, max(0, len(parts) - 2))]) for parts in lines for number in range(most)]
     batch = pad_texts(module, tokenizer, [first for first, _ in pairs], [second for _, second in pairs], limit)
     return {name: value.unflatten(0, (len(texts), most)) for name, value in batch.items()}
