@@ -69,6 +69,7 @@ FAMILY = Family("transformers", (), generic.describe, outputs, modalities, encod
 _DATA = ("outputs", "modalities", "encode", "tokens", "example")
 _OTHER_HEADS: Mapping[str, tuple[str, ...]] = {
     "ForMultipleChoice": _DATA, "ForMaskedImageModeling": ("outputs", "encode"), "ForXVector": ("outputs",), "ForPreTraining": ("outputs",),
+    "Backbone": ("outputs",), "ForQuestionAnswering": ("outputs", "encode"), "ForImageClassificationWithTeacher": ("outputs",),
 }  # fmt: skip
 """Heads whose inputs or outputs no declared family knows, and what is to be asked here for them."""
 

@@ -19,6 +19,7 @@ from trimodal.models.transformers_models.companions import add_companions
 from trimodal.models.transformers_models.decoding import encode_decoder_texts, says_sounds
 from trimodal.models.transformers_models.prompts import encode_prompts
 from trimodal.models.transformers_models.signature import (
+    INPUTS,
     find_modalities,
     find_position_limit,
     list_parameters,
@@ -31,6 +32,7 @@ from trimodal.models.transformers_models.signature import (
 from trimodal.models.transformers_models.texts import encode_text_rows
 
 _UNMAKEABLE = ("visual_feats", "visual_pos", "spectrogram", "past_values", "states", "task_inputs")
+_PROCESSORS = {"image": "image processor", "audio": "feature extractor"}
 _SOUND_MASKS = ("feature_attention_mask", "input_features_mask", "audio_attention_mask", "audio_mask", "padding_mask")
 
 
@@ -102,10 +104,18 @@ def encode_media(module: nn.Module, processors: Processors, loaded: Sequence[Loa
     run = _run_image_processor if modality == "image" else _run_extractor
     found = run(module, processors, loaded)
     taken = list_parameters(module)
-    if modality == "audio" and "text" in find_modalities(module) and "attention_mask" in found and reads_text(module):
+    if modality == "audio" and "attention_mask" in found and (reads_text(module) or "attention_mask" not in taken):
         mask = found.pop("attention_mask")  # that of the text has this name
         found |= {name: mask for name in _SOUND_MASKS if name in taken}
-    return {name: value for name, value in found.items() if name in taken}
+    if "grid_thw" in taken and "image_grid_thw" in found:
+        found["grid_thw"] = found.pop("image_grid_thw")  # of a vision tower alone
+    made = {name: value for name, value in found.items() if name in taken}
+    if not any(name in made for name in INPUTS[modality]):
+        raise ModelError(
+            f"the folder's {_PROCESSORS[modality]} makes {', '.join(found)}, and {type(module).__name__} takes "
+            f"{' or '.join(name for name in INPUTS[modality] if name in taken)}; copy the one that belongs to the model into its folder"
+        )
+    return made
 
 
 def _run_image_processor(module: nn.Module, processors: Processors, loaded: Sequence[LoadedSample]) -> dict[str, Tensor]:
@@ -114,6 +124,8 @@ def _run_image_processor(module: nn.Module, processors: Processors, loaded: Sequ
     images = [[sample.image] if takes_prompts(module) else sample.image for sample in loaded]
     found = run_foreign(f"{type(processor).__name__}", partial(processor, images=images, return_tensors="pt", **options))
     made = to_tensors(found)
+    if "pixel_values" in made and "pixel_values" not in list_parameters(module):
+        made["pixel_values_videos"] = made.pop("pixel_values")
     return {name: _hold_still(module, value) if name.startswith("pixel_values") else value for name, value in made.items()}
 
 

@@ -15,7 +15,7 @@ from trimodal.errors import TrimodalError
 from trimodal.models import encoding
 from trimodal.models.transformers_models.companions import add_companions
 from trimodal.models.transformers_models.decoding import find_start_token, says_sounds
-from trimodal.models.transformers_models.prompts import mark_token_types, place_marks
+from trimodal.models.transformers_models.prompts import count_words, mark_token_types, place_marks
 from trimodal.models.transformers_models.signature import (
     find_decoder_limit,
     find_modalities,
@@ -177,6 +177,9 @@ def _make_texts(module: nn.Module, batch: dict[str, Tensor]) -> dict[str, Tensor
             marks += _place_marks(module, modality, encoded)
     limit = find_position_limit(module) or encoding.USUAL_TOKENS
     text = encoding.make_blank_text(module, max(1, min(encoding.USUAL_TOKENS, limit - len(marks))))["input_ids"]
+    end = read_setting(module, ("eos_token_id",), "text")
+    if isinstance(end, int) and 0 <= end < count_words(module):
+        text[:, -1] = end  # some classifiers read what stands there
     ids = torch.cat([torch.tensor([marks], dtype=text.dtype, device=text.device), text], dim=1) if marks else text
     if type(module).__name__.endswith("ForMultipleChoice"):
         ids = ids[:, None].repeat(1, 2, 1)

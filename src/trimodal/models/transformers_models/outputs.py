@@ -24,7 +24,8 @@ _TOKENS = re.compile(
 _TOKEN_OUTPUTS = re.compile(r"(CausalLM|MaskedLM|Seq2SeqLM|TokenClassifier|SemanticSegmenter|ConditionalGeneration)\w*Output")
 _EMBEDS = {"image": "image_embeds", "audio": "audio_embeds", "text": "text_embeds"}
 _FIELDS = (
-    "pred_masks", "predicted_depth", "embeddings", "multimodal_embeddings", "audio_values", "reconstruction", "projected_states",
+    "pred_masks", "predicted_depth", "itm_score", "embeddings", "multimodal_embeddings", "audio_values", "reconstruction",
+    "projected_states",
 )  # fmt: skip
 _MANY_LABELS = ("regression", "multi_label_classification")
 
@@ -39,11 +40,12 @@ def find_outputs(module: nn.Module) -> tuple[Output, ...]:
         return (Output("pred_boxes", "image", "boxes", scores="logits", blank=blank), Output("logits", "image", "tokens", rows="query"))
     if "class_queries_logits" in fields:
         return (Output("class_queries_logits", "image", "tokens", rows="query"), Output("masks_queries_logits", "image", "embedding"))
-    if "start_logits" in fields:
+    asks = type(module).__name__.endswith("ForQuestionAnswering") and modality == "text" and "logits" not in fields
+    if asks or "start_logits" in fields:
         return (Output("start_logits", modality, "logits"), Output("end_logits", modality, "logits"))
     named = _CLASSES.search(type(module).__name__) or _TOKENS.search(type(module).__name__)
     embeds = [m for m in find_modalities(module) if _EMBEDS[m] in fields]
-    if not named and (len(embeds) == 2 or (embeds and "logits" not in fields)):
+    if not named and (len(embeds) == 2 or (embeds and "Projection" in type(module).__name__)):
         return tuple(Output(_EMBEDS[m], m, "embedding") for m in embeds)
     if scores := _find_score_outputs(module, fields, modality):
         return scores
@@ -93,10 +95,12 @@ def _find_score_outputs(module: nn.Module, fields: set[str], modality: str) -> t
     """Scores of classes or of tokens."""
     name, said = type(module).__name__, " ".join(kind.__name__ for kind in _list_output_types(module))
     sure = bool(_CLASSES.search(name) or _TOKENS.search(name)) or not fields  # some annotations name another class's output
-    field = next((field for field in ("logits", "prediction_logits") if field in fields), "logits" if sure else "")
+    field = "logits" if sure else next((field for field in ("logits", "prediction_logits") if field in fields), "")
     if not field:
         return ()
     if _CLASSES.search(name) or (not _TOKENS.search(name) and _CLASS_OUTPUTS.search(said)):
+        if "last_hidden_state" in fields and "logits" not in fields:
+            field = "last_hidden_state"  # PP-LCNet's name for them
         label = "" if getattr(config_of(module), "problem_type", None) in _MANY_LABELS or "XVector" in name else "label"
         return (Output(field, modality, "logits", label=label),)
     if field == "prediction_logits" or _TOKENS.search(name) or _TOKEN_OUTPUTS.search(said):
@@ -116,7 +120,7 @@ def _mask_of(module: nn.Module) -> str:
 def _find_state_outputs(module: nn.Module, fields: set[str], modality: str) -> tuple[Output, ...]:
     """The states of a model without a head: their mean where they are of tokens or frames, else as they are."""
     if "last_hidden_state" not in fields:
-        return (Output("output", "all", "embedding"),)
+        return (Output("pooler_output" if "pooler_output" in fields else "output", modality, "embedding"),)
     mean = reads_text(module) or is_encoder_decoder(module) or takes_prompts(module) or modality == "audio"
     mask = _mask_of(module) if mean and modality != "audio" else ""
     return (Output("last_hidden_state", modality, "embedding", pool="mean" if mean else "", mask=mask),)

@@ -158,13 +158,13 @@ def place_marks(module: nn.Module, modality: str, encoded: Mapping[str, Tensor],
     if placeholder is None:
         return [[] for _ in range(samples)]
     start, end = (read_setting(module, names, "thinker", "text") for names in _AROUND[modality])
-    words = _count_words(module)
+    words = count_words(module)
     before, after = ([mark] if isinstance(mark, int) and mark < words else [] for mark in (start, end))
     counts = count_features(module, modality, encoded, samples)
     return [[*before, *[placeholder] * count, *after] for count in counts]
 
 
-def _count_words(module: nn.Module) -> int:
+def count_words(module: nn.Module) -> int:
     """How many ids the model has an embedding for."""
     found: Any = module.get_input_embeddings()  # type: ignore[operator]
     return int(getattr(found, "num_embeddings", 0))

@@ -46,9 +46,12 @@ def find_modalities(module: nn.Module) -> tuple[str, ...]:
 
 
 def is_encoder_decoder(module: nn.Module) -> bool:
-    """Whether a decoder is given words of its own; BLIP-2 takes such too where its language model is none of that kind."""
+    """Whether a decoder is given words of its own. Classifiers give it those of the text; BLIP-2 takes such too where its language model
+    is none of that kind."""
+    taken, name = list_parameters(module), type(module).__name__
     alone = getattr(config_of(module), "use_decoder_only_language_model", False)
-    return "decoder_input_ids" in list_parameters(module) and not alone
+    judges = "pixel_values" not in taken and ("Classification" in name or name.endswith("ForQuestionAnswering"))
+    return "decoder_input_ids" in taken and not alone and not judges
 
 
 def reads_text(module: nn.Module) -> bool:
@@ -70,7 +73,7 @@ def takes_prompts(module: nn.Module) -> bool:
 def takes_films(module: nn.Module) -> bool:
     """Whether its images are films: it takes no others, or is to tell what happens in them."""
     said: Any = getattr(module, "input_modalities", ())
-    only = said in ("video", ("video",)) or "VideoClassification" in type(module).__name__
+    only = said in ("video", ("video",)) or isinstance(getattr(config_of(module), "num_frames", None), int)
     return only or ("pixel_values_videos" in list_parameters(module) and "pixel_values" not in list_parameters(module))
 
 
