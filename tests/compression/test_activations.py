@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from trimodal.compression.activations import Activations
 from trimodal.core import Site
+from trimodal.loading.load import build_model
 from trimodal.models.model import Model
 from trimodal.networks.tiny import make_miniature_batch
 from trimodal.statistics import Moment, split_rows_by_modality, unfold_input
@@ -228,3 +229,31 @@ def test_pairs_hold_the_original_models_inputs_for_the_same_tokens(tiny_model: C
                     model.module.get_submodule(path).weight.mul_(1.2)  # type: ignore[operator, union-attr]
             changed = True
     assert changed
+
+
+class _Counting(nn.Embedding):
+    """Positions that are told a shape, as Marian's, and begin at 2, as BART's."""
+
+    def forward(self, shape: torch.Size) -> Tensor:  # type: ignore[override]
+        return super().forward(torch.arange(2, 2 + shape[1]))
+
+
+class _Positioned(nn.Module):
+    """Words at counted positions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words, self.places = nn.Embedding(9, 4), _Counting(8, 4)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """(B, T) -> (B, T, 4)."""
+        found: Tensor = self.words(ids) + self.places(ids.shape)
+        return found
+
+
+def test_rows_of_a_table_that_numbers_them_itself_are_those_it_looked_up() -> None:
+    model = build_model(_Positioned(), "positioned")
+    batch = {"ids": torch.tensor([[1, 1, 5]])}
+    found = Activations(model, [batch]).collect_statistics(model.layout.sites, {"words": "uses", "places": "uses"})
+    counts = {path: next(iter(parts.values())).counts.tolist() for path, parts in found.items()}  # type: ignore[union-attr]
+    assert counts == {"words": [0, 2, 0, 0, 0, 1, 0, 0, 0], "places": [0, 0, 1, 1, 1, 0, 0, 0]}

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from trimodal.compression.input_groups import WeightReadMode
+from trimodal.compression.input_groups import WeightReadMode, finds_own_rows
 from trimodal.core import Site
 from trimodal.layers import ExpertMatrix, TransposedConvolution
 from trimodal.models.blocks import drop_cache, get_hidden_states, split_block_inputs
@@ -291,7 +291,7 @@ class _StatisticsRecorder:
         def see(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             x = split_block_inputs(args, kwargs)[0]
             leader = self._leader.setdefault(path, self._find_leader(path, module, x))
-            if leader == path:
+            if leader == path and not finds_own_rows(module):
                 self._inputs[path] = module, x
                 if isinstance(module, ExpertMatrix):
                     self._update_expert(path, module, x, int(args[1]))
@@ -391,8 +391,9 @@ def _record_statistics(model: Model, sites: Sequence[Site], wants: Mapping[str, 
     ]
     layers = {path: model.module.get_submodule(path) for path, kind in wants.items() if kind == "uses"}
     tables = {path: layer.weight for path, layer in layers.items() if isinstance(layer, nn.Embedding)}
+    numbering = [path for path in tables if finds_own_rows(layers[path])]
     try:
-        with WeightReadMode(tables, recorder.record_rows) if tables else nullcontext():
+        with WeightReadMode(tables, recorder.record_rows, numbering) if tables else nullcontext():
             yield recorder
     finally:
         for handle in handles:

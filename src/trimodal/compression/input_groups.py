@@ -1,12 +1,13 @@
-"""Weights of embeddings that a model reads without calling the layer: `table.weight[:length]` added to what it positions."""
+"""Rows of embeddings that a model reads otherwise than by calling the layer with their numbers: `table.weight[:length]` added to what it
+positions, or a layer that works the numbers out for itself (BART's positions)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
@@ -14,12 +15,14 @@ _CALLS = (functional.embedding, torch.embedding)  # what the layer itself does w
 
 
 class WeightReadMode(TorchFunctionMode):
-    """While it is entered, tells which rows of the `weights` (by path) are read, other than by a call of the layer."""
+    """While it is entered, tells which rows of the `weights` (by path) are read, other than by a call of the layer; of the layers
+    `numbering`, which are not given the rows' numbers, also by a call."""
 
-    def __init__(self, weights: Mapping[str, Tensor], tell: Callable[[str, Tensor], None]) -> None:
+    def __init__(self, weights: Mapping[str, Tensor], tell: Callable[[str, Tensor], None], numbering: Collection[str] = ()) -> None:
         super().__init__()
         self._paths = {id(weight): path for path, weight in weights.items()}
         self._tell = tell
+        self._numbering = frozenset(numbering)
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Carry out `func`, and tell of rows that went into a tensor."""
@@ -29,7 +32,21 @@ class WeightReadMode(TorchFunctionMode):
                 path = self._paths.get(id(value))
                 if path is not None and isinstance(value, Tensor):
                     self._tell(path, _find_read_rows(func, value, args))
+        if func in _CALLS and self._numbering:
+            self._tell_numbers(args)
         return result
+
+    def _tell_numbers(self, args: Any) -> None:
+        """Tell of the rows that a layer has looked up in its own way."""
+        path = next((self._paths[id(arg)] for arg in args if id(arg) in self._paths), None)
+        rows = next((arg for arg in args if isinstance(arg, Tensor) and not arg.is_floating_point()), None)
+        if path in self._numbering and path is not None and rows is not None:
+            self._tell(path, rows)
+
+
+def finds_own_rows(layer: object) -> bool:
+    """Whether `layer` is an embedding that works out for itself which rows it looks up."""
+    return isinstance(layer, nn.Embedding) and type(layer).forward is not nn.Embedding.forward
 
 
 def _flatten_arguments(args: Any) -> list[Any]:

@@ -135,7 +135,9 @@ def _sum_losses(model: Model, result: Any, batch: Batch, generator: torch.Genera
 def _output_loss(output: Output, value: Tensor, batch: Batch, generator: torch.Generator, sample: Sample | None) -> Tensor:
     if output.is_one_number(value):
         return (value * torch.randn(value.shape, generator=generator).to(value.device)).sum()
-    if output.kind == "embedding":
+    if output.kind == "boxes":
+        value = value[..., :4]  # which of them the detector is sure of, its scores say
+    if output.kind in ("embedding", "boxes"):
         direction = torch.randn(value.shape, generator=generator).to(value.device)
         return (nn.functional.normalize(value, dim=-1) * direction).sum()
     scores = value.log_softmax(dim=-1)

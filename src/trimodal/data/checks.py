@@ -31,6 +31,12 @@ def check_modalities(model: Model, samples: Sequence[Sample]) -> None:
     if not samples or _are_inputs(samples):
         return
     takes = frozenset(model.modalities)
+    if not takes:
+        raise DataError(
+            f"nothing says how the inputs of {model.name} ({model.family.name}) are made of {_list_modalities(samples[0].modalities)}; "
+            "give its class the attributes modalities and encode(samples), which returns forward's keyword arguments, give rows of "
+            "tensors as data, or use --data none"
+        )
     surplus = frozenset[str].intersection(*(sample.modalities for sample in samples)) - takes
     about = f"{model.name} ({model.family.name}) takes {_list_modalities(takes)}"
     if surplus:

@@ -51,10 +51,11 @@ _OUTPUT = "it is the model's output"
 _OWN_SIZE = "the model's own code goes wrong when a unit is missing; it names a size"
 
 
-def find_dependencies(module: nn.Module, layout: Layout, inputs: Mapping[str, Tensor]) -> Layout:
+def find_dependencies(module: nn.Module, layout: Layout, inputs: Mapping[str, Tensor], most: int | None = None) -> Layout:
     """`layout` with an axis on every dimension that can be cut, and the reasons why others cannot.
 
-    `inputs` are keyword arguments of the module's forward for one sample; only their shapes and types matter.
+    `inputs` are keyword arguments of the module's forward for one sample; only their shapes and types matter. Where the labels do not
+    hold together, at most `most` are tried one by one; of more, none is kept.
     """
     if not inputs:
         return layout
@@ -66,6 +67,8 @@ def find_dependencies(module: nn.Module, layout: Layout, inputs: Mapping[str, Te
         return replace(layout, uncuttable=(Uncuttable("", reason),))
     if all(_can_cut_labels(bare, found, inputs, several) for several in _split_label_subsets(found.list_labels())):
         return found
+    if most is not None and len(found.list_labels()) > most:
+        return _remove_labels(found, found.list_labels())
     return _remove_labels(found, [label for label in found.list_labels() if not _can_cut_labels(bare, found, inputs, [label])])
 
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from trimodal.core import Layout
 from trimodal.core.model_edit import ModelEdit
+from trimodal.models.boxes import join_boxes
 from trimodal.models.foreign import run_foreign
 
 if TYPE_CHECKING:
@@ -28,29 +29,44 @@ class Output:
 
     `field` is its name in the model's output (`image_embeds`; the first element for plain tensors is `output`).
     `logits` are class scores (batch, classes), to be compared with `label`, a path into the sample (`label`,
-    `labels.image`); `tokens` are scores (batch, tokens, vocabulary); `embedding` is a vector per sample, pooled
-    over the token dimension with the mask called `mask` in the batch if `pool` says so.
+    `labels.image`); `tokens` are scores (batch, tokens, vocabulary), which a map (batch, classes, height, width) becomes
+    too; `embedding` is a vector per sample, pooled over the token dimension with the mask called `mask` in the batch if
+    `pool` says so; `boxes` are what a detector found, with the field `scores` (`models/boxes.py`), whose last class is
+    nothing if there is a `blank`. `rows` says what the tokens are if they are no words: `pixel`, `query`.
     """
 
     field: str
     modality: str
-    kind: Literal["logits", "tokens", "embedding"]
+    kind: Literal["logits", "tokens", "embedding", "boxes"]
     label: str = ""
     pool: Literal["", "mean", "first"] = ""
     mask: str = ""
+    scores: str = ""
+    blank: bool = False
+    rows: str = ""
 
     def select_tensor(self, result: Any) -> Tensor | None:
         """Its tensor, of the shape that its kind has, in what a forward pass returned; None where that has none, as without the
         modality it is from."""
-        found = result.get(self.field) if isinstance(result, Mapping) else getattr(result, self.field, None)
+        found = _get_field(result, self.field)
         if not isinstance(found, Tensor) and self.field == "output":
             return find_first_tensor(result)
-        return found if isinstance(found, Tensor) else None
+        if not isinstance(found, Tensor):
+            return None
+        if self.kind == "boxes":
+            scores = _get_field(result, self.scores)
+            return join_boxes(found, scores, self.blank) if isinstance(scores, Tensor) else None
+        return found.flatten(2).transpose(1, 2) if self.kind == "tokens" and found.dim() == 4 else found
 
     def is_one_number(self, value: Tensor) -> bool:
         """Whether `value` (batch, …) is one number per sample: the cosine of such knows no more than the sign, and the class that
         is ranked first is always the same."""
         return self.kind != "tokens" and value.numel() == (len(value) if value.dim() else 1)
+
+
+def _get_field(result: Any, name: str) -> Any:
+    """What a forward pass returned under `name`; None if nothing."""
+    return result.get(name) if isinstance(result, Mapping) else getattr(result, name, None)
 
 
 def find_first_tensor(result: Any) -> Tensor | None:
@@ -137,6 +153,7 @@ class Family:
             module's device; empty if nobody can say. For counting operations.
         classes: of models that Transformers has not, whose configurations are registered with it (`AutoConfig.register`): what a
             folder's `architectures` may name. A folder's own code is never run, an installed package's is.
+        fits: module -> whether the family knows the parts of this one; of a model type that it covers another may be made of.
         declares_axes: whether `describe` says which dimensions are cut together. Where it does not, the module is watched
             while it runs, see `graph/layout.py`.
     """
@@ -151,6 +168,7 @@ class Family:
     example: Callable[[nn.Module], dict[str, Tensor]] = field(default=lambda module: {})
     declares_axes: bool = True
     classes: tuple[type[PreTrainedModel], ...] = ()
+    fits: Callable[[nn.Module], bool] = field(default=lambda module: True)
 
 
 @dataclass

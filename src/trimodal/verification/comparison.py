@@ -37,6 +37,7 @@ from trimodal.verification.metrics import EmbeddingPairs, MetricTask, make_metri
 Progress = Callable[[str, int, int], None]
 LEAST_BATCHES = 4
 FEW_ROWS = 8
+_PLURALS = {"pixel": "pixels", "query": "queries"}
 SCORE_BYTES = 1 << 28  # of one model's scores over a vocabulary at once
 
 
@@ -189,6 +190,8 @@ class _OutputMeter:
         if self.output.kind == "tokens":
             found = tasks.token_agreement(reference, other, mask)
             self.tasks[0].add_scores_(rows, np.full(len(rows), 100.0), found)
+        elif self.output.kind == "boxes":
+            self.tasks[0].add_scores_(rows, np.full(len(rows), 100.0), tasks.box_agreement(reference, other))
         elif self.output.kind == "embedding":
             self._add_embedding_(rows, tasks.pool_embedding(self.output, reference, mask), tasks.pool_embedding(self.output, other, mask))
         else:
@@ -279,9 +282,14 @@ def _make_tasks(output: Output, samples: Sequence[Sample], outputs: Sequence[Out
     if output.kind == "embedding":
         note = "cosine between the two models' embeddings of the same sample"
         return [MetricTask(f"{modality} embedding cosine{suffix}", modality, "cosine", note, likeness=True)]
+    if output.kind == "boxes":
+        note = "overlap of the original's boxes with the nearest that the other model calls the same, weighed by how sure the original is"
+        return [MetricTask(f"box agreement{suffix}", modality, "percent", note, likeness=True)]
     if output.kind == "tokens":
         what, name = ("frames at", "frame") if modality == "audio" else ("tokens after", "next-token")
-        note = f"share of a sample's {what} which both models rank the same token first, averaged over samples"
+        what, name = (f"{_PLURALS[output.rows]} at", output.rows) if output.rows else (what, name)
+        first = "class" if output.rows else "token"
+        note = f"share of a sample's {what} which both models rank the same {first} first, averaged over samples"
         return [MetricTask(f"{name} agreement{suffix}", modality, "percent", note, likeness=True)]
     if output.label and any(label is not None for label in collect_labels(samples, output.label)):
         note = f"right answers, against {output.label}"

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from trimodal.models.boxes import measure_overlaps
 from trimodal.models.model import Output
 
 
@@ -51,6 +52,25 @@ def token_agreement(reference: Tensor, other: Tensor, mask: Tensor | None) -> np
     total = counts.sum(dim=1)
     share = (same & counts).sum(dim=1) / total.clamp(min=1)
     return torch.where(total == 0, 1.0, share.double()).mul(100).cpu().numpy()
+
+
+def box_agreement(reference: Tensor, other: Tensor) -> np.ndarray:
+    """Percent by which a sample's boxes (batch, boxes, 6; see `join_boxes`) lie where those of the other model do: (batch,).
+
+    Of each box of `reference` the overlap with the nearest of `other` that is called the same, weighed by how sure `reference` is. Boxes
+    need not come in the same order. A sample without any sure box scores 100.
+    """
+    return np.array([_agree_on_boxes(*pair) for pair in zip(reference.double(), other.double(), strict=True)])  # few fill memory
+
+
+def _agree_on_boxes(reference: Tensor, other: Tensor) -> float:
+    """`box_agreement` of one sample's boxes (boxes, 6)."""
+    overlaps = measure_overlaps(reference[:, :4], other[:, :4])  # (boxes, boxes)
+    alike = (reference[:, None, :4] == other[None, :, :4]).all(dim=-1)  # also such as have no area
+    same = reference[:, None, 5] == other[None, :, 5]
+    best = torch.where(same & overlaps.isfinite(), torch.where(alike, 1.0, overlaps), 0.0).amax(dim=-1)  # (boxes,)
+    sure = reference[:, 4].nan_to_num()
+    return 100.0 if not float(sure.sum()) else 100 * float((best * sure).sum() / sure.sum())
 
 
 def cosine_similarity(reference: Tensor, other: Tensor) -> np.ndarray:

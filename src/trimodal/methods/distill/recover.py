@@ -6,7 +6,7 @@ calibration data win back most of what pruning lost.
 Problem. With teacher t and student s, over all batches and all parameters of s that are plain numbers, minimise
 
     L = logits · T² · KL(softmax(t/T) ‖ softmax(s/T))      every output of class or token scores, mean over rows
-      + embeddings · (1 − cos(t, s))                       every output that is an embedding
+      + embeddings · (1 − cos(t, s))                       every output that is an embedding; of boxes mean |t − s|
       + features · mean over blocks of ‖h_s − h_t‖²/‖h_t‖²  every block's output h, in every tower, padding left out
 
 (Hinton, Vinyals, Dean 2015, arXiv 1503.02531, for the first term; FitNets, Romero et al. 2015, arXiv 1412.6550, for the
@@ -98,6 +98,16 @@ def embedding_distance(teacher: Tensor, student: Tensor, mask: Tensor | None = N
     return rows.mean()
 
 
+def box_distance(teacher: Tensor, student: Tensor) -> Tensor:
+    """Mean |difference| of where boxes (batch, boxes, 6; see `models/boxes.py`) lie, those more that the teacher is sure of: a scalar.
+
+    Box for box, which two-stage detectors do not put in the same order; their scores and features are held to the teacher's all the same.
+    """
+    sure = teacher[..., 4:5]
+    apart = (teacher[..., :4] - student[..., :4]).abs()
+    return (sure * apart).sum() / (4 * sure.sum()).clamp(min=_EPSILON)
+
+
 def number_distance(teacher: Tensor, student: Tensor) -> Tensor:
     """E(teacher − student)² / E teacher², a scalar, for one number per sample, whose cosine would be a sign."""
     size = teacher.square().mean().clamp(min=torch.finfo(teacher.dtype).tiny)
@@ -154,6 +164,8 @@ def compute_distillation_loss(
         mask = batch.get(output.mask)
         if output.is_one_number(expected):
             terms["embeddings"].append(number_distance(expected, found))
+        elif output.kind == "boxes":
+            terms["embeddings"].append(box_distance(expected, found))
         elif output.kind == "embedding":
             terms["embeddings"].append(embedding_distance(expected, found, mask))
         else:

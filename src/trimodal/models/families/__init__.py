@@ -7,7 +7,7 @@ from transformers import PreTrainedModel
 
 from trimodal.installed import FAMILIES as ADDED
 from trimodal.installed import list_added
-from trimodal.models import generic
+from trimodal.models import generic, transformers_models
 from trimodal.models.families import (
     ast,
     bert,
@@ -57,11 +57,14 @@ def find_own_class(name: str) -> type[PreTrainedModel] | None:
 
 
 def family_of(module: nn.Module) -> Family:
-    """The family that covers `config_of(module).model_type`, else the generic one. A module that is no model of
-    Transformers may hold such a configuration and be made of other parts.
+    """The family that covers `config_of(module).model_type` and fits the module, else that of any Transformers model. A module that is
+    none may hold such a configuration and be made of other parts; it is of the generic family.
 
     Raises:
         InputError: a package declares as a family what is none.
     """
-    model_type = module.config.model_type if isinstance(module, PreTrainedModel) else None
-    return next((family for family in list_families() if model_type in family.model_types), generic.FAMILY)
+    if not isinstance(module, PreTrainedModel):
+        return generic.FAMILY
+    model_type = module.config.model_type
+    found = (family for family in list_families() if model_type in family.model_types and family.fits(module))
+    return transformers_models.serve_head(next(found, transformers_models.FAMILY), module)

@@ -98,4 +98,10 @@ def example(module: nn.Module) -> dict[str, Tensor]:
     return batch | encoding.make_blank_image(module, vision.num_channels, *encoding.height_and_width(vision.image_size))
 
 
-FAMILY = Family("llava", ("llava",), describe, outputs, modalities, encode, tokens, example)
+def fits(module: nn.Module) -> bool:
+    """Whether vision tower and decoder are of kinds that are known."""
+    config = config_of(module)
+    return config.vision_config.model_type in VISION and config.text_config.model_type in llama.MODEL_TYPES
+
+
+FAMILY = Family("llava", ("llava",), describe, outputs, modalities, encode, tokens, example, fits=fits)

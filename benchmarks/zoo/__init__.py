@@ -1,0 +1,1 @@
+"""Small models of many Transformers classes, each tried as a user would: see `__main__`."""
