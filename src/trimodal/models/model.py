@@ -136,6 +136,8 @@ class Family:
             module's device; empty if nobody can say. For counting operations.
         declares_axes: whether `describe` says which dimensions are cut together. Where it does not, the module is watched
             while it runs, see `graph/layout.py`.
+        covers: module -> whether `describe` knows all it is made of. A model that is put together of others may be made of
+            what nobody declared; then it is of the generic family.
     """
 
     name: str
@@ -147,6 +149,7 @@ class Family:
     tokens: Callable[[nn.Module, Batch], dict[str, Tensor]] = field(default=lambda module, batch: {})
     example: Callable[[nn.Module], dict[str, Tensor]] = field(default=lambda module: {})
     declares_axes: bool = True
+    covers: Callable[[nn.Module], bool] = field(default=lambda module: True)
 
 
 @dataclass

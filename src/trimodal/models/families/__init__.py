@@ -8,13 +8,19 @@ from transformers import PreTrainedModel
 from trimodal.models import generic
 from trimodal.models.families import (
     ast,
+    audio_language,
     bert,
     clap,
     clip,
     dinov2,
     fusion,
+    gemma3,
+    idefics3,
     llama,
     llava,
+    llava_next,
+    paligemma,
+    qwen_vl,
     resnet,
     siglip,
     vit,
@@ -32,6 +38,13 @@ FAMILIES: tuple[Family, ...] = (
     whisper.FAMILY,
     llama.FAMILY,
     llava.FAMILY,
+    llava_next.FAMILY,
+    qwen_vl.FAMILY,
+    gemma3.FAMILY,
+    paligemma.FAMILY,
+    idefics3.FAMILY,
+    audio_language.AUDIO_FAMILY,
+    audio_language.OMNI_FAMILY,
     clap.FAMILY,
     wav2vec2.FAMILY,
     ast.FAMILY,
@@ -41,7 +54,8 @@ FAMILIES: tuple[Family, ...] = (
 
 
 def family_of(module: nn.Module) -> Family:
-    """The family that covers `config_of(module).model_type`, else the generic one. A module that is no model of
-    Transformers may hold such a configuration and be made of other parts."""
+    """The family that covers `config_of(module).model_type` and what the module is made of, else the generic one. A module
+    that is no model of Transformers may hold such a configuration and be made of other parts."""
     model_type = module.config.model_type if isinstance(module, PreTrainedModel) else None
-    return next((family for family in FAMILIES if model_type in family.model_types), generic.FAMILY)
+    named = (family for family in FAMILIES if model_type in family.model_types)
+    return next((family for family in named if family.covers(module)), generic.FAMILY)
