@@ -25,11 +25,13 @@ class SizeAttribute:
 @dataclass(frozen=True)
 class FreeParameter:
     """A parameter in no site, such as a class token, whose last dimension carries a label. `path` is its own name;
-    every unit takes `unit_bytes`."""
+    every unit takes `unit_bytes`. The dimension is `repeats` runs of units of `width` entries each."""
 
     label: str
     path: str
     unit_bytes: int
+    width: int = 1
+    repeats: int = 1
 
 
 @dataclass(frozen=True)
@@ -104,6 +106,7 @@ class Layout:
             self,
             sites=tuple(map(freed, self.sites)),
             free_parameters=tuple(bare for bare in self.free_parameters if bare.label != label),
+            size_attributes=tuple(counter for counter in self.size_attributes if counter.label != label),
             uncuttable=(*self.uncuttable, Uncuttable(label, reason)),
         )
 
@@ -140,6 +143,7 @@ class Layout:
             number = rest.partition(".")[0]
             return name == tower and number.isdigit() and int(number) not in stays
 
+        lost = tuple(f"{block}." for number, block in enumerate(whole.blocks) if number not in stays)
         return replace(
             self,
             towers=tuple(left if t.name == tower else t for t in self.towers),
@@ -151,7 +155,12 @@ class Layout:
             size_attributes=tuple(
                 replace(c, label=_renumber_label(c.label, tower, stays), path=_renumber_path(c.path, whole.blocks, stays))
                 for c in self.size_attributes
-                if not goes(c.label)
+                if not goes(c.label) and not f"{c.path}.".startswith(lost)
+            ),
+            free_parameters=tuple(
+                replace(bare, label=_renumber_label(bare.label, tower, stays), path=_renumber_path(bare.path, whole.blocks, stays))
+                for bare in self.free_parameters
+                if not bare.path.startswith(lost)
             ),
             uncuttable=tuple(replace(f, label=_renumber_label(f.label, tower, stays)) for f in self.uncuttable if not goes(f.label)),
             folds=tuple(_mark_fold_uncertain(fold, whole) for fold in self.folds),
@@ -178,7 +187,7 @@ class Layout:
             "sites": [_omit_defaults(site) for site in self.sites],
             "size_attributes": [_omit_defaults(attribute) for attribute in self.size_attributes],
             **({"uncuttable": [asdict(units) for units in self.uncuttable]} if self.uncuttable else {}),
-            **({"free_parameters": [asdict(parameter) for parameter in self.free_parameters]} if self.free_parameters else {}),
+            **({"free_parameters": [_omit_defaults(bare) for bare in self.free_parameters]} if self.free_parameters else {}),
         }
 
     @staticmethod
@@ -242,7 +251,7 @@ def _renumber_path(path: str, blocks: Sequence[str], stays: Mapping[int, int]) -
     return path
 
 
-def _omit_defaults(item: Site | SizeAttribute | Axis) -> dict[str, Any]:
+def _omit_defaults(item: Site | SizeAttribute | Axis | FreeParameter) -> dict[str, Any]:
     values = ((f.name, getattr(item, f.name), f.default) for f in fields(item) if f.compare)
     return {name: _to_plain_value(value) for name, value, default in values if value != default}
 

@@ -17,9 +17,10 @@ from trimodal.core import MODALITIES, Layout, Site, Tower
 from trimodal.core.site import ROUTER
 from trimodal.errors import DataError, ModelError
 from trimodal.layers import OpenedLayer, Recurrent
-from trimodal.models.declare import find_weighted_modules, is_router, make_site, merge_tied_sites
+from trimodal.models.declare import merge_tied_sites
 from trimodal.models.foreign import run_foreign
 from trimodal.models.model import Family, LoadedSample, Output, Processors
+from trimodal.models.weighted import find_weighted_modules, is_router, make_site
 
 _WORDS = {
     "image": ("vision", "visual", "image", "img"),

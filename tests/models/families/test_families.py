@@ -17,8 +17,8 @@ from trimodal.core import Layout, Site
 from trimodal.core.site import is_width
 from trimodal.edits.cut import cut_units_
 from trimodal.models import generic
-from trimodal.models.declare import find_weighted_modules
 from trimodal.models.families import FAMILIES, family_of
+from trimodal.models.weighted import find_weighted_modules
 from trimodal.networks import tiny
 from trimodal.networks.tiny import MINIATURES, PLAIN, make_miniature_batch, write_miniature
 

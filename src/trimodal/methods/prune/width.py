@@ -81,7 +81,7 @@ def refuse(place: Place, config: WidthConfig) -> str | None:
     for site in place.sites:
         if site.stored != "dense":
             return f"{site.name} is already {site.stored}; prune before that"
-        if site.tied and not site.is_read_again:
+        if site.tied and not site.goes_with_tied:
             return f"{site.name} shares its weight with {site.tied[0]}; prune before that"
     units = stream_width(place)
     if config.sparsity > 0 and count_kept_dimensions(units, config) == units:
