@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from trimodal.errors import InputError, suggest_names
-from trimodal.networks import tiny_media
+from trimodal.networks import tiny_media, tiny_senses
 from trimodal.networks.fusion import FusionConfig, FusionModel, make_processor
 from trimodal.networks.tiny_parts import (
     BLOCKS,
@@ -204,7 +204,7 @@ MINIATURES: Mapping[str, Callable[[], nn.Module]] = {
     "lstm": Listener,
 }
 # Families that are tried by themselves and not with every method, which would take too long.
-FURTHER: Mapping[str, Miniature] = tiny_media.MEDIA
+FURTHER: Mapping[str, Miniature] = {**tiny_media.MEDIA, **tiny_senses.SENSES}
 PLAIN = ("generic", "lstm")  # of no family, with no configuration to write
 
 

@@ -46,7 +46,7 @@ def describe_omni(module: nn.Module) -> Layout:
     inner = "model." if root_of(module, "model") else ""
     heard, seen = f"{inner}audio_tower", f"{inner}visual"
     final = (LayerPart("ln_post", "norm", "final"),)
-    block = (qwen_vl.BLOCK[0], VISION_ATTENTION, *qwen_vl.BLOCK[3:])
+    block = (qwen_vl.BLOCK[0], VISION_ATTENTION, *qwen_vl.BLOCK[2:])
     hearing = TowerPart(
         "fusion", "fusion", heard,
         head=(LayerPart("proj", "projector", "audio", stream=("", "text")), LayerPart("audio_bos_eos_token", "embedding", stream=("", "text"))),

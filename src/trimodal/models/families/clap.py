@@ -15,10 +15,19 @@ from trimodal.models.families import bert
 from trimodal.models.model import Batch, Family, LoadedSample, Output, Processors
 from trimodal.models.parts import AnyPart, AttentionPart, LayerPart, MlpPart, TowerPart
 
-# Heads share a table of relative positions, a plain parameter of the attention that no site carries: they stay.
+# Every head has a column in the table of relative positions, a plain parameter of the attention.
 SWIN_BLOCK = (
     LayerPart("layernorm_before", "norm", "attention"),
-    AttentionPart("attention.self.query", "attention.self.key", "attention.self.value", "attention.output.dense"),
+    AttentionPart(
+        "attention.self.query",
+        "attention.self.key",
+        "attention.self.value",
+        "attention.output.dense",
+        width="attention.self.attention_head_size",
+        heads=("attention.self.num_attention_heads",),
+        sizes=("attention.self.all_head_size",),
+        per_head=("attention.self.relative_position_bias_table",),
+    ),
     LayerPart("layernorm_after", "norm", "mlp"),
     MlpPart("intermediate.dense", "output.dense"),
 )

@@ -35,12 +35,13 @@ def encode(module: nn.Module, processors: Processors, loaded: Sequence[LoadedSam
 
 
 def example(module: nn.Module) -> dict[str, Tensor]:
-    """One image in one piece (1, 1, channels, height, width) and a text of 128 tokens behind it, (1, tokens)."""
+    """One white image in one piece (1, 1, channels, height, width), as a black one counts as padding, and a text of 128 tokens behind it,
+    (1, tokens)."""
     config, vision = config_of(module), config_of(module).vision_config
     side = vision.image_size // vision.patch_size
     batch = pairs.make_blank_prompt(module, side * side // config.scale_factor**2)
     pixels = encoding.make_blank_image(module, vision.num_channels, vision.image_size)
-    return batch | {"pixel_values": pixels["pixel_values"][:, None]}
+    return batch | {"pixel_values": pixels["pixel_values"][:, None] + 1}
 
 
 FAMILY = Family(

@@ -65,3 +65,16 @@ def spell_token(processors: Processors, config: Any, *names: str) -> str:
 def mark_placeholders(ids: Tensor, token: int) -> Tensor:
     """int64, like `ids` (batch, tokens): 1 where an image's placeholder stands, else 0."""
     return (ids == token).to(torch.long)
+
+
+def make_decoder_rows(
+    processors: Processors, loaded: Sequence[LoadedSample], start: int, end: int | None, limit: int
+) -> list[list[int]]:
+    """What a decoder is given to say the target, or the text, of each sample: the token `start`, then all of it but its `end`, which only
+    has to be predicted, at most `limit` tokens."""
+    said = [sample.target or sample.text for sample in loaded]
+    if not any(said):
+        return [[start]] * len(said)
+    found = encoding.tokenize_texts(encoding.get_processor(processors, "text"), [text or "" for text in said], None)
+    rows = [row if row[:1] == [start] else [start, *row] for row in found]
+    return [(row[:-1] if row[-1:] == [end] and len(row) > 1 else row)[:limit] for row in rows]

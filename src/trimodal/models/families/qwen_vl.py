@@ -14,13 +14,11 @@ from trimodal.models import encoding
 from trimodal.models.declare import config_of, root_of
 from trimodal.models.families import vision_language as pairs
 from trimodal.models.families.prompts import finish_batch, mark_placeholders, spell_token, tokenize_prompts, write_prompts
-from trimodal.models.families.whole_units import keep_units_whole
 from trimodal.models.model import Family, LoadedSample, Processors
-from trimodal.models.parts import AnyPart, LayerPart, MlpPart, TowerPart
+from trimodal.models.parts import AnyPart, AttentionPart, LayerPart, MlpPart, TowerPart
 
 AROUND = ("vision_start_token_id", "image_token_id", "vision_end_token_id")
 JOINED = "neighbouring patches are joined side by side in the merger, which counts on the width of each"
-FUSED = "query, key and value are one matrix"
 NUMBERED = {
     "qwen2_5_vl": "its configuration names the blocks that see whole images by their numbers (fullatt_block_indexes)",
     "qwen3_vl": "its configuration names the blocks that the decoder reads by their numbers (deepstack_visual_indexes)",
@@ -30,8 +28,7 @@ SIDE = 224  # of the blank image, in pixels
 # The perceptrons are called otherwise in each of the three.
 BLOCK: tuple[AnyPart, ...] = (
     LayerPart("norm1", "norm", "attention"),
-    LayerPart("attn.qkv", "qkv"),
-    LayerPart("attn.proj", "output"),
+    AttentionPart("attn.qkv", "attn.qkv", "attn.qkv", "attn.proj", width="attn.head_dim", heads=("attn.num_heads",)),
     LayerPart("norm2", "norm", "mlp"),
     MlpPart("mlp.fc1", "mlp.fc2"),
     MlpPart("mlp.linear_fc1", "mlp.linear_fc2"),
@@ -74,8 +71,7 @@ def describe(module: nn.Module) -> Layout:
     mergers = [part for n in deep for part in declare_merger(f"deepstack_merger_list.{n}", f"deep{n}")]
     fusion = TowerPart("fusion", "fusion", seen, head=(*mergers, *declare_merger("merger")))
     changes = {"whole_blocks": ADDED} if deep else {}
-    layout = pairs.build_pair(module, f"{inner}language_model", declare_vision_tower(seen, kind), fusion, **changes)
-    return keep_units_whole(layout, "image", "heads", FUSED)
+    return pairs.build_pair(module, f"{inner}language_model", declare_vision_tower(seen, kind), fusion, **changes)
 
 
 def covers(module: nn.Module) -> bool:
