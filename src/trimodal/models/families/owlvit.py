@@ -20,13 +20,11 @@ FOUND = "each of its patches may become a box"
 SHARED = "its projection meets what the image's heads make of their own width"
 _HEADS = (
     ("layer_norm", "norm", "found"),
-    *((f"box_head.dense{n}", "head", f"box.{n}") for n in range(3)),
-    ("objectness_head.dense0", "head", "objectness.0"),
-    ("objectness_head.dense1", "head", "objectness.1"),
-    ("objectness_head.dense2", "head", "objectness.2"),
     ("class_head.dense0", "head", "class"),
     ("class_head.logit_shift", "head", "class.shift"),
     ("class_head.logit_scale", "head", "class.scale"),
+    *((f"objectness_head.dense{n}", "head", f"objectness.{n}") for n in range(3)),
+    *((f"box_head.dense{n}", "head", f"box.{n}") for n in range(3)),
 )
 
 
