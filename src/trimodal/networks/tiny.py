@@ -23,6 +23,7 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 
 from trimodal.errors import InputError, suggest_names
 from trimodal.networks.fusion import FusionConfig, FusionModel, make_processor
+from trimodal.networks.tiny_text import SEQ2SEQ, TEXT
 
 WORDS = tuple(
     "a the of and in on one two three four red green blue small large old cat dog bird fish house tree car boat sings "  # noqa: SIM905
@@ -182,6 +183,10 @@ def _make_fusion() -> nn.Module:
     return FusionModel(FusionConfig(**sizes, vocabulary_size=VOCABULARY, **_num_labels_option(4)))
 
 
+def _make_text(name: str) -> Callable[[], nn.Module]:
+    return lambda: TEXT[name](_WORDS)
+
+
 MINIATURES: Mapping[str, Callable[[], nn.Module]] = {
     "clip": _make_clip,
     "siglip": _make_siglip,
@@ -200,7 +205,9 @@ MINIATURES: Mapping[str, Callable[[], nn.Module]] = {
     "fusion": _make_fusion,
     "generic": Mixture,
     "lstm": Listener,
+    **{name: _make_text(name) for name in ("gpt2", "t5", "mixtral")},
 }
+FURTHER: Mapping[str, Callable[[], nn.Module]] = {name: _make_text(name) for name in TEXT if name not in MINIATURES}
 PLAIN = ("generic", "lstm")  # of no family, with no configuration to write
 
 
@@ -210,11 +217,12 @@ def make_miniature(name: str, seed: int = 0) -> nn.Module:
     Raises:
         InputError: there is none.
     """
-    if name not in MINIATURES:
-        raise InputError(f"There is no miniature called {name!r}; {suggest_names(name, MINIATURES)}")
+    known = {**MINIATURES, **FURTHER}
+    if name not in known:
+        raise InputError(f"There is no miniature called {name!r}; {suggest_names(name, known)}")
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        module = MINIATURES[name]()
+        module = known[name]()
         _enlarge_weights_(module)
     return module.eval()
 
@@ -223,9 +231,11 @@ def _enlarge_weights_(module: nn.Module) -> None:
     """Draw all weights anew: matrices with variance 1 / inputs, vectors near what they are, running statistics near 0
     and 1."""
     with torch.no_grad():
-        for parameter in module.parameters():
+        for name, parameter in module.named_parameters():
             noise = torch.randn_like(parameter)
-            if parameter.dim() > 1:
+            if "experts." in name and parameter.dim() > 1:  # of which each has inputs of its own
+                parameter.copy_(noise / math.sqrt(parameter.shape[-1]))
+            elif parameter.dim() > 1:
                 parameter.copy_(noise / math.sqrt(max(1, math.prod(parameter.shape[1:]))))
             elif parameter.dim() == 1:
                 parameter.add_(0.1 * noise)
@@ -266,6 +276,10 @@ def make_miniature_batch(name: str, n: int, seed: int = 0) -> dict[str, Tensor]:
         },
         "generic": lambda: pixels | {"input_ids": words["input_ids"]},
         "lstm": lambda: {"input_features": torch.randn(n, 16, 24, generator=random)},
+        **dict.fromkeys(TEXT, lambda: words),
+        **dict.fromkeys(SEQ2SEQ, lambda: words | {
+            f"decoder_{part}": value[:, :8] for part, value in _make_word_batch(n, random).items()
+        }),
     }  # fmt: skip
     return batches.get(name, lambda: pixels)()
 
@@ -337,7 +351,7 @@ def make_processors(name: str, module: nn.Module) -> Sequence[Any]:
         )  # fmt: skip
     modalities = {
         "clip": "it", "siglip": "it", "vit": "i", "dinov2": "i", "resnet": "i", "resnet-basic": "i", "bert": "t", "llama": "t",
-        "qwen3": "t", "whisper": "at", "clap": "at", "wav2vec2": "a", "ast": "a",
+        "qwen3": "t", "whisper": "at", "clap": "at", "wav2vec2": "a", "ast": "a", **dict.fromkeys(TEXT, "t"),
     }.get(name, "")  # fmt: skip
     parts = {"i": _make_image_processor, "a": lambda: make_feature_extractor(name), "t": make_tokenizer}
     return tuple(make() for letter, make in parts.items() if letter in modalities)

@@ -11,11 +11,14 @@ from trimodal.models.families import (
     bert,
     clap,
     clip,
+    decoders,
     dinov2,
+    encoders,
     fusion,
     llama,
     llava,
     resnet,
+    seq2seq,
     siglip,
     vit,
     wav2vec2,
@@ -37,6 +40,9 @@ FAMILIES: tuple[Family, ...] = (
     ast.FAMILY,
     resnet.FAMILY,
     fusion.FAMILY,
+    *encoders.FAMILIES,
+    *decoders.FAMILIES,
+    *seq2seq.FAMILIES,
 )
 
 
