@@ -173,15 +173,17 @@ def _make_attention_sites(place: PartPlace, part: AttentionPart) -> list[Site]:
         return [replace(place.make_site(path, "norm", branch), branch=join_path(branch, name))] if place.has(path) else []
 
     norms = norm(part.query_norm, "query"), norm(part.key_norm, "key")
+    early, late = (((), ()), (*norms[0], *norms[1])) if part.late_norms else (norms, ())
     if part.query == part.value:
-        made = [replace(place.make_site(part.query, "qkv", branch), output_axis=three), *norms[0], *norms[1]]
+        made = [replace(place.make_site(part.query, "qkv", branch), output_axis=three), *early[0], *early[1]]
     else:
-        made = [replace(place.make_site(part.query, "query", branch), output_axis=wide), *norms[0]]
+        made = [replace(place.make_site(part.query, "query", branch), output_axis=wide), *early[0]]
         if part.key == part.value:
-            made += [replace(place.make_site(part.key, "kv", branch), output_axis=both), *norms[1]]
+            made += [replace(place.make_site(part.key, "kv", branch), output_axis=both), *early[1]]
         else:
-            made += [replace(place.make_site(part.key, "key", branch), output_axis=narrow), *norms[1]]
+            made += [replace(place.make_site(part.key, "key", branch), output_axis=narrow), *early[1]]
             made += [replace(place.make_site(part.value, "value", branch), output_axis=narrow)]
+    made += late
     for path, role in zip(part.positions, ("position key", "position query"), strict=False):
         made += [replace(place.make_site(path, role, branch), output_axis=wide)] if place.has(path) else []
     if place.has(part.table):

@@ -39,7 +39,8 @@ class AttentionPart:
     configuration (`self_attn.config.num_attention_heads`). `positions` are layers that make keys, and then queries, of
     positions, `table` is an embedding of a number per head for each distance, `per_head` are bare parameters of a number per
     query head. `together`: the heads of all blocks are cut together, as something that they share counts them.
-    `whole_heads` is the reason why they cannot be cut; then there is no `width`.
+    `whole_heads` is the reason why they cannot be cut; then there is no `width`. `late_norms`: those of query and key run when
+    all three are made.
     """
 
     query: str
@@ -60,6 +61,7 @@ class AttentionPart:
     per_head: tuple[str, ...] = ()
     together: bool = False
     whole_heads: str = ""
+    late_norms: bool = False
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,7 @@ from trimodal.networks.tiny_parts import (
     RATE,
     SAMPLES,
     SPECIAL,
-    TEXT,
+    TEXT_SIZES,
     VISION,
     VOCABULARY,
     WORDS,
@@ -43,6 +43,7 @@ from trimodal.networks.tiny_parts import (
     make_word_batch,
     prepend_image_tokens,
 )
+from trimodal.networks.tiny_text import SEQ2SEQ, TEXT
 
 
 class Mixture(nn.Module):
@@ -102,11 +103,11 @@ def _num_labels_option(n: int) -> dict[str, Any]:
 
 
 def _make_clip() -> nn.Module:
-    return hf.CLIPModel(hf.CLIPConfig(text_config=TEXT, vision_config=VISION, projection_dim=16))
+    return hf.CLIPModel(hf.CLIPConfig(text_config=TEXT_SIZES, vision_config=VISION, projection_dim=16))
 
 
 def _make_siglip() -> nn.Module:
-    return hf.SiglipModel(hf.SiglipConfig(text_config={**TEXT, "projection_size": 32}, vision_config=VISION))
+    return hf.SiglipModel(hf.SiglipConfig(text_config={**TEXT_SIZES, "projection_size": 32}, vision_config=VISION))
 
 
 def _make_vit() -> nn.Module:
@@ -119,7 +120,7 @@ def _make_dinov2() -> nn.Module:
 
 
 def _make_bert() -> nn.Module:
-    return hf.BertModel(hf.BertConfig(**TEXT))
+    return hf.BertModel(hf.BertConfig(**TEXT_SIZES))
 
 
 def _make_whisper() -> nn.Module:
@@ -133,17 +134,17 @@ def _make_whisper() -> nn.Module:
 
 
 def _make_llama() -> nn.Module:
-    return hf.LlamaForCausalLM(hf.LlamaConfig(**TEXT, num_key_value_heads=2, tie_word_embeddings=True))
+    return hf.LlamaForCausalLM(hf.LlamaConfig(**TEXT_SIZES, num_key_value_heads=2, tie_word_embeddings=True))
 
 
 def _make_qwen3() -> nn.Module:
-    return hf.Qwen3ForCausalLM(hf.Qwen3Config(**TEXT, num_key_value_heads=2, head_dim=16))
+    return hf.Qwen3ForCausalLM(hf.Qwen3Config(**TEXT_SIZES, num_key_value_heads=2, head_dim=16))
 
 
 def _make_llava() -> nn.Module:
     config = hf.LlavaConfig(
         vision_config={**VISION, "model_type": "clip_vision_model"},
-        text_config={**TEXT, "model_type": "llama", "num_key_value_heads": 2, "max_position_embeddings": 64},
+        text_config={**TEXT_SIZES, "model_type": "llama", "num_key_value_heads": 2, "max_position_embeddings": 64},
         image_token_index=IMAGE_TOKEN, image_seq_length=(IMAGE_SIZE // PATCH) ** 2, tie_word_embeddings=False,
     )  # fmt: skip
     return hf.LlavaForConditionalGeneration(config)
@@ -154,7 +155,7 @@ def _make_clap() -> nn.Module:
         "hidden_size": 32, "patch_embeds_hidden_size": 16, "depths": [2, 2], "num_attention_heads": [2, 4],
         "spec_size": 32, "num_mel_bins": 8, "patch_size": 4, "patch_stride": [4, 4], "window_size": 4,
     }  # fmt: skip
-    text = {**TEXT, "pad_token_id": PAD, "type_vocab_size": 1, "projection_dim": 16}
+    text = {**TEXT_SIZES, "pad_token_id": PAD, "type_vocab_size": 1, "projection_dim": 16}
     config = hf.ClapConfig(text_config=text, audio_config={**audio, "projection_dim": 16}, projection_dim=16)
     return hf.ClapModel(config)
 
@@ -184,6 +185,10 @@ def _make_fusion() -> nn.Module:
     return FusionModel(FusionConfig(**sizes, vocabulary_size=VOCABULARY, **_num_labels_option(4)))
 
 
+def _make_text(name: str) -> Callable[[], nn.Module]:
+    return lambda: TEXT[name](TEXT_SIZES)
+
+
 MINIATURES: Mapping[str, Callable[[], nn.Module]] = {
     "clip": _make_clip,
     "siglip": _make_siglip,
@@ -202,9 +207,12 @@ MINIATURES: Mapping[str, Callable[[], nn.Module]] = {
     "fusion": _make_fusion,
     "generic": Mixture,
     "lstm": Listener,
+    **{name: _make_text(name) for name in ("gpt2", "t5", "mixtral")},
 }
 # Families that are tried by themselves and not with every method, which would take too long.
-FURTHER: Mapping[str, Miniature] = {**tiny_media.MEDIA, **tiny_senses.SENSES}
+MEDIA: Mapping[str, Miniature] = {**tiny_media.MEDIA, **tiny_senses.SENSES}
+_TEXTS = {name: _make_text(name) for name in TEXT if name not in MINIATURES}
+FURTHER: Mapping[str, Callable[[], nn.Module]] = {**_TEXTS, **{name: kind.make for name, kind in MEDIA.items() if name not in MINIATURES}}
 PLAIN = ("generic", "lstm")  # of no family, with no configuration to write
 
 
@@ -214,7 +222,7 @@ def make_miniature(name: str, seed: int = 0) -> nn.Module:
     Raises:
         InputError: there is none.
     """
-    known = {**MINIATURES, **{further: kind.make for further, kind in FURTHER.items()}}
+    known = {**MINIATURES, **FURTHER}
     if name not in known:
         raise InputError(f"There is no miniature called {name!r}; {suggest_names(name, known)}")
     with torch.random.fork_rng():
@@ -228,9 +236,11 @@ def _enlarge_weights_(module: nn.Module) -> None:
     """Draw all weights anew: matrices with variance 1 / inputs, vectors near what they are, running statistics near 0
     and 1."""
     with torch.no_grad():
-        for parameter in module.parameters():
+        for name, parameter in module.named_parameters():
             noise = torch.randn_like(parameter)
-            if parameter.dim() > 1:
+            if "experts." in name and parameter.dim() > 1:  # of which each has inputs of its own
+                parameter.copy_(noise / math.sqrt(parameter.shape[-1]))
+            elif parameter.dim() > 1:
                 parameter.copy_(noise / math.sqrt(max(1, math.prod(parameter.shape[1:]))))
             elif parameter.dim() == 1:
                 parameter.add_(0.1 * noise)
@@ -244,8 +254,8 @@ def make_miniature_batch(name: str, n: int, seed: int = 0) -> dict[str, Tensor]:
     """Keyword arguments of the miniature's forward for `n` samples, random but sensible: images (n, 3, side, side), tokens int64
     (n, tokens), sounds as each takes them."""
     random = torch.Generator().manual_seed(seed)
-    if name in FURTHER:
-        return FURTHER[name].batch(n, random)
+    if name in MEDIA:
+        return MEDIA[name].batch(n, random)
     pixels = {"pixel_values": torch.randn(n, 3, IMAGE_SIZE, IMAGE_SIZE, generator=random)}
     words = make_word_batch(n, random)
     batches: dict[str, Callable[[], dict[str, Tensor]]] = {
@@ -273,6 +283,10 @@ def make_miniature_batch(name: str, n: int, seed: int = 0) -> dict[str, Tensor]:
         },
         "generic": lambda: pixels | {"input_ids": words["input_ids"]},
         "lstm": lambda: {"input_features": torch.randn(n, 16, 24, generator=random)},
+        **dict.fromkeys(TEXT, lambda: words),
+        **dict.fromkeys(SEQ2SEQ, lambda: words | {
+            f"decoder_{part}": value[:, :8] for part, value in make_word_batch(n, random).items()
+        }),
     }  # fmt: skip
     return batches.get(name, lambda: pixels)()
 
@@ -298,8 +312,8 @@ def make_feature_extractor(name: str) -> Any:
 
 def make_processors(name: str, module: nn.Module) -> Sequence[Any]:
     """What is saved beside the model, each with `save_pretrained`."""
-    if name in FURTHER:
-        return FURTHER[name].processors()
+    if name in MEDIA:
+        return MEDIA[name].processors()
     if name == "fusion":
         return (make_processor(module.config, [" ".join(WORDS)], sampling_rate=RATE),)  # type: ignore[arg-type]
     if name == "llava":
@@ -311,7 +325,7 @@ def make_processors(name: str, module: nn.Module) -> Sequence[Any]:
         )  # fmt: skip
     modalities = {
         "clip": "it", "siglip": "it", "vit": "i", "dinov2": "i", "resnet": "i", "resnet-basic": "i", "bert": "t", "llama": "t",
-        "qwen3": "t", "whisper": "at", "clap": "at", "wav2vec2": "a", "ast": "a",
+        "qwen3": "t", "whisper": "at", "clap": "at", "wav2vec2": "a", "ast": "a", **dict.fromkeys(TEXT, "t"),
     }.get(name, "")  # fmt: skip
     parts = {"i": _make_image_processor, "a": lambda: make_feature_extractor(name), "t": make_tokenizer}
     return tuple(make() for letter, make in parts.items() if letter in modalities)

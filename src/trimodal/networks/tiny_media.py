@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,6 +16,7 @@ from transformers.models.llava_next.image_processing_pil_llava_next import Llava
 from transformers.models.llava_onevision.image_processing_pil_llava_onevision import LlavaOnevisionImageProcessorPil
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
+from transformers.models.smolvlm.image_processing_pil_smolvlm import SmolVLMImageProcessorPil
 
 from trimodal.networks.tiny_parts import (
     BLOCKS,
@@ -23,7 +26,7 @@ from trimodal.networks.tiny_parts import (
     IMAGE_TOKEN,
     PATCH,
     RATE,
-    TEXT,
+    TEXT_SIZES,
     VISION,
     VOCABULARY,
     Miniature,
@@ -32,10 +35,13 @@ from trimodal.networks.tiny_parts import (
     prepend_image_tokens,
 )
 
-MORE = ("<audio>", "<video>", "<hear>", "<heard>", "<see>", "<seen>")
-AUDIO_TOKEN, VIDEO_TOKEN, HEAR, HEARD, SEE, SEEN = range(VOCABULARY, VOCABULARY + len(MORE))
+MORE = (
+    "<audio>", "<video>", "<|audio_bos|>", "<|audio_eos|>", "<see>", "<seen>", "<fake_token_around_image>", "<global-img>", "<end_of_utterance>",
+    "<row_1_col_1>", "<row_1_col_2>",
+)  # fmt: skip
+AUDIO_TOKEN, VIDEO_TOKEN, HEAR, HEARD, SEE, SEEN = range(VOCABULARY, VOCABULARY + 6)
 WORDS: dict[str, Any] = {
-    **TEXT, "vocab_size": VOCABULARY + len(MORE), "num_key_value_heads": 2, "max_position_embeddings": 128, "tie_word_embeddings": False,
+    **TEXT_SIZES, "vocab_size": VOCABULARY + len(MORE), "num_key_value_heads": 2, "max_position_embeddings": 128, "tie_word_embeddings": False,
 }  # fmt: skip
 SIGLIP: dict[str, Any] = {**VISION, "model_type": "siglip_vision_model", "vision_use_head": False}
 CLIP: dict[str, Any] = {**VISION, "model_type": "clip_vision_model"}
@@ -218,9 +224,13 @@ def _make_paligemma_processors() -> Sequence[Any]:
 
 
 def _make_idefics3_processors() -> Sequence[Any]:
-    edge = {"longest_edge": IMAGE_SIZE}
-    images = Idefics3ImageProcessorPil(size=edge, max_image_size=edge, do_image_splitting=False)
+    images = Idefics3ImageProcessorPil(size={"longest_edge": 2 * IMAGE_SIZE}, max_image_size={"longest_edge": IMAGE_SIZE})
     return (hf.Idefics3Processor(images, make_tokenizer(*MORE), image_seq_len=JOINED),)
+
+
+def _make_smolvlm_processors() -> Sequence[Any]:
+    edge = {"longest_edge": IMAGE_SIZE}
+    return (SmolVLMImageProcessorPil(size=edge, max_image_size=edge, do_image_splitting=False), make_tokenizer(*MORE))
 
 
 def _make_next_processors() -> Sequence[Any]:
@@ -238,8 +248,17 @@ def _make_onevision_processors() -> Sequence[Any]:
 
 def _make_sound_processors() -> Sequence[Any]:
     sounds = hf.WhisperFeatureExtractor(feature_size=MELS, sampling_rate=RATE, chunk_length=1)
-    names = {"audio_token": "<audio>", "audio_bos_token": "<hear>", "audio_eos_token": "<heard>"}
-    return (hf.Qwen2AudioProcessor(sounds, make_tokenizer(*MORE), **names),)
+    return (hf.Qwen2AudioProcessor(sounds, make_tokenizer(*MORE), audio_token="<audio>"),)
+
+
+class _Senses:
+    """An image processor and a feature extractor whose fields stand in one file, as Qwen2.5-Omni is published."""
+
+    def save_pretrained(self, folder: Path) -> None:
+        """Write the file into `folder`."""
+        sounds = hf.WhisperFeatureExtractor(feature_size=MELS, sampling_rate=RATE, chunk_length=1)
+        fields = {**sounds.to_dict(), **_make_patch_processor().to_dict()}
+        (folder / "preprocessor_config.json").write_text(json.dumps(fields), encoding="utf-8")
 
 
 def _make_next_batch(n: int, random: torch.Generator) -> dict[str, Tensor]:
@@ -254,7 +273,7 @@ MEDIA: Mapping[str, Miniature] = {
     "qwen2-vl": Miniature(_make_qwen2_vl, _make_grid_batch, _make_grid_processors),
     "qwen2.5-vl": Miniature(_make_qwen25_vl, _make_grid_batch, _make_grid_processors),
     "qwen3-vl": Miniature(_make_qwen3_vl, _make_grid_batch, _make_grid_processors),
-    "gemma3": Miniature(
+    "gemma3-vision": Miniature(
         _make_gemma3, _make_fixed_batch(4, token_type_ids=lambda ids: (ids == IMAGE_TOKEN).long()), _make_gemma3_processors
     ),
     "paligemma": Miniature(
@@ -264,10 +283,10 @@ MEDIA: Mapping[str, Miniature] = {
         lambda: _make_idefics3(hf.Idefics3ForConditionalGeneration, hf.Idefics3Config), _make_fixed_batch(JOINED, 1), _make_idefics3_processors
     ),
     "smolvlm": Miniature(
-        lambda: _make_idefics3(hf.SmolVLMForConditionalGeneration, hf.SmolVLMConfig), _make_fixed_batch(JOINED, 1)
+        lambda: _make_idefics3(hf.SmolVLMForConditionalGeneration, hf.SmolVLMConfig), _make_fixed_batch(JOINED, 1), _make_smolvlm_processors
     ),
     "llava-next": Miniature(_make_llava_next, _make_next_batch, _make_next_processors),
     "llava-onevision": Miniature(_make_onevision, _make_next_batch, _make_onevision_processors),
     "qwen2-audio": Miniature(_make_qwen2_audio, _make_sound_batch, _make_sound_processors),
-    "qwen2.5-omni": Miniature(_make_omni, _make_omni_batch),
+    "qwen2.5-omni": Miniature(_make_omni, _make_omni_batch, lambda: (_Senses(), make_tokenizer(*MORE))),
 }  # fmt: skip

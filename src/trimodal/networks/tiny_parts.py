@@ -24,7 +24,7 @@ BLOCKS: dict[str, Any] = {
     "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
 }  # fmt: skip
 VISION: dict[str, Any] = {**BLOCKS, "image_size": IMAGE_SIZE, "patch_size": PATCH}
-TEXT: dict[str, Any] = {
+TEXT_SIZES: dict[str, Any] = {
     **BLOCKS, "vocab_size": VOCABULARY, "pad_token_id": PAD, "bos_token_id": BOS, "eos_token_id": EOS,
     "max_position_embeddings": 32,
 }  # fmt: skip

@@ -20,7 +20,7 @@ from trimodal.networks.tiny_parts import (
     IMAGE_TOKEN,
     PAD,
     RATE,
-    TEXT,
+    TEXT_SIZES,
     VISION,
     VOCABULARY,
     Miniature,
@@ -72,7 +72,7 @@ def _make_detr() -> nn.Module:
 
 
 def _make_owlvit() -> nn.Module:
-    words = {**TEXT, "max_position_embeddings": 16}
+    words = {**TEXT_SIZES, "max_position_embeddings": 16}
     return hf.OwlViTForObjectDetection(hf.OwlViTConfig(text_config=words, vision_config=VISION, projection_dim=32))
 
 

@@ -27,7 +27,7 @@ from trimodal.networks import tiny, tiny_media, tiny_senses
 
 NAMES = [*tiny_media.MEDIA, *tiny_senses.SENSES]
 # What runs between the layers of one part, or between blocks of a tower that does not read it, is declared before or behind them.
-OUT_OF_ORDER = {"qwen3-vl", "gemma3", "segformer", "wav2vec2-bert"}
+OUT_OF_ORDER = {"qwen3-vl", "gemma3-vision", "segformer", "wav2vec2-bert"}
 # Weights that are added, looked up or handed to a function without calling the layer.
 UNCALLED = {
     "qwen2-audio": "audio_tower.embed_positions",
@@ -36,7 +36,7 @@ UNCALLED = {
     "wavlm": "attention.",
 }
 TOWERS = {
-    **dict.fromkeys(("qwen2-vl", "qwen2.5-vl", "qwen3-vl", "gemma3", "paligemma", "idefics3", "smolvlm", "llava-next"), "image fusion text"),
+    **dict.fromkeys(("qwen2-vl", "qwen2.5-vl", "qwen3-vl", "gemma3-vision", "paligemma", "idefics3", "smolvlm", "llava-next"), "image fusion text"),
     **dict.fromkeys(("llava-onevision", "blip2"), "image fusion text"),
     "qwen2-audio": "audio fusion text",
     "qwen2.5-omni": "audio image fusion text",
@@ -49,7 +49,7 @@ TOWERS = {
 BOTH, WORDS = {"image.0.heads", "image.0.neurons"}, {"text.0.heads", "text.0.neurons"}
 CUTS: dict[str, set[str]] = {
     **dict.fromkeys(("qwen2-vl", "qwen2.5-vl", "qwen3-vl"), {*BOTH, *WORDS, "fusion.neurons", "text.width"}),
-    "gemma3": {*BOTH, *WORDS, "text.width"},
+    "gemma3-vision": {*BOTH, *WORDS, "text.width"},
     "paligemma": {*BOTH, *WORDS, "image.width", "text.width"},
     **dict.fromkeys(("idefics3", "smolvlm"), {*BOTH, *WORDS, "text.width"}),
     **dict.fromkeys(("llava-next", "llava-onevision"), {*BOTH, *WORDS, "fusion.neurons", "image.width", "text.width"}),
@@ -68,7 +68,7 @@ CUTS: dict[str, set[str]] = {
 }
 REASONS: dict[str, dict[str, str]] = {
     "qwen2-vl": {"image.width": "joined side by side"},
-    "gemma3": {"image.width": "bare matrix"},
+    "gemma3-vision": {"image.width": "bare matrix"},
     "idefics3": {"image.width": "squares of patches"},
     "qwen2.5-omni": {"audio.width": "waves", "image.width": "side by side"},
     "convnextv2": {"image.0.neurons": "GRN", "image.width": "stages"},
@@ -83,7 +83,7 @@ BLOCKS_KEPT = {
     "qwen2.5-omni": ("image", "fullatt_block_indexes"), "blip2": ("fusion", "every second"), "wavlm": ("audio", "table of positions"),
     "swin": ("image", "shifts its windows"), "dinov3": ("image", "LayerScale"),
 }  # fmt: skip
-WRITES = [name for name in NAMES if isinstance(tiny.FURTHER[name].batch(1, torch.Generator()).get("input_ids"), Tensor) and name != "owlvit"]
+WRITES = [name for name in NAMES if isinstance(tiny.MEDIA[name].batch(1, torch.Generator()).get("input_ids"), Tensor) and name != "owlvit"]
 
 
 @cache

@@ -14,8 +14,10 @@ from trimodal.models.families import (
     clap,
     clip,
     convnext,
+    decoders,
     detr,
     dinov2,
+    encoders,
     fusion,
     gemma3,
     idefics3,
@@ -27,6 +29,7 @@ from trimodal.models.families import (
     qwen_vl,
     resnet,
     segformer,
+    seq2seq,
     siglip,
     swin,
     vision_encoder_decoder,
@@ -66,6 +69,9 @@ FAMILIES: tuple[Family, ...] = (
     wav2vec2_bert.FAMILY,
     vision_encoder_decoder.FAMILY,
     fusion.FAMILY,
+    *encoders.FAMILIES,
+    *decoders.FAMILIES,
+    *seq2seq.FAMILIES,
 )
 
 

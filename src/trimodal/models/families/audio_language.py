@@ -12,14 +12,15 @@ from torch import Tensor, nn
 
 from trimodal.core import Layout
 from trimodal.models import encoding
-from trimodal.models.declare import build_layout, config_of, explain_fixed_width, root_of
-from trimodal.models.families import decoders, llama, qwen_vl, whisper
+from trimodal.models.declare import config_of, root_of
+from trimodal.models.families import qwen_vl, whisper
 from trimodal.models.families import vision_language as pairs
 from trimodal.models.families.prompts import finish_batch, spell_token, tokenize_prompts, write_prompts
 from trimodal.models.model import Batch, Family, LoadedSample, Processors
 from trimodal.models.parts import AttentionPart, LayerPart, TowerPart
 
 AROUND = ("audio_start_token_id", "audio_token_id", "audio_end_token_id")
+BEFORE, AFTER = "<|audio_bos|>", "<|audio_eos|>"
 FRAMES = "the text has one placeholder for every two frames, so their number is fixed"
 WAVES = "its positions are waves that were worked out for this width and stand in no layer"
 MEL_FRAMES = 1000  # of the blank sound: ten seconds
@@ -37,7 +38,7 @@ def describe_audio(module: nn.Module) -> Layout:
     line = LayerPart("multi_modal_projector.linear", "projector", stream=("audio", "text"))
     fusion = TowerPart("fusion", "fusion", inner.strip("."), head=(line,))
     words = f"{inner}language_model"
-    return _build(module, words, [declare_audio(f"{inner}audio_tower"), fusion])
+    return pairs.build_around_decoder(module, words, [declare_audio(f"{inner}audio_tower"), fusion])
 
 
 def describe_omni(module: nn.Module) -> Layout:
@@ -57,13 +58,7 @@ def describe_omni(module: nn.Module) -> Layout:
         replace(qwen_vl.declare_vision_tower(seen, "qwen2_5_vl"), block=block),
         TowerPart("fusion", "fusion", seen, head=qwen_vl.declare_merger("merger")),
     ]
-    return _build(module, root_of(module, f"{inner}language_model", inner.strip(".")), pieces)
-
-
-def _build(module: nn.Module, words: str, pieces: Sequence[TowerPart]) -> Layout:
-    fixed = explain_fixed_width(output.field for output in pairs.outputs(module))
-    decoder = decoders.declare_decoder(words, config_of(module).text_config.model_type, fixed)
-    return build_layout(module, [llama.declare_embedding(words), *pieces, decoder])
+    return pairs.build_around_decoder(module, root_of(module, f"{inner}language_model", inner.strip(".")), pieces)
 
 
 def modalities(module: nn.Module) -> tuple[str, ...]:
@@ -82,8 +77,8 @@ def encode(module: nn.Module, processors: Processors, loaded: Sequence[LoadedSam
     prompts = write_prompts(loaded, "")
     if "audio" in held:
         found |= _encode_sounds(processors, loaded)
-        counts = _count_audio_tokens(found["feature_attention_mask"])
-        prompts = _put_in_front(prompts, spell_token(processors, config, "audio_token_id"), spell_token(processors, config, *AROUND), counts)
+        counts, audio = _count_audio_tokens(found["feature_attention_mask"]), spell_token(processors, config, "audio_token_id")
+        prompts = _put_in_front(prompts, audio, _spell_sound(processors, config, audio), counts)
     if "image" in held:
         pixels, counts = qwen_vl.encode_grids(processors, loaded)
         around = spell_token(processors, config, *qwen_vl.AROUND)
@@ -96,6 +91,15 @@ def _put_in_front(prompts: Sequence[str], token: str, around: str, counts: Seque
     """Each prompt with `token` as often as `counts` says where it stands, else in front with what goes `around` it."""
     held = [prompt if token in prompt else f"{around}\n{prompt}" for prompt in prompts]
     return [prompt.replace(token, token * n, 1) for prompt, n in zip(held, counts, strict=True)]
+
+
+def _spell_sound(processors: Processors, config: Any, audio: str) -> str:
+    """The token for audio and what goes around it: those that the configuration names, or else Qwen2-Audio's, if the tokenizer knows
+    them."""
+    if getattr(config, AROUND[0], None) is not None:
+        return spell_token(processors, config, *AROUND)
+    known = encoding.get_processor(processors, "text").get_vocab()
+    return f"{BEFORE}{audio}{AFTER}" if {BEFORE, AFTER} <= known.keys() else audio
 
 
 def _encode_sounds(processors: Processors, loaded: Sequence[LoadedSample]) -> dict[str, Tensor]:
@@ -133,14 +137,9 @@ def example(module: nn.Module) -> dict[str, Tensor]:
     return {**batch, **images, "input_features": sound, "feature_attention_mask": mask}
 
 
-def covers(module: nn.Module) -> bool:
-    """Whether the decoder is of a kind that is declared."""
-    return config_of(module).text_config.model_type in decoders.BLOCKS
-
-
 AUDIO_FAMILY = Family(
-    "qwen2-audio", ("qwen2_audio",), describe_audio, pairs.outputs, modalities, encode, tokens, example, covers=covers
+    "qwen2-audio", ("qwen2_audio",), describe_audio, pairs.outputs, modalities, encode, tokens, example, covers=pairs.knows_decoder
 )  # fmt: skip
 OMNI_FAMILY = Family(
-    "qwen2.5-omni", ("qwen2_5_omni_thinker",), describe_omni, pairs.outputs, modalities, encode, tokens, example, covers=covers
+    "qwen2.5-omni", ("qwen2_5_omni_thinker",), describe_omni, pairs.outputs, modalities, encode, tokens, example, covers=pairs.knows_decoder
 )  # fmt: skip

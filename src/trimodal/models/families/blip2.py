@@ -4,6 +4,7 @@ arXiv 2301.12597."""
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor, nn
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from trimodal.core import Layout
 from trimodal.models import encoding
 from trimodal.models.declare import build_layout, config_of
+from trimodal.models.families import decoders
 from trimodal.models.families import vision_language as pairs
 from trimodal.models.families.prompts import finish_batch, spell_token, tokenize_prompts, write_prompts
 from trimodal.models.model import Family, LoadedSample, Output, Processors
@@ -51,26 +53,8 @@ QUERY_BLOCK = (
 )
 
 
-def declare_opt_block(before: bool) -> tuple[AnyPart, ...]:
-    """One block of OPT, the decoder of most: norms stand `before` what they feed in all but one of its sizes."""
-    attention = AttentionPart(
-        "self_attn.q_proj",
-        "self_attn.k_proj",
-        "self_attn.v_proj",
-        "self_attn.out_proj",
-        width="self_attn.head_dim",
-        heads=("self_attn.num_heads",),
-    )
-    pairs_ = (
-        (attention, LayerPart("self_attn_layer_norm", "norm", "attention")),
-        (MlpPart("fc1", "fc2"), LayerPart("final_layer_norm", "norm", "mlp")),
-    )
-    return tuple(part for pair in pairs_ for part in (pair[::-1] if before else pair))
-
-
 def describe(module: nn.Module) -> Layout:
     """Vision tower (`image`), Q-former and its projection (`fusion`), decoder (`text`)."""
-    words = config_of(module).text_config
     vision = TowerPart(
         "image", "image", "vision_model", stem=(LayerPart("embeddings.patch_embedding", "patch"),), blocks="encoder.layers",
         block=VISION_BLOCK, head=(LayerPart("post_layernorm", "norm", "final"),), whole_tokens="", protected=1,
@@ -82,18 +66,10 @@ def describe(module: nn.Module) -> Layout:
         after=(LayerPart("language_projection", "projector", stream=("fusion", "text")),),
         whole_tokens="the text has one placeholder for every query", whole_blocks=NUMBERED, whole_width="",
     )  # fmt: skip
-    root = "language_model.model.decoder"
-    embedding = TowerPart(
-        "text", "text", root, stem=(LayerPart("embed_tokens", "embedding"), LayerPart("project_in", "projector", "in", stream=("", OWN)))
-    )  # fmt: skip
-    final = (LayerPart("final_layer_norm", "norm", "final"), LayerPart("project_out", "projector", "out", stream=(OWN, "")))
-    decoder = TowerPart(
-        "text", "text", root, stem=(LayerPart("embed_positions", "embedding", "position"),), blocks="layers",
-        block=declare_opt_block(bool(words.do_layer_norm_before)), head=final,
-        after=(LayerPart("language_model.lm_head", "head"),),
-        whole_width="" if words.word_embed_proj_dim == words.hidden_size else "its embedding is narrower than its stream",
-    )  # fmt: skip
-    return build_layout(module, [queries, vision, former, embedding, decoder])
+    decoder = decoders.declare_decoder(module, config_of(module).text_config.model_type, "language_model.model.decoder")
+    embedding = replace(decoder, stem=decoder.stem[:1], blocks="", block=(), head=(), after=())
+    behind = replace(decoder, stem=decoder.stem[1:], after=(LayerPart("language_model.lm_head", "head"),))
+    return build_layout(module, [queries, vision, former, embedding, behind])
 
 
 def covers(module: nn.Module) -> bool:

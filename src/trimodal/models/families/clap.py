@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from trimodal.core import Layout
 from trimodal.models import encoding
 from trimodal.models.declare import build_layout, config_of, explain_fixed_width, root_of
-from trimodal.models.families import bert
+from trimodal.models.families import bert, text
 from trimodal.models.model import Batch, Family, LoadedSample, Output, Processors
 from trimodal.models.parts import AnyPart, AttentionPart, LayerPart, MlpPart, TowerPart
 
@@ -100,7 +100,7 @@ def encode(module: nn.Module, processors: Processors, loaded: Sequence[LoadedSam
     if "audio" in modalities(module):
         batch |= encoding.encode_audio(processors, loaded)
     if "text" in modalities(module):
-        batch |= encoding.encode_texts(processors, loaded, bert.position_limit(module))
+        batch |= encoding.encode_texts(processors, loaded, text.position_limit(module))
     return encoding.cast_floats(module, batch)
 
 
@@ -119,7 +119,7 @@ def example(module: nn.Module) -> dict[str, Tensor]:
         batch["input_features"] = encoding.make_zero_input(module, views, frames, mels)
         batch["is_longer"] = batch["input_features"].new_zeros(1, 1, dtype=torch.bool)
     if "text" in modalities(module):
-        batch |= encoding.make_blank_text(module, min(77, bert.position_limit(module)))
+        batch |= encoding.make_blank_text(module, min(77, text.position_limit(module)))
     return batch
 
 

@@ -74,11 +74,6 @@ def describe(module: nn.Module) -> Layout:
     return pairs.build_pair(module, f"{inner}language_model", declare_vision_tower(seen, kind), fusion, **changes)
 
 
-def covers(module: nn.Module) -> bool:
-    """Whether the decoder is dense; the vision tower always is the family's own."""
-    return config_of(module).text_config.model_type in pairs.decoders.BLOCKS
-
-
 def encode(module: nn.Module, processors: Processors, loaded: Sequence[LoadedSample]) -> dict[str, Tensor]:
     """`pixel_values` (patches of all images, channels · frames · side²), `image_grid_thw` int64 (batch, 3), `input_ids`,
     `mm_token_type_ids` (1 for images), `attention_mask`, and with targets `labels`, all (batch, tokens). Made of the image
@@ -121,5 +116,5 @@ def make_blank_patches(module: nn.Module) -> dict[str, Tensor]:
 
 FAMILY = Family(
     "qwen-vl", ("qwen2_vl", "qwen2_5_vl", "qwen3_vl"), describe, pairs.outputs, pairs.modalities, encode, pairs.tokens, example,
-    covers=covers,
+    covers=pairs.knows_decoder,
 )  # fmt: skip

@@ -1,4 +1,4 @@
-"""An image encoder and a text decoder that attends to it (TrOCR, Donut), put together of declared towers. Li et al. 2021,
+"""An image encoder and a text decoder that attends to it (TrOCR, Donut, ViT with GPT-2), put together of declared towers. Li et al. 2021,
 arXiv 2109.10282; Kim et al. 2021, arXiv 2111.15664."""
 
 from __future__ import annotations
@@ -13,12 +13,13 @@ from torch import Tensor, nn
 from trimodal.core import Layout
 from trimodal.models import encoding
 from trimodal.models.declare import build_layout, config_of
-from trimodal.models.families import swin, vit
+from trimodal.models.families import decoders, swin, vit
 from trimodal.models.families.prompts import make_decoder_rows
 from trimodal.models.model import Batch, Family, LoadedSample, Output, Processors
 from trimodal.models.parts import OWN, AnyPart, AttentionPart, LayerPart, MlpPart, TowerPart
 
 LAID_OUT = "its forward lays the heads out as wide as the stream, whatever their number"
+FUSED = "the decoder reads keys and values of it with one matrix, which nobody has declared"
 ENCODERS: Mapping[str, Callable[[nn.Module, str], TowerPart]] = {
     "vit": vit.declare_tower,
     "deit": vit.declare_tower,
@@ -56,8 +57,10 @@ def declare_block(before: bool, whole: str = "") -> tuple[AnyPart, ...]:
 BLOCKS: Mapping[str, tuple[AnyPart, ...]] = {"trocr": declare_block(False, LAID_OUT), "mbart": declare_block(True)}
 
 
-def declare_decoder(kind: str) -> TowerPart:
+def declare_decoder(module: nn.Module, kind: str) -> TowerPart:
     """The decoder of the `model_type` `kind`."""
+    if kind == "gpt2":
+        return replace(decoders.declare_decoder(module, kind, "decoder.transformer"), after=(LayerPart("decoder.lm_head", "head"),))
     return TowerPart(
         "text",
         "text",
@@ -79,16 +82,18 @@ def declare_decoder(kind: str) -> TowerPart:
 def describe(module: nn.Module) -> Layout:
     """The encoder (`image`), what makes its states as wide as the decoder's (`fusion`), the decoder (`text`)."""
     config = config_of(module)
+    kind = config.decoder.model_type
     encoder = replace(ENCODERS[config.encoder.model_type](module, "encoder"), after=(), restored=False)
+    encoder = replace(encoder, whole_width=encoder.whole_width or (FUSED if kind == "gpt2" else ""))
     line = LayerPart("enc_to_dec_proj", "projector", stream=("image", ""))
     between = [TowerPart("fusion", "fusion", "", head=(line,))] if hasattr(module, "enc_to_dec_proj") else []
-    return build_layout(module, [encoder, *between, declare_decoder(config.decoder.model_type)])
+    return build_layout(module, [encoder, *between, declare_decoder(module, kind)])
 
 
 def covers(module: nn.Module) -> bool:
     """Whether encoder and decoder are of kinds that are declared."""
     config = config_of(module)
-    return config.encoder.model_type in ENCODERS and config.decoder.model_type in BLOCKS
+    return config.encoder.model_type in ENCODERS and config.decoder.model_type in {*BLOCKS, "gpt2"}
 
 
 def outputs(module: nn.Module) -> tuple[Output, ...]:
@@ -108,9 +113,9 @@ def encode(module: nn.Module, processors: Processors, loaded: Sequence[LoadedSam
     batch = encoding.encode_images(processors, loaded)
     start = config.decoder_start_token_id if config.decoder_start_token_id is not None else config.decoder.decoder_start_token_id
     start = config.decoder.bos_token_id if start is None else start
-    limit = int(config.decoder.max_position_embeddings)
-    rows = make_decoder_rows(processors, loaded, int(start), config.decoder.eos_token_id, limit)
-    ids, mask = encoding.pad_token_rows(rows, int(config.decoder.pad_token_id))
+    rows = make_decoder_rows(processors, loaded, int(start), config.decoder.eos_token_id, int(config.decoder.max_position_embeddings))
+    pad = next((c.pad_token_id for c in (config.decoder, config) if getattr(c, "pad_token_id", None) is not None), start)
+    ids, mask = encoding.pad_token_rows(rows, int(pad))
     return encoding.cast_floats(module, {**batch, "decoder_input_ids": ids, "decoder_attention_mask": mask})
 
 

@@ -3,7 +3,7 @@ the `model_type` of its configuration; a pair of which one is unknown is of the 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from trimodal.core import Layout
 from trimodal.models import encoding
 from trimodal.models.declare import build_layout, config_of, explain_fixed_width, root_of
-from trimodal.models.families import clip, decoders, llama, siglip
+from trimodal.models.families import clip, decoders, siglip
 from trimodal.models.model import Batch, Output
 from trimodal.models.parts import TowerPart
 
@@ -24,11 +24,20 @@ VISION: Mapping[str, Callable[[str], TowerPart]] = {
     "smolvlm_vision": siglip.declare_vision_tower,
 }
 
+# The text models inside of multimodal ones that have a `model_type` of their own and are built like another.
+_INNER = {"qwen2_vl_text": "qwen2", "qwen2_5_vl_text": "qwen2", "qwen3_vl_text": "qwen3", "qwen2_5_omni_text": "qwen2"}
+
 
 def covers(module: nn.Module) -> bool:
     """Whether vision tower and decoder are of kinds that are declared."""
     config = config_of(module)
-    return _kind_of(config, "vision_config") in VISION and _kind_of(config, "text_config") in decoders.BLOCKS
+    return _kind_of(config, "vision_config") in VISION and knows_decoder(module)
+
+
+def knows_decoder(module: nn.Module) -> bool:
+    """Whether the decoder is of a kind that is declared."""
+    kind = _kind_of(config_of(module), "text_config")
+    return _INNER.get(kind, kind) in decoders.TABLES
 
 
 def _kind_of(config: Any, part: str) -> str:
@@ -46,11 +55,19 @@ def declare_vision(module: nn.Module, root: str, **changes: Any) -> TowerPart:
 def build_pair(
     module: nn.Module, words: str, vision: TowerPart, fusion: TowerPart, *more: TowerPart, **changes: Any
 ) -> Layout:
-    """The layout of a decoder at `words` that reads what `fusion` makes of `vision`: words are embedded first. `more` are
-    pieces that run before the decoder, `changes` other fields of its part."""
+    """The layout of a decoder at `words` that reads what `fusion` makes of `vision`. `more` are pieces that run before the decoder,
+    `changes` other fields of its part."""
+    return build_around_decoder(module, words, [vision, fusion, *more], **changes)
+
+
+def build_around_decoder(module: nn.Module, words: str, pieces: Sequence[TowerPart], **changes: Any) -> Layout:
+    """The layout of a decoder at `words` that reads what `pieces` make: words are embedded first, then these run, then its blocks."""
     fixed = explain_fixed_width(output.field for output in outputs(module))
-    decoder = decoders.declare_decoder(words, _kind_of(config_of(module), "text_config"), fixed, **changes)
-    return build_layout(module, [llama.declare_embedding(words), vision, fusion, *more, decoder])
+    kind = _kind_of(config_of(module), "text_config")
+    root = root_of(module, f"{words}.decoder", words)
+    decoder = decoders.declare_decoder(module, _INNER.get(kind, kind), root, fixed)
+    embedding = TowerPart("text", "text", root, stem=decoder.stem[:1])
+    return build_layout(module, [embedding, *pieces, replace(decoder, stem=decoder.stem[1:], **changes)])
 
 
 def outputs(module: nn.Module) -> tuple[Output, ...]:
