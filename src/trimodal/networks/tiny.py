@@ -33,7 +33,6 @@ from trimodal.networks.tiny_parts import (
     PATCH,
     RATE,
     SAMPLES,
-    SPECIAL,
     TEXT_SIZES,
     VISION,
     VOCABULARY,
@@ -189,6 +188,7 @@ def _make_text(name: str) -> Callable[[], nn.Module]:
     return lambda: TEXT[name](TEXT_SIZES)
 
 
+MEDIA: Mapping[str, Miniature] = {**tiny_media.MEDIA, **tiny_senses.SENSES}
 MINIATURES: Mapping[str, Callable[[], nn.Module]] = {
     "clip": _make_clip,
     "siglip": _make_siglip,
@@ -208,9 +208,9 @@ MINIATURES: Mapping[str, Callable[[], nn.Module]] = {
     "generic": Mixture,
     "lstm": Listener,
     **{name: _make_text(name) for name in ("gpt2", "t5", "mixtral")},
+    **{name: MEDIA[name].make for name in ("qwen2-vl", "swin", "wavlm")},
 }
 # Families that are tried by themselves and not with every method, which would take too long.
-MEDIA: Mapping[str, Miniature] = {**tiny_media.MEDIA, **tiny_senses.SENSES}
 _TEXTS = {name: _make_text(name) for name in TEXT if name not in MINIATURES}
 FURTHER: Mapping[str, Callable[[], nn.Module]] = {**_TEXTS, **{name: kind.make for name, kind in MEDIA.items() if name not in MINIATURES}}
 PLAIN = ("generic", "lstm")  # of no family, with no configuration to write

@@ -19,9 +19,6 @@ from transformers.models.siglip.image_processing_pil_siglip import SiglipImagePr
 from transformers.models.smolvlm.image_processing_pil_smolvlm import SmolVLMImageProcessorPil
 
 from trimodal.networks.tiny_parts import (
-    BLOCKS,
-    BOS,
-    EOS,
     IMAGE_SIZE,
     IMAGE_TOKEN,
     PATCH,
@@ -36,12 +33,13 @@ from trimodal.networks.tiny_parts import (
 )
 
 MORE = (
-    "<audio>", "<video>", "<|audio_bos|>", "<|audio_eos|>", "<see>", "<seen>", "<fake_token_around_image>", "<global-img>", "<end_of_utterance>",
-    "<row_1_col_1>", "<row_1_col_2>",
+    "<audio>", "<video>", "<|audio_bos|>", "<|audio_eos|>", "<see>", "<seen>", "<fake_token_around_image>", "<global-img>",
+    "<end_of_utterance>", "<row_1_col_1>", "<row_1_col_2>",
 )  # fmt: skip
 AUDIO_TOKEN, VIDEO_TOKEN, HEAR, HEARD, SEE, SEEN = range(VOCABULARY, VOCABULARY + 6)
 WORDS: dict[str, Any] = {
-    **TEXT_SIZES, "vocab_size": VOCABULARY + len(MORE), "num_key_value_heads": 2, "max_position_embeddings": 128, "tie_word_embeddings": False,
+    **TEXT_SIZES, "vocab_size": VOCABULARY + len(MORE), "num_key_value_heads": 2, "max_position_embeddings": 128,
+    "tie_word_embeddings": False,
 }  # fmt: skip
 SIGLIP: dict[str, Any] = {**VISION, "model_type": "siglip_vision_model", "vision_use_head": False}
 CLIP: dict[str, Any] = {**VISION, "model_type": "clip_vision_model"}
@@ -51,6 +49,7 @@ ROPE = {"rope_type": "default", "mrope_section": [2, 1, 1], "rope_theta": 10000.
 IDS: dict[str, Any] = {
     "image_token_id": IMAGE_TOKEN, "video_token_id": VIDEO_TOKEN, "vision_start_token_id": SEE, "vision_end_token_id": SEEN,
 }  # fmt: skip
+UNTIED: dict[str, Any] = {"tie_word_embeddings": False}
 MELS, FRAMES = 16, 100
 HEARD_TOKENS = FRAMES // 4
 SPEECH: dict[str, Any] = {
@@ -90,8 +89,8 @@ def _make_qwen3_vl() -> nn.Module:
 def _make_gemma3() -> nn.Module:
     words = {**WORDS, "model_type": "gemma3_text", "head_dim": 8, "sliding_window": 32, "query_pre_attn_scalar": 8}
     config = hf.Gemma3Config(
-        vision_config=SIGLIP, text_config=words, image_token_id=IMAGE_TOKEN, boi_token_id=SEE, eoi_token_id=SEEN, mm_tokens_per_image=4,
-        tie_word_embeddings=False,
+        vision_config=SIGLIP, text_config=words, image_token_index=IMAGE_TOKEN, boi_token_index=SEE, eoi_token_index=SEEN,
+        mm_tokens_per_image=4, tie_word_embeddings=False,
     )  # fmt: skip
     return hf.Gemma3ForConditionalGeneration(config)
 
@@ -99,7 +98,7 @@ def _make_gemma3() -> nn.Module:
 def _make_paligemma() -> nn.Module:
     words = {**WORDS, "model_type": "gemma", "head_dim": 8}
     config = hf.PaliGemmaConfig(
-        vision_config={**SIGLIP, "projection_dim": 32}, text_config=words, image_token_id=IMAGE_TOKEN, projection_dim=32,
+        vision_config={**SIGLIP, "projection_dim": 32}, text_config=words, image_token_index=IMAGE_TOKEN, projection_dim=32,
         tie_word_embeddings=False,
     )  # fmt: skip
     return hf.PaliGemmaForConditionalGeneration(config)
@@ -132,9 +131,8 @@ def _make_onevision() -> nn.Module:
 
 
 def _make_qwen2_audio() -> nn.Module:
-    config = hf.Qwen2AudioConfig(
-        audio_config=SPEECH, text_config={**WORDS, "model_type": "qwen2"}, audio_token_index=AUDIO_TOKEN, tie_word_embeddings=False
-    )
+    sizes: dict[str, Any] = {"audio_config": SPEECH, "text_config": {**WORDS, "model_type": "qwen2"}}
+    config = hf.Qwen2AudioConfig(**sizes, audio_token_index=AUDIO_TOKEN, **UNTIED)
     return hf.Qwen2AudioForConditionalGeneration(config)
 
 
@@ -143,11 +141,10 @@ def _make_omni() -> nn.Module:
         "depth": 2, "hidden_size": 32, "intermediate_size": 64, "num_heads": 4, "patch_size": PATCH, "out_hidden_size": 32,
         "window_size": 2 * PATCH, "fullatt_block_indexes": [1],
     }  # fmt: skip
-    names = {"image_token_id": IMAGE_TOKEN, "video_token_id": VIDEO_TOKEN, "audio_token_id": AUDIO_TOKEN}
+    names: dict[str, Any] = {**IDS, "audio_token_id": AUDIO_TOKEN, "audio_start_token_id": HEAR, "audio_end_token_id": HEARD, **UNTIED}
     config = hf.Qwen2_5OmniThinkerConfig(
         audio_config={**SPEECH, "n_window": 25, "output_dim": 32}, vision_config=vision,
-        text_config={**WORDS, "rope_parameters": ROPE}, audio_start_token_id=HEAR, audio_end_token_id=HEARD, vision_start_token_id=SEE,
-        vision_end_token_id=SEEN, tie_word_embeddings=False, **names,
+        text_config={**WORDS, "rope_parameters": ROPE}, **names,
     )  # fmt: skip
     return hf.Qwen2_5OmniThinkerForConditionalGeneration(config)
 
@@ -280,10 +277,12 @@ MEDIA: Mapping[str, Miniature] = {
         _make_paligemma, _make_fixed_batch(PATCHES, token_type_ids=torch.zeros_like), _make_paligemma_processors
     ),
     "idefics3": Miniature(
-        lambda: _make_idefics3(hf.Idefics3ForConditionalGeneration, hf.Idefics3Config), _make_fixed_batch(JOINED, 1), _make_idefics3_processors
+        lambda: _make_idefics3(hf.Idefics3ForConditionalGeneration, hf.Idefics3Config), _make_fixed_batch(JOINED, 1),
+        _make_idefics3_processors,
     ),
     "smolvlm": Miniature(
-        lambda: _make_idefics3(hf.SmolVLMForConditionalGeneration, hf.SmolVLMConfig), _make_fixed_batch(JOINED, 1), _make_smolvlm_processors
+        lambda: _make_idefics3(hf.SmolVLMForConditionalGeneration, hf.SmolVLMConfig), _make_fixed_batch(JOINED, 1),
+        _make_smolvlm_processors,
     ),
     "llava-next": Miniature(_make_llava_next, _make_next_batch, _make_next_processors),
     "llava-onevision": Miniature(_make_onevision, _make_next_batch, _make_onevision_processors),

@@ -63,11 +63,10 @@ def _make_segformer() -> nn.Module:
 
 def _make_detr() -> nn.Module:
     backbone: dict[str, Any] = {"embedding_size": 8, "hidden_sizes": [8, 16, 16, 32], "depths": [1, 1, 1, 1], "out_features": ["stage4"]}
-    config = hf.DetrConfig(
-        use_timm_backbone=False, use_pretrained_backbone=False, backbone=None, backbone_config=hf.ResNetConfig(**backbone), d_model=32,
-        encoder_layers=2, decoder_layers=2, encoder_ffn_dim=64, decoder_ffn_dim=64, encoder_attention_heads=4, decoder_attention_heads=4,
-        num_queries=QUERIES, **LABELS,
-    )  # fmt: skip
+    sizes: dict[str, Any] = {f"{end}_{what}": n for end in ("encoder", "decoder") for what, n in (
+        ("layers", 2), ("ffn_dim", 64), ("attention_heads", 4),
+    )}  # fmt: skip
+    config = hf.DetrConfig(backbone_config=hf.ResNetConfig(**backbone), d_model=32, num_queries=QUERIES, **sizes, **LABELS)
     return hf.DetrForObjectDetection(config)
 
 
@@ -108,10 +107,10 @@ def _make_trocr() -> nn.Module:
 
 
 def _make_donut() -> nn.Module:
+    ends: dict[str, Any] = {"is_decoder": True, "add_cross_attention": True, "is_encoder_decoder": False, "forced_eos_token_id": None}
     words = hf.MBartConfig(
         vocab_size=VOCABULARY, d_model=32, decoder_layers=2, decoder_attention_heads=4, decoder_ffn_dim=64, max_position_embeddings=32,
-        is_decoder=True, add_cross_attention=True, pad_token_id=PAD, bos_token_id=BOS, eos_token_id=EOS, decoder_start_token_id=BOS,
-        is_encoder_decoder=False, forced_eos_token_id=None,
+        pad_token_id=PAD, bos_token_id=BOS, eos_token_id=EOS, decoder_start_token_id=BOS, **ends,
     )  # fmt: skip
     return _make_writer(hf.DonutSwinConfig(**SWIN), words)
 
@@ -146,7 +145,8 @@ def _make_frame_batch(n: int, random: torch.Generator) -> dict[str, Tensor]:
 
 def _make_written_batch(n: int, random: torch.Generator) -> dict[str, Tensor]:
     words = make_word_batch(n, random)
-    return {**_make_image_batch(IMAGE_SIZE)(n, random), "decoder_input_ids": words["input_ids"], "decoder_attention_mask": words["attention_mask"]}
+    said = {f"decoder_{name}": value for name, value in words.items()}
+    return {**_make_image_batch(IMAGE_SIZE)(n, random), **said}
 
 
 def _make_image_processors(side: int = IMAGE_SIZE) -> Sequence[Any]:

@@ -27,7 +27,7 @@ from trimodal.networks import tiny, tiny_media, tiny_senses
 
 NAMES = [*tiny_media.MEDIA, *tiny_senses.SENSES]
 # What runs between the layers of one part, or between blocks of a tower that does not read it, is declared before or behind them.
-OUT_OF_ORDER = {"qwen3-vl", "gemma3-vision", "segformer", "wav2vec2-bert"}
+OUT_OF_ORDER = {"qwen3-vl", "segformer", "wav2vec2-bert"}
 # Weights that are added, looked up or handed to a function without calling the layer.
 UNCALLED = {
     "qwen2-audio": "audio_tower.embed_positions",
@@ -36,8 +36,8 @@ UNCALLED = {
     "wavlm": "attention.",
 }
 TOWERS = {
-    **dict.fromkeys(("qwen2-vl", "qwen2.5-vl", "qwen3-vl", "gemma3-vision", "paligemma", "idefics3", "smolvlm", "llava-next"), "image fusion text"),
-    **dict.fromkeys(("llava-onevision", "blip2"), "image fusion text"),
+    **dict.fromkeys(tiny_media.MEDIA, "image fusion text"),
+    "blip2": "image fusion text",
     "qwen2-audio": "audio fusion text",
     "qwen2.5-omni": "audio image fusion text",
     "owlvit": "text image",
@@ -48,11 +48,11 @@ TOWERS = {
 # Of every family what can be cut in its first blocks; further blocks are alike.
 BOTH, WORDS = {"image.0.heads", "image.0.neurons"}, {"text.0.heads", "text.0.neurons"}
 CUTS: dict[str, set[str]] = {
-    **dict.fromkeys(("qwen2-vl", "qwen2.5-vl", "qwen3-vl"), {*BOTH, *WORDS, "fusion.neurons", "text.width"}),
+    **{name: {*BOTH, *WORDS, "fusion.neurons", "text.width"} for name in ("qwen2-vl", "qwen2.5-vl", "qwen3-vl")},
     "gemma3-vision": {*BOTH, *WORDS, "text.width"},
     "paligemma": {*BOTH, *WORDS, "image.width", "text.width"},
-    **dict.fromkeys(("idefics3", "smolvlm"), {*BOTH, *WORDS, "text.width"}),
-    **dict.fromkeys(("llava-next", "llava-onevision"), {*BOTH, *WORDS, "fusion.neurons", "image.width", "text.width"}),
+    **{name: {*BOTH, *WORDS, "text.width"} for name in ("idefics3", "smolvlm")},
+    **{name: {*BOTH, *WORDS, "fusion.neurons", "image.width", "text.width"} for name in ("llava-next", "llava-onevision")},
     "qwen2-audio": {"audio.0.heads", "audio.0.neurons", *WORDS, "audio.width", "text.width"},
     "qwen2.5-omni": {*BOTH, "audio.0.heads", "audio.0.neurons", *WORDS, "fusion.neurons", "text.width"},
     **dict.fromkeys(("dinov3", "swin", "segformer"), BOTH),

@@ -50,7 +50,10 @@ def describe_omni(module: nn.Module) -> Layout:
     block = (qwen_vl.BLOCK[0], VISION_ATTENTION, *qwen_vl.BLOCK[2:])
     hearing = TowerPart(
         "fusion", "fusion", heard,
-        head=(LayerPart("proj", "projector", "audio", stream=("", "text")), LayerPart("audio_bos_eos_token", "embedding", stream=("", "text"))),
+        head=(
+            LayerPart("proj", "projector", "audio", stream=("", "text")),
+            LayerPart("audio_bos_eos_token", "embedding", stream=("", "text")),
+        ),
     )  # fmt: skip
     pieces = [
         declare_audio(heard, head=final, whole_width=WAVES),

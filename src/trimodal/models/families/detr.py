@@ -63,8 +63,8 @@ def describe(module: nn.Module) -> Layout:
     )  # fmt: skip
     encoder = TowerPart(
         "encoder", "image", f"{inner}.encoder".lstrip("."), blocks="layers", block=(*own, *declare_mlp(table)),
-        head=(LayerPart("layernorm", "norm", "final"),), whole_tokens="the decoder adds to every one where it stood", counted="encoder_layers",
-        whole_width=WAVES,
+        head=(LayerPart("layernorm", "norm", "final"),), whole_tokens="the decoder adds to every one where it stood",
+        counted="encoder_layers", whole_width=WAVES,
     )  # fmt: skip
     boxes = tuple(LayerPart(f"bbox_predictor.layers.{n}", "head", f"box.{n}") for n in range(3))
     decoder = TowerPart(

@@ -13,7 +13,13 @@ from trimodal.core import Layout
 from trimodal.models import encoding
 from trimodal.models.declare import config_of, root_of
 from trimodal.models.families import vision_language as pairs
-from trimodal.models.families.prompts import finish_batch, mark_placeholders, spell_token, tokenize_prompts, write_prompts
+from trimodal.models.families.prompts import (
+    finish_batch,
+    mark_placeholders,
+    spell_token,
+    tokenize_prompts,
+    write_prompts,
+)
 from trimodal.models.model import Family, LoadedSample, Processors
 from trimodal.models.parts import AnyPart, AttentionPart, LayerPart, MlpPart, TowerPart
 
