@@ -63,7 +63,10 @@ REFUSED = {
         "nobody has declared how its tokens could be merged",
     ),
     ("llava", "merge.tokens"): "one placeholder for every patch",
-    ("clap", "merge.tokens"): "windows of a fixed grid",
+    ("qwen2-vl", "merge.tokens"): "one placeholder for every patch",
+    **dict.fromkeys((("clap", "merge.tokens"), ("swin", "merge.tokens")), "windows of a fixed grid"),
+    ("swin", "prune.layers"): "every other one shifts its windows",
+    ("swin", "prune.width"): "its stages are of different width",
     ("lstm", "merge.tokens"): "only the tokens of a tower with blocks",
     ("lstm", "prune.layers"): "only a tower with blocks can lose some",
     ("generic", "prune.layers"): "nobody has declared that its blocks only pass on",
@@ -84,7 +87,7 @@ REFUSED = {
     **dict.fromkeys(((name, "prune.width") for name in ("resnet", "resnet-basic")), "stages are of different width"),
     **dict.fromkeys(((name, "prune.width") for name in PLAIN), NO_UNITS.format("width")),
 } | {
-    (name, method): NO_KERNELS for name in ("bert", "llama", "qwen3") for method in ("factorize.tucker", "factorize.cp")
+    (name, method): NO_KERNELS for name in ("bert", "llama", "qwen3", "qwen2-vl") for method in ("factorize.tucker", "factorize.cp")
 }  # fmt: skip
 EVERY = [(name, method.name) for name in MINIATURES for method in METHODS]
 TAKEN = [case for case in EVERY if case not in REFUSED]

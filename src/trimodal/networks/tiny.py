@@ -208,7 +208,7 @@ MINIATURES: Mapping[str, Callable[[], nn.Module]] = {
     "generic": Mixture,
     "lstm": Listener,
     **{name: _make_text(name) for name in ("gpt2", "t5", "mixtral")},
-    **{name: MEDIA[name].make for name in ("qwen2-vl", "swin", "wavlm")},
+    **{name: MEDIA[name].make for name in ("qwen2-vl", "swin")},
 }
 # Families that are tried by themselves and not with every method, which would take too long.
 _TEXTS = {name: _make_text(name) for name in TEXT if name not in MINIATURES}

@@ -24,6 +24,7 @@ ATTENTION = AttentionPart(
     heads=("attention.num_heads",),
 )
 GATED = "it gates the positions of each by a slice of its stream, as wide as one, so their number is fixed"
+APART = "its attention goes by how far apart two frames stand, so none can take the place of two"
 LENDS = "the first of its blocks holds the table of positions that all use"
 GATED_ATTENTION = (
     LayerPart("attention.rel_attn_embed", "embedding", "position", stream=("", "")),
@@ -63,7 +64,7 @@ def describe(module: nn.Module) -> Layout:
         block=block,
         head=(final,) if stable else (),
         after=(LayerPart("lm_head", "head"), LayerPart("projector", "head", "hidden"), LayerPart("classifier", "head")),
-        whole_tokens="",
+        whole_tokens=APART if gated else "",
         restored=True,  # scores are per frame, means are over those that the padding mask leaves
         whole_blocks=LENDS if gated else explain_fixed_blocks(module),
         whole_width="the convolution that stands for its positions works in groups of its dimensions",
