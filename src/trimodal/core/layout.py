@@ -14,7 +14,8 @@ _OLD_NAMES = {"counters": "size_attributes", "fixed": "uncuttable", "bare": "fre
 
 @dataclass(frozen=True)
 class SizeAttribute:
-    """An attribute of a module that counts units of an axis, such as `num_heads`: units × `per_unit`."""
+    """An attribute of a module that counts units of an axis, such as `num_heads`: units × `per_unit`. With a `per_unit` of 0 the number
+    stays what it was: it is calculated with, and is a size by name only."""
 
     label: str
     path: str
