@@ -48,7 +48,7 @@ def stream_width(place: Place) -> int:
 
 
 def collect_stream_inputs(model: Model, place: Place, batches: Sequence[Batch]) -> list[InputGroup]:
-    """The readings of a stream in the order in which they run; layers that never ran are in none."""
+    """The readings of a stream in the order in which they run; layers that never ran, and convolutions, are in none."""
     found: dict[str, InputGroup] = {}
     leader: dict[str, str] = {}
     given: dict[str, Tensor] = {}
@@ -69,7 +69,8 @@ def collect_stream_inputs(model: Model, place: Place, batches: Sequence[Batch]) 
         return see
 
     experts = [site for site in place.consumers if site.kind == "experts"]
-    readers = {(site.tied[0] if site.is_read_again else site.path): site for site in place.consumers if site not in experts}
+    plain = [site for site in place.consumers if site not in experts and len(site.shape) == 2]
+    readers = {(site.tied[0] if site.is_read_again else site.path): site for site in plain}
     handles = [
         model.module.get_submodule(path).register_forward_pre_hook(hook(path, site), with_kwargs=True)
         for path, site in readers.items()
