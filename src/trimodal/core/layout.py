@@ -76,6 +76,11 @@ class Layout:
             if site.reads_label(label) or site.writes_label(label):
                 yield site
 
+    def count_units(self, label: str) -> int:
+        """How many units `label` has, 0 if no dimension carries it."""
+        axes = (axis for site in self.sites for axis in (site.output_axis, site.input_axis) if axis is not None)
+        return next((axis.units_of(label) for axis in axes if label in axis.labels), 0)
+
     def replace_sites(self, old: Iterable[Site], new: Iterable[Site]) -> Layout:
         """The layout with the sites `old` replaced by `new`: by path where it stays, else in place of the
         site whose path is a prefix of the new one."""
