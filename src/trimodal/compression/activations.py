@@ -290,7 +290,8 @@ class _StatisticsRecorder:
 
         def see(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             x = split_block_inputs(args, kwargs)[0]
-            leader = self._leader.setdefault(path, self._find_leader(path, module, x))
+            known = isinstance(x, Tensor)  # Marian's positions are given the shape of what they are for
+            leader = self._leader.setdefault(path, self._find_leader(path, module, x)) if known else ""
             if leader == path:
                 self._inputs[path] = module, x
                 if isinstance(module, ExpertMatrix):

@@ -14,7 +14,8 @@ _OLD_NAMES = {"counters": "size_attributes", "fixed": "uncuttable", "bare": "fre
 
 @dataclass(frozen=True)
 class SizeAttribute:
-    """An attribute of a module that counts units of an axis, such as `num_heads`: units × `per_unit`."""
+    """An attribute of a module that counts units of an axis, such as `num_heads`: units × `per_unit`. With a `per_unit` of 0 the number
+    stays what it was: it is calculated with, and is a size by name only."""
 
     label: str
     path: str
@@ -74,6 +75,11 @@ class Layout:
         for site in self.sites:
             if site.reads_label(label) or site.writes_label(label):
                 yield site
+
+    def count_units(self, label: str) -> int:
+        """How many units `label` has, 0 if no dimension carries it."""
+        axes = (axis for site in self.sites for axis in (site.output_axis, site.input_axis) if axis is not None)
+        return next((axis.units_of(label) for axis in axes if label in axis.labels), 0)
 
     def replace_sites(self, old: Iterable[Site], new: Iterable[Site]) -> Layout:
         """The layout with the sites `old` replaced by `new`: by path where it stays, else in place of the

@@ -129,7 +129,7 @@ def cut_units_(module: nn.Module, layout: Layout, label: str, kept: Sequence[int
             index = Axis(label, units, bare.width, bare.repeats).entry_indices(kept)
             _select_entries_(owner, index, (name,), -1, ())
     for counter in layout.size_attributes:
-        if counter.label == label:
+        if counter.label == label and counter.per_unit:
             set_size_(module.get_submodule(counter.path), counter.attribute, len(kept) * counter.per_unit)
 
 

@@ -61,6 +61,8 @@ def build_layout(module: nn.Module, towers: Iterable[TowerPart]) -> Layout:
                 read_by=tower.read_by,
             )
         described[tower.name] = replace(known, blocks=known.blocks + blocks, prefixes=prefixes)
+        if tower.name in streams:
+            counters += [SizeAttribute(width_label(streams[tower.name]), *name.rpartition(".")[::2], per_unit=0) for name in tower.held]
         for path, block, part in _iter_parts(tower, blocks):
             place = PartPlace(module, path, tower.name, block, streams)
             sites.extend(make_part_sites(place, part))

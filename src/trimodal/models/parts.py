@@ -97,7 +97,8 @@ class TowerPart:
     `whole_blocks`, `counted` and `read_by` for removing blocks. `whole_width` is the reason why none of its stream's
     dimensions can be removed, empty if they can. Those of the piece with the blocks count. `free_parameters` are parameters in no
     part whose last dimension is the stream's, by their names from `root`. `stream` is the tower whose stream runs through this
-    one too: encoder and decoder that use one embedding are cut together.
+    one too: encoder and decoder that use one embedding are cut together. `held` are attributes, paths from the model, that hold how wide
+    the stream once was and are calculated with, so that they stay.
     """
 
     name: str
@@ -118,3 +119,4 @@ class TowerPart:
     whole_width: str = "nobody has declared which layers read its stream and which write to it"
     free_parameters: tuple[str, ...] = ()
     stream: str = OWN
+    held: tuple[str, ...] = ()

@@ -139,7 +139,8 @@ def score_by_magnitude(model: Model, place: Place, readings: Sequence[InputGroup
     along = []
     for site in place.sites:
         if site.writes_label(label):
-            along.append((read_weight(model, site), site.output_dim))
+            weight, groups = read_weight(model, site), site.groups if site.kind == "experts" else 1
+            along.append((weight.unflatten(0, (groups, -1)), 1) if groups > 1 else (weight, site.output_dim))
         if site.reads_label(label) and site.kind != "embedding":
             along.append((read_weight(model, site), 1))
     along += [(model.module.get_parameter(bare.path).detach(), -1) for bare in place.free_parameters]

@@ -14,7 +14,7 @@ experts of OLMoE and GPT-OSS.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from torch import nn
@@ -163,24 +163,24 @@ TABLES: Mapping[str, DecoderTable] = {
 def declare_decoder(module: nn.Module, model_type: str, root: str, whole_width: str = "") -> TowerPart:
     """The decoder of kind `model_type`, one of `TABLES`, that stands at `root`, with its embeddings."""
     table = TABLES[model_type]
-    stem, block, head = table.stem, table.block, table.head
-    if table is _OPT:
-        stem, block, head = _declare_opt(module.get_submodule(root))
-    return TowerPart(
-        "text", "text", root, stem=stem, blocks=table.blocks, block=block, head=head, after=HEADS, whole_width=whole_width,
+    tower = TowerPart(
+        "text", "text", root, stem=table.stem, blocks=table.blocks, block=table.block, head=table.head, after=HEADS,
+        whole_width=whole_width,
     )  # fmt: skip
+    return _adapt_opt(tower, module.get_submodule(root)) if table is _OPT else tower
 
 
-def _declare_opt(decoder: nn.Module) -> tuple[tuple[LayerPart, ...], tuple[AnyPart, ...], tuple[LayerPart, ...]]:
-    """Stem, block and head of OPT; the smaller ones project from and to narrower embeddings, and norm behind the layers."""
-    stem, block, head = _OPT.stem, _OPT.block, _OPT.head
+def _adapt_opt(tower: TowerPart, decoder: nn.Module) -> TowerPart:
+    """OPT as it is here: some project from and to narrower embeddings, and norm behind the layers."""
     if getattr(decoder, "project_in", None) is not None:
         words = LayerPart("embed_tokens", "embedding", stream=("", ""))
-        stem = (words, _OPT_STEM, LayerPart("project_in", "projector", "in", stream=("", OWN)))
-        head = (*head, LayerPart("project_out", "projector", "out", stream=(OWN, "")))
-    if not config_of(decoder).do_layer_norm_before:
-        block = (_OPT_ATTENTION, _OPT_NORMS[0], MlpPart("fc1", "fc2"), _OPT_NORMS[1])
-    return stem, block, head
+        tower = replace(
+            tower, stem=(words, _OPT_STEM, LayerPart("project_in", "projector", "in", stream=("", OWN))),
+            head=(*tower.head, LayerPart("project_out", "projector", "out", stream=(OWN, ""))),
+            after=tuple(replace(head, stream=("", "")) for head in HEADS),
+        )  # fmt: skip
+    behind = (_OPT_ATTENTION, _OPT_NORMS[0], MlpPart("fc1", "fc2"), _OPT_NORMS[1])
+    return tower if config_of(decoder).do_layer_norm_before else replace(tower, block=behind)
 
 
 def _describe(module: nn.Module, kind: str) -> Layout:

@@ -22,6 +22,7 @@ from trimodal.models.parts import OWN, AttentionPart, LayerPart, MlpPart, TowerP
 from trimodal.models.weighted import has_weight
 
 _APART = ("", "")  # from the stream
+_MIXED = "a convolution runs between its first block and the second"
 _SHARED = "it has one block, which runs many times: none can be spared without the others"
 
 
@@ -168,6 +169,7 @@ def _declare_deberta(module: nn.Module, root: str, fixed: str) -> TowerPart:
         blocks="encoder.layer",
         block=(attention, *bert.BLOCK[1:2], *bert.BLOCK[-2:]),
         between={"encoder.layer.0": mixing},
+        whole_blocks=_MIXED if has_weight(module, f"{root}.encoder.conv.conv".strip(".")) else "",
         after=(
             LayerPart("cls.predictions.transform.dense", "head", "transform", stream=(OWN, "" if projected else OWN)),
             LayerPart("cls.predictions.transform.LayerNorm", "norm", "head", stream=_APART if projected else None),

@@ -10,6 +10,7 @@ The encoder is the tower `text`, the decoder `text_decoder`. Both use one embedd
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -21,6 +22,7 @@ from trimodal.models.model import Batch, Family, LoadedSample, Output, Processor
 from trimodal.models.parts import OWN, AnyPart, AttentionPart, LayerPart, MlpPart, TowerPart
 
 ENCODER, DECODER = "text", "text_decoder"
+T5_TYPES = ("t5", "mt5")
 _NORM_FIRST = ("mbart", "pegasus")
 _TABLE = "its first block holds the table of positions that all others use"
 
@@ -45,11 +47,12 @@ def _declare_t5_mlp(path: str) -> tuple[AnyPart, ...]:
     )
 
 
-def _declare_t5(name: str, root: str, fixed: str) -> TowerPart:
+def _declare_t5(name: str, root: str, fixed: str, config: Any) -> TowerPart:
     cross = name == DECODER
     rest = (*_declare_t5_attention("layer.1", "cross"), *_declare_t5_mlp("layer.2")) if cross else _declare_t5_mlp("layer.1")
+    held = ("model_dim",) if cross and getattr(config, "scale_decoder_outputs", False) else ()  # of the class with the head
     return TowerPart(
-        name, "text", root, stem=(LayerPart("embed_tokens", "embedding"),), blocks="block",
+        name, "text", root, stem=(LayerPart("embed_tokens", "embedding"),), blocks="block", held=held,
         block=(*_declare_t5_attention("layer.0"), *rest), head=(LayerPart("final_layer_norm", "norm", "final"),),
         whole_blocks=_TABLE, counted="num_layers", whole_width=fixed, stream=ENCODER if cross else OWN,
     )  # fmt: skip
@@ -85,13 +88,14 @@ def _declare_bart(name: str, root: str, fixed: str, norm_first: bool, alone: boo
 
 def describe(module: nn.Module) -> Layout:
     """The encoder, then the decoder, those that the class has, and its head."""
-    fixed, kind = explain_fixed_width(output.field for output in outputs(module)), config_of(module).model_type
+    fixed, config = explain_fixed_width(output.field for output in outputs(module)), config_of(module)
     roots = {name: _find_tower(module, name) for name in (ENCODER, DECODER)}
     found = {name: root for name, root in roots.items() if root}
     towers = [
-        _declare_t5(name, root, fixed) if kind in ("t5", "mt5") else _declare_bart(name, root, fixed, kind in _NORM_FIRST, len(found) == 1)
+        _declare_t5(name, root, fixed, config) if config.model_type in T5_TYPES
+        else _declare_bart(name, root, fixed, config.model_type in _NORM_FIRST, len(found) == 1)
         for name, root in found.items()
-    ]
+    ]  # fmt: skip
     above = next(iter(found.values())).rpartition(".")[0]
     shared = LayerPart(f"{above}.shared".strip("."), "embedding", "shared")
     head = TowerPart(list(found)[-1], "text", after=(
@@ -166,6 +170,6 @@ def _position_limit(module: nn.Module) -> int:
     return int(getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None) or 512)
 
 
-T5 = Family("t5", ("t5", "mt5"), describe, outputs, text.modalities, encode, tokens, example)
+T5 = Family("t5", T5_TYPES, describe, outputs, text.modalities, encode, tokens, example)
 BART = Family("bart", ("bart", "mbart", "marian", "pegasus"), describe, outputs, text.modalities, encode, tokens, example)
 FAMILIES = (T5, BART)
