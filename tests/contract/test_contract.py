@@ -50,6 +50,7 @@ LEARNS = ("distill",)  # from the original, and so nothing as long as it equals 
 KEEPS_BYTES = ("merge.tokens",)  # fewer operations, the same weights
 NO_KERNELS = r"nothing that '\*' matches can be worked on"
 NO_UNITS = "this model has no {} that can be cut"
+TEXT = ("bert", "llama", "qwen3", "gpt2", "t5", "mixtral")
 UNITS: dict[str, tuple[str, ...]] = {"resnet": ("channels",), "resnet-basic": ("channels",),
                                      "generic": ("channels", "neurons"), "lstm": ("channels", "neurons")}  # fmt: skip
 REFUSED = {
@@ -59,7 +60,7 @@ REFUSED = {
     if unit not in UNITS.get(name, ("neurons", "heads"))
 } | {
     **dict.fromkeys(
-        ((name, "merge.tokens") for name in ("bert", "llama", "qwen3", "resnet", "resnet-basic", "generic")),
+        ((name, "merge.tokens") for name in (*TEXT, "resnet", "resnet-basic", "generic")),
         "nobody has declared how its tokens could be merged",
     ),
     ("llava", "merge.tokens"): "one placeholder for every patch",
@@ -80,6 +81,7 @@ REFUSED = {
     ("bert", "fold.exact"): "not only linear layers read it: add",
     ("wav2vec2", "fold.exact"): "not only linear layers read it",
     ("lstm", "fold.exact"): "nothing was seen that could be folded",
+    ("t5", "prune.layers"): "holds the table of positions that all others use",
     ("dinov2", "prune.layers"): "hold the scales of LayerScale",
     ("dinov2", "prune.width"): "its classifier reads every dimension twice",
     ("bert", "prune.width"): "the model hands out last_hidden_state",
@@ -87,7 +89,7 @@ REFUSED = {
     **dict.fromkeys(((name, "prune.width") for name in ("resnet", "resnet-basic")), "stages are of different width"),
     **dict.fromkeys(((name, "prune.width") for name in PLAIN), NO_UNITS.format("width")),
 } | {
-    (name, method): NO_KERNELS for name in ("bert", "llama", "qwen3", "qwen2-vl") for method in ("factorize.tucker", "factorize.cp")
+    (name, method): NO_KERNELS for name in (*TEXT, "qwen2-vl") for method in ("factorize.tucker", "factorize.cp")
 }  # fmt: skip
 EVERY = [(name, method.name) for name in MINIATURES for method in METHODS]
 TAKEN = [case for case in EVERY if case not in REFUSED]
