@@ -37,6 +37,7 @@ STEPS: dict[str, dict[str, Any]] = {
     "neurons": {"prune.neurons": {"sparsity": 0.5}}, "channels": {"prune.channels": {"sparsity": 0.5}},
     "width": {"prune.width": {"sparsity": 0.25}},
 }  # fmt: skip
+ROUNDED = [{"quantize.rtn": {"bits": 8}}]  # where nothing can be cut, the doors are tried all the same
 DOORS = ("trimodal.load", "from_pretrained")
 ROUNDING = 1e-5  # of the largest output, between what is cut and what is masked
 TOKENS = 6  # generated
@@ -158,7 +159,7 @@ def prepare(name: str, folder: Path, export: bool) -> Found:
     save_file({k: v.contiguous() for k, v in batch.items()}, folder / "batch")
     checks, pipeline.run_fresh_checks = pipeline.run_fresh_checks, note
     try:
-        trimodal.compress(original, {"steps": plan_cuts(before.layout, found)}, data, out)
+        trimodal.compress(original, {"steps": plan_cuts(before.layout, found) or ROUNDED}, data, out)
     finally:
         pipeline.run_fresh_checks = checks
     found.exported = try_export(out, folder / "onnx") if export else ""

@@ -134,12 +134,12 @@ def cut_units_(module: nn.Module, layout: Layout, label: str, kept: Sequence[int
 
 
 def _select_entries_(layer: nn.Module, entries: Sequence[int], names: Sequence[str], dim: int, sizes: Sequence[str]) -> None:
-    index = torch.tensor(entries)
     for name in names:
         tensor = getattr(layer, name, None)
         if isinstance(tensor, Tensor) and tensor.dim():
             along = dim if tensor.dim() > 1 else 0
-            cut = tensor.detach().index_select(along, index.to(tensor.device)).contiguous()
+            index = torch.tensor(entries, device=tensor.device)  # a bare model may hold some on the CPU
+            cut = tensor.detach().index_select(along, index).contiguous()
             if isinstance(tensor, nn.Parameter):
                 layer.register_parameter(name, nn.Parameter(cut, requires_grad=tensor.requires_grad))
             else:
