@@ -18,6 +18,7 @@ from trimodal.models.parts import OWN, AnyPart, AttentionPart, LayerPart, MlpPar
 
 SIDE = 800  # of the blank image, the shorter edge of what it is trained on
 FROZEN = "its batch norms are frozen and stand in no layer, so that nothing of them can be cut"
+LAID_OUT = "its forward lays the heads out as wide as the stream, whatever their number"
 WAVES = "its positions are waves of this width that stand in no layer"
 CONVOLUTIONS = (
     *declare_conv_norm("layer.0", "1"),
@@ -27,18 +28,18 @@ CONVOLUTIONS = (
 )
 
 
-def declare_attention(path: str, branch: str = "", counted: bool = False) -> tuple[AttentionPart, LayerPart]:
-    """The attention at `path` and the norm behind it; `counted` where it keeps the number of its heads."""
-    output = "out_proj" if counted else "o_proj"
+def declare_attention(path: str, branch: str = "", table: bool = False) -> tuple[AttentionPart, LayerPart]:
+    """The attention at `path` and the norm behind it; the `table` Transformer's lays heads out as wide as the stream."""
+    output = "out_proj" if table else "o_proj"
     attention = AttentionPart(
         f"{path}.q_proj",
         f"{path}.k_proj",
         f"{path}.v_proj",
         f"{path}.{output}",
-        width=f"{path}.head_dim",
-        heads=(f"{path}.num_heads",) if counted else (),
+        width="" if table else f"{path}.head_dim",
         branch=branch,
         memory="" if branch else OWN,
+        whole_heads=LAID_OUT if table else "",
     )
     return attention, LayerPart(f"{path}_layer_norm", "norm", branch or "attention")
 
@@ -54,7 +55,7 @@ def describe(module: nn.Module) -> Layout:
     """Backbone (`image`), `encoder`, `decoder`; the heads for classes and boxes are the decoder's."""
     inner = root_of(module, "model", "detr.model")
     table = config_of(module).model_type == "table-transformer"
-    attention = declare_attention("self_attn", counted=table)
+    attention = declare_attention("self_attn", table=table)
     own, cross = (a[::-1] if table else a for a in (attention, declare_attention("encoder_attn", "cross", table)))
     backbone = TowerPart(
         "image", "image", f"{inner}.backbone".lstrip("."), whole_blocks=FROZEN, whole_width=FROZEN,
