@@ -50,6 +50,7 @@ LEARNS = ("distill",)  # from the original, and so nothing as long as it equals 
 KEEPS_BYTES = ("merge.tokens",)  # fewer operations, the same weights
 NO_KERNELS = r"nothing that '\*' matches can be worked on"
 NO_UNITS = "this model has no {} that can be cut"
+TEXT = ("bert", "llama", "qwen3", "gpt2", "t5", "mixtral")
 UNITS: dict[str, tuple[str, ...]] = {"resnet": ("channels",), "resnet-basic": ("channels",),
                                      "generic": ("channels", "neurons"), "lstm": ("channels", "neurons")}  # fmt: skip
 REFUSED = {
@@ -59,11 +60,14 @@ REFUSED = {
     if unit not in UNITS.get(name, ("neurons", "heads"))
 } | {
     **dict.fromkeys(
-        ((name, "merge.tokens") for name in ("bert", "llama", "qwen3", "resnet", "resnet-basic", "generic")),
+        ((name, "merge.tokens") for name in (*TEXT, "resnet", "resnet-basic", "generic")),
         "nobody has declared how its tokens could be merged",
     ),
     ("llava", "merge.tokens"): "one placeholder for every patch",
-    ("clap", "merge.tokens"): "windows of a fixed grid",
+    ("qwen2-vl", "merge.tokens"): "one placeholder for every patch",
+    **dict.fromkeys((("clap", "merge.tokens"), ("swin", "merge.tokens")), "windows of a fixed grid"),
+    ("swin", "prune.layers"): "every other one shifts its windows",
+    ("swin", "prune.width"): "its stages are of different width",
     ("lstm", "merge.tokens"): "only the tokens of a tower with blocks",
     ("lstm", "prune.layers"): "only a tower with blocks can lose some",
     ("generic", "prune.layers"): "nobody has declared that its blocks only pass on",
@@ -77,6 +81,7 @@ REFUSED = {
     ("bert", "fold.exact"): "not only linear layers read it: add",
     ("wav2vec2", "fold.exact"): "not only linear layers read it",
     ("lstm", "fold.exact"): "nothing was seen that could be folded",
+    ("t5", "prune.layers"): "holds the table of positions that all others use",
     ("dinov2", "prune.layers"): "hold the scales of LayerScale",
     ("dinov2", "prune.width"): "its classifier reads every dimension twice",
     ("bert", "prune.width"): "the model hands out last_hidden_state",
@@ -84,7 +89,7 @@ REFUSED = {
     **dict.fromkeys(((name, "prune.width") for name in ("resnet", "resnet-basic")), "stages are of different width"),
     **dict.fromkeys(((name, "prune.width") for name in PLAIN), NO_UNITS.format("width")),
 } | {
-    (name, method): NO_KERNELS for name in ("bert", "llama", "qwen3") for method in ("factorize.tucker", "factorize.cp")
+    (name, method): NO_KERNELS for name in (*TEXT, "qwen2-vl") for method in ("factorize.tucker", "factorize.cp")
 }  # fmt: skip
 EVERY = [(name, method.name) for name in MINIATURES for method in METHODS]
 TAKEN = [case for case in EVERY if case not in REFUSED]

@@ -120,7 +120,7 @@ def test_macs_of_a_miniature_are_counted(name: str) -> None:
     found = inventory(make_miniature(name))
     assert found.macs is not None and found.macs > 0
     assert all(tower.macs for tower in found.towers)
-    assert all(shape[0] == 1 for shape in found.input_shapes.values())
+    assert all(shape[0] == 1 for name, shape in found.input_shapes.items() if "image_grid_thw" not in found.input_shapes or name != "pixel_values")
 
 
 def test_macs_of_one_linear_layer_by_hand() -> None:

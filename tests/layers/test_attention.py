@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from trimodal.layers import close_layers_, open_layers_
 from trimodal.layers.attention import OpenedAttention
-from trimodal.models.declare import find_weighted_modules
+from trimodal.models.weighted import find_weighted_modules
 
 SHAPES: list[dict[str, Any]] = [
     {}, {"batch_first": True}, {"bias": False}, {"kdim": 6, "vdim": 5, "batch_first": True}, {"add_bias_kv": True},

@@ -18,7 +18,7 @@ from transformers.models.nemotron_h.modeling_nemotron_h import NemotronHExperts
 from trimodal.layers import ExpertMatrix, close_layers_, open_layers_, replace_weight_, set_dequantize_policy_
 from trimodal.layers.opened import OpenedLayer
 from trimodal.maths.grid import fit_grid
-from trimodal.models.declare import find_weighted_modules, is_router, make_site
+from trimodal.models.weighted import find_weighted_modules, is_router, make_site
 
 SIZES = {"hidden_size": 8, "intermediate_size": 12}
 KINDS: dict[str, tuple[Any, Any]] = {

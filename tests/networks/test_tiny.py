@@ -16,8 +16,10 @@ from PIL import Image
 from trimodal.errors import InputError
 from trimodal.models.families import family_of
 from trimodal.models.model import LoadedSample, Processors
+from trimodal.models.processors import find_processors
 from trimodal.networks.fusion import register
 from trimodal.networks.tiny import (
+    MEDIA,
     MINIATURES,
     PLAIN,
     make_miniature,
@@ -57,6 +59,7 @@ def test_folder_reads_back_and_runs_on_real_files(name: str, tmp_path: Path) -> 
     state = again.state_dict()
     assert all(torch.equal(value, state[key]) for key, value in module.state_dict().items())
     parts = Processors(**{part: auto.from_pretrained(folder) for part, (auto, names) in PARTS.items() if name in names})
+    parts = find_processors(folder) if name in MEDIA else parts
     samples = loaded(write_miniature_data(tmp_path / "data", 3, ("image", "audio", "text")))
     family = family_of(again)
     batch = family.encode(again, parts, samples)

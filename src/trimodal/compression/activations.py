@@ -290,8 +290,9 @@ class _StatisticsRecorder:
 
         def see(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             x = split_block_inputs(args, kwargs)[0]
-            leader = self._leader.setdefault(path, self._find_leader(path, module, x))
-            if leader == path and not finds_own_rows(module):
+            known = isinstance(x, Tensor) and not finds_own_rows(module)  # Marian's positions are given the shape of what they are for
+            leader = self._leader.setdefault(path, self._find_leader(path, module, x)) if known else ""
+            if leader == path:
                 self._inputs[path] = module, x
                 if isinstance(module, ExpertMatrix):
                     self._update_expert(path, module, x, int(args[1]))

@@ -278,8 +278,8 @@ def find_number_overflow(place: Place, weights: Mapping[str, Tensor]) -> str | N
 
 
 def weights_of(model: Model, place: Place) -> dict[str, Tensor]:
-    """Weight and bias of every site of the place, in float32, and the mask of what is pruned."""
-    found = {}
+    """Weight and bias of every site of the place and the parameters beside them, in float32, and the mask of what is pruned."""
+    found = {bare.path: model.module.get_parameter(bare.path).detach().float() for bare in place.free_parameters}
     for site in place.sites:
         layer = model.module.get_submodule(site.path)
         for name in ("weight", "bias"):

@@ -14,7 +14,8 @@ _OLD_NAMES = {"counters": "size_attributes", "fixed": "uncuttable", "bare": "fre
 
 @dataclass(frozen=True)
 class SizeAttribute:
-    """An attribute of a module that counts units of an axis, such as `num_heads`: units × `per_unit`."""
+    """An attribute of a module that counts units of an axis, such as `num_heads`: units × `per_unit`. With a `per_unit` of 0 the number
+    stays what it was: it is calculated with, and is a size by name only."""
 
     label: str
     path: str
@@ -25,11 +26,13 @@ class SizeAttribute:
 @dataclass(frozen=True)
 class FreeParameter:
     """A parameter in no site, such as a class token, whose last dimension carries a label. `path` is its own name;
-    every unit takes `unit_bytes`."""
+    every unit takes `unit_bytes`. The dimension is `repeats` runs of units of `width` entries each."""
 
     label: str
     path: str
     unit_bytes: int
+    width: int = 1
+    repeats: int = 1
 
 
 @dataclass(frozen=True)
@@ -73,6 +76,11 @@ class Layout:
             if site.reads_label(label) or site.writes_label(label):
                 yield site
 
+    def count_units(self, label: str) -> int:
+        """How many units `label` has, 0 if no dimension carries it."""
+        axes = (axis for site in self.sites for axis in (site.output_axis, site.input_axis) if axis is not None)
+        return next((axis.units_of(label) for axis in axes if label in axis.labels), 0)
+
     def replace_sites(self, old: Iterable[Site], new: Iterable[Site]) -> Layout:
         """The layout with the sites `old` replaced by `new`: by path where it stays, else in place of the
         site whose path is a prefix of the new one."""
@@ -104,6 +112,7 @@ class Layout:
             self,
             sites=tuple(map(freed, self.sites)),
             free_parameters=tuple(bare for bare in self.free_parameters if bare.label != label),
+            size_attributes=tuple(counter for counter in self.size_attributes if counter.label != label),
             uncuttable=(*self.uncuttable, Uncuttable(label, reason)),
         )
 
@@ -140,6 +149,7 @@ class Layout:
             number = rest.partition(".")[0]
             return name == tower and number.isdigit() and int(number) not in stays
 
+        lost = tuple(f"{block}." for number, block in enumerate(whole.blocks) if number not in stays)
         return replace(
             self,
             towers=tuple(left if t.name == tower else t for t in self.towers),
@@ -151,7 +161,12 @@ class Layout:
             size_attributes=tuple(
                 replace(c, label=_renumber_label(c.label, tower, stays), path=_renumber_path(c.path, whole.blocks, stays))
                 for c in self.size_attributes
-                if not goes(c.label)
+                if not goes(c.label) and not f"{c.path}.".startswith(lost)
+            ),
+            free_parameters=tuple(
+                replace(bare, label=_renumber_label(bare.label, tower, stays), path=_renumber_path(bare.path, whole.blocks, stays))
+                for bare in self.free_parameters
+                if not bare.path.startswith(lost)
             ),
             uncuttable=tuple(replace(f, label=_renumber_label(f.label, tower, stays)) for f in self.uncuttable if not goes(f.label)),
             folds=tuple(_mark_fold_uncertain(fold, whole) for fold in self.folds),
@@ -178,7 +193,7 @@ class Layout:
             "sites": [_omit_defaults(site) for site in self.sites],
             "size_attributes": [_omit_defaults(attribute) for attribute in self.size_attributes],
             **({"uncuttable": [asdict(units) for units in self.uncuttable]} if self.uncuttable else {}),
-            **({"free_parameters": [asdict(parameter) for parameter in self.free_parameters]} if self.free_parameters else {}),
+            **({"free_parameters": [_omit_defaults(bare) for bare in self.free_parameters]} if self.free_parameters else {}),
         }
 
     @staticmethod
@@ -242,7 +257,7 @@ def _renumber_path(path: str, blocks: Sequence[str], stays: Mapping[int, int]) -
     return path
 
 
-def _omit_defaults(item: Site | SizeAttribute | Axis) -> dict[str, Any]:
+def _omit_defaults(item: Site | SizeAttribute | Axis | FreeParameter) -> dict[str, Any]:
     values = ((f.name, getattr(item, f.name), f.default) for f in fields(item) if f.compare)
     return {name: _to_plain_value(value) for name, value, default in values if value != default}
 

@@ -30,7 +30,8 @@ class Place:
     goes first, then what takes it over), or the whole model.
 
     `observed_site` is the site whose input the method's statistics are taken from: the site itself, or for an axis
-    the first one that consumes it. `free_parameters` are the parameters in no site that share the label.
+    the first one that consumes it. `free_parameters` are the parameters in no site that share the label; of a whole tower,
+    those of one block take `block_bytes`.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Place:
     whole_tower: Tower | None = None
     fold: Fold | None = None
     free_parameters: tuple[FreeParameter, ...] = ()
+    block_bytes: int = 0
 
     @staticmethod
     def for_label(layout: Layout, label: str) -> Place:
@@ -86,6 +88,7 @@ class Place:
     def bytes_with(self, sites: Sequence[Site]) -> int:
         """Bytes with `sites` in place of its own; its bare parameters have as many units as those."""
         found = sum(site.stored_bytes for site in sites)
+        found += self.block_bytes * len({site.block for site in sites if site.block is not None})
         if self.free_parameters and self.label is not None:
             axes = (axis for site in sites for axis in (site.input_axis, site.output_axis) if axis is not None)
             units = next(axis.units_of(self.label) for axis in axes if self.label in axis.labels)

@@ -110,7 +110,8 @@ class Site:
     (`cross` attention beside self-attention). `groups` is a convolution's, or the number of experts in a fused weight, whose rows are
     those of one expert after the other. `tied` lists further module paths that use
     the very same weight. An embedding has an `input_axis`, along the same dimension as its `output_axis`, where all of
-    those are linear layers that read the stream it writes to.
+    those are linear layers that read the stream it writes to, or further embeddings into it; `tied_alike` says that all are such
+    embeddings.
     `running`: a batch norm that keeps a running mean and variance beside its weight.
     `elsewhere` is the name of a parameter or buffer that is the very same weight and stands in no layer, empty if none does:
     whoever reads it there would not see what became of the layer's.
@@ -133,6 +134,7 @@ class Site:
     output_axis: Axis | None = None
     groups: int = 1
     tied: tuple[str, ...] = ()
+    tied_alike: bool = False
     elsewhere: str = ""
     own_forward: bool = False
     running: bool = False
@@ -154,8 +156,14 @@ class Site:
 
     @property
     def is_read_again(self) -> bool:
-        """Whether it is an embedding whose weight linear layers use along the same dimension, to read the stream."""
+        """Whether it is an embedding whose weight linear layers use along the same dimension, to read the stream: the first of
+        `tied` is one."""
         return self.kind == "embedding" and bool(self.tied) and self.input_axis is not None
+
+    @property
+    def goes_with_tied(self) -> bool:
+        """Whether all that use its weight use it along the dimension of one stream, so that it can be cut."""
+        return self.is_read_again or self.tied_alike
 
     @property
     def is_grouped(self) -> bool:
@@ -203,7 +211,8 @@ class Site:
             if axis is not None and label in axis.labels:
                 axes[key] = axis.cut_units(kept, label)
                 shape[dim] = axes[key].size
-        groups = self.groups * shape[0] // self.shape[0] if self.groups > 1 else 1
+        cut_groups = self.kind == "conv" and self.groups > 1
+        groups = self.groups * shape[0] // self.shape[0] if cut_groups else self.groups
         cut = replace(self, shape=tuple(shape), groups=groups, **axes)
         return replace(cut, stored_bytes=cut.dense_bytes)
 

@@ -9,18 +9,21 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor, nn
 
-from trimodal.core import Change, Layout, Place, Site
+from trimodal.core import Axis, Change, Layout, Place, Site
 from trimodal.core.model_edit import Effect, ModelEdit, Resize
 from trimodal.core.site import is_width
 from trimodal.edits.alignment import remap_alignment_heads_
 from trimodal.edits.edit import UnfitEditError, Whole, read_fields, set_values_
+from trimodal.edits.own_config import set_size_
 
 _STATISTICS = ("running_mean", "running_var")
+_KEYS = ("key", "kv", "qkv")
 _SIZES = {
     "linear": (("in_features",), ("out_features",)),
     "conv": (("in_channels",), ("out_channels",)),
     "embedding": ((), ("embedding_dim",)),
     "norm": ((), ("num_features", "num_channels")),
+    "experts": ((), ()),
 }
 
 
@@ -62,7 +65,7 @@ class CutUnits(ModelEdit):
             raise UnfitEditError(f"keeps {len(kept)} units of '{self.label:.80}', of which there are {min(units, default=0)}")
         if any(module.get_submodule(site.path)._parameters.get("weight") is None for site in sites):
             raise UnfitEditError(f"cuts '{self.label:.80}' where a weight is no longer plain")
-        if any(site.stored == "shared" or (site.tied and not site.is_read_again) for site in sites):
+        if any(site.stored == "shared" or (site.tied and not site.goes_with_tied) for site in sites):
             raise UnfitEditError(f"cuts '{self.label:.80}' where a weight is shared")
 
     def apply_(self, module: nn.Module, layout: Layout, values: Mapping[str, Tensor] | None = None) -> None:
@@ -88,13 +91,14 @@ class CutUnits(ModelEdit):
         if not sites:
             return None
         axes = [axis for site in sites for axis in (site.input_axis, site.output_axis) if axis and label in axis.labels]
-        widths = {part.width for axis in axes for part in axis.parts if part.label == label}
+        heads = [axis for site in sites for axis in (site.input_axis, site.output_axis) if axis and site.kind != "embedding"]
+        widths = {part.width for axis in heads for part in axis.parts if part.label == label} or {1}
         units, least = axes[0].units_of(label), min(widths)
         numbers = {(axis.size, axis.cut_units(range(kept), label).size) for axis in axes}
         numbers |= {(units * times, kept * times) for times in {width // least for width in widths}}
         if is_width(label):
-            keys = (site.output_axis for site in sites if site.role == "key" and site.output_axis is not None)
-            return Resize(frozenset(numbers), min((axis.width for axis in keys), default=None), stream=True)
+            keys = (site.output_axis for site in sites if site.role in _KEYS and site.output_axis is not None)
+            return Resize(frozenset(numbers), min((part.width for axis in keys for part in axis.parts), default=None), stream=True)
         return Resize(frozenset(numbers), least if label.endswith(".heads") else None)
 
     @property
@@ -116,23 +120,26 @@ def cut_units_(module: nn.Module, layout: Layout, label: str, kept: Sequence[int
             _select_entries_(layer, site.input_axis.kept_entry_indices(kept, label), ("weight",), 1, inputs)
         for other in map(module.get_submodule, site.tied):
             other.weight = layer.weight
-            other.in_features = len(kept)  # type: ignore[assignment]
+            setattr(other, "embedding_dim" if isinstance(other, nn.Embedding) else "in_features", len(kept))
     for bare in layout.free_parameters:
         if bare.label == label:
             path, _, name = bare.path.rpartition(".")
-            _select_entries_(module.get_submodule(path), list(kept), (name,), -1, ())
+            owner = module.get_submodule(path)
+            units = owner.get_parameter(name).shape[-1] // (bare.width * bare.repeats)
+            index = Axis(label, units, bare.width, bare.repeats).entry_indices(kept)
+            _select_entries_(owner, index, (name,), -1, ())
     for counter in layout.size_attributes:
-        if counter.label == label:
-            setattr(module.get_submodule(counter.path), counter.attribute, len(kept) * counter.per_unit)
+        if counter.label == label and counter.per_unit:
+            set_size_(module.get_submodule(counter.path), counter.attribute, len(kept) * counter.per_unit)
 
 
 def _select_entries_(layer: nn.Module, entries: Sequence[int], names: Sequence[str], dim: int, sizes: Sequence[str]) -> None:
-    index = torch.tensor(entries)
     for name in names:
         tensor = getattr(layer, name, None)
         if isinstance(tensor, Tensor) and tensor.dim():
             along = dim if tensor.dim() > 1 else 0
-            cut = tensor.detach().index_select(along, index.to(tensor.device)).contiguous()
+            index = torch.tensor(entries, device=tensor.device)  # a bare model may hold some on the CPU
+            cut = tensor.detach().index_select(along, index).contiguous()
             if isinstance(tensor, nn.Parameter):
                 layer.register_parameter(name, nn.Parameter(cut, requires_grad=tensor.requires_grad))
             else:
@@ -148,7 +155,7 @@ def _recount_groups_(layer: nn.Module, site: Site, left: int) -> None:
     """Let a grouped layer, of whose output whole groups were cut and `left` entries stay, count its groups anew."""
     if isinstance(layer, nn.GroupNorm):
         layer.num_groups = layer.num_groups * left // site.shape[0]
-    if site.groups > 1:
+    if site.groups > 1 and site.kind == "conv":
         groups = site.groups * left // site.shape[0]
         for name, value in (("groups", groups), ("in_channels", groups * site.shape[1])):
             setattr(layer, name, value)

@@ -14,7 +14,7 @@ from trimodal.core.model_edit import Effect, ModelEdit
 from trimodal.core.site import Folding, is_width
 from trimodal.edits.edit import UnfitEditError, read_fields, set_values_
 from trimodal.layers import RemovedLayer, strip_norm_affine
-from trimodal.models.declare import kind_of
+from trimodal.models.weighted import kind_of
 
 
 @dataclass(frozen=True)

@@ -30,9 +30,9 @@ from trimodal.formats.plain_config import find_plain_config
 from trimodal.formats.tensors import write_tensors
 from trimodal.layers import close_layers_
 from trimodal.maths.packing import pack_into_words, unpack_from_words
-from trimodal.models.declare import find_weighted_modules
 from trimodal.models.model import Model
 from trimodal.models.tensors import unique_tensors
+from trimodal.models.weighted import find_weighted_modules
 
 NAME, WEIGHTS = "compressed-tensors", "model.safetensors"
 _RECIPES = "recipes that can: int8, and int4-even (numbers that are evenly spaced, in groups)"

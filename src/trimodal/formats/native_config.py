@@ -22,7 +22,7 @@ classes read it (Gemma 4 and its kin), none of those whose units can be cut here
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from itertools import zip_longest
 from typing import Any
@@ -85,13 +85,14 @@ def _search_config(
     first = _collect_module_facts(model)
     whole = model.config.to_dict()
     open_layers_(model)
+    held = {(counter.path, counter.attribute) for counter in find_layout(model).size_attributes if not counter.per_unit}
     sizes, resizes, rest = _replay_expressible_(model, steps)
     wanted = _collect_module_facts(close_layers_(model))
     known = list(_find_config_changes(whole, model.config.to_dict()))
     if known:
         config = _apply_assignments(config, whole, known)
         first = _collect_module_facts(build_meta_model(config, kind))
-    differing = _list_differences(first, wanted, sizes)
+    differing = _list_differences(first, wanted, sizes, held)
     groups = list(_group_assignments(whole, resizes)) if differing else []
     left = len(differing) + 1
     while differing and len(differing) < left:
@@ -100,7 +101,7 @@ def _search_config(
             trial = _apply_assignments(config, whole, group)
             try:
                 facts = None if trial == config else _collect_module_facts(build_meta_model(trial, kind))
-                unlike = differing if facts is None else _list_differences(facts, wanted, sizes)
+                unlike = differing if facts is None else _list_differences(facts, wanted, sizes, held)
             except ModelError:
                 continue
             if len(unlike) < len(differing):
@@ -211,10 +212,11 @@ def _collect_module_facts(module: nn.Module) -> dict[tuple[str, str], Any]:
 
 
 def _list_differences(
-    found: Mapping[tuple[str, str], Any], wanted: Mapping[tuple[str, str], Any], sizes: Mapping[str, set[tuple[int, int]]]
-) -> list[str]:
+    found: Mapping[tuple[str, str], Any], wanted: Mapping[tuple[str, str], Any], sizes: Mapping[str, set[tuple[int, int]]],
+    held: Set[tuple[str, str]],
+) -> list[str]:  # fmt: skip
     """What is not as wanted, in words, tensors first. A cut leaves attributes alone that nobody reads: they may hold the
-    size before it where `found` holds the one after it."""
+    size before it where `found` holds the one after it, but for those that are `held`."""
     tensors, others = [], []
     for key in wanted.keys() | found.keys():
         old, new = wanted.get(key), found.get(key)
@@ -223,7 +225,7 @@ def _list_differences(
         if isinstance(old, tuple) and isinstance(new, tuple):
             shape = " × ".join(map(str, old))
             tensors += [f"{full} is {shape}" for a, b in zip_longest(old, new) if a != b]
-        elif old != new and not _is_size_change(path, old, new, sizes):
+        elif old != new and (key in held or not _is_size_change(path, old, new, sizes)):
             others.append(f"{full} is {old!r:.60}" if key in wanted else f"{full} is not there")
     return sorted(tensors) + sorted(others)
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from trimodal.core import Place, Site
+from trimodal.core.site import ROUTER
 from trimodal.edits.cut import cut_units_
 from trimodal.errors import TrimodalError
 from trimodal.models.blocks import split_block_inputs
@@ -47,7 +48,7 @@ def stream_width(place: Place) -> int:
 
 
 def collect_stream_inputs(model: Model, place: Place, batches: Sequence[Batch]) -> list[InputGroup]:
-    """The readings of a stream in the order in which they run; layers that never ran are in none."""
+    """The readings of a stream in the order in which they run; layers that never ran, and convolutions, are in none."""
     found: dict[str, InputGroup] = {}
     leader: dict[str, str] = {}
     given: dict[str, Tensor] = {}
@@ -62,12 +63,14 @@ def collect_stream_inputs(model: Model, place: Place, batches: Sequence[Batch]) 
             if leader[path] == path:
                 found[path].once = found[path].once and path not in given
                 given[path] = x
-                for name, part in rows.split_by_modality(x).items():
+                for name, part in rows.split_by_modality(x, site).items():
                     found[path].moments.setdefault(name, Moment(part.shape[-1])).update(part)
 
         return see
 
-    readers = {(site.tied[0] if site.is_read_again else site.path): site for site in place.consumers}
+    experts = [site for site in place.consumers if site.kind == "experts"]
+    plain = [site for site in place.consumers if site not in experts and len(site.shape) == 2]
+    readers = {(site.tied[0] if site.is_read_again else site.path): site for site in plain}
     handles = [
         model.module.get_submodule(path).register_forward_pre_hook(hook(path, site), with_kwargs=True)
         for path, site in readers.items()
@@ -80,7 +83,17 @@ def collect_stream_inputs(model: Model, place: Place, batches: Sequence[Batch]) 
     finally:
         for handle in handles:
             handle.remove()
+    _add_experts(experts, list(found.values()))
     return [reading for reading in found.values() if any(moment.tokens for moment in reading.moments.values())]
+
+
+def _add_experts(experts: Sequence[Site], readings: Sequence[InputGroup]) -> None:
+    """Let experts be among those that read what their router reads: the tokens that come to each are some of these."""
+    for site in experts:
+        for reading in readings:
+            if any((one.tower, one.block, one.role) == (site.tower, site.block, ROUTER) for one in reading.sites):
+                reading.sites.append(site)
+                break
 
 
 def copy_narrowed(model: Model, place: Place, kept: Sequence[int], tensors: Mapping[str, Tensor]) -> nn.Module:
@@ -111,27 +124,30 @@ def collect_paired_moments(
         for x, given in zip(before, after, strict=True):
             wide = given.new_zeros(*given.shape[:-1], n)
             wide[..., list(kept)] = given
-            originals = rows.split_by_modality(_append_ones(x))
-            for name, part in rows.split_by_modality(_append_ones(wide)).items():
+            originals = rows.split_by_modality(_append_ones(x), reading.sites[0])
+            for name, part in rows.split_by_modality(_append_ones(wide), reading.sites[0]).items():
                 found.setdefault(name, Moment(n + 1)).update(part, originals[name])
     return found
 
 
 class _StreamRows:
-    """The tokens of a stream, by modality: whoever reads it, they are those of its own tower."""
+    """The tokens of a stream, by modality. They are those of its own tower, or where it runs through several, of the reader's."""
 
     def __init__(self, model: Model, place: Place) -> None:
         self._model = model
         self._tower = model.layout.get_tower((place.label or "").partition(".")[0])
-        self._codes: Tensor | None = None
+        self._codes: dict[str, Tensor] = {}
 
     def set_batch_(self, batch: Batch) -> None:
         """`batch` is about to run."""
-        self._codes = self._model.family.tokens(self._model.module, batch).get(self._tower.name)
+        self._codes = dict(self._model.family.tokens(self._model.module, batch))
 
-    def split_by_modality(self, x: Tensor) -> dict[str, Tensor]:
-        """The rows (tokens, n) of x (batch, tokens, n), without padding."""
-        return split_rows_by_modality(x, self._codes, self._tower.modality)
+    def split_by_modality(self, x: Tensor, site: Site) -> dict[str, Tensor]:
+        """The rows (tokens, n) of x (batch, tokens, n), which `site` is given, without padding."""
+        codes = self._codes.get(site.stream)
+        if codes is None or codes.shape[:1] != x.shape[:1] or codes.numel() * x.shape[-1] != x.numel():
+            codes = self._codes.get(self._tower.name)
+        return split_rows_by_modality(x, codes, self._tower.modality)
 
 
 def _append_ones(x: Tensor) -> Tensor:

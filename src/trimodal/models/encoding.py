@@ -169,6 +169,19 @@ def make_answer_labels(processors: Processors, loaded: Sequence[LoadedSample], i
     return {"labels": labels}
 
 
+def make_decoder_rows(
+    processors: Processors, loaded: Sequence[LoadedSample], start: int, end: int | None, limit: int
+) -> list[list[int]]:
+    """What a decoder is given for each sample, at most `limit` ids: the `start` token, then all of the target, or else of the
+    text, but its `end`, which only has to be predicted."""
+    said = [sample.target or sample.text for sample in loaded]
+    if not any(said):
+        return [[int(start)]] * len(said)
+    found = tokenize_texts(get_processor(processors, "text"), [text or "" for text in said], None)
+    rows = [row if row[:1] == [start] else [int(start), *row] for row in found]
+    return [(row[:-1] if row[-1:] == [end] and len(row) > 1 else row)[:limit] for row in rows]
+
+
 def make_blank_image(module: nn.Module, channels: int, height: int, width: int | None = None) -> dict[str, Tensor]:
     """`pixel_values` (1, channels, height, width) of one black image in the module's dtype and on its device."""
     return {"pixel_values": make_zero_input(module, channels, height, height if width is None else width)}

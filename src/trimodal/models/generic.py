@@ -17,11 +17,12 @@ from trimodal.core import MODALITIES, Layout, Site
 from trimodal.core.site import ROUTER
 from trimodal.errors import DataError, ModelError
 from trimodal.layers import OpenedLayer, Recurrent
-from trimodal.models.declare import find_weighted_modules, is_router, make_site, merge_tied_sites
+from trimodal.models.declare import merge_tied_sites
 from trimodal.models.finding_towers import find_towers
 from trimodal.models.foreign import run_foreign
 from trimodal.models.model import Family, LoadedSample, Output, Processors
 from trimodal.models.role_names import role_in_block, role_of_head
+from trimodal.models.weighted import find_weighted_modules, is_router, make_site
 
 
 def describe(module: nn.Module) -> Layout:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cache, partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -47,7 +47,7 @@ def find_processors(folder: Path) -> Processors:
     parts = []
     if "image_processor" in nested or "image_processor_type" in flat:
         parts.append("image")
-    if "feature_extractor" in nested or ("feature_extractor_type" in flat and "image" not in parts):
+    if "feature_extractor" in nested or _has_flat_extractor(flat, "image" in parts):
         parts.append("audio")
     if _TEXT_FILES & have.keys():
         parts.append("text")
@@ -55,6 +55,12 @@ def find_processors(folder: Path) -> Processors:
         return Processors(later={part: partial(_load_processor, part, folder) for part in parts})
     whole = cache(partial(_load_processor, "whole", folder))
     return Processors(later={"whole": whole, **{part: partial(_load_combined_part, whole, part, folder) for part in parts}})
+
+
+def _has_flat_extractor(flat: Mapping[str, Any], images: bool) -> bool:
+    """Whether `flat` tells of a feature extractor for audio. Old files of vision models name theirs so, beside the image processor;
+    models that see and hear have the fields of both in one file."""
+    return "feature_extractor_type" in flat and (not images or "sampling_rate" in flat)
 
 
 def _load_combined_part(whole: Callable[[], Any], part: str, folder: Path) -> Any:

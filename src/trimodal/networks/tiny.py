@@ -17,30 +17,32 @@ import numpy as np
 import torch
 import transformers as hf
 from PIL import Image
-from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers, processors
 from torch import Tensor, nn
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from trimodal.errors import InputError, suggest_names
+from trimodal.networks import tiny_media, tiny_senses
 from trimodal.networks.fusion import FusionConfig, FusionModel, make_processor
-
-WORDS = tuple(
-    "a the of and in on one two three four red green blue small large old cat dog bird fish house tree car boat sings "  # noqa: SIM905
-    "runs sleeps jumps under over near behind what is this sound picture loud quiet add them which larger difference"
-    .split()
-)  # fmt: skip
-SPECIAL = ("[PAD]", "[UNK]", "[BOS]", "[EOS]", "<image>")
-PAD, BOS, EOS, IMAGE_TOKEN = 0, 2, 3, 4
-VOCABULARY = len(SPECIAL) + len(WORDS)
-IMAGE_SIZE, PATCH, RATE, SAMPLES = 32, 8, 16000, 8000
-_BLOCKS: dict[str, Any] = {
-    "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
-}  # fmt: skip
-_VISION: dict[str, Any] = {**_BLOCKS, "image_size": IMAGE_SIZE, "patch_size": PATCH}
-_WORDS: dict[str, Any] = {
-    **_BLOCKS, "vocab_size": VOCABULARY, "pad_token_id": PAD, "bos_token_id": BOS, "eos_token_id": EOS,
-    "max_position_embeddings": 32,
-}  # fmt: skip
+from trimodal.networks.tiny_parts import (
+    BLOCKS,
+    BOS,
+    EOS,
+    IMAGE_SIZE,
+    IMAGE_TOKEN,
+    PAD,
+    PATCH,
+    RATE,
+    SAMPLES,
+    TEXT_SIZES,
+    VISION,
+    VOCABULARY,
+    WORDS,
+    Miniature,
+    make_tokenizer,
+    make_word_batch,
+    prepend_image_tokens,
+)
+from trimodal.networks.tiny_text import SEQ2SEQ, TEXT
 
 
 class Mixture(nn.Module):
@@ -100,24 +102,24 @@ def _num_labels_option(n: int) -> dict[str, Any]:
 
 
 def _make_clip() -> nn.Module:
-    return hf.CLIPModel(hf.CLIPConfig(text_config=_WORDS, vision_config=_VISION, projection_dim=16))
+    return hf.CLIPModel(hf.CLIPConfig(text_config=TEXT_SIZES, vision_config=VISION, projection_dim=16))
 
 
 def _make_siglip() -> nn.Module:
-    return hf.SiglipModel(hf.SiglipConfig(text_config={**_WORDS, "projection_size": 32}, vision_config=_VISION))
+    return hf.SiglipModel(hf.SiglipConfig(text_config={**TEXT_SIZES, "projection_size": 32}, vision_config=VISION))
 
 
 def _make_vit() -> nn.Module:
-    return hf.ViTForImageClassification(hf.ViTConfig(**_VISION))
+    return hf.ViTForImageClassification(hf.ViTConfig(**VISION))
 
 
 def _make_dinov2() -> nn.Module:
-    sizes = {name: value for name, value in _VISION.items() if name != "intermediate_size"}
+    sizes = {name: value for name, value in VISION.items() if name != "intermediate_size"}
     return hf.Dinov2ForImageClassification(hf.Dinov2Config(**sizes, mlp_ratio=2))
 
 
 def _make_bert() -> nn.Module:
-    return hf.BertModel(hf.BertConfig(**_WORDS))
+    return hf.BertModel(hf.BertConfig(**TEXT_SIZES))
 
 
 def _make_whisper() -> nn.Module:
@@ -131,17 +133,17 @@ def _make_whisper() -> nn.Module:
 
 
 def _make_llama() -> nn.Module:
-    return hf.LlamaForCausalLM(hf.LlamaConfig(**_WORDS, num_key_value_heads=2, tie_word_embeddings=True))
+    return hf.LlamaForCausalLM(hf.LlamaConfig(**TEXT_SIZES, num_key_value_heads=2, tie_word_embeddings=True))
 
 
 def _make_qwen3() -> nn.Module:
-    return hf.Qwen3ForCausalLM(hf.Qwen3Config(**_WORDS, num_key_value_heads=2, head_dim=16))
+    return hf.Qwen3ForCausalLM(hf.Qwen3Config(**TEXT_SIZES, num_key_value_heads=2, head_dim=16))
 
 
 def _make_llava() -> nn.Module:
     config = hf.LlavaConfig(
-        vision_config={**_VISION, "model_type": "clip_vision_model"},
-        text_config={**_WORDS, "model_type": "llama", "num_key_value_heads": 2, "max_position_embeddings": 64},
+        vision_config={**VISION, "model_type": "clip_vision_model"},
+        text_config={**TEXT_SIZES, "model_type": "llama", "num_key_value_heads": 2, "max_position_embeddings": 64},
         image_token_index=IMAGE_TOKEN, image_seq_length=(IMAGE_SIZE // PATCH) ** 2, tie_word_embeddings=False,
     )  # fmt: skip
     return hf.LlavaForConditionalGeneration(config)
@@ -152,21 +154,21 @@ def _make_clap() -> nn.Module:
         "hidden_size": 32, "patch_embeds_hidden_size": 16, "depths": [2, 2], "num_attention_heads": [2, 4],
         "spec_size": 32, "num_mel_bins": 8, "patch_size": 4, "patch_stride": [4, 4], "window_size": 4,
     }  # fmt: skip
-    text = {**_WORDS, "pad_token_id": PAD, "type_vocab_size": 1, "projection_dim": 16}
+    text = {**TEXT_SIZES, "pad_token_id": PAD, "type_vocab_size": 1, "projection_dim": 16}
     config = hf.ClapConfig(text_config=text, audio_config={**audio, "projection_dim": 16}, projection_dim=16)
     return hf.ClapModel(config)
 
 
 def _make_wav2vec2() -> nn.Module:
     config = hf.Wav2Vec2Config(
-        **_BLOCKS, vocab_size=VOCABULARY, conv_dim=(16, 16, 16), conv_stride=(5, 4, 4), conv_kernel=(10, 3, 3),
+        **BLOCKS, vocab_size=VOCABULARY, conv_dim=(16, 16, 16), conv_stride=(5, 4, 4), conv_kernel=(10, 3, 3),
         num_conv_pos_embeddings=4, num_conv_pos_embedding_groups=2, pad_token_id=PAD, layerdrop=0.0,
     )  # fmt: skip
     return hf.Wav2Vec2ForCTC(config)
 
 
 def _make_ast() -> nn.Module:
-    config = hf.ASTConfig(**_BLOCKS, max_length=48, num_mel_bins=16, patch_size=8, frequency_stride=8, time_stride=8)
+    config = hf.ASTConfig(**BLOCKS, max_length=48, num_mel_bins=16, patch_size=8, frequency_stride=8, time_stride=8)
     return hf.ASTForAudioClassification(config)
 
 
@@ -182,6 +184,11 @@ def _make_fusion() -> nn.Module:
     return FusionModel(FusionConfig(**sizes, vocabulary_size=VOCABULARY, **_num_labels_option(4)))
 
 
+def _make_text(name: str) -> Callable[[], nn.Module]:
+    return lambda: TEXT[name](TEXT_SIZES)
+
+
+MEDIA: Mapping[str, Miniature] = {**tiny_media.MEDIA, **tiny_senses.SENSES}
 MINIATURES: Mapping[str, Callable[[], nn.Module]] = {
     "clip": _make_clip,
     "siglip": _make_siglip,
@@ -200,7 +207,12 @@ MINIATURES: Mapping[str, Callable[[], nn.Module]] = {
     "fusion": _make_fusion,
     "generic": Mixture,
     "lstm": Listener,
+    **{name: _make_text(name) for name in ("gpt2", "t5", "mixtral")},
+    **{name: MEDIA[name].make for name in ("qwen2-vl", "swin")},
 }
+# Families that are tried by themselves and not with every method, which would take too long.
+_TEXTS = {name: _make_text(name) for name in TEXT if name not in MINIATURES}
+FURTHER: Mapping[str, Callable[[], nn.Module]] = {**_TEXTS, **{name: kind.make for name, kind in MEDIA.items() if name not in MINIATURES}}
 PLAIN = ("generic", "lstm")  # of no family, with no configuration to write
 
 
@@ -210,11 +222,12 @@ def make_miniature(name: str, seed: int = 0) -> nn.Module:
     Raises:
         InputError: there is none.
     """
-    if name not in MINIATURES:
-        raise InputError(f"There is no miniature called {name!r}; {suggest_names(name, MINIATURES)}")
+    known = {**MINIATURES, **FURTHER}
+    if name not in known:
+        raise InputError(f"There is no miniature called {name!r}; {suggest_names(name, known)}")
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        module = MINIATURES[name]()
+        module = known[name]()
         _enlarge_weights_(module)
     return module.eval()
 
@@ -223,9 +236,11 @@ def _enlarge_weights_(module: nn.Module) -> None:
     """Draw all weights anew: matrices with variance 1 / inputs, vectors near what they are, running statistics near 0
     and 1."""
     with torch.no_grad():
-        for parameter in module.parameters():
+        for name, parameter in module.named_parameters():
             noise = torch.randn_like(parameter)
-            if parameter.dim() > 1:
+            if "experts." in name and parameter.dim() > 1:  # of which each has inputs of its own
+                parameter.copy_(noise / math.sqrt(parameter.shape[-1]))
+            elif parameter.dim() > 1:
                 parameter.copy_(noise / math.sqrt(max(1, math.prod(parameter.shape[1:]))))
             elif parameter.dim() == 1:
                 parameter.add_(0.1 * noise)
@@ -239,8 +254,10 @@ def make_miniature_batch(name: str, n: int, seed: int = 0) -> dict[str, Tensor]:
     """Keyword arguments of the miniature's forward for `n` samples, random but sensible: images (n, 3, side, side), tokens int64
     (n, tokens), sounds as each takes them."""
     random = torch.Generator().manual_seed(seed)
+    if name in MEDIA:
+        return MEDIA[name].batch(n, random)
     pixels = {"pixel_values": torch.randn(n, 3, IMAGE_SIZE, IMAGE_SIZE, generator=random)}
-    words = _make_word_batch(n, random)
+    words = make_word_batch(n, random)
     batches: dict[str, Callable[[], dict[str, Tensor]]] = {
         "clip": lambda: pixels | words,
         "siglip": lambda: pixels | {"input_ids": words["input_ids"]},
@@ -252,7 +269,7 @@ def make_miniature_batch(name: str, n: int, seed: int = 0) -> dict[str, Tensor]:
             "decoder_input_ids": words["input_ids"],
             "decoder_attention_mask": words["attention_mask"],
         },
-        "llava": lambda: pixels | _prepend_image_tokens(words),
+        "llava": lambda: pixels | prepend_image_tokens(words),
         "clap": lambda: words | {
             "input_features": torch.randn(n, 1, 100, 8, generator=random),
             "is_longer": torch.zeros(n, 1, dtype=torch.bool),
@@ -266,43 +283,12 @@ def make_miniature_batch(name: str, n: int, seed: int = 0) -> dict[str, Tensor]:
         },
         "generic": lambda: pixels | {"input_ids": words["input_ids"]},
         "lstm": lambda: {"input_features": torch.randn(n, 16, 24, generator=random)},
+        **dict.fromkeys(TEXT, lambda: words),
+        **dict.fromkeys(SEQ2SEQ, lambda: words | {
+            f"decoder_{part}": value[:, :8] for part, value in make_word_batch(n, random).items()
+        }),
     }  # fmt: skip
     return batches.get(name, lambda: pixels)()
-
-
-def _make_word_batch(n: int, random: torch.Generator) -> dict[str, Tensor]:
-    """Ids (n, 12) that begin with BOS and end with EOS; every other row is padded by three."""
-    ids = torch.randint(len(SPECIAL), VOCABULARY, (n, 12), generator=random)
-    mask = torch.ones_like(ids)
-    ids[:, 0], ids[:, -1] = BOS, EOS
-    ids[1::2, -4], ids[1::2, -3:], mask[1::2, -3:] = EOS, PAD, 0
-    return {"input_ids": ids, "attention_mask": mask}
-
-
-def _prepend_image_tokens(words: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The words after as many image tokens as the vision tower gives."""
-    ids, mask = words["input_ids"], words["attention_mask"]
-    image = torch.full((len(ids), (IMAGE_SIZE // PATCH) ** 2), IMAGE_TOKEN)
-    return {
-        "input_ids": torch.cat([ids[:, :1], image, ids[:, 1:]], dim=1),
-        "attention_mask": torch.cat([mask[:, :1], torch.ones_like(image), mask[:, 1:]], dim=1),
-    }
-
-
-def make_tokenizer() -> Any:
-    """A word-level tokenizer of `WORDS` that puts BOS and EOS around every text."""
-    vocabulary = {word: number for number, word in enumerate((*SPECIAL, *WORDS))}
-    core = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
-    core.normalizer = normalizers.Lowercase()
-    core.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Punctuation()])
-    core.add_special_tokens([AddedToken(word, special=True) for word in SPECIAL])
-    core.post_processor = processors.TemplateProcessing(
-        single="[BOS] $A [EOS]", special_tokens=[("[BOS]", BOS), ("[EOS]", EOS)]
-    )
-    return hf.PreTrainedTokenizerFast(
-        tokenizer_object=core, pad_token="[PAD]", unk_token="[UNK]", bos_token="[BOS]", eos_token="[EOS]",
-        model_input_names=["input_ids", "attention_mask"],
-    )  # fmt: skip
 
 
 def _make_image_processor() -> Any:
@@ -326,6 +312,8 @@ def make_feature_extractor(name: str) -> Any:
 
 def make_processors(name: str, module: nn.Module) -> Sequence[Any]:
     """What is saved beside the model, each with `save_pretrained`."""
+    if name in MEDIA:
+        return MEDIA[name].processors()
     if name == "fusion":
         return (make_processor(module.config, [" ".join(WORDS)], sampling_rate=RATE),)  # type: ignore[arg-type]
     if name == "llava":
@@ -337,7 +325,7 @@ def make_processors(name: str, module: nn.Module) -> Sequence[Any]:
         )  # fmt: skip
     modalities = {
         "clip": "it", "siglip": "it", "vit": "i", "dinov2": "i", "resnet": "i", "resnet-basic": "i", "bert": "t", "llama": "t",
-        "qwen3": "t", "whisper": "at", "clap": "at", "wav2vec2": "a", "ast": "a",
+        "qwen3": "t", "whisper": "at", "clap": "at", "wav2vec2": "a", "ast": "a", **dict.fromkeys(TEXT, "t"),
     }.get(name, "")  # fmt: skip
     parts = {"i": _make_image_processor, "a": lambda: make_feature_extractor(name), "t": make_tokenizer}
     return tuple(make() for letter, make in parts.items() if letter in modalities)

@@ -145,8 +145,10 @@ def _fold_name(fold: Fold, layout: Layout) -> str:
 
 
 def _find_tower(layout: Layout, name: str) -> Place:
-    sites = tuple(site for site in layout.sites if site.tower == name)
-    return Place(name, sites, whole_tower=layout.get_tower(name))
+    sites, tower = tuple(site for site in layout.sites if site.tower == name), layout.get_tower(name)
+    inside = tuple(f"{block}." for block in tower.blocks)
+    beside = sum(bare.unit_bytes * layout.count_units(bare.label) for bare in layout.free_parameters if bare.path.startswith(inside))
+    return Place(name, sites, whole_tower=tower, block_bytes=beside // max(len(tower.blocks), 1))
 
 
 def _find_sites(layout: Layout, planned: PlannedPlace) -> Place:

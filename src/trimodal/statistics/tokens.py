@@ -61,7 +61,7 @@ def _cut_patches(x: Tensor, kernel: Sequence[int], dilation: Sequence[int], stri
 
 
 def split_rows_by_modality(x: Tensor, codes: Tensor | None, modality: str) -> dict[str, Tensor]:
-    """Split x (batch, tokens, n) into rows (count, n) per modality, padding left out.
+    """Split x (batch, tokens, n), or (batch · tokens, n), into rows (count, n) per modality, padding left out.
 
     `codes` (batch, tokens) says per token which of TOKEN_KINDS it is, -1 for padding. An input that has a whole number
     of rows per token (a convolution that later ones will shorten) repeats them. Where there are no codes, or the input
@@ -69,6 +69,8 @@ def split_rows_by_modality(x: Tensor, codes: Tensor | None, modality: str) -> di
     """
     if codes is not None and x.dim() == 3 and len(x) == len(codes) and x.shape[1] % codes.shape[1] == 0:
         codes = codes.repeat_interleave(x.shape[1] // codes.shape[1], dim=1)
+    if codes is not None and x.dim() == 2 and codes.dim() == 2 and len(x) == codes.numel():
+        codes = codes.reshape(-1)
     if codes is None or x.dim() != codes.dim() + 1 or x.shape[:-1] != codes.shape:
         return {modality: x.reshape(-1, x.shape[-1])}
     kinds = codes.unique().tolist()

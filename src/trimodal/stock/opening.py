@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 from trimodal.core.model_edit import ModelEdit
 from trimodal.edits.steps import map_duplicate_tensors, read_steps
 from trimodal.layers import CodedWeight, DequantizePolicy, OpenedLayer, is_weight_parametrized, set_dequantize_policy_
+from trimodal.layers.opened import copy_state
 from trimodal.loading.load import find_model_class
 from trimodal.manifest import MANIFEST, check_listed_files, read_manifest
 from trimodal.stock.grafting import graft_layers_
@@ -91,5 +92,22 @@ def tie_and_cast_weights_(model: nn.Module, shared: Mapping[str, str], policy: D
         bias, stored = layer._parameters.get("bias"), layer._modules.get("stored")
         if isinstance(stored, CodedWeight) and bias is not None and bias.dtype != stored.dtype and not bias.is_meta:
             stored.dtype = bias.dtype
+    _fill_buffers_(model)
     set_dequantize_policy_(model, policy)
     model.is_quantized = False  # type: ignore[assignment]  # to Transformers: cast it as you like, the stores follow
+
+
+def _fill_buffers_(model: nn.Module) -> None:
+    """Give layers that decode their weight what their class draws up anew with every model, such as the factor of Gemma's embedding:
+    buffers that no file has. Transformers was told to leave these layers out, and so fills in those of a stand-in that has them too."""
+    owners = {path: part for path, part in model.named_modules() if isinstance(part, PreTrainedModel)}
+    for path, layer in model.named_modules():
+        if is_weight_parametrized(layer) and layer._non_persistent_buffers_set:
+            owner = max((root for root in owners if not root or path.startswith(f"{root}.")), key=len)
+            stand_in: Any = object.__new__(type(layer).__mro__[1])
+            stand_in.__dict__ = copy_state(layer)
+            stand_in._modules.pop("stored", None)
+            for name in ("weight", *(name for name, value in layer._parameters.items() if value is not None)):
+                stand_in._parameters[name] = nn.Parameter(torch.empty(0))
+                stand_in._parameters[name]._is_hf_initialized = True  # so that nothing is drawn for it
+            owners[owner]._init_weights(stand_in)

@@ -10,7 +10,8 @@ import torch
 from trimodal.core import Axis, Place, Site
 from trimodal.maths.error import quadratic_form
 from trimodal.methods.options import build_config
-from trimodal.methods.prune.structured import HEADS, NEURONS, count_kept_units, remove_units
+from trimodal.methods.prune.structured import HEADS, NEURONS, count_kept_units
+from trimodal.methods.prune.unit_removal import remove_units
 
 
 def whole(change: Any, weight: torch.Tensor, width: int = 1) -> torch.Tensor:

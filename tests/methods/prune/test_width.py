@@ -34,7 +34,7 @@ from trimodal.methods.prune.width import (
 )
 from trimodal.models.model import Model
 from trimodal.models.tensors import tensor_bytes, unique_tensors
-from trimodal.networks.tiny import make_miniature, make_miniature_batch, write_miniature
+from trimodal.networks.tiny import FURTHER, make_miniature, make_miniature_batch, write_miniature
 from trimodal.planning import plan_edits, read_recipe
 
 SIZES: dict[str, Any] = {
@@ -59,6 +59,7 @@ HEADS: dict[str, tuple[Any, Any]] = {
     "bert tokens": (lambda: hf.BertForTokenClassification(hf.BertConfig(**TEXT)), words),
     "bert masked": (lambda: hf.BertForMaskedLM(hf.BertConfig(**TEXT)), words),
     "bert decoder": (lambda: hf.BertLMHeadModel(hf.BertConfig(**TEXT, is_decoder=True)), words),
+    "roberta classifier": (lambda: hf.RobertaForSequenceClassification(hf.RobertaConfig(**TEXT)), words),
     "deit": (lambda: hf.DeiTForImageClassification(hf.DeiTConfig(**VISION)), pictures),
     "clip classifier": (lambda: hf.CLIPForImageClassification(hf.CLIPConfig(vision_config=VISION)), pictures),
     "gemma": (lambda: hf.GemmaForCausalLM(hf.GemmaConfig(**TEXT, head_dim=8, num_key_value_heads=2)), words),
@@ -67,7 +68,7 @@ HEADS: dict[str, tuple[Any, Any]] = {
         lambda: hf.LlamaForSequenceClassification(hf.LlamaConfig(**TEXT, num_key_value_heads=2)), words  # type: ignore[attr-defined]
     ),
 }  # fmt: skip
-MINIATURES = ("clip", "siglip", "vit", "whisper", "llama", "qwen3", "llava", "clap", "ast", "fusion")
+MINIATURES = ("clip", "siglip", "vit", "whisper", "llama", "qwen3", "llava", "clap", "ast", "fusion", "gpt2", "t5", "mixtral", *FURTHER)
 
 
 def made(name: str) -> tuple[Model, dict[str, Tensor]]:
@@ -97,7 +98,8 @@ class KeptNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         found = torch.zeros_like(x)
-        weight, bias = self.norm.weight[self.kept], self.norm.bias[self.kept]
+        weight = self.norm.weight[self.kept]
+        bias = None if self.norm.bias is None else self.norm.bias[self.kept]
         found[..., self.kept] = functional.layer_norm(x[..., self.kept], (len(self.kept),), weight, bias, self.norm.eps)
         return found
 
@@ -109,7 +111,8 @@ def masked_(model: Model, label: str, kept: Sequence[int]) -> None:
     with torch.no_grad():
         for site in (site for site in sites if site.writes_label(label) and site.kind != "norm"):
             layer: Any = model.module.get_submodule(site.path)
-            layer.weight.transpose(0, site.output_dim)[gone] = 0.0
+            assert site.output_axis is not None
+            layer.weight.transpose(0, site.output_dim)[site.output_axis.entry_indices(gone)] = 0.0
             if site.bias:
                 layer.bias[gone] = 0.0
         for bare in (bare for bare in model.layout.free_parameters if bare.label == label):
@@ -245,10 +248,8 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "dinov2": (lambda: hf.Dinov2Model(hf.Dinov2Config(**DINO)), "hands out pooler_output"),
     "dinov2 classifier": (lambda: hf.Dinov2ForImageClassification(hf.Dinov2Config(**DINO)), "reads every dimension twice"),
     "clip": (lambda: hf.CLIPVisionModel(hf.CLIPVisionConfig(**VISION)), "hands out pooler_output"),
-    "roberta": (lambda: hf.RobertaForMaskedLM(hf.RobertaConfig(**TEXT)), "lm_head.decoder, which is not read along its"),
-    "roberta classifier": (
-        lambda: hf.RobertaForSequenceClassification(hf.RobertaConfig(**TEXT)), "nobody has declared how classifier"
-    ),
+    "roberta": (lambda: hf.RobertaModel(hf.RobertaConfig(**TEXT)), "hands out last_hidden_state"),
+    "t5 encoder": (lambda: hf.T5EncoderModel(hf.T5Config(d_model=32, vocab_size=49)), "hands out last_hidden_state"),
     "siglip": (lambda: hf.SiglipVisionModel(hf.SiglipVisionConfig(**VISION)), "nn.MultiheadAttention"),
     "hubert": (lambda: hf.HubertForCTC(hf.HubertConfig(**SIZES, vocab_size=49)), "in groups of its dimensions"),
 }

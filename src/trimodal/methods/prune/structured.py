@@ -24,6 +24,8 @@ taken: there, and everywhere with `score: magnitude`, the units with the least g
 
     score of unit u = Σ over all weights that carry the label, producers, norms and consumers, of ‖their entries of u‖²
 
+Fused experts have neurons of their own each, of which each keeps as many: see `prune/expert_neurons.py`.
+
 `score: fisher` asks the loss instead of the layer's output, see `prune/fisher.py`.
 
 With `scope: tower` or `global` (see `methods/scope.py`) all but one of a place's units are removed on trial first; each one's
@@ -41,7 +43,7 @@ Leaving W_0 at 1 would cost 1.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -55,11 +57,12 @@ from trimodal.maths.error import quadratic_form
 from trimodal.maths.ranking import lamp_scores
 from trimodal.methods.method import Method, Weights
 from trimodal.methods.options import option
+from trimodal.methods.prune.expert_neurons import cut_expert_neurons
 from trimodal.methods.prune.fisher import has_plain_consumers, rearrange_kept_units
+from trimodal.methods.prune.unit_removal import compute_removal_losses, remove_units
 from trimodal.methods.scope import Scope, certainty
-from trimodal.statistics import MaskGradient, Moment, Statistic, StatisticKind
+from trimodal.statistics import GroupedMoment, MaskGradient, Moment, Statistic, StatisticKind
 
-_ROUNDS = 64
 Score = Literal["hessian", "magnitude", "fisher"]
 
 
@@ -103,14 +106,18 @@ def _refuse_empty_cut(place: Place, config: StructuredConfig) -> str | None:
 
 
 def uses_hessian(place: Place, config: StructuredConfig) -> bool:
-    """Whether units are chosen by second order: asked for, and there is one consumer, which is no producer as well."""
-    return config.score == "hessian" and len(place.consumers) == 1 and place.observed_site not in place.producers
+    """Whether units are chosen by second order: asked for, and there is one consumer, which is no producer as well and reads
+    one input."""
+    alone = len(place.consumers) == 1 and place.observed_site not in place.producers
+    return config.score == "hessian" and alone and not place.observed_site.is_grouped
 
 
 def wants(place: Place, config: StructuredConfig) -> StatisticKind | None:
     """The second moment of the consumer's input, for second order, or the gradient of the units' masks."""
     if config.score == "fisher":
         return "mask" if has_plain_consumers(place) else None
+    if place.observed_site.kind == "experts":
+        return "grouped" if config.score == "hessian" else None
     return "moment" if uses_hessian(place, config) else None
 
 
@@ -162,59 +169,6 @@ def remove_smallest_units(place: Place, weights: Weights, config: StructuredConf
     return Change(cut=Cut(label, kept), notes=(f"chosen by magnitude: {reason}",) if reason else ())
 
 
-def remove_units(weight: Tensor, inverse: Tensor, units: Tensor, keep: int) -> tuple[list[int], Tensor]:
-    """Steps 1 to 3: the units kept, ascending, and the updated weight (m, n), zero on the columns removed.
-
-    `weight` (m, n) and `inverse` (n, n) are float64; `units` (u, width) holds the columns of every unit. Columns
-    in no unit are never removed.
-    """
-    w, gone = weight.clone(), set()
-    for chosen, _ in _iterate_removals_(w, inverse.clone(), units, keep):
-        gone.update(chosen.tolist())
-    return [unit for unit in range(len(units)) if unit not in gone], w
-
-
-def compute_removal_losses(weight: Tensor, inverse: Tensor, units: Tensor) -> Tensor:
-    """The loss that each unit adds when its turn comes, until one is left: (u − 1,). Units that go at once share theirs.
-
-    The arguments are those of `remove_units`.
-    """
-    found = [
-        loss / len(chosen)
-        for chosen, loss in _iterate_removals_(weight.clone(), inverse.clone(), units, keep=1)
-        for _ in range(len(chosen))
-    ]
-    return torch.tensor(found, dtype=torch.float64)
-
-
-def _iterate_removals_(w: Tensor, h: Tensor, units: Tensor, keep: int) -> Iterator[tuple[Tensor, float]]:
-    """Carry out steps 1 to 3 on `w` and `h`: each time the units that went and the loss that they added."""
-    alive = torch.ones(len(units), dtype=torch.bool, device=units.device)
-    at_once = max(1, len(units) // _ROUNDS)
-    while int(alive.sum()) > keep:
-        remaining = alive.nonzero().squeeze(1)
-        losses = _compute_unit_losses(w, h, units[remaining])
-        count = min(at_once, len(remaining) - keep)
-        chosen = remaining[torch.sort(losses, stable=True).indices[:count]]
-        columns = units[chosen].reshape(-1)
-        solved = torch.linalg.solve(h[columns][:, columns], h[columns])  # (|S|, n)
-        parts = w[:, columns]
-        loss = float((parts.T * torch.linalg.solve(h[columns][:, columns], parts.T)).sum())
-        w -= parts @ solved
-        h -= h[:, columns] @ solved
-        w[:, columns] = 0.0
-        alive[chosen] = False
-        yield chosen, loss
-
-
-def _compute_unit_losses(w: Tensor, h: Tensor, units: Tensor) -> Tensor:
-    """Step 1 for `units` (k, width): (k,)."""
-    blocks = h[units[:, :, None], units[:, None, :]]  # (k, width, width)
-    parts = w[:, units].permute(1, 2, 0)  # (k, width, m)
-    losses: Tensor = (parts * torch.linalg.solve(blocks, parts)).sum((1, 2))
-    return losses
-
-
 def scores(place: Place, weights: Weights, statistic: Statistic | None, config: StructuredConfig) -> Tensor | None:
     """What every unit's removal costs, (units,), relative to the layer, so that places can be compared; None where several layers
     read the units and second order was asked for."""
@@ -260,6 +214,9 @@ def solve(place: Place, weights: Weights, statistic: Statistic | None, config: S
     Raises:
         TrimodalError: it was not given the statistic that `wants` asks for.
     """
+    if place.observed_site.kind == "experts":
+        seen = statistic if isinstance(statistic, GroupedMoment) else None
+        return cut_expert_neurons(place, weights, seen, count_kept_units(_label_and_units(place)[1], config.sparsity), config.damping)
     if isinstance(statistic, MaskGradient) and place.label is not None and statistic.square.any():
         fisher = fill_fisher_information(place, weights, statistic)
         staying = rearrange_kept_units(fisher, count_kept_units(statistic.units, config.sparsity))

@@ -88,8 +88,10 @@ def refit_consumers(
             new = old[:, [*kept, *range(stream_width(place), old.shape[1])]].double()
             if not site.is_read_again:
                 new = fit_narrow_weight(old, both, kept, damping)
-                own = {f"{site.path}.weight": new[:, : len(kept)].float()}
-                own |= {f"{site.path}.bias": new[:, -1].float()} if site.bias else {}
+                axis, label = site.output_axis, place.label or ""  # a layer that writes to the stream too is narrow on both sides
+                left = new[axis.kept_entry_indices(kept, label)] if axis is not None and site.writes_label(label) else new
+                own = {f"{site.path}.weight": left[:, : len(kept)].float()}
+                own |= {f"{site.path}.bias": left[:, -1].float()} if site.bias else {}
                 set_parameters_(narrow, own)
                 found |= own
             for name, moment in seen.items():

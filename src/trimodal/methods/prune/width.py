@@ -81,7 +81,7 @@ def refuse(place: Place, config: WidthConfig) -> str | None:
     for site in place.sites:
         if site.stored != "dense":
             return f"{site.name} is already {site.stored}; prune before that"
-        if site.tied and not site.is_read_again:
+        if site.tied and not site.goes_with_tied:
             return f"{site.name} shares its weight with {site.tied[0]}; prune before that"
     units = stream_width(place)
     if config.sparsity > 0 and count_kept_dimensions(units, config) == units:
@@ -139,7 +139,8 @@ def score_by_magnitude(model: Model, place: Place, readings: Sequence[InputGroup
     along = []
     for site in place.sites:
         if site.writes_label(label):
-            along.append((read_weight(model, site), site.output_dim))
+            weight, groups = read_weight(model, site), site.groups if site.kind == "experts" else 1
+            along.append((weight.unflatten(0, (groups, -1)), 1) if groups > 1 else (weight, site.output_dim))
         if site.reads_label(label) and site.kind != "embedding":
             along.append((read_weight(model, site), 1))
     along += [(model.module.get_parameter(bare.path).detach(), -1) for bare in place.free_parameters]

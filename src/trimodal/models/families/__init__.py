@@ -10,17 +10,34 @@ from trimodal.installed import list_added
 from trimodal.models import generic, transformers_models
 from trimodal.models.families import (
     ast,
+    audio_language,
     bert,
+    blip2,
     clap,
     clip,
+    convnext,
+    decoders,
+    detr,
     dinov2,
+    encoders,
     fusion,
+    gemma3,
+    idefics3,
     llama,
     llava,
+    llava_next,
+    owlvit,
+    paligemma,
+    qwen_vl,
     resnet,
+    segformer,
+    seq2seq,
     siglip,
+    swin,
+    vision_encoder_decoder,
     vit,
     wav2vec2,
+    wav2vec2_bert,
     whisper,
 )
 from trimodal.models.model import Family
@@ -34,11 +51,29 @@ FAMILIES: tuple[Family, ...] = (
     whisper.FAMILY,
     llama.FAMILY,
     llava.FAMILY,
+    llava_next.FAMILY,
+    qwen_vl.FAMILY,
+    gemma3.FAMILY,
+    paligemma.FAMILY,
+    idefics3.FAMILY,
+    audio_language.AUDIO_FAMILY,
+    audio_language.OMNI_FAMILY,
     clap.FAMILY,
     wav2vec2.FAMILY,
     ast.FAMILY,
     resnet.FAMILY,
+    swin.FAMILY,
+    convnext.FAMILY,
+    segformer.FAMILY,
+    detr.FAMILY,
+    owlvit.FAMILY,
+    blip2.FAMILY,
+    wav2vec2_bert.FAMILY,
+    vision_encoder_decoder.FAMILY,
     fusion.FAMILY,
+    *encoders.FAMILIES,
+    *decoders.FAMILIES,
+    *seq2seq.FAMILIES,
 )
 
 
@@ -66,5 +101,5 @@ def family_of(module: nn.Module) -> Family:
     if not isinstance(module, PreTrainedModel):
         return generic.FAMILY
     model_type = module.config.model_type
-    found = (family for family in list_families() if model_type in family.model_types and family.fits(module))
+    found = (family for family in list_families() if model_type in family.model_types and family.covers(module))
     return transformers_models.serve_head(next(found, transformers_models.FAMILY), module)

@@ -1,16 +1,13 @@
-"""BERT and the sentence encoders made of it (MiniLM, BGE, GTE). Devlin et al. 2018, arXiv 1810.04805. RoBERTa has
-the same parts."""
+"""BERT and the sentence encoders made of it (MiniLM, BGE, GTE). Devlin et al. 2018, arXiv 1810.04805. RoBERTa, XLM-R and
+CamemBERT have the same parts, and heads of their own (Liu et al. 2019, arXiv 1907.11692)."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-from torch import Tensor, nn
+from torch import nn
 
 from trimodal.core import Layout
-from trimodal.models import encoding
-from trimodal.models.declare import build_layout, config_of, explain_fixed_width, root_of
-from trimodal.models.model import Batch, Family, LoadedSample, Output, Processors
+from trimodal.models.declare import build_layout, explain_fixed_width, root_of
+from trimodal.models.families import text
 from trimodal.models.parts import OWN, AttentionPart, LayerPart, MlpPart, TowerPart
 
 
@@ -40,6 +37,16 @@ BLOCK = (
 )
 
 
+HEADS = (
+    LayerPart("lm_head.dense", "head", "transform", stream=(OWN, OWN)),
+    LayerPart("lm_head.layer_norm", "norm", "head"),
+    LayerPart("lm_head.decoder", "head"),
+    LayerPart("classifier.dense", "head", "transform", stream=(OWN, "")),
+    LayerPart("classifier.out_proj", "head", stream=("", "")),
+    LayerPart("qa_outputs", "head"),
+)  # those of RoBERTa and its kin, and one for answers to questions
+
+
 def declare_text_tower(root: str, whole_width: str = "", pooled: bool = False) -> TowerPart:
     """The encoder that stands at `root`; also CLAP's text tower. Where it is `pooled` a classifier reads what the pooler
     makes of the stream. The head of a masked language model is as wide as the stream since its last weight is the
@@ -62,8 +69,8 @@ def declare_text_tower(root: str, whole_width: str = "", pooled: bool = False) -
             LayerPart("cls.predictions.transform.LayerNorm", "norm", "head"),
             LayerPart("cls.predictions.decoder", "head"),
             LayerPart("cls.seq_relationship", "head", "next", stream=("", "")),
+            *HEADS,
             LayerPart("classifier", "head", stream=("", "") if pooled else None),
-            LayerPart("qa_outputs", "head"),
         ),
         whole_width=whole_width,
     )
@@ -71,50 +78,10 @@ def declare_text_tower(root: str, whole_width: str = "", pooled: bool = False) -
 
 def describe(module: nn.Module) -> Layout:
     """One tower."""
-    root = root_of(module, "bert", "roberta")
+    root = root_of(module, "bert", "roberta", "xlm_roberta")
     pooled = bool(root_of(module, f"{root}.pooler".strip(".")))
-    return build_layout(module, [declare_text_tower(root, explain_fixed_width(output.field for output in outputs(module)), pooled)])
+    fixed = explain_fixed_width(output.field for output in text.list_encoder_outputs(module))
+    return build_layout(module, [declare_text_tower(root, fixed, pooled)])
 
 
-def outputs(module: nn.Module) -> tuple[Output, ...]:
-    """Scores per class or per token, or the mean state of all tokens, which is what sentence encoders use."""
-    kind = type(module).__name__
-    if kind.endswith("ForSequenceClassification"):
-        return (Output("logits", "text", "logits", label="label"),)
-    if kind.endswith(("ForTokenClassification", "ForMaskedLM", "LMHeadModel")):
-        return (Output("logits", "text", "tokens", mask="attention_mask"),)
-    if kind.endswith("ForQuestionAnswering"):
-        return tuple(Output(f"{end}_logits", "text", "embedding") for end in ("start", "end"))
-    if kind.endswith("Model"):
-        return (Output("last_hidden_state", "text", "embedding", pool="mean", mask="attention_mask"),)
-    return (Output("logits", "text", "embedding"),)
-
-
-def modalities(module: nn.Module) -> tuple[str, ...]:
-    """Text only."""
-    return ("text",)
-
-
-def encode(module: nn.Module, processors: Processors, loaded: Sequence[LoadedSample]) -> dict[str, Tensor]:
-    """`input_ids` and `attention_mask` (batch, tokens)."""
-    return encoding.encode_texts(processors, loaded, position_limit(module))
-
-
-def position_limit(module: nn.Module) -> int:
-    """How many tokens the model can take. RoBERTa counts positions from the padding id on."""
-    config = getattr(config_of(module), "text_config", config_of(module))
-    offset = 0 if config.model_type == "bert" else config.pad_token_id + 1
-    return int(config.max_position_embeddings - offset)
-
-
-def tokens(module: nn.Module, batch: Batch) -> dict[str, Tensor]:
-    """Text (batch, tokens) with its padding left out."""
-    return {"text": encoding.mark_text_tokens(batch)}
-
-
-def example(module: nn.Module) -> dict[str, Tensor]:
-    """One text of 128 tokens: `input_ids` int64 (1, tokens)."""
-    return encoding.make_blank_text(module, min(encoding.USUAL_TOKENS, position_limit(module)))
-
-
-FAMILY = Family("bert", ("bert", "roberta"), describe, outputs, modalities, encode, tokens, example)
+FAMILY = text.make_encoder_family("bert", ("bert", "roberta", "xlm-roberta", "camembert"), describe)

@@ -11,14 +11,23 @@ from torch import Tensor, nn
 from trimodal.core import Layout
 from trimodal.models import encoding
 from trimodal.models.declare import build_layout, config_of, explain_fixed_width, root_of
-from trimodal.models.families import bert
+from trimodal.models.families import bert, text
 from trimodal.models.model import Batch, Family, LoadedSample, Output, Processors
 from trimodal.models.parts import AnyPart, AttentionPart, LayerPart, MlpPart, TowerPart
 
-# Heads share a table of relative positions, a plain parameter of the attention that no site carries: they stay.
+# Every head has a column in the table of relative positions, a plain parameter of the attention.
 SWIN_BLOCK = (
     LayerPart("layernorm_before", "norm", "attention"),
-    AttentionPart("attention.self.query", "attention.self.key", "attention.self.value", "attention.output.dense"),
+    AttentionPart(
+        "attention.self.query",
+        "attention.self.key",
+        "attention.self.value",
+        "attention.output.dense",
+        width="attention.self.attention_head_size",
+        heads=("attention.self.num_attention_heads",),
+        sizes=("attention.self.all_head_size",),
+        per_head=("attention.self.relative_position_bias_table",),
+    ),
     LayerPart("layernorm_after", "norm", "mlp"),
     MlpPart("intermediate.dense", "output.dense"),
 )
@@ -91,7 +100,7 @@ def encode(module: nn.Module, processors: Processors, loaded: Sequence[LoadedSam
     if "audio" in modalities(module):
         batch |= encoding.encode_audio(processors, loaded)
     if "text" in modalities(module):
-        batch |= encoding.encode_texts(processors, loaded, bert.position_limit(module))
+        batch |= encoding.encode_texts(processors, loaded, text.position_limit(module))
     return encoding.cast_floats(module, batch)
 
 
@@ -110,7 +119,7 @@ def example(module: nn.Module) -> dict[str, Tensor]:
         batch["input_features"] = encoding.make_zero_input(module, views, frames, mels)
         batch["is_longer"] = batch["input_features"].new_zeros(1, 1, dtype=torch.bool)
     if "text" in modalities(module):
-        batch |= encoding.make_blank_text(module, min(77, bert.position_limit(module)))
+        batch |= encoding.make_blank_text(module, min(77, text.position_limit(module)))
     return batch
 
 

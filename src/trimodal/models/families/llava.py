@@ -3,66 +3,30 @@ arXiv 2304.08485. Vision tower and decoder are those of their own families."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 
 from torch import Tensor, nn
 
 from trimodal.core import Layout
-from trimodal.errors import ModelError
 from trimodal.models import encoding
-from trimodal.models.declare import build_layout, config_of, explain_fixed_width, root_of
-from trimodal.models.families import clip, llama, siglip
-from trimodal.models.model import Batch, Family, LoadedSample, Output, Processors
+from trimodal.models.declare import config_of, root_of
+from trimodal.models.families import vision_language as pairs
+from trimodal.models.model import Family, LoadedSample, Processors
 from trimodal.models.parts import MlpPart, TowerPart
 
-VISION: dict[str, Callable[[str], TowerPart]] = {
-    "clip_vision_model": clip.declare_vision_tower,
-    "siglip_vision_model": siglip.declare_vision_tower,
-}
+
+def declare_projector(root: str) -> TowerPart:
+    """The two layers at `root`, from the vision tower's stream to the decoder's."""
+    layers = MlpPart("linear_1", "linear_2", roles=("projector", "projector"), stream=("image", "text"))
+    return TowerPart("fusion", "fusion", root, head=(layers,))
 
 
 def describe(module: nn.Module) -> Layout:
-    """Words are embedded first; then vision tower (`image`), projector (`fusion`), decoder (`text`).
-
-    Raises:
-        ModelError: the vision tower or the decoder is of a kind that is not known.
-    """
-    config = config_of(module)
-    seeing, speaking = config.vision_config.model_type, config.text_config.model_type
-    if seeing not in VISION or speaking not in llama.MODEL_TYPES:
-        raise ModelError(
-            f"This LLaVA is made of {seeing} and {speaking}; expected a vision tower of {', '.join(VISION)} and a "
-            f"decoder of {', '.join(llama.MODEL_TYPES)}."
-        )
+    """Words are embedded first; then vision tower (`image`), projector (`fusion`), decoder (`text`)."""
     inner = "model." if root_of(module, "model") else ""
-    words = f"{inner}language_model"
-    projector = TowerPart(
-        "fusion",
-        "fusion",
-        f"{inner}multi_modal_projector",
-        head=(MlpPart("linear_1", "linear_2", roles=("projector", "projector"), stream=("image", "text")),),
-    )
-    vision = replace(
-        VISION[seeing](f"{inner}vision_tower"),
-        after=(),
-        whole_tokens="the text has one placeholder for every patch, so their number is fixed",
-        read_by="vision_feature_layer",
-    )
-    decoder = llama.declare_decoder(words, explain_fixed_width(output.field for output in outputs(module)))
-    return build_layout(module, [llama.declare_embedding(words), vision, projector, decoder])
-
-
-def outputs(module: nn.Module) -> tuple[Output, ...]:
-    """Scores of the next token, or the decoder's mean state; both see image and text."""
-    if hasattr(module, "lm_head"):
-        return (Output("logits", "all", "tokens", mask="attention_mask"),)
-    return (Output("last_hidden_state", "all", "embedding", pool="mean", mask="attention_mask"),)
-
-
-def modalities(module: nn.Module) -> tuple[str, ...]:
-    """Image and text."""
-    return ("image", "text")
+    vision = pairs.declare_vision(module, f"{inner}vision_tower", read_by="vision_feature_layer")
+    projector = declare_projector(f"{inner}multi_modal_projector")
+    return pairs.build_pair(module, f"{inner}language_model", vision, projector)
 
 
 def encode(module: nn.Module, processors: Processors, loaded: Sequence[LoadedSample]) -> dict[str, Tensor]:
@@ -82,13 +46,6 @@ def encode(module: nn.Module, processors: Processors, loaded: Sequence[LoadedSam
     return encoding.cast_floats(module, batch)
 
 
-def tokens(module: nn.Module, batch: Batch) -> dict[str, Tensor]:
-    """In the decoder's stream (batch, tokens) the image tokens are image, those of the target the answer, the others text."""
-    stream = encoding.mark_text_tokens(batch)
-    image = int(config_of(module).image_token_id)
-    return {"text": stream.masked_fill(batch["input_ids"] == image, encoding.IMAGE)}
-
-
 def example(module: nn.Module) -> dict[str, Tensor]:
     """One image (1, channels, height, width) and a text of 128 tokens behind it, (1, patches + tokens)."""
     config = config_of(module)
@@ -98,10 +55,6 @@ def example(module: nn.Module) -> dict[str, Tensor]:
     return batch | encoding.make_blank_image(module, vision.num_channels, *encoding.height_and_width(vision.image_size))
 
 
-def fits(module: nn.Module) -> bool:
-    """Whether vision tower and decoder are of kinds that are known."""
-    config = config_of(module)
-    return config.vision_config.model_type in VISION and config.text_config.model_type in llama.MODEL_TYPES
-
-
-FAMILY = Family("llava", ("llava",), describe, outputs, modalities, encode, tokens, example, fits=fits)
+FAMILY = Family(
+    "llava", ("llava",), describe, pairs.outputs, pairs.modalities, encode, pairs.tokens, example, covers=pairs.covers
+)  # fmt: skip

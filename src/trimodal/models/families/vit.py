@@ -29,23 +29,30 @@ BLOCK = (
 BARE = tuple(f"embeddings.{name}" for name in ("cls_token", "distillation_token", "mask_token", "position_embeddings"))
 
 
-def describe(module: nn.Module) -> Layout:
-    """One tower; the class token and the positions are plain parameters and no sites."""
-    tower = TowerPart(
+def declare_tower(module: nn.Module, root: str, whole_width: str = "") -> TowerPart:
+    """The tower at `root`, also that of models with a decoder; the class token and the positions are plain parameters and no sites. DeiT
+    has a token for distillation besides."""
+    embeddings = module.get_submodule(f"{root}.embeddings".lstrip("."))
+    return TowerPart(
         "image",
         "image",
-        root_of(module, "vit", "deit"),
+        root,
         stem=(LayerPart("embeddings.patch_embeddings.projection", "patch"),),
         blocks="layers",
         block=BLOCK,
         head=(LayerPart("layernorm", "norm", "final"), LayerPart("pooler.dense", "pooler")),
         free_parameters=BARE,
-        whole_width=explain_fixed_width(output.field for output in outputs(module)),
+        whole_width=whole_width,
         after=(LayerPart("classifier", "head"),),
         whole_tokens="",
-        protected=2 if config_of(module).model_type == "deit" else 1,
+        protected=2 if hasattr(embeddings, "distillation_token") else 1,
     )
-    return build_layout(module, [tower])
+
+
+def describe(module: nn.Module) -> Layout:
+    """One tower."""
+    fixed = explain_fixed_width(output.field for output in outputs(module))
+    return build_layout(module, [declare_tower(module, root_of(module, "vit", "deit"), fixed)])
 
 
 def outputs(module: nn.Module) -> tuple[Output, ...]:

@@ -104,7 +104,10 @@ def encode(module: nn.Module, processors: Processors, loaded: Sequence[LoadedSam
     found = encoding.encode_audio(processors, loaded, return_attention_mask=True)
     batch = {name: found[name] for name in ("input_features", "attention_mask")}
     if _has_decoder(module):
-        ids, mask = encoding.pad_token_rows(_decoder_rows(module, processors, loaded), int(config_of(module).pad_token_id))
+        config = config_of(module)
+        start, end, limit = config.decoder_start_token_id, config.eos_token_id, int(config.max_target_positions)
+        rows = encoding.make_decoder_rows(processors, loaded, start, end, limit)
+        ids, mask = encoding.pad_token_rows(rows, int(config.pad_token_id))
         batch |= {"decoder_input_ids": ids, "decoder_attention_mask": mask}
     return encoding.cast_floats(module, batch)
 
@@ -136,18 +139,6 @@ def example(module: nn.Module) -> dict[str, Tensor]:
 
 def _has_decoder(module: nn.Module) -> bool:
     return bool(root_of(module, "model.decoder", "decoder"))
-
-
-def _decoder_rows(module: nn.Module, processors: Processors, loaded: Sequence[LoadedSample]) -> list[list[int]]:
-    """Start token, then all of the target but its end, which only has to be predicted."""
-    config = config_of(module)
-    start, end, limit = config.decoder_start_token_id, config.eos_token_id, config.max_target_positions
-    said = [sample.target or sample.text for sample in loaded]
-    if not any(said):
-        return [[int(start)]] * len(said)
-    found = encoding.tokenize_texts(encoding.get_processor(processors, "text"), [text or "" for text in said], None)
-    rows = [row if row[:1] == [start] else [int(start), *row] for row in found]
-    return [(row[:-1] if row[-1:] == [end] and len(row) > 1 else row)[: int(limit)] for row in rows]
 
 
 FAMILY = Family("whisper", ("whisper",), describe, outputs, modalities, encode, tokens, example)
