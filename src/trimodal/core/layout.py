@@ -9,6 +9,7 @@ from typing import Any
 from trimodal.core.site import Axis, Fold, Site, Tower
 
 TOKENS_MERGED = "its tokens are merged already"
+TOKENS_THINNED = "a decoder reads fewer of its tokens already"
 _OLD_NAMES = {"counters": "size_attributes", "fixed": "uncuttable", "bare": "free_parameters"}  # in manifests of formats 1 and 2
 
 
@@ -113,6 +114,15 @@ class Layout:
         def marked(whole: Tower) -> Tower:
             blocks = "its tokens are merged block by block; remove blocks before that"
             return replace(whole, whole_tokens=TOKENS_MERGED, whole_blocks=blocks)
+
+        return replace(self, towers=tuple(marked(t) if t.name == tower else t for t in self.towers))
+
+    def mark_tokens_thinned(self, tower: str) -> Layout:
+        """The layout after a decoder reads fewer tokens of `tower`, which can be said once."""
+
+        def marked(whole: Tower) -> Tower:
+            blocks = "its attention chooses the tokens that are read; remove blocks before that"
+            return replace(whole, whole_reading=TOKENS_THINNED, whole_blocks=blocks)
 
         return replace(self, towers=tuple(marked(t) if t.name == tower else t for t in self.towers))
 

@@ -24,6 +24,15 @@ from trimodal.layers.removed import RemovedLayer
 from trimodal.layers.standardised import AffineFreeNorm, strip_norm_affine
 from trimodal.layers.stored import CodedWeight, SparseWeight, Store, make_weight_store
 from trimodal.layers.token_merging import BlockMerging, has_token_merging, merge_tokens_
+from trimodal.layers.token_thinning import (
+    TokenThinning,
+    WatchedAttention,
+    find_thinning,
+    mark_unread_,
+    place_unmarked,
+    skip_marked_,
+    watch_attention_,
+)
 from trimodal.layers.transposed_convolution import TransposedConvolution
 from trimodal.layers.weight_sharing import has_shared_weight, share_weight_, tie_weight_
 
@@ -33,7 +42,8 @@ __all__ = [
     "merge_tokens_", "merge_factor_chain", "open_layers_", "close_layers_", "close_tensors", "replace_weight_",
     "strip_norm_affine", "make_weight_store", "tie_weight_", "remove_parametrization_", "Affine", "NotAffine",
     "find_affine", "ExpertMatrix", "OpenedLayer", "TransposedConvolution", "DEQUANTIZE_POLICIES", "DequantizePolicy",
-    "count_kept_bytes", "set_dequantize_policy_",
+    "count_kept_bytes", "set_dequantize_policy_", "TokenThinning", "WatchedAttention", "find_thinning", "mark_unread_",
+    "place_unmarked", "skip_marked_", "watch_attention_",
 ]  # fmt: skip
 
 

@@ -12,6 +12,8 @@ from torch import Tensor, nn
 
 from trimodal.core import MODALITIES, TOKEN_KINDS
 from trimodal.errors import DataError, ModelError
+from trimodal.layers import place_unmarked
+from trimodal.maths.token_choice import count_kept_tokens
 from trimodal.models.model import LoadedSample, Processors
 
 if TYPE_CHECKING:
@@ -148,6 +150,17 @@ def mark_text_tokens(batch: Mapping[str, Tensor], ids: str = "input_ids", mask: 
     if "labels" in batch and batch["labels"].shape == tokens.shape:
         tokens = tokens.masked_fill(batch["labels"] != NO_LABEL, ANSWER)
     return tokens.masked_fill(batch[mask] == 0, PADDING) if mask in batch else tokens
+
+
+def leave_out_unread(codes: Tensor, media: Tensor, items: int, share: float) -> Tensor:
+    """`codes` (batch, tokens) of what a decoder reads, (batch, fewer): of the tokens that are `media`, bool (batch, tokens), of so many
+    `items`, images or sounds alike, a `share` is left out. Which they are is known only when the model runs, but they are all alike."""
+    each = int(media.sum()) // max(1, items)
+    if not each:
+        return codes
+    number = (media.cumsum(dim=1) - 1) % each  # within its item
+    places, live = place_unmarked(media & (number >= count_kept_tokens(each, share)))
+    return codes.gather(1, places).masked_fill(~live, PADDING)
 
 
 def make_answer_labels(processors: Processors, loaded: Sequence[LoadedSample], ids: Tensor, mask: Tensor) -> dict[str, Tensor]:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from trimodal.core import Layout
 from trimodal.errors import ModelError
+from trimodal.layers import find_thinning
 from trimodal.models import encoding
 from trimodal.models.declare import build_layout, config_of, explain_fixed_width, root_of
 from trimodal.models.families import clip, llama, siglip
@@ -35,7 +36,7 @@ def describe(module: nn.Module) -> Layout:
             f"This LLaVA is made of {seeing} and {speaking}; expected a vision tower of {', '.join(VISION)} and a "
             f"decoder of {', '.join(llama.MODEL_TYPES)}."
         )
-    inner = "model." if root_of(module, "model") else ""
+    inner = _inner_of(module)
     words = f"{inner}language_model"
     projector = TowerPart(
         "fusion",
@@ -46,11 +47,19 @@ def describe(module: nn.Module) -> Layout:
     vision = replace(
         VISION[seeing](f"{inner}vision_tower"),
         after=(),
-        whole_tokens="the text has one placeholder for every patch, so their number is fixed",
+        whole_tokens="the text has one placeholder for every patch, so their number is fixed; prune.tokens removes both",
+        whole_reading="",
+        projector=f"{inner}multi_modal_projector",
+        reader=words,
         read_by="vision_feature_layer",
     )
     decoder = llama.declare_decoder(words, explain_fixed_width(output.field for output in outputs(module)))
     return build_layout(module, [llama.declare_embedding(words), vision, projector, decoder])
+
+
+def _inner_of(module: nn.Module) -> str:
+    """What paths into the model without its head begin with."""
+    return "model." if root_of(module, "model") else ""
 
 
 def outputs(module: nn.Module) -> tuple[Output, ...]:
@@ -83,10 +92,14 @@ def encode(module: nn.Module, processors: Processors, loaded: Sequence[LoadedSam
 
 
 def tokens(module: nn.Module, batch: Batch) -> dict[str, Tensor]:
-    """In the decoder's stream (batch, tokens) the image tokens are image, those of the target the answer, the others text."""
-    stream = encoding.mark_text_tokens(batch)
-    image = int(config_of(module).image_token_id)
-    return {"text": stream.masked_fill(batch["input_ids"] == image, encoding.IMAGE)}
+    """In the decoder's stream (batch, tokens) the image tokens are image, those of the target the answer, the others text. Where it
+    reads only some of an image, they are fewer."""
+    image = batch["input_ids"] == int(config_of(module).image_token_id)
+    stream = encoding.mark_text_tokens(batch).masked_fill(image, encoding.IMAGE)
+    thinning = find_thinning(module.get_submodule(f"{_inner_of(module)}multi_modal_projector"))
+    if thinning is not None and "pixel_values" in batch:
+        stream = encoding.leave_out_unread(stream, image, len(batch["pixel_values"]), thinning.share)
+    return {"text": stream}
 
 
 def example(module: nn.Module) -> dict[str, Tensor]:

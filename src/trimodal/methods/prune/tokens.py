@@ -1,0 +1,101 @@
+"""Fewer tokens of an image or a sound for the decoder that reads them (VisionZip: Yang, Chen, Tian, Wang, Li, Yu, Jia 2024, arXiv
+2412.04467; DivPrune: Alvar, Singh, Akbari, Zhang 2025, arXiv 2503.02175; LLaVA-PruMerge: Shang, Cai, Xu, Lee, Yan 2024, arXiv 2403.15388).
+
+Idea. LLaVA's 576 patches stand before some 30 words of a question, so the decoder mostly works on sky and wall. Choose the patches that
+matter before it begins. No weight changes, nothing is trained.
+
+Problem. The projector makes X (N, d) of an image, which takes the place of N placeholders in the text. Of these choose k = N − round(N ·
+`share`), so that the decoder answers as with all. Every image loses as many, so that a batch stays a batch.
+
+Algorithm, `by`:
+    attention   in the block of the tower that makes what the projector reads, a_j = mean over heads of softmax_j(q_cls k_jᵀ / √width);
+                the k largest stay. A tower without a class token: a_j is the mean over all tokens that look. (VisionZip)
+    diversity   tokens are picked one by one, each the one whose nearest among those picked is farthest, by 1 − cosine of X. (DivPrune)
+    norm        the k largest ‖X_j‖ stay: what nothing needs to be known for.
+and the `rest`:
+    drop        goes.
+    merge       each joins the nearest token that stays, by cosine of X, which becomes the mean. (PruMerge, with equal weights)
+    context     16 % of the k are not chosen but spread evenly over what was not; these alone become means of what goes. (VisionZip)
+
+The text keeps all its placeholders: processor and prompt are as they were. What was not chosen is marked, and the decoder takes it out,
+with its mask; what is left keeps its position in the whole text. Scores come back for every token of the text: for one that was taken out
+those of the last one before it that was read. So labels, loss and measures need not know. `layers/token_thinning.py` says how.
+
+Cost. attention: one row of one block's attention, or where there is no class token all rows of that block. diversity: N² d, and k
+comparisons of N. Both are less than a block of the decoder, which saves N − k of its tokens in every block and in the cache.
+
+Fails on small print and on counting, where every patch is read by itself: the papers lose most on text in images, and in talks of several
+turns, as what is chosen knows nothing of the question. Random weights show nothing of accuracy.
+
+Departs from the papers: positions are not numbered anew. VisionZip finds the nearest by keys, and adds the mean of what goes to a context
+token instead of taking the mean with it; PruMerge chooses k for each image, which leaves no batch.
+
+By hand. Attention (0.1, 0.4, 0.3, 0.2), share 0.5: tokens 1 and 2 stay. X = (1, 0), (2, 0), (0, 2), (1, 1) with `merge`: token 0 is nearest
+to 1, which becomes the mean (1.5, 0); token 3 is as near to both and joins the first of them, which is then (4/3, 1/3).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from trimodal.core import Change, Place, Thin
+from trimodal.core.change import MOST_UNREAD, ChosenBy, Rest
+from trimodal.errors import TrimodalError
+from trimodal.methods.method import Method, Pace, Weights
+from trimodal.methods.options import option
+from trimodal.statistics import Statistic
+
+
+@dataclass(frozen=True)
+class TokensConfig:
+    """Options of `prune.tokens`."""
+
+    share: float = option(
+        0.5, "fraction of an image's or a sound's tokens that is not read, rounded; one always is", low=0.0, high=MOST_UNREAD,
+        search=(0.25, 0.5, 0.75),
+    )  # fmt: skip
+    by: ChosenBy = option(
+        "attention", "how tokens are chosen: by the attention they get in the tower, how unlike one another they are, or their size",
+        choices=("attention", "diversity", "norm"),
+    )  # fmt: skip
+    rest: Rest = option(
+        "drop", "what becomes of the others: nothing, means with the nearest that is read, or a few tokens in their place",
+        choices=("drop", "merge", "context"),
+    )  # fmt: skip
+
+
+def refuse(place: Place, config: TokensConfig) -> str | None:
+    """Why a tower is left alone."""
+    tower = place.whole_tower
+    if tower is None:
+        return "only the tokens of a tower can be chosen from"
+    if tower.whole_reading:
+        return tower.whole_reading
+    if config.by == "attention" and not {"query", "key"} <= {site.role for site in place.sites}:
+        return "its attention has no queries and keys that could be seen; choose by diversity"
+    return None
+
+
+def solve(place: Place, weights: Weights, statistic: Statistic | None, config: TokensConfig) -> Change:
+    """How tokens are chosen; which they are is decided anew for every input.
+
+    Raises:
+        TrimodalError: the place is no tower.
+    """
+    if place.whole_tower is None:
+        raise TrimodalError(f"{place.name} is no tower")
+    return Change(thin=Thin(place.name, config.share, config.by, config.rest))
+
+
+METHOD = Method(
+    name="prune.tokens",
+    kind="prune",
+    paper="Yang et al. 2024, arXiv 2412.04467; Alvar et al. 2025, arXiv 2503.02175; Shang et al. 2024, arXiv 2403.15388",
+    idea="Let a decoder read only the tokens of an image that matter, by attention or diversity; no weight changes, no data needed.",
+    config=TokensConfig,
+    on="tower",
+    refuse=refuse,
+    reshaped=lambda layout, place, config: layout.mark_tokens_thinned(place.name),
+    pace=Pace(passes=0, products=0, cubes=0),
+    solve=solve,
+)
