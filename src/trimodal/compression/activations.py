@@ -31,6 +31,7 @@ from trimodal.statistics import (
     RowUsage,
     Seen,
     StatisticKind,
+    find_token_codes,
     split_rows_by_modality,
     unfold_input,
 )
@@ -317,12 +318,13 @@ class _StatisticsRecorder:
         site = self._sites[path]
         modality = self._model.layout.get_tower(site.tower).modality
         lookup = isinstance(module, nn.Embedding | nn.EmbeddingBag)
-        rows = split_rows_by_modality(x.unsqueeze(-1) if lookup else unfold_input(module, x), self._codes.get(site.stream), modality)
+        codes = find_token_codes(self._codes, site.stream, x)
+        rows = split_rows_by_modality(x.unsqueeze(-1) if lookup else unfold_input(module, x), codes, modality)
         calls = self._originals.get(path)
         original = calls.pop(0) if calls else None
         twins: dict[str, Tensor] = {}
         if original is not None and original.shape == x.shape:
-            twins = split_rows_by_modality(unfold_input(module, original), self._codes.get(site.stream), modality)
+            twins = split_rows_by_modality(unfold_input(module, original), codes, modality)
         found = self._found.setdefault(path, {})
         for name, part in rows.items():
             if self._wants[path] in ("uses", "grouped"):

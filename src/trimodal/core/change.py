@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 LARGEST_SHARE = 0.75  # of a tower's tokens that can be merged
 MOST_UNREAD = 0.95  # of the tokens of an image or a sound that a decoder need not read
-ChosenBy = Literal["attention", "diversity", "norm"]
+ChosenBy = Literal["attention", "diversity", "norm", "question"]
 Rest = Literal["drop", "merge", "context"]
 
 
@@ -60,13 +60,14 @@ class Merge:
 
 @dataclass(frozen=True)
 class Thin:
-    """Tokens of one tower that a decoder reads no more: a `share` of those of every image or sound, chosen `by` what; see
-    `methods/prune/tokens.py` for the options."""
+    """Tokens of one tower that a decoder reads no more: a `share` of those of every image or sound, chosen `by` what,
+    `question` behind so many (`block`) blocks of the decoder; see `methods/prune/tokens.py` for the options."""
 
     tower: str
     share: float
     by: ChosenBy
     rest: Rest
+    block: int
 
 
 @dataclass(frozen=True)

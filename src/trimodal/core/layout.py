@@ -117,14 +117,23 @@ class Layout:
 
         return replace(self, towers=tuple(marked(t) if t.name == tower else t for t in self.towers))
 
-    def mark_tokens_thinned(self, tower: str) -> Layout:
-        """The layout after a decoder reads fewer tokens of `tower`, which can be said once."""
+    def find_reader(self, tower: str) -> Tower | None:
+        """The tower of the decoder that reads the tokens of `tower`; None where there is none."""
+        stem = f"{self.get_tower(tower).reader}."
+        return next((other for other in self.towers if other.blocks and other.blocks[0].startswith(stem)), None)
+
+    def mark_tokens_thinned(self, tower: str, by: str) -> Layout:
+        """The layout after a decoder reads fewer tokens of `tower`, which can be said once. Where attention chooses them, the blocks stay:
+        those of the tower, or `by` the question those of the decoder."""
+        reader = self.find_reader(tower)
+        chooser = tower if by == "attention" else reader.name if by == "question" and reader is not None else ""
+        blocks = "its attention chooses the tokens that are read; remove blocks before that"
 
         def marked(whole: Tower) -> Tower:
-            blocks = "its attention chooses the tokens that are read; remove blocks before that"
-            return replace(whole, whole_reading=TOKENS_THINNED, whole_blocks=blocks)
+            whole = replace(whole, whole_reading=TOKENS_THINNED) if whole.name == tower else whole
+            return replace(whole, whole_blocks=blocks) if whole.name == chooser else whole
 
-        return replace(self, towers=tuple(marked(t) if t.name == tower else t for t in self.towers))
+        return replace(self, towers=tuple(map(marked, self.towers)))
 
     def mark_weight_shared(self, paths: Sequence[str]) -> Layout:
         """The layout after the layers at `paths` use the weight of the first of them."""

@@ -272,7 +272,8 @@ class Tower:
     must stay what they are, and `restored` says that what follows the blocks needs as many as came in.
 
     `whole_reading` is the reason why a decoder must read all of its tokens, empty if it need not. Then `projector` is the path of
-    the module that makes of them what the decoder at the path `reader` reads in the place of placeholders.
+    the module that makes of them what the decoder at the path `reader` reads, in the place of the id that the configuration calls
+    `placeholder`.
 
     `whole_blocks` is the reason why none of its blocks can be removed, empty if they can. Then `counted` is the
     attribute of its configuration that says how many there are, `read_by` the one that says by number after which
@@ -290,6 +291,7 @@ class Tower:
     whole_reading: str = "no decoder reads its tokens in the place of placeholders"
     projector: str = ""
     reader: str = ""
+    placeholder: str = ""
     whole_blocks: str = "nobody has declared that its blocks only pass on what they make to one another"
     counted: str = ""
     read_by: str = ""

@@ -12,9 +12,18 @@ from torch import Tensor, nn
 from trimodal.core import Change, Layout, Place, Site, Tower
 from trimodal.core.change import MOST_UNREAD, ChosenBy, Rest
 from trimodal.core.model_edit import Effect, ModelEdit
-from trimodal.edits.edit import UnfitEditError, read_fields
+from trimodal.edits.edit import UnfitEditError, Whole, read_fields
 from trimodal.errors import ModelError
-from trimodal.layers import TokenThinning, WatchedAttention, mark_unread_, skip_marked_, watch_attention_
+from trimodal.layers import (
+    QuestionThinning,
+    TokenThinning,
+    WatchedAttention,
+    mark_unread_,
+    note_unread_share_,
+    skip_marked_,
+    thin_by_question_,
+    watch_attention_,
+)
 from trimodal.models.blocks import count_read_blocks
 
 
@@ -30,6 +39,7 @@ class ThinTokens(ModelEdit):
     share: Annotated[float, Field(ge=0, le=MOST_UNREAD, strict=True, allow_inf_nan=False)]
     by: ChosenBy
     rest: Rest
+    block: Whole
 
     @classmethod
     def from_change(cls, change: Change, place: Place) -> Iterator[tuple[Self, Mapping[str, Tensor]]]:
@@ -51,16 +61,22 @@ class ThinTokens(ModelEdit):
         tower = next((tower for tower in layout.towers if tower.name == self.tower), None)
         if tower is None or tower.whole_reading:
             raise UnfitEditError(f"thins tokens of {self.tower:.80}: {'no such tower' if tower is None else tower.whole_reading}")
+        if self.by == "question" and _find_question(layout, tower, self.block) is None:
+            raise UnfitEditError(f"thins tokens of {tower.name:.80} behind block {self.block} of a decoder that has no such attention")
         if self.by == "attention" and _find_attention(module, layout, tower) is None:
             raise UnfitEditError(f"thins tokens of {tower.name:.80} by an attention that it has not")
 
     def apply_(self, module: nn.Module, layout: Layout, values: Mapping[str, Tensor] | None = None) -> None:
-        """Let the projector mark tokens, and the decoder skip them.
+        """Let the projector mark tokens and the decoder skip them, or the decoder's own blocks.
 
         Raises:
             ModelError: nobody has declared the attention that chooses.
         """
         tower = layout.get_tower(self.tower)
+        note_unread_share_(module.get_submodule(tower.reader), self.share)
+        if self.by == "question":
+            self._follow_question_(module, layout, tower)
+            return
         if self.by == "attention":
             found = _find_attention(module, layout, tower)
             if found is None:
@@ -69,9 +85,20 @@ class ThinTokens(ModelEdit):
         mark_unread_(module.get_submodule(tower.projector), TokenThinning(self.share, self.by, self.rest))
         skip_marked_(module.get_submodule(tower.reader))
 
+    def _follow_question_(self, module: nn.Module, layout: Layout, tower: Tower) -> None:
+        found = _find_question(layout, tower, self.block)
+        if found is None:
+            raise ModelError(f"the decoder that reads {tower.name} has no attention behind block {self.block} that could choose its tokens")
+        blocks, attention, query = found
+        owner = module.get_submodule(tower.projector.rpartition(".")[0])
+        settings = QuestionThinning(self.share, attention, query)
+        thin_by_question_(
+            owner, module.get_submodule(tower.reader), [module.get_submodule(path) for path in blocks], tower.placeholder, settings
+        )
+
     def layout_after(self, layout: Layout) -> Layout:
         """Tokens are thinned once."""
-        return layout.mark_tokens_thinned(self.tower)
+        return layout.mark_tokens_thinned(self.tower, self.by)
 
     @classmethod
     def explain_unsaid(cls, edits: Sequence[Self]) -> str:
@@ -91,6 +118,22 @@ def _find_attention(module: nn.Module, layout: Layout, tower: Tower) -> tuple[st
         return None
     within = [path.removeprefix(f"{block}.") for path in paths]
     return block, WatchedAttention(within[0], within[1], key.output_axis.width, tower.protected > 0)
+
+
+def _find_question(layout: Layout, tower: Tower, block: int) -> tuple[tuple[str, ...], str, str] | None:
+    """The blocks of the decoder from the one that chooses on, behind which so many (`block`) and at least one are left, by path; and of
+    that one the paths, from it, of its attention and of what gives its queries. None where nobody has declared them."""
+    reader = layout.find_reader(tower.name)
+    number = min(block, len(reader.blocks) - 1) - 1 if reader is not None else -1
+    if reader is None or number < 0:
+        return None
+    query = _find_projection(layout, reader.name, number, "query")
+    norms = [s for s in layout.sites if (s.tower, s.block, s.role, s.branch) == (reader.name, number, "norm", "query")]
+    if query is None:
+        return None
+    stem = f"{reader.blocks[number]}."
+    paths = [path.removesuffix(".second").removeprefix(stem) for path in (query.path, *(norm.path for norm in norms))]
+    return reader.blocks[number:], paths[0].rpartition(".")[0], paths[-1]
 
 
 def _find_projection(layout: Layout, tower: str, block: int, role: str) -> Site | None:

@@ -20,7 +20,7 @@ from trimodal.errors import TrimodalError
 from trimodal.models.blocks import split_block_inputs
 from trimodal.models.foreign import StopForward, run_forward
 from trimodal.models.model import Batch, Model
-from trimodal.statistics import Moment, split_rows_by_modality
+from trimodal.statistics import Moment, find_token_codes, split_rows_by_modality
 
 
 @dataclass
@@ -123,15 +123,15 @@ class _StreamRows:
     def __init__(self, model: Model, place: Place) -> None:
         self._model = model
         self._tower = model.layout.get_tower((place.label or "").partition(".")[0])
-        self._codes: Tensor | None = None
+        self._codes: Mapping[str, Tensor] = {}
 
     def set_batch_(self, batch: Batch) -> None:
         """`batch` is about to run."""
-        self._codes = self._model.family.tokens(self._model.module, batch).get(self._tower.name)
+        self._codes = self._model.family.tokens(self._model.module, batch)
 
     def split_by_modality(self, x: Tensor) -> dict[str, Tensor]:
         """The rows (tokens, n) of x (batch, tokens, n), without padding."""
-        return split_rows_by_modality(x, self._codes, self._tower.modality)
+        return split_rows_by_modality(x, find_token_codes(self._codes, self._tower.name, x), self._tower.modality)
 
 
 def _append_ones(x: Tensor) -> Tensor:

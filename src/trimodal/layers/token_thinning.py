@@ -11,16 +11,11 @@ Three modules stay what they are, with their own weights, names and forward; onl
 The mark is in the numbers. So it passes all that Transformers does in between: images encoded before `generate` begins, repeated for
 every beam, put in the place of their placeholders, several in one text. What comes behind the decoder (scores, labels, loss) has the
 length of the text as before. Tokens keep the positions that they have in the whole text.
-
-A cache holds only what was read, and a note that says where that stood. Outside of the decoder it counts the tokens of the whole text,
-by which `generate` finds what is new.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
@@ -30,10 +25,19 @@ from torch import Tensor, nn
 
 from trimodal.core.change import ChosenBy, Rest
 from trimodal.errors import TrimodalError
+from trimodal.layers.giving_way import give_way_, make_subclass
+from trimodal.layers.read_tokens import (
+    ReadTokens,
+    count_what_was_read,
+    find_read_tokens,
+    give_all_states,
+    note_read_tokens_,
+    place_unmarked,
+    read_all,
+    take_places,
+)
 from trimodal.layers.token_merging import capture_output
 from trimodal.maths import token_choice
-
-_NOTE = "trimodal_read_tokens"
 
 
 @dataclass(frozen=True)
@@ -69,54 +73,21 @@ _LOCAL = _Local()
 
 def watch_attention_(block: nn.Module, watched: WatchedAttention) -> None:
     """Let `block` leave behind how much attention each token gets."""
-    _give_way_(block, _make_watching_class)
+    give_way_(block, _make_watching_class)
     block.watched_attention = watched  # type: ignore[assignment]
 
 
 def mark_unread_(projector: nn.Module, settings: TokenThinning) -> None:
     """Let `projector`, whose output is (items, tokens, width), mark the tokens that need not be read."""
-    _give_way_(projector, _make_marking_class)
+    give_way_(projector, _make_marking_class)
     projector.token_thinning = settings  # type: ignore[assignment]
 
 
 def skip_marked_(decoder: nn.Module) -> None:
     """Let `decoder` take marked tokens out of its `inputs_embeds`; twice is the same as once."""
     if not getattr(decoder, "skips_marked", False):
-        _give_way_(decoder, _make_skipping_class)
+        give_way_(decoder, _make_skipping_class)
         decoder.skips_marked = True  # type: ignore[assignment]
-
-
-def find_thinning(projector: nn.Module) -> TokenThinning | None:
-    """What `mark_unread_` told this projector; None if nothing."""
-    found = getattr(projector, "token_thinning", None)
-    return found if isinstance(found, TokenThinning) else None
-
-
-def place_unmarked(marked: Tensor) -> tuple[Tensor, Tensor]:
-    """The places of what is not `marked`, bool (batch, T), ascending: int64 (batch, n); and which of them those are, bool (batch, n).
-    Rows of which fewer are left are filled up with marked ones."""
-    left = int((~marked).sum(dim=1).max())
-    places = marked.int().argsort(dim=1, stable=True)[:, :left].sort(dim=1).values
-    return places, ~marked.gather(1, places)
-
-
-def _give_way_(module: nn.Module, make: Callable[[type[nn.Module]], type[nn.Module]]) -> None:
-    module.__class__ = make(type(module))  # type: ignore[assignment]
-
-
-def _make_subclass(kind: type[nn.Module], make: Callable[..., type[nn.Module]], forward: Callable[..., Any]) -> type[nn.Module]:
-    """A subclass with the name of `kind`, by which Transformers knows what it can record of it."""
-    members = {
-        "forward": forward, "__module__": kind.__module__, "__qualname__": kind.__qualname__,
-        "__reduce__": lambda module: (_rebuild, (make, kind), vars(module)),
-    }  # fmt: skip
-    return type(kind.__name__, (kind,), members)
-
-
-def _rebuild(make: Callable[[type[nn.Module]], type[nn.Module]], kind: type[nn.Module]) -> nn.Module:
-    """An empty module for a copy or a pickle to fill: its class cannot be imported."""
-    made = make(kind)
-    return made.__new__(made)
 
 
 @cache
@@ -130,7 +101,7 @@ def _make_watching_class(kind: type[nn.Module]) -> type[nn.Module]:
             _LOCAL.attention = token_choice.measure_attention(queries[0].detach(), keys[0].detach(), watched.width, watched.first)
         return output
 
-    return _make_subclass(kind, _make_watching_class, forward)
+    return make_subclass(kind, _make_watching_class, forward)
 
 
 @cache
@@ -147,7 +118,7 @@ def _make_marking_class(kind: type[nn.Module]) -> type[nn.Module]:
         _LOCAL.marked += found.shape[0] * (found.shape[1] - keep) if found.is_meta else 0
         return found.masked_fill(unread[..., None], torch.finfo(found.dtype).min)
 
-    return _make_subclass(kind, _make_marking_class, forward)
+    return make_subclass(kind, _make_marking_class, forward)
 
 
 def _choose_tokens(found: Tensor, attention: Tensor | None, keep: int, settings: TokenThinning) -> tuple[Tensor, Tensor]:
@@ -179,71 +150,44 @@ def _take_attention(attention: Tensor | None, found: Tensor) -> Tensor:
     return attention[:, -found.shape[1] :]
 
 
-@dataclass(frozen=True)
-class _ReadTokens:
-    """What of a text is in a cache: how many tokens were `given`, the `places` (batch, n) of those that were read, and which of them
-    are `live`, bool (batch, n); the others fill up rows."""
-
-    given: int
-    places: Tensor
-    live: Tensor
-
-    def add(self, other: _ReadTokens) -> _ReadTokens:
-        """With those of a text that goes on behind it."""
-        if len(self.places) != len(other.places):
-            raise TrimodalError(f"the cache holds {len(self.places)} texts and {len(other.places)} go on; give one line for each")
-        places = torch.cat([self.places, other.places + self.given], dim=1)
-        return _ReadTokens(self.given + other.given, places, torch.cat([self.live, other.live], dim=1))
-
-
 @cache
 def _make_skipping_class(kind: type[nn.Module]) -> type[nn.Module]:
     def forward(decoder: nn.Module, *inputs: Any, **named: Any) -> Any:
         embeds, past = named.get("inputs_embeds"), named.get("past_key_values")
-        before: _ReadTokens | None = getattr(past, _NOTE, None)
+        before = find_read_tokens(past)
         now = None if embeds is None else _find_read_tokens(embeds)
         if embeds is None or (before is None and now is None):
             return kind.forward(decoder, *inputs, **named)
-        here = now or _read_all(embeds)
+        here = now or read_all(embeds)
         whole = here if before is None else before.add(here)
         taken = {
-            **named, "inputs_embeds": embeds if now is None else _take_places(embeds, here.places),
+            **named, "inputs_embeds": embeds if now is None else take_places(embeds, here.places),
             "attention_mask": _take_mask(named.get("attention_mask"), whole),
             "position_ids": _take_positions(named.get("position_ids"), here, whole.given - here.given),
         }  # fmt: skip
-        with _count_what_was_read(past):
+        with count_what_was_read(past):
             output = kind.forward(decoder, *inputs, **taken)
-        _note_read_tokens_(output.past_key_values, whole)
+        note_read_tokens_(output.past_key_values, whole)
         if now is not None:
-            output.last_hidden_state = _give_all_states(output.last_hidden_state, here)
+            output.last_hidden_state = give_all_states(output.last_hidden_state, here)
         return output
 
-    return _make_subclass(kind, _make_skipping_class, forward)
+    return make_subclass(kind, _make_skipping_class, forward)
 
 
-def _find_read_tokens(embeds: Tensor) -> _ReadTokens | None:
+def _find_read_tokens(embeds: Tensor) -> ReadTokens | None:
     """Which of the tokens (batch, T, width) are read; None if all."""
     rows, tokens = embeds.shape[:2]
     if embeds.is_meta:  # there are no marks to be seen, but so many
         left, _LOCAL.marked = tokens - _LOCAL.marked // rows, 0
-        return replace(_read_all(embeds[:, :left]), given=tokens) if left < tokens else None
+        return replace(read_all(embeds[:, :left]), given=tokens) if left < tokens else None
     marked = embeds[..., 0] <= torch.finfo(embeds.dtype).min
     if tokens == 1 or not marked.any():
         return None
-    return _ReadTokens(tokens, *place_unmarked(marked))
+    return ReadTokens(tokens, *place_unmarked(marked))
 
 
-def _read_all(embeds: Tensor) -> _ReadTokens:
-    rows, tokens = embeds.shape[:2]
-    places = torch.arange(tokens, device=embeds.device).expand(rows, -1)
-    return _ReadTokens(tokens, places, torch.ones_like(places, dtype=torch.bool))
-
-
-def _take_places(embeds: Tensor, places: Tensor) -> Tensor:
-    return embeds.gather(1, places[:, :, None].expand(-1, -1, embeds.shape[2]))
-
-
-def _take_mask(mask: Any, read: _ReadTokens) -> Tensor:
+def _take_mask(mask: Any, read: ReadTokens) -> Tensor:
     """The mask (batch, n) of what was read. It is given where none was, too: by gaps in the positions alone, without a mask,
     Transformers takes one text for several."""
     if mask is None:
@@ -257,7 +201,7 @@ def _take_mask(mask: Any, read: _ReadTokens) -> Tensor:
     return mask.gather(1, read.places) * read.live
 
 
-def _take_positions(positions: Any, here: _ReadTokens, before: int) -> Tensor:
+def _take_positions(positions: Any, here: ReadTokens, before: int) -> Tensor:
     """The positions (batch, n) that what is read has in the whole text."""
     if positions is None:
         return here.places + before
@@ -265,48 +209,3 @@ def _take_positions(positions: Any, here: _ReadTokens, before: int) -> Tensor:
     return found
 
 
-def _give_all_states(hidden: Tensor, read: _ReadTokens) -> Tensor:
-    """For every token that was given the state of the last one up to it that was read: (batch, T, width)."""
-    order = torch.arange(hidden.shape[1], device=hidden.device) * read.live
-    latest = torch.zeros(len(hidden), read.given, dtype=torch.long, device=hidden.device).scatter(1, read.places, order)
-    return _take_places(hidden, latest.cummax(dim=1).values)
-
-
-def _note_read_tokens_(past: Any, read: _ReadTokens) -> None:
-    """Let the cache say of which tokens it holds what was read."""
-    if past is None:
-        return
-    if not hasattr(past, _NOTE):
-        past.__class__ = _make_noting_class(type(past))
-    setattr(past, _NOTE, read)
-
-
-@contextmanager
-def _count_what_was_read(past: Any) -> Iterator[None]:
-    """Meanwhile the cache counts what it holds."""
-    note = getattr(past, _NOTE, None)
-    if note is not None:
-        delattr(past, _NOTE)
-    try:
-        yield
-    finally:
-        if note is not None:
-            setattr(past, _NOTE, note)
-
-
-@cache
-def _make_noting_class(kind: type[Any]) -> type[Any]:
-    """A cache of this kind that counts the tokens of the whole text."""
-
-    def get_seq_length(past: Any, layer_idx: int = 0) -> int:
-        note: _ReadTokens | None = getattr(past, _NOTE, None)
-        return int(kind.get_seq_length(past, layer_idx)) if note is None else note.given
-
-    def crop(past: Any, *lengths: Any) -> None:
-        raise TrimodalError(
-            "a cache that holds only some of an image's tokens cannot be cut back; generate without an assistant model and without "
-            "prompt lookup"
-        )
-
-    members = {"get_seq_length": get_seq_length, "crop": crop, "__module__": kind.__module__, "__qualname__": kind.__qualname__}
-    return type(kind.__name__, (kind,), members)

@@ -41,7 +41,8 @@ def measure_attention(queries: Tensor, keys: Tensor, width: int, first: bool) ->
 
 def choose_strongest(scores: Tensor, keep: int) -> Tensor:
     """The places of the `keep` largest `scores` (batch, T): int64 (batch, `keep`), ascending."""
-    return scores.topk(keep, dim=1).indices.sort(dim=1).values
+    places: Tensor = scores.topk(keep, dim=1).indices.sort(dim=1).values
+    return places
 
 
 def choose_diverse(features: Tensor, keep: int) -> Tensor:

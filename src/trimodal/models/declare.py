@@ -137,6 +137,7 @@ def build_layout(module: nn.Module, towers: Iterable[TowerPart]) -> Layout:
                 whole_reading=tower.whole_reading,
                 projector=tower.projector,
                 reader=tower.reader,
+                placeholder=tower.placeholder,
                 whole_blocks=tower.whole_blocks,
                 counted=tower.counted,
                 read_by=tower.read_by,

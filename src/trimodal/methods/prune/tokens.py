@@ -55,12 +55,16 @@ class TokensConfig:
         search=(0.25, 0.5, 0.75),
     )  # fmt: skip
     by: ChosenBy = option(
-        "attention", "how tokens are chosen: by the attention they get in the tower, how unlike one another they are, or their size",
-        choices=("attention", "diversity", "norm"),
+        "attention", "how tokens are chosen: by the attention they get in the tower, how unlike one another they are, their size, or what "
+        "the end of the prompt looks at in the decoder",
+        choices=("attention", "diversity", "norm", "question"),
     )  # fmt: skip
     rest: Rest = option(
         "drop", "what becomes of the others: nothing, means with the nearest that is read, or a few tokens in their place",
         choices=("drop", "merge", "context"),
+    )  # fmt: skip
+    block: int = option(
+        2, "by: question: after how many of the decoder's blocks, at most all but one; else tokens are chosen before the first", low=1,
     )  # fmt: skip
 
 
@@ -71,6 +75,8 @@ def refuse(place: Place, config: TokensConfig) -> str | None:
         return "only the tokens of a tower can be chosen from"
     if tower.whole_reading:
         return tower.whole_reading
+    if config.by == "question" and config.rest != "drop":
+        return f"by: question, the rest can only be dropped, not {config.rest}"
     if config.by == "attention" and not {"query", "key"} <= {site.role for site in place.sites}:
         return "its attention has no queries and keys that could be seen; choose by diversity"
     return None
@@ -84,7 +90,7 @@ def solve(place: Place, weights: Weights, statistic: Statistic | None, config: T
     """
     if place.whole_tower is None:
         raise TrimodalError(f"{place.name} is no tower")
-    return Change(thin=Thin(place.name, config.share, config.by, config.rest))
+    return Change(thin=Thin(place.name, config.share, config.by, config.rest, config.block if config.by == "question" else 0))
 
 
 METHOD = Method(
@@ -95,7 +101,7 @@ METHOD = Method(
     config=TokensConfig,
     on="tower",
     refuse=refuse,
-    reshaped=lambda layout, place, config: layout.mark_tokens_thinned(place.name),
+    reshaped=lambda layout, place, config: layout.mark_tokens_thinned(place.name, config.by),
     pace=Pace(passes=0, products=0, cubes=0),
     solve=solve,
 )

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from trimodal.core import Layout
 from trimodal.errors import ModelError
-from trimodal.layers import find_thinning
+from trimodal.layers import find_unread_share
 from trimodal.models import encoding
 from trimodal.models.declare import build_layout, config_of, explain_fixed_width, root_of
 from trimodal.models.families import clip, llama, siglip
@@ -51,6 +51,7 @@ def describe(module: nn.Module) -> Layout:
         whole_reading="",
         projector=f"{inner}multi_modal_projector",
         reader=words,
+        placeholder="image_token_id",
         read_by="vision_feature_layer",
     )
     decoder = llama.declare_decoder(words, explain_fixed_width(output.field for output in outputs(module)))
@@ -93,12 +94,13 @@ def encode(module: nn.Module, processors: Processors, loaded: Sequence[LoadedSam
 
 def tokens(module: nn.Module, batch: Batch) -> dict[str, Tensor]:
     """In the decoder's stream (batch, tokens) the image tokens are image, those of the target the answer, the others text. Where it
-    reads only some of an image, they are fewer."""
+    reads only some of an image, they are fewer than in the `whole` text."""
     image = batch["input_ids"] == int(config_of(module).image_token_id)
     stream = encoding.mark_text_tokens(batch).masked_fill(image, encoding.IMAGE)
-    thinning = find_thinning(module.get_submodule(f"{_inner_of(module)}multi_modal_projector"))
-    if thinning is not None and "pixel_values" in batch:
-        stream = encoding.leave_out_unread(stream, image, len(batch["pixel_values"]), thinning.share)
+    share = find_unread_share(module.get_submodule(f"{_inner_of(module)}language_model"))
+    if share and "pixel_values" in batch:
+        read = encoding.leave_out_unread(stream, image, len(batch["pixel_values"]), share)
+        return {"text": read, "text.whole": stream}
     return {"text": stream}
 
 
