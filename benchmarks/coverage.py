@@ -35,6 +35,7 @@ ROWS = {
     "Tucker, CP": ("factorize.tucker", "factorize.cp"),
     "share layers": ("share.layers",),
     "merge tokens": ("merge.tokens",),
+    "fewer tokens for the decoder": ("prune.tokens",),
     "fold": ("fold.exact",),
     "distill": ("distill",),
 }

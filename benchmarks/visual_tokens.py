@@ -99,10 +99,8 @@ def generates_alike(model: Any, inputs: Mapping[str, Any], tokens: int, **option
     """Whether `generate` says the same with a cache and without."""
     import torch
 
-    said = [
-        model.module.generate(**inputs, max_new_tokens=tokens, do_sample=False, use_cache=cached, pad_token_id=0, eos_token_id=[], **options)
-        for cached in (True, False)
-    ]  # fmt: skip
+    how = {"max_new_tokens": tokens, "do_sample": False, "pad_token_id": 0, "eos_token_id": None, **options}
+    said = [model.module.generate(**inputs, use_cache=cached, **how) for cached in (True, False)]
     return torch.equal(*said)
 
 

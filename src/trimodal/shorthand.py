@@ -91,8 +91,8 @@ def _name_merged_tokens(config: Mapping[str, Any]) -> str:
 
 
 def _name_unread_tokens(config: Mapping[str, Any]) -> str:
-    kind = {"attention": "VisionZip", "diversity": "DivPrune"}.get(str(config.get("by", "attention")), "tokens by norm")
-    return f"{kind} {100 * config.get('share', 0.5):g} %"
+    kinds = {"attention": "VisionZip", "diversity": "DivPrune", "question": "FastV"}
+    return f"{kinds.get(config.get('by', 'attention'), 'tokens by norm')} {100 * config.get('share', 0.5):g} %"
 
 
 _NAMES: Mapping[str, Callable[[Mapping[str, Any]], str]] = {

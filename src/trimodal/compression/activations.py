@@ -65,7 +65,7 @@ class Activations:
     _codes: list[dict[str, Tensor]] = field(default_factory=list, init=False)
 
     def __post_init__(self) -> None:
-        self._codes = [dict(self.model.family.tokens(self.model.module, batch)) for batch in self.batches]
+        self.clear_cache_()
 
     def collect_statistics(self, sites: Sequence[Site], wants: Mapping[str, StatisticKind]) -> dict[str, dict[str, Seen]]:
         """Statistics by path of the sites in `wants`, each by modality.
@@ -109,8 +109,10 @@ class Activations:
             return self._get_block(chain)(chain.inputs[index], *args, **kwargs)
 
     def clear_cache_(self) -> None:
-        """Drop the kept activations: layers of several blocks have changed, and with them what the blocks are given."""
+        """Drop the kept activations: layers of several blocks have changed, and with them what the blocks are given, or how many tokens
+        these are."""
         self._chain = None
+        self._codes = [dict(self.model.family.tokens(self.model.module, batch)) for batch in self.batches]
 
     def capture_inputs(self, index: int, chain: _ActivationCache | None, paths: Sequence[str]) -> dict[str, list[Tensor]]:
         """What the layers at `paths` get from batch number `index`, (…, columns) as each takes it, call by call; those that are

@@ -10,6 +10,10 @@ from trimodal.core.site import Axis, Fold, Site, Tower
 
 TOKENS_MERGED = "its tokens are merged already"
 TOKENS_THINNED = "a decoder reads fewer of its tokens already"
+NO_THINNED_EXPORT = (
+    "its decoder reads only some of the tokens that its text has places for, which no export format can say: whoever runs the files puts "
+    "every token in its place"
+)
 _OLD_NAMES = {"counters": "size_attributes", "fixed": "uncuttable", "bare": "free_parameters"}  # in manifests of formats 1 and 2
 
 

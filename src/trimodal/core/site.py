@@ -273,7 +273,7 @@ class Tower:
 
     `whole_reading` is the reason why a decoder must read all of its tokens, empty if it need not. Then `projector` is the path of
     the module that makes of them what the decoder at the path `reader` reads, in the place of the id that the configuration calls
-    `placeholder`.
+    `placeholder`; of one item of the usual size so many are `handed` over, 0 if nobody knows.
 
     `whole_blocks` is the reason why none of its blocks can be removed, empty if they can. Then `counted` is the
     attribute of its configuration that says how many there are, `read_by` the one that says by number after which
@@ -292,6 +292,7 @@ class Tower:
     projector: str = ""
     reader: str = ""
     placeholder: str = ""
+    handed: int = 0
     whole_blocks: str = "nobody has declared that its blocks only pass on what they make to one another"
     counted: str = ""
     read_by: str = ""

@@ -10,7 +10,7 @@ Three kinds of modules have their classes give way to subclasses:
 Earlier blocks keep all tokens in the cache, later ones those that were left; every token keeps its position. The choice is made once, where
 the prompt is read. Without a cache `generate` reads all from the start for every word, with what it has said behind the prompt; the
 prompt's end is then still where it was, for it is remembered with the encoded images, and tokens behind it change nothing before it. So the
-same tokens are left.
+same tokens are left. What `generate` reads first is taken for the prompt: of an assistant model's guesses that is too much.
 """
 
 from __future__ import annotations

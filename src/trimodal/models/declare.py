@@ -138,6 +138,7 @@ def build_layout(module: nn.Module, towers: Iterable[TowerPart]) -> Layout:
                 projector=tower.projector,
                 reader=tower.reader,
                 placeholder=tower.placeholder,
+                handed=tower.handed,
                 whole_blocks=tower.whole_blocks,
                 counted=tower.counted,
                 read_by=tower.read_by,

@@ -75,7 +75,7 @@ class TowerPart:
     and parts that a block lacks are skipped. `between` holds parts that run after the block at that path, paths from
     `root`. `whole_tokens`, `protected` and `restored` say whether and how its tokens can be merged, see `Tower`; so do
     `whole_blocks`, `counted` and `read_by` for removing blocks, and `whole_reading`, `projector` and `reader`, two paths from the
-    model, and `placeholder`, for a decoder that reads fewer of them. `whole_width` is the reason why none of its stream's
+    model, `placeholder` and `handed`, for a decoder that reads fewer of them. `whole_width` is the reason why none of its stream's
     dimensions can be removed, empty if they can. Those of the piece with the blocks count. `bare` are parameters in no
     part whose last dimension is the stream's, by their names from `root`.
     """
@@ -96,6 +96,7 @@ class TowerPart:
     projector: str = ""
     reader: str = ""
     placeholder: str = ""
+    handed: int = 0
     whole_blocks: str = ""
     counted: str = "num_hidden_layers"
     read_by: str = ""

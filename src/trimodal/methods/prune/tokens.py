@@ -38,9 +38,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from trimodal.core import Change, Place, Thin
+from trimodal.core import Change, Layout, Place, Thin
 from trimodal.core.change import MOST_UNREAD, ChosenBy, Rest
 from trimodal.errors import TrimodalError
+from trimodal.maths.token_choice import count_kept_tokens
 from trimodal.methods.method import Method, Pace, Weights
 from trimodal.methods.options import option
 from trimodal.statistics import Statistic
@@ -82,6 +83,24 @@ def refuse(place: Place, config: TokensConfig) -> str | None:
     return None
 
 
+def say_what_is_read(layout: Layout, place: Place, config: TokensConfig) -> str:
+    """Tokens and operations before and after, as far as they are known before anything runs."""
+    reader, tower = layout.find_reader(place.name), place.whole_tower
+    if reader is None or tower is None or not tower.handed:
+        return ""
+    kept = count_kept_tokens(tower.handed, config.share)
+    first = min(config.block, len(reader.blocks) - 1) if config.by == "question" else 0
+    inside = [site for site in layout.sites if site.tower == reader.name and site.block is not None and site.kind != "norm"]
+    behind = sum(site.rows * site.columns for site in inside if (site.block or 0) >= first)
+    whole = sum(site.rows * site.columns for site in inside)
+    before, after = tower.handed * whole, tower.handed * (whole - behind) + kept * behind
+    where = f" behind {first} of its {len(reader.blocks)} blocks" if first else ""
+    return (
+        f"{reader.name} reads {kept:,} of {tower.handed:,} {tower.modality} tokens{where}; they take its layers {after / 1e9:.3g} of "
+        f"{before / 1e9:.3g} GMACs"
+    )
+
+
 def solve(place: Place, weights: Weights, statistic: Statistic | None, config: TokensConfig) -> Change:
     """How tokens are chosen; which they are is decided anew for every input.
 
@@ -101,6 +120,7 @@ METHOD = Method(
     config=TokensConfig,
     on="tower",
     refuse=refuse,
+    says=say_what_is_read,
     reshaped=lambda layout, place, config: layout.mark_tokens_thinned(place.name, config.by),
     pace=Pace(passes=0, products=0, cubes=0),
     solve=solve,

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -44,14 +45,16 @@ def describe(module: nn.Module) -> Layout:
         f"{inner}multi_modal_projector",
         head=(MlpPart("linear_1", "linear_2", roles=("projector", "projector"), stream=("image", "text")),),
     )
+    tower = VISION[seeing](f"{inner}vision_tower")
     vision = replace(
-        VISION[seeing](f"{inner}vision_tower"),
+        tower,
         after=(),
         whole_tokens="the text has one placeholder for every patch, so their number is fixed; prune.tokens removes both",
         whole_reading="",
         projector=f"{inner}multi_modal_projector",
         reader=words,
         placeholder="image_token_id",
+        handed=_count_handed_tokens(config, tower.protected),
         read_by="vision_feature_layer",
     )
     decoder = llama.declare_decoder(words, explain_fixed_width(output.field for output in outputs(module)))
@@ -61,6 +64,15 @@ def describe(module: nn.Module) -> Layout:
 def _inner_of(module: nn.Module) -> str:
     """What paths into the model without its head begin with."""
     return "model." if root_of(module, "model") else ""
+
+
+def _count_handed_tokens(config: Any, classes: int) -> int:
+    """How many tokens of an image become words: a patch each, and the class token, if there are `classes` of them, unless the first token
+    is left out."""
+    height, width = encoding.height_and_width(config.vision_config.image_size)
+    patch = int(config.vision_config.patch_size)
+    left_out = config.vision_feature_select_strategy == "default"
+    return (height // patch) * (width // patch) + classes - left_out
 
 
 def outputs(module: nn.Module) -> tuple[Output, ...]:
