@@ -35,7 +35,7 @@ ROWS = {
     "Tucker, CP": ("factorize.tucker", "factorize.cp"),
     "share layers": ("share.layers",),
     "merge tokens": ("merge.tokens",),
-    "fewer tokens for the decoder": ("prune.tokens",),
+    "prune tokens": ("prune.tokens",),
     "fold": ("fold.exact",),
     "distill": ("distill",),
 }

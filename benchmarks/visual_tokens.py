@@ -40,7 +40,7 @@ DECIDE = ("by attention", "by diversity")
 WORDS = "what is this thing here and why is it so " * 3
 SHARES = (0.5, 0.75, 0.9)
 WAYS: Mapping[str, dict[str, Any]] = {
-    "attention": {}, "attention, merged": {"rest": "merge"}, "attention, context": {"rest": "context"},
+    "attention": {}, "attention, joined": {"rest": "join"}, "attention, context": {"rest": "context"},
     "diversity": {"by": "diversity"}, "norm": {"by": "norm"}, "the question, after 1 block": {"by": "question", "block": 1},
 }  # fmt: skip
 
@@ -74,7 +74,7 @@ def make_wide_llava() -> tuple[Any, dict[str, Any]]:
     return build_model(t.LlavaForConditionalGeneration(config).eval(), "llava-7b-wide"), dict(inputs)
 
 
-def thin(model: Any, share: float = SHARE, by: str = "attention", rest: str = "drop", block: int = 0) -> Any:
+def thin(model: Any, share: float = SHARE, by: str = "attention", rest: str = "discard", block: int = 0) -> Any:
     """A copy of the model that reads fewer tokens of an image, as one is that was loaded, and has its weights in common with it."""
     from trimodal.edits import ThinTokens
 

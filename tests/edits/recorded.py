@@ -52,7 +52,7 @@ def merge(**changes: Any) -> dict[str, Any]:
 
 def thin(**changes: Any) -> dict[str, Any]:
     """A fair thinning of the LLaVA miniature's image tokens, with `changes`."""
-    how = {"tower": "image", "share": 0.5, "by": "attention", "rest": "drop", "block": 0}
+    how = {"tower": "image", "share": 0.5, "by": "attention", "rest": "discard", "block": 0}
     return {"thin": {**how, **changes}}
 
 

@@ -18,11 +18,11 @@ from trimodal.layers import place_unmarked
 from trimodal.models.families import family_of
 from trimodal.networks.tiny import BOS, IMAGE_TOKEN, PAD, make_miniature, make_miniature_batch
 
-WAYS = [("attention", "drop"), ("attention", "context"), ("diversity", "merge"), ("norm", "drop"), ("question", "drop")]
+WAYS = [("attention", "discard"), ("attention", "context"), ("diversity", "join"), ("norm", "discard"), ("question", "discard")]
 IMAGE, PATCHES = slice(1, 17), 16
 
 
-def thinned(by: str = "attention", rest: str = "drop", share: float = 0.5, seed: int = 0, attention: str = "sdpa") -> tuple[Any, Any]:
+def thinned(by: str = "attention", rest: str = "discard", share: float = 0.5, seed: int = 0, attention: str = "sdpa") -> tuple[Any, Any]:
     """The miniature as it was, and a copy that reads fewer tokens."""
     module: Any = make_miniature("llava", seed).eval()
     module.set_attn_implementation(attention)
@@ -211,7 +211,7 @@ def test_copies_and_pickles(by: str) -> None:
 
 
 def test_gradients_reach_the_tower() -> None:
-    _, module = thinned("attention", "merge")
+    _, module = thinned("attention", "join")
     batch = make_miniature_batch("llava", 2)
     labels = batch["input_ids"].masked_fill(batch["input_ids"] == IMAGE_TOKEN, -100)
     module(**batch, labels=labels).loss.backward()
@@ -245,7 +245,7 @@ def make_other(kind: str) -> nn.Module:
 @pytest.mark.parametrize("kind", ["siglip", "qwen3", "gemma", "mistral"])
 def test_other_towers_and_decoders(kind: str, by: str) -> None:
     module: Any = make_other(kind)
-    edit = ThinTokens("image", 0.5, by, "drop", int(by == "question"))  # type: ignore[arg-type]
+    edit = ThinTokens("image", 0.5, by, "discard", int(by == "question"))  # type: ignore[arg-type]
     layout = family_of(module).describe(module)
     assert layout.get_tower("image").handed == PATCHES
     edit.check_fits(module, layout)

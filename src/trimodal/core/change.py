@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 LARGEST_SHARE = 0.75  # of a tower's tokens that can be merged
 MOST_UNREAD = 0.95  # of the tokens of an image or a sound that a decoder need not read
 ChosenBy = Literal["attention", "diversity", "norm", "question"]
-Rest = Literal["drop", "merge", "context"]
+Rest = Literal["discard", "join", "context"]
 
 
 @dataclass(frozen=True)

@@ -131,7 +131,7 @@ def _choose_tokens(found: Tensor, attention: Tensor | None, keep: int, settings:
         else:
             scores = found.float().norm(dim=-1) if settings.by == "norm" else _take_attention(attention, found)
             kept = token_choice.choose_strongest(scores, keep - count)
-    if settings.rest == "merge":
+    if settings.rest == "join":
         return token_choice.join_nearest(found, kept, kept), kept
     if count:
         context = token_choice.choose_context(kept, tokens, count)

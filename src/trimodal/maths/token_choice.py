@@ -36,7 +36,8 @@ def measure_attention(queries: Tensor, keys: Tensor, width: int, first: bool) ->
     total = rows.new_zeros(rows.shape[0], columns.shape[3])
     for part in rows.split(_ROWS_AT_ONCE, dim=2):
         total = total + (part @ columns * width**-0.5).softmax(dim=-1).sum(dim=2).mean(dim=1)
-    return total / rows.shape[2]
+    mean: Tensor = total / rows.shape[2]
+    return mean
 
 
 def choose_strongest(scores: Tensor, keep: int) -> Tensor:

@@ -26,13 +26,13 @@ from trimodal.planning.target_fit import fit_target
 from trimodal.targets import read_target
 
 STEP = {"prune.tokens": {"where": "image", "share": 0.5}}
-WAYS = ({}, {"by": "diversity", "rest": "merge"}, {"by": "question", "block": 1})
+WAYS = ({}, {"by": "diversity", "rest": "join"}, {"by": "question", "block": 1})
 
 
 @pytest.mark.parametrize(("changes", "options", "reason"), [
     ({}, {}, None), ({}, {"by": "diversity"}, None),
     ({"whole_reading": "all are needed"}, {}, "all are needed"),
-    ({}, {"by": "question", "rest": "merge"}, "by: question, the rest can only be dropped, not merge"),
+    ({}, {"by": "question", "rest": "join"}, "by: question, the rest can only be discarded (join is asked for)"),
 ])  # fmt: skip
 def test_reasons_to_leave_a_tower_alone(
     tiny_model: Callable[..., Any], changes: dict[str, Any], options: dict[str, Any], reason: str | None

@@ -13,8 +13,8 @@ Algorithm, `by`:
     diversity   tokens are picked one by one, each the one whose nearest among those picked is farthest, by 1 − cosine of X. (DivPrune)
     norm        the k largest ‖X_j‖ stay: what nothing needs to be known for.
 and the `rest`:
-    drop        goes.
-    merge       each joins the nearest token that stays, by cosine of X, which becomes the mean. (PruMerge, with equal weights)
+    discard     goes.
+    join        each joins the nearest token that stays, by cosine of X, which becomes the mean. (PruMerge, with equal weights)
     context     16 % of the k are not chosen but spread evenly over what was not; these alone become means of what goes. (VisionZip)
 
 The text keeps all its placeholders: processor and prompt are as they were. What was not chosen is marked, and the decoder takes it out,
@@ -30,7 +30,7 @@ turns, as what is chosen knows nothing of the question. Random weights show noth
 Departs from the papers: positions are not numbered anew. VisionZip finds the nearest by keys, and adds the mean of what goes to a context
 token instead of taking the mean with it; PruMerge chooses k for each image, which leaves no batch.
 
-By hand. Attention (0.1, 0.4, 0.3, 0.2), share 0.5: tokens 1 and 2 stay. X = (1, 0), (2, 0), (0, 2), (1, 1) with `merge`: token 0 is nearest
+By hand. Attention (0.1, 0.4, 0.3, 0.2), share 0.5: tokens 1 and 2 stay. X = (1, 0), (2, 0), (0, 2), (1, 1) with `rest: join`: token 0 is nearest
 to 1, which becomes the mean (1.5, 0); token 3 is as near to both and joins the first of them, which is then (4/3, 1/3).
 """
 
@@ -61,8 +61,8 @@ class TokensConfig:
         choices=("attention", "diversity", "norm", "question"),
     )  # fmt: skip
     rest: Rest = option(
-        "drop", "what becomes of the others: nothing, means with the nearest that is read, or a few tokens in their place",
-        choices=("drop", "merge", "context"),
+        "discard", "what becomes of the others: nothing, means with the nearest that is read, or a few tokens in their place",
+        choices=("discard", "join", "context"),
     )  # fmt: skip
     block: int = option(
         2, "by: question: after how many of the decoder's blocks, at most all but one; else tokens are chosen before the first", low=1,
@@ -76,8 +76,8 @@ def refuse(place: Place, config: TokensConfig) -> str | None:
         return "only the tokens of a tower can be chosen from"
     if tower.whole_reading:
         return tower.whole_reading
-    if config.by == "question" and config.rest != "drop":
-        return f"by: question, the rest can only be dropped, not {config.rest}"
+    if config.by == "question" and config.rest != "discard":
+        return f"by: question, the rest can only be discarded ({config.rest} is asked for)"
     if config.by == "attention" and not {"query", "key"} <= {site.role for site in place.sites}:
         return "its attention has no queries and keys that could be seen; choose by diversity"
     return None

@@ -71,7 +71,7 @@ def _count_handed_tokens(config: Any, classes: int) -> int:
     is left out."""
     height, width = encoding.height_and_width(config.vision_config.image_size)
     patch = int(config.vision_config.patch_size)
-    left_out = config.vision_feature_select_strategy == "default"
+    left_out = int(config.vision_feature_select_strategy == "default")
     return (height // patch) * (width // patch) + classes - left_out
 
 
