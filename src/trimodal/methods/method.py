@@ -126,6 +126,7 @@ class Method:
         tables: where its places can share a table of numbers, all about that.
         inputs: where it quantizes inputs, how layers with one input share what it chooses.
         pace: what it takes, for the estimate of a plan's time.
+        exports: whether any export format can say what it leaves behind.
     """
 
     name: str
@@ -147,6 +148,7 @@ class Method:
     tables: SharedTables | None = None
     inputs: SharedInputs | None = None
     pace: Pace = Pace()
+    exports: bool = True
     solve: Callable[[Place, Weights, Statistic | None, Any], Change] | None = None
     fit: Callable[[Model, Model, Callable[[int], Sequence[Batch]], Any, int], Iterable[FitRecord]] | None = None
     survey: Callable[[Model, Place, Sequence[Batch], Mix, Any], Change] | None = None

@@ -23,6 +23,7 @@ from trimodal.inventory import inspect
 from trimodal.methods.prune.tokens import METHOD, TokensConfig
 from trimodal.networks.tiny import make_miniature_batch, write_miniature
 from trimodal.planning.target_fit import fit_target
+from trimodal.reporting.advice import CommandNames, suggest_next_steps
 from trimodal.targets import read_target
 
 STEP = {"prune.tokens": {"where": "image", "share": 0.5}}
@@ -139,3 +140,10 @@ def test_the_plan_says_that_no_target_takes_it(compressed: Callable[..., Any]) -
     done = compressed("llava", [STEP])
     fit = fit_target(done.original, done.model.layout, read_target("onnxruntime-avx2"))
     assert fit.refused == 1 and "which no export format can say" in fit.cautions[0].reason
+
+
+def test_nobody_is_told_to_export_it(compressed: Callable[..., Any], tmp_path: Path) -> None:
+    source = write_miniature("llava", tmp_path / "source")
+    done = trimodal.compress(str(source), {"steps": [STEP, {"quantize.rtn": {"where": "*", "bits": 8}}]}, out=str(tmp_path / "out"))
+    steps = suggest_next_steps(done.plan, done.verdict, CommandNames("out"))
+    assert not any("export" in step.command for step in steps)

@@ -123,5 +123,6 @@ METHOD = Method(
     says=say_what_is_read,
     reshaped=lambda layout, place, config: layout.mark_tokens_thinned(place.name, config.by),
     pace=Pace(passes=0, products=0, cubes=0),
+    exports=False,
     solve=solve,
 )
