@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from trimodal.edits import ThinTokens
 from trimodal.errors import TrimodalError
-from trimodal.layers import place_unmarked
+from trimodal.layers import QuestionThinning, place_unmarked, thin_by_question_
 from trimodal.models.families import family_of
 from trimodal.networks.tiny import BOS, IMAGE_TOKEN, PAD, make_miniature, make_miniature_batch
 
@@ -148,7 +148,7 @@ def test_the_question_is_asked_once() -> None:
         batch = padded_left(3, seed)
         kept, ids = say(module, batch), batch["input_ids"]
         for _ in range(10):
-            taken = {"input_ids": ids, "pixel_values": batch["pixel_values"], "attention_mask": torch.cat(
+            taken = {"input_ids": ids, "pixel_values": batch["pixel_values"].clone(), "attention_mask": torch.cat(
                 [batch["attention_mask"], torch.ones(3, ids.shape[1] - 28, dtype=torch.long)], dim=1)}  # fmt: skip
             with torch.no_grad():
                 ids = torch.cat([ids, module(**taken).logits[:, -1:].argmax(-1)], dim=1)
@@ -253,3 +253,35 @@ def test_other_towers_and_decoders(kind: str, by: str) -> None:
     batch = padded_left(2)
     found = say(module, batch)
     assert torch.equal(found, say(module, batch, use_cache=False))
+
+
+def make_listener() -> Any:
+    """Qwen2-Audio, small."""
+    from trimodal.networks.tiny import _WORDS
+
+    config = t.Qwen2AudioConfig(
+        audio_config={"model_type": "qwen2_audio_encoder", "d_model": 32, "encoder_layers": 1, "encoder_attention_heads": 4,
+                      "encoder_ffn_dim": 64, "num_mel_bins": 16, "max_source_positions": 50},
+        text_config={**_WORDS, "model_type": "qwen2", "num_key_value_heads": 2, "max_position_embeddings": 128},
+        audio_token_index=IMAGE_TOKEN,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    return t.Qwen2AudioForConditionalGeneration(config).eval()
+
+
+def test_sounds_of_unlike_lengths_inside_of_a_decoder() -> None:
+    """Of 25 tokens 13 are left, of 15 behind 10 of padding 7; the answers are those of each sound alone."""
+    module = make_listener()
+    inner = module.model
+    blocks = list(inner.language_model.layers)
+    thin_by_question_(inner, inner.language_model, blocks, "audio_token_id", QuestionThinning(0.5, "self_attn", "self_attn.q_proj"))
+    frames = torch.tensor([[1] * 100, [1] * 60 + [0] * 40])
+    sounds = {"input_features": torch.randn(2, 16, 100), "feature_attention_mask": frames}
+    rows = [[BOS, *[IMAGE_TOKEN] * 25, 9, 30], [BOS, *[IMAGE_TOKEN] * 15, 17, 22]]
+    ids = torch.tensor([[PAD] * (28 - len(row)) + row for row in rows])
+    words = {"input_ids": ids, "attention_mask": (ids != PAD).long()}
+    found = module.generate(**words, **sounds, return_dict_in_generate=True, max_new_tokens=10, do_sample=False, eos_token_id=None)
+    assert [layer.keys.shape[2] for layer in found.past_key_values.layers] == [28 + 9, 10 + 3 + 7 + 9]
+    assert torch.equal(found.sequences, say(module, {**words, **{name: value.clone() for name, value in sounds.items()}}, use_cache=False))
+    alone = {name: value[1:] for name, value in {**words, **sounds}.items()}
+    assert torch.equal(say(module, alone)[0, 28:], found.sequences[1, 28:])

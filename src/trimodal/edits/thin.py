@@ -63,6 +63,8 @@ class ThinTokens(ModelEdit):
             raise UnfitEditError(f"thins tokens of {self.tower:.80}: {'no such tower' if tower is None else tower.whole_reading}")
         if self.by == "question" and _find_question(layout, tower, self.block) is None:
             raise UnfitEditError(f"thins tokens of {tower.name:.80} behind block {self.block} of a decoder that has no such attention")
+        if self.by != "question" and not tower.handed:
+            raise UnfitEditError(f"thins tokens of {tower.name:.80} before a decoder, and their number varies")
         if self.by == "attention" and _find_attention(module, layout, tower) is None:
             raise UnfitEditError(f"thins tokens of {tower.name:.80} by an attention that it has not")
 

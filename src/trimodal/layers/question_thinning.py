@@ -7,10 +7,10 @@ Three kinds of modules have their classes give way to subclasses:
 3. its blocks from the one that chooses on. That one runs as it is, computes one row of its attention, that of the prompt's last token,
    and hands on only what is left. Those behind it take of mask and positions what belongs to that.
 
-Earlier blocks keep all tokens in the cache, later ones those that were left; every token keeps its position. The choice is made once, where
-the prompt is read. Without a cache `generate` reads all from the start for every word, with what it has said behind the prompt; the
-prompt's end is then still where it was, for it is remembered with the encoded images, and tokens behind it change nothing before it. So the
-same tokens are left. What `generate` reads first is taken for the prompt: of an assistant model's guesses that is too much.
+Earlier blocks keep all tokens in the cache, later ones those that were left; every token keeps its position. The choice is made once,
+where the prompt is read. Without a cache `generate` reads all from the start for every word, with what it has said behind the prompt; the
+prompt's end is then still where it was, for it is remembered with the images or sounds, and tokens behind it change nothing before it. So
+the same tokens are left. What is read first with them is taken for the prompt: of an assistant model's guesses that is too much.
 """
 
 from __future__ import annotations
@@ -42,6 +42,7 @@ from trimodal.layers.token_merging import capture_output
 from trimodal.maths import token_choice
 
 _READING, _PROMPT = "trimodal_reading", "trimodal_prompt"
+_MEDIA = ("pixel_values", "input_features", "input_values")
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,7 @@ def _make_telling_class(kind: type[nn.Module]) -> type[nn.Module]:
         if ids is not None and ids.shape[1] > 1:
             named_so: Any = model.placeholder_name
             media = ids == int(getattr(model.config, named_so))
-            prompt = _remember_prompt(ids, named.get("mm_encoder_outputs") or {})
+            prompt = _remember_prompt(ids, _find_carriers(named))
             _LOCAL.told = (media, _find_ends(ids, named.get("attention_mask"), prompt)) if media.any() else None
         try:
             return kind.forward(model, *inputs, **named)
@@ -112,16 +113,22 @@ def _make_telling_class(kind: type[nn.Module]) -> type[nn.Module]:
     return make_subclass(kind, _make_telling_class, forward)
 
 
-def _remember_prompt(ids: Tensor, encoded: Mapping[str, Any]) -> int:
-    """How many of the `ids` (batch, T) are the prompt. The first call with images that are `encoded` already is given nothing else; it is
-    noted with them, for the calls to come."""
-    carriers = [part for part in encoded.values() if part is not None]
+def _find_carriers(named: Mapping[str, Any]) -> list[Any]:
+    """What `generate` hands to the model again for every word, as long as there is no cache: images that are encoded already, else images
+    or sounds."""
+    encoded = [part for part in (named.get("mm_encoder_outputs") or {}).values() if part is not None]
+    return encoded or [named[name] for name in _MEDIA if named.get(name) is not None]
+
+
+def _remember_prompt(ids: Tensor, carriers: list[Any]) -> int:
+    """How many of the `ids` (batch, T) are the prompt. The first call with these `carriers` is given nothing else; it is noted with them,
+    for the calls to come."""
     for part in carriers:
         known: Tensor | None = getattr(part, _PROMPT, None)
         if known is not None and known.shape[1] <= ids.shape[1] and torch.equal(known, ids[:, : known.shape[1]]):
             return known.shape[1]
     for part in carriers:
-        object.__setattr__(part, _PROMPT, ids)
+        setattr(part, _PROMPT, ids)
     return ids.shape[1]
 
 
@@ -236,6 +243,10 @@ def _take_positions(value: Any, places: Tensor) -> Any:
     """Positions (batch or 1, T), or embeddings of them (batch or 1, T, width), of what is left."""
     if isinstance(value, tuple):
         return tuple(_take_positions(part, places) for part in value)
+    if value is None:
+        return None
+    if value.dim() not in (2, 3):
+        raise TrimodalError(f"positions {tuple(value.shape)} are of a kind that is not known, so a decoder's tokens cannot be chosen from")
     whole = value.expand(len(places), *value.shape[1:])
     return whole.gather(1, places) if value.dim() == 2 else take_places(whole, places)
 

@@ -152,14 +152,14 @@ def mark_text_tokens(batch: Mapping[str, Tensor], ids: str = "input_ids", mask: 
     return tokens.masked_fill(batch[mask] == 0, PADDING) if mask in batch else tokens
 
 
-def leave_out_unread(codes: Tensor, media: Tensor, items: int, share: float) -> Tensor:
-    """`codes` (batch, tokens) of what a decoder reads, (batch, fewer): of the tokens that are `media`, bool (batch, tokens), of so many
-    `items`, images or sounds alike, a `share` is left out. Which they are is known only when the model runs, but they are all alike."""
-    each = int(media.sum()) // max(1, items)
-    if not each:
-        return codes
-    number = (media.cumsum(dim=1) - 1) % each  # within its item
-    places, live = place_unmarked(media & (number >= count_kept_tokens(each, share)))
+def leave_out_unread(codes: Tensor, media: Tensor, share: float, each: int = 0) -> Tensor:
+    """`codes` (batch, tokens) of what a decoder reads, (batch, fewer): of the tokens that are `media`, bool (batch, tokens), a `share` is
+    left out, of so many (`each`) that are one image or sound, or 0 of all in a row. Which they are is known only when the model runs, but
+    they are all alike."""
+    number = media.cumsum(dim=1) - 1
+    counts = [each] * len(media) if each else media.sum(dim=1).tolist()
+    keep = torch.tensor([count_kept_tokens(count, share) for count in counts], device=media.device)[:, None]
+    places, live = place_unmarked(media & ((number % each if each else number) >= keep))
     return codes.gather(1, places).masked_fill(~live, PADDING)
 
 

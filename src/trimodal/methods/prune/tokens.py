@@ -1,37 +1,41 @@
 """Fewer tokens of an image or a sound for the decoder that reads them (VisionZip: Yang, Chen, Tian, Wang, Li, Yu, Jia 2024, arXiv
-2412.04467; DivPrune: Alvar, Singh, Akbari, Zhang 2025, arXiv 2503.02175; LLaVA-PruMerge: Shang, Cai, Xu, Lee, Yan 2024, arXiv 2403.15388).
+2412.04467; DivPrune: Alvar, Singh, Akbari, Zhang 2025, arXiv 2503.02175; LLaVA-PruMerge: Shang, Cai, Xu, Lee, Yan 2024, arXiv 2403.15388;
+FastV: Chen, Zhao, Liu, Liu, Lin, Zhou, Chang 2024, arXiv 2403.06764).
 
-Idea. LLaVA's 576 patches stand before some 30 words of a question, so the decoder mostly works on sky and wall. Choose the patches that
-matter before it begins. No weight changes, nothing is trained.
+Idea. LLaVA's 576 patches stand before some 30 words of a question, so the decoder mostly works on sky and wall. Let it read the patches
+that matter. No weight changes, nothing is trained.
 
 Problem. The projector makes X (N, d) of an image, which takes the place of N placeholders in the text. Of these choose k = N − round(N ·
 `share`), so that the decoder answers as with all. Every image loses as many, so that a batch stays a batch.
 
-Algorithm, `by`:
+Algorithm, `by`, before the decoder begins:
     attention   in the block of the tower that makes what the projector reads, a_j = mean over heads of softmax_j(q_cls k_jᵀ / √width);
                 the k largest stay. A tower without a class token: a_j is the mean over all tokens that look. (VisionZip)
     diversity   tokens are picked one by one, each the one whose nearest among those picked is farthest, by 1 − cosine of X. (DivPrune)
     norm        the k largest ‖X_j‖ stay: what nothing needs to be known for.
+or behind its first `block` blocks, once, where the prompt is read:
+    question    a_j = mean over heads of the attention that the prompt's last token gives in the last of these blocks; of a text's N the k
+                largest stay, for all images in it together. (FastV)
 and the `rest`:
     discard     goes.
     join        each joins the nearest token that stays, by cosine of X, which becomes the mean. (PruMerge, with equal weights)
     context     16 % of the k are not chosen but spread evenly over what was not; these alone become means of what goes. (VisionZip)
 
-The text keeps all its placeholders: processor and prompt are as they were. What was not chosen is marked, and the decoder takes it out,
-with its mask; what is left keeps its position in the whole text. Scores come back for every token of the text: for one that was taken out
-those of the last one before it that was read. So labels, loss and measures need not know. `layers/token_thinning.py` says how.
+The text keeps all its placeholders: processor and prompt are as they were. The decoder takes out what was not chosen, with its mask; what
+is left keeps its position in the whole text. Scores come back for every token of the text: for one that was taken out those of the last one
+before it that was read. So labels, loss and measures need not know. `layers/token_thinning.py` and `layers/question_thinning.py` say how.
 
-Cost. attention: one row of one block's attention, or where there is no class token all rows of that block. diversity: N² d, and k
-comparisons of N. Both are less than a block of the decoder, which saves N − k of its tokens in every block and in the cache.
+Cost. attention: one row of one block's attention, or where there is no class token all rows of that block; question: one row. diversity:
+N² d, and k comparisons of N. All are less than a block of the decoder, which saves N − k of its tokens in every block and in the cache.
 
-Fails on small print and on counting, where every patch is read by itself: the papers lose most on text in images, and in talks of several
-turns, as what is chosen knows nothing of the question. Random weights show nothing of accuracy.
+Fails on small print and on counting, where every patch is read by itself: the papers lose most on text in images. What is chosen before
+the decoder knows nothing of the question; what is chosen by the question may lack what the next one asks for.
 
 Departs from the papers: positions are not numbered anew. VisionZip finds the nearest by keys, and adds the mean of what goes to a context
 token instead of taking the mean with it; PruMerge chooses k for each image, which leaves no batch.
 
-By hand. Attention (0.1, 0.4, 0.3, 0.2), share 0.5: tokens 1 and 2 stay. X = (1, 0), (2, 0), (0, 2), (1, 1) with `rest: join`: token 0 is nearest
-to 1, which becomes the mean (1.5, 0); token 3 is as near to both and joins the first of them, which is then (4/3, 1/3).
+By hand. Attention (0.1, 0.4, 0.3, 0.2), share 0.5: tokens 1 and 2 stay. X = (1, 0), (2, 0), (0, 2), (1, 1) with `rest: join`: token 0 is
+nearest to 1, which becomes the mean (1.5, 0); token 3 is as near to both and joins the first of them, which is then (4/3, 1/3).
 """
 
 from __future__ import annotations
@@ -78,6 +82,8 @@ def refuse(place: Place, config: TokensConfig) -> str | None:
         return tower.whole_reading
     if config.by == "question" and config.rest != "discard":
         return f"by: question, the rest can only be discarded ({config.rest} is asked for)"
+    if config.by != "question" and not tower.handed:
+        return f"how many tokens an {tower.modality} gives varies, so they can be chosen inside of the decoder alone; give by: question"
     if config.by == "attention" and not {"query", "key"} <= {site.role for site in place.sites}:
         return "its attention has no queries and keys that could be seen; choose by diversity"
     return None
@@ -86,8 +92,10 @@ def refuse(place: Place, config: TokensConfig) -> str | None:
 def say_what_is_read(layout: Layout, place: Place, config: TokensConfig) -> str:
     """Tokens and operations before and after, as far as they are known before anything runs."""
     reader, tower = layout.find_reader(place.name), place.whole_tower
-    if reader is None or tower is None or not tower.handed:
+    if reader is None or tower is None:
         return ""
+    if not tower.handed:
+        return f"{reader.name} reads {1 - config.share:.3g} of the {tower.modality} tokens"
     kept = count_kept_tokens(tower.handed, config.share)
     first = min(config.block, len(reader.blocks) - 1) if config.by == "question" else 0
     inside = [site for site in layout.sites if site.tower == reader.name and site.block is not None and site.kind != "norm"]
@@ -115,7 +123,7 @@ def solve(place: Place, weights: Weights, statistic: Statistic | None, config: T
 METHOD = Method(
     name="prune.tokens",
     kind="prune",
-    paper="Yang et al. 2024, arXiv 2412.04467; Alvar et al. 2025, arXiv 2503.02175; Shang et al. 2024, arXiv 2403.15388",
+    paper="Yang et al. 2024, arXiv 2412.04467; Alvar et al. 2025, arXiv 2503.02175; Chen et al. 2024, arXiv 2403.06764",
     idea="Let a decoder read only the tokens of an image that matter, by attention or diversity; no weight changes, no data needed.",
     config=TokensConfig,
     on="tower",

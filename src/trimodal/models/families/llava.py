@@ -111,7 +111,7 @@ def tokens(module: nn.Module, batch: Batch) -> dict[str, Tensor]:
     stream = encoding.mark_text_tokens(batch).masked_fill(image, encoding.IMAGE)
     share = find_unread_share(module.get_submodule(f"{_inner_of(module)}language_model"))
     if share and "pixel_values" in batch:
-        read = encoding.leave_out_unread(stream, image, len(batch["pixel_values"]), share)
+        read = encoding.leave_out_unread(stream, image, share, int(image.sum()) // len(batch["pixel_values"]))
         return {"text": read, "text.whole": stream}
     return {"text": stream}
 
