@@ -35,6 +35,7 @@ ROWS = {
     "Tucker, CP": ("factorize.tucker", "factorize.cp"),
     "share layers": ("share.layers",),
     "merge tokens": ("merge.tokens",),
+    "prune tokens": ("prune.tokens",),
     "fold": ("fold.exact",),
     "distill": ("distill",),
 }

@@ -31,6 +31,8 @@ from trimodal.shorthand import short_name_of
         ("factorize.svd", {"energy": 0.9, "alpha": 0.5}, "ASVD at 90 % energy"),
         ("share.layers", {"times": 2, "rank": 4}, "weight sharing ×2 + LoRA r=4"),
         ("merge.tokens", {"share": 0.5, "kind": "matching"}, "ToMe 50 %"),
+        ("prune.tokens", {"share": 0.5, "by": "attention"}, "VisionZip 50 %"),
+        ("prune.tokens", {"share": 0.75, "by": "question", "block": 2}, "FastV 75 %"),
         ("distill", {"steps": 300}, "KD, 300 steps"),
         ("nobody.knows", {}, ""),
     ],

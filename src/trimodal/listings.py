@@ -118,6 +118,7 @@ def make_edit_table(name: str, config: dict[str, Any], edit: Any) -> Group:
     table = make_table((name, "bytes before", "bytes after"), rows)
     settings = ", ".join(f"{key} {value}" for key, value in config.items())
     told = [f"{short_name_of(name, config)}: {settings}".removeprefix(": ")]
+    told += [f"{place.name}: {place.note}" for place in edit.places if place.note]
     reasons = dict.fromkeys(alone.reason for alone in edit.left_alone)
     told += [f"left alone ({why}): {', '.join(a.name for a in edit.left_alone if a.reason == why)}" for why in reasons]
     return Group(table, *map(Text, filter(None, told)))

@@ -90,6 +90,11 @@ def _name_merged_tokens(config: Mapping[str, Any]) -> str:
     return f"{kind} {100 * config.get('share', 0.5):g} %"
 
 
+def _name_unread_tokens(config: Mapping[str, Any]) -> str:
+    kinds = {"attention": "VisionZip", "diversity": "DivPrune", "question": "FastV"}
+    return f"{kinds.get(config.get('by', 'attention'), 'tokens by norm')} {100 * config.get('share', 0.5):g} %"
+
+
 _NAMES: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
     "quantize.hqq": _name_hqq,
     "quantize.smooth": _name_input_bits,
@@ -98,6 +103,7 @@ _NAMES: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
     "prune.heads": _name_structured("attention heads"),
     "prune.channels": _name_structured("channels"),
     "prune.layers": _name_structured("depth"),
+    "prune.tokens": _name_unread_tokens,
     "prune.width": _name_structured("width"),
     "factorize.tucker": _name_low_rank("Tucker-2"),
     "factorize.cp": _name_low_rank("CP"),

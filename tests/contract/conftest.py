@@ -10,7 +10,7 @@ FILES = ("test_contract.py", "test_trial_contract.py")
 QUICK = ("llama", "resnet", "fusion")
 EVERYWHERE = (
     "quantize.rtn", "quantize.smooth", "prune.neurons", "prune.heads",
-    "factorize.eigen", "merge.tokens", "fold.exact",
+    "factorize.eigen", "merge.tokens", "prune.tokens", "fold.exact",
 )  # fmt: skip
 
 

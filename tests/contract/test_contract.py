@@ -45,9 +45,9 @@ OPTIONS: dict[str, dict[str, Any]] = {
 QUANTIZE_INPUTS = ("quantize.smooth",)  # of which a plain float layer keeps only the weight
 DROPS_BLOCKS = ("prune.layers",)  # and with them names in the state dict
 FOLDS = ("fold.exact",)  # of which other tensors are left
-STATES_DIFFER = ("merge.tokens", "prune.width")  # those that an encoder hands out beside what it is for: fewer, narrower
+STATES_DIFFER = ("merge.tokens", "prune.tokens", "prune.width")  # those that an encoder hands out beside what it is for: fewer, narrower
 LEARNS = ("distill",)  # from the original, and so nothing as long as it equals it
-KEEPS_BYTES = ("merge.tokens",)  # fewer operations, the same weights
+KEEPS_BYTES = ("merge.tokens", "prune.tokens")  # fewer operations, the same weights
 NO_KERNELS = r"nothing that '\*' matches can be worked on"
 NO_UNITS = "this model has no {} that can be cut"
 TEXT = ("bert", "llama", "qwen3", "gpt2", "t5", "mixtral")
@@ -62,6 +62,9 @@ REFUSED = {
     **dict.fromkeys(
         ((name, "merge.tokens") for name in (*TEXT, "resnet", "resnet-basic", "generic")),
         "nobody has declared how its tokens could be merged",
+    ),
+    **dict.fromkeys(
+        ((name, "prune.tokens") for name in MINIATURES if name != "llava"), "no decoder reads its tokens in the place of placeholders",
     ),
     ("llava", "merge.tokens"): "one placeholder for every patch",
     ("qwen2-vl", "merge.tokens"): "one placeholder for every patch",

@@ -111,8 +111,8 @@ def check_trial(trial: Trial, model: Model, method: Method) -> None:
     assert trial.change is not None and record.error == trial.error and record.bytes_after == trial.bytes_after
     whole, left = (tensor_bytes(unique_tensors(m.module).values()) for m in (model, applied))
     assert left - whole == trial.bytes_after - trial.bytes_before
-    compared = trial.weight_error is not None and trial.change.merge is None
-    assert compared == (method.solve is not None and trial.place.fold is None and trial.change.merge is None)
+    compared = trial.weight_error is not None and not trial.change.is_of_tokens
+    assert compared == (method.solve is not None and trial.place.fold is None and not trial.change.is_of_tokens)
     if compared:
         assert trial.weight_error == weight_error(*weights_of_both(model, applied, trial))
 

@@ -50,6 +50,12 @@ def merge(**changes: Any) -> dict[str, Any]:
     return {"merge": {**how, **changes}}
 
 
+def thin(**changes: Any) -> dict[str, Any]:
+    """A fair thinning of the LLaVA miniature's image tokens, with `changes`."""
+    how = {"tower": "image", "share": 0.5, "by": "attention", "rest": "discard", "block": 0}
+    return {"thin": {**how, **changes}}
+
+
 def cut(label: Any, kept: Any, **more: Any) -> dict[str, Any]:
     return {"cut": {"label": label, "kept": kept, **more}}
 

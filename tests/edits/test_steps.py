@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from recorded import codebook, cut, drop, fold, low_rank, merge, quantized, share, sparse, treat
+from recorded import codebook, cut, drop, fold, low_rank, merge, quantized, share, sparse, thin, treat
 from safetensors.torch import load_file, save_file
 
 from trimodal.edits import EDIT_KINDS, UnfitEditError, read_edit
@@ -60,6 +60,7 @@ def test_fair_steps_are_read(file_with: Callable[[Any], Path]) -> None:
         treat("integers", {"shape": [16, 32], "dtype": "float16", "exponent": 0, "rotation": 8}),
         cut("image.0.heads", [0, 2]),
         merge(),
+        thin(),
         drop("image", [1]),
         share("a", "b"),
         fold("affine", "a", "b", "c"),
@@ -75,7 +76,7 @@ def test_fair_steps_are_read(file_with: Callable[[Any], Path]) -> None:
 
 def test_kinds_are_told_apart_by_their_verbs() -> None:
     assert len({kind.verb for kind in EDIT_KINDS}) == len(EDIT_KINDS)
-    with pytest.raises(UnfitEditError, match="is none of cut, drop, fold, merge, share, treat"):
+    with pytest.raises(UnfitEditError, match="is none of cut, drop, fold, merge, share, thin, treat"):
         read_edit({"distill": {}}, 0)
 
 

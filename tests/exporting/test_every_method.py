@@ -63,6 +63,7 @@ SLOW = (
 )  # fmt: skip
 MINIATURES = {
     "prune.heads": ("bert", {}), "prune.layers": ("bert", {"sparsity": 0.5, "score": "divergence"}), "prune.width": ("llava", {}),
+    "prune.tokens": ("llava", {}),
     "share.layers": ("bert", {"rank": 2}), "merge.tokens": ("vit", {}), "fold.exact": ("vit", {}),
 }  # fmt: skip
 ROUNDED = ("smooth", "smooth, 6 bits")  # inputs in codes, of which single ones may fall to the other side

@@ -20,6 +20,7 @@ from trimodal.planning import check_edits, plan_edits, read_recipe
 NOT_HERE = {
     ("clip", "prune.channels"), ("resnet", "prune.neurons"), ("resnet", "prune.heads"), ("resnet", "prune.layers"),
     ("resnet", "prune.width"), ("resnet", "merge.tokens"), ("resnet", "share.layers"),
+    ("clip", "prune.tokens"), ("resnet", "prune.tokens"),
 }  # fmt: skip
 CASES = [(name, method.name) for name in ("clip", "resnet") for method in METHODS if (name, method.name) not in NOT_HERE]
 OPTIONS = {"prune.layers": {"sparsity": 0.5}}

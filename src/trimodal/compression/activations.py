@@ -31,6 +31,7 @@ from trimodal.statistics import (
     RowUsage,
     Seen,
     StatisticKind,
+    find_token_codes,
     split_rows_by_modality,
     unfold_input,
 )
@@ -64,7 +65,7 @@ class Activations:
     _codes: list[dict[str, Tensor]] = field(default_factory=list, init=False)
 
     def __post_init__(self) -> None:
-        self._codes = [dict(self.model.family.tokens(self.model.module, batch)) for batch in self.batches]
+        self.clear_cache_()
 
     def collect_statistics(self, sites: Sequence[Site], wants: Mapping[str, StatisticKind]) -> dict[str, dict[str, Seen]]:
         """Statistics by path of the sites in `wants`, each by modality.
@@ -108,8 +109,10 @@ class Activations:
             return self._get_block(chain)(chain.inputs[index], *args, **kwargs)
 
     def clear_cache_(self) -> None:
-        """Drop the kept activations: layers of several blocks have changed, and with them what the blocks are given."""
+        """Drop the kept activations: layers of several blocks have changed, and with them what the blocks are given, or how many tokens
+        these are."""
         self._chain = None
+        self._codes = [dict(self.model.family.tokens(self.model.module, batch)) for batch in self.batches]
 
     def capture_inputs(self, index: int, chain: _ActivationCache | None, paths: Sequence[str]) -> dict[str, list[Tensor]]:
         """What the layers at `paths` get from batch number `index`, (…, columns) as each takes it, call by call; those that are
@@ -318,12 +321,13 @@ class _StatisticsRecorder:
         site = self._sites[path]
         modality = self._model.layout.get_tower(site.tower).modality
         lookup = isinstance(module, nn.Embedding | nn.EmbeddingBag)
-        rows = split_rows_by_modality(x.unsqueeze(-1) if lookup else unfold_input(module, x), self._codes.get(site.stream), modality)
+        codes = find_token_codes(self._codes, site.stream, x)
+        rows = split_rows_by_modality(x.unsqueeze(-1) if lookup else unfold_input(module, x), codes, modality)
         calls = self._originals.get(path)
         original = calls.pop(0) if calls else None
         twins: dict[str, Tensor] = {}
         if original is not None and original.shape == x.shape:
-            twins = split_rows_by_modality(unfold_input(module, original), self._codes.get(site.stream), modality)
+            twins = split_rows_by_modality(unfold_input(module, original), codes, modality)
         found = self._found.setdefault(path, {})
         for name, part in rows.items():
             if self._wants[path] in ("uses", "grouped"):

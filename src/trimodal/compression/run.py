@@ -84,7 +84,8 @@ def _run_round(context: SolveContext, tasks: Sequence[Task], log: RunLog) -> Non
         log.report(f"{task.method.name} {task.planned.name}")
         trial = try_task(context, task, seen)
         log.records.append(apply_trial_(context.model, trial))
-    if any((place.label is not None or place.fold is not None) and place.spans_blocks for place in places):
+    structural = (place.label is not None or place.fold is not None or place.whole_tower is not None for place in places)
+    if any(one and place.spans_blocks for one, place in zip(structural, places, strict=True)):
         context.activations.clear_cache_()  # what blocks give to each other has other shapes now
 
 

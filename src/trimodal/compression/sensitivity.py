@@ -19,7 +19,7 @@ from trimodal.core import Sample
 from trimodal.data import collect_labels
 from trimodal.models.foreign import run_forward
 from trimodal.models.model import Batch, Model, Output
-from trimodal.statistics import MaskGradient, WeightGradient, split_rows_by_modality
+from trimodal.statistics import MaskGradient, WeightGradient, find_token_codes, split_rows_by_modality
 
 _IGNORED = -100
 
@@ -51,7 +51,7 @@ def gradient_sizes(model: Model, batches: Sequence[Batch], seed: int) -> dict[st
             if gradient is not None:
                 site = model.layout.get_site(path)
                 modality = model.layout.get_tower(site.tower).modality
-                for name, rows in split_rows_by_modality(gradient, codes.get(site.stream), modality).items():
+                for name, rows in split_rows_by_modality(gradient, find_token_codes(codes, site.stream, gradient), modality).items():
                     size, count = totals.setdefault(path, {}).get(name, (0.0, 0))
                     totals[path][name] = size + float(rows.norm(dim=-1).sum()), count + len(rows)
     return {path: {name: size / count for name, (size, count) in by.items()} for path, by in totals.items()}

@@ -201,7 +201,7 @@ def _measure_change(
     model: Model, place: Place, change: Change, weights: Mapping[str, Any], seen: SeenAt
 ) -> tuple[Mapping[str, float], float]:
     """The output error by modality, that which the method measured or else the observed weight's own; and ‖ΔW‖²/‖W‖²."""
-    if change.merge is not None:
+    if change.is_of_tokens:
         return change.error or {}, 0.0
     old, new, bias_change = compare_weights(model, place, change, weights)
     if change.error is not None:

@@ -1,6 +1,6 @@
 """The nouns: plain frozen data without torch modules or I/O. Everything else speaks in these words."""
 
-from trimodal.core.change import Change, Cut, Drop, Folded, Merge, Treatment
+from trimodal.core.change import Change, Cut, Drop, Folded, Merge, Thin, Treatment
 from trimodal.core.estimate import Estimate
 from trimodal.core.layout import FreeParameter, Layout, SizeAttribute, Uncuttable
 from trimodal.core.plan import (
@@ -72,6 +72,7 @@ __all__ = [
     "Source",
     "StockLoad",
     "StoredTensor",
+    "Thin",
     "Tower",
     "TowerSize",
     "Treatment",

@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 LARGEST_SHARE = 0.75  # of a tower's tokens that can be merged
+MOST_UNREAD = 0.95  # of the tokens of an image or a sound that a decoder need not read
+ChosenBy = Literal["attention", "diversity", "norm", "question"]
+Rest = Literal["discard", "join", "context"]
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,18 @@ class Merge:
 
 
 @dataclass(frozen=True)
+class Thin:
+    """Tokens of one tower that a decoder reads no more: a `share` of those of every image or sound, chosen `by` what,
+    `question` behind so many (`block`) blocks of the decoder; see `methods/prune/tokens.py` for the options."""
+
+    tower: str
+    share: float
+    by: ChosenBy
+    rest: Rest
+    block: int
+
+
+@dataclass(frozen=True)
 class Drop:
     """Blocks of one tower that stay, by number and ascending; all others are removed."""
 
@@ -73,7 +88,8 @@ class Folded:
 
 @dataclass(frozen=True)
 class Change:
-    """The outcome of solving one place: new storage per site path, or one cut, or one merge, or one fold, or blocks removed.
+    """The outcome of solving one place: new storage per site path, or one cut, or one merge, or one fold, or blocks removed,
+    or fewer tokens read.
 
     `shared` lists paths of layers that use one weight from now on, that of the first, after the treatments are done.
 
@@ -85,9 +101,15 @@ class Change:
     treatments: Mapping[str, Treatment] = field(default_factory=dict)
     cut: Cut | None = None
     merge: Merge | None = None
+    thin: Thin | None = None
     drop: Drop | None = None
     shared: tuple[tuple[str, ...], ...] = ()
     fold: Folded | None = None
     notes: tuple[str, ...] = ()
     error: Mapping[str, float] | None = None
     settled: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def is_of_tokens(self) -> bool:
+        """Whether it leaves every weight as it is, and changes how many tokens there are."""
+        return self.merge is not None or self.thin is not None

@@ -9,6 +9,11 @@ from typing import Any
 from trimodal.core.site import Axis, Fold, Site, Tower
 
 TOKENS_MERGED = "its tokens are merged already"
+TOKENS_THINNED = "a decoder reads fewer of its tokens already"
+NO_THINNED_EXPORT = (
+    "its decoder reads only some of the tokens that its text has places for, which no export format can say: whoever runs the files puts "
+    "every token in its place"
+)
 _OLD_NAMES = {"counters": "size_attributes", "fixed": "uncuttable", "bare": "free_parameters"}  # in manifests of formats 1 and 2
 
 
@@ -124,6 +129,24 @@ class Layout:
             return replace(whole, whole_tokens=TOKENS_MERGED, whole_blocks=blocks)
 
         return replace(self, towers=tuple(marked(t) if t.name == tower else t for t in self.towers))
+
+    def find_reader(self, tower: str) -> Tower | None:
+        """The tower of the decoder that reads the tokens of `tower`; None where there is none."""
+        stem = f"{self.get_tower(tower).reader}."
+        return next((other for other in self.towers if other.blocks and other.blocks[0].startswith(stem)), None)
+
+    def mark_tokens_thinned(self, tower: str, by: str) -> Layout:
+        """The layout after a decoder reads fewer tokens of `tower`, which can be said once. Where attention chooses them, the blocks stay:
+        those of the tower, or `by` the question those of the decoder."""
+        reader = self.find_reader(tower)
+        chooser = tower if by == "attention" else reader.name if by == "question" and reader is not None else ""
+        blocks = "its attention chooses the tokens that are read; remove blocks before that"
+
+        def marked(whole: Tower) -> Tower:
+            whole = replace(whole, whole_reading=TOKENS_THINNED) if whole.name == tower else whole
+            return replace(whole, whole_blocks=blocks) if whole.name == chooser else whole
+
+        return replace(self, towers=tuple(map(marked, self.towers)))
 
     def mark_weight_shared(self, paths: Sequence[str]) -> Layout:
         """The layout after the layers at `paths` use the weight of the first of them."""

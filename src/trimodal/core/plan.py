@@ -103,7 +103,7 @@ class PlannedPlace:
 
     `certainty` says what `bytes_after` is worth: mostly it is `exact`. Where what goes is ranked over several places it is
     an `estimate`, since only the scores will tell how much goes here; where the rank follows from the energy it is `at
-    most` that. Both hold for later steps at the same sites too."""
+    most` that. Both hold for later steps at the same sites too. `note` says what bytes do not tell, such as how many tokens are read."""
 
     name: str
     paths: tuple[str, ...]
@@ -112,6 +112,7 @@ class PlannedPlace:
     config: dict[str, Any] = field(default_factory=dict)
     certainty: Certainty = "exact"
     fold: Fold | None = None
+    note: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True)

@@ -280,6 +280,10 @@ class Tower:
     `whole_tokens` is the reason why its tokens cannot be merged, empty if they can. Then the first `protected` of them
     must stay what they are, and `restored` says that what follows the blocks needs as many as came in.
 
+    `whole_reading` is the reason why a decoder must read all of its tokens, empty if it need not. Then `projector` is the path of
+    the module that makes of them what the decoder at the path `reader` reads, in the place of the id that the configuration calls
+    `placeholder`; of one item of the usual size so many are `handed` over, 0 if nobody knows.
+
     `whole_blocks` is the reason why none of its blocks can be removed, empty if they can. Then `counted` is the
     attribute of its configuration that says how many there are, `read_by` the one that says by number after which
     blocks its states are read, if not after the last, and `numbers` says which of the bare architecture's blocks are
@@ -293,6 +297,11 @@ class Tower:
     whole_tokens: str = "nobody has declared how its tokens could be merged"
     protected: int = 0
     restored: bool = False
+    whole_reading: str = "no decoder reads its tokens in the place of placeholders"
+    projector: str = ""
+    reader: str = ""
+    placeholder: str = ""
+    handed: int = 0
     whole_blocks: str = "nobody has declared that its blocks only pass on what they make to one another"
     counted: str = ""
     read_by: str = ""

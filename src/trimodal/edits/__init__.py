@@ -12,6 +12,7 @@ from trimodal.edits.edit import UnfitEditError
 from trimodal.edits.fold import FoldLayer
 from trimodal.edits.merge import MergeTokens
 from trimodal.edits.share import ShareWeight
+from trimodal.edits.thin import ThinTokens
 from trimodal.edits.treat import TreatWeight
 
 EDIT_KINDS: tuple[type[ModelEdit], ...] = (  # in the order in which those of one change are carried out
@@ -21,11 +22,12 @@ EDIT_KINDS: tuple[type[ModelEdit], ...] = (  # in the order in which those of on
     ShareWeight,
     DropBlocks,
     MergeTokens,
+    ThinTokens,
 )
 
 __all__ = [
-    "EDIT_KINDS", "CutUnits", "DropBlocks", "FoldLayer", "MergeTokens", "ModelEdit", "ShareWeight", "TreatWeight", "UnfitEditError",
-    "read_edit",
+    "EDIT_KINDS", "CutUnits", "DropBlocks", "FoldLayer", "MergeTokens", "ModelEdit", "ShareWeight", "ThinTokens", "TreatWeight",
+    "UnfitEditError", "read_edit",
 ]  # fmt: skip
 
 

@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from trimodal.core import json_text
+from trimodal.core.layout import NO_THINNED_EXPORT, TOKENS_THINNED
 from trimodal.data import Data
 from trimodal.errors import InputError, IntegrityError, TargetError, suggest_names
 from trimodal.exporting import EXPORTERS, Exporter, ExportResult, ExportSource
@@ -92,6 +93,7 @@ def export(
     place = _choose_place(source, to, out)
     check_output_place(place, force)
     model = open_model(source if callable(source) else str(source), factory)
+    _check_reads_all(model)
     model.module.float()  # runtimes on a CPU compute in float32; codes and scales keep their types
     batches = read_batches(model, data)
     trial = begin_trial(model, batches[0] if batches else None) if exporter.runtime in RUNTIMES else None
@@ -110,6 +112,19 @@ def export(
         _require_passed(result)
         _write_export_file(part, exporter, model, result, profile)
     return Export(place, to, result)
+
+
+def _check_reads_all(model: Model) -> None:
+    """Refuse a model whose decoder does not read all of a text's tokens.
+
+    Raises:
+        TargetError: it is one.
+    """
+    thinned = next((tower.name for tower in model.layout.towers if tower.whole_reading == TOKENS_THINNED), None)
+    if thinned is not None:
+        raise TargetError(
+            f"{thinned}: {NO_THINNED_EXPORT}. Run it with trimodal.load, pack it with --to archive, or leave prune.tokens out"
+        )
 
 
 def find_exporter(name: str) -> Exporter:

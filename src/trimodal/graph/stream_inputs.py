@@ -21,7 +21,7 @@ from trimodal.errors import TrimodalError
 from trimodal.models.blocks import split_block_inputs
 from trimodal.models.foreign import StopForward, run_forward
 from trimodal.models.model import Batch, Model
-from trimodal.statistics import Moment, split_rows_by_modality
+from trimodal.statistics import Moment, find_token_codes, split_rows_by_modality
 
 
 @dataclass
@@ -144,9 +144,9 @@ class _StreamRows:
 
     def split_by_modality(self, x: Tensor, site: Site) -> dict[str, Tensor]:
         """The rows (tokens, n) of x (batch, tokens, n), which `site` is given, without padding."""
-        codes = self._codes.get(site.stream)
+        codes = find_token_codes(self._codes, site.stream, x)
         if codes is None or codes.shape[:1] != x.shape[:1] or codes.numel() * x.shape[-1] != x.numel():
-            codes = self._codes.get(self._tower.name)
+            codes = find_token_codes(self._codes, self._tower.name, x)
         return split_rows_by_modality(x, codes, self._tower.modality)
 
 

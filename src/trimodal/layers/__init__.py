@@ -19,11 +19,20 @@ from trimodal.layers.layer_affine import find_affine
 from trimodal.layers.opened import OpenedLayer
 from trimodal.layers.opening import close_layers_, close_tensors, open_layers_
 from trimodal.layers.parametrization import is_weight_parametrized, parametrize_weight_, remove_parametrization_
+from trimodal.layers.question_thinning import QuestionThinning, thin_by_question_
+from trimodal.layers.read_tokens import find_unread_share, note_unread_share_, place_unmarked
 from trimodal.layers.recurrent import Recurrent
 from trimodal.layers.removed import RemovedLayer
 from trimodal.layers.standardised import AffineFreeNorm, strip_norm_affine
 from trimodal.layers.stored import CodedWeight, SparseWeight, Store, make_weight_store
 from trimodal.layers.token_merging import BlockMerging, has_token_merging, merge_tokens_
+from trimodal.layers.token_thinning import (
+    TokenThinning,
+    WatchedAttention,
+    mark_unread_,
+    skip_marked_,
+    watch_attention_,
+)
 from trimodal.layers.transposed_convolution import TransposedConvolution
 from trimodal.layers.weight_sharing import has_shared_weight, share_weight_, tie_weight_
 
@@ -33,7 +42,9 @@ __all__ = [
     "merge_tokens_", "merge_factor_chain", "open_layers_", "close_layers_", "close_tensors", "replace_weight_",
     "strip_norm_affine", "make_weight_store", "tie_weight_", "remove_parametrization_", "Affine", "NotAffine",
     "find_affine", "ExpertMatrix", "OpenedLayer", "TransposedConvolution", "DEQUANTIZE_POLICIES", "DequantizePolicy",
-    "count_kept_bytes", "set_dequantize_policy_",
+    "count_kept_bytes", "set_dequantize_policy_", "TokenThinning", "WatchedAttention", "mark_unread_",
+    "place_unmarked", "skip_marked_", "watch_attention_", "QuestionThinning", "thin_by_question_",
+    "find_unread_share", "note_unread_share_",
 ]  # fmt: skip
 
 

@@ -92,7 +92,7 @@ def _make_merging_class(kind: type[nn.Module]) -> type[nn.Module]:
         tokens = _make_unmerged_state(hidden, mask) if settings.start else _read_token_state(hidden, block)
         if tokens.has_merged:
             mask = _attention_mask(tokens, settings.proportional, hidden.dtype)
-        with _capture_output(block.get_submodule(settings.key)) as keys:
+        with capture_output(block.get_submodule(settings.key)) as keys:
             output: Tensor = kind.forward(block, hidden, mask, *rest, **named)
         output, tokens = _merge_output(output, keys[0], tokens, settings)
         if settings.restore:
@@ -160,7 +160,7 @@ def _attention_mask(tokens: _TokenState, proportional: bool, dtype: torch.dtype)
 
 
 @contextmanager
-def _capture_output(layer: nn.Module) -> Iterator[list[Tensor]]:
+def capture_output(layer: nn.Module) -> Iterator[list[Tensor]]:
     """What `layer` returns to this thread meanwhile."""
     found: list[Tensor] = []
     caller = threading.get_ident()

@@ -11,6 +11,7 @@ from trimodal.methods.fold import exact
 from trimodal.methods.merge import tokens
 from trimodal.methods.method import Method, works_on
 from trimodal.methods.prune import gradient, layers, magnitude, obs, ria, sparsegpt, structured, wanda, width
+from trimodal.methods.prune import tokens as unread_tokens
 from trimodal.methods.quantize import awq, entropy, gptq, hqq, learned, rotated, rtn, smooth
 from trimodal.methods.share import layers as shared_layers
 
@@ -34,6 +35,7 @@ METHODS: tuple[Method, ...] = (
     structured.CHANNELS,
     layers.METHOD,
     width.METHOD,
+    unread_tokens.METHOD,
     eigen.METHOD,
     svd.METHOD,
     tucker.METHOD,

@@ -121,10 +121,12 @@ class Method:
         scores: one number per unit of the place (or weight, if it is a site) that is still there, in any order: what its
             removal costs, comparable with other places'. None where there is no such number. Methods with a `scope` have it.
         reshaped: the layout after it, where more changes than the place's sites.
+        says: what a plan should say of a place beside its bytes, from the layout before it; empty where that is all.
         compares_shapes: whether it works on layers of one shape, so that it must be known what shapes earlier steps leave.
         tables: where its places can share a table of numbers, all about that.
         inputs: where it quantizes inputs, how layers with one input share what it chooses.
         pace: what it takes, for the estimate of a plan's time.
+        exports: whether any export format can say what it leaves behind.
     """
 
     name: str
@@ -141,10 +143,12 @@ class Method:
     certainty: Callable[[Any], Certainty] = lambda config: "exact"
     scores: Callable[[Place, Weights, Statistic | None, Any], Tensor | None] | None = None
     reshaped: Callable[[Layout, Place, Any], Layout] = lambda layout, place, config: layout
+    says: Callable[[Layout, Place, Any], str] = lambda layout, place, config: ""
     compares_shapes: bool = False
     tables: SharedTables | None = None
     inputs: SharedInputs | None = None
     pace: Pace = Pace()
+    exports: bool = True
     solve: Callable[[Place, Weights, Statistic | None, Any], Change] | None = None
     fit: Callable[[Model, Model, Callable[[int], Sequence[Batch]], Any, int], Iterable[FitRecord]] | None = None
     survey: Callable[[Model, Place, Sequence[Batch], Mix, Any], Change] | None = None

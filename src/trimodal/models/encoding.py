@@ -12,6 +12,8 @@ from torch import Tensor, nn
 
 from trimodal.core import MODALITIES, TOKEN_KINDS
 from trimodal.errors import DataError, ModelError
+from trimodal.layers import place_unmarked
+from trimodal.maths.token_choice import count_kept_tokens
 from trimodal.models.model import LoadedSample, Processors
 
 if TYPE_CHECKING:
@@ -148,6 +150,17 @@ def mark_text_tokens(batch: Mapping[str, Tensor], ids: str = "input_ids", mask: 
     if "labels" in batch and batch["labels"].shape == tokens.shape:
         tokens = tokens.masked_fill(batch["labels"] != NO_LABEL, ANSWER)
     return tokens.masked_fill(batch[mask] == 0, PADDING) if mask in batch else tokens
+
+
+def leave_out_unread(codes: Tensor, media: Tensor, share: float, each: int = 0) -> Tensor:
+    """`codes` (batch, tokens) of what a decoder reads, (batch, fewer): of the tokens that are `media`, bool (batch, tokens), a `share` is
+    left out, of so many (`each`) that are one image or sound, or 0 of all in a row. Which they are is known only when the model runs, but
+    they are all alike."""
+    number = media.cumsum(dim=1) - 1
+    counts = [each] * len(media) if each else media.sum(dim=1).tolist()
+    keep = torch.tensor([count_kept_tokens(count, share) for count in counts], device=media.device)[:, None]
+    places, live = place_unmarked(media & ((number % each if each else number) >= keep))
+    return codes.gather(1, places).masked_fill(~live, PADDING)
 
 
 def make_answer_labels(processors: Processors, loaded: Sequence[LoadedSample], ids: Tensor, mask: Tensor) -> dict[str, Tensor]:

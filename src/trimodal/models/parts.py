@@ -94,7 +94,8 @@ class TowerPart:
     `blocks` is a path that may hold `*` for each child of a list (`stages.*.layers.*`); `block` says what one holds,
     and parts that a block lacks are skipped. `between` holds parts that run after the block at that path, paths from
     `root`. `whole_tokens`, `protected` and `restored` say whether and how its tokens can be merged, see `ModalityTower`; so do
-    `whole_blocks`, `counted` and `read_by` for removing blocks. `whole_width` is the reason why none of its stream's
+    `whole_blocks`, `counted` and `read_by` for removing blocks, and `whole_reading`, `projector` and `reader`, two paths from the
+    model, `placeholder` and `handed`, for a decoder that reads fewer of them. `whole_width` is the reason why none of its stream's
     dimensions can be removed, empty if they can. Those of the piece with the blocks count. `free_parameters` are parameters in no
     part whose last dimension is the stream's, by their names from `root`. `stream` is the tower whose stream runs through this
     one too: encoder and decoder that use one embedding are cut together. `held` are attributes, paths from the model, that hold how wide
@@ -113,6 +114,11 @@ class TowerPart:
     whole_tokens: str = Tower.whole_tokens
     protected: int = 0
     restored: bool = False
+    whole_reading: str = Tower.whole_reading
+    projector: str = ""
+    reader: str = ""
+    placeholder: str = ""
+    handed: int = 0
     whole_blocks: str = ""
     counted: str = "num_hidden_layers"
     read_by: str = ""

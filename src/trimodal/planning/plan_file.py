@@ -26,7 +26,7 @@ _PLAN_KEYS = (
     "seed", "source", "calibration", "edits", "expected_tensor_bytes", "recipe", "trimodal", "format", "skipped", "pack",
     "untouched", "estimate", "target",
 )  # fmt: skip
-_PLACE_KEYS = ("name", "paths", "bytes_before", "bytes_after", "config", "certainty", "fold")
+_PLACE_KEYS = ("name", "paths", "bytes_before", "bytes_after", "config", "certainty", "fold", "note")
 _SHA256 = 64
 
 
@@ -139,6 +139,7 @@ def _parse_place(part: _Part) -> dict[str, Any]:
         "bytes_after": part.check("bytes_after", _is_count(0), "a whole number of bytes", 0),
         "config": part.check("config", _is_mapping, "a mapping of options", {}),
         "certainty": part.check("certainty", _is_one_of(get_args(Certainty)), f"one of {', '.join(get_args(Certainty))}", "exact"),
+        "note": part.check("note", _is_text, "what is said of the place", ""),
         "fold": None if fold is None else _parse_fold(part.part("fold")),
     }
 

@@ -152,12 +152,13 @@ class EditDraft:
         """Take `place` with `config`, of which the plan will say what differs from the edit's own, `base`."""
         if self.method.tables is not None:
             config = self.method.tables.assign_owner(place, config, self._taken)
-        after = self.method.forecast(place, config)
+        after, note = self.method.forecast(place, config), self.method.says(self.layout, place, config)
         self.layout = self.method.reshaped(self.layout.replace_sites(place.sites, after), place, config)
         self._taken.append((place, config))
         paths = tuple(site.path for site in place.sites)
         differing = {name: value for name, value in config_to_dict(config).items() if value != base[name]}
-        self.planned.append(PlannedPlace(place.name, paths, place.stored_bytes, place.bytes_with(after), differing, fold=place.fold))
+        sizes = place.stored_bytes, place.bytes_with(after)
+        self.planned.append(PlannedPlace(place.name, paths, *sizes, differing, fold=place.fold, note=note))
 
     def check_data(self, data: bool, where: str) -> None:
         """Whether there is the `data` that the place taken last wants; `where` says who asks.

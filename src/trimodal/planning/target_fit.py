@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from trimodal.core import Layout
-from trimodal.core.layout import TOKENS_MERGED
+from trimodal.core.layout import NO_THINNED_EXPORT, TOKENS_MERGED, TOKENS_THINNED
 from trimodal.core.stored_site import StoredSite, forecast_stored_site
 from trimodal.core.target_fit import TargetCaution, TargetFit, name_briefly
 from trimodal.errors import TargetError
@@ -92,3 +92,5 @@ def _ask_towers(before: Layout, after: Layout, target: Target) -> Iterator[_Aske
             yield _Asked(tower.name, "", target.answer_change("dropped_blocks"))
         if tower.whole_tokens == TOKENS_MERGED:
             yield _Asked(tower.name, "", target.answer_change("merged_tokens"))
+        if tower.whole_reading == TOKENS_THINNED:
+            yield _Asked(tower.name, "", Answer("refused", (NO_THINNED_EXPORT,)))

@@ -110,7 +110,8 @@ def _suggest_safer(plan: Plan, verdict: Verdict, names: CommandNames) -> NextSte
 
 
 def _suggest_faster(plan: Plan, names: CommandNames) -> NextStep:
-    if wording.describe_speed(plan):
+    stays = {known.name for known in list_known_methods() if not known.exports}
+    if wording.describe_speed(plan) and not stays.intersection(edit.method for edit in plan.edits):
         out = shlex.quote(names.out)
         factory = f" --factory {shlex.quote(names.model)}" if ":" in names.model else ""
         run = f"trimodal export {out} --to onnx{factory} && trimodal bench {out}/onnx"

@@ -61,7 +61,8 @@ def make_edit_section(number: int, edit: Edit, places: Sequence[PlaceRecord], fi
     known = next((method for method in list_known_methods() if method.name == edit.method), None)
     taken = sum(record.seconds for record in done) + sum(record.seconds for record in fitted)
     rows = [_make_place_row(record) for record in done] or [
-        PlaceRow(p.name, wording.format_bytes(p.bytes_before), wording.format_bytes(p.bytes_after), (), "", "", ()) for p in edit.places
+        PlaceRow(p.name, wording.format_bytes(p.bytes_before), wording.format_bytes(p.bytes_after), (), "", "", (p.note,) if p.note else ())
+        for p in edit.places
     ]
     return EditSection(
         number=number,

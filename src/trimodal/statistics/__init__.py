@@ -5,7 +5,7 @@ from typing import Literal
 
 from trimodal.statistics.gradients import MaskGradient, WeightGradient
 from trimodal.statistics.moments import ActivationSample, Balance, ColumnNorm, Moment, mix_moments
-from trimodal.statistics.tokens import split_rows_by_modality, unfold_input
+from trimodal.statistics.tokens import find_token_codes, split_rows_by_modality, unfold_input
 from trimodal.statistics.uses import GroupedMoment, RowUsage, mix_grouped
 
 StatisticKind = Literal["moment", "paired", "norm", "sample", "gradient", "mask", "uses", "grouped"]
@@ -26,6 +26,7 @@ __all__ = [
     "RowUsage",
     "mix_grouped",
     "mix_moments",
+    "find_token_codes",
     "split_rows_by_modality",
     "unfold_input",
 ]

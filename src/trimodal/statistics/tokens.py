@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -58,6 +58,13 @@ def _cut_patches(x: Tensor, kernel: Sequence[int], dilation: Sequence[int], stri
         x = x.unfold(2 + dim, d * (k - 1) + 1, s)[..., ::d]
     places = list(range(2, 2 + dims))
     return x.permute(0, *places, 1, *range(2 + dims, 2 + 2 * dims)).flatten(1, dims)
+
+
+def find_token_codes(codes: Mapping[str, Tensor], stream: str, x: Tensor) -> Tensor | None:
+    """Of `codes` by stream those (batch, tokens) of the tokens of x (batch, tokens, …). A decoder whose blocks read only some tokens of
+    a text is embedded, and gives scores, for the `whole` of it."""
+    whole = codes.get(f"{stream}.whole")
+    return whole if whole is not None and x.shape[:2] == whole.shape else codes.get(stream)
 
 
 def split_rows_by_modality(x: Tensor, codes: Tensor | None, modality: str) -> dict[str, Tensor]:

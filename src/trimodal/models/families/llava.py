@@ -4,14 +4,16 @@ arXiv 2304.08485. Vision tower and decoder are those of their own families."""
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from torch import Tensor, nn
 
 from trimodal.core import Layout
+from trimodal.layers import find_unread_share
 from trimodal.models import encoding
 from trimodal.models.declare import config_of, root_of
 from trimodal.models.families import vision_language as pairs
-from trimodal.models.model import Family, LoadedSample, Processors
+from trimodal.models.model import Batch, Family, LoadedSample, Processors
 from trimodal.models.parts import MlpPart, TowerPart
 
 
@@ -23,10 +25,29 @@ def declare_projector(root: str) -> TowerPart:
 
 def describe(module: nn.Module) -> Layout:
     """Words are embedded first; then vision tower (`image`), projector (`fusion`), decoder (`text`)."""
-    inner = "model." if root_of(module, "model") else ""
-    vision = pairs.declare_vision(module, f"{inner}vision_tower", read_by="vision_feature_layer")
-    projector = declare_projector(f"{inner}multi_modal_projector")
-    return pairs.build_pair(module, f"{inner}language_model", vision, projector)
+    inner = _inner_of(module)
+    words, projector = f"{inner}language_model", f"{inner}multi_modal_projector"
+    classes = pairs.declare_vision(module, f"{inner}vision_tower").protected
+    vision = pairs.declare_vision(
+        module, f"{inner}vision_tower", read_by="vision_feature_layer", whole_tokens=f"{pairs.PLACEHOLDERS}; prune.tokens removes both",
+        whole_reading="", projector=projector, reader=words, placeholder="image_token_id",
+        handed=_count_handed_tokens(config_of(module), classes),
+    )  # fmt: skip
+    return pairs.build_pair(module, words, vision, declare_projector(projector))
+
+
+def _inner_of(module: nn.Module) -> str:
+    """What paths into the model without its head begin with."""
+    return "model." if root_of(module, "model") else ""
+
+
+def _count_handed_tokens(config: Any, classes: int) -> int:
+    """How many tokens of an image become words: a patch each, and the class token, if there are `classes` of them, unless the first token
+    is left out."""
+    height, width = encoding.height_and_width(config.vision_config.image_size)
+    patch = int(config.vision_config.patch_size)
+    left_out = int(config.vision_feature_select_strategy == "default")
+    return (height // patch) * (width // patch) + classes - left_out
 
 
 def encode(module: nn.Module, processors: Processors, loaded: Sequence[LoadedSample]) -> dict[str, Tensor]:
@@ -46,6 +67,18 @@ def encode(module: nn.Module, processors: Processors, loaded: Sequence[LoadedSam
     return encoding.cast_floats(module, batch)
 
 
+def tokens(module: nn.Module, batch: Batch) -> dict[str, Tensor]:
+    """In the decoder's stream (batch, tokens) the image tokens are image, those of the target the answer, the others text. Where it
+    reads only some of an image, they are fewer than in the `whole` text."""
+    image = batch["input_ids"] == int(config_of(module).image_token_id)
+    stream = encoding.mark_text_tokens(batch).masked_fill(image, encoding.IMAGE)
+    share = find_unread_share(module.get_submodule(f"{_inner_of(module)}language_model"))
+    if share and "pixel_values" in batch:
+        read = encoding.leave_out_unread(stream, image, share, int(image.sum()) // len(batch["pixel_values"]))
+        return {"text": read, "text.whole": stream}
+    return {"text": stream}
+
+
 def example(module: nn.Module) -> dict[str, Tensor]:
     """One image (1, channels, height, width) and a text of 128 tokens behind it, (1, patches + tokens)."""
     config = config_of(module)
@@ -56,5 +89,5 @@ def example(module: nn.Module) -> dict[str, Tensor]:
 
 
 FAMILY = Family(
-    "llava", ("llava",), describe, pairs.outputs, pairs.modalities, encode, pairs.tokens, example, covers=pairs.covers
+    "llava", ("llava",), describe, pairs.outputs, pairs.modalities, encode, tokens, example, covers=pairs.covers
 )  # fmt: skip
