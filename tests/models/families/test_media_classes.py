@@ -26,7 +26,9 @@ DETR: dict[str, Any] = {
     "d_model": 32, "num_queries": 4, "encoder_layers": 1, "decoder_layers": 1, "encoder_ffn_dim": 64, "decoder_ffn_dim": 64,
     "encoder_attention_heads": 4, "decoder_attention_heads": 4, "num_labels": 2,
 }  # fmt: skip
-CONFORMER: dict[str, Any] = {**BLOCKS, "vocab_size": 49, "feature_projection_input_dim": 32, "conv_depthwise_kernel_size": 3, "layerdrop": 0.0}
+CONFORMER: dict[str, Any] = {
+    **BLOCKS, "vocab_size": 49, "feature_projection_input_dim": 32, "conv_depthwise_kernel_size": 3, "layerdrop": 0.0,
+}  # fmt: skip
 OWL: dict[str, Any] = {"text_config": {**TEXT_SIZES, "max_position_embeddings": 16}, "vision_config": VISION, "projection_dim": 32}
 
 
@@ -125,8 +127,6 @@ def test_it_is_declared_and_cut_right(kind: str) -> None:
     assert {path for site in layout.sites for path in (site.path, *site.tied)} == set(find_weighted_modules(module))
     assert not [site.path for site in layout.sites if site.block is None and site.branch == site.path], "left to the end as undeclared"
     assert len(run(module, batch)) == len(family.outputs(module)) > 0
-    with torch.no_grad():
-        assert module(**family.example(module)) is not None
     for label in (label for label in layout.list_labels() if not is_width(label) and (".0." in label or ".1." not in label)):
         consumers = [site for site in layout.sites if site.reads_label(label)]
         units = layout.count_units(label)

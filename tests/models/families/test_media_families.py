@@ -190,7 +190,11 @@ def test_blocks_that_stay_have_a_reason(name: str) -> None:
     assert word in described(made(name)).get_tower(tower).whole_blocks
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if CUTS[name]])
+QUICK = ("qwen3-vl", "gemma3-vision", "qwen2.5-omni", "segformer", "blip2", "wav2vec2-bert", "donut")
+CUTTABLE = [pytest.param(name, marks=[] if name in QUICK else [pytest.mark.slow]) for name in NAMES if CUTS[name]]
+
+
+@pytest.mark.parametrize("name", CUTTABLE)
 def test_half_of_heads_and_neurons_gone_reloads_and_writes_the_same(compressed: Any, tmp_path: Path, name: str) -> None:
     held = {label.rpartition(".")[2] for label in described(made(name)).list_labels()} & {"heads", "neurons"}
     done = compressed(name, [{f"prune.{unit}": {"sparsity": 0.5, "score": "magnitude"}} for unit in sorted(held)], data=False)
