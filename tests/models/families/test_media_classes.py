@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from trimodal.core.site import is_width
 from trimodal.edits.cut import cut_units_
+from trimodal.layers import open_layers_
 from trimodal.models import generic
 from trimodal.models.families import family_of
 from trimodal.models.weighted import find_weighted_modules
@@ -70,6 +71,15 @@ def make_trocr(width: int) -> Any:
     )
 
 
+def make_qwen3_vl_moe() -> nn.Module:
+    words = tiny.make_miniature("qwen3-vl").config
+    sizes: dict[str, Any] = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
+    parts = {f"{name}_config": getattr(words, f"{name}_config").to_dict() for name in ("vision", "text")}
+    parts = {name: {key: value for key, value in fields.items() if key != "model_type"} for name, fields in parts.items()}
+    parts["text_config"] |= sizes
+    return hf.Qwen3VLMoeForConditionalGeneration(hf.Qwen3VLMoeConfig(**parts, **tiny_media.IDS))  # type: ignore[arg-type]
+
+
 IMAGE, WAVE, FRAMES = batch_of("swin"), batch_of("wavlm"), batch_of("wav2vec2-bert")
 LARGE, SAID = batch_of("convnext"), batch_of("trocr")
 KINDS: dict[str, tuple[Callable[[], nn.Module], Callable[[], Batch]]] = {
@@ -103,6 +113,7 @@ KINDS: dict[str, tuple[Callable[[], nn.Module], Callable[[], Batch]]] = {
     "llava with phi3": (lambda: make_llava("phi3", tiny_media.CLIP), batch_of("llava")),
     "llava with siglip and qwen2": (lambda: make_llava("qwen2", {**VISION, **NO_HEADS}), batch_of("llava")),
     "qwen2-vl bare": (lambda: hf.Qwen2VLModel(tiny.make_miniature("qwen2-vl").config), batch_of("qwen2-vl")),
+    "qwen3-vl with experts": (make_qwen3_vl_moe, batch_of("qwen3-vl")),
     "gemma3 bare": (lambda: hf.Gemma3Model(tiny.make_miniature("gemma3-vision").config), batch_of("gemma3-vision")),
     "vit with gpt2": (lambda: make_writer(hf.ViTConfig(**VISION), make_gpt2()), SAID),
     "swin with a wider decoder": (lambda: make_writer(hf.SwinConfig(**tiny_senses.SWIN), make_trocr(64)), SAID),
@@ -120,7 +131,7 @@ def run(module: nn.Module, batch: Batch) -> list[Tensor]:
 def test_it_is_declared_and_cut_right(kind: str) -> None:
     make, inputs = KINDS[kind]
     torch.manual_seed(0)
-    module, batch = make().eval(), inputs()
+    module, batch = open_layers_(make()).eval(), inputs()
     family = family_of(module)
     layout = family.describe(module)
     assert family is not generic.FAMILY

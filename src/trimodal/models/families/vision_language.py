@@ -25,7 +25,10 @@ VISION: Mapping[str, Callable[[str], TowerPart]] = {
 }
 
 # The text models inside of multimodal ones that have a `model_type` of their own and are built like another.
-_INNER = {"qwen2_vl_text": "qwen2", "qwen2_5_vl_text": "qwen2", "qwen3_vl_text": "qwen3", "qwen2_5_omni_text": "qwen2"}
+_INNER = {
+    "qwen2_vl_text": "qwen2", "qwen2_5_vl_text": "qwen2", "qwen3_vl_text": "qwen3", "qwen3_vl_moe_text": "qwen3_moe",
+    "qwen2_5_omni_text": "qwen2",
+}  # fmt: skip
 
 
 def covers(module: nn.Module) -> bool:
