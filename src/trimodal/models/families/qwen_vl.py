@@ -122,7 +122,7 @@ def make_blank_patches(module: nn.Module) -> dict[str, Tensor]:
     return {"pixel_values": pixels, "image_grid_thw": torch.tensor([[1, side, side]], device=pixels.device)}
 
 
+MODEL_TYPES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe")
 FAMILY = Family(
-    "qwen-vl", ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe"), describe, pairs.outputs, pairs.modalities, encode, pairs.tokens, example,
-    covers=pairs.knows_decoder,
+    "qwen-vl", MODEL_TYPES, describe, pairs.outputs, pairs.modalities, encode, pairs.tokens, example, covers=pairs.knows_decoder
 )  # fmt: skip
