@@ -383,12 +383,11 @@ KERNELS: list[Mapping[str, Any]] = [
     {"factorize.cp": {"where": "*.1.second.conv", "rank": 8}},
     {"factorize.cp": {"where": "*.2.conv", "sparsity": 0.8}},
     {"quantize.gptq": {"where": "*", "bits": 4, "group": 16, "clip": "max"}},
-    {"quantize.rtn": {"where": "*", "bits": 8, "clip": "max"}},
 ]
 
 
 def test_kernels_taken_apart_and_quantized_reload_too(compressed: Any, folders: Any, tmp_path: Path) -> None:
-    """What GPTQ leaves alone, the depthwise links, rounding takes."""
+    """Also the depthwise links, which are rounded group by group."""
     done = compressed("resnet-basic", KERNELS)
     assert tensor_bytes(unique_tensors(done.model.module).values()) == done.plan.expected_tensor_bytes
     assert done.model.layout == done.expected

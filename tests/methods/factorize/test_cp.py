@@ -139,7 +139,7 @@ def test_parts_of_the_site() -> None:
     (SITE, {"rank": 180}, None),
     (replace(SITE, shape=(64, 32, 1, 1)), {}, "1 × 1"),
     (replace(SITE, shape=(64, 32), kind="embedding"), {}, "no convolution"),
-    (replace(SITE, groups=2), {}, "grouped convolution"),
+    (replace(SITE, groups=2), {}, "rows read several inputs"),
     (replace(SITE, stored="low_rank"), {}, "already low_rank"),
 ])  # fmt: skip
 def test_reasons_to_refuse(site: Site, options: dict[str, Any], reason: str | None) -> None:

@@ -83,7 +83,7 @@ SITE = Site("up", "text", 0, "up", "linear", (64, 96))
     (SITE, {"sparsity": 0.0}, None),
     (replace(SITE, shape=(64, 64)), {"sparsity": 0.0}, "saves nothing"),
     (replace(SITE, tied=("head",)), {}, "its weight is shared with head"),
-    (replace(SITE, groups=2), {}, "grouped convolution"),
+    (replace(SITE, groups=2), {}, "rows read several inputs"),
     (replace(SITE, own_forward=True), {}, "a forward of its own"),
     (replace(SITE, stored="quantized"), {}, "already quantized"),
 ])  # fmt: skip

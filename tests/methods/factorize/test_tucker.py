@@ -177,7 +177,7 @@ def test_parts_of_the_site() -> None:
     (SITE, {"rank_out": 30}, None),
     (replace(SITE, shape=(64, 32, 1, 1)), {}, "1 × 1"),
     (replace(SITE, shape=(64, 32), kind="linear"), {}, "no convolution"),
-    (replace(SITE, groups=2), {}, "grouped convolution"),
+    (replace(SITE, groups=2), {}, "rows read several inputs"),
     (replace(SITE, tied=("other",)), {}, "shared with other"),
     (replace(SITE, own_forward=True), {}, "a forward of its own"),
     (replace(SITE, stored="quantized"), {}, "already quantized"),

@@ -85,7 +85,7 @@ def test_moment_is_that_of_the_changed_input(layer: Any) -> None:
 
 @pytest.mark.parametrize(("site", "word"), [
     (Site("e", "text", None, "embedding", "embedding", (64, 64)), "index"),
-    (Site("c", "audio", None, "conv", "conv", (64, 2, 3), groups=16), "grouped"),
+    (Site("c", "audio", None, "conv", "conv", (64, 2, 3), groups=16), "rows read several inputs"),
 ])  # fmt: skip
 def test_refuses_where_there_is_no_moment(site: Site, word: str) -> None:
     assert word in (METHOD.refuse(Place("p", (site,)), AwqConfig()) or "")

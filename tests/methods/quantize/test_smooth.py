@@ -359,7 +359,7 @@ def test_refuses_and_asks_for_what_it_needs() -> None:
     place = Place("text.embedding", (Site("e", "text", None, "embedding", "embedding", (9, 4)),))
     assert "index" in (smooth.refuse(place, config) or "")
     grouped = Place("image.conv", (Site("c", "image", None, "conv", "conv", (8, 4, 3, 3), groups=2),))
-    assert "grouped" in (smooth.refuse(grouped, config) or "")
+    assert "rows read several inputs" in (smooth.refuse(grouped, config) or "")
     free = build_config(smooth.SmoothConfig, {"mode": "token", "strength": 0.0}, "")
     weight = matrix(0)
     assert smooth.wants(Place("x", (site(weight),)), config) == "sample"
