@@ -200,6 +200,76 @@ def test_layers_that_read_the_stream_and_write_to_it_are_refitted(compressed: An
     assert (fitted - whole).square().mean() < (plain - whole).square().mean()
 
 
+SIZES: dict[str, Any] = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+TEXT: dict[str, Any] = {
+    **SIZES, "vocab_size": 49, "max_position_embeddings": 40, "pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 3,
+}  # fmt: skip
+T5: dict[str, Any] = {
+    "d_model": 32, "d_ff": 64, "d_kv": 8, "num_layers": 2, "num_heads": 4, "vocab_size": 49, "relative_attention_num_buckets": 8,
+    "decoder_start_token_id": 0, "eos_token_id": 3,
+}  # fmt: skip
+BART: dict[str, Any] = {
+    "d_model": 32, "encoder_layers": 1, "decoder_layers": 1, "encoder_attention_heads": 4, "decoder_attention_heads": 4,
+    "encoder_ffn_dim": 64, "decoder_ffn_dim": 64, "vocab_size": 49, "pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 3,
+    "decoder_start_token_id": 2, "max_position_embeddings": 40,
+}  # fmt: skip
+DISTIL: dict[str, Any] = {"dim": 32, "hidden_dim": 64, "n_layers": 2, "n_heads": 4, "vocab_size": 49, "max_position_embeddings": 40}
+APART: dict[str, Any] = {"share_encoder_decoder_embeddings": False, "tie_word_embeddings": False}
+OTHERS: dict[str, Any] = {
+    "xlm-roberta": lambda: hf.XLMRobertaForSequenceClassification(hf.XLMRobertaConfig(**TEXT)),
+    "camembert": lambda: hf.CamembertForTokenClassification(hf.CamembertConfig(**TEXT)),
+    "roberta decoder": lambda: hf.RobertaForCausalLM(hf.RobertaConfig(**TEXT, is_decoder=True)),
+    "distilbert bare": lambda: hf.DistilBertModel(hf.DistilBertConfig(**DISTIL)),
+    "distilbert masked": lambda: hf.DistilBertForMaskedLM(hf.DistilBertConfig(**DISTIL)),
+    "mpnet classifier": lambda: hf.MPNetForSequenceClassification(hf.MPNetConfig(**TEXT)),
+    "electra discriminator": lambda: hf.ElectraForPreTraining(hf.ElectraConfig(**TEXT, embedding_size=32)),
+    "electra classifier": lambda: hf.ElectraForSequenceClassification(hf.ElectraConfig(**TEXT, embedding_size=16)),
+    "albert classifier": lambda: hf.AlbertForSequenceClassification(hf.AlbertConfig(**TEXT, embedding_size=16)),
+    "modernbert classifier": lambda: hf.ModernBertForSequenceClassification(
+        hf.ModernBertConfig(**TEXT, cls_token_id=2, sep_token_id=3)
+    ),
+    "deberta answers": lambda: hf.DebertaV2ForQuestionAnswering(hf.DebertaV2Config(**TEXT, relative_attention=True, pos_att_type=["c2p"])),
+    "deberta without": lambda: hf.DebertaV2ForTokenClassification(hf.DebertaV2Config(**TEXT)),
+    "gpt2 classifier": lambda: hf.GPT2ForSequenceClassification(
+        hf.GPT2Config(n_embd=32, n_layer=2, n_head=4, n_positions=40, vocab_size=49, pad_token_id=0)
+    ),
+    "gpt2 bare": lambda: hf.GPT2Model(hf.GPT2Config(n_embd=32, n_layer=2, n_head=4, n_positions=40, vocab_size=49)),
+    "phi with norms": lambda: hf.PhiForCausalLM(hf.PhiConfig(**TEXT, qk_layernorm=True)),
+    "mixtral bare": lambda: hf.MixtralModel(hf.MixtralConfig(**TEXT, num_key_value_heads=2, num_local_experts=4)),
+    "t5 encoder": lambda: hf.T5EncoderModel(hf.T5Config(**T5)),
+    "t5 tokens": lambda: hf.T5ForTokenClassification(hf.T5Config(**T5)),
+    "mt5": lambda: hf.MT5ForConditionalGeneration(hf.MT5Config(**T5)),
+    "bart bare": lambda: hf.BartModel(hf.BartConfig(**BART)),
+    "bart decoder": lambda: hf.BartForCausalLM(hf.BartConfig(**BART)),
+    "bart classifier": lambda: hf.BartForSequenceClassification(hf.BartConfig(**BART)),
+    "marian with two vocabularies": lambda: hf.MarianMTModel(hf.MarianConfig(**BART, **APART)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", OTHERS)
+def test_other_classes_of_text_are_declared_in_order_and_cut(kind: str) -> None:
+    torch.manual_seed(0)
+    model = build_model(OTHERS[kind]().eval(), kind)
+    layout = model.layout
+    assert not [site.path for site in layout.sites if site.branch == site.path], "left to the end as undeclared"
+    names, declared, fired = [site.name for site in layout.sites], [site.path for site in layout.sites], list[str]()
+    assert len(set(names)) == len(names)
+    handles = [
+        model.module.get_submodule(path).register_forward_hook(lambda *_, path=path: fired.append(path)) for path in declared
+    ]
+    batch = {name: value[::2] for name, value in make_miniature_batch("bert", 4).items()}  # one length, one end each
+    both = bool(model.module.config.is_encoder_decoder) and "decoder_input_ids" in model.example()
+    batch |= {"decoder_input_ids": batch["input_ids"]} if both else {}
+    found = collect_outputs(model.module, batch)
+    assert all(output.field in found for output in model.family.outputs(model.module))
+    assert list(dict.fromkeys(fired)) == [path for path in declared if path in fired]
+    for handle in handles:
+        handle.remove()
+    for label in layout.list_labels():
+        cut_units_(model.module, layout, label, (0,))
+    collect_outputs(model.module, batch)
+
+
 SAMPLES = [("a red cat sings", "the loud bird"), ("two small dog runs near the house", None)]
 
 
