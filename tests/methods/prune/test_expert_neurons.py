@@ -14,6 +14,9 @@ from trimodal.edits.cut import cut_units_
 from trimodal.formats.reload_check import collect_outputs
 from trimodal.loading.load import build_model
 from trimodal.methods.prune.expert_neurons import cut_expert_neurons
+from trimodal.methods.prune.structured import NEURONS, StructuredConfig
+from trimodal.methods.prune.width import METHOD as WIDTH
+from trimodal.methods.prune.width import WidthConfig
 from trimodal.networks.tiny import make_miniature, make_miniature_batch
 from trimodal.statistics import GroupedMoment
 
@@ -71,6 +74,15 @@ def test_with_data_each_expert_is_solved_from_its_own_tokens() -> None:
     assert narrow[2].tolist() == [[1.0] * 3] * 2
     assert change.cut.tensors["up.weight"].view(3, 3, 2)[2].tolist() == [[18, 19], [20, 21], [22, 23]]
     assert "output error" in change.notes[0]
+
+
+def test_neurons_and_width_of_experts_go_in_eights() -> None:
+    layout = build_model(make_miniature("mixtral"), "mixtral").layout
+    config = StructuredConfig(sparsity=0.9)
+    assert [site.shape for site in NEURONS.forecast(Place.for_label(layout, LABEL), config)] == [(64, 32), (128, 8)]
+    assert "rounded, is none" in (NEURONS.refuse(Place.for_label(layout, LABEL), StructuredConfig(sparsity=0.1)) or "")
+    reason = WIDTH.refuse(Place.for_label(layout, "text.width"), WidthConfig(multiple=4))
+    assert reason is not None and "give a multiple of 8, not 4" in reason
 
 
 def test_own_choices_lose_less_than_one_for_all(compressed: Any) -> None:

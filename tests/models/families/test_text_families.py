@@ -266,7 +266,7 @@ def test_other_classes_of_text_are_declared_in_order_and_cut(kind: str) -> None:
     for handle in handles:
         handle.remove()
     for label in layout.list_labels():
-        cut_units_(model.module, layout, label, (0,))
+        cut_units_(model.module, layout, label, range(8) if "mixtral" in kind and not label.endswith("heads") else (0,))
     collect_outputs(model.module, batch)
 
 
