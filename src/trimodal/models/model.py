@@ -134,10 +134,9 @@ class Family:
             out count every token for their own modality.
         example: module -> keyword arguments of its forward for one sample of the usual size, all zeros, on the
             module's device; empty if nobody can say. For counting operations.
+        fits: module -> whether the family knows the parts of this one; of a model type that it covers another may be made of.
         declares_axes: whether `describe` says which dimensions are cut together. Where it does not, the module is watched
             while it runs, see `graph/layout.py`.
-        covers: module -> whether `describe` knows all it is made of. A model that is put together of others may be made of
-            what nobody declared; then it is of the generic family.
     """
 
     name: str
@@ -149,7 +148,7 @@ class Family:
     tokens: Callable[[nn.Module, Batch], dict[str, Tensor]] = field(default=lambda module, batch: {})
     example: Callable[[nn.Module], dict[str, Tensor]] = field(default=lambda module: {})
     declares_axes: bool = True
-    covers: Callable[[nn.Module], bool] = field(default=lambda module: True)
+    fits: Callable[[nn.Module], bool] = field(default=lambda module: True)
 
 
 @dataclass

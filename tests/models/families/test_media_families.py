@@ -137,6 +137,17 @@ def test_everything_is_declared_in_running_order(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_attributes_hold_what_they_count_and_bare_models_are_described_alike(name: str) -> None:
+    module = miniature(name)
+    layout = described(module)
+    for counter in layout.size_attributes:
+        held = getattr(module.get_submodule(counter.path), counter.attribute)
+        assert held == layout.count_units(counter.label) * counter.per_unit
+    with torch.device("meta"):
+        assert described(tiny.MEDIA[name].make()) == layout
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_cut_units_are_as_if_nobody_read_them(name: str) -> None:
     module, batch = miniature(name), tiny.make_miniature_batch(name, 2)
     layout, whole = described(module), run(module, batch)

@@ -76,8 +76,8 @@ FAMILIES: tuple[Family, ...] = (
 
 
 def family_of(module: nn.Module) -> Family:
-    """The family that covers `config_of(module).model_type` and what the module is made of, else the generic one. A module
+    """The family that covers `config_of(module).model_type` and fits the module, else the generic one. A module
     that is no model of Transformers may hold such a configuration and be made of other parts."""
     model_type = module.config.model_type if isinstance(module, PreTrainedModel) else None
     named = (family for family in FAMILIES if model_type in family.model_types)
-    return next((family for family in named if family.covers(module)), generic.FAMILY)
+    return next((family for family in named if family.fits(module)), generic.FAMILY)

@@ -124,5 +124,5 @@ def make_blank_patches(module: nn.Module) -> dict[str, Tensor]:
 
 MODEL_TYPES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe")
 FAMILY = Family(
-    "qwen-vl", MODEL_TYPES, describe, pairs.outputs, pairs.modalities, encode, pairs.tokens, example, covers=pairs.knows_decoder
+    "qwen-vl", MODEL_TYPES, describe, pairs.outputs, pairs.modalities, encode, pairs.tokens, example, fits=pairs.knows_decoder
 )  # fmt: skip

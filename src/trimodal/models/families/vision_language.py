@@ -31,7 +31,7 @@ _INNER = {
 }  # fmt: skip
 
 
-def covers(module: nn.Module) -> bool:
+def fits(module: nn.Module) -> bool:
     """Whether vision tower and decoder are of kinds that are declared."""
     config = config_of(module)
     return _kind_of(config, "vision_config") in VISION and knows_decoder(module)
