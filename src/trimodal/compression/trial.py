@@ -183,7 +183,7 @@ def _try_solving(context: SolveContext, task: Task, place: Place, everything: Se
         task, place, change, after, error, changed,
         tokens={name: part.tokens for name, part in seen.items() if isinstance(part, COUNTED)},
         notes=tuple(note for note in (task.note, *change.notes) if note), caveats=tuple(filter(None, caveats)),
-        unmeasured="" if error else explain_unmeasured(place, bool(context.activations.batches)),
+        unmeasured="" if error or change.is_of_tokens else explain_unmeasured(place, bool(context.activations.batches)),
     )  # fmt: skip
 
 
