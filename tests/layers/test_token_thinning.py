@@ -325,3 +325,12 @@ def test_decoders_that_no_family_declares_yet() -> None:
         found = say(module, batch, return_dict_in_generate=True)
         assert found.past_key_values.layers[-1].keys.shape[2] == 4 + patches // 2 + 9  # type: ignore[attr-defined]
         assert torch.equal(found.sequences, say(module, batch, use_cache=False))  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(("by", "rest"), WAYS)
+def test_marks_are_seen_in_half_precision(by: str, rest: str) -> None:
+    _, module = thinned(by, rest)
+    batch = {name: value.bfloat16() if value.is_floating_point() else value for name, value in make_miniature_batch("llava", 2).items()}
+    with torch.no_grad():
+        found = module.bfloat16()(**batch)
+    assert found.past_key_values.layers[1].keys.shape[2] == 20 and bool(found.logits.isfinite().all())
