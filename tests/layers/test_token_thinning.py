@@ -147,6 +147,27 @@ def test_a_talk_goes_on_from_its_cache(by: str) -> None:
     assert found.shape[1] == longer.shape[1] + 10
 
 
+@pytest.mark.parametrize("by", ["attention", "question"])
+def test_a_talk_that_comes_to_images_later(by: str) -> None:
+    """Words first, then an image, then another: each turn goes on from the cache of the one before."""
+    _, module = thinned(by)
+    images = torch.randn(2, 3, 32, 32)
+    ids, cache, held = torch.tensor([[BOS, 9, 30, 17]]), None, 0
+    for number in range(3):
+        if number:
+            ids = torch.cat([ids, torch.tensor([[*[IMAGE_TOKEN] * 16, 22, 31]])], dim=1)
+        turn = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "past_key_values": cache}
+        pixels = {"pixel_values": images[number - 1 : number]} if number else {}
+        done = say(module, {**turn, **pixels}, return_dict_in_generate=True)
+        ids, cache = done.sequences, done.past_key_values  # type: ignore[attr-defined]
+        held += 8 * bool(number)
+        assert cache.get_seq_length() == ids.shape[1] - 1 and cache.layers[1].keys.shape[2] == ids.shape[1] - 1 - held
+    if by == "attention":
+        prompt = ids[:, :-10]
+        anew = {"input_ids": prompt, "attention_mask": torch.ones_like(prompt), "pixel_values": images}
+        assert torch.equal(say(module, anew), ids)
+
+
 def test_the_question_is_asked_once() -> None:
     """Without its memory, a model that reads all anew for every word would ask each time what it has said last."""
     differs = 0

@@ -33,6 +33,7 @@ from trimodal.layers.read_tokens import (
     count_what_was_read,
     find_read_tokens,
     give_all_states,
+    list_read_tokens,
     note_read_tokens_,
     place_unmarked,
     read_all,
@@ -145,10 +146,10 @@ def _make_reading_class(kind: type[nn.Module]) -> type[nn.Module]:
     def forward(decoder: nn.Module, *inputs: Any, **named: Any) -> Any:
         told, _LOCAL.told = _LOCAL.told, None
         past = named.get("past_key_values")
-        before = find_read_tokens(past)
-        if told is None and before is None:
+        if told is None and find_read_tokens(past) is None:
             return kind.forward(decoder, *inputs, **named)
         media, ends = told or (None, None)
+        before = list_read_tokens(past, named["inputs_embeds"])
         reading = _Reading(media, ends, before, read_all(named["inputs_embeds"]) if media is None else None)
         with count_what_was_read(past):
             output = kind.forward(decoder, *inputs, **named, **{_READING: reading})
