@@ -14,7 +14,14 @@ from torch import Tensor, nn
 
 from trimodal.edits import ThinTokens
 from trimodal.errors import TrimodalError
-from trimodal.layers import QuestionThinning, place_unmarked, thin_by_question_
+from trimodal.layers import (
+    QuestionThinning,
+    TokenThinning,
+    mark_unread_,
+    place_unmarked,
+    skip_marked_,
+    thin_by_question_,
+)
 from trimodal.models.families import family_of
 from trimodal.networks.tiny import BOS, IMAGE_TOKEN, PAD, make_miniature, make_miniature_batch
 
@@ -138,6 +145,27 @@ def test_a_talk_goes_on_from_its_cache(by: str) -> None:
         if by == "attention":  # by the question, a talk read anew would be asked what was said last
             assert torch.equal(found, say(module, {**ids, "pixel_values": first["pixel_values"]}))
     assert found.shape[1] == longer.shape[1] + 10
+
+
+@pytest.mark.parametrize("by", ["attention", "question"])
+def test_a_talk_that_comes_to_images_later(by: str) -> None:
+    """Words first, then an image, then another: each turn goes on from the cache of the one before."""
+    _, module = thinned(by)
+    images = torch.randn(2, 3, 32, 32)
+    ids, cache, held = torch.tensor([[BOS, 9, 30, 17]]), None, 0
+    for number in range(3):
+        if number:
+            ids = torch.cat([ids, torch.tensor([[*[IMAGE_TOKEN] * 16, 22, 31]])], dim=1)
+        turn = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "past_key_values": cache}
+        pixels = {"pixel_values": images[number - 1 : number]} if number else {}
+        done = say(module, {**turn, **pixels}, return_dict_in_generate=True)
+        ids, cache = done.sequences, done.past_key_values  # type: ignore[attr-defined]
+        held += 8 * bool(number)
+        assert cache.get_seq_length() == ids.shape[1] - 1 and cache.layers[1].keys.shape[2] == ids.shape[1] - 1 - held
+    if by == "attention":
+        prompt = ids[:, :-10]
+        anew = {"input_ids": prompt, "attention_mask": torch.ones_like(prompt), "pixel_values": images}
+        assert torch.equal(say(module, anew), ids)
 
 
 def test_the_question_is_asked_once() -> None:
@@ -285,3 +313,45 @@ def test_sounds_of_unlike_lengths_inside_of_a_decoder() -> None:
     assert torch.equal(found.sequences, say(module, {**words, **{name: value.clone() for name, value in sounds.items()}}, use_cache=False))
     alone = {name: value[1:] for name, value in {**words, **sounds}.items()}
     assert torch.equal(say(module, alone)[0, 28:], found.sequences[1, 28:])
+
+
+@pytest.mark.parametrize("by", ["attention", "question"])
+def test_an_empty_cache_is_filled(by: str) -> None:
+    _, module = thinned(by)
+    batch, cache = make_miniature_batch("llava", 1), t.DynamicCache()
+    with torch.no_grad():
+        found = module(**batch, past_key_values=cache)
+    assert found.past_key_values is cache and cache.get_seq_length() == 28 and cache.layers[1].keys.shape[2] == 20
+
+
+def test_decoders_that_no_family_declares_yet() -> None:
+    """The wrappers know no family: Idefics3 before its decoder, PaliGemma, of which the prompt looks both ways, inside of it."""
+    from trimodal.networks.tiny import _VISION, _WORDS
+
+    words: dict[str, Any] = {**_WORDS, "num_key_value_heads": 2, "head_dim": 16, "max_position_embeddings": 128}
+    idefics: Any = t.Idefics3ForConditionalGeneration(t.Idefics3Config(
+        vision_config=_VISION, text_config={**words, "model_type": "llama"}, image_token_id=IMAGE_TOKEN, scale_factor=2,
+    )).eval()  # fmt: skip
+    mark_unread_(idefics.model.connector, TokenThinning(0.5, "diversity", "discard"))
+    skip_marked_(idefics.model.text_model)
+    pali: Any = t.PaliGemmaForConditionalGeneration(t.PaliGemmaConfig(
+        vision_config={**_VISION, "model_type": "siglip_vision_model", "vision_use_head": False, "projection_dim": 32},
+        text_config={**words, "model_type": "gemma"}, image_token_index=IMAGE_TOKEN, projection_dim=32,
+    )).eval()  # fmt: skip
+    speaks = pali.model.language_model
+    thin_by_question_(pali.model, speaks, list(speaks.layers), "image_token_id", QuestionThinning(0.5, "self_attn", "self_attn.q_proj"))
+    for module, patches, pixels in ((idefics, 4, torch.randn(1, 1, 3, 32, 32)), (pali, 16, torch.randn(1, 3, 32, 32))):
+        ids = torch.tensor([[BOS, *[IMAGE_TOKEN] * patches, 9, 30, 17]])
+        batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "pixel_values": pixels}
+        found = say(module, batch, return_dict_in_generate=True)
+        assert found.past_key_values.layers[-1].keys.shape[2] == 4 + patches // 2 + 9  # type: ignore[attr-defined]
+        assert torch.equal(found.sequences, say(module, batch, use_cache=False))  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(("by", "rest"), WAYS)
+def test_marks_are_seen_in_half_precision(by: str, rest: str) -> None:
+    _, module = thinned(by, rest)
+    batch = {name: value.bfloat16() if value.is_floating_point() else value for name, value in make_miniature_batch("llava", 2).items()}
+    with torch.no_grad():
+        found = module.bfloat16()(**batch)
+    assert found.past_key_values.layers[1].keys.shape[2] == 20 and bool(found.logits.isfinite().all())
