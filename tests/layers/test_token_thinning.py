@@ -23,10 +23,13 @@ from trimodal.layers import (
     thin_by_question_,
 )
 from trimodal.models.families import family_of
-from trimodal.networks.tiny import BOS, IMAGE_TOKEN, PAD, make_miniature, make_miniature_batch
+from trimodal.networks.tiny import BOS, EOS, IMAGE_TOKEN, PAD, VOCABULARY, make_miniature, make_miniature_batch
 
 WAYS = [("attention", "discard"), ("attention", "context"), ("diversity", "join"), ("norm", "discard"), ("question", "discard")]
-IMAGE, PATCHES = slice(1, 17), 16
+PATCHES = 16
+BLOCKS: dict[str, Any] = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+VISION = {**BLOCKS, "image_size": 32, "patch_size": 8}
+WORDS = {**BLOCKS, "vocab_size": VOCABULARY, "pad_token_id": PAD, "bos_token_id": BOS, "eos_token_id": EOS}
 
 
 def thinned(by: str = "attention", rest: str = "discard", share: float = 0.5, seed: int = 0, attention: str = "sdpa") -> tuple[Any, Any]:
@@ -257,12 +260,10 @@ def test_a_cache_of_fixed_size_is_refused() -> None:
 
 def make_other(kind: str) -> nn.Module:
     """LLaVAs of a tower without a class token, and of a decoder that norms its queries."""
-    from trimodal.networks.tiny import _VISION, _WORDS
-
     seeing, speaking = ("siglip_vision_model", "llama") if kind == "siglip" else ("clip_vision_model", kind)
     config = t.LlavaConfig(
-        vision_config={**_VISION, "model_type": seeing},
-        text_config={**_WORDS, "model_type": speaking, "num_key_value_heads": 2, "head_dim": 16, "max_position_embeddings": 128},
+        vision_config={**VISION, "model_type": seeing},
+        text_config={**WORDS, "model_type": speaking, "num_key_value_heads": 2, "head_dim": 16, "max_position_embeddings": 128},
         image_token_index=IMAGE_TOKEN, vision_feature_select_strategy="full" if kind == "siglip" else "default",
     )  # fmt: skip
     torch.manual_seed(0)
@@ -285,12 +286,10 @@ def test_other_towers_and_decoders(kind: str, by: str) -> None:
 
 def make_listener() -> Any:
     """Qwen2-Audio, small."""
-    from trimodal.networks.tiny import _WORDS
-
     config = t.Qwen2AudioConfig(
         audio_config={"model_type": "qwen2_audio_encoder", "d_model": 32, "encoder_layers": 1, "encoder_attention_heads": 4,
                       "encoder_ffn_dim": 64, "num_mel_bins": 16, "max_source_positions": 50},
-        text_config={**_WORDS, "model_type": "qwen2", "num_key_value_heads": 2, "max_position_embeddings": 128},
+        text_config={**WORDS, "model_type": "qwen2", "num_key_value_heads": 2, "max_position_embeddings": 128},
         audio_token_index=IMAGE_TOKEN,
     )  # fmt: skip
     torch.manual_seed(0)
@@ -326,16 +325,14 @@ def test_an_empty_cache_is_filled(by: str) -> None:
 
 def test_decoders_that_no_family_declares_yet() -> None:
     """The wrappers know no family: Idefics3 before its decoder, PaliGemma, of which the prompt looks both ways, inside of it."""
-    from trimodal.networks.tiny import _VISION, _WORDS
-
-    words: dict[str, Any] = {**_WORDS, "num_key_value_heads": 2, "head_dim": 16, "max_position_embeddings": 128}
+    words: dict[str, Any] = {**WORDS, "num_key_value_heads": 2, "head_dim": 16, "max_position_embeddings": 128}
     idefics: Any = t.Idefics3ForConditionalGeneration(t.Idefics3Config(
-        vision_config=_VISION, text_config={**words, "model_type": "llama"}, image_token_id=IMAGE_TOKEN, scale_factor=2,
+        vision_config=VISION, text_config={**words, "model_type": "llama"}, image_token_id=IMAGE_TOKEN, scale_factor=2,
     )).eval()  # fmt: skip
     mark_unread_(idefics.model.connector, TokenThinning(0.5, "diversity", "discard"))
     skip_marked_(idefics.model.text_model)
     pali: Any = t.PaliGemmaForConditionalGeneration(t.PaliGemmaConfig(
-        vision_config={**_VISION, "model_type": "siglip_vision_model", "vision_use_head": False, "projection_dim": 32},
+        vision_config={**VISION, "model_type": "siglip_vision_model", "vision_use_head": False, "projection_dim": 32},
         text_config={**words, "model_type": "gemma"}, image_token_index=IMAGE_TOKEN, projection_dim=32,
     )).eval()  # fmt: skip
     speaks = pali.model.language_model
