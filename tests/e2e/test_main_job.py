@@ -34,6 +34,7 @@ ANYTHING = {
     "clip": "image text", "siglip": "image text", "vit": "image", "dinov2": "image", "bert": "text", "whisper": "audio text",
     "llama": "text", "qwen3": "text", "llava": "image text", "clap": "audio text", "wav2vec2": "audio", "ast": "audio", "resnet": "image",
     "resnet-basic": "image", "fusion": "image audio text",
+    "gpt2": "text", "t5": "text", "mixtral": "text",
 }  # fmt: skip
 
 
