@@ -40,7 +40,7 @@ TOWERS = {
     "qwen2-audio": "audio fusion text",
     "qwen2.5-omni": "audio image fusion text",
     "owlvit": "text image",
-    "detr": "image encoder decoder",
+    "detr": "image image_encoder image_decoder",
     **dict.fromkeys(("trocr", "donut"), "image text"),
     **dict.fromkeys(("wavlm", "wav2vec2-bert"), "audio"),
 }
@@ -57,7 +57,7 @@ CUTS: dict[str, set[str]] = {
     **dict.fromkeys(("dinov3", "swin", "segformer"), BOTH),
     "convnext": {"image.0.neurons"},
     "convnextv2": set(),
-    "detr": {f"{tower}.0.{unit}" for tower in ("encoder", "decoder") for unit in ("heads", "neurons")} | {"decoder.0.cross.heads"},
+    "detr": {f"{tower}.0.{unit}" for tower in ("image_encoder", "image_decoder") for unit in ("heads", "neurons")} | {"image_decoder.0.cross.heads"},
     "owlvit": {*BOTH, *WORDS},
     "blip2": {"image.0.neurons", "fusion.0.heads", "fusion.0.cross.heads", "fusion.0.neurons", *WORDS, "fusion.width", "text.width"},
     "wavlm": {"audio.0.neurons"},
