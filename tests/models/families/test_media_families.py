@@ -57,7 +57,7 @@ CUTS: dict[str, set[str]] = {
     **dict.fromkeys(("dinov3", "swin", "segformer"), BOTH),
     "convnext": {"image.0.neurons"},
     "convnextv2": set(),
-    "detr": {f"image_{half}.0.{unit}" for half in ("encoder", "decoder") for unit in ("heads", "neurons")} | {"image_decoder.0.cross.heads"},
+    "detr": {f"image_{half}.0.{of}" for half in ("encoder", "decoder") for of in ("heads", "neurons")} | {"image_decoder.0.cross.heads"},
     "owlvit": {*BOTH, *WORDS},
     "blip2": {"image.0.neurons", "fusion.0.heads", "fusion.0.cross.heads", "fusion.0.neurons", *WORDS, "fusion.width", "text.width"},
     "wavlm": {"audio.0.neurons"},
