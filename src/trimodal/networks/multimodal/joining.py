@@ -68,6 +68,7 @@ class LateFusion(_Fusion):
     def __init__(self, config: MultimodalConfig, widths: Mapping[str, int]) -> None:
         super().__init__(config, widths)
         width = config.fusion_width
+        self.blocks = nn.ModuleList()
         self.gate = nn.Linear(width, 1) if config.joining == "gated" else None
         self.norm_2 = nn.LayerNorm(width, eps=config.norm_epsilon)
         self.mlp = Perceptron(width, config.mlp_ratio * width)

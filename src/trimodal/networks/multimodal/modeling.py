@@ -153,9 +153,8 @@ class MultimodalModel(PreTrainedModel):  # type: ignore[no-untyped-call, unused-
         given = self.sort_inputs(named)
         tokens, masks = self.run_towers(given)
         fused, embeds = self.fuse(tokens, masks)
-        logits = {name: head(fused) for name, head in self.heads.items()}
-        if self.head is not None:
-            logits = {"": self.head(fused), **logits}
+        logits = {} if self.head is None else {"": self.head(fused)}
+        logits |= {name: head(fused) for name, head in self.heads.items()}
         values = None if self.regressor is None else self.regressor(fused)
         asked = {"": labels, **{name: more.get(f"{name}_labels") for name in self.heads}}
         losses = compute_label_losses(
@@ -197,6 +196,11 @@ class MultimodalModel(PreTrainedModel):  # type: ignore[no-untyped-call, unused-
             tokens[name], real = self.towers[name](one.value, one.mask)
             masks[name] = real & one.present[:, None]
         return tokens, masks
+
+    def find_token_masks(self, named: Mapping[str, Any]) -> dict[str, Tensor]:
+        """By stream of the forward's arguments `named` the mask (B, T) bool of the tokens that will be looked at."""
+        given = self.sort_inputs(named)
+        return {name: self.towers[name].mask_tokens(one.value, one.mask) & one.present[:, None] for name, one in given.items()}
 
     def fuse(self, tokens: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         """Tokens of the towers and their masks -> one vector per sample (B, D), and of a model that retrieves each stream's own, of length

@@ -46,7 +46,8 @@ class OwnTower(nn.Module):
         Raises:
             ValueError: the input has another shape than the stream, or is longer.
         """
-        hidden, real = self.embed_inputs(inputs, mask)
+        real = self.mask_tokens(inputs, mask)
+        hidden = self.embed_inputs(inputs, mask)
         tokens = hidden.shape[1]
         if tokens > self.stream.tokens:
             raise ValueError(f"{self.stream.input_name} makes {tokens} tokens, and this stream takes {self.stream.tokens}; shorten it.")
@@ -55,20 +56,30 @@ class OwnTower(nn.Module):
             hidden = block(hidden, open_empty_rows(real))
         return self.norm(hidden), real
 
-    def embed_inputs(self, inputs: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Patches or words as vectors (B, T, D), and which of them are real (B, T)."""
-        kind = self.stream.modality
-        if kind == "text":
-            return self.stem(inputs), torch.ones_like(inputs, dtype=torch.bool) if mask is None else mask.bool()
+    def embed_inputs(self, inputs: Tensor, mask: Tensor | None) -> Tensor:
+        """Patches or words as vectors (B, T, D); of frames and steps that are not real, zeros are taken."""
+        if self.stream.modality == "text":
+            return self.stem(inputs)  # type: ignore[no-any-return]
+        if self.stream.modality == "image":
+            return self.stem(inputs).flatten(2).transpose(1, 2)  # type: ignore[no-any-return]
+        values = inputs if self.stream.modality == "audio" else self.shape_signal(inputs)
+        if mask is not None:
+            values = torch.where(mask.bool()[:, None, :], values, 0.0)
+        return self.stem(F.pad(values, (0, -values.shape[-1] % self.stream.patch))).transpose(1, 2)  # type: ignore[no-any-return]
+
+    def mask_tokens(self, inputs: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Which tokens (B, T) are real: those of which anything is."""
+        kind, patch = self.stream.modality, self.stream.patch
         if kind == "image":
-            hidden = self.stem(inputs).flatten(2).transpose(1, 2)
-            return hidden, hidden.new_ones(hidden.shape[:2], dtype=torch.bool)
-        values = inputs if kind == "audio" else self.shape_signal(inputs)
-        real = values.new_ones(len(values), values.shape[-1], dtype=torch.bool) if mask is None else mask.bool()
-        values = torch.where(real[:, None, :], values, 0.0)
-        short = -values.shape[-1] % self.stream.patch
-        real = F.pad(real, (0, short)).unflatten(1, (-1, self.stream.patch)).any(dim=2)
-        return self.stem(F.pad(values, (0, short))).transpose(1, 2), real
+            tokens = (inputs.shape[-2] // patch) * (inputs.shape[-1] // patch)
+            return torch.ones(len(inputs), tokens, dtype=torch.bool, device=inputs.device)
+        length = inputs.shape[1] if kind == "text" else inputs.shape[-1] if kind == "audio" else self.count_steps(inputs)
+        real = torch.ones(len(inputs), length, dtype=torch.bool, device=inputs.device) if mask is None else mask.bool()
+        return real if patch == 1 else F.pad(real, (0, -length % patch)).unflatten(1, (-1, patch)).any(dim=2)
+
+    def count_steps(self, inputs: Tensor) -> int:
+        """How many steps a signal (B, steps, channels) or (B, features) has."""
+        return inputs.shape[1] if inputs.dim() == 3 or self.stream.channels == 1 else 1
 
     def shape_signal(self, inputs: Tensor) -> Tensor:
         """(B, steps, channels), or one row of numbers (B, features), -> standardised (B, channels, steps).
@@ -99,6 +110,7 @@ class TransformersTower(nn.Module):
         given = {key: value for key, value in dict(stream.tower or {}).items() if key not in ("dtype", "torch_dtype")}
         config = transformers.AutoConfig.for_model(**given)  # type: ignore[no-untyped-call, unused-ignore]
         self.stream = stream
+        self._counts: dict[tuple[int, ...], int] = {}
         self.encoder = take_encoder(transformers.AutoModel.from_config(config), stream.modality)
 
     @property
@@ -113,19 +125,30 @@ class TransformersTower(nn.Module):
             options["attention_mask"] = open_empty_rows(mask.bool()).to(mask.dtype if mask.dtype != torch.bool else torch.long)
         found = self.encoder(**{self.encoder.main_input_name: inputs}, **options).last_hidden_state
         hidden = found.flatten(2).transpose(1, 2) if found.dim() == 4 else found
-        return hidden, self.find_real_tokens(mask, hidden)
+        return hidden, self.mask_tokens(inputs, mask, hidden.shape[1])
 
-    def find_real_tokens(self, mask: Tensor | None, hidden: Tensor) -> Tensor:
-        """Which tokens (B, T) are real, of a mask (B, frames or words); all where the tokens do not follow each other in time."""
-        every = hidden.new_ones(hidden.shape[:2], dtype=torch.bool)
+    def mask_tokens(self, inputs: Tensor, mask: Tensor | None = None, tokens: int | None = None) -> Tensor:
+        """Which of its `tokens` (B, T) are real, of a mask (B, frames or words); all where tokens do not follow each other in time.
+        Without their number it is found by running one blank sample, once for each shape."""
+        count = self.count_tokens(inputs) if tokens is None else tokens
+        every = torch.ones(len(inputs), count, dtype=torch.bool, device=inputs.device)
         if mask is None or self.stream.modality == "image":
             return every
         if mask.shape == every.shape:
             return mask.bool()
         shorten: Any = getattr(self.encoder, "_get_feature_vector_attention_mask", None)
         if shorten is not None:
-            return cast("Tensor", shorten(hidden.shape[1], mask)).bool()
+            return cast("Tensor", shorten(count, mask)).bool()
         return mask.bool()[:, ::2] if self.encoder.config.model_type in _HALVED else every
+
+
+    @torch.no_grad()
+    def count_tokens(self, inputs: Tensor) -> int:
+        """How many tokens it makes of each of the samples in `inputs` (B, …)."""
+        shape = tuple(inputs.shape[1:])
+        if shape not in self._counts:
+            self._counts[shape] = self(torch.zeros_like(inputs[:1]))[0].shape[1]
+        return self._counts[shape]
 
 
 def make_tower(stream: Stream, config: MultimodalConfig) -> OwnTower | TransformersTower:
