@@ -87,6 +87,13 @@ def find_read_tokens(past: Any) -> ReadTokens | None:
     return found if isinstance(found, ReadTokens) else None
 
 
+def list_read_tokens(past: Any, embeds: Tensor) -> ReadTokens | None:
+    """Which tokens the cache `past` of the texts (batch, T, width) holds, also where they are all that there were; None where it is
+    empty."""
+    held = 0 if past is None else int(past.get_seq_length())
+    return find_read_tokens(past) or (read_all(embeds[:, :1].expand(-1, held, -1)) if held else None)
+
+
 def note_read_tokens_(past: Any, read: ReadTokens) -> None:
     """Let the cache say of which tokens it holds what was read."""
     if past is None:

@@ -141,8 +141,8 @@ def example(module: nn.Module) -> dict[str, Tensor]:
 
 
 AUDIO_FAMILY = Family(
-    "qwen2-audio", ("qwen2_audio",), describe_audio, pairs.outputs, modalities, encode, tokens, example, covers=pairs.knows_decoder
+    "qwen2-audio", ("qwen2_audio",), describe_audio, pairs.outputs, modalities, encode, tokens, example, fits=pairs.knows_decoder
 )  # fmt: skip
 OMNI_FAMILY = Family(
-    "qwen2.5-omni", ("qwen2_5_omni_thinker",), describe_omni, pairs.outputs, modalities, encode, tokens, example, covers=pairs.knows_decoder
+    "qwen2.5-omni", ("qwen2_5_omni_thinker",), describe_omni, pairs.outputs, modalities, encode, tokens, example, fits=pairs.knows_decoder
 )  # fmt: skip

@@ -45,5 +45,5 @@ def example(module: nn.Module) -> dict[str, Tensor]:
 
 
 FAMILY = Family(
-    "gemma3", ("gemma3",), describe, pairs.outputs, pairs.modalities, encode, pairs.tokens, example, covers=pairs.covers
+    "gemma3", ("gemma3",), describe, pairs.outputs, pairs.modalities, encode, pairs.tokens, example, fits=pairs.fits
 )  # fmt: skip

@@ -67,5 +67,5 @@ def example(module: nn.Module) -> dict[str, Tensor]:
 
 
 FAMILY = Family(
-    "idefics3", ("idefics3", "smolvlm"), describe, pairs.outputs, pairs.modalities, encode, pairs.tokens, example, covers=pairs.covers
+    "idefics3", ("idefics3", "smolvlm"), describe, pairs.outputs, pairs.modalities, encode, pairs.tokens, example, fits=pairs.fits
 )  # fmt: skip

@@ -89,5 +89,5 @@ def example(module: nn.Module) -> dict[str, Tensor]:
 
 
 FAMILY = Family(
-    "llava", ("llava",), describe, pairs.outputs, pairs.modalities, encode, tokens, example, covers=pairs.covers
+    "llava", ("llava",), describe, pairs.outputs, pairs.modalities, encode, tokens, example, fits=pairs.fits
 )  # fmt: skip

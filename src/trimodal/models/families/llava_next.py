@@ -76,5 +76,5 @@ def example(module: nn.Module) -> dict[str, Tensor]:
 
 FAMILY = Family(
     "llava-next", ("llava_next", "llava_onevision"), describe, pairs.outputs, pairs.modalities, encode, pairs.tokens, example,
-    covers=pairs.covers,
+    fits=pairs.fits,
 )  # fmt: skip

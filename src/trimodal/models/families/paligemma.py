@@ -51,5 +51,5 @@ def example(module: nn.Module) -> dict[str, Tensor]:
 
 
 FAMILY = Family(
-    "paligemma", ("paligemma",), describe, pairs.outputs, pairs.modalities, encode, pairs.tokens, example, covers=pairs.covers
+    "paligemma", ("paligemma",), describe, pairs.outputs, pairs.modalities, encode, pairs.tokens, example, fits=pairs.fits
 )  # fmt: skip

@@ -25,10 +25,13 @@ VISION: Mapping[str, Callable[[str], TowerPart]] = {
 }
 
 # The text models inside of multimodal ones that have a `model_type` of their own and are built like another.
-_INNER = {"qwen2_vl_text": "qwen2", "qwen2_5_vl_text": "qwen2", "qwen3_vl_text": "qwen3", "qwen2_5_omni_text": "qwen2"}
+_INNER = {
+    "qwen2_vl_text": "qwen2", "qwen2_5_vl_text": "qwen2", "qwen3_vl_text": "qwen3", "qwen3_vl_moe_text": "qwen3_moe",
+    "qwen2_5_omni_text": "qwen2",
+}  # fmt: skip
 
 
-def covers(module: nn.Module) -> bool:
+def fits(module: nn.Module) -> bool:
     """Whether vision tower and decoder are of kinds that are declared."""
     config = config_of(module)
     return _kind_of(config, "vision_config") in VISION and knows_decoder(module)
