@@ -141,11 +141,11 @@ def _declare_exchange(names: Sequence[str], heads: Sequence[LayerPart], kinds: L
     yield TowerPart("fusion", "fusion", "fusion", head=(replace(norm, stream=into),), after=tuple(replace(h, stream=out) for h in heads))
 
 
-def covers(module: nn.Module) -> bool:
+def fits(module: nn.Module) -> bool:
     """Whether all towers of Transformers are of kinds that are declared, as models of one tower."""
     towers = module.towers.values() if isinstance(module, MultimodalModel) else ()
     found = [(tower.encoder, _find_family(tower.encoder)) for tower in towers if _is_foreign(tower)]
-    return bool(towers) and all(family is not None and family.covers(encoder) for encoder, family in found)
+    return bool(towers) and all(family is not None and family.fits(encoder) for encoder, family in found)
 
 
 def _find_family(encoder: Any) -> Family | None:
@@ -154,7 +154,7 @@ def _find_family(encoder: Any) -> Family | None:
 
 def _family_of(encoder: Any) -> Family:
     found = _find_family(encoder)
-    assert found is not None, "covers() was asked before"
+    assert found is not None, "fits() was asked before"
     return found
 
 
@@ -263,5 +263,5 @@ def _cast(module: nn.Module) -> Any:
 
 FAMILY = Family(
     "multimodal", (MultimodalConfig.model_type,), describe, outputs, modalities, encode, tokens, example, classes=(MultimodalModel,),
-    covers=covers,
+    fits=fits,
 )  # fmt: skip
