@@ -23,7 +23,7 @@ def take_streams(model: Model) -> tuple[Component, ...]:
         inputs |= _make_stream_inputs(stream, example[stream.input_name])
         if stream.modality == "text":
             length = "sequence_length" if stream.name == "text" else f"{stream.name}_length"
-            dynamic |= dict.fromkeys((stream.input_name, stream.mask_name), {0: "batch_size", 1: length})
+            dynamic |= {key: {0: "batch_size", 1: length} for key in (stream.input_name, stream.mask_name)}
     with torch.no_grad():
         outputs = tuple(call_without_loss(module, inputs))
     return (Component("model", module, inputs, call_without_loss, outputs, dynamic),)

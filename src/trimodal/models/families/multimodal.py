@@ -164,7 +164,7 @@ def outputs(module: nn.Module) -> tuple[Output, ...]:
     config = config_of(module)
     found = [Output("logits", "all", "logits", label="label")] if model.head is not None else []
     found += [Output(f"{name}_logits", "all", "logits", label=f"labels.{name}") for name in model.heads]
-    found += [Output("values", "all", "embedding")] if model.regressor is not None else []
+    found += [Output("predictions", "all", "embedding")] if model.regressor is not None else []
     if model.logit_scale is not None:
         found += [Output(f"{name}_embeds", model.by_name[name].modality, "embedding") for name in config.contrast]
     return tuple(found) or (Output("embeddings", "all", "embedding"),)

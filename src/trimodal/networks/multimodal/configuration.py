@@ -135,7 +135,7 @@ class MultimodalConfig(PreTrainedConfig):  # type: ignore[no-untyped-call, unuse
     `streams` are given as mappings by name, see `Stream`, and kept as a list with names. `fusion` says where they meet: ``early`` (one
     encoder over the tokens of all), ``late`` (pooled towers, joined by
     `joining`: ``gated``, a weight for each that adds up to one over those that are there, or ``concat``),
-    ``hybrid`` (of `fusion_blocks` the first `cross_blocks` have each stream look at the others, the rest at everything), or
+    ``hybrid`` (of `fusion_blocks` the first `cross_blocks`, half of them by default, have each stream look at the others, the rest at everything), or
     ``layerwise`` (every stream has `fusion_blocks` blocks of its own; at the depths in `exchange_at`, all from the middle on by default,
     they pass `bottleneck_tokens` tokens around). The fusion has `fusion_width` channels in heads of `head_dim`.
 
@@ -150,7 +150,7 @@ class MultimodalConfig(PreTrainedConfig):  # type: ignore[no-untyped-call, unuse
     fusion: str = "hybrid"
     fusion_width: int = 128
     fusion_blocks: int = 4
-    cross_blocks: int = 2
+    cross_blocks: int | None = None
     bottleneck_tokens: int = 4
     exchange_at: list[int] | None = None
     joining: str = "gated"
@@ -170,6 +170,7 @@ class MultimodalConfig(PreTrainedConfig):  # type: ignore[no-untyped-call, unuse
         self.streams = [stream.to_config() for stream in _read_streams(self.streams)]
         self.tasks = list(self.tasks if self.tasks is not None else ["retrieve" if self.contrast else "classify"])
         self.label_sets, self.contrast = dict(self.label_sets or {}), list(self.contrast or [])
+        self.cross_blocks = self.fusion_blocks // 2 if self.cross_blocks is None else self.cross_blocks
         middle = range(self.fusion_blocks // 2, self.fusion_blocks)
         self.exchange_at = list(middle if self.exchange_at is None else self.exchange_at)
         self._check_choices()
@@ -201,5 +202,5 @@ class MultimodalConfig(PreTrainedConfig):  # type: ignore[no-untyped-call, unuse
                 raise ValueError(f"{name} is {width}, expected a multiple of head_dim {self.head_dim}.")
         if any(not 0 <= depth < max(self.fusion_blocks, 1) for depth in self.exchange_at or ()):
             raise ValueError(f"exchange_at is {self.exchange_at}, expected depths from 0 to {self.fusion_blocks - 1}.")
-        if self.fusion == "hybrid" and not 0 <= self.cross_blocks <= self.fusion_blocks:
+        if not 0 <= (self.cross_blocks or 0) <= self.fusion_blocks:
             raise ValueError(f"cross_blocks is {self.cross_blocks}, expected at most the {self.fusion_blocks} fusion_blocks.")

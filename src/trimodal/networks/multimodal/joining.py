@@ -41,7 +41,7 @@ class TokenFusion(_Fusion):
     def __init__(self, config: MultimodalConfig, widths: Mapping[str, int]) -> None:
         super().__init__(config, widths)
         self.kinds = nn.Embedding(len(widths) + 1, config.fusion_width)  # the last row is the class token itself
-        self.crossing = config.cross_blocks if config.fusion == "hybrid" else 0
+        self.crossing = int(config.cross_blocks or 0) if config.fusion == "hybrid" else 0
         self.blocks = self.make_blocks()
         self.norm = nn.LayerNorm(config.fusion_width, eps=config.norm_epsilon)
 

@@ -29,14 +29,14 @@ _HIGHEST_SCALE = 100.0  # as CLIP's
 class MultimodalOutput(ModelOutput):
     """What the model says; a field is None where its task is not the model's.
 
-    `loss` is a scalar; `logits` (B, classes); `values` (B, targets) of a regression; `embeddings` (B, D) what the heads read. Further
+    `loss` is a scalar; `logits` (B, classes); `predictions` (B, targets) of a regression; `embeddings` (B, D) what the heads read. Further
     entries are `NAME_logits` (B, classes) for each of `label_sets`, and, of a model that retrieves, `NAME_embeds` (B, D) for each stream
     that is given, rows of length one.
     """
 
     loss: Tensor | None = None
     logits: Tensor | None = None
-    values: Tensor | None = None
+    predictions: Tensor | None = None
     embeddings: Tensor | None = None
 
 
@@ -155,16 +155,16 @@ class MultimodalModel(PreTrainedModel):  # type: ignore[no-untyped-call, unused-
         fused, embeds = self.fuse(tokens, masks)
         logits = {} if self.head is None else {"": self.head(fused)}
         logits |= {name: head(fused) for name, head in self.heads.items()}
-        values = None if self.regressor is None else self.regressor(fused)
+        predictions = None if self.regressor is None else self.regressor(fused)
         asked = {"": labels, **{name: more.get(f"{name}_labels") for name in self.heads}}
         losses = compute_label_losses(
             logits, {name: label for name, label in asked.items() if label is not None}, self.config.label_set_weight
         )
-        if targets is not None and values is not None:
-            losses.append(compute_regression_loss(values, targets))
+        if targets is not None and predictions is not None:
+            losses.append(compute_regression_loss(predictions, targets))
         if return_loss and self.logit_scale is not None and {*self.config.contrast} <= embeds.keys():
             losses.append(self.compare_streams(embeds, masks))
-        output = MultimodalOutput(torch.stack(losses).sum() if losses else None, logits.pop("", None), values, fused)
+        output = MultimodalOutput(torch.stack(losses).sum() if losses else None, logits.pop("", None), predictions, fused)
         for name, found in {f"{name}_logits": score for name, score in logits.items()}.items():
             output[name] = found
         for name, found in embeds.items():
