@@ -49,8 +49,8 @@ class TokenFusion(_Fusion):
         """Streams and masks -> one vector per sample (B, D)."""
         kinds, hidden, mask = _embed_kinds(self.kinds, self.names, streams), [], []
         first = next(iter(streams.values()))
-        hidden.append(kinds["class"].expand(len(first), 1, -1))
-        mask.append(first.new_ones(len(first), 1, dtype=torch.bool))
+        hidden.append(kinds["class"].expand(first.shape[0], 1, -1))
+        mask.append(first.new_ones(first.shape[0], 1, dtype=torch.bool))
         for name, stream in streams.items():
             hidden.append(self.projectors[name](stream) + kinds[name])
             mask.append(masks[name])
@@ -112,7 +112,7 @@ class BottleneckFusion(_Fusion):
         """Streams and masks -> one vector per sample (B, D)."""
         kinds = _embed_kinds(self.kinds, self.names, streams)
         states = {name: self.projectors[name](stream) + kinds[name] for name, stream in streams.items()}
-        batch, device = len(next(iter(states.values()))), kinds["class"].device
+        batch, device = next(iter(states.values())).shape[0], kinds["class"].device
         shared = (self.bottleneck(torch.arange(self.config.bottleneck_tokens, device=device)) + kinds["class"]).expand(batch, -1, -1)
         present = torch.stack([masks[name].any(dim=1) for name in states], dim=1)
         for depth in range(self.config.fusion_blocks):

@@ -221,7 +221,7 @@ class MultimodalModel(PreTrainedModel):  # type: ignore[no-untyped-call, unused-
 def _read_given(stream: Stream, named: Mapping[str, Any]) -> _Given:
     """A stream's input with what samples lack put to zero, so that not even NaN gets through where nobody looks."""
     value, mask, said = (named.get(name) for name in (stream.input_name, stream.mask_name, stream.present_name))
-    present = torch.ones(len(value), dtype=torch.bool, device=value.device) if said is None else said.bool()
+    present = torch.ones(value.shape[0], dtype=torch.bool, device=value.device) if said is None else said.bool()
     if mask is not None and stream.modality != "image":
         present = present & mask.bool().any(dim=1)
     if said is not None:

@@ -72,9 +72,9 @@ class OwnTower(nn.Module):
         kind, patch = self.stream.modality, self.stream.patch
         if kind == "image":
             tokens = (inputs.shape[-2] // patch) * (inputs.shape[-1] // patch)
-            return torch.ones(len(inputs), tokens, dtype=torch.bool, device=inputs.device)
+            return torch.ones(inputs.shape[0], tokens, dtype=torch.bool, device=inputs.device)
         length = inputs.shape[1] if kind == "text" else inputs.shape[-1] if kind == "audio" else self.count_steps(inputs)
-        real = torch.ones(len(inputs), length, dtype=torch.bool, device=inputs.device) if mask is None else mask.bool()
+        real = torch.ones(inputs.shape[0], length, dtype=torch.bool, device=inputs.device) if mask is None else mask.bool()
         return real if patch == 1 else F.pad(real, (0, -length % patch)).unflatten(1, (-1, patch)).any(dim=2)
 
     def count_steps(self, inputs: Tensor) -> int:
@@ -131,7 +131,7 @@ class TransformersTower(nn.Module):
         """Which of its `tokens` (B, T) are real, of a mask (B, frames or words); all where tokens do not follow each other in time.
         Without their number it is found by running one blank sample, once for each shape."""
         count = self.count_tokens(inputs) if tokens is None else tokens
-        every = torch.ones(len(inputs), count, dtype=torch.bool, device=inputs.device)
+        every = torch.ones(inputs.shape[0], count, dtype=torch.bool, device=inputs.device)
         if mask is None or self.stream.modality == "image":
             return every
         if mask.shape == every.shape:
