@@ -136,8 +136,8 @@ class MultimodalConfig(PreTrainedConfig):  # type: ignore[no-untyped-call, unuse
     encoder over the tokens of all), ``late`` (pooled towers, joined by `joining`: ``gated``, a weight for each that adds up to one over
     those that are there, or ``concat``), ``hybrid`` (of `fusion_blocks` the first `cross_blocks`, half of them by default, have each stream
     look at the others, the rest at everything), or ``layerwise`` (every stream has `fusion_blocks` blocks of its own; at the depths in
-    `exchange_at`, all from the middle on by default, they pass `bottleneck_tokens` tokens around). The fusion has `fusion_width` channels in
-    heads of `head_dim`.
+    `exchange_at`, all from the middle on by default, they pass `bottleneck_tokens` tokens around). The fusion has `fusion_width`
+    channels in heads of `head_dim`.
 
     `tasks` are any of ``classify`` (`num_labels` classes, and further ones in `label_sets` by name, whose losses count `label_set_weight`
     times), ``regress`` (`regression_targets` numbers), and ``retrieve`` (the two streams in `contrast` are told by each other, which needs
