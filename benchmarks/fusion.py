@@ -4,10 +4,10 @@
 Its accuracies are those of models that have hardly begun to learn and rank nothing. `--full` trains three seeds for long enough to rank
 them, and compresses each model by one recipe (`int8-full`).
 
-All models have nine Transformer blocks of width 64 and our own stems, and differ in where the blocks stand:
+All models have about nine Transformer blocks of width 64 and our own stems, and differ in where the blocks stand:
 
     early       0 in each tower, 9 over the tokens of all
-    late        3 in each tower, means joined by a gate
+    late        3, 3 and 2 in the towers of image, audio and text; means joined by a gate and a perceptron
     hybrid      2 in each tower, 1 of cross-attention between streams, 2 over all
     layerwise   1 in each tower, 2 for each stream that exchange four bottleneck tokens
 
@@ -50,7 +50,8 @@ from trimodal.networks.multimodal import MultimodalConfig, MultimodalModel
 from trimodal.training.loop import TrainSettings, train_model
 
 Batch = dict[str, Tensor]
-BLOCKS = {"early": (0, 9), "late": (3, 0), "hybrid": (2, 3), "layerwise": (1, 2)}  # in each tower, in the fusion
+BLOCKS = {"early": ((0, 0, 0), 9), "late": ((3, 3, 2), 0), "hybrid": ((2, 2, 2), 3), "layerwise": ((1, 1, 1), 2)}
+"""By kind the blocks in each tower, and those in the fusion, or of each stream in it."""
 WIDTH, SIZE, MISSING = 64, 64, 0.1
 NAMES = {"image": ("pixel_values",), "audio": ("input_features", "audio_mask"), "text": ("input_ids", "attention_mask")}
 CONDITIONS = ("all", *(f"no {name}" for name in NAMES), *(f"noisy {name}" for name in NAMES))
@@ -122,11 +123,13 @@ def _join(parts: Sequence[Tensor]) -> Tensor:
 def make_model(kind: str, words: int, seed: int) -> Any:
     """A fresh model with its blocks where `kind` has them."""
     towers, fusion = BLOCKS[kind]
-    own = {"width": WIDTH, "blocks": towers}
+    stems = {
+        "image": {"channels": 1, "length": 16, "patch": 4}, "audio": {"channels": 40, "length": 100, "patch": 5},
+        "text": {"channels": words, "length": 32},
+    }  # fmt: skip
     streams = {
-        "image": {"modality": "image", "channels": 1, "length": 16, "patch": 4, **own},
-        "audio": {"modality": "audio", "channels": 40, "length": 100, "patch": 5, **own},
-        "text": {"modality": "text", "channels": words, "length": 32, **own},
+        name: {"modality": name, "width": WIDTH, "blocks": blocks, **stem}
+        for (name, stem), blocks in zip(stems.items(), towers, strict=True)
     }
     torch.manual_seed(seed)
     return MultimodalModel(MultimodalConfig(
