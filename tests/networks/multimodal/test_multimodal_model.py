@@ -181,3 +181,29 @@ def test_unknown_inputs_and_none_are_refused(make_model: Callable[..., Any], bat
         model(**batch, lidar=torch.zeros(4, 3))
     with pytest.raises(ValueError, match="mood_labels is no input"):
         model(**batch, mood_labels=torch.zeros(4).long())
+
+
+@pytest.mark.parametrize("fusion", ["hybrid", "layerwise"])
+def test_activations_can_be_computed_anew(fusion: str, make_model: Callable[..., Any], batch: dict[str, Tensor]) -> None:
+    gradients = []
+    for again in (False, True):
+        model = make_model(fusion).train()
+        if again:
+            model.gradient_checkpointing_enable({"use_reentrant": False})
+        model(**batch, labels=torch.arange(4)).loss.backward()
+        gradients.append([value.grad for value in model.parameters() if value.grad is not None])
+    torch.testing.assert_close(gradients[0], gradients[1])
+    assert model.is_gradient_checkpointing
+
+
+def test_the_stock_trainer_trains_it(make_model: Callable[..., Any], batch: dict[str, Tensor], tmp_path: Path) -> None:
+    """Its batches are by the streams' own names, of which its signature does not tell."""
+    rows = [{**{name: value[i] for name, value in batch.items()}, "labels": i} for i in range(4)]
+    options = hf.TrainingArguments(
+        str(tmp_path), max_steps=2, per_device_train_batch_size=2, learning_rate=1e-2, remove_unused_columns=False, report_to=[],
+        use_cpu=True, disable_tqdm=True, save_strategy="no",
+    )  # fmt: skip
+    model = make_model("late")
+    before = model(**batch, labels=torch.arange(4)).loss.item()
+    hf.Trainer(model, options, train_dataset=rows).train()
+    assert model.eval()(**batch, labels=torch.arange(4)).loss.item() < before

@@ -143,7 +143,7 @@ def _declare_exchange(names: Sequence[str], heads: Sequence[LayerPart], kinds: L
 
 def fits(module: nn.Module) -> bool:
     """Whether all towers of Transformers are of kinds that are declared, as models of one tower."""
-    towers = module.towers.values() if isinstance(module, MultimodalModel) else ()
+    towers: Any = module.towers.values() if isinstance(module, MultimodalModel) else ()
     found = [(tower.encoder, _find_family(tower.encoder)) for tower in towers if _is_foreign(tower)]
     return bool(towers) and all(family is not None and family.fits(encoder) for encoder, family in found)
 
@@ -207,7 +207,7 @@ def _encode_sounds(model: MultimodalModel, processors: Processors, loaded: Seque
     return {names[name]: value for name, value in found.items() if name in names}
 
 
-def _encode_texts(model: MultimodalModel, processors: Processors, loaded: Sequence[LoadedSample]) -> dict[str, Tensor]:
+def _encode_texts(model: Any, processors: Processors, loaded: Sequence[LoadedSample]) -> dict[str, Tensor]:
     stream, tower = model.by_name["text"], model.towers["text"]
     limit = stream.length if stream.tower is None else text.position_limit(tower.encoder)
     return encoding.encode_texts(processors, loaded, limit)
@@ -238,7 +238,7 @@ def example(module: nn.Module) -> dict[str, Tensor]:
     return {stream.input_name: _make_blank(model, stream) for stream in model.by_name.values()}
 
 
-def _make_blank(model: MultimodalModel, stream: Stream) -> Tensor:
+def _make_blank(model: Any, stream: Stream) -> Tensor:
     """The input of one stream, zeros (1, …)."""
     tower = model.towers[stream.name]
     if stream.tower is not None:

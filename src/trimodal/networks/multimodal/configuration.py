@@ -80,7 +80,7 @@ class Stream:
         unknown = [key for key in given if key not in known]
         if unknown:
             raise ValueError(f"streams.{name} has the field {unknown[0]!r}, expected some of {', '.join(sorted(known))}")
-        values = {key: tuple(value) if key in ("mean", "std") else value for key, value in given.items()}
+        values: dict[str, Any] = {key: tuple(value) if key in ("mean", "std") else value for key, value in given.items()}
         _check_stream_name(name)
         return cls(name, values.pop("modality", ""), **values)._check()
 

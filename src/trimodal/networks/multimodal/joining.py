@@ -7,14 +7,15 @@ sample has not is masked in all places, one that no sample has is not there. A s
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from trimodal.networks.fusion.modeling import Block, Perceptron, pool_tokens
+from trimodal.networks.fusion.modeling import Perceptron, pool_tokens
 from trimodal.networks.multimodal.configuration import MultimodalConfig
+from trimodal.networks.multimodal.towers import make_blocks
 
 Streams = Mapping[str, Tensor]
 
@@ -30,7 +31,7 @@ class _Fusion(nn.Module):
 
     def make_blocks(self) -> nn.ModuleList:
         """As many blocks as the configuration says."""
-        return nn.ModuleList(Block(self.config.fusion_width, cast("Any", self.config)) for _ in range(self.config.fusion_blocks))
+        return make_blocks(self.config.fusion_width, self.config.fusion_blocks, self.config)
 
 
 class TokenFusion(_Fusion):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +20,7 @@ from trimodal.networks.multimodal.configuration import MultimodalConfig, Stream
 from trimodal.networks.multimodal.joining import LateFusion, make_fusion, normalise_embedding
 from trimodal.networks.multimodal.losses import compute_contrastive_loss, compute_label_losses, compute_regression_loss
 from trimodal.networks.multimodal.pretrained import sort_arguments
-from trimodal.networks.multimodal.towers import make_tower
+from trimodal.networks.multimodal.towers import OwnTower, TransformersTower, make_tower
 
 _HIGHEST_SCALE = 100.0  # as CLIP's
 
@@ -57,7 +57,7 @@ class MultimodalModel(PreTrainedModel):  # type: ignore[no-untyped-call, unused-
     base_model_prefix = "trimodal_multimodal"
     main_input_name = "pixel_values"
     supports_gradient_checkpointing = True
-    _no_split_modules = ["Block"]  # noqa: RUF012 (the name and kind are those of the base class)
+    _no_split_modules = ["StreamBlock"]  # noqa: RUF012 (the name and kind are those of the base class)
     _supports_sdpa = True
 
     def __init__(self, config: MultimodalConfig) -> None:
@@ -66,7 +66,8 @@ class MultimodalModel(PreTrainedModel):  # type: ignore[no-untyped-call, unused-
         if not self.by_name:
             raise ValueError("streams is empty; name at least one, such as {'image': {'modality': 'image'}}.")
         self.towers = nn.ModuleDict({name: make_tower(stream, config) for name, stream in self.by_name.items()})
-        self.fusion = make_fusion(config, {name: int(tower.width) for name, tower in self.towers.items()})  # type: ignore[call-overload]
+        widths = {name: int(cast("OwnTower | TransformersTower", tower).width) for name, tower in self.towers.items()}
+        self.fusion = make_fusion(config, widths)
         tasks, width = config.tasks or [], config.fusion_width
         self.head = nn.Linear(width, int(config.num_labels or 0)) if "classify" in tasks else None
         self.heads = nn.ModuleDict({name: nn.Linear(width, count) for name, count in (config.label_sets or {}).items()})
@@ -84,11 +85,12 @@ class MultimodalModel(PreTrainedModel):  # type: ignore[no-untyped-call, unused-
             ValueError: what is given is no stream, or a folder's model reads no one modality.
         """
         encoders, streams, settings = sort_arguments(given, frozen)
-        model = cls(MultimodalConfig(streams=streams, **settings))
+        model: Self = cls(MultimodalConfig(streams=streams, **settings))
         for name, encoder in encoders.items():
             model.towers[name].encoder = encoder
         model.freeze_towers_()
-        return model.eval()
+        model.eval()
+        return model
 
     @classmethod
     def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
@@ -200,7 +202,8 @@ class MultimodalModel(PreTrainedModel):  # type: ignore[no-untyped-call, unused-
     def find_token_masks(self, named: Mapping[str, Any]) -> dict[str, Tensor]:
         """By stream of the forward's arguments `named` the mask (B, T) bool of the tokens that will be looked at."""
         given = self.sort_inputs(named)
-        return {name: self.towers[name].mask_tokens(one.value, one.mask) & one.present[:, None] for name, one in given.items()}
+        towers: Any = self.towers
+        return {name: towers[name].mask_tokens(one.value, one.mask) & one.present[:, None] for name, one in given.items()}
 
     def fuse(self, tokens: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         """Tokens of the towers and their masks -> one vector per sample (B, D), and of a model that retrieves each stream's own, of length
@@ -220,7 +223,8 @@ class MultimodalModel(PreTrainedModel):  # type: ignore[no-untyped-call, unused-
 
 def _read_given(stream: Stream, named: Mapping[str, Any]) -> _Given:
     """A stream's input with what samples lack put to zero, so that not even NaN gets through where nobody looks."""
-    value, mask, said = (named.get(name) for name in (stream.input_name, stream.mask_name, stream.present_name))
+    value: Tensor = named[stream.input_name]
+    mask, said = named.get(stream.mask_name), named.get(stream.present_name)
     present = torch.ones(value.shape[0], dtype=torch.bool, device=value.device) if said is None else said.bool()
     if mask is not None and stream.modality != "image":
         present = present & mask.bool().any(dim=1)

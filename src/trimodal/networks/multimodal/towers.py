@@ -24,6 +24,20 @@ _WIDTHS = ("hidden_size", "d_model", "hidden_dim", "embed_dim")
 _HALVED = ("whisper", "speech_to_text")  # two frames become one token
 
 
+class StreamBlock(Block):
+    """A pre-norm block whose activations can be computed anew in the backward pass, as `gradient_checkpointing_enable` of the model says.
+    (Transformers' layer for that cannot be imported here: its file imports the Auto classes.)"""
+
+    gradient_checkpointing = False
+    _gradient_checkpointing_func: Any = None
+
+    def forward(self, hidden: Tensor, mask: Tensor | None = None) -> Tensor:
+        """(B, T, D) and an optional mask (B, T) -> (B, T, D)."""
+        if self.gradient_checkpointing and self.training:
+            return self._gradient_checkpointing_func(super().forward, hidden, mask)  # type: ignore[no-any-return]
+        return super().forward(hidden, mask)
+
+
 class OwnTower(nn.Module):
     """A stem, positions and blocks: patches of an image, frames of a sound, steps of a signal, or words."""
 
@@ -32,7 +46,7 @@ class OwnTower(nn.Module):
         self.stream = stream
         self.stem = _make_stem(stream)
         self.position = nn.Embedding(stream.tokens, stream.width)
-        self.blocks = nn.ModuleList(Block(stream.width, cast("Any", config)) for _ in range(stream.blocks))
+        self.blocks = make_blocks(stream.width, stream.blocks, config)
         self.norm = nn.LayerNorm(stream.width, eps=config.norm_epsilon)
 
     @property
@@ -151,6 +165,11 @@ class TransformersTower(nn.Module):
         return self._counts[shape]
 
 
+def make_blocks(width: int, count: int, config: MultimodalConfig) -> nn.ModuleList:
+    """So many blocks of `width` channels."""
+    return nn.ModuleList(StreamBlock(width, cast("Any", config)) for _ in range(count))
+
+
 def make_tower(stream: Stream, config: MultimodalConfig) -> OwnTower | TransformersTower:
     """The tower of `stream`."""
     return OwnTower(stream, config) if stream.tower is None else TransformersTower(stream)
@@ -177,7 +196,7 @@ def find_encoder_width(encoder: PreTrainedModel) -> int:
     """
     config: Any = encoder.config
     found = next((value for name in _WIDTHS if isinstance(value := getattr(config, name, None), int)), None)
-    sizes = getattr(config, "hidden_sizes", None)
+    sizes: Any = getattr(config, "hidden_sizes", None)
     if found is None and not sizes:
         raise ValueError(f"the configuration of {type(encoder).__name__} does not say how wide its states are, so it can be no tower")
     return int(sizes[-1] if found is None else found)
