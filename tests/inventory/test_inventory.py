@@ -182,10 +182,16 @@ def test_images_that_are_no_squares() -> None:
 
 
 def test_macs_are_unknown_where_the_forward_wants_other_inputs() -> None:
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 4, "vocab_size": 50, "l_layers": 1, "x_layers": 1}
+    found = inspect(build_model(hf.LxmertModel(hf.LxmertConfig(**sizes, r_layers=1, visual_feat_dim=16)).eval(), "lxmert"))
+    assert found.macs is None and all(tower.macs is None for tower in found.towers)
+    assert found.macs_note.startswith("the forward pass of LxmertModel on input_ids (1, 128) failed (")
+
+
+def test_macs_of_choices() -> None:
     sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 4, "vocab_size": 50}
     found = inspect(build_model(hf.BertForMultipleChoice(hf.BertConfig(**sizes)).eval(), "bert"))
-    assert found.macs is None and all(tower.macs is None for tower in found.towers)
-    assert found.macs_note.startswith("the forward pass of BertForMultipleChoice on input_ids (1, 128) failed (")
+    assert found.input_shapes == {"input_ids": (1, 2, 128)} and found.macs
 
 
 def test_inspecting_changes_nothing_where_parts_are_shared() -> None:

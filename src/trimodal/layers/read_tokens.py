@@ -20,14 +20,16 @@ from trimodal.errors import TrimodalError
 _NOTE = "trimodal_read_tokens"
 
 
-def note_unread_share_(decoder: nn.Module, share: float) -> None:
-    """Let `decoder` say that it does not read a `share` of the tokens of an image or a sound."""
-    decoder.unread_share = share  # type: ignore[assignment]
+def note_unread_share_(decoder: nn.Module, share: float, each: int) -> None:
+    """Let `decoder` say that it does not read a `share` of the tokens of an image or a sound, of which so many (`each`) are one; 0 where
+    it is a share of all that a text has."""
+    decoder.unread_share = (share, each)  # type: ignore[assignment]
 
 
-def find_unread_share(decoder: nn.Module) -> float:
-    """The share of an image's or a sound's tokens that `decoder` does not read."""
-    return float(getattr(decoder, "unread_share", 0.0))  # type: ignore[arg-type]
+def find_unread_share(decoder: nn.Module) -> tuple[float, int]:
+    """The share of an image's or a sound's tokens that `decoder` does not read, and how many are one, 0 for all that a text has."""
+    share, each = getattr(decoder, "unread_share", (0.0, 0))  # type: ignore[misc]
+    return float(share), int(each)
 
 
 @dataclass(frozen=True)

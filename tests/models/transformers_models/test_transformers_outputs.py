@@ -85,6 +85,7 @@ def test_example_is_one_sample_that_runs(name: str) -> None:
     batch = FAMILY.example(module)
     with torch.no_grad():
         run_forward(module, batch)
+    assert len(next(iter(batch.values()))) == 1
     assert all(len(value) == 1 for key, value in batch.items() if not key.startswith("pixel_values") or "image_grid_thw" not in batch)
 
 
