@@ -24,11 +24,11 @@ from transformers import EarlyStoppingCallback, PrinterCallback, Trainer, Traini
 
 from trimodal.core import Sample
 from trimodal.errors import InputError
-from trimodal.progress import Progress, ignore_progress
+from trimodal.progress import Progress, ignore_progress, tell_nobody
 from trimodal.training import checkpoints
 from trimodal.training.divergence import DivergedError, explain_divergence
 from trimodal.training.objective import Drawn, Objective
-from trimodal.training.settings import EngineSettings, RunFolder, count_processes
+from trimodal.training.settings import EngineSettings, RunFolder, count_processes, is_main_process
 from trimodal.training.telling import ProgressTeller, make_trackers, trim_curves, write_curve
 
 Measure = Callable[[], Mapping[str, float]]
@@ -62,6 +62,7 @@ class _Stream(Dataset[Drawn]):
 def train_module(
     module: nn.Module, objective: Objective, samples: Sequence[Sample], order: Sequence[int], settings: EngineSettings, run: RunFolder,
     *, measure: Measure | None = None, resume: bool = False, progress: Progress = ignore_progress,
+    tell: Callable[[str], None] = tell_nobody,
 ) -> EngineResult:  # fmt: skip
     """Train `module` in place.
 
@@ -75,6 +76,7 @@ def train_module(
         measure: gives numbers by name, `settings.metric` among them; called every `settings.evaluate_every` steps.
         resume: go on from the last whole checkpoint in `run`.
         progress: called with what is going on, how much is done, and how much there is.
+        tell: called with each evaluation, in words.
 
     Raises:
         InputError: nothing can be trained, or the settings do not fit the model.
@@ -85,7 +87,7 @@ def train_module(
     last = _prepare_resume(run, resume)
     arguments = make_arguments(settings, run, measure is not None)
     trainer = _Engine(module, arguments, objective, _Stream(samples, order), settings, run, measure)
-    trainer.add_callback(ProgressTeller(progress, settings.steps))
+    trainer.add_callback(ProgressTeller(progress, tell, settings.steps))
     try:
         trainer.train(resume_from_checkpoint=str(last) if last else None)
     finally:
@@ -108,6 +110,8 @@ def _check_trainable(module: nn.Module, settings: EngineSettings) -> None:
 def _prepare_resume(run: RunFolder, resume: bool) -> Path | None:
     """The checkpoint to go on from, with all that came after it taken away."""
     last = checkpoints.find_last_checkpoint(run.path) if resume else None
+    if not is_main_process():
+        return last
     checkpoints.remove_broken_checkpoints(run.path)
     step = max((step for step, path in checkpoints.find_checkpoints(run.path).items() if path == last), default=0)
     trim_curves(run.curves, step)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -21,10 +21,10 @@ _CURVES = ("loss", "grad_norm", "learning_rate")
 
 
 class ProgressTeller(TrainerCallback):
-    """Tells how many steps are done, and the last loss."""
+    """Shows how many steps are done and the last loss, and tells each evaluation."""
 
-    def __init__(self, progress: Progress, steps: int) -> None:
-        self._progress, self._steps = progress, steps
+    def __init__(self, progress: Progress, tell: Callable[[str], None], steps: int) -> None:
+        self._progress, self._tell, self._steps = progress, tell, steps
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **rest: Any) -> None:
         """After each step."""
@@ -34,8 +34,10 @@ class ProgressTeller(TrainerCallback):
     def on_evaluate(self, args: Any, state: Any, control: Any, metrics: Any = None, **rest: Any) -> None:
         """After each evaluation."""
         if state.is_world_process_zero and metrics:
-            shown = ", ".join(f"{name.removeprefix('eval_')} {value:.4g}" for name, value in list(metrics.items())[:3])
-            self._progress(f"held out: {shown}", state.global_step, self._steps)
+            losses = [line["loss"] for line in state.log_history if "loss" in line]
+            shown = ", ".join(f"{name.removeprefix('eval_').replace('_', ' ')} {value:.4g}" for name, value in metrics.items())
+            trained = f"loss {losses[-1]:.4g}; " if losses else ""
+            self._tell(f"step {state.global_step:,} of {self._steps:,}: {trained}held out: {shown}")
 
 
 def write_curve(file: Path, step: int, logs: Mapping[str, float]) -> None:
