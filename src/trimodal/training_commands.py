@@ -12,15 +12,19 @@ from trimodal.arguments import ForceOption, JsonOption, LimitsOption
 from trimodal.lazy import lazy_module
 
 if TYPE_CHECKING:
+    from trimodal.training import settings
     from trimodal.training_runs import run as training
     from trimodal.training_runs import table as tables
 else:
+    settings = lazy_module("trimodal.training.settings")
     training, tables = lazy_module("trimodal.training_runs.run"), lazy_module("trimodal.training_runs.table")
 
 
 @add_command
 def train(
-    config: Annotated[Path, typer.Argument(metavar="CONFIG.yaml", help="Model, data, task, and how (docs/training.md).", show_default=False)],
+    config: Annotated[
+        Path, typer.Argument(metavar="CONFIG.yaml", help="Model, data, task, and how (docs/training.md).", show_default=False)
+    ],
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Folder to write, in place of the configuration's.", show_default=False)
     ] = None,
@@ -33,11 +37,11 @@ def train(
 
     On more than one device: `torchrun --nproc_per_node 2 -m trimodal train CONFIG.yaml`
     """
-    if not training.is_main_process():
+    if not settings.is_main_process():
         screen.quiet = True
     with screen.show_progress(str(config)) as progress:
         found = training.train(
             config, out=output, resume=resume, force=force, ignore_limits=ignore_limits, progress=progress, tell=screen.print_notice
         )
-    if training.is_main_process():
+    if settings.is_main_process():
         print_result(found.to_json() if as_json else tables.make_training_table(found))

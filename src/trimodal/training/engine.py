@@ -159,7 +159,7 @@ class _Engine(Trainer):
             eval_dataset=[0] if measure else None,  # the Trainer wants one where it evaluates; `measure` has its own
         )  # fmt: skip
         self.loss_is_scaled_for_ga = True
-        self._objective, self._settings, self._run, self._measure = objective, settings, run, measure
+        self._module, self._objective, self._settings, self._run, self._measure = module, objective, settings, run, measure
         self._norms: list[float] = []
         self.remove_callback(PrinterCallback)
         for tracker in make_trackers(settings.trackers, run):
@@ -194,7 +194,7 @@ class _Engine(Trainer):
         return norm
 
     def _stop(self, what: str, value: float, run_again: Callable[[], Any], inputs: Mapping[str, Tensor]) -> None:
-        reason = explain_divergence(self.model, run_again, inputs, self._settings.precision, self._norms)
+        reason = explain_divergence(self._module, run_again, inputs, self._settings.precision, self._norms)
         last = checkpoints.find_last_checkpoint(self._run.path)
         kept = f"The last good checkpoint is {last}" if last else "No checkpoint had been written yet"
         raise DivergedError(f"the {what} is {value} at step {self.state.global_step + 1}; most likely {reason}. {kept}.")
@@ -219,7 +219,7 @@ class _Engine(Trainer):
             write_curve(self._run.curves, self.state.global_step, logs)
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        if bad := checkpoints.find_bad_parameter(self.model):
+        if bad := checkpoints.find_bad_parameter(self._module):
             self._stop(f"weight {bad}", math.nan, lambda: None, {})
         super()._save_checkpoint(model, trial)
         self.accelerator.wait_for_everyone()
@@ -228,11 +228,11 @@ class _Engine(Trainer):
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         if self.args.should_save:
-            checkpoints.write_weights(self.model, Path(output_dir or self.args.output_dir))
+            checkpoints.write_weights(self._module, Path(output_dir or self._run.path))
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        checkpoints.read_weights_(model or self.model, Path(resume_from_checkpoint))
+        checkpoints.read_weights_(model or self._module, Path(resume_from_checkpoint))
 
     def _load_best_model(self) -> None:
         if self.state.best_model_checkpoint is not None:
-            checkpoints.read_weights_(self.model, Path(self.state.best_model_checkpoint))
+            checkpoints.read_weights_(self._module, Path(self.state.best_model_checkpoint))

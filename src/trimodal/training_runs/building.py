@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import nn
@@ -158,4 +158,4 @@ def number_samples(built: BuiltModel, samples: Sequence[Sample]) -> list[Sample]
 def place_model_(built: BuiltModel, device: str) -> None:
     """Put the model where it is trained."""
     if device != "cpu" and device_of(built.model.module) != torch.device(device):
-        cast("nn.Module", built.model.module).to(device)
+        built.model.module.to(device)

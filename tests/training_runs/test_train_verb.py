@@ -1,0 +1,210 @@
+"""`train` end to end on miniatures: folders that reload, numbers, early stopping, a loss that is no number, a kill and what follows it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoImageProcessor, ViTForImageClassification
+
+import trimodal
+from trimodal.data import read_samples
+from trimodal.errors import DataError, InputError, OutputError
+from trimodal.formats import open_model
+from trimodal.networks.tiny import write_miniature, write_miniature_data
+from trimodal.training.divergence import DivergedError
+from trimodal.verification.comparison import compare_models
+
+SIZES = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+VIT = {
+    "class": "ViTForImageClassification",
+    "config": {**SIZES, "image_size": 16, "patch_size": 8, "hidden_dropout_prob": 0.1},
+    "processors": {"image": {"class": "ViTImageProcessor", "size": {"height": 16, "width": 16}}},
+}
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_miniature_data(tmp_path_factory.mktemp("pictures"), 48, ["image"])
+
+
+def make_config(pictures: Path, out: Path, **more: Any) -> dict[str, Any]:
+    return {
+        "model": VIT, "data": str(pictures), "task": "classify", "steps": 12, "batch": 8, "learning_rate": 1e-3, "held_out": 0.25,
+        "output": str(out), "track": "none", **more,
+    }  # fmt: skip
+
+
+def test_a_folder_that_transformers_loads(pictures: Path, tmp_path: Path) -> None:
+    told: list[str] = []
+    found = trimodal.train(make_config(pictures, tmp_path / "out", track="tensorboard"), tell=told.append)
+    loaded = ViTForImageClassification.from_pretrained(found.folder)
+    assert loaded.config.num_labels == 2  # as many classes as the data have
+    assert AutoImageProcessor.from_pretrained(found.folder).size["height"] == 16
+    record = json.loads((found.folder / "training.json").read_text())
+    assert record["steps"] == found.steps == 12
+    assert record["config"]["learning_rate"] == 1e-3
+    assert record["data"]["train"] == 36 and record["data"]["held_out"] == 12 and len(record["data"]["sha256"]) == 64
+    curves = [json.loads(line) for line in (found.folder / "curves.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in curves if "loss" in line] == list(range(1, 13))
+    assert curves == found.curves
+    assert list((found.folder / "tensorboard").iterdir())
+    assert not (tmp_path / "out.run").exists()
+    assert any("held out: loss" in line for line in told)
+
+
+def test_the_numbers_are_those_of_verification(pictures: Path, tmp_path: Path) -> None:
+    found = trimodal.train(make_config(pictures, tmp_path / "out", steps=4))
+    model = open_model(found.folder)
+    samples = read_samples(str(pictures))
+    from trimodal.data import split_calibration_and_held_out
+
+    held_out = split_calibration_and_held_out(samples, 0, 0.25)[1]
+    metric = next(m for m in compare_models(model, model, held_out, batch_size=8, seed=0).metrics if m.name == "accuracy")
+    assert found.metrics["image_accuracy"] == metric.after
+    with torch.no_grad():
+        from trimodal.data import encode_samples
+
+        scores = model.module(**encode_samples(model, held_out)).logits
+    labels = torch.tensor([sample.label for sample in held_out])
+    assert found.metrics["loss"] == pytest.approx(float(torch.nn.functional.cross_entropy(scores, labels)), rel=1e-5)
+
+
+def test_same_seed_same_weights(pictures: Path, tmp_path: Path) -> None:
+    folders = [trimodal.train(make_config(pictures, tmp_path / name, steps=3, seed=seed)).folder for name, seed in (("a", 1), ("b", 1), ("c", 2))]
+    first, second, other = ((folder / "model.safetensors").read_bytes() for folder in folders)
+    assert first == second
+    assert first != other
+
+
+def test_accumulated_parts_are_the_whole_batch(pictures: Path, tmp_path: Path) -> None:
+    still = {**VIT, "config": {**VIT["config"], "hidden_dropout_prob": 0.0}}
+    whole = trimodal.train(make_config(pictures, tmp_path / "whole", model=still, steps=4))
+    parted = trimodal.train(make_config(pictures, tmp_path / "parted", model=still, steps=4, accumulate=4))
+    losses = [[line["loss"] for line in one.curves if "loss" in line] for one in (whole, parted)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
+def test_early_stopping_keeps_the_best(pictures: Path, tmp_path: Path) -> None:
+    stop = {"patience": 2, "metric": "loss"}
+    config = make_config(pictures, tmp_path / "out", steps=40, evaluate_every=2, early_stopping=stop, learning_rate=0.3, gradient_clip=0)
+    found = trimodal.train(config)
+    assert found.stopped_early and found.steps < 40
+    seen = {line["step"]: line["eval_loss"] for line in found.curves if "eval_loss" in line}
+    record = json.loads((found.folder / "training.json").read_text())
+    assert record["best_step"] == min(seen, key=lambda step: seen[step])
+    assert found.metrics["loss"] == pytest.approx(min(seen.values()), rel=1e-5)
+
+
+def test_a_loss_that_is_no_number(pictures: Path, tmp_path: Path) -> None:
+    config = make_config(pictures, tmp_path / "out", steps=60, learning_rate=10, gradient_clip=0, schedule="constant", warmup=0,
+                         checkpoint_every=1, weight_decay=1e6, evaluate_every=0)  # fmt: skip
+    with pytest.raises(DivergedError, match=r"at step \d+; most likely .*lower learning_rate.* The last good checkpoint is .*checkpoint-"):
+        trimodal.train(config)
+    assert not (tmp_path / "out").exists()
+    kept = sorted((tmp_path / "out.run").glob("checkpoint-*/complete"))
+    assert kept
+    from safetensors.torch import load_file
+
+    assert all(bool(value.isfinite().all()) for value in load_file(kept[-1].parent / "model.safetensors").values())
+
+
+def test_an_unfinished_run_is_not_overwritten_in_silence(pictures: Path, tmp_path: Path) -> None:
+    (tmp_path / "out.run").mkdir()
+    with pytest.raises(OutputError, match=r"not finished; go on with --resume, or begin anew with --force"):
+        trimodal.train(make_config(pictures, tmp_path / "out"))
+
+
+def test_what_does_not_fit(pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(InputError, match="precision is fp16, which needs a GPU"):
+        trimodal.train(make_config(pictures, tmp_path / "out", precision="fp16"))
+    with pytest.raises(InputError, match="task: retrieve needs a model with an embedding from each of two modalities"):
+        trimodal.train(make_config(pictures, tmp_path / "out", task="retrieve"))
+    with pytest.raises(InputError, match=r"puts out no text"):
+        trimodal.train(make_config(pictures, tmp_path / "out", task="generate"))
+    with pytest.raises(InputError, match="batch is 8, which 1 processes with accumulate 3 cannot part evenly"):
+        trimodal.train(make_config(pictures, tmp_path / "out", accumulate=3))
+    with pytest.raises(DataError, match=r"label is 1, but ViTForImageClassification has 1 classes"):
+        trimodal.train(make_config(pictures, tmp_path / "out", model={**VIT, "config": {**VIT["config"], "num_labels": 1}}))
+    monkeypatch.setattr("trimodal.training.memory.free_memory_bytes", lambda: 1000)
+    with pytest.raises(InputError, match=r"training needs about .* GB more \(parameters .* but only 0.0 GB are free"):
+        trimodal.train(make_config(pictures, tmp_path / "out"))
+    assert not list(tmp_path.iterdir())
+
+
+def test_from_weights_with_a_new_head(pictures: Path, tmp_path: Path) -> None:
+    start = write_miniature("vit", tmp_path / "vit")
+    config = make_config(pictures, tmp_path / "out", model={"from": str(start)}, freeze=["vit.*"], steps=2)
+    found = trimodal.train(config)
+    before, after = (ViTForImageClassification.from_pretrained(folder).state_dict() for folder in (start, found.folder))
+    assert all(before[name].equal(after[name]) for name in before if name.startswith("vit."))
+    assert not before["classifier.weight"].equal(after["classifier.weight"])
+
+
+def test_bf16_comes_close_to_fp32(pictures: Path, tmp_path: Path) -> None:
+    still = {**VIT, "config": {**VIT["config"], "hidden_dropout_prob": 0.0}}
+    full, half = (
+        trimodal.train(make_config(pictures, tmp_path / precision, model=still, precision=precision, steps=6)) for precision in ("fp32", "bf16")
+    )
+    losses = [[line["loss"] for line in one.curves if "loss" in line] for one in (full, half)]
+    assert losses[0] == pytest.approx(losses[1], abs=0.02)
+    assert losses[0] != losses[1]
+    assert ViTForImageClassification.from_pretrained(half.folder).dtype == torch.float32
+
+
+def start_training(config: Path, *options: str) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "trimodal", "train", str(config), *options]
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+
+
+def test_killed_and_resumed_it_ends_with_the_same_weights(pictures: Path, tmp_path: Path) -> None:
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps(make_config(pictures, tmp_path / "killed", steps=60, checkpoint_every=4, evaluate_every=10)))
+    process = start_training(config)
+    curves = tmp_path / "killed.run" / "curves.jsonl"
+    deadline = time.monotonic() + 120
+    while not (curves.is_file() and curves.read_text().count('"loss"') > 17) and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.002)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not (tmp_path / "killed").exists()
+    done = curves.read_text().count('"loss"')
+    assert 17 < done < 60
+
+    resumed = start_training(config, "--resume")
+    _, said = resumed.communicate(timeout=120)
+    assert resumed.returncode == 0, said.decode()
+    whole = trimodal.train(make_config(pictures, tmp_path / "whole", steps=60, checkpoint_every=4, evaluate_every=10))
+    for name in ("model.safetensors", "curves.jsonl"):
+        assert (tmp_path / "killed" / name).read_bytes() == (whole.folder / name).read_bytes(), name
+
+
+def test_another_run_is_not_resumed(pictures: Path, tmp_path: Path) -> None:
+    config = make_config(pictures, tmp_path / "out", steps=60, learning_rate=10, gradient_clip=0, weight_decay=1e6, warmup=0, checkpoint_every=1)
+    with pytest.raises(DivergedError):
+        trimodal.train(config)
+    with pytest.raises(InputError, match=r"is another: learning_rate was 10.0 and is 0.1; resume it as it was, or begin anew with --force"):
+        trimodal.train({**config, "learning_rate": 0.1}, resume=True)
+
+
+@pytest.mark.slow
+def test_two_processes_have_the_loss_curve_of_one(pictures: Path, tmp_path: Path) -> None:
+    still = {**VIT, "config": {**VIT["config"], "hidden_dropout_prob": 0.0}}
+    alone = trimodal.train(make_config(pictures, tmp_path / "one", model=still, steps=30))
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps(make_config(pictures, tmp_path / "two", model=still, steps=30)))
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "-m", "trimodal", "train", str(config)]
+    subprocess.run(command, check=True, capture_output=True, timeout=300)
+    together = [json.loads(line) for line in (tmp_path / "two" / "curves.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in together] == [line["step"] for line in alone.curves]
+    for one, two in zip(alone.curves, together, strict=True):
+        assert two.get("loss", 0) == pytest.approx(one.get("loss", 0), abs=1e-5)
+        assert two.get("eval_loss", 0) == pytest.approx(one.get("eval_loss", 0), abs=1e-5)
