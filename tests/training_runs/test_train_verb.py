@@ -13,10 +13,11 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import AutoImageProcessor, ViTForImageClassification
 
 import trimodal
-from trimodal.data import read_samples
+from trimodal.data import encode_samples, read_samples, split_calibration_and_held_out
 from trimodal.errors import DataError, InputError, OutputError
 from trimodal.formats import open_model
 from trimodal.networks.tiny import write_miniature, write_miniature_data
@@ -65,13 +66,11 @@ def test_the_numbers_are_those_of_verification(pictures: Path, tmp_path: Path) -
     found = trimodal.train(make_config(pictures, tmp_path / "out", steps=4))
     model = open_model(found.folder)
     samples = read_samples(str(pictures))
-    from trimodal.data import split_calibration_and_held_out
 
     held_out = split_calibration_and_held_out(samples, 0, 0.25)[1]
     metric = next(m for m in compare_models(model, model, held_out, batch_size=8, seed=0).metrics if m.name == "accuracy")
     assert found.metrics["image_accuracy"] == metric.after
     with torch.no_grad():
-        from trimodal.data import encode_samples
 
         scores = model.module(**encode_samples(model, held_out)).logits
     labels = torch.tensor([sample.label for sample in held_out])
@@ -79,7 +78,8 @@ def test_the_numbers_are_those_of_verification(pictures: Path, tmp_path: Path) -
 
 
 def test_same_seed_same_weights(pictures: Path, tmp_path: Path) -> None:
-    folders = [trimodal.train(make_config(pictures, tmp_path / name, steps=3, seed=seed)).folder for name, seed in (("a", 1), ("b", 1), ("c", 2))]
+    seeds = {"a": 1, "b": 1, "c": 2}
+    folders = [trimodal.train(make_config(pictures, tmp_path / name, steps=3, seed=seed)).folder for name, seed in seeds.items()]
     first, second, other = ((folder / "model.safetensors").read_bytes() for folder in folders)
     assert first == second
     assert first != other
@@ -112,7 +112,6 @@ def test_a_loss_that_is_no_number(pictures: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
     kept = sorted((tmp_path / "out.run").glob("checkpoint-*/complete"))
     assert kept
-    from safetensors.torch import load_file
 
     assert all(bool(value.isfinite().all()) for value in load_file(kept[-1].parent / "model.safetensors").values())
 
@@ -152,7 +151,8 @@ def test_from_weights_with_a_new_head(pictures: Path, tmp_path: Path) -> None:
 def test_bf16_comes_close_to_fp32(pictures: Path, tmp_path: Path) -> None:
     still = {**VIT, "config": {**VIT["config"], "hidden_dropout_prob": 0.0}}
     full, half = (
-        trimodal.train(make_config(pictures, tmp_path / precision, model=still, precision=precision, steps=6)) for precision in ("fp32", "bf16")
+        trimodal.train(make_config(pictures, tmp_path / precision, model=still, precision=precision, steps=6))
+        for precision in ("fp32", "bf16")
     )
     losses = [[line["loss"] for line in one.curves if "loss" in line] for one in (full, half)]
     assert losses[0] == pytest.approx(losses[1], abs=0.02)
@@ -188,7 +188,8 @@ def test_killed_and_resumed_it_ends_with_the_same_weights(pictures: Path, tmp_pa
 
 
 def test_another_run_is_not_resumed(pictures: Path, tmp_path: Path) -> None:
-    config = make_config(pictures, tmp_path / "out", steps=60, learning_rate=10, gradient_clip=0, weight_decay=1e6, warmup=0, checkpoint_every=1)
+    config = make_config(pictures, tmp_path / "out", steps=60, learning_rate=10, gradient_clip=0, weight_decay=1e6, warmup=0,
+                         checkpoint_every=1)  # fmt: skip
     with pytest.raises(DivergedError):
         trimodal.train(config)
     with pytest.raises(InputError, match=r"is another: learning_rate was 10.0 and is 0.1; resume it as it was, or begin anew with --force"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from trimodal.models.quiet import hide_progress_bars
 from trimodal.training_runs.config_file import ModelKeys, read_model_keys
 from trimodal.training_runs.processors import describe_tokenizer, make_processors
 
+_CLOSE = 0.8
 _CLASSIFIERS = ("ForImageClassification", "ForSequenceClassification", "ForAudioClassification")
 
 
@@ -126,7 +128,8 @@ def check_config_keys(config_class: Any, given: Mapping[str, Any], where: str) -
     parts = getattr(config_class, "sub_configs", None) or {}
     for key, value in given.items():
         if key not in known:
-            raise RecipeError(f"{where}: {config_class.__name__} has no '{key}'; {suggest_names(str(key), known)}")
+            near = get_close_matches(str(key), known, 1, _CLOSE)  # names that share a part, such as `size`, are many here
+            raise RecipeError(f"{where}: {config_class.__name__} has no '{key}'; {suggest_names(str(key), near or known)}")
         part = parts.get(key)
         if isinstance(value, Mapping) and isinstance(part, type) and hasattr(part, "to_dict") and "model_type" not in value:
             check_config_keys(part, value, f"{where}.{key}")
