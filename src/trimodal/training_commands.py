@@ -45,3 +45,5 @@ def train(
         )
     if settings.is_main_process():
         print_result(found.to_json() if as_json else tables.make_training_table(found))
+        if not as_json:
+            print_result(tables.describe_training(found))

@@ -10,9 +10,12 @@ from trimodal.verification.words import compute_word_error_rate, count_word_erro
 @pytest.mark.parametrize(
     ("said", "wanted", "errors", "words"),
     [
-        ("the red bus", "a red bus stops", 2, 4), ("", "a b", 2, 2), ("a b c", "", 3, 0), ("A red, bus!", "a red bus", 0, 3),
+        ("the red bus", "a red bus stops", 2, 4),
+        ("", "a b", 2, 2),
+        ("a b c", "", 3, 0),
+        ("A red, bus!", "a red bus", 0, 3),
         ("b a", "a b", 2, 2),
-    ],  # fmt: skip
+    ],
 )
 def test_errors(said: str, wanted: str, errors: int, words: int) -> None:
     assert count_word_errors(said, wanted) == (errors, words)

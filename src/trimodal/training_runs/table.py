@@ -11,9 +11,7 @@ from trimodal.training_runs.run import TrainResult
 
 def make_training_table(result: TrainResult) -> Table:
     """The loss at the beginning and at the end, and what was measured on held-out samples, first and last."""
-    early = ", stopped early" if result.stopped_early else ""
-    caption = f"{result.steps:,} steps{early} in {result.seconds:,.0f} s; written: {result.folder}"
-    table = Table(caption=caption, caption_justify="left", title_justify="left")
+    table = Table()
     for heading in ("", "first", "last"):
         table.add_column(heading, justify="right" if heading else "left")
     losses = [line["loss"] for line in result.curves if line.get("loss") is not None]
@@ -27,3 +25,9 @@ def make_training_table(result: TrainResult) -> Table:
 
 def _find_first(curves: list[dict[str, Any]], key: str) -> float | None:
     return next((line[key] for line in curves if line.get(key) is not None), None)
+
+
+def describe_training(result: TrainResult) -> str:
+    """How long it took, and where the model is."""
+    early = ", stopped early" if result.stopped_early else ""
+    return f"{result.steps:,} steps{early} in {result.seconds:,.0f} s; written: {result.folder}"
