@@ -16,6 +16,7 @@ from trimodal.planning import plan_edits, read_recipe
 
 COLUMNS = {
     "clip": "CLIP", "siglip": "SigLIP", "vit": "ViT", "dinov2": "DINOv2", "resnet": "ResNet", "bert": "BERT", "llama": "Llama",
+    "gpt2": "GPT-2", "mixtral": "Mixtral", "t5": "T5",
     "llava": "LLaVA", "whisper": "Whisper", "wav2vec2": "Wav2Vec2", "ast": "AST", "clap": "CLAP", "fusion": "ours",
 }  # fmt: skip
 ROWS = {

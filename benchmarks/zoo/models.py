@@ -169,7 +169,7 @@ MULTIMODAL = [
     _mixed("BlipForConditionalGeneration", _pair, "BlipTextConfig", "BlipVisionConfig",
            words={"encoder_hidden_size": WIDTH, "sep_token_id": 3}),
     _mixed("Blip2ForConditionalGeneration", _blip2),
-    _mixed("LlavaForConditionalGeneration/phi3", _llava, "Phi3Config", _vision("clip")),
+    _mixed("LlavaForConditionalGeneration/cohere", _llava, "CohereConfig", _vision("clip")),
     _mixed("LlavaForConditionalGeneration/gemma", _llava, "GemmaConfig", _vision(), vision_feature_select_strategy="full"),
     _mixed("LlavaNextForConditionalGeneration", _pair, "LlamaConfig", "", seen=_vision("clip"), image_grid_pinpoints=[[32, 64]]),
     _mixed("PaliGemmaForConditionalGeneration", _pair, "GemmaConfig", "", seen=_vision()),

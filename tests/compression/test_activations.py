@@ -257,3 +257,31 @@ def test_rows_of_a_table_that_numbers_them_itself_are_those_it_looked_up() -> No
     found = Activations(model, [batch]).collect_statistics(model.layout.sites, {"words": "uses", "places": "uses"})
     counts = {path: next(iter(parts.values())).counts.tolist() for path, parts in found.items()}  # type: ignore[union-attr]
     assert counts == {"words": [0, 2, 0, 0, 0, 1, 0, 0, 0], "places": [0, 0, 1, 1, 1, 0, 0, 0]}
+
+
+class _Detector(nn.Module):
+    """Heads in lists of their own, which run between the layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.steps = nn.ModuleList(nn.Linear(4, 4) for _ in range(2))
+        self.scores = nn.ModuleList(nn.Linear(4, 3) for _ in range(2))
+        self.places = nn.ModuleList(nn.Linear(4, 2) for _ in range(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, 4) -> (B, 10)."""
+        found = []
+        for step, score, place in zip(self.steps, self.scores, self.places, strict=True):
+            x = step(x)
+            found += [place(x), score(x)]
+        return torch.cat(found, dim=1)
+
+
+def test_blocks_need_not_run_in_the_order_in_which_they_stand() -> None:
+    model, batches = build_model(_Detector(), "detector"), [{"x": torch.randn(5, 4)}]
+    activations, sites = Activations(model, batches), observable(model)
+    expected = plain_run(model, sites, batches)
+    found: dict[str, Any] = {}
+    for site in sites:
+        found |= activations.collect_statistics([site], {site.path: "moment"})
+    same(found, expected)

@@ -120,7 +120,8 @@ def test_macs_of_a_miniature_are_counted(name: str) -> None:
     found = inventory(make_miniature(name))
     assert found.macs is not None and found.macs > 0
     assert all(tower.macs for tower in found.towers)
-    assert all(shape[0] == 1 for name, shape in found.input_shapes.items() if "image_grid_thw" not in found.input_shapes or name != "pixel_values")
+    patches = {"pixel_values"} if "image_grid_thw" in found.input_shapes else set()  # of all images, one after the other
+    assert all(shape[0] == 1 for key, shape in found.input_shapes.items() if key not in patches)
 
 
 def test_macs_of_one_linear_layer_by_hand() -> None:
@@ -132,6 +133,29 @@ def test_macs_of_one_linear_layer_by_hand() -> None:
     found = inspect(model, make_miniature_batch("generic", 4))
     tower = next(t for t in found.towers if t.name == "model")
     assert tower.macs == 32 * 24 + 24 * 2
+
+
+def test_macs_of_a_tower_leave_out_those_of_another_inside_of_it() -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.visual = nn.Module()
+            self.visual.blocks, self.visual.merger = nn.ModuleList([nn.Linear(4, 4), nn.Linear(4, 4)]), nn.Linear(4, 8)
+            self.heads = nn.ModuleDict({"text": nn.ModuleList([nn.Linear(8, 3)])})  # lists are never called
+            self.last = nn.Linear(3, 2)
+
+        def example(self) -> dict[str, Tensor]:
+            return {"x": torch.zeros(1, 4)}
+
+        def forward(self, x: Tensor) -> Tensor:
+            for block in self.visual.blocks:
+                x = block(x)
+            y: Tensor = self.last(self.heads["text"][0](self.visual.merger(x)))
+            return y
+
+    found = inventory(Net())
+    assert {tower.name: tower.macs for tower in found.towers} == {"image": 32, "fusion": 32, "text": 24, "model": 6}
+    assert found.macs == 32 + 32 + 24 + 6
 
 
 def test_parameters_of_no_site_are_listed() -> None:
@@ -158,10 +182,16 @@ def test_images_that_are_no_squares() -> None:
 
 
 def test_macs_are_unknown_where_the_forward_wants_other_inputs() -> None:
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 4, "vocab_size": 50, "l_layers": 1, "x_layers": 1}
+    found = inspect(build_model(hf.LxmertModel(hf.LxmertConfig(**sizes, r_layers=1, visual_feat_dim=16)).eval(), "lxmert"))
+    assert found.macs is None and all(tower.macs is None for tower in found.towers)
+    assert found.macs_note.startswith("the forward pass of LxmertModel on input_ids (1, 128) failed (")
+
+
+def test_macs_of_choices() -> None:
     sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 4, "vocab_size": 50}
     found = inspect(build_model(hf.BertForMultipleChoice(hf.BertConfig(**sizes)).eval(), "bert"))
-    assert found.macs is None and all(tower.macs is None for tower in found.towers)
-    assert found.macs_note.startswith("the forward pass of BertForMultipleChoice on input_ids (1, 128) failed (")
+    assert found.input_shapes == {"input_ids": (1, 2, 128)} and found.macs
 
 
 def test_inspecting_changes_nothing_where_parts_are_shared() -> None:

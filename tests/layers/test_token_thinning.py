@@ -14,12 +14,22 @@ from torch import Tensor, nn
 
 from trimodal.edits import ThinTokens
 from trimodal.errors import TrimodalError
-from trimodal.layers import QuestionThinning, place_unmarked, thin_by_question_
+from trimodal.layers import (
+    QuestionThinning,
+    TokenThinning,
+    mark_unread_,
+    place_unmarked,
+    skip_marked_,
+    thin_by_question_,
+)
 from trimodal.models.families import family_of
-from trimodal.networks.tiny import BOS, IMAGE_TOKEN, PAD, make_miniature, make_miniature_batch
+from trimodal.networks.tiny import BOS, EOS, IMAGE_TOKEN, PAD, VOCABULARY, make_miniature, make_miniature_batch
 
 WAYS = [("attention", "discard"), ("attention", "context"), ("diversity", "join"), ("norm", "discard"), ("question", "discard")]
-IMAGE, PATCHES = slice(1, 17), 16
+PATCHES = 16
+BLOCKS: dict[str, Any] = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+VISION = {**BLOCKS, "image_size": 32, "patch_size": 8}
+WORDS = {**BLOCKS, "vocab_size": VOCABULARY, "pad_token_id": PAD, "bos_token_id": BOS, "eos_token_id": EOS}
 
 
 def thinned(by: str = "attention", rest: str = "discard", share: float = 0.5, seed: int = 0, attention: str = "sdpa") -> tuple[Any, Any]:
@@ -140,6 +150,27 @@ def test_a_talk_goes_on_from_its_cache(by: str) -> None:
     assert found.shape[1] == longer.shape[1] + 10
 
 
+@pytest.mark.parametrize("by", ["attention", "question"])
+def test_a_talk_that_comes_to_images_later(by: str) -> None:
+    """Words first, then an image, then another: each turn goes on from the cache of the one before."""
+    _, module = thinned(by)
+    images = torch.randn(2, 3, 32, 32)
+    ids, cache, held = torch.tensor([[BOS, 9, 30, 17]]), None, 0
+    for number in range(3):
+        if number:
+            ids = torch.cat([ids, torch.tensor([[*[IMAGE_TOKEN] * 16, 22, 31]])], dim=1)
+        turn = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "past_key_values": cache}
+        pixels = {"pixel_values": images[number - 1 : number]} if number else {}
+        done = say(module, {**turn, **pixels}, return_dict_in_generate=True)
+        ids, cache = done.sequences, done.past_key_values  # type: ignore[attr-defined]
+        held += 8 * bool(number)
+        assert cache.get_seq_length() == ids.shape[1] - 1 and cache.layers[1].keys.shape[2] == ids.shape[1] - 1 - held
+    if by == "attention":
+        prompt = ids[:, :-10]
+        anew = {"input_ids": prompt, "attention_mask": torch.ones_like(prompt), "pixel_values": images}
+        assert torch.equal(say(module, anew), ids)
+
+
 def test_the_question_is_asked_once() -> None:
     """Without its memory, a model that reads all anew for every word would ask each time what it has said last."""
     differs = 0
@@ -229,12 +260,10 @@ def test_a_cache_of_fixed_size_is_refused() -> None:
 
 def make_other(kind: str) -> nn.Module:
     """LLaVAs of a tower without a class token, and of a decoder that norms its queries."""
-    from trimodal.networks.tiny import _VISION, _WORDS
-
     seeing, speaking = ("siglip_vision_model", "llama") if kind == "siglip" else ("clip_vision_model", kind)
     config = t.LlavaConfig(
-        vision_config={**_VISION, "model_type": seeing},
-        text_config={**_WORDS, "model_type": speaking, "num_key_value_heads": 2, "head_dim": 16, "max_position_embeddings": 128},
+        vision_config={**VISION, "model_type": seeing},
+        text_config={**WORDS, "model_type": speaking, "num_key_value_heads": 2, "head_dim": 16, "max_position_embeddings": 128},
         image_token_index=IMAGE_TOKEN, vision_feature_select_strategy="full" if kind == "siglip" else "default",
     )  # fmt: skip
     torch.manual_seed(0)
@@ -257,12 +286,10 @@ def test_other_towers_and_decoders(kind: str, by: str) -> None:
 
 def make_listener() -> Any:
     """Qwen2-Audio, small."""
-    from trimodal.networks.tiny import _WORDS
-
     config = t.Qwen2AudioConfig(
         audio_config={"model_type": "qwen2_audio_encoder", "d_model": 32, "encoder_layers": 1, "encoder_attention_heads": 4,
                       "encoder_ffn_dim": 64, "num_mel_bins": 16, "max_source_positions": 50},
-        text_config={**_WORDS, "model_type": "qwen2", "num_key_value_heads": 2, "max_position_embeddings": 128},
+        text_config={**WORDS, "model_type": "qwen2", "num_key_value_heads": 2, "max_position_embeddings": 128},
         audio_token_index=IMAGE_TOKEN,
     )  # fmt: skip
     torch.manual_seed(0)
@@ -285,3 +312,43 @@ def test_sounds_of_unlike_lengths_inside_of_a_decoder() -> None:
     assert torch.equal(found.sequences, say(module, {**words, **{name: value.clone() for name, value in sounds.items()}}, use_cache=False))
     alone = {name: value[1:] for name, value in {**words, **sounds}.items()}
     assert torch.equal(say(module, alone)[0, 28:], found.sequences[1, 28:])
+
+
+@pytest.mark.parametrize("by", ["attention", "question"])
+def test_an_empty_cache_is_filled(by: str) -> None:
+    _, module = thinned(by)
+    batch, cache = make_miniature_batch("llava", 1), t.DynamicCache()
+    with torch.no_grad():
+        found = module(**batch, past_key_values=cache)
+    assert found.past_key_values is cache and cache.get_seq_length() == 28 and cache.layers[1].keys.shape[2] == 20
+
+
+def test_decoders_that_no_family_declares_yet() -> None:
+    """The wrappers know no family: Idefics3 before its decoder, PaliGemma, of which the prompt looks both ways, inside of it."""
+    words: dict[str, Any] = {**WORDS, "num_key_value_heads": 2, "head_dim": 16, "max_position_embeddings": 128}
+    idefics: Any = t.Idefics3ForConditionalGeneration(t.Idefics3Config(
+        vision_config=VISION, text_config={**words, "model_type": "llama"}, image_token_id=IMAGE_TOKEN, scale_factor=2,
+    )).eval()  # fmt: skip
+    mark_unread_(idefics.model.connector, TokenThinning(0.5, "diversity", "discard"))
+    skip_marked_(idefics.model.text_model)
+    pali: Any = t.PaliGemmaForConditionalGeneration(t.PaliGemmaConfig(
+        vision_config={**VISION, "model_type": "siglip_vision_model", "vision_use_head": False, "projection_dim": 32},
+        text_config={**words, "model_type": "gemma"}, image_token_index=IMAGE_TOKEN, projection_dim=32,
+    )).eval()  # fmt: skip
+    speaks = pali.model.language_model
+    thin_by_question_(pali.model, speaks, list(speaks.layers), "image_token_id", QuestionThinning(0.5, "self_attn", "self_attn.q_proj"))
+    for module, patches, pixels in ((idefics, 4, torch.randn(1, 1, 3, 32, 32)), (pali, 16, torch.randn(1, 3, 32, 32))):
+        ids = torch.tensor([[BOS, *[IMAGE_TOKEN] * patches, 9, 30, 17]])
+        batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "pixel_values": pixels}
+        found = say(module, batch, return_dict_in_generate=True)
+        assert found.past_key_values.layers[-1].keys.shape[2] == 4 + patches // 2 + 9  # type: ignore[attr-defined]
+        assert torch.equal(found.sequences, say(module, batch, use_cache=False))  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(("by", "rest"), WAYS)
+def test_marks_are_seen_in_half_precision(by: str, rest: str) -> None:
+    _, module = thinned(by, rest)
+    batch = {name: value.bfloat16() if value.is_floating_point() else value for name, value in make_miniature_batch("llava", 2).items()}
+    with torch.no_grad():
+        found = module.bfloat16()(**batch)
+    assert found.past_key_values.layers[1].keys.shape[2] == 20 and bool(found.logits.isfinite().all())

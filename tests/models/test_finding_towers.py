@@ -10,7 +10,7 @@ import transformers
 from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel
 
-from trimodal.core import Site, Tower
+from trimodal.core import Tower
 from trimodal.layers import open_layers_
 from trimodal.models import generic
 from trimodal.models.families import family_of
@@ -318,13 +318,14 @@ def test_parameters_in_no_layer_belong_to_the_part_around_them() -> None:
     assert tower == Tower("image", "image", (), ("image_encoder",))
 
 
-def test_layers_of_blocks_have_the_roles_that_their_names_tell() -> None:
-    def roles(layout_sites: tuple[Site, ...]) -> dict[str, str]:
-        return {site.path: site.role for site in layout_sites if site.block is not None and site.kind == "linear"}
+@pytest.mark.parametrize("name", ["clip", "vit", "bert", "whisper", "qwen3", "llava", "ast"])
+def test_layers_have_the_roles_that_their_names_tell(name: str) -> None:
+    module = make_miniature(name)
+    declared, found = family_of(module).describe(module), generic.describe(module)
+    assert {site.path: site.role for site in declared.sites} == {site.path: site.role for site in found.sites}
 
-    for name in ("clip", "bert", "whisper", "llama", "wav2vec2"):
-        module = make_miniature(name)
-        declared, found = roles(family_of(module).describe(module).sites), roles(generic.describe(module).sites)
-        assert {path: found[path] for path in declared} == declared
-    module = Own("fc1", "score")
-    assert [site.role for site in generic.describe(module).sites] == ["linear", "head"]
+
+def test_outside_of_blocks_only_heads_patches_poolers_and_projectors_have_roles() -> None:
+    names = ("fc1", "query", "head.score", "pooler.dense", "text_projection", "mm_projector.linear_1", "projection")
+    roles = [site.role for site in generic.describe(Own(*names)).sites]
+    assert roles == ["linear", "linear", "head", "pooler", "projector", "projector", "linear"]

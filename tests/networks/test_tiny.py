@@ -19,6 +19,7 @@ from trimodal.models.model import LoadedSample, Processors
 from trimodal.models.processors import find_processors
 from trimodal.networks.fusion import register
 from trimodal.networks.tiny import (
+    FURTHER,
     MEDIA,
     MINIATURES,
     PLAIN,
@@ -27,12 +28,13 @@ from trimodal.networks.tiny import (
     write_miniature,
     write_miniature_data,
 )
+from trimodal.networks.tiny_text import TEXT
 
-FOLDERS = [name for name in MINIATURES if name not in PLAIN]
+FOLDERS = [name for name in (*MINIATURES, *FURTHER) if name not in PLAIN]
 PARTS: dict[str, tuple[Any, tuple[str, ...]]] = {
     "image": (hf.AutoImageProcessor, ("clip", "siglip", "vit", "dinov2", "resnet", "resnet-basic")),
     "audio": (hf.AutoFeatureExtractor, ("whisper", "clap", "wav2vec2", "ast")),
-    "text": (hf.AutoTokenizer, ("clip", "siglip", "bert", "llama", "qwen3", "whisper", "clap")),
+    "text": (hf.AutoTokenizer, ("clip", "siglip", "bert", "llama", "qwen3", "whisper", "clap", *TEXT)),
     "whole": (hf.AutoProcessor, ("llava", "fusion")),
 }
 

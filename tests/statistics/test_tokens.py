@@ -110,3 +110,10 @@ def test_answers_are_a_kind_of_their_own() -> None:
     x = torch.randn(1, 3, 4)
     rows = split_rows_by_modality(x, torch.tensor([[0, 2, 4]]), "text")
     assert {name: len(part) for name, part in rows.items()} == {"image": 1, "text": 1, "answer": 1}
+
+
+def test_rows_that_a_model_has_laid_flat_are_told_apart_too() -> None:
+    """OPT and mixtures of experts hand (batch · tokens, n) on."""
+    x, codes = torch.arange(12.0).view(6, 2), torch.tensor([[2, 2, -1], [2, -1, -1]])
+    found = split_rows_by_modality(x, codes, "text")
+    assert list(found) == ["text"] and found["text"].tolist() == [[0.0, 1.0], [2.0, 3.0], [6.0, 7.0]]

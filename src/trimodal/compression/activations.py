@@ -212,29 +212,35 @@ def _capture_batch(
     alike = True
     calls: list[tuple[tuple[Any, ...], dict[str, Any]]] = [((), {}) for _ in paths]
     fed = [True] * len(paths)
+    ran: set[int] = set()
+    ended = -1  # the number of the block that ran last
 
     def before(number: int) -> Callable[..., None]:
         def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             nonlocal hidden
             first, rest, named = split_block_inputs(args, kwargs)
             calls[number] = (tuple(map(drop_cache, rest)), {k: drop_cache(v) for k, v in named.items()})
+            ran.add(number)
             if number == block:
                 hidden = first
             elif number > block:
-                fed[number] = first is last
-            if number == len(paths) - 1:
+                fed[number] = first is last and ended == number - 1
+            if number == len(paths) - 1 and hidden is not None:  # lists of heads need not run in the order in which they stand
                 raise StopForward
 
         return hook
 
-    def after(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-        nonlocal last, alike
-        last = get_hidden_states(output)
-        alike = alike and isinstance(output, Tensor) and output.shape == split_block_inputs(args, kwargs)[0].shape
+    def after(number: int) -> Callable[..., None]:
+        def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+            nonlocal last, alike, ended
+            last, ended = get_hidden_states(output), number
+            alike = alike and isinstance(output, Tensor) and output.shape == split_block_inputs(args, kwargs)[0].shape
+
+        return hook
 
     blocks = [module.get_submodule(path) for path in paths]
     handles = [b.register_forward_pre_hook(before(i), with_kwargs=True) for i, b in enumerate(blocks)]
-    handles += [b.register_forward_hook(after, with_kwargs=True) for b in blocks]
+    handles += [b.register_forward_hook(after(i), with_kwargs=True) for i, b in enumerate(blocks)]
     try:
         with _bypass_blocks(blocks[block:] if idle else ()):
             run_forward(module, batch)
@@ -243,6 +249,8 @@ def _capture_batch(
     finally:
         for handle in handles:
             handle.remove()
+    if hidden is not None:
+        fed = [was and (number <= block or number in ran) for number, was in enumerate(fed)]
     return hidden, calls, fed, alike
 
 

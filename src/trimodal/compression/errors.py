@@ -47,6 +47,9 @@ def _measure_error(before: Tensor, after: Tensor, bias_change: Tensor | None, pa
     return None
 
 
+NO_WEIGHTS = "no weight changes; what fewer tokens cost is measured at the model's outputs alone"
+
+
 def explain_unmeasured(place: Place, data: bool) -> str:
     """Why nothing is known of what a place's change does to its output."""
     if not data:

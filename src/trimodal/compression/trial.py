@@ -15,7 +15,14 @@ from typing import Any
 import torch
 
 from trimodal.compression.changed_weight import compare_weights
-from trimodal.compression.errors import COUNTED, explain_unmeasured, list_weight_paths, place_errors, worst_by_modality
+from trimodal.compression.errors import (
+    COUNTED,
+    NO_WEIGHTS,
+    explain_unmeasured,
+    list_weight_paths,
+    place_errors,
+    worst_by_modality,
+)
 from trimodal.compression.solve_context import Problem, SeenAt, SolveContext, Task, find_number_overflow, keep_modes
 from trimodal.core import Change, Layout, Place, PlaceRecord, Site
 from trimodal.core.record import LEFT_ALONE
@@ -186,7 +193,8 @@ def _try_solving(context: SolveContext, task: Task, place: Place, everything: Se
         task, place, change, after, error, changed,
         tokens={name: part.tokens for name, part in seen.items() if isinstance(part, COUNTED)},
         notes=tuple(note for note in (task.note, *change.notes) if note), caveats=tuple(filter(None, caveats)),
-        unmeasured="" if error else explain_unmeasured(place, bool(context.activations.batches)), experts=counts,
+        unmeasured="" if error else NO_WEIGHTS if change.is_of_tokens else explain_unmeasured(place, bool(context.activations.batches)),
+        experts=counts,
     )  # fmt: skip
 
 

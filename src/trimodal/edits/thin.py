@@ -75,7 +75,7 @@ class ThinTokens(ModelEdit):
             ModelError: nobody has declared the attention that chooses.
         """
         tower = layout.get_tower(self.tower)
-        note_unread_share_(module.get_submodule(tower.reader), self.share)
+        note_unread_share_(module.get_submodule(tower.reader), self.share, 0 if self.by == "question" else tower.handed)
         if self.by == "question":
             self._follow_question_(module, layout, tower)
             return

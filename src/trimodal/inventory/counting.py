@@ -137,7 +137,7 @@ def _count_module_macs(module: nn.Module, inputs: Mapping[str, Any]) -> dict[str
     counter = FlopCounterMode(display=False)
     device = next((leaf.device for leaf in tree_leaves(dict(inputs)) if isinstance(leaf, Tensor)), torch.device("cpu"))
     with torch.no_grad(), device, counter:
-        run_forward(module.eval().requires_grad_(False), inputs, "")  # the counter trips over a parameter that is handed to a module
+        run_forward(module.eval().requires_grad_(False), inputs, "")  # a parameter that a part is given would be asked for its gradient
     return {path: sum(kinds.values()) // 2 for path, kinds in counter.get_flop_counts().items()}
 
 

@@ -8,6 +8,7 @@ has an *opener* here, which puts another module in its place, with the same numb
     Conv1D of Transformers       `TransposedLinear`: a linear layer, out × in         layers/transposed.py
     nn.ConvTranspose1d, 2d, 3d   weight out × in × kernel                             layers/transposed_convolution.py
     nn.MultiheadAttention        query, key, value and output as linear layers       layers/attention.py
+    WavLM's attention            its four linear layers called      layers/handed_attention.py
     fused experts                `ExpertMatrix` per tensor, (experts · out) × in      layers/experts.py
     Llama 4's experts            the same                                             layers/dense_experts.py
 
@@ -24,6 +25,7 @@ from torch import Tensor, nn
 from trimodal.layers.attention import OpenedAttention, can_open_attention
 from trimodal.layers.dense_experts import can_open_dense_experts, open_dense_experts
 from trimodal.layers.experts import can_open_experts, open_experts
+from trimodal.layers.handed_attention import can_open_handed_attention, open_handed_attention
 from trimodal.layers.opened import OpenedLayer, has_hooks
 from trimodal.layers.recurrent import Recurrent, RecurrentCell, can_open_cell, can_open_recurrent
 from trimodal.layers.transposed import can_open_transposed, open_transposed
@@ -38,6 +40,7 @@ _OPENERS: tuple[Opener, ...] = (
     (can_open_experts, open_experts),
     (can_open_dense_experts, open_dense_experts),
     (can_open_attention, OpenedAttention),
+    (can_open_handed_attention, open_handed_attention),
     (can_open_transposed_convolution, open_transposed_convolution),
 )
 

@@ -33,6 +33,7 @@ from trimodal.layers.read_tokens import (
     count_what_was_read,
     find_read_tokens,
     give_all_states,
+    list_read_tokens,
     note_read_tokens_,
     place_unmarked,
     read_all,
@@ -145,10 +146,10 @@ def _make_reading_class(kind: type[nn.Module]) -> type[nn.Module]:
     def forward(decoder: nn.Module, *inputs: Any, **named: Any) -> Any:
         told, _LOCAL.told = _LOCAL.told, None
         past = named.get("past_key_values")
-        before = find_read_tokens(past)
-        if told is None and before is None:
+        if told is None and find_read_tokens(past) is None:
             return kind.forward(decoder, *inputs, **named)
         media, ends = told or (None, None)
+        before = list_read_tokens(past, named["inputs_embeds"])
         reading = _Reading(media, ends, before, read_all(named["inputs_embeds"]) if media is None else None)
         with count_what_was_read(past):
             output = kind.forward(decoder, *inputs, **named, **{_READING: reading})
@@ -169,7 +170,9 @@ def _make_choosing_class(kind: type[nn.Module]) -> type[nn.Module]:
             return kind.forward(block, hidden, *rest, **named)
         settings: QuestionThinning = block.question_thinning  # type: ignore[assignment]
         attention: Any = block.get_submodule(settings.attention)
-        past = named["past_key_values"] = named.get("past_key_values") or DynamicCache()  # where the keys can be seen
+        if named.get("past_key_values") is None:  # an empty one is false
+            named["past_key_values"] = DynamicCache()  # where the keys can be seen
+        past = named["past_key_values"]
         held = past.get_seq_length(attention.layer_idx)
         with capture_output(block.get_submodule(settings.query)) as queries:
             output: Tensor = kind.forward(block, hidden, *rest, **named)
@@ -187,8 +190,10 @@ def _make_choosing_class(kind: type[nn.Module]) -> type[nn.Module]:
 
 def _look_from_end(attention: Any, queries: Tensor, keys: Tensor, ends: Tensor, named: Mapping[str, Any]) -> Tensor:
     """The row of `attention` that each prompt's last token gives, the mean over heads: (batch, S) float32. `queries` are those of its
-    projection (batch, T, heads · width), or of the norm behind it (batch, T, heads, width); `keys` (batch, heads, S, width) those of the
-    cache, `named` what the block is given."""
+    projection (batch, T, heads · width), or of the norm behind it (batch, T, heads, width) or (batch, heads, T, width); `keys` (batch,
+    heads, S, width) those of the cache, `named` what the block is given."""
+    new = named["position_embeddings"][0].shape[1]
+    queries = queries.transpose(1, 2) if queries.dim() == 4 and queries.shape[1] != new else queries
     rows = torch.arange(len(ends), device=ends.device)
     last = queries.reshape(*queries.shape[:2], -1, attention.head_dim)[rows, ends][:, :, None].float()  # (batch, heads, 1, width)
     if getattr(attention, "use_rope", True):
@@ -196,7 +201,6 @@ def _look_from_end(attention: Any, queries: Tensor, keys: Tensor, ends: Tensor, 
         cosine, sine = (part.expand(len(ends), -1, -1)[rows, ends][:, None] for part in named["position_embeddings"])
         last = turn(last, last, cosine, sine)[0].float()
     logits = last @ keys.repeat_interleave(last.shape[1] // keys.shape[1], dim=1).transpose(2, 3) * attention.scaling
-    new = queries.shape[1]
     seen = torch.arange(keys.shape[2], device=ends.device) <= (ends + keys.shape[2] - new)[:, None]
     mask = named.get("attention_mask")
     if mask is not None:

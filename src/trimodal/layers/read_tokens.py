@@ -20,14 +20,16 @@ from trimodal.errors import TrimodalError
 _NOTE = "trimodal_read_tokens"
 
 
-def note_unread_share_(decoder: nn.Module, share: float) -> None:
-    """Let `decoder` say that it does not read a `share` of the tokens of an image or a sound."""
-    decoder.unread_share = share  # type: ignore[assignment]
+def note_unread_share_(decoder: nn.Module, share: float, each: int) -> None:
+    """Let `decoder` say that it does not read a `share` of the tokens of an image or a sound, of which so many (`each`) are one; 0 where
+    it is a share of all that a text has."""
+    decoder.unread_share = (share, each)  # type: ignore[assignment]
 
 
-def find_unread_share(decoder: nn.Module) -> float:
-    """The share of an image's or a sound's tokens that `decoder` does not read."""
-    return float(getattr(decoder, "unread_share", 0.0))  # type: ignore[arg-type]
+def find_unread_share(decoder: nn.Module) -> tuple[float, int]:
+    """The share of an image's or a sound's tokens that `decoder` does not read, and how many are one, 0 for all that a text has."""
+    share, each = getattr(decoder, "unread_share", (0.0, 0))  # type: ignore[misc]
+    return float(share), int(each)
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,13 @@ def find_read_tokens(past: Any) -> ReadTokens | None:
     """What the cache `past` says of which tokens it holds; None where they are all that there were."""
     found = getattr(past, _NOTE, None)
     return found if isinstance(found, ReadTokens) else None
+
+
+def list_read_tokens(past: Any, embeds: Tensor) -> ReadTokens | None:
+    """Which tokens the cache `past` of the texts (batch, T, width) holds, also where they are all that there were; None where it is
+    empty."""
+    held = 0 if past is None else int(past.get_seq_length())
+    return find_read_tokens(past) or (read_all(embeds[:, :1].expand(-1, held, -1)) if held else None)
 
 
 def note_read_tokens_(past: Any, read: ReadTokens) -> None:

@@ -31,6 +31,7 @@ from trimodal.layers.read_tokens import (
     count_what_was_read,
     find_read_tokens,
     give_all_states,
+    list_read_tokens,
     note_read_tokens_,
     place_unmarked,
     read_all,
@@ -61,11 +62,13 @@ class WatchedAttention:
 
 
 class _Local(threading.local):
-    """What one module leaves behind for the next, in one thread: attention (items, T); and where tensors have no values, how many
-    tokens were marked."""
+    """What one module leaves behind for the next, in one thread: attention (items, T); and where tensors have no values, how many tokens
+    every projector has marked."""
 
     attention: Tensor | None = None
-    marked: int = 0
+
+    def __init__(self) -> None:
+        self.marked: dict[int, int] = {}
 
 
 _LOCAL = _Local()
@@ -115,7 +118,8 @@ def _make_marking_class(kind: type[nn.Module]) -> type[nn.Module]:
             return found
         found, kept = _choose_tokens(found, attention, keep, settings)
         unread = torch.ones_like(found[..., 0], dtype=torch.bool).scatter(1, kept, False)
-        _LOCAL.marked += found.shape[0] * (found.shape[1] - keep) if found.is_meta else 0
+        if found.is_meta:
+            _LOCAL.marked[id(projector)] = found.shape[0] * (found.shape[1] - keep)
         return found.masked_fill(unread[..., None], torch.finfo(found.dtype).min)
 
     return make_subclass(kind, _make_marking_class, forward)
@@ -154,11 +158,10 @@ def _take_attention(attention: Tensor | None, found: Tensor) -> Tensor:
 def _make_skipping_class(kind: type[nn.Module]) -> type[nn.Module]:
     def forward(decoder: nn.Module, *inputs: Any, **named: Any) -> Any:
         embeds, past = named.get("inputs_embeds"), named.get("past_key_values")
-        before = find_read_tokens(past)
         now = None if embeds is None else _find_read_tokens(embeds)
-        if embeds is None or (before is None and now is None):
+        if embeds is None or (now is None and find_read_tokens(past) is None):
             return kind.forward(decoder, *inputs, **named)
-        here = now or read_all(embeds)
+        here, before = now or read_all(embeds), list_read_tokens(past, embeds)
         whole = here if before is None else before.add(here)
         taken = {
             **named, "inputs_embeds": embeds if now is None else take_places(embeds, here.places),
@@ -179,7 +182,8 @@ def _find_read_tokens(embeds: Tensor) -> ReadTokens | None:
     """Which of the tokens (batch, T, width) are read; None if all."""
     rows, tokens = embeds.shape[:2]
     if embeds.is_meta:  # there are no marks to be seen, but so many
-        left, _LOCAL.marked = tokens - _LOCAL.marked // rows, 0
+        left = tokens - sum(_LOCAL.marked.values()) // rows
+        _LOCAL.marked.clear()
         return replace(read_all(embeds[:, :left]), given=tokens) if left < tokens else None
     marked = embeds[..., 0] <= torch.finfo(embeds.dtype).min
     if tokens == 1 or not marked.any():

@@ -21,7 +21,7 @@ from trimodal.models.declare import merge_tied_sites
 from trimodal.models.finding_towers import find_towers
 from trimodal.models.foreign import run_foreign
 from trimodal.models.model import Family, LoadedSample, Output, Processors
-from trimodal.models.role_names import role_in_block, role_of_head
+from trimodal.models.role_names import role_in_block, role_outside_blocks
 from trimodal.models.weighted import find_weighted_modules, is_router, make_site
 
 
@@ -93,7 +93,7 @@ def _make_block_site(module: nn.Module, path: str, kind: str, tower: str, blocks
         if path == block or path.startswith(f"{block}."):
             inside = branch[len(block) + 1 :]
             return make_site(module, path, tower, number, role_in_block(inside, role), inside)
-    return make_site(module, path, tower, None, role_of_head(path, role), branch)
+    return make_site(module, path, tower, None, role_outside_blocks(path, role), branch)
 
 
 def _role_and_branch(module: nn.Module, path: str, kind: str) -> tuple[str, str]:

@@ -153,10 +153,9 @@ class Family:
             module's device; empty if nobody can say. For counting operations.
         classes: of models that Transformers has not, whose configurations are registered with it (`AutoConfig.register`): what a
             folder's `architectures` may name. A folder's own code is never run, an installed package's is.
+        fits: module -> whether the family knows the parts of this one; of a model type that it covers another may be made of.
         declares_axes: whether `describe` says which dimensions are cut together. Where it does not, the module is watched
             while it runs, see `graph/layout.py`.
-        covers: module -> whether `describe` knows all it is made of. A model that is put together of others may be made of
-            what nobody declared; then it is of no declared family.
     """
 
     name: str
@@ -169,7 +168,7 @@ class Family:
     example: Callable[[nn.Module], dict[str, Tensor]] = field(default=lambda module: {})
     declares_axes: bool = True
     classes: tuple[type[PreTrainedModel], ...] = ()
-    covers: Callable[[nn.Module], bool] = field(default=lambda module: True)
+    fits: Callable[[nn.Module], bool] = field(default=lambda module: True)
 
 
 @dataclass

@@ -64,6 +64,27 @@ class AttentionPart:
     late_norms: bool = False
 
 
+def declare_attention(
+    path: str, query: str, key: str, value: str, output: str, *, width: str = "", heads: tuple[str, ...] = (),
+    key_heads: tuple[str, ...] = (), sizes: tuple[str, ...] = (), norms: tuple[str, str] = ("", ""), positions: tuple[str, ...] = (),
+    table: str = "", per_head: tuple[str, ...] = (), branch: str = "", memory: str = OWN, interleaved: bool = False,
+    late_norms: bool = False, together: bool = False, whole_heads: str = "",
+) -> AttentionPart:  # fmt: skip
+    """The attention whose layers and attributes stand below `path`; `norms` are those of query and key."""
+
+    def below(name: str) -> str:
+        return f"{path}.{name}" if name else ""
+
+    def all_below(names: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(map(below, names))
+
+    return AttentionPart(
+        below(query), below(key), below(value), below(output), below(width), all_below(heads), all_below(sizes), branch,
+        below(norms[0]), below(norms[1]), memory, interleaved, all_below(key_heads), all_below(positions), below(table),
+        all_below(per_head), together, whole_heads, late_norms,
+    )  # fmt: skip
+
+
 @dataclass(frozen=True)
 class MlpPart:
     """Layer up (and gate), activation, layer down, which share the axis `neurons`. `up` runs after `gate`, or is the same

@@ -1,10 +1,12 @@
 """What a layer does, by what it is called: the roles that declared families use, for models that nobody declared.
 
-Only names that mean one thing everywhere are here: `dense`, `proj` and `wo` are other layers in every model. And they count in a block
-alone, where attention and perceptrons stand: outside of one `fc1` is any layer, and only heads are called what they are.
+Only names that mean one thing everywhere are here: `dense`, `proj` and `wo` are other layers in every model. Those of attention and
+perceptrons count in a block alone: outside of one `fc1` is any layer.
 """
 
 from __future__ import annotations
+
+import re
 
 _IN_BLOCKS = {
     "query": ("q_proj", "query", "query_proj", "q", "q_lin", "q_linear", "linear_q", "to_q", "wq"),
@@ -17,7 +19,9 @@ _IN_BLOCKS = {
 }
 _ROLES = {name: role for role, names in _IN_BLOCKS.items() for name in names}
 _ENDINGS = {"attention.output.dense": "output", "intermediate.dense": "up", "output.dense": "down"}  # BERT's, the first that fits
-_HEADS = ("lm_head", "classifier", "score", "qa_outputs")
+_HEADS = {"lm_head", "classifier", "score", "qa_outputs"}
+_PATCHES = re.compile(r"patch_(embed|conv|proj)")
+_PROJECTORS = re.compile(r"projector(\.|$)|_projection$|_projection\.(linear|dense)_?\d?$")
 
 
 def role_in_block(branch: str, kind: str) -> str:
@@ -28,6 +32,12 @@ def role_in_block(branch: str, kind: str) -> str:
     return _ROLES.get(branch.rpartition(".")[2], told)
 
 
-def role_of_head(path: str, kind: str) -> str:
-    """The role of a layer outside of all blocks: `head` if it is linear and the last part of its path says so, else its `kind`."""
-    return "head" if kind == "linear" and path.rpartition(".")[2] in _HEADS else kind
+def role_outside_blocks(path: str, kind: str) -> str:
+    """The role of a layer at `path`, outside of all blocks: its `kind`, but `patch` for a convolution that makes patches, and `head`,
+    `pooler` or `projector` for a linear layer in what is called so."""
+    parts = path.split(".")
+    if kind == "conv":
+        return "patch" if _PATCHES.search(path) else kind
+    if kind != "linear":
+        return kind
+    return "head" if _HEADS.intersection(parts) else "pooler" if "pooler" in parts else "projector" if _PROJECTORS.search(path) else kind

@@ -234,9 +234,12 @@ def make_miniature(name: str, seed: int = 0) -> nn.Module:
 
 def _enlarge_weights_(module: nn.Module) -> None:
     """Draw all weights anew: matrices with variance 1 / inputs, vectors near what they are, running statistics near 0
-    and 1."""
+    and 1. What a folder would not hold stays, such as positions that a class works out."""
+    left_out = getattr(module, "_keys_to_ignore_on_save", None) or ()
     with torch.no_grad():
         for name, parameter in module.named_parameters():
+            if name in left_out:
+                continue
             noise = torch.randn_like(parameter)
             if "experts." in name and parameter.dim() > 1:  # of which each has inputs of its own
                 parameter.copy_(noise / math.sqrt(parameter.shape[-1]))

@@ -16,8 +16,8 @@ def _make_roberta(words: Sizes) -> nn.Module:
 
 
 def _make_distilbert(words: Sizes) -> nn.Module:
-    sizes = {"dim": words["hidden_size"], "hidden_dim": words["intermediate_size"], "n_layers": 2, "n_heads": 4}
-    rest = {name: words[name] for name in ("vocab_size", "pad_token_id", "max_position_embeddings")}
+    sizes: dict[str, Any] = {"dim": words["hidden_size"], "hidden_dim": words["intermediate_size"], "n_layers": 2, "n_heads": 4}
+    rest: dict[str, Any] = {name: words[name] for name in ("vocab_size", "pad_token_id", "max_position_embeddings")}
     return hf.DistilBertForSequenceClassification(hf.DistilBertConfig(**sizes, **rest))
 
 
@@ -34,8 +34,9 @@ def _make_albert(words: Sizes) -> nn.Module:
 
 
 def _make_modernbert(words: Sizes) -> nn.Module:
-    special = {"cls_token_id": words["bos_token_id"], "sep_token_id": words["eos_token_id"]}
-    return hf.ModernBertForMaskedLM(hf.ModernBertConfig(**words, **special, global_attn_every_n_layers=2, local_attention=8))
+    special: dict[str, Any] = {"cls_token_id": words["bos_token_id"], "sep_token_id": words["eos_token_id"]}
+    special |= {"global_attn_every_n_layers": 2, "local_attention": 8}
+    return hf.ModernBertForMaskedLM(hf.ModernBertConfig(**words, **special))
 
 
 def _make_deberta(words: Sizes) -> nn.Module:
@@ -56,13 +57,13 @@ def _make_deberta_apart(words: Sizes) -> nn.Module:
 
 
 def _make_gpt2(words: Sizes) -> nn.Module:
-    sizes = {"n_embd": words["hidden_size"], "n_inner": words["intermediate_size"], "n_layer": 2, "n_head": 4, "n_positions": 32}
-    rest = {name: words[name] for name in ("vocab_size", "pad_token_id", "bos_token_id", "eos_token_id")}
-    return hf.GPT2LMHeadModel(hf.GPT2Config(**sizes, **rest))
+    sizes: dict[str, Any] = {"n_embd": words["hidden_size"], "n_inner": words["intermediate_size"], "n_layer": 2, "n_head": 4}
+    rest: dict[str, Any] = {name: words[name] for name in ("vocab_size", "pad_token_id", "bos_token_id", "eos_token_id")}
+    return hf.GPT2LMHeadModel(hf.GPT2Config(**sizes, **rest, n_positions=32))
 
 
 def _make_opt(words: Sizes, **options: Any) -> nn.Module:
-    sizes = {name: value for name, value in words.items() if name != "intermediate_size"}
+    sizes: dict[str, Any] = {name: value for name, value in words.items() if name != "intermediate_size"}
     options = {"word_embed_proj_dim": words["hidden_size"], **options}
     return hf.OPTForCausalLM(hf.OPTConfig(**sizes, ffn_dim=words["intermediate_size"], **options))
 
@@ -93,20 +94,20 @@ def _make_gemma3(words: Sizes) -> nn.Module:
 
 
 def _make_mixtral(words: Sizes) -> nn.Module:
-    sizes = {"num_key_value_heads": 2, "num_local_experts": 4, "num_experts_per_tok": 2}
+    sizes: dict[str, Any] = {"num_key_value_heads": 2, "num_local_experts": 4, "num_experts_per_tok": 2}
     return hf.MixtralForCausalLM(hf.MixtralConfig(**words, **sizes))
 
 
 def _make_qwen2_moe(words: Sizes) -> nn.Module:
     """The first block has one MLP for all tokens."""
-    sizes = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16, "shared_expert_intermediate_size": 32}
-    config = hf.Qwen2MoeConfig(**words, **sizes, num_key_value_heads=2, mlp_only_layers=[0])  # type: ignore[arg-type]
+    sizes: dict[str, Any] = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16, "shared_expert_intermediate_size": 32}
+    config = hf.Qwen2MoeConfig(**words, **sizes, num_key_value_heads=2, mlp_only_layers=[0])
     return hf.Qwen2MoeForCausalLM(config)
 
 
 def _make_qwen3_moe(words: Sizes) -> nn.Module:
-    sizes = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16, "num_key_value_heads": 2, "head_dim": 16}
-    return hf.Qwen3MoeForCausalLM(hf.Qwen3MoeConfig(**words, **sizes))
+    sizes: dict[str, Any] = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16, "head_dim": 16}
+    return hf.Qwen3MoeForCausalLM(hf.Qwen3MoeConfig(**words, **sizes, num_key_value_heads=2))
 
 
 def _make_olmoe(words: Sizes) -> nn.Module:
@@ -114,15 +115,15 @@ def _make_olmoe(words: Sizes) -> nn.Module:
 
 
 def _make_gpt_oss(words: Sizes) -> nn.Module:
-    sizes = {"num_key_value_heads": 2, "num_local_experts": 4, "num_experts_per_tok": 2, "head_dim": 8, "sliding_window": 8}
+    sizes: dict[str, Any] = {"num_key_value_heads": 2, "num_local_experts": 4, "num_experts_per_tok": 2, "head_dim": 8, "sliding_window": 8}
     return hf.GptOssForCausalLM(hf.GptOssConfig(**words, **sizes))
 
 
 def _make_t5(words: Sizes, **options: Any) -> nn.Module:
-    sizes = {"d_model": words["hidden_size"], "d_ff": words["intermediate_size"], "d_kv": 8, "num_layers": 2, "num_heads": 4}
-    rest = {name: words[name] for name in ("vocab_size", "pad_token_id", "eos_token_id")}
-    distances = {"relative_attention_num_buckets": 8, "relative_attention_max_distance": 16, "decoder_start_token_id": 0}
-    return hf.T5ForConditionalGeneration(hf.T5Config(**sizes, **rest, **distances, **options))
+    sizes: dict[str, Any] = {"d_model": words["hidden_size"], "d_ff": words["intermediate_size"], "d_kv": 8, "num_layers": 2}
+    rest: dict[str, Any] = {name: words[name] for name in ("vocab_size", "pad_token_id", "eos_token_id")}
+    distances: dict[str, Any] = {"relative_attention_num_buckets": 8, "relative_attention_max_distance": 16, "decoder_start_token_id": 0}
+    return hf.T5ForConditionalGeneration(hf.T5Config(**sizes, num_heads=4, **rest, **distances, **options))
 
 
 def _make_t5_gated(words: Sizes) -> nn.Module:

@@ -50,9 +50,10 @@ def rebuild_architecture_(model: nn.Module, file: Path, checked: bool) -> dict[s
 
 def _skip_weight_init_(model: nn.Module) -> None:
     """Let Transformers not draw first values for layers that decode their weight: it would decode each and throw them away;
-    nor for opened ones, whose tensors it would look for under their old names."""
+    nor for opened ones, whose tensors it would look for under their old names. A layer with a buffer that no file holds (the factor of
+    Gemma's embedding) gets that in no other way."""
     for layer in model.modules():
-        if is_weight_parametrized(layer) or isinstance(layer, OpenedLayer):
+        if (is_weight_parametrized(layer) and not layer._non_persistent_buffers_set) or isinstance(layer, OpenedLayer):
             layer._is_hf_initialized = True  # type: ignore[assignment]
 
 

@@ -20,6 +20,7 @@ from trimodal.edits.cut import cut_units_
 from trimodal.edits.drop import DropBlocks
 from trimodal.formats import open_model, write_artifact
 from trimodal.formats.reload_check import collect_outputs
+from trimodal.layers import open_layers_
 from trimodal.models import generic
 from trimodal.models.families import family_of
 from trimodal.models.weighted import find_weighted_modules
@@ -33,7 +34,6 @@ UNCALLED = {
     "qwen2-audio": "audio_tower.embed_positions",
     "qwen2.5-omni": "audio_tower.audio_bos_eos_token",
     "detr": "query_position_embeddings",
-    "wavlm": "attention.",
 }
 TOWERS = {
     **dict.fromkeys(tiny_media.MEDIA, "image fusion text"),
@@ -118,7 +118,7 @@ def write(module: Any, name: str, **options: Any) -> Tensor:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_everything_is_declared_in_running_order(name: str) -> None:
-    module = miniature(name)
+    module = open_layers_(miniature(name))
     layout = described(module)
     declared = [site.path for site in layout.sites]
     assert family_of(module) is not generic.FAMILY
@@ -134,6 +134,17 @@ def test_everything_is_declared_in_running_order(name: str) -> None:
     assert all(UNCALLED.get(name, "?") in path for path in declared if path not in fired)
     called = [path for path in declared if path in fired]
     assert (list(dict.fromkeys(fired)) == called) is (name not in OUT_OF_ORDER)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_attributes_hold_what_they_count_and_bare_models_are_described_alike(name: str) -> None:
+    module = miniature(name)
+    layout = described(module)
+    for counter in layout.size_attributes:
+        held = getattr(module.get_submodule(counter.path), counter.attribute)
+        assert held == layout.count_units(counter.label) * counter.per_unit
+    with torch.device("meta"):
+        assert described(tiny.MEDIA[name].make()) == layout
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -190,7 +201,11 @@ def test_blocks_that_stay_have_a_reason(name: str) -> None:
     assert word in described(made(name)).get_tower(tower).whole_blocks
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if CUTS[name]])
+QUICK = ("qwen3-vl", "gemma3-vision", "qwen2.5-omni", "segformer", "blip2", "wav2vec2-bert", "donut")
+CUTTABLE = [pytest.param(name, marks=[] if name in QUICK else [pytest.mark.slow]) for name in NAMES if CUTS[name]]
+
+
+@pytest.mark.parametrize("name", CUTTABLE)
 def test_half_of_heads_and_neurons_gone_reloads_and_writes_the_same(compressed: Any, tmp_path: Path, name: str) -> None:
     held = {label.rpartition(".")[2] for label in described(made(name)).list_labels()} & {"heads", "neurons"}
     done = compressed(name, [{f"prune.{unit}": {"sparsity": 0.5, "score": "magnitude"}} for unit in sorted(held)], data=False)

@@ -20,9 +20,9 @@ from trimodal.inventory import inspect  # noqa: E402
 from trimodal.loading.load import build_model  # noqa: E402
 from trimodal.methods.distill.recover import box_distance  # noqa: E402
 from trimodal.models.boxes import join_boxes, measure_overlaps  # noqa: E402
-from trimodal.models.families import family_of  # noqa: E402
 from trimodal.models.foreign import run_forward  # noqa: E402
 from trimodal.models.model import Output  # noqa: E402
+from trimodal.models.transformers_models import FAMILY  # noqa: E402
 from trimodal.models.transformers_models.outputs import find_outputs  # noqa: E402
 from trimodal.verification.tasks import box_agreement  # noqa: E402
 
@@ -82,9 +82,10 @@ RUNNING = (
 @pytest.mark.parametrize("name", RUNNING)
 def test_example_is_one_sample_that_runs(name: str) -> None:
     module = made(name)
-    batch = family_of(module).example(module)
+    batch = FAMILY.example(module)
     with torch.no_grad():
         run_forward(module, batch)
+    assert len(next(iter(batch.values()))) == 1
     assert all(len(value) == 1 for key, value in batch.items() if not key.startswith("pixel_values") or "image_grid_thw" not in batch)
 
 
@@ -104,7 +105,7 @@ def test_images_need_not_be_square(size: int | tuple[int, int]) -> None:
 
 
 def test_large_models_are_not_watched(monkeypatch: pytest.MonkeyPatch) -> None:
-    module = made("GPTNeoXForCausalLM")
+    module = made("FNetForSequenceClassification")
     assert layouts.find_layout(module).list_labels()
     monkeypatch.setattr(layouts, "MOST_ENTRIES", 100)
     found = layouts.find_layout(module)

@@ -3,6 +3,7 @@
 The experts of a block stand in one weight, so all keep equally many neurons. Which they are is for each to say: neuron 5 of one has
 nothing to do with neuron 5 of another. So each expert is solved alone, as `prune/structured.py` solves an MLP, from the second moment
 of what came to it, and its neurons move together: expert e of u neurons that keeps (0, 3) has its third neuron in the second place.
+How many stay is rounded up to a multiple of 8: the kernel that multiplies all experts at once (`grouped_mm`) wants rows of whole 16 bytes.
 An expert that no token reached, and every expert where there is no data, keeps the neurons of the largest norm over both weights.
 
 By hand. Two experts of two neurons with rows (1, 0) of up, down (3, 1) and (1, 3): without data the first keeps neuron 0, the second
@@ -23,6 +24,8 @@ from trimodal.maths.error import quadratic_form
 from trimodal.methods.method import Weights
 from trimodal.methods.prune.unit_removal import remove_units
 from trimodal.statistics import GroupedMoment
+
+EXPERT_STEP = 8
 
 
 @dataclass(frozen=True)

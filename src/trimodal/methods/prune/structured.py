@@ -57,7 +57,7 @@ from trimodal.maths.error import quadratic_form
 from trimodal.maths.ranking import lamp_scores
 from trimodal.methods.method import Method, Weights
 from trimodal.methods.options import option
-from trimodal.methods.prune.expert_neurons import cut_expert_neurons
+from trimodal.methods.prune.expert_neurons import EXPERT_STEP, cut_expert_neurons
 from trimodal.methods.prune.fisher import has_plain_consumers, rearrange_kept_units
 from trimodal.methods.prune.unit_removal import compute_removal_losses, remove_units
 from trimodal.methods.scope import Scope, certainty
@@ -84,6 +84,13 @@ def count_kept_units(units: int, sparsity: float) -> int:
     return max(1, units - round(units * sparsity))
 
 
+def count_kept_in_place(place: Place, config: StructuredConfig) -> int:
+    """How many units stay there; of fused experts a multiple of 8 (see `prune/expert_neurons.py`)."""
+    units = _label_and_units(place)[1]
+    least, step = count_kept_units(units, config.sparsity), EXPERT_STEP if place.observed_site.kind == "experts" else 1
+    return min(units, -(-least // step) * step)
+
+
 def refuse(place: Place, config: StructuredConfig) -> str | None:
     """Why a place is left alone."""
     for site in place.sites:
@@ -100,7 +107,7 @@ def _refuse_empty_cut(place: Place, config: StructuredConfig) -> str | None:
     what = label.rpartition(".")[2]
     if units == 1 and config.sparsity > 0:
         return f"it is one {what.removesuffix('s')} only, which has to stay"
-    if config.scope == "layer" and config.sparsity > 0 and count_kept_units(units, config.sparsity) == units:
+    if config.scope == "layer" and config.sparsity > 0 and count_kept_in_place(place, config) == units:
         return f"{config.sparsity:g} of its {units} {what}, rounded, is none"
     return None
 
@@ -123,8 +130,7 @@ def wants(place: Place, config: StructuredConfig) -> StatisticKind | None:
 
 def forecast(place: Place, config: StructuredConfig) -> Sequence[Site]:
     """All sites that carry the label, with fewer units."""
-    label, units = _label_and_units(place)
-    kept = range(count_kept_units(units, config.sparsity))
+    label, kept = _label_and_units(place)[0], range(count_kept_in_place(place, config))
     return tuple(site.cut_units(label, kept) for site in place.sites)
 
 
@@ -216,7 +222,7 @@ def solve(place: Place, weights: Weights, statistic: Statistic | None, config: S
     """
     if place.observed_site.kind == "experts":
         seen = statistic if isinstance(statistic, GroupedMoment) else None
-        return cut_expert_neurons(place, weights, seen, count_kept_units(_label_and_units(place)[1], config.sparsity), config.damping)
+        return cut_expert_neurons(place, weights, seen, count_kept_in_place(place, config), config.damping)
     if isinstance(statistic, MaskGradient) and place.label is not None and statistic.square.any():
         fisher = fill_fisher_information(place, weights, statistic)
         staying = rearrange_kept_units(fisher, count_kept_units(statistic.units, config.sparsity))

@@ -104,9 +104,14 @@ def say_what_is_read(layout: Layout, place: Place, config: TokensConfig) -> str:
     before, after = tower.handed * whole, tower.handed * (whole - behind) + kept * behind
     where = f" behind {first} of its {len(reader.blocks)} blocks" if first else ""
     return (
-        f"{reader.name} reads {kept:,} of {tower.handed:,} {tower.modality} tokens{where}; they take its layers {after / 1e9:.3g} of "
-        f"{before / 1e9:.3g} GMACs"
+        f"{reader.name} reads {kept:,} of {tower.handed:,} {tower.modality} tokens{where}; they take its layers {_format_macs(after)} of "
+        f"{_format_macs(before)} GMACs"
     )
+
+
+def _format_macs(count: int) -> str:
+    """Multiply-accumulates in units of 10⁹."""
+    return f"{count / 1e9:,.0f}" if count >= 1e11 else f"{count / 1e9:.3g}"
 
 
 def solve(place: Place, weights: Weights, statistic: Statistic | None, config: TokensConfig) -> Change:

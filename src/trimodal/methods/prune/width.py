@@ -54,6 +54,7 @@ from trimodal.graph.fusion_discovery import norm_offset_of
 from trimodal.graph.stream_inputs import InputGroup, collect_stream_inputs, stream_width
 from trimodal.methods.method import Method, Mix
 from trimodal.methods.options import option
+from trimodal.methods.prune.expert_neurons import EXPERT_STEP
 from trimodal.methods.prune.structured import count_kept_units
 from trimodal.methods.prune.unit_consumers import predict_errors, read_weight, refit_consumers, stack_weights
 from trimodal.models.model import Batch, Model
@@ -84,6 +85,8 @@ def refuse(place: Place, config: WidthConfig) -> str | None:
         if site.tied and not site.goes_with_tied:
             return f"{site.name} shares its weight with {site.tied[0]}; prune before that"
     units = stream_width(place)
+    if config.multiple % EXPERT_STEP and any(site.kind == "experts" for site in place.sites):
+        return f"its experts are multiplied in rows of whole 16 bytes; give a multiple of {EXPERT_STEP}, not {config.multiple}"
     if config.sparsity > 0 and count_kept_dimensions(units, config) == units:
         return f"{config.sparsity:g} of its {units} dimensions is none, as a multiple of {config.multiple} stays"
     return None

@@ -101,5 +101,5 @@ def family_of(module: nn.Module) -> Family:
     if not isinstance(module, PreTrainedModel):
         return generic.FAMILY
     model_type = module.config.model_type
-    found = (family for family in list_families() if model_type in family.model_types and family.covers(module))
+    found = (family for family in list_families() if model_type in family.model_types and family.fits(module))
     return transformers_models.serve_head(next(found, transformers_models.FAMILY), module)

@@ -38,7 +38,8 @@ def describe_audio(module: nn.Module) -> Layout:
     line = LayerPart("multi_modal_projector.linear", "projector", stream=("audio", "text"))
     fusion = TowerPart("fusion", "fusion", inner.strip("."), head=(line,))
     words = f"{inner}language_model"
-    return pairs.build_around_decoder(module, words, [declare_audio(f"{inner}audio_tower"), fusion])
+    reading = pairs.let_read(f"{inner}multi_modal_projector", words, placeholder="audio_token_id")
+    return pairs.build_around_decoder(module, words, [declare_audio(f"{inner}audio_tower", **reading), fusion])
 
 
 def describe_omni(module: nn.Module) -> Layout:
@@ -141,8 +142,8 @@ def example(module: nn.Module) -> dict[str, Tensor]:
 
 
 AUDIO_FAMILY = Family(
-    "qwen2-audio", ("qwen2_audio",), describe_audio, pairs.outputs, modalities, encode, tokens, example, covers=pairs.knows_decoder
+    "qwen2-audio", ("qwen2_audio",), describe_audio, pairs.outputs, modalities, encode, tokens, example, fits=pairs.knows_decoder
 )  # fmt: skip
 OMNI_FAMILY = Family(
-    "qwen2.5-omni", ("qwen2_5_omni_thinker",), describe_omni, pairs.outputs, modalities, encode, tokens, example, covers=pairs.knows_decoder
+    "qwen2.5-omni", ("qwen2_5_omni_thinker",), describe_omni, pairs.outputs, modalities, encode, tokens, example, fits=pairs.knows_decoder
 )  # fmt: skip

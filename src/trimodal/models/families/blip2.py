@@ -72,7 +72,7 @@ def describe(module: nn.Module) -> Layout:
     return build_layout(module, [queries, vision, former, embedding, behind])
 
 
-def covers(module: nn.Module) -> bool:
+def fits(module: nn.Module) -> bool:
     """Whether the decoder is OPT, in the class that writes."""
     whole = hasattr(module, "language_model") and hasattr(module, "query_tokens")
     return whole and config_of(module).text_config.model_type == "opt"
@@ -105,5 +105,5 @@ def example(module: nn.Module) -> dict[str, Tensor]:
 
 
 FAMILY = Family(
-    "blip-2", ("blip-2",), describe, outputs, pairs.modalities, encode, pairs.tokens, example, covers=covers
+    "blip-2", ("blip-2",), describe, outputs, pairs.modalities, encode, pairs.tokens, example, fits=fits
 )  # fmt: skip

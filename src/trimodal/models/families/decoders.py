@@ -23,8 +23,9 @@ from trimodal.core import Layout
 from trimodal.core.site import ROUTER
 from trimodal.models.declare import build_layout, config_of, explain_fixed_width, root_of
 from trimodal.models.families import llama, text
-from trimodal.models.parts import OWN, AnyPart, AttentionPart, LayerPart, MlpPart, TowerPart
+from trimodal.models.parts import OWN, AnyPart, LayerPart, MlpPart, TowerPart, declare_attention
 
+_QKVO = ("q_proj", "k_proj", "v_proj", "o_proj")
 HEADS = tuple(LayerPart(path, "head") for path in ("lm_head", "score", "classifier", "qa_outputs"))
 
 
@@ -39,28 +40,21 @@ class DecoderTable:
     roots: tuple[str, ...] = ("model",)
 
 
-def _declare_attention(path: str, norm: str, branch: str = "") -> tuple[AnyPart, ...]:
+def _declare_gpt2_attention(path: str, norm: str, branch: str = "") -> tuple[AnyPart, ...]:
     """GPT-2's attention at `path` and the norm before it; in one that looks elsewhere the query has a weight of its own."""
     return (
         LayerPart(norm, "norm", branch or "attention"),
-        AttentionPart(
-            f"{path}.q_attn" if branch else f"{path}.c_attn",
-            f"{path}.c_attn",
-            f"{path}.c_attn",
-            f"{path}.c_proj",
-            width=f"{path}.head_dim",
-            heads=(f"{path}.num_heads",),
-            sizes=(f"{path}.split_size",),
-            branch=branch,
-            memory="" if branch else OWN,
+        declare_attention(
+            path, "q_attn" if branch else "c_attn", "c_attn", "c_attn", "c_proj", width="head_dim", heads=("num_heads",),
+            sizes=("split_size",), branch=branch, memory="" if branch else OWN,
         ),
     )
 
 
 _GPT2 = DecoderTable(
     block=(
-        *_declare_attention("attn", "ln_1"),
-        *_declare_attention("crossattention", "ln_cross_attn", "cross"),
+        *_declare_gpt2_attention("attn", "ln_1"),
+        *_declare_gpt2_attention("crossattention", "ln_cross_attn", "cross"),
         LayerPart("ln_2", "norm", "mlp"),
         MlpPart("mlp.c_fc", "mlp.c_proj"),
     ),
@@ -72,8 +66,8 @@ _GPT2 = DecoderTable(
 _NEOX = DecoderTable(
     block=(
         LayerPart("input_layernorm", "norm", "attention"),
-        AttentionPart(
-            *["attention.query_key_value"] * 3, "attention.dense", width="attention.head_size", interleaved=True,
+        declare_attention(
+            "attention", "query_key_value", "query_key_value", "query_key_value", "dense", width="head_size", interleaved=True,
         ),
         LayerPart("post_attention_layernorm", "norm", "mlp"),
         MlpPart("mlp.dense_h_to_4h", "mlp.dense_4h_to_h"),
@@ -82,9 +76,8 @@ _NEOX = DecoderTable(
     head=(LayerPart("final_layer_norm", "norm", "final"),),
     roots=("gpt_neox",),
 )  # fmt: skip
-_OPT_ATTENTION = AttentionPart(
-    *(f"self_attn.{name}_proj" for name in ("q", "k", "v", "out")), width="self_attn.head_dim", heads=("self_attn.num_heads",),
-    sizes=("self_attn.embed_dim",),
+_OPT_ATTENTION = declare_attention(
+    "self_attn", "q_proj", "k_proj", "v_proj", "out_proj", width="head_dim", heads=("num_heads",), sizes=("embed_dim",),
 )  # fmt: skip
 _OPT_NORMS = (LayerPart("self_attn_layer_norm", "norm", "attention"), LayerPart("final_layer_norm", "norm", "mlp"))
 _OPT_STEM = LayerPart("embed_positions", "embedding", "position")
@@ -97,9 +90,8 @@ _OPT = DecoderTable(
 _PHI = DecoderTable(
     block=(
         LayerPart("input_layernorm", "norm", "attention"),
-        AttentionPart(
-            *(f"self_attn.{name}" for name in ("q_proj", "k_proj", "v_proj", "dense")), width="self_attn.head_dim",
-            query_norm="self_attn.q_layernorm", key_norm="self_attn.k_layernorm", late_norms=True,
+        declare_attention(
+            "self_attn", "q_proj", "k_proj", "v_proj", "dense", width="head_dim", norms=("q_layernorm", "k_layernorm"), late_norms=True,
         ),
         MlpPart("mlp.fc1", "mlp.fc2"),
     ),
@@ -108,9 +100,9 @@ _PHI = DecoderTable(
 _PHI3 = DecoderTable(
     block=(
         LayerPart("input_layernorm", "norm", "attention"),
-        AttentionPart(
-            *["self_attn.qkv_proj"] * 3, "self_attn.o_proj", width="self_attn.head_dim",
-            heads=("self_attn.config.num_attention_heads",), key_heads=("self_attn.num_key_value_heads",),
+        declare_attention(
+            "self_attn", "qkv_proj", "qkv_proj", "qkv_proj", "o_proj", width="head_dim", heads=("config.num_attention_heads",),
+            key_heads=("num_key_value_heads",),
         ),
         LayerPart("post_attention_layernorm", "norm", "mlp"),
         MlpPart("mlp.gate_up_proj", "mlp.down_proj", gate="mlp.gate_up_proj"),
@@ -119,10 +111,7 @@ _PHI3 = DecoderTable(
 _GEMMA = DecoderTable(
     block=(
         llama.BLOCK[0],
-        AttentionPart(
-            *(f"self_attn.{name}_proj" for name in "qkvo"), width="self_attn.head_dim",
-            query_norm="self_attn.q_norm", key_norm="self_attn.k_norm", late_norms=True,
-        ),
+        declare_attention("self_attn", *_QKVO, width="head_dim", norms=("q_norm", "k_norm"), late_norms=True),
         LayerPart("post_attention_layernorm", "norm", "attention.after"),
         LayerPart("pre_feedforward_layernorm", "norm", "mlp"),
         MlpPart("mlp.up_proj", "mlp.down_proj", gate="mlp.gate_proj"),
@@ -132,9 +121,8 @@ _GEMMA = DecoderTable(
 _OLMOE = DecoderTable(
     block=(
         llama.BLOCK[0],
-        AttentionPart(
-            *(f"self_attn.{name}_proj" for name in "qkvo"), query_norm="self_attn.q_norm", key_norm="self_attn.k_norm",
-            whole_heads="its queries and keys are normed over all heads together",
+        declare_attention(
+            "self_attn", *_QKVO, norms=("q_norm", "k_norm"), whole_heads="its queries and keys are normed over all heads together"
         ),
         *llama.BLOCK[2:],
     ),
@@ -143,9 +131,7 @@ _EXPERTS = "mlp.experts"
 _GPT_OSS = DecoderTable(
     block=(
         llama.BLOCK[0],
-        AttentionPart(
-            *(f"self_attn.{name}_proj" for name in "qkvo"), width="self_attn.head_dim", per_head=("self_attn.sinks",)
-        ),
+        declare_attention("self_attn", *_QKVO, width="head_dim", per_head=("sinks",)),
         LayerPart("post_attention_layernorm", "norm", "mlp"),
         LayerPart("mlp.router", ROUTER, stream=(OWN, ""), sizes=("mlp.router.hidden_dim",)),
         MlpPart(

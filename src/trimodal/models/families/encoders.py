@@ -12,16 +12,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 from torch import nn
 
 from trimodal.core import Layout
 from trimodal.models.declare import build_layout, explain_fixed_width, root_of
 from trimodal.models.families import bert, text
-from trimodal.models.parts import OWN, AttentionPart, LayerPart, MlpPart, TowerPart
+from trimodal.models.parts import OWN, LayerPart, MlpPart, TowerPart, declare_attention
 from trimodal.models.weighted import has_weight
 
 _APART = ("", "")  # from the stream
+_COUNTED: dict[str, Any] = {"width": "attention_head_size", "heads": ("num_attention_heads",), "sizes": ("all_head_size",)}
 _MIXED = "a convolution runs between its first block and the second"
 _SHARED = "it has one block, which runs many times: none can be spared without the others"
 
@@ -38,9 +40,8 @@ def _declare_embeddings(on_stream: bool = True) -> tuple[LayerPart, ...]:
 
 
 def _declare_distilbert(module: nn.Module, root: str, fixed: str) -> TowerPart:
-    attention = AttentionPart(
-        *(f"attention.{name}_lin" for name in ("q", "k", "v", "out")), width="attention.attention_head_size",
-        heads=("attention.n_heads",), sizes=("attention.dim",),
+    attention = declare_attention(
+        "attention", "q_lin", "k_lin", "v_lin", "out_lin", width="attention_head_size", heads=("n_heads",), sizes=("dim",),
     )  # fmt: skip
     return TowerPart(
         "text", "text", root, stem=_declare_embeddings(), blocks="transformer.layer",
@@ -61,10 +62,7 @@ def _declare_distilbert(module: nn.Module, root: str, fixed: str) -> TowerPart:
 
 
 def _declare_mpnet(module: nn.Module, root: str, fixed: str) -> TowerPart:
-    attention = AttentionPart(
-        *(f"attention.attn.{name}" for name in "qkvo"), width="attention.attn.attention_head_size",
-        heads=("attention.attn.num_attention_heads",), sizes=("attention.attn.all_head_size",), together=True,
-    )  # fmt: skip
+    attention = declare_attention("attention.attn", "q", "k", "v", "o", **_COUNTED, together=True)
     table = LayerPart("encoder.relative_attention_bias", "embedding", "relative", channels=("", "heads"), stream=_APART)
     pooled = has_weight(module, f"{root}.pooler.dense".strip("."))
     return TowerPart(
@@ -97,10 +95,7 @@ def _declare_electra(module: nn.Module, root: str, fixed: str) -> TowerPart:
 
 
 def _declare_albert(module: nn.Module, root: str, fixed: str) -> TowerPart:
-    attention = AttentionPart(
-        *(f"attention.{name}" for name in ("query", "key", "value", "dense")), width="attention.attention_head_size",
-        heads=("attention.num_attention_heads",), sizes=("attention.all_head_size",),
-    )  # fmt: skip
+    attention = declare_attention("attention", "query", "key", "value", "dense", **_COUNTED)
     pooled = has_weight(module, f"{root}.pooler".strip("."))
     return TowerPart(
         "text", "text", root,
@@ -132,7 +127,7 @@ def _declare_modernbert(module: nn.Module, root: str, fixed: str) -> TowerPart:
         blocks="layers",
         block=(
             LayerPart("attn_norm", "norm", "attention"),
-            AttentionPart(*["attn.Wqkv"] * 3, "attn.Wo", width="attn.head_dim"),
+            declare_attention("attn", "Wqkv", "Wqkv", "Wqkv", "Wo", width="head_dim"),
             LayerPart("mlp_norm", "norm", "mlp"),
             MlpPart("mlp.Wi", "mlp.Wo", gate="mlp.Wi"),
         ),
@@ -148,11 +143,9 @@ def _declare_modernbert(module: nn.Module, root: str, fixed: str) -> TowerPart:
 
 
 def _declare_deberta(module: nn.Module, root: str, fixed: str) -> TowerPart:
-    path = "attention.self"
-    attention = AttentionPart(
-        *(f"{path}.{name}_proj" for name in ("query", "key", "value")), "attention.output.dense", width=f"{path}.attention_head_size",
-        heads=(f"{path}.num_attention_heads",), sizes=(f"{path}.all_head_size",),
-        positions=(f"{path}.pos_key_proj", f"{path}.pos_query_proj"),
+    attention = declare_attention(
+        "attention", "self.query_proj", "self.key_proj", "self.value_proj", "output.dense", width="self.attention_head_size",
+        heads=("self.num_attention_heads",), sizes=("self.all_head_size",), positions=("self.pos_key_proj", "self.pos_query_proj"),
     )  # fmt: skip
     projected = has_weight(module, f"{root}.embeddings.embed_proj".strip("."))
     words, kinds, places, norm = _declare_embeddings(not projected)

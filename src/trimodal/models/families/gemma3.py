@@ -23,10 +23,11 @@ def describe(module: nn.Module) -> Layout:
     its columns are cut with the decoder's width."""
     inner = "model." if root_of(module, "model") else ""
     projector = f"{inner}multi_modal_projector"
-    vision = pairs.declare_vision(module, f"{inner}vision_tower", whole_width=BARE)
+    words = f"{inner}language_model"
+    vision = pairs.declare_vision(module, f"{inner}vision_tower", whole_width=BARE, **pairs.let_read(projector, words))
     fusion = TowerPart("fusion", "fusion", projector, head=(LayerPart("mm_soft_emb_norm", "norm", "projector", stream=("", "")),))
     columns = TowerPart("text", "text", projector, free_parameters=("mm_input_projection_weight",))
-    return pairs.build_pair(module, f"{inner}language_model", vision, fusion, columns)
+    return pairs.build_pair(module, words, vision, fusion, columns)
 
 
 def encode(module: nn.Module, processors: Processors, loaded: Sequence[LoadedSample]) -> dict[str, Tensor]:
@@ -45,5 +46,5 @@ def example(module: nn.Module) -> dict[str, Tensor]:
 
 
 FAMILY = Family(
-    "gemma3", ("gemma3",), describe, pairs.outputs, pairs.modalities, encode, pairs.tokens, example, covers=pairs.covers
+    "gemma3", ("gemma3",), describe, pairs.outputs, pairs.modalities, encode, pairs.tokens, example, fits=pairs.fits
 )  # fmt: skip

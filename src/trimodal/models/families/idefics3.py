@@ -24,8 +24,9 @@ def describe(module: nn.Module) -> Layout:
     inner = "model." if root_of(module, "model") else ""
     line = LayerPart("connector.modality_projection.proj", "projector", stream=("", "text"))
     fusion = TowerPart("fusion", "fusion", inner.strip("."), head=(line,))
-    vision = pairs.declare_vision(module, f"{inner}vision_model", whole_width=JOINED)
-    return pairs.build_pair(module, f"{inner}text_model", vision, fusion)
+    words = f"{inner}text_model"
+    vision = pairs.declare_vision(module, f"{inner}vision_model", whole_width=JOINED, **pairs.let_read(f"{inner}connector", words))
+    return pairs.build_pair(module, words, vision, fusion)
 
 
 def encode(module: nn.Module, processors: Processors, loaded: Sequence[LoadedSample]) -> dict[str, Tensor]:
@@ -67,5 +68,5 @@ def example(module: nn.Module) -> dict[str, Tensor]:
 
 
 FAMILY = Family(
-    "idefics3", ("idefics3", "smolvlm"), describe, pairs.outputs, pairs.modalities, encode, pairs.tokens, example, covers=pairs.covers
+    "idefics3", ("idefics3", "smolvlm"), describe, pairs.outputs, pairs.modalities, encode, pairs.tokens, example, fits=pairs.fits
 )  # fmt: skip

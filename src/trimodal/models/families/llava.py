@@ -9,11 +9,10 @@ from typing import Any
 from torch import Tensor, nn
 
 from trimodal.core import Layout
-from trimodal.layers import find_unread_share
 from trimodal.models import encoding
 from trimodal.models.declare import config_of, root_of
 from trimodal.models.families import vision_language as pairs
-from trimodal.models.model import Batch, Family, LoadedSample, Processors
+from trimodal.models.model import Family, LoadedSample, Processors
 from trimodal.models.parts import MlpPart, TowerPart
 
 
@@ -30,8 +29,7 @@ def describe(module: nn.Module) -> Layout:
     classes = pairs.declare_vision(module, f"{inner}vision_tower").protected
     vision = pairs.declare_vision(
         module, f"{inner}vision_tower", read_by="vision_feature_layer", whole_tokens=f"{pairs.PLACEHOLDERS}; prune.tokens removes both",
-        whole_reading="", projector=projector, reader=words, placeholder="image_token_id",
-        handed=_count_handed_tokens(config_of(module), classes),
+        **pairs.let_read(projector, words, _count_handed_tokens(config_of(module), classes)),
     )  # fmt: skip
     return pairs.build_pair(module, words, vision, declare_projector(projector))
 
@@ -67,18 +65,6 @@ def encode(module: nn.Module, processors: Processors, loaded: Sequence[LoadedSam
     return encoding.cast_floats(module, batch)
 
 
-def tokens(module: nn.Module, batch: Batch) -> dict[str, Tensor]:
-    """In the decoder's stream (batch, tokens) the image tokens are image, those of the target the answer, the others text. Where it
-    reads only some of an image, they are fewer than in the `whole` text."""
-    image = batch["input_ids"] == int(config_of(module).image_token_id)
-    stream = encoding.mark_text_tokens(batch).masked_fill(image, encoding.IMAGE)
-    share = find_unread_share(module.get_submodule(f"{_inner_of(module)}language_model"))
-    if share and "pixel_values" in batch:
-        read = encoding.leave_out_unread(stream, image, share, int(image.sum()) // len(batch["pixel_values"]))
-        return {"text": read, "text.whole": stream}
-    return {"text": stream}
-
-
 def example(module: nn.Module) -> dict[str, Tensor]:
     """One image (1, channels, height, width) and a text of 128 tokens behind it, (1, patches + tokens)."""
     config = config_of(module)
@@ -89,5 +75,5 @@ def example(module: nn.Module) -> dict[str, Tensor]:
 
 
 FAMILY = Family(
-    "llava", ("llava",), describe, pairs.outputs, pairs.modalities, encode, tokens, example, covers=pairs.covers
+    "llava", ("llava",), describe, pairs.outputs, pairs.modalities, encode, pairs.tokens, example, fits=pairs.fits
 )  # fmt: skip

@@ -25,10 +25,12 @@ def describe(module: nn.Module) -> Layout:
     """Words, vision tower (`image`), projector (`fusion`), decoder (`text`). The token at the end of a row is a plain parameter, as
     wide as the decoder."""
     inner = "model." if root_of(module, "model") else ""
-    vision = pairs.declare_vision(module, f"{inner}vision_tower", read_by="vision_feature_layer")
-    fusion = llava.declare_projector(f"{inner}multi_modal_projector")
+    words, projector = f"{inner}language_model", f"{inner}multi_modal_projector"
+    reading = pairs.let_read(projector, words)
+    vision = pairs.declare_vision(module, f"{inner}vision_tower", read_by="vision_feature_layer", **reading)
+    fusion = llava.declare_projector(projector)
     newline = TowerPart("text", "text", inner.strip("."), free_parameters=("image_newline",))
-    return pairs.build_pair(module, f"{inner}language_model", vision, fusion, newline)
+    return pairs.build_pair(module, words, vision, fusion, newline)
 
 
 def encode(module: nn.Module, processors: Processors, loaded: Sequence[LoadedSample]) -> dict[str, Tensor]:
@@ -76,5 +78,5 @@ def example(module: nn.Module) -> dict[str, Tensor]:
 
 FAMILY = Family(
     "llava-next", ("llava_next", "llava_onevision"), describe, pairs.outputs, pairs.modalities, encode, pairs.tokens, example,
-    covers=pairs.covers,
+    fits=pairs.fits,
 )  # fmt: skip

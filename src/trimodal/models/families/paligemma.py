@@ -23,7 +23,9 @@ def describe(module: nn.Module) -> Layout:
     inner = "model." if root_of(module, "model") else ""
     line = LayerPart("multi_modal_projector.linear", "projector", stream=("image", "text"))
     fusion = TowerPart("fusion", "fusion", inner.strip("."), head=(line,))
-    return pairs.build_pair(module, f"{inner}language_model", pairs.declare_vision(module, f"{inner}vision_tower"), fusion)
+    words = f"{inner}language_model"
+    vision = pairs.declare_vision(module, f"{inner}vision_tower", **pairs.let_read(f"{inner}multi_modal_projector", words))
+    return pairs.build_pair(module, words, vision, fusion)
 
 
 def encode(module: nn.Module, processors: Processors, loaded: Sequence[LoadedSample]) -> dict[str, Tensor]:
@@ -51,5 +53,5 @@ def example(module: nn.Module) -> dict[str, Tensor]:
 
 
 FAMILY = Family(
-    "paligemma", ("paligemma",), describe, pairs.outputs, pairs.modalities, encode, pairs.tokens, example, covers=pairs.covers
+    "paligemma", ("paligemma",), describe, pairs.outputs, pairs.modalities, encode, pairs.tokens, example, fits=pairs.fits
 )  # fmt: skip

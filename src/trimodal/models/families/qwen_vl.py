@@ -25,9 +25,11 @@ from trimodal.models.parts import AnyPart, AttentionPart, LayerPart, MlpPart, To
 
 AROUND = ("vision_start_token_id", "image_token_id", "vision_end_token_id")
 JOINED = "neighbouring patches are joined side by side in the merger, which counts on the width of each"
+_READ = "its configuration names the blocks that the decoder reads by their numbers (deepstack_visual_indexes)"
 NUMBERED = {
     "qwen2_5_vl": "its configuration names the blocks that see whole images by their numbers (fullatt_block_indexes)",
-    "qwen3_vl": "its configuration names the blocks that the decoder reads by their numbers (deepstack_visual_indexes)",
+    "qwen3_vl": _READ,
+    "qwen3_vl_moe": _READ,
 }
 ADDED = "to its first blocks the vision tower adds what it saw, block by block"
 SIDE = 224  # of the blank image, in pixels
@@ -120,7 +122,7 @@ def make_blank_patches(module: nn.Module) -> dict[str, Tensor]:
     return {"pixel_values": pixels, "image_grid_thw": torch.tensor([[1, side, side]], device=pixels.device)}
 
 
+MODEL_TYPES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe")
 FAMILY = Family(
-    "qwen-vl", ("qwen2_vl", "qwen2_5_vl", "qwen3_vl"), describe, pairs.outputs, pairs.modalities, encode, pairs.tokens, example,
-    covers=pairs.knows_decoder,
+    "qwen-vl", MODEL_TYPES, describe, pairs.outputs, pairs.modalities, encode, pairs.tokens, example, fits=pairs.knows_decoder
 )  # fmt: skip

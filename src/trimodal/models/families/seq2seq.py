@@ -19,7 +19,7 @@ from trimodal.models import encoding
 from trimodal.models.declare import build_layout, config_of, explain_fixed_width, root_of
 from trimodal.models.families import text
 from trimodal.models.model import Batch, Family, LoadedSample, Output, Processors
-from trimodal.models.parts import OWN, AnyPart, AttentionPart, LayerPart, MlpPart, TowerPart
+from trimodal.models.parts import OWN, AnyPart, LayerPart, MlpPart, TowerPart, declare_attention
 
 ENCODER, DECODER = "text", "text_decoder"
 T5_TYPES = ("t5", "mt5")
@@ -29,10 +29,9 @@ _TABLE = "its first block holds the table of positions that all others use"
 
 def _declare_t5_attention(path: str, branch: str = "") -> tuple[AnyPart, ...]:
     inside = f"{path}.EncDecAttention" if branch else f"{path}.SelfAttention"
-    attention = AttentionPart(
-        *(f"{inside}.{name}" for name in "qkvo"), width=f"{inside}.key_value_proj_dim", heads=(f"{inside}.n_heads",),
-        sizes=(f"{inside}.inner_dim",), branch=branch, memory=ENCODER if branch else OWN,
-        table=f"{inside}.relative_attention_bias", together=True,
+    attention = declare_attention(
+        inside, "q", "k", "v", "o", width="key_value_proj_dim", heads=("n_heads",), sizes=("inner_dim",), branch=branch,
+        memory=ENCODER if branch else OWN, table="relative_attention_bias", together=True,
     )  # fmt: skip
     return LayerPart(f"{path}.layer_norm", "norm", branch or "attention"), attention
 
@@ -63,9 +62,9 @@ def _declare_bart_block(norm_first: bool, cross: bool) -> tuple[AnyPart, ...]:
     found: list[AnyPart] = []
     for path, branch in (("self_attn", ""), ("encoder_attn", "cross"))[: 2 if cross else 1]:
         norm = LayerPart(f"{path}_layer_norm", "norm", branch or "attention")
-        attention = AttentionPart(
-            *(f"{path}.{name}_proj" for name in ("q", "k", "v", "out")), width=f"{path}.head_dim", heads=(f"{path}.num_heads",),
-            sizes=(f"{path}.embed_dim",), branch=branch, memory=ENCODER if branch else OWN,
+        attention = declare_attention(
+            path, "q_proj", "k_proj", "v_proj", "out_proj", width="head_dim", heads=("num_heads",), sizes=("embed_dim",),
+            branch=branch, memory=ENCODER if branch else OWN,
         )  # fmt: skip
         found += [norm, attention] if norm_first else [attention, norm]
     norm, mlp = LayerPart("final_layer_norm", "norm", "mlp"), MlpPart("fc1", "fc2")

@@ -12,13 +12,23 @@ from trimodal.models import encoding
 from trimodal.models.declare import build_layout, explain_fixed_width, root_of
 from trimodal.models.families import clip
 from trimodal.models.model import Family, LoadedSample, Output, Processors
-from trimodal.models.parts import LayerPart, MlpPart, TowerPart
+from trimodal.models.parts import AttentionPart, LayerPart, MlpPart, TowerPart
+
+POOLING = AttentionPart(
+    "head.attention.q_proj",
+    "head.attention.k_proj",
+    "head.attention.v_proj",
+    "head.attention.out_proj",
+    width="head.attention.head_dim",
+    heads=("head.attention.num_heads",),
+    branch="pool",
+)
 
 
 def declare_vision_tower(root: str) -> TowerPart:
-    """The vision tower that stands at `root`; also LLaVA-like models'. The attention of its pooling head is an
-    `nn.MultiheadAttention`, whose weights nothing but itself can use; they are no sites. It looks at every token alike, so
-    it needs as many as there were."""
+    """The vision tower that stands at `root`; also LLaVA-like models'. The attention of its pooling head, an
+    `nn.MultiheadAttention`, is opened when the model is read. It looks at every token alike, so it needs as many as there
+    were."""
     return TowerPart(
         "image",
         "image",
@@ -31,6 +41,7 @@ def declare_vision_tower(root: str) -> TowerPart:
         block=clip.BLOCK,
         head=(
             LayerPart("post_layernorm", "norm", "final"),
+            POOLING,
             LayerPart("head.layernorm", "norm", "pool"),
             MlpPart("head.mlp.fc1", "head.mlp.fc2", branch="pool"),
         ),

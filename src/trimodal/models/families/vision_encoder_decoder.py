@@ -89,7 +89,7 @@ def describe(module: nn.Module) -> Layout:
     return build_layout(module, [encoder, *between, declare_decoder(module, kind)])
 
 
-def covers(module: nn.Module) -> bool:
+def fits(module: nn.Module) -> bool:
     """Whether encoder and decoder are of kinds that are declared."""
     config = config_of(module)
     return config.encoder.model_type in ENCODERS and config.decoder.model_type in {*BLOCKS, "gpt2"}
@@ -132,5 +132,5 @@ def example(module: nn.Module) -> dict[str, Tensor]:
 
 
 FAMILY = Family(
-    "vision-encoder-decoder", ("vision-encoder-decoder",), describe, outputs, modalities, encode, tokens, example, covers=covers
+    "vision-encoder-decoder", ("vision-encoder-decoder",), describe, outputs, modalities, encode, tokens, example, fits=fits
 )  # fmt: skip

@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from trimodal.core import Layout
+from trimodal.layers import find_unread_share
 from trimodal.models import encoding
 from trimodal.models.declare import build_layout, config_of, explain_fixed_width, root_of
 from trimodal.models.families import clip, decoders, siglip
@@ -25,10 +26,13 @@ VISION: Mapping[str, Callable[[str], TowerPart]] = {
 }
 
 # The text models inside of multimodal ones that have a `model_type` of their own and are built like another.
-_INNER = {"qwen2_vl_text": "qwen2", "qwen2_5_vl_text": "qwen2", "qwen3_vl_text": "qwen3", "qwen2_5_omni_text": "qwen2"}
+_INNER = {
+    "qwen2_vl_text": "qwen2", "qwen2_5_vl_text": "qwen2", "qwen3_vl_text": "qwen3", "qwen3_vl_moe_text": "qwen3_moe",
+    "qwen2_5_omni_text": "qwen2",
+}  # fmt: skip
 
 
-def covers(module: nn.Module) -> bool:
+def fits(module: nn.Module) -> bool:
     """Whether vision tower and decoder are of kinds that are declared."""
     config = config_of(module)
     return _kind_of(config, "vision_config") in VISION and knows_decoder(module)
@@ -50,6 +54,12 @@ def declare_vision(module: nn.Module, root: str, **changes: Any) -> TowerPart:
     tower = VISION[_kind_of(config_of(module), "vision_config")](root)
     fixed = tower.whole_width if root_of(module, f"{root}.head") else ""
     return replace(tower, **{"after": (), "whole_tokens": PLACEHOLDERS, "whole_width": fixed, **changes})
+
+
+def let_read(projector: str, reader: str, handed: int = 0, placeholder: str = "image_token_id") -> dict[str, Any]:
+    """Fields of a tower whose tokens the decoder at the path `reader` reads, as the module at `projector` makes them; so many of one item
+    of the usual size are `handed` over, 0 where that varies."""
+    return {"whole_reading": "", "projector": projector, "reader": reader, "handed": handed, "placeholder": placeholder}
 
 
 def build_pair(
@@ -84,12 +94,17 @@ def modalities(module: nn.Module) -> tuple[str, ...]:
 
 def tokens(module: nn.Module, batch: Batch) -> dict[str, Tensor]:
     """In the decoder's stream (batch, tokens) placeholders are of the modality that takes their place, those of the target are the
-    answer, all others text."""
+    answer, all others text. Where a decoder reads only some of what takes their place, they are fewer than in the `whole` text."""
     stream = encoding.mark_text_tokens(batch)
     for name, modality in (("image_token_id", encoding.IMAGE), ("audio_token_id", encoding.AUDIO)):
         held = getattr(config_of(module), name, None)
         stream = stream if held is None else stream.masked_fill(batch["input_ids"] == int(held), modality)
-    return {"text": stream}
+    reader = root_of(module, *(f"{inner}{name}" for inner in ("model.", "") for name in ("language_model", "text_model")))
+    share, each = find_unread_share(module.get_submodule(reader))
+    if not share:
+        return {"text": stream}
+    media = (stream == encoding.IMAGE) | (stream == encoding.AUDIO)
+    return {"text": encoding.leave_out_unread(stream, media, share, each), "text.whole": stream}
 
 
 def make_blank_prompt(module: nn.Module, images: int = 0, audios: int = 0) -> dict[str, Tensor]:

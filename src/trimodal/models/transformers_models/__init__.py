@@ -9,12 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
 
 from trimodal.errors import DataError
 from trimodal.models import generic
+from trimodal.models.foreign import run_foreign
 from trimodal.models.model import Batch, Family, LoadedSample, Output, Processors
 from trimodal.models.transformers_models.encode import encode_for_forward, explain_lack
 from trimodal.models.transformers_models.example import make_blank_example
@@ -59,8 +61,14 @@ def tokens(module: nn.Module, batch: Batch) -> dict[str, Tensor]:
 
 
 def example(module: nn.Module) -> dict[str, Tensor]:
-    """One blank sample, tensors (1, …); empty where nobody can say what the model takes."""
-    return generic.example(module) if _says_itself(module, "example") else make_blank_example(module)
+    """One blank sample, tensors (1, …); empty where nobody can say what the model takes.
+
+    Raises:
+        ModelError: nothing can be made of what the configuration says.
+    """
+    if _says_itself(module, "example"):
+        return generic.example(module)
+    return run_foreign(f"making one blank sample for {type(module).__name__}", partial(make_blank_example, module))
 
 
 FAMILY = Family("transformers", (), generic.describe, outputs, modalities, encode, tokens, example, declares_axes=False)

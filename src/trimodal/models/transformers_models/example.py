@@ -50,7 +50,8 @@ def make_blank_example(module: nn.Module) -> dict[str, Tensor]:
         batch["decoder_input_ids"] = said["input_ids"].fill_(find_start_token(module))
     taken = list_parameters(module)
     batch = {name: value for name, value in batch.items() if name in taken}
-    return batch | add_companions(module, batch) if batch else {}
+    batch |= add_companions(module, batch) if batch else {}
+    return dict(sorted(batch.items(), key=lambda item: len(item[1]) > 1))  # the first says how many samples there are
 
 
 # Images

@@ -165,9 +165,9 @@ def place_marks(module: nn.Module, modality: str, encoded: Mapping[str, Tensor],
 
 
 def count_words(module: nn.Module) -> int:
-    """How many ids the model has an embedding for."""
-    found: Any = module.get_input_embeddings()  # type: ignore[operator]
-    return int(getattr(found, "num_embeddings", 0))
+    """How many ids the model has an embedding for; 0 where its configuration does not say."""
+    found = read_setting(module, ("vocab_size",), "text", "thinker", "decoder")
+    return found if isinstance(found, int) else 0
 
 
 def count_features(module: nn.Module, modality: str, encoded: Mapping[str, Tensor], samples: int) -> list[int]:
