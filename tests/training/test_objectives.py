@@ -119,6 +119,17 @@ def test_next_tokens_by_hand() -> None:
     assert make_next_tokens(batch, 2).tolist() == [[5, 6, 2, IGNORED], [2, IGNORED, IGNORED, IGNORED]]
 
 
+def test_a_decoder_learns_where_to_end(tmp_path: Path) -> None:
+    folder = write_miniature("llama", tmp_path / "llama")
+    tokenizer = make_tokenizer()
+    tokenizer._tokenizer.post_processor = None  # as of most decoders: it puts no end behind a text
+    tokenizer.save_pretrained(folder)
+    model, (sample,) = load_source(folder), read_samples([{"text": WORDS[0], "target": f"{WORDS[1]} {WORDS[2]}"}])
+    labels = make_objective("generate", model, [sample], part=2).encode([(0, sample)])["labels"][0].tolist()
+    words = tokenizer(f"{WORDS[1]} {WORDS[2]}")["input_ids"]
+    assert labels == [IGNORED, *words, tokenizer.eos_token_id]
+
+
 def test_order_goes_through_all_and_keeps_kinds_apart() -> None:
     order = order_samples([0] * 10, 4, 5, 1)
     assert sorted(order[:10]) == sorted(order[10:]) == list(range(10))

@@ -98,7 +98,7 @@ def test_early_stopping_keeps_the_best(pictures: Path, tmp_path: Path) -> None:
     config = make_config(pictures, tmp_path / "out", steps=40, evaluate_every=2, early_stopping=stop, learning_rate=0.3, gradient_clip=0)
     found = trimodal.train(config)
     assert found.stopped_early and found.steps < 40
-    seen = {line["step"]: line["eval_loss"] for line in found.curves if "eval_loss" in line}
+    seen = {line["step"]: line["eval_loss"] for line in found.curves if "eval_loss" in line and line["step"]}
     record = json.loads((found.folder / "training.json").read_text())
     assert record["best_step"] == min(seen, key=lambda step: seen[step])
     assert found.metrics["loss"] == pytest.approx(min(seen.values()), rel=1e-5)
@@ -127,6 +127,10 @@ def test_what_does_not_fit(pictures: Path, tmp_path: Path, monkeypatch: pytest.M
         trimodal.train(make_config(pictures, tmp_path / "out", precision="fp16"))
     with pytest.raises(InputError, match="task: retrieve needs a model with an embedding from each of two modalities"):
         trimodal.train(make_config(pictures, tmp_path / "out", task="retrieve"))
+    with pytest.raises(InputError, match=r"early_stopping.metric is 'acuracy', which is not evaluated here; did you mean 'image_accuracy'"):
+        trimodal.train(make_config(pictures, tmp_path / "out", early_stopping={"metric": "acuracy"}))
+    with pytest.raises(InputError, match="device is 'cuda:3', but must be one of cpu, cuda"):
+        trimodal.train(make_config(pictures, tmp_path / "out", device="cuda:3"))
     with pytest.raises(InputError, match=r"puts out no text"):
         trimodal.train(make_config(pictures, tmp_path / "out", task="generate"))
     with pytest.raises(InputError, match="batch is 8, which 1 processes with accumulate 3 cannot part evenly"):
@@ -197,11 +201,14 @@ def test_another_run_is_not_resumed(pictures: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_two_processes_have_the_loss_curve_of_one(pictures: Path, tmp_path: Path) -> None:
-    still = {**VIT, "config": {**VIT["config"], "hidden_dropout_prob": 0.0}}
-    alone = trimodal.train(make_config(pictures, tmp_path / "one", model=still, steps=30))
+@pytest.mark.parametrize("task", ["classify", "retrieve"])  # the latter compares pairs of both processes
+def test_two_processes_have_the_loss_curve_of_one(task: str, tmp_path: Path) -> None:
+    pictures = write_miniature_data(tmp_path / "data", 48, ["image"] if task == "classify" else ["image", "text"])
+    clip = str(write_miniature("clip", tmp_path / "clip"))
+    still = {**VIT, "config": {**VIT["config"], "hidden_dropout_prob": 0.0}} if task == "classify" else clip
+    alone = trimodal.train(make_config(pictures, tmp_path / "one", model=still, steps=30, task=task))
     config = tmp_path / "config.json"
-    config.write_text(json.dumps(make_config(pictures, tmp_path / "two", model=still, steps=30)))
+    config.write_text(json.dumps(make_config(pictures, tmp_path / "two", model=still, steps=30, task=task)))
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "-m", "trimodal", "train", str(config)]
     subprocess.run(command, check=True, capture_output=True, timeout=300)
     together = [json.loads(line) for line in (tmp_path / "two" / "curves.jsonl").read_text().splitlines()]

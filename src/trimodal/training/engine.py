@@ -23,13 +23,13 @@ from torch.utils.data import Dataset
 from transformers import EarlyStoppingCallback, PrinterCallback, Trainer, TrainingArguments
 
 from trimodal.core import Sample
-from trimodal.errors import InputError
+from trimodal.errors import InputError, suggest_names
 from trimodal.progress import Progress, ignore_progress, tell_nobody
 from trimodal.training import checkpoints
 from trimodal.training.divergence import DivergedError, explain_divergence
 from trimodal.training.objective import Drawn, Objective
-from trimodal.training.settings import EngineSettings, RunFolder, count_processes, is_main_process
-from trimodal.training.telling import ProgressTeller, make_trackers, trim_curves, write_curve
+from trimodal.training.settings import EngineSettings, RunFolder, check_device, count_processes, is_main_process
+from trimodal.training.telling import ProgressTeller, describe_numbers, make_trackers, trim_curves, write_curve
 
 Measure = Callable[[], Mapping[str, float]]
 _MEDIAN_WINDOW = 200
@@ -83,9 +83,12 @@ def train_module(
         DivergedError: the loss or its gradient is not finite; the last checkpoint is kept.
     """
     _check_trainable(module, settings)
-    run.path.mkdir(parents=True, exist_ok=True)
+    if is_main_process():  # another might be here before the first has looked whether there is a run
+        run.path.mkdir(parents=True, exist_ok=True)
     last = _prepare_resume(run, resume)
     arguments = make_arguments(settings, run, measure is not None)
+    if measure is not None and last is None and is_main_process():
+        _measure_before(measure, settings, run, tell)
     trainer = _Engine(module, arguments, objective, _Stream(samples, order), settings, run, measure)
     trainer.add_callback(ProgressTeller(progress, tell, settings.steps))
     try:
@@ -107,6 +110,21 @@ def _check_trainable(module: nn.Module, settings: EngineSettings) -> None:
         raise InputError(f"{type(module).__name__} cannot checkpoint its activations; leave gradient_checkpointing out")
 
 
+def _measure_before(measure: Measure, settings: EngineSettings, run: RunFolder, tell: Callable[[str], None]) -> None:
+    """What `measure` says before the first step, as step 0 of the curves.
+
+    Raises:
+        InputError: what early stopping looks at is not among it.
+    """
+    found = {f"eval_{name}": float(value) for name, value in measure().items()}
+    if settings.patience and f"eval_{settings.metric}" not in found:
+        known = [name.removeprefix("eval_") for name in found]
+        meant = suggest_names(settings.metric, known)
+        raise InputError(f"early_stopping.metric is {settings.metric!r}, which is not evaluated here; {meant}")
+    write_curve(run.curves, 0, found)
+    tell(f"before: {describe_numbers(found)}")
+
+
 def _prepare_resume(run: RunFolder, resume: bool) -> Path | None:
     """The checkpoint to go on from, with all that came after it taken away."""
     last = checkpoints.find_last_checkpoint(run.path) if resume else None
@@ -122,8 +140,9 @@ def make_arguments(settings: EngineSettings, run: RunFolder, evaluated: bool) ->
     """The Trainer's arguments for `settings`.
 
     Raises:
-        InputError: the batch cannot be parted among the processes.
+        InputError: the batch cannot be parted among the processes, or the Trainer cannot be told to use the device.
     """
+    check_device(settings.device)
     evaluated = evaluated and settings.evaluate_every > 0
     stops = evaluated and settings.patience > 0
     arguments = TrainingArguments(
@@ -143,6 +162,7 @@ def make_arguments(settings: EngineSettings, run: RunFolder, evaluated: bool) ->
         dataloader_pin_memory=False, restore_callback_states_from_checkpoint=True, seed=settings.seed % 2**32,
         use_cpu=settings.device == "cpu", ddp_backend="gloo" if settings.device == "cpu" and count_processes() > 1 else None,
     )  # fmt: skip
+    arguments._n_gpu = min(arguments.n_gpu, 1)  # the Trainer would part batches among all GPUs by threads; `torchrun` does it better
     arguments.per_device_train_batch_size = settings.part_size(arguments.world_size)
     return arguments
 

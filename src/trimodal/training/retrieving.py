@@ -73,7 +73,7 @@ def _compute_loss(outputs: Sequence[Output], owner: nn.Module, module: nn.Module
     inputs, ids = split_labels(batch)
     result = module(**inputs)
     a, b = (functional.normalize(_select(output, result).float(), dim=-1) for output in outputs)  # (batch, width)
-    if distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1:
+    if module.training and _is_distributed():  # one process alone evaluates
         a, b, ids = (torch.cat(list(all_gather(part.contiguous()))) for part in (a, b, ids))  # type: ignore[no-untyped-call]
     scale = next((getattr(owner, name) for name in _SCALES if hasattr(owner, name)), None)
     s = torch.tensor(_USUAL_SCALE) if scale is None else scale.float().exp().clamp(max=_LARGEST_SCALE)
@@ -81,6 +81,10 @@ def _compute_loss(outputs: Sequence[Output], owner: nn.Module, module: nn.Module
     right = (ids[:, None, :] == ids[None, :, :]).any(dim=-1)
     bias = getattr(owner, "logit_bias", None)
     return {"loss": compute_contrastive_loss(scores, right) if bias is None else compute_sigmoid_loss(scores + bias.float(), right)}
+
+
+def _is_distributed() -> bool:
+    return distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1
 
 
 def _select(output: Output, result: object) -> Tensor:

@@ -12,6 +12,7 @@ from trimodal.machine import detect_processor
 
 Precision = Literal["fp32", "bf16", "fp16"]
 Schedule = Literal["cosine", "linear", "constant"]
+DEVICES = ("cpu", "cuda", "cuda:0", "mps")
 _FAST_IN_BF16 = ("amx_bf16", "avx512_bf16")
 
 
@@ -69,6 +70,16 @@ def count_processes() -> int:
 def is_main_process() -> bool:
     """Whether this process is the one that writes and speaks."""
     return int(os.environ.get("RANK", "0")) == 0
+
+
+def check_device(device: str) -> None:
+    """Refuse a device that a process cannot be told to use by its name.
+
+    Raises:
+        InputError: saying what to do instead.
+    """
+    if device not in DEVICES:
+        raise InputError(f"device is {device!r}, but must be one of {', '.join(DEVICES)}; choose another GPU by CUDA_VISIBLE_DEVICES")
 
 
 def check_precision(settings: EngineSettings) -> str:

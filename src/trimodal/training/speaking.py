@@ -85,11 +85,20 @@ def make_next_tokens(batch: ModelBatch, end: int) -> Tensor:
 
 def _encode_decoder(model: Model, drawn: Sequence[Drawn]) -> dict[str, Tensor]:
     """The family's batch with its labels of the targets, or the whole texts as labels (batch, tokens)."""
-    batch = encode_samples(model, [sample for _, sample in drawn])
+    batch = encode_samples(model, [_end_sample(model, sample) for _, sample in drawn])
     if LABELS not in batch:
         mask = batch.get("attention_mask", torch.ones_like(batch["input_ids"]))
         batch[LABELS] = batch["input_ids"].masked_fill(mask == 0, IGNORED)
     return batch
+
+
+def _end_sample(model: Model, sample: Sample) -> Sample:
+    """`sample` with the end of the text behind what is to be said, so that saying it ends, where the tokenizer puts none there itself."""
+    tokenizer = model.processors.text if model.processors.text is not None else getattr(model.processors.whole, "tokenizer", None)
+    end = getattr(tokenizer, "eos_token", None)
+    if tokenizer is None or not end or sample.inputs is not None or tokenizer("a")["input_ids"][-1:] == [tokenizer.eos_token_id]:
+        return sample
+    return replace(sample, target=f"{sample.target}{end}") if sample.target else replace(sample, text=f"{sample.text}{end}")
 
 
 def _count_next_labels(batch: Batch) -> int:

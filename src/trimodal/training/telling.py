@@ -35,9 +35,14 @@ class ProgressTeller(TrainerCallback):
         """After each evaluation."""
         if state.is_world_process_zero and metrics:
             losses = [line["loss"] for line in state.log_history if "loss" in line]
-            shown = ", ".join(f"{name.removeprefix('eval_').replace('_', ' ')} {value:.4g}" for name, value in metrics.items())
             trained = f"loss {losses[-1]:.4g}; " if losses else ""
-            self._tell(f"step {state.global_step:,} of {self._steps:,}: {trained}held out: {shown}")
+            self._tell(f"step {state.global_step:,} of {self._steps:,}: {trained}{describe_numbers(metrics)}")
+
+
+def describe_numbers(metrics: Mapping[str, float]) -> str:
+    """An evaluation in words: `held out: loss 0.7, image accuracy 80`."""
+    shown = ", ".join(f"{name.removeprefix('eval_').replace('_', ' ')} {value:.4g}" for name, value in metrics.items())
+    return f"held out: {shown}"
 
 
 def write_curve(file: Path, step: int, logs: Mapping[str, float]) -> None:

@@ -34,7 +34,14 @@ from trimodal.training.engine import EngineResult, train_module
 from trimodal.training.memory import MemoryEstimate, check_memory, estimate_memory
 from trimodal.training.objective import Objective
 from trimodal.training.order import order_samples
-from trimodal.training.settings import EngineSettings, RunFolder, check_precision, count_processes, is_main_process
+from trimodal.training.settings import (
+    EngineSettings,
+    RunFolder,
+    check_device,
+    check_precision,
+    count_processes,
+    is_main_process,
+)
 from trimodal.training.tasks import make_objective
 from trimodal.training.telling import check_trackers, read_curves
 from trimodal.training_runs.building import (
@@ -165,6 +172,7 @@ def _run_job(job: _Job, resume: bool, progress: Progress, tell: Tell) -> EngineR
 def _prepare_job(config: str | Path | Mapping[str, Any], data: Data | None, out: str | Path | None, force: bool) -> _Job:
     """Read and check everything, before anything is written."""
     name, keys = read_config(config)
+    check_device(keys.device)
     folder = _check_place(out or keys.output, force, name)
     samples, built = _read_all(keys, data, name)
     settings = make_settings(keys, len(samples.train), bool(samples.held_out), folder.name)
