@@ -179,7 +179,8 @@ def _prepare_job(config: str | Path | Mapping[str, Any], data: Data | None, out:
     check_trackers(settings.trackers)
     part = settings.part_size(count_processes())
     objective = make_objective(keys.task, built.model, [*samples.train, *samples.held_out], part=part, hidden=keys.hide, seed=keys.seed)
-    evaluation = Evaluation(built.model, objective, samples.held_out, part, keys.seed) if samples.held_out else None
+    together = settings.batch if keys.task == "retrieve" else part  # how many pairs are compared must not depend on how a step is parted
+    evaluation = Evaluation(built.model, objective, samples.held_out, together, keys.seed) if samples.held_out else None
     memory = _estimate(built, objective, samples, settings)
     return _Job(folder, RunFolder(folder.parent / f"{folder.name}.run"), keys, samples, built, settings, objective, evaluation, memory)
 
