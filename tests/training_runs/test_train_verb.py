@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, load_model
 from transformers import AutoImageProcessor, ViTForImageClassification
 
 import trimodal
@@ -21,8 +21,12 @@ from trimodal.data import encode_samples, read_samples, split_calibration_and_he
 from trimodal.errors import DataError, InputError, OutputError
 from trimodal.formats import open_model
 from trimodal.networks.tiny import write_miniature, write_miniature_data
+from trimodal.networks.tiny_parts import make_tokenizer
 from trimodal.training.divergence import DivergedError
+from trimodal.training.tasks import make_objective
+from trimodal.training_runs.evaluation import transcribe
 from trimodal.verification.comparison import compare_models
+from trimodal.verification.words import compute_word_error_rate
 
 SIZES = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
 VIT = {
@@ -216,3 +220,36 @@ def test_two_processes_have_the_loss_curve_of_one(task: str, tmp_path: Path) -> 
     for one, two in zip(alone.curves, together, strict=True):
         assert two.get("loss", 0) == pytest.approx(one.get("loss", 0), abs=1e-5)
         assert two.get("eval_loss", 0) == pytest.approx(one.get("eval_loss", 0), abs=1e-5)
+
+
+@pytest.mark.parametrize("name", ["whisper", "wav2vec2"])
+def test_transcription_is_measured_in_words(name: str, tmp_path: Path) -> None:
+    folder = write_miniature(name, tmp_path / name)
+    make_tokenizer().save_pretrained(folder)
+    data = write_miniature_data(tmp_path / "data", 12, ["audio"])
+    config = make_config(data, tmp_path / "out", model=str(folder), task="transcribe", steps=2, batch=4)
+    found = trimodal.train(config)
+    model = open_model(found.folder)
+    held_out = split_calibration_and_held_out(read_samples(str(data)), 0, 0.25)[1]
+    objective = make_objective("transcribe", model, held_out, part=4)
+    batch = objective.encode(list(enumerate(held_out)))
+    said = transcribe(model, {key: value for key, value in batch.items() if key != "labels"})
+    wanted = [sample.target or "" for sample in held_out]
+    assert found.metrics["word_error_rate"] == pytest.approx(compute_word_error_rate(said, wanted))
+    assert ("token_accuracy" in found.metrics) == (name == "whisper")
+
+
+def make_small_autoencoder() -> torch.nn.Module:
+    """Named by a configuration as package.module:function."""
+    return torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3, padding=1), torch.nn.Conv2d(4, 3, 3, padding=1))
+
+
+def test_a_module_of_ones_own_and_rows_in_memory(tmp_path: Path) -> None:
+    rows = [{"input": torch.rand(3, 8, 8, generator=torch.Generator().manual_seed(number))} for number in range(20)]
+    config = {"model": make_small_autoencoder, "task": "reconstruct", "epochs": 10, "batch": 5, "learning_rate": 1e-2, "track": "none"}
+    found = trimodal.train(config, data=rows, out=tmp_path / "out")
+    assert found.steps == 36  # 18 samples, of which 5 make a step, ten times
+    before = next(line["eval_loss"] for line in found.curves if line["step"] == 0)
+    assert found.metrics["loss"] < before
+    module = make_small_autoencoder()
+    load_model(module, str(found.folder / "model.safetensors"))

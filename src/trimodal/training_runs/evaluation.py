@@ -29,6 +29,7 @@ from trimodal.verification.words import compute_word_error_rate
 
 _TRANSCRIBED = 64  # samples that are decoded per evaluation, at most: word by word, which takes long
 _LONGEST = 64  # tokens
+_PROMPT = 8  # tokens that a decoder is given before it speaks, at most
 _TEXT_TASKS = ("transcribe", "generate")
 
 
@@ -106,7 +107,9 @@ def transcribe(model: Model, inputs: Batch) -> list[str]:
         rows = [_collapse(row[:count], int(module.config.pad_token_id)) for row, count in zip(scores.argmax(-1), frames, strict=True)]
     else:
         given = {name: value for name, value in inputs.items() if not name.startswith("decoder_")}
-        made = run_foreign("generating text", lambda: module.generate(**given, max_new_tokens=_LONGEST, do_sample=False, num_beams=1))
+        room = getattr(module.config, "max_target_positions", None) or _LONGEST + _PROMPT
+        longest = max(1, min(_LONGEST, room - _PROMPT))
+        made = run_foreign("generating text", lambda: module.generate(**given, max_new_tokens=longest, do_sample=False, num_beams=1))
         rows = made.tolist()
     return [str(text) for text in tokenizer.batch_decode(rows, skip_special_tokens=True)]
 

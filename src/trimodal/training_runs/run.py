@@ -275,7 +275,7 @@ def _prepare_run(job: _Job, resume: bool, force: bool) -> None:
     """
     if not is_main_process():
         return
-    run, keys = job.run, json.loads(job.keys.model_dump_json(by_alias=True))
+    run, keys = job.run, _to_plain(job.keys)
     said = {**keys, "data_sha256": job.samples.digest, "processes": count_processes()}
     file = run.path / _SETTINGS
     if resume and file.is_file():
@@ -289,6 +289,13 @@ def _prepare_run(job: _Job, resume: bool, force: bool) -> None:
     write_text_atomically(file, json.dumps(said, indent=1) + "\n")
 
 
+def _to_plain(keys: TrainKeys) -> dict[str, Any]:
+    """The configuration as JSON holds it; a function or module by its name."""
+    text = keys.model_dump_json(by_alias=True, fallback=lambda value: getattr(value, "__qualname__", type(value).__name__))
+    found: dict[str, Any] = json.loads(text)
+    return found
+
+
 def _check_same_run(before: Mapping[str, Any], now: Mapping[str, Any], run: RunFolder) -> None:
     changed = [key for key in now if key not in _FREE_TO_CHANGE and before.get(key) != now[key]]
     if changed:
@@ -300,7 +307,7 @@ def _make_record(job: _Job, found: EngineResult, metrics: Mapping[str, float], s
     """What `training.json` holds."""
     samples, module = job.samples, job.built.model.module
     return {
-        "format": 1, "config": json.loads(job.keys.model_dump_json(by_alias=True)), "seed": job.keys.seed, "versions": collect_versions(),
+        "format": 1, "config": _to_plain(job.keys), "seed": job.keys.seed, "versions": collect_versions(),
         "data": {"source": samples.source, "sha256": samples.digest, "train": len(samples.train), "held_out": len(samples.held_out)},
         "model": {"class": type(module).__name__, "factory": job.built.factory, "parameters": sum(p.numel() for p in module.parameters()),
                   "trained": sum(p.numel() for p in module.parameters() if p.requires_grad)},
