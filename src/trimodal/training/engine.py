@@ -197,6 +197,8 @@ class _Engine(Trainer):
         self, model: nn.Module, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         """The batch's share of the step's loss; gradients of processes are averaged, so it counts as often as there are processes."""
+        if self._settings.frozen_noise:
+            model.eval()
         loss = self._objective.loss(model, inputs)["loss"]
         self._check_loss(loss, model, inputs)
         share = self._objective.count(inputs) / max(float(num_items_in_batch), 1.0)

@@ -73,7 +73,7 @@ def _compute_loss(outputs: Sequence[Output], owner: nn.Module, module: nn.Module
     inputs, ids = split_labels(batch)
     result = module(**inputs)
     a, b = (functional.normalize(_select(output, result).float(), dim=-1) for output in outputs)  # (batch, width)
-    if module.training and _is_distributed():  # one process alone evaluates
+    if torch.is_grad_enabled() and _is_distributed():  # one process alone evaluates
         a, b, ids = (torch.cat(list(all_gather(part.contiguous()))) for part in (a, b, ids))  # type: ignore[no-untyped-call]
     scale = next((getattr(owner, name) for name in _SCALES if hasattr(owner, name)), None)
     s = torch.tensor(_USUAL_SCALE) if scale is None else scale.float().exp().clamp(max=_LARGEST_SCALE)

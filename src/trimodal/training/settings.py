@@ -25,6 +25,7 @@ class EngineSettings:
     2-norm, 0 leaves it alone. `evaluate_every` and `checkpoint_every` count steps, 0 for never. With `patience` the run ends after as
     many evaluations in which `metric` did not get better by `least`, and the best weights are kept. `trackers` are names that
     Transformers knows (`wandb`, `mlflow`); `tensorboard` writes files into the run's folder.
+    `frozen_noise` trains in eval mode: no dropout, batch norms keep their statistics.
     """
 
     steps: int
@@ -37,6 +38,7 @@ class EngineSettings:
     gradient_clip: float = 1.0
     precision: Precision = "fp32"
     gradient_checkpointing: bool = False
+    frozen_noise: bool = False
     evaluate_every: int = 0
     checkpoint_every: int = 0
     patience: int = 0

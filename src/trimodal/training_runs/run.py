@@ -240,7 +240,7 @@ def make_settings(keys: TrainKeys, count: int, evaluated: bool, name: str) -> En
     return EngineSettings(
         steps=steps, batch=keys.batch, accumulate=keys.accumulate, learning_rate=keys.learning_rate, schedule=keys.schedule,
         warmup=keys.warmup, weight_decay=keys.weight_decay, gradient_clip=keys.gradient_clip, precision=keys.precision,
-        gradient_checkpointing=keys.gradient_checkpointing, evaluate_every=evaluate,
+        gradient_checkpointing=keys.gradient_checkpointing, frozen_noise=keys.frozen_noise, evaluate_every=evaluate,
         checkpoint_every=evaluate if stop is not None else checkpoint, patience=stop.patience if stop else 0,
         least=stop.least if stop else 0.0, metric=stop.metric if stop else "loss", seed=keys.seed, device=keys.device,
         trackers=tuple(track for track in tracks if track != "none"), name=name,
