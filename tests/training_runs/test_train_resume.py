@@ -18,6 +18,8 @@ import trimodal
 from trimodal.errors import InputError, OutputError
 from trimodal.networks.tiny import write_miniature, write_miniature_data
 from trimodal.training.divergence import DivergedError
+from trimodal.training.settings import RunFolder
+from trimodal.training_runs.run_folder import hold_run
 
 SIZES = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
 VIT = {
@@ -55,6 +57,15 @@ def test_an_unfinished_run_is_not_overwritten_in_silence(pictures: Path, tmp_pat
     (tmp_path / "out.run").mkdir()
     with pytest.raises(OutputError, match=r"not finished; go on with --resume, or begin anew with --force"):
         trimodal.train(make_config(pictures, tmp_path / "out"))
+
+
+def test_two_runs_do_not_share_a_folder(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path / "out.run")
+    with hold_run(run), pytest.raises(OutputError, match="another run is at work in"), hold_run(run):
+        pass
+    with hold_run(run):
+        pass
+    assert not list(tmp_path.iterdir())
 
 
 def start_training(config: Path, *options: str) -> subprocess.Popen[bytes]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, get_args
@@ -129,6 +130,13 @@ def read_config(source: str | Path | Mapping[str, Any]) -> tuple[str, TrainKeys]
 def list_tracks(keys: TrainKeys) -> list[str]:
     """The trackers that a configuration names."""
     return [keys.track] if isinstance(keys.track, str) else list(keys.track or [])
+
+
+def to_plain(keys: TrainKeys) -> dict[str, Any]:
+    """A configuration as JSON holds it; a function or module by its name."""
+    text = keys.model_dump_json(by_alias=True, fallback=lambda value: getattr(value, "__qualname__", type(value).__name__))
+    found: dict[str, Any] = json.loads(text)
+    return found
 
 
 def read_model_keys(value: Mapping[str, Any], name: str) -> ModelKeys:

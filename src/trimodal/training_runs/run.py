@@ -6,7 +6,6 @@ it vanishes when OUT is there.
 
 from __future__ import annotations
 
-import json
 import shutil
 import time
 from collections.abc import Callable, Mapping
@@ -51,15 +50,13 @@ from trimodal.training_runs.building import (
     number_samples,
     place_model_,
 )
-from trimodal.training_runs.config_file import TrainKeys, list_tracks, read_config
+from trimodal.training_runs.config_file import TrainKeys, list_tracks, read_config, to_plain
 from trimodal.training_runs.evaluation import Evaluation
+from trimodal.training_runs.run_folder import hold_run, prepare_run
 from trimodal.training_runs.saving import write_trained_model
 from trimodal.verification.footprint import collect_versions, peak_memory_bytes
-from trimodal.writing import write_text_atomically
 
-_SETTINGS = "settings.json"
 _EVALUATIONS = 10
-_FREE_TO_CHANGE = ("output", "track", "device", "data")  # what a resumed run may say otherwise; data are known by their content
 _PROBE = 2
 Tell = Callable[[str], None]
 
@@ -142,9 +139,10 @@ def train(
     _tell_if_any(tell, check_precision(job.settings))
     if not ignore_limits:
         check_memory(job.memory, job.settings.device, count_processes())
-    _prepare_run(job, resume, force)
-    tell(job.describe())
-    found = _run_job(job, resume, progress, tell)
+    with hold_run(job.run):
+        prepare_run(job.run, {**to_plain(job.keys), "data_sha256": job.samples.digest}, resume, force)
+        tell(job.describe())
+        found = _run_job(job, resume, progress, tell)
     if not found.is_main_process:
         return TrainResult(job.folder, found.steps, found.stopped_early, {}, time.perf_counter() - started)
     progress("evaluate and save", job.settings.steps, job.settings.steps)
@@ -266,48 +264,11 @@ def _estimate(built: BuiltModel, objective: Objective, samples: _Samples, settin
     return estimate_memory(built.model.module.eval(), objective, objective.encode(probe[:_PROBE]), settings, count_processes())
 
 
-def _prepare_run(job: _Job, resume: bool, force: bool) -> None:
-    """Make the run's folder, or find that it is of this very run.
-
-    Raises:
-        OutputError: there is a run that neither resume nor force speaks of.
-        InputError: the run to resume is another.
-    """
-    if not is_main_process():
-        return
-    run, keys = job.run, _to_plain(job.keys)
-    said = {**keys, "data_sha256": job.samples.digest, "processes": count_processes()}
-    file = run.path / _SETTINGS
-    if resume and file.is_file():
-        _check_same_run(json.loads(file.read_text(encoding="utf-8")), said, run)
-        return
-    if run.path.exists() and not (force or resume):
-        raise OutputError(f"{run.path} holds a run that was not finished; go on with --resume, or begin anew with --force")
-    if run.path.exists():
-        shutil.rmtree(run.path)
-    run.path.mkdir(parents=True)
-    write_text_atomically(file, json.dumps(said, indent=1) + "\n")
-
-
-def _to_plain(keys: TrainKeys) -> dict[str, Any]:
-    """The configuration as JSON holds it; a function or module by its name."""
-    text = keys.model_dump_json(by_alias=True, fallback=lambda value: getattr(value, "__qualname__", type(value).__name__))
-    found: dict[str, Any] = json.loads(text)
-    return found
-
-
-def _check_same_run(before: Mapping[str, Any], now: Mapping[str, Any], run: RunFolder) -> None:
-    changed = [key for key in now if key not in _FREE_TO_CHANGE and before.get(key) != now[key]]
-    if changed:
-        shown = ", ".join(f"{key} was {before.get(key)!r:.40} and is {now[key]!r:.40}" for key in changed[:3])
-        raise InputError(f"the run in {run.path} is another: {shown}; resume it as it was, or begin anew with --force")
-
-
 def _make_record(job: _Job, found: EngineResult, metrics: Mapping[str, float], seconds: float) -> dict[str, Any]:
     """What `training.json` holds."""
     samples, module = job.samples, job.built.model.module
     return {
-        "format": 1, "config": _to_plain(job.keys), "seed": job.keys.seed, "versions": collect_versions(),
+        "format": 1, "config": to_plain(job.keys), "seed": job.keys.seed, "versions": collect_versions(),
         "data": {"source": samples.source, "sha256": samples.digest, "train": len(samples.train), "held_out": len(samples.held_out)},
         "model": {"class": type(module).__name__, "factory": job.built.factory, "parameters": sum(p.numel() for p in module.parameters()),
                   "trained": sum(p.numel() for p in module.parameters() if p.requires_grad)},
