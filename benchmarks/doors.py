@@ -37,6 +37,7 @@ TASKS = {
     "whisper": "automatic-speech-recognition", "llama": "text-generation", "qwen3": "text-generation",
     "llava": "image-text-to-text", "clap": "zero-shot-audio-classification", "wav2vec2": "automatic-speech-recognition",
     "ast": "audio-classification", "resnet": "image-classification", "resnet-basic": "image-classification", "fusion": "",
+    "gpt2": "text-generation", "t5": "", "bart": "", "roberta": "", "phi3": "text-generation",
 }  # fmt: skip
 KINDS: dict[str, tuple[dict[str, Any], str]] = {
     "int8": ({"steps": [{"quantize.rtn": {"where": "*", "bits": 8}}]}, "plain"),

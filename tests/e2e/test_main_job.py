@@ -35,6 +35,7 @@ ANYTHING = {
     "llama": "text", "qwen3": "text", "llava": "image text", "clap": "audio text", "wav2vec2": "audio", "ast": "audio", "resnet": "image",
     "resnet-basic": "image", "fusion": "image audio text",
     "qwen2-vl": "image text", "swin": "image",
+    "gpt2": "text", "t5": "text", "mixtral": "text",
 }  # fmt: skip
 
 

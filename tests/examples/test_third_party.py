@@ -70,6 +70,7 @@ def test_a_package_adds_a_family_a_method_and_a_source(run: Run) -> None:
 
 @pytest.fixture
 def nothing_added() -> Iterator[None]:
+    installed._load_entry_points.cache_clear()
     yield
     installed._registered.clear()
     installed._load_entry_points.cache_clear()

@@ -188,7 +188,7 @@ def _try_solving(context: SolveContext, task: Task, place: Place, everything: Se
     lacking = problem.statistic is None and method.wants(place, config) is not None
     without = f"without data: {method.without_data}" if lacking else ""
     counts = _count_routed(seen, site)
-    caveats = (without, _describe_unreached(problem.statistic, site), _describe_routing(counts))
+    caveats = (without, _describe_unreached(problem.statistic, place), _describe_routing(counts))
     return _make_trial(
         task, place, change, after, error, changed,
         tokens={name: part.tokens for name, part in seen.items() if isinstance(part, COUNTED)},
@@ -235,24 +235,26 @@ def _describe_routing(counts: Sequence[int]) -> str:
     return f"tokens per expert, the least and the most of {len(counts)}: {', '.join(said)}"
 
 
-def _describe_unreached(statistic: Statistic | None, site: Site) -> str:
+def _describe_unreached(statistic: Statistic | None, place: Place) -> str:
     """How much of what a method was told had to be assumed, since no calibration token reached it; empty if nothing."""
+    site = place.observed_site
     if isinstance(statistic, GroupedMoment):
-        return "; ".join(filter(None, (_name_unreached(statistic, site), _count_assumed(statistic, site))))
+        done = "rounded to the nearest" if place.label is None else "cut by size"
+        return "; ".join(filter(None, (_name_unreached(statistic, site, done), _count_assumed(statistic, site))))
     assumed = getattr(statistic, "assumed", 0)
     if isinstance(statistic, WeightGradient):
         return f"{assumed:,} of {site.rows * site.columns:,} weights got no gradient from any sample" if assumed else ""
     return f"{assumed:,} of {site.columns:,} columns were reached by no calibration token" if assumed else ""
 
 
-def _name_unreached(statistic: GroupedMoment, site: Site) -> str:
-    """The experts that no token came to."""
+def _name_unreached(statistic: GroupedMoment, site: Site, done: str) -> str:
+    """The experts that no token came to, and what was `done` to them."""
     gone = statistic.unreached
     if not gone or site.kind != "experts":
         return ""
     named = ", ".join(map(str, gone[:_NAMED])) + (" …" if len(gone) > _NAMED else "")
     what = f"expert {named} of {site.groups} was" if len(gone) == 1 else f"experts {named} ({len(gone)} of {site.groups}) were"
-    return f"{what} reached by no calibration token and rounded to the nearest"
+    return f"{what} reached by no calibration token and {done}"
 
 
 def _count_assumed(statistic: GroupedMoment, site: Site) -> str:

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 MODALITIES = ("image", "audio", "text")
-TOKEN_KINDS = (*MODALITIES, "fusion", "answer")
-"""What a token can be: of a modality, of the fusion stream's own, or of the answer that a decoder is to give."""
+TOKEN_KINDS = (*MODALITIES, "fusion", "answer", "signal")
+"""What a token can be: of a modality, of the fusion stream's own, of the answer that a decoder is to give, or of a signal, which no
+sample holds: models are given it as tensors."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -213,7 +213,7 @@ def _collect_module_facts(module: nn.Module) -> dict[tuple[str, str], Any]:
 
 def _list_differences(
     found: Mapping[tuple[str, str], Any], wanted: Mapping[tuple[str, str], Any], sizes: Mapping[str, set[tuple[int, int]]],
-    held: Set[tuple[str, str]],
+    held: Set[tuple[str, str]] = frozenset(),
 ) -> list[str]:  # fmt: skip
     """What is not as wanted, in words, tensors first. A cut leaves attributes alone that nobody reads: they may hold the
     size before it where `found` holds the one after it, but for those that are `held`."""

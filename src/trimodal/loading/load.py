@@ -22,6 +22,7 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, StrictData
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
+from trimodal import networks
 from trimodal.errors import ModelError
 from trimodal.graph.layout import describe_layout
 from trimodal.layers import open_layers_
@@ -30,7 +31,6 @@ from trimodal.models.families import family_of, find_own_class
 from trimodal.models.files import PICKLES, check_no_adapter, weight_files
 from trimodal.models.model import Model, Processors
 from trimodal.models.processors import find_processors
-from trimodal.networks import fusion
 from trimodal.writing import open_scratch_folder
 
 HUB_FILES = [
@@ -233,7 +233,7 @@ def find_model_class(config: dict[str, Any], folder: Path) -> type[transformers.
         ModelError: neither has it.
         InputError: a package declares as a family what is none.
     """
-    fusion.register()
+    networks.register()
     names = config.get("architectures") or ["AutoModel"]
     name = names[0] if isinstance(names, list) else names
     found: Any = find_own_class(str(name)) or getattr(transformers, str(name), None)

@@ -49,7 +49,7 @@ def build_layout(module: nn.Module, towers: Iterable[TowerPart]) -> Layout:
     for tower in pieces:
         blocks = _expand_block_paths(module, join_path(tower.root, tower.blocks)) if tower.blocks else ()
         known = described.pop(tower.name, Tower(tower.name, tower.modality))
-        prefixes = tuple(dict.fromkeys((*known.prefixes, *_find_prefixes(module, tower))))
+        prefixes = tuple(dict.fromkeys((*known.prefixes, *_find_prefixes(module, tower, pieces))))
         if blocks:
             known = replace(
                 known,
@@ -227,11 +227,23 @@ def _merge_tied_pair(known: Site, other: Site) -> Site:
     return replace(tied, input_axis=None, tied_alike=False)
 
 
-def _find_prefixes(module: nn.Module, tower: TowerPart) -> tuple[str, ...]:
-    """Dotted paths that belong to the tower: its root, unless nothing stands there, and what stands outside of it."""
-    inside = (tower.root,) if tower.stem or tower.blocks or tower.head else ()
-    outside = [p.path if isinstance(p, LayerPart) else p.query if isinstance(p, AttentionPart) else p.up for p in tower.after]
-    return (*inside, *(p.partition(".")[0] for p in outside if has_module(module, p)))
+def _find_prefixes(module: nn.Module, tower: TowerPart, pieces: Sequence[TowerPart]) -> tuple[str, ...]:
+    """Dotted paths that belong to the tower: its root, unless nothing stands there or it is around another tower's too, then its parts;
+    and what stands outside of it."""
+    around = any(other.name != tower.name and other.blocks and _lies_in(other.root, tower.root) for other in pieces)
+    inside = [tower.root] if tower.blocks or not around else []
+    shared = [join_path(tower.root, _path_of(part).partition(".")[0]) for part in (*tower.stem, *tower.head)]
+    here = (inside or shared) if tower.stem or tower.blocks or tower.head else []
+    outside = [_path_of(part) for part in tower.after]
+    return (*(path for path in here if has_module(module, path)), *(path.partition(".")[0] for path in outside if has_module(module, path)))
+
+
+def _path_of(part: AnyPart) -> str:
+    return part.path if isinstance(part, LayerPart) else part.query if isinstance(part, AttentionPart) else part.up
+
+
+def _lies_in(path: str, root: str) -> bool:
+    return not root or path == root or path.startswith(f"{root}.")
 
 
 def _expand_block_paths(module: nn.Module, pattern: str) -> tuple[str, ...]:

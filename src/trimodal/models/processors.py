@@ -12,10 +12,10 @@ from typing import Any
 
 import transformers
 
+from trimodal import networks
 from trimodal.errors import ModelError
 from trimodal.models.foreign import last_line_of, run_foreign
 from trimodal.models.model import Processors
-from trimodal.networks import fusion
 
 _TEXT_FILES = {
     "tokenizer.json", "tokenizer_config.json", "vocab.txt", "vocab.json", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model",
@@ -89,7 +89,7 @@ def _load_processor(part: str, folder: Path) -> Any:
     Raises:
         ModelError: it cannot be loaded; the message names the package that is missing, if that is why.
     """
-    fusion.register()
+    networks.register()
     kind: Any = getattr(transformers, _AUTO[part])
     load = partial(kind.from_pretrained, folder, local_files_only=True, trust_remote_code=False)
     try:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 from transformers.models.detr.image_processing_pil_detr import DetrImageProcessorPil
 
+from trimodal.networks.multimodal import MultimodalConfig, MultimodalModel
 from trimodal.networks.tiny_parts import (
     BLOCKS,
     BOS,
@@ -122,6 +123,26 @@ def _make_writer(encoder: Any, decoder: Any) -> nn.Module:
     return hf.VisionEncoderDecoderModel(config)
 
 
+def _make_multimodal() -> nn.Module:
+    own: dict[str, Any] = {"width": 32, "blocks": 1}
+    streams = {
+        "image": {"modality": "image", "tower": hf.ViTConfig(**VISION).to_dict()},
+        "text": {"modality": "text", "tower": hf.BertConfig(**TEXT_SIZES).to_dict()},
+        "vitals": {"modality": "signal", "channels": 5, "length": 20, "patch": 4, **own},
+    }
+    config = MultimodalConfig(
+        streams=streams, fusion_width=32, fusion_blocks=2, cross_blocks=1, head_dim=8, mlp_ratio=2, label_sets={"mood": 3}, **LABELS
+    )
+    return MultimodalModel(config)
+
+
+def _make_multimodal_batch(n: int, random: torch.Generator) -> dict[str, Tensor]:
+    steps = torch.ones(n, 20, dtype=torch.long)
+    steps[1::2, 13:] = 0
+    signals = {"vitals": torch.randn(n, 20, 5, generator=random), "vitals_mask": steps}
+    return {**_make_image_batch(IMAGE_SIZE)(n, random), **make_word_batch(n, random), **signals}
+
+
 def _make_image_batch(side: int) -> Callable[[int, torch.Generator], dict[str, Tensor]]:
     """Batches of square images (n, 3, side, side)."""
     return lambda n, random: {"pixel_values": torch.randn(n, 3, side, side, generator=random)}
@@ -182,5 +203,6 @@ SENSES: Mapping[str, Miniature] = {
     "wavlm": Miniature(_make_wavlm, _make_wave_batch, _make_wave_processors),
     "wav2vec2-bert": Miniature(_make_wav2vec2_bert, _make_frame_batch, _make_frame_processors),
     "trocr": Miniature(_make_trocr, _make_written_batch, _make_image_and_text_processors),
+    "multimodal": Miniature(_make_multimodal, _make_multimodal_batch, _make_image_and_text_processors),
     "donut": Miniature(_make_donut, _make_written_batch, _make_image_and_text_processors),
 }

@@ -1,4 +1,4 @@
-"""Make stock Transformers know our artifacts and our fused model, without importing Transformers.
+"""Make stock Transformers know our artifacts and our fused models, without importing Transformers.
 
 `import trimodal` has to stay light, and afterwards `AutoModel.from_pretrained(OUT)` has to work. So the registration
 waits: it runs right after Transformers imports the module that holds the table in question, or at once if it has.
@@ -16,7 +16,7 @@ from types import ModuleType
 
 _REGISTER = {
     "transformers.quantizers.auto": "trimodal.stock.quantizer",
-    "transformers.models.auto.modeling_auto": "trimodal.networks.fusion",
+    "transformers.models.auto.modeling_auto": "trimodal.networks",
 }
 
 

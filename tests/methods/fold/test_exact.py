@@ -361,7 +361,7 @@ def reading_bert(monkeypatch: pytest.MonkeyPatch) -> None:
     """BERT with an attention to another model's states that it is never given."""
 
     def made() -> nn.Module:
-        return BertModel(BertConfig(**tiny._WORDS, is_decoder=True, add_cross_attention=True))
+        return BertModel(BertConfig(**tiny.TEXT_SIZES, is_decoder=True, add_cross_attention=True))
 
     monkeypatch.setitem(tiny.MINIATURES, "bert", made)
 

@@ -38,14 +38,14 @@ WRITES = ("o_proj", "out_proj", "down_proj", "fc2")
 
 
 def _llama() -> nn.Module:
-    words: dict[str, Any] = {**tiny._WORDS, **NAMES}
+    words: dict[str, Any] = {**tiny.TEXT_SIZES, **NAMES}
     return hf.LlamaForCausalLM(hf.LlamaConfig(**words, num_key_value_heads=2, tie_word_embeddings=True))
 
 
 def _llava() -> nn.Module:
     config = hf.LlavaConfig(
-        vision_config={**tiny._VISION, **NAMES, "model_type": "clip_vision_model"},
-        text_config={**tiny._WORDS, "model_type": "llama", "num_key_value_heads": 2, "max_position_embeddings": 64},
+        vision_config={**tiny.VISION, **NAMES, "model_type": "clip_vision_model"},
+        text_config={**tiny.TEXT_SIZES, "model_type": "llama", "num_key_value_heads": 2, "max_position_embeddings": 64},
         image_token_index=tiny.IMAGE_TOKEN, image_seq_length=(tiny.IMAGE_SIZE // tiny.PATCH) ** 2,
         tie_word_embeddings=False,
     )  # fmt: skip
@@ -379,7 +379,7 @@ def test_what_cannot_be_known_before_is_refused(compressed: Callable[..., Any]) 
 def test_tokens_can_be_merged_afterwards(
     compressed: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    config: Any = {**tiny._VISION, **NAMES}
+    config: Any = {**tiny.VISION, **NAMES}
     monkeypatch.setitem(tiny.MINIATURES, "vit", lambda: hf.ViTForImageClassification(hf.ViTConfig(**config)))  # type: ignore[arg-type]
     done = compressed("vit", [{"prune.layers": {"sparsity": 0.25}}, {"merge.tokens": {"share": 0.5}}])
     again = _reloaded(done, "vit", tmp_path)

@@ -96,6 +96,11 @@ class KeptNorm(nn.Module):
         super().__init__()
         self.norm, self.kept = norm, list(kept)
 
+    @property
+    def weight(self) -> Tensor:
+        """BLIP-2 asks for its type."""
+        return self.norm.weight
+
     def forward(self, x: Tensor) -> Tensor:
         found = torch.zeros_like(x)
         weight = self.norm.weight[self.kept]

@@ -117,7 +117,7 @@ def test_reasons_to_leave_a_tower_alone(where: Place, options: Any, reason: str)
 
 
 def _equal_blocks() -> nn.Module:
-    words: dict[str, Any] = {**tiny._WORDS, "num_hidden_layers": 4}
+    words: dict[str, Any] = {**tiny.TEXT_SIZES, "num_hidden_layers": 4}
     return hf.LlamaForCausalLM(hf.LlamaConfig(**words, num_key_value_heads=2, attention_bias=True))
 
 

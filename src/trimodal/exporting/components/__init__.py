@@ -8,6 +8,7 @@ from trimodal.exporting.component import Component
 from trimodal.exporting.components.decoder import split_decoder
 from trimodal.exporting.components.dual_encoder import split_dual_encoder
 from trimodal.exporting.components.llava import split_llava
+from trimodal.exporting.components.multimodal import take_streams
 from trimodal.exporting.components.whisper import split_whisper
 from trimodal.exporting.components.whole import take_whole
 from trimodal.models.model import Model
@@ -18,6 +19,7 @@ COMPONENTS: Mapping[str, Callable[[Model], Sequence[Component]]] = {
     "clap": split_dual_encoder,
     "llama": split_decoder,
     "llava": split_llava,
+    "multimodal": take_streams,
     "whisper": split_whisper,
 }
 

@@ -44,9 +44,8 @@ def cut_expert_neurons(place: Place, weights: Weights, seen: GroupedMoment | Non
     down, label = place.observed_site, place.label or ""
     matrices = weights[f"{down.path}.weight"].view(down.groups, -1, down.shape[1])  # (experts, out, neurons)
     ups = {f"{site.path}.weight": _split_rows(weights[f"{site.path}.weight"], site) for site in place.producers}
-    norms = matrices.double().square().sum(1) + sum(up.double().square().sum((1, 3, 4)) for up in ups.values())
     solved = [
-        _keep_largest(matrix, norms[expert], keep) if seen is None or not seen.counts[expert]
+        _keep_largest(matrix, [up[expert] for up in ups.values()], keep) if seen is None or not seen.counts[expert]
         else _solve_expert(matrix, seen.second[expert], int(seen.counts[expert]), keep, damping)
         for expert, matrix in enumerate(matrices)
     ]  # fmt: skip
@@ -74,8 +73,9 @@ def _keep_neurons(split: Tensor, kept: Sequence[Sequence[int]]) -> Tensor:
     return torch.stack([part[:, list(own)] for part, own in zip(split, kept, strict=True)])
 
 
-def _keep_largest(matrix: Tensor, norms: Tensor, keep: int) -> _Solved:
-    """The neurons of the largest norm; of equals the first."""
+def _keep_largest(matrix: Tensor, ups: Sequence[Tensor], keep: int) -> _Solved:
+    """The neurons of the largest norm over the weight down (out, neurons) and those up (runs, neurons, rows, in); of equals the first."""
+    norms = matrix.double().square().sum(0) + sum(up.double().square().sum((0, 2, 3)) for up in ups)
     kept = sorted(torch.sort(norms, descending=True, stable=True).indices[:keep].tolist())
     return _Solved(kept, matrix[:, kept])
 

@@ -19,6 +19,7 @@ from trimodal.models.model import Family, LoadedSample, Output, Processors
 from trimodal.models.parts import OWN, AnyPart, AttentionPart, LayerPart, MlpPart, TowerPart
 
 STREAM = "its forward works out the width of a head from that of the stream"
+FUSED = "its keys come out of one weight with queries and values, so nothing tells which tokens are alike"
 NUMBERED = "every second of its blocks attends to the image, by its number"
 VISION_BLOCK = (
     LayerPart("layer_norm1", "norm", "attention"),
@@ -57,7 +58,7 @@ def describe(module: nn.Module) -> Layout:
     """Vision tower (`image`), Q-former and its projection (`fusion`), decoder (`text`)."""
     vision = TowerPart(
         "image", "image", "vision_model", stem=(LayerPart("embeddings.patch_embedding", "patch"),), blocks="encoder.layers",
-        block=VISION_BLOCK, head=(LayerPart("post_layernorm", "norm", "final"),), whole_tokens="", protected=1,
+        block=VISION_BLOCK, head=(LayerPart("post_layernorm", "norm", "final"),), whole_tokens=FUSED,
         free_parameters=("embeddings.class_embedding", "embeddings.position_embedding"), whole_width=STREAM,
     )  # fmt: skip
     queries = TowerPart("fusion", "fusion", "", free_parameters=("query_tokens",))

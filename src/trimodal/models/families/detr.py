@@ -52,7 +52,7 @@ def declare_mlp(before: bool) -> tuple[AnyPart, ...]:
 
 
 def describe(module: nn.Module) -> Layout:
-    """Backbone (`image`), `encoder`, `decoder`; the heads for classes and boxes are the decoder's."""
+    """Backbone (`image`), `image_encoder`, `image_decoder`; the heads for classes and boxes are the decoder's."""
     inner = root_of(module, "model", "detr.model")
     table = config_of(module).model_type == "table-transformer"
     attention = declare_attention("self_attn", table=table)
@@ -63,13 +63,13 @@ def describe(module: nn.Module) -> Layout:
         **_find_backbone_blocks(module, f"{inner}.backbone".lstrip(".")),
     )  # fmt: skip
     encoder = TowerPart(
-        "encoder", "image", f"{inner}.encoder".lstrip("."), blocks="layers", block=(*own, *declare_mlp(table)),
+        "image_encoder", "image", f"{inner}.encoder".lstrip("."), blocks="layers", block=(*own, *declare_mlp(table)),
         head=(LayerPart("layernorm", "norm", "final"),), whole_tokens="the decoder adds to every one where it stood",
         counted="encoder_layers", whole_width=WAVES,
     )  # fmt: skip
     boxes = tuple(LayerPart(f"bbox_predictor.layers.{n}", "head", f"box.{n}") for n in range(3))
     decoder = TowerPart(
-        "decoder", "image", f"{inner}.decoder".lstrip("."), blocks="layers", block=(*own, *cross, *declare_mlp(table)),
+        "image_decoder", "image", f"{inner}.decoder".lstrip("."), blocks="layers", block=(*own, *cross, *declare_mlp(table)),
         head=(LayerPart("layernorm", "norm", "final"),), after=(LayerPart("class_labels_classifier", "head", "class"), *boxes),
         whole_tokens="each of its tokens may become a box", counted="decoder_layers", whole_width=WAVES,
     )  # fmt: skip
@@ -79,8 +79,8 @@ def describe(module: nn.Module) -> Layout:
 def _declare_entrances(inner: str) -> tuple[TowerPart, TowerPart]:
     """What makes the encoder's input of the map, and the decoder's queries, whose weight is added without a call."""
     return (
-        TowerPart("encoder", "image", inner, stem=(LayerPart("input_projection", "projector"),)),
-        TowerPart("decoder", "image", inner, stem=(LayerPart("query_position_embeddings", "embedding", "query"),)),
+        TowerPart("image_encoder", "image", inner, stem=(LayerPart("input_projection", "projector"),)),
+        TowerPart("image_decoder", "image", inner, stem=(LayerPart("query_position_embeddings", "embedding", "query"),)),
     )
 
 
