@@ -19,7 +19,7 @@ PACKAGES = ("trimodal", "torch", "transformers", "safetensors", "numpy", "huggin
 VECTORS = ("avx2", "fma", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_int8", "amx_bf16", "asimd", "asimddp", "i8mm", "sve")
 PARTS = {
     "audio": ("sound files", ("soundfile", "scipy")),
-    "train": ("distillation", ("accelerate",)),
+    "train": ("training, distillation", ("accelerate", "tensorboard")),
     "pack": ("--pack entropy", ("constriction",)),
     "onnx": ("export to ONNX", ("onnx", "onnxscript", "onnxruntime")),
     "openvino": ("export to OpenVINO", ("onnx", "onnxscript", "onnxruntime", "openvino")),

@@ -13,6 +13,10 @@ def ignore_progress(what: str, done: int, total: int) -> None:
     """Progress for nobody."""
 
 
+def tell_nobody(message: str) -> None:
+    """Notices for nobody."""
+
+
 class PhaseProgress:
     """Progress of a whole run, in thousandths: each phase has the part of it that it is expected to take, given in `seconds`."""
 

@@ -176,8 +176,9 @@ def make_answer_labels(processors: Processors, loaded: Sequence[LoadedSample], i
     for row, sample in enumerate(loaded):
         if sample.target:
             end = int(mask[row].sum())
-            said = len(tokenizer(f" {sample.target}", add_special_tokens=False)["input_ids"])
-            said += end > 0 and int(ids[row, end - 1]) in tokenizer.all_special_ids  # the end of the text
+            own = tokenizer(f" {sample.target}", add_special_tokens=False)["input_ids"]
+            ended = end > 0 and int(ids[row, end - 1]) in tokenizer.all_special_ids  # the end of the text, which a target may hold itself
+            said = len(own) + (ended and not (own and own[-1] in tokenizer.all_special_ids))
             labels[row, max(0, end - said) : end] = ids[row, max(0, end - said) : end]
     return {"labels": labels}
 

@@ -87,7 +87,7 @@ def compare_models(
     done = 0
     for rows, batch in _iterate_batches(original, samples, batch_size, outputs):
         before, first = _run_forward(original, batch, outputs)
-        after, second = _run_forward(compressed, batch, outputs)
+        after, second = (before, first) if compressed is original else _run_forward(compressed, batch, outputs)
         for one in watched:
             one.measure_batch_(samples, rows, batch, before, after)
         times.append((len(rows), first, second))

@@ -1,0 +1,73 @@
+"""Checkpoints of a run: whole ones are marked, so that a kill while one is written leaves the one before to go on from.
+
+    RUN/checkpoint-40/     model.safetensors (all tensors under their names in memory), optimizer.pt, scheduler.pt, rng_state.pth,
+                           trainer_state.json, and last of all `complete`
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_model, save_model
+from torch import nn
+
+from trimodal.errors import IntegrityError
+
+WEIGHTS = "model.safetensors"
+_COMPLETE = "complete"
+_NAME = re.compile(r"checkpoint-(\d+)")
+
+
+def mark_complete(checkpoint: Path) -> None:
+    """Say that all of `checkpoint` is written."""
+    (checkpoint / _COMPLETE).touch()
+
+
+def find_checkpoints(run: Path) -> dict[int, Path]:
+    """The whole checkpoints of a run by their step, the first first."""
+    if not run.is_dir():
+        return {}
+    named = ((_NAME.fullmatch(path.name), path) for path in run.iterdir())
+    found = {int(match[1]): path for match, path in named if match and (path / _COMPLETE).is_file()}
+    return dict(sorted(found.items()))
+
+
+def find_last_checkpoint(run: Path) -> Path | None:
+    """The last whole checkpoint of a run; None where there is none."""
+    return next(reversed(find_checkpoints(run).values()), None)
+
+
+def remove_broken_checkpoints(run: Path) -> None:
+    """Take away what a kill has left half-written."""
+    whole = set(find_checkpoints(run).values())
+    for path in list(run.glob("checkpoint-*")):
+        if path not in whole:
+            shutil.rmtree(path)
+
+
+def write_weights(module: nn.Module, folder: Path) -> None:
+    """All tensors of `module` under their names in memory, each stored once; a class's own `save_pretrained` may rename them."""
+    folder.mkdir(parents=True, exist_ok=True)
+    save_model(module, str(folder / WEIGHTS), metadata={"format": "pt"})
+
+
+def read_weights_(module: nn.Module, folder: Path) -> None:
+    """Put the weights of a checkpoint into `module`.
+
+    Raises:
+        IntegrityError: they are damaged, or those of another model.
+    """
+    try:
+        load_model(module, str(folder / WEIGHTS), strict=True, device="cpu")
+    except (OSError, RuntimeError, SafetensorError) as error:
+        what = f"{folder / WEIGHTS} cannot be read into {type(module).__name__}"
+        raise IntegrityError(f"{what} ({error}); begin anew with --force") from error
+
+
+def find_bad_parameter(module: nn.Module) -> str | None:
+    """The name of the first parameter that holds a number that is not finite; None if all are."""
+    return next((name for name, value in module.named_parameters() if not bool(torch.isfinite(value).all())), None)

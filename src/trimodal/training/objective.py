@@ -1,0 +1,49 @@
+"""What is trained for: how samples become a batch with labels, and what the loss of such a batch is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from trimodal.core import Sample
+
+Batch = Mapping[str, Tensor]
+LABELS = "labels"
+IGNORED = -100  # what no loss counts
+
+Drawn = tuple[int, Sample]
+"""A sample with its place in the order of the whole run, which whatever is drawn for it depends on, and on nothing else."""
+
+
+@dataclass(frozen=True)
+class Objective:
+    """One task for one model.
+
+    Attributes:
+        name: `classify`, `retrieve`, `transcribe`, `generate` or `reconstruct`.
+        encode: drawn samples -> the keyword arguments of the module's forward, and the labels under `labels`.
+        loss: (module, batch) -> the mean loss of what is labelled as ``loss``, and parts of it by name.
+        count: batch -> how many labels the mean is over; batches that make up one step count by it.
+    """
+
+    name: str
+    encode: Callable[[Sequence[Drawn]], dict[str, Tensor]]
+    loss: Callable[[nn.Module, Batch], dict[str, Tensor]]
+    count: Callable[[Batch], int]
+
+
+def split_labels(batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
+    """What forward is given, and the labels."""
+    return {name: value for name, value in batch.items() if name != LABELS}, batch[LABELS]
+
+
+def count_labels(batch: Batch) -> int:
+    """How many labels of a batch count."""
+    return int((batch[LABELS] != IGNORED).sum())
+
+
+def count_rows(batch: Batch) -> int:
+    """How many samples a batch has."""
+    return len(next(iter(batch.values())))

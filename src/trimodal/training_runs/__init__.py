@@ -1,0 +1,1 @@
+"""`train`: from a configuration to a folder with a trained model."""

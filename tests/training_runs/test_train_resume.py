@@ -1,0 +1,122 @@
+"""A run that is killed, resumed, parted among processes, or has a loss that is no number."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.torch import load_file
+
+import trimodal
+from trimodal.errors import InputError, OutputError
+from trimodal.networks.tiny import write_miniature, write_miniature_data
+from trimodal.training.divergence import DivergedError
+from trimodal.training.settings import RunFolder
+from trimodal.training_runs.run_folder import hold_run
+
+SIZES = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+VIT = {
+    "class": "ViTForImageClassification",
+    "config": {**SIZES, "image_size": 16, "patch_size": 8, "hidden_dropout_prob": 0.1},
+    "processors": {"image": {"class": "ViTImageProcessor", "size": {"height": 16, "width": 16}}},
+}
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_miniature_data(tmp_path_factory.mktemp("pictures"), 48, ["image"])
+
+
+def make_config(pictures: Path, out: Path, **more: Any) -> dict[str, Any]:
+    return {
+        "model": VIT, "data": str(pictures), "task": "classify", "steps": 12, "batch": 8, "learning_rate": 1e-3, "held_out": 0.25,
+        "output": str(out), "track": "none", **more,
+    }  # fmt: skip
+
+
+def test_a_loss_that_is_no_number(pictures: Path, tmp_path: Path) -> None:
+    config = make_config(pictures, tmp_path / "out", steps=60, learning_rate=10, gradient_clip=0, schedule="constant", warmup=0,
+                         checkpoint_every=1, weight_decay=1e6, evaluate_every=0)  # fmt: skip
+    with pytest.raises(DivergedError, match=r"at step \d+; most likely .*lower learning_rate.* The last good checkpoint is .*checkpoint-"):
+        trimodal.train(config)
+    assert not (tmp_path / "out").exists()
+    kept = sorted((tmp_path / "out.run").glob("checkpoint-*/complete"))
+    assert kept
+
+    assert all(bool(value.isfinite().all()) for value in load_file(kept[-1].parent / "model.safetensors").values())
+
+
+def test_an_unfinished_run_is_not_overwritten_in_silence(pictures: Path, tmp_path: Path) -> None:
+    (tmp_path / "out.run").mkdir()
+    with pytest.raises(OutputError, match=r"not finished; go on with --resume, or begin anew with --force"):
+        trimodal.train(make_config(pictures, tmp_path / "out"))
+
+
+def test_two_runs_do_not_share_a_folder(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path / "out.run")
+    with hold_run(run), pytest.raises(OutputError, match="another run is at work in"), hold_run(run):
+        pass
+    with hold_run(run):
+        pass
+    assert not list(tmp_path.iterdir())
+
+
+def start_training(config: Path, *options: str) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "trimodal", "train", str(config), *options]
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+
+
+def test_killed_and_resumed_it_ends_with_the_same_weights(pictures: Path, tmp_path: Path) -> None:
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps(make_config(pictures, tmp_path / "killed", steps=60, checkpoint_every=4, evaluate_every=10)))
+    process = start_training(config)
+    curves = tmp_path / "killed.run" / "curves.jsonl"
+    deadline = time.monotonic() + 120
+    while not (curves.is_file() and curves.read_text().count('"loss"') > 17) and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.002)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not (tmp_path / "killed").exists()
+    done = curves.read_text().count('"loss"')
+    assert 17 < done < 60
+
+    resumed = start_training(config, "--resume")
+    _, said = resumed.communicate(timeout=120)
+    assert resumed.returncode == 0, said.decode()
+    whole = trimodal.train(make_config(pictures, tmp_path / "whole", steps=60, checkpoint_every=4, evaluate_every=10))
+    for name in ("model.safetensors", "curves.jsonl"):
+        assert (tmp_path / "killed" / name).read_bytes() == (whole.folder / name).read_bytes(), name
+
+
+def test_another_run_is_not_resumed(pictures: Path, tmp_path: Path) -> None:
+    config = make_config(pictures, tmp_path / "out", steps=60, learning_rate=10, gradient_clip=0, weight_decay=1e6, warmup=0,
+                         checkpoint_every=1)  # fmt: skip
+    with pytest.raises(DivergedError):
+        trimodal.train(config)
+    with pytest.raises(InputError, match=r"is another: learning_rate was 10.0 and is 0.1; resume it as it was, or begin anew with --force"):
+        trimodal.train({**config, "learning_rate": 0.1}, resume=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", ["classify", "retrieve"])  # the latter compares pairs of both processes
+def test_two_processes_have_the_loss_curve_of_one(task: str, tmp_path: Path) -> None:
+    pictures = write_miniature_data(tmp_path / "data", 48, ["image"] if task == "classify" else ["image", "text"])
+    clip = str(write_miniature("clip", tmp_path / "clip"))
+    still = {**VIT, "config": {**VIT["config"], "hidden_dropout_prob": 0.0}} if task == "classify" else clip
+    alone = trimodal.train(make_config(pictures, tmp_path / "one", model=still, steps=30, task=task))
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps(make_config(pictures, tmp_path / "two", model=still, steps=30, task=task)))
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "-m", "trimodal", "train", str(config)]
+    subprocess.run(command, check=True, capture_output=True, timeout=300)
+    together = [json.loads(line) for line in (tmp_path / "two" / "curves.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in together] == [line["step"] for line in alone.curves]
+    for one, two in zip(alone.curves, together, strict=True):
+        assert two.get("loss", 0) == pytest.approx(one.get("loss", 0), abs=1e-5)
+        assert two.get("eval_loss", 0) == pytest.approx(one.get("eval_loss", 0), abs=1e-5)
