@@ -51,8 +51,14 @@ def name_labels(model: Model, samples: Sequence[Sample]) -> list[Sample]:
     samples have and none alike, they are counted in the order of their names.
 
     Raises:
-        DataError: the model names its classes, and one of the samples' is not among them.
+        DataError: the model names its classes, and one of the samples' is not among them; or a number is beyond its classes.
     """
+    numbered = _look_up_names(model, samples)
+    _check_numbers(model, numbered)
+    return numbered
+
+
+def _look_up_names(model: Model, samples: Sequence[Sample]) -> list[Sample]:
     names = sorted({sample.label_name for sample in samples if sample.label_name is not None})
     known = _read_class_names(model) if names else {}
     if not names or not known:
@@ -69,6 +75,22 @@ def name_labels(model: Model, samples: Sequence[Sample]) -> list[Sample]:
             "use its names or numbers, or leave labels out (--map label=)"
         )
     return _set_labels(samples, found)
+
+
+def _check_numbers(model: Model, samples: Sequence[Sample]) -> None:
+    """Refuse a class that the head has no score for: it could only ever count as answered wrongly, before and after."""
+    classes = getattr(getattr(model.module, "config", None), "num_labels", None)
+    if "Classification" not in type(model.module).__name__ or not isinstance(classes, int) or classes < 2:
+        return  # choices, pairs and embeddings are not counted by the configuration
+    if all(output.label != "label" for output in model.family.outputs(model.module)):
+        return
+    for sample in samples:
+        if sample.label is not None and not 0 <= sample.label < classes:
+            name = f" ({shorten_value(sample.label_name)})" if sample.label_name is not None else ""
+            raise DataError(
+                f"{sample.where}: label is {sample.label}{name}, but {model.name} has {classes} classes, 0 to {classes - 1}: "
+                "use their numbers, or leave labels out (--map label=)"
+            )
 
 
 def _set_labels(samples: Sequence[Sample], numbers: Mapping[str, int]) -> list[Sample]:

@@ -173,12 +173,13 @@ def make_answer_labels(processors: Processors, loaded: Sequence[LoadedSample], i
         return {}
     tokenizer = processors.text if processors.text is not None else get_processor(processors, "whole").tokenizer
     labels = torch.full_like(ids, NO_LABEL)
+    ends = set(tokenizer.all_special_ids) - {tokenizer.unk_token_id}
     for row, sample in enumerate(loaded):
         if sample.target:
             end = int(mask[row].sum())
             own = tokenizer(f" {sample.target}", add_special_tokens=False)["input_ids"]
-            ended = end > 0 and int(ids[row, end - 1]) in tokenizer.all_special_ids  # the end of the text, which a target may hold itself
-            said = len(own) + (ended and not (own and own[-1] in tokenizer.all_special_ids))
+            ended = end > 0 and int(ids[row, end - 1]) in ends  # which a target may hold itself
+            said = len(own) + (ended and not (own and own[-1] in ends))
             labels[row, max(0, end - said) : end] = ids[row, max(0, end - said) : end]
     return {"labels": labels}
 

@@ -152,3 +152,17 @@ def test_it_is_declared_and_cut_right(kind: str) -> None:
         cut = copy.deepcopy(module)
         cut_units_(cut, layout, label, range(0, layout.count_units(label), 2))
         assert [value.shape for value in run(cut, batch)] == [value.shape for value in run(module, batch)]
+
+
+DETECTS = (("boxes", ""), ("tokens", "query"))
+MEASURED = {
+    "detr": DETECTS, "table transformer": DETECTS, "segformer": (("tokens", "pixel"),),
+    "owlvit": (("boxes", ""), ("embedding", "")), "owlv2": (("boxes", ""), ("embedding", "")),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", MEASURED)
+def test_detectors_and_segmenters_are_measured_by_what_they_find(kind: str) -> None:
+    """Not by the cosine of all scores, which hardly moves where every seventh box is another."""
+    module = KINDS[kind][0]() if kind in KINDS else tiny.make_miniature(kind)
+    assert tuple((output.kind, output.rows) for output in family_of(module).outputs(module)) == MEASURED[kind]

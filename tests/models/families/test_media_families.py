@@ -25,7 +25,7 @@ from trimodal.models.families import FAMILIES, family_of
 from trimodal.models.weighted import find_weighted_modules
 from trimodal.networks import tiny, tiny_media, tiny_senses
 
-NAMES = [*tiny_media.MEDIA, *tiny_senses.SENSES]
+NAMES = [*tiny_media.MEDIA, *(name for name in tiny_senses.SENSES if name != "multimodal")]  # that one has a file of its own
 # What runs between the layers of one part, or between blocks of a tower that does not read it, is declared before or behind them.
 OUT_OF_ORDER = {"qwen3-vl", "segformer", "wav2vec2-bert"}
 # Weights that are added, looked up or handed to a function without calling the layer.

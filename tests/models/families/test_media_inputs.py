@@ -133,3 +133,14 @@ def test_old_vision_processors_are_not_taken_for_audio(tmp_path: Path) -> None:
     fields = '{"image_processor_type": "ViTImageProcessor", "feature_extractor_type": "ViTFeatureExtractor"}'
     (tmp_path / "preprocessor_config.json").write_text(fields)
     assert find_processors(tmp_path).audio is None
+
+
+def test_a_writers_start_token_may_stand_in_its_decoders_part_alone(tmp_path: Path) -> None:
+    module, processors = opened("trocr", tmp_path)
+    whole: Any = module.config
+    generation: Any = module.generation_config
+    delattr(whole, "decoder_start_token_id")
+    generation.decoder_start_token_id, whole.decoder.decoder_start_token_id = None, 5
+    assert encoded(module, processors, sample(0))["decoder_input_ids"][0, 0] == 5
+    del whole.decoder.decoder_start_token_id
+    assert encoded(module, processors, sample(0))["decoder_input_ids"][0, 0] == whole.decoder.bos_token_id

@@ -15,6 +15,7 @@ from trimodal.models.families import vit
 from trimodal.models.families.resnet import declare_conv_norm
 from trimodal.models.model import Family, LoadedSample, Output, Processors
 from trimodal.models.parts import OWN, AnyPart, AttentionPart, LayerPart, MlpPart, TowerPart
+from trimodal.models.transformers_models.outputs import find_outputs
 
 SIDE = 800  # of the blank image, the shorter edge of what it is trained on
 FROZEN = "its batch norms are frozen and stand in no layer, so that nothing of them can be cut"
@@ -95,9 +96,9 @@ def _find_backbone_blocks(module: nn.Module, root: str) -> Mapping[str, Any]:
 
 
 def outputs(module: nn.Module) -> tuple[Output, ...]:
-    """Class scores and boxes of all queries, or the decoder's states."""
+    """Boxes and classes of all queries, or the decoder's states."""
     if hasattr(module, "bbox_predictor"):
-        return tuple(Output(name, "image", "embedding") for name in ("logits", "pred_boxes"))
+        return find_outputs(module)
     return (Output("last_hidden_state", "image", "embedding"),)
 
 

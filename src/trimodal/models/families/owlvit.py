@@ -46,9 +46,9 @@ def describe(module: nn.Module) -> Layout:
 
 
 def outputs(module: nn.Module) -> tuple[Output, ...]:
-    """Scores and boxes of all patches; without these heads what the towers give."""
+    """Boxes and scores of all patches; without these heads what the towers give. Scores are of one text alone, so none is first."""
     if hasattr(module, "class_head"):
-        return tuple(Output(name, "all", "embedding") for name in ("logits", "pred_boxes"))
+        return (Output("pred_boxes", "all", "boxes", scores="logits"), Output("logits", "all", "embedding"))
     held = clip.modalities(module)
     return tuple(Output(f"{m}_embeds" if len(held) > 1 else "pooler_output", m, "embedding") for m in held)
 

@@ -81,7 +81,7 @@ def _declare_decode_head(stages: int) -> tuple[AnyPart, ...]:
 def outputs(module: nn.Module) -> tuple[Output, ...]:
     """Class scores of the image or of every place in it, or the last stage's states."""
     if hasattr(module, "decode_head"):
-        return (Output("logits", "image", "embedding"),)
+        return (Output("logits", "image", "tokens", rows="pixel"),)
     if hasattr(module, "classifier"):
         return (Output("logits", "image", "logits", label="label"),)
     return (Output("last_hidden_state", "image", "embedding"),)

@@ -16,6 +16,7 @@ from trimodal.models.families import decoders, swin, vit
 from trimodal.models.families.prompts import make_decoder_rows
 from trimodal.models.model import Batch, Family, LoadedSample, Output, Processors
 from trimodal.models.parts import OWN, AnyPart, AttentionPart, LayerPart, MlpPart, TowerPart
+from trimodal.models.transformers_models.decoding import find_start_token
 
 LAID_OUT = "its forward lays the heads out as wide as the stream, whatever their number"
 FUSED = "the decoder reads keys and values of it with one matrix, which nobody has declared"
@@ -110,9 +111,8 @@ def encode(module: nn.Module, processors: Processors, loaded: Sequence[LoadedSam
     start token and the target, or the text, of each sample."""
     config: Any = config_of(module)
     batch = encoding.encode_images(processors, loaded)
-    start = config.decoder_start_token_id if config.decoder_start_token_id is not None else config.decoder.decoder_start_token_id
-    start = config.decoder.bos_token_id if start is None else start
-    rows = make_decoder_rows(processors, loaded, int(start), config.decoder.eos_token_id, int(config.decoder.max_position_embeddings))
+    start = find_start_token(module)  # it stands in the decoder's part where the whole configuration has none
+    rows = make_decoder_rows(processors, loaded, start, config.decoder.eos_token_id, int(config.decoder.max_position_embeddings))
     pad = next((c.pad_token_id for c in (config.decoder, config) if getattr(c, "pad_token_id", None) is not None), start)
     ids, mask = encoding.pad_token_rows(rows, int(pad))
     return encoding.cast_floats(module, {**batch, "decoder_input_ids": ids, "decoder_attention_mask": mask})
