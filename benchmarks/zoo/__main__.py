@@ -3,8 +3,8 @@
     python -m benchmarks.zoo [--model TEXT] [--quick] [--write docs/zoo.md]
 
 Of each a whole folder with processors; most are of no declared family. It is looked at with `inspect`, then compressed with `int8` without
-data, with `int8-full` and `int4` with data; where a family declares its axes, half of the heads and neurons are cut, what is left is trained
-for four steps towards the original, and rounded to 4 bits. What is refused says why; that is a result too, a traceback is none.
+data, with `int8-full` and `int4` with data. Where a family declares its axes, half of the heads and neurons are cut, what is left is
+trained for four steps towards the original, and rounded to 4 bits. What is refused says why; that is a result too, a traceback is none.
 
 Lines that were fixed before it ran: no traceback; at least nine tenths of the bytes in places, or a reason; a fresh process puts out what
 the model in memory puts out; GPT-2 and Mixtral at least 3.3 times smaller with int8. Exit code 1 if one fails. About 20 minutes on a quiet
