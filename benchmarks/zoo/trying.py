@@ -17,8 +17,16 @@ from trimodal.models.families import family_of
 from trimodal.networks.tiny import write_miniature_data
 
 SAMPLES = 24
-RECIPES = {"int8": False, "int8-full": True, "int4": True}
-"""Recipes, and whether each is given data."""
+CUT = "cut, int4"
+RECIPES = {"int8": False, "int8-full": True, "int4": True, CUT: True}
+"""Recipes, and whether each is given data. The last is for models whose axes a family declares."""
+_CUT_STEPS = {"steps": [
+    {"prune.heads": {"where": "*", "optional": True, "sparsity": 0.5}},
+    {"prune.neurons": {"where": "*", "optional": True, "sparsity": 0.5}},
+    {"distill": {"steps": 4, "batch": 8}},
+    {"quantize.rtn": {"where": "*embedding*", "optional": True, "bits": 4, "group": 64, "grid": "nf"}},
+    {"quantize.gptq": {"where": "*", "optional": True, "bits": 4, "group": 64, "grid": "nf"}},
+]}  # fmt: skip
 _DIFFERENCE = re.compile(r"largest absolute difference (\S+)")
 
 
@@ -67,7 +75,7 @@ def try_animal(animal: Animal, recipes: tuple[str, ...]) -> Trial:
         except Exception:  # whatever it is, the table says it
             found.crashed = _last_line()
             return found
-        for recipe in recipes:
+        for recipe in recipes if family.declares_axes else [recipe for recipe in recipes if recipe != CUT]:
             found.cells[recipe] = _compress(recipe, folder, data if RECIPES[recipe] else None)
     return found
 
@@ -83,7 +91,8 @@ def _inspect(found: Trial, folder: Path) -> None:
 def _compress(recipe: str, folder: Path, data: Path | None) -> Cell:
     cell = Cell(recipe)
     try:
-        result = trimodal.compress(folder / "model", recipe, data=data, out=folder / recipe)
+        steps = _CUT_STEPS if recipe == CUT else recipe
+        result = trimodal.compress(folder / "model", steps, data=data, out=folder / recipe.replace(", ", "-"))
     except TrimodalError as refusal:
         cell.refused = str(refusal)
     except Exception:
