@@ -298,3 +298,15 @@ def test_an_encoder_reads_the_text_and_a_decoder_says_the_target(name: str) -> N
     with torch.no_grad():
         assert model.module(**batch).logits.shape[:2] == batch["decoder_input_ids"].shape
         assert model.module(**model.example()).logits.shape[0] == 1
+
+
+def test_a_start_token_that_the_configuration_lacks_is_the_padding_as_in_t5() -> None:
+    module: Any = make_miniature("t5")
+    delattr(module.config, "decoder_start_token_id")
+    module.generation_config.decoder_start_token_id = None
+    module.config.bos_token_id = None
+    model = build_model(module, "t5")
+    processors = Processors(text=make_tokenizer())
+    batch = model.family.encode(model.module, processors, [LoadedSample(text="two birds", target="one")])
+    assert batch["decoder_input_ids"][0, 0] == module.config.pad_token_id
+    assert model.module(**batch).logits is not None

@@ -20,6 +20,7 @@ from trimodal.models.declare import build_layout, config_of, explain_fixed_width
 from trimodal.models.families import text
 from trimodal.models.model import Batch, Family, LoadedSample, Output, Processors
 from trimodal.models.parts import OWN, AnyPart, LayerPart, MlpPart, TowerPart, declare_attention
+from trimodal.models.transformers_models.decoding import find_start_token
 
 ENCODER, DECODER = "text", "text_decoder"
 T5_TYPES = ("t5", "mt5")
@@ -125,11 +126,9 @@ def encode(module: nn.Module, processors: Processors, loaded: Sequence[LoadedSam
     batch = encoding.encode_texts(processors, loaded, _position_limit(module))
     if not _has_both(module) or not hasattr(module, "lm_head"):
         return batch
-    config = config_of(module)
-    rows = encoding.make_decoder_rows(
-        processors, loaded, config.decoder_start_token_id, config.eos_token_id, _position_limit(module)
-    )
-    ids, mask = encoding.pad_token_rows(rows, int(config.pad_token_id))
+    end, pad = (getattr(config_of(module), name, None) for name in ("eos_token_id", "pad_token_id"))
+    rows = encoding.make_decoder_rows(processors, loaded, find_start_token(module), end, _position_limit(module))
+    ids, mask = encoding.pad_token_rows(rows, int(pad or 0))
     return batch | {"decoder_input_ids": ids, "decoder_attention_mask": mask}
 
 
