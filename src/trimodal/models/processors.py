@@ -52,7 +52,9 @@ def find_processors(folder: Path) -> Processors:
     if _TEXT_FILES & have.keys():
         parts.append("text")
     if "processor_class" not in nested:
-        return Processors(later={part: partial(_load_processor, part, folder) for part in parts})
+        alone = {part: partial(_load_processor, part, folder) for part in parts}
+        combined = "processor_class" in flat and {"image", "text"} <= set(parts)  # PaliGemma's folders say it there
+        return Processors(later={**alone, "whole": partial(_load_processor, "whole", folder)} if combined else alone)
     whole = cache(partial(_load_processor, "whole", folder))
     return Processors(later={"whole": whole, **{part: partial(_load_combined_part, whole, part, folder) for part in parts}})
 

@@ -14,6 +14,7 @@ from trimodal.models.declare import config_of, root_of
 from trimodal.models.families import vision_language as pairs
 from trimodal.models.model import Family, LoadedSample, Processors
 from trimodal.models.parts import MlpPart, TowerPart
+from trimodal.models.transformers_models.encode import encode_for_forward
 
 
 def declare_projector(root: str) -> TowerPart:
@@ -53,6 +54,8 @@ def encode(module: nn.Module, processors: Processors, loaded: Sequence[LoadedSam
     tokens). The prompt is the text, followed by the target if there is one; the processor puts as many image tokens as there
     are patches where it says `<image>`, by default at its start."""
     encoding.require_modalities(loaded, "image", "text")
+    if processors.whole is None:  # the folder has the parts alone
+        return encode_for_forward(module, processors, loaded)
     processor = encoding.get_processor(processors, "whole")
     image = processor.image_token
     prompts = [" ".join(part for part in (sample.text, sample.target) if part) for sample in loaded]

@@ -16,6 +16,7 @@ from trimodal.models.families import vision_language as pairs
 from trimodal.models.families.prompts import finish_batch
 from trimodal.models.model import Family, LoadedSample, Processors
 from trimodal.models.parts import LayerPart, TowerPart
+from trimodal.models.transformers_models.encode import encode_for_forward
 
 
 def describe(module: nn.Module) -> Layout:
@@ -32,6 +33,8 @@ def encode(module: nn.Module, processors: Processors, loaded: Sequence[LoadedSam
     """`pixel_values` (batch, channels, height, width), `input_ids`, `attention_mask`, `token_type_ids` (1 for the answer, which is read
     forwards only), and with targets `labels`, all (batch, tokens). The target is the suffix that the processor takes."""
     encoding.require_modalities(loaded, "image", "text")
+    if processors.whole is None:  # the folder has the parts alone
+        return encode_for_forward(module, processors, loaded)
     processor = encoding.get_processor(processors, "whole")
     prompts = [f"{processor.image_token}{sample.text}" for sample in loaded]
     answers: dict[str, Any] = {"suffix": [sample.target or "" for sample in loaded]} if any(s.target for s in loaded) else {}

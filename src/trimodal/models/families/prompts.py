@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from trimodal.models import encoding
 from trimodal.models.model import LoadedSample, Processors
+from trimodal.models.transformers_models.encode import encode_for_forward
 
 
 def write_prompts(loaded: Sequence[LoadedSample], placeholder: str, target: bool = True) -> list[str]:
@@ -26,6 +27,8 @@ def encode_prompts(
     `attention_mask` and with targets `labels`, all (batch, tokens), padded on the right; images as the model takes them.
     `placeholder` says what the processor knows an image by."""
     encoding.require_modalities(loaded, "image", "text")
+    if processors.whole is None:  # the folder has the parts alone
+        return encode_for_forward(module, processors, loaded)
     processor = encoding.get_processor(processors, "whole")
     prompts = write_prompts(loaded, placeholder(processor))
     images = [[sample.image] for sample in loaded]
