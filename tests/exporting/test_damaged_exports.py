@@ -206,9 +206,9 @@ def test_a_square_matrix_that_lies_the_wrong_way_round_is_another_weight() -> No
 
 
 def test_a_layer_that_was_not_read_back_is_a_failure() -> None:
-    (check,) = check_weights([{"one": 0.0}], {"one", "two"}, 2)
-    assert check.failed and check.detail == "1 of 2 coded layers read back, 1 were not found in any product or look-up: two"
-    (check,) = check_weights([{"one": 0.0, "two": 1e-8}], {"one", "two"}, 3)
+    (check,) = check_weights([{"one": 0.0}], {"two"}, 2)
+    assert check.failed and check.detail == "1 of 2 coded layers read back, 1 were not found in any file: two"
+    (check,) = check_weights([{"one": 0.0, "two": 1e-8}], {"two"}, 3)
     assert not check.failed and check.detail == "2 of 3 coded layers read back"
 
 

@@ -40,7 +40,7 @@ from trimodal.exporting.weight_probes import (
     cut_weight_probes,
     find_readable,
 )
-from trimodal.exporting.written_graph.graph import Open
+from trimodal.exporting.written_graph.graph import Open, find_codes
 from trimodal.exporting.written_graph.onnx_file import OnnxFile
 from trimodal.exporting.written_graph.openvino_file import OpenVinoFile
 from trimodal.layers import is_weight_parametrized
@@ -111,7 +111,7 @@ def run_trial(
             differences.append(compare_weights(probe, run_files(runtime, [probe.file])[probe.file.name]))
     sizes = {file: (folder / file).stat().st_size for part in result.components for file in part.files}
     return [
-        *check_weights(differences, pieces.readable, len(result.coded)), *check_floats(pieces.floats, result.parameters),
+        *check_weights(differences, pieces.readable - pieces.there, len(result.coded)), *check_floats(pieces.floats, result.parameters),
         *check_outputs(probes, runs), *check_modalities(probes, runs), *check_layers(pieces.layers, runs, source.saturates),
         *check_integer_products(result.components, runs),
         check_size(sizes, trial.tensor_bytes, sum(part.nodes for part in result.components)),
@@ -135,11 +135,12 @@ def _to_arrays(probe: Probe, part: Component) -> dict[str, NDArray[Any]]:
 @dataclass
 class _Pieces:
     """What the written files are held to piece by piece: static layers once, coded weights in each file, the paths of those that must be
-    found, and what became of the floats."""
+    found and of those whose codes are there, and what became of the floats."""
 
     layers: list[LayerProbe] = field(default_factory=list)
     weights: list[WeightProbe] = field(default_factory=list)
     readable: set[str] = field(default_factory=set)
+    there: set[str] = field(default_factory=set)
     floats: FloatsRead = field(default_factory=FloatsRead)
 
 
@@ -156,6 +157,7 @@ def _cut_pieces(trial: Trial, source: ExportSource, result: ExportResult, places
         pieces.layers += cut_layer_probes(graph, source.layers, missing, part, place.suffix)
         readable = find_readable(source.layers, result.coded)
         pieces.readable |= {codes.path for codes in readable}
+        pieces.there |= {codes.path for codes in readable if find_codes(graph, codes.path) is not None}
         pieces.weights += cut_weight_probes(graph, name, readable, part, place.suffix)
         read_floats_(pieces.floats, graph, modules[name], result.parameters)
     return pieces

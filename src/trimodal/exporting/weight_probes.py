@@ -78,18 +78,19 @@ def compare_weights(probe: WeightProbe, run: RunFile) -> dict[str, float]:
     }
 
 
-def check_weights(differences: Iterable[Mapping[str, float]], readable: Collection[str], coded: int) -> list[Check]:
-    """Whether every one of the `readable` layers, of `coded` ones, was read back, and is what was verified in every file that has it."""
+def check_weights(differences: Iterable[Mapping[str, float]], absent: Collection[str], coded: int) -> list[Check]:
+    """Whether every weight that was read back, of `coded` ones, is what was verified in every file that has it. `absent` are layers whose
+    codes stand in no file under their names; they must have been read all the same."""
     found = [pair for each in differences for pair in each.items()]
-    if not readable:
+    if not found and not absent:
         return []
     wrong = sorted({path for path, difference in found if not difference <= _EXACT})
-    unread = sorted(set(readable) - dict(found).keys())
+    unread = sorted(set(absent) - dict(found).keys())
     said = f"{len(dict(found))} of {coded} coded layers read back"
     if wrong:
         said += f", {len(wrong)} are other weights than were verified: {_name_some(wrong)}"
     if unread:
-        said += f", {len(unread)} were not found in any product or look-up: {_name_some(unread)}"
+        said += f", {len(unread)} were not found in any file: {_name_some(unread)}"
     return [Check.from_outcome("weights are those that were verified", not wrong and not unread, said)]
 
 
