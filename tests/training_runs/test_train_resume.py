@@ -9,10 +9,10 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 from safetensors.torch import load_file
+from small_runs import VIT, make_config
 
 import trimodal
 from trimodal.errors import InputError, OutputError
@@ -20,25 +20,6 @@ from trimodal.networks.tiny import write_miniature, write_miniature_data
 from trimodal.training.divergence import DivergedError
 from trimodal.training.settings import RunFolder
 from trimodal.training_runs.run_folder import hold_run
-
-SIZES = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
-VIT = {
-    "class": "ViTForImageClassification",
-    "config": {**SIZES, "image_size": 16, "patch_size": 8, "hidden_dropout_prob": 0.1},
-    "processors": {"image": {"class": "ViTImageProcessor", "size": {"height": 16, "width": 16}}},
-}
-
-
-@pytest.fixture(scope="module")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_miniature_data(tmp_path_factory.mktemp("pictures"), 48, ["image"])
-
-
-def make_config(pictures: Path, out: Path, **more: Any) -> dict[str, Any]:
-    return {
-        "model": VIT, "data": str(pictures), "task": "classify", "steps": 12, "batch": 8, "learning_rate": 1e-3, "held_out": 0.25,
-        "output": str(out), "track": "none", **more,
-    }  # fmt: skip
 
 
 def test_a_loss_that_is_no_number(pictures: Path, tmp_path: Path) -> None:

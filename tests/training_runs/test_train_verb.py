@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_model
+from small_runs import VIT, make_config
 from transformers import AutoImageProcessor, ViTForImageClassification
 
 import trimodal
@@ -21,25 +21,6 @@ from trimodal.training.tasks import make_objective
 from trimodal.training_runs.evaluation import transcribe
 from trimodal.verification.comparison import compare_models
 from trimodal.verification.words import compute_word_error_rate
-
-SIZES = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
-VIT = {
-    "class": "ViTForImageClassification",
-    "config": {**SIZES, "image_size": 16, "patch_size": 8, "hidden_dropout_prob": 0.1},
-    "processors": {"image": {"class": "ViTImageProcessor", "size": {"height": 16, "width": 16}}},
-}
-
-
-@pytest.fixture(scope="module")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_miniature_data(tmp_path_factory.mktemp("pictures"), 48, ["image"])
-
-
-def make_config(pictures: Path, out: Path, **more: Any) -> dict[str, Any]:
-    return {
-        "model": VIT, "data": str(pictures), "task": "classify", "steps": 12, "batch": 8, "learning_rate": 1e-3, "held_out": 0.25,
-        "output": str(out), "track": "none", **more,
-    }  # fmt: skip
 
 
 def test_a_folder_that_transformers_loads(pictures: Path, tmp_path: Path) -> None:

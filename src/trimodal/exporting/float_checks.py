@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from trimodal.core import Check
+from trimodal.core.target_fit import name_briefly
 from trimodal.exporting.written_graph.graph import WrittenGraph
 
 _PREFIX = "model."
@@ -46,9 +47,7 @@ def check_floats(read: FloatsRead, names: Set[str]) -> list[Check]:
         return []
     said = f"{len(read.found)} of {len(names)} tensors of floats read back"
     if read.wrong:
-        wrong = sorted(read.wrong)
-        more = f" and {len(wrong) - _NAMED} more" if len(wrong) > _NAMED else ""
-        said += f", {len(wrong)} are others than the model's: {', '.join(wrong[:_NAMED])}{more}"
+        said += f", {len(read.wrong)} are others than the model's: {name_briefly(sorted(read.wrong), _NAMED)}"
     return [Check.from_outcome("floats are those of the model", not read.wrong, said)]
 
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from trimodal.core import Check
+from trimodal.core.target_fit import name_briefly
 from trimodal.exporting.layer_codes import LayerCodes
 from trimodal.exporting.layer_probes import PRODUCTS
 from trimodal.exporting.self_check import ProbeFile, RunFile
@@ -88,14 +89,10 @@ def check_weights(differences: Iterable[Mapping[str, float]], absent: Collection
     unread = sorted(set(absent) - dict(found).keys())
     said = f"{len(dict(found))} of {coded} coded layers read back"
     if wrong:
-        said += f", {len(wrong)} are other weights than were verified: {_name_some(wrong)}"
+        said += f", {len(wrong)} are other weights than were verified: {name_briefly(wrong, _NAMED)}"
     if unread:
-        said += f", {len(unread)} were not found in any file: {_name_some(unread)}"
+        said += f", {len(unread)} were not found in any file: {name_briefly(unread, _NAMED)}"
     return [Check.from_outcome("weights are those that were verified", not wrong and not unread, said)]
-
-
-def _name_some(paths: Sequence[str]) -> str:
-    return ", ".join(paths[:_NAMED]) + (f" and {len(paths) - _NAMED} more" if len(paths) > _NAMED else "")
 
 
 def find_readable(layers: Mapping[str, LayerCodes], paths: frozenset[str]) -> list[LayerCodes]:

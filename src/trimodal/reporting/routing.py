@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from trimodal.core import PlaceRecord
+from trimodal.core.target_fit import name_briefly
 
 _NAMED = 8
 
@@ -46,8 +47,7 @@ def measure_balance(counts: Sequence[int]) -> float:
 def _make_row(layer: str, counts: Sequence[int]) -> RoutingRow:
     total, most = sum(counts), max(counts)
     idle = [str(number) for number, count in enumerate(counts) if not count]
-    named = ", ".join(idle[:_NAMED]) + (f" and {len(idle) - _NAMED} more" if len(idle) > _NAMED else "")
     return RoutingRow(
         layer, len(counts), total, f"{min(counts) / total:.1%}", f"{most / total:.1%}", f"{measure_balance(counts):.2f}",
-        tuple(round(100 * count / most, 1) for count in counts), named or "none",
+        tuple(round(100 * count / most, 1) for count in counts), name_briefly(idle, _NAMED) or "none",
     )  # fmt: skip

@@ -1,0 +1,21 @@
+"""What the tests of `train` share: a small model and the configuration of a short run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+SIZES = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+VIT = {
+    "class": "ViTForImageClassification",
+    "config": {**SIZES, "image_size": 16, "patch_size": 8, "hidden_dropout_prob": 0.1},
+    "processors": {"image": {"class": "ViTImageProcessor", "size": {"height": 16, "width": 16}}},
+}
+
+
+def make_config(pictures: Path, out: Path, **more: Any) -> dict[str, Any]:
+    """Twelve steps of `VIT` on `pictures`, into `out`."""
+    return {
+        "model": VIT, "data": str(pictures), "task": "classify", "steps": 12, "batch": 8, "learning_rate": 1e-3, "held_out": 0.25,
+        "output": str(out), "track": "none", **more,
+    }  # fmt: skip
