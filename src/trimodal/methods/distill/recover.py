@@ -46,13 +46,15 @@ from trimodal.methods.method import Method
 from trimodal.methods.options import option
 from trimodal.models.foreign import run_forward
 from trimodal.models.model import Batch, Model
+from trimodal.training.batchwise import train_on_batches
 from trimodal.training.distilling import (
     DistillationWeights,
     compute_distillation_loss,
     find_real_tokens,
     record_block_outputs,
 )
-from trimodal.training.loop import TrainSettings, TrainStepRecord, train_model
+from trimodal.training.settings import EngineSettings
+from trimodal.training.steps import StepRecord
 
 
 @dataclass(frozen=True)
@@ -99,7 +101,7 @@ def fit(
 
 def _train_student(
     student: Model, teacher: Model, batches: Callable[[int], Sequence[Batch]], config: DistillConfig, seed: int
-) -> list[TrainStepRecord]:
+) -> list[StepRecord]:
     if not any(parameter.requires_grad for parameter in student.module.parameters()):
         raise RecipeError("distill: no weight of the model is left to train; put it before the steps that quantize")
     data = batches(config.batch)
@@ -107,13 +109,13 @@ def _train_student(
     weights = DistillationWeights(config.logits, config.embeddings, config.features, config.temperature)
     teacher.module.eval()
     order = _shuffle_batches(len(data), config.steps, seed)
-    settings = TrainSettings(
+    settings = EngineSettings(
         steps=config.steps, learning_rate=config.learning_rate, schedule=config.schedule, weight_decay=0.0, seed=seed,
         frozen_noise=True,
     )  # fmt: skip
     with record_block_outputs(teacher) as expected, record_block_outputs(student, teacher.layout) as found:
 
-        def step(module: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        def compute_loss(module: nn.Module, batch: Batch) -> dict[str, Tensor]:
             expected.clear()  # a block that this batch does not reach must not be compared by the last one's states
             found.clear()
             with torch.no_grad():
@@ -121,16 +123,16 @@ def _train_student(
             real, answer = find_real_tokens(teacher, batch), run_forward(module, batch)
             return compute_distillation_loss(outputs, batch, (teaching, expected), (answer, found), weights, real)
 
-        def part(batch: Batch) -> list[tuple[float, Batch]]:
+        def part(batch: Batch) -> list[Batch]:
             return _part_batch(teacher, batch, config.batch)
 
-        return train_model(student.module, lambda number: data[order[number]], step, settings, part=part)
+        return train_on_batches(student.module, lambda number: data[order[number]], compute_loss, settings, part=part)
 
 
-def _part_batch(model: Model, batch: Batch, size: int) -> list[tuple[float, Batch]]:
-    """The batch of at most `size` samples in parts that go through at once, each with its share of the samples."""
+def _part_batch(model: Model, batch: Batch, size: int) -> list[Batch]:
+    """The batch of at most `size` samples in parts that go through at once."""
     rows = min(size, max((len(value) for value in batch.values() if value.dim()), default=1))
-    return [((one.stop - one.start) / rows, few) for one, few in part_batch(model, batch, rows, BatchLimits(rows))]
+    return [few for _, few in part_batch(model, batch, rows, BatchLimits(rows))]
 
 
 def _shuffle_batches(count: int, steps: int, seed: int) -> list[int]:
