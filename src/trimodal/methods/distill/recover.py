@@ -58,8 +58,8 @@ from trimodal.training.steps import StepRecord
 
 
 @dataclass(frozen=True)
-class DistillConfig:
-    """Options of `distill`."""
+class TeachingOptions:
+    """How a model learns from the original, whatever of it is trained."""
 
     steps: int = option(300, "optimizer steps", low=1, unit="steps", search=(100, 300, 1000))
     logits: float = option(1.0, "weight of the scores' divergence", low=0.0)
@@ -71,6 +71,12 @@ class DistillConfig:
         "cosine", "how the learning rate goes on from its highest", choices=("cosine", "linear", "constant")
     )
     batch: int = option(64, "samples per step", low=1, unit="samples")
+
+
+@dataclass(frozen=True)
+class DistillConfig(TeachingOptions):
+    """Options of `distill`."""
+
     train: TrainedPart = option("all", TRAIN_HELP, choices=TRAINED_PARTS, search=("all", "small"))
 
 
@@ -88,7 +94,7 @@ def fit(
 
 
 def train_student(
-    student: Model, teacher: Model, batches: Callable[[int], Sequence[Batch]], config: DistillConfig, seed: int
+    student: Model, teacher: Model, batches: Callable[[int], Sequence[Batch]], config: TeachingOptions, seed: int
 ) -> list[StepRecord]:
     """Train the parameters of `student` that ask for gradients towards `teacher`; a record per step."""
     data = batches(config.batch)
