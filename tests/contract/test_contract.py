@@ -41,13 +41,14 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "prune.layers": {"sparsity": 0.5, "score": "divergence"},
     "share.layers": {"rank": 2},
     "distill": {"steps": 2},
+    "distill.lora": {"steps": 2, "rank": 2, "batch": 8},
 }
 QUANTIZE_INPUTS = ("quantize.smooth",)  # of which a plain float layer keeps only the weight
 DROPS_BLOCKS = ("prune.layers",)  # and with them names in the state dict
 FOLDS = ("fold.exact",)  # of which other tensors are left
 STATES_DIFFER = ("merge.tokens", "prune.tokens", "prune.width")  # those that an encoder hands out beside what it is for: fewer, narrower
-LEARNS = ("distill",)  # from the original, and so nothing as long as it equals it
-KEEPS_BYTES = ("merge.tokens", "prune.tokens")  # fewer operations, the same weights
+LEARNS = ("distill", "distill.lora")  # from the original, and so nothing as long as it equals it
+KEEPS_BYTES = ("merge.tokens", "prune.tokens", "distill.lora")  # fewer operations or other values, as many weights
 NO_KERNELS = r"nothing that '\*' matches can be worked on"
 NO_UNITS = "this model has no {} that can be cut"
 TEXT = ("bert", "llama", "qwen3", "gpt2", "t5", "mixtral")

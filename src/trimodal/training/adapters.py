@@ -138,8 +138,12 @@ def _inject(module: nn.Module, settings: Mapping[str, AdapterSettings]) -> None:
 
 
 def _use_everywhere(module: nn.Module, layer: Any) -> None:
-    """Let the adapter stand wherever its layer does: peft finds a layer that is used twice but once."""
+    """Let the adapter stand wherever its layer does: peft finds a layer that is used twice but once. It has the layer's sizes, stride and
+    the like, which some models ask for."""
     plain = layer.get_base_layer()
+    for name in getattr(plain, "__constants__", ()):
+        if not hasattr(layer, name):
+            setattr(layer, name, getattr(plain, name))
     for parent in [part for part in module.modules() if part is not layer]:
         for name, child in parent._modules.items():
             if child is plain:
