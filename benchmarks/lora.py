@@ -47,7 +47,7 @@ from trimodal.models.tensors import tensor_bytes, unique_tensors
 from trimodal.networks.fusion import FusionProcessor
 from trimodal.planning import plan_edits, read_recipe
 
-RANK = 3
+RANK = 2
 DAMAGES: Mapping[str, list[Any]] = {
     "pruned": [
         {"prune.neurons": {"where": "*", "optional": True, "sparsity": 0.75}},
