@@ -325,6 +325,26 @@ def test_other_grids_and_repairs_reload_too(compressed: Any, folders: Any, tmp_p
     equal(collect_outputs(again.module, fresh(done)), collect_outputs(done.model.module, fresh(done)))
 
 
+PAIRS: list[dict[str, Any]] = [
+    {"quantize.rtn": {"bits": 3, "where": "*", "outliers": 0.01}}, {"quantize.gptq": {"bits": 4, "grid": "nf", "group": 16, "rank": 1}},
+    {"quantize.smooth": {"strength": 0.5}},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("step", PAIRS, ids=lambda step: str(next(iter(step))))
+@pytest.mark.parametrize("name", ["clip", pytest.param("resnet", marks=pytest.mark.slow)])
+def test_pairs_beside_codes_reload_too(compressed: Any, folders: Any, tmp_path: Path, name: str, step: Any) -> None:
+    pair = {"distill.lora": {"where": "*", "optional": True, "rank": 1, "steps": 2, "init": "error", "dora": True}}
+    done = compressed(name, [step, pair, {"distill": {"steps": 1, "train": "small"}}])
+    assert done.plan.edits[1].places
+    assert tensor_bytes(unique_tensors(done.model.module).values()) == done.plan.expected_tensor_bytes
+    assert done.model.layout == done.expected
+    write_artifact(replace(done.model, folder=folders(name)), done.plan, tmp_path, None)
+    again = open_model(tmp_path)
+    assert again.layout == done.model.layout
+    equal(collect_outputs(again.module, fresh(done)), collect_outputs(done.model.module, fresh(done)))
+
+
 MASKED: list[list[Any]] = [
     [{"prune.magnitude": {"sparsity": 0.5}}, {"prune.magnitude": {"sparsity": 0.75}},
      {"quantize.rtn": {"bits": 3, "grid": "kmeans", "group": "tensor"}}, {"distill": {"steps": 1}}],

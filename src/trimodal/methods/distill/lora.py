@@ -57,7 +57,7 @@ _LARGEST_HALF = 65504.0
 class LowRankOptions(TeachingOptions):
     """Options of `distill.lora`."""
 
-    learning_rate: float = option(2e-3, "highest learning rate", low=1e-8, high=1.0, search=(5e-4, 2e-3, 5e-3))
+    learning_rate: float = option(5e-3, "highest learning rate", low=1e-8, high=1.0, search=(2e-3, 5e-3, 1e-2))
     rank: int = option(8, "rank of each pair", low=1, search=(4, 8, 16))
     alpha: float = option(0.0, "the pair counts alpha / rank; 0 for alpha = rank", low=0.0)
     init: Literal["zero", "error"] = option(
