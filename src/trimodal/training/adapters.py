@@ -103,6 +103,7 @@ def attach_adapters(module: nn.Module, settings: Mapping[str, AdapterSettings], 
     try:
         for path, layer in layers.items():
             _use_everywhere(module, layer)
+            _place_beside(layer)
             _begin_at(layer, settings[path].start)
             _quantize_input(layer)
             _keep_mask(layer)
@@ -148,6 +149,14 @@ def _use_everywhere(module: nn.Module, layer: Any) -> None:
         for name, child in parent._modules.items():
             if child is plain:
                 parent._modules[name] = layer
+
+
+def _place_beside(layer: Any) -> None:
+    """Put the adapter where its layer's weight is."""
+    device = layer.get_base_layer().weight.device
+    for name, parameter in layer.named_parameters():
+        if not name.startswith("base_layer."):
+            parameter.data = parameter.data.to(device)
 
 
 @torch.no_grad()
