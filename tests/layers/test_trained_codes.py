@@ -39,12 +39,13 @@ CASES = [("fusion", recipe) for recipe in RECIPES] + [("resnet", "inputs"), ("re
 
 
 def floats_of(output: Any) -> list[Tensor]:
-    found = output.values() if isinstance(output, dict) else vars(output).values() if hasattr(output, "__dict__") else [output]
+    found = [output] if isinstance(output, Tensor) else output.values() if isinstance(output, dict) else vars(output).values()
     return [value for value in found if isinstance(value, Tensor) and value.is_floating_point()]
 
 
 def same(one: Any, other: Any, tolerance: float = 0.0) -> bool:
-    return all(torch.allclose(a, b, rtol=0, atol=tolerance) for a, b in zip(floats_of(one), floats_of(other), strict=True)) and bool(floats_of(one))
+    pairs = list(zip(floats_of(one), floats_of(other), strict=True))
+    return bool(pairs) and all(torch.allclose(a, b, rtol=0, atol=tolerance) for a, b in pairs)
 
 
 def disturb_(store: TrainedCodes) -> None:
