@@ -427,7 +427,7 @@ def distillation() -> Iterator[Check]:
     """(j) A student that is its teacher is pulled nowhere."""
     import torch
 
-    from trimodal.methods.distill.recover import embedding_distance, feature_distance, score_distance
+    from trimodal.training.distilling import embedding_distance, feature_distance, score_distance
 
     values = []
     for seed in SEEDS:

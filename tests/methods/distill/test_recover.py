@@ -19,19 +19,19 @@ from trimodal.loading.load import build_model
 from trimodal.maths.packing import pack_codes
 from trimodal.methods import get_method
 from trimodal.methods.distill import recover
-from trimodal.methods.distill.recover import (
-    METHOD,
+from trimodal.methods.distill.recover import METHOD, fit
+from trimodal.methods.options import build_config
+from trimodal.models.model import Model
+from trimodal.networks.tiny import make_miniature_batch
+from trimodal.training.distilling import (
+    DistillationWeights,
     compute_distillation_loss,
     embedding_distance,
     feature_distance,
-    fit,
     number_distance,
     record_block_outputs,
     score_distance,
 )
-from trimodal.methods.options import build_config
-from trimodal.models.model import Model
-from trimodal.networks.tiny import make_miniature_batch
 
 ALL = ["clip", "bert", "whisper", "llava", "fusion", "resnet", "generic"]
 
@@ -105,12 +105,11 @@ def test_feature_distance_leaves_padding_out() -> None:
 @pytest.mark.parametrize("name", ALL)
 def test_student_that_is_the_teacher_has_nothing_to_learn(tiny_model: Callable[..., Model], name: str) -> None:
     teacher, student, batch = tiny_model(name), tiny_model(name), make_miniature_batch(name, 3)
-    config = build_config(METHOD.config, {"steps": 1}, "here")
     with record_block_outputs(teacher) as expected, record_block_outputs(student) as found:
         with torch.no_grad():
             teaching = teacher.module(**batch)
         outputs = teacher.family.outputs(teacher.module)
-        parts = compute_distillation_loss(outputs, batch, (teaching, expected), (student.module(**batch), found), config)
+        parts = compute_distillation_loss(outputs, batch, (teaching, expected), (student.module(**batch), found), DistillationWeights())
     assert set(parts) >= {"loss", "features"} and len(parts) >= 3
     assert float(parts["loss"].detach()) == pytest.approx(0.0, abs=1e-5)
     parts["loss"].backward()

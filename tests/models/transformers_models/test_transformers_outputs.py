@@ -18,12 +18,12 @@ from benchmarks.zoo.models import ZOO  # noqa: E402
 from trimodal.graph import layout as layouts  # noqa: E402
 from trimodal.inventory import inspect  # noqa: E402
 from trimodal.loading.load import build_model  # noqa: E402
-from trimodal.methods.distill.recover import box_distance  # noqa: E402
 from trimodal.models.boxes import join_boxes, measure_overlaps  # noqa: E402
 from trimodal.models.foreign import run_forward  # noqa: E402
 from trimodal.models.model import Output  # noqa: E402
 from trimodal.models.transformers_models import FAMILY  # noqa: E402
 from trimodal.models.transformers_models.outputs import find_outputs  # noqa: E402
+from trimodal.training.distilling import box_distance  # noqa: E402
 from trimodal.verification.tasks import box_agreement  # noqa: E402
 
 
