@@ -35,6 +35,7 @@ from trimodal.maths.transform import rotate_columns
 StepRule = Literal["lsq", "lsq+", "fixed"]
 LevelRule = Literal["hard", "soft", "fixed"]
 _BOUNDS = (1 / 16, 16.0)  # of a scale, in what it was
+_LIKE = 0.5  # the cosine from which an original weight is taken for the one behind the codes
 _TRIES = (0.25, 0.5, 0.75, 1.0)
 _LARGEST_HALF = 65504.0
 
@@ -273,6 +274,8 @@ def _undo_parts(store: CodedWeight, original: Tensor) -> Tensor:
 
 def _approach_original(start: Tensor, codes: Tensor, original: Tensor, levels: Levels) -> Tensor:
     """From the decoded weights `start` (rows, columns) as far to the original ones as the `codes` stay what they are."""
+    if float(nn.functional.cosine_similarity(start.flatten(), original.flatten(), dim=0)) < _LIKE:
+        return start  # it has been turned, folded or put into another order since
     found = start
     for share in _TRIES:
         tried = torch.lerp(start, original, share)

@@ -95,6 +95,8 @@ def _plan_step(layout: Layout, step: RecipeStep, data: bool, began: Layout, earl
     if method.trains and not data:
         raise RecipeError(f"{step.place} ({method.name}) trains on calibration data, and there is none; give --data")
     if method.trains:
+        if (reason := method.unready(layout, step.config)) is not None:
+            raise NoPlaceError(reason)
         return Edit(method.name, step.where, config_to_dict(step.config), ()), layout
     draft = EditDraft(method, layout, earlier)
     matching, left = match_places(layout, step)
