@@ -34,6 +34,7 @@ from trimodal.shorthand import short_name_of
         ("prune.tokens", {"share": 0.5, "by": "attention"}, "VisionZip 50 %"),
         ("prune.tokens", {"share": 0.75, "by": "question", "block": 2}, "FastV 75 %"),
         ("distill", {"steps": 300}, "KD, 300 steps"),
+        ("train.quantized", {"steps": 100}, "QAT, 100 steps"),
         ("nobody.knows", {}, ""),
     ],
 )

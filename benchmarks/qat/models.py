@@ -1,14 +1,14 @@
-"""The models of `benchmarks.qat`, trained here, with data to calibrate and learn on and other data to measure on.
+"""The models of `benchmarks.qat`, each trained once, here, with data to calibrate and learn on and other data to measure on.
 
-    vit    a small Vision Transformer that says which shape is drawn (examples/training/classify.yaml); one per seed
-    clip   CLIP's own classes, small: drawings and their captions (examples/training/retrieve.yaml); one per seed
-    words  a small Llama on the sources of Python's standard library, in pieces of 64 tokens; one per seed
-    demo   the see-hear-read model that comes with the package; seeds are those of calibration and training
+    vit    a small Vision Transformer that says which shape is drawn (examples/training/classify.yaml)
+    clip   CLIP's own classes, small: drawings and their captions (examples/training/retrieve.yaml)
+    words  a small Llama on the sources of Python's standard library, in pieces of 120 characters
+    demo   the see-hear-read model that comes with the package
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,9 @@ _LLAMA = {
 }  # fmt: skip
 CONFIGS: Mapping[str, Mapping[str, Any]] = {
     "vit": {
-        "model": {"class": "ViTForImageClassification", "config": _VIT, "processors": {"image": {"class": "ViTImageProcessor", "size": _SIDE}}},
+        "model": {
+            "class": "ViTForImageClassification", "config": _VIT, "processors": {"image": {"class": "ViTImageProcessor", "size": _SIDE}},
+        },
         "task": "classify", "steps": 800, "batch": 32, "learning_rate": 3e-3,
     },
     "clip": {
@@ -59,17 +61,17 @@ class Subject:
     test: Sequence[Sample]
 
 
-def make_subject(name: str, seed: int, quick: bool) -> Subject:
-    """The model `name` of `seed`, trained now where it is not in the cache; `quick` trains a tenth and measures a tenth."""
+def make_subject(name: str, quick: bool) -> Subject:
+    """The model `name`, trained now where it is not in the cache; `quick` trains a tenth and measures a tenth."""
     part = 10 if quick else 1
-    return _make_demo(seed, part) if name == "demo" else _make_trained(name, seed, part)
+    return _make_demo(part) if name == "demo" else _make_trained(name, part)
 
 
-def _make_trained(name: str, seed: int, part: int) -> Subject:
+def _make_trained(name: str, part: int) -> Subject:
     learning, test = _list_rows(name, part)
-    folder = CACHE / f"{name}-{seed}{'-quick' if part > 1 else ''}"
+    folder = CACHE / f"{name}-0{'-quick' if part > 1 else ''}"
     if not (folder / "training.json").is_file():
-        config = {**CONFIGS[name], "seed": seed, "evaluate_every": 0, "track": "none"}
+        config = {**CONFIGS[name], "seed": 0, "evaluate_every": 0, "track": "none"}
         config["steps"] = CONFIGS[name]["steps"] // part
         trimodal.train(config, data=learning, out=folder, force=True)
     return Subject(folder, list(open_data(learning)), list(open_data(test)))
@@ -90,7 +92,7 @@ def _draw(seed: int, count: int) -> Path:
     return folder if (folder / "captions.jsonl").is_file() else write_shapes(folder, count, seed)
 
 
-def _make_demo(seed: int, part: int) -> Subject:
+def _make_demo(part: int) -> Subject:
     folder, data = CACHE / "demo", CACHE / f"demo-data-{part}"
     if not (folder / "config.json").is_file():
         unpack_demo_model(folder)
@@ -99,9 +101,3 @@ def _make_demo(seed: int, part: int) -> Subject:
     samples = list(open_data(data))
     return Subject(folder, *([s for s in samples if s.split == split] for split in ("train", "test")))
 
-
-def train_all(names: Sequence[str], seeds: Sequence[int], tell: Callable[[str], None] = print) -> None:
-    """Train what is not in the cache."""
-    for seed in seeds:
-        for name in names:
-            tell(f"{name}-{seed}: {make_subject(name, seed, False).folder}")
