@@ -54,7 +54,7 @@ def disturb_(store: TrainedCodes) -> None:
     with torch.no_grad():
         for name, parameter in store.named_parameters():
             size = 0.3 * float(parameter.abs().mean()) if name in ("latent", "numbers") else 0.1
-            parameter += size * torch.randn(parameter.shape, generator=chance)
+            parameter.add_(size * torch.randn(parameter.shape, generator=chance))
 
 
 @pytest.mark.parametrize(("name", "recipe"), CASES)
@@ -103,7 +103,7 @@ def test_ranges_of_inputs_are_stored_as_they_were_seen_and_stay_shared(compresse
         for number, one in enumerate(learned.values()):
             with torch.no_grad():
                 for move in one.parameters():
-                    move += 0.1 if number % 2 else -0.1
+                    move.add_(0.1 if number % 2 else -0.1)
         with torch.no_grad():
             trained = module(**batch)
     with torch.no_grad():
@@ -150,7 +150,7 @@ def test_masks_stay(compressed: Any) -> None:
     with train_codes(module, LearnedParts()) as stores:
         for store in stores:
             disturb_(store)
-    for store, mask in zip(coded, masks, strict=True):
-        assert torch.equal(store.get_buffer("mask"), mask)
-        pruned = unpack_codes(mask, 1, store.shape[1:].numel()) == 0
-        assert bool((store().detach().flatten(1)[pruned] == 0).all())
+    for kept, mask in zip(coded, masks, strict=True):
+        assert torch.equal(kept.get_buffer("mask"), mask)
+        pruned = unpack_codes(mask, 1, kept.shape[1:].numel()) == 0
+        assert bool((kept().detach().flatten(1)[pruned] == 0).all())

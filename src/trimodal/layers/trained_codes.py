@@ -110,9 +110,9 @@ class TrainedCodes(CodedWeight):
         if numbers is None:
             return self.table, self.table.float() * unit
         order = numbers.detach().argsort(dim=1, stable=True)
-        numbers = numbers.gather(1, order)
-        half = (numbers.detach() / unit).clamp(-_LARGEST_HALF, _LARGEST_HALF).half()
-        return half, substitute_values(half.float() * unit, numbers)
+        ascending = numbers.gather(1, order)
+        half = (ascending.detach() / unit).clamp(-_LARGEST_HALF, _LARGEST_HALF).half()
+        return half, substitute_values(half.float() * unit, ascending)
 
     def _find_book(self, book: Codebook) -> tuple[Levels, Tensor | None, Tensor | None]:
         lender = self if self.table_of is None else self.table_of
@@ -137,9 +137,9 @@ def begin_training_(store: CodedWeight, original: Tensor | None, parts: LearnedP
     levels, codes = store.levels_and_codes
     start = levels.decode(codes)
     latent = start if original is None else _approach_original(start, codes, _undo_parts(store, original), levels)
-    store.__class__ = TrainedCodes
     store.drop_kept_()
-    store._parts, store._first, store._input_range = parts, levels, None  # type: ignore[attr-defined]
+    store.__class__ = TrainedCodes
+    vars(store).update(_parts=parts, _first=levels, _input_range=None)
     store.register_parameter("latent", nn.Parameter(latent.contiguous()))
     columns = latent.shape[1]
     if parts.steps != "fixed" and "scale" in store._buffers:
@@ -299,5 +299,5 @@ def _take_rows(levels: Any, scale: Tensor | None, other: Tensor | None, latent: 
         chosen = replace(levels, levels=take_tables(levels.levels), scale=take(levels.scale))
         return chosen, take(scale), take_tables(other), latent[index]
     if isinstance(levels, Grid):
-        levels = replace(levels, scale=take(levels.scale), zero=take(levels.zero))
+        levels = replace(levels, scale=levels.scale if len(levels.scale) == 1 else levels.scale[index], zero=take(levels.zero))
     return levels, take(scale), take(other), latent[index]

@@ -91,16 +91,18 @@ def test_a_model_that_nothing_quantized_is_refused(compressed: Any, steps: list[
 
 
 def test_batch_norms_take_the_mean_of_their_batches(tiny_model: Callable[..., Model]) -> None:
-    net = nn.Sequential(nn.Conv2d(1, 3, 1), nn.BatchNorm2d(3)).eval()
+    conv, norm = nn.Conv2d(1, 3, 1), nn.BatchNorm2d(3)
+    net = nn.Sequential(conv, norm).eval()
     batches = [{"input": torch.randn(4, 1, 5, 5) + shift} for shift in (0.0, 2.0)]
     assert estimate_batch_norms_(net, batches) == 1
-    seen = [net[0](batch["input"]) for batch in batches]
-    assert torch.allclose(net[1].running_mean, torch.stack([x.mean((0, 2, 3)) for x in seen]).mean(0), atol=1e-6)
-    assert torch.allclose(net[1].running_var, torch.stack([x.var((0, 2, 3)) for x in seen]).mean(0), atol=1e-6)
-    assert not any(part.training for part in net.modules()) and net[1].momentum == 0.1
-    kept = net[1].running_mean.clone()
+    seen = [conv(batch["input"]) for batch in batches]
+    assert norm.running_mean is not None and norm.running_var is not None
+    assert torch.allclose(norm.running_mean, torch.stack([x.mean((0, 2, 3)) for x in seen]).mean(0), atol=1e-6)
+    assert torch.allclose(norm.running_var, torch.stack([x.var((0, 2, 3)) for x in seen]).mean(0), atol=1e-6)
+    assert not any(part.training for part in net.modules()) and norm.momentum == 0.1
+    kept = norm.running_mean.clone()
     assert estimate_batch_norms_(net, [{"input": torch.randn(1, 1, 5, 5)}]) == 0
-    assert torch.equal(net[1].running_mean, kept)
+    assert torch.equal(norm.running_mean, kept)
     assert estimate_batch_norms_(tiny_model("bert").module, [make_miniature_batch("bert", 2)]) == 0
 
 
