@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from trimodal.models.model import Batch, Model
 
 Weights = Mapping[str, "Tensor"]
-MethodKind = Literal["prune", "quantize", "factorize", "share", "merge", "fold", "distill"]
+MethodKind = Literal["prune", "quantize", "factorize", "share", "merge", "fold", "distill", "train"]
 Mix = Callable[[Mapping[str, Moment]], Moment]
 
 
@@ -159,6 +159,7 @@ class Method:
         tables: where its places can share a table of numbers, all about that.
         inputs: where it quantizes inputs, how layers with one input share what it chooses.
         pace: what it takes, for the estimate of a plan's time.
+        unready: of a gradient method, why it cannot train a model of this layout; None if it can.
         exports: whether any export format can say what it leaves behind.
     """
 
@@ -181,6 +182,7 @@ class Method:
     tables: SharedTables | None = None
     inputs: SharedInputs | None = None
     pace: Pace = Pace()
+    unready: Callable[[Layout, Any], str | None] = lambda layout, config: None
     exports: bool = True
     solve: Callable[[Place, Weights, Statistic | None, Any], Change] | None = None
     fit: Callable[[Model, Model, Callable[[int], Sequence[Batch]], Any, int], Iterable[FitRecord]] | None = None
