@@ -137,5 +137,7 @@ class MediaKind:
 
 
 MEDIA_KINDS = {
-    "image": MediaKind(_to_image, _digest_image), "audio": MediaKind(_to_waveform, _digest_waveform), "mask": MediaKind(to_mask, digest_mask),
-}  # fmt: skip
+    "image": MediaKind(_to_image, _digest_image),
+    "audio": MediaKind(_to_waveform, _digest_waveform),
+    "mask": MediaKind(to_mask, digest_mask),
+}
