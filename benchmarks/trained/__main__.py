@@ -10,9 +10,12 @@ import argparse
 from collections.abc import Callable, Mapping, Sequence
 
 from benchmarks.passlines import PassLine, finish
+from benchmarks.trained.masks import measure_unet
 from benchmarks.trained.scenes import measure_clip, measure_llava
 
-PARTS: Mapping[str, Callable[[bool, Sequence[int]], list[PassLine]]] = {"clip": measure_clip, "llava": measure_llava}
+PARTS: Mapping[str, Callable[[bool, Sequence[int]], list[PassLine]]] = {
+    "clip": measure_clip, "llava": measure_llava, "unet": measure_unet,
+}  # fmt: skip
 
 
 def main() -> None:
