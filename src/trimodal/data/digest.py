@@ -34,6 +34,8 @@ def digest_samples(samples: Sequence[Sample]) -> str:
             "group": sample.group,
             "split": sample.split,
         }
+        if sample.mask is not None:
+            line["mask"] = _digest_media(sample, sample.mask, known)
         if sample.inputs is not None:
             line["inputs"] = sample.inputs.sha256
         total.update(json.dumps(line, sort_keys=True).encode() + b"\n")

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from trimodal.data.fields import shorten_value, to_plain_number
+from trimodal.data.masks import digest_mask, to_mask
 from trimodal.data.media import (
     Waveform,
     check_waveform,
@@ -135,4 +136,8 @@ class MediaKind:
     digest: Callable[[Any], str]
 
 
-MEDIA_KINDS = {"image": MediaKind(_to_image, _digest_image), "audio": MediaKind(_to_waveform, _digest_waveform)}
+MEDIA_KINDS = {
+    "image": MediaKind(_to_image, _digest_image),
+    "audio": MediaKind(_to_waveform, _digest_waveform),
+    "mask": MediaKind(to_mask, digest_mask),
+}
