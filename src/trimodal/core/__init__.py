@@ -28,7 +28,7 @@ from trimodal.core.record import (
     TowerSize,
     Verdict,
 )
-from trimodal.core.sample import MODALITIES, TOKEN_KINDS, Media, Sample, TensorInputs
+from trimodal.core.sample import MODALITIES, SIGNAL, TOKEN_KINDS, Media, Sample, TensorInputs, is_signal, name_signal
 from trimodal.core.site import Axis, Fold, Site, Tower
 from trimodal.core.text import json_text
 from trimodal.core.untouched import StoredTensor, TensorGroup, UntouchedTensors, Why, group_untouched

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from trimodal.core import MODALITIES, Sample
+from trimodal.core import MODALITIES, Sample, is_signal
+from trimodal.data.sample_encoding import are_arguments
 from trimodal.errors import DataError
 from trimodal.models.model import Model
 
@@ -28,7 +29,7 @@ def check_modalities(model: Model, samples: Sequence[Sample]) -> None:
     Raises:
         DataError: they do not fit.
     """
-    if not samples or _are_inputs(samples):
+    if not samples or _are_inputs(samples) or are_arguments(model, samples):
         return
     takes = frozenset(model.modalities)
     if not takes:
@@ -69,4 +70,4 @@ def _modalities_of(sample: Sample) -> frozenset[str]:
 
 
 def _list_modalities(modalities: frozenset[str]) -> str:
-    return " and ".join(m for m in MODALITIES if m in modalities)
+    return " and ".join([*(m for m in MODALITIES if m in modalities), *sorted(filter(is_signal, modalities))])
