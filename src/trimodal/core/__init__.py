@@ -35,6 +35,7 @@ from trimodal.core.untouched import StoredTensor, TensorGroup, UntouchedTensors,
 
 __all__ = [
     "MODALITIES",
+    "SIGNAL",
     "TOKEN_KINDS",
     "TensorGroup",
     "TensorInputs",
@@ -80,6 +81,8 @@ __all__ = [
     "Verdict",
     "Why",
     "group_untouched",
+    "is_signal",
     "json_text",
+    "name_signal",
     "lowest_certainty",
 ]

@@ -18,9 +18,9 @@ def name_signal(stream: str) -> str:
     return stream if stream == SIGNAL else f"{SIGNAL}.{stream}"
 
 
-def is_signal(field: str) -> bool:
+def is_signal(field: object) -> bool:
     """Whether a field, or a modality, is a signal."""
-    return field == SIGNAL or (field.startswith(f"{SIGNAL}.") and len(field) > len(SIGNAL) + 1)
+    return isinstance(field, str) and (field == SIGNAL or (field.startswith(f"{SIGNAL}.") and len(field) > len(SIGNAL) + 1))
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +52,8 @@ class TensorInputs:
 class Sample:
     """One line of a data file: any of image, audio (files, or in memory), text and signals, and what the task needs.
 
-    `signals` are files or numbers by field: `signal.vitals`. `label` is the class of the whole sample, `labels` further classes by name (`image`: the digit shown),
-    `target` the text a decoder is to produce. Samples of one `group` are never split between calibration and
+    `signals` are files or numbers by field: `signal.vitals`. `label` is the class of the whole sample, `labels` further classes by name
+    (`image`: the digit shown), `target` the text a decoder is to produce. Samples of one `group` are never split between calibration and
     verification. `split` is `train`, `test` or empty. `line` is the line number in its file, from 1, or that of the row;
     `origin` is what an error says before that number, such as `data.jsonl, line`. `label_name` is the class's name where the data
     name it; it becomes a number in `label` when the model is known. `inputs` is what the model is given, where the source holds that

@@ -82,7 +82,7 @@ class ColumnWatch:
             self._seen = self._seen or tuple(row)
         found = self._columns.select(row)
         lost = any(self._columns.fields.get(name) in self._missing for name in MODALITIES)
-        if lost and found.keys().isdisjoint(MODALITIES) and not any(map(is_signal, found)):  # it will be refused for that, and this says why
+        if lost and not any(name in MODALITIES or is_signal(name) for name in found):  # it will be refused for that, and this says why
             self.check_all_seen()
         return found
 
@@ -185,7 +185,8 @@ def _shape_fields(fields: Mapping[str, Any]) -> Mapping[str, Any]:
     """`labels.image` becomes the entry `image` of `labels`, and the entry `vitals` of `signal` becomes `signal.vitals`."""
     several = fields.get(SIGNAL)
     if isinstance(several, Mapping):
-        fields = {**{name: value for name, value in fields.items() if name != SIGNAL}, **{f"{SIGNAL}.{key}": v for key, v in several.items()}}
+        rest = {name: value for name, value in fields.items() if name != SIGNAL}
+        fields = {**rest, **{f"{SIGNAL}.{name}": value for name, value in several.items()}}
     nested = {name: value for name, value in fields.items() if isinstance(name, str) and name.startswith(_NESTED)}
     if not nested:
         return fields

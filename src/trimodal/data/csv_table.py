@@ -3,7 +3,8 @@
     image,text,label
     images/7.png,"a red bus, parked",bus
 
-Images and sounds are paths relative to the file; a signal is one too, or `[1, 2, 3]`, or several columns that a map joins. An empty cell is none. A label is a number from 0, or a class's name.
+Images and sounds are paths relative to the file; a signal is one too, or `[1, 2, 3]`, or several columns that a map joins. An empty
+cell is none. A label is a number from 0, or a class's name.
 """
 
 from __future__ import annotations

@@ -119,7 +119,7 @@ def shorten_value(value: object) -> str:
 
 def _check_names(where: str, fields: Mapping[str, Any]) -> None:
     for key in fields:
-        if key not in FIELDS and not is_signal(str(key)):
+        if key not in FIELDS and not is_signal(key):
             advice = f"{suggest_names(str(key), FIELDS)}{_MAP_HINT}, of {shorten_value(list(fields))}"
             raise line_error(where, f"unknown field {shorten_value(key)}", advice)
 

@@ -2,7 +2,8 @@
 
 A row has the fields of a JSONL line, or is a PIL image and its class. An image is a file's path, a PIL image or a uint8 array
 (height, width, channels); a sound is a file's path, (waveform, rate) or {"array": waveform, "sampling_rate": rate}, as `datasets`
-gives them; either may be {"bytes": content of a file}. A signal is a file's path, an array, a tensor or a list. A row may also be what the model's forward is given (`tensor_rows.py`).
+gives them; either may be {"bytes": content of a file}. A signal is a file's path, an array, a tensor or a list. A row may also be what
+the model's forward is given (`tensor_rows.py`).
 No package but torch is imported to know them: they are told by what they have.
 
 Every image, sound and tensor is looked at once, for the sha256 of its content. Of rows that can be asked for by number nothing is

@@ -16,7 +16,8 @@ from trimodal.models.model import Model, device_of
 
 def encode_samples(model: Model, samples: Sequence[Sample]) -> dict[str, torch.Tensor]:
     """Keyword arguments of the module's forward for `samples`, each of shape (samples, …) and on the module's device; labels are
-    not in it. What a source gave as inputs is stacked as it is, and so are signals that are forward's arguments. What the model does not take is neither read nor shown to its family.
+    not in it. What a source gave as inputs is stacked as it is, and so are signals that are forward's arguments. What the model does not
+    take is neither read nor shown to its family.
 
     Raises:
         DataError: a sample cannot be read, or makes numbers that are not finite.
@@ -55,8 +56,8 @@ def _stack_signals(samples: Sequence[Sample]) -> dict[str, torch.Tensor]:
             shape = one[field].shape if field in one else None
             if shape != first.shape:
                 raise DataError(
-                    f"{sample.where}: {field} is {'missing' if shape is None else f'of the shape {shape}'}, and of the shape {first.shape} in "
-                    f"{samples[0].where}; a model of one's own is given arrays of one shape"
+                    f"{sample.where}: {field} has the shape {shape}, and {first.shape} in {samples[0].where}; a model of one's own is "
+                    "given arrays of one shape"
                 )
     return {_name_argument(field): torch.stack([torch.from_numpy(one[field]) for one in loaded]) for field in loaded[0]}
 

@@ -54,8 +54,8 @@ def _check_numbers(found: NDArray[Any]) -> Signal:
     if len(bad):
         place = f"step {bad[0][0]}, channel {bad[0][1]}" if found.ndim == 2 else f"place {bad[0][0]}"
         raise DataError(
-            f"holds {len(bad)} values that are no finite number, the first ({found[tuple(bad[0])]}) at {place}; fill them, or leave the signal "
-            "out of that line, as a model of streams may lack it"
+            f"holds {len(bad)} values that are no finite number, the first ({found[tuple(bad[0])]}) at {place}; fill them, or leave the "
+            "signal out of that line, as a model of streams may lack it"
         )
     return numbers
 

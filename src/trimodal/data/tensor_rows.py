@@ -84,7 +84,7 @@ def _split_mapping(row: Mapping[str, Any]) -> tuple[Inputs, dict[str, Any]] | No
     if any(name in row for name in MODALITIES):
         return None
     others = {name: value for name, value in row.items() if (name not in FIELDS or is_signal(name)) and value is not None}
-    if all(is_signal(str(name)) for name in others) or not all(_is_array(value) or _is_number_list(value) for value in others.values()):
+    if all(is_signal(name) for name in others) or not all(_is_array(value) or _is_number_list(value) for value in others.values()):
         return None
     beside = {name: value for name, value in row.items() if name in FIELDS and name not in (*others, "labels", "target")}
     label = _to_label(row.get("labels")) if beside.get("label") is None else beside["label"]

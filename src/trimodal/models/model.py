@@ -88,7 +88,7 @@ class LoadedSample:
     text: str | None = None
     target: str | None = None
     signals: Mapping[str, np.ndarray] = field(default_factory=dict)
-    where: str = "a sample"
+    where: str = field(default="a sample", compare=False)
 
 
 class Processors:

@@ -189,7 +189,8 @@ def encode(module: nn.Module, processors: Processors, loaded: Sequence[LoadedSam
     held = [m for m in MODALITIES if m in modalities(module) and all(getattr(sample, m) is not None for sample in loaded)]
     signals = [s for s in model.by_name.values() if s.modality == "signal" and all(name_signal(s.name) in x.signals for x in loaded)]
     if not held and not signals:
-        raise DataError(f"samples hold none of {', '.join(modalities(module))} together; other streams come as rows of tensors by their names")
+        known = ", ".join(modalities(module))
+        raise DataError(f"samples hold none of {known} together; other streams come as rows of tensors by their names")
     for name in held:
         batch |= _ENCODERS[name](model, processors, loaded)
     for stream in signals:

@@ -49,7 +49,7 @@ def shape_signal(stream: Stream, sample: LoadedSample) -> np.ndarray:
         )
     if steps > stream.length:
         raise DataError(
-            f"{sample.where}: {field} has {steps} steps, and the stream {stream.name} takes at most {stream.length}; cut it into windows, or "
-            "give the model a larger streams.length"
+            f"{sample.where}: {field} has {steps} steps, and the stream {stream.name} takes at most {stream.length}; cut it into windows, "
+            "or give the model a larger length"
         )
     return values
