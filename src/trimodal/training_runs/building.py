@@ -25,7 +25,7 @@ from trimodal.training_runs.config_file import ModelKeys, read_model_keys
 from trimodal.training_runs.processors import describe_tokenizer, make_processors
 
 _CLOSE = 0.8
-_CLASSIFIERS = ("ForImageClassification", "ForSequenceClassification", "ForAudioClassification")
+_CLASSIFIERS = ("ForImageClassification", "ForSequenceClassification", "ForAudioClassification", "MultimodalModel")
 
 
 @dataclass(frozen=True)
