@@ -1,6 +1,6 @@
 """Where should streams meet? The kinds of fusion at equal parameters on the see-hear-read task, whole and with a stream missing or noisy.
 
-`python -m benchmarks.fusion` trains three seeds of each kind and compresses each model by one recipe (`int8-full`): 25 minutes on two
+`python -m benchmarks.fusion` trains three seeds of each kind and compresses each model by one recipe (`int8-full`): 15 minutes on two
 idle cores. `--quick` trains one seed for few steps, under two minutes, to see that everything runs: the accuracies are those of models that
 have hardly begun to learn and rank nothing. `--keep FILE` writes each model's numbers down when it is done, and takes those that stand
 there instead of training anew.
@@ -85,7 +85,7 @@ class Mode:
 
 
 QUICK = Mode((0,), 150, 50, 12, 400, False)
-FULL = Mode((0, 1, 2), 2100, 600, 200, 2000, True)
+FULL = Mode((0, 1, 2), 1150, 350, 200, 2000, True)
 LEARNING_RATE = 1.5e-3
 TURNS = ("image", "audio", "audio", "text", "image", "audio")
 """Which stream a batch of one stream has: sounds take longest to be understood, texts are understood at once."""
