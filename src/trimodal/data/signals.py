@@ -37,7 +37,7 @@ def convert_signal(value: Any) -> Signal:
         DataError: it is no such thing, holds nothing, or holds a number that is not finite.
     """
     try:
-        found = value.detach().cpu().float().numpy() if isinstance(value, torch.Tensor) else np.asarray(value)
+        found = np.atleast_1d(value.detach().cpu().float().numpy() if isinstance(value, torch.Tensor) else np.asarray(value))
     except (TypeError, ValueError, RuntimeError) as error:
         raise DataError(f"is {shorten_value(value)}, rows of unlike lengths or no numbers; {_EXPECTED}") from error
     if found.dtype.kind not in "iuf" or found.ndim not in (1, 2):
@@ -112,10 +112,10 @@ def find_or_hold(find_file: Callable[[str, str, Any], Path]) -> FindMedia:
 
 
 def _find_or_hold(find_file: FindMedia, where: str, key: str, value: Any) -> Path | Media:
-    if not is_signal(key) or not isinstance(value := read_cell(value), list | int | float):
+    if not is_signal(key) or isinstance(value := read_cell(value), str):
         return find_file(where, key, value)
     try:
-        signal = convert_signal(value if isinstance(value, list) else [value])
+        signal = convert_signal(value)
     except DataError as error:
         raise line_error(where, f"{key} {error}", "see the section on signals in docs/guide.md") from error
     return Media(digest_signal(signal), partial(_hand_out, signal))
@@ -123,10 +123,10 @@ def _find_or_hold(find_file: FindMedia, where: str, key: str, value: Any) -> Pat
 
 def read_cell(value: Any) -> Any:
     """A cell of a table that knows but text: a list or a number where it says one, such as `[1, 2, 3]`; else as it is."""
-    if not isinstance(value, str) or not value.lstrip().startswith("["):
+    if not isinstance(value, str):
         return value
     try:
-        return json.loads(value)
+        return json.loads(value) if value.lstrip().startswith("[") else float(value)
     except ValueError:
         return value
 
