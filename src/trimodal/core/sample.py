@@ -57,7 +57,7 @@ class Sample:
     verification. `split` is `train`, `test` or empty. `line` is the line number in its file, from 1, or that of the row;
     `origin` is what an error says before that number, such as `data.jsonl, line`. `label_name` is the class's name where the data
     name it; it becomes a number in `label` when the model is known. `inputs` is what the model is given, where the source holds that
-    already instead of an image, a sound or a text.
+    already instead of an image, a sound or a text. `mask` says of each of the image's pixels which class it is.
     """
 
     line: int
@@ -72,6 +72,7 @@ class Sample:
     origin: str = field(default="line", compare=False, repr=False)
     label_name: str | None = None
     inputs: TensorInputs | None = None
+    mask: Path | Media | None = None
     signals: Mapping[str, Path | Media] = field(default_factory=dict)
 
     @property

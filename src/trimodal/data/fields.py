@@ -11,7 +11,7 @@ from typing import Any
 from trimodal.core import MODALITIES, SIGNAL, Media, Sample, TensorInputs, is_signal
 from trimodal.errors import DataError, suggest_names
 
-FIELDS = ("image", "audio", "text", SIGNAL, "label", "labels", "target", "group", "split")
+FIELDS = ("image", "audio", "text", SIGNAL, "mask", "label", "labels", "target", "group", "split")
 SPLITS = ("train", "test")
 _MAP_HINT = "; say which column is which with a map, such as --map text=sentence"
 _NUMBER = re.compile(r"\s*[+-]?\d*[.,]?\d+\s*")
@@ -21,7 +21,7 @@ _JSON_NAMES = {
 }  # fmt: skip
 
 FindMedia = Callable[[str, str, Any], Path | Media]
-"""(where, `image`, `audio` or a signal's field, its value) -> where the image, the sound or the numbers are."""
+"""(where, `image`, `audio`, `mask` or a signal's field, its value) -> where the image, the sound, the mask or the numbers are."""
 
 
 def build_sample(origin: str, number: int, given: Mapping[str, Any], find_media: FindMedia) -> Sample:
@@ -41,6 +41,7 @@ def build_sample(origin: str, number: int, given: Mapping[str, Any], find_media:
         image=find_media(where, "image", fields["image"]) if "image" in fields else None,
         audio=find_media(where, "audio", fields["audio"]) if "audio" in fields else None,
         text=_parse_string(where, "text", fields),
+        mask=find_media(where, "mask", fields["mask"]) if "mask" in fields else None,
         signals={key: find_media(where, key, value) for key, value in signals.items()},
     )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any, BinaryIO
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from trimodal.core import MODALITIES, Media, Sample, is_signal
+from trimodal.data.masks import decode_mask
 from trimodal.data.signals import decode_signal
 from trimodal.errors import DataError
 from trimodal.models.model import LoadedSample
@@ -51,7 +52,7 @@ def load_sample(sample: Sample, modalities: Collection[str] = MODALITIES) -> Loa
 
 
 def check_media(samples: Sequence[Sample], most: int = CHECKED_MEDIA) -> None:
-    """Decode the images, sounds and signals of `samples` once, so that what is broken is told before any work begins.
+    """Decode the images, sounds, masks and signals of `samples` once, so that what is broken is told before any work begins.
 
     At most the first `most` different ones are looked at, so that large data starts as fast as small; give first what is
     used first. A broken one behind them is told when it is used.
@@ -61,7 +62,8 @@ def check_media(samples: Sequence[Sample], most: int = CHECKED_MEDIA) -> None:
     """
     checked: set[Path | Media] = set()
     for sample in samples:
-        for key, media in (("image", sample.image), ("audio", sample.audio), *sample.signals.items()):
+        held = (("image", sample.image), ("audio", sample.audio), ("mask", sample.mask), *sample.signals.items())
+        for key, media in held:
             if media is None or media in checked:
                 continue
             if len(checked) >= most:
@@ -74,9 +76,7 @@ def _load_part(sample: Sample, key: str, media: Path | Media) -> Any:
     try:
         if isinstance(media, Media):
             return media.load()
-        if is_signal(key):
-            return decode_signal(media)
-        return decode_image(media) if key == "image" else decode_audio(media)
+        return decode_signal(media) if is_signal(key) else _DECODERS[key](media)
     except DataError as error:
         raise DataError(f"{sample.where}: {key} {error}") from error
 
@@ -192,3 +192,6 @@ def _import_soundfile() -> ModuleType:
             "reading audio needs the soundfile package; install it with: pip install 'trimodal[audio]'"
         ) from error
     return soundfile  # type: ignore[no-any-return, unused-ignore]
+
+
+_DECODERS: Mapping[str, Callable[[Path], Any]] = {"image": decode_image, "audio": decode_audio, "mask": decode_mask}

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from trimodal.data.fields import shorten_value, to_plain_number
+from trimodal.data.masks import digest_mask, to_mask
 from trimodal.data.media import (
     Waveform,
     check_waveform,
@@ -137,9 +138,12 @@ class MediaKind:
 
 
 _SIGNAL_KIND = MediaKind(convert_signal, digest_signal)
-_MEDIA_KINDS = {"image": MediaKind(_to_image, _digest_image), "audio": MediaKind(_to_waveform, _digest_waveform)}
+_MEDIA_KINDS = {
+    "image": MediaKind(_to_image, _digest_image), "audio": MediaKind(_to_waveform, _digest_waveform),
+    "mask": MediaKind(to_mask, digest_mask),
+}  # fmt: skip
 
 
 def find_media_kind(field: str) -> MediaKind:
-    """The kind of what `image`, `audio` or a signal's field holds."""
+    """The kind of what `image`, `audio`, `mask` or a signal's field holds."""
     return _MEDIA_KINDS.get(field, _SIGNAL_KIND)

@@ -42,8 +42,9 @@ class ModelKeys(BaseModel):
     config: Annotated[dict[str, Any], Field(description="the class's configuration; what is not said is as usual")] = {}
     processors: Annotated[
         str | dict[str, Any] | None,
-        Field(description="folder or hub id of the processors; or image and audio with class and options, and text with a vocabulary"),
+        Field(description="folder or hub id of the processors; or image and audio with class and options, text with a vocabulary, and whole"),
     ] = None
+    parts: Annotated[dict[str, str], Field(description="by path in the made model, folders or hub ids whose weights its parts begin with")] = {}
 
 
 class EarlyStoppingKeys(BaseModel):
@@ -152,8 +153,9 @@ def read_model_keys(value: Mapping[str, Any], name: str) -> ModelKeys:
         raise RecipeError(f"{name}: {_describe_mistake(Mistake(('model', *mistake.location), *_rest_of(mistake)))}") from error
     if found.start is None and found.kind is None:
         raise RecipeError(f"{name}: model says neither `class` nor `from`; give a class and its config, or a folder to start from")
-    if found.start is not None and found.config:
-        raise RecipeError(f"{name}: model says both `from` and `config`; the configuration is that of the folder it starts from")
+    if found.start is not None and (found.config or found.parts):
+        both = "config" if found.config else "parts"
+        raise RecipeError(f"{name}: model says both `from` and `{both}`; configuration and weights are those of the folder it starts from")
     return found
 
 

@@ -1,7 +1,7 @@
 """How good the model is on samples that it is not trained with, while it is trained and at the end: numbers by name.
 
     loss                          the task's own, over all labels
-    image_accuracy, …             of every output with labels, and retrieval both ways: `verification/measuring.py`, so what
+    image_accuracy, …             of every output with labels, Dice and IoU of masks, and retrieval both ways: `verification/measuring.py`, so what
                                   `trimodal verify` would say
     token_accuracy                of text: share of the next tokens that are ranked first, the right ones before them given
     word_error_rate               of `transcribe`: greedy decoding against the transcript, percent
@@ -47,7 +47,7 @@ class Evaluation:
         """Measure; the module is left in eval mode."""
         self.model.module.eval()
         found = self._measure_loss()
-        if self.objective.name in ("classify", "retrieve"):
+        if self.objective.name in ("classify", "retrieve", "segment"):
             metrics = measure_model(self.model, self.samples, batch_size=max(8, self.part), seed=self.seed)
             found |= {_to_key(f"{metric.modality} {metric.name}"): metric.before for metric in metrics}
         if self.objective.name == "transcribe":

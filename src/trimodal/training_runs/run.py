@@ -211,7 +211,7 @@ def _read_all(keys: TrainKeys, data: Data | None, name: str) -> tuple[_Samples, 
     samples = number_samples(built, samples)
     check_media(samples)
     check_signals(built.model, samples)
-    if keys.task in ("classify", "retrieve"):  # others take a text for what is to be said
+    if keys.task in ("classify", "retrieve", "segment"):  # others take a text for what is to be said
         check_modalities(built.model, samples)
     learned, held_out = split_calibration_and_held_out(samples, keys.seed, keys.held_out)
     if not keys.held_out and not any(sample.split for sample in samples):

@@ -26,13 +26,17 @@ from trimodal.data import (
     collect_labels,
     count_ids,
     encode_samples,
+    load_masks,
     part_batch,
 )
 from trimodal.errors import DataError, ModelError
+from trimodal.models.encoding import NO_LABEL
 from trimodal.models.foreign import run_forward
+from trimodal.models.maps import enlarge_map, find_image_size
 from trimodal.models.model import Batch, Model, Output
 from trimodal.verification import tasks
 from trimodal.verification.metrics import EmbeddingPairs, MetricTask, make_metrics
+from trimodal.verification.overlaps import overlap_with_mask
 
 Progress = Callable[[str, int, int], None]
 LEAST_BATCHES = 4
@@ -60,7 +64,7 @@ def compare_models(
 ) -> ComparisonResult:
     """Measure every output of the models' family on `samples`, original beside compressed.
 
-    Class scores with labels give an accuracy; without, the agreement with the original and a cosine. Token scores
+    Class scores with labels give an accuracy, scores of pixels with masks Dice and IoU; without, the agreement with the original and a cosine. Token scores
     give the agreement of the next token, embeddings the cosine to the original's, and a model with two encoders
     also retrieval both ways where there are enough distinct pairs. Modules are put into eval mode and left there.
 
@@ -85,9 +89,11 @@ def compare_models(
     compressed.module.eval()
     times: list[tuple[int, float, float]] = []
     done = 0
+    masked = any(sample.mask is not None for sample in samples)
     for rows, batch in _iterate_batches(original, samples, batch_size, outputs):
-        before, first = _run_forward(original, batch, outputs)
-        after, second = (before, first) if compressed is original else _run_forward(compressed, batch, outputs)
+        size = find_image_size(batch) if masked else None
+        before, first = _run_forward(original, batch, outputs, size)
+        after, second = (before, first) if compressed is original else _run_forward(compressed, batch, outputs, size)
         for one in watched:
             one.measure_batch_(samples, rows, batch, before, after)
         times.append((len(rows), first, second))
@@ -122,8 +128,11 @@ def _limit_rows(model: Model, batch: Batch, rows: int, outputs: Sequence[Output]
     return replace(VERIFICATION, samples=min(rows, SCORE_BYTES // (4 * words * count_ids(batch))))
 
 
-def _run_forward(model: Model, batch: Batch, outputs: Sequence[Output]) -> tuple[dict[str, Tensor], float]:
-    """What one forward pass says of each output that it has, in as little memory as comparing needs, and its seconds."""
+def _run_forward(
+    model: Model, batch: Batch, outputs: Sequence[Output], size: tuple[int, int] | None = None
+) -> tuple[dict[str, Tensor], float]:
+    """What one forward pass says of each output that it has, in as little memory as comparing needs, and its seconds. Maps of pixels are
+    brought to the `size` of their masks, if there is one."""
     device = next((t.device for t in (*model.module.parameters(), *model.module.buffers())), torch.device("cpu"))
     inputs = {name: tensor.to(device) for name, tensor in batch.items()}
     start = time.perf_counter()
@@ -132,13 +141,15 @@ def _run_forward(model: Model, batch: Batch, outputs: Sequence[Output]) -> tuple
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         seconds = time.perf_counter() - start
-        found = {output.field: value for output in outputs if (value := _extract_output(output, result)) is not None}
+        found = {output.field: value for output in outputs if (value := _extract_output(output, result, size)) is not None}
     return found, seconds
 
 
-def _extract_output(output: Output, result: Any) -> Tensor | None:
+def _extract_output(output: Output, result: Any, size: tuple[int, int] | None) -> Tensor | None:
     """The tensor called `output.field`, on the CPU: of scores over a vocabulary which token they rank first, others in
     float32. None where this batch has none, as without the modality it comes from."""
+    if size is not None and output.rows == "pixel" and (places := output.select_map(result)) is not None:
+        return tasks.top1_tokens(enlarge_map(places, size).flatten(2).transpose(1, 2)).cpu()
     found = output.select_tensor(result)
     if found is None:
         return None
@@ -159,7 +170,8 @@ class _OutputMeter:
 
     def __init__(self, output: Output, samples: Sequence[Sample], outputs: Sequence[Output]) -> None:
         self.output = output
-        self.tasks = _make_tasks(output, samples, outputs)
+        self.masked = output.rows == "pixel" and any(sample.mask is not None for sample in samples)
+        self.tasks = _make_mask_tasks(output, outputs) if self.masked else _make_tasks(output, samples, outputs)
         self.number = _make_number_task(output, outputs)
         self.embeddings = EmbeddingPairs(output.modality) if _is_dual_encoder(outputs) else None
         self.labels = collect_labels(samples, output.label) if output.label else [None] * len(samples)
@@ -187,7 +199,9 @@ class _OutputMeter:
             self.number.add_scores_(rows, *(value.double().reshape(-1).numpy() for value in (reference, other)))
             return
         mask = batch[self.output.mask].cpu() if self.output.mask in batch else None
-        if self.output.kind == "tokens":
+        if self.masked:
+            self._add_masks_(samples, rows, find_image_size(batch), reference, other)
+        elif self.output.kind == "tokens":
             found = tasks.token_agreement(reference, other, mask)
             self.tasks[0].add_scores_(rows, np.full(len(rows), 100.0), found)
         elif self.output.kind == "boxes":
@@ -196,6 +210,16 @@ class _OutputMeter:
             self._add_embedding_(rows, tasks.pool_embedding(self.output, reference, mask), tasks.pool_embedding(self.output, other, mask))
         else:
             self._add_logits_(samples, rows, reference, other)
+
+    def _add_masks_(self, samples: Sequence[Sample], rows: Sequence[int], size: tuple[int, int], reference: Tensor, other: Tensor) -> None:
+        labels = load_masks([samples[row] for row in rows], size).flatten(1)  # (batch, pixels)
+        known = (labels != NO_LABEL).any(dim=1)
+        kept = [row for row, is_known in zip(rows, known.tolist(), strict=True) if is_known]
+        if not kept:
+            return
+        overlaps = [overlap_with_mask(value[known], labels[known]) for value in (reference, other)]
+        for task, before, after in zip(self.tasks, *overlaps, strict=True):
+            task.add_scores_(kept, before, after)
 
     def _add_embedding_(self, rows: Sequence[int], reference: Tensor, other: Tensor) -> None:
         self.tasks[0].add_scores_(rows, np.ones(len(rows)), tasks.cosine_similarity(reference, other))
@@ -310,6 +334,15 @@ def _make_tasks(output: Output, samples: Sequence[Sample], outputs: Sequence[Out
             primary=False,
             likeness=True,
         ),
+    ]
+
+
+def _make_mask_tasks(output: Output, outputs: Sequence[Output]) -> list[MetricTask]:
+    """What is said of pixels against masks."""
+    suffix, what = _name_suffix_of(output, outputs), "of each sample the mean over the classes that its mask or the answer shows"
+    return [
+        MetricTask(f"Dice{suffix}", output.modality, "percent", f"2 · both / (said + there), against mask: {what}"),
+        MetricTask(f"IoU{suffix}", output.modality, "percent", f"both / either, against mask: {what}", primary=False),
     ]
 
 
