@@ -229,7 +229,7 @@ def find_leak(model: Any, test: Batch) -> float:
 
 def compress_model(model: Any, bank: Bank, scratch: Path) -> tuple[Any, float]:
     """The same model by the recipe `int8-full`, loaded again, and its share of the bytes of the weights."""
-    rows = []
+    rows: list[dict[str, Any]] = []
     for _ in range(4):
         batch = {key: value for key, value in bank(bank.alone).items() if not key.endswith("_labels")}
         rows += [{key: value[i] for key, value in batch.items()} for i in range(SIZE)]

@@ -80,7 +80,7 @@ def show(rows: Sequence[Row], whisper: Any) -> str:
     """A row per recipe, over the seeds."""
     whole = [row.size for row in rows if not row.recipe]
     seeds = [row.seed for row in rows if not row.recipe]
-    lines = []
+    lines: list[tuple[str, ...]] = []
     for recipe in ("", *RECIPES):
         own = [row for row in rows if row.recipe == recipe]
         errors = [row.errors for row in own]

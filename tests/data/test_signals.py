@@ -40,8 +40,9 @@ STREAMS: dict[str, Any] = {
 
 @pytest.fixture
 def model() -> Model:
-    config = MultimodalConfig(streams=STREAMS, fusion="late", fusion_width=16, num_labels=2)
-    return build_model(MultimodalModel(config).eval(), "streams")
+    settings: dict[str, Any] = {"fusion": "late", "fusion_width": 16, "num_labels": 2}
+    network: Any = MultimodalModel(MultimodalConfig(streams=STREAMS, **settings))
+    return build_model(network.eval(), "streams")
 
 
 def write_lines(folder: Path, *lines: dict[str, Any]) -> Path:
