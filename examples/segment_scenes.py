@@ -9,6 +9,7 @@ says how images become its input, `outputs` that it scores pixels, `example` let
 import sys
 import tempfile
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,7 @@ class UNet(nn.Module):
 
     def __init__(self, classes: int, widths: Sequence[int] = WIDTHS) -> None:
         super().__init__()
-        pairs = list(zip(widths, widths[1:], strict=False))
+        pairs = list(pairwise(widths))
         self.down = nn.ModuleList([make_stage(3, widths[0]), *(make_stage(a, b) for a, b in pairs)])
         self.enlarge = nn.ModuleList([nn.ConvTranspose2d(b, a, 2, stride=2) for a, b in reversed(pairs)])
         self.up = nn.ModuleList([make_stage(2 * a, a) for a, _ in reversed(pairs)])
@@ -86,7 +87,7 @@ def build() -> nn.Module:
 def main(folder: Path, scenes: int = 2000, steps: int = 400) -> None:
     """Draw, train, compress, and say what it cost."""
     data = write_scenes(folder / "scenes", scenes, 200) / "masks.jsonl"
-    config = {"model": build, "task": "segment", "steps": steps, "batch": 16, "learning_rate": 3e-3, "track": "none", "evaluate_samples": 200}
+    config = {"model": build, "task": "segment", "steps": steps, "batch": 16, "learning_rate": 3e-3, "evaluate_every": steps}
     trained = trimodal.train(config, data=data, out=folder / "unet", tell=print)
     print(f"trained in {trained.seconds:.0f} s: Dice {trained.metrics['image_dice']:.1f} %, IoU {trained.metrics['image_iou']:.1f} %")
 

@@ -3,8 +3,8 @@
     folder = get_trained(CLIP)                      trains it, or finds it; a run that was killed goes on
     data = make_data(SCENES)                        the same for its data
 
-What is kept is called by what it was made of: the configuration, the code that makes its data, the seed, and whatever it starts from. If one
-of them changes, it is made anew; `trimodal`'s own code is not among them, so remove the folder to train with another version of that.
+What is kept is called by what it was made of: the configuration, the code that makes its data, the seed, and whatever it starts from. If
+one of them changes, it is made anew. `trimodal`'s own code is not among them: remove the folder to train with another version of that.
 `python -m benchmarks.trained` says what the models can do.
 """
 

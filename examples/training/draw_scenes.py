@@ -145,8 +145,8 @@ def ask_presence(scene: Scene, chance: random.Random) -> tuple[str, str] | None:
     if chance.random() < 0.5:
         colour, shape = chance.choice(sorted(kinds))
         return f"is there a {colour} {shape} ?", "yes"
-    others = sorted({(a, b) for a, _ in kinds for _, b in kinds} - kinds) or [(c, s) for c in COLOURS for s in SHAPES if (c, s) not in kinds]
-    colour, shape = chance.choice(others)
+    others = sorted({(a, b) for a, _ in kinds for _, b in kinds} - kinds)
+    colour, shape = chance.choice(others or [(c, s) for c in COLOURS for s in SHAPES if (c, s) not in kinds])
     return f"is there a {colour} {shape} ?", "no"
 
 

@@ -139,9 +139,10 @@ class MediaKind:
 
 _SIGNAL_KIND = MediaKind(convert_signal, digest_signal)
 _MEDIA_KINDS = {
-    "image": MediaKind(_to_image, _digest_image), "audio": MediaKind(_to_waveform, _digest_waveform),
+    "image": MediaKind(_to_image, _digest_image),
+    "audio": MediaKind(_to_waveform, _digest_waveform),
     "mask": MediaKind(to_mask, digest_mask),
-}  # fmt: skip
+}
 
 
 def find_media_kind(field: str) -> MediaKind:

@@ -24,8 +24,8 @@ def find_image_size(batch: Batch) -> tuple[int, int]:
 
 
 def enlarge_map(scores: Tensor, size: tuple[int, int]) -> Tensor:
-    """`scores` (batch, classes, height, width) at another `size` (height, width), by bilinear interpolation; as they are where that is theirs.
-    This is what Transformers' processors do with SegFormer's maps, which are a quarter of the image's size."""
+    """`scores` (batch, classes, height, width) at another `size` (height, width), by bilinear interpolation; as they are where that is
+    theirs. This is what Transformers' processors do with SegFormer's maps, which are a quarter of the image's size."""
     if tuple(scores.shape[2:]) == size:
         return scores
     return functional.interpolate(scores, size, mode="bilinear", align_corners=False)

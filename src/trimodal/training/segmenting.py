@@ -2,9 +2,10 @@
 
     L = CE + (1 − Dice)       Dice = mean over the classes c that a sample shows of (2 Σ p g + 1) / (Σ p + Σ g + 1), p = softmax, g = mask
 
-Cross-entropy is the mean over a sample's labelled pixels, Dice (Milletari et al. 2016, arXiv 1606.04797) is taken of each sample, and samples
-count alike: so a step's loss does not depend on how it is parted, and a small shape counts as much as a large one. A map of scores that is
-smaller than the image, as SegFormer's, is brought to its size by bilinear interpolation; masks are brought there by the nearest pixel.
+Cross-entropy is the mean over a sample's labelled pixels, Dice (Milletari et al. 2016, arXiv 1606.04797) is taken of each sample, and
+samples count alike: so a step's loss does not depend on how it is parted, and a small shape counts as much as a large one. A map of scores
+that is smaller than the image, as SegFormer's, is brought to its size by bilinear interpolation; masks are brought there by the nearest
+pixel.
 """
 
 from __future__ import annotations
@@ -38,8 +39,8 @@ def make_segment(model: Model, samples: Sequence[Sample]) -> Objective:
     output = next((found for found in model.family.outputs(model.module) if found.kind == "tokens" and found.rows == "pixel"), None)
     if output is None:
         raise InputError(
-            f"{type(model.module).__name__} gives no scores of pixels; task: segment needs a class such as SegformerForSemanticSegmentation, "
-            'or a module of your own whose `outputs` hold Output("output", "image", "tokens", rows="pixel")'
+            f"{type(model.module).__name__} gives no scores of pixels; task: segment needs a class such as "
+            'SegformerForSemanticSegmentation, or a module of your own with outputs = (Output("output", "image", "tokens", rows="pixel"),)'
         )
     for sample in samples:
         if sample.mask is None:

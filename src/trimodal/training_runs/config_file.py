@@ -42,9 +42,9 @@ class ModelKeys(BaseModel):
     config: Annotated[dict[str, Any], Field(description="the class's configuration; what is not said is as usual")] = {}
     processors: Annotated[
         str | dict[str, Any] | None,
-        Field(description="folder or hub id of the processors; or image and audio with class and options, text with a vocabulary, and whole"),
+        Field(description="folder or hub id of the processors; or image, audio and whole with class and options, text with a vocabulary"),
     ] = None
-    parts: Annotated[dict[str, str], Field(description="by path in the made model, folders or hub ids whose weights its parts begin with")] = {}
+    parts: Annotated[dict[str, str], Field(description="by path in the model, folders or hub ids whose weights its parts begin with")] = {}
 
 
 class EarlyStoppingKeys(BaseModel):

@@ -22,7 +22,7 @@ from trimodal.errors import RecipeError, suggest_names
 from trimodal.loading.load import locate_source
 from trimodal.models.foreign import run_foreign
 
-_CLOSE = 5  # names that an error shows, at most
+_SHOWN = 5  # names that an error shows, at most
 
 
 def load_parts_(module: nn.Module, parts: Mapping[str, str], name: str) -> None:
@@ -35,36 +35,35 @@ def load_parts_(module: nn.Module, parts: Mapping[str, str], name: str) -> None:
     known = [path for path, part in module.named_modules() if path and isinstance(part, PreTrainedModel)]
     for path, source in parts.items():
         if path not in known:
-            raise RecipeError(f"{name}: model.parts names {path!r}; {suggest_names(path, known[:_CLOSE] or ['none, the class has no parts'])}")
+            advice = suggest_names(path, known[:_SHOWN]) if known else "the class has no parts of Transformers' classes"
+            raise RecipeError(f"{name}: model.parts names {path!r}; {advice}")
         _load_part_(module.get_submodule(path), path, source, name)
 
 
 def _load_part_(part: nn.Module, path: str, source: str, name: str) -> None:
-    folder, kind = locate_source(source), type(part)
+    folder, kind = locate_source(source), type(part).__name__
     if not isinstance(folder, Path):
         raise RecipeError(f"{name}: model.parts.{path} is {source!r}, which is a function; expected a folder or a hub id")
     with _hide_reports():
-        found, info = run_foreign(f"loading {kind.__name__} from {folder}", lambda: _load_kind(kind, folder))
-    weights, own = found.state_dict(), part.state_dict()
-    lacking = sorted(info["missing_keys"]) or sorted(own.keys() - weights.keys())
-    if lacking:
-        raise RecipeError(f"{name}: model.parts.{path}: {folder} lacks {lacking[0]}, so it holds no {kind.__name__} of this configuration")
-    other = next((key for key in own if own[key].shape != weights[key].shape), None)
-    if other is not None:
+        found, info = run_foreign(f"loading {kind} from {folder}", lambda: _load_like(part, folder))
+    if lacking := sorted(info["missing_keys"]):
+        raise RecipeError(f"{name}: model.parts.{path}: {folder} lacks {lacking[0]}, so it holds no {kind} of this configuration")
+    if others := sorted(info["mismatched_keys"]):
+        key, there, own = others[0]
         raise RecipeError(
-            f"{name}: model.parts.{path}: {other} is {tuple(weights[other].shape)} in {folder}, but {tuple(own[other].shape)} by "
-            "model.config; give the part the same sizes there"
+            f"{name}: model.parts.{path}: {key} is {tuple(there)} in {folder}, but {tuple(own)} by model.config; give the part the "
+            "same sizes there"
         )
-    with torch.no_grad():
-        for key, value in own.items():
-            value.copy_(weights[key])
+    part.load_state_dict(found.state_dict())
 
 
-def _load_kind(kind: Any, folder: Path) -> Any:
-    """The module, and what was missing."""
-    return kind.from_pretrained(
-        folder, output_loading_info=True, use_safetensors=True, local_files_only=True, trust_remote_code=False, dtype=torch.float32
-    )
+def _load_like(part: Any, folder: Path) -> Any:
+    """A module of the part's class and configuration with the folder's weights, and which of them did not fit. By the folder's own
+    configuration it might be of any size."""
+    return type(part).from_pretrained(
+        folder, config=part.config, ignore_mismatched_sizes=True, output_loading_info=True, use_safetensors=True, local_files_only=True,
+        trust_remote_code=False, dtype=torch.float32,
+    )  # fmt: skip
 
 
 @contextmanager

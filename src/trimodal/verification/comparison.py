@@ -64,9 +64,10 @@ def compare_models(
 ) -> ComparisonResult:
     """Measure every output of the models' family on `samples`, original beside compressed.
 
-    Class scores with labels give an accuracy, scores of pixels with masks Dice and IoU; without, the agreement with the original and a cosine. Token scores
-    give the agreement of the next token, embeddings the cosine to the original's, and a model with two encoders
-    also retrieval both ways where there are enough distinct pairs. Modules are put into eval mode and left there.
+    Class scores with labels give an accuracy, scores of pixels with masks Dice and IoU; without, the agreement with the original
+    and a cosine. Token scores give the agreement of the next token and, where a decoder's batch has targets, the share of these that
+    it says; embeddings the cosine to the original's, and a model with two encoders also retrieval both ways where there are enough
+    distinct pairs. Modules are put into eval mode and left there.
 
     Args:
         original: the reference.
@@ -173,6 +174,8 @@ class _OutputMeter:
         self.masked = output.rows == "pixel" and any(sample.mask is not None for sample in samples)
         self.tasks = _make_mask_tasks(output, outputs) if self.masked else _make_tasks(output, samples, outputs)
         self.number = _make_number_task(output, outputs)
+        note = "samples whose whole target is what the model says next, token after token (greedy)"
+        self.answers = MetricTask(f"answer accuracy{_name_suffix_of(output, outputs)}", output.modality, "percent", note, primary=False)
         self.embeddings = EmbeddingPairs(output.modality) if _is_dual_encoder(outputs) else None
         self.labels = collect_labels(samples, output.label) if output.label else [None] * len(samples)
 
@@ -204,12 +207,23 @@ class _OutputMeter:
         elif self.output.kind == "tokens":
             found = tasks.token_agreement(reference, other, mask)
             self.tasks[0].add_scores_(rows, np.full(len(rows), 100.0), found)
+            self._add_answers_(rows, batch, reference, other)
         elif self.output.kind == "boxes":
             self.tasks[0].add_scores_(rows, np.full(len(rows), 100.0), tasks.box_agreement(reference, other))
         elif self.output.kind == "embedding":
             self._add_embedding_(rows, tasks.pool_embedding(self.output, reference, mask), tasks.pool_embedding(self.output, other, mask))
         else:
             self._add_logits_(samples, rows, reference, other)
+
+    def _add_answers_(self, rows: Sequence[int], batch: Batch, reference: Tensor, other: Tensor) -> None:
+        """Of a decoder that is given targets behind its prompts, how many it says by itself."""
+        labels = batch["labels"].cpu() if "labels" in batch else None
+        if self.output.rows or labels is None or labels.shape != reference.shape:
+            return
+        asked = (labels[:, 1:] != NO_LABEL).any(dim=1)
+        kept = [row for row, is_asked in zip(rows, asked.tolist(), strict=True) if is_asked]
+        if kept:
+            self.answers.add_scores_(kept, *(tasks.answer_accuracy(said[asked], labels[asked]) for said in (reference, other)))
 
     def _add_masks_(self, samples: Sequence[Sample], rows: Sequence[int], size: tuple[int, int], reference: Tensor, other: Tensor) -> None:
         labels = load_masks([samples[row] for row in rows], size).flatten(1)  # (batch, pixels)
@@ -354,7 +368,7 @@ def _name_accuracy(output: Output) -> str:
 
 def _summarize_meters(meters: Sequence[_OutputMeter], samples: Sequence[Sample], seed: int) -> list[Metric]:
     """What the meters have seen, as metrics."""
-    measured = [task for one in meters for task in (*one.tasks, one.number) if task.rows]
+    measured = [task for one in meters for task in (*one.tasks, one.number, one.answers) if task.rows]
     _check_any_output([one.output for one in meters], bool(measured))
     sides = [one.embeddings for one in meters if one.embeddings is not None and one.embeddings.rows]
     return make_metrics(measured, sides, samples, seed)
