@@ -13,7 +13,9 @@ from benchmarks.passlines import PassLine, finish
 from benchmarks.trained.scenes import measure_clip, measure_llava
 from benchmarks.trained.speech import measure_whisper
 
-PARTS: Mapping[str, Callable[[bool, Sequence[int]], list[PassLine]]] = {"clip": measure_clip, "llava": measure_llava, "whisper": measure_whisper}
+PARTS: Mapping[str, Callable[[bool, Sequence[int]], list[PassLine]]] = {
+    "clip": measure_clip, "llava": measure_llava, "whisper": measure_whisper,
+}  # fmt: skip
 
 
 def main() -> None:

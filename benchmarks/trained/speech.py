@@ -59,7 +59,8 @@ def measure_whisper(quick: bool, seeds: Sequence[int]) -> list[PassLine]:
     print(_show(rows, QUICK_TEST if quick else TEST))
     for seed in seeds:
         found = read_training(get_trained(model, seed))
-        print(f"seed {seed}: {found['steps']:,} steps, {found['model']['parameters']:,} weights, {found['seconds']:.0f} s with whatever else ran")
+        weights, seconds = found["model"]["parameters"], found["seconds"]
+        print(f"seed {seed}: {found['steps']:,} steps, {weights:,} weights, {seconds:.0f} s with whatever else ran")
     mean = {name: statistics.mean(row.errors for row in rows if row.recipe == name) for name in ("", *COMPRESSIONS)}
     return [
         PassLine("Whisper: word error rate in unheard voices, mean over seeds", mean[""], most=MOST_ERRORS),
