@@ -22,7 +22,7 @@ def encode_signals(stream: Stream, loaded: Sequence[LoadedSample]) -> dict[str, 
     """
     rows = [shape_signal(stream, sample) for sample in loaded]
     longest = max(map(len, rows))
-    values = torch.zeros(len(rows), longest, stream.channels)
+    values = torch.zeros(len(rows), longest, rows[0].shape[1])
     mask = torch.zeros(len(rows), longest, dtype=torch.long)
     for number, row in enumerate(rows):
         values[number, : len(row)] = torch.from_numpy(row)
@@ -32,7 +32,7 @@ def encode_signals(stream: Stream, loaded: Sequence[LoadedSample]) -> dict[str, 
 
 def shape_signal(stream: Stream, sample: LoadedSample) -> np.ndarray:
     """The sample's signal for `stream` as (steps, channels): of a row of numbers each is a channel of one step, or where the stream has
-    one channel a step of its own.
+    one channel a step of its own. A tower of Transformers is given what there is; only it knows what it takes.
 
     Raises:
         DataError: it does not fit the stream.
@@ -41,6 +41,8 @@ def shape_signal(stream: Stream, sample: LoadedSample) -> np.ndarray:
     found = sample.signals[field]
     values: np.ndarray = found if found.ndim == 2 else found[:, None] if stream.channels == 1 else found[None, :]
     steps, channels = values.shape
+    if stream.tower is not None:
+        return values
     if channels != stream.channels:
         turned = "; it seems to be channels × steps, turn it" if found.ndim == 2 and steps == stream.channels else ""
         raise DataError(
