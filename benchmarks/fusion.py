@@ -34,7 +34,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
@@ -272,13 +272,13 @@ def run_all(kinds: Sequence[str], mode: Mode, processes: int, keep: Path | None)
     known = {(one.kind, one.seed): one for one in _read_kept(keep) if one.mode == mode.name}
     jobs = [(kind, seed) for seed in mode.seeds for kind in kinds]
     with ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn")) as pool:
-        waiting = {job: pool.submit(run, *job, mode) for job in jobs if job not in known}
-        for job, future in waiting.items():
-            known[job] = future.result()
-            print(_tell(known[job]), flush=True)
+        for future in as_completed([pool.submit(run, *job, mode) for job in jobs if job not in known]):
+            one = future.result()
+            known[one.kind, one.seed] = one
+            print(_tell(one), flush=True)
             if keep is not None:
                 with keep.open("a", encoding="utf-8") as file:
-                    file.write(json.dumps(asdict(known[job])) + "\n")
+                    file.write(json.dumps(asdict(one)) + "\n")
     return [known[job] for job in jobs]
 
 
