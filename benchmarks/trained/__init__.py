@@ -50,6 +50,7 @@ class TrainedModel:
         file: of the data's folder, the file that it is given.
         parts: where it starts from other trained models, `model.parts` by path.
         changes: keys in place of the configuration's, such as fewer steps.
+        code: files that make the model, where it is a module of one's own.
     """
 
     name: str
@@ -58,6 +59,7 @@ class TrainedModel:
     file: str
     parts: Mapping[str, TrainedModel] = field(default_factory=dict)
     changes: Mapping[str, Any] = field(default_factory=dict)
+    code: tuple[Path, ...] = ()
 
     def read_config(self, seed: int) -> dict[str, Any]:
         """The configuration with the changes and the seed, without paths."""
@@ -66,7 +68,8 @@ class TrainedModel:
 
     def find_key(self, seed: int) -> str:
         """Of all that it is made of."""
-        return _digest(self.read_config(seed), self.data.key, self.file, {path: part.find_key(seed) for path, part in self.parts.items()})
+        parts = {path: part.find_key(seed) for path, part in self.parts.items()}
+        return _digest(self.read_config(seed), self.data.key, self.file, parts, *(path.read_text(encoding="utf-8") for path in self.code))
 
 
 def _digest(*parts: Any) -> str:
