@@ -12,9 +12,10 @@ from collections.abc import Callable, Mapping, Sequence
 from benchmarks.passlines import PassLine, finish
 from benchmarks.trained.masks import measure_unet
 from benchmarks.trained.scenes import measure_clip, measure_llava
+from benchmarks.trained.speech import measure_whisper
 
 PARTS: Mapping[str, Callable[[bool, Sequence[int]], list[PassLine]]] = {
-    "clip": measure_clip, "llava": measure_llava, "unet": measure_unet,
+    "clip": measure_clip, "llava": measure_llava, "unet": measure_unet, "whisper": measure_whisper,
 }  # fmt: skip
 
 

@@ -13,7 +13,7 @@ from trimodal.data.batches import (
     group_by_modality,
     part_batch,
 )
-from trimodal.data.checks import check_modalities, require_samples
+from trimodal.data.checks import check_modalities, check_signals, require_samples
 from trimodal.data.columns import parse_map
 from trimodal.data.digest import digest_samples
 from trimodal.data.labels import collect_labels, name_labels
@@ -35,6 +35,7 @@ __all__ = [
     "batch_samples",
     "check_media",
     "check_modalities",
+    "check_signals",
     "choose_samples",
     "collect_labels",
     "count_ids",

@@ -1,4 +1,4 @@
-"""Images and sounds, read when they are asked for: from files, or from a source that has them in its own keeping."""
+"""Images, sounds and signals, read when they are asked for: from files, or from a source that has them in its own keeping."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from trimodal.core import MODALITIES, Media, Sample
+from trimodal.core import MODALITIES, Media, Sample, is_signal
 from trimodal.data.masks import decode_mask
+from trimodal.data.signals import decode_signal
 from trimodal.errors import DataError
 from trimodal.models.model import LoadedSample
 
@@ -31,7 +32,7 @@ _IMAGE_ERRORS = (OSError, ValueError, SyntaxError, EOFError, struct.error, Image
 
 def load_sample(sample: Sample, modalities: Collection[str] = MODALITIES) -> LoadedSample:
     """Read of `sample` what is of the `modalities`: its image, upright and in RGB, its sound, mono float32 (frames,) in
-    [-1, 1], its text.
+    [-1, 1], its text, its signals, float32 (steps, channels) or (features,).
 
     Raises:
         DataError: one cannot be decoded; it says on which line.
@@ -45,11 +46,13 @@ def load_sample(sample: Sample, modalities: Collection[str] = MODALITIES) -> Loa
         sampling_rate=rate,
         text=sample.text if "text" in modalities else None,
         target=sample.target,
+        signals={key: _load_part(sample, key, media) for key, media in sample.signals.items() if key in modalities},
+        where=sample.where,
     )
 
 
 def check_media(samples: Sequence[Sample], most: int = CHECKED_MEDIA) -> None:
-    """Decode the images, sounds and masks of `samples` once, so that what is broken is told before any work begins.
+    """Decode the images, sounds, masks and signals of `samples` once, so that what is broken is told before any work begins.
 
     At most the first `most` different ones are looked at, so that large data starts as fast as small; give first what is
     used first. A broken one behind them is told when it is used.
@@ -59,7 +62,8 @@ def check_media(samples: Sequence[Sample], most: int = CHECKED_MEDIA) -> None:
     """
     checked: set[Path | Media] = set()
     for sample in samples:
-        for key, media in (("image", sample.image), ("audio", sample.audio), ("mask", sample.mask)):
+        held = (("image", sample.image), ("audio", sample.audio), ("mask", sample.mask), *sample.signals.items())
+        for key, media in held:
             if media is None or media in checked:
                 continue
             if len(checked) >= most:
@@ -72,7 +76,7 @@ def _load_part(sample: Sample, key: str, media: Path | Media) -> Any:
     try:
         if isinstance(media, Media):
             return media.load()
-        return _DECODERS[key](media)
+        return decode_signal(media) if is_signal(key) else _DECODERS[key](media)
     except DataError as error:
         raise DataError(f"{sample.where}: {key} {error}") from error
 

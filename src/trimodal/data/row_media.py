@@ -1,4 +1,4 @@
-"""Images and sounds that rows hold: as PIL images, arrays, tensors, pairs of waveform and rate, or the bytes of their files."""
+"""Images, sounds and signals that rows hold: as PIL images, arrays, tensors, pairs of waveform and rate, or the bytes of their files."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ from trimodal.data.media import (
     parse_rate,
     to_upright_rgb,
 )
+from trimodal.data.signals import convert_signal, digest_signal
 from trimodal.errors import DataError
 
 _CHANNELS = (1, 3, 4)
@@ -130,14 +131,20 @@ def _digest_waveform(wave: Waveform) -> str:
 
 @dataclass(frozen=True)
 class MediaKind:
-    """How a row's value becomes an image or a sound, and the sha256 of that."""
+    """How a row's value becomes an image, a sound or a signal, and the sha256 of that."""
 
     convert: Callable[[Any], Any]
     digest: Callable[[Any], str]
 
 
-MEDIA_KINDS = {
+_SIGNAL_KIND = MediaKind(convert_signal, digest_signal)
+_MEDIA_KINDS = {
     "image": MediaKind(_to_image, _digest_image),
     "audio": MediaKind(_to_waveform, _digest_waveform),
     "mask": MediaKind(to_mask, digest_mask),
 }
+
+
+def find_media_kind(field: str) -> MediaKind:
+    """The kind of what `image`, `audio`, `mask` or a signal's field holds."""
+    return _MEDIA_KINDS.get(field, _SIGNAL_KIND)

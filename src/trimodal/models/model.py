@@ -89,13 +89,16 @@ def find_first_tensor(result: Any) -> Tensor | None:
 
 @dataclass(frozen=True)
 class LoadedSample:
-    """One sample with its files read: a PIL image in RGB, a mono waveform in float32 at `sampling_rate` Hz."""
+    """One sample with its files read: a PIL image in RGB, a mono waveform in float32 at `sampling_rate` Hz, signals by field in float32,
+    (steps, channels) or (features,). `where` is what an error says of it."""
 
     image: Image | None = None
     audio: np.ndarray | None = None
     sampling_rate: int = 0
     text: str | None = None
     target: str | None = None
+    signals: Mapping[str, np.ndarray] = field(default_factory=dict)
+    where: str = field(default="a sample", compare=False)
 
 
 class Processors:

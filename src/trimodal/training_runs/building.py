@@ -27,7 +27,7 @@ from trimodal.training_runs.processors import describe_placeholder, describe_tok
 
 _CLOSE = 0.8
 _SEGMENTERS = ("ForSemanticSegmentation",)
-_CLASSIFIERS = ("ForImageClassification", "ForSequenceClassification", "ForAudioClassification")
+_CLASSIFIERS = ("ForImageClassification", "ForSequenceClassification", "ForAudioClassification", "MultimodalModel")
 
 
 @dataclass(frozen=True)

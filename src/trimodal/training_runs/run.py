@@ -18,6 +18,7 @@ from trimodal.data import (
     Data,
     check_media,
     check_modalities,
+    check_signals,
     choose_samples,
     digest_samples,
     open_data,
@@ -209,6 +210,7 @@ def _read_all(keys: TrainKeys, data: Data | None, name: str) -> tuple[_Samples, 
     place_model_(built, keys.device)
     samples = number_samples(built, samples)
     check_media(samples)
+    check_signals(built.model, samples)
     if keys.task in ("classify", "retrieve", "segment"):  # others take a text for what is to be said
         check_modalities(built.model, samples)
     learned, held_out = split_calibration_and_held_out(samples, keys.seed, keys.held_out)
