@@ -24,11 +24,10 @@ class Trainer:
     samples: Sequence[Sample]
     seed: int
     log: RunLog
-    _trainings: int = field(default=0, init=False)
     _batches: tuple[int, Sequence[Batch]] | None = field(default=None, init=False)
 
-    def train_edit_(self, number: int, edit: Edit) -> list[FitRecord]:
-        """Carry out edit `number` on the model, a record per step.
+    def train_edit_(self, number: int, edit: Edit, trainings: int) -> list[FitRecord]:
+        """Carry out edit `number` on the model, before which so many `trainings` stand in the plan; a record per step.
 
         Raises:
             TrimodalError: there is no teacher.
@@ -38,8 +37,7 @@ class Trainer:
             raise TrimodalError(f"step {number + 1} ({edit.method}) was given no original model to learn from")
         config = build_config(used.config, edit.config, edit.method)
         self.log.report(edit.method)
-        seed = (self.seed + self._trainings) % 2**63
-        self._trainings += 1
+        seed = (self.seed + trainings) % 2**63
 
         def data(size: int) -> Sequence[Batch]:
             return self._make_counted_batches(size, edit.method)
