@@ -77,7 +77,7 @@ class StageFolders:
         if not is_artifact(folder):
             return False
         expected, found = (_say_what_decides(plan) for plan in (self._plan_until(stage), read_plan(folder)))
-        return expected == found
+        return bool(expected == found)
 
     def _plan_until(self, stage: Sequence[NumberedEdit]) -> Plan:
         """The plan as far as the end of `stage`."""
