@@ -53,7 +53,7 @@ class WorkingFolder:
             OutputError: there is one that neither resume nor force speaks of, or the output's place is taken by something else.
         """
         if self.path.exists() and not (resume or force):
-            raise OutputError(f"{self.path} holds what a run of a pipeline left; go on from there with --resume, or begin anew with --force")
+            raise OutputError(f"{self.path} holds what an earlier run left; go on from there with --resume, or begin anew with --force")
         ours = resume and self.path.exists() and is_artifact(self.output)
         check_output_place(self.output, force or ours)
         if force and not resume and self.path.exists():
