@@ -127,6 +127,7 @@ class Method:
         inputs: where it quantizes inputs, how layers with one input share what it chooses.
         pace: what it takes, for the estimate of a plan's time.
         exports: whether any export format can say what it leaves behind.
+        labels: whether it looks at the samples' labels with this config.
     """
 
     name: str
@@ -149,6 +150,7 @@ class Method:
     inputs: SharedInputs | None = None
     pace: Pace = Pace()
     exports: bool = True
+    labels: Callable[[Any], bool] = lambda config: False
     solve: Callable[[Place, Weights, Statistic | None, Any], Change] | None = None
     fit: Callable[[Model, Model, Callable[[int], Sequence[Batch]], Any, int], Iterable[FitRecord]] | None = None
     survey: Callable[[Model, Place, Sequence[Batch], Mix, Any], Change] | None = None
