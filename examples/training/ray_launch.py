@@ -9,6 +9,7 @@ What `torchrun` says by the environment, Ray says too: how many processes there 
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from pathlib import Path
@@ -17,6 +18,7 @@ from typing import Any
 os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
 
 import ray
+import yaml
 from ray.train import RunConfig, ScalingConfig, report
 from ray.train.torch import TorchTrainer
 
@@ -24,14 +26,14 @@ import trimodal
 
 
 def train_worker(given: dict[str, Any]) -> None:
-    """One process of the training. The first one writes the folder, and tells Ray what was measured."""
+    """One process of the training. The first one writes the folder."""
     os.chdir(given["folder"])  # paths in the configuration are relative to it
     found = trimodal.train(given["config"], resume=given["resume"], force=given["force"])
-    report({"steps": found.steps, **found.metrics})
+    report({"steps": found.steps, **found.metrics})  # what Ray's own pages show
 
 
 def launch_training(config: Path, workers: int, *, gpus: bool = False, resume: bool = False, force: bool = False) -> dict[str, Any]:
-    """Train as `config` says with so many `workers`; what was measured on held-out samples."""
+    """Train as `config`, which names its output, says with so many `workers`; what `training.json` tells of it."""
     folder = Path.cwd().resolve()
     trainer = TorchTrainer(
         train_worker,
@@ -39,8 +41,10 @@ def launch_training(config: Path, workers: int, *, gpus: bool = False, resume: b
         scaling_config=ScalingConfig(num_workers=workers, use_gpu=gpus),
         run_config=RunConfig(name=config.stem, storage_path=str(folder / "ray-results")),
     )
-    found = trainer.fit()
-    return dict(found.metrics or {})
+    trainer.fit()
+    output = yaml.safe_load(config.read_text(encoding="utf-8"))["output"]
+    told: dict[str, Any] = json.loads((folder / output / "training.json").read_text(encoding="utf-8"))
+    return {name: told[name] for name in ("processes", "steps", "metrics", "seconds")}
 
 
 if __name__ == "__main__":

@@ -36,7 +36,7 @@ def test_losses_share_an_axis_and_a_metric_has_its_own(told: TrainingTold) -> No
     assert [(curve.name, curve.last) for curve in loss.curves] == [("while training", pytest.approx(2 / 800, rel=1e-2)), ("held out", 0.5)]
     assert [tick.label for tick in loss.x_ticks] == ["0", "400", "800"]
     assert loss.logarithmic and loss.steps == 800
-    assert (accuracy.name, [tick.label for tick in accuracy.y_ticks]) == ("Image accuracy", ["100", "80", "60", "40", "20"])
+    assert (accuracy.name, [tick.label for tick in accuracy.y_ticks]) == ("Image accuracy", ["20", "40", "60", "80", "100"])
     assert accuracy.curves[0].points.split()[0] == "0.00,93.75"  # 25 of 20 to 100, from the top
 
 
