@@ -14,16 +14,17 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from trimodal.compression.stages import NumberedEdit
 from trimodal.core import FitRecord, PlaceRecord, Plan, json_text
 from trimodal.core.record import read_record_line
-from trimodal.errors import IntegrityError
+from trimodal.errors import IntegrityError, OutputError
 from trimodal.formats import is_artifact, open_atomic_folder, open_model, write_artifact, write_checksums
 from trimodal.formats.artifact import RECORD, Factory
 from trimodal.formats.side_files import read_plan
 from trimodal.methods import get_method
+from trimodal.methods.method import MethodKind
 from trimodal.models.devices import move_to_device_
 from trimodal.models.model import Model, device_of
 
@@ -86,10 +87,17 @@ class StageFolders:
         return replace(self.plan, edits=edits, expected_tensor_bytes=self.plan.source.tensor_bytes - saved)
 
     def _remove_others(self, number: int, folder: Path) -> None:
-        """Take away folders that stand for this stage or a later one."""
-        for path in self.root.glob("*-*") if self.root.is_dir() else ():
-            begun = path.name.partition("-")[0]
-            if begun.isdecimal() and int(begun) > number and path != folder and is_artifact(path):
+        """Take away folders that stand for this stage or a later one.
+
+        Raises:
+            OutputError: what stands in the stage's place is none of ours.
+        """
+        if folder.exists() and not is_artifact(folder):
+            raise OutputError(f"{folder} is no stage's folder, and is left as it is; give another folder to keep stages in")
+        for path in self.root.iterdir() if self.root.is_dir() else ():
+            begun, _, kinds = path.name.partition("-")
+            ours = begun.isdecimal() and set(kinds.split("+")) <= set(get_args(MethodKind)) and is_artifact(path)
+            if ours and int(begun) > number and path != folder:
                 shutil.rmtree(path)
 
 
