@@ -1,6 +1,6 @@
 """Do bf16 and fp16 train to what fp32 trains to, and what do they cost here?
 
-    python -m benchmarks.precision [--quick] [--seeds 3] [--steps 400]
+    python -m benchmarks.precision [--quick] [--seeds 3] [--steps 200]
 
 The same training (a small Vision Transformer on drawn shapes, `trimodal train`) in the three precisions, by seeds that settle weights,
 order and split alike, each run in a process of its own. Then a few steps of a larger one, for time and memory. Before a run starts
@@ -107,7 +107,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="a smoke test: 20 steps, 2 seeds, no lines")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--one", nargs=5, help=argparse.SUPPRESS)
     asked = parser.parse_args()
     if asked.one:
