@@ -37,6 +37,7 @@ from trimodal.formats.native_config import NativeConfig, find_native_config
 from trimodal.formats.plain_config import NO_CONFIG, set_plain_config_, strip_config
 from trimodal.formats.stored_sites import check_stored_sites, describe_stored_sites
 from trimodal.formats.tensors import write_tensors
+from trimodal.formats.training_files import carry_training_files
 from trimodal.layers import (
     DEQUANTIZE_POLICIES,
     DequantizePolicy,
@@ -75,7 +76,6 @@ from trimodal.models.files import (
     NAMED,
     OURS,
     PACKED,
-    TRAINING,
     find_companion_files,
     find_licence_files,
 )
@@ -114,7 +114,7 @@ def write_artifact(model: Model, plan: Plan, folder: Path, factory: str | None) 
     taken, stock = model.steps, StockLoad(False, NO_CONFIG)
     if model.folder is not None:
         _copy_files(model.folder, folder, [*find_companion_files(model.folder), *find_licence_files(model.folder)])
-        _copy_files(model.folder, folder, _find_training(model.folder))
+        carry_training_files(model.folder, folder)
         write_alignment_heads(model.module, folder)
         kind = cast("type[PreTrainedModel]", type(model.module))
         said = strip_config(read_config(model.folder))
@@ -136,11 +136,6 @@ def write_artifact(model: Model, plan: Plan, folder: Path, factory: str | None) 
         "stored": [site.to_json() for site in describe_stored_sites(model.module, model.layout)],
     })  # fmt: skip
     return stock
-
-
-def _find_training(folder: Path) -> list[Path]:
-    """What `train` told of the model in `folder`, if it was trained by that."""
-    return [Path(name) for name in TRAINING if (folder / name).is_file()]
 
 
 def _copy_files(source: Path, folder: Path, paths: Iterable[Path]) -> None:
@@ -230,7 +225,8 @@ def _dtype_of(config: Mapping[str, Any], missing: str | None = None) -> Any:
 def copy_artifact(source: Path, folder: Path) -> None:
     """Copy what a whole artifact consists of into the empty `folder`."""
     tellers = [path for path in map(Path, (PLAN, RECORD, VERDICT)) if (source / path).is_file()]
-    _copy_files(source, folder, [*list_running_files(source), *find_licence_files(source), *tellers, *_find_training(source)])
+    _copy_files(source, folder, [*list_running_files(source), *find_licence_files(source), *tellers])
+    carry_training_files(source, folder)
 
 
 def _to_json_text(data: Any) -> str:

@@ -30,17 +30,18 @@ def shard_module_(module: nn.Module, device: torch.device, processes: int) -> No
 
 def gather_module_(module: nn.Module) -> None:
     """Make the parameters plain and whole again, in every process, and the modules what they were. All processes must come here."""
-    for part in [part for part in module.modules() if isinstance(part, FSDPModule)]:
-        part.reshard()
+    sharded = [part for part in module.modules() if isinstance(part, FSDPModule)]
+    for piece in sharded:
+        piece.reshard()
     whole: dict[int, nn.Parameter] = {}
     for part in module.modules():
         for name, value in list(part.named_parameters(recurse=False)):
             if isinstance(value, DTensor):
                 if id(value) not in whole:
-                    whole[id(value)] = nn.Parameter(value.detach().full_tensor(), requires_grad=value.requires_grad)
+                    whole[id(value)] = nn.Parameter(value.full_tensor().detach(), requires_grad=value.requires_grad)
                 setattr(part, name, whole[id(value)])
-    for part in [part for part in module.modules() if isinstance(part, FSDPModule)]:
-        _remove_hooks_(part)
+    for piece in sharded:
+        _remove_hooks_(piece)
     delattr(module, _MARK)
 
 
@@ -51,7 +52,7 @@ def _remove_hooks_(part: FSDPModule) -> None:
         handle.remove()
     for key in [key for key in part.__dict__ if "composable" in str(key)]:
         del part.__dict__[key]
-    part.__class__ = next(kind for kind in type(part).__mro__ if not issubclass(kind, FSDPModule))
+    part.__class__ = next(kind for kind in type(part).__mro__ if not issubclass(kind, FSDPModule))  # type: ignore[assignment]
 
 
 def read_norm(norm: Tensor | float) -> float:
