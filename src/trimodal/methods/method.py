@@ -161,6 +161,7 @@ class Method:
         pace: what it takes, for the estimate of a plan's time.
         unready: of a gradient method, why it cannot train a model of this layout; None if it can.
         exports: whether any export format can say what it leaves behind.
+        labels: whether it looks at the samples' labels with this config.
     """
 
     name: str
@@ -184,6 +185,7 @@ class Method:
     pace: Pace = Pace()
     unready: Callable[[Layout, Any], str | None] = lambda layout, config: None
     exports: bool = True
+    labels: Callable[[Any], bool] = lambda config: False
     solve: Callable[[Place, Weights, Statistic | None, Any], Change] | None = None
     fit: Callable[[Model, Model, Callable[[int], Sequence[Batch]], Any, int], Iterable[FitRecord]] | None = None
     survey: Callable[[Model, Place, Sequence[Batch], Mix, Any], Change] | None = None

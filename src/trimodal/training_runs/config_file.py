@@ -78,6 +78,7 @@ class TrainKeys(BaseModel):
     gradient_clip: Annotated[Number, Field(ge=0, description="bound of the gradient's 2-norm; 0 for none")] = 1.0
     precision: Annotated[Precision, Field(description="what products are computed in; weights stay in fp32")] = "fp32"
     gradient_checkpointing: Annotated[bool, Field(description="keep fewer activations and compute them again")] = False
+    fsdp: Annotated[bool, Field(description="part the weights among the processes of torchrun")] = False
     frozen_noise: Annotated[bool, Field(description="no dropout while training, and batch norms keep their statistics")] = False
     freeze: Annotated[list[str], Field(description="patterns of parameter names that are not trained")] = []
     hide: Annotated[Number, Field(gt=0, lt=1, description="share of a text's tokens that `reconstruct` hides")] = 0.15
