@@ -23,7 +23,9 @@ from trimodal.models.model import Model, device_of
 from trimodal.models.quiet import hide_progress_bars
 from trimodal.training_runs.config_file import ModelKeys, read_model_keys
 from trimodal.training_runs.processors import describe_tokenizer, make_processors
+from trimodal.training_runs.students import cut_student
 
+TEACHER = "teacher"  # what `student_of` may call the teacher of the same configuration
 _CLOSE = 0.8
 _CLASSIFIERS = ("ForImageClassification", "ForSequenceClassification", "ForAudioClassification")
 
@@ -49,11 +51,21 @@ def build_training_model(given: Any, samples: Sequence[Sample], seed: int, name:
     torch.manual_seed(seed)
     if isinstance(given, Mapping):
         keys = read_model_keys(given, name)
-        built = _start_from(keys, samples, name) if keys.start is not None else _make_from_config(keys, samples, name)
+        built = _make_described(keys, samples, name)
     else:
         built = _open_named(given, name)
     built.model.module.float()
     return built
+
+
+def _make_described(keys: ModelKeys, samples: Sequence[Sample], name: str) -> BuiltModel:
+    if keys.student_of is None:
+        return _start_from(keys, samples, name) if keys.start is not None else _make_from_config(keys, samples, name)
+    if keys.student_of == TEACHER:
+        raise RecipeError(f"{name}: model.student_of is teacher, but there is no distill.teacher; name a folder or a hub id")
+    teacher = _open_named(keys.student_of, name)
+    teacher.model.module.float()
+    return replace(teacher, model=cut_student(teacher.model, keys.layers, keys.width, keys.neurons, samples, name))
 
 
 def _open_named(given: Any, name: str) -> BuiltModel:

@@ -31,6 +31,7 @@ from trimodal.data import (
 from trimodal.errors import DataError, ModelError
 from trimodal.models.foreign import run_forward
 from trimodal.models.model import Batch, Model, Output
+from trimodal.models.pooling import pool_embedding
 from trimodal.verification import tasks
 from trimodal.verification.metrics import EmbeddingPairs, MetricTask, make_metrics
 
@@ -193,7 +194,7 @@ class _OutputMeter:
         elif self.output.kind == "boxes":
             self.tasks[0].add_scores_(rows, np.full(len(rows), 100.0), tasks.box_agreement(reference, other))
         elif self.output.kind == "embedding":
-            self._add_embedding_(rows, tasks.pool_embedding(self.output, reference, mask), tasks.pool_embedding(self.output, other, mask))
+            self._add_embedding_(rows, pool_embedding(self.output, reference, mask), pool_embedding(self.output, other, mask))
         else:
             self._add_logits_(samples, rows, reference, other)
 
