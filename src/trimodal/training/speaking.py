@@ -66,7 +66,7 @@ def find_speaking_kind(model: Model) -> str:
 
 
 def mark_scored_tokens(model: Model, batch: Batch, scores: Tensor) -> Tensor:
-    """Which of the scores (batch, tokens, vocabulary) are of what is to be said, bool (batch, tokens); of CTC those of frames with sound."""
+    """Which of the scores (batch, tokens, vocabulary) are of what is to be said, bool (batch, tokens); for CTC, frames with sound."""
     kind = find_speaking_kind(model)
     if kind == "ctc":
         frames = count_frames(model, split_labels(batch)[0], scores)

@@ -46,10 +46,10 @@ def answer_samples(
         if file is not None:
             file.parent.mkdir(parents=True, exist_ok=True)
             write_text_atomically(file, json.dumps(answers, ensure_ascii=False, indent=0) + "\n")
-    said = sum(bool(answer) for answer in answers)
+    said = [answer for answer in answers if answer]
     if not said:
         raise DataError("the teacher has nothing to say of any sample; give another teacher, or leave distill.sequence out")
-    tell(f"the teacher's own answers are what is learned: {said:,} of {len(samples):,} samples have one, such as {next(filter(None, answers))!r:.60}")
+    tell(f"the teacher's own answers are what is learned: {len(said):,} of {len(samples):,} samples have one, such as {said[0]!r:.60}")
     return [replace(sample, target=answer) for sample, answer in zip(samples, answers, strict=True) if answer]
 
 

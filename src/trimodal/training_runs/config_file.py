@@ -120,7 +120,7 @@ def read_config(source: str | Path | Mapping[str, Any]) -> tuple[str, TrainKeys]
     if found.distill is not None:
         check_distill_keys(found.distill, found.task, name)
     elif found.task == "imitate":
-        raise RecipeError(f"{name}: task: imitate learns from a teacher alone, and there is none; give distill: {{teacher: …, features: 1}}")
+        raise RecipeError(f"{name}: task: imitate learns from a teacher alone, and there is none; give distill: {{teacher: …, logits: 1}}")
     for track in list_tracks(found):
         if track not in TRACK_NAMES:
             raise RecipeError(f"{name}: track is {track!r}; {suggest_names(track, TRACK_NAMES)}")

@@ -32,9 +32,11 @@ class DistillKeys(BaseModel):
     temperature: Annotated[Number, Field(ge=0.1, le=20, description="softens both score distributions")] = 2.0
     layers: Annotated[
         _Matching | list[int] | dict[str, _Matching | list[int]],
-        Field(description="which of the teacher's blocks each of the student's learns from: uniform, last, or their numbers; or one by tower"),
+        Field(description="the teacher's block that each of the student's learns from: uniform, last, or their numbers; or one by tower"),
     ] = "uniform"
-    at: Annotated[Literal["last", "all"], Field(description="where attentions and relations are taken: the last matched block, or all")] = "last"
+    at: Annotated[
+        Literal["last", "all"], Field(description="where attentions and relations are taken: the last matched block, or all")
+    ] = "last"
     relation_heads: Annotated[int, Field(ge=0, description="parts that widths are split into for relations; 0 for the teacher's heads")] = 0
     projection: Annotated[
         Literal["auto", "always", "never"], Field(description="a learned map to the teacher's width: where widths differ, always, never")
@@ -71,13 +73,14 @@ def check_distill_keys(keys: DistillKeys, task: str, name: str) -> None:
     if settings.asked == ("labels",) and keys.sequence is None:
         raise RecipeError(f"{name}: distill has labels alone, so nothing is learned from the teacher; give {', '.join(TERMS[1:])}")
     if task == "reconstruct":
-        raise RecipeError(f"{name}: task: reconstruct hides other words in each step, so no teacher can be asked beforehand; use task: imitate")
+        raise RecipeError(f"{name}: task: reconstruct hides other words in each step, which no teacher was asked of; use task: imitate")
     if task == "imitate" and settings.labels:
         raise RecipeError(f"{name}: distill.labels is {settings.labels:g}, but task: imitate has no labels; leave it out")
     if keys.sequence is not None and task not in ("transcribe", "generate"):
         raise RecipeError(f"{name}: distill.sequence is for task: transcribe or generate, not {task}; leave it out")
     if keys.sequence is not None and not (settings.labels or settings.logits):
-        raise RecipeError(f"{name}: distill.sequence makes the teacher's answer the label, but neither labels nor logits count; give labels: 1")
+        raise RecipeError(f"{name}: distill.sequence makes the teacher's answer the label, but labels do not count; give labels: 1")
     for number, assistant in enumerate(keys.assistants):
         if "model" not in assistant:
-            raise RecipeError(f"{name}: distill.assistants[{number}] has no model; give what it is made of, such as model: {{student_of: teacher}}")
+            example = "model: {student_of: teacher, layers: 4}"
+            raise RecipeError(f"{name}: distill.assistants[{number}] has no model; give what it is made of, such as {example}")

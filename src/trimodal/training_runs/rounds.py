@@ -52,10 +52,10 @@ def _make_assistant(
     shared = next((key for key in given if key in _OWN), None)
     if shared is not None:
         raise RecipeError(f"{name} says {shared}, which is that of all rounds; leave it out")
-    length = {key: None for key in ("steps", "epochs")} if {"steps", "epochs"} & set(given) else {}
-    values = {**keys.model_dump(by_alias=True, exclude_unset=True), **length, **given, "output": str(folder)}
-    values.pop("distill")
-    _, found = read_config({**{key: value for key, value in values.items() if value is not None}, "distill": told.model_dump(exclude={"assistants"})})
+    length = ("steps", "epochs") if {"steps", "epochs"} & set(given) else ()
+    values = {key: value for key, value in keys.model_dump(by_alias=True, exclude_unset=True).items() if key not in length}
+    alone = told.model_dump(exclude={"assistants"}, exclude_unset=True)
+    _, found = read_config({**values, **given, "output": str(folder), "distill": alone})
     return _name_teacher(_set_teacher(found, told, teacher), teacher)
 
 

@@ -55,7 +55,7 @@ from trimodal.training_runs.evaluation import Evaluation
 from trimodal.training_runs.rounds import find_finished_round, list_rounds
 from trimodal.training_runs.run_folder import hold_run, prepare_run
 from trimodal.training_runs.saving import write_trained_model
-from trimodal.training_runs.teaching import Lesson, prepare_lesson
+from trimodal.training_runs.teaching import Lesson, check_not_own_teacher, prepare_lesson
 from trimodal.verification.footprint import collect_versions, peak_memory_bytes
 
 _EVALUATIONS = 10
@@ -157,11 +157,11 @@ def _train_once(
     """One round: with `kept`, a folder that this very round has written is taken as it is."""
     started = time.perf_counter()
     job = _prepare_job(name, keys, data, out, force or kept, progress, tell)
-    if kept and (found := find_finished_round(job.folder, job.say_what_it_is())) is not None:
+    if kept and (done := find_finished_round(job.folder, job.say_what_it_is())) is not None:
         tell(f"{job.folder} is there already, from the same configuration, data and teacher")
         if job.lesson is not None:
             job.lesson.clean_up(job.built.model.module)
-        return TrainResult(job.folder, found["steps"], found["stopped_early"], found["metrics"], 0.0)
+        return TrainResult(job.folder, done["steps"], done["stopped_early"], done["metrics"], 0.0)
     if kept and not force and is_main_process():
         check_output_place(job.folder, force)
     _tell_if_any(tell, check_precision(job.settings))
@@ -211,6 +211,7 @@ def _prepare_job(
     part = settings.part_size(count_processes())
     lesson = None
     if keys.distill is not None:
+        check_not_own_teacher(keys.distill.teacher, folder)
         place = folder.parent / f"{folder.name}.teacher"
         lesson = prepare_lesson(keys, built.model, samples.train, samples.held_out, part, place, progress, tell)
         samples = replace(samples, train=lesson.train, held_out=lesson.held_out)
@@ -221,7 +222,8 @@ def _prepare_job(
     together = settings.batch if compares else part  # how many pairs are compared must not depend on how a step is parted
     evaluation = Evaluation(built.model, objective, samples.held_out, together, keys.seed) if samples.held_out else None
     memory = _estimate(built, objective, samples, settings)
-    return _Job(folder, RunFolder(folder.parent / f"{folder.name}.run"), keys, samples, built, settings, objective, evaluation, memory, lesson)
+    run = RunFolder(folder.parent / f"{folder.name}.run")
+    return _Job(folder, run, keys, samples, built, settings, objective, evaluation, memory, lesson)
 
 
 def _check_place(out: str | Path | None, force: bool, name: str) -> Path:

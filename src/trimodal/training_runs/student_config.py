@@ -67,8 +67,8 @@ def rebuild_from_config(module: nn.Module, name: str) -> nn.Module:
         if found is None or found.shape != value.shape:
             shape = None if found is None else tuple(found.shape)
             raise RecipeError(
-                f"{name}: model.student_of: {key} is {shape} as cut, and {tuple(value.shape)} as {kind.__name__} makes it from a configuration; "
-                "leave width out, or compress the teacher by prune.width and recover it with distill"
+                f"{name}: model.student_of: {key} is {shape} as cut, and {tuple(value.shape)} as {kind.__name__} makes it from a "
+                "configuration; leave width out, or compress the teacher by prune.width and recover it with distill"
             )
     fresh.load_state_dict({key: state[key] for key in wanted})
     return fresh.eval()

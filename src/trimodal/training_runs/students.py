@@ -84,7 +84,7 @@ def select_layers_(model: Model, layers: Layers, name: str) -> None:
             continue
         count = len(tower.blocks)
         if isinstance(wanted, int) and not 1 <= wanted <= count:
-            raise RecipeError(f"{name}: model.layers is {wanted}, but {tower.name} of the teacher has {count} blocks; expected 1 to {count}")
+            raise RecipeError(f"{name}: model.layers is {wanted}, but {tower.name} of the teacher has {count} blocks")
         kept = spread_blocks(wanted, count) if isinstance(wanted, int) else list(wanted)
         if kept == list(range(count)):
             continue
@@ -124,7 +124,7 @@ def _cut_stream_(model: Model, tower: Tower, config: Any, width: float, batches:
     if not units:
         reason = next((fixed.reason for fixed in model.layout.uncuttable if fixed.label == label), "its stream is not declared")
         if not has_own_head_width(config):
-            raise RecipeError(f"{name}: model.width: {tower.name} of the teacher cannot be narrower, as {reason}; give neurons in place of width")
+            raise RecipeError(f"{name}: model.width: {tower.name} of the teacher stays as wide as it is: {reason}; give neurons instead")
         return _cut_blocks_(model, tower, "heads", width, batches, name)
     kept = round(units * width) if has_own_head_width(config) or not heads else units * left // heads
     if kept % 2 or kept < 2:

@@ -17,10 +17,10 @@ from torch import Tensor, nn
 
 from trimodal.core import Sample
 from trimodal.data import digest_samples, encode_samples
-from trimodal.errors import DataError, InputError, RecipeError
+from trimodal.errors import DataError, InputError, OutputError, RecipeError
 from trimodal.formats import open_model
 from trimodal.models.files import find_companion_files
-from trimodal.models.model import Batch, Model
+from trimodal.models.model import Model
 from trimodal.progress import Progress, tell_nobody
 from trimodal.training.distilling.fitting import (
     check_fit,
@@ -75,10 +75,9 @@ class Lesson:
     def describe(self) -> dict[str, Any]:
         """For `training.json`."""
         module = self.teacher.module
-        return {
-            "class": type(module).__name__, "sha256": self.digest, "parameters": sum(p.numel() for p in module.parameters()),
-            "train": len(self.train), "held_out": len(self.held_out), "labelled": sum(s.label is not None or bool(s.labels) for s in self.train),
-        }  # fmt: skip
+        labelled = sum(sample.label is not None or bool(sample.labels) for sample in self.train)
+        size = sum(parameter.numel() for parameter in module.parameters())
+        return {"class": type(module).__name__, "sha256": self.digest, "parameters": size, "labelled": labelled}
 
 
 def prepare_lesson(
@@ -115,6 +114,16 @@ def prepare_lesson(
     return Lesson(train, held_out, imitation.to_objective(), imitation.outputs, teacher, digest, own)
 
 
+def check_not_own_teacher(given: Any, folder: Path) -> None:
+    """Refuse to write a student over its teacher.
+
+    Raises:
+        OutputError: the output is the teacher's folder.
+    """
+    if isinstance(given, str | Path) and Path(given).is_dir() and Path(given).resolve() == folder.resolve():
+        raise OutputError(f"{folder} is the teacher's own folder; give another output")
+
+
 def open_teacher(given: Any, device: str) -> Model:
     """The teacher in float32, which nothing trains.
 
@@ -149,7 +158,8 @@ def _answer(
     beams = told.beams if told.sequence == "beam" else 1
 
     def ask(samples: list[Sample]) -> list[Sample]:
-        about = {"teacher": digest, "beams": beams, "longest": told.longest, "samples": digest_samples(samples), **_describe_encoding(teacher)}
+        about = {"teacher": digest, "beams": beams, "longest": told.longest, "samples": digest_samples(samples)}
+        about |= _describe_encoding(teacher)
         mark = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:_SHOWN]
         file = None if place is None else place / f"answers-{mark}.json"
         return answer_samples(teacher, samples, beams, told.longest, file, progress, tell)
@@ -176,7 +186,7 @@ def _encode_plain(model: Model, drawn: Sequence[Drawn]) -> dict[str, Tensor]:
 
 
 def _match(
-    keys: TrainKeys, settings: DistillSettings, models: tuple[Model, Model], encodes: tuple[Callable[..., Batch], Objective | None],
+    keys: TrainKeys, settings: DistillSettings, models: tuple[Model, Model], encodes: tuple[Callable[..., dict[str, Tensor]], Objective | None],
     samples: Sequence[Sample],
 ) -> Imitation:  # fmt: skip
     """Hold the two models against each other on two samples, and make the objective."""
@@ -218,11 +228,13 @@ def _describe_encoding(teacher: Model) -> dict[str, Any]:
     return {"version": _VERSION, "files": files, **versions}
 
 
-def _describe_outputs(teacher: Model, digest: str, samples: Sequence[Sample], reader: StateReader, settings: DistillSettings) -> dict[str, Any]:
+def _describe_outputs(
+    teacher: Model, digest: str, samples: Sequence[Sample], reader: StateReader, settings: DistillSettings
+) -> dict[str, Any]:
     """All that the teacher's outputs depend on."""
     return {
-        "teacher": digest, "samples": digest_samples(samples), "count": len(samples), "logits": reader.logits, "embeddings": reader.embeddings,
-        "features": list(reader.blocks), "attentions": sorted(reader.attentions), "words": reader.scored is not None, "stored": settings.stored,
-        "top": [settings.top, settings.temperature] if settings.top and reader.logits else None, "together": AT_ONCE,
-        **_describe_encoding(teacher),
+        "teacher": digest, "samples": digest_samples(samples), "count": len(samples), "logits": reader.logits,
+        "embeddings": reader.embeddings, "features": list(reader.blocks), "attentions": sorted(reader.attentions),
+        "words": reader.scored is not None, "stored": settings.stored, "together": AT_ONCE,
+        "top": [settings.top, settings.temperature] if settings.top and reader.logits else None, **_describe_encoding(teacher),
     }  # fmt: skip

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from trimodal.models.boxes import measure_overlaps
-from trimodal.models.model import Output
 from trimodal.models.pooling import resize_mask
 
 

@@ -72,14 +72,12 @@ def _plan_attentions(
     chosen = {block: there for block, there in pairs.items() if settings.at == "all" or block in last}
     there = find_attentions(teacher.layout, list(chosen.values()))
     own = find_attentions(student.layout, list(chosen))
-    for what, layout, blocks, found in (
-        ("teacher", teacher.layout, chosen.values(), there), ("student", student.layout, chosen, own)
-    ):  # fmt: skip
+    for what, model, blocks, found in (("teacher", teacher, chosen.values(), there), ("student", student, chosen, own)):
         missing = [block for block in blocks if block not in found]
         if missing:
             raise InputError(
-                f"{missing[0]} of the {what} ({_class_of(teacher if layout is teacher.layout else student)}) has no self-attention whose heads "
-                "are declared; leave out attentions and relations"
+                f"{missing[0]} of the {what} ({_class_of(model)}) has no self-attention whose heads are declared; leave out attentions and "
+                "relations"
             )
     return (there, own), chosen
 
@@ -93,7 +91,8 @@ def _plan_affinity(teacher: Model, student: Model) -> tuple[tuple[str, ...], flo
                 f"{', '.join(found) or 'none'}"
             )
     if sides[0] != sides[1]:
-        raise InputError(f"distill.affinity: the teacher gives {', '.join(sides[0])} and the student {', '.join(sides[1])}; expected the same")
+        there, own = (", ".join(found) for found in sides)
+        raise InputError(f"distill.affinity: the teacher gives {there} and the student {own}; expected the same")
     return tuple(sides[1]), float(read_scale(teacher.module))
 
 
@@ -117,7 +116,9 @@ def choose_probe(samples: Sequence[Sample]) -> list[Sample]:
     return alike[: 1 if samples[0].inputs is not None else _PROBE]
 
 
-def check_fit(fit: Fit, teacher: States, student: States, models: tuple[Model, Model], settings: DistillSettings) -> dict[str, tuple[int, int]]:
+def check_fit(
+    fit: Fit, teacher: States, student: States, models: tuple[Model, Model], settings: DistillSettings
+) -> dict[str, tuple[int, int]]:
     """Hold what both gave against each other; the widths (student's, teacher's) of each state that a learned map goes between.
 
     Raises:
@@ -154,19 +155,26 @@ def _check_logits(teacher: States, student: States, models: tuple[Model, Model])
                 f"{'classes' if own < 1000 else 'vocabulary'}, or use features or relations in place of logits"
             )
         _check_tokens(name, name, teacher, student)
-    labels = [getattr(getattr(model.module, "config", None), "id2label", None) for model in models]
-    if all(labels) and labels[0] != labels[1] and not any(str(name).startswith("LABEL_") for names in labels for name in (names or {}).values()):
-        differing = next(number for number in labels[1] or {} if (labels[0] or {}).get(number) != (labels[1] or {})[number])
+    _check_class_names([getattr(getattr(model.module, "config", None), "id2label", None) or {} for model in models])
+
+
+def _check_class_names(names: Sequence[Mapping[int, str]]) -> None:
+    there, own = names
+    made_up = any(str(name).startswith("LABEL_") for one in names for name in one.values())
+    differing = [number for number in own if there.get(number) != own[number]]
+    if there and differing and not made_up:
+        at = differing[0]
         raise InputError(
-            f"distill.logits: class {differing} is {(labels[0] or {}).get(differing)!r} to the teacher and {(labels[1] or {})[differing]!r} to the "
-            "student; expected the same classes in the same order"
+            f"distill.logits: class {at} is {there.get(at)!r} to the teacher and {own[at]!r} to the student; expected the same classes in "
+            "the same order"
         )
 
 
 def _say_missing(term: str, kind: str, teacher: States, student: States, models: tuple[Model, Model]) -> str:
     given = [", ".join(n.partition(".")[2] for n in states if n.startswith(f"{kind}.")) or "none" for states in (teacher, student)]
     return (
-        f"distill.{term}: teacher and student have no {kind} in common; {_class_of(models[0])} gives {given[0]}, {_class_of(models[1])} {given[1]}"
+        f"distill.{term}: teacher and student have no {kind} in common; {_class_of(models[0])} gives {given[0]}, "
+        f"{_class_of(models[1])} {given[1]}; leave {term} out"
     )
 
 
@@ -178,8 +186,8 @@ def _check_tokens(there: str, own: str, teacher: States, student: States) -> Non
     if expected != found:
         at = next((i for i, pair in enumerate(zip(expected, found, strict=False)) if pair[0] != pair[1]), 0)
         raise InputError(
-            f"{there} of the teacher has {expected[at]} tokens of a sample, {own} of the student {found[at]}; they are compared token by token: "
-            "give both the same processors, patches and strides, or use logits, embeddings or affinity alone"
+            f"{there} of the teacher has {expected[at]} tokens of a sample, {own} of the student {found[at]}; they are compared token by "
+            "token: give both the same processors, patches and strides, or use logits, embeddings or affinity alone"
         )
 
 
@@ -189,8 +197,8 @@ def _add_map(
     widths = own.values.shape[-1], there.values.shape[-1]
     if widths[0] != widths[1] and settings.projection == "never":
         raise InputError(
-            f"{paths[0]} of the teacher is {widths[1]} wide, {paths[1]} of the student {widths[0]}; give distill.projection: auto, which learns "
-            "a map between them, or use relations, which need none"
+            f"{paths[0]} of the teacher is {widths[1]} wide, {paths[1]} of the student {widths[0]}; give distill.projection: auto, which "
+            "learns a map between them, or use relations, which need none"
         )
     if widths[0] != widths[1] or settings.projection == "always":
         maps[name] = widths
@@ -201,8 +209,8 @@ def _check_heads(fit: Fit, block: str, there: str, student: States, teacher: Sta
     heads = [place.heads * place.group for place in places]
     if settings.attentions and heads[0] != heads[1]:
         raise InputError(
-            f"distill.attentions: {there} of the teacher has {heads[0]} heads, {block} of the student {heads[1]}; use relations, which part "
-            "widths into heads of their own"
+            f"distill.attentions: {there} of the teacher has {heads[0]} heads, {block} of the student {heads[1]}; use relations, which "
+            "part widths into heads of their own"
         )
     for kind in ("query", "key", "value"):
         widths = [states[f"{kind}.{at}"].values.shape[-1] for states, at in ((teacher, there), (student, block))]
@@ -269,6 +277,6 @@ def check_vocabularies(models: tuple[Model, Model]) -> None:
         if vocabularies[1].get(number, word) != word:
             size = int(getattr(config_of(models[1].module), "vocab_size", 0) or len(vocabularies[1]))
             raise InputError(
-                f"distill.logits: word {number} of {size:,} is {word!r} to the teacher and {vocabularies[1][number]!r} to the student; expected "
-                "one vocabulary: give the student the teacher's tokenizer"
+                f"distill.logits: word {number} of {size:,} is {word!r} to the teacher and {vocabularies[1][number]!r} to the student; "
+                "expected one vocabulary: give the student the teacher's tokenizer"
             )

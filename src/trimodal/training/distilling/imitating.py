@@ -3,8 +3,8 @@
     L = Σ over terms of weight · mean over samples                of scores of words: over the words that count
 
 A sample without a label adds nothing to the task's loss and counts for the other terms, so rows may be unlabelled, some or all. The student
-runs once per batch. Sums go over samples, so the loss does not depend on how a step is parted; but for `affinity`, which compares those of a
-part with each other, as `retrieve` does.
+runs once per batch. Sums go over samples, so the loss does not depend on how a step is parted; but for `affinity`, which compares those of
+a part with each other, as `retrieve` does.
 """
 
 from __future__ import annotations
@@ -175,7 +175,7 @@ class Imitation:
 
 
 def relative_distance(teacher: Rows, student: Tensor) -> Tensor:
-    """‖h_s − h_t‖² / ‖h_t‖² over all tokens of a sample, mean over samples, of the teacher's rows and the student's (rows, width): a scalar."""
+    """‖h_s − h_t‖² / ‖h_t‖² over all tokens of a sample, mean over samples, of the teacher's rows and `student` (rows, width): a scalar."""
     which = teacher.number_samples()
     zeros = student.new_zeros(len(teacher.counts))
     apart = zeros.index_add(0, which, (student - teacher.values).square().sum(dim=-1))
@@ -197,8 +197,8 @@ def _check_counts(name: str, teacher: Rows, student: Rows) -> None:
     if teacher.counts.tolist() != student.counts.tolist():
         at = next(i for i, pair in enumerate(zip(teacher.counts.tolist(), student.counts.tolist(), strict=True)) if pair[0] != pair[1])
         raise InputError(
-            f"{name}: the teacher has {int(teacher.counts[at])} tokens of a sample and the student {int(student.counts[at])}; they are compared "
-            "token by token: give both the same processors, or leave the term out"
+            f"{name}: the teacher has {int(teacher.counts[at])} tokens of a sample and the student {int(student.counts[at])}; they are "
+            "compared token by token: give both the same processors, or leave the term out"
         )
 
 

@@ -8,10 +8,11 @@ from typing import Literal
 from trimodal.core import Layout
 from trimodal.errors import RecipeError
 
-Matching = Literal["uniform", "last"] | Sequence[int] | Mapping[str, Sequence[int]]
+TowerMatching = Literal["uniform", "last"] | Sequence[int]
+Matching = TowerMatching | Mapping[str, TowerMatching]
 
 
-def match_blocks(teacher: int, student: int, how: Matching) -> list[int]:
+def match_blocks(teacher: int, student: int, how: TowerMatching) -> list[int]:
     """For each of the `student` blocks the number of the teacher's, of which there are `teacher`.
 
         4 of 12: uniform 2, 5, 8, 11 (each student block stands for as many); last 8, 9, 10, 11
@@ -20,7 +21,7 @@ def match_blocks(teacher: int, student: int, how: Matching) -> list[int]:
         return [max(0, teacher - student + number) for number in range(student)]
     if how == "uniform":
         return [max(0, round((number + 1) * teacher / student) - 1) for number in range(student)]
-    assert not isinstance(how, str | Mapping)
+    assert not isinstance(how, str)
     return list(how)
 
 
@@ -41,7 +42,7 @@ def match_towers(teacher: Layout, student: Layout, how: Matching) -> dict[str, s
                 f"{', '.join(blocks) or 'no tower with blocks'}; leave out features, attentions and relations"
             )
         there = blocks[tower.name]
-        own = how.get(tower.name, "uniform") if isinstance(how, Mapping) else how
+        own: TowerMatching = how.get(tower.name, "uniform") if isinstance(how, Mapping) else how
         numbers = match_blocks(len(there), len(tower.blocks), own)
         if len(numbers) != len(tower.blocks) or any(not 0 <= number < len(there) for number in numbers):
             raise RecipeError(

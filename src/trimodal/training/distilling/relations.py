@@ -21,7 +21,8 @@ _LOWEST = -1e9
 
 def part_into_heads(states: Tensor, heads: int) -> Tensor:
     """(samples, tokens, heads · d) → (samples, heads, tokens, d)."""
-    return states.unflatten(-1, (heads, -1)).transpose(1, 2)
+    found: Tensor = states.unflatten(-1, (heads, -1)).transpose(1, 2)  # type: ignore[no-untyped-call]
+    return found
 
 
 def relate_tokens(queries: Tensor, keys: Tensor, real: Tensor, causal: bool = False) -> Tensor:
@@ -55,6 +56,6 @@ def compare_relations(teacher: Tensor, student: Tensor, real: Tensor, heads: int
 
 
 def choose_relation_heads(teacher: int, student: int, usual: int) -> int:
-    """Into how many parts widths `teacher` and `student` go: `usual`, the teacher's heads, if it divides both; else the largest number below
-    it that does."""
+    """Into how many parts widths `teacher` and `student` go: `usual`, the teacher's heads, if it divides both; else the largest number
+    below it that does."""
     return next(heads for heads in range(max(1, usual), 0, -1) if teacher % heads == 0 and student % heads == 0)

@@ -18,9 +18,9 @@ class DistillSettings:
 
     `labels` is the task's own loss, `logits` the divergence of scores at `temperature`, `features` the relative distance of matched
     blocks' states, `embeddings` 1 − cosine of what the model gives out, `attentions` that of queries to keys, `relations` those of queries,
-    keys and values among themselves, `affinity` image-text similarities. `layers` matches blocks; attentions and relations are taken `at` the
-    `last` matched block of each tower, or at `all`. With `projection` a learned map goes from the student's width to the teacher's: where
-    they differ, always, or never. `top` scores of a row are stored, 0 for all, in `stored`.
+    keys and values among themselves, `affinity` image-text similarities. `layers` matches blocks; attentions and relations are taken `at`
+    the `last` matched block of each tower, or at `all`. With `projection` a learned map goes from the student's width to the teacher's:
+    where they differ, always, or never. `top` scores of a row are stored, 0 for all, in `stored`.
     """
 
     labels: float = 0.0

@@ -71,7 +71,8 @@ class StateReader:
 
     def collect_states(self, batch: Batch, result: Any, seen: Mapping[str, Tensor]) -> dict[str, Rows]:
         """The states after a forward pass that gave `result`, while `seen` was recorded at `list_paths`; `batch` may have labels."""
-        found = {name: rows for output in self.model.family.outputs(self.model.module) for name, rows in self._read_output(output, batch, result)}
+        outputs = self.model.family.outputs(self.model.module)
+        found = {name: rows for output in outputs for name, rows in self._read_output(output, batch, result)}
         real = find_real_tokens(self.model, batch)
         for block in self.blocks:
             if f"features.{block}" in seen:
@@ -101,8 +102,8 @@ class StateReader:
 
 
 def pick_rows(states: Tensor, real: Tensor | None) -> Rows:
-    """The rows of states (batch, tokens, width), or a map (batch, width, height, width), where `real`, bool (batch, tokens), is True; all where
-    it does not speak of these tokens."""
+    """The rows of states (batch, tokens, width), or a map (batch, channels, height, width), where `real`, bool (batch, tokens), is True;
+    all where it does not speak of these tokens."""
     if states.dim() == 4:
         states = states.flatten(2).transpose(1, 2)
     if states.dim() == 2:

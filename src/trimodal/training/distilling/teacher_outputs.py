@@ -89,7 +89,10 @@ class TeacherOutputs:
 
     def fetch(self, numbers: Sequence[int]) -> dict[str, Rows]:
         """The states of the samples with these numbers, as float32; names that one of them lacks are left out."""
-        states = [self._load(number) for number in numbers] if self._filled else self.teacher.read_states([self.samples[n] for n in numbers])
+        if self._filled:
+            states = [self._load(number) for number in numbers]
+        else:
+            states = self.teacher.read_states([self.samples[number] for number in numbers])
         names = [name for name in states[0] if all(name in one for one in states)]
         return {name: _join([one[name] for one in states]) for name in names}
 
