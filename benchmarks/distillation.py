@@ -1,27 +1,27 @@
 """Does a teacher help, and how: a small model trained from few labels, alone and with a teacher; in rounds; two encoders from few pairs.
 
-`python -m benchmarks.distillation` takes about a quarter of an hour on two idle cores; `--quick` runs everything with few steps, under a
+`python -m benchmarks.distillation` takes about six minutes on an idle core; `--quick` runs everything with few steps, under a
 minute, to see that it works: its numbers rank nothing. All runs are `trimodal train`; data are drawn by `examples/training/draw_shapes.py`,
 and nothing is loaded.
 
-Few labels. Which of four shapes does an image show? A Vision Transformer of four blocks of width 64 learns it from 2,000 labelled images:
+Few labels. Which of four shapes does an image show? A Vision Transformer of four blocks of width 64 learns it from 1,500 labelled images:
 the teacher. Students have 60 labels, another 60 for each seed:
 
     scratch            two blocks of width 32, the 60 labelled images
-    distilled          the same student, the same random weights, as many steps: the teacher's scores of all 2,000 images, and the labels
+    distilled          the same student, the same random weights, as many steps: the teacher's scores of all 1,500 images, and the labels
     … and features     the distance of matched blocks besides, through learned maps
     … and relations    the relations of queries, keys and values of the last block besides, without maps
     one round          one block of width 64, the teacher's first, distilled
     two rounds         the teacher's first and last block, distilled; of these the first, distilled
 
-Two encoders. CLIP's own classes, captions of the same images: a teacher (three and two blocks of width 64) from 2,000 pairs; students
+Two encoders. CLIP's own classes, captions of the same images: a teacher (three and two blocks of width 64) from 1,500 pairs; students
 (two and one block of width 32) from 200 of them:
 
     contrastive        the pairs alone
     affinity           and the teacher's similarities of images and texts
     embeddings         and the teacher's embeddings, through learned maps
 
-Test: 1,000 further images; retrieval both ways, mean. Each student is compared with that of the same seed in another row.
+Test: 800 further images; retrieval both ways, mean. Each student is compared with that of the same seed in another row.
 
 Lines, fixed before running: distilled beats scratch by at least 2 points, paired over seeds, p < 0.05 (t-test, one-sided); two rounds at
 most 0.3 points behind one; affinity and embeddings each no worse than contrastive alone; embeddings no worse than affinity (the order in
@@ -66,7 +66,7 @@ class Mode:
 
 
 QUICK = Mode(seeds=2, images=240, test=240, labels=24, pairs=60, teacher_steps=6, steps=4, pair_steps=4)
-FULL = Mode(seeds=5, images=2000, test=1000, labels=60, pairs=200, teacher_steps=1000, steps=400, pair_steps=300)
+FULL = Mode(seeds=3, images=1500, test=800, labels=60, pairs=200, teacher_steps=800, steps=300, pair_steps=200)
 
 
 @dataclass(frozen=True)
@@ -110,16 +110,16 @@ def draw_shapes(folder: Path, mode: Mode) -> Shapes:
 
 
 def make_vit(blocks: int, width: int) -> dict[str, Any]:
-    """A Vision Transformer of patches of 4 by 4, with heads of width 16."""
+    """A Vision Transformer of patches of 8 by 8, with heads of width 16."""
     sizes = {"hidden_size": width, "num_hidden_layers": blocks, "num_attention_heads": width // 16, "intermediate_size": 2 * width}
-    config = {**sizes, "image_size": 32, "patch_size": 4, "num_labels": 4}
+    config = {**sizes, "image_size": 32, "patch_size": 8, "num_labels": 4}
     return {"class": "ViTForImageClassification", "config": config, "processors": _IMAGE}
 
 
 def make_clip(image_blocks: int, text_blocks: int, width: int, tokenizer: Path | None) -> dict[str, Any]:
     """CLIP's classes with heads of width 16; the processors are those of `tokenizer`, a folder, or made for the captions."""
     sizes = {"hidden_size": width, "num_attention_heads": width // 16, "intermediate_size": 2 * width}
-    vision = {**sizes, "num_hidden_layers": image_blocks, "image_size": 32, "patch_size": 4}
+    vision = {**sizes, "num_hidden_layers": image_blocks, "image_size": 32, "patch_size": 8}
     text = {**sizes, "num_hidden_layers": text_blocks, "max_position_embeddings": 32}
     square = {"height": 32, "width": 32}
     made = {"image": {"class": "CLIPImageProcessor", "size": square, "crop_size": square}, "text": {"vocabulary": 320}}

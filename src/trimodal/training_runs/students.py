@@ -25,7 +25,8 @@ from trimodal.edits.drop import DropBlocks
 from trimodal.edits.edit import UnfitEditError
 from trimodal.errors import RecipeError
 from trimodal.loading.load import build_model
-from trimodal.methods import get_method
+from trimodal.methods import list_known_methods
+from trimodal.methods.method import Method
 from trimodal.methods.options import build_config
 from trimodal.models.foreign import run_forward
 from trimodal.models.model import Batch, Model
@@ -131,7 +132,7 @@ def _cut_stream_(model: Model, tower: Tower, config: Any, width: float, batches:
         raise RecipeError(f"{name}: model.width {width:g} leaves {kept} of {units} dimensions of {tower.name}; expected an even number")
     found = _cut_blocks_(model, tower, "heads", width, batches, name) if heads > 1 else {}
     place = Place.for_label(model.layout, label)
-    method = get_method("prune.width")
+    method = _find_method("width")
     assert method.survey is not None
     options = build_config(method.config, {"sparsity": 1 - kept / units, "multiple": 2}, method.name)
     _refuse(method.refuse(place, options), f"{name}: model.width: {tower.name}")
@@ -147,7 +148,7 @@ def _cut_blocks_(model: Model, tower: Tower, unit: str, fraction: float, batches
     places = [Place.for_label(model.layout, label) for label in labels]
     if not places or fraction >= 1:
         return {}
-    method = get_method(f"prune.{unit}")
+    method = _find_method(unit)
     assert method.solve is not None
     options = build_config(method.config, {"sparsity": 1 - fraction}, method.name)
     moments = _collect_moments(model, places, batches)
@@ -162,6 +163,11 @@ def _cut_blocks_(model: Model, tower: Tower, unit: str, fraction: float, batches
     query = next((site for site in places[0].producers if site.role == "query"), None)
     group = query.output_axis.width // _key_width(places[0]) if query is not None and query.output_axis is not None else 1
     return {"heads": left * group, "key_heads": left}
+
+
+def _find_method(unit: str) -> Method:
+    """The method that prunes units of this kind out of every layer that has them."""
+    return next(method for method in list_known_methods() if method.kind == "prune" and method.on == "axis" and method.unit == unit)
 
 
 def _key_width(place: Place) -> int:

@@ -186,8 +186,8 @@ def _encode_plain(model: Model, drawn: Sequence[Drawn]) -> dict[str, Tensor]:
 
 
 def _match(
-    keys: TrainKeys, settings: DistillSettings, models: tuple[Model, Model], encodes: tuple[Callable[..., dict[str, Tensor]], Objective | None],
-    samples: Sequence[Sample],
+    keys: TrainKeys, settings: DistillSettings, models: tuple[Model, Model],
+    encodes: tuple[Callable[..., dict[str, Tensor]], Objective | None], samples: Sequence[Sample],
 ) -> Imitation:  # fmt: skip
     """Hold the two models against each other on two samples, and make the objective."""
     teacher, student = models

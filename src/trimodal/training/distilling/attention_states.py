@@ -93,7 +93,7 @@ def record_outputs(module: nn.Module, paths: Mapping[str, str]) -> Iterator[dict
 
 @torch.no_grad()
 def is_causal(module: nn.Module, block: str, batch: Batch) -> bool:
-    """Whether tokens in the block at this path see none that come after them: what it gives for the first stays when the last is another."""
+    """Whether tokens in the block at this path see none that come after them: what it gives for the first stays if the last is another."""
     outputs: list[Tensor] = []
 
     def change(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
