@@ -90,10 +90,9 @@ def test_other_outputs_are_asked_for_when_anything_changes(pictures: Path, vit: 
         trimodal.train(distil(data, tmp_path / name, teacher, cache=str(cache), logits=1, steps=1, evaluate_every=0, **more))
 
     run("a")
-    run("b", seed=3, held_out=0.25, learning_rate=1e-2)  # another split is another order of samples
-    known = len(list(cache.iterdir()))
     run("c", learning_rate=1e-2, temperature=5.0)  # nothing that the teacher says changes
-    assert len(list(cache.iterdir())) == known
+    known = len(list(cache.iterdir()))
+    assert known == 1
     for change in ({"stored": "fp32"}, {"features": 1}, {"teacher": write_miniature("vit", tmp_path / "other", seed=1)},
                    {"data": write_miniature_data(tmp_path / "data", 12, ["image"], seed=4)}, {"top": 1}):  # fmt: skip
         run(f"d{known}", **change)
@@ -266,11 +265,7 @@ def test_the_teachers_own_answers(name: str, task: str, kind: str, tmp_path: Pat
     terms: dict[str, Any] = {"labels": 1, "logits": 1, "sequence": "greedy", "longest": 5, "cache": str(tmp_path / "cache"), "batch": 4}
     told: list[str] = []
     config = distil(data, tmp_path / "out", folder, {"from": str(folder)}, task=task, steps=2, **terms)
-    try:
-        found = trimodal.train(config, data=rows, tell=told.append)
-    except DataError as error:
-        assert "the teacher has nothing to say" in str(error)  # random weights may
-        return
+    found = trimodal.train(config, data=rows, tell=told.append)
     assert any("the teacher's own answers are what is learned" in line for line in told)
     answers = [json.loads(path.read_text()) for path in (tmp_path / "cache").glob("answers-*.json")]
     assert any(len(one) == 9 for one in answers)
@@ -299,6 +294,7 @@ def test_what_does_not_fit_is_said_before_training(pictures: Path, pairs: Path, 
     refused(r"model.layers is 7, but image of the teacher has 2 blocks", model={"student_of": "teacher", "layers": 7}, logits=1)
     refused(r"model.layers names txt, but the teacher has image", model={"student_of": "teacher", "layers": {"txt": 1}}, logits=1)
     refused(r"distill.top is 9, but the teacher has 2 scores in logits.logits", logits=1, top=9)
+    refused(r"distill.layers.* is 'middle', but must be", logits=1, layers="middle")
     refused("distill.sequence is for task: transcribe or generate, not classify", logits=1, sequence="greedy")
     refused(r"distill.logits: teacher and student have no logits in common; CLIPModel gives none", pairs, clip, task="retrieve", logits=1)
     refused(r"distill.assistants\[0\] has no model", logits=1, assistants=[{"steps": 3}])
@@ -317,6 +313,3 @@ def test_the_command_line(pictures: Path, vit: Path, tmp_path: Path) -> None:
     said = done.stdout + done.stderr
     assert "teacher's outputs of 48 samples" in said and "written:" in said
     assert ViTForImageClassification.from_pretrained(tmp_path / "out").config.hidden_size == 16
-    config.write_text(json.dumps(distil(pictures, tmp_path / "no", vit, logits=1, layers="middle")))
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 2 and "distill.layers" in done.stderr

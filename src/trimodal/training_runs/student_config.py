@@ -59,6 +59,8 @@ def rebuild_from_config(module: nn.Module, name: str) -> nn.Module:
     Raises:
         RecipeError: what was cut cannot be said in a configuration; names the first tensor and both shapes.
     """
+    if not hasattr(module, "config"):
+        raise RecipeError(f"{name}: model.student_of: {type(module).__name__} has no configuration; give class and config")
     kind, config = type(module), copy.deepcopy(module.config)
     fresh: nn.Module = run_foreign(f"making {kind.__name__} of fewer layers or units", lambda: kind(config))
     state, wanted = module.state_dict(), fresh.state_dict()

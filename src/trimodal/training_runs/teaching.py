@@ -63,8 +63,10 @@ class Lesson:
     own_folder: Path | None
 
     def prepare(self, progress: Progress, tell: Callable[[str], None]) -> None:
-        """Ask the teacher of all samples, unless it was asked before."""
+        """Ask the teacher of all samples, unless it was asked before; where its outputs are kept its weights are let go."""
         self.outputs.fill(progress, tell)
+        if self.outputs.folder is not None:
+            self.teacher.module.to("meta")
 
     def clean_up(self, student: nn.Module) -> None:
         """Take the learned maps off the student, and remove outputs that were kept for this run alone."""
