@@ -294,7 +294,8 @@ def test_what_does_not_fit_is_said_before_training(pictures: Path, pairs: Path, 
     refused(r"model.layers is 7, but image of the teacher has 2 blocks", model={"student_of": "teacher", "layers": 7}, logits=1)
     refused(r"model.layers names txt, but the teacher has image", model={"student_of": "teacher", "layers": {"txt": 1}}, logits=1)
     refused(r"distill.top is 9, but the teacher has 2 scores in logits.logits", logits=1, top=9)
-    refused(r"distill.layers.* is 'middle', but must be", logits=1, layers="middle")
+    refused(r"distill.layers is 'middle', but must be uniform, last, a list of the teacher's block numbers", logits=1, layers="middle")
+    refused("model.layers is 'x', but must be a number of blocks, a list", model={"student_of": "teacher", "layers": "x"}, logits=1)
     refused("distill.sequence is for task: transcribe or generate, not classify", logits=1, sequence="greedy")
     refused(r"distill.logits: teacher and student have no logits in common; CLIPModel gives none", pairs, clip, task="retrieve", logits=1)
     refused(r"distill.assistants\[0\] has no model", logits=1, assistants=[{"steps": 3}])
@@ -313,3 +314,16 @@ def test_the_command_line(pictures: Path, vit: Path, tmp_path: Path) -> None:
     said = done.stdout + done.stderr
     assert "teacher's outputs of 48 samples" in said and "written:" in said
     assert ViTForImageClassification.from_pretrained(tmp_path / "out").config.hidden_size == 16
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("task", "terms"), [("retrieve", {"labels": 1, "affinity": 1}), ("imitate", {"features": 1, "relations": 1})])
+def test_two_processes_have_the_loss_curve_of_one(task: str, terms: dict[str, int], pairs: Path, clip: Path, tmp_path: Path) -> None:
+    """Similarities are those of all pairs of a step, and heads that no term looks at keep nobody waiting."""
+    alone = trimodal.train(distil(pairs, tmp_path / "one", clip, task=task, **terms))
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps(distil(pairs, tmp_path / "two", clip, task=task, **terms)))
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "-m", "trimodal", "train", str(config)]
+    subprocess.run(command, check=True, capture_output=True, timeout=300)
+    together = [json.loads(line) for line in (tmp_path / "two" / "curves.jsonl").read_text().splitlines()]
+    assert [line["loss"] for line in together if "loss" in line] == pytest.approx(list_losses(alone), abs=1e-5)

@@ -88,12 +88,13 @@ def read_scale(owner: nn.Module) -> Tensor:
 
 def gather_rows(*parts: Tensor) -> tuple[Tensor, ...]:
     """Tensors (batch, …) of all processes that train together, one process after the other, (processes · batch, …); gradients go back."""
-    if not (torch.is_grad_enabled() and _is_distributed()):  # one process alone evaluates
+    if not (torch.is_grad_enabled() and is_distributed()):  # one process alone evaluates
         return parts
     return tuple(torch.cat(list(all_gather(part.contiguous()))) for part in parts)  # type: ignore[no-untyped-call]
 
 
-def _is_distributed() -> bool:
+def is_distributed() -> bool:
+    """Whether several processes train together."""
     return distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1
 
 

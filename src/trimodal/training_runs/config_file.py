@@ -98,6 +98,11 @@ _EXPECTED = {
     "seed": f"a whole number, 0 to {_LARGEST_SEED}",
     "freeze": "a list of patterns",
     "track": f"one of {', '.join(TRACK_NAMES)}, or a list of them",
+    "distill": "a mapping with a teacher and weights of terms, such as logits: 1",
+}
+_EXPECTED_INSIDE = {
+    ("distill", "layers"): "uniform, last, a list of the teacher's block numbers, or a mapping of towers to one of these",
+    ("model", "layers"): "a number of blocks, a list of their numbers, or a mapping of towers to one of these",
 }
 _HOLDERS: Mapping[str, type[BaseModel]] = {"": TrainKeys, "early_stopping": EarlyStoppingKeys, "model": ModelKeys, "distill": DistillKeys}
 _CHOICES = {"task": TASKS, "precision": get_args(Precision), "schedule": get_args(Schedule)}
@@ -191,12 +196,17 @@ def _describe_mistake(mistake: Mistake) -> str:
         inside = f" in {holder}" if holder else ""
         model = _HOLDERS.get(holder, TrainKeys)
         return f"unknown key '{key}'{inside}; {suggest_names(key, [f.alias or n for n, f in model.model_fields.items()])}"
+    if (inside := _EXPECTED_INSIDE.get(tuple(map(str, mistake.location[:2])))) is not None:
+        return f"{'.'.join(map(str, mistake.location[:2]))} is {mistake.found!r:.60}, but must be {inside}"
+    if mistake.is_missing_key and holder:
+        return f"{holder} has no key '{key}'"
     if mistake.is_missing_key:
         return f"there is no key '{key}'; a configuration needs model and task"
     top = str(mistake.location[0])
     choices = _CHOICES.get(top)
     advice = f"; {suggest_names(str(mistake.found), choices)}" if choices else ""
-    return f"{place if not choices else top} is {mistake.found!r:.60}, but must be {_EXPECTED.get(top, mistake.expected)}{advice}"
+    expected = mistake.expected if holder in _HOLDERS and holder else _EXPECTED.get(top, mistake.expected)
+    return f"{place if not choices else top} is {mistake.found!r:.60}, but must be {expected}{advice}"
 
 
 def build_train_schema() -> dict[str, Any]:

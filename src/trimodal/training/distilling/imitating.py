@@ -35,7 +35,7 @@ from trimodal.training.distilling.states import Rows, StateReader
 from trimodal.training.distilling.teacher_outputs import TeacherOutputs
 from trimodal.training.distilling.top_scores import top_score_distance
 from trimodal.training.objective import LABELS, TEACHER, Batch, Drawn, Objective, count_rows, select_inputs
-from trimodal.training.retrieving import gather_rows, read_scale
+from trimodal.training.retrieving import gather_rows, is_distributed, read_scale
 
 _COUNT = "#"
 _EPSILON = 1e-12
@@ -100,7 +100,8 @@ class Imitation:
         for term, compare in self._list_terms():
             if getattr(self.settings, term):
                 parts[term] = compare(taught, own)
-        return {"loss": torch.stack([getattr(self.settings, name) * value for name, value in parts.items()]).sum(), **parts}
+        loss = torch.stack([getattr(self.settings, name) * value for name, value in parts.items()]).sum()
+        return {"loss": loss + _touch_outputs(once.result) if is_distributed() else loss, **parts}
 
     def _share_labelled(self, batch: Batch) -> float:
         """The share of what is to be labelled that is: the task's loss is the mean over it alone."""
@@ -200,6 +201,14 @@ def _check_counts(name: str, teacher: Rows, student: Rows) -> None:
             f"{name}: the teacher has {int(teacher.counts[at])} tokens of a sample and the student {int(student.counts[at])}; they are "
             "compared token by token: give both the same processors, or leave the term out"
         )
+
+
+def _touch_outputs(result: Any) -> Tensor | float:
+    """0, with a gradient of 0 for whatever made `result`: processes that train together wait for a gradient of every parameter, and a head
+    that no term looks at has none."""
+    parts = result.values() if isinstance(result, Mapping) else result if isinstance(result, (tuple, list)) else ()
+    own = 0.0 * result.sum() if isinstance(result, Tensor) and result.requires_grad else 0.0
+    return sum((_touch_outputs(part) for part in parts), own)
 
 
 def _mean(losses: Sequence[Tensor]) -> Tensor:
