@@ -101,8 +101,8 @@ _EXPECTED = {
     "distill": "a mapping with a teacher and weights of terms, such as logits: 1",
 }
 _EXPECTED_INSIDE = {
-    ("distill", "layers"): "uniform, last, a list of the teacher's block numbers, or a mapping of towers to one of these",
-    ("model", "layers"): "a number of blocks, a list of their numbers, or a mapping of towers to one of these",
+    "distill.layers": "uniform, last, a list of the teacher's block numbers, or a mapping of towers to one of these",
+    "model.layers": "a number of blocks, a list of their numbers, or a mapping of towers to one of these",
 }
 _HOLDERS: Mapping[str, type[BaseModel]] = {"": TrainKeys, "early_stopping": EarlyStoppingKeys, "model": ModelKeys, "distill": DistillKeys}
 _CHOICES = {"task": TASKS, "precision": get_args(Precision), "schedule": get_args(Schedule)}
@@ -196,8 +196,8 @@ def _describe_mistake(mistake: Mistake) -> str:
         inside = f" in {holder}" if holder else ""
         model = _HOLDERS.get(holder, TrainKeys)
         return f"unknown key '{key}'{inside}; {suggest_names(key, [f.alias or n for n, f in model.model_fields.items()])}"
-    if (inside := _EXPECTED_INSIDE.get(tuple(map(str, mistake.location[:2])))) is not None:
-        return f"{'.'.join(map(str, mistake.location[:2]))} is {mistake.found!r:.60}, but must be {inside}"
+    if (outer := ".".join(map(str, mistake.location[:2]))) in _EXPECTED_INSIDE:
+        return f"{outer} is {mistake.found!r:.60}, but must be {_EXPECTED_INSIDE[outer]}"
     if mistake.is_missing_key and holder:
         return f"{holder} has no key '{key}'"
     if mistake.is_missing_key:
