@@ -96,7 +96,9 @@ def _train(seed: int, here: Path) -> None:
     import transformers
     from torch.nn.functional import cross_entropy
 
-    from trimodal.training.loop import TrainSettings, TrainStepRecord, train_model
+    from trimodal.training.batchwise import train_on_batches
+    from trimodal.training.settings import EngineSettings
+    from trimodal.training.steps import StepRecord
 
     torch.manual_seed(seed)
     config = transformers.LlamaConfig(
@@ -116,15 +118,15 @@ def _train(seed: int, here: Path) -> None:
         scores = module(input_ids=ids, use_cache=False).logits[:, :-1]
         return cross_entropy(scores.flatten(0, 1), ids[:, 1:].flatten())
 
-    def tell(record: TrainStepRecord) -> None:
+    def tell(record: StepRecord) -> None:
         if record.step % 100 == 0:
             bits = record.loss / math.log(2)
             print(f"step {record.step} of {STEPS}: {bits:.3f} bits per character, "
                   f"{time.perf_counter() - start:.0f} s", flush=True)  # fmt: skip
 
     start = time.perf_counter()
-    settings = TrainSettings(STEPS, LEARNING_RATE, weight_decay=0.1, seed=seed)
-    records = train_model(model, batch, loss, settings, tell)
+    settings = EngineSettings(STEPS, learning_rate=LEARNING_RATE, weight_decay=0.1, seed=seed)
+    records = train_on_batches(model, batch, loss, settings, on_step=tell)
     model.save_pretrained(here)
     _tokenizer().save_pretrained(here)
     last = sum(record.loss for record in records[-50:]) / 50 / math.log(2)

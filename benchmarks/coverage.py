@@ -39,6 +39,7 @@ ROWS = {
     "prune tokens": ("prune.tokens",),
     "fold": ("fold.exact",),
     "distill": ("distill",),
+    "distill, LoRA": ("distill.lora",),
 }
 
 OPTIONS = {"prune.layers": {"sparsity": 0.5}}  # a miniature has two blocks

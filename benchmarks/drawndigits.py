@@ -24,7 +24,8 @@ from torch import Tensor, nn
 from torch.nn.functional import affine_grid, avg_pool2d, cross_entropy, grid_sample, interpolate
 
 from trimodal.models.model import Output
-from trimodal.training.loop import TrainSettings, train_model
+from trimodal.training.batchwise import train_on_batches
+from trimodal.training.settings import EngineSettings
 
 CACHE = Path(".cache")
 TRAINING, TEST = 20_000, 6_000
@@ -127,7 +128,8 @@ def taught(model: Classifier, seed: int, steps: int = STEPS) -> Classifier:
     def loss(module: nn.Module, part: tuple[Tensor, Tensor]) -> Tensor:
         return cross_entropy(module(part[0]), part[1])
 
-    train_model(model, batch, loss, TrainSettings(steps=steps, learning_rate=LEARNING_RATE, weight_decay=0.05, seed=seed))
+    settings = EngineSettings(steps, learning_rate=LEARNING_RATE, weight_decay=0.05, seed=seed)
+    train_on_batches(model, batch, loss, settings)
     return model
 
 

@@ -47,7 +47,8 @@ from trimodal.demo.training import (
 from trimodal.inventory import inspect
 from trimodal.loading.load import build_model
 from trimodal.networks.multimodal import MultimodalConfig, MultimodalModel
-from trimodal.training.loop import TrainSettings, train_model
+from trimodal.training.batchwise import train_on_batches
+from trimodal.training.settings import EngineSettings
 
 Batch = dict[str, Tensor]
 BLOCKS = {"early": ((0, 0, 0), 9), "late": ((3, 3, 2), 0), "hybrid": ((2, 2, 2), 3), "layerwise": ((1, 1, 1), 2)}
@@ -207,8 +208,8 @@ def compress_model(model: Any, bank: Bank, scratch: Path) -> Any:
 def run(kind: str, seed: int, mode: Mode, bank: Bank, test: Batch) -> tuple[Run, float]:
     """One model trained and scored; and what leaks of a missing stream."""
     model = make_model(kind, bank.words, seed)
-    settings = TrainSettings(mode.steps, learning_rate=1e-3, weight_decay=0.05, warmup=0.1, seed=seed)
-    train_model(model, bank, lambda net, batch: net(**batch).loss, settings)
+    settings = EngineSettings(mode.steps, learning_rate=1e-3, weight_decay=0.05, warmup=0.1, seed=seed)
+    train_on_batches(model, bank, lambda net, batch: net(**batch).loss, settings)
     macs = inspect(build_model(model, kind)).macs or 0
     right, smaller = score(model, test, bank.unknown), dict[str, float]()
     leak = find_leak(model, test)

@@ -15,7 +15,8 @@ from torch.utils.data import Dataset
 import trimodal
 from trimodal.networks.multimodal import MultimodalModel
 from trimodal.networks.tiny import write_miniature
-from trimodal.training.loop import TrainSettings, train_model
+from trimodal.training.batchwise import train_on_batches
+from trimodal.training.settings import EngineSettings
 
 
 class Cases(Dataset[dict[str, Any]]):
@@ -56,8 +57,8 @@ def main(folder: Path) -> None:
         image=write_miniature("vit", folder / "vit"), vitals=vitals, fusion="hybrid", fusion_width=32, fusion_blocks=2, num_labels=2
     )
     train, test = Cases(256, seed=1), Cases(128, seed=2)
-    settings = TrainSettings(60, learning_rate=2e-3)
-    train_model(model, lambda number: make_batch(train, number), lambda net, batch: net(**batch).loss, settings)
+    settings = EngineSettings(60, learning_rate=2e-3)
+    train_on_batches(model, lambda number: make_batch(train, number), lambda net, batch: net(**batch).loss, settings)
     model.eval()
     labels = torch.tensor([test[i]["label"] for i in range(len(test))])
     with torch.no_grad():

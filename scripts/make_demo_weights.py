@@ -17,13 +17,13 @@ import torch
 
 from trimodal.demo.training import score_demo_model, train_demo_model
 from trimodal.networks.fusion import FusionModel, FusionProcessor
-from trimodal.training.loop import TrainStepRecord
+from trimodal.training.steps import StepRecord
 from trimodal.writing import open_atomic_folder
 
 HOME = Path(__file__).resolve().parent.parent / "src/trimodal/demo/seehearread/model"
 
 
-def show(part: str, record: TrainStepRecord) -> None:
+def show(part: str, record: StepRecord) -> None:
     """One line per hundred steps."""
     if record.step % 100 == 0:
         losses = "  ".join(f"{name} {value:.3f}" for name, value in record.parts.items())

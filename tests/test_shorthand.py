@@ -34,6 +34,8 @@ from trimodal.shorthand import short_name_of
         ("prune.tokens", {"share": 0.5, "by": "attention"}, "VisionZip 50 %"),
         ("prune.tokens", {"share": 0.75, "by": "question", "block": 2}, "FastV 75 %"),
         ("distill", {"steps": 300}, "KD, 300 steps"),
+        ("distill.lora", {"rank": 4, "steps": 100}, "LoRA r=4, 100 steps"),
+        ("distill.lora", {"dora": True}, "DoRA r=8, 300 steps"),
         ("nobody.knows", {}, ""),
     ],
 )

@@ -27,7 +27,9 @@ from trimodal.demo.seehearread import list_texts as make_texts
 from trimodal.errors import ModelError
 from trimodal.networks.fusion import FusionConfig, FusionModel, FusionProcessor, make_processor
 from trimodal.networks.fusion.modeling import MODALITIES
-from trimodal.training.loop import Loss, TrainSettings, TrainStepRecord, train_model
+from trimodal.training.batchwise import Loss, train_on_batches
+from trimodal.training.settings import EngineSettings
+from trimodal.training.steps import StepRecord
 from trimodal.writing import check_output_place, open_atomic_folder
 
 PACKAGED = "model"  # folder of the packaged model inside trimodal.demo.seehearread
@@ -242,7 +244,7 @@ class TokenBank:
 
 def compute_fusion_loss(model: nn.Module, batch: Batch) -> Tensor:
     """The answer from kept tokens (batch, tokens, width), a scalar; only the fusion and the answer's head run."""
-    assert isinstance(model, FusionModel)  # train_model() hands back the model that it was given
+    assert isinstance(model, FusionModel)  # train_on_batches() hands back the model that it was given
     masks = {"image": None, "audio": batch["audio_mask"], "text": batch["text_mask"]}
     streams = {name: batch[name] for name in MODALITIES}
     return _smoothed_cross_entropy(model.head(model.fusion(streams, masks)), batch["labels"])
@@ -257,7 +259,7 @@ class ParameterAverage:
         self.average = {name: value.detach().clone() for name, value in model.named_parameters()}
 
     @torch.no_grad()
-    def update(self, record: TrainStepRecord) -> None:
+    def update(self, record: StepRecord) -> None:
         """Take in the weights after a step."""
         rate = 1 - min(self.decay, (1 + record.step) / (10 + record.step))
         for name, value in self.model.named_parameters():
@@ -290,7 +292,7 @@ def train_demo_model(
     steps: DemoSteps | None = None,
     batch: int = 64,
     fusion: str = "hybrid",
-    on_step: Callable[[str, TrainStepRecord], None] | None = None,
+    on_step: Callable[[str, StepRecord], None] | None = None,
     force: bool = False,
 ) -> Path:
     """Train the built-in model from nothing and save it as a complete folder at `out`; what stands there is replaced with
@@ -318,18 +320,18 @@ def train_demo_model(
         source = QuestionBatches(material, processor, size, seed=len(parts) * seed + number)
         batches = TokenBank(model, source, min(count, 200)) if name == "fusion" else source
         average = ParameterAverage(model)
-        settings = TrainSettings(count, learning_rate=rate, weight_decay=0.05, warmup=0.1, seed=seed)
-        train_model(model, batches, loss, settings, on_step=_make_reporter(name, average, on_step))
+        settings = EngineSettings(count, learning_rate=rate, weight_decay=0.05, warmup=0.1, seed=seed)
+        train_on_batches(model, batches, loss, settings, on_step=_make_reporter(name, average, on_step))
         average.write_average_()
     return save_model(model, processor, out, force)
 
 
 def _make_reporter(
-    part: str, average: ParameterAverage, on_step: Callable[[str, TrainStepRecord], None] | None
-) -> Callable[[TrainStepRecord], None]:
+    part: str, average: ParameterAverage, on_step: Callable[[str, StepRecord], None] | None
+) -> Callable[[StepRecord], None]:
     """Update the average, then tell the caller."""
 
-    def report(record: TrainStepRecord) -> None:
+    def report(record: StepRecord) -> None:
         average.update(record)
         if on_step is not None:
             on_step(part, record)

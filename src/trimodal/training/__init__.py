@@ -1,1 +1,1 @@
-"""The one training loop, and the training of the built-in model."""
+"""Training: objectives by task, batches with a loss of their own, distances from a teacher, and the engine for all of them."""

@@ -7,6 +7,7 @@ From the Trainer come mixed precision, accumulation, schedules, clipping, proces
     evaluation   a function of the module that gives numbers by name
     checkpoints  whole or not counted (`checkpoints.py`)
     divergence   stops before the weights are harmed (`divergence.py`)
+    place        the model stays on its device, and batches come to it; a batch that is too large goes through in parts
 """
 
 from __future__ import annotations
@@ -18,18 +19,26 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import send_to_device
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 from transformers import EarlyStoppingCallback, PrinterCallback, Trainer, TrainingArguments
 
-from trimodal.core import Sample
 from trimodal.errors import InputError, suggest_names
 from trimodal.progress import Progress, ignore_progress, tell_nobody
 from trimodal.training import checkpoints
 from trimodal.training.divergence import DivergedError, explain_divergence
 from trimodal.training.objective import Drawn, Objective
 from trimodal.training.settings import EngineSettings, RunFolder, check_device, count_processes, is_main_process
-from trimodal.training.telling import ProgressTeller, describe_numbers, make_trackers, trim_curves, write_curve
+from trimodal.training.steps import OnStep, ignore_step
+from trimodal.training.telling import (
+    ProgressTeller,
+    StepMeter,
+    describe_numbers,
+    make_trackers,
+    trim_curves,
+    write_curve,
+)
 
 Measure = Callable[[], Mapping[str, float]]
 _MEDIAN_WINDOW = 200
@@ -49,7 +58,7 @@ class EngineResult:
 class _Stream(Dataset[Drawn]):
     """The samples of a whole run in their order."""
 
-    def __init__(self, samples: Sequence[Sample], order: Sequence[int]) -> None:
+    def __init__(self, samples: Sequence[Any], order: Sequence[int]) -> None:
         self._samples, self._order = samples, order
 
     def __len__(self) -> int:
@@ -60,16 +69,16 @@ class _Stream(Dataset[Drawn]):
 
 
 def train_module(
-    module: nn.Module, objective: Objective, samples: Sequence[Sample], order: Sequence[int], settings: EngineSettings, run: RunFolder,
+    module: nn.Module, objective: Objective, samples: Sequence[Any], order: Sequence[int], settings: EngineSettings, run: RunFolder,
     *, measure: Measure | None = None, resume: bool = False, progress: Progress = ignore_progress,
-    tell: Callable[[str], None] = tell_nobody,
+    tell: Callable[[str], None] = tell_nobody, on_step: OnStep = ignore_step,
 ) -> EngineResult:  # fmt: skip
     """Train `module` in place.
 
     Args:
         module: parameters with ``requires_grad`` are trained.
         objective: what for.
-        samples: what `order` names by number.
+        samples: what `order` names by number, and the objective encodes.
         order: the samples of all steps, (steps · batch,).
         settings: how.
         run: where checkpoints and curves are kept.
@@ -77,6 +86,7 @@ def train_module(
         resume: go on from the last whole checkpoint in `run`.
         progress: called with what is going on, how much is done, and how much there is.
         tell: called with each evaluation, in words.
+        on_step: called with what each optimizer step did, after it.
 
     Raises:
         InputError: nothing can be trained, or the settings do not fit the model.
@@ -91,6 +101,8 @@ def train_module(
         _measure_before(measure, settings, run, tell)
     trainer = _Engine(module, arguments, objective, _Stream(samples, order), settings, run, measure)
     trainer.add_callback(ProgressTeller(progress, tell, settings.steps))
+    trainer.add_callback(trainer.meter)
+    trainer.meter.tell_steps_to(on_step)
     try:
         trainer.train(resume_from_checkpoint=str(last) if last else None)
     finally:
@@ -180,12 +192,33 @@ class _Engine(Trainer):
         )  # fmt: skip
         self.loss_is_scaled_for_ga = True
         self._module, self._objective, self._settings, self._run, self._measure = module, objective, settings, run, measure
+        self._device = next(module.parameters()).device
         self._norms: list[float] = []
+        self.meter = StepMeter()
+        self.accelerator.device_placement = False
         self.remove_callback(PrinterCallback)
         for tracker in make_trackers(settings.trackers, run):
             self.add_callback(tracker)
         if arguments.load_best_model_at_end:
             self.add_callback(EarlyStoppingCallback(settings.patience, settings.least))
+
+    def _move_model_to_device(self, model: nn.Module, device: torch.device) -> None:
+        """The model stays where it is."""
+
+    def _prepare_input(self, data: Any) -> Any:
+        return send_to_device(data, self._device)
+
+    def floating_point_ops(self, inputs: Any) -> int:
+        """None: nobody reads how many there were, and batches may be of any form."""
+        return 0
+
+    def training_step(self, model: nn.Module, inputs: Any, num_items_in_batch: Any = None) -> Tensor:
+        """Gradients of one batch, part after part; its share of the step's loss, a scalar."""
+        total = torch.zeros((), device=self.args.device)
+        part: Any
+        for part in self._objective.part(inputs):
+            total += super().training_step(model, part, num_items_in_batch).to(total.device)
+        return total
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Tensor | int | None:
         total = torch.tensor(float(sum(self._objective.count(batch) for batch in batch_samples)), device=device)
@@ -199,9 +232,11 @@ class _Engine(Trainer):
         """The batch's share of the step's loss; gradients of processes are averaged, so it counts as often as there are processes."""
         if self._settings.frozen_noise:
             model.eval()
-        loss = self._objective.loss(model, inputs)["loss"]
+        parts = self._objective.loss(model, inputs)
+        loss = parts["loss"]
         self._check_loss(loss, model, inputs)
         share = self._objective.count(inputs) / max(float(num_items_in_batch), 1.0)
+        self.meter.add_losses(parts, share)
         return loss * (share * self.args.world_size)
 
     def _check_loss(self, loss: Tensor, model: nn.Module, inputs: Any) -> None:
@@ -213,10 +248,12 @@ class _Engine(Trainer):
         if not math.isfinite(norm) and self._settings.precision != "fp16":  # whose scaler skips such a step by itself
             self._stop("gradient", norm, lambda: None, {})
         self._norms = [*self._norms[-_MEDIAN_WINDOW:], norm]
+        self.meter.note_gradient(norm)
         return norm
 
     def _stop(self, what: str, value: float, run_again: Callable[[], Any], inputs: Mapping[str, Tensor]) -> None:
-        reason = explain_divergence(self._module, run_again, inputs, self._settings.precision, self._norms)
+        known = inputs if isinstance(inputs, Mapping) else {}
+        reason = explain_divergence(self._module, run_again, known, self._settings.precision, self._norms)
         last = checkpoints.find_last_checkpoint(self._run.path)
         kept = f"The last good checkpoint is {last}" if last else "No checkpoint had been written yet"
         raise DivergedError(f"the {what} is {value} at step {self.state.global_step + 1}; most likely {reason}. {kept}.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -18,6 +19,11 @@ Drawn = tuple[int, Sample]
 """A sample with its place in the order of the whole run, which whatever is drawn for it depends on, and on nothing else."""
 
 
+def leave_whole(batch: Any) -> Sequence[Any]:
+    """A batch as its only part."""
+    return (batch,)
+
+
 @dataclass(frozen=True)
 class Objective:
     """One task for one model.
@@ -27,12 +33,14 @@ class Objective:
         encode: drawn samples -> the keyword arguments of the module's forward, and the labels under `labels`.
         loss: (module, batch) -> the mean loss of what is labelled as ``loss``, and parts of it by name.
         count: batch -> how many labels the mean is over; batches that make up one step count by it.
+        part: batch -> its parts, which go through one after the other where it is too large to go through at once; they count by `count`.
     """
 
     name: str
     encode: Callable[[Sequence[Drawn]], dict[str, Tensor]]
     loss: Callable[[nn.Module, Batch], dict[str, Tensor]]
     count: Callable[[Batch], int]
+    part: Callable[[Batch], Sequence[Batch]] = leave_whole
 
 
 def split_labels(batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
