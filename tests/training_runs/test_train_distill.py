@@ -179,6 +179,18 @@ def test_labels_that_are_absent_add_nothing(pictures: Path, vit: Path, tmp_path:
     assert first[4.0] - first[0.0] == pytest.approx(4 * float(own) / 8, rel=1e-4)
 
 
+def test_parts_of_a_step_and_half_precision(pictures: Path, vit: Path, tmp_path: Path) -> None:
+    rows = [{"image": str(sample.image), "label": sample.label} for sample in read_samples(str(pictures))]
+    some = [{key: value for key, value in row.items() if key != "label" or at % 3} for at, row in enumerate(rows)]
+    terms: dict[str, Any] = {"logits": 1, "labels": 1, "features": 1, "relations": 1, "frozen_noise": True, "steps": 3}
+    losses = {}
+    for name, more in {"whole": {}, "parts": {"accumulate": 4}, "half": {"precision": "bf16"}}.items():
+        config = distil(pictures, tmp_path / name, vit, cache=str(tmp_path / "cache"), **terms, **more)
+        losses[name] = list_losses(trimodal.train(config, data=some))
+    assert losses["parts"] == pytest.approx(losses["whole"], rel=1e-4)
+    assert losses["half"] == pytest.approx(losses["whole"], rel=0.05)
+
+
 def test_students_of_layers_and_of_width(pairs: Path, clip: Path) -> None:
     samples = read_samples(str(pairs))
     before = CLIPModel.from_pretrained(clip).state_dict()
