@@ -105,8 +105,8 @@ def prepare_lesson(
     base = _make_base(keys, student, samples, part, settings)
     asked = make_objective(keys.task, teacher, samples, part=part) if keys.task in _TOKEN_TASKS else None
     encode = asked.encode if asked is not None else partial(_encode_plain, teacher)
-    imitation = _match(keys, settings, (teacher, student), (encode, base), samples)
-    about = _describe_outputs(teacher, digest, samples, imitation.outputs.teacher.reader, settings)
+    imitation = _match(keys, settings, (teacher, student), (encode, base), _sort_by_content(samples))
+    about = _describe_outputs(teacher, digest, imitation.outputs.samples, imitation.outputs.teacher.reader, settings)
     mark = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:_SHOWN]
     kept = None if place is None else place / mark
     imitation = replace(imitation, outputs=replace(imitation.outputs, folder=kept, about=about))
@@ -220,6 +220,16 @@ def _check_top(settings: DistillSettings, states: Mapping[str, Any]) -> None:
             raise InputError(f"distill.top is {settings.top}, but the teacher has {rows.values.shape[-1]} scores in {name}; leave it out")
 
 
+def _show_teacher(sample: Sample) -> Sample:
+    """What of a sample matters to the teacher: what is to be said does, labels, groups and splits do not."""
+    return replace(sample, label=None, labels={}, label_name=None, group=None, split="")
+
+
+def _sort_by_content(samples: Sequence[Sample]) -> list[Sample]:
+    """In an order that the split does not matter to, so that runs with other seeds find the same outputs."""
+    return sorted(samples, key=lambda sample: digest_samples([_show_teacher(sample)]))
+
+
 def _describe_encoding(teacher: Model) -> dict[str, Any]:
     """What makes numbers of samples for the teacher."""
     files = {}
@@ -235,7 +245,7 @@ def _describe_outputs(
 ) -> dict[str, Any]:
     """All that the teacher's outputs depend on."""
     return {
-        "teacher": digest, "samples": digest_samples(samples), "count": len(samples), "logits": reader.logits,
+        "teacher": digest, "samples": digest_samples([_show_teacher(s) for s in samples]), "count": len(samples), "logits": reader.logits,
         "embeddings": reader.embeddings, "features": list(reader.blocks), "attentions": sorted(reader.attentions),
         "words": reader.scored is not None, "stored": settings.stored, "together": AT_ONCE,
         "top": [settings.top, settings.temperature] if settings.top and reader.logits else None, **_describe_encoding(teacher),
