@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from trimodal.models.model import Output
+from trimodal.models.pooling import pool_embedding, resize_mask
 from trimodal.verification import tasks
 
 NAN = float("nan")
@@ -54,16 +55,16 @@ def test_pooling() -> None:
     def pool(how: str) -> Output:
         return Output("x", "text", "embedding", pool=how)  # type: ignore[arg-type]
 
-    assert tasks.pool_embedding(pool("mean"), value, mask).tolist() == [[2, 3]]
-    assert tasks.pool_embedding(pool("first"), value, mask).tolist() == [[1, 2]]
-    assert tasks.pool_embedding(pool(""), value, mask).shape == (1, 6)
-    assert tasks.pool_embedding(pool("mean"), value, None).tolist() == [pytest.approx([104 / 3, 106 / 3])]
+    assert pool_embedding(pool("mean"), value, mask).tolist() == [[2, 3]]
+    assert pool_embedding(pool("first"), value, mask).tolist() == [[1, 2]]
+    assert pool_embedding(pool(""), value, mask).shape == (1, 6)
+    assert pool_embedding(pool("mean"), value, None).tolist() == [pytest.approx([104 / 3, 106 / 3])]
 
 
 def test_a_mask_over_samples_fits_frames() -> None:
     mask = torch.tensor([[1, 1, 1, 1, 0, 0, 0, 0]])
-    assert tasks.resize_mask(mask, 4).tolist() == [[1, 1, 0, 0]]
-    assert tasks.resize_mask(mask, 8) is mask
+    assert resize_mask(mask, 4).tolist() == [[1, 1, 0, 0]]
+    assert resize_mask(mask, 8) is mask
 
 
 def test_retrieval_on_a_hand_made_matrix() -> None:

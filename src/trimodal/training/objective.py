@@ -13,6 +13,7 @@ from trimodal.core import Sample
 Batch = Mapping[str, Tensor]
 LABELS = "labels"
 IGNORED = -100  # what no loss counts
+TEACHER = "teacher."  # begins the names in a batch of what a teacher says of its samples
 
 Drawn = tuple[int, Sample]
 """A sample with its place in the order of the whole run, which whatever is drawn for it depends on, and on nothing else."""
@@ -44,7 +45,12 @@ class Objective:
 
 def split_labels(batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
     """What forward is given, and the labels."""
-    return {name: value for name, value in batch.items() if name != LABELS}, batch[LABELS]
+    return select_inputs(batch), batch[LABELS]
+
+
+def select_inputs(batch: Batch) -> dict[str, Tensor]:
+    """What forward is given of a batch."""
+    return {name: value for name, value in batch.items() if name != LABELS and not name.startswith(TEACHER)}
 
 
 def count_labels(batch: Batch) -> int:

@@ -73,17 +73,28 @@ def _compute_loss(outputs: Sequence[Output], owner: nn.Module, module: nn.Module
     inputs, ids = split_labels(batch)
     result = module(**inputs)
     a, b = (functional.normalize(_select(output, result).float(), dim=-1) for output in outputs)  # (batch, width)
-    if torch.is_grad_enabled() and _is_distributed():  # one process alone evaluates
-        a, b, ids = (torch.cat(list(all_gather(part.contiguous()))) for part in (a, b, ids))  # type: ignore[no-untyped-call]
-    scale = next((getattr(owner, name) for name in _SCALES if hasattr(owner, name)), None)
-    s = torch.tensor(_USUAL_SCALE) if scale is None else scale.float().exp().clamp(max=_LARGEST_SCALE)
-    scores = s * a @ b.T  # (batch, batch)
+    a, b, ids = gather_rows(a, b, ids)
+    scores = read_scale(owner) * a @ b.T  # (batch, batch)
     right = (ids[:, None, :] == ids[None, :, :]).any(dim=-1)
     bias = getattr(owner, "logit_bias", None)
     return {"loss": compute_contrastive_loss(scores, right) if bias is None else compute_sigmoid_loss(scores + bias.float(), right)}
 
 
-def _is_distributed() -> bool:
+def read_scale(owner: nn.Module) -> Tensor:
+    """What a model multiplies its similarities by, a scalar; the usual where it has no such parameter."""
+    scale = next((getattr(owner, name) for name in _SCALES if hasattr(owner, name)), None)
+    return torch.tensor(_USUAL_SCALE) if scale is None else scale.float().exp().clamp(max=_LARGEST_SCALE)
+
+
+def gather_rows(*parts: Tensor) -> tuple[Tensor, ...]:
+    """Tensors (batch, …) of all processes that train together, one process after the other, (processes · batch, …); gradients go back."""
+    if not (torch.is_grad_enabled() and is_distributed()):  # one process alone evaluates
+        return parts
+    return tuple(torch.cat(list(all_gather(part.contiguous()))) for part in parts)  # type: ignore[no-untyped-call]
+
+
+def is_distributed() -> bool:
+    """Whether several processes train together."""
     return distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1
 
 

@@ -65,6 +65,16 @@ def find_speaking_kind(model: Model) -> str:
     return "seq2seq" if getattr(config, "is_encoder_decoder", False) else "decoder"
 
 
+def mark_scored_tokens(model: Model, batch: Batch, scores: Tensor) -> Tensor:
+    """Which of the scores (batch, tokens, vocabulary) are of what is to be said, bool (batch, tokens); for CTC, frames with sound."""
+    kind = find_speaking_kind(model)
+    if kind == "ctc":
+        frames = count_frames(model, split_labels(batch)[0], scores)
+        return torch.arange(scores.shape[1], device=scores.device)[None] < frames[:, None]
+    said = batch[LABELS] != IGNORED
+    return torch.cat((said[:, 1:], torch.zeros_like(said[:, :1])), dim=1) if kind == "decoder" else said
+
+
 def _encode_seq2seq(model: Model, drawn: Sequence[Drawn]) -> dict[str, Tensor]:
     """The family's batch, and `labels` (batch, tokens): each decoder token's next one, the end behind the last."""
     batch = encode_samples(model, [sample for _, sample in drawn])

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Literal, get_args
 
 from trimodal.core import Sample
+from trimodal.errors import InputError
 from trimodal.models.model import Model
 from trimodal.training.classifying import make_classify
 from trimodal.training.objective import Objective
@@ -14,7 +15,7 @@ from trimodal.training.retrieving import make_retrieve
 from trimodal.training.segmenting import make_segment
 from trimodal.training.speaking import make_speak
 
-TaskName = Literal["classify", "retrieve", "transcribe", "generate", "reconstruct", "segment"]
+TaskName = Literal["classify", "retrieve", "transcribe", "generate", "reconstruct", "segment", "imitate"]
 TASKS: tuple[str, ...] = get_args(TaskName)
 
 
@@ -36,6 +37,8 @@ def make_objective(task: TaskName, model: Model, samples: Sequence[Sample], *, p
         return make_classify(model, samples)
     if task == "retrieve":
         return make_retrieve(model, samples, part)
+    if task == "imitate":
+        raise InputError("task: imitate has no labels, so it is trained for what a teacher says alone; give distill")
     if task == "reconstruct":
         return make_reconstruct(model, samples, hidden, seed)
     if task == "segment":

@@ -24,7 +24,9 @@ from trimodal.models.quiet import hide_progress_bars
 from trimodal.training_runs.config_file import ModelKeys, read_model_keys
 from trimodal.training_runs.parts import load_parts_
 from trimodal.training_runs.processors import describe_placeholder, describe_tokenizer, make_processors
+from trimodal.training_runs.students import cut_student
 
+TEACHER = "teacher"  # what `student_of` may call the teacher of the same configuration
 _CLOSE = 0.8
 _SEGMENTERS = ("ForSemanticSegmentation",)
 _CLASSIFIERS = ("ForImageClassification", "ForSequenceClassification", "ForAudioClassification", "MultimodalModel")
@@ -51,11 +53,21 @@ def build_training_model(given: Any, samples: Sequence[Sample], seed: int, name:
     torch.manual_seed(seed)
     if isinstance(given, Mapping):
         keys = read_model_keys(given, name)
-        built = _start_from(keys, samples, name) if keys.start is not None else _make_from_config(keys, samples, name)
+        built = _make_described(keys, samples, name)
     else:
         built = _open_named(given, name)
     built.model.module.float()
     return built
+
+
+def _make_described(keys: ModelKeys, samples: Sequence[Sample], name: str) -> BuiltModel:
+    if keys.student_of is None:
+        return _start_from(keys, samples, name) if keys.start is not None else _make_from_config(keys, samples, name)
+    if keys.student_of == TEACHER:
+        raise RecipeError(f"{name}: model.student_of is teacher, but there is no distill.teacher; name a folder or a hub id")
+    teacher = _open_named(keys.student_of, name)
+    teacher.model.module.float()
+    return replace(teacher, model=cut_student(teacher.model, keys.layers, keys.width, keys.neurons, samples, name))
 
 
 def _open_named(given: Any, name: str) -> BuiltModel:

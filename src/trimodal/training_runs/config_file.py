@@ -8,34 +8,25 @@ from pathlib import Path
 from typing import Annotated, Any, get_args
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 from trimodal.core.validation import Mistake, format_location, get_first_mistake
 from trimodal.errors import RecipeError, suggest_names
 from trimodal.training.settings import Precision, Schedule
 from trimodal.training.tasks import TASKS, TaskName
 from trimodal.training.telling import TRACKERS
+from trimodal.training_runs.distill_keys import DistillKeys, check_distill_keys
+from trimodal.training_runs.key_rules import RULES, Number
 
-_RULES = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False, populate_by_name=True)
 _LARGEST_SEED = 2**32 - 1
 TRACK_NAMES = (*TRACKERS, "none")
 
 
-def _read_exponent(value: Any) -> Any:
-    """YAML takes 1e-3 for text; whoever writes it means a number."""
-    try:
-        return float(value) if isinstance(value, str) else value
-    except ValueError:
-        return value
-
-
-Number = Annotated[float, BeforeValidator(_read_exponent)]
-
-
 class ModelKeys(BaseModel):
-    """A model that is made: of a class and its configuration, from random weights, or of the weights of another with a new head."""
+    """A model that is made: of a class and its configuration, from random weights; of the weights of another with a new head; or of some of
+    another's blocks and units."""
 
-    model_config = _RULES
+    model_config = RULES
 
     start: Annotated[str | None, Field(alias="from", description="folder or hub id whose weights it starts from where they fit")] = None
     kind: Annotated[str | None, Field(alias="class", description="class of Transformers or trimodal, such as CLIPModel")] = None
@@ -45,12 +36,18 @@ class ModelKeys(BaseModel):
         Field(description="folder or hub id of the processors; or image, audio and whole with class and options, text with a vocabulary"),
     ] = None
     parts: Annotated[dict[str, str], Field(description="by path in the model, folders or hub ids whose weights its parts begin with")] = {}
+    student_of: Annotated[str | None, Field(description="folder or hub id some of whose blocks and units it is made of; or teacher")] = None
+    layers: Annotated[
+        int | list[int] | dict[str, int | list[int]] | None, Field(description="of student_of: how many blocks, or which; or one by tower")
+    ] = None
+    width: Annotated[Number | None, Field(gt=0, le=1, description="of student_of: fraction of stream, heads and neurons that stays")] = None
+    neurons: Annotated[Number | None, Field(gt=0, le=1, description="of student_of: fraction of the neurons that stays")] = None
 
 
 class EarlyStoppingKeys(BaseModel):
     """When to stop before the last step."""
 
-    model_config = _RULES
+    model_config = RULES
 
     patience: Annotated[int, Field(ge=1, description="evaluations without getting better")] = 3
     metric: Annotated[str, Field(description="name of an evaluated number; losses and error rates fall, others rise")] = "loss"
@@ -60,7 +57,7 @@ class EarlyStoppingKeys(BaseModel):
 class TrainKeys(BaseModel):
     """A model, data, a task, and how to train."""
 
-    model_config = _RULES
+    model_config = RULES
 
     model: Annotated[Any, Field(description="folder, hub id, package.module:function; or a mapping that says how it is made")]
     task: Annotated[TaskName, Field(description="what for")]
@@ -90,6 +87,7 @@ class TrainKeys(BaseModel):
     checkpoint_every: Annotated[int | None, Field(ge=0, description="steps between checkpoints; as evaluate_every if not given")] = None
     early_stopping: Annotated[EarlyStoppingKeys | None, Field(description="when to stop before the last step")] = None
     track: Annotated[str | list[str] | None, Field(description=f"one or some of {', '.join(TRACK_NAMES)}")] = None
+    distill: Annotated[DistillKeys | None, Field(description="a teacher, and what is learned from it")] = None
     seed: Annotated[int, Field(ge=0, le=_LARGEST_SEED, description="seed of all that is random")] = 0
     device: Annotated[str, Field(min_length=1, description="where to compute, such as cpu or cuda:0")] = "cpu"
 
@@ -102,8 +100,13 @@ _EXPECTED = {
     "seed": f"a whole number, 0 to {_LARGEST_SEED}",
     "freeze": "a list of patterns",
     "track": f"one of {', '.join(TRACK_NAMES)}, or a list of them",
+    "distill": "a mapping with a teacher and weights of terms, such as logits: 1",
 }
-_HOLDERS: Mapping[str, type[BaseModel]] = {"": TrainKeys, "early_stopping": EarlyStoppingKeys, "model": ModelKeys}
+_EXPECTED_INSIDE = {
+    "distill.layers": "uniform, last, a list of the teacher's block numbers, or a mapping of towers to one of these",
+    "model.layers": "a number of blocks, a list of their numbers, or a mapping of towers to one of these",
+}
+_HOLDERS: Mapping[str, type[BaseModel]] = {"": TrainKeys, "early_stopping": EarlyStoppingKeys, "model": ModelKeys, "distill": DistillKeys}
 _CHOICES = {"task": TASKS, "precision": get_args(Precision), "schedule": get_args(Schedule)}
 
 
@@ -121,6 +124,10 @@ def read_config(source: str | Path | Mapping[str, Any]) -> tuple[str, TrainKeys]
     if (found.steps is None) == (found.epochs is None):
         both = "both steps and epochs" if found.steps else "neither steps nor epochs"
         raise RecipeError(f"{name}: {both}; give one of them, such as steps: 1000")
+    if found.distill is not None:
+        check_distill_keys(found.distill, found.task, name)
+    elif found.task == "imitate":
+        raise RecipeError(f"{name}: task: imitate learns from a teacher alone, and there is none; give distill: {{teacher: …, logits: 1}}")
     for track in list_tracks(found):
         if track not in TRACK_NAMES:
             raise RecipeError(f"{name}: track is {track!r}; {suggest_names(track, TRACK_NAMES)}")
@@ -152,11 +159,15 @@ def read_model_keys(value: Mapping[str, Any], name: str) -> ModelKeys:
     except ValidationError as error:
         mistake = get_first_mistake(error)
         raise RecipeError(f"{name}: {_describe_mistake(Mistake(('model', *mistake.location), *_rest_of(mistake)))}") from error
-    if found.start is None and found.kind is None:
+    if found.start is None and found.kind is None and found.student_of is None:
         raise RecipeError(f"{name}: model says neither `class` nor `from`; give a class and its config, or a folder to start from")
     if found.start is not None and (found.config or found.parts):
         both = "config" if found.config else "parts"
         raise RecipeError(f"{name}: model says both `from` and `{both}`; configuration and weights are those of the folder it starts from")
+    if found.student_of is not None and (found.start or found.kind or found.config or found.processors):
+        raise RecipeError(f"{name}: model says student_of and another thing to start from; beside it go layers, width and neurons alone")
+    if found.student_of is None and (found.layers is not None or found.width is not None or found.neurons is not None):
+        raise RecipeError(f"{name}: model says layers, width or neurons without student_of; name what they are taken from")
     return found
 
 
@@ -188,12 +199,17 @@ def _describe_mistake(mistake: Mistake) -> str:
         inside = f" in {holder}" if holder else ""
         model = _HOLDERS.get(holder, TrainKeys)
         return f"unknown key '{key}'{inside}; {suggest_names(key, [f.alias or n for n, f in model.model_fields.items()])}"
+    if (outer := ".".join(map(str, mistake.location[:2]))) in _EXPECTED_INSIDE:
+        return f"{outer} is {mistake.found!r:.60}, but must be {_EXPECTED_INSIDE[outer]}"
+    if mistake.is_missing_key and holder:
+        return f"{holder} has no key '{key}'"
     if mistake.is_missing_key:
         return f"there is no key '{key}'; a configuration needs model and task"
     top = str(mistake.location[0])
     choices = _CHOICES.get(top)
     advice = f"; {suggest_names(str(mistake.found), choices)}" if choices else ""
-    return f"{place if not choices else top} is {mistake.found!r:.60}, but must be {_EXPECTED.get(top, mistake.expected)}{advice}"
+    expected = mistake.expected if holder in _HOLDERS and holder else _EXPECTED.get(top, mistake.expected)
+    return f"{place if not choices else top} is {mistake.found!r:.60}, but must be {expected}{advice}"
 
 
 def build_train_schema() -> dict[str, Any]:

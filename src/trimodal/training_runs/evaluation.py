@@ -23,7 +23,7 @@ from trimodal.data import group_by_modality
 from trimodal.models.encoding import get_processor
 from trimodal.models.foreign import run_foreign
 from trimodal.models.model import Model
-from trimodal.training.objective import IGNORED, LABELS, Batch, Objective, split_labels
+from trimodal.training.objective import IGNORED, Batch, Objective, select_inputs, split_labels
 from trimodal.training.speaking import count_frames, find_speaking_kind
 from trimodal.verification.measuring import measure_model
 from trimodal.verification.words import compute_word_error_rate
@@ -94,7 +94,7 @@ class Evaluation:
         chosen = self.samples[:_TRANSCRIBED]
         said, wanted = [], []
         for samples, batch in self._iterate_batches(chosen):
-            said += transcribe(self.model, {name: value for name, value in batch.items() if name != LABELS})
+            said += transcribe(self.model, select_inputs(batch))
             wanted += [sample.target or sample.text or "" for sample in samples]
         return compute_word_error_rate(said, wanted)
 

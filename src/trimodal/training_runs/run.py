@@ -53,8 +53,10 @@ from trimodal.training_runs.building import (
 )
 from trimodal.training_runs.config_file import TrainKeys, list_tracks, read_config, to_plain
 from trimodal.training_runs.evaluation import Evaluation
+from trimodal.training_runs.rounds import find_finished_round, list_rounds
 from trimodal.training_runs.run_folder import hold_run, prepare_run
 from trimodal.training_runs.saving import write_trained_model
+from trimodal.training_runs.teaching import Lesson, check_not_own_teacher, prepare_lesson
 from trimodal.verification.footprint import collect_versions, peak_memory_bytes
 
 _EVALUATIONS = 10
@@ -102,6 +104,12 @@ class _Job:
     objective: Objective
     evaluation: Evaluation | None
     memory: MemoryEstimate
+    lesson: Lesson | None = None
+
+    def say_what_it_is(self) -> dict[str, Any]:
+        """What makes the run another if it changes."""
+        taught = {"teacher_sha256": self.lesson.digest} if self.lesson is not None else {}
+        return {**to_plain(self.keys), "data_sha256": self.samples.digest, **taught}
 
     def order_samples(self) -> list[int]:
         """The samples of all steps, by number."""
@@ -135,19 +143,43 @@ def train(
         InputError: the configuration, model, data or output place cannot be used, or the run does not fit into memory.
         DivergedError: the loss is not finite; the last good checkpoint is kept.
     """
+    name, keys = read_config(config)
+    *assistants, last = list_rounds(name, keys, out)
+    for number, one in enumerate(assistants, 1):
+        tell(f"assistant {number} of {len(assistants)}: {one.output}")
+        _train_once(name, one, data, None, resume, force, ignore_limits, progress, tell, kept=True)
+    return _train_once(name, last, data, out, resume, force, ignore_limits, progress, tell)
+
+
+def _train_once(
+    name: str, keys: TrainKeys, data: Data | None, out: str | Path | None, resume: bool, force: bool, ignore_limits: bool,
+    progress: Progress, tell: Tell, kept: bool = False,
+) -> TrainResult:  # fmt: skip
+    """One round: with `kept`, a folder that this very round has written is taken as it is."""
     started = time.perf_counter()
-    job = _prepare_job(config, data, out, force)
+    job = _prepare_job(name, keys, data, out, force or kept, progress, tell)
+    if kept and (done := find_finished_round(job.folder, job.say_what_it_is())) is not None:
+        tell(f"{job.folder} is there already, from the same configuration, data and teacher")
+        if job.lesson is not None:
+            job.lesson.clean_up(job.built.model.module)
+        return TrainResult(job.folder, done["steps"], done["stopped_early"], done["metrics"], 0.0)
+    if kept and not force and is_main_process():
+        check_output_place(job.folder, force)
     _tell_if_any(tell, check_precision(job.settings))
     if not ignore_limits:
         check_memory(job.memory, job.settings.device, count_processes())
     with hold_run(job.run):
-        prepare_run(job.run, {**to_plain(job.keys), "data_sha256": job.samples.digest}, resume, force)
+        prepare_run(job.run, job.say_what_it_is(), resume or (kept and find_last_checkpoint(job.run.path) is not None), force)
+        if job.lesson is not None:
+            job.lesson.prepare(progress, tell)
         tell(job.describe())
         found = _run_job(job, resume, progress, tell)
     if not found.is_main_process:
         return TrainResult(job.folder, found.steps, found.stopped_early, {}, time.perf_counter() - started)
     progress("evaluate and save", job.settings.steps, job.settings.steps)
     metrics = job.evaluation() if job.evaluation is not None else {}
+    if job.lesson is not None:
+        job.lesson.clean_up(job.built.model.module)
     seconds = round(time.perf_counter() - started, 3)
     with open_atomic_folder(job.folder, force) as place:
         write_trained_model(job.built, place, job.run, _make_record(job, found, metrics, seconds))
@@ -168,20 +200,31 @@ def _run_job(job: _Job, resume: bool, progress: Progress, tell: Tell) -> EngineR
         raise
 
 
-def _prepare_job(config: str | Path | Mapping[str, Any], data: Data | None, out: str | Path | None, force: bool) -> _Job:
+def _prepare_job(
+    name: str, keys: TrainKeys, data: Data | None, out: str | Path | None, force: bool, progress: Progress, tell: Tell
+) -> _Job:
     """Read and check everything, before anything is written."""
-    name, keys = read_config(config)
     check_device(keys.device)
     folder = _check_place(out or keys.output, force, name)
     samples, built = _read_all(keys, data, name)
     settings = make_settings(keys, len(samples.train), bool(samples.held_out), folder.name)
     check_trackers(settings.trackers)
     part = settings.part_size(count_processes())
-    objective = make_objective(keys.task, built.model, [*samples.train, *samples.held_out], part=part, hidden=keys.hide, seed=keys.seed)
-    together = settings.batch if keys.task == "retrieve" else part  # how many pairs are compared must not depend on how a step is parted
+    lesson = None
+    if keys.distill is not None:
+        check_not_own_teacher(keys.distill.teacher, folder)
+        place = folder.parent / f"{folder.name}.teacher"
+        lesson = prepare_lesson(keys, built.model, samples.train, samples.held_out, part, place, progress, tell)
+        samples = replace(samples, train=lesson.train, held_out=lesson.held_out)
+        objective = lesson.objective
+    else:
+        objective = make_objective(keys.task, built.model, [*samples.train, *samples.held_out], part=part, hidden=keys.hide, seed=keys.seed)
+    compares = keys.task == "retrieve" or (keys.distill is not None and keys.distill.affinity > 0)
+    together = settings.batch if compares else part  # how many pairs are compared must not depend on how a step is parted
     evaluation = Evaluation(built.model, objective, samples.held_out, together, keys.seed) if samples.held_out else None
     memory = _estimate(built, objective, samples, settings)
-    return _Job(folder, RunFolder(folder.parent / f"{folder.name}.run"), keys, samples, built, settings, objective, evaluation, memory)
+    run = RunFolder(folder.parent / f"{folder.name}.run")
+    return _Job(folder, run, keys, samples, built, settings, objective, evaluation, memory, lesson)
 
 
 def _check_place(out: str | Path | None, force: bool, name: str) -> Path:
@@ -211,7 +254,7 @@ def _read_all(keys: TrainKeys, data: Data | None, name: str) -> tuple[_Samples, 
     samples = number_samples(built, samples)
     check_media(samples)
     check_signals(built.model, samples)
-    if keys.task in ("classify", "retrieve", "segment"):  # others take a text for what is to be said
+    if keys.task in ("classify", "retrieve", "segment", "imitate"):  # others take a text for what is to be said
         check_modalities(built.model, samples)
     learned, held_out = split_calibration_and_held_out(samples, keys.seed, keys.held_out)
     if not keys.held_out and not any(sample.split for sample in samples):
@@ -293,5 +336,6 @@ def _make_record(job: _Job, found: EngineResult, metrics: Mapping[str, float], s
                   "trained": sum(p.numel() for p in module.parameters() if p.requires_grad)},
         "settings": asdict(replace(job.settings, name="")), "processes": count_processes(), "steps": found.steps,
         "stopped_early": found.stopped_early, "best_step": found.best_step, "best_value": found.best_value, "metrics": dict(metrics),
+        **({"teacher": job.lesson.describe()} if job.lesson else {}),
         "memory": asdict(job.memory), "peak_bytes": peak_memory_bytes(), "seconds": seconds,
     }  # fmt: skip

@@ -19,7 +19,7 @@ except ImportError:  # a system without locks
     fcntl = None  # type: ignore[assignment]
 
 _SETTINGS = "settings.json"
-_FREE_TO_CHANGE = ("output", "track", "device", "data")  # what a resumed run may say otherwise; data are known by their content
+FREE_TO_CHANGE = ("output", "track", "device", "data")  # what a resumed run may say otherwise; data are known by their content
 
 
 @contextmanager
@@ -69,7 +69,7 @@ def prepare_run(run: RunFolder, said: Mapping[str, Any], resume: bool, force: bo
 
 
 def _check_same_run(before: Mapping[str, Any], now: Mapping[str, Any], run: RunFolder) -> None:
-    changed = [key for key in now if key not in _FREE_TO_CHANGE and before.get(key) != now[key]]
+    changed = [key for key in now if key not in FREE_TO_CHANGE and before.get(key) != now[key]]
     if changed:
         shown = ", ".join(f"{key} was {before.get(key)!r:.40} and is {now[key]!r:.40}" for key in changed[:3])
         raise InputError(f"the run in {run.path} is another: {shown}; resume it as it was, or begin anew with --force")

@@ -34,6 +34,7 @@ from trimodal.models.encoding import NO_LABEL
 from trimodal.models.foreign import run_forward
 from trimodal.models.maps import enlarge_map, find_image_size
 from trimodal.models.model import Batch, Model, Output
+from trimodal.models.pooling import pool_embedding
 from trimodal.verification import tasks
 from trimodal.verification.metrics import EmbeddingPairs, MetricTask, make_metrics
 from trimodal.verification.overlaps import overlap_with_mask
@@ -211,7 +212,7 @@ class _OutputMeter:
         elif self.output.kind == "boxes":
             self.tasks[0].add_scores_(rows, np.full(len(rows), 100.0), tasks.box_agreement(reference, other))
         elif self.output.kind == "embedding":
-            self._add_embedding_(rows, tasks.pool_embedding(self.output, reference, mask), tasks.pool_embedding(self.output, other, mask))
+            self._add_embedding_(rows, pool_embedding(self.output, reference, mask), pool_embedding(self.output, other, mask))
         else:
             self._add_logits_(samples, rows, reference, other)
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from trimodal.models.boxes import measure_overlaps
 from trimodal.models.encoding import NO_LABEL
-from trimodal.models.model import Output
+from trimodal.models.pooling import resize_mask
 
 
 def accuracy(logits: Tensor, labels: Tensor) -> np.ndarray:
@@ -113,26 +113,6 @@ def number_similarity(reference: np.ndarray, other: np.ndarray) -> np.ndarray:
     value = (a * b + spread * spread) / np.maximum(lengths, np.finfo(np.float64).tiny)
     exact = np.where(a == b, 1.0, np.clip(value, -1.0, 1.0))
     return np.where(finite, exact, 0.0)
-
-
-def pool_embedding(output: Output, value: Tensor, mask: Tensor | None) -> Tensor:
-    """One vector per sample, (batch, width), from an embedding that may still have a token dimension."""
-    if output.pool == "first":
-        return value[:, 0]
-    if output.pool == "":
-        return value.flatten(1)
-    if mask is None:
-        return value.mean(dim=1)
-    weights = resize_mask(mask, value.shape[1]).to(value.dtype).unsqueeze(-1)  # (batch, tokens, 1)
-    return (value * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1)
-
-
-def resize_mask(mask: Tensor, tokens: int) -> Tensor:
-    """`mask` (batch, positions) at another length (batch, tokens): an audio encoder has fewer frames than its input."""
-    if mask.shape[1] == tokens:
-        return mask
-    positions = torch.arange(tokens, device=mask.device) * mask.shape[1] // tokens
-    return mask[:, positions]
 
 
 def recall_at_1(queries: np.ndarray, gallery: np.ndarray, wanted: Sequence[frozenset[int]]) -> np.ndarray:

@@ -1,0 +1,343 @@
+"""`train` with a teacher, end to end on miniatures: what is learned, kept, resumed, and refused before anything is trained."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from small_runs import SIZES, make_config
+from transformers import AutoModelForImageClassification, CLIPModel, ViTForImageClassification
+
+import trimodal
+from trimodal.data import encode_samples, read_samples
+from trimodal.errors import DataError, InputError, RecipeError
+from trimodal.formats import open_model
+from trimodal.networks.tiny import make_miniature, write_miniature, write_miniature_data
+from trimodal.training_runs.distill_keys import DistillKeys
+from trimodal.training_runs.students import cut_student, spread_blocks
+from trimodal.training_runs.teaching import PROJECTIONS
+
+STUDENT = {"student_of": "teacher", "layers": 1}
+
+
+@pytest.fixture(scope="module")
+def vit(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_miniature("vit", tmp_path_factory.mktemp("vit") / "vit")
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_miniature_data(tmp_path_factory.mktemp("pairs"), 24, ["image", "text"])
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_miniature("clip", tmp_path_factory.mktemp("clip") / "clip")
+
+
+def distil(data: Path, out: Path, teacher: Path | str, model: Any = STUDENT, **more: Any) -> dict[str, Any]:
+    """The configuration of six steps with `teacher`; what `distill` may hold stands there, all else is the run's."""
+    terms = {key: more.pop(key) for key in list(more) if key in DistillKeys.model_fields}
+    return make_config(data, out, model=model, steps=more.pop("steps", 6), distill={"teacher": str(teacher), **terms}, **more)
+
+
+def list_losses(found: Any) -> list[float]:
+    return [line["loss"] for line in found.curves if "loss" in line]
+
+
+def test_a_student_that_is_its_teacher_has_nothing_to_learn(pictures: Path, vit: Path, tmp_path: Path) -> None:
+    all_terms = {"logits": 1, "features": 1, "attentions": 1, "relations": 1, "at": "all", "stored": "fp32"}
+    found = trimodal.train(distil(pictures, tmp_path / "out", vit, {"student_of": "teacher"}, steps=1, frozen_noise=True, **all_terms))
+    assert list_losses(found)[0] == pytest.approx(0, abs=1e-6)
+    assert found.curves[0]["eval_loss"] == pytest.approx(0, abs=1e-6)
+
+
+def test_outputs_are_kept_once_and_say_what_the_teacher_says(pictures: Path, vit: Path, tmp_path: Path) -> None:
+    terms = {"logits": 1.0, "labels": 0.5, "features": 1.0, "relations": 1.0, "stored": "fp32"}
+    live = trimodal.train(distil(pictures, tmp_path / "live", vit, cache="none", **terms))
+    told: list[str] = []
+    cache = str(tmp_path / "cache")
+    first = trimodal.train(distil(pictures, tmp_path / "first", vit, cache=cache, **terms), tell=told.append)
+    assert any("the teacher's outputs of 48 samples: about" in line and " MB in " in line for line in told)
+    assert list_losses(first) == pytest.approx(list_losses(live), rel=1e-5)
+    again = trimodal.train(distil(pictures, tmp_path / "again", vit, cache=cache, **terms), tell=told.append)
+    assert any("the teacher's outputs are there already" in line for line in told)
+    assert (first.folder / "model.safetensors").read_bytes() == (again.folder / "model.safetensors").read_bytes()
+    (folder,) = (tmp_path / "cache").iterdir()
+    stored = load_file(folder / "outputs-00000.safetensors")
+    model = open_model(vit)
+    samples = read_samples(str(pictures))
+    with torch.no_grad():
+        scores = model.module(**encode_samples(model, samples)).logits
+    train = json.loads((first.folder / "training.json").read_text())
+    assert train["teacher"]["class"] == "ViTForImageClassification" and train["teacher"]["labelled"] == 36
+    assert stored["logits.logits"].shape == (48, 2) and stored["logits.logits#"].tolist() == [1] * 48
+    rows = {tuple(round(value, 4) for value in row) for row in scores.tolist()}
+    assert {tuple(round(value, 4) for value in row) for row in stored["logits.logits"].tolist()} == rows
+
+
+def test_other_outputs_are_asked_for_when_anything_changes(pictures: Path, vit: Path, tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+
+    def run(name: str, data: Any = pictures, teacher: Path = vit, **more: Any) -> None:
+        trimodal.train(distil(data, tmp_path / name, teacher, cache=str(cache), logits=1, steps=1, evaluate_every=0, **more))
+
+    run("a")
+    run("c", learning_rate=1e-2, temperature=5.0)  # nothing that the teacher says changes
+    bare = [{"image": str(sample.image), "target": sample.target} for sample in read_samples(str(pictures))]
+    trimodal.train(distil(pictures, tmp_path / "b", vit, cache=str(cache), logits=1, steps=1), data=bare)  # nor do labels matter to it
+    known = len(list(cache.iterdir()))
+    assert known == 1
+    for change in ({"stored": "fp32"}, {"features": 1}, {"teacher": write_miniature("vit", tmp_path / "other", seed=1)},
+                   {"data": write_miniature_data(tmp_path / "data", 12, ["image"], seed=4)}, {"top": 1}):  # fmt: skip
+        run(f"d{known}", **change)
+        known += 1
+        assert len(list(cache.iterdir())) == known, change
+
+
+def test_fewer_scores_of_words(tmp_path: Path) -> None:
+    rows = write_miniature_data(tmp_path / "data", 24, ["text"])
+    teacher = write_miniature("roberta", tmp_path / "roberta")
+    words = open_model(teacher).module.config.vocab_size
+    losses = {}
+    for top in (0, 4, words - 1):  # with all but one, the rest is that one
+        config = distil(rows, tmp_path / f"top{top}", teacher, task="imitate", logits=1, top=top, stored="fp32", steps=2)
+        losses[top] = list_losses(trimodal.train(config))
+    assert 0 < losses[4][0] < losses[0][0]
+    assert losses[words - 1] == pytest.approx(losses[0], rel=1e-3)
+
+
+class Stopped(Exception):
+    """What ends a run in the middle."""
+
+
+def stop_at(step: int) -> Callable[[str], None]:
+    def tell(message: str) -> None:
+        if message.startswith(f"step {step} "):
+            raise Stopped
+
+    return tell
+
+
+def test_stopped_and_resumed_it_ends_with_the_same_bytes(pictures: Path, vit: Path, tmp_path: Path) -> None:
+    narrow = {"student_of": "teacher", "width": 0.5}
+    terms: dict[str, Any] = {"logits": 1, "labels": 0.5, "features": 1, "steps": 12, "evaluate_every": 2, "checkpoint_every": 2}
+    whole = trimodal.train(distil(pictures, tmp_path / "whole", vit, narrow, **terms))
+    with pytest.raises(Stopped):
+        trimodal.train(distil(pictures, tmp_path / "stopped", vit, narrow, **terms), tell=stop_at(8))
+    told: list[str] = []
+    resumed = trimodal.train(distil(pictures, tmp_path / "stopped", vit, narrow, **terms), resume=True, tell=told.append)
+    assert any("outputs are there already" in line for line in told) and not any(line.startswith("step 2 ") for line in told)
+    for name in ("model.safetensors", "curves.jsonl"):
+        assert (resumed.folder / name).read_bytes() == (whole.folder / name).read_bytes(), name
+    assert not list(tmp_path.glob("*.run")) and not list(tmp_path.glob("*.teacher"))
+    names = load_file(resumed.folder / "model.safetensors")
+    assert not [name for name in names if name.startswith(PROJECTIONS)]  # learned maps go with the training
+
+
+def test_another_teacher_is_another_run(pictures: Path, vit: Path, tmp_path: Path) -> None:
+    terms: dict[str, Any] = {"logits": 1, "steps": 12, "evaluate_every": 2, "checkpoint_every": 2, "model": {"from": str(vit)}}
+    folder = write_miniature("vit", tmp_path / "teacher")
+    with pytest.raises(Stopped):
+        trimodal.train(distil(pictures, tmp_path / "out", folder, **terms), tell=stop_at(4))
+    make_miniature("vit", 7).save_pretrained(folder)
+    with pytest.raises(InputError, match=r"the run in .* is another: teacher_sha256 was"):
+        trimodal.train(distil(pictures, tmp_path / "out", folder, **terms), resume=True)
+
+
+def test_unlabelled_rows_learn_from_the_teacher_alone(pictures: Path, vit: Path, tmp_path: Path) -> None:
+    rows = [{"image": str(sample.image), "label": sample.label} for sample in read_samples(str(pictures))]
+    bare = [{key: value for key, value in row.items() if key != "label"} for row in rows]
+    config = distil(pictures, tmp_path / "bare", vit, logits=1)
+    found = trimodal.train(config, data=bare)
+    assert list_losses(found)[-1] < list_losses(found)[0] and set(found.metrics) == {"loss"}
+    some = trimodal.train(distil(pictures, tmp_path / "some", vit, logits=1, labels=1), data=[*bare[:40], *rows[40:]])
+    record = json.loads((some.folder / "training.json").read_text())
+    assert 0 < record["teacher"]["labelled"] < 36
+    with pytest.raises(DataError, match="no line of the data has a label"):
+        trimodal.train(distil(pictures, tmp_path / "none", vit, logits=1, labels=1), data=bare)
+
+
+def test_labels_that_are_absent_add_nothing(pictures: Path, vit: Path, tmp_path: Path) -> None:
+    """Of eight samples of which two have a label, the labels' part is that of the two, over eight."""
+    rows = [{"image": str(sample.image), "label": sample.label, "split": "train"} for sample in read_samples(str(pictures))[:8]]
+    bare = [{key: value for key, value in row.items() if key != "label"} for row in rows[2:]]
+    first = {}
+    for labels in (0.0, 4.0):
+        config = distil(pictures, tmp_path / f"w{labels}", vit, logits=1, labels=labels, steps=1, frozen_noise=True, evaluate_every=0)
+        first[labels] = list_losses(trimodal.train(config, data=[*rows[:2], *bare]))[0]
+    student = cut_student(open_model(vit), 1, None, None, [], "t")
+    samples = read_samples(rows[:2])
+    with torch.no_grad():
+        scores = student.module(**encode_samples(student, samples)).logits
+    own = torch.nn.functional.cross_entropy(scores, torch.tensor([row["label"] for row in rows[:2]]), reduction="sum")
+    assert first[4.0] - first[0.0] == pytest.approx(4 * float(own) / 8, rel=1e-4)
+
+
+def test_parts_of_a_step_and_half_precision(pictures: Path, vit: Path, tmp_path: Path) -> None:
+    rows = [{"image": str(sample.image), "label": sample.label} for sample in read_samples(str(pictures))]
+    some = [{key: value for key, value in row.items() if key != "label" or at % 3} for at, row in enumerate(rows)]
+    terms: dict[str, Any] = {"logits": 1, "labels": 1, "features": 1, "relations": 1, "frozen_noise": True, "steps": 3}
+    losses = {}
+    for name, more in {"whole": {}, "parts": {"accumulate": 4}, "half": {"precision": "bf16"}}.items():
+        config = distil(pictures, tmp_path / name, vit, cache=str(tmp_path / "cache"), **terms, **more)
+        losses[name] = list_losses(trimodal.train(config, data=some))
+    assert losses["parts"] == pytest.approx(losses["whole"], rel=1e-4)
+    assert losses["half"] == pytest.approx(losses["whole"], rel=0.05)
+
+
+def test_students_of_layers_and_of_width(pairs: Path, clip: Path) -> None:
+    samples = read_samples(str(pairs))
+    before = CLIPModel.from_pretrained(clip).state_dict()
+    whole = cut_student(open_model(clip), {"text": [0, 1]}, None, None, samples, "t").module.state_dict()
+    assert all(torch.equal(before[name], value) for name, value in whole.items())
+    last = cut_student(open_model(clip), {"image": [1]}, None, None, samples, "t").module
+    assert last.config.vision_config.num_hidden_layers == 1 and last.config.text_config.num_hidden_layers == 2
+    path = "vision_model.encoder.layers.{}.mlp.fc1.weight"
+    assert torch.equal(last.state_dict()[path.format(0)], before[path.format(1)])
+    half = cut_student(open_model(clip), None, 0.5, None, samples, "t").module
+    vision = half.config.vision_config
+    assert (vision.hidden_size, vision.num_attention_heads, vision.intermediate_size) == (16, 2, 32)
+    assert spread_blocks(3, 12) == [0, 6, 11] and spread_blocks(1, 5) == [0] and spread_blocks(5, 5) == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize(("name", "width"), [("roberta", 0.5), ("llama", 0.5), ("qwen3", 0.5), ("whisper", None), ("bert", None)])
+def test_smaller_students_of_other_families(name: str, width: float | None, tmp_path: Path) -> None:
+    folder = write_miniature(name, tmp_path / name)
+    data = write_miniature_data(tmp_path / "data", 6, ["audio" if name == "whisper" else "text"])
+    samples = read_samples(str(data))
+    found = cut_student(open_model(folder), 1, width, None if width else 0.5, samples, "t")
+    if width is None:  # its convolutions, and what a bare encoder hands out, are as wide as they are
+        with pytest.raises(RecipeError, match=r"leave width out|give neurons instead"):
+            cut_student(open_model(folder), 1, 0.5, None, samples, "t")
+    batch = encode_samples(found, samples[:2])
+    with torch.no_grad():
+        result = found.module(**batch)
+    assert all(bool(value.isfinite().all()) for value in result.values() if isinstance(value, torch.Tensor))
+    teacher = make_miniature(name)
+    sizes = [sum(p.numel() for p in module.parameters()) for module in (found.module, teacher)]
+    assert sizes[0] < 0.75 * sizes[1]
+
+
+def test_the_important_neurons_stay(vit: Path, pictures: Path) -> None:
+    """Neurons that do nothing go first, and the student says what the teacher says."""
+    teacher = open_model(vit)
+    with torch.no_grad():
+        for block in teacher.module.vit.layers if hasattr(teacher.module.vit, "layers") else teacher.module.vit.encoder.layer:
+            down = next(part for part in block.modules() if isinstance(part, torch.nn.Linear) and part.in_features > part.out_features)
+            down.weight[:, ::2] = 0
+    samples = read_samples(str(pictures))
+    batch = encode_samples(teacher, samples[:4])
+    with torch.no_grad():
+        expected = teacher.module(**batch).logits
+    student = cut_student(teacher, None, None, 0.5, samples, "t")
+    with torch.no_grad():
+        found = student.module(**batch).logits
+    assert torch.allclose(found, expected, atol=1e-4)
+
+
+def test_rounds_are_kept_and_go_on_where_they_were(pictures: Path, vit: Path, tmp_path: Path) -> None:
+    assistants = [{"model": {"student_of": "teacher", "neurons": 0.5}, "steps": 3}]
+    told: list[str] = []
+    config = distil(pictures, tmp_path / "out", vit, logits=1, assistants=assistants)
+    with pytest.raises(Stopped):  # in the second round
+        trimodal.train(config, tell=lambda line: stop_at(4)(line) if "of 6:" in line else None)
+    assistant = tmp_path / "out-assistant-1"
+    before = (assistant / "model.safetensors").stat().st_mtime_ns
+    found = trimodal.train(config, resume=True, tell=told.append)
+    assert any("out-assistant-1 is there already" in line for line in told)
+    assert (assistant / "model.safetensors").stat().st_mtime_ns == before
+    assert AutoModelForImageClassification.from_pretrained(assistant).config.intermediate_size == 32
+    assert ViTForImageClassification.from_pretrained(found.folder).config.num_hidden_layers == 1
+    record = json.loads((found.folder / "training.json").read_text())
+    assert record["config"]["distill"]["teacher"] == str(assistant)
+    assert record["teacher"]["sha256"] != json.loads((assistant / "training.json").read_text())["teacher"]["sha256"]
+
+
+def test_two_encoders(pairs: Path, clip: Path, tmp_path: Path) -> None:
+    narrow = {"student_of": "teacher", "width": 0.5, "layers": {"text": 1}}
+    terms: dict[str, Any] = {"labels": 1, "affinity": 1, "embeddings": 1, "features": 1, "attentions": 0, "relations": 1}
+    found = trimodal.train(distil(pairs, tmp_path / "out", clip, narrow, task="retrieve", steps=4, **terms))
+    assert list_losses(found)[-1] < list_losses(found)[0]
+    assert CLIPModel.from_pretrained(found.folder).config.text_config.num_hidden_layers == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "task", "kind"), [("whisper", "transcribe", "audio"), ("llama", "generate", "text"), ("t5", "generate", "text")]
+)
+def test_the_teachers_own_answers(name: str, task: str, kind: str, tmp_path: Path) -> None:
+    folder = write_miniature(name, tmp_path / name)
+    data = write_miniature_data(tmp_path / "data", 12, [kind])
+    rows = [{kind: str(getattr(sample, kind)), "split": "test" if at > 8 else "train"} for at, sample in enumerate(read_samples(str(data)))]
+    terms: dict[str, Any] = {"labels": 1, "logits": 1, "sequence": "greedy", "longest": 5, "cache": str(tmp_path / "cache"), "batch": 4}
+    told: list[str] = []
+    config = distil(data, tmp_path / "out", folder, {"from": str(folder)}, task=task, steps=2, **terms)
+    found = trimodal.train(config, data=rows, tell=told.append)
+    assert any("the teacher's own answers are what is learned" in line for line in told)
+    answers = [json.loads(path.read_text()) for path in (tmp_path / "cache").glob("answers-*.json")]
+    assert any(len(one) == 9 for one in answers)
+    assert all(loss > 0 for loss in list_losses(found))
+
+
+def test_what_does_not_fit_is_said_before_training(pictures: Path, pairs: Path, vit: Path, clip: Path, tmp_path: Path) -> None:
+    def refused(message: str, data: Path = pictures, teacher: Path = vit, model: Any = STUDENT, **more: Any) -> None:
+        with pytest.raises(InputError, match=message):
+            trimodal.train(distil(data, tmp_path / "out", teacher, model, **more))
+
+    side = {"image": {"class": "ViTImageProcessor", "size": {"height": 16, "width": 16}}}
+    small = {**SIZES, "image_size": 16, "patch_size": 4}
+    other = {"class": "ViTForImageClassification", "config": small, "processors": side}
+    coarse = {**other, "config": {**small, "patch_size": 8}}
+    many = {**other, "config": {**small, "num_labels": 5}}
+    refused("distill gives no term a weight; give one of labels, logits", logits=0)
+    refused(r"features\..* of the teacher has \d+ tokens of a sample, features\..* of the student 5", model=coarse, features=1)
+    refused(r"is 32 wide, .* of the student 16; give distill.projection: auto", model=other, features=1, projection="never")
+    refused(r"distill.attentions: .* of the teacher has 4 heads, .* of the student 2; use relations", model=other, attentions=1)
+    refused(r"scores 2 classes or words in logits, the student .* 5; expected the same", model=many, logits=1)
+    refused(r"distill.layers gives \[4\] for image, where the student has 1 blocks and the teacher 2", features=1, layers=[4])
+    refused(r"distill.affinity needs embeddings of two modalities, such as CLIPModel's; the teacher \(ViTForImage", affinity=1)
+    refused(r"distill.embeddings: teacher and student have no embedding in common; ViTForImageClassification gives none", embeddings=1)
+    refused(r"distill.relation_heads is 5, which does not divide the query widths 32", relations=1, relation_heads=5)
+    refused(r"model.layers is 7, but image of the teacher has 2 blocks", model={"student_of": "teacher", "layers": 7}, logits=1)
+    refused(r"model.layers names txt, but the teacher has image", model={"student_of": "teacher", "layers": {"txt": 1}}, logits=1)
+    refused(r"distill.top is 9, but the teacher has 2 scores in logits.logits", logits=1, top=9)
+    refused(r"distill.layers is 'middle', but must be uniform, last, a list of the teacher's block numbers", logits=1, layers="middle")
+    refused("model.layers is 'x', but must be a number of blocks, a list", model={"student_of": "teacher", "layers": "x"}, logits=1)
+    refused("distill.sequence is for task: transcribe or generate, not classify", logits=1, sequence="greedy")
+    refused(r"distill.logits: teacher and student have no logits in common; CLIPModel gives none", pairs, clip, task="retrieve", logits=1)
+    refused(r"distill.assistants\[0\] has no model", logits=1, assistants=[{"steps": 3}])
+    refused(r"assistants\[0\] says output, which is that of all rounds", logits=1, assistants=[{"model": STUDENT, "output": "x"}])
+    with pytest.raises(InputError, match="is the teacher's own folder; give another output"):
+        trimodal.train(distil(pictures, vit, vit, logits=1), force=True)
+    assert not list(tmp_path.glob("out*"))
+
+
+def test_the_command_line(pictures: Path, vit: Path, tmp_path: Path) -> None:
+    config = tmp_path / "distill.json"
+    config.write_text(json.dumps(distil(pictures, tmp_path / "out", vit, {"student_of": "teacher", "width": 0.5}, logits=1, labels=0.5)))
+    command = [sys.executable, "-m", "trimodal", "train", str(config)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    said = done.stdout + done.stderr
+    assert "teacher's outputs of 48 samples" in said and "written:" in said
+    assert ViTForImageClassification.from_pretrained(tmp_path / "out").config.hidden_size == 16
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("task", "terms"), [("retrieve", {"labels": 1, "affinity": 1}), ("imitate", {"features": 1, "relations": 1})])
+def test_two_processes_have_the_loss_curve_of_one(task: str, terms: dict[str, int], pairs: Path, clip: Path, tmp_path: Path) -> None:
+    """Similarities are those of all pairs of a step, and heads that no term looks at keep nobody waiting."""
+    alone = trimodal.train(distil(pairs, tmp_path / "one", clip, task=task, **terms))
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps(distil(pairs, tmp_path / "two", clip, task=task, **terms)))
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "-m", "trimodal", "train", str(config)]
+    subprocess.run(command, check=True, capture_output=True, timeout=300)
+    together = [json.loads(line) for line in (tmp_path / "two" / "curves.jsonl").read_text().splitlines()]
+    assert [line["loss"] for line in together if "loss" in line] == pytest.approx(list_losses(alone), abs=1e-5)
