@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from numpy.typing import NDArray
 import numpy as np
+from numpy.typing import NDArray
 
 Task = Literal["embed", "classify", "detect", "transcribe", "ask"]
 TASKS: tuple[Task, ...] = ("embed", "classify", "detect", "transcribe", "ask")
