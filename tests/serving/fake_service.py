@@ -29,25 +29,34 @@ from trimodal.serving.service import Service
 WIDTH = 4
 
 
-def _component(name: str, inputs: Sequence[tuple[str, str, tuple[int, ...]]], outputs: Sequence[tuple[str, str, tuple[int, ...]]]) -> ComponentCard:
+def _component(
+    name: str, inputs: Sequence[tuple[str, str, tuple[int, ...]]], outputs: Sequence[tuple[str, str, tuple[int, ...]]]
+) -> ComponentCard:
     return ComponentCard(name, tuple(TensorSpec(*spec) for spec in inputs), tuple(TensorSpec(*spec) for spec in outputs))
 
 
 ADDER = ModelCard(
     "adder", "1", "bert", "onnxruntime", ("embed",), ("text",),
-    (_component("model", [("a", "int64", (-1, 3)), ("b", "int64", (-1, 3))], [("sum", "int64", (-1, 3)), ("mean", "float32", (-1,))]),), width=WIDTH,
+    (_component("model", [("a", "int64", (-1, 3)), ("b", "int64", (-1, 3))],
+                [("sum", "int64", (-1, 3)), ("mean", "float32", (-1,))]),), width=WIDTH,
 )  # fmt: skip
 PAIR = ModelCard(
     "pair", "2", "clip", "onnxruntime", ("embed", "classify"), ("image", "text"),
-    (_component("vision", [("pixels", "float32", (-1, 2))], [("vector", "float32", (-1, 2))]), _component("text", [("ids", "int64", (-1, -1))], [("vector", "float32", (-1, 2))])),
+    (_component("vision", [("pixels", "float32", (-1, 2))], [("vector", "float32", (-1, 2))]),
+     _component("text", [("ids", "int64", (-1, -1))], [("vector", "float32", (-1, 2))])),
     width=WIDTH,
 )  # fmt: skip
 SIGHT = ModelCard(
-    "sight", "1", "vit", "openvino", ("classify", "detect"), ("image", "audio", "text"), (_component("model", [("pixels", "float16", (-1, 2))], [("logits", "float16", (-1, 2))]),),
+    "sight", "1", "vit", "openvino", ("classify", "detect"), ("image", "audio", "text"),
+    (_component("model", [("pixels", "float16", (-1, 2))], [("logits", "float16", (-1, 2))]),),
     labels=("cat", "dog"),
 )  # fmt: skip
-SPEECH = ModelCard("speech", "1", "whisper", "onnxruntime", ("transcribe",), ("audio",), (_component("encoder", [], []), _component("decoder", [], [])))
-TALK = ModelCard("talk", "1", "llava", "onnxruntime", ("ask",), ("image", "text"), (_component("encoder", [], []), _component("decoder", [], [])))
+SPEECH = ModelCard(
+    "speech", "1", "whisper", "onnxruntime", ("transcribe",), ("audio",), (_component("encoder", [], []), _component("decoder", [], []))
+)
+TALK = ModelCard(
+    "talk", "1", "llava", "onnxruntime", ("ask",), ("image", "text"), (_component("encoder", [], []), _component("decoder", [], []))
+)
 
 
 class FakeService(Service):
@@ -58,7 +67,10 @@ class FakeService(Service):
         self.refusal: Exception | None = None
         self.hold, self.cancelled, self.is_ready = 0.0, 0, True
         self.calls: list[dict[str, Any]] = []
-        self.counted: dict[str, dict[str, float]] = {card.name: dict.fromkeys(("requests", "items", "failed", "refused", "queued", "queue", "encode", "compute"), 0.0) for card in cards}
+        self.counted: dict[str, dict[str, float]] = {
+            card.name: dict.fromkeys(("requests", "items", "failed", "refused", "queued", "queue", "encode", "compute"), 0.0)
+            for card in cards
+        }
 
     @property
     def ready(self) -> bool:
@@ -76,7 +88,9 @@ class FakeService(Service):
     def count(self, name: str) -> Mapping[str, float]:
         return self.counted[name]
 
-    async def infer(self, name: str, component: str, arrays: Mapping[str, NDArray[Any]], *, outputs: Sequence[str] = (), seconds: float | None = None) -> dict[str, NDArray[Any]]:
+    async def infer(
+        self, name: str, component: str, arrays: Mapping[str, NDArray[Any]], *, outputs: Sequence[str] = (), seconds: float | None = None
+    ) -> dict[str, NDArray[Any]]:
         await self._begin(name, {"component": component, "arrays": arrays, "seconds": seconds}, len(next(iter(arrays.values()))))
         if name == "adder":
             total = arrays["a"] + arrays["b"]
@@ -85,7 +99,9 @@ class FakeService(Service):
         spec = next(one for one in self.find_model(name).components if one.name == component).outputs[0]
         return {spec.name: (np.asarray(array, dtype=np.float64) * 2).astype(spec.type)}
 
-    async def answer(self, name: str, task: Task, items: Sequence[Item], options: Options = Options(), *, seconds: float | None = None) -> list[Answer | RefusedError]:
+    async def answer(
+        self, name: str, task: Task, items: Sequence[Item], options: Options = Options(), *, seconds: float | None = None
+    ) -> list[Answer | RefusedError]:
         card = self.find_model(name)
         if task not in card.tasks:
             raise refuse_bad(f"{name} does not {task}", "task")
@@ -94,7 +110,9 @@ class FakeService(Service):
             raise refuse_bad("dimensions cannot be chosen", "dimensions")
         return [self._answer(card, task, item, options) for item in items]
 
-    async def stream(self, name: str, item: Item, options: Options = Options(), *, seconds: float | None = None) -> AsyncIterator[str | Text]:
+    async def stream(
+        self, name: str, item: Item, options: Options = Options(), *, seconds: float | None = None
+    ) -> AsyncIterator[str | Text]:
         await self._begin(name, {"item": item, "options": options, "seconds": seconds}, 1)
         words = ["It ", "is ", "a ", "cat."]
         try:

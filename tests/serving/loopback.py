@@ -17,7 +17,9 @@ class Served:
     def __init__(self, app: Any, http: str = "httptools") -> None:
         self.socket = socket.create_server(("127.0.0.1", 0))
         self.port: int = self.socket.getsockname()[1]
-        self.server = uvicorn.Server(uvicorn.Config(app, log_level="error", http=http, lifespan="off", ws="none", timeout_graceful_shutdown=1))
+        self.server = uvicorn.Server(
+            uvicorn.Config(app, log_level="error", http=http, lifespan="off", ws="none", timeout_graceful_shutdown=1)
+        )
         self.thread = threading.Thread(target=self._run, daemon=True)
         self.thread.start()
         self._wait(10)

@@ -38,7 +38,12 @@ def test_health_and_metadata(client) -> None:
 
 def test_config_statistics_and_index(client) -> None:
     config = client.get_model_config("adder")
-    assert config["max_batch_size"] == 16 and config["input"][0] == {"name": "a", "data_type": "TYPE_INT64", "dims": [3], "optional": False}
+    assert config["max_batch_size"] == 16 and config["input"][0] == {
+        "name": "a",
+        "data_type": "TYPE_INT64",
+        "dims": [3],
+        "optional": False,
+    }
     client.infer("adder", _inputs(True))
     (counted,) = client.get_inference_statistics("adder")["model_stats"]
     assert counted["inference_count"] >= 2 and counted["inference_stats"]["compute_infer"]["ns"] >= 500_000_000
@@ -59,7 +64,14 @@ def test_control_is_refused_in_words(client) -> None:
 @pytest.mark.parametrize("packing", [None, "gzip", "deflate"])
 def test_infer(client, binary: bool, binary_out: bool, packing: str | None) -> None:
     wishes = [triton.InferRequestedOutput("sum", binary_data=binary_out), triton.InferRequestedOutput("mean", binary_data=True)]
-    answer = client.infer("adder", _inputs(binary), outputs=wishes, request_id="7", request_compression_algorithm=packing, response_compression_algorithm=packing)
+    answer = client.infer(
+        "adder",
+        _inputs(binary),
+        outputs=wishes,
+        request_id="7",
+        request_compression_algorithm=packing,
+        response_compression_algorithm=packing,
+    )
     assert answer.as_numpy("sum").tolist() == SUM and answer.as_numpy("mean").dtype == np.float32
     assert answer.get_response()["id"] == "7" and answer.get_response()["model_version"] == "1"
 
@@ -94,7 +106,10 @@ def test_files_and_texts_in_bytes(client) -> None:
     labels = triton.InferInput("labels", [2], "BYTES")
     labels.set_data_from_numpy(np.array(["a cat", "ein Hündchen"], dtype=object), binary_data=False)
     answer = client.infer("pair.classify", [image, labels], parameters={"top": 2})
-    assert answer.as_numpy("label").tolist() == [[b"a cat", "ein Hündchen".encode()]] * 2 and answer.as_numpy("score")[0].tolist() == [0.75, 0.25]
+    assert answer.as_numpy("label").tolist() == [[b"a cat", "ein Hündchen".encode()]] * 2 and answer.as_numpy("score")[0].tolist() == [
+        0.75,
+        0.25,
+    ]
     text = client.infer("speech", [_audio([b"abc"])]).as_numpy("text")
     assert text.tolist() == [b"transcribe:  3"]
 

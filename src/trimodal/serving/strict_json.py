@@ -1,7 +1,7 @@
 """One strict reader of JSON for all that strangers send.
 
-Python's reader takes more than JSON is (`NaN`, `1e999`, a key twice, half of a surrogate pair) and goes as deep as the stack. Two programs that read such
-a text differently can be played against each other, so it is refused: RFC 8259 with the advice of RFC 7493 (I-JSON) made duties.
+Python's reader takes more than JSON is (`NaN`, `1e999`, a key twice, half of a surrogate pair) and goes as deep as the stack. Two
+programs that read such a text differently can be played against each other, so it is refused: RFC 8259 with the advice of RFC 7493 (I-JSON) made duties.
 """
 
 from __future__ import annotations
@@ -17,7 +17,9 @@ from trimodal.serving.refusals import RefusedError, refuse_bad
 MOST_CONTAINERS = 1_000_000
 """Arrays and objects of one text: each takes 56 bytes of memory or more, and may be two bytes of text."""
 
-_TOKENS = re.compile(rb'"(?:[^"\\]++|\\.?)*+(?:"|\Z)|([\[{])|([\]}])', re.DOTALL)  # always ends a string, so that no text takes quadratic time
+_TOKENS = re.compile(rb'"(?:[^"\\]++|\\.?)*+(?:"|\Z)|([\[{])|([\]}])', re.DOTALL)
+"""A string, which ends at the end of the text at the latest, so that none takes quadratic time; an opening; a closing."""
+
 _SUSPECTS = (b"\\ud", b"\\uD", b"\\u0000")
 
 

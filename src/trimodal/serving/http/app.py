@@ -36,7 +36,9 @@ def make_app(service: Service, settings: Settings = Settings(), further: Sequenc
 def _make_inner(service: Service, settings: Settings, further: Sequence[BaseRoute]) -> ASGIApp:
     door = Door(service, settings, BodyReader(service.limits, settings.bodies_bytes, settings.chunks), Metrics(service))
     routes = [*list_v2_routes(door), *further]
-    app = Starlette(routes=routes, exception_handlers={HTTPException: _answer_http, RefusedError: _answer_refused, Exception: _answer_fault})
+    app = Starlette(
+        routes=routes, exception_handlers={HTTPException: _answer_http, RefusedError: _answer_refused, Exception: _answer_fault}
+    )
     app.router.redirect_slashes = False
     return app
 

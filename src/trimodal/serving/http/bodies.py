@@ -94,7 +94,9 @@ def unpack_body(packed: bytes, packing: str, most: int) -> bytes:
         RefusedError: 400 where it is broken, ends early, or goes on behind its end; 413 above `most` bytes, of which no more are made.
     """
     if packing == "deflate":
-        window = zlib.MAX_WBITS if packed[:1] and packed[0] & 0x0F == 8 and int.from_bytes(packed[:2], "big") % 31 == 0 else -zlib.MAX_WBITS
+        window = (
+            zlib.MAX_WBITS if packed[:1] and packed[0] & 0x0F == 8 and int.from_bytes(packed[:2], "big") % 31 == 0 else -zlib.MAX_WBITS
+        )
     else:
         window = zlib.MAX_WBITS | 16
     unpacker = zlib.decompressobj(window)

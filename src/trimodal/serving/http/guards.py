@@ -85,7 +85,7 @@ class Guards:
 def match_key(key: str, digests: Sequence[bytes]) -> bool:
     """Whether `key` is one of those with these SHA-256 digests, in a time that says nothing of how near it came."""
     sent = hashlib.sha256(key.encode("utf-8", "replace")).digest()
-    return any([hmac.compare_digest(sent, known) for known in digests])  # a list: all are compared
+    return sum(hmac.compare_digest(sent, known) for known in digests) > 0  # all are compared
 
 
 def check_framing(headers: Headers) -> None:

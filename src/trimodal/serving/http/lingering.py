@@ -1,7 +1,7 @@
 """Answers that are given before the whole request was read.
 
-A connection that is closed while the client still sends is reset, and the answer with it. So the answer goes out whole, then what still comes is read and thrown
-away for a while, and then the connection is closed.
+A connection that is closed while the client still sends is reset, and the answer with it. So the answer goes out whole, then what still
+comes is read and thrown away for a while, and then the connection is closed.
 """
 
 from __future__ import annotations

@@ -36,8 +36,16 @@ class Metrics:
     def __init__(self, service: Service) -> None:
         self.service, self.registry = service, CollectorRegistry()
         self.requests = Counter("trimodal_requests", "Requests answered or refused.", ("route", "model", "status"), registry=self.registry)
-        self.seconds = Histogram("trimodal_request_seconds", "Seconds from the headers to the end of the answer.", ("route",), buckets=BUCKETS, registry=self.registry)
-        self.counted = Counter("trimodal_model", "What the model was asked, over all protocols.", ("model", "what"), registry=self.registry)
+        self.seconds = Histogram(
+            "trimodal_request_seconds",
+            "Seconds from the headers to the end of the answer.",
+            ("route",),
+            buckets=BUCKETS,
+            registry=self.registry,
+        )
+        self.counted = Counter(
+            "trimodal_model", "What the model was asked, over all protocols.", ("model", "what"), registry=self.registry
+        )
         self.phases = Counter("trimodal_model_seconds", "Seconds that items spent.", ("model", "phase"), registry=self.registry)
         self.queued = Gauge("trimodal_queued_items", "Items that wait.", ("model",), registry=self.registry, multiprocess_mode="livesum")
         self.last: dict[tuple[str, str], float] = {}

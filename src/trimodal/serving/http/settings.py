@@ -14,10 +14,11 @@ class Settings:
     Attributes:
         keys: any of which a client must send as `Authorization: Bearer KEY`; none, and everyone may ask.
         open_health: whether health is told without a key; `open_metrics` whether the metrics are.
-        hosts: names by which the service may be called, without ports; none for any. `localhost` and addresses of loopback, where only this machine is
-            served, keep foreign web pages from reaching it under a name of their own.
+        hosts: names by which the service may be called, without ports; none for any. `localhost` and addresses of loopback, where only
+            this machine is served, keep foreign web pages from reaching it under a name of their own.
         origins: web pages of other hosts that may ask (`https://example.org`); those of this host always may.
-        open_paths: what else is told without a key, as the playground's page, which can carry none; an entry that ends in `/` is all below it.
+        open_paths: what else is told without a key, as the playground's page, which can carry none; an entry that ends in `/` is
+            all below it, but for `/` itself.
         bodies_bytes: of all bodies that are held at once; more are refused with 503.
         chunks: pieces in which a body may come.
         parts: of a multipart body, and `part_header_bytes` of the headers of each.

@@ -25,14 +25,16 @@ _PACKED_FROM = 1024
 def list_v2_routes(door: Door) -> list[Route]:
     """All routes below `/v2`."""
     routes = [
-        make_route(door, "/v2", tell_server), make_route(door, "/v2/health/live", tell_live), make_route(door, "/v2/health/ready", tell_ready),
+        make_route(door, "/v2", tell_server), make_route(door, "/v2/health/live", tell_live),
+        make_route(door, "/v2/health/ready", tell_ready),
         make_route(door, "/v2/models/stats", tell_all_statistics), make_route(door, "/v2/repository/index", tell_index, ("POST",)),
         make_route(door, "/v2/repository/models/{name}/load", refuse_control, ("POST",)),
         make_route(door, "/v2/repository/models/{name}/unload", refuse_control, ("POST",)),
     ]  # fmt: skip
     for model in ("/v2/models/{name}", "/v2/models/{name}/versions/{version}"):
         routes += [
-            make_route(door, model, tell_metadata), make_route(door, f"{model}/ready", tell_model_ready), make_route(door, f"{model}/config", tell_config),
+            make_route(door, model, tell_metadata), make_route(door, f"{model}/ready", tell_model_ready),
+            make_route(door, f"{model}/config", tell_config),
             make_route(door, f"{model}/stats", tell_statistics), make_route(door, f"{model}/infer", infer, ("POST",)),
         ]  # fmt: skip
     return routes

@@ -5,5 +5,6 @@
     tasks      files and texts in BYTES tensors to answers in tensors      calls      one request carried out by the service
     reports    metadata, configuration, statistics, index
 
-Source: the specification "open-inference-protocol" and Triton's extensions (binary tensor data, model configuration, statistics, repository).
+Source: the specification "open-inference-protocol" and Triton's extensions (binary tensor data, model configuration, statistics,
+repository).
 """

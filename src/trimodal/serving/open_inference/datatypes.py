@@ -69,7 +69,10 @@ def read_raw(data: bytes | memoryview, datatype: str, shape: tuple[int, ...], te
         return _as_objects(_split_strings(data, prod(shape), tensor), shape)
     type_ = np.dtype(TYPES[datatype]).newbyteorder("<")
     if len(data) != prod(shape) * type_.itemsize:
-        raise refuse_bad(f"{shorten(tensor)!r} has {len(data):,} bytes of data; its shape and datatype need {prod(shape) * type_.itemsize:,}", tensor[:64])
+        raise refuse_bad(
+            f"{shorten(tensor)!r} has {len(data):,} bytes of data; its shape and datatype need {prod(shape) * type_.itemsize:,}",
+            tensor[:64],
+        )
     if datatype == "BOOL" and not set(bytes(data)) <= {0, 1}:
         raise refuse_bad(f"{shorten(tensor)!r} has bytes other than 0 and 1 as BOOL", tensor[:64])
     return np.frombuffer(data, dtype=type_).reshape(shape).astype(TYPES[datatype])
@@ -172,7 +175,8 @@ def _flatten(data: Any, shape: tuple[int, ...], tensor: str) -> list[Any]:
 
 
 def _split_strings(data: bytes | memoryview, count: int, tensor: str) -> list[bytes]:
-    found, place = [], 0
+    found: list[bytes] = []
+    place = 0
     while place < len(data):
         length = int.from_bytes(data[place : place + 4], "little")
         if place + 4 + length > len(data) or len(found) == count:
@@ -185,7 +189,9 @@ def _split_strings(data: bytes | memoryview, count: int, tensor: str) -> list[by
 
 
 def _refuse_strings(tensor: str) -> RefusedError:
-    return refuse_bad(f"data of {shorten(tensor)!r} must be its elements, each after four bytes of length, as many as its shape says", tensor[:64])
+    return refuse_bad(
+        f"data of {shorten(tensor)!r} must be its elements, each after four bytes of length, as many as its shape says", tensor[:64]
+    )
 
 
 def _as_objects(items: Sequence[bytes], shape: tuple[int, ...]) -> NDArray[Any]:

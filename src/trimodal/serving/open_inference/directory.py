@@ -4,8 +4,8 @@
     MODEL.TASK         whole files and texts in BYTES tensors, answers out: `clip.embed`, `demo-out.classify`
     MODEL              the same as MODEL.COMPONENT where there is one component, else the same as MODEL.TASK of the first task
 
-Names are looked up whole, never taken apart, so a model's name may have dots. Where a name would mean two things, a model goes before a component, and a
-component before a task.
+Names are looked up whole, never taken apart, so a model's name may have dots. Where a name would mean two things, a model goes before a
+component, and a component before a task.
 """
 
 from __future__ import annotations

@@ -55,7 +55,8 @@ def tell_statistics(service: Service, entry: Entry) -> dict[str, Any]:
         "execution_count": int(counted.get("batches", counted.get("requests", 0))),
         "inference_stats": {
             "success": _tell_time(answered, total), "fail": _tell_time(int(counted.get("failed", 0)), 0.0),
-            **{theirs: _tell_time(answered, counted.get(ours, 0.0)) for theirs, ours in times.items()}, "compute_output": _tell_time(answered, 0.0),
+            **{theirs: _tell_time(answered, counted.get(ours, 0.0)) for theirs, ours in times.items()},
+            "compute_output": _tell_time(answered, 0.0),
         },
         "batch_stats": [],
     }  # fmt: skip

@@ -1,7 +1,8 @@
 """Requests of the protocol: from bodies to checked arrays.
 
-A body is JSON, or JSON and binary data behind it, or one tensor raw. Which of them is said by the header `Inference-Header-Content-Length` alone: the length of
-the JSON, 0 for a raw tensor. `Content-Type` says nothing, since clients leave it out or say `application/json` of either. Lengths count bytes after decompression.
+A body is JSON, or JSON and binary data behind it, or one tensor raw. Which of them is said by the header
+`Inference-Header-Content-Length` alone: the length of the JSON, 0 for a raw tensor. `Content-Type` says nothing, since clients leave it
+out, or say `application/json` of either. Lengths count bytes after decompression.
 """
 
 from __future__ import annotations
@@ -77,7 +78,16 @@ def read_request(entry: Entry, body: bytes, header_length: str | None, limits: L
     check_arrays(arrays, entry, limits)
     parameters = check_parameters(request.get("parameters", {}))
     names, binary = _read_outputs(request.get("outputs"), entry)
-    return InferRequest(entry, arrays, check_id(request.get("id", "")), names, binary, parameters.pop("binary_data_output", False), parameters.pop("timeout", None), parameters)
+    return InferRequest(
+        entry,
+        arrays,
+        check_id(request.get("id", "")),
+        names,
+        binary,
+        parameters.pop("binary_data_output", False),
+        parameters.pop("timeout", None),
+        parameters,
+    )
 
 
 def check_id(value: Any) -> str:
@@ -165,7 +175,10 @@ class _Rest:
 
     def take(self, size: Any, tensor: str) -> memoryview:
         if not isinstance(size, int) or isinstance(size, bool) or not 0 <= size <= len(self.data):
-            raise refuse_bad(f"binary_data_size of {shorten(tensor)!r} must be a whole number within the {len(self.data):,} bytes that are left", "binary_data_size")
+            raise refuse_bad(
+                f"binary_data_size of {shorten(tensor)!r} must be a whole number within the {len(self.data):,} bytes that are left",
+                "binary_data_size",
+            )
         taken, self.data = self.data[:size], self.data[size:]
         return taken
 
@@ -178,7 +191,10 @@ def _read_length(header_length: str | None, size: int) -> int:
     if header_length is None:
         return size
     if not (header_length.isascii() and header_length.isdigit() and len(header_length) <= 20 and int(header_length) <= size):
-        raise refuse_bad(f"Inference-Header-Content-Length must be a whole number of at most {size:,}, the length of the body", "Inference-Header-Content-Length")
+        raise refuse_bad(
+            f"Inference-Header-Content-Length must be a whole number of at most {size:,}, the length of the body",
+            "Inference-Header-Content-Length",
+        )
     return int(header_length)
 
 
@@ -243,7 +259,9 @@ def _check_tensor(array: NDArray[Any], tensor: Tensor, entry: Entry) -> None:
     if entry.task and len(shape) == 2 and shape[1] == 1:
         shape = shape[:1]
     if len(shape) != len(tensor.shape) or any(known not in (-1, length) for known, length in zip(tensor.shape, shape)):
-        raise refuse_bad(f"input {tensor.name!r} has the shape {list(array.shape)}; expected {list(tensor.shape)}, where -1 is any length", tensor.name)
+        raise refuse_bad(
+            f"input {tensor.name!r} has the shape {list(array.shape)}; expected {list(tensor.shape)}, where -1 is any length", tensor.name
+        )
     if array.dtype.kind == "f" and not np.isfinite(array).all():
         raise refuse_bad(f"input {tensor.name!r} has numbers that are not finite", tensor.name)
 
