@@ -16,7 +16,10 @@ from trimodal.serving.http.doors import Door, close_unread
 from trimodal.serving.http.errors import answer_fault, answer_refusal
 from trimodal.serving.http.guards import Guards
 from trimodal.serving.http.metrics import Metrics
+from trimodal.serving.http.openai_routes import list_openai_routes
 from trimodal.serving.http.settings import Settings
+from trimodal.serving.http.task_routes import list_task_routes
+from trimodal.serving.http.telling_routes import list_telling_routes
 from trimodal.serving.http.v2_routes import list_v2_routes
 from trimodal.serving.refusals import RefusedError
 from trimodal.serving.service import Service
@@ -35,9 +38,9 @@ def make_app(service: Service, settings: Settings = Settings(), further: Sequenc
 
 def _make_inner(service: Service, settings: Settings, further: Sequence[BaseRoute]) -> ASGIApp:
     door = Door(service, settings, BodyReader(service.limits, settings.bodies_bytes, settings.chunks), Metrics(service))
-    routes = [*list_v2_routes(door), *further]
+    ours = [*list_v2_routes(door), *list_openai_routes(door), *list_task_routes(door), *list_telling_routes(door)]
     app = Starlette(
-        routes=routes, exception_handlers={HTTPException: _answer_http, RefusedError: _answer_refused, Exception: _answer_fault}
+        routes=[*ours, *further], exception_handlers={HTTPException: _answer_http, RefusedError: _answer_refused, Exception: _answer_fault}
     )
     app.router.redirect_slashes = False
     return app
