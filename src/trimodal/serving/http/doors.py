@@ -90,8 +90,11 @@ async def _find_response(door: Door, endpoint: Endpoint, request: Request) -> AS
 
 
 def close_unread(response: Response, scope: Scope) -> ASGIApp:
-    """`response`, with the end of the connection where the request's body has not been read."""
-    return LingeringResponse(response) if has_unread_body(scope) else response
+    """`response`, with the end of the connection where the request's body has not been read; who is slow is not waited for."""
+    if not has_unread_body(scope):
+        return response
+    response.headers["Connection"] = "close"
+    return response if response.status_code == 408 else LingeringResponse(response)
 
 
 async def work_for(request: Request, work: Coroutine[Any, Any, Result]) -> Result:

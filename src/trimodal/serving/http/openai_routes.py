@@ -75,7 +75,7 @@ async def chat(door: Door, request: Request) -> ASGIApp:
 async def transcribe(door: Door, request: Request) -> ASGIApp:
     """POST /v1/audio/transcriptions."""
     async with door.reader.hold(request) as body:
-        form = read_form(body, request.headers.get("content-type", ""), door.settings.parts, door.settings.part_header_bytes)
+        form = read_form(body, request.headers.get("content-type", ""), door.settings.parts)
         asked = read_transcription_request(form.fields, form.files)
         check_task(door, request, asked.model, "transcribe")
         seconds = read_patience(request)

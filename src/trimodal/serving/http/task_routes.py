@@ -106,7 +106,7 @@ def _read(door: Door, request: Request, body: bytes) -> tuple[str | None, list[I
 
 
 def _read_form(door: Door, body: bytes, content_type: str) -> tuple[str | None, list[Item], Options]:
-    form = read_form(body, content_type, door.settings.parts, door.settings.part_header_bytes)
+    form = read_form(body, content_type, door.settings.parts)
     check_keys({**form.fields, **form.files}, ("model", *_PARTS, *_OPTIONS), "the form")
     misplaced = [name for name in form.files if name not in ("image", "audio")] + [
         name for name in form.fields if name in ("image", "audio")

@@ -58,7 +58,7 @@ def read_chat_request(sent: dict[str, Any], limits: Limits) -> ChatRequest:
     most = take_integer(tokens[0], "max_tokens", 1, limits.new_tokens) if tokens else None
     streamed, wishes = sent.get("stream"), take_object(sent.get("stream_options") or {}, "stream_options")
     check_keys(wishes, ("include_usage", "include_obfuscation"), "stream_options")
-    if streamed not in (True, False, None):
+    if not isinstance(streamed, bool | None):
         raise refuse_bad("stream must be true or false", "stream")
     item = read_messages(sent.get("messages"), limits)
     return ChatRequest(model, item, Options(max_tokens=most), bool(streamed), wishes.get("include_usage") is True)
