@@ -6,6 +6,7 @@ import json
 import socket
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 
 import httpx
@@ -41,7 +42,8 @@ def talk(served: Served, *pieces: bytes, pause: float = 0.0, close: bool = False
     with socket.create_connection(("127.0.0.1", served.port)) as line:
         line.settimeout(5)
         for piece in pieces:
-            line.sendall(piece)
+            with suppress(BrokenPipeError):  # it has been told off, and the line cut
+                line.sendall(piece)
             time.sleep(pause)
         if close:
             return b""
