@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +44,7 @@ class ExecutorchSession:
         self.input_names: Sequence[str] = list(self._described["inputs"])
         self.output_names: Sequence[str] = list(self._described["outputs"])
         self._shapes = {name: shape for name, (shape, _) in self._described["inputs"].items()}
-        self.input_types = {name: kind for name, (_, kind) in self._described["inputs"].items()}
+        self.input_types: Mapping[str, str] = {name: kind for name, (_, kind) in self._described["inputs"].items()}
 
     def run(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
         """Arrays (batch, …) by name -> arrays (batch, …) by name, sample by sample."""

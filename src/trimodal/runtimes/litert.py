@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,7 @@ class LitertSession:
         self.output_names: Sequence[str] = signature["outputs"]
         details = self._runner.get_input_details()
         self._shapes = {name: details[name]["shape"].tolist() for name in self.input_names}
-        self.input_types = {name: np.dtype(details[name]["dtype"]).name for name in self.input_names}
+        self.input_types: Mapping[str, str] = {name: np.dtype(details[name]["dtype"]).name for name in self.input_names}
 
     def run(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
         """Arrays (batch, …) by name -> arrays (batch, …) by name, sample by sample."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ class OnnxRuntimeSession:
     def __init__(self, file: Path, threads: int, exact: bool = False) -> None:
         self._file, self._exact, self._runtime = file, exact, _import_runtime()
         self._session = self._open(self._make_options(threads))
-        self.input_types = {value.name: _TYPES.get(value.type, "float32") for value in self._session.get_inputs()}
+        self.input_types: Mapping[str, str] = {value.name: _TYPES.get(value.type, "float32") for value in self._session.get_inputs()}
         self.input_names: Sequence[str] = list(self.input_types)
         self.output_names: Sequence[str] = [value.name for value in self._session.get_outputs()]
 

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-
 from numpy.typing import NDArray
 from PIL import Image
 from safetensors import safe_open
@@ -28,7 +27,8 @@ from trimodal.serving.requests import Item
 Arrays = Mapping[str, NDArray[Any]]
 _FILLING = {"text": "a"}
 _SIDE, _RATE = 8, 16_000
-_TAKEN_ALONE = {"text_model": ("text",), "vision_model": ("image",), "audio_model": ("audio",)}
+TAKEN_ALONE = {"text_model": ("text",), "vision_model": ("image",), "audio_model": ("audio",)}
+"""What a dual encoder's components take."""
 _USUAL_SCALE = 100.0  # where CLIP's training caps it
 
 
@@ -56,7 +56,7 @@ class Asking:
 
     def modalities_of(self, component: str) -> tuple[str, ...]:
         """The modalities whose inputs the component takes."""
-        alone = _TAKEN_ALONE.get(component, ())
+        alone = TAKEN_ALONE.get(component, ())
         return alone if alone and alone[0] in self.modalities else self.modalities
 
     def encode(self, loaded: LoadedSample, wanted: Sequence[str]) -> dict[str, NDArray[Any]]:
@@ -68,7 +68,7 @@ class Asking:
         """
         lacking = [m for m in wanted if getattr(loaded, m) is None]
         if lacking and self.family.name != "multimodal":
-            raise refuse_bad(f"this model needs {' and '.join(wanted)}; {' and '.join(lacking)} {'is' if len(lacking) == 1 else 'are'} missing")
+            raise refuse_bad(f"this model needs {' and '.join(wanted)}; missing: {' and '.join(lacking)}")
         if len(lacking) == len(wanted):
             raise refuse_bad(f"this model takes any of {', '.join(wanted)}; none was given")
         filled = [m for m in self.modalities if m not in wanted and getattr(loaded, m) is None]

@@ -1,5 +1,5 @@
-"""Samples of one shape that wait at the same time are computed together: nobody waits for a batch to fill, and nobody's answer depends on who
-else was in it.
+"""Samples of one shape that wait at the same time are computed together: nobody waits for a batch to fill, and nobody's answer depends on
+who else was in it.
 
 When the model is free it takes the sample that has waited longest, and with it all others of its shape, up to a limit. Under little load
 batches have one sample, under much they grow by themselves. Who has gone away, or whose time is over, is left out. One that fails in a

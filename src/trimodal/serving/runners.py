@@ -63,7 +63,7 @@ class ExportedRunner:
     def __init__(self, model: ExportedModel, runtime: str) -> None:
         self._model, self.runtime = model, runtime
         shapes = {name: (part.inputs, part.outputs) for name, part in model.exported.components.items()}
-        self.cards = {
+        self.cards: Mapping[str, ComponentCard] = {
             name: _make_card(name, inputs, outputs, model.sessions[name].input_types) for name, (inputs, outputs) in shapes.items()
         }
         self.rows = frozenset(name for name, both in shapes.items() if all(s and s[0] == _BATCH for part in both for s in part.values()))
@@ -97,8 +97,9 @@ class TorchRunner:
         set_dequantize_policy_(self._whole.module.eval().requires_grad_(False), "speed")
         parts = {part.name: part for part in split_components(self._whole)}
         self._sessions = {name: TorchSession(part) for name, part in parts.items()}
-        self.cards = {
-            name: _make_card(name, shapes_of(part), _measure_outputs(part), self._sessions[name].input_types) for name, part in parts.items()
+        self.cards: Mapping[str, ComponentCard] = {
+            name: _make_card(name, shapes_of(part), _measure_outputs(part), self._sessions[name].input_types)
+            for name, part in parts.items()
         }  # fmt: skip
         self.rows = frozenset(name for name, part in parts.items() if not part.switches)
 
@@ -127,7 +128,7 @@ class TorchRunner:
 
 @dataclass(frozen=True)
 class Chosen:
-    """The exported folder and the runtime that open a model; the folder itself for PyTorch. `measured` says that it was the fastest here."""
+    """The exported folder and the runtime that open a model; the folder itself for PyTorch. `measured`: it was the fastest here."""
 
     folder: Path
     runtime: str

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from trimodal.errors import ModelError
 from trimodal.formats import measure_folder_size
 from trimodal.models.model import LoadedSample, Output
-from trimodal.serving.asking import Asking, read_asking, read_scale
+from trimodal.serving.asking import TAKEN_ALONE, Asking, read_asking, read_scale
 from trimodal.serving.refusals import refuse_bad
 from trimodal.serving.requests import Boxes, Classes, Embedding, ModelCard, Task, Text
 from trimodal.serving.runners import Chosen, Runner, choose_runner, open_runner
@@ -61,7 +61,8 @@ class ServedModel:
             found.append("classify")
         if "boxes" in kinds:
             found.append("detect")
-        if (says and "audio" in asking.modalities) or ("tokens" in kinds and spoken):
+        spells = asking.processors.text is not None
+        if (says and "audio" in asking.modalities) or ("tokens" in kinds and spoken and spells):
             found.append("transcribe")
         if says and "audio" not in asking.modalities:
             found.append("ask")
@@ -74,9 +75,16 @@ class ServedModel:
         labels = asking.list_labels() if asking is not None and {"classify", "detect"} & set(self.tasks) and not self._matches_texts else ()
         return ModelCard(
             self.name, self.version, "" if asking is None else asking.family.name, self.runner.runtime, self.tasks,
-            () if asking is None else asking.modalities, tuple(self.runner.cards.values()), labels,
+            self.takes, tuple(self.runner.cards.values()), labels,
             bytes=measure_folder_size(self.chosen.folder)[1], extra={"measured": self.chosen.measured},
         )  # fmt: skip
+
+    @cached_property
+    def takes(self) -> tuple[str, ...]:
+        """The modalities that a client can give; what a decoder has said before is none of them."""
+        if self.asking is None:
+            return ()
+        return ("audio",) if self.tasks == ("transcribe",) else self.asking.modalities
 
     @property
     def _has_decoder(self) -> bool:
@@ -92,7 +100,13 @@ class ServedModel:
         return [] if self.asking is None else [output for output in self.asking.outputs if output.kind == "embedding"]
 
     def _find_component(self, output: Output) -> str | None:
-        return next((name for name, card in self.runner.cards.items() if output.field in {spec.name for spec in card.outputs}), None)
+        """The component that gives `output`: under its name, or as the one thing that the tower of its modality gives."""
+        given = {name: [spec.name for spec in card.outputs] for name, card in self.runner.cards.items()}
+        alone = [name for name, outputs in given.items() if TAKEN_ALONE.get(name) == (output.modality,) and len(outputs) == 1]
+        return next((name for name, outputs in given.items() if output.field in outputs), alone[0] if alone else None)
+
+    def _select(self, output: Output, found: Arrays) -> NDArray[Any]:
+        return np.asarray(found[output.field] if output.field in found else next(iter(found.values())))
 
     # What is computed
 
@@ -103,13 +117,11 @@ class ServedModel:
             RefusedError: 400, the sample lacks what the model needs, or holds what it does not take.
         """
         asking = self._require_asking()
-        if task == "embed":
-            component = self._choose_embedder(loaded)
-        elif task == "classify" and self._matches_texts:
+        if task == "embed" or (task == "classify" and self._matches_texts):
             component = self._choose_embedder(loaded)
         else:
             component = next(iter(self.runner.cards))
-        wanted = asking.modalities if task in ("ask", "transcribe") else asking.modalities_of(component)
+        wanted = ("audio",) if task == "transcribe" else asking.modalities if task == "ask" else asking.modalities_of(component)
         if task == "ask" and loaded.image is None and "image" in wanted:
             return Job(component, self._encode_text_alone(loaded))
         arrays = asking.encode(loaded, wanted)
@@ -160,13 +172,14 @@ class ServedModel:
 
     def read_vector(self, job: Job, found: Arrays) -> Embedding:
         """The vector, of length 1, in a component's outputs (1, …)."""
-        output = next(output for output in self._list_vectors() if output.field in found)
+        output = next(output for output in self._list_vectors() if self._find_component(output) == job.component)
         mask = job.arrays.get(output.mask)
-        pooled = pool_embedding(output, torch.from_numpy(np.asarray(found[output.field])), None if mask is None else torch.from_numpy(mask))
+        value = torch.from_numpy(self._select(output, found))
+        pooled = pool_embedding(output, value, None if mask is None else torch.from_numpy(mask))
         vector = pooled[0].float().numpy()
         length = float(np.linalg.norm(vector))
         tokens = int(np.size(job.arrays["input_ids"])) if "input_ids" in job.arrays else 0
-        return Embedding(vector / length if length > 0 else vector, output.modality, tokens)
+        return Embedding((vector / (length or 1.0)).astype(np.float32), output.modality, tokens)
 
     def read_classes(self, found: Arrays, top: int) -> Classes:
         """The likeliest classes of each output of scores (1, classes)."""

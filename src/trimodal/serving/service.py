@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, suppress
 from functools import partial
@@ -34,14 +34,14 @@ from trimodal.serving.speaking import Speaking
 from trimodal.serving.tensor_checks import check_tensors
 
 Arrays = Mapping[str, NDArray[Any]]
-_PLAIN = Options()
+_PLAIN, _USUAL = Options(), Limits()
 _Found = TypeVar("_Found")
 
 
 class Service:
     """The models of one process. All methods that are `async` run in one event loop."""
 
-    def __init__(self, models: Sequence[ServedModel], limits: Limits = Limits(), *, decoders: int = 2) -> None:
+    def __init__(self, models: Sequence[ServedModel], limits: Limits = _USUAL, *, decoders: int = 2) -> None:
         names = [model.name for model in models]
         if twice := sorted({name for name in names if names.count(name) > 1}):
             raise InputError(f"two models are called {twice[0]!r}; give one another name: NAME=FOLDER")
@@ -150,7 +150,7 @@ class Service:
 
     async def stream(
         self, name: str, item: Item, options: Options = _PLAIN, *, seconds: float | None = None
-    ) -> AsyncIterator[str | Text]:
+    ) -> AsyncGenerator[str | Text, None]:
         """The pieces of a text as they are said, and at last the whole `Text`. Closing the iterator ends the work.
 
         Raises:
@@ -180,8 +180,8 @@ class Service:
             raise refuse_bad("the model's chat template does not take these messages", "messages") from failed
 
     def count(self, name: str) -> Mapping[str, float]:
-        """Statistics of a model since the start: `requests`, `items`, `failed`, `refused`, `queued` now, `batches`, `samples`, and seconds in
-        `queue`, `encode`, `compute`."""
+        """Statistics of a model since the start: `requests`, `items`, `failed`, `refused`, `queued` now, `batches`, `samples`, and the seconds
+        of `queue`, `encode` and `compute`."""
         found, batcher = self._counts.get(name, {}), self._batchers.get(name)
         if batcher is None:
             return dict(found)
@@ -229,7 +229,9 @@ class Service:
             raise refuse_bad(f"max_tokens is {asked}; expected 1 to {self.limits.new_tokens}", "max_tokens")
         return asked
 
-    async def _watch(self, model: ServedModel, items: int, cost: float, work: Callable[[], Any]) -> Any:
+    async def _watch(
+        self, model: ServedModel, items: int, cost: float, work: Callable[[], Awaitable[_Found]]
+    ) -> _Found:
         with self._count_request(model, items), self._admission.admit(cost):
             return await work()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
 from concurrent.futures import Executor
 from typing import Any
 
@@ -37,7 +37,7 @@ class Speaking:
         said = [token async for token in self._advance()]
         return self._finish(said)
 
-    async def pieces(self) -> AsyncIterator[str | Text]:
+    async def pieces(self) -> AsyncGenerator[str | Text, None]:
         """What is new of the text with each token, as far as whole characters go, and at last all of it.
 
         Raises:
