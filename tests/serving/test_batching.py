@@ -32,7 +32,9 @@ class Doubler:
         return {"y": 2 * arrays["x"]}
 
 
-def compute(waiting: list[NDArray[Any]], together: frozenset[str] = frozenset({"part"}), seconds: float = 60) -> tuple[list[Any], list[int]]:
+def compute(
+    waiting: list[NDArray[Any]], together: frozenset[str] = frozenset({"part"}), seconds: float = 60
+) -> tuple[list[Any], list[int]]:
     """All of `waiting` in the queue before the first is computed: what each gets, and the batches."""
 
     async def whole() -> list[Any]:
