@@ -1,4 +1,4 @@
-"""Miniatures exported once for all tests of serving, files as clients send them, and the app on a real port with a service without models."""
+"""Miniatures exported once for all tests of serving, files as clients send them, and the app on a real port without models."""
 
 from __future__ import annotations
 
