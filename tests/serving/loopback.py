@@ -12,9 +12,10 @@ import uvicorn
 
 
 class Served:
-    """An app that is served in a thread until `close`."""
+    """An app that is served in a thread until `close`; `service`, where it has one, begins and ends in the same loop."""
 
-    def __init__(self, app: Any, http: str = "httptools") -> None:
+    def __init__(self, app: Any, http: str = "httptools", service: Any = None) -> None:
+        self.service = service
         self.socket = socket.create_server(("127.0.0.1", 0))
         self.port: int = self.socket.getsockname()[1]
         self.server = uvicorn.Server(
@@ -25,7 +26,14 @@ class Served:
         self._wait(10)
 
     def _run(self) -> None:
-        asyncio.run(self.server.serve(sockets=[self.socket]))
+        asyncio.run(self._serve())
+
+    async def _serve(self) -> None:
+        if self.service is not None:
+            await self.service.start()
+        await self.server.serve(sockets=[self.socket])
+        if self.service is not None:
+            await self.service.stop()
 
     @property
     def url(self) -> str:
