@@ -56,7 +56,8 @@ def test_chat(client: openai.OpenAI, fake: FakeService) -> None:
     content = [{"type": "text", "text": "what is this?"}, {"type": "image_url", "image_url": {"url": PNG}}]
     messages = [{"role": "system", "content": "be short"}, {"role": "user", "content": content}]
     answer = client.chat.completions.create(model="talk", messages=messages, max_tokens=9, temperature=0)  # type: ignore[arg-type]
-    assert answer.choices[0].message.content == "ask: be short\nwhat is this? 8"
+    prompt = [("system", "be short"), ("user", [{"type": "text", "text": "what is this?"}, {"type": "image"}])]
+    assert answer.choices[0].message.content == f"ask: {prompt} 8"
     assert answer.choices[0].finish_reason == "stop" and answer.usage is not None and answer.usage.total_tokens == 8
     assert fake.calls[-1]["options"].max_tokens == 9
 
@@ -210,7 +211,7 @@ def test_other_statuses_of_embeddings(client: openai.OpenAI, wrong: dict[str, ob
         {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": PNG}}] * 2}]},
         {"model": "adder"},
         {"messages": [{"role": "user", "content": [{"type": "video", "video": "a"}]}]},
-        {"messages": [{"role": "user", "content": "a"}] * 2},
+        {"messages": [{"role": "tool", "content": "a"}]},
     ],
 )
 def test_bad_chat_requests(client: openai.OpenAI, wrong: dict[str, object]) -> None:

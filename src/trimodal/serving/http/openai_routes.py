@@ -65,10 +65,11 @@ async def chat(door: Door, request: Request) -> ASGIApp:
         asked = read_chat_request(read_object(body, door.limits.json_depth), door.limits)
         check_task(door, request, asked.model, "ask")
         seconds = read_patience(request)
+        item = asked.conversation.make_item(door.service.write_prompt(asked.model, asked.conversation.messages))
         if asked.streamed:
-            pieces = await open_stream(door, request, asked.model, asked.item, asked.options, seconds)
+            pieces = await open_stream(door, request, asked.model, item, asked.options, seconds)
             return EventStream(_write_chat(asked, pieces), tell_refusal, "[DONE]")
-        answers = await work_for(request, door.service.answer(asked.model, "ask", [asked.item], asked.options, seconds=seconds))
+        answers = await work_for(request, door.service.answer(asked.model, "ask", [item], asked.options, seconds=seconds))
         return JSONResponse(write_completion(asked, take_text(answers)))
 
 

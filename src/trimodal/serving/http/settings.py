@@ -29,7 +29,7 @@ class Settings:
     open_metrics: bool = False
     hosts: tuple[str, ...] = ()
     origins: tuple[str, ...] = ()
-    open_paths: tuple[str, ...] = ("/",)
+    open_paths: tuple[str, ...] = ("/", "/playground/")
     bodies_bytes: int = 1024 * MiB
     chunks: int = 65_536
     parts: int = 1024
