@@ -43,6 +43,7 @@ class StubApplication:
     async def app(self, scope: Scope, receive: Receive, send: Send) -> None:
         path = scope["path"]
         if path.startswith("/sleep/"):
+            (self._folder / ".begun").touch()
             await asyncio.sleep(float(path.rpartition("/")[2]))
         elif path.startswith("/block/"):
             time.sleep(float(path.rpartition("/")[2]))
