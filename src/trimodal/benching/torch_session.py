@@ -25,6 +25,7 @@ class TorchSession:
         self._component = component
         self._types = {name: value.dtype for name, value in component.inputs.items()}
         self.input_names: Sequence[str] = list(component.inputs)
+        self.input_types: Mapping[str, str] = {name: str(kind).removeprefix("torch.") for name, kind in self._types.items()}
         self.output_names: Sequence[str] = list(component.outputs)
 
     def run(self, inputs: Arrays) -> dict[str, NDArray[Any]]:

@@ -2,5 +2,5 @@
 
     protocol ──> service ──> admission ──> decode, encode ──> batch ──> runtime ──> answer ──> protocol
 
-Nothing here but `http/`, `grpc/` and `processes/` knows of sockets; `service.py` is the whole of it, in one process, for tests and for engines.
+Nothing here but `http/`, `grpc/` and `processes/` knows of sockets. `service.py` is the whole of it, in one process, for tests and engines.
 """

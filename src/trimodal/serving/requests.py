@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from numpy.typing import NDArray
 import numpy as np
+from numpy.typing import NDArray
 
 Task = Literal["embed", "classify", "detect", "transcribe", "ask"]
 TASKS: tuple[Task, ...] = ("embed", "classify", "detect", "transcribe", "ask")
@@ -31,8 +31,8 @@ class Item:
 class Options:
     """How a task is done.
 
-    `labels` are texts to choose among (`classify` of models that embed images or sounds, and texts); `top` how many are told; `max_tokens` how
-    long a text may become; `language` what is spoken; `dimensions` how many numbers a vector must have.
+    `labels` are texts to choose among (`classify` of models that embed images or sounds, and texts); `top` how many are told; `max_tokens`
+    how long a text may become; `language` what is spoken; `dimensions` how many numbers a vector must have.
     """
 
     labels: tuple[str, ...] = ()
