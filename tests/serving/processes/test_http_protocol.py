@@ -8,7 +8,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 import pytest
-from uvicorn.config import Config
 
 from trimodal.serving.limits import Limits
 from trimodal.serving.processes.acceptor import Acceptor
@@ -17,6 +16,7 @@ from trimodal.serving.processes.gate import Gate
 from trimodal.serving.processes.hosting import Event, Receive, Scope, Send
 from trimodal.serving.processes.http_protocol import MOST_HEADERS
 from trimodal.serving.processes.sockets import bind_socket, find_port
+from trimodal.serving.processes.worker import make_config
 
 LIMITS = Limits(header_seconds=0.3, header_bytes=4096, connections=4, body_seconds=0.5)
 GOOD = b"GET /good HTTP/1.1\r\nHost: localhost\r\n\r\n"
@@ -33,7 +33,8 @@ async def application(scope: Scope, receive: Receive, send: Send) -> None:
         body += event.get("body", b"")
         more = event.get("more_body", False)
     text = b"x" * (32 << 20) if scope["path"] == "/large" else str(len(body)).encode()
-    start: Event = {"type": "http.response.start", "status": 413 if scope["path"] == "/early" else 200, "headers": [(b"content-length", str(len(text)).encode())]}
+    headers = [(b"content-length", str(len(text)).encode())]
+    start: Event = {"type": "http.response.start", "status": 413 if scope["path"] == "/early" else 200, "headers": headers}
     await send(start)
     await send({"type": "http.response.body", "body": text, "more_body": False})
 
@@ -43,8 +44,7 @@ async def serving(limits: Limits = LIMITS) -> AsyncIterator[tuple[int, Acceptor,
     listening = bind_socket("127.0.0.1", 0)
     gate = Gate(application)
     gate.group_ready = True
-    config = Config(gate, http="h11", ws="none", lifespan="off", log_config=None, access_log=False, server_header=False, proxy_headers=False)
-    acceptor = Acceptor([listening], config, limits, EventLog())
+    acceptor = Acceptor([listening], make_config(gate), limits, EventLog())
     acceptor.start()
     try:
         yield find_port(listening), acceptor, gate

@@ -5,5 +5,6 @@
       ├── worker ── its own service; accepts from the shared sockets, tells twice a second that it lives
       └── worker ── …
 
-Workers are the supervisor's own children (it adopts them from the zygote): the kernel ends them with it, and it learns how each of them ended.
+Workers are the supervisor's own children (it adopts them from the zygote): the kernel ends them with it, and it learns how each of
+them ended.
 """

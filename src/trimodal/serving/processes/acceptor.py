@@ -1,4 +1,6 @@
-"""Takes connections from the shared sockets, one at a time, so that a worker that is busy leaves them to others; and never more than it may hold."""
+"""Takes connections from the shared sockets, one at a time, so that a worker that is busy leaves them to others, and never more than
+it may hold.
+"""
 
 from __future__ import annotations
 
@@ -19,8 +21,8 @@ _PAUSE_SECONDS = 0.5
 class Acceptor:
     """The connections of one worker.
 
-    At the most that `limits.connections` allows, a new one takes the place of the one that has been idle for longest; where all are busy, new ones
-    wait in the kernel for this or another worker.
+    At the most that `limits.connections` allows, a new one takes the place of the one that has been idle for longest; where all are busy,
+    new ones wait in the kernel for this or another worker.
     """
 
     def __init__(self, listening: Sequence[socket.socket], config: Config, limits: Limits, log: EventLog) -> None:

@@ -76,8 +76,8 @@ class Worker:
 
 @dataclass(eq=False)
 class Crew:
-    """All workers, and the zygote that they come from. `on_change` is called when the state of one may have changed, `on_leaving` when one asks to be
-    relieved.
+    """All workers, and the zygote that they come from. `on_change` is called when the state of one may have changed, `on_leaving` when
+    one asks to be relieved.
     """
 
     settings: ServeSettings
@@ -136,7 +136,7 @@ class Crew:
                 self._end(worker, code)
 
     def look(self) -> None:
-        """Kill workers that say nothing. Called often; where it was not, this process itself was held up, and they are given time to be heard."""
+        """Kill workers that say nothing. Called often; where it was not, this process itself was held up, and they get time to be heard."""
         now, tick = self._now(), self.settings.beat_seconds
         held_up, self._looked = self._looked and now - self._looked > _LATE_TICKS * tick, now
         for worker in list(self.workers):

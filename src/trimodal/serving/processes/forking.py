@@ -53,7 +53,7 @@ def ask_for_worker(control: socket.socket, slot: int, folders: Sequence[str]) ->
 def _make_surroundings(settings: ServeSettings) -> dict[str, str]:
     """The environment of workers: as many threads as they shall have, before any library reads how many."""
     threads = str(settings.threads)
-    wanted = {name: threads for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
+    wanted = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), threads)
     fixed = {"OPENBLAS_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "GRPC_ENABLE_FORK_SUPPORT": "false", _PROMPTLY: "1"}
     shared = {"PROMETHEUS_MULTIPROC_DIR": settings.metrics} if settings.metrics else {}
     usual = {"TRANSFORMERS_VERBOSITY": "error", "OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "0"}

@@ -24,7 +24,6 @@ class Gate:
         phase: `retiring` answers what still comes and closes its connections, since other workers take the new ones; `draining` refuses it.
         group_ready: whether all workers are ready, as the supervisor says.
         under_way: requests that have no whole answer yet.
-        answered: requests that had one.
     """
 
     def __init__(self, app: Asgi) -> None:
@@ -32,7 +31,6 @@ class Gate:
         self.phase: Phase = "serving"
         self.group_ready = False
         self.under_way = 0
-        self.answered = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -56,7 +54,6 @@ class Gate:
         self.under_way += 1
         try:
             await self._app(scope, receive, send_marked)
-            self.answered += 1
         finally:
             self.under_way -= 1
 

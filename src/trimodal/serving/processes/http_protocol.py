@@ -23,8 +23,8 @@ _LINGER_SECONDS = 2.0
 _LINE_EXTRA = 4  # ": " and the end of the line
 _HOST = re.compile(rb"(?:[A-Za-z0-9._~!$&'()*+,;=%-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
 _SAID = {
-    400: "this is not a request that is understood", 408: "the head of the request did not come in time", 431: "the head of the request is too large",
-    501: "this way of sending a body is not known",
+    400: "this is not a request that is understood", 408: "the head of the request did not come in time",
+    431: "the head of the request is too large", 501: "this way of sending a body is not known",
 }  # fmt: skip
 
 
@@ -98,11 +98,12 @@ class GuardedProtocol(H11Protocol):
             self._expect_head()
         super().data_received(data)
         if self.conn.their_state is not h11.IDLE:
-            self._head_timer = _cancel(self._head_timer)
+            self._cancel("_head_timer")
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Let go of timers, and tell whoever counts connections."""
-        self._head_timer, self._write_timer, self._linger_timer = (_cancel(one) for one in (self._head_timer, self._write_timer, self._linger_timer))
+        for name in ("_head_timer", "_write_timer", "_linger_timer"):
+            self._cancel(name)
         super().connection_lost(exc)
         self._unset_keepalive_if_required()
         self._on_lost()
@@ -117,21 +118,28 @@ class GuardedProtocol(H11Protocol):
     def pause_writing(self) -> None:
         """The client does not read: for so long, and no longer."""
         super().pause_writing()
-        self._write_timer = _cancel(self._write_timer) or self.loop.call_later(self._limits.body_seconds, self.transport.abort)
+        self._cancel("_write_timer")
+        self._write_timer = self.loop.call_later(self._limits.body_seconds, self.transport.abort)
 
     def resume_writing(self) -> None:
         """The client reads again."""
         super().resume_writing()
-        self._write_timer = _cancel(self._write_timer)
+        self._cancel("_write_timer")
 
     def send_400_response(self, msg: str) -> None:
         """Refuse what is no request, with the status that fits, and close."""
         self._refuse(self.conn.status)  # type: ignore[attr-defined]
 
     def linger(self, close: Callable[[], None]) -> None:
-        """Close once the client has had time to read the answer: closed at once, what it still sends would make the kernel take the answer back."""
+        """Close once the client has had time to read the answer: at once, what it still sends would make the kernel take it back."""
         if self._linger_timer is None:
             self._linger_timer = self.loop.call_later(_LINGER_SECONDS, close)
+
+    def _cancel(self, name: str) -> None:
+        timer = getattr(self, name)
+        if timer is not None:
+            timer.cancel()
+            setattr(self, name, None)
 
     def _expect_head(self) -> None:
         if self._head_timer is None:
@@ -180,9 +188,3 @@ class _LingeringTransport:
             self._protocol.linger(self._transport.close)
         else:
             self._transport.close()
-
-
-def _cancel(timer: asyncio.TimerHandle | None) -> None:
-    """Cancel it where there is one; gives back None, what a timer that is not running is."""
-    if timer is not None:
-        timer.cancel()

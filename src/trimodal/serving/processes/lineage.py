@@ -49,7 +49,7 @@ def wait_for_adoption(supervisor: int) -> None:
 
 def reap_children() -> list[tuple[int, int]]:
     """The children that have ended since the last call: number, and exit code or minus the signal."""
-    ended = []
+    ended = list[tuple[int, int]]()
     while True:
         try:
             pid, status = os.waitpid(-1, os.WNOHANG)

@@ -34,8 +34,8 @@ def serve(settings: ServeSettings) -> int:
     try:
         if settings.grpc_port is not None:
             reserved = reserve_port(settings.host, settings.grpc_port)
-        ports = {"port": find_port(http), "grpc_port": find_port(reserved) if reserved else None}
-        known = replace(settings, metrics=str(counters), **ports)
+        grpc_port = find_port(reserved) if reserved else None
+        known = replace(settings, metrics=str(counters), port=find_port(http), grpc_port=grpc_port)
         return supervise(known, [http], EventLog(settings.json_log))
     finally:
         http.close()

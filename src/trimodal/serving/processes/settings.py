@@ -11,8 +11,8 @@ from trimodal.machine import count_cores
 from trimodal.serving.limits import Limits
 
 FACTORY = "trimodal.serving.processes.application:open_application"
-PRELOADED = ("numpy", "PIL.Image", "h11", "uvicorn", "starlette.applications", "prometheus_client", "trimodal.serving.processes.worker")
-"""What every worker needs. Nothing here may start a thread when it is imported, as ONNX Runtime and OpenVINO do: a fork copies no threads."""
+PRELOADED = ("trimodal.serving.processes.worker", "trimodal.serving.processes.application")
+"""What every worker needs. Nothing here may start a thread when it is imported, as ONNX Runtime and OpenVINO do: none is forked along."""
 USUAL_WORKERS = 2
 MOST_WORKERS = 256
 
@@ -26,6 +26,8 @@ class ServeSettings:
         host: address to listen at; `port` for HTTP (0: a free one), `grpc_port` for gRPC where that is wanted.
         workers: processes that answer; `threads` that each of them computes with.
         api_key_file: one key per line; without it nobody is asked for one.
+        names: of the models, folder by folder; without them that of the folder.
+        allowed_hosts: names by which the server may be called, besides its own; without them any, where not only this machine is served.
         json_log: events as JSON, one per line.
         factory: `module:function` that makes an `Application` of these settings.
         preload: modules that are imported once, before workers are forked.
@@ -44,6 +46,8 @@ class ServeSettings:
     workers: int = 1
     threads: int = 1
     api_key_file: str | None = None
+    names: tuple[str, ...] = ()
+    allowed_hosts: tuple[str, ...] = ()
     json_log: bool = False
     factory: str = FACTORY
     preload: tuple[str, ...] = PRELOADED
@@ -66,9 +70,10 @@ class ServeSettings:
 
 def read_settings(text: str) -> ServeSettings:
     """What `to_json` wrote."""
-    found = json.loads(text)
+    found: dict[str, Any] = json.loads(text)
     found["limits"] = Limits(**found["limits"])
-    return ServeSettings(**{name: tuple(value) if isinstance(value, list) else value for name, value in found.items()})
+    found |= {name: tuple(value) for name, value in found.items() if isinstance(value, list)}
+    return ServeSettings(**found)
 
 
 def share_cores(workers: int | None, threads: int | None, cores: int | None = None) -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""The sockets that are listened at. The supervisor holds them for as long as it serves: a connection that waits for a worker outlives any worker."""
+"""The sockets that are listened at. The supervisor holds them for as long as it serves: a connection that waits outlives any worker."""
 
 from __future__ import annotations
 

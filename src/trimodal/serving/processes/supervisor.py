@@ -1,4 +1,4 @@
-"""The parent: it binds, keeps every worker's place filled, drains, and lets a new version take over. It imports no model and answers no request."""
+"""The parent: it keeps every worker's place filled, drains, and lets a new version take over. It imports no model, answers no request."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ class Supervisor:
         finally:
             await self._clear_away()
 
-    # -- places ---------------------------------------------------------------------------------------------------------------------------------
+    # Places
 
     async def _keep(self, slot: Slot) -> None:
         """Keep a place filled."""
@@ -133,8 +133,10 @@ class Supervisor:
         if ready and not self._served:
             self._served = True
             url = write_url(self._settings.host, find_port(self._listening[0]))
-            seconds = round(time.monotonic() - self._begun, 2)
-            self._log.say("serving", url=url, grpc_port=self._settings.grpc_port, workers=len(self._slots), threads=self._settings.threads, seconds=seconds)
+            settings, seconds = self._settings, round(time.monotonic() - self._begun, 2)
+            self._log.say(
+                "serving", url=url, grpc_port=settings.grpc_port, workers=settings.workers, threads=settings.threads, seconds=seconds
+            )
         changed, self._group_ready = ready != self._group_ready, ready
         for worker in self._crew.workers:
             if changed or worker.phase == "starting":
@@ -145,7 +147,7 @@ class Supervisor:
             self._crew.look()
             await asyncio.sleep(self._settings.beat_seconds)
 
-    # -- a new version --------------------------------------------------------------------------------------------------------------------------
+    # A new version
 
     async def _watch(self) -> None:
         """Look whether the folders have changed, and have come to rest."""
@@ -220,7 +222,7 @@ class Supervisor:
         if why is not None:
             self._log.say("worker_stays", worker=slot.number, why=why)
 
-    # -- the end --------------------------------------------------------------------------------------------------------------------------------
+    # The end
 
     def _stop(self, number: int) -> None:
         """The first time drain, the second time end at once."""

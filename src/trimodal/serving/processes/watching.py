@@ -11,8 +11,8 @@ _DEPTH = 3
 
 
 def read_marks(folders: Sequence[str]) -> tuple[Mark, ...]:
-    """Every file of the folders: path, inode, time of its last change in ns, bytes. Links are followed once, hidden files left out; a folder that
-    is not there has none."""
+    """Every file of the folders: path, inode, time of its last change in ns, bytes. Links are followed, hidden files left out; a folder
+    that is not there has none."""
     return tuple(mark for folder in folders for mark in sorted(_read_folder(Path(folder), _DEPTH)))
 
 

@@ -68,7 +68,7 @@ class _Worker:
             return _FAILED
         self._gate = gate = Gate(application.app)
         gate.group_ready, gate.phase = self._group_ready, "serving"
-        acceptor = Acceptor(self._listening, _make_config(gate), self._settings.limits, self._log)
+        acceptor = Acceptor(self._listening, make_config(gate), self._settings.limits, self._log)
         grpc = await self._start_grpc(application)
         beating = asyncio.create_task(self._beat(application, gate, acceptor))
         acceptor.start()
@@ -129,17 +129,21 @@ class _Worker:
         """Tell that this event loop turns, and what it has to do."""
         while True:
             acceptor.state.default_headers = [(b"date", formatdate(usegmt=True).encode())]
-            self._channel.send({"beat": gate.under_way, "answered": gate.answered, "connections": acceptor.count, "ready": application.ready})
+            self._channel.send({"beat": gate.under_way, "connections": acceptor.count, "ready": application.ready})
             await asyncio.sleep(self._settings.beat_seconds)
 
     async def _finish(self, application: Application, gate: Gate, acceptor: Acceptor, grpc: Stoppable | None) -> None:
-        """Retiring: accept no more, answer what comes over what is open. Draining: accept and refuse, until the supervisor says that all are done."""
+        """Retiring: accept no more, answer what comes over what is open. Draining: refuse, until the supervisor says that all are done."""
         until = time.monotonic() + self._seconds
         gate.phase = self._phase
         ending = asyncio.create_task(grpc.stop(self._seconds)) if grpc is not None else None
         if gate.phase == "retiring":
             acceptor.stop()
-        while time.monotonic() < until and (gate.under_way or (ending and not ending.done()) or (gate.phase == "retiring" and acceptor.count)):
+
+        def has_work() -> bool:
+            return bool(gate.under_way or (ending and not ending.done()) or (gate.phase == "retiring" and acceptor.count))
+
+        while time.monotonic() < until and has_work():
             await asyncio.sleep(_LOOK_SECONDS)
         if gate.phase == "draining":
             self._channel.send({"idle": gate.under_way})
@@ -163,5 +167,6 @@ async def _close_connections(acceptor: Acceptor) -> None:
     acceptor.abort_all()
 
 
-def _make_config(gate: Gate) -> Config:
+def make_config(gate: Gate) -> Config:
+    """What uvicorn is told of an application behind a gate."""
     return Config(gate, http="h11", ws="none", lifespan="off", log_config=None, access_log=False, server_header=False, proxy_headers=False)

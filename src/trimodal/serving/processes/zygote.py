@@ -1,7 +1,7 @@
 """The process that workers are forked from: it has imported what they need, has one thread and no session of any runtime.
 
-Started as `python -m trimodal.serving.processes.zygote CONTROL`; the supervisor sends a line of JSON and the worker's end of a channel for each
-worker that it wants. A worker is forked twice, so that its parent ends at once and the supervisor adopts it.
+The supervisor starts it as `python -m trimodal.serving.processes.zygote CONTROL SUPERVISOR`, and sends a line of JSON and the worker's
+end of a channel for each worker that it wants. A worker is forked twice, so that its parent ends at once and the supervisor adopts it.
 """
 
 from __future__ import annotations
@@ -51,7 +51,8 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def _import_all(modules: Sequence[str], log: EventLog) -> None:
-    """Import them; one that is not installed is left to whoever needs it. What is there then is not looked through for garbage, so that forks share it."""
+    """Import them; one that is not installed is left to whoever needs it. What is there then is not looked through for garbage, so that
+    forks share it."""
     gc.disable()
     for module in modules:
         try:
@@ -65,7 +66,9 @@ def _import_all(modules: Sequence[str], log: EventLog) -> None:
         log.say("threads_before_fork", message="an import has started threads, which workers will not have", threads=_count_threads())
 
 
-def _fork_worker(settings: ServeSettings, order: Message, channel: int, listening: Sequence[socket.socket], control: socket.socket) -> None:
+def _fork_worker(
+    settings: ServeSettings, order: Message, channel: int, listening: Sequence[socket.socket], control: socket.socket
+) -> None:
     between = os.fork()
     if between:
         os.close(channel)
@@ -80,7 +83,9 @@ def _fork_worker(settings: ServeSettings, order: Message, channel: int, listenin
         os._exit(1)
 
 
-def _become_worker(settings: ServeSettings, order: Message, channel: socket.socket, listening: Sequence[socket.socket], control: socket.socket) -> None:
+def _become_worker(
+    settings: ServeSettings, order: Message, channel: socket.socket, listening: Sequence[socket.socket], control: socket.socket
+) -> None:
     """The rest of a worker's life; does not return."""
     control.close()
     wait_for_adoption(order["supervisor"])
