@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from trimodal.benching.inputs import Shape
 from trimodal.exporting.component import Component
 from trimodal.exporting.components import split_components
 from trimodal.formats import open_model
 from trimodal.layers import set_dequantize_policy_
+from trimodal.runtimes.example_inputs import Shape
 from trimodal.runtimes.session import Arrays
 
 

@@ -36,7 +36,8 @@ class OpenVinoSession:
         runtime = _import_runtime()
         self._model = _compile(runtime, file, threads, exact)
         self._request = self._model.create_infer_request()
-        self.input_types: Mapping[str, str] = {_name_of(port): _TYPES.get(port.element_type.get_type_name(), "float32") for port in self._model.inputs}
+        types = {_name_of(port): port.element_type.get_type_name() for port in self._model.inputs}
+        self.input_types: Mapping[str, str] = {name: _TYPES.get(kind, "float32") for name, kind in types.items()}
         self.input_names: Sequence[str] = list(self.input_types)
         self.output_names: Sequence[str] = [_name_of(port) for port in self._model.outputs]
         self._has_run = False

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from trimodal.benching.inputs import make_inputs
 from trimodal.errors import InputError, IntegrityError
+from trimodal.runtimes.example_inputs import make_inputs
 from trimodal.runtimes.part import PAST
 from trimodal.serving.requests import ComponentCard
 from trimodal.serving.runners import Runner

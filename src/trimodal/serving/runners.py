@@ -22,6 +22,7 @@ from trimodal.formats import open_model
 from trimodal.layers import set_dequantize_policy_
 from trimodal.runtimes.exported_model import ExportedModel, open_export
 from trimodal.runtimes.generation import generate_stepwise
+from trimodal.runtimes.recorded_answers import check_answers
 from trimodal.runtimes.shape_checks import check_ids
 from trimodal.serving.requests import ComponentCard, TensorSpec
 
@@ -58,7 +59,11 @@ class Runner(Protocol):
 
 
 class ExportedRunner:
-    """The files that `trimodal export` wrote, in ONNX Runtime or OpenVINO."""
+    """The files that `trimodal export` wrote, in ONNX Runtime or OpenVINO. They are asked what was recorded when they were written.
+
+    Raises:
+        IntegrityError: they answer something else.
+    """
 
     def __init__(self, model: ExportedModel, runtime: str) -> None:
         self._model, self.runtime = model, runtime
@@ -66,6 +71,8 @@ class ExportedRunner:
         self.cards: Mapping[str, ComponentCard] = {
             name: _make_card(name, inputs, outputs, model.sessions[name].input_types) for name, (inputs, outputs) in shapes.items()
         }
+        for name, recorded in model.exported.answers.items():
+            check_answers(f"{model.exported.folder.name}, {name}", model.sessions[name], shapes[name][0], recorded, model.words)
         self.rows = frozenset(name for name, both in shapes.items() if all(s and s[0] == _BATCH for part in both for s in part.values()))
 
     def run(self, component: str, arrays: Arrays) -> dict[str, NDArray[Any]]:

@@ -19,6 +19,7 @@ from trimodal.serving.asking import TAKEN_ALONE, Asking, read_asking, read_scale
 from trimodal.serving.refusals import refuse_bad
 from trimodal.serving.requests import Boxes, Classes, Embedding, ModelCard, Task, Text
 from trimodal.serving.runners import Chosen, Runner, choose_runner, open_runner
+from trimodal.serving.trust import check_accounted
 from trimodal.verification.tasks import pool_embedding
 
 Arrays = Mapping[str, NDArray[Any]]
@@ -241,6 +242,7 @@ def open_served(folder: str | Path, name: str = "", version: str = "1", *, threa
     """
     place = Path(folder)
     chosen = choose_runner(place, runtime)
+    check_accounted(chosen.folder)
     asking = read_asking(place) if (place / "config.json").is_file() else None
     return ServedModel(name or place.resolve().name, version, place, chosen, open_runner(chosen, threads), asking)
 

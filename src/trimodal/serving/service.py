@@ -180,8 +180,8 @@ class Service:
             raise refuse_bad("the model's chat template does not take these messages", "messages") from failed
 
     def count(self, name: str) -> Mapping[str, float]:
-        """Statistics of a model since the start: `requests`, `items`, `failed`, `refused`, `queued` now, `batches`, `samples`, and the seconds
-        of `queue`, `encode` and `compute`."""
+        """Statistics of a model since the start: `requests`, `items`, `failed`, `refused`, `queued` now, `batches`, `samples`, and the
+        seconds of `queue`, `encode` and `compute`."""
         found, batcher = self._counts.get(name, {}), self._batchers.get(name)
         if batcher is None:
             return dict(found)
