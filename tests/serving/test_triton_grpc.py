@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import threading
 from collections.abc import Iterator
 
@@ -14,8 +15,9 @@ from tritonclient import grpc as triton
 from tritonclient.grpc import service_pb2
 from tritonclient.utils import InferenceServerException
 
+from trimodal.errors import InputError
 from trimodal.serving.grpc.messages import HEALTH_MESSAGES
-from trimodal.serving.grpc.server import make_grpc_server
+from trimodal.serving.grpc.server import make_grpc_server, start_grpc_server
 from trimodal.serving.limits import Limits
 from trimodal.serving.refusals import RefusedError
 
@@ -219,6 +221,20 @@ def test_keys() -> None:
             assert client.infer("adder", _inputs(), headers={"authorization": "Bearer right"}).as_numpy("mean").tolist() == [13, 19]
     finally:
         served.close()
+
+
+def test_ports_are_shared_by_processes_and_else_refused_in_words() -> None:
+    async def listen_twice() -> None:
+        with socket.create_server(("127.0.0.1", 0)) as taken:
+            port = taken.getsockname()[1]
+            with pytest.raises(InputError, match="choose another --grpc-port"):
+                await start_grpc_server(FakeService(), "127.0.0.1", port)
+        first = await start_grpc_server(FakeService(), "127.0.0.1", port)
+        second = await start_grpc_server(FakeService(), "127.0.0.1", port)
+        await first.stop(1)
+        await second.stop(1)
+
+    asyncio.run(listen_twice())
 
 
 def test_grpcs_own_health_check(port: int) -> None:

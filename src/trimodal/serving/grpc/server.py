@@ -7,13 +7,29 @@ from collections.abc import Sequence
 import grpc
 from grpc import aio
 
+from trimodal.errors import InputError
 from trimodal.serving.grpc.servicer import Servicer
 from trimodal.serving.service import Service
 
 
+async def start_grpc_server(service: Service, host: str, port: int, keys: Sequence[str] = ()) -> aio.Server:
+    """A server that listens at `port`, where servers of other processes may listen too; `stop` it with the seconds that calls under way
+    have.
+
+    Raises:
+        InputError: the port cannot be had.
+    """
+    server = make_grpc_server(service, keys, share_port=True)
+    try:
+        server.add_insecure_port(f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
+    except RuntimeError as error:
+        raise InputError(f"gRPC cannot listen at {host}, port {port}; choose another --grpc-port") from error
+    await server.start()
+    return server
+
+
 def make_grpc_server(service: Service, keys: Sequence[str] = (), *, share_port: bool = False) -> aio.Server:
-    """A server for `service` without a port; `add_insecure_port`, `start` and `stop` it in the service's event loop. It neither starts
-    nor stops the service.
+    """A server for `service` without a port. It neither starts nor stops the service, and lives in its event loop.
 
     Args:
         keys: as `Servicer` says.
