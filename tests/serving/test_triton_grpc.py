@@ -11,34 +11,16 @@ import grpc
 import numpy as np
 import pytest
 from fake_service import FakeService
+from grpc_loopback import GrpcServed
 from tritonclient import grpc as triton
 from tritonclient.grpc import service_pb2
 from tritonclient.utils import InferenceServerException
 
 from trimodal.errors import InputError
 from trimodal.serving.grpc.messages import HEALTH_MESSAGES
-from trimodal.serving.grpc.server import make_grpc_server, start_grpc_server
+from trimodal.serving.grpc.server import start_grpc_server
 from trimodal.serving.limits import Limits
 from trimodal.serving.refusals import RefusedError
-
-
-class GrpcServed:
-    """The servicer in a thread."""
-
-    def __init__(self, service: FakeService, keys: tuple[str, ...] = ()) -> None:
-        self.loop = asyncio.new_event_loop()
-        threading.Thread(target=self.loop.run_forever, daemon=True).start()
-        self.port = asyncio.run_coroutine_threadsafe(self._start(service, keys), self.loop).result(10)
-
-    async def _start(self, service: FakeService, keys: tuple[str, ...]) -> int:
-        self.server = make_grpc_server(service, keys)
-        port = self.server.add_insecure_port("127.0.0.1:0")
-        await self.server.start()
-        return port
-
-    def close(self) -> None:
-        asyncio.run_coroutine_threadsafe(self.server.stop(None), self.loop).result(10)
-        self.loop.call_soon_threadsafe(self.loop.stop)
 
 
 @pytest.fixture(scope="module")

@@ -27,7 +27,7 @@ from trimodal.serving.open_inference.requests import (
     check_parameters,
 )
 from trimodal.serving.refusals import refuse_bad
-from trimodal.serving.strict_json import shorten
+from trimodal.serving.strict_json import check_keys, shorten
 
 _CONTENTS = {
     "BOOL": "bool_contents", "INT8": "int_contents", "INT16": "int_contents", "INT32": "int_contents", "INT64": "int64_contents",
@@ -53,8 +53,7 @@ def read_message(entry: Entry, message: Any, limits: Limits, seconds: float | No
     parameters.pop("binary_data_output", None)
     names: list[str] = []
     for output in message.outputs:
-        if output.parameters:
-            raise refuse_bad("parameters of an output are not known", "outputs")
+        check_keys(_read_parameters(output.parameters), ("binary_data",), "parameters of an output")
         names.append(check_output(output.name, names, entry))
     waits = [wait for wait in (seconds, parameters.pop("timeout", None)) if wait is not None]
     return InferRequest(entry, arrays, check_id(message.id), tuple(names), seconds=min(waits, default=None), wishes=parameters)
@@ -73,8 +72,10 @@ def write_message(response: InferResponse) -> Any:
 def _read_tensor(tensor: Any, raw: bytes | None, limits: Limits) -> NDArray[Any]:
     datatype = check_datatype(tensor.datatype, tensor.name)
     shape = check_shape(list(tensor.shape), tensor.name, limits.body_bytes)
-    if tensor.parameters:
-        raise refuse_bad(f"parameters of input {shorten(tensor.name)!r} are not known", tensor.name[:64])
+    said = _read_parameters(tensor.parameters)
+    check_keys(said, ("binary_data_size",), "parameters of an input")  # KServe's client says it here too
+    if said and said["binary_data_size"] != len(raw or b""):
+        raise refuse_bad(f"input {shorten(tensor.name)!r} has another length than its binary_data_size", tensor.name[:64])
     filled = [field.name for field, _ in tensor.contents.ListFields()]
     if raw is not None:
         if filled:
