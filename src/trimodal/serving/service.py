@@ -212,7 +212,8 @@ class Service:
         if not items:
             raise refuse_bad("there is nothing to answer: no item was given", "input")
         if options.dimensions not in (None, model.card.width):
-            raise refuse_bad(f"dimensions cannot be chosen: {model.name} has {model.card.width}", "dimensions")
+            known = f": it has {model.card.width}" if model.card.width else ""
+            raise refuse_bad(f"dimensions cannot be chosen of {model.name}{known}", "dimensions")
         if len(items) > self.limits.items:
             raise refuse_large(f"{len(items)} items in one request; at most {self.limits.items} are taken", "input")
         matches = task == "classify" and not model.card.labels

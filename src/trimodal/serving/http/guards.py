@@ -10,6 +10,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from trimodal.serving.http.doors import close_unread
 from trimodal.serving.http.errors import answer_refusal
+from trimodal.serving.http.metrics import Metrics
 from trimodal.serving.http.settings import Settings
 from trimodal.serving.keys import Keys
 from trimodal.serving.limits import Limits
@@ -22,8 +23,8 @@ _SINGLE = ("content-length", "host", "authorization", "content-encoding", "infer
 class Guards:
     """The app `inner`, behind all that can be said from a request's first lines."""
 
-    def __init__(self, inner: ASGIApp, limits: Limits, settings: Settings) -> None:
-        self.inner, self.limits, self.settings = inner, limits, settings
+    def __init__(self, inner: ASGIApp, limits: Limits, settings: Settings, metrics: Metrics) -> None:
+        self.inner, self.limits, self.settings, self.metrics = inner, limits, settings, metrics
         self.keys = Keys(settings.keys)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -34,6 +35,7 @@ class Guards:
         try:
             self._check(scope)
         except RefusedError as refused:
+            self.metrics.note("", "", int(refused.status), 0.0)
             await close_unread(answer_refusal(refused, scope["path"]), scope)(scope, receive, send)
             return
         await self.inner(scope, receive, send)

@@ -11,7 +11,7 @@ from starlette.responses import JSONResponse, PlainTextResponse
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
-from trimodal.serving.http.doors import Door, make_route, note_model, work_for
+from trimodal.serving.http.doors import Door, make_route, note_model, read_apart, work_for
 from trimodal.serving.http.events import EventStream
 from trimodal.serving.http.uploads import read_form
 from trimodal.serving.openai.chat import ChatRequest, read_chat_request, write_completion, write_end, write_piece
@@ -53,7 +53,7 @@ async def tell_one_model(door: Door, request: Request) -> ASGIApp:
 async def embed(door: Door, request: Request) -> ASGIApp:
     """POST /v1/embeddings."""
     async with door.reader.hold(request) as body:
-        asked = read_embedding_request(read_object(body, door.limits.json_depth), door.limits)
+        asked = await read_apart(body, lambda body: read_embedding_request(read_object(body, door.limits.json_depth), door.limits))
         check_task(door, request, asked.model, "embed")
         work = door.service.answer(asked.model, "embed", asked.items, asked.options, seconds=read_patience(request))
         return JSONResponse(write_embeddings(asked, await work_for(request, work)))
@@ -62,7 +62,7 @@ async def embed(door: Door, request: Request) -> ASGIApp:
 async def chat(door: Door, request: Request) -> ASGIApp:
     """POST /v1/chat/completions."""
     async with door.reader.hold(request) as body:
-        asked = read_chat_request(read_object(body, door.limits.json_depth), door.limits)
+        asked = await read_apart(body, lambda body: read_chat_request(read_object(body, door.limits.json_depth), door.limits))
         check_task(door, request, asked.model, "ask")
         seconds = read_patience(request)
         item = asked.conversation.make_item(door.service.write_prompt(asked.model, asked.conversation.messages))

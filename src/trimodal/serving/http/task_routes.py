@@ -19,7 +19,7 @@ from starlette.responses import JSONResponse
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
-from trimodal.serving.http.doors import Door, Endpoint, make_route, note_model, work_for
+from trimodal.serving.http.doors import Door, Endpoint, make_route, note_model, read_apart, work_for
 from trimodal.serving.http.errors import answer_refusal
 from trimodal.serving.http.uploads import read_form
 from trimodal.serving.limits import Limits
@@ -39,7 +39,7 @@ def list_task_routes(door: Door) -> list[Route]:
 def _make_endpoint(task: Task) -> Endpoint:
     async def endpoint(door: Door, request: Request) -> ASGIApp:
         async with door.reader.hold(request) as body:
-            name, items, options = _read(door, request, body)
+            name, items, options = await read_apart(body, lambda body: _read(door, request, body))
             model = find_model(door, task, name)
             note_model(request, model)
             answers = await work_for(request, door.service.answer(model, task, items, options))
