@@ -1,14 +1,19 @@
-"""Miniatures exported once for all tests of serving, and files as clients send them."""
+"""Miniatures exported once for all tests of serving, files as clients send them, and the app on a real port without models."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from fake_service import FakeService
+from loopback import Served
 from media_files import make_png, make_wav
 
 from trimodal.exporting.export import export
 from trimodal.networks.tiny import write_miniature
+from trimodal.serving.http.app import make_app
+from trimodal.serving.http.settings import Settings
 
 
 @pytest.fixture(scope="session")
@@ -30,3 +35,15 @@ def png() -> bytes:
 @pytest.fixture(scope="session")
 def wav() -> bytes:
     return make_wav()
+
+
+@pytest.fixture(scope="module")
+def fake() -> FakeService:
+    return FakeService()
+
+
+@pytest.fixture(scope="module")
+def served(fake: FakeService) -> Iterator[Served]:
+    one = Served(make_app(fake, Settings()))
+    yield one
+    one.close()

@@ -1,4 +1,8 @@
-"""Who gets in: work is counted by what it will cost, the queue is bounded, and who is turned away is told when to come again."""
+"""Who gets in: work is counted by what it will cost, the queue is bounded, and who is turned away is told when to come again.
+
+A burst may fill the queue. A queue that stands, because more comes than can be done, is kept as short as `wait_seconds` of work: waiting
+longer would answer nobody sooner (Nichols, Jacobson 2012, "Controlling queue delay", whose CoDel tells the two apart in the same way).
+"""
 
 from __future__ import annotations
 
@@ -22,12 +26,19 @@ def predict_cost(item: Item, new_tokens: int = 0) -> float:
 
 
 class Admission:
-    """The bounded queue of one service. It counts cost that waits or is worked on; `rate` is the cost that is done in a second."""
+    """The bounded queue of one service. It counts cost that waits or is worked on; `rate` is the cost that is done in a second.
 
-    def __init__(self, most: float, clock: Callable[[], float] = time.monotonic) -> None:
-        self._most, self._clock = most, clock
+    `most` bounds it always, `wait_seconds` of work once it has been longer than that for `burst_seconds`; `least` always fits.
+    """
+
+    def __init__(
+        self, most: float, wait_seconds: float = math.inf, burst_seconds: float = 0.5, least: float = 8.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:  # fmt: skip
+        self._most, self._wait, self._burst, self._least, self._clock = most, wait_seconds, burst_seconds, least, clock
         self.waiting = 0.0
         self.rate = 0.0
+        self._long_since: float | None = None
         self._done, self._busy_since, self._measured = 0.0, 0.0, 0.0
 
     @contextmanager
@@ -39,7 +50,7 @@ class Admission:
         """
         if cost > self._most:
             raise refuse_large(f"this is work for {cost:.0f} usual samples; at most {self._most:.0f} are taken at once, send fewer")
-        if self.waiting + cost > self._most:
+        if self.waiting + cost > self._find_bound() and self.waiting:
             wait = self.estimate_wait()
             raise RefusedError(429, f"{self.waiting:.0f} samples are waiting and no more fit; try again in {wait:.0f} s", retry_after=wait)
         if not self.waiting:
@@ -50,6 +61,16 @@ class Admission:
         finally:
             self.waiting = max(self.waiting - cost, 0.0)
             self._note_done(cost)
+
+    def _find_bound(self) -> float:
+        """How much may wait now."""
+        short = max(self.rate * self._wait, self._least) if self.rate > 0 and math.isfinite(self._wait) else self._most
+        if self.waiting < short:
+            self._long_since = None
+        elif self._long_since is None:
+            self._long_since = self._clock()
+        stands = self._long_since is not None and self._clock() - self._long_since >= self._burst
+        return min(short, self._most) if stands else self._most
 
     def estimate_wait(self) -> float:
         """In how many seconds what waits now will be done, a whole number from 1 to 60."""

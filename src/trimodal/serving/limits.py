@@ -23,6 +23,7 @@ class Limits:
         decode_bytes: memory of the process that decodes; `decode_seconds` that one file may take there.
         batch: samples that are computed at once.
         queue: samples that may wait, over all requests; more are refused with 429.
+        wait_seconds: of work that may wait when more comes than can be done, and has for `burst_seconds`; more is refused with 429.
         request_seconds: the longest that a request waits for its answer where it does not say less.
         new_tokens: the most that a text may be continued by; `usual_tokens` where nothing is asked.
         connections: open at the same time per process.
@@ -43,6 +44,8 @@ class Limits:
     decode_seconds: float = 10.0
     batch: int = 16
     queue: int = 256
+    wait_seconds: float = 0.1
+    burst_seconds: float = 0.5
     request_seconds: float = 60.0
     new_tokens: int = 1024
     usual_tokens: int = 256

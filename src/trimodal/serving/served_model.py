@@ -12,9 +12,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from trimodal.benching.variants import TORCH
 from trimodal.errors import ModelError
 from trimodal.formats import measure_folder_size
 from trimodal.models.model import LoadedSample, Output
+from trimodal.runtimes.exported_folder import read_exported
 from trimodal.serving.asking import TAKEN_ALONE, Asking, read_asking, read_scale
 from trimodal.serving.refusals import refuse_bad
 from trimodal.serving.requests import Boxes, Classes, Embedding, ModelCard, Task, Text
@@ -77,7 +79,7 @@ class ServedModel:
         return ModelCard(
             self.name, self.version, "" if asking is None else asking.family.name, self.runner.runtime, self.tasks,
             self.takes, tuple(self.runner.cards.values()), labels,
-            bytes=measure_folder_size(self.chosen.folder)[1], extra={"measured": self.chosen.measured},
+            bytes=_measure_bytes(self.chosen), extra={"measured": self.chosen.measured},
         )  # fmt: skip
 
     @cached_property
@@ -245,6 +247,14 @@ def open_served(folder: str | Path, name: str = "", version: str = "1", *, threa
     check_accounted(chosen.folder)
     asking = read_asking(place) if (place / "config.json").is_file() else None
     return ServedModel(name or place.resolve().name, version, place, chosen, open_runner(chosen, threads), asking)
+
+
+def _measure_bytes(chosen: Chosen) -> int:
+    """What lies on disk of the model that runs: its exported files, or its weights."""
+    if chosen.runtime == TORCH:
+        return measure_folder_size(chosen.folder)[1]
+    parts = read_exported(chosen.folder, check=False).components.values()
+    return sum((chosen.folder / file).stat().st_size for file in {file for part in parts for file in part.files})
 
 
 def _to_shares(scores: NDArray[np.float64]) -> NDArray[np.float64]:

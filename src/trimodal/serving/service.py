@@ -47,7 +47,7 @@ class Service:
             raise InputError(f"two models are called {twice[0]!r}; give one another name: NAME=FOLDER")
         self.limits = limits
         self._models = {model.name: model for model in models}
-        self._admission = Admission(limits.queue)
+        self._admission = Admission(limits.queue, limits.wait_seconds, limits.burst_seconds)
         self._decoders = Decoders(limits, decoders)
         self._encoding = ThreadPoolExecutor(1, "encode")
         self._computing = ThreadPoolExecutor(1, "compute")  # one at a time, with all threads of the runtime
