@@ -23,7 +23,7 @@ from trimodal.serving.ray_engine.options import describe_http
 
 _SOURCE = Path(__file__).resolve().parents[3]
 _STORE_BYTES = 128 << 20
-_APPLICATION = "trimodal"
+_APPLICATION, _LOOPBACK = "trimodal", "127.0.0.1"
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -49,7 +49,7 @@ def begin_cluster(settings: ServeSettings, **options: Any) -> None:
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
     path = os.pathsep.join([str(_SOURCE), *filter(None, [os.environ.get("PYTHONPATH")])])
     ray.init(
-        num_cpus=max(settings.workers * settings.threads, 1) + 1, include_dashboard=False, object_store_memory=_STORE_BYTES,
+        _node_ip_address=_LOOPBACK, num_cpus=max(settings.workers * settings.threads, 1) + 1, include_dashboard=False, object_store_memory=_STORE_BYTES,
         runtime_env={"env_vars": {"PYTHONPATH": path, "HF_HUB_OFFLINE": os.environ.get("HF_HUB_OFFLINE", "0")}}, log_to_driver=False,
         logging_level="ERROR", **options,
     )  # fmt: skip
