@@ -7,13 +7,15 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from trimodal.application import add_command
+from trimodal.application import add_command, print_result
+from trimodal.arguments import ForceOption, JsonOption, OutputOption
 from trimodal.lazy import lazy_module
 
 if TYPE_CHECKING:
+    from trimodal.packaging import package as packages
     from trimodal.serving.processes import command
 else:
-    command = lazy_module("trimodal.serving.processes.command")
+    command, packages = lazy_module("trimodal.serving.processes.command"), lazy_module("trimodal.packaging.package")
 
 _FOLDERS = "Folders that `trimodal compress` or `trimodal export` wrote, each as FOLDER or NAME=FOLDER."
 
@@ -63,3 +65,36 @@ def serve(
     code = command.run_server(asked, engine)
     if code:
         raise typer.Exit(code)
+
+
+@add_command
+def package(
+    folder: Annotated[
+        Path, typer.Argument(metavar="OUT", help="A folder that `trimodal compress` or `trimodal export` wrote.", show_default=False)
+    ],
+    output: OutputOption,
+    kind: Annotated[
+        Literal["docker", "compose", "kubernetes", "triton", "ray"],
+        typer.Option("--for", help="The program that will serve it.", show_default=False),
+    ],
+    name: Annotated[
+        str | None, typer.Option("--name", help="Of the model and what is named after it; by default the folder's.", show_default=False)
+    ] = None,
+    image: Annotated[str | None, typer.Option("--image", help="Of the container, with its tag.", show_default=False)] = None,
+    replicas: Annotated[int, typer.Option("--replicas", help="Servers side by side.")] = 2,
+    workers: Annotated[int, typer.Option("--workers", help="Processes of each server.")] = 2,
+    threads: Annotated[int, typer.Option("--threads", help="Of each process.")] = 1,
+    force: ForceOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Write what another program needs to serve a compressed model: an image, manifests, a model repository.
+
+    Example: `trimodal package demo-out -o demo-compose --for compose`
+    """
+    found = packages.package(
+        folder, output, kind, force=force, name=name, image=image, replicas=replicas, workers=workers, threads=threads
+    )
+    if as_json:
+        print_result(found.to_json())
+    else:
+        print_result("\n".join([f"written: {output} ({len(found.files)} files); run there:", *(f"  {line}" for line in found.commands)]))

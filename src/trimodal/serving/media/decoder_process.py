@@ -9,12 +9,14 @@ Its memory is capped, so that a file that unfolds without end ends this process 
 from __future__ import annotations
 
 import json
+import os
 import resource
 import struct
 import sys
 from typing import Any, BinaryIO
 
 from trimodal.serving.media.decoding import MediaLimits, decode_media
+from trimodal.serving.processes.lineage import die_with
 from trimodal.serving.refusals import RefusedError
 
 _LENGTH = struct.Struct("<Q")
@@ -44,7 +46,9 @@ def answer_job(head: dict[str, Any], data: bytes) -> bytes:
 
 
 def main() -> None:
-    """Decode what comes until nothing comes any more."""
+    """Decode what comes until nothing comes any more, or the process that asks is gone."""
+    if sys.platform.startswith("linux"):
+        die_with(os.getppid())
     if len(sys.argv) > 1:
         most = int(sys.argv[1])
         resource.setrlimit(resource.RLIMIT_AS, (most, most))

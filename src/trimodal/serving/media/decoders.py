@@ -68,7 +68,7 @@ class Decoders:
 
     async def _begin(self) -> Process:
         command = [sys.executable, "-m", _PROGRAM, str(self._limits.decode_bytes)]
-        process = await asyncio.create_subprocess_exec(*command, stdin=PIPE, stdout=PIPE, limit=2**24, process_group=0)
+        process = await asyncio.create_subprocess_exec(*command, stdin=PIPE, stdout=PIPE, limit=2**24, start_new_session=True)
         self._running.add(process)
         return process
 

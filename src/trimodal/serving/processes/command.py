@@ -11,6 +11,7 @@ from trimodal.errors import InputError
 from trimodal.serving.limits import Limits
 from trimodal.serving.processes.serve import serve
 from trimodal.serving.processes.settings import ServeSettings, share_cores
+from trimodal.serving.ray_engine.run import run_on_ray
 
 Engine = Literal["local", "ray"]
 _NEEDED = ("uvicorn", "starlette", "h11", "prometheus_client")
@@ -42,7 +43,8 @@ def run_server(asked: Asked, engine: Engine = "local") -> int:
     """
     if missing := [name for name in _NEEDED if find_spec(name) is None]:
         raise InputError(f"serving needs {', '.join(missing)}, which are not installed; pip install 'trimodal[serve]'")
-    return serve(make_settings(asked))
+    settings = make_settings(asked)
+    return run_on_ray(settings) if engine == "ray" else serve(settings)
 
 
 def make_settings(asked: Asked) -> ServeSettings:

@@ -1,0 +1,55 @@
+"""The program that `trimodal serve --engine ray` becomes, in Ray's environment: a cluster of this machine, one deployment, until it is told to end."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray import serve
+
+from trimodal.serving.processes.events import EventLog
+from trimodal.serving.processes.settings import ServeSettings, read_settings
+from trimodal.serving.processes.sockets import write_url
+from trimodal.serving.ray_engine.deployment import build_deployment
+from trimodal.serving.ray_engine.options import describe_http
+
+_SOURCE = Path(__file__).resolve().parents[3]
+_STORE_BYTES = 128 << 20
+_APPLICATION, _LOOPBACK = "trimodal", "127.0.0.1"
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Serve what the settings in the first argument say; ends with SIGTERM or SIGINT."""
+    settings, log, begun = read_settings(arguments[0]), EventLog(json.loads(arguments[0])["json_log"]), time.monotonic()
+    begin_cluster(settings)
+    serve.start(proxy_location="HeadOnly", http_options=describe_http(settings.host, settings.port, settings.limits))
+    serve.run(build_deployment(asdict(settings)), name=_APPLICATION, route_prefix="/")
+    seconds = round(time.monotonic() - begun, 2)
+    log.say("serving", engine="ray", url=write_url(settings.host, settings.port), replicas=settings.workers, threads=settings.threads, seconds=seconds)
+    number = signal.sigwait({signal.SIGTERM, signal.SIGINT})
+    log.say("draining", signal=signal.Signals(number).name, seconds=settings.limits.drain_seconds)
+    serve.shutdown()
+    ray.shutdown()
+    log.say("ended")
+    sys.stdout.flush()
+    os._exit(0)
+
+
+def begin_cluster(settings: ServeSettings, **options: Any) -> None:
+    """A cluster of this machine that ends with this process: nothing of it can be reached from outside, and nothing is told to Ray's makers."""
+    os.environ.update(RAY_USAGE_STATS_ENABLED="0", RAY_SERVE_LOG_TO_STDERR="0")
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
+    path = os.pathsep.join([str(_SOURCE), *filter(None, [os.environ.get("PYTHONPATH")])])
+    ray.init(
+        _node_ip_address=_LOOPBACK, num_cpus=max(settings.workers * settings.threads, 1) + 1, include_dashboard=False, object_store_memory=_STORE_BYTES,
+        runtime_env={"env_vars": {"PYTHONPATH": path, "HF_HUB_OFFLINE": os.environ.get("HF_HUB_OFFLINE", "0")}}, log_to_driver=False,
+        logging_level="ERROR", **options,
+    )  # fmt: skip
