@@ -14,6 +14,9 @@ from trimodal.exporting.export import export
 from trimodal.networks.tiny import write_miniature
 from trimodal.serving.http.app import make_app
 from trimodal.serving.http.settings import Settings
+from trimodal.serving.limits import Limits
+from trimodal.serving.served_model import open_served
+from trimodal.serving.service import Service
 
 
 @pytest.fixture(scope="session")
@@ -25,6 +28,15 @@ def served_folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         export(str(folder), "onnx", folder / "onnx")
         found[name] = folder
     return found
+
+
+@pytest.fixture(scope="module")
+def real(served_folders: dict[str, Path]) -> Iterator[Served]:
+    """The app with all of `served_folders`."""
+    service = Service([open_served(folder, name) for name, folder in served_folders.items()], Limits(), decoders=1)
+    one = Served(make_app(service, Settings()), service=service)
+    yield one
+    one.close()
 
 
 @pytest.fixture(scope="session")

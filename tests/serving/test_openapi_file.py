@@ -36,7 +36,9 @@ def test_schemas_are_schemas() -> None:
 
 
 @pytest.mark.slow
-def test_schemathesis_finds_no_fault(served: Served) -> None:
+@pytest.mark.parametrize("which", ["served", "real"])
+def test_schemathesis_finds_no_fault(which: str, request: pytest.FixtureRequest) -> None:
+    served: Served = request.getfixturevalue(which)
     import schemathesis
     from schemathesis import checks as known
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Iterator
-from pathlib import Path
 
 import httpx
 import numpy as np
@@ -13,20 +12,6 @@ import pytest
 from loopback import Served
 from tritonclient import http as triton
 from tritonclient.utils import triton_to_np_dtype
-
-from trimodal.serving.http.app import make_app
-from trimodal.serving.http.settings import Settings
-from trimodal.serving.limits import Limits
-from trimodal.serving.served_model import open_served
-from trimodal.serving.service import Service
-
-
-@pytest.fixture(scope="module")
-def real(served_folders: dict[str, Path]) -> Iterator[Served]:
-    service = Service([open_served(folder, name) for name, folder in served_folders.items()], Limits(), decoders=1)
-    served = Served(make_app(service, Settings()), service=service)
-    yield served
-    served.close()
 
 
 @pytest.fixture(scope="module")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import queue
 import socket
 import threading
 from collections.abc import Iterator
@@ -217,6 +218,20 @@ def test_ports_are_shared_by_processes_and_else_refused_in_words() -> None:
         await second.stop(1)
 
     asyncio.run(listen_twice())
+
+
+def test_streams(client) -> None:
+    heard: queue.Queue[tuple[object, object]] = queue.Queue()
+    client.start_stream(lambda result, error: heard.put((result, error)))
+    try:
+        client.async_stream_infer("adder", _inputs(), request_id="1")
+        client.async_stream_infer("nobody", _inputs(), request_id="2")
+        client.async_stream_infer("adder", _inputs(), request_id="3")
+        found = [heard.get(timeout=20) for _ in range(3)]
+    finally:
+        client.stop_stream()
+    assert found[0][0].as_numpy("mean").tolist() == [13, 19] and found[2][0].get_response().id == "3"
+    assert found[1][0] is None and "no model 'nobody'" in str(found[1][1])
 
 
 def test_grpcs_own_health_check(port: int) -> None:

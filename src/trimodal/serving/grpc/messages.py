@@ -74,6 +74,7 @@ _FIELDS: dict[str, dict[int, str]] = {
         6: "raw_output_contents bytes*",
     },
     "InferOutputTensor": _TENSOR,
+    "ModelStreamInferResponse": {1: "error_message string", 2: "infer_response ModelInferResponse"},
     "InferParameter": {
         1: "bool_param bool|",
         2: "int64_param int64|",

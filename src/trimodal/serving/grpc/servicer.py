@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any
 
 import grpc
@@ -15,6 +15,7 @@ from trimodal.serving.keys import Keys
 from trimodal.serving.open_inference import reports
 from trimodal.serving.open_inference.calls import call_service
 from trimodal.serving.open_inference.directory import Entry, find_entry
+from trimodal.serving.open_inference.requests import MOST_ID
 from trimodal.serving.refusals import RefusedError
 from trimodal.serving.service import Service
 
@@ -22,6 +23,7 @@ logger = logging.getLogger("trimodal.serving")
 
 Method = Callable[[Any, Any], Awaitable[Any]]
 
+_FAULT = "the server made a fault; it is written in its log"
 _KIND_CPU = 2
 _SERVING, _NOT_SERVING = 1, 2
 
@@ -39,17 +41,26 @@ class Servicer:
     def list_handlers(self) -> list[grpc.GenericRpcHandler]:
         """What a gRPC server is given: the protocol's methods, and gRPC's own health check."""
         ours = {name: self._handle(name, method) for name, method in self._list_methods().items()}
+        ours["ModelStreamInfer"] = grpc.stream_stream_rpc_method_handler(
+            self._infer_all, MESSAGES["ModelInferRequest"].FromString, _serialize
+        )
         health = grpc.unary_unary_rpc_method_handler(self._check_health, HEALTH_MESSAGES["HealthCheckRequest"].FromString, _serialize)
         return [grpc.method_handlers_generic_handler(SERVICE, ours), grpc.method_handlers_generic_handler(HEALTH, {"Check": health})]
 
     def _list_methods(self) -> dict[str, Method]:
         return {
-            "ServerLive": self._tell_live, "ServerReady": self._tell_ready, "ModelReady": self._tell_model_ready, "ServerMetadata":
-            self._tell_server,
-            "ModelMetadata": self._tell_metadata, "ModelInfer": self._infer, "ModelConfig": self._tell_config, "ModelStatistics":
-            self._tell_statistics,
-            "RepositoryIndex": self._tell_index, "RepositoryModelLoad": self._refuse_control, "RepositoryModelUnload": self._refuse_control,
-        }  # fmt: skip
+            "ServerLive": self._tell_live,
+            "ServerReady": self._tell_ready,
+            "ModelReady": self._tell_model_ready,
+            "ServerMetadata": self._tell_server,
+            "ModelMetadata": self._tell_metadata,
+            "ModelInfer": self._infer,
+            "ModelConfig": self._tell_config,
+            "ModelStatistics": self._tell_statistics,
+            "RepositoryIndex": self._tell_index,
+            "RepositoryModelLoad": self._refuse_control,
+            "RepositoryModelUnload": self._refuse_control,
+        }
 
     def _handle(self, name: str, method: Method) -> grpc.RpcMethodHandler[Any, Any]:
         async def handle(request: Any, context: Any) -> Any:
@@ -61,7 +72,7 @@ class Servicer:
                 await _abort(context, refused)
             except Exception as error:
                 logger.error("fault while answering a call", exc_info=error)
-                await context.abort(grpc.StatusCode.INTERNAL, "the server made a fault; it is written in its log")
+                await context.abort(grpc.StatusCode.INTERNAL, _FAULT)
 
         return grpc.unary_unary_rpc_method_handler(handle, MESSAGES[f"{name}Request"].FromString, _serialize)
 
@@ -73,6 +84,21 @@ class Servicer:
         seconds = remaining if remaining is not None and remaining < 1e9 else None
         asked = read_message(self._find(request.model_name, request.model_version), request, self.service.limits, seconds)
         return write_message(await call_service(self.service, asked))
+
+    async def _infer_all(self, requests: AsyncIterator[Any], context: Any) -> AsyncIterator[Any]:
+        """One answer per request, in their order; what is refused, or goes wrong, is told in its place, and the stream goes on."""
+        try:
+            self._check_key(context)
+        except RefusedError as refused:
+            await _abort(context, refused)
+        async for request in requests:
+            try:
+                yield MESSAGES["ModelStreamInferResponse"](infer_response=await self._infer(request, context))
+            except RefusedError as refused:
+                yield _tell_error(str(refused), request)
+            except Exception as error:
+                logger.error("fault while answering in a stream", exc_info=error)
+                yield _tell_error(_FAULT, request)
 
     async def _tell_live(self, request: Any, context: Any) -> Any:
         return MESSAGES["ServerLiveResponse"](live=True)
@@ -130,6 +156,11 @@ async def _abort(context: Any, refused: RefusedError) -> None:
     if refused.retry_after is not None:
         context.set_trailing_metadata((("retry-after", str(max(1, math.ceil(refused.retry_after)))),))
     await context.abort(getattr(grpc.StatusCode, refused.grpc_code), str(refused))
+
+
+def _tell_error(message: str, request: Any) -> Any:
+    about = MESSAGES["ModelInferResponse"](id=request.id[:MOST_ID])
+    return MESSAGES["ModelStreamInferResponse"](error_message=message, infer_response=about)
 
 
 def _serialize(message: Any) -> bytes:
