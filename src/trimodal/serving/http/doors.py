@@ -18,6 +18,7 @@ from trimodal.serving.http.errors import ClientGoneError, answer_fault, answer_r
 from trimodal.serving.http.lingering import LingeringResponse, has_unread_body
 from trimodal.serving.http.metrics import Metrics
 from trimodal.serving.http.settings import Settings
+from trimodal.serving.http.tracing import open_span
 from trimodal.serving.limits import Limits
 from trimodal.serving.refusals import RefusedError
 from trimodal.serving.service import Service
@@ -59,12 +60,14 @@ def make_route(door: Door, path: str, endpoint: Endpoint, methods: Sequence[str]
                 status[0] = message["status"]
             await send(message)
 
-        try:
-            response = await _find_response(door, endpoint, Request(scope, receive))
-            if response is not None:
-                await response(scope, receive, send_noted)
-        finally:
-            door.metrics.note(path, scope.get("trimodal.model", ""), status[0], time.perf_counter() - started)
+        with open_span(path, scope) as span:
+            try:
+                response = await _find_response(door, endpoint, Request(scope, receive))
+                if response is not None:
+                    await response(scope, receive, send_noted)
+            finally:
+                span.note(status[0], scope.get("trimodal.model", ""))
+                door.metrics.note(path, scope.get("trimodal.model", ""), status[0], time.perf_counter() - started)
 
     return Route(path, _AsApp(handle), methods=list(methods))
 

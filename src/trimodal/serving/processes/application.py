@@ -11,6 +11,7 @@ from trimodal.serving.grpc.server import start_grpc_server
 from trimodal.serving.http.app import make_app
 from trimodal.serving.http.playground_routes import list_playground_routes
 from trimodal.serving.http.settings import Settings
+from trimodal.serving.http.tracing import start_tracing
 from trimodal.serving.processes.hosting import Asgi, Stoppable
 from trimodal.serving.processes.settings import ServeSettings
 from trimodal.serving.served_model import open_served
@@ -48,6 +49,7 @@ class ServedApplication:
 
     async def start(self) -> None:
         """Begin the service, which tries every model."""
+        start_tracing()
         await self._service.start()
 
     async def stop(self) -> None:
