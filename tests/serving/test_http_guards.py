@@ -71,6 +71,13 @@ def test_a_large_body_is_refused_before_it_comes(guarded: Served) -> None:
     assert heard.startswith(b"HTTP/1.1 413") and b"onnection: close" in heard and b'{"error":' in heard
 
 
+def test_a_client_that_waits_for_leave_gets_none(guarded: Served) -> None:
+    heard = talk(guarded, post(b"Content-Length: 1000000000", b"Expect: 100-continue"))
+    assert heard.startswith(b"HTTP/1.1 413") and b"100 Continue" not in heard
+    good = talk(guarded, post(b"Content-Length: %d" % len(GOOD), b"Expect: 100-continue"), GOOD, pause=0.1)
+    assert good.startswith(b"HTTP/1.1 100") and b"HTTP/1.1 200" in good
+
+
 def test_a_client_that_sends_on_still_reads_the_refusal(guarded: Served) -> None:
     answer = httpx.post(f"{guarded.url}/v1/embeddings", content=bytes(3_000_000), headers={"Authorization": "Bearer right"})
     assert answer.status_code == 413 and answer.json()["error"]["type"] == "invalid_request_error"
@@ -149,6 +156,22 @@ def test_pages_of_other_hosts_may_not_ask(guarded: Served) -> None:
 
     assert ask("https://evil.example") == ask("null") == 403
     assert ask(guarded.url) == 200
+
+
+def test_pages_of_named_hosts_may_ask(service: FakeService) -> None:
+    served = Served(make_app(service, Settings(keys=("right",), origins=("https://friend.example",))))
+    friend = {"Origin": "https://friend.example"}
+    try:
+        asks = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "authorization"}
+        before = httpx.options(f"{served.url}/v1/embeddings", headers={**friend, **asks})
+        assert before.status_code == 200 and before.headers["access-control-allow-origin"] == "https://friend.example"
+        answer = httpx.get(f"{served.url}/v2", headers={**friend, "Authorization": "Bearer right"})
+        assert answer.status_code == 200 and answer.headers["access-control-allow-origin"] == "https://friend.example"
+        assert httpx.get(f"{served.url}/v2", headers=friend).status_code == 401
+        foe = httpx.get(f"{served.url}/v2", headers={"Origin": "https://evil.example", "Authorization": "Bearer right"})
+        assert foe.status_code == 403 and "access-control-allow-origin" not in foe.headers
+    finally:
+        served.close()
 
 
 def test_unknown_paths_and_methods(guarded: Served) -> None:

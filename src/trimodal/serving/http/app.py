@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute
@@ -34,7 +35,10 @@ def make_app(service: Service, settings: Settings = Settings(), further: Sequenc
         further: routes behind ours, as the playground's at `/`.
     """
     door = Door(service, settings, BodyReader(service.limits, settings.bodies_bytes, settings.chunks), Metrics(service))
-    return Guards(_make_inner(door, further), service.limits, settings, door.metrics)
+    app = Guards(_make_inner(door, further), service.limits, settings, door.metrics)
+    if not settings.origins:
+        return app
+    return CORSMiddleware(app, allow_origins=settings.origins, allow_methods=["GET", "POST"], allow_headers=["*"])
 
 
 def _make_inner(door: Door, further: Sequence[BaseRoute]) -> ASGIApp:

@@ -63,6 +63,7 @@ class BodyReader:
     async def _collect(self, request: Request, taken: list[int]) -> bytes:
         pieces: list[bytes] = []
         while True:
+            request.scope["trimodal.begun"] = True
             message = await request.receive()
             if message["type"] == "http.disconnect":
                 raise ClientGoneError

@@ -15,7 +15,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from trimodal.serving.http.bodies import BodyReader
 from trimodal.serving.http.errors import ClientGoneError, answer_fault, answer_refusal
-from trimodal.serving.http.lingering import LingeringResponse, has_unread_body
+from trimodal.serving.http.lingering import LingeringResponse, has_unread_body, waits_for_leave
 from trimodal.serving.http.metrics import Metrics
 from trimodal.serving.http.settings import Settings
 from trimodal.serving.http.tracing import open_span
@@ -99,7 +99,7 @@ def close_unread(response: Response, scope: Scope) -> ASGIApp:
     if not has_unread_body(scope):
         return response
     response.headers["Connection"] = "close"
-    return response if response.status_code == 408 else LingeringResponse(response)
+    return response if response.status_code == 408 or waits_for_leave(scope) else LingeringResponse(response)
 
 
 async def work_for(request: Request, work: Coroutine[Any, Any, Result]) -> Result:

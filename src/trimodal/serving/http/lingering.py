@@ -40,6 +40,11 @@ async def _throw_away(receive: Receive) -> None:
             return
 
 
+def waits_for_leave(scope: Scope) -> bool:
+    """Whether the client sends no body before it is told to (`Expect: 100-continue`), which to read would tell it."""
+    return any(name == b"expect" for name, _ in scope["headers"]) and not scope.get("trimodal.begun")
+
+
 def has_unread_body(scope: Scope) -> bool:
     """Whether the request has a body that nobody has read to its end."""
     headers = dict(scope["headers"])
