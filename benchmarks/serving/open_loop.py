@@ -74,7 +74,7 @@ class _Connections:
     async def ask(self, request: bytes) -> int:
         """Send one request; its status, or what `Load` says in its place."""
         try:
-            reader, writer = self._free.pop() if self._free else await asyncio.open_connection("127.0.0.1", self._port, limit=2**20)
+            reader, writer = self._take_free() or await asyncio.open_connection("127.0.0.1", self._port, limit=2**20)
         except OSError:
             return NOT_OPENED
         try:
@@ -101,6 +101,15 @@ class _Connections:
             self._free.append((reader, writer))
         status = int(head.split(b" ", 2)[1])
         return status if status != 200 or self._is_right(body) else WRONG
+
+    def _take_free(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter] | None:
+        """A kept connection that the server has not ended, as every client looks before it uses one again."""
+        while self._free:
+            reader, writer = self._free.pop()
+            if not reader.at_eof():
+                return reader, writer
+            writer.close()
+        return None
 
     def close(self) -> None:
         """Close what is kept."""
