@@ -26,12 +26,13 @@ from trimodal.serving.refusals import RefusedError
 
 @pytest.fixture(scope="module")
 def port() -> Iterator[int]:
-    served = GrpcServed(SERVICE)
+    served = GrpcServed(SERVICE, count=COUNTED.append)
     yield served.port
     served.close()
 
 
 SERVICE = FakeService(Limits(body_bytes=100_000))
+COUNTED: list[str] = []
 
 
 @pytest.fixture(scope="module")
@@ -191,6 +192,17 @@ def test_refusals_and_faults(client, status: int | None, code: str) -> None:
     finally:
         SERVICE.refusal = None
     assert caught.value.status() == f"StatusCode.{code}" and "secret" not in str(caught.value)
+
+
+def test_calls_are_counted_for_other_processes(client) -> None:
+    client.infer("pair.text", [_ids()])
+    assert COUNTED[-1] == "pair"
+
+
+def _ids() -> triton.InferInput:
+    ids = triton.InferInput("ids", [1, 2], "INT64")
+    ids.set_data_from_numpy(np.ones((1, 2), dtype=np.int64))
+    return ids
 
 
 def test_keys() -> None:

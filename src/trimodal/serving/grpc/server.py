@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import grpc
 from grpc import aio
@@ -12,14 +12,16 @@ from trimodal.serving.grpc.servicer import Servicer
 from trimodal.serving.service import Service
 
 
-async def start_grpc_server(service: Service, host: str, port: int, keys: Sequence[str] = ()) -> aio.Server:
+async def start_grpc_server(
+    service: Service, host: str, port: int, keys: Sequence[str] = (), count: Callable[[str], None] | None = None
+) -> aio.Server:
     """A server that listens at `port`, where servers of other processes may listen too; `stop` it with the seconds that calls under way
     have.
 
     Raises:
         InputError: the port cannot be had.
     """
-    server = make_grpc_server(service, keys, share_port=True)
+    server = make_grpc_server(service, keys, count, share_port=True)
     try:
         server.add_insecure_port(f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
     except RuntimeError as error:
@@ -28,11 +30,13 @@ async def start_grpc_server(service: Service, host: str, port: int, keys: Sequen
     return server
 
 
-def make_grpc_server(service: Service, keys: Sequence[str] = (), *, share_port: bool = False) -> aio.Server:
+def make_grpc_server(
+    service: Service, keys: Sequence[str] = (), count: Callable[[str], None] | None = None, *, share_port: bool = False
+) -> aio.Server:
     """A server for `service` without a port. It neither starts nor stops the service, and lives in its event loop.
 
     Args:
-        keys: as `Servicer` says.
+        keys, count: as `Servicer` says.
         share_port: whether several processes listen on one port.
     """
     limits = service.limits
@@ -47,5 +51,5 @@ def make_grpc_server(service: Service, keys: Sequence[str] = (), *, share_port: 
         maximum_concurrent_rpcs=limits.connections,
         compression=grpc.Compression.NoCompression,
     )
-    server.add_generic_rpc_handlers(tuple(Servicer(service, keys).list_handlers()))
+    server.add_generic_rpc_handlers(tuple(Servicer(service, keys, count).list_handlers()))
     return server

@@ -31,11 +31,12 @@ _SERVING, _NOT_SERVING = 1, 2
 class Servicer:
     """All methods, for one service.
 
-    `keys` are those of which a client must send one, in the metadata `authorization` as `Bearer KEY`; health needs none.
+    `keys` are those of which a client must send one, in the metadata `authorization` as `Bearer KEY`; health needs none. `count` is
+    told the model after each call.
     """
 
-    def __init__(self, service: Service, keys: Sequence[str] = ()) -> None:
-        self.service = service
+    def __init__(self, service: Service, keys: Sequence[str] = (), count: Callable[[str], None] | None = None) -> None:
+        self.service, self.count = service, count
         self.keys = Keys(keys)
 
     def list_handlers(self) -> list[grpc.GenericRpcHandler]:
@@ -82,8 +83,13 @@ class Servicer:
     async def _infer(self, request: Any, context: Any) -> Any:
         remaining = context.time_remaining()
         seconds = remaining if remaining is not None and remaining < 1e9 else None
-        asked = read_message(self._find(request.model_name, request.model_version), request, self.service.limits, seconds)
-        return write_message(await call_service(self.service, asked))
+        entry = self._find(request.model_name, request.model_version)
+        asked = read_message(entry, request, self.service.limits, seconds)
+        try:
+            return write_message(await call_service(self.service, asked))
+        finally:
+            if self.count is not None:
+                self.count(entry.card.name)
 
     async def _infer_all(self, requests: AsyncIterator[Any], context: Any) -> AsyncIterator[Any]:
         """One answer per request, in their order; what is refused, or goes wrong, is told in its place, and the stream goes on."""

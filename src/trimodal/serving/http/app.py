@@ -28,13 +28,16 @@ from trimodal.serving.service import Service
 _REASONS = {404: "there is nothing at this path", 405: "this path does not take that method"}
 
 
-def make_app(service: Service, settings: Settings = Settings(), further: Sequence[BaseRoute] = ()) -> ASGIApp:
+def make_app(
+    service: Service, settings: Settings = Settings(), further: Sequence[BaseRoute] = (), metrics: Metrics | None = None
+) -> ASGIApp:
     """The ASGI app that offers `service`. It neither starts nor stops the service.
 
     Args:
         further: routes behind ours, as the playground's at `/`.
+        metrics: where requests are counted, if other protocols count there too.
     """
-    door = Door(service, settings, BodyReader(service.limits, settings.bodies_bytes, settings.chunks), Metrics(service))
+    door = Door(service, settings, BodyReader(service.limits, settings.bodies_bytes, settings.chunks), metrics or Metrics(service))
     app = Guards(_make_inner(door, further), service.limits, settings, door.metrics)
     if not settings.origins:
         return app

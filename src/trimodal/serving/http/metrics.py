@@ -55,6 +55,8 @@ class Metrics:
         """One request is over."""
         self.requests.labels(route, model, str(status)).inc()
         self.seconds.labels(route).observe(seconds)
+        if model:
+            self.take_counts(model)
 
     def write(self) -> bytes:
         """All metrics in Prometheus' text format."""
@@ -65,15 +67,15 @@ class Metrics:
             multiprocess.MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
         return generate_latest(registry)
 
-    def take_counts(self) -> None:
-        """Add what the service has counted since the last time."""
-        for card in self.service.list_models():
-            counted = self.service.count(card.name)
+    def take_counts(self, model: str = "") -> None:
+        """Add what the service has counted since the last time, of `model` or of all: other processes tell it for this one."""
+        for name in [model] if model else [card.name for card in self.service.list_models()]:
+            counted = self.service.count(name)
             for what in _COUNTED:
-                self.counted.labels(card.name, what).inc(self._since(card.name, what, counted.get(what, 0.0)))
+                self.counted.labels(name, what).inc(self._since(name, what, counted.get(what, 0.0)))
             for phase in _PHASES:
-                self.phases.labels(card.name, phase).inc(self._since(card.name, phase, counted.get(phase, 0.0)))
-            self.queued.labels(card.name).set(counted.get("queued", 0.0))
+                self.phases.labels(name, phase).inc(self._since(name, phase, counted.get(phase, 0.0)))
+            self.queued.labels(name).set(counted.get("queued", 0.0))
 
     def _since(self, model: str, what: str, now: float) -> float:
         before, self.last[model, what] = self.last.get((model, what), 0.0), now

@@ -9,6 +9,7 @@ from pathlib import Path
 from trimodal.errors import InputError
 from trimodal.serving.grpc.server import start_grpc_server
 from trimodal.serving.http.app import make_app
+from trimodal.serving.http.metrics import Metrics
 from trimodal.serving.http.playground_routes import list_playground_routes
 from trimodal.serving.http.settings import Settings
 from trimodal.serving.http.tracing import start_tracing
@@ -39,8 +40,8 @@ class ServedApplication:
     """A service, offered over HTTP and gRPC."""
 
     def __init__(self, service: Service, settings: Settings) -> None:
-        self._service, self._settings = service, settings
-        self.app: Asgi = make_app(service, settings, list_playground_routes())
+        self._service, self._settings, self._metrics = service, settings, Metrics(service)
+        self.app: Asgi = make_app(service, settings, list_playground_routes(), self._metrics)
 
     @property
     def ready(self) -> bool:
@@ -62,7 +63,9 @@ class ServedApplication:
         Raises:
             InputError: the port cannot be had.
         """
-        server: Stoppable = await start_grpc_server(self._service, host, port, self._settings.keys)
+        server: Stoppable = await start_grpc_server(
+            self._service, host, port, self._settings.keys, self._metrics.take_counts
+        )
         return server
 
 
