@@ -62,6 +62,13 @@ def test_chat(client: openai.OpenAI, fake: FakeService) -> None:
     assert fake.calls[-1]["options"].max_tokens == 9
 
 
+def test_what_is_null_is_not_asked_for(client: openai.OpenAI) -> None:
+    body = {"model": "adder", "input": "a", "encoding_format": None, "dimensions": None, "modality": None}
+    assert client.post("/embeddings", body=body, cast_to=object)["data"][0]["embedding"] == [1, 1, 0.5, 0]  # type: ignore[index]
+    body = {"model": "talk", "messages": [{"role": "user", "content": "a"}], "stop": None, "tools": None, "stream": None}
+    assert client.post("/chat/completions", body=body, cast_to=object)["object"] == "chat.completion"  # type: ignore[index]
+
+
 def test_chat_in_pieces(client: openai.OpenAI) -> None:
     messages = [{"role": "user", "content": "what is this?"}]
     stream = client.chat.completions.create(model="talk", messages=messages, stream=True, stream_options={"include_usage": True})  # type: ignore[call-overload]

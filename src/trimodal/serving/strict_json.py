@@ -126,6 +126,11 @@ def shorten(text: str, most: int = 64) -> str:
     return text if len(text) <= most else text[:most] + "…"
 
 
+def drop_nulls(value: dict[str, Any]) -> dict[str, Any]:
+    """`value` without what is null: many clients write out what they do not ask for."""
+    return {key: inner for key, inner in value.items() if inner is not None}
+
+
 def name_kind(value: Any) -> str:
     """What JSON calls a value of Python."""
     if value is None or isinstance(value, bool):

@@ -15,7 +15,7 @@ from trimodal.serving.limits import Limits
 from trimodal.serving.openai.messages import Conversation, read_messages
 from trimodal.serving.refusals import refuse_bad
 from trimodal.serving.requests import Options, Text
-from trimodal.serving.strict_json import check_keys, take_integer, take_object, take_string
+from trimodal.serving.strict_json import check_keys, drop_nulls, take_integer, take_object, take_string
 
 _ONLY: dict[str, tuple[Any, ...]] = {
     "temperature": (0,), "top_p": (1,), "n": (1,), "presence_penalty": (0,),
@@ -49,6 +49,7 @@ def read_chat_request(sent: dict[str, Any], limits: Limits) -> ChatRequest:
     Raises:
         RefusedError: 400 for what is malformed, unknown or not offered; 413 and 415 for what is in the messages.
     """
+    sent = drop_nulls(sent)
     check_keys(sent, _KNOWN, "the request")
     model = take_string(sent.get("model"), "model", 1000)
     for name, taken in _ONLY.items():

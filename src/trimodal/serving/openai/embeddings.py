@@ -22,7 +22,7 @@ from trimodal.serving.openai.media import read_data_uri, read_file
 from trimodal.serving.openai.messages import read_messages
 from trimodal.serving.refusals import RefusedError, refuse_bad
 from trimodal.serving.requests import Answer, Embedding, Item, Options
-from trimodal.serving.strict_json import check_keys, name_kind, take_integer, take_list, take_string
+from trimodal.serving.strict_json import check_keys, drop_nulls, name_kind, take_integer, take_list, take_string
 
 _KNOWN = ("model", "input", "messages", "modality", "encoding_format", "dimensions", "user")
 
@@ -43,6 +43,7 @@ def read_embedding_request(sent: dict[str, Any], limits: Limits) -> EmbeddingReq
     Raises:
         RefusedError: 400 for what is malformed or unknown; 413 for too many inputs; 415 for other media.
     """
+    sent = drop_nulls(sent)
     check_keys(sent, _KNOWN, "the request")
     model = take_string(sent.get("model"), "model", 1000)
     if ("input" in sent) == ("messages" in sent):
