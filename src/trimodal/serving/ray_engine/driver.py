@@ -1,4 +1,4 @@
-"""The program that `trimodal serve --engine ray` becomes, in Ray's environment: a cluster of this machine, one deployment, until it is told to end."""
+"""The program that `trimodal serve --engine ray` starts in Ray's environment: a cluster of this machine and one deployment, until the end."""
 
 from __future__ import annotations
 
@@ -33,7 +33,8 @@ def main(arguments: Sequence[str]) -> None:
     serve.start(proxy_location="HeadOnly", http_options=describe_http(settings.host, settings.port, settings.limits))
     serve.run(build_deployment(asdict(settings)), name=_APPLICATION, route_prefix="/")
     seconds = round(time.monotonic() - begun, 2)
-    log.say("serving", engine="ray", url=write_url(settings.host, settings.port), replicas=settings.workers, threads=settings.threads, seconds=seconds)
+    url = write_url(settings.host, settings.port)
+    log.say("serving", engine="ray", url=url, replicas=settings.workers, threads=settings.threads, seconds=seconds)
     number = signal.sigwait({signal.SIGTERM, signal.SIGINT})
     log.say("draining", signal=signal.Signals(number).name, seconds=settings.limits.drain_seconds)
     serve.shutdown()
@@ -44,12 +45,12 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def begin_cluster(settings: ServeSettings, **options: Any) -> None:
-    """A cluster of this machine that ends with this process: nothing of it can be reached from outside, and nothing is told to Ray's makers."""
+    """A cluster of this machine that ends with this process, and tells Ray's makers nothing."""
     os.environ.update(RAY_USAGE_STATS_ENABLED="0", RAY_SERVE_LOG_TO_STDERR="0")
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
     path = os.pathsep.join([str(_SOURCE), *filter(None, [os.environ.get("PYTHONPATH")])])
     ray.init(
         _node_ip_address=_LOOPBACK, num_cpus=max(settings.workers * settings.threads, 1) + 1, include_dashboard=False, object_store_memory=_STORE_BYTES,
-        runtime_env={"env_vars": {"PYTHONPATH": path, "HF_HUB_OFFLINE": os.environ.get("HF_HUB_OFFLINE", "0")}}, log_to_driver=False,
-        logging_level="ERROR", **options,
+        runtime_env={"env_vars": {"PYTHONPATH": path, "HF_HUB_OFFLINE": os.environ.get("HF_HUB_OFFLINE", "0")}},
+        log_to_driver=False, logging_level="ERROR", **options,
     )  # fmt: skip
