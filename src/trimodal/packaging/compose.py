@@ -45,7 +45,8 @@ def write_nginx(
     limits = bundle.limits
     return render(
         "nginx.conf.j2", servers=servers, listen=listen, user=user, folder=folder, errors=errors,
-        body_megabytes=-(-limits.body_bytes // MiB), header_kilobytes=max(1, limits.header_bytes // 4 // 1024), header_seconds=round(limits.header_seconds),
+        body_megabytes=-(-limits.body_bytes // MiB), header_kilobytes=max(1, limits.header_bytes // 4 // 1024),
+        header_seconds=round(limits.header_seconds),
         body_seconds=round(limits.body_seconds), answer_seconds=round(limits.request_seconds) + 5,
     )  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""The program that `trimodal serve --engine ray` starts in Ray's environment: a cluster of this machine and one deployment, until the end."""
+"""The program that `trimodal serve --engine ray` starts in Ray's environment: a cluster of this machine, and one deployment."""
 
 from __future__ import annotations
 
@@ -50,7 +50,8 @@ def begin_cluster(settings: ServeSettings, **options: Any) -> None:
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
     path = os.pathsep.join([str(_SOURCE), *filter(None, [os.environ.get("PYTHONPATH")])])
     ray.init(
-        _node_ip_address=_LOOPBACK, num_cpus=max(settings.workers * settings.threads, 1) + 1, include_dashboard=False, object_store_memory=_STORE_BYTES,
+        _node_ip_address=_LOOPBACK, num_cpus=max(settings.workers * settings.threads, 1) + 1, include_dashboard=False,
+        object_store_memory=_STORE_BYTES,
         runtime_env={"env_vars": {"PYTHONPATH": path, "HF_HUB_OFFLINE": os.environ.get("HF_HUB_OFFLINE", "0")}},
         log_to_driver=False, logging_level="ERROR", **options,
     )  # fmt: skip
