@@ -137,14 +137,14 @@ def run_server(server: Server) -> Iterator[Target]:
             server.command(port, Path(place)), stdout=log, stderr=log, env=environment, cwd=place, process_group=0
         )
         try:
-            _wait_until_ready(process, f"http://127.0.0.1:{port}{server.ready}", Path(place) / "log")
+            wait_until_ready(process, f"http://127.0.0.1:{port}{server.ready}", Path(place) / "log")
             yield server.target(port)
         finally:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
 
 
-def _wait_until_ready(process: subprocess.Popen[bytes], url: str, log: Path, seconds: float = 90) -> None:
+def wait_until_ready(process: subprocess.Popen[bytes], url: str, log: Path, seconds: float = 90) -> None:
     end = time.monotonic() + seconds
     while time.monotonic() < end and process.poll() is None:
         try:

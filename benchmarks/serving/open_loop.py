@@ -10,21 +10,23 @@ import asyncio
 import random
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
 REFUSED = (429, 503)
+BROKEN, NOT_OPENED, WRONG = 0, -1, -2
 
 
 @dataclass(frozen=True)
 class Target:
-    """A server's port, and a whole request as bytes."""
+    """A server's port, a whole request as bytes, and whether the body of an answer is right."""
 
     port: int
     path: str
     body: bytes
     headers: tuple[tuple[str, str], ...] = (("Content-Type", "application/json"),)
+    is_right: Callable[[bytes], bool] = lambda body: True
 
     @property
     def request(self) -> bytes:
@@ -36,13 +38,14 @@ class Target:
 
 @dataclass(frozen=True)
 class Load:
-    """What came of it: seconds from when a request was due to its answer, of those with status 200; the statuses; 0 counts broken
-    connections and answers that never came."""
+    """What came of it: seconds from when a request was due to its answer, of those with status 200; the statuses, and when those came
+    that are not 200. 0 counts connections that broke and answers that never came, -1 those that could not be opened, -2 wrong answers."""
 
     rate: float
     seconds: float
     latencies: Sequence[float]
     statuses: Counter[int]
+    others: Sequence[tuple[float, int]] = ()
 
     @property
     def answered_per_second(self) -> float:
@@ -63,30 +66,31 @@ class Load:
 class _Connections:
     """Connections that are kept, a new one where none is free."""
 
-    def __init__(self, port: int) -> None:
-        self._port = port
+    def __init__(self, target: Target) -> None:
+        self._port, self._is_right = target.port, target.is_right
         self._free: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
 
     async def ask(self, request: bytes) -> int:
-        """Send one request; its status, 0 where the connection broke."""
+        """Send one request; its status, or what `Load` says in its place."""
         try:
             reader, writer = self._free.pop() if self._free else await asyncio.open_connection("127.0.0.1", self._port, limit=2**20)
         except OSError:
-            return 0
+            return NOT_OPENED
         try:
             writer.write(request)
             head = await reader.readuntil(b"\r\n\r\n")
             lowered = head.lower()
             if b"transfer-encoding: chunked" in lowered:
+                body = b""
                 while size := int((await reader.readline()).strip() or b"0", 16):
-                    await reader.readexactly(size + 2)
+                    body += (await reader.readexactly(size + 2))[:-2]
                 await reader.readline()
             else:
                 begin = lowered.index(b"content-length:") + 15
-                await reader.readexactly(int(lowered[begin : lowered.index(b"\r\n", begin)]))
+                body = await reader.readexactly(int(lowered[begin : lowered.index(b"\r\n", begin)]))
         except (OSError, asyncio.IncompleteReadError, ValueError, asyncio.LimitOverrunError):
             writer.close()
-            return 0
+            return BROKEN
         except asyncio.CancelledError:
             writer.close()
             raise
@@ -94,7 +98,8 @@ class _Connections:
             writer.close()
         else:
             self._free.append((reader, writer))
-        return int(head.split(b" ", 2)[1])
+        status = int(head.split(b" ", 2)[1])
+        return status if status != 200 or self._is_right(body) else WRONG
 
     def close(self) -> None:
         """Close what is kept."""
@@ -105,7 +110,8 @@ class _Connections:
 async def send_openly(target: Target, rate: float, seconds: float, seed: int, warm_up: float = 2.0, patience: float = 10.0) -> Load:
     """Requests at `rate` a second (a Poisson process of `seed`) for `warm_up` + `seconds`; the first are not counted. What is not answered
     `patience` seconds after the end is given up."""
-    chance, connections, request = random.Random(seed), _Connections(target.port), target.request
+    chance, connections, request = random.Random(seed), _Connections(target), target.request
+    others = list[tuple[float, int]]()
     latencies, statuses, under_way = list[float](), Counter[int](), set[asyncio.Task[None]]()
     begin = time.perf_counter()
     due = 0.0
@@ -116,6 +122,8 @@ async def send_openly(target: Target, rate: float, seconds: float, seed: int, wa
             statuses[status] += 1
             if status == 200:
                 latencies.append(time.perf_counter() - begin - at)
+            else:
+                others.append((time.perf_counter() - begin, status))
 
     while (due := due + chance.expovariate(rate)) < warm_up + seconds:
         if (wait := begin + due - time.perf_counter()) > 0:
@@ -131,12 +139,12 @@ async def send_openly(target: Target, rate: float, seconds: float, seed: int, wa
         with suppress(asyncio.CancelledError):
             await asyncio.gather(*late, return_exceptions=True)
     connections.close()
-    return Load(rate, seconds, latencies, statuses)
+    return Load(rate, seconds, latencies, statuses, others)
 
 
 async def measure_capacity(target: Target, clients: int = 16, seconds: float = 6.0, warm_up: float = 2.0) -> float:
     """Answers in a second when `clients` ask again as soon as they are answered. One that is turned away waits for 20 ms."""
-    connections, request, done, begin = _Connections(target.port), target.request, 0, time.perf_counter()
+    connections, request, done, begin = _Connections(target), target.request, 0, time.perf_counter()
 
     async def ask() -> None:
         nonlocal done

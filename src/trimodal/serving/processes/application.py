@@ -8,6 +8,7 @@ from pathlib import Path
 
 from trimodal.errors import InputError
 from trimodal.serving.http.app import make_app
+from trimodal.serving.http.playground_routes import list_playground_routes
 from trimodal.serving.http.settings import Settings
 from trimodal.serving.processes.hosting import Asgi, Stoppable
 from trimodal.serving.processes.settings import ServeSettings
@@ -37,7 +38,7 @@ class ServedApplication:
 
     def __init__(self, service: Service, settings: Settings) -> None:
         self._service, self._settings = service, settings
-        self.app: Asgi = make_app(service, settings)
+        self.app: Asgi = make_app(service, settings, list_playground_routes())
 
     @property
     def ready(self) -> bool:
