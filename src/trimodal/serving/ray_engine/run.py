@@ -40,7 +40,7 @@ def run_on_ray(settings: ServeSettings) -> int:
     def pass_on(number: int, frame: FrameType | None) -> None:
         driver.send_signal(number)
 
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, pass_on)
     try:
         code = driver.wait()
