@@ -258,11 +258,14 @@ def judge(outcomes: list[Outcome]) -> list[PassLine]:
     found = [PassLine("wrong answers", sum(one.load.statuses[WRONG] for one in outcomes), most=0)]
     for name in ("kill -9 of a worker", "SIGSTOP of a worker"):
         if (one := by_name.get(name)) is not None:
-            late = [when for when, status in one.load.others if status == BROKEN and when > FAULT_AT + (one.recovery or 0) + 2]
+            late = [when for _, when, status in one.load.others if status == BROKEN and when > FAULT_AT + (one.recovery or 0) + 2]
             found.append(PassLine(f"{name}: broken after it was replaced", len(late), most=0))
     if (one := by_name.get("kill -9 of a worker")) is not None and one.recovery is not None:
         found.append(PassLine("kill -9: seconds until it was replaced", one.recovery, most=2))
-    for name in ("SIGTERM", "artifact swapped", "full disk", "20 % bombs"):
+    if (one := by_name.get("SIGTERM")) is not None:  # what is sent later may find a door that is being closed
+        lost = [at for at, _, status in one.load.others if status == BROKEN and at < FAULT_AT]
+        found.append(PassLine("SIGTERM: sent before it and not answered", len(lost), most=0))
+    for name in ("artifact swapped", "full disk", "20 % bombs"):
         if (one := by_name.get(name)) is not None:
             found.append(PassLine(f"{name}: accepted and not answered", one.load.statuses[BROKEN], most=0))
     if "20 % bombs" in by_name:

@@ -38,14 +38,15 @@ class Target:
 
 @dataclass(frozen=True)
 class Load:
-    """What came of it: seconds from when a request was due to its answer, of those with status 200; the statuses, and when those came
-    that are not 200. 0 counts connections that broke and answers that never came, -1 those that could not be opened, -2 wrong answers."""
+    """What came of it: seconds from when a request was due to its answer, of those with status 200; the statuses; and of those
+    that are not 200 when the request was due, when its answer came, and what it was. 0 counts connections that broke and answers that
+    never came, -1 connections that could not be opened, -2 wrong answers."""
 
     rate: float
     seconds: float
     latencies: Sequence[float]
     statuses: Counter[int]
-    others: Sequence[tuple[float, int]] = ()
+    others: Sequence[tuple[float, float, int]] = ()
 
     @property
     def answered_per_second(self) -> float:
@@ -73,7 +74,7 @@ class _Connections:
     async def ask(self, request: bytes) -> int:
         """Send one request; its status, or what `Load` says in its place."""
         try:
-            reader, writer = self._free.pop() if self._free else await asyncio.open_connection("127.0.0.1", self._port, limit=2**20)
+            reader, writer = self._take_free() or await asyncio.open_connection("127.0.0.1", self._port, limit=2**20)
         except OSError:
             return NOT_OPENED
         try:
@@ -101,6 +102,15 @@ class _Connections:
         status = int(head.split(b" ", 2)[1])
         return status if status != 200 or self._is_right(body) else WRONG
 
+    def _take_free(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter] | None:
+        """A kept connection that the server has not ended, as every client looks before it uses one again."""
+        while self._free:
+            reader, writer = self._free.pop()
+            if not reader.at_eof():
+                return reader, writer
+            writer.close()
+        return None
+
     def close(self) -> None:
         """Close what is kept."""
         for _, writer in self._free:
@@ -111,7 +121,7 @@ async def send_openly(target: Target, rate: float, seconds: float, seed: int, wa
     """Requests at `rate` a second (a Poisson process of `seed`) for `warm_up` + `seconds`; the first are not counted. What is not answered
     `patience` seconds after the end is given up."""
     chance, connections, request = random.Random(seed), _Connections(target), target.request
-    others = list[tuple[float, int]]()
+    others = list[tuple[float, float, int]]()
     latencies, statuses, under_way = list[float](), Counter[int](), set[asyncio.Task[None]]()
     begin = time.perf_counter()
     due = 0.0
@@ -123,7 +133,7 @@ async def send_openly(target: Target, rate: float, seconds: float, seed: int, wa
             if status == 200:
                 latencies.append(time.perf_counter() - begin - at)
             else:
-                others.append((time.perf_counter() - begin, status))
+                others.append((at, time.perf_counter() - begin, status))
 
     while (due := due + chance.expovariate(rate)) < warm_up + seconds:
         if (wait := begin + due - time.perf_counter()) > 0:

@@ -124,6 +124,9 @@ class FakeService(Service):
             self.cancelled += 1
             raise
 
+    def write_prompt(self, name: str, messages: Sequence[Mapping[str, Any]]) -> str:
+        return repr([(message["role"], message["content"]) for message in messages])
+
     async def _begin(self, name: str, call: dict[str, Any], items: int) -> None:
         self.calls.append(call)
         if self.refusal is not None:

@@ -111,6 +111,15 @@ def test_modes_of_images_have_one_meaning() -> None:
     assert decode_media("image", moving, LIMITS).array[0, 0].tolist() == [255, 0, 0]
 
 
+def test_packed_text_in_a_png_is_not_unfolded() -> None:
+    image = make_png((5, 3))
+    texts = chunk(b"tEXt", b"Title\0a") + chunk(b"zTXt", b"a\0\0" + zlib.compress(b"0" * 1_000_000))
+    found = decode_media("image", image[:33] + texts + image[33:], LIMITS).array
+    assert np.array_equal(found, decode_media("image", image, LIMITS).array)
+    status, said = refusal("image", image[:33] + chunk(b"zTXt", b"a\0\0" + zlib.compress(b"0" * 100_000_000)) + image[33:])
+    assert status == 400 and "packed text" in said
+
+
 def test_a_decoder_that_needs_too_much_dies_alone() -> None:
     bomb = make_png((5, 3))
     bomb = bomb[:33] + chunk(b"zTXt", b"a\0\0" + zlib.compress(b"0" * 300_000_000)) + bomb[33:]

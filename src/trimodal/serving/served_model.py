@@ -227,12 +227,18 @@ class ServedModel:
         return str(self._require_asking().processors.text.decode(list(tokens), skip_special_tokens=True))
 
     def write_prompt(self, messages: Sequence[Mapping[str, Any]]) -> str:
-        """The text that a chat becomes: by the tokenizer's own template, else the last message's text as it is."""
+        """The text that a chat becomes: by the tokenizer's own template; without one, the text of the one message as it is.
+
+        Raises:
+            RefusedError: 400, there is no template, and more than one message.
+        """
         asking = self._require_asking()
         for source in (asking.processors.whole, asking.processors.text):
             if getattr(source, "chat_template", None):
                 return str(source.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True))
-        return _find_text(messages[-1].get("content", "")) if messages else ""
+        if len(messages) != 1:
+            raise refuse_bad(f"{self.name} has no chat template; send one message", "messages")
+        return _find_text(messages[0].get("content", ""))
 
 
 def open_served(folder: str | Path, name: str = "", version: str = "1", *, threads: int = 1, runtime: str = "") -> ServedModel:

@@ -211,6 +211,9 @@ class Service:
             raise refuse_bad(f"{model.name} does not {task}; it can {', '.join(model.tasks) or 'only be given tensors'}", "task")
         if not items:
             raise refuse_bad("there is nothing to answer: no item was given", "input")
+        if options.dimensions not in (None, model.card.width):
+            known = f": it has {model.card.width}" if model.card.width else ""
+            raise refuse_bad(f"dimensions cannot be chosen of {model.name}{known}", "dimensions")
         if len(items) > self.limits.items:
             raise refuse_large(f"{len(items)} items in one request; at most {self.limits.items} are taken", "input")
         matches = task == "classify" and not model.card.labels

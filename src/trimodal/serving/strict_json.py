@@ -1,7 +1,8 @@
 """One strict reader of JSON for all that strangers send.
 
 Python's reader takes more than JSON is (`NaN`, `1e999`, a key twice, half of a surrogate pair) and goes as deep as the stack. Two
-programs that read such a text differently can be played against each other, so it is refused: RFC 8259 with the advice of RFC 7493 (I-JSON) made duties.
+programs that read such a text differently can be played against each other, so it is refused: RFC 8259, with the advice of RFC 7493
+(I-JSON) made duties.
 """
 
 from __future__ import annotations

@@ -33,23 +33,23 @@ def make_app(service: Service, settings: Settings = Settings(), further: Sequenc
     Args:
         further: routes behind ours, as the playground's at `/`.
     """
-    return Guards(_make_inner(service, settings, further), service.limits, settings)
-
-
-def _make_inner(service: Service, settings: Settings, further: Sequence[BaseRoute]) -> ASGIApp:
     door = Door(service, settings, BodyReader(service.limits, settings.bodies_bytes, settings.chunks), Metrics(service))
+    return Guards(_make_inner(door, further), service.limits, settings, door.metrics)
+
+
+def _make_inner(door: Door, further: Sequence[BaseRoute]) -> ASGIApp:
     ours = [*list_v2_routes(door), *list_openai_routes(door), *list_task_routes(door), *list_telling_routes(door)]
-    app = Starlette(
-        routes=[*ours, *further], exception_handlers={HTTPException: _answer_http, RefusedError: _answer_refused, Exception: _answer_fault}
-    )
+
+    async def answer_http(request: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        refused = RefusedError(error.status_code, _REASONS.get(error.status_code, error.detail))
+        door.metrics.note("", "", error.status_code, 0.0)
+        return _Answer(close_unread(answer_refusal(refused, request.scope["path"], error.headers), request.scope))
+
+    handlers = {HTTPException: answer_http, RefusedError: _answer_refused, Exception: _answer_fault}
+    app = Starlette(routes=[*ours, *further], exception_handlers=handlers)
     app.router.redirect_slashes = False
     return app
-
-
-async def _answer_http(request: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)
-    refused = RefusedError(error.status_code, _REASONS.get(error.status_code, error.detail))
-    return _Answer(close_unread(answer_refusal(refused, request.scope["path"], error.headers), request.scope))
 
 
 async def _answer_refused(request: Request, error: Exception) -> Response:

@@ -24,6 +24,8 @@ from trimodal.serving.service import Service
 
 Result = TypeVar("Result")
 
+_LARGE = 256 * 1024
+
 GONE = 499
 """The status in the metrics of a request whose client went away."""
 
@@ -90,8 +92,11 @@ async def _find_response(door: Door, endpoint: Endpoint, request: Request) -> AS
 
 
 def close_unread(response: Response, scope: Scope) -> ASGIApp:
-    """`response`, with the end of the connection where the request's body has not been read."""
-    return LingeringResponse(response) if has_unread_body(scope) else response
+    """`response`, with the end of the connection where the request's body has not been read; who is slow is not waited for."""
+    if not has_unread_body(scope):
+        return response
+    response.headers["Connection"] = "close"
+    return response if response.status_code == 408 else LingeringResponse(response)
 
 
 async def work_for(request: Request, work: Coroutine[Any, Any, Result]) -> Result:
@@ -117,6 +122,11 @@ async def wait_until_gone(receive: Receive) -> None:
     """Come back when the client has closed the connection."""
     while (await receive())["type"] != "http.disconnect":
         pass
+
+
+async def read_apart(body: bytes, read: Callable[[bytes], Result]) -> Result:
+    """What `read` makes of `body`; of a large one in a thread, so that others are answered meanwhile."""
+    return await asyncio.to_thread(read, body) if len(body) > _LARGE else read(body)
 
 
 def note_model(request: Request, name: str) -> None:

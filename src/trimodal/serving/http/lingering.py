@@ -12,15 +12,14 @@ from contextlib import suppress
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-MOST_BYTES, MOST_SECONDS = 128 * 2**20, 2.0
+MOST_BYTES, MOST_SECONDS = 128 * 2**20, 1.0
 
 
 class LingeringResponse:
-    """`response`, after which the rest of the request is thrown away and the connection ends."""
+    """`response`, which says `Connection: close`, after which the rest of the request is thrown away."""
 
     def __init__(self, response: Response) -> None:
         self.response = response
-        response.headers["Connection"] = "close"
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the answer, read on for at most `MOST_SECONDS` and `MOST_BYTES`, and end."""

@@ -1,4 +1,5 @@
-"""Metrics for Prometheus. No label takes what a client sent: routes are patterns, models are those that are served.
+"""Metrics for Prometheus. No label takes what a client sent: routes are patterns (none for what
+is refused before a route is found), models are those that are served.
 
     trimodal_requests_total{route, model, status}     trimodal_request_seconds{route}
     trimodal_model_total{model, what}                 what: requests, items, failed, refused

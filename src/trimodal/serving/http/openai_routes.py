@@ -11,7 +11,7 @@ from starlette.responses import JSONResponse, PlainTextResponse
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
-from trimodal.serving.http.doors import Door, make_route, note_model, work_for
+from trimodal.serving.http.doors import Door, make_route, note_model, read_apart, work_for
 from trimodal.serving.http.events import EventStream
 from trimodal.serving.http.uploads import read_form
 from trimodal.serving.openai.chat import ChatRequest, read_chat_request, write_completion, write_end, write_piece
@@ -53,7 +53,7 @@ async def tell_one_model(door: Door, request: Request) -> ASGIApp:
 async def embed(door: Door, request: Request) -> ASGIApp:
     """POST /v1/embeddings."""
     async with door.reader.hold(request) as body:
-        asked = read_embedding_request(read_object(body, door.limits.json_depth), door.limits)
+        asked = await read_apart(body, lambda body: read_embedding_request(read_object(body, door.limits.json_depth), door.limits))
         check_task(door, request, asked.model, "embed")
         work = door.service.answer(asked.model, "embed", asked.items, asked.options, seconds=read_patience(request))
         return JSONResponse(write_embeddings(asked, await work_for(request, work)))
@@ -62,20 +62,21 @@ async def embed(door: Door, request: Request) -> ASGIApp:
 async def chat(door: Door, request: Request) -> ASGIApp:
     """POST /v1/chat/completions."""
     async with door.reader.hold(request) as body:
-        asked = read_chat_request(read_object(body, door.limits.json_depth), door.limits)
+        asked = await read_apart(body, lambda body: read_chat_request(read_object(body, door.limits.json_depth), door.limits))
         check_task(door, request, asked.model, "ask")
         seconds = read_patience(request)
+        item = asked.conversation.make_item(door.service.write_prompt(asked.model, asked.conversation.messages))
         if asked.streamed:
-            pieces = await open_stream(door, request, asked.model, asked.item, asked.options, seconds)
+            pieces = await open_stream(door, request, asked.model, item, asked.options, seconds)
             return EventStream(_write_chat(asked, pieces), tell_refusal, "[DONE]")
-        answers = await work_for(request, door.service.answer(asked.model, "ask", [asked.item], asked.options, seconds=seconds))
+        answers = await work_for(request, door.service.answer(asked.model, "ask", [item], asked.options, seconds=seconds))
         return JSONResponse(write_completion(asked, take_text(answers)))
 
 
 async def transcribe(door: Door, request: Request) -> ASGIApp:
     """POST /v1/audio/transcriptions."""
     async with door.reader.hold(request) as body:
-        form = read_form(body, request.headers.get("content-type", ""), door.settings.parts, door.settings.part_header_bytes)
+        form = read_form(body, request.headers.get("content-type", ""), door.settings.parts)
         asked = read_transcription_request(form.fields, form.files)
         check_task(door, request, asked.model, "transcribe")
         seconds = read_patience(request)

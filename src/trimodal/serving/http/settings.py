@@ -21,7 +21,7 @@ class Settings:
             all below it, but for `/` itself.
         bodies_bytes: of all bodies that are held at once; more are refused with 503.
         chunks: pieces in which a body may come.
-        parts: of a multipart body, and `part_header_bytes` of the headers of each.
+        parts: of a form.
     """
 
     keys: tuple[str, ...] = ()
@@ -29,8 +29,7 @@ class Settings:
     open_metrics: bool = False
     hosts: tuple[str, ...] = ()
     origins: tuple[str, ...] = ()
-    open_paths: tuple[str, ...] = ("/",)
+    open_paths: tuple[str, ...] = ("/", "/playground/")
     bodies_bytes: int = 1024 * MiB
     chunks: int = 65_536
     parts: int = 1024
-    part_header_bytes: int = 4096

@@ -19,7 +19,7 @@ from starlette.responses import JSONResponse
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
-from trimodal.serving.http.doors import Door, Endpoint, make_route, note_model, work_for
+from trimodal.serving.http.doors import Door, Endpoint, make_route, note_model, read_apart, work_for
 from trimodal.serving.http.errors import answer_refusal
 from trimodal.serving.http.uploads import read_form
 from trimodal.serving.limits import Limits
@@ -39,7 +39,7 @@ def list_task_routes(door: Door) -> list[Route]:
 def _make_endpoint(task: Task) -> Endpoint:
     async def endpoint(door: Door, request: Request) -> ASGIApp:
         async with door.reader.hold(request) as body:
-            name, items, options = _read(door, request, body)
+            name, items, options = await read_apart(body, lambda body: _read(door, request, body))
             model = find_model(door, task, name)
             note_model(request, model)
             answers = await work_for(request, door.service.answer(model, task, items, options))
@@ -106,7 +106,7 @@ def _read(door: Door, request: Request, body: bytes) -> tuple[str | None, list[I
 
 
 def _read_form(door: Door, body: bytes, content_type: str) -> tuple[str | None, list[Item], Options]:
-    form = read_form(body, content_type, door.settings.parts, door.settings.part_header_bytes)
+    form = read_form(body, content_type, door.settings.parts)
     check_keys({**form.fields, **form.files}, ("model", *_PARTS, *_OPTIONS), "the form")
     misplaced = [name for name in form.files if name not in ("image", "audio")] + [
         name for name in form.fields if name in ("image", "audio")

@@ -8,10 +8,11 @@ from python_multipart import MultipartParser
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import parse_options_header
 
-from trimodal.serving.refusals import RefusedError, refuse_bad
+from trimodal.serving.refusals import refuse_bad
 from trimodal.serving.strict_json import shorten
 
-MOST_NAME = 200
+MOST_NAME, MOST_HEADERS, MOST_HEADER = 200, 8, 4096
+"""Characters of a field's name; headers of a part, and bytes of each."""
 
 
 @dataclass
@@ -22,7 +23,7 @@ class Form:
     files: dict[str, list[bytes]] = field(default_factory=dict)
 
 
-def read_form(body: bytes, content_type: str, most_parts: int, most_header: int) -> Form:
+def read_form(body: bytes, content_type: str, most_parts: int) -> Form:
     """The form in `body`.
 
     Raises:
@@ -33,9 +34,9 @@ def read_form(body: bytes, content_type: str, most_parts: int, most_header: int)
     boundary = options.get(b"boundary")
     if kind != b"multipart/form-data" or not boundary or len(boundary) > 70:
         raise refuse_bad("expected multipart/form-data with a boundary of at most 70 characters", "Content-Type")
-    collector = _Collector(most_parts, most_header)
+    collector = _Collector(most_parts)
     try:
-        parser = MultipartParser(boundary, collector.list_callbacks())  # type: ignore[arg-type]
+        parser = MultipartParser(boundary, collector.list_callbacks(), max_header_count=MOST_HEADERS, max_header_size=MOST_HEADER)  # type: ignore[arg-type]
         parser.write(body)
         parser.finalize()
     except FormParserError:
@@ -48,10 +49,10 @@ def read_form(body: bytes, content_type: str, most_parts: int, most_header: int)
 class _Collector:
     """Takes the parts of a form as the parser finds them."""
 
-    def __init__(self, most_parts: int, most_header: int) -> None:
-        self.form, self.most_parts, self.most_header = Form(), most_parts, most_header
+    def __init__(self, most_parts: int) -> None:
+        self.form, self.most_parts = Form(), most_parts
         self.parts, self.ended = 0, False
-        self.header, self.value, self.size = bytearray(), bytearray(), 0
+        self.header, self.value = bytearray(), bytearray()
         self.headers: dict[bytes, bytes] = {}
         self.data: list[bytes] = []
 
@@ -65,21 +66,14 @@ class _Collector:
     def _begin(self) -> None:
         self.parts += 1
         if self.parts > self.most_parts:
-            raise RefusedError(413, f"the form has more than {self.most_parts:,} parts")
-        self.headers, self.data, self.size = {}, [], 0
+            raise refuse_bad(f"the form has more than {self.most_parts:,} parts")
+        self.headers, self.data = {}, []
 
     def _take_header(self, data: bytes, start: int, end: int) -> None:
-        self._count(end - start)
         self.header += data[start:end]
 
     def _take_value(self, data: bytes, start: int, end: int) -> None:
-        self._count(end - start)
         self.value += data[start:end]
-
-    def _count(self, size: int) -> None:
-        self.size += size
-        if self.size > self.most_header:
-            raise RefusedError(413, f"a part of the form has more than {self.most_header:,} bytes of headers")
 
     def _end_header(self) -> None:
         self.headers[bytes(self.header).lower()] = bytes(self.value)

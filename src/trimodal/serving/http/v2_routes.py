@@ -9,7 +9,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
-from trimodal.serving.http.doors import Door, make_route, note_model, work_for
+from trimodal.serving.http.doors import Door, make_route, note_model, read_apart, work_for
 from trimodal.serving.open_inference import reports
 from trimodal.serving.open_inference.calls import call_service
 from trimodal.serving.open_inference.directory import Entry, find_entry
@@ -99,7 +99,8 @@ async def infer(door: Door, request: Request) -> ASGIApp:
     entry = _find(door, request)
     note_model(request, entry.card.name)
     async with door.reader.hold(request) as body:
-        asked = read_request(entry, body, request.headers.get("inference-header-content-length"), door.limits)
+        length = request.headers.get("inference-header-content-length")
+        asked = await read_apart(body, lambda body: read_request(entry, body, length, door.limits))
         told = write_response(await work_for(request, call_service(door.service, asked)))
     headers = {} if told.header_length is None else {"Inference-Header-Content-Length": str(told.header_length)}
     kind = "application/json" if told.header_length is None else "application/octet-stream"

@@ -23,7 +23,8 @@ AUDIO_FORMATS = ("WAV", "WAVEX", "FLAC")
 _BROKEN = (OSError, ValueError, SyntaxError, EOFError, struct.error, TypeError, KeyError, IndexError, OverflowError, MemoryError,
            Image.DecompressionBombError)  # fmt: skip
 _MAGIC = {b"RIFF": "a sound (RIFF)", b"fLaC": "a sound (FLAC)", b"\x89PNG": "a PNG image", b"\xff\xd8\xff": "a JPEG image"}
-_PNG, _PNG_END = b"\x89PNG", b"IEND"
+_PNG, _PNG_END, _PNG_HEAD = b"\x89PNG", b"IEND", 8
+_PNG_PACKED, _PNG_UNREAD, _MOST_PACKED = (b"zTXt", b"iTXt"), (b"zTXt", b"iTXt", b"tEXt", b"iCCP"), 64 * 1024
 _IMAGES = (_PNG, b"\xff\xd8\xff", b"GIF8", b"BM", b"II*\0", b"MM\0*")
 _PICKLES = (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05", b"PK\x03\x04", b"\x93NUMPY")
 
@@ -64,6 +65,7 @@ def describe_formats(kind: str) -> str:
 
 
 def _decode_image(data: bytes, limits: MediaLimits) -> Decoded:
+    data = _strip_png(data) if data.startswith(_PNG) else data
     try:
         opened = Image.open(io.BytesIO(data), formats=IMAGE_FORMATS)
     except Image.DecompressionBombError as bomb:
@@ -86,6 +88,19 @@ def _decode_image(data: bytes, limits: MediaLimits) -> Decoded:
     except _BROKEN as failed:
         raise _refuse_damaged("image") from failed
     return Decoded(pixels)
+
+
+def _strip_png(data: bytes) -> bytes:
+    """A PNG without its texts and its colour profile, which nobody reads here, and of which a few bytes may unfold to gigabytes."""
+    kept, place = [data[:_PNG_HEAD]], _PNG_HEAD
+    while place + 12 <= len(data):
+        length, name = int.from_bytes(data[place : place + 4], "big"), data[place + 4 : place + 8]
+        if name in _PNG_PACKED and length > _MOST_PACKED:
+            raise refuse_bad(f"the image holds {length:,} bytes of packed text; at most {_MOST_PACKED:,} are taken", "image")
+        if name not in _PNG_UNREAD:
+            kept.append(data[place : place + 12 + length])
+        place += 12 + length
+    return b"".join([*kept, data[place:]])
 
 
 def _refuse_damaged(kind: str) -> RefusedError:

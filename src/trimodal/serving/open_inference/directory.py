@@ -55,13 +55,31 @@ def list_entries(cards: Sequence[ModelCard]) -> dict[str, Entry]:
     return entries
 
 
+class Directory:
+    """All names of the models that are served, found anew only where a card has changed."""
+
+    def __init__(self) -> None:
+        self.known: tuple[tuple[ModelCard, ...], dict[str, Entry]] = (), {}
+
+    def list(self, cards: Sequence[ModelCard]) -> dict[str, Entry]:
+        """As `list_entries`."""
+        before, entries = self.known  # read and written in one step: services may live in several threads
+        if len(cards) != len(before) or any(card is not known for card, known in zip(cards, before)):
+            entries = list_entries(cards)
+            self.known = tuple(cards), entries
+        return entries
+
+
+_DIRECTORY = Directory()
+
+
 def find_entry(service: Service, name: str, version: str = "") -> Entry:
     """What `name` stands for.
 
     Raises:
         RefusedError: 404, there is no such name, or not in that version.
     """
-    entry = list_entries(service.list_models()).get(name)
+    entry = _DIRECTORY.list(service.list_models()).get(name)
     if entry is None:
         raise refuse_unknown(f"there is no model {shorten(name)!r}")
     if version and version != entry.card.version:

@@ -47,7 +47,7 @@ def tell_config(entry: Entry, batch: int) -> dict[str, Any]:
 def tell_statistics(service: Service, entry: Entry) -> dict[str, Any]:
     """The statistics of one name, in Triton's words: those of its whole model, which is what is counted."""
     counted = service.count(entry.card.name)
-    answered = int(counted.get("requests", 0) - counted.get("failed", 0) - counted.get("refused", 0))
+    answered = int(counted.get("requests", 0) - counted.get("failed", 0))
     times = {"queue": "queue", "compute_input": "encode", "compute_infer": "compute"}
     total = sum(counted.get(ours, 0.0) for ours in times.values())
     return {

@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from trimodal.serving.limits import Limits
-from trimodal.serving.openai.messages import read_messages
+from trimodal.serving.openai.messages import Conversation, read_messages
 from trimodal.serving.refusals import refuse_bad
-from trimodal.serving.requests import Item, Options, Text
+from trimodal.serving.requests import Options, Text
 from trimodal.serving.strict_json import check_keys, take_integer, take_object, take_string
 
 _ONLY: dict[str, tuple[Any, ...]] = {
@@ -35,7 +35,7 @@ class ChatRequest:
     """What is asked, and whether the answer goes out in pieces, with its usage at last."""
 
     model: str
-    item: Item
+    conversation: Conversation
     options: Options
     streamed: bool
     usage: bool
@@ -58,10 +58,10 @@ def read_chat_request(sent: dict[str, Any], limits: Limits) -> ChatRequest:
     most = take_integer(tokens[0], "max_tokens", 1, limits.new_tokens) if tokens else None
     streamed, wishes = sent.get("stream"), take_object(sent.get("stream_options") or {}, "stream_options")
     check_keys(wishes, ("include_usage", "include_obfuscation"), "stream_options")
-    if streamed not in (True, False, None):
+    if not isinstance(streamed, bool | None):
         raise refuse_bad("stream must be true or false", "stream")
-    item = read_messages(sent.get("messages"), limits)
-    return ChatRequest(model, item, Options(max_tokens=most), bool(streamed), wishes.get("include_usage") is True)
+    conversation = read_messages(sent.get("messages"), limits)
+    return ChatRequest(model, conversation, Options(max_tokens=most), bool(streamed), wishes.get("include_usage") is True)
 
 
 def write_completion(request: ChatRequest, text: Text) -> dict[str, Any]:

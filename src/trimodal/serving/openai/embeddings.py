@@ -48,7 +48,7 @@ def read_embedding_request(sent: dict[str, Any], limits: Limits) -> EmbeddingReq
     if ("input" in sent) == ("messages" in sent):
         raise refuse_bad("expected either input or messages", "input")
     items = (
-        [read_messages(sent["messages"], limits)]
+        [read_messages(sent["messages"], limits).make_item()]
         if "messages" in sent
         else _read_input(sent["input"], sent.get("modality", "text"), limits)
     )

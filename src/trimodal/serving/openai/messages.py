@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any
 
 from trimodal.serving.limits import Limits
@@ -11,49 +12,67 @@ from trimodal.serving.refusals import refuse_bad, refuse_kind
 from trimodal.serving.requests import Item
 from trimodal.serving.strict_json import check_keys, name_kind, shorten, take_list, take_object, take_string
 
-_ROLES = ("system", "developer", "user")
+_ROLES = ("system", "developer", "user", "assistant")
 
 
-def read_messages(value: Any, limits: Limits) -> Item:
-    """One item of all messages: the instructions of the system before the text of the user, at most one image and one sound.
+@dataclass
+class Conversation:
+    """What was said: `messages` as chat templates take them, files left out of them and kept by modality."""
+
+    messages: list[dict[str, Any]] = field(default_factory=list)
+    files: dict[str, bytes] = field(default_factory=dict)
+    texts: list[str] = field(default_factory=list)
+
+    def make_item(self, text: str | None = None) -> Item:
+        """One item of all files and `text`; where that is not given, all texts, one below the other."""
+        return Item(text=text if text is not None else "\n".join(self.texts) or None, **self.files)  # type: ignore[arg-type]
+
+
+def read_messages(value: Any, limits: Limits) -> Conversation:
+    """The messages in `value`, at most one image and one sound in all.
 
     Raises:
-        RefusedError: 400 for other roles, more than one turn, unknown parts, two images; 413 for too many messages; 415 for other media.
+        RefusedError: 400 for unknown roles and parts, two images, or a last message that is not the user's; 413 for too many
+            messages; 415 for other media.
     """
-    texts: list[str] = []
-    files: dict[str, bytes] = {}
-    turns = 0
-    for place, sent in enumerate(take_list(value, "messages", 64)):
-        field = f"messages[{place}]"
-        message = take_object(sent, field)
-        check_keys(message, ("role", "content", "name"), field)
-        if message.get("role") not in _ROLES:
-            raise refuse_bad(f"{field}: the role must be {', '.join(_ROLES)}: answers of before are not taken up again", f"{field}.role")
-        turns += message["role"] == "user"
+    found = Conversation()
+    for place, sent in enumerate(take_list(value, "messages", 256)):
+        here = f"messages[{place}]"
+        message = take_object(sent, here)
+        check_keys(message, ("role", "content", "name", "refusal"), here)
+        role = message.get("role")
+        if role not in _ROLES:
+            raise refuse_bad(f"{here}: the role must be {', '.join(_ROLES)}", f"{here}.role")
         if isinstance(message.get("content"), str):
-            texts.append(take_string(message["content"], f"{field}.content", limits.text_characters))
+            content: Any = take_string(message["content"], f"{here}.content", limits.text_characters)
+            found.texts.append(content)
         else:
-            _read_parts(message.get("content"), f"{field}.content", limits, texts, files)
-    if turns != 1:
-        raise refuse_bad(f"{turns} messages of the user; expected one", "messages")
-    return Item(text="\n".join(texts) or None, **files)
+            content = _read_parts(message.get("content"), f"{here}.content", limits, found)
+        found.messages.append({"role": "system" if role == "developer" else role, "content": content})
+    if found.messages[-1]["role"] != "user":
+        raise refuse_bad("the last message must be the user's", "messages")
+    return found
 
 
-def _read_parts(value: Any, field: str, limits: Limits, texts: list[str], files: dict[str, bytes]) -> None:
+def _read_parts(value: Any, field: str, limits: Limits, found: Conversation) -> list[dict[str, str]]:
+    parts: list[dict[str, str]] = []
     for place, sent in enumerate(take_list(value, field, 64)):
         here = f"{field}[{place}]"
         part = take_object(sent, here)
         kind = part.get("type")
         if kind == "text":
-            texts.append(take_string(part.get("text"), f"{here}.text", limits.text_characters))
+            found.texts.append(take_string(part.get("text"), f"{here}.text", limits.text_characters))
+            parts.append({"type": "text", "text": found.texts[-1]})
             continue
-        if kind not in _READERS:
+        if not isinstance(kind, str) or kind not in _READERS:
             told = repr(shorten(kind)) if isinstance(kind, str) else name_kind(kind)
             raise refuse_bad(f"{here} is of the type {told}; known are text, {', '.join(_READERS)}", f"{here}.type")
         modality, read = _READERS[kind]
-        if modality in files:
+        if modality in found.files:
             raise refuse_bad(f"{here} is a second {modality}; one is taken", here)
-        files[modality] = read(part.get(kind), f"{here}.{kind}")
+        found.files[modality] = read(part.get(kind), f"{here}.{kind}")
+        parts.append({"type": modality})
+    return parts
 
 
 def _read_image_url(value: Any, field: str) -> bytes:

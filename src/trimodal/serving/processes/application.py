@@ -7,6 +7,7 @@ from ipaddress import ip_address
 from pathlib import Path
 
 from trimodal.errors import InputError
+from trimodal.serving.grpc.server import start_grpc_server
 from trimodal.serving.http.app import make_app
 from trimodal.serving.http.playground_routes import list_playground_routes
 from trimodal.serving.http.settings import Settings
@@ -54,8 +55,13 @@ class ServedApplication:
         await self._service.stop()
 
     async def start_grpc(self, host: str, port: int) -> Stoppable | None:
-        """Listen for gRPC, beside the other workers."""
-        return None
+        """Listen for gRPC, beside the other workers.
+
+        Raises:
+            InputError: the port cannot be had.
+        """
+        server: Stoppable = await start_grpc_server(self._service, host, port, self._settings.keys)
+        return server
 
 
 def read_keys(file: str | None) -> tuple[str, ...]:
