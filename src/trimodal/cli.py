@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from trimodal import __version__, listing_commands, running_commands, training_commands
+from trimodal import __version__, listing_commands, running_commands, serving_commands, training_commands
 from trimodal.application import add_command, app, open_named_data, out, print_result, screen
 from trimodal.arguments import (
     AgainstOption,
@@ -72,7 +72,7 @@ else:
 
 INTERRUPTED = 130
 RECIPE_FOR_CPU = "int8-full"
-__all__ = ["app", "listing_commands", "main", "running_commands", "training_commands"]  # whose commands are added by its import
+__all__ = ["app", "listing_commands", "main", "running_commands", "serving_commands", "training_commands"]  # whose commands are added by its import
 def _show_version(asked: bool) -> None:
     if asked:
         out.print(f"trimodal {__version__}")

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 
 import trimodal
-from trimodal.loading.load import build_model
 
 SILENT: Mapping[str, list[int]] = {"first": [0, 1, 2, 3], "down": [1, 3, 5, 7], "up": [4, 5, 6, 7]}
 

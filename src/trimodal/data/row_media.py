@@ -16,17 +16,10 @@ from PIL import Image
 
 from trimodal.data.fields import shorten_value, to_plain_number
 from trimodal.data.masks import digest_mask, to_mask
-from trimodal.data.media import (
-    Waveform,
-    check_waveform,
-    decode_audio,
-    decode_image,
-    describe_rates,
-    parse_rate,
-    to_upright_rgb,
-)
 from trimodal.data.signals import convert_signal, digest_signal
 from trimodal.errors import DataError
+from trimodal.media.images import decode_image, to_upright_rgb
+from trimodal.media.sounds import Waveform, check_waveform, decode_audio, describe_rates, parse_rate
 
 _CHANNELS = (1, 3, 4)
 _INT16 = 32768.0
