@@ -40,13 +40,13 @@ class OpenedAttention(OpenedLayer, nn.MultiheadAttention):
 
     @property
     def in_proj_weight(self) -> Tensor | None:  # type: ignore[override]
-        """Weights of query, key and value, one below the other; None where these have widths of their own."""
+        """Weights of query, key and value, one below the other, (3 · width, width); None where these have widths of their own."""
         weights = [part.weight for part in self._parts()]
         return torch.cat(weights) if self.was_fused else None
 
     @property
     def in_proj_bias(self) -> Tensor | None:  # type: ignore[override]
-        """Biases of query, key and value, one after the other."""
+        """Biases of query, key and value, one after the other, (3 · width,)."""
         biases = [part.bias for part in self._parts()]
         return None if biases[0] is None else torch.cat(biases)
 

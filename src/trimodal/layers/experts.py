@@ -81,7 +81,7 @@ class OpenedExperts(OpenedLayer):
         return made  # type: ignore[no-any-return]
 
     def read_fused(self, name: str) -> Tensor:
-        """The weight called `name` in the form that the experts' class has it in, three-dimensional."""
+        """The weight called `name` in the form that the experts' class has it in: (experts, …, …)."""
         weight: Any = self.matrices[name].weight
         return self._fuse(weight)
 

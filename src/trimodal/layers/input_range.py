@@ -73,5 +73,5 @@ class LearnedInputRange(nn.Module):
 
 
 def weaken_gradient(factor: float) -> Callable[[Tensor], Tensor]:
-    """LSQ's factor on the gradient, 1/√(numbers · largest code)."""
+    """LSQ's factor on the gradient, 1/√(numbers · largest code), whatever shape (…) it has."""
     return lambda gradient: gradient * factor

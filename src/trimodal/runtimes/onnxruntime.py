@@ -34,7 +34,7 @@ class OnnxRuntimeSession:
         self.output_names: Sequence[str] = [value.name for value in self._session.get_outputs()]
 
     def run(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
-        """Arrays by name -> arrays by name.
+        """Arrays (batch, …) by name -> arrays (batch, …) by name.
 
         Raises:
             InputError: one is missing, or the runtime cannot compute with them.

@@ -43,7 +43,7 @@ class OpenVinoSession:
         self._has_run = False
 
     def run(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
-        """Arrays by name -> arrays by name.
+        """Arrays (batch, …) by name -> arrays (batch, …) by name.
 
         Raises:
             InputError: one is missing, or the runtime cannot compute with them.

@@ -40,7 +40,7 @@ class RemoteSession:
         self.output_names: Sequence[str] = header["outputs"]
 
     def run(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
-        """Arrays by name -> arrays by name."""
+        """Arrays (batch, …) by name -> arrays (batch, …) by name."""
         return self._ask({"do": "run"}, inputs)[1]
 
     def measure_seconds(self, inputs: Arrays, times: int) -> list[float]:

@@ -76,7 +76,7 @@ class ExportedRunner:
         self.rows = frozenset(name for name, both in shapes.items() if all(s and s[0] == _BATCH for part in both for s in part.values()))
 
     def run(self, component: str, arrays: Arrays) -> dict[str, NDArray[Any]]:
-        """As `Runner.run`."""
+        """As `Runner.run`: (batch, …) by name."""
         return self._model.run(component, arrays)
 
     def generate(self, arrays: Arrays, most: int, language: str | None = None) -> Iterator[int]:
@@ -111,7 +111,7 @@ class TorchRunner:
         self.rows = frozenset(name for name, part in parts.items() if not part.switches)
 
     def run(self, component: str, arrays: Arrays) -> dict[str, NDArray[Any]]:
-        """As `Runner.run`."""
+        """As `Runner.run`: (batch, …) by name."""
         return self._sessions[component].run(arrays)
 
     def generate(self, arrays: Arrays, most: int, language: str | None = None) -> Iterator[int]:

@@ -23,7 +23,7 @@ class DivergedError(TrimodalError):
 def explain_divergence(
     module: nn.Module, run_again: Callable[[], Any], batch: Mapping[str, Tensor], precision: str, norms: Sequence[float]
 ) -> str:
-    """Why the loss is most likely not finite, and what to do.
+    """Why the loss of a `batch` of tensors (samples, …) is most likely not finite, and what to do.
 
     Args:
         module: the model as it is, after the last finite step.

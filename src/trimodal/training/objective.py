@@ -44,12 +44,12 @@ class Objective:
 
 
 def split_labels(batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
-    """What forward is given, and the labels."""
+    """What forward is given, (samples, …) each, and the labels (samples, …)."""
     return select_inputs(batch), batch[LABELS]
 
 
 def select_inputs(batch: Batch) -> dict[str, Tensor]:
-    """What forward is given of a batch."""
+    """What forward is given of a batch, (samples, …) each."""
     return {name: value for name, value in batch.items() if name != LABELS and not name.startswith(TEACHER)}
 
 

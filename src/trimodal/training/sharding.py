@@ -56,7 +56,7 @@ def _remove_hooks_(part: FSDPModule) -> None:
 
 
 def read_norm(norm: Tensor | float) -> float:
-    """A gradient's norm as a number, put together of all processes where it is parted."""
+    """A gradient's norm, a scalar, as a number, put together of all processes where it is parted."""
     return float(norm.full_tensor() if isinstance(norm, DTensor) else norm)
 
 

@@ -88,7 +88,7 @@ class Imitation:
         return self.base.count(batch) if self.base is not None and self.name in _TOKEN_TASKS else count_rows(batch)
 
     def compute_loss(self, module: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        """The loss, and its terms by name."""
+        """The loss and its terms by name, a scalar each."""
         once, parts = _Remembered(module), {}
         with record_outputs(self.student.module, self.reader.list_paths()) as seen:
             if self.base is not None and self.settings.labels:

@@ -35,7 +35,7 @@ class Rows:
     counts: Tensor
 
     def split(self) -> list[Tensor]:
-        """The rows of each sample."""
+        """The rows of each sample, (rows, width)."""
         return list(self.values.split(self.counts.tolist()))
 
     def to_dense(self) -> tuple[Tensor, Tensor]:
