@@ -115,6 +115,23 @@ def test_speech_is_what_the_model_generates(served_folders: dict[str, Path]) -> 
     assert "".join(pieces[:-1]) == whole.text and pieces[-1] == whole
 
 
+def test_a_long_sound_is_heard_to_its_end(served_folders: dict[str, Path]) -> None:
+    """The miniature hears a moment at once; the same moment twice says the same thing twice."""
+
+    async def speak(service: Service, name: str) -> tuple[int, int, list[Any]]:
+        heard = service._models[name]._heard_seconds
+        assert heard
+        short, long = Item(audio=make_wav(heard)), Item(audio=make_wav(2.5 * heard))
+        options = Options(max_tokens=4)
+        one, three = [await service.answer(name, "transcribe", [item], options) for item in (short, long)]
+        pieces = [piece async for piece in service.stream(name, long, options)]
+        assert "".join(pieces[:-1]) == three[0].text == pieces[-1].text
+        return one[0].tokens, three[0].tokens, pieces
+
+    one, three, _ = ask(served_folders["whisper"], speak)
+    assert three == 3 * one
+
+
 def test_torch_answers_where_nothing_was_exported(served_folders: dict[str, Path]) -> None:
     async def embed(service: Service, name: str) -> Any:
         return service.find_model(name).runtime, (await service.answer(name, "embed", [Item(text="old what")]))[0]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from trimodal.serving.refusals import refuse_bad
 from trimodal.serving.requests import Boxes, Classes, Embedding, ModelCard, Task, Text
 from trimodal.serving.runners import Chosen, Runner, choose_runner, open_runner
 from trimodal.serving.trust import check_accounted
+from trimodal.serving.windows import split_sound
 
 Arrays = Mapping[str, NDArray[Any]]
 _SURE = 0.3  # boxes that are less likely are not told
@@ -112,6 +113,27 @@ class ServedModel:
         return np.asarray(found[output.field] if output.field in found else next(iter(found.values())))
 
     # What is computed
+
+    def make_jobs(self, loaded: LoadedSample, task: Task) -> list[Job]:
+        """What is computed for one sample, one after the other: a long sound that is transcribed goes in windows.
+
+        Raises:
+            RefusedError: as `make_job`.
+        """
+        heard = self._heard_seconds if task == "transcribe" else None
+        if heard is None or loaded.audio is None or len(loaded.audio) <= heard * loaded.sampling_rate:
+            return [self.make_job(loaded, task)]
+        windows = split_sound(loaded.audio, loaded.sampling_rate, heard)
+        return [self.make_job(replace(loaded, audio=window), task) for window in windows]
+
+    @cached_property
+    def _heard_seconds(self) -> float | None:
+        """How many seconds of sound a model that speaks hears at once; None where there is no such limit."""
+        asking = self.asking
+        if asking is None or not asking.generates:
+            return None
+        length = getattr(asking.processors.audio, "chunk_length", None)
+        return float(length) if length else None
 
     def make_job(self, loaded: LoadedSample, task: Task) -> Job:
         """What is computed for one sample of a `task`.

@@ -30,7 +30,7 @@ from trimodal.serving.proving import find_joinable
 from trimodal.serving.refusals import RefusedError, refuse_bad, refuse_large, refuse_unknown
 from trimodal.serving.requests import TASKS, Answer, Embedding, Item, ModelCard, Options, Task, Text
 from trimodal.serving.served_model import Job, ServedModel
-from trimodal.serving.speaking import Speaking
+from trimodal.serving.speaking import Speaking, join_texts
 from trimodal.serving.tensor_checks import check_tensors
 
 Arrays = Mapping[str, NDArray[Any]]
@@ -161,10 +161,15 @@ class Service:
         self._check_request(model, task, [item], options)
         most = self._count_new_tokens(options)
         with self._count_request(model, 1), self._admission.admit(predict_cost(item, most)):
-            job = await self._make_job(model, task, item)
-            async with aclosing(self._speak(model, job, most, options, until).pieces()) as pieces:
-                async for piece in pieces:
-                    yield piece
+            said = list[Text]()
+            for job in await self._make_jobs(model, task, item):
+                async with aclosing(self._speak(model, job, most, options, until).pieces()) as pieces:
+                    async for piece in pieces:
+                        if isinstance(piece, Text):
+                            said.append(piece)
+                        else:
+                            yield piece if not said or said[-1].text.endswith(" ") or piece.startswith(" ") else f" {piece}"
+            yield join_texts(said)
 
     def write_prompt(self, name: str, messages: Sequence[Mapping[str, Any]]) -> str:
         """The text that a chat becomes for the model `name`.
@@ -246,9 +251,11 @@ class Service:
     async def _answer_one(
         self, model: ServedModel, task: Task, item: Item, options: Options, texts: Sequence[Embedding], until: float
     ) -> Answer:
-        job = await self._make_job(model, task, item)
+        jobs = await self._make_jobs(model, task, item)
+        job = jobs[0]
         if task in ("ask", "transcribe") and model.asking is not None and model.asking.generates:
-            return await self._speak(model, job, self._count_new_tokens(options), options, until).say_all()
+            most = self._count_new_tokens(options)
+            return join_texts([await self._speak(model, one, most, options, until).say_all() for one in jobs])
         found = await self._batchers[model.name].compute(job.component, job.arrays, until)
         if task == "embed":
             return model.read_vector(job, found)
@@ -264,10 +271,10 @@ class Service:
         )
         return [one for one in found if isinstance(one, Embedding)]
 
-    async def _make_job(self, model: ServedModel, task: Task, item: Item) -> Job:
+    async def _make_jobs(self, model: ServedModel, task: Task, item: Item) -> list[Job]:
         begun = time.monotonic()
         loaded: LoadedSample = await load_item(item, self._decoders, self.limits)
-        made = await self._in_thread(self._encoding, lambda: model.make_job(loaded, task))
+        made = await self._in_thread(self._encoding, lambda: model.make_jobs(loaded, task))
         self._counts[model.name]["encode"] += time.monotonic() - begun
         return made
 

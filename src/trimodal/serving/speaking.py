@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
-from typing import Any
+from typing import Any, Literal
 
 from numpy.typing import NDArray
 
@@ -16,6 +16,15 @@ from trimodal.serving.requests import Text
 from trimodal.serving.served_model import ServedModel
 
 _UNFINISHED = "\ufffd"  # a character of which more tokens are to come
+
+
+def join_texts(said: Sequence[Text]) -> Text:
+    """What was said of a sound in windows, as one text."""
+    if len(said) == 1:
+        return said[0]
+    finish: Literal["stop", "length"] = "length" if any(one.finish == "length" for one in said) else "stop"
+    whole = " ".join(one.text.strip() for one in said if one.text.strip())
+    return Text(whole, finish, sum(one.tokens for one in said), sum(one.prompt_tokens for one in said))
 
 
 class Speaking:
