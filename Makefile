@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 QUICK := $(BIN)/pytest -n 2 --dist loadgroup -m "not slow"
 
-.PHONY: demo test test-all check bench bench-phones clean litert executorch
+.PHONY: demo test test-all check bench bench-phones clean litert executorch ray
 
 demo: $(READY)
 	$(BIN)/trimodal demo
@@ -72,8 +72,17 @@ litert executorch: %: .venv-%/.ready
 	.venv-$*/bin/pip install --quiet --requirement requirements-$*.lock
 	@touch $@
 
+# Ray Serve (trimodal serve --engine ray) brings 480 MB of its own; all else it takes from the environment beside it.
+ray: .venv-ray/.ready
+
+.venv-ray/.ready: requirements-ray.lock $(READY)
+	$(PYTHON) -m venv .venv-ray
+	echo "$(CURDIR)/$(VENV)/lib/python3.11/site-packages" > .venv-ray/lib/python3.11/site-packages/beside.pth
+	.venv-ray/bin/pip install --quiet --requirement requirements-ray.lock
+	@touch $@
+
 clean:
-	rm -rf $(VENV) .venv-litert .venv-executorch demo-model demo-data demo-out
+	rm -rf $(VENV) .venv-ray .venv-litert .venv-executorch demo-model demo-data demo-out
 
 # Torch first: the lock names its version, and a machine may hold a CPU build that only plain pip finds.
 $(READY): requirements.lock pyproject.toml

@@ -1,4 +1,4 @@
-"""More than one instance: nginx before two of `trimodal serve`, and two replicas on Ray Serve, each beside one; and a new version brought in.
+"""More than one instance: nginx before two of `trimodal serve`, and two replicas on Ray Serve, each beside one; and a new version.
 
 `python -m benchmarks.serving.scale` serves a small CLIP, one worker of one thread per instance. Throughput is that of 16 clients that ask
 again when they are answered, in rounds that alternate. A rolling update happens under an open loop at a third of the capacity of one, and
@@ -135,7 +135,8 @@ def update_under_load(port: int, rate: float, update: Callable[[], None]) -> tup
 def add_loads(loads: Sequence[Load]) -> Load:
     """One after the other."""
     latencies = [latency for load in loads for latency in load.latencies]
-    return Load(loads[0].rate, sum(load.seconds for load in loads), latencies, sum((load.statuses for load in loads[1:]), loads[0].statuses))
+    statuses = sum((load.statuses for load in loads[1:]), loads[0].statuses)
+    return Load(loads[0].rate, sum(load.seconds for load in loads), latencies, statuses)
 
 
 def try_nginx(first: Path, second: Path, scratch: Path, rounds: int, seconds: float) -> Scaled:

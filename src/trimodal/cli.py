@@ -72,7 +72,9 @@ else:
 
 INTERRUPTED = 130
 RECIPE_FOR_CPU = "int8-full"
-__all__ = ["app", "listing_commands", "main", "running_commands", "serving_commands", "training_commands"]  # whose commands are added by its import
+__all__ = [  # whose commands are added by its import
+    "app", "listing_commands", "main", "running_commands", "serving_commands", "training_commands",
+]
 def _show_version(asked: bool) -> None:
     if asked:
         out.print(f"trimodal {__version__}")

@@ -49,7 +49,9 @@ def test_names_that_could_not_stand_in_a_route(text: str) -> None:
         split_name(text)
 
 
-@pytest.mark.parametrize("changed", [{"drain_seconds": -1.0}, {"drain_seconds": float("nan")}, {"watch_seconds": float("inf")}, {"queue": -1}])
+@pytest.mark.parametrize("changed", [
+    {"drain_seconds": -1.0}, {"drain_seconds": float("nan")}, {"watch_seconds": float("inf")}, {"queue": -1},
+])  # fmt: skip
 def test_seconds_and_queues_that_cannot_be(changed: dict[str, float]) -> None:
     with pytest.raises(InputError, match="from 0 up"):
         make_settings(Asked(("a=/x",), **changed))  # type: ignore[arg-type]
@@ -81,7 +83,8 @@ def test_the_address_that_a_client_is_told(host: str, url: str) -> None:
 
 def test_names_of_this_machine_only_where_only_this_machine_is_served() -> None:
     own = ("localhost", "127.0.0.1", "[::1]")
-    assert choose_hosts("127.0.0.1", ()) == own and choose_hosts("::1", ()) == own and choose_hosts("localhost", ("A.org",)) == (*own, "a.org")
+    assert choose_hosts("127.0.0.1", ()) == own and choose_hosts("::1", ()) == own
+    assert choose_hosts("localhost", ("A.org",)) == (*own, "a.org")
     assert choose_hosts("0.0.0.0", ()) == () and choose_hosts("0.0.0.0", ("a.org",)) == (*own, "a.org")
 
 

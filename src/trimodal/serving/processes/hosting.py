@@ -51,7 +51,9 @@ def load_factory(name: str) -> Callable[[ServeSettings], Application]:
     module, _, function = name.partition(":")
     try:
         found = getattr(import_module(module), function, None)
-    except ImportError as error:
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] == "trimodal":
+            raise
         raise InputError(f"serving needs {error.name or module}, which is not installed; pip install 'trimodal[serve]'") from error
     if not callable(found):
         raise InputError(f"{name} is no function; give one as module:function")
