@@ -32,8 +32,9 @@ def list_servers(bundle: Bundle) -> list[str]:
 
 
 def write_nginx(
-    bundle: Bundle, servers: list[str], *, listen: str = str(_PUBLIC), user: str = "nginx", folder: str = "/tmp", errors: str = "/dev/stderr"
-) -> str:
+    bundle: Bundle, servers: list[str], *, listen: str = str(_PUBLIC), user: str = "nginx", folder: str = "/tmp",
+    errors: str = "/dev/stderr",
+) -> str:  # fmt: skip
     """The configuration of nginx before `servers` (host:port).
 
     Args:
@@ -43,8 +44,9 @@ def write_nginx(
     """
     limits = bundle.limits
     return render(
-        "nginx.conf.j2", servers=servers, listen=listen, user=user, folder=folder, errors=errors, body_megabytes=-(-limits.body_bytes // MiB),
-        header_kilobytes=max(1, limits.header_bytes // 4 // 1024), header_seconds=round(limits.header_seconds),
+        "nginx.conf.j2", servers=servers, listen=listen, user=user, folder=folder, errors=errors,
+        body_megabytes=-(-limits.body_bytes // MiB), header_kilobytes=max(1, limits.header_bytes // 4 // 1024),
+        header_seconds=round(limits.header_seconds),
         body_seconds=round(limits.body_seconds), answer_seconds=round(limits.request_seconds) + 5,
     )  # fmt: skip
 
@@ -90,7 +92,7 @@ def _describe_server(bundle: Bundle) -> dict[str, Any]:
 
 
 def find_memory(bundle: Bundle) -> int:
-    """MiB that one server may take: what it imports, each worker's copy of the model twice over (a new version beside the old one), and what
-    files may decode to."""
+    """MiB that one server may take: what it imports, each worker's copy of the model twice over (a new version beside the old one), and
+    what files may decode to."""
     imported, per_worker = 1024, 512 + 4 * -(-bundle.bytes // MiB)
     return imported + 2 * bundle.workers * per_worker + bundle.limits.decode_bytes // MiB

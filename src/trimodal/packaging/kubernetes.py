@@ -106,9 +106,8 @@ def _describe_container(bundle: Bundle) -> dict[str, Any]:
 
 
 def _probe(what: str, seconds: int, failures: int) -> dict[str, Any]:
-    return {
-        "httpGet": {"path": f"/v2/health/{what}", "port": "http"}, "periodSeconds": seconds, "timeoutSeconds": 2, "failureThreshold": failures,
-    }
+    route = {"path": f"/v2/health/{what}", "port": "http"}
+    return {"httpGet": route, "periodSeconds": seconds, "timeoutSeconds": 2, "failureThreshold": failures}
 
 
 def _label(bundle: Bundle) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""How the files are written: templates for what has its own language, YAML from plain data, so that every value is quoted by who knows how."""
+"""How the files are written: templates for what has its own language, YAML from plain data, quoted by who knows how."""
 
 from __future__ import annotations
 

@@ -18,15 +18,16 @@ from typing import Any
 
 HERE = Path(__file__).parent
 SOURCE = HERE.parents[2] / "src"
-PATIENCE = 30.0
+PATIENCE = 40.0  # a busy machine
 PROGRAM = """
+import json
 import sys
 from trimodal.serving.limits import Limits
 from trimodal.serving.processes.serve import serve
 from trimodal.serving.processes.settings import ServeSettings
-import json
 given = json.loads(sys.argv[1])
 given["limits"] = Limits(**given.get("limits", {}))
+given["preload"] = tuple(given["preload"])
 sys.exit(serve(ServeSettings(tuple(given.pop("folders")), port=0, json_log=True, factory="stub_application:open_stub", **given)))
 """
 
@@ -106,7 +107,7 @@ def wait_until(condition: Callable[[], bool]) -> None:
 def running(folder: Path, *, version: str = "one", **settings: Any) -> Iterator[Server]:
     """A server of `folder`, ready; killed afterwards if it still runs."""
     (folder / "version.txt").write_text(version)
-    given = json.dumps({"folders": [str(folder)], "workers": 2, **settings})
+    given = json.dumps({"folders": [str(folder)], "workers": 2, "preload": ["trimodal.serving.processes.worker"], **settings})
     surroundings = {**os.environ, "PYTHONPATH": os.pathsep.join((str(SOURCE), str(HERE)))}
     process = subprocess.Popen([sys.executable, "-c", PROGRAM, given], stderr=subprocess.PIPE, text=True, env=surroundings)
     server = Server(process)

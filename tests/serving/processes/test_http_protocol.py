@@ -15,7 +15,7 @@ from trimodal.serving.processes.events import EventLog
 from trimodal.serving.processes.gate import Gate
 from trimodal.serving.processes.hosting import Event, Receive, Scope, Send
 from trimodal.serving.processes.http_protocol import MOST_HEADERS
-from trimodal.serving.processes.sockets import bind_socket, find_port
+from trimodal.serving.processes.sockets import begin_listening, bind_socket, find_port
 from trimodal.serving.processes.worker import make_config
 
 LIMITS = Limits(header_seconds=0.3, header_bytes=4096, connections=4, body_seconds=0.5)
@@ -42,6 +42,7 @@ async def application(scope: Scope, receive: Receive, send: Send) -> None:
 @asynccontextmanager
 async def serving(limits: Limits = LIMITS) -> AsyncIterator[tuple[int, Acceptor, Gate]]:
     listening = bind_socket("127.0.0.1", 0)
+    begin_listening(listening)
     gate = Gate(application)
     gate.group_ready = True
     acceptor = Acceptor([listening], make_config(gate), limits, EventLog())

@@ -8,7 +8,7 @@ import threading
 from pathlib import Path
 
 import pytest
-from running_server import is_running, running, wait_until
+from running_server import PATIENCE, is_running, running, wait_until
 
 from trimodal.serving.processes.supervisor import MOST_DELAY, find_delay
 
@@ -31,7 +31,7 @@ def test_serves_replaces_a_killed_worker_and_ends(tmp_path: Path) -> None:
         workers = server.find_workers()
         assert len(workers) == 2
         server.send(signal.SIGTERM)
-        assert server.process.wait(30) == 0
+        assert server.process.wait(PATIENCE) == 0
         assert not any(is_running(worker) for worker in workers)
 
 
@@ -77,7 +77,7 @@ def test_draining_ends_what_is_under_way_and_refuses_the_rest(tmp_path: Path, nu
         assert server.ask("/v2/health/ready")[0] == 503 and server.ask("/v2/health/live")[0] == 200
         slow.join()
         assert answers[0][0] == 200
-        assert server.process.wait(30) == 0
+        assert server.process.wait(PATIENCE) == 0
 
 
 @pytest.mark.slow
@@ -90,7 +90,7 @@ def test_the_second_signal_ends_at_once(tmp_path: Path) -> None:
         server.send(signal.SIGTERM)
         server.wait_for("draining")
         server.send(signal.SIGTERM)
-        assert server.process.wait(30) == 128 + signal.SIGTERM
+        assert server.process.wait(PATIENCE) == 128 + signal.SIGTERM
         assert not any(is_running(worker) for worker in workers)
         cut.join()
 
@@ -108,7 +108,7 @@ def test_what_is_not_answered_in_time_is_cut_off(tmp_path: Path) -> None:
         wait_until((tmp_path / ".begun").exists)
         server.send(signal.SIGTERM)
         assert server.wait_for("cut_off")["requests"] == 1
-        assert server.process.wait(30) == 0
+        assert server.process.wait(PATIENCE) == 0
         cut.join()
 
 
@@ -181,7 +181,7 @@ def test_a_version_that_does_not_check_out_leaves_the_old_one(tmp_path: Path, ve
 @pytest.mark.parametrize(("version", "code", "said"), [("bad", 1, "version.txt says bad"), ("crash", 1, "5 times in a row")])
 def test_a_server_that_cannot_start_says_why_and_ends(tmp_path: Path, version: str, code: int, said: str) -> None:
     with running(tmp_path, version=version, workers=1) as server:
-        assert server.process.wait(30) == code
+        assert server.process.wait(PATIENCE) == code
         server.wait_for("closed")
         assert said in "".join(event.get("text", "") for event in server.seen)
 

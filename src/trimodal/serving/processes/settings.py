@@ -33,6 +33,7 @@ class ServeSettings:
         preload: modules that are imported once, before workers are forked.
         limits: how much a client may ask for.
         beat_seconds: how often a worker says that it lives; after `hang_seconds` without a word it is killed.
+        notice_seconds: that a drain lasts at the least, so that clients and balancers hear of it before connections are closed.
         start_seconds: that a worker may take until it is ready.
         watch_seconds: how often the folders are looked at for a new version; 0 for never.
         metrics: folder of the counters that workers share.
@@ -54,6 +55,7 @@ class ServeSettings:
     limits: Limits = field(default_factory=Limits)
     beat_seconds: float = 0.5
     hang_seconds: float = 10.0
+    notice_seconds: float = 1.0
     start_seconds: float = 180.0
     watch_seconds: float = 2.0
     metrics: str | None = None

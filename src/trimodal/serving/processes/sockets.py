@@ -13,14 +13,26 @@ _MOST_PORT = 65535
 
 
 def bind_socket(host: str, port: int) -> socket.socket:
-    """Listen at an address, from now on.
+    """Take an address. Nothing is listened at before `begin_listening`: a balancer that reaches a server which is not ready must be refused
+    at once, and try another, in place of waiting in a queue that nobody reads.
 
     Raises:
         InputError: the address is no address of this machine, or the port is taken or not ours to take.
     """
-    bound = _bind(host, port, "--port", shared=False)
-    bound.listen(BACKLOG)
-    return bound
+    return _bind(host, port, "--port", shared=False)
+
+
+def begin_listening(bound: socket.socket) -> None:
+    """Let connections come.
+
+    Raises:
+        InputError: another program has begun to listen there meanwhile.
+    """
+    try:
+        bound.listen(BACKLOG)
+    except OSError as error:
+        host, port = bound.getsockname()[:2]
+        raise InputError(_describe_refusal(host, port, "--port", error)) from error
 
 
 def reserve_port(host: str, port: int) -> socket.socket:

@@ -9,15 +9,14 @@ import socket
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from trimodal.errors import InputError, TrimodalError
 from trimodal.serving.processes.crew import Crew, Version, Worker
 from trimodal.serving.processes.events import EventLog
 from trimodal.serving.processes.lineage import adopt_orphans, check_system
 from trimodal.serving.processes.settings import ServeSettings
-from trimodal.serving.processes.sockets import find_port, write_url
-from trimodal.serving.processes.watching import read_marks
+from trimodal.serving.processes.sockets import begin_listening, find_port, write_url
+from trimodal.serving.processes.watching import read_marks, resolve_folders
 
 FIRST_DELAY, MOST_DELAY = 0.1, 10.0
 MOST_TRIES = 5
@@ -130,17 +129,29 @@ class Supervisor:
     def _notice(self) -> None:
         """Tell workers whether all are ready, when that has changed."""
         ready = all(slot.worker is not None and not slot.worker.ended.done() and slot.worker.ready for slot in self._slots)
-        if ready and not self._served:
-            self._served = True
-            url = write_url(self._settings.host, find_port(self._listening[0]))
-            settings, seconds = self._settings, round(time.monotonic() - self._begun, 2)
-            self._log.say(
-                "serving", url=url, grpc_port=settings.grpc_port, workers=settings.workers, threads=settings.threads, seconds=seconds
-            )
+        if ready and not self._served and not self._listen():
+            return
         changed, self._group_ready = ready != self._group_ready, ready
         for worker in self._crew.workers:
             if changed or worker.phase == "starting":
-                worker.tell(group_ready=ready)
+                worker.tell(group_ready=ready, accept=self._served)
+
+    def _listen(self) -> bool:
+        """Let connections come, now that all are ready; whether that was possible."""
+        try:
+            for one in self._listening:
+                begin_listening(one)
+        except InputError as error:
+            if not self._done.done():
+                self._done.set_exception(error)
+            return False
+        self._served = True
+        settings, seconds = self._settings, round(time.monotonic() - self._begun, 2)
+        url = write_url(settings.host, find_port(self._listening[0]))
+        self._log.say(
+            "serving", url=url, grpc_port=settings.grpc_port, workers=settings.workers, threads=settings.threads, seconds=seconds
+        )
+        return True
 
     async def _look(self) -> None:
         while True:
@@ -268,11 +279,6 @@ class Supervisor:
         for one in self._listening:
             one.close()
         await self._wait(lambda: not self._crew.workers, _EXIT_SECONDS)
-
-
-def resolve_folders(folders: Sequence[str]) -> tuple[str, ...]:
-    """Where links lead now."""
-    return tuple(str(Path(folder).resolve()) for folder in folders)
 
 
 def _has_terminal() -> bool:

@@ -29,3 +29,8 @@ def _read_folder(folder: Path, depth: int) -> list[Mark]:
     except OSError:  # it is being replaced: the next look sees what it has become
         return found
     return found
+
+
+def resolve_folders(folders: Sequence[str]) -> tuple[str, ...]:
+    """Where links lead now."""
+    return tuple(str(Path(folder).resolve()) for folder in folders)

@@ -54,6 +54,9 @@ class _Worker:
         self._settings, self._channel, self._listening, self._log = settings, channel, listening, log
         self._ending = asyncio.Event()
         self._closing = asyncio.Event()
+        self._gate: Gate | None = None
+        self._acceptor: Acceptor | None = None
+        self._group_ready = self._may_accept = False
         self._phase: Phase = "serving"
         self._seconds = settings.limits.drain_seconds
 
@@ -71,16 +74,15 @@ class _Worker:
         acceptor = Acceptor(self._listening, make_config(gate), self._settings.limits, self._log)
         grpc = await self._start_grpc(application)
         beating = asyncio.create_task(self._beat(application, gate, acceptor))
-        acceptor.start()
+        self._acceptor = acceptor
+        if self._may_accept:
+            acceptor.start()
         self._channel.send({"ready": round(time.monotonic() - begun, 3)})
         await self._ending.wait()
         await self._finish(application, gate, acceptor, grpc)
         for task in (orders, beating):
             task.cancel()
         return 0
-
-    _group_ready = False
-    _gate: Gate | None = None
 
     async def _open(self) -> Application | None:
         """What is served, started; None where it cannot be, which has been told."""
@@ -112,9 +114,11 @@ class _Worker:
 
     def _take_order(self, order: dict[str, Any]) -> None:
         if "group_ready" in order:
-            self._group_ready = order["group_ready"]
+            self._group_ready, self._may_accept = order["group_ready"], order["accept"]
             if self._gate is not None:
                 self._gate.group_ready = self._group_ready
+            if self._acceptor is not None and self._may_accept and not self._ending.is_set():
+                self._acceptor.start()
         elif "end" in order:
             self._phase, self._seconds = order["end"], order["seconds"]
             self._ending.set()
@@ -143,7 +147,8 @@ class _Worker:
         def has_work() -> bool:
             return bool(gate.under_way or (ending and not ending.done()) or (gate.phase == "retiring" and acceptor.count))
 
-        while time.monotonic() < until and has_work():
+        noticed = time.monotonic() + (self._settings.notice_seconds if gate.phase == "draining" else 0.0)
+        while time.monotonic() < until and (has_work() or time.monotonic() < noticed):
             await asyncio.sleep(_LOOK_SECONDS)
         if gate.phase == "draining":
             self._channel.send({"idle": gate.under_way})

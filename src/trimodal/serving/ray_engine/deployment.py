@@ -14,8 +14,8 @@ from trimodal.serving.ray_engine.options import DEPLOYMENT, describe_deployment
 
 
 def build_deployment(arguments: dict[str, Any]) -> Any:
-    """What Ray Serve runs, from the `args` of its configuration: those fields of `ServeSettings` that are given there. What the configuration says
-    of the deployment itself goes before what is said here.
+    """What Ray Serve runs, from the `args` of its configuration: those fields of `ServeSettings` that are given there. What the
+    configuration says of the deployment itself goes before what is said here.
     """
     known = {one.name for one in fields(ServeSettings)}
     given = {name: tuple(value) if isinstance(value, list) else value for name, value in arguments.items() if name in known}

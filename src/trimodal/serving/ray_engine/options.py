@@ -15,14 +15,16 @@ _SPARE_SECONDS = 5.0
 
 def describe_http(host: str, port: int, limits: Limits) -> dict[str, Any]:
     """Ray's HTTP proxy: it gives up a little after the application would have."""
-    return {"host": host, "port": port, "request_timeout_s": limits.request_seconds + _SPARE_SECONDS, "keep_alive_timeout_s": KEEP_ALIVE_SECONDS}
+    seconds = limits.request_seconds + _SPARE_SECONDS
+    return {"host": host, "port": port, "request_timeout_s": seconds, "keep_alive_timeout_s": KEEP_ALIVE_SECONDS}
 
 
 def describe_deployment(replicas: int, threads: int, limits: Limits, *, autoscale: bool = False) -> dict[str, Any]:
     """How many replicas, and how much each of them takes.
 
-    A replica takes as many requests as fill a batch and its own queue: it refuses more itself, with 429 and the seconds to wait (Ray's default is
-    5 at once, less than a batch). What each proxy then still holds back is bounded as well (by default it is not), and refused in the same way.
+    A replica takes as many requests as fill a batch and its own queue: it refuses more itself, with 429 and the seconds to wait (Ray's
+    default is 5 at once, less than a batch). What each proxy then still holds back is bounded as well (by default it is not), and refused
+    in the same way.
     """
     scale: dict[str, Any] = {"num_replicas": replicas}
     if autoscale:

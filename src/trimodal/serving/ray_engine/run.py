@@ -33,14 +33,14 @@ def run_on_ray(settings: ServeSettings) -> int:
     adopt_orphans()
     own = os.getpid()
     command = make_command(RAY.find_python(), "serving.ray_engine.driver:main", settings.to_json())
-    # Ray's ports are open to every address of the machine, and whoever reaches them can run code: so they ask for a token that nobody else has.
+    # Ray's ports are open to every address of the machine, and whoever reaches them can run code: they ask for a token that none has.
     closed = {**os.environ, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
     driver = subprocess.Popen(command, process_group=0, preexec_fn=lambda: die_with(own), env=closed)
 
     def pass_on(number: int, frame: FrameType | None) -> None:
         driver.send_signal(number)
 
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, pass_on)
     try:
         code = driver.wait()
