@@ -14,7 +14,7 @@ _KINDS = frozenset({"prune", "quantize", "factorize", "share", "merge", "fold", 
 _GENERIC = frozenset({"planning", "compression"})
 PLATFORM = frozenset({"fcntl", "resource", "msvcrt", "winreg"})  # there on some systems only
 OWN_ENVIRONMENTS = frozenset({"litert_torch", "ai_edge_litert", "executorch"})  # each has a requirements-NAME.lock of its own
-_IMPORT_NAMES = {"scikit-learn": "sklearn"}
+_IMPORT_NAMES = {"opentelemetry-api": "opentelemetry", "scikit-learn": "sklearn"}
 
 
 def list_edit_tests() -> list[str]:
