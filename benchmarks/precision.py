@@ -42,7 +42,8 @@ def train_once(data: Path, precision: str, seed: int, steps: int, size: str) -> 
         "model": {"class": "ViTForImageClassification", "config": SMALL if size == "small" else LARGE,
                   "processors": {"image": {"class": "ViTImageProcessor", "size": {"height": 32, "width": 32}}}},
         "data": str(data / "shapes.jsonl"), "task": "classify", "steps": steps, "batch": 32, "learning_rate": 3e-3, "held_out": 0.25,
-        "evaluate_every": 0, "checkpoint_every": 0, "track": "none", "seed": seed, "precision": precision,
+        "evaluate_samples": 400 if size == "small" else 32, "evaluate_every": 0, "checkpoint_every": 0,
+        "track": "none", "seed": seed, "precision": precision,
     }  # fmt: skip
     moments: list[float] = []
     said: list[str] = []
