@@ -40,15 +40,17 @@ ROWS = {
     "fold": ("fold.exact",),
     "distill": ("distill",),
     "distill, LoRA": ("distill.lora",),
+    "train with quantization": ("train.quantized",),
 }
 
 OPTIONS = {"prune.layers": {"sparsity": 0.5}}  # a miniature has two blocks
+BEFORE: dict[str, list[dict[str, dict[str, object]]]] = {"train.quantized": [{"quantize.rtn": {"optional": True}}]}  # what it works on
 
 
 def works(layout: Layout, method: str) -> bool:
     """Whether a plan with `method` everywhere finds a place."""
     try:
-        plan_edits(layout, read_recipe({"steps": [{method: OPTIONS.get(method, {})}]}), True)
+        plan_edits(layout, read_recipe({"steps": [*BEFORE.get(method, []), {method: OPTIONS.get(method, {})}]}), True)
     except RecipeError:
         return False
     return True

@@ -97,10 +97,10 @@ def measure(label: str, runtime: str, files: Written, inputs: Inputs) -> tuple[t
     import torch
 
     from trimodal.benching.conditions import read_conditions
-    from trimodal.benching.inputs import make_inputs as fill_shapes
     from trimodal.benching.timing import time_in_turn
     from trimodal.exporting.self_check import measure_distance
     from trimodal.runtimes import RUNTIMES
+    from trimodal.runtimes.example_inputs import make_inputs as fill_shapes
 
     sessions, opened = [], []
     for file in (files.traced, files.tidied, files.traced):

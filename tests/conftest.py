@@ -51,6 +51,8 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
             file, _, test = nodeid.partition("::")
             if file.endswith("e2e/test_main_job.py") or "tests/exporting/" in file:
                 return file
+            if "tests/serving/" in file:
+                return "tests/serving"
             return test.partition("[")[2] if file.endswith("contract/test_contract.py") and "[" in test else nodeid
 
     return ByWhatIsShared(config, log)

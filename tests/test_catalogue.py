@@ -46,6 +46,7 @@ def test_method_that_was_meant(word: str, meant: str) -> None:
 
 @pytest.mark.parametrize(("name", "steps"), [
     ("int8", ["W8A16"]), ("int8-full", ["operator fusion", "W8A16", "W8A8"]), ("int4-even", ["W4A16 g64"]),
+    ("qat", ["W8A16", "W4A8", "W4A16 g64", "QAT, 300 steps"]),
     ("demo", ["60 % structured (MLP neurons)", "50 % structured (attention heads)", "KD, 300 steps", "W8A16", "W4A16 g64"]),
 ])  # fmt: skip
 def test_recipes_in_the_words_of_the_field(name: str, steps: list[str]) -> None:

@@ -12,7 +12,7 @@ import trimodal
 NAMES = {
     "DataError", "InputError", "IntegrityError", "ModelError", "OutputError", "RecipeError", "Result", "TargetError", "TrimodalError",
     "bench", "compress", "export", "inspect", "list_methods", "load", "open_data", "open_export", "open_fastest", "pack", "plan",
-    "prepare_for_cpu", "register", "report", "train", "unpack", "verify",
+    "prepare_for_cpu", "register", "report", "run_pipeline", "train", "unpack", "verify",
 }  # fmt: skip
 
 

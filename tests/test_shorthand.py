@@ -36,6 +36,7 @@ from trimodal.shorthand import short_name_of
         ("distill", {"steps": 300}, "KD, 300 steps"),
         ("distill.lora", {"rank": 4, "steps": 100}, "LoRA r=4, 100 steps"),
         ("distill.lora", {"dora": True}, "DoRA r=8, 300 steps"),
+        ("train.quantized", {"steps": 100}, "QAT, 100 steps"),
         ("nobody.knows", {}, ""),
     ],
 )

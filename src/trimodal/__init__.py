@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from trimodal.exporting.export import export
     from trimodal.formats import load
     from trimodal.pipeline import Result, compress, inspect, list_methods, pack, plan, report, verify
+    from trimodal.pipeline_runs.run import run_pipeline
     from trimodal.registration import register
     from trimodal.runtimes.exported_model import open_export
     from trimodal.training_runs.run import train
@@ -41,18 +42,18 @@ __version__ = "0.1.0"
 __all__ = [
     "DataError", "InputError", "IntegrityError", "ModelError", "OutputError", "RecipeError", "Result", "TargetError", "TrimodalError",
     "bench", "compress", "export", "inspect", "list_methods", "load", "open_data", "open_export", "open_fastest", "pack", "plan",
-    "prepare_for_cpu", "register", "report", "train", "unpack", "verify",
+    "prepare_for_cpu", "register", "report", "run_pipeline", "train", "unpack", "verify",
 ]  # fmt: skip
 
 _HOME = {
     "load": "trimodal.formats", "export": "trimodal.exporting.export", "open_export": "trimodal.runtimes.exported_model",
     "unpack": "trimodal.exporting.archive", "bench": "trimodal.benching.bench", "open_fastest": "trimodal.benching.choice",
     "prepare_for_cpu": "trimodal.benching.for_cpu", "open_data": "trimodal.data", "register": "trimodal.registration",
-    "train": "trimodal.training_runs.run",
+    "run_pipeline": "trimodal.pipeline_runs.run", "train": "trimodal.training_runs.run",
 }  # fmt: skip
 _LAZY = frozenset({
     "Result", "bench", "compress", "export", "inspect", "list_methods", "load", "open_data", "open_export", "open_fastest", "pack",
-    "plan", "prepare_for_cpu", "register", "report", "train", "unpack", "verify",
+    "plan", "prepare_for_cpu", "register", "report", "run_pipeline", "train", "unpack", "verify",
 })  # fmt: skip
 
 

@@ -65,6 +65,13 @@ TargetOption = Annotated[
         help="What is to run the result: a target (see `trimodal targets`) or a YAML file; says what it cannot take.", show_default=False,
     ),
 ]
+StagesOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--stages", metavar="FOLDER", show_default=False,
+        help="Keep there what each stage leaves (pruned, distilled, quantized); the same command goes on from it after a kill.",
+    ),
+]
 DestinationOption = Annotated[
     Literal["cpu"] | None,
     typer.Option(

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from trimodal import __version__, listing_commands, running_commands, training_commands
+from trimodal import __version__, listing_commands, running_commands, serving_commands, training_commands
 from trimodal.application import add_command, app, open_named_data, out, print_result, screen
 from trimodal.arguments import (
     AgainstOption,
@@ -36,6 +36,7 @@ from trimodal.arguments import (
     RecipeOrPlanOption,
     RecipesPackOption,
     SeedOption,
+    StagesOption,
     TargetOption,
     VerifyDataOption,
 )
@@ -58,17 +59,20 @@ if TYPE_CHECKING:
     from trimodal.demo import answering as demo_answering
     from trimodal.demo import run as demo_run
     from trimodal.demo import table as demo_tables
+    from trimodal.pipeline_runs import run as pipeline_runs
     from trimodal.reporting import advice, standing, wording
     from trimodal.reporting import table as tables
+    from trimodal.training_runs import table as training_tables
 else:
     pipeline, reporting, writing, demo_run = (lazy_module(f"trimodal.{name}") for name in ("pipeline", "reporting", "writing", "demo.run"))
     for_cpu, bench_tables = lazy_module("trimodal.benching.for_cpu"), lazy_module("trimodal.benching.table")
+    pipeline_runs, training_tables = lazy_module("trimodal.pipeline_runs.run"), lazy_module("trimodal.training_runs.table")
     demo_answering, demo_tables = lazy_module("trimodal.demo.answering"), lazy_module("trimodal.demo.table")
     advice, standing, tables, wording = (lazy_module(f"trimodal.reporting.{name}") for name in ("advice", "standing", "table", "wording"))
 
 INTERRUPTED = 130
 RECIPE_FOR_CPU = "int8-full"
-__all__ = ["app", "listing_commands", "main", "running_commands", "training_commands"]  # whose commands are added by its import
+__all__ = ["app", "listing_commands", "main", "running_commands", "serving_commands", "training_commands"]  # whose commands are added by its import
 def _show_version(asked: bool) -> None:
     if asked:
         out.print(f"trimodal {__version__}")
@@ -147,6 +151,7 @@ def compress(
     ignore_limits: LimitsOption = False,
     target: TargetOption = None,
     destination: DestinationOption = None,
+    stages: StagesOption = None,
     seed: SeedOption = None,
     device: DeviceOption = "cpu",
     as_json: JsonOption = False,
@@ -165,7 +170,7 @@ def compress(
     with screen.show_progress(model) as progress:
         result = pipeline.compress(
             model, recipe, given, output, plan=plan, inventory=inventory, pack=pack, seed=seed, device=device, force=force,
-            ignore_limits=ignore_limits, target=target, progress=progress, on_plan=_announce_plan,
+            ignore_limits=ignore_limits, target=target, stages=stages, progress=progress, on_plan=_announce_plan,
         )  # fmt: skip
     written = f"written: {output}  (open {output / 'report.html'})"
     _finish_run(result.verdict, result.plan, as_json, written, str(output), model, data, map or "")
@@ -173,6 +178,42 @@ def compress(
         found, choice = for_cpu.prepare_for_cpu(output, given, model, tell=screen.print_notice)
         if not as_json:
             print_result(bench_tables.make_bench_table(found, choice))
+
+
+@add_command
+def run(
+    pipeline: Annotated[
+        Path, typer.Argument(metavar="PIPELINE.yaml", help="Train, compress, export: docs/training.md.", show_default=False)
+    ],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Folder to write, in place of the pipeline's.", show_default=False)
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on after a kill or a change; what has the same inputs is not done again.")
+    ] = False,
+    force: ForceOption = False,
+    ignore_limits: LimitsOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Train, prune, distil, quantize, recover and export, all from one file, restartable at each arrow.
+
+    Example: `trimodal run examples/training/pipeline.yaml`
+    """
+    with screen.show_progress(str(pipeline)) as progress:
+        found = pipeline_runs.run_pipeline(
+            pipeline, out=output, resume=resume, force=force, ignore_limits=ignore_limits, progress=progress,
+            tell=screen.print_notice, on_plan=_announce_plan,
+        )  # fmt: skip
+    if as_json:
+        print_result(found.to_json())
+    if found.training is not None and not as_json:
+        print_result(training_tables.make_training_table(found.training))
+        print_result(training_tables.describe_training(found.training))
+    written = "\n".join(f"written: {place}" for place in (found.folder, *found.exports.values()))
+    if not as_json:
+        print_result(tables.make_summary(found.verdict, found.plan))
+        print_result(written)
+    _require_passed(found.verdict)
 
 
 @add_command
@@ -316,6 +357,11 @@ def _finish_run(verdict: Verdict, planned: Plan, as_json: bool, message: str, *n
     else:
         print_result(tables.make_summary(verdict, planned, advice.CommandNames(*names)))
         print_result(message)
+    _require_passed(verdict)
+
+
+def _require_passed(verdict: Verdict) -> None:
+    """A check that failed makes the exit code 1."""
     if not verdict.passed:
         raise typer.Exit(screen.print_error("CheckFailed", standing.describe_failure(verdict), 1))
 

@@ -16,7 +16,10 @@ from pathlib import Path
 from typing import Any
 
 PACKAGES = ("trimodal", "torch", "transformers", "safetensors", "numpy", "huggingface_hub")
-VECTORS = ("avx2", "fma", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_int8", "amx_bf16", "asimd", "asimddp", "i8mm", "sve")
+VECTORS = (
+    "avx2", "fma", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "avx512_fp16", "amx_int8", "amx_bf16", "amx_fp16",
+    "asimd", "asimddp", "i8mm", "sve",
+)  # fmt: skip
 PARTS = {
     "audio": ("sound files", ("soundfile", "scipy")),
     "train": ("training, distillation", ("accelerate", "tensorboard", "peft")),

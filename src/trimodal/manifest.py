@@ -22,12 +22,12 @@ from typing import Any
 from trimodal import errors
 from trimodal.core import Layout, json_text
 from trimodal.core.stored_site import StoredSite
-from trimodal.models.files import OURS, PACKED, SINGLE, find_licence_files, walk_files
+from trimodal.models.files import OURS, PACKED, SINGLE, TRAINING, find_licence_files, walk_files
 from trimodal.writing.sums import SUMS, read_checksums, sha256, write_checksum_list
 
 MANIFEST = "trimodal.json"
 PLAN, RECORD, VERDICT, REPORT = "plan.json", "record.jsonl", "verdict.json", "report.html"
-TELLERS = (PLAN, RECORD, VERDICT, REPORT, SUMS)
+TELLERS = (PLAN, RECORD, VERDICT, REPORT, *TRAINING, SUMS)
 FORMAT = 3  # 1: weights always in model.safetensors, no seal; 2: does not list what is stored, other names in the layout
 _UNLISTED = 2
 _WEIGHTS = (PACKED, OURS, SINGLE)

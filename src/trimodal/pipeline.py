@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from trimodal.compression import compress_
+from trimodal.compression import StageFolders, compress_
 from trimodal.core import Check, FitRecord, Packing, PlaceRecord, Plan, Sample, Verdict, json_text
 from trimodal.core.record import PackName
 from trimodal.core.showing import html_table
@@ -134,25 +134,24 @@ def compress(
     model: Factory | Path, recipe: RecipeSource | Plan | None = None, data: Data | None = None, out: str | Path | None = None, *,
     plan: PlanSource | None = None, inventory: InventorySource | None = None, pack: PackName | None = None, seed: int | None = None,
     device: str = "cpu", force: bool = False, ignore_limits: bool = False, target: TargetSource | None = None,
-    evaluate: Evaluate | None = None, progress: Progress = ignore_progress, on_plan: Callable[[Plan], None] = lambda plan: None,
+    stages: str | Path | None = None, evaluate: Evaluate | None = None, progress: Progress = ignore_progress,
+    on_plan: Callable[[Plan], None] = lambda plan: None,
 ) -> Result:  # fmt: skip
     """Plan, compress, save, reload in a fresh process, verify and report: the main job.
 
     Args:
         model: folder, hub id, artifact, `package.module:function`, or a module, which stays as it is.
         recipe: YAML file, name of a built-in recipe, or its content as a mapping.
-        data: file, folder, hub id, rows in memory or a source (`trimodal.open_data`); None where nothing needs data. Lines with
-            `split: test`, or else a fifth of the groups, are held out for verification.
+        data: as for `plan`. Lines with `split: test`, or else a fifth of the groups, are held out for verification.
         out: folder to write; it is complete afterwards, or as it was before.
-        plan: in place of a recipe: what `plan` made, its file or content, as it is or edited by hand. It must be for this model and
-            these calibration samples; seed, number of samples, balance, pack and floors are the plan's.
-        inventory: what `inspect` found of this very model, or its file; it is counted anew where there is none.
+        plan: in place of a recipe: what `plan` made for this model and data, edited or not; what a recipe says beside steps is the plan's.
+        inventory, target: as for `plan`.
         pack: how the weights are stored, in place of what the recipe says: `plain`, or `entropy` for the smallest file.
         seed: replaces the recipe's.
         device: where to compute.
         force: replace `out` if it is not empty.
         ignore_limits: begin even where the free memory or disk seem too small.
-        target: as for `plan`.
+        stages: folder to keep what each stage leaves in; the same call goes on from there after a kill.
         evaluate: a metric of one's own, of both modules, of which more is better: a number, scores (samples,), or such by name.
         progress: called with what is going on, how much is done, and how much there is.
         on_plan: called with the plan, which says what it will take, before the work begins.
@@ -171,7 +170,7 @@ def compress(
     check_floors_can_be_judged(request, samples, evaluate is not None)
     check_comparable(opened, samples.held_out)
     planned = make_plan(opened, request, samples)
-    size, before = measure_disk_size(opened), _know_inventory(inventory, opened, planned)
+    size, left_out, before = measure_disk_size(opened), find_left_out(opened), _know_inventory(inventory, opened, planned)
     planned = add_estimate(planned, opened, samples, before, clock.last)
     if not ignore_limits:
         _check_limits(planned, out)
@@ -179,14 +178,15 @@ def compress(
     phases = PhaseProgress(progress, planned.estimate.seconds if planned.estimate else {})
     phases.enter_phase("compress", "compress")
     original = replace(opened, module=copy.deepcopy(opened.module)) if samples.calibration or evaluate else None
+    factory: Any = model if opened.folder is None else None
+    folders = None if stages is None else StageFolders(Path(stages), planned, factory)
     clock.mark_stage("plan")
-    records = compress_(opened, planned, samples.statistics, samples.calibration, original, phases)
+    records = compress_(opened, planned, samples.statistics, samples.calibration, original, phases, folders)
     clock.mark_stage("compress")
     with open_atomic_folder(out, force, needs_bytes=planned.expected_tensor_bytes) as part:
-        factory = model if isinstance(model, str) and opened.folder is None else None
         checks, known = _save_and_check(opened, original or opened, planned, records, samples, part, factory, clock, phases)
         verdict = _judge(original or opened, opened, samples.held_out, part, checks, request.floors, planned.seed, clock, phases,
-                         size, before, evaluate, **known)  # fmt: skip
+                         size, before, evaluate, left_out=left_out, **known)  # fmt: skip
         _write_verdict(part, verdict, out.name)
         write_checksums(part)
     return Result(out, planned, tuple(records), verdict)
@@ -299,13 +299,14 @@ def _check_limits(planned: Plan, out: Path) -> None:
 
 def _save_and_check(
     model: Model, original: Model, planned: Plan, records: Sequence[PlaceRecord | FitRecord], samples: SampleSets, part: Path,
-    factory: str | None, clock: StageClock, phases: PhaseProgress,
+    factory: Factory | None, clock: StageClock, phases: PhaseProgress,
 ) -> tuple[list[Check], dict[str, Any]]:  # fmt: skip
     """Write the compressed model, its plan and its record into `part`, and load it in a fresh process: the checks, and what the
     verdict knows of the folder."""
     model.module.eval()
     phases.enter_phase("save", "save")
-    stock = write_artifact(model, planned, part, factory)
+    named = factory if isinstance(factory, str) else None  # a function of no name is nothing that a fresh process could call
+    stock = write_artifact(model, planned, part, named)
     packing = pack_weights_(part) if planned.pack == "entropy" else None
     stock = stock_support_of(part) if packing else stock
     (part / RECORD).write_text("".join(json_text(asdict(record)) + "\n" for record in records), encoding="utf-8")
@@ -313,11 +314,11 @@ def _save_and_check(
     phases.enter_phase("reload", "reload in a fresh process")
     probe = make_probe_batch(model, samples)
     checks = [bytes_check(model, planned, records), *run_finite_checks(original, model, probe),
-              *run_fresh_checks(model, part, probe, factory, stock)]  # fmt: skip
+              *run_fresh_checks(model, part, probe, named, stock)]  # fmt: skip
     clock.mark_stage("reload")
     phases.enter_phase("verify", "verify")
     untouched = add_declined_places(planned, find_skipped_places(records))
-    return checks, {"packing": packing, "stock": stock, "left_out": find_left_out(model), "untouched": untouched}
+    return checks, {"packing": packing, "stock": stock, "untouched": untouched}
 
 
 def _judge(

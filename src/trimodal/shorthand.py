@@ -116,6 +116,7 @@ _NAMES: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
     "merge.tokens": _name_merged_tokens,
     "fold.exact": lambda config: "operator fusion",
     "distill.lora": _name_adapters,
+    "train.quantized": lambda config: f"QAT, {config.get('steps', 300)} steps",
     "distill": lambda config: f"KD, {config.get('steps', 300)} steps",
 }
 _KINDS: Mapping[str, Callable[[Mapping[str, Any]], str]] = {

@@ -13,13 +13,13 @@ from trimodal.benching import bench as benching
 from trimodal.benching.bench import Bench, Row, bench, order_sources
 from trimodal.benching.choice import bench_and_choose, choose_variant, find_loss, open_fastest, read_choice
 from trimodal.benching.conditions import read_conditions
-from trimodal.benching.inputs import make_inputs
 from trimodal.benching.probe import Facts
 from trimodal.benching.table import make_bench_table, show_cosines
 from trimodal.benching.timing import Timing
 from trimodal.benching.variants import list_runtimes, read_source
 from trimodal.errors import InputError
 from trimodal.networks.tiny import write_miniature, write_miniature_data
+from trimodal.runtimes.example_inputs import make_inputs
 from trimodal.runtimes.model_limits import count_words
 
 

@@ -42,7 +42,9 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "share.layers": {"rank": 2},
     "distill": {"steps": 2},
     "distill.lora": {"steps": 2, "rank": 2, "batch": 8},
+    "train.quantized": {"steps": 2},
 }
+BEFORE: dict[str, list[Any]] = {"train.quantized": [{"quantize.smooth": {"clip": "max", "strength": 0.5, "bits": 4}}]}  # what it works on
 QUANTIZE_INPUTS = ("quantize.smooth",)  # of which a plain float layer keeps only the weight
 DROPS_BLOCKS = ("prune.layers",)  # and with them names in the state dict
 FOLDS = ("fold.exact",)  # of which other tensors are left
@@ -92,6 +94,7 @@ REFUSED = {
     ("wav2vec2", "prune.width"): "works in groups of its dimensions",
     **dict.fromkeys(((name, "prune.width") for name in ("resnet", "resnet-basic")), "stages are of different width"),
     **dict.fromkeys(((name, "prune.width") for name in PLAIN), NO_UNITS.format("width")),
+    **dict.fromkeys(((name, "train.quantized") for name in MINIATURES), "no step before it quantizes anything"),
 } | {
     (name, method): NO_KERNELS for name in (*TEXT, "qwen2-vl") for method in ("factorize.tucker", "factorize.cp")
 }  # fmt: skip
@@ -345,6 +348,23 @@ def test_pairs_beside_codes_reload_too(compressed: Any, folders: Any, tmp_path: 
     equal(collect_outputs(again.module, fresh(done)), collect_outputs(done.model.module, fresh(done)))
 
 
+@pytest.mark.parametrize(("name", "method"), [(name, method) for method in BEFORE for name in MINIATURES])
+def test_what_works_on_other_steps_learns_and_reloads(
+    compressed: Any, folders: Any, tmp_path: Path, name: str, method: str
+) -> None:
+    before, done = (compressed(name, steps) for steps in (BEFORE[method], [*BEFORE[method], {method: OPTIONS[method]}]))
+    assert tensor_bytes(unique_tensors(done.model.module).values()) == done.plan.expected_tensor_bytes
+    assert done.model.layout == done.expected == before.expected
+    old, new = state(before.model), state(done.model)
+    assert old.keys() == new.keys() and any(not torch.equal(old[key], new[key]) for key in old)
+    assert [(t.shape, t.dtype) for t in old.values()] == [(t.shape, t.dtype) for t in new.values()]
+    folder = folders(name)
+    write_artifact(replace(done.model, folder=folder), done.plan, tmp_path, None)
+    again = open_model(tmp_path, factory=None if folder else lambda: make_miniature(name_of(done)))
+    assert again.layout == done.model.layout
+    equal(collect_outputs(again.module, fresh(done)), collect_outputs(done.model.module, fresh(done)))
+
+
 MASKED: list[list[Any]] = [
     [{"prune.magnitude": {"sparsity": 0.5}}, {"prune.magnitude": {"sparsity": 0.75}},
      {"quantize.rtn": {"bits": 3, "grid": "kmeans", "group": "tensor"}}, {"distill": {"steps": 1}}],
@@ -352,10 +372,11 @@ MASKED: list[list[Any]] = [
      {"prune.wanda": {"sparsity": 0.75, "refit": False}}, {"quantize.gptq": {"bits": 4, "group": 16, "bias": True}}],
     [{"prune.magnitude": {"sparsity": 0.5}},
      {"quantize.rtn": {"bits": 3, "grid": "kmeans", "table": "tower"}}, {"distill": {"steps": 1}}],
+    [{"prune.magnitude": {"sparsity": 0.5}}, {"quantize.rtn": {"bits": 3}}, {"train.quantized": {"steps": 1}}],
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("steps", MASKED, ids=["k-means", "gptq", "tower"])
+@pytest.mark.parametrize("steps", MASKED, ids=["k-means", "gptq", "tower", "trained"])
 @pytest.mark.parametrize("name", ["llama", "resnet", *(pytest.param(n, marks=pytest.mark.slow) for n in ("fusion", "lstm"))])
 def test_masks_are_kept_by_every_later_step(
     compressed: Any, folders: Any, tmp_path: Path, name: str, steps: list[Any]

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 from pretended import ELSEWHERE, Mixed, Pretended, gradients
-from test_contract import OPTIONS
+from test_contract import BEFORE, OPTIONS
 
 from trimodal.methods import METHODS
 from trimodal.models.tensors import unique_tensors
@@ -65,7 +65,7 @@ def cases() -> Iterator[Any]:
 def test_every_method_computes_where_the_model_is(
     compressed: Any, tiny_model: Any, move: Any, name: str, method: str, options: dict[str, Any]
 ) -> None:
-    steps, batches = [{method: options}], [make_miniature_batch(name, 4, seed) for seed in (1, 2)]
+    steps, batches = [*BEFORE.get(method, []), {method: options}], [make_miniature_batch(name, 4, seed) for seed in (1, 2)]
     model = tiny_model(name)
     there = compressed(
         replace(model, module=move(model.module)), steps, given=[move(dict(batch)) for batch in batches],

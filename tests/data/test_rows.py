@@ -153,7 +153,7 @@ BAD_ROWS = [
     ({"image": Image.new("L", (0, 5))}, "image has a size of 0 x 5 pixels"),
     ({"text": b"bytes"}, "text is a bytes"),
     ({"text": "a", "label": torch.tensor([1, 2])}, "label is tensor([1, 2])"),
-    ({}, "no image, audio or text"),
+    ({}, "no image, audio, text or signal"),
 ]
 
 

@@ -16,7 +16,7 @@ def test_every_line_that_is_not_blank_is_a_sample(tmp_path: Path) -> None:
     samples = read_samples(file)
     assert [(s.text, s.line) for s in samples] == [("a red bus", 1), ("{not json}", 4), (' 3, "x"', 5)]
     assert samples[1].where == f"{file}, line 4"
-    with pytest.raises(DataError, match="no image, audio or text"):
+    with pytest.raises(DataError, match="no image, audio, text or signal"):
         read_samples(open_data(file, map={"target": "text"}))
 
 

@@ -321,7 +321,7 @@ def _wav(file: Path, samples: int) -> None:
 LINES: dict[str, tuple[str, tuple[str, ...]]] = {
     "not-json": ("{image: 1", ("data.jsonl, line 3", "not JSON")),
     "not-an-object": ("[1, 2]", ("data.jsonl, line 3", "is a JSON list")),
-    "no-modality": ('{"label": 1}', ("data.jsonl, line 3", "no image, audio or text")),
+    "no-modality": ('{"label": 1}', ("data.jsonl, line 3", "no image, audio, text or signal")),
     "unknown-field": ('{"txt": "a"}', ("data.jsonl, line 3", "unknown field 'txt'", "'text'")),
     "missing-file": ('{"image": "gone.png", "text": "a"}', ("data.jsonl, line 3", "'gone.png', which is not a file")),
     "truncated-image": ('{"image": "cut.png", "text": "a"}', ("data.jsonl, line 3", "cut.png cannot be decoded")),

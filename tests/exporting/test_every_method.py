@@ -49,6 +49,7 @@ FORMS: Mapping[str, list[dict[str, Any]]] = {
     "entropy": [{"quantize.entropy": {}}],
     "smooth": [{"quantize.smooth": {}}],
     "smooth, 6 bits": [{"quantize.smooth": {"bits": 6}}],
+    "smooth, trained on": [{"quantize.smooth": {"bits": 4}}, {"train.quantized": {"steps": 1}}],
     **{name: [{name: options}] for name, options in {
         "prune.wanda": {}, "prune.ria": {}, "prune.gradient": {}, "prune.sparsegpt": {}, "prune.obs": {},
         "prune.neurons": {}, "prune.channels": {}, "factorize.svd": {}, "factorize.eigen": {}, "factorize.tucker": {},
@@ -67,7 +68,7 @@ MINIATURES = {
     "prune.tokens": ("llava", {}),
     "share.layers": ("bert", {"rank": 2}), "merge.tokens": ("vit", {}), "fold.exact": ("vit", {}),
 }  # fmt: skip
-ROUNDED = ("smooth", "smooth, 6 bits")  # inputs in codes, of which single ones may fall to the other side
+ROUNDED = ("smooth", "smooth, 6 bits", "smooth, trained on")  # inputs in codes, of which single ones may fall to the other side
 
 
 class Net(nn.Module):

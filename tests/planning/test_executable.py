@@ -20,7 +20,7 @@ from trimodal.planning import check_edits, plan_edits, read_recipe
 NOT_HERE = {
     ("clip", "prune.channels"), ("resnet", "prune.neurons"), ("resnet", "prune.heads"), ("resnet", "prune.layers"),
     ("resnet", "prune.width"), ("resnet", "merge.tokens"), ("resnet", "share.layers"),
-    ("clip", "prune.tokens"), ("resnet", "prune.tokens"),
+    ("clip", "prune.tokens"), ("resnet", "prune.tokens"), ("clip", "train.quantized"), ("resnet", "train.quantized"),
 }  # fmt: skip
 CASES = [(name, method.name) for name in ("clip", "resnet") for method in METHODS if (name, method.name) not in NOT_HERE]
 OPTIONS = {"prune.layers": {"sparsity": 0.5}}
@@ -34,7 +34,7 @@ SEQUENCES: dict[str, list[dict[str, Any]]] = {
     "rank by energy": [{"factorize.eigen": {"where": "image.0.*", "energy": 0.9}}, {"quantize.rtn": {"where": "image.*"}}],
     "one table": [{"quantize.rtn": {"where": "text.*", "bits": 4, "grid": "kmeans", "table": "tower"}}],
     "gradual": [{"prune.neurons": {"where": "*", "sparsity": 0.5, "gradual": {"times": 2, "recover": {"steps": 1}}}}],
-    "train": [{"quantize.rtn": {"where": "image.*"}}, {"distill": {"steps": 2}}],
+    "train": [{"quantize.rtn": {"where": "image.*"}}, {"distill": {"steps": 2}}, {"train.quantized": {"steps": 2}}],
 }  # fmt: skip
 
 

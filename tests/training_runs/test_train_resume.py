@@ -86,6 +86,27 @@ def test_another_run_is_not_resumed(pictures: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_parted_weights_have_the_loss_curve_of_whole_ones(accumulate: int, tmp_path: Path) -> None:
+    """FSDP: two processes hold half of each weight."""
+    pictures = write_miniature_data(tmp_path / "data", 48, ["image"])
+    still = {**VIT, "config": {**VIT["config"], "hidden_dropout_prob": 0.0}}
+    alone = trimodal.train(make_config(pictures, tmp_path / "one", model=still, steps=20))
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps(make_config(pictures, tmp_path / "two", model=still, steps=20, fsdp=True, accumulate=accumulate)))
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "-m", "trimodal", "train", str(config)]
+    subprocess.run(command, check=True, capture_output=True, timeout=300)
+    together = [json.loads(line) for line in (tmp_path / "two" / "curves.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in together] == [line["step"] for line in alone.curves]
+    for one, two in zip(alone.curves, together, strict=True):
+        for key in ("loss", "eval_loss", "grad_norm"):
+            assert two.get(key, 0) == pytest.approx(one.get(key, 0), abs=1e-4)
+    whole, parted = (load_file(tmp_path / name / "model.safetensors") for name in ("one", "two"))
+    assert whole.keys() == parted.keys()
+    assert all(float((whole[name] - parted[name]).abs().max()) < 1e-4 for name in whole)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("task", ["classify", "retrieve"])  # the latter compares pairs of both processes
 def test_two_processes_have_the_loss_curve_of_one(task: str, tmp_path: Path) -> None:
     pictures = write_miniature_data(tmp_path / "data", 48, ["image"] if task == "classify" else ["image", "text"])

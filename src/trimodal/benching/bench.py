@@ -18,7 +18,6 @@ from typing import Any
 
 from trimodal.benching.conditions import Conditions, read_conditions
 from trimodal.benching.fidelity import compare_outputs
-from trimodal.benching.inputs import make_inputs, varies_with_tokens
 from trimodal.benching.probe import Facts
 from trimodal.benching.probing import probe_component
 from trimodal.benching.timing import ROUNDS, Timing, Timings, time_in_turn
@@ -32,6 +31,7 @@ from trimodal.benching.variants import (
 )
 from trimodal.errors import InputError
 from trimodal.runtimes import Session
+from trimodal.runtimes.example_inputs import make_inputs, varies_with_tokens
 from trimodal.runtimes.model_limits import count_safe_words, limit_tokens
 
 Tell = Callable[[str], None]

@@ -16,8 +16,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from trimodal.benching.inputs import make_inputs
 from trimodal.runtimes import RUNTIMES, Session
+from trimodal.runtimes.example_inputs import make_inputs
 
 _STATUS = Path("/proc/self/status")
 

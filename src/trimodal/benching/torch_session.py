@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from trimodal.benching.inputs import Shape
 from trimodal.exporting.component import Component
 from trimodal.exporting.components import split_components
 from trimodal.formats import open_model
 from trimodal.layers import set_dequantize_policy_
+from trimodal.runtimes.example_inputs import Shape
 from trimodal.runtimes.session import Arrays
 
 
@@ -25,6 +25,7 @@ class TorchSession:
         self._component = component
         self._types = {name: value.dtype for name, value in component.inputs.items()}
         self.input_names: Sequence[str] = list(component.inputs)
+        self.input_types: Mapping[str, str] = {name: str(kind).removeprefix("torch.") for name, kind in self._types.items()}
         self.output_names: Sequence[str] = list(component.outputs)
 
     def run(self, inputs: Arrays) -> dict[str, NDArray[Any]]:

@@ -11,7 +11,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from trimodal.benching.inputs import Shape
 from trimodal.benching.torch_session import TorchSession, open_torch_components, shapes_of
 from trimodal.errors import InputError, ModelError, suggest_names
 from trimodal.exporting import EXPORTERS
@@ -19,6 +18,7 @@ from trimodal.exporting.export import export
 from trimodal.formats import is_artifact, measure_folder_size
 from trimodal.loading.load import locate_source
 from trimodal.runtimes import RUNTIMES, Session
+from trimodal.runtimes.example_inputs import Shape
 from trimodal.runtimes.exported_folder import EXPORT_FILE, ExportedFolder, is_exported, read_exported
 
 TORCH = "torch"

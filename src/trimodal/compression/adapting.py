@@ -18,15 +18,15 @@ from trimodal.models.model import Model
 _UNMEASURED = "it was trained together with other places; see the losses"
 
 
-def adapt_edit_(context: SolveContext, trainer: Trainer, number: int, edit: Edit) -> Iterator[FitRecord | PlaceRecord]:
-    """Carry out edit `number`, which adapts: a record per step, and one per place."""
+def adapt_edit_(context: SolveContext, trainer: Trainer, number: int, edit: Edit, trainings: int) -> Iterator[FitRecord | PlaceRecord]:
+    """Carry out edit `number`, which adapts, after so many `trainings`: a record per step, and one per place."""
     pairs = [(task, context.find_place(task)) for task in make_tasks(number, edit)]
     refused = {place.name: reason for task, place in pairs if (reason := task.method.refuse(place, task.config))}
     taken = [(task, place) for task, place in pairs if place.name not in refused]
     found = Adaptation((), {}, {})
     if taken:
         adapted = list(_begin_places(context, trainer, taken))
-        found = trainer.adapt_places_(number, edit, adapted)
+        found = trainer.adapt_places_(number, edit, adapted, trainings)
         yield from found.records
     for task, place in pairs:
         yield apply_trial_(context.model, _make_trial(task, place, found, refused))

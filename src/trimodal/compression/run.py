@@ -20,6 +20,7 @@ from trimodal.compression.progress import Progress, RunLog, count_steps
 from trimodal.compression.sensitivity import gradient_sizes
 from trimodal.compression.shared_inputs import share_inputs_
 from trimodal.compression.solve_context import SolveContext, Task, make_tasks
+from trimodal.compression.stage_folders import StageFolders
 from trimodal.compression.stages import split_blocks, split_rounds, split_stages
 from trimodal.compression.training_steps import Trainer
 from trimodal.compression.trial import apply_trial_, try_task
@@ -37,6 +38,7 @@ def compress_(
     samples: Sequence[Sample],
     teacher: Model | None = None,
     progress: Progress = lambda what, done, total: None,
+    folders: StageFolders | None = None,
 ) -> list[PlaceRecord | FitRecord]:
     """Carry out `plan` on `model`, in place.
 
@@ -47,6 +49,7 @@ def compress_(
         samples: all calibration samples; gradient methods train on them.
         teacher: the model as it was, for gradient methods.
         progress: called with what is going on, places or steps done, and how many there are.
+        folders: where each stage's result is kept, and taken from if it is there.
     """
     torch.manual_seed(plan.seed)
     log, began = RunLog(progress, count_steps(plan)), model.layout
@@ -56,21 +59,34 @@ def compress_(
     if balance == "gradient" and teacher is not None:
         sizes = gradient_sizes(teacher, calibration, plan.seed)
     trainer = Trainer(model, teacher, samples, plan.seed, log)
-    for stage in split_stages(plan.edits, began):
+    stages = list(split_stages(plan.edits, began))
+    done = 0 if folders is None else folders.find_last_done(stages)
+    if folders is not None and done:
+        log.records.extend(folders.read_(model, done - 1, stages[done - 1]))
+    for place, stage in list(enumerate(stages))[done:]:
         number, edit = stage[0]
-        used = get_method(edit.method)
+        torch.manual_seed((plan.seed + number) % 2**63)
+        used, trainings = get_method(edit.method), _count_trainings(plan, number)
         if used.fit is not None:
-            log.records.extend(trainer.train_edit_(number, edit))
-            continue
-        tasks = [task for numbered in stage for task in make_tasks(*numbered)]
-        now = _relocate_sizes(sizes, began, model.layout)
-        activations = Activations(model, calibration, original)
-        context = SolveContext(model, activations, tasks, statistics_samples, plan.seed, balance, now)  # type: ignore[arg-type]
-        if used.adapt is not None:
-            log.records.extend(adapt_edit_(context, trainer, number, edit))
-            continue
-        _sweep_blocks(context, log)
+            log.records.extend(trainer.train_edit_(number, edit, trainings))
+        else:
+            tasks = [task for numbered in stage for task in make_tasks(*numbered)]
+            now = _relocate_sizes(sizes, began, model.layout)
+            activations = Activations(model, calibration, original)
+            context = SolveContext(model, activations, tasks, statistics_samples, plan.seed, balance, now)  # type: ignore[arg-type]
+            if used.adapt is not None:
+                log.records.extend(adapt_edit_(context, trainer, number, edit, trainings))
+            else:
+                _sweep_blocks(context, log)
+        if folders is not None:
+            folders.write(model, place, stage, log.records)
+            folders.read_(model, place, stage)
     return log.records
+
+
+def _count_trainings(plan: Plan, number: int) -> int:
+    """How many of the edits before that `number` train."""
+    return sum(get_method(edit.method).trains for edit in plan.edits[:number])
 
 
 def _sweep_blocks(context: SolveContext, log: RunLog) -> None:

@@ -25,11 +25,10 @@ class Trainer:
     samples: Sequence[Sample]
     seed: int
     log: RunLog
-    _trainings: int = field(default=0, init=False)
     _batches: tuple[int, Sequence[Batch]] | None = field(default=None, init=False)
 
-    def train_edit_(self, number: int, edit: Edit) -> list[FitRecord]:
-        """Carry out edit `number` on the model, a record per step.
+    def train_edit_(self, number: int, edit: Edit, trainings: int) -> list[FitRecord]:
+        """Carry out edit `number` on the model, before which so many `trainings` stand in the plan; a record per step.
 
         Raises:
             TrimodalError: there is no teacher.
@@ -39,11 +38,11 @@ class Trainer:
             raise TrimodalError(f"step {number + 1} ({edit.method}) was given no original model to learn from")
         config = build_config(used.config, edit.config, edit.method)
         self.log.report(edit.method)
-        found = used.fit(self.model, self.teacher, self._give_data(edit.method), config, self._draw_seed())
+        found = used.fit(self.model, self.teacher, self._give_data(edit.method), config, self._seed_of(trainings))
         return [replace(record, edit=number) for record in found]
 
-    def adapt_places_(self, number: int, edit: Edit, places: Sequence[AdaptedPlace]) -> Adaptation:
-        """Train edit `number` at its `places`, and say what became of each.
+    def adapt_places_(self, number: int, edit: Edit, places: Sequence[AdaptedPlace], trainings: int) -> Adaptation:
+        """Train edit `number` at its `places`, after so many `trainings`, and say what became of each.
 
         Raises:
             TrimodalError: there is no teacher.
@@ -52,14 +51,12 @@ class Trainer:
         if used.adapt is None or self.teacher is None:
             raise TrimodalError(f"step {number + 1} ({edit.method}) was given no original model to learn from")
         config = build_config(used.config, edit.config, edit.method)
-        found = used.adapt.train(self.model, self.teacher, places, self._give_data(edit.method), config, self._draw_seed())
+        found = used.adapt.train(self.model, self.teacher, places, self._give_data(edit.method), config, self._seed_of(trainings))
         return replace(found, records=[replace(record, edit=number) for record in found.records])
 
-    def _draw_seed(self) -> int:
-        """The seed of the next training."""
-        seed = (self.seed + self._trainings) % 2**63
-        self._trainings += 1
-        return seed
+    def _seed_of(self, trainings: int) -> int:
+        """The seed of the training that comes after so many."""
+        return (self.seed + trainings) % 2**63
 
     def _give_data(self, what: str) -> Callable[[int], Sequence[Batch]]:
         """A function from the size of a batch to all of them."""

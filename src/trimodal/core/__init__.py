@@ -28,13 +28,14 @@ from trimodal.core.record import (
     TowerSize,
     Verdict,
 )
-from trimodal.core.sample import MODALITIES, TOKEN_KINDS, Media, Sample, TensorInputs
+from trimodal.core.sample import MODALITIES, SIGNAL, TOKEN_KINDS, Media, Sample, TensorInputs, is_signal, name_signal
 from trimodal.core.site import Axis, Fold, Site, Tower
 from trimodal.core.text import json_text
 from trimodal.core.untouched import StoredTensor, TensorGroup, UntouchedTensors, Why, group_untouched
 
 __all__ = [
     "MODALITIES",
+    "SIGNAL",
     "TOKEN_KINDS",
     "TensorGroup",
     "TensorInputs",
@@ -80,6 +81,8 @@ __all__ = [
     "Verdict",
     "Why",
     "group_untouched",
+    "is_signal",
     "json_text",
+    "name_signal",
     "lowest_certainty",
 ]

@@ -13,10 +13,11 @@ from trimodal.data.batches import (
     group_by_modality,
     part_batch,
 )
-from trimodal.data.checks import check_modalities, require_samples
+from trimodal.data.checks import check_modalities, check_signals, require_samples
 from trimodal.data.columns import parse_map
 from trimodal.data.digest import digest_samples
 from trimodal.data.labels import collect_labels, name_labels
+from trimodal.data.masks import count_mask_classes, load_masks
 from trimodal.data.media import check_media, load_sample
 from trimodal.data.sample_encoding import encode_samples
 from trimodal.data.source_kind import SampleSource
@@ -34,9 +35,11 @@ __all__ = [
     "batch_samples",
     "check_media",
     "check_modalities",
+    "check_signals",
     "choose_samples",
     "collect_labels",
     "count_ids",
+    "count_mask_classes",
     "count_tokens",
     "digest_samples",
     "encode_samples",
@@ -44,6 +47,7 @@ __all__ = [
     "fit_batch_size",
     "group_by_modality",
     "is_no_data",
+    "load_masks",
     "load_sample",
     "name_labels",
     "open_data",

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
-from trimodal.core import MODALITIES, Sample
-from trimodal.errors import DataError
+from trimodal.core import MODALITIES, Sample, is_signal
+from trimodal.data.media import CHECKED_MEDIA
+from trimodal.data.sample_encoding import are_arguments, encode_samples
+from trimodal.errors import DataError, suggest_names
 from trimodal.models.model import Model
 
 
@@ -22,13 +25,14 @@ def require_samples(samples: Sequence[Sample], count: int, what: str) -> None:
 def check_modalities(model: Model, samples: Sequence[Sample]) -> None:
     """Check that `samples` and `model` fit together.
 
-    They do not where every line has a modality that the model does not take, where one line has none that it takes, or where no
-    line has one that it does take. A `target` counts as text.
+    They do not where every line has a modality that the model does not take, where one line has none that it takes, where no
+    line has one that it does take, or where a line has a signal of another name than those that the model takes. A `target` counts
+    as text.
 
     Raises:
         DataError: they do not fit.
     """
-    if not samples or _are_inputs(samples):
+    if not samples or _are_inputs(samples) or are_arguments(model, samples):
         return
     takes = frozenset(model.modalities)
     if not takes:
@@ -44,7 +48,11 @@ def check_modalities(model: Model, samples: Sequence[Sample]) -> None:
             f"{samples[0].where} and all others have {_list_modalities(surplus)}, but {about}; "
             "leave that field out or choose another model"
         )
+    known = [*filter(is_signal, takes)]
     for sample in samples:
+        unknown = [name for name in sample.signals if known and name not in known]
+        if unknown:
+            raise DataError(f"{sample.where} has {unknown[0]}, but {about}; {suggest_names(unknown[0], known)}")
         if not _modalities_of(sample) & takes:
             raise DataError(f"{sample.where} has only {_list_modalities(sample.modalities)}, but {about}; take the line out")
     lacking = takes - frozenset[str]().union(*(_modalities_of(sample) for sample in samples))
@@ -53,6 +61,19 @@ def check_modalities(model: Model, samples: Sequence[Sample]) -> None:
             f"no line has {_list_modalities(lacking)}, but {about}; {samples[0].where} has "
             f"{_list_modalities(samples[0].modalities)}; add {_list_modalities(lacking)} to the data"
         )
+
+
+def check_signals(model: Model, samples: Sequence[Sample], most: int = CHECKED_MEDIA) -> None:
+    """Encode the signals of the first `most` of `samples` that have some, so that one which does not fit its stream is told before any
+    work begins.
+
+    Raises:
+        DataError: one does not fit, or cannot be read.
+    """
+    takes = {*filter(is_signal, model.modalities)}
+    having = (sample for sample in samples if takes & {*sample.signals})
+    for _, sample in zip(range(most), having, strict=False):
+        encode_samples(model, [replace(sample, image=None, audio=None, text=None, target=None)])
 
 
 def _are_inputs(samples: Sequence[Sample]) -> bool:
@@ -69,4 +90,4 @@ def _modalities_of(sample: Sample) -> frozenset[str]:
 
 
 def _list_modalities(modalities: frozenset[str]) -> str:
-    return " and ".join(m for m in MODALITIES if m in modalities)
+    return " and ".join([*(m for m in MODALITIES if m in modalities), *sorted(filter(is_signal, modalities))])

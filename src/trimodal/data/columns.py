@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from trimodal.core import MODALITIES
+from trimodal.core import MODALITIES, SIGNAL, is_signal
 from trimodal.data.fields import FIELDS, shorten_value
 from trimodal.errors import DataError, suggest_names
 
@@ -37,17 +37,18 @@ class ColumnMap:
     def select(self, row: Any) -> Any:
         """A row under the names of fields, without the columns that are not looked at; what is no mapping as it is."""
         if not self.is_given or not isinstance(row, Mapping):
-            return _nest_labels(row) if isinstance(row, Mapping) else row
+            return _shape_fields(row) if isinstance(row, Mapping) else row
         taken = {name: column for name, column in self.fields.items() if column}
         found = {name: value for name, value in row.items() if self._keeps(name, taken)}
         found.update({name: row[column] for name, column in taken.items() if column in row})
-        return _nest_labels(found)
+        found.update({name: joined for name, column in taken.items() if (joined := _join_columns(name, column, row)) is not None})
+        return _shape_fields(found)
 
     def _keeps(self, name: str, taken: Mapping[str, str]) -> bool:
         """Whether the column `name` is taken under its own name."""
         if self.columns is not None and name not in self.columns:
             return False
-        return name not in self.fields and name not in taken.values()
+        return name not in self.fields and not any(name in split_columns(*pair) for pair in taken.items())
 
     def drop_unknown(self, fields: Mapping[str, Any]) -> Mapping[str, Any]:
         """`fields` without what is none, where a map says which columns are meant."""
@@ -70,7 +71,8 @@ class ColumnWatch:
 
     def __init__(self, columns: ColumnMap, name: str) -> None:
         self._columns, self._name = columns, name
-        self._missing = [column for column in (*columns.fields.values(), *(columns.columns or ())) if column]
+        named = [one for pair in columns.fields.items() for one in split_columns(*pair)]
+        self._missing = [column for column in (*named, *(columns.columns or ())) if column]
         self._seen: tuple[str, ...] = ()
 
     def select(self, row: Any) -> Any:
@@ -80,7 +82,7 @@ class ColumnWatch:
             self._seen = self._seen or tuple(row)
         found = self._columns.select(row)
         lost = any(self._columns.fields.get(name) in self._missing for name in MODALITIES)
-        if lost and found.keys().isdisjoint(MODALITIES):  # it will be refused for that, and this says why
+        if lost and not any(name in MODALITIES or is_signal(name) for name in found):  # it will be refused for that, and this says why
             self.check_all_seen()
         return found
 
@@ -139,8 +141,29 @@ def parse_map(text: str) -> dict[str, str]:
 
 
 def is_field(name: str) -> bool:
-    """Whether `name` is a field of a sample: one of `FIELDS`, or `labels.NAME`."""
-    return name in FIELDS or (isinstance(name, str) and name.startswith(_NESTED) and len(name) > len(_NESTED))
+    """Whether `name` is a field of a sample: one of `FIELDS`, `labels.NAME`, or `signal.NAME`."""
+    return name in FIELDS or (isinstance(name, str) and ((name.startswith(_NESTED) and len(name) > len(_NESTED)) or is_signal(name)))
+
+
+def split_columns(name: str, column: str | None) -> list[str]:
+    """The columns that the field `name` is taken from: of a signal several may be joined, as in `signal.table=age+weight`."""
+    return [one.strip() for one in column.split("+")] if column and is_signal(name) else [column] if column else []
+
+
+def _join_columns(name: str, column: str, row: Mapping[str, Any]) -> list[Any] | None:
+    """One row of numbers of the columns that a signal is taken from, in their order; None where it is no signal of several, or one of
+    them is empty."""
+    columns = split_columns(name, column)
+    if len(columns) < 2 or any(row.get(one) in (None, "") for one in columns):
+        return None
+    return [_to_number(row[one]) for one in columns]
+
+
+def _to_number(value: Any) -> Any:
+    try:
+        return float(value) if isinstance(value, str) else value
+    except ValueError:
+        return value
 
 
 def clean_cells(fields: Mapping[str, Any]) -> dict[str, Any]:
@@ -158,8 +181,12 @@ def _to_whole_numbers(value: Any) -> Any:
     return int(value) if isinstance(value, str) and value.strip().isdecimal() else value
 
 
-def _nest_labels(fields: Mapping[str, Any]) -> Mapping[str, Any]:
-    """`labels.image` becomes the entry `image` of `labels`."""
+def _shape_fields(fields: Mapping[str, Any]) -> Mapping[str, Any]:
+    """`labels.image` becomes the entry `image` of `labels`, and the entry `vitals` of `signal` becomes `signal.vitals`."""
+    several = fields.get(SIGNAL)
+    if isinstance(several, Mapping):
+        rest = {name: value for name, value in fields.items() if name != SIGNAL}
+        fields = {**rest, **{f"{SIGNAL}.{name}": value for name, value in several.items()}}
     nested = {name: value for name, value in fields.items() if isinstance(name, str) and name.startswith(_NESTED)}
     if not nested:
         return fields

@@ -3,7 +3,8 @@
     image,text,label
     images/7.png,"a red bus, parked",bus
 
-Images and sounds are paths relative to the file. An empty cell is none. A label is a number from 0, or a class's name.
+Images and sounds are paths relative to the file; a signal is one too, or `[1, 2, 3]`, or several columns that a map joins. An empty
+cell is none. A label is a number from 0, or a class's name.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from trimodal.core import Sample
 from trimodal.data.columns import NO_MAP, ColumnMap, clean_cells
 from trimodal.data.fields import build_sample, line_error, shorten_value
 from trimodal.data.file_finder import FileFinder
+from trimodal.data.signals import find_or_hold
 from trimodal.data.source_kind import SourceKind, has_suffix
 from trimodal.errors import DataError
 
@@ -42,7 +44,7 @@ class CsvSource:
         """Read the file from its beginning."""
         files = FileFinder(self.file.parent)
         for number, fields in self._columns.watch(self.name, self._read_rows()):
-            yield build_sample(self.origin, number, clean_cells(fields), files.find)
+            yield build_sample(self.origin, number, clean_cells(fields), find_or_hold(files.find))
 
     def explain_empty(self) -> str:
         """What an error says where there are no records."""

@@ -34,6 +34,10 @@ def digest_samples(samples: Sequence[Sample]) -> str:
             "group": sample.group,
             "split": sample.split,
         }
+        if sample.mask is not None:
+            line["mask"] = _digest_media(sample, sample.mask, known)
+        if sample.signals:
+            line["signals"] = {key: _digest_media(sample, media, known) for key, media in sample.signals.items()}
         if sample.inputs is not None:
             line["inputs"] = sample.inputs.sha256
         total.update(json.dumps(line, sort_keys=True).encode() + b"\n")

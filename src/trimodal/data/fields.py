@@ -8,10 +8,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from trimodal.core import MODALITIES, Media, Sample, TensorInputs
+from trimodal.core import MODALITIES, SIGNAL, Media, Sample, TensorInputs, is_signal
 from trimodal.errors import DataError, suggest_names
 
-FIELDS = ("image", "audio", "text", "label", "labels", "target", "group", "split")
+FIELDS = ("image", "audio", "text", SIGNAL, "mask", "label", "labels", "target", "group", "split")
 SPLITS = ("train", "test")
 _MAP_HINT = "; say which column is which with a map, such as --map text=sentence"
 _NUMBER = re.compile(r"\s*[+-]?\d*[.,]?\d+\s*")
@@ -21,7 +21,7 @@ _JSON_NAMES = {
 }  # fmt: skip
 
 FindMedia = Callable[[str, str, Any], Path | Media]
-"""(where, `image` or `audio`, value of the field) -> where the image or sound is."""
+"""(where, `image`, `audio`, `mask` or a signal's field, its value) -> where the image, the sound, the mask or the numbers are."""
 
 
 def build_sample(origin: str, number: int, given: Mapping[str, Any], find_media: FindMedia) -> Sample:
@@ -33,13 +33,16 @@ def build_sample(origin: str, number: int, given: Mapping[str, Any], find_media:
     where = f"{origin} {number}"
     fields = {key: value for key, value in given.items() if value is not None}
     _check_names(where, fields)
-    if fields.keys().isdisjoint(MODALITIES):
-        raise line_error(where, "no image, audio or text", f"a line needs at least one of them{_MAP_HINT}")
+    signals = {key: value for key, value in fields.items() if is_signal(key)}
+    if not signals and fields.keys().isdisjoint(MODALITIES):
+        raise line_error(where, "no image, audio, text or signal", f"a line needs at least one of them{_MAP_HINT}")
     return replace(
         _build_rest(origin, number, fields),
         image=find_media(where, "image", fields["image"]) if "image" in fields else None,
         audio=find_media(where, "audio", fields["audio"]) if "audio" in fields else None,
         text=_parse_string(where, "text", fields),
+        mask=find_media(where, "mask", fields["mask"]) if "mask" in fields else None,
+        signals={key: find_media(where, key, value) for key, value in signals.items()},
     )
 
 
@@ -117,7 +120,7 @@ def shorten_value(value: object) -> str:
 
 def _check_names(where: str, fields: Mapping[str, Any]) -> None:
     for key in fields:
-        if key not in FIELDS:
+        if key not in FIELDS and not is_signal(key):
             advice = f"{suggest_names(str(key), FIELDS)}{_MAP_HINT}, of {shorten_value(list(fields))}"
             raise line_error(where, f"unknown field {shorten_value(key)}", advice)
 

@@ -1,5 +1,5 @@
 """A JSONL file, or a folder that holds `data.jsonl`: one object per line, with any of `image` and `audio` (paths relative
-to the file) and `text`, plus what a task needs:
+to the file), `text` and signals (`signals.py`), plus what a task needs:
 
     {"image": "images/7.png", "audio": "clips/three.flac", "text": "add them", "label": 10, "split": "test"}
 
@@ -17,6 +17,7 @@ from trimodal.core import Sample
 from trimodal.data.columns import NO_MAP, ColumnMap
 from trimodal.data.fields import build_sample, line_error, name_json_type
 from trimodal.data.file_finder import FileFinder
+from trimodal.data.signals import find_or_hold
 from trimodal.data.source_kind import SourceKind
 from trimodal.errors import DataError
 
@@ -42,7 +43,7 @@ class JsonlSource:
         """Read the file from its beginning."""
         files = FileFinder(self.file.parent)
         for number, fields in self._columns.watch(self.name, self._read_objects()):
-            yield build_sample(self.origin, number, fields, files.find)
+            yield build_sample(self.origin, number, fields, find_or_hold(files.find))
 
     def explain_empty(self) -> str:
         """What an error says where there are no lines."""

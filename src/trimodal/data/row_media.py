@@ -1,4 +1,4 @@
-"""Images and sounds that rows hold: as PIL images, arrays, tensors, pairs of waveform and rate, or the bytes of their files."""
+"""Images, sounds and signals that rows hold: as PIL images, arrays, tensors, pairs of waveform and rate, or the bytes of their files."""
 
 from __future__ import annotations
 
@@ -15,16 +15,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from trimodal.data.fields import shorten_value, to_plain_number
-from trimodal.data.media import (
-    Waveform,
-    check_waveform,
-    decode_audio,
-    decode_image,
-    describe_rates,
-    parse_rate,
-    to_upright_rgb,
-)
+from trimodal.data.masks import digest_mask, to_mask
+from trimodal.data.signals import convert_signal, digest_signal
 from trimodal.errors import DataError
+from trimodal.media.images import decode_image, to_upright_rgb
+from trimodal.media.sounds import Waveform, check_waveform, decode_audio, describe_rates, parse_rate
 
 _CHANNELS = (1, 3, 4)
 _INT16 = 32768.0
@@ -129,10 +124,20 @@ def _digest_waveform(wave: Waveform) -> str:
 
 @dataclass(frozen=True)
 class MediaKind:
-    """How a row's value becomes an image or a sound, and the sha256 of that."""
+    """How a row's value becomes an image, a sound or a signal, and the sha256 of that."""
 
     convert: Callable[[Any], Any]
     digest: Callable[[Any], str]
 
 
-MEDIA_KINDS = {"image": MediaKind(_to_image, _digest_image), "audio": MediaKind(_to_waveform, _digest_waveform)}
+_SIGNAL_KIND = MediaKind(convert_signal, digest_signal)
+_MEDIA_KINDS = {
+    "image": MediaKind(_to_image, _digest_image),
+    "audio": MediaKind(_to_waveform, _digest_waveform),
+    "mask": MediaKind(to_mask, digest_mask),
+}
+
+
+def find_media_kind(field: str) -> MediaKind:
+    """The kind of what `image`, `audio`, `mask` or a signal's field holds."""
+    return _MEDIA_KINDS.get(field, _SIGNAL_KIND)

@@ -2,7 +2,8 @@
 
 A row has the fields of a JSONL line, or is a PIL image and its class. An image is a file's path, a PIL image or a uint8 array
 (height, width, channels); a sound is a file's path, (waveform, rate) or {"array": waveform, "sampling_rate": rate}, as `datasets`
-gives them; either may be {"bytes": content of a file}. A row may also be what the model's forward is given (`tensor_rows.py`).
+gives them; either may be {"bytes": content of a file}. A signal is a file's path, an array, a tensor or a list. A row may also be what
+the model's forward is given (`tensor_rows.py`).
 No package but torch is imported to know them: they are told by what they have.
 
 Every image, sound and tensor is looked at once, for the sha256 of its content. Of rows that can be asked for by number nothing is
@@ -31,7 +32,7 @@ from trimodal.data.fields import (
     to_plain_number,
 )
 from trimodal.data.file_finder import FileFinder
-from trimodal.data.row_media import MEDIA_KINDS
+from trimodal.data.row_media import find_media_kind
 from trimodal.data.tensor_rows import describe_shapes, digest_inputs, split_inputs
 from trimodal.errors import DataError
 
@@ -107,12 +108,12 @@ class RowSource:
         return build_inputs_sample(self.origin, index + 1, known, TensorInputs(sha256, describe_shapes(inputs), load))
 
     def _find_media(self, index: int, find_file: FindMedia, where: str, key: str, value: Any) -> Path | Media:
-        """Where the image or sound of row `index` is: in a file, in the rows, which can be asked again, or in memory."""
+        """Where the image, sound or signal of row `index` is: in a file, in the rows, which can be asked again, or in memory."""
         if self._folder is not None and isinstance(value, Mapping) and value.get("bytes") is None and "array" not in value:
             value = value.get("path")
         if isinstance(value, str | Path):
             return find_file(where, key, str(value))
-        kind = MEDIA_KINDS[key]
+        kind = find_media_kind(key)
         try:
             content = kind.convert(value)
         except DataError as error:
@@ -121,7 +122,7 @@ class RowSource:
         return Media(sha256, partial(self._load_media_again, index, key, sha256) if self._again else partial(_hold, content))
 
     def _load_media_again(self, index: int, key: str, sha256: str) -> Any:
-        row, kind = self._columns.select(_name_picture(_get_row(self._rows, index))), MEDIA_KINDS[key]
+        row, kind = self._columns.select(_name_picture(_get_row(self._rows, index))), find_media_kind(key)
         value = row.get(key) if isinstance(row, Mapping) else None
         content = None if value is None else kind.convert(value)
         if content is None or kind.digest(content) != sha256:  # what was calibrated with would not be what the plan's digest says

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
-from trimodal.core import Sample
+from trimodal.core import SIGNAL, Sample, is_signal
 from trimodal.data.media import load_sample
 from trimodal.data.tensor_rows import stack_inputs
 from trimodal.errors import DataError
@@ -16,7 +16,8 @@ from trimodal.models.model import Model, device_of
 
 def encode_samples(model: Model, samples: Sequence[Sample]) -> dict[str, torch.Tensor]:
     """Keyword arguments of the module's forward for `samples`, each of shape (samples, …) and on the module's device; labels are
-    not in it. What a source gave as inputs is stacked as it is. What the model does not take is neither read nor shown to its family.
+    not in it. What a source gave as inputs is stacked as it is, and so are signals that are forward's arguments. What the model does not
+    take is neither read nor shown to its family.
 
     Raises:
         DataError: a sample cannot be read, or makes numbers that are not finite.
@@ -24,6 +25,8 @@ def encode_samples(model: Model, samples: Sequence[Sample]) -> dict[str, torch.T
     given = [sample.inputs for sample in samples if sample.inputs is not None]
     if len(given) == len(samples):
         batch = stack_inputs(given, _list_parameters(model))
+    elif are_arguments(model, samples):
+        batch = _stack_signals(samples)
     else:
         takes = model.modalities
         loaded = [load_sample(sample, takes) for sample in samples]
@@ -31,6 +34,32 @@ def encode_samples(model: Model, samples: Sequence[Sample]) -> dict[str, torch.T
     _check_finite(batch, samples)
     device = device_of(model.module)
     return {name: tensor.to(device) for name, tensor in batch.items()}
+
+
+def are_arguments(model: Model, samples: Sequence[Sample]) -> bool:
+    """Whether all that `samples` hold are signals which the module's forward takes by their names, and its family knows nothing of."""
+    held = frozenset[str]().union(*(sample.modalities for sample in samples))
+    if not held or not all(map(is_signal, held)) or held & {*model.modalities}:
+        return False
+    return {_name_argument(field) for field in held} <= {*_list_parameters(model)}
+
+
+def _name_argument(field: str) -> str:
+    return field if field == SIGNAL else field.removeprefix(f"{SIGNAL}.")
+
+
+def _stack_signals(samples: Sequence[Sample]) -> dict[str, torch.Tensor]:
+    """Each signal of all samples, (samples, …), by the argument that it is."""
+    loaded = [load_sample(sample, sample.modalities).signals for sample in samples]
+    for one, sample in zip(loaded, samples, strict=True):
+        for field, first in loaded[0].items():
+            shape = one[field].shape if field in one else None
+            if shape != first.shape:
+                raise DataError(
+                    f"{sample.where}: {field} has the shape {shape}, and {first.shape} in {samples[0].where}; a model of one's own is "
+                    "given arrays of one shape"
+                )
+    return {_name_argument(field): torch.stack([torch.from_numpy(one[field]) for one in loaded]) for field in loaded[0]}
 
 
 def _list_parameters(model: Model) -> list[str]:

@@ -28,7 +28,9 @@ def split_calibration_and_held_out(samples: Sequence[Sample], seed: int, held_ou
 
 
 def _group_key_of(sample: Sample) -> object:
-    return sample.group if sample.group is not None else (sample.image, sample.audio, sample.text, sample.inputs)
+    if sample.group is not None:
+        return sample.group
+    return (sample.image, sample.audio, sample.text, sample.inputs, *sorted(sample.signals.items(), key=lambda pair: pair[0]))
 
 
 def _choose_held_out_groups(sizes: Mapping[object, int], seed: int, wanted: float) -> set[object]:

@@ -17,10 +17,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from trimodal.core import MODALITIES, TensorInputs
+from trimodal.core import MODALITIES, SIGNAL, TensorInputs, is_signal
 from trimodal.data.fields import FIELDS, shorten_value
 from trimodal.errors import DataError
 
+_BESIDE = tuple(name for name in FIELDS if name not in ("mask", SIGNAL))  # which are what many a forward calls an input of its own
 Inputs = Mapping[str, Tensor]
 """What forward is given for one sample, (…) each; a name that is a number counts its parameters."""
 
@@ -83,10 +84,10 @@ def _name_input(name: str, parameters: Sequence[str]) -> str:
 def _split_mapping(row: Mapping[str, Any]) -> tuple[Inputs, dict[str, Any]] | None:
     if any(name in row for name in MODALITIES):
         return None
-    others = {name: value for name, value in row.items() if name not in FIELDS and value is not None}
-    if not others or not all(_is_array(value) or _is_number_list(value) for value in others.values()):
+    others = {name: value for name, value in row.items() if name not in _BESIDE and value is not None}
+    if all(is_signal(name) for name in others) or not all(_is_array(value) or _is_number_list(value) for value in others.values()):
         return None
-    beside = {name: value for name, value in row.items() if name in FIELDS and name not in ("labels", "target")}
+    beside = {name: value for name, value in row.items() if name in _BESIDE and name not in ("labels", "target")}
     label = _to_label(row.get("labels")) if beside.get("label") is None else beside["label"]
     inputs = {name: _to_tensor(name, value) for name, value in others.items()}
     return inputs, {**beside, "label": label}

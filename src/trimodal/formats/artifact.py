@@ -37,6 +37,7 @@ from trimodal.formats.native_config import NativeConfig, find_native_config
 from trimodal.formats.plain_config import NO_CONFIG, set_plain_config_, strip_config
 from trimodal.formats.stored_sites import check_stored_sites, describe_stored_sites
 from trimodal.formats.tensors import write_tensors
+from trimodal.formats.training_files import carry_training_files
 from trimodal.layers import (
     DEQUANTIZE_POLICIES,
     DequantizePolicy,
@@ -113,6 +114,7 @@ def write_artifact(model: Model, plan: Plan, folder: Path, factory: str | None) 
     taken, stock = model.steps, StockLoad(False, NO_CONFIG)
     if model.folder is not None:
         _copy_files(model.folder, folder, [*find_companion_files(model.folder), *find_licence_files(model.folder)])
+        carry_training_files(model.folder, folder)
         write_alignment_heads(model.module, folder)
         kind = cast("type[PreTrainedModel]", type(model.module))
         said = strip_config(read_config(model.folder))
@@ -224,6 +226,7 @@ def copy_artifact(source: Path, folder: Path) -> None:
     """Copy what a whole artifact consists of into the empty `folder`."""
     tellers = [path for path in map(Path, (PLAN, RECORD, VERDICT)) if (source / path).is_file()]
     _copy_files(source, folder, [*list_running_files(source), *find_licence_files(source), *tellers])
+    carry_training_files(source, folder)
 
 
 def _to_json_text(data: Any) -> str:

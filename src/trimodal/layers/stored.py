@@ -20,6 +20,7 @@ from trimodal.maths.grid import Grid
 from trimodal.maths.integers import IntegerGrid
 from trimodal.maths.observers import fake_quantize, fake_quantize_dynamic
 from trimodal.maths.packing import unpack_codes
+from trimodal.maths.straight_through import round_inputs, round_inputs_dynamic
 from trimodal.maths.transform import unrotate_columns
 
 Levels = Grid | Codebook | IntegerGrid
@@ -165,13 +166,20 @@ class CodedWeight(StoredWeight):
         scaled, factor = x.float(), self.channel_factors()
         if factor is not None:
             scaled = scaled * factor
+        seen = self._round_scaled_input(scaled)
+        return (seen if factor is None else seen / factor).to(x.dtype)
+
+    def _round_scaled_input(self, scaled: Tensor) -> Tensor:
+        """The input float32, multiplied by its factors, through its grid. Where something before the layer is trained, gradients go
+        through as if it had not been rounded."""
         bits = self.options["inputs"]["bits"]
         scale, zero = self._buffers.get("input_scale"), self._buffers.get("input_zero")
+        trained = scaled.requires_grad and torch.is_grad_enabled()
         if scale is None or zero is None:
-            seen = fake_quantize_dynamic(scaled, bits, self.input_dims)
-        else:
-            seen = fake_quantize(scaled, scale.view(()), zero.view(()).float(), bits)
-        return (seen if factor is None else seen / factor).to(x.dtype)
+            dynamic = round_inputs_dynamic if trained else fake_quantize_dynamic
+            return dynamic(scaled, bits, self.input_dims)
+        static = round_inputs if trained else fake_quantize
+        return static(scaled, scale.view(()), zero.view(()).float(), bits)
 
     @property
     def table(self) -> Tensor:
@@ -217,13 +225,19 @@ class CodedWeight(StoredWeight):
     def _decode_weight(self, tensors: Mapping[str, Tensor], index: Tensor | None) -> Tensor:
         columns = math.prod(self.shape[1:])
         levels, codes = LEVELS[self.kind].from_storage(self._effective_options(), tensors, columns)
-        weight, parts = levels.decode(codes), self._buffers
+        return self._apply_parts(levels.decode(codes), index)
+
+    def _apply_parts(self, weight: Tensor, index: Tensor | None) -> Tensor:
+        """What the codes decode to, `weight` (rows, columns), with what is applied after that; only the rows at `index` are there
+        if it is given."""
+        columns, parts = math.prod(self.shape[1:]), self._buffers
         if (signs := parts.get("signs")) is not None:
             weight = unrotate_columns(weight, unpack_codes(signs, 1, columns).float() * 2 - 1, self.options["rotation"])
         if (scale := parts.get("columns")) is not None:
             weight = weight * scale.float()
         if (mask := parts.get("mask")) is not None:
-            return weight * unpack_codes(mask, 1, columns)
+            kept = unpack_codes(mask, 1, columns)
+            return weight * (kept if index is None else kept[index])
         left, right = parts.get("left"), parts.get("right")
         if left is not None and right is not None:
             weight = weight + (left if index is None else left[index]).float() @ right.float()

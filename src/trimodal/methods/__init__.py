@@ -14,6 +14,7 @@ from trimodal.methods.prune import gradient, layers, magnitude, obs, ria, sparse
 from trimodal.methods.prune import tokens as unread_tokens
 from trimodal.methods.quantize import awq, entropy, gptq, hqq, learned, rotated, rtn, smooth
 from trimodal.methods.share import layers as shared_layers
+from trimodal.methods.train import quantized
 
 METHODS: tuple[Method, ...] = (
     rtn.METHOD,
@@ -44,6 +45,7 @@ METHODS: tuple[Method, ...] = (
     tokens.METHOD,
     exact.METHOD,
     recover.METHOD, lora.METHOD,
+    quantized.METHOD,
 )
 
 __all__ = ["METHODS", "Method", "get_method", "list_known_methods", "recovery_method", "select_methods", "works_on"]

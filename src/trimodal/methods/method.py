@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from trimodal.models.model import Batch, Model
 
 Weights = Mapping[str, "Tensor"]
-MethodKind = Literal["prune", "quantize", "factorize", "share", "merge", "fold", "distill"]
+MethodKind = Literal["prune", "quantize", "factorize", "share", "merge", "fold", "distill", "train"]
 Mix = Callable[[Mapping[str, Moment]], Moment]
 
 
@@ -159,7 +159,9 @@ class Method:
         tables: where its places can share a table of numbers, all about that.
         inputs: where it quantizes inputs, how layers with one input share what it chooses.
         pace: what it takes, for the estimate of a plan's time.
+        unready: of a gradient method, why it cannot train a model of this layout; None if it can.
         exports: whether any export format can say what it leaves behind.
+        labels: whether it looks at the samples' labels with this config.
     """
 
     name: str
@@ -181,7 +183,9 @@ class Method:
     tables: SharedTables | None = None
     inputs: SharedInputs | None = None
     pace: Pace = Pace()
+    unready: Callable[[Layout, Any], str | None] = lambda layout, config: None
     exports: bool = True
+    labels: Callable[[Any], bool] = lambda config: False
     solve: Callable[[Place, Weights, Statistic | None, Any], Change] | None = None
     fit: Callable[[Model, Model, Callable[[int], Sequence[Batch]], Any, int], Iterable[FitRecord]] | None = None
     survey: Callable[[Model, Place, Sequence[Batch], Mix, Any], Change] | None = None

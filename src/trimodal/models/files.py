@@ -28,6 +28,7 @@ from trimodal.errors import ModelError
 from trimodal.models.foreign import run_foreign
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+TRAINING = ("training.json", "curves.jsonl")  # what `train` tells of itself, carried over for the report
 OURS = "trimodal.safetensors"  # a name that no other loader looks for
 PACKED = "model.trimodal"  # the same, entropy-coded
 NAMED = "transformers_weights"  # the key of config.json that names another file, or says why there is none to name
@@ -125,7 +126,7 @@ def find_licence_files(folder: Path) -> list[Path]:
 
 def find_unread_files(folder: Path) -> tuple[str, ...]:
     """What no loader reads and so is neither counted nor carried over: files, and whole folders with a `/` behind."""
-    used = {*weight_files(folder), *index_files(folder), *find_companion_files(folder), *find_licence_files(folder)}
+    used = {*weight_files(folder), *index_files(folder), *find_companion_files(folder), *find_licence_files(folder), *map(Path, TRAINING)}
     used_folders = {parent for path in used for parent in path.parents}
     found = set()
     for path in _list_files(folder):

@@ -48,15 +48,25 @@ class Output:
     def select_tensor(self, result: Any) -> Tensor | None:
         """Its tensor, of the shape that its kind has, in what a forward pass returned; None where that has none, as without the
         modality it is from."""
-        found = _get_field(result, self.field)
-        if not isinstance(found, Tensor) and self.field == "output":
-            return find_first_tensor(result)
-        if not isinstance(found, Tensor):
+        found = self._find(result)
+        if found is None:
             return None
         if self.kind == "boxes":
             scores = _get_field(result, self.scores)
             return join_boxes(found, scores, self.blank) if isinstance(scores, Tensor) else None
         return found.flatten(2).transpose(1, 2) if self.kind == "tokens" and found.dim() == 4 else found
+
+    def select_map(self, result: Any) -> Tensor | None:
+        """Its tensor as it is where that is a map (batch, classes, height, width); else None."""
+        found = self._find(result)
+        return found if found is not None and found.dim() == 4 else None
+
+    def _find(self, result: Any) -> Tensor | None:
+        """What a forward pass returned under the name."""
+        found = _get_field(result, self.field)
+        if isinstance(found, Tensor):
+            return found
+        return find_first_tensor(result) if self.field == "output" else None
 
     def is_one_number(self, value: Tensor) -> bool:
         """Whether `value` (batch, …) is one number per sample: the cosine of such knows no more than the sign, and the class that
@@ -79,13 +89,16 @@ def find_first_tensor(result: Any) -> Tensor | None:
 
 @dataclass(frozen=True)
 class LoadedSample:
-    """One sample with its files read: a PIL image in RGB, a mono waveform in float32 at `sampling_rate` Hz."""
+    """One sample with its files read: a PIL image in RGB, a mono waveform in float32 at `sampling_rate` Hz, signals by field in float32,
+    (steps, channels) or (features,). `where` is what an error says of it."""
 
     image: Image | None = None
     audio: np.ndarray | None = None
     sampling_rate: int = 0
     text: str | None = None
     target: str | None = None
+    signals: Mapping[str, np.ndarray] = field(default_factory=dict)
+    where: str = field(default="a sample", compare=False)
 
 
 class Processors:

@@ -69,7 +69,8 @@ def plan_steps(layout: Layout, recipe: Recipe, data: bool) -> tuple[tuple[Edit, 
         try:
             edit, layout = _plan_step(layout, step, data, began, edits)
         except NoPlaceError as nothing:
-            if not step.optional:
+            follows = step.method.trains and bool(skipped)  # what it trains on was optional and found nothing either
+            if not step.optional and not follows:
                 raise RecipeError(f"{step.place} ({step.method.name}): {nothing.reason}") from None
             if not (idle and step.number > 1):  # the rest of a schedule of which nothing was said yet
                 skipped.append(SkippedStep(step.place, step.method.name, nothing.reason))
@@ -95,6 +96,8 @@ def _plan_step(layout: Layout, step: RecipeStep, data: bool, began: Layout, earl
     if method.trains and not data:
         raise RecipeError(f"{step.place} ({method.name}) trains on calibration data, and there is none; give --data")
     if method.on == "model":
+        if (reason := method.unready(layout, step.config)) is not None:
+            raise NoPlaceError(reason)
         return Edit(method.name, step.where, config_to_dict(step.config), ()), layout
     draft = EditDraft(method, layout, earlier)
     matching, left = match_places(layout, step)

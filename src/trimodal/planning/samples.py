@@ -11,6 +11,7 @@ from trimodal.data import (
     batch_samples,
     check_media,
     check_modalities,
+    check_signals,
     choose_samples,
     digest_samples,
     encode_samples,
@@ -58,6 +59,7 @@ def prepare_samples(model: Model, request: Request, data: Data | None) -> Sample
     require_samples(calibration, max(wanted, 1), "calibration samples")
     chosen = choose_samples(calibration, wanted, request.seed)
     check_media([*chosen, *held_out, *calibration])
+    check_signals(model, [*chosen, *held_out, *calibration])
     encode_samples(model, calibration[:1])  # a model that cannot be given samples is refused while planning
     return SampleSets(chosen, calibration, held_out, sha256)
 
@@ -110,6 +112,7 @@ def select_verification_samples(model: Model, plan: Plan, data: Data) -> Sequenc
         held_out = [sample for sample in samples if sample.split != "train"]
     require_samples(held_out, 1, "verification samples")
     check_media(held_out)
+    check_signals(model, held_out)
     return held_out
 
 

@@ -21,8 +21,10 @@ from trimodal.core.record import read_record_line
 from trimodal.errors import IntegrityError, OutputError
 from trimodal.reporting import plots, standing, wording
 from trimodal.reporting.advice import CommandNames, suggest_next_steps
+from trimodal.reporting.data_uses import list_data_uses
 from trimodal.reporting.edit_sections import make_edit_section, make_waterfall
 from trimodal.reporting.routing import make_routing_rows
+from trimodal.reporting.training_section import TrainingTold, make_training_section, read_training
 from trimodal.writing import replace_files
 
 PAGE_NAME = "report.html"
@@ -59,7 +61,7 @@ def build_page(out: Path, verdict: Verdict, name: str) -> str:
     file = out / "plan.json"
     plan = _parse_file(file, lambda text: Plan.from_json(json.loads(text), str(file)))
     places, fits = _read_records(out / "record.jsonl")
-    return render_page(plan, verdict, places, fits, name=name)
+    return render_page(plan, verdict, places, fits, name=name, trained=read_training(out))
 
 
 def _parse_file(file: Path, parse: Any) -> Any:
@@ -84,8 +86,11 @@ def _read_line(line: str, where: str) -> PlaceRecord | FitRecord | None:
         raise IntegrityError(f"{where} is not valid JSON ({error}); take the line out") from error
 
 
-def render_page(plan: Plan, verdict: Verdict, places: Sequence[PlaceRecord], fits: Sequence[FitRecord], *, name: str) -> str:
-    """The page as HTML text; `name` is what the artifact folder is called."""
+def render_page(
+    plan: Plan, verdict: Verdict, places: Sequence[PlaceRecord], fits: Sequence[FitRecord], *, name: str,
+    trained: TrainingTold | None = None,
+) -> str:  # fmt: skip
+    """The page as HTML text; `name` is what the artifact folder is called, `trained` what `train` told of the original."""
     losses = rank_towers_by_loss(verdict, places)
     untouched = verdict.untouched or plan.untouched
     steps = [make_edit_section(number, edit, places, fits) for number, edit in enumerate(plan.edits)]
@@ -114,6 +119,8 @@ def render_page(plan: Plan, verdict: Verdict, places: Sequence[PlaceRecord], fit
         routing=make_routing_rows(places),
         next_steps=suggest_next_steps(plan, verdict, CommandNames.from_plan(plan, name)),
         losses=plots.make_loss_plots(fits),
+        training=make_training_section(trained) if trained else None,
+        data=list_data_uses(plan, verdict, fits, trained),
         provenance=_describe_provenance(plan, verdict),
         words=wording,
         percent=plots.format_percent,

@@ -6,7 +6,7 @@ Positions are percentages so that the page stays sharp and readable at every wid
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from trimodal.core import FitRecord, Metric, PlaceRecord
@@ -87,10 +87,10 @@ class LossCurve:
 
 @dataclass(frozen=True)
 class LossPlot:
-    """All losses of one fitted edit on one axis."""
+    """Curves on one axis, such as all losses of one fitted edit: `name` and `note` stand above it."""
 
-    edit: int
-    method: str
+    name: str
+    note: str
     steps: int
     curves: tuple[LossCurve, ...]
     x_ticks: tuple[AxisTick, ...]
@@ -240,12 +240,17 @@ def _make_loss_plot(records: Sequence[FitRecord]) -> LossPlot | None:
     names = dict.fromkeys(name for record in records for name in record.losses)
     series = {name: _smooth_series(records, name) for name in names}
     series = {name: points for name, points in series.items() if len(points) > 1}
+    return plot_series(series, records[0].method, f"step {records[0].edit + 1}") if series else None
+
+
+def plot_series(series: Mapping[str, Sequence[tuple[int, float]]], name: str, note: str = "", zero: bool = True) -> LossPlot:
+    """Curves of (step, value) by name, of at least one point each, on one axis; from 0 on where `zero`. Values that span a factor of more
+    than 50 get a logarithmic one."""
     values = [value for points in series.values() for _, value in points]
-    if not values:
-        return None
-    first, last = min(record.step for record in records), max(record.step for record in records)
+    steps = [step for points in series.values() for step, _ in points]
+    first, last = min(steps), max(steps)
     logarithmic = min(values) > 0 and max(values) / min(values) > 50
-    scaled = [math.log10(value) for value in values] if logarithmic else [*values, 0.0]
+    scaled = [math.log10(value) for value in values] if logarithmic else [*values, *([0.0] if zero else [])]
     low, high, step = _round_range(min(scaled), max(scaled))
 
     def point(at: int, value: float) -> str:
@@ -258,12 +263,15 @@ def _make_loss_plot(records: Sequence[FitRecord]) -> LossPlot | None:
     marks = [low + i * step for i in range(round((high - low) / step) + 1)]
     y_ticks = tuple(AxisTick(100 * (high - m) / (high - low), f"{10**m if logarithmic else m:.3g}") for m in marks)
     x_ticks = tuple(AxisTick(p, f"{first + (last - first) * p / 100:,.0f}") for p in (0.0, 50.0, 100.0))
-    return LossPlot(records[0].edit, records[0].method, last, curves, x_ticks, y_ticks, logarithmic)
+    return LossPlot(name, note, last, curves, x_ticks, y_ticks, logarithmic)
 
 
 def _smooth_series(records: Sequence[FitRecord], name: str) -> list[tuple[int, float]]:
-    """(step, loss), averaged over neighbouring steps so that there are at most `CURVE_POINTS`."""
-    raw = [(r.step, r.losses[name]) for r in records if name in r.losses and math.isfinite(r.losses[name])]
+    return smooth_curve([(r.step, r.losses[name]) for r in records if name in r.losses and math.isfinite(r.losses[name])])
+
+
+def smooth_curve(raw: Sequence[tuple[int, float]]) -> list[tuple[int, float]]:
+    """(step, value), averaged over neighbouring steps so that there are at most `CURVE_POINTS`."""
     run = max(1, math.ceil(len(raw) / CURVE_POINTS))
     chunks = [raw[start : start + run] for start in range(0, len(raw), run)]
     ends = [chunk[0][0] if index == 0 else chunk[-1][0] for index, chunk in enumerate(chunks)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +44,7 @@ class ExecutorchSession:
         self.input_names: Sequence[str] = list(self._described["inputs"])
         self.output_names: Sequence[str] = list(self._described["outputs"])
         self._shapes = {name: shape for name, (shape, _) in self._described["inputs"].items()}
-        self._types = {name: kind for name, (_, kind) in self._described["inputs"].items()}
+        self.input_types: Mapping[str, str] = {name: kind for name, (_, kind) in self._described["inputs"].items()}
 
     def run(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
         """Arrays (batch, …) by name -> arrays (batch, …) by name, sample by sample."""
@@ -53,11 +53,11 @@ class ExecutorchSession:
             found = self._method.execute(self._as_tensors(sample))
             return {name: value.numpy().copy() for name, value in zip(self.output_names, found, strict=True)}
 
-        return run_by_sample(run_sample, cast_inputs(inputs, self._types), self._shapes)
+        return run_by_sample(run_sample, cast_inputs(inputs, self.input_types), self._shapes)
 
     def measure_seconds(self, inputs: Arrays, times: int) -> list[float]:
         """The CPU seconds of each of so many runs."""
-        feed, found = self._as_tensors(cast_inputs(inputs, self._types)), []
+        feed, found = self._as_tensors(cast_inputs(inputs, self.input_types)), []
         for _ in range(times):
             start = time.process_time()
             self._method.execute(feed)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from trimodal.errors import InputError, IntegrityError
 from trimodal.writing.sums import sha256
 
-EXPORT_FILE, SAFE_WORDS = "export.json", "safe_words"
+EXPORT_FILE, SAFE_WORDS, ANSWERS = "export.json", "safe_words", "answers"
 FORMAT = 1
 
 
@@ -28,13 +28,16 @@ class ExportedFile:
 
 @dataclass(frozen=True)
 class ExportedFolder:
-    """What `export.json` says: the format, the model's family, the runtime that it was tried in, and the components by name."""
+    """What `export.json` says: the format, the model's family, the runtime that it was tried in, the components by name, what they answer
+    to seeded inputs (`recorded_answers.py`; nothing in folders that an older version wrote), and the sha256 of every file by its name."""
 
     folder: Path
     to: str
     family: str
     runtime: str
     components: Mapping[str, ExportedFile]
+    answers: Mapping[str, Mapping[str, Sequence[float]]] = field(default_factory=dict)
+    sums: Mapping[str, str] = field(default_factory=dict)
 
     def path_of(self, name: str) -> Path:
         """The file of component `name` that a runtime opens."""
@@ -65,7 +68,8 @@ def read_exported(folder: Path, check: bool = True) -> ExportedFolder:
         if empty := [part["name"] for part in said["components"] if not part["files"]]:
             raise IntegrityError(f"{folder / EXPORT_FILE} lists no file for {empty[0]:.80}; export it again")
         parts = [ExportedFile(p["name"], tuple(p["files"]), p["inputs"], p["outputs"]) for p in said["components"]]
-        return ExportedFolder(folder, said["to"], said["family"], said["runtime"], {part.name: part for part in parts})
+        by_name = {part.name: part for part in parts}
+        return ExportedFolder(folder, said["to"], said["family"], said["runtime"], by_name, said.get(ANSWERS, {}), said["files"])
     except (KeyError, TypeError, AttributeError) as wrong:
         raise IntegrityError(f"{folder / EXPORT_FILE} lacks {wrong}; export it again") from wrong
 

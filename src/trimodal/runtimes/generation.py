@@ -7,7 +7,7 @@ What differs between models is how a step is made: `decoding_steps.py`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -34,6 +34,15 @@ def generate(parts: Mapping[str, Part], inputs: Arrays, settings: GenerationSett
     Raises:
         InputError: these files do not generate, an input is missing, or the prompt leaves no room.
     """
+    return np.stack(list(generate_stepwise(parts, inputs, settings)), axis=1)
+
+
+def generate_stepwise(parts: Mapping[str, Part], inputs: Arrays, settings: GenerationSettings) -> Iterator[Tokens]:
+    """The tokens of `generate` one after the other, int64 (batch,) each, as they are chosen.
+
+    Raises:
+        InputError: as `generate`, when the first is asked for.
+    """
     steps = start_steps(parts, inputs, settings)
     tokens = steps.prompt
     begin = tokens.shape[1]
@@ -42,10 +51,11 @@ def generate(parts: Mapping[str, Part], inputs: Arrays, settings: GenerationSett
     while True:
         chosen = adjust_scores(logits, tokens, begin, settings).argmax(axis=-1).astype(np.int64)
         chosen[~running] = settings.padding
+        yield chosen
         tokens = np.concatenate([tokens, chosen[:, None]], axis=1)
         running &= ~np.isin(chosen, settings.end)
         if not running.any() or tokens.shape[1] - begin >= most:
-            return tokens[:, begin:]
+            return
         logits = steps.advance(chosen[:, None])
 
 

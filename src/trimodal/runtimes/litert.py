@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,15 +37,15 @@ class LitertSession:
         self.output_names: Sequence[str] = signature["outputs"]
         details = self._runner.get_input_details()
         self._shapes = {name: details[name]["shape"].tolist() for name in self.input_names}
-        self._types = {name: np.dtype(details[name]["dtype"]).name for name in self.input_names}
+        self.input_types: Mapping[str, str] = {name: np.dtype(details[name]["dtype"]).name for name in self.input_names}
 
     def run(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
         """Arrays (batch, …) by name -> arrays (batch, …) by name, sample by sample."""
-        return run_by_sample(lambda sample: self._runner(**sample), cast_inputs(inputs, self._types), self._shapes)
+        return run_by_sample(lambda sample: self._runner(**sample), cast_inputs(inputs, self.input_types), self._shapes)
 
     def measure_seconds(self, inputs: Arrays, times: int) -> list[float]:
         """The CPU seconds of each of so many runs."""
-        feed, found = cast_inputs(inputs, self._types), []
+        feed, found = cast_inputs(inputs, self.input_types), []
         for _ in range(times):
             start = time.process_time()
             self._runner(**feed)

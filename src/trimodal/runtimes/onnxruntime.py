@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +29,8 @@ class OnnxRuntimeSession:
     def __init__(self, file: Path, threads: int, exact: bool = False) -> None:
         self._file, self._exact, self._runtime = file, exact, _import_runtime()
         self._session = self._open(self._make_options(threads))
-        self._types = {value.name: _TYPES.get(value.type, "float32") for value in self._session.get_inputs()}
-        self.input_names: Sequence[str] = list(self._types)
+        self.input_types: Mapping[str, str] = {value.name: _TYPES.get(value.type, "float32") for value in self._session.get_inputs()}
+        self.input_names: Sequence[str] = list(self.input_types)
         self.output_names: Sequence[str] = [value.name for value in self._session.get_outputs()]
 
     def run(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
@@ -40,7 +40,7 @@ class OnnxRuntimeSession:
             InputError: one is missing, or the runtime cannot compute with them.
         """
         try:
-            found = self._session.run(None, cast_inputs(inputs, self._types))
+            found = self._session.run(None, cast_inputs(inputs, self.input_types))
         except InputError:
             raise
         except Exception as failed:  # as in `_open`

@@ -36,8 +36,9 @@ class OpenVinoSession:
         runtime = _import_runtime()
         self._model = _compile(runtime, file, threads, exact)
         self._request = self._model.create_infer_request()
-        self._types = {_name_of(port): _TYPES.get(port.element_type.get_type_name(), "float32") for port in self._model.inputs}
-        self.input_names: Sequence[str] = list(self._types)
+        types = {_name_of(port): port.element_type.get_type_name() for port in self._model.inputs}
+        self.input_types: Mapping[str, str] = {name: _TYPES.get(kind, "float32") for name, kind in types.items()}
+        self.input_names: Sequence[str] = list(self.input_types)
         self.output_names: Sequence[str] = [_name_of(port) for port in self._model.outputs]
         self._has_run = False
 
@@ -48,7 +49,7 @@ class OpenVinoSession:
             InputError: one is missing, or the runtime cannot compute with them.
         """
         try:
-            self._request.infer(cast_inputs(inputs, self._types), share_inputs=True)
+            self._request.infer(cast_inputs(inputs, self.input_types), share_inputs=True)
         except RuntimeError as failed:
             raise InputError(describe_refusal("OpenVINO", failed)) from failed
         self._has_run = True
@@ -77,7 +78,7 @@ class OpenVinoSession:
         del self._request, self._model
 
     def _run_once(self) -> None:
-        made = {_name_of(port): np.ones(_fix_lengths(port), self._types[_name_of(port)]) for port in self._model.inputs}
+        made = {_name_of(port): np.ones(_fix_lengths(port), self.input_types[_name_of(port)]) for port in self._model.inputs}
         try:
             self.run(made)
         except InputError as failed:

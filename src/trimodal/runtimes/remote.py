@@ -36,6 +36,7 @@ class RemoteSession:
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=quiet)
         header, _ = self._receive()
         self.input_names: Sequence[str] = header["inputs"]
+        self.input_types: Mapping[str, str] = {}
         self.output_names: Sequence[str] = header["outputs"]
 
     def run(self, inputs: Arrays) -> dict[str, NDArray[Any]]:

@@ -20,6 +20,8 @@ class Session(Protocol):
 
     input_names: Sequence[str]
     output_names: Sequence[str]
+    input_types: Mapping[str, str]
+    """numpy's name of each input's type; empty where the runtime's process does not tell."""
 
     def run(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
         """Arrays (batch, …) by name -> arrays (batch, …) by name. Inputs that the file does not take are left aside."""

@@ -13,7 +13,8 @@ From the Trainer come mixed precision, accumulation, schedules, clipping, proces
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,9 @@ from trimodal.progress import Progress, ignore_progress, tell_nobody
 from trimodal.training import checkpoints
 from trimodal.training.divergence import DivergedError, explain_divergence
 from trimodal.training.objective import Drawn, Objective
+from trimodal.training.scaling import scale_losses_on_cpu_
 from trimodal.training.settings import EngineSettings, RunFolder, check_device, count_processes, is_main_process
+from trimodal.training.sharding import gather_module_, read_norm, shard_module_
 from trimodal.training.steps import OnStep, ignore_step
 from trimodal.training.telling import (
     ProgressTeller,
@@ -99,12 +102,16 @@ def train_module(
     arguments = make_arguments(settings, run, measure is not None)
     if measure is not None and last is None and is_main_process():
         _measure_before(measure, settings, run, tell)
+    if settings.fsdp:
+        shard_module_(module, arguments.device, arguments.world_size)
     trainer = _Engine(module, arguments, objective, _Stream(samples, order), settings, run, measure)
     trainer.add_callback(ProgressTeller(progress, tell, settings.steps))
     trainer.add_callback(trainer.meter)
     trainer.meter.tell_steps_to(on_step)
     try:
         trainer.train(resume_from_checkpoint=str(last) if last else None)
+        if settings.fsdp:
+            gather_module_(module)
     finally:
         trainer.accelerator.unwrap_model(module, keep_fp32_wrapper=False)
         module.zero_grad(set_to_none=True)
@@ -186,12 +193,13 @@ class _Engine(Trainer):
         self, module: nn.Module, arguments: TrainingArguments, objective: Objective, stream: _Stream, settings: EngineSettings,
         run: RunFolder, measure: Measure | None,
     ) -> None:  # fmt: skip
+        self._settings = settings  # its parent's constructor asks for it
         super().__init__(
             module, arguments, data_collator=objective.encode, train_dataset=stream,
             eval_dataset=[0] if measure else None,  # the Trainer wants one where it evaluates; `measure` has its own
         )  # fmt: skip
         self.loss_is_scaled_for_ga = True
-        self._module, self._objective, self._settings, self._run, self._measure = module, objective, settings, run, measure
+        self._module, self._objective, self._run, self._measure = module, objective, run, measure
         self._device = next(module.parameters()).device
         self._norms: list[float] = []
         self.meter = StepMeter()
@@ -220,6 +228,30 @@ class _Engine(Trainer):
             total += super().training_step(model, part, num_items_in_batch).to(total.device)
         return total
 
+    @property
+    def is_distributed_loading_by_transformers(self) -> bool:
+        """Whether the module is sharded already, so that Accelerate must not wrap it."""
+        return self._settings.fsdp
+
+    @is_distributed_loading_by_transformers.setter
+    def is_distributed_loading_by_transformers(self, found: bool) -> None:
+        """The Trainer looks for what `from_pretrained` did; here it was `shard_module_`."""
+
+    def create_accelerator_and_postprocess(self) -> None:
+        """Accelerate scales no losses on a processor, and would compute in float32 without a word."""
+        super().create_accelerator_and_postprocess()
+        if self.args.fp16 and self.args.device.type == "cpu":
+            scale_losses_on_cpu_(self.accelerator)
+
+    @contextmanager
+    def _defer_fsdp_gradient_reduction(self) -> Iterator[None]:
+        """Add up the gradients of a step's parts before they are parted among the processes."""
+        self._module.set_requires_gradient_sync(False)  # type: ignore[operator]
+        try:
+            yield
+        finally:
+            self._module.set_requires_gradient_sync(True)  # type: ignore[operator]
+
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Tensor | int | None:
         total = torch.tensor(float(sum(self._objective.count(batch) for batch in batch_samples)), device=device)
         if self.args.world_size > 1:
@@ -244,7 +276,7 @@ class _Engine(Trainer):
             self._stop("loss", value, lambda: self._objective.loss(model, inputs), inputs)
 
     def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> float:
-        norm = float(super()._get_grad_norm(model, grad_norm=grad_norm))
+        norm = read_norm(super()._get_grad_norm(model, grad_norm=grad_norm))
         if not math.isfinite(norm) and self._settings.precision != "fp16":  # whose scaler skips such a step by itself
             self._stop("gradient", norm, lambda: None, {})
         self._norms = [*self._norms[-_MEDIAN_WINDOW:], norm]
@@ -261,7 +293,7 @@ class _Engine(Trainer):
     def evaluate(self, *given: Any, **options: Any) -> dict[str, float]:
         """What `measure` says, by names that begin with `eval_`; measured by one process, known to all."""
         found: list[Any] = [None]
-        if self._measure is not None and self.is_world_process_zero():
+        if self._measure is not None and (self._settings.fsdp or self.is_world_process_zero()):  # no process has a whole model
             found = [{f"eval_{name}": float(value) for name, value in self._measure().items()}]
         if self.args.world_size > 1:
             torch.distributed.broadcast_object_list(found)

@@ -29,7 +29,7 @@ class Objective:
     """One task for one model.
 
     Attributes:
-        name: `classify`, `retrieve`, `transcribe`, `generate` or `reconstruct`.
+        name: `classify`, `retrieve`, `transcribe`, `generate`, `reconstruct` or `segment`.
         encode: drawn samples -> the keyword arguments of the module's forward, and the labels under `labels`.
         loss: (module, batch) -> the mean loss of what is labelled as ``loss``, and parts of it by name.
         count: batch -> how many labels the mean is over; batches that make up one step count by it.

@@ -13,7 +13,8 @@ from trimodal.machine import detect_processor
 Precision = Literal["fp32", "bf16", "fp16"]
 Schedule = Literal["cosine", "linear", "constant"]
 DEVICES = ("cpu", "cuda", "cuda:0", "mps")
-_FAST_IN_BF16 = ("amx_bf16", "avx512_bf16")
+_FAST_IN = {"bf16": ("amx_bf16", "avx512_bf16"), "fp16": ("amx_fp16", "avx512_fp16")}
+_NAMES = {"amx_bf16": "AMX", "avx512_bf16": "AVX-512 for bf16", "amx_fp16": "AMX for fp16", "avx512_fp16": "AVX-512 for fp16"}
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,7 @@ class EngineSettings:
     device: str = "cpu"
     trackers: tuple[str, ...] = ()
     name: str = "trimodal"
+    fsdp: bool = False
 
     def part_size(self, processes: int) -> int:
         """Samples that one process has go through at once.
@@ -88,20 +90,17 @@ def check_precision(settings: EngineSettings) -> str:
     """What the user should know of the precision before the start; empty if nothing.
 
     Raises:
-        InputError: the device cannot train so.
+        InputError: it cannot be trained so.
     """
-    on_cpu = settings.device == "cpu"
-    if settings.precision == "fp16" and on_cpu:
-        raise InputError(
-            "precision is fp16, which needs a GPU: a processor computes fp16 slowly, and its small numbers vanish; "
-            "use bf16 or fp32, or give another device"
-        )
-    if settings.precision != "bf16" or not on_cpu:
+    if settings.precision == "fp16" and settings.fsdp:
+        raise InputError("precision is fp16, whose loss scaling does not know of parts of a model; use bf16 or fp32 with fsdp")
+    if settings.device != "cpu" or settings.precision == "fp32":
         return ""
     _, known = detect_processor()
-    if set(_FAST_IN_BF16) & set(known):
+    if set(_FAST_IN[settings.precision]) & set(known):
         return ""
-    return "bf16 will be slower than fp32 here: this processor has neither AMX nor AVX-512 for bf16; it saves memory only"
+    named = " nor ".join(_NAMES[one] for one in _FAST_IN[settings.precision])
+    return f"{settings.precision} will be slower than fp32 here: this processor has neither {named}; it saves memory only"
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,10 @@ from trimodal.training.classifying import make_classify
 from trimodal.training.objective import Objective
 from trimodal.training.reconstructing import make_reconstruct
 from trimodal.training.retrieving import make_retrieve
+from trimodal.training.segmenting import make_segment
 from trimodal.training.speaking import make_speak
 
-TaskName = Literal["classify", "retrieve", "transcribe", "generate", "reconstruct", "imitate"]
+TaskName = Literal["classify", "retrieve", "transcribe", "generate", "reconstruct", "segment", "imitate"]
 TASKS: tuple[str, ...] = get_args(TaskName)
 
 
@@ -40,4 +41,6 @@ def make_objective(task: TaskName, model: Model, samples: Sequence[Sample], *, p
         raise InputError("task: imitate has no labels, so it is trained for what a teacher says alone; give distill")
     if task == "reconstruct":
         return make_reconstruct(model, samples, hidden, seed)
+    if task == "segment":
+        return make_segment(model, samples)
     return make_speak(task, model, samples)

@@ -14,7 +14,7 @@ from torch import nn
 from transformers import PretrainedConfig
 
 from trimodal.core import Sample
-from trimodal.data import name_labels
+from trimodal.data import count_mask_classes, name_labels
 from trimodal.errors import ModelError, RecipeError, suggest_names
 from trimodal.formats import is_artifact, open_model
 from trimodal.loading.load import build_model, find_model_class, locate_source
@@ -22,12 +22,14 @@ from trimodal.models.foreign import run_foreign
 from trimodal.models.model import Model, device_of
 from trimodal.models.quiet import hide_progress_bars
 from trimodal.training_runs.config_file import ModelKeys, read_model_keys
-from trimodal.training_runs.processors import describe_tokenizer, make_processors
+from trimodal.training_runs.parts import load_parts_
+from trimodal.training_runs.processors import describe_placeholder, describe_tokenizer, make_processors
 from trimodal.training_runs.students import cut_student
 
 TEACHER = "teacher"  # what `student_of` may call the teacher of the same configuration
 _CLOSE = 0.8
-_CLASSIFIERS = ("ForImageClassification", "ForSequenceClassification", "ForAudioClassification")
+_SEGMENTERS = ("ForSemanticSegmentation",)
+_CLASSIFIERS = ("ForImageClassification", "ForSequenceClassification", "ForAudioClassification", "MultimodalModel")
 
 
 @dataclass(frozen=True)
@@ -104,7 +106,9 @@ def _make_from_config(keys: ModelKeys, samples: Sequence[Sample], name: str) -> 
     check_config_keys(config_class, keys.config, f"{name}: model.config")
     own = describe_tokenizer(processors.text) if isinstance(keys.processors, Mapping) and "text" in keys.processors else {}
     values = {**_describe_classes(str(keys.kind), samples, keys.config), **_merge_tokenizer(config_class, keys.config, own)}
+    values = {**describe_placeholder(processors.whole, config_class), **values}
     module = run_foreign(f"making {keys.kind} from model.config", lambda: kind(config_class(**values)))
+    load_parts_(module, keys.parts, name)
     model = build_model(module.eval(), str(keys.kind))
     return BuiltModel(replace(model, processors=processors, folder=None), folder)
 
@@ -121,6 +125,8 @@ def _merge_tokenizer(config_class: Any, given: Mapping[str, Any], own: Mapping[s
 
 def _describe_classes(kind: str, samples: Sequence[Sample], given: Mapping[str, Any]) -> dict[str, Any]:
     """How many classes a classifier needs for the labels of `samples`, and their names; nothing where that is said, or it is none."""
+    if kind.endswith(_SEGMENTERS) and not {"num_labels", "id2label"} & set(given) and (found := count_mask_classes(samples)):
+        return {"num_labels": found}
     labels = {s.label: s.label_name for s in samples if s.label is not None}
     if not labels or not kind.endswith(_CLASSIFIERS) or {"num_labels", "id2label"} & set(given):
         return {}

@@ -33,8 +33,9 @@ class ModelKeys(BaseModel):
     config: Annotated[dict[str, Any], Field(description="the class's configuration; what is not said is as usual")] = {}
     processors: Annotated[
         str | dict[str, Any] | None,
-        Field(description="folder or hub id of the processors; or image and audio with class and options, and text with a vocabulary"),
+        Field(description="folder or hub id of the processors; or image, audio and whole with class and options, text with a vocabulary"),
     ] = None
+    parts: Annotated[dict[str, str], Field(description="by path in the model, folders or hub ids whose weights its parts begin with")] = {}
     student_of: Annotated[str | None, Field(description="folder or hub id some of whose blocks and units it is made of; or teacher")] = None
     layers: Annotated[
         int | list[int] | dict[str, int | list[int]] | None, Field(description="of student_of: how many blocks, or which; or one by tower")
@@ -74,6 +75,7 @@ class TrainKeys(BaseModel):
     gradient_clip: Annotated[Number, Field(ge=0, description="bound of the gradient's 2-norm; 0 for none")] = 1.0
     precision: Annotated[Precision, Field(description="what products are computed in; weights stay in fp32")] = "fp32"
     gradient_checkpointing: Annotated[bool, Field(description="keep fewer activations and compute them again")] = False
+    fsdp: Annotated[bool, Field(description="part the weights among the processes of torchrun")] = False
     frozen_noise: Annotated[bool, Field(description="no dropout while training, and batch norms keep their statistics")] = False
     freeze: Annotated[list[str], Field(description="patterns of parameter names that are not trained")] = []
     hide: Annotated[Number, Field(gt=0, lt=1, description="share of a text's tokens that `reconstruct` hides")] = 0.15
@@ -159,12 +161,13 @@ def read_model_keys(value: Mapping[str, Any], name: str) -> ModelKeys:
         raise RecipeError(f"{name}: {_describe_mistake(Mistake(('model', *mistake.location), *_rest_of(mistake)))}") from error
     if found.start is None and found.kind is None and found.student_of is None:
         raise RecipeError(f"{name}: model says neither `class` nor `from`; give a class and its config, or a folder to start from")
+    if found.start is not None and (found.config or found.parts):
+        both = "config" if found.config else "parts"
+        raise RecipeError(f"{name}: model says both `from` and `{both}`; configuration and weights are those of the folder it starts from")
     if found.student_of is not None and (found.start or found.kind or found.config or found.processors):
         raise RecipeError(f"{name}: model says student_of and another thing to start from; beside it go layers, width and neurons alone")
     if found.student_of is None and (found.layers is not None or found.width is not None or found.neurons is not None):
         raise RecipeError(f"{name}: model says layers, width or neurons without student_of; name what they are taken from")
-    if found.start is not None and found.config:
-        raise RecipeError(f"{name}: model says both `from` and `config`; the configuration is that of the folder it starts from")
     return found
 
 

@@ -1,9 +1,10 @@
 """How good the model is on samples that it is not trained with, while it is trained and at the end: numbers by name.
 
     loss                          the task's own, over all labels
-    image_accuracy, …             of every output with labels, and retrieval both ways: `verification/measuring.py`, so what
-                                  `trimodal verify` would say
+    image_accuracy, …             of every output with labels, Dice and IoU of masks, and retrieval both ways:
+                                  `verification/measuring.py`, so what `trimodal verify` would say
     token_accuracy                of text: share of the next tokens that are ranked first, the right ones before them given
+    answer_accuracy               of `generate` with targets: share of those that greedy decoding says to the end
     word_error_rate               of `transcribe`: greedy decoding against the transcript, percent
 """
 
@@ -47,7 +48,7 @@ class Evaluation:
         """Measure; the module is left in eval mode."""
         self.model.module.eval()
         found = self._measure_loss()
-        if self.objective.name in ("classify", "retrieve"):
+        if self.objective.name in ("classify", "retrieve", "segment"):
             metrics = measure_model(self.model, self.samples, batch_size=max(8, self.part), seed=self.seed)
             found |= {_to_key(f"{metric.modality} {metric.name}"): metric.before for metric in metrics}
         if self.objective.name == "transcribe":
@@ -56,15 +57,18 @@ class Evaluation:
 
     @torch.no_grad()
     def _measure_loss(self) -> dict[str, float]:
-        loss, labels, right = 0.0, 0, 0
+        loss, labels, right, answers = 0.0, 0, 0, 0
         for _, batch in self._iterate_batches(self.samples):
             count = self.objective.count(batch)
             loss += count * float(self.objective.loss(self.model.module, batch)["loss"])
             labels += count
-            right += self._count_right(batch)
+            tokens, rows = self._count_right(batch)
+            right, answers = right + tokens, answers + rows
         found = {"loss": loss / max(1, labels)}
         if self._counts_tokens():
             found["token_accuracy"] = 100.0 * right / max(1, labels)
+        if self.objective.name == "generate" and all(sample.target for sample in self.samples):
+            found["answer_accuracy"] = 100.0 * answers / max(1, len(self.samples))
         return found
 
     def _iterate_batches(self, samples: Sequence[Sample]) -> Iterator[tuple[list[Sample], dict[str, Tensor]]]:
@@ -74,14 +78,16 @@ class Evaluation:
     def _counts_tokens(self) -> bool:
         return self.objective.name in _TEXT_TASKS and find_speaking_kind(self.model) != "ctc"
 
-    def _count_right(self, batch: Batch) -> int:
+    def _count_right(self, batch: Batch) -> tuple[int, int]:
+        """Tokens that are ranked first where they come next, and samples of which all are."""
         if not self._counts_tokens():
-            return 0
+            return 0, 0
         inputs, labels = split_labels(batch)
         first = self.model.module(**inputs).logits.argmax(dim=-1)
         if find_speaking_kind(self.model) == "decoder":
             first, labels = first[:, :-1], labels[:, 1:]
-        return int(((first == labels) & (labels != IGNORED)).sum())
+        right, counts = first == labels, labels != IGNORED
+        return int((right & counts).sum()), int((right | ~counts).all(dim=1).sum())
 
     @torch.no_grad()
     def _measure_word_errors(self) -> float:

@@ -5,6 +5,7 @@
       image: {class: ViTImageProcessor, size: {height: 28, width: 28}}
       audio: {class: WhisperFeatureExtractor, feature_size: 40}
       text: {vocabulary: 1000}            a byte-pair tokenizer, trained on the texts of the data; or a folder
+      whole: {class: LlavaProcessor, patch_size: 8}      what puts the others together, where the model needs one
 """
 
 from __future__ import annotations
@@ -26,7 +27,9 @@ from trimodal.models.processors import find_processors
 
 SPECIAL = ("[PAD]", "[UNK]", "[BOS]", "[EOS]", "[MASK]")
 _LEAST_VOCABULARY = 256 + len(SPECIAL)
-_PARTS = ("image", "audio", "text")
+_PARTS = ("image", "audio", "text", "whole")
+_PLACES = {"image": "image_processor", "audio": "feature_extractor", "text": "tokenizer"}  # in the combined one
+_PLACEHOLDERS = ("image_token", "audio_token")
 
 
 def make_processors(given: str | Mapping[str, Any] | None, samples: Sequence[Sample], name: str) -> tuple[Processors, Path | None]:
@@ -45,18 +48,39 @@ def make_processors(given: str | Mapping[str, Any] | None, samples: Sequence[Sam
     for part, options in (given or {}).items():
         if part not in _PARTS:
             raise RecipeError(f"{name}: unknown key '{part}' in model.processors; {suggest_names(str(part), _PARTS)}")
-        made[part] = _make_tokenizer(options, samples, name) if part == "text" else _make_media_processor(part, options, name)
+        if part != "whole":
+            made[part] = _make_tokenizer(options, samples, name) if part == "text" else _make_processor(part, options, name)
+    if given and "whole" in given:
+        made["whole"] = _make_processor("whole", given["whole"], name, {_PLACES[part]: processor for part, processor in made.items()})
+        _add_placeholders_(made["whole"])
     return Processors(**made), None
 
 
-def _make_media_processor(part: str, options: Any, name: str) -> Any:
+def _make_processor(part: str, options: Any, name: str, parts: Mapping[str, Any] | None = None) -> Any:
     if not isinstance(options, Mapping) or "class" not in options:
         raise RecipeError(f"{name}: model.processors.{part} names no class; expected such as {{class: ViTImageProcessor, size: 28}}")
     kind = _find_processor_class(str(options["class"]))
     if kind is None:
         raise RecipeError(f"{name}: model.processors.{part} names the class {options['class']!r}, which Transformers has not")
     rest = {str(key): value for key, value in options.items() if key != "class"}
-    return run_foreign(f"making the processor {options['class']}", lambda: kind(**rest))
+    return run_foreign(f"making the processor {options['class']}", lambda: kind(**(parts or {}), **rest))
+
+
+def _add_placeholders_(whole: Any) -> None:
+    """Let the tokenizer know the tokens in whose place features go, and the processor their numbers."""
+    for name in _PLACEHOLDERS:
+        token = getattr(whole, name, None)
+        if isinstance(token, str) and hasattr(whole, "tokenizer"):
+            whole.tokenizer.add_special_tokens({"additional_special_tokens": [token]})
+            setattr(whole, f"{name}_id", whole.tokenizer.convert_tokens_to_ids(token))
+
+
+def describe_placeholder(whole: Any, config_class: Any) -> dict[str, int]:
+    """What a configuration must say of the placeholders of the combined processor `whole`, if there is one."""
+    attributes = getattr(config_class, "attribute_map", {})
+    known = getattr(config_class, "__dataclass_fields__", {})
+    found = {f"{name}_id": getattr(whole, f"{name}_id", None) for name in _PLACEHOLDERS}
+    return {attributes.get(key, key): value for key, value in found.items() if value is not None and attributes.get(key, key) in known}
 
 
 def _find_processor_class(name: str) -> Any:

@@ -18,6 +18,7 @@ from trimodal.data import (
     Data,
     check_media,
     check_modalities,
+    check_signals,
     choose_samples,
     digest_samples,
     open_data,
@@ -252,7 +253,8 @@ def _read_all(keys: TrainKeys, data: Data | None, name: str) -> tuple[_Samples, 
     place_model_(built, keys.device)
     samples = number_samples(built, samples)
     check_media(samples)
-    if keys.task in ("classify", "retrieve", "imitate"):  # others take a text for what is to be said
+    check_signals(built.model, samples)
+    if keys.task in ("classify", "retrieve", "segment", "imitate"):  # others take a text for what is to be said
         check_modalities(built.model, samples)
     learned, held_out = split_calibration_and_held_out(samples, keys.seed, keys.held_out)
     if not keys.held_out and not any(sample.split for sample in samples):
@@ -277,6 +279,8 @@ def make_settings(keys: TrainKeys, count: int, evaluated: bool, name: str) -> En
         raise RecipeError("early_stopping needs held-out samples; give held_out, or lines with split: test")
     if stop is not None and checkpoint and checkpoint != evaluate:
         raise RecipeError(f"checkpoint_every is {checkpoint}, but with early_stopping must be evaluate_every ({evaluate}); leave it out")
+    if keys.fsdp:
+        checkpoint = _check_fsdp(keys)
     tracks = list_tracks(keys) if keys.track is not None else _find_default_trackers()
     return EngineSettings(
         steps=steps, batch=keys.batch, accumulate=keys.accumulate, learning_rate=keys.learning_rate, schedule=keys.schedule,
@@ -284,8 +288,23 @@ def make_settings(keys: TrainKeys, count: int, evaluated: bool, name: str) -> En
         gradient_checkpointing=keys.gradient_checkpointing, frozen_noise=keys.frozen_noise, evaluate_every=evaluate,
         checkpoint_every=evaluate if stop is not None else checkpoint, patience=stop.patience if stop else 0,
         least=stop.least if stop else 0.0, metric=stop.metric if stop else "loss", seed=keys.seed, device=keys.device,
-        trackers=tuple(track for track in tracks if track != "none"), name=name,
+        trackers=tuple(track for track in tracks if track != "none"), name=name, fsdp=keys.fsdp,
     )  # fmt: skip
+
+
+def _check_fsdp(keys: TrainKeys) -> int:
+    """Steps between checkpoints of a run whose weights are parted: none, as the Trainer cannot write their optimizer's state.
+
+    Raises:
+        RecipeError: the configuration asks for what such a run cannot do.
+    """
+    if count_processes() < 2:
+        raise RecipeError("fsdp parts a model among processes, and there is one; run torchrun --nproc_per_node 2 -m trimodal train, "
+                          "or leave fsdp out")  # fmt: skip
+    asked = next((name for name in ("checkpoint_every", "early_stopping") if getattr(keys, name)), None)
+    if asked is not None:
+        raise RecipeError(f"{asked} needs checkpoints, which a run with fsdp does not write; leave one of them out")
+    return 0
 
 
 def _find_default_trackers() -> list[str]:

@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 
 from trimodal.core import json_text
 from trimodal.errors import IntegrityError
+from trimodal.layers import close_layers_
 from trimodal.loading.load import load_pretrained
 from trimodal.models.files import find_companion_files, find_licence_files
 from trimodal.models.quiet import hide_progress_bars
@@ -28,12 +29,12 @@ _PARTS = ("text", "image", "audio")
 @hide_progress_bars()
 def write_trained_model(built: BuiltModel, folder: Path, run: RunFolder, record: Mapping[str, Any]) -> None:
     """Write everything into the empty `folder`: weights and configuration, processors, `training.json`, `curves.jsonl`, TensorBoard's
-    files. A module of no Transformers class has its weights alone.
+    files. A module of no Transformers class has its weights alone. Layers that were opened are of their own classes again.
 
     Raises:
         IntegrityError: what was written does not load as the same weights.
     """
-    module = built.model.module
+    module = close_layers_(built.model.module)
     _write_companions(built, folder)
     if isinstance(module, PreTrainedModel):
         module.save_pretrained(folder)

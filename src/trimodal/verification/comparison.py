@@ -26,14 +26,18 @@ from trimodal.data import (
     collect_labels,
     count_ids,
     encode_samples,
+    load_masks,
     part_batch,
 )
 from trimodal.errors import DataError, ModelError
+from trimodal.models.encoding import NO_LABEL
 from trimodal.models.foreign import run_forward
+from trimodal.models.maps import enlarge_map, find_image_size
 from trimodal.models.model import Batch, Model, Output
 from trimodal.models.pooling import pool_embedding
 from trimodal.verification import tasks
 from trimodal.verification.metrics import EmbeddingPairs, MetricTask, make_metrics
+from trimodal.verification.overlaps import overlap_with_mask
 
 Progress = Callable[[str, int, int], None]
 LEAST_BATCHES = 4
@@ -61,9 +65,10 @@ def compare_models(
 ) -> ComparisonResult:
     """Measure every output of the models' family on `samples`, original beside compressed.
 
-    Class scores with labels give an accuracy; without, the agreement with the original and a cosine. Token scores
-    give the agreement of the next token, embeddings the cosine to the original's, and a model with two encoders
-    also retrieval both ways where there are enough distinct pairs. Modules are put into eval mode and left there.
+    Class scores with labels give an accuracy, scores of pixels with masks Dice and IoU; without, the agreement with the original
+    and a cosine. Token scores give the agreement of the next token and, where a decoder's batch has targets, the share of these that
+    it says; embeddings the cosine to the original's, and a model with two encoders also retrieval both ways where there are enough
+    distinct pairs. Modules are put into eval mode and left there.
 
     Args:
         original: the reference.
@@ -86,9 +91,11 @@ def compare_models(
     compressed.module.eval()
     times: list[tuple[int, float, float]] = []
     done = 0
+    masked = any(sample.mask is not None for sample in samples)
     for rows, batch in _iterate_batches(original, samples, batch_size, outputs):
-        before, first = _run_forward(original, batch, outputs)
-        after, second = (before, first) if compressed is original else _run_forward(compressed, batch, outputs)
+        size = find_image_size(batch) if masked else None
+        before, first = _run_forward(original, batch, outputs, size)
+        after, second = (before, first) if compressed is original else _run_forward(compressed, batch, outputs, size)
         for one in watched:
             one.measure_batch_(samples, rows, batch, before, after)
         times.append((len(rows), first, second))
@@ -123,8 +130,11 @@ def _limit_rows(model: Model, batch: Batch, rows: int, outputs: Sequence[Output]
     return replace(VERIFICATION, samples=min(rows, SCORE_BYTES // (4 * words * count_ids(batch))))
 
 
-def _run_forward(model: Model, batch: Batch, outputs: Sequence[Output]) -> tuple[dict[str, Tensor], float]:
-    """What one forward pass says of each output that it has, in as little memory as comparing needs, and its seconds."""
+def _run_forward(
+    model: Model, batch: Batch, outputs: Sequence[Output], size: tuple[int, int] | None = None
+) -> tuple[dict[str, Tensor], float]:
+    """What one forward pass says of each output that it has, in as little memory as comparing needs, and its seconds. Maps of pixels are
+    brought to the `size` of their masks, if there is one."""
     device = next((t.device for t in (*model.module.parameters(), *model.module.buffers())), torch.device("cpu"))
     inputs = {name: tensor.to(device) for name, tensor in batch.items()}
     start = time.perf_counter()
@@ -133,13 +143,15 @@ def _run_forward(model: Model, batch: Batch, outputs: Sequence[Output]) -> tuple
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         seconds = time.perf_counter() - start
-        found = {output.field: value for output in outputs if (value := _extract_output(output, result)) is not None}
+        found = {output.field: value for output in outputs if (value := _extract_output(output, result, size)) is not None}
     return found, seconds
 
 
-def _extract_output(output: Output, result: Any) -> Tensor | None:
+def _extract_output(output: Output, result: Any, size: tuple[int, int] | None) -> Tensor | None:
     """The tensor called `output.field`, on the CPU: of scores over a vocabulary which token they rank first, others in
     float32. None where this batch has none, as without the modality it comes from."""
+    if size is not None and output.rows == "pixel" and (places := output.select_map(result)) is not None:
+        return tasks.top1_tokens(enlarge_map(places, size).flatten(2).transpose(1, 2)).cpu()
     found = output.select_tensor(result)
     if found is None:
         return None
@@ -160,8 +172,11 @@ class _OutputMeter:
 
     def __init__(self, output: Output, samples: Sequence[Sample], outputs: Sequence[Output]) -> None:
         self.output = output
-        self.tasks = _make_tasks(output, samples, outputs)
+        self.masked = output.rows == "pixel" and any(sample.mask is not None for sample in samples)
+        self.tasks = _make_mask_tasks(output, outputs) if self.masked else _make_tasks(output, samples, outputs)
         self.number = _make_number_task(output, outputs)
+        note = "samples whose whole target is what the model says next, token after token (greedy)"
+        self.answers = MetricTask(f"answer accuracy{_name_suffix_of(output, outputs)}", output.modality, "percent", note, primary=False)
         self.embeddings = EmbeddingPairs(output.modality) if _is_dual_encoder(outputs) else None
         self.labels = collect_labels(samples, output.label) if output.label else [None] * len(samples)
 
@@ -188,15 +203,38 @@ class _OutputMeter:
             self.number.add_scores_(rows, *(value.double().reshape(-1).numpy() for value in (reference, other)))
             return
         mask = batch[self.output.mask].cpu() if self.output.mask in batch else None
-        if self.output.kind == "tokens":
+        if self.masked:
+            self._add_masks_(samples, rows, find_image_size(batch), reference, other)
+        elif self.output.kind == "tokens":
             found = tasks.token_agreement(reference, other, mask)
             self.tasks[0].add_scores_(rows, np.full(len(rows), 100.0), found)
+            self._add_answers_(rows, batch, reference, other)
         elif self.output.kind == "boxes":
             self.tasks[0].add_scores_(rows, np.full(len(rows), 100.0), tasks.box_agreement(reference, other))
         elif self.output.kind == "embedding":
             self._add_embedding_(rows, pool_embedding(self.output, reference, mask), pool_embedding(self.output, other, mask))
         else:
             self._add_logits_(samples, rows, reference, other)
+
+    def _add_answers_(self, rows: Sequence[int], batch: Batch, reference: Tensor, other: Tensor) -> None:
+        """Of a decoder that is given targets behind its prompts, how many it says by itself."""
+        labels = batch["labels"].cpu() if "labels" in batch else None
+        if self.output.rows or labels is None or labels.shape != reference.shape:
+            return
+        asked = (labels[:, 1:] != NO_LABEL).any(dim=1)
+        kept = [row for row, is_asked in zip(rows, asked.tolist(), strict=True) if is_asked]
+        if kept:
+            self.answers.add_scores_(kept, *(tasks.answer_accuracy(said[asked], labels[asked]) for said in (reference, other)))
+
+    def _add_masks_(self, samples: Sequence[Sample], rows: Sequence[int], size: tuple[int, int], reference: Tensor, other: Tensor) -> None:
+        labels = load_masks([samples[row] for row in rows], size).flatten(1)  # (batch, pixels)
+        known = (labels != NO_LABEL).any(dim=1)
+        kept = [row for row, is_known in zip(rows, known.tolist(), strict=True) if is_known]
+        if not kept:
+            return
+        overlaps = [overlap_with_mask(value[known], labels[known]) for value in (reference, other)]
+        for task, before, after in zip(self.tasks, *overlaps, strict=True):
+            task.add_scores_(kept, before, after)
 
     def _add_embedding_(self, rows: Sequence[int], reference: Tensor, other: Tensor) -> None:
         self.tasks[0].add_scores_(rows, np.ones(len(rows)), tasks.cosine_similarity(reference, other))
@@ -314,6 +352,15 @@ def _make_tasks(output: Output, samples: Sequence[Sample], outputs: Sequence[Out
     ]
 
 
+def _make_mask_tasks(output: Output, outputs: Sequence[Output]) -> list[MetricTask]:
+    """What is said of pixels against masks."""
+    suffix, what = _name_suffix_of(output, outputs), "of each sample the mean over the classes that its mask or the answer shows"
+    return [
+        MetricTask(f"Dice{suffix}", output.modality, "percent", f"2 · both / (said + there), against mask: {what}"),
+        MetricTask(f"IoU{suffix}", output.modality, "percent", f"both / either, against mask: {what}", primary=False),
+    ]
+
+
 def _name_accuracy(output: Output) -> str:
     if output.label == "label":
         return "answer accuracy" if output.modality == "all" else "accuracy"
@@ -322,7 +369,7 @@ def _name_accuracy(output: Output) -> str:
 
 def _summarize_meters(meters: Sequence[_OutputMeter], samples: Sequence[Sample], seed: int) -> list[Metric]:
     """What the meters have seen, as metrics."""
-    measured = [task for one in meters for task in (*one.tasks, one.number) if task.rows]
+    measured = [task for one in meters for task in (*one.tasks, one.number, one.answers) if task.rows]
     _check_any_output([one.output for one in meters], bool(measured))
     sides = [one.embeddings for one in meters if one.embeddings is not None and one.embeddings.rows]
     return make_metrics(measured, sides, samples, seed)

@@ -8,11 +8,11 @@ from trimodal.core import Metric, Sample
 from trimodal.models.model import Model
 from trimodal.verification.comparison import compare_models
 
-_RIGHT = ("accuracy", "retrieval")
+_RIGHT = ("accuracy", "retrieval", "Dice", "IoU")
 
 
 def measure_model(model: Model, samples: Sequence[Sample], *, batch_size: int, seed: int = 0) -> list[Metric]:
-    """Accuracies against labels and recalls of retrieval, `all` first; nothing that only likens a model to another.
+    """Accuracies against labels, overlaps with masks and recalls of retrieval, `all` first; nothing that only likens a model to another.
 
     Args:
         model: put into eval mode, and left there.

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from trimodal.models.boxes import measure_overlaps
+from trimodal.models.encoding import NO_LABEL
 from trimodal.models.pooling import resize_mask
 
 
@@ -52,6 +53,16 @@ def token_agreement(reference: Tensor, other: Tensor, mask: Tensor | None) -> np
     total = counts.sum(dim=1)
     share = (same & counts).sum(dim=1) / total.clamp(min=1)
     return torch.where(total == 0, 1.0, share.double()).mul(100).cpu().numpy()
+
+
+def answer_accuracy(said: Tensor, labels: Tensor) -> np.ndarray:
+    """100 where every labelled token is the one that the position before it ranked first, else 0: (batch,).
+
+    `said` (batch, tokens) are the tokens ranked first, -1 where a score was not finite; `labels` (batch, tokens), `NO_LABEL` where nothing
+    counts. Greedy decoding, which is given its own right tokens, then says the whole target and nothing else.
+    """
+    right = (said[:, :-1] == labels[:, 1:]) | (labels[:, 1:] == NO_LABEL)
+    return _to_percent(right.all(dim=1))
 
 
 def box_agreement(reference: Tensor, other: Tensor) -> np.ndarray:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from trimodal.core import MODALITIES, TOKEN_KINDS, Layout
+from trimodal.core import MODALITIES, TOKEN_KINDS, Layout, name_signal
 from trimodal.core.site import width_label
 from trimodal.errors import DataError
 from trimodal.models import encoding
@@ -36,6 +36,7 @@ from trimodal.models.families import (
     wav2vec2_bert,
     whisper,
 )  # fmt: skip
+from trimodal.models.families.multimodal_signals import encode_signals
 from trimodal.models.families.rerooting import reroot_layout
 from trimodal.models.model import Batch, Family, LoadedSample, Output, Processors
 from trimodal.models.parts import OWN, AnyPart, LayerPart, MlpPart, TowerPart
@@ -171,9 +172,10 @@ def outputs(module: nn.Module) -> tuple[Output, ...]:
 
 
 def modalities(module: nn.Module) -> tuple[str, ...]:
-    """Those of the streams called `image`, `audio` and `text`, which samples have; others come as tensors only."""
+    """Those of the streams called `image`, `audio` and `text`, and signals by their fields; others come as tensors only."""
     streams = _cast(module).by_name
-    return tuple(m for m in MODALITIES if m in streams and streams[m].modality == m)
+    named = [m for m in MODALITIES if m in streams and streams[m].modality == m]
+    return (*named, *(name_signal(stream.name) for stream in streams.values() if stream.modality == "signal"))
 
 
 def encode(module: nn.Module, processors: Processors, loaded: Sequence[LoadedSample]) -> dict[str, Tensor]:
@@ -181,15 +183,20 @@ def encode(module: nn.Module, processors: Processors, loaded: Sequence[LoadedSam
     `MultimodalModel.forward` takes it.
 
     Raises:
-        DataError: they hold none together.
+        DataError: they hold none together, or a signal does not fit its stream.
     """
     model, batch = _cast(module), dict[str, Tensor]()
-    held = [m for m in modalities(module) if all(getattr(sample, m) is not None for sample in loaded)]
-    if not held:
-        raise DataError(f"samples hold none of {', '.join(model.by_name)} together; of signals, give rows of tensors by the streams' names")
+    held = [m for m in MODALITIES if m in modalities(module) and all(getattr(sample, m) is not None for sample in loaded)]
+    signals = [s for s in model.by_name.values() if s.modality == "signal" and all(name_signal(s.name) in x.signals for x in loaded)]
+    if not held and not signals:
+        known = ", ".join(modalities(module))
+        raise DataError(f"samples hold none of {known} together; other streams come as rows of tensors by their names")
     for name in held:
-        found = _ENCODERS[name](model, processors, loaded)
-        batch |= {**found, model.by_name[name].present_name: torch.ones(len(loaded), dtype=torch.long)}
+        batch |= _ENCODERS[name](model, processors, loaded)
+    for stream in signals:
+        batch |= encode_signals(stream, loaded)
+    for name in (*held, *(stream.name for stream in signals)):
+        batch[model.by_name[name].present_name] = torch.ones(len(loaded), dtype=torch.long)
     return encoding.cast_floats(module, batch)
 
 

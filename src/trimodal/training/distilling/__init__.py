@@ -9,8 +9,10 @@ from trimodal.training.distilling.distances import (
     score_distance,
 )
 from trimodal.training.distilling.loss import DistillationWeights, compute_distillation_loss
+from trimodal.training.distilling.towards import TowardsSettings, shuffle_batches, train_towards
 
 __all__ = [
-    "DistillationWeights", "box_distance", "compute_distillation_loss", "embedding_distance", "feature_distance",
+    "DistillationWeights", "TowardsSettings", "box_distance", "compute_distillation_loss", "embedding_distance", "feature_distance",
     "find_real_tokens", "number_distance", "record_block_outputs", "score_distance",
+    "shuffle_batches", "train_towards",
 ]  # fmt: skip

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from trimodal.benching.fidelity import compare_outputs, measure_cosine
-from trimodal.benching.inputs import make_inputs, measure_length, varies_with_tokens
+from trimodal.runtimes.example_inputs import make_inputs, measure_length, varies_with_tokens
 
 TEXT = {"input_ids": ["batch_size", "sequence_length"], "attention_mask": ["batch_size", "sequence_length"],
         "token_type_ids": ["batch_size", "sequence_length"], "position_ids": ["batch_size", "sequence_length"]}  # fmt: skip

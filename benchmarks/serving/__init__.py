@@ -1,0 +1,1 @@
+"""Benchmarks of serving: one file per claim. Each prints its table and its lines."""

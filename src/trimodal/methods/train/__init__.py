@@ -1,0 +1,1 @@
+"""Methods that train a compressed model as it will be stored."""

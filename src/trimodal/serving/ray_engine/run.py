@@ -1,0 +1,63 @@
+"""From `trimodal serve --engine ray` to the program in Ray's environment, and to its end: nothing that Ray has started stays behind."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import signal
+import subprocess
+import time
+from pathlib import Path
+from types import FrameType
+
+from trimodal.errors import InputError
+from trimodal.runtimes.environment import Environment, make_command
+from trimodal.serving.processes.lineage import adopt_orphans, check_system, die_with
+from trimodal.serving.processes.settings import ServeSettings
+
+RAY = Environment("ray", ("ray", "ray.serve", "torch", "starlette"))
+_CLEAR_SECONDS = 5.0
+
+
+def run_on_ray(settings: ServeSettings) -> int:
+    """Serve on Ray until told to end; the exit code.
+
+    Raises:
+        InputError: Ray is not installed, or something is asked for that it does not do.
+    """
+    if settings.grpc_port is not None:
+        raise InputError("--grpc-port is not served on Ray, which takes no other program's gRPC services; use --engine local")
+    if settings.port == 0:
+        raise InputError("--port 0 is not served on Ray; give a port")
+    check_system()
+    adopt_orphans()
+    own = os.getpid()
+    command = make_command(RAY.find_python(), "serving.ray_engine.driver:main", settings.to_json())
+    # Ray's ports are open to every address of the machine, and whoever reaches them can run code: they ask for a token that none has.
+    closed = {**os.environ, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+    driver = subprocess.Popen(command, process_group=0, preexec_fn=lambda: die_with(own), env=closed)
+
+    def pass_on(number: int, frame: FrameType | None) -> None:
+        driver.send_signal(number)
+
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, pass_on)
+    try:
+        code = driver.wait()
+    finally:
+        end_children()
+    return code if code >= 0 else 128 - code
+
+
+def end_children() -> None:
+    """Kill what the driver has left: Ray's own processes outlive it where it was killed, and are children of this process then."""
+    until = time.monotonic() + _CLEAR_SECONDS
+    while (children := list_children()) and time.monotonic() < until:
+        for child in children:
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+
+
+def list_children() -> list[int]:
+    """The processes whose parent is this one, also those that have ended and were not waited for."""
+    return [int(pid) for task in Path("/proc/self/task").iterdir() for pid in (task / "children").read_text().split()]

@@ -1,0 +1,76 @@
+"""A text that is being said: token by token in the thread that computes, so that others get their turn in between."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
+from concurrent.futures import Executor
+from typing import Any
+
+from numpy.typing import NDArray
+
+from trimodal.errors import InputError
+from trimodal.serving.refusals import refuse_bad, refuse_late
+from trimodal.serving.requests import Text
+from trimodal.serving.served_model import ServedModel
+
+_UNFINISHED = "\ufffd"  # a character of which more tokens are to come
+
+
+class Speaking:
+    """One answer of a model that generates, for arrays (1, …), of at most `most` tokens, until the time `until` of the monotonic clock."""
+
+    def __init__(
+        self, model: ServedModel, arrays: Mapping[str, NDArray[Any]], most: int, language: str | None, until: float, executor: Executor
+    ) -> None:
+        self._model, self._most, self._until, self._executor = model, most, until, executor
+        self._prompt = int(arrays["input_ids"].shape[-1]) if "input_ids" in arrays else 0
+        self._tokens = model.runner.generate(arrays, most, language)
+
+    async def say_all(self) -> Text:
+        """The whole text.
+
+        Raises:
+            RefusedError: 504 the time is over; 400 the prompt leaves no room, or the language is not known.
+        """
+        said = [token async for token in self._advance()]
+        return self._finish(said)
+
+    async def pieces(self) -> AsyncGenerator[str | Text, None]:
+        """What is new of the text with each token, as far as whole characters go, and at last all of it.
+
+        Raises:
+            RefusedError: as `say_all`.
+        """
+        said, told = list[int](), ""
+        async for token in self._advance():
+            said.append(token)
+            text = self._model.spell(said)
+            if not text.endswith(_UNFINISHED) and text.startswith(told) and len(text) > len(told):
+                yield text[len(told) :]
+                told = text
+        whole = self._finish(said)
+        if len(whole.text) > len(told):
+            yield whole.text[len(told) :]
+        yield whole
+
+    def _finish(self, said: list[int]) -> Text:
+        return Text(self._model.spell(said), "length" if len(said) >= self._most else "stop", len(said), self._prompt)
+
+    async def _advance(self) -> AsyncIterator[int]:
+        loop = asyncio.get_running_loop()
+        while True:
+            if time.monotonic() > self._until:
+                raise refuse_late()
+            try:
+                token = await loop.run_in_executor(self._executor, _take_next, self._tokens)
+            except InputError as refused:
+                raise refuse_bad(str(refused)) from refused
+            if token is None:
+                return
+            yield token
+
+
+def _take_next(tokens: Iterator[int]) -> int | None:
+    return next(tokens, None)

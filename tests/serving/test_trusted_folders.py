@@ -1,0 +1,56 @@
+"""Folders that are not served: changed, with strangers in them, or answering something else than when they were written."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from trimodal.errors import IntegrityError
+from trimodal.runtimes.recorded_answers import measure_distance
+from trimodal.serving.served_model import open_served
+
+
+def copy(folder: Path, place: Path) -> Path:
+    return shutil.copytree(folder, place / "copy")
+
+
+@pytest.mark.parametrize("name", ["weights.bin", "model.pkl", "other.onnx", "data.npy"])
+def test_a_file_that_nobody_listed(served_folders: dict[str, Path], tmp_path: Path, name: str) -> None:
+    folder = copy(served_folders["bert"], tmp_path)
+    (folder / "onnx" / name).write_bytes(b"\x80\x04")
+    with pytest.raises(IntegrityError, match="not listed"):
+        open_served(folder)
+
+
+def test_a_link_that_leads_out(served_folders: dict[str, Path], tmp_path: Path) -> None:
+    folder = copy(served_folders["bert"], tmp_path)
+    (folder / "onnx" / "away.txt").symlink_to("/etc/hostname")
+    with pytest.raises(IntegrityError, match="leads out"):
+        open_served(folder)
+
+
+def test_a_file_that_has_changed(served_folders: dict[str, Path], tmp_path: Path) -> None:
+    folder = copy(served_folders["bert"], tmp_path)
+    file = next((folder / "onnx").rglob("*.onnx"))
+    file.write_bytes(file.read_bytes()[:-1] + b"\0")
+    with pytest.raises(IntegrityError, match="changed"):
+        open_served(folder)
+
+
+def test_another_answer_than_was_recorded(served_folders: dict[str, Path], tmp_path: Path) -> None:
+    folder = copy(served_folders["bert"], tmp_path)
+    file = folder / "onnx" / "export.json"
+    said = json.loads(file.read_text())
+    said["answers"]["model"] = {name: [value + 0.3 for value in sums] for name, sums in said["answers"]["model"].items()}
+    file.write_text(json.dumps(said))
+    with pytest.raises(IntegrityError, match="not what it was"):
+        open_served(folder)
+
+
+def test_the_distance_of_answers() -> None:
+    assert measure_distance([3.0, 4.0], [3.0, 4.0]) == 0
+    assert measure_distance([3.0, 3.0], [3.0, 4.0]) == pytest.approx(0.2)
+    assert measure_distance([float("nan")], [1.0]) == float("inf") and measure_distance([], [1.0]) == float("inf")
