@@ -16,13 +16,13 @@ from trimodal.benching.variants import TORCH
 from trimodal.errors import ModelError
 from trimodal.formats import measure_folder_size
 from trimodal.models.model import LoadedSample, Output
+from trimodal.models.pooling import pool_embedding
 from trimodal.runtimes.exported_folder import read_exported
 from trimodal.serving.asking import TAKEN_ALONE, Asking, read_asking, read_scale
 from trimodal.serving.refusals import refuse_bad
 from trimodal.serving.requests import Boxes, Classes, Embedding, ModelCard, Task, Text
 from trimodal.serving.runners import Chosen, Runner, choose_runner, open_runner
 from trimodal.serving.trust import check_accounted
-from trimodal.verification.tasks import pool_embedding
 
 Arrays = Mapping[str, NDArray[Any]]
 _SURE = 0.3  # boxes that are less likely are not told
