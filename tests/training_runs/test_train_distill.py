@@ -1,11 +1,10 @@
-"""`train` with a teacher, end to end on miniatures: what is learned, kept and resumed."""
+"""`train` with a teacher, end to end on miniatures: what is learned and kept."""
 
 from __future__ import annotations
 
 import json
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +12,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from small_runs import distil, list_losses
-from transformers import AutoModelForImageClassification, ViTForImageClassification
 
 import trimodal
 from trimodal.data import encode_samples, read_samples
-from trimodal.errors import DataError, InputError
+from trimodal.errors import DataError
 from trimodal.formats import open_model
-from trimodal.networks.tiny import make_miniature, write_miniature, write_miniature_data
+from trimodal.networks.tiny import write_miniature, write_miniature_data
 from trimodal.training_runs.students import cut_student
-from trimodal.training_runs.teaching import PROJECTIONS
 
 
 def test_a_student_that_is_its_teacher_has_nothing_to_learn(pictures: Path, vit: Path, tmp_path: Path) -> None:
@@ -86,44 +83,6 @@ def test_fewer_scores_of_words(tmp_path: Path) -> None:
     assert losses[words - 1] == pytest.approx(losses[0], rel=1e-3)
 
 
-class Stopped(Exception):
-    """What ends a run in the middle."""
-
-
-def stop_at(step: int) -> Callable[[str], None]:
-    def tell(message: str) -> None:
-        if message.startswith(f"step {step} "):
-            raise Stopped
-
-    return tell
-
-
-def test_stopped_and_resumed_it_ends_with_the_same_bytes(pictures: Path, vit: Path, tmp_path: Path) -> None:
-    narrow = {"student_of": "teacher", "width": 0.5}
-    terms: dict[str, Any] = {"logits": 1, "labels": 0.5, "features": 1, "steps": 12, "evaluate_every": 2, "checkpoint_every": 2}
-    whole = trimodal.train(distil(pictures, tmp_path / "whole", vit, narrow, **terms))
-    with pytest.raises(Stopped):
-        trimodal.train(distil(pictures, tmp_path / "stopped", vit, narrow, **terms), tell=stop_at(8))
-    told: list[str] = []
-    resumed = trimodal.train(distil(pictures, tmp_path / "stopped", vit, narrow, **terms), resume=True, tell=told.append)
-    assert any("outputs are there already" in line for line in told) and not any(line.startswith("step 2 ") for line in told)
-    for name in ("model.safetensors", "curves.jsonl"):
-        assert (resumed.folder / name).read_bytes() == (whole.folder / name).read_bytes(), name
-    assert not list(tmp_path.glob("*.run")) and not list(tmp_path.glob("*.teacher"))
-    names = load_file(resumed.folder / "model.safetensors")
-    assert not [name for name in names if name.startswith(PROJECTIONS)]  # learned maps go with the training
-
-
-def test_another_teacher_is_another_run(pictures: Path, vit: Path, tmp_path: Path) -> None:
-    terms: dict[str, Any] = {"logits": 1, "steps": 12, "evaluate_every": 2, "checkpoint_every": 2, "model": {"from": str(vit)}}
-    folder = write_miniature("vit", tmp_path / "teacher")
-    with pytest.raises(Stopped):
-        trimodal.train(distil(pictures, tmp_path / "out", folder, **terms), tell=stop_at(4))
-    make_miniature("vit", 7).save_pretrained(folder)
-    with pytest.raises(InputError, match=r"the run in .* is another: teacher_sha256 was"):
-        trimodal.train(distil(pictures, tmp_path / "out", folder, **terms), resume=True)
-
-
 def test_unlabelled_rows_learn_from_the_teacher_alone(pictures: Path, vit: Path, tmp_path: Path) -> None:
     rows = [{"image": str(sample.image), "label": sample.label} for sample in read_samples(str(pictures))]
     bare = [{key: value for key, value in row.items() if key != "label"} for row in rows]
@@ -163,24 +122,6 @@ def test_parts_of_a_step_and_half_precision(pictures: Path, vit: Path, tmp_path:
         losses[name] = list_losses(trimodal.train(config, data=some))
     assert losses["parts"] == pytest.approx(losses["whole"], rel=1e-4)
     assert losses["half"] == pytest.approx(losses["whole"], rel=0.05)
-
-
-def test_rounds_are_kept_and_go_on_where_they_were(pictures: Path, vit: Path, tmp_path: Path) -> None:
-    assistants = [{"model": {"student_of": "teacher", "neurons": 0.5}, "steps": 3}]
-    told: list[str] = []
-    config = distil(pictures, tmp_path / "out", vit, logits=1, assistants=assistants)
-    with pytest.raises(Stopped):  # in the second round
-        trimodal.train(config, tell=lambda line: stop_at(4)(line) if "of 6:" in line else None)
-    assistant = tmp_path / "out-assistant-1"
-    before = (assistant / "model.safetensors").stat().st_mtime_ns
-    found = trimodal.train(config, resume=True, tell=told.append)
-    assert any("out-assistant-1 is there already" in line for line in told)
-    assert (assistant / "model.safetensors").stat().st_mtime_ns == before
-    assert AutoModelForImageClassification.from_pretrained(assistant).config.intermediate_size == 32
-    assert ViTForImageClassification.from_pretrained(found.folder).config.num_hidden_layers == 1
-    record = json.loads((found.folder / "training.json").read_text())
-    assert record["config"]["distill"]["teacher"] == str(assistant)
-    assert record["teacher"]["sha256"] != json.loads((assistant / "training.json").read_text())["teacher"]["sha256"]
 
 
 @pytest.mark.slow
