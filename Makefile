@@ -40,6 +40,7 @@ bench: $(READY)
 	$(BIN)/python -m benchmarks.towers
 	$(BIN)/python -m benchmarks.structured
 	$(BIN)/python -m benchmarks.merging
+	$(BIN)/python -m benchmarks.trained
 	$(BIN)/python -m benchmarks.latency
 	$(BIN)/python -m benchmarks.graphs
 	$(BIN)/python -m benchmarks.speed

@@ -57,7 +57,7 @@ def make_twins() -> nn.Module:
     ("make", "options", "shapes"),
     [
         (make_half_silent, {"where": "*", "score": "magnitude"}, {"first": (4, 3), "down": (4, 4), "up": (4, 4), "last": (2, 8)}),
-        (make_twins, {"where": "model.down.channels", "score": "hessian"}, {"first": (8, 3), "down": (4, 8), "up": (8, 4), "last": (2, 16)}),
+        (make_twins, {"where": "model.down.channels"}, {"first": (8, 3), "down": (4, 8), "up": (8, 4), "last": (2, 16)}),
     ],
 )
 def test_what_nobody_needs_is_cut(make: Any, options: dict[str, str], shapes: dict[str, Any], tmp_path: Path) -> None:
