@@ -163,6 +163,8 @@ def show(results: Sequence[Result], original: float) -> str:
         rows.append((damage, "nothing", "0", "", _show([100 * one.before for one in of]), ""))
         for way in ways:
             own = [one for one in of if one.way == way]
+            if not own:
+                continue
             rows.append((
                 damage, way, f"{own[0].trained:,}", f"{own[0].bytes / 1e6:.2f} MB", _show([100 * one.after for one in own]),
                 _show([one.gain for one in own]),
@@ -225,7 +227,8 @@ def main() -> None:
     mode, started = QUICK if given.quick else replace(FULL, seeds=tuple(given.seeds)), time.perf_counter()
     results, whole = read_results(given.found) if given.found else run_all(mode)
     print(show(results, whole))
-    print(f"\n{len(mode.seeds)} seeds, {mode.steps} steps of {BATCH}, {mode.questions:,} questions; {time.perf_counter() - started:.0f} s")
+    seeds = len({one.seed for one in results})
+    print(f"\n{seeds} seeds, {mode.steps} steps of {BATCH}, {mode.questions:,} questions; {time.perf_counter() - started:.0f} s")
     if given.quick:
         print("Quick mode: that everything runs is all it says.")
         return
