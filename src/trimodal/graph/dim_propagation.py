@@ -294,10 +294,13 @@ class DimensionTrace(TorchDispatchMode):
         return [[*dims[:-1], weight[0]]]
 
     def propagate_convolution(self, given: Given, outputs: list[Tensor]) -> list[Dims]:
-        """x (batch, channels, …): input channels are the weight's second dimension, output channels its first, group by group."""
-        if given["transposed"]:
-            return self.propagate_unknown(given, outputs)
+        """x (batch, channels, …): input channels are the weight's second dimension, output channels its first, group by group; of a
+        transposed one the other way round."""
         dims, weight, groups = self.dims_of(given["input"]), self.dims_of(given["weight"]), given["groups"]
+        if given["transposed"] and groups > 1:
+            return self.propagate_unknown(given, outputs)
+        if given["transposed"]:
+            weight = [weight[1], weight[0], *weight[2:]]
         rows = weight[0]
         if given.get("bias") is not None:
             rows = self._join_nodes(rows, self.dims_of(given["bias"])[0], "its bias cannot be cut")
