@@ -46,8 +46,8 @@ ROOMS = ("kitchen", "bedroom", "garden", "office", "garage", "bathroom")
 DEVICES = ("light", "heater", "fan", "radio", "window", "alarm")
 SENTENCES = (
     "turn on the ROOM DEVICE", "turn off the ROOM DEVICE", "set the DEVICE to NUMBER", "call NAME", "call NAME in the ROOM",
-    "tell NAME the code is NUMBER", "remind NAME in NUMBER minutes", "wake me in NUMBER minutes", "is the DEVICE on", "dial DIGIT DIGIT DIGIT",
-    "NAME and NAME are in the ROOM", "NAME has number NUMBER",
+    "tell NAME the code is NUMBER", "remind NAME in NUMBER minutes", "wake me in NUMBER minutes", "is the DEVICE on",
+    "dial DIGIT DIGIT DIGIT", "NAME and NAME are in the ROOM", "NAME has number NUMBER",
 )  # fmt: skip
 ANSWERS = ("NUMBER", "DIGIT DIGIT", "NAME", "in the ROOM", "the DEVICE", "NAME and NAME", "on", "off")
 """As short as what is said to a question; half of all. Words are found in sentences once they are known alone."""
