@@ -40,6 +40,7 @@ ROWS = {
     "fold": ("fold.exact",),
     "distill": ("distill",),
     "train with quantization": ("train.quantized",),
+    "distill, LoRA": ("distill.lora",),
 }
 
 OPTIONS = {"prune.layers": {"sparsity": 0.5}}  # a miniature has two blocks

@@ -35,7 +35,7 @@ def test_one_method() -> None:
         ("magnitude_prune", "did you mean 'prune.magnitude'?"),
         ("layers", "did you mean 'prune.layers' or 'share.layers'?"),
         ("factorize", "known: factorize.cp, factorize.eigen, factorize.svd, factorize.tucker"),
-        ("nothing like it", "known: distill, factorize.cp"),
+        ("nothing like it", "known: distill, distill.lora, factorize.cp"),
     ],
 )
 def test_method_that_was_meant(word: str, meant: str) -> None:

@@ -35,6 +35,8 @@ from trimodal.shorthand import short_name_of
         ("prune.tokens", {"share": 0.75, "by": "question", "block": 2}, "FastV 75 %"),
         ("distill", {"steps": 300}, "KD, 300 steps"),
         ("train.quantized", {"steps": 100}, "QAT, 100 steps"),
+        ("distill.lora", {"rank": 4, "steps": 100}, "LoRA r=4, 100 steps"),
+        ("distill.lora", {"dora": True}, "DoRA r=8, 300 steps"),
         ("nobody.knows", {}, ""),
     ],
 )

@@ -19,12 +19,12 @@ PACKAGES = ("trimodal", "torch", "transformers", "safetensors", "numpy", "huggin
 VECTORS = ("avx2", "fma", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_int8", "amx_bf16", "asimd", "asimddp", "i8mm", "sve")
 PARTS = {
     "audio": ("sound files", ("soundfile", "scipy")),
-    "train": ("training, distillation", ("accelerate", "tensorboard")),
+    "train": ("training, distillation", ("accelerate", "tensorboard", "peft")),
     "pack": ("--pack entropy", ("constriction",)),
     "onnx": ("export to ONNX", ("onnx", "onnxscript", "onnxruntime")),
     "openvino": ("export to OpenVINO", ("onnx", "onnxscript", "onnxruntime", "openvino")),
     "data": ("Parquet files, datasets on disk and on the hub", ("pyarrow", "datasets")),
-    "demo": ("trimodal demo", ("soundfile", "scipy", "accelerate", "sklearn", "onnx", "onnxscript", "onnxruntime", "openvino")),
+    "demo": ("trimodal demo", ("soundfile", "scipy", "accelerate", "peft", "sklearn", "onnx", "onnxscript", "onnxruntime", "openvino")),
 }
 _MAC_NAMES = {
     "avx2": ("hw.optional.avx2_0",), "avx512f": ("hw.optional.avx512f",), "avx512_vnni": ("hw.optional.avx512vnni",),

@@ -95,6 +95,10 @@ def _name_unread_tokens(config: Mapping[str, Any]) -> str:
     return f"{kinds.get(config.get('by', 'attention'), 'tokens by norm')} {100 * config.get('share', 0.5):g} %"
 
 
+def _name_adapters(config: Mapping[str, Any]) -> str:
+    return f"{'DoRA' if config.get('dora') else 'LoRA'} r={config.get('rank', 8)}, {config.get('steps', 300)} steps"
+
+
 _NAMES: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
     "quantize.hqq": _name_hqq,
     "quantize.smooth": _name_input_bits,
@@ -112,6 +116,7 @@ _NAMES: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
     "merge.tokens": _name_merged_tokens,
     "fold.exact": lambda config: "operator fusion",
     "train.quantized": lambda config: f"QAT, {config.get('steps', 300)} steps",
+    "distill.lora": _name_adapters,
     "distill": lambda config: f"KD, {config.get('steps', 300)} steps",
 }
 _KINDS: Mapping[str, Callable[[Mapping[str, Any]], str]] = {

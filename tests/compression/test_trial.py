@@ -155,7 +155,7 @@ def test_a_treatment_is_decoded_beside_the_layer(kind: str) -> None:
 def test_a_method_has_one_shape() -> None:
     rtn = next(method for method in METHODS if method.name == "quantize.rtn")
     for shape in ({"solve": None}, {"survey": lambda *given: None}, {"fit": lambda *given: ()}):
-        with pytest.raises(TypeError, match=r"quantize\.rtn must have one function of solve, survey and fit"):
+        with pytest.raises(TypeError, match=r"quantize\.rtn must have one of solve, survey, fit and adapt"):
             replace(rtn, **shape)
     assert isinstance(rtn, Method) and not rtn.trains
 

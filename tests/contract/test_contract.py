@@ -42,14 +42,15 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "share.layers": {"rank": 2},
     "distill": {"steps": 2},
     "train.quantized": {"steps": 2},
+    "distill.lora": {"steps": 2, "rank": 2, "batch": 8},
 }
 BEFORE: dict[str, list[Any]] = {"train.quantized": [{"quantize.smooth": {"clip": "max", "strength": 0.5, "bits": 4}}]}  # what it works on
 QUANTIZE_INPUTS = ("quantize.smooth",)  # of which a plain float layer keeps only the weight
 DROPS_BLOCKS = ("prune.layers",)  # and with them names in the state dict
 FOLDS = ("fold.exact",)  # of which other tensors are left
 STATES_DIFFER = ("merge.tokens", "prune.tokens", "prune.width")  # those that an encoder hands out beside what it is for: fewer, narrower
-LEARNS = ("distill",)  # from the original, and so nothing as long as it equals it
-KEEPS_BYTES = ("merge.tokens", "prune.tokens")  # fewer operations, the same weights
+LEARNS = ("distill", "distill.lora")  # from the original, and so nothing as long as it equals it
+KEEPS_BYTES = ("merge.tokens", "prune.tokens", "distill.lora")  # fewer operations or other values, as many weights
 NO_KERNELS = r"nothing that '\*' matches can be worked on"
 NO_UNITS = "this model has no {} that can be cut"
 TEXT = ("bert", "llama", "qwen3", "gpt2", "t5", "mixtral")
@@ -340,6 +341,26 @@ def test_what_works_on_other_steps_learns_and_reloads(
     folder = folders(name)
     write_artifact(replace(done.model, folder=folder), done.plan, tmp_path, None)
     again = open_model(tmp_path, factory=None if folder else lambda: make_miniature(name_of(done)))
+    assert again.layout == done.model.layout
+    equal(collect_outputs(again.module, fresh(done)), collect_outputs(done.model.module, fresh(done)))
+
+
+PAIRS: list[dict[str, Any]] = [
+    {"quantize.rtn": {"bits": 3, "where": "*", "outliers": 0.01}}, {"quantize.gptq": {"bits": 4, "grid": "nf", "group": 16, "rank": 1}},
+    {"quantize.smooth": {"strength": 0.5}},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("step", PAIRS, ids=lambda step: str(next(iter(step))))
+@pytest.mark.parametrize("name", ["clip", pytest.param("resnet", marks=pytest.mark.slow)])
+def test_pairs_beside_codes_reload_too(compressed: Any, folders: Any, tmp_path: Path, name: str, step: Any) -> None:
+    pair = {"distill.lora": {"where": "*", "optional": True, "rank": 1, "steps": 2, "init": "error", "dora": True}}
+    done = compressed(name, [step, pair, {"distill": {"steps": 1, "train": "small"}}])
+    assert done.plan.edits[1].places
+    assert tensor_bytes(unique_tensors(done.model.module).values()) == done.plan.expected_tensor_bytes
+    assert done.model.layout == done.expected
+    write_artifact(replace(done.model, folder=folders(name)), done.plan, tmp_path, None)
+    again = open_model(tmp_path)
     assert again.layout == done.model.layout
     equal(collect_outputs(again.module, fresh(done)), collect_outputs(done.model.module, fresh(done)))
 

@@ -34,6 +34,7 @@ FORMS: Mapping[str, list[dict[str, Any]]] = {
     "a table of the tower": [{RTN: {"bits": 4, "grid": "kmeans", "group": "tower"}}],
     "a table of the tower, scaled": [{RTN: {"bits": 4, "grid": "kmeans", "table": "tower", "group": 32}}],
     "low rank beside": [{RTN: {"bits": 4, "rank": 4}}],
+    "a trained pair beside": [{RTN: {"bits": 2, "rank": 1}}, {"distill.lora": {"steps": 1, "rank": 2, "init": "error", "dora": True}}],
     "outliers": [{RTN: {"bits": 4, "outliers": 0.01}}],
     "low rank and outliers": [{RTN: {"bits": 4, "rank": 4, "outliers": 0.01}}],
     "sparse": [PRUNE],

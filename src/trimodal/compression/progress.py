@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from trimodal.core import FitRecord, PlaceRecord, Plan
+from trimodal.methods import get_method
 
 Progress = Callable[[str, int, int], None]
 
@@ -25,4 +26,5 @@ class RunLog:
 
 def count_steps(plan: Plan) -> int:
     """How many records a run of `plan` writes: one per place, and one per step of what trains."""
-    return sum(len(edit.places) or int(edit.config.get("steps", 0)) for edit in plan.edits)
+    trained = (edit for edit in plan.edits if get_method(edit.method).trains)
+    return sum(len(edit.places) for edit in plan.edits) + sum(int(edit.config.get("steps", 0)) for edit in trained)

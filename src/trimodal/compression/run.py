@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 import torch
 
 from trimodal.compression.activations import Activations
+from trimodal.compression.adapting import adapt_edit_
 from trimodal.compression.allocation import allocate_sparsity
 from trimodal.compression.batches import make_sized_batches
 from trimodal.compression.codebooks import assign_shared_tables
@@ -57,13 +58,18 @@ def compress_(
     trainer = Trainer(model, teacher, samples, plan.seed, log)
     for stage in split_stages(plan.edits, began):
         number, edit = stage[0]
-        if get_method(edit.method).trains:
+        used = get_method(edit.method)
+        if used.fit is not None:
             log.records.extend(trainer.train_edit_(number, edit))
             continue
         tasks = [task for numbered in stage for task in make_tasks(*numbered)]
         now = _relocate_sizes(sizes, began, model.layout)
         activations = Activations(model, calibration, original)
-        _sweep_blocks(SolveContext(model, activations, tasks, statistics_samples, plan.seed, balance, now), log)  # type: ignore[arg-type]
+        context = SolveContext(model, activations, tasks, statistics_samples, plan.seed, balance, now)  # type: ignore[arg-type]
+        if used.adapt is not None:
+            log.records.extend(adapt_edit_(context, trainer, number, edit))
+            continue
+        _sweep_blocks(context, log)
     return log.records
 
 

@@ -11,6 +11,7 @@ from trimodal.core import Edit, FitRecord, Sample
 from trimodal.data import batch_samples as make_batches
 from trimodal.errors import TrimodalError
 from trimodal.methods import get_method
+from trimodal.methods.method import Adaptation, AdaptedPlace
 from trimodal.methods.options import build_config
 from trimodal.models.model import Batch, Model
 
@@ -38,13 +39,31 @@ class Trainer:
             raise TrimodalError(f"step {number + 1} ({edit.method}) was given no original model to learn from")
         config = build_config(used.config, edit.config, edit.method)
         self.log.report(edit.method)
+        found = used.fit(self.model, self.teacher, self._give_data(edit.method), config, self._draw_seed())
+        return [replace(record, edit=number) for record in found]
+
+    def adapt_places_(self, number: int, edit: Edit, places: Sequence[AdaptedPlace]) -> Adaptation:
+        """Train edit `number` at its `places`, and say what became of each.
+
+        Raises:
+            TrimodalError: there is no teacher.
+        """
+        used = get_method(edit.method)
+        if used.adapt is None or self.teacher is None:
+            raise TrimodalError(f"step {number + 1} ({edit.method}) was given no original model to learn from")
+        config = build_config(used.config, edit.config, edit.method)
+        found = used.adapt.train(self.model, self.teacher, places, self._give_data(edit.method), config, self._draw_seed())
+        return replace(found, records=[replace(record, edit=number) for record in found.records])
+
+    def _draw_seed(self) -> int:
+        """The seed of the next training."""
         seed = (self.seed + self._trainings) % 2**63
         self._trainings += 1
+        return seed
 
-        def data(size: int) -> Sequence[Batch]:
-            return self._make_counted_batches(size, edit.method)
-
-        return [replace(r, edit=number) for r in used.fit(self.model, self.teacher, data, config, seed)]
+    def _give_data(self, what: str) -> Callable[[int], Sequence[Batch]]:
+        """A function from the size of a batch to all of them."""
+        return lambda size: self._make_counted_batches(size, what)
 
     def _make_counted_batches(self, size: int, what: str) -> Sequence[Batch]:
         if self._batches is None or self._batches[0] != size:

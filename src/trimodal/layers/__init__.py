@@ -33,6 +33,7 @@ from trimodal.layers.token_thinning import (
     skip_marked_,
     watch_attention_,
 )
+from trimodal.layers.trained_scales import train_scales
 from trimodal.layers.transposed_convolution import TransposedConvolution
 from trimodal.layers.weight_sharing import has_shared_weight, share_weight_, tie_weight_
 
@@ -44,7 +45,7 @@ __all__ = [
     "find_affine", "ExpertMatrix", "OpenedLayer", "TransposedConvolution", "DEQUANTIZE_POLICIES", "DequantizePolicy",
     "count_kept_bytes", "set_dequantize_policy_", "TokenThinning", "WatchedAttention", "mark_unread_",
     "place_unmarked", "skip_marked_", "watch_attention_", "QuestionThinning", "thin_by_question_",
-    "find_unread_share", "note_unread_share_",
+    "find_unread_share", "note_unread_share_", "train_scales",
 ]  # fmt: skip
 
 

@@ -62,7 +62,7 @@ def remove_parametrization_(layer: nn.Module) -> None:
 def _make_parametrized_class(kind: type[nn.Module], inputs: bool) -> type[nn.Module]:
     multiplies = kind.forward in _MULTIPLYING
     members: dict[str, Any] = {
-        "weight": property(_read_weight), "__module__": __name__,
+        "weight": property(_read_weight), "__module__": __name__, "__new__": _make_new,
         "__reduce__": lambda layer: (_rebuild_parametrized_layer, (kind, inputs), vars(layer)),
     }  # fmt: skip
     if kind.forward is nn.Embedding.forward:
@@ -81,6 +81,12 @@ def _make_parametrized_class(kind: type[nn.Module], inputs: bool) -> type[nn.Mod
 
         members["forward"] = forward
     return type(f"Stored{kind.__name__}", (kind,), members)
+
+
+def _make_new(kind: type[nn.Module], *sizes: Any, **options: Any) -> nn.Module:
+    """A layer of the plain class where sizes are given: code that makes another layer like this one means one with a weight."""
+    plain: Any = kind.__mro__[1]
+    return plain(*sizes, **options) if sizes or options else object.__new__(kind)
 
 
 def _rebuild_parametrized_layer(kind: type[nn.Module], inputs: bool) -> nn.Module:

@@ -26,6 +26,18 @@ def output_basis(weight: Tensor, moment: Tensor | None) -> tuple[Tensor, Tensor]
     return values.flip(0).clamp(min=0), vectors.flip(1)
 
 
+def fit_correction(residual: Tensor, moment: Tensor | None, rank: int) -> tuple[Tensor, Tensor]:
+    """left (m, rank) and right (rank, n), float64, for which E‖(R − left right) x‖² is the smallest that rank `rank` allows, with
+    R = `residual` (m, n) and C = E[x xᵀ] = `moment` (n, n); without a moment x counts alike in all directions.
+
+    With S = C^½ that is ‖R S − left right S‖², so left right S is R S cut to its largest singular values (Eckart, Young 1936):
+    U Uᵀ R S, with U the first eigenvectors of R C Rᵀ. So left = U and right = Uᵀ R, which needs no inverse of S.
+    """
+    _, vectors = output_basis(residual, moment)
+    left = vectors[:, :rank].contiguous()
+    return left, left.T @ residual.double()
+
+
 def break_even_rank(rows: int, columns: int) -> int:
     """The largest rank at which two factors hold fewer numbers than the matrix; 0 if there is none."""
     return (rows * columns - 1) // (rows + columns)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from trimodal.errors import RecipeError, suggest_names
 from trimodal.installed import METHODS as ADDED
 from trimodal.installed import list_added
-from trimodal.methods.distill import recover
+from trimodal.methods.distill import lora, recover
 from trimodal.methods.factorize import cp, eigen, svd, tucker
 from trimodal.methods.fold import exact
 from trimodal.methods.merge import tokens
@@ -44,8 +44,7 @@ METHODS: tuple[Method, ...] = (
     shared_layers.METHOD,
     tokens.METHOD,
     exact.METHOD,
-    recover.METHOD,
-    quantized.METHOD,
+    recover.METHOD, lora.METHOD, quantized.METHOD,
 )
 
 __all__ = ["METHODS", "Method", "get_method", "list_known_methods", "recovery_method", "select_methods", "works_on"]

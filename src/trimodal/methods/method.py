@@ -92,9 +92,41 @@ class SharedInputs:
     join: Callable[[Sequence[InputChoice]], Sequence[InputChoice]] = lambda choices: choices
 
 
+@dataclass(frozen=True)
+class AdaptedPlace:
+    """A place that is trained beside others: its options, and what `begin` made of it, by name."""
+
+    place: Place
+    config: Any
+    start: Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Adaptation:
+    """What training at places came to: a record per step, by the name of each place the change that stores what was learned (an empty
+    one where the weight took it up), or the reason why nothing was done there."""
+
+    records: Sequence[FitRecord]
+    changes: Mapping[str, Change]
+    declined: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Adapting:
+    """What a method says that trains something at its places, of which each is stored anew afterwards.
+
+    Attributes:
+        begin: what a place begins with, from its weights (those of the model as it was by `path.original`) and its statistic.
+        train: (student, teacher, places, batches, config, seed); changes weights in place, and gives what else is to change.
+    """
+
+    begin: Callable[[Place, Weights, Statistic | None, Any], Mapping[str, Tensor]]
+    train: Callable[[Model, Model, Sequence[AdaptedPlace], Callable[[int], Sequence[Batch]], Any, int], Adaptation]
+
+
 @dataclass(frozen=True, repr=False)
 class Method:
-    """One method, of one of three shapes, by the one function that it has of `solve`, `survey` and `fit`.
+    """One method, of one of four shapes, by the one that it has of `solve`, `survey`, `fit` and `adapt`.
 
     A *solving* method has `solve(place, weights, statistic, config) -> Change`: pure and deterministic, tensors
     in, tensors out. `weights` maps `path.weight` and `path.bias` of the place's sites to their tensors in float32, and
@@ -104,7 +136,8 @@ class Method:
     `fit(student, teacher, batches, config, seed) -> records` and changes the student. A *surveying* method looks
     at a whole tower, or at all that shares an axis label: `survey(model, place, batches, mix, config) -> Change` runs the
     calibration batches through the model as it stands when its turn has come, and leaves it as it was; `mix` weighs
-    moments per modality into one.
+    moments per modality into one. An *adapting* method has places like a solving one, and trains the whole model with something at each
+    of them (`Adapting`).
 
     Attributes:
         name: how recipes call it, `kind.name`.
@@ -154,15 +187,16 @@ class Method:
     solve: Callable[[Place, Weights, Statistic | None, Any], Change] | None = None
     fit: Callable[[Model, Model, Callable[[int], Sequence[Batch]], Any, int], Iterable[FitRecord]] | None = None
     survey: Callable[[Model, Place, Sequence[Batch], Mix, Any], Change] | None = None
+    adapt: Adapting | None = None
 
     def __post_init__(self) -> None:
-        if sum(function is not None for function in (self.solve, self.survey, self.fit)) != 1:
-            raise TypeError(f"{self.name} must have one function of solve, survey and fit")
+        if sum(function is not None for function in (self.solve, self.survey, self.fit, self.adapt)) != 1:
+            raise TypeError(f"{self.name} must have one of solve, survey, fit and adapt")
 
     @property
     def trains(self) -> bool:
         """Whether it trains the whole model, in place of solving a place of it."""
-        return self.fit is not None
+        return self.fit is not None or self.adapt is not None
 
     def __repr__(self) -> str:
         return f"<Method {self.name}: {self.idea}>"

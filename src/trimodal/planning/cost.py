@@ -138,7 +138,7 @@ def _find_observed_sites(plan: Plan, layout: Layout) -> Iterator[Site]:
 
 
 def _count_training_samples(edit: Edit) -> int:
-    return int(edit.config.get("steps", 0)) * int(edit.config.get("batch", 0)) if not edit.places else 0
+    return int(edit.config.get("steps", 0)) * int(edit.config.get("batch", 0)) if get_method(edit.method).trains else 0
 
 
 def _estimate_extra_memory(plan: Plan, layout: Layout, copied: bool) -> int:

@@ -34,7 +34,7 @@ def walk_edits(layout: Layout, edits: Sequence[Edit], data: bool, name: str = "t
         where = f"{name}: edits[{number}]"
         method = get_method(edit.method, where)
         config = config_to_dict(build_config(method.config, edit.config, f"{where}.config"))
-        if method.fit is not None and not data:
+        if method.trains and not data:
             raise RecipeError(f"{where} ({method.name}) trains on calibration data, and there is none; give --data")
         draft = EditDraft(method, layout, tuple(checked))
         for at, found, options in _find_places(layout, method, edit, where):

@@ -25,7 +25,7 @@ from trimodal.core import (
 )
 from trimodal.edits.fold import sites_of_fold
 from trimodal.errors import RecipeError
-from trimodal.methods import Method
+from trimodal.methods import Method, get_method
 from trimodal.methods.options import build_config, config_to_dict
 from trimodal.methods.scope import rank_alone
 from trimodal.planning.places import (
@@ -69,7 +69,7 @@ def plan_steps(layout: Layout, recipe: Recipe, data: bool) -> tuple[tuple[Edit, 
         try:
             edit, layout = _plan_step(layout, step, data, began, edits)
         except NoPlaceError as nothing:
-            follows = step.method.trains and bool(skipped)  # what it trains on was optional and found nothing either
+            follows = step.method.on == "model" and bool(skipped)  # what it trains on was optional and found nothing either
             if not step.optional and not follows:
                 raise RecipeError(f"{step.place} ({step.method.name}): {nothing.reason}") from None
             if not (idle and step.number > 1):  # the rest of a schedule of which nothing was said yet
@@ -95,7 +95,7 @@ def _plan_step(layout: Layout, step: RecipeStep, data: bool, began: Layout, earl
     method = step.method
     if method.trains and not data:
         raise RecipeError(f"{step.place} ({method.name}) trains on calibration data, and there is none; give --data")
-    if method.trains:
+    if method.on == "model":
         if (reason := method.unready(layout, step.config)) is not None:
             raise NoPlaceError(reason)
         return Edit(method.name, step.where, config_to_dict(step.config), ()), layout
@@ -193,7 +193,7 @@ def _explain_stale_fold(fold: Fold | None, earlier: Iterable[Edit], here: Iterab
         twin = next((name for name in names if name.rpartition(".")[0] == fold.path), None)
         return f"{twin} is stored once already" if twin and fold.tensor_bytes else None
     (kept,) = fold.into
-    trains = next((edit.method for edit in edits if not edit.places), None)
+    trains = next((edit.method for edit in edits if get_method(edit.method).trains), None)
     if trains is not None:
         return f"{trains} trains before that, and then it may differ from {kept}; fold before training"
     owners = {name.rpartition(".")[0] for name in (fold.path, kept)}

@@ -14,12 +14,13 @@ from typing import Any, TypeVar
 from torch import Tensor, nn
 
 from trimodal.errors import InputError
+from trimodal.lazy import lazy_module
 from trimodal.models.process import leaves_process_unchanged
-from trimodal.training.engine import train_module
 from trimodal.training.objective import Objective, leave_whole
 from trimodal.training.settings import EngineSettings, RunFolder
 from trimodal.training.steps import OnStep, StepRecord, ignore_step
 
+_engine = lazy_module("trimodal.training.engine")  # the Trainer takes seconds to import
 B = TypeVar("B")
 Batches = Callable[[int], B] | Iterable[B]
 Loss = Callable[[nn.Module, B], Tensor | Mapping[str, Tensor]]
@@ -60,7 +61,7 @@ def train_on_batches(
     device = next((parameter.device.type for parameter in module.parameters()), "cpu")
     settings = replace(settings, batch=settings.accumulate, device=device)
     with tempfile.TemporaryDirectory() as folder:
-        train_module(module, objective, numbers, numbers, settings, RunFolder(Path(folder)), on_step=note)
+        _engine.train_module(module, objective, numbers, numbers, settings, RunFolder(Path(folder)), on_step=note)
     return records
 
 

@@ -30,8 +30,15 @@ from trimodal.training import checkpoints
 from trimodal.training.divergence import DivergedError, explain_divergence
 from trimodal.training.objective import Drawn, Objective
 from trimodal.training.settings import EngineSettings, RunFolder, check_device, count_processes, is_main_process
-from trimodal.training.steps import OnStep, StepMeter, ignore_step
-from trimodal.training.telling import ProgressTeller, describe_numbers, make_trackers, trim_curves, write_curve
+from trimodal.training.steps import OnStep, ignore_step
+from trimodal.training.telling import (
+    ProgressTeller,
+    StepMeter,
+    describe_numbers,
+    make_trackers,
+    trim_curves,
+    write_curve,
+)
 
 Measure = Callable[[], Mapping[str, float]]
 _MEDIAN_WINDOW = 200

@@ -17,7 +17,7 @@ from trimodal.layers.stored import Levels
 from trimodal.maths.codebook import TABLES, Codebook, Per, fit_codebook, fit_to_table
 from trimodal.maths.error import bias_correction
 from trimodal.maths.grid import UNIFORM, Clip, fit_grid
-from trimodal.maths.lowrank import output_basis
+from trimodal.maths.lowrank import fit_correction
 from trimodal.maths.packing import pack_codes
 from trimodal.methods.method import Weights, needs_dense, needs_dense_or_sparse
 from trimodal.methods.options import option
@@ -194,7 +194,7 @@ def quantize_weight(
         decoded = CodedWeight(kind, {**described, "dtype": "float32"}, {**stored, **lent})().flatten(1)
     if rank:
         described["rank"] = rank
-        left, right = _fit_low_rank(weight - decoded, moment, rank)
+        left, right = (factor.half() for factor in fit_correction(weight - decoded, None if moment is None else moment.second, rank))
         stored["left"], stored["right"] = left, right
         decoded = decoded + left.float() @ right.float()
     bias = weights.get(f"{site.path}.bias") if getattr(config, "bias", False) else None
@@ -251,10 +251,3 @@ def _select_outliers(weight: Tensor, moment: Moment | None, share: float) -> Ten
     worth = weight.square() if moment is None else weight.square() * moment.square
     kept = worth.flatten().topk(_count_outliers(weight.numel(), share)).indices
     return torch.zeros(weight.numel(), dtype=torch.bool, device=weight.device).index_fill(0, kept, True).view_as(weight)
-
-
-def _fit_low_rank(residual: Tensor, moment: Moment | None, rank: int) -> tuple[Tensor, Tensor]:
-    """left (m, rank) and right (rank, n) float16 whose product is the best stand-in for `residual` (m, n)."""
-    _, vectors = output_basis(residual, None if moment is None else moment.second)
-    left = vectors[:, :rank]
-    return left.half().contiguous(), (left.T @ residual.double()).half().contiguous()
