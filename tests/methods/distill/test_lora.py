@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from trimodal.compression.progress import count_steps
 from trimodal.errors import RecipeError
 from trimodal.maths.lowrank import fit_correction
 from trimodal.methods.distill import lora
@@ -122,6 +123,9 @@ def test_codes_stay_and_a_pair_stands_beside_them(compressed: Any, options: dict
         assert store.left.dtype == torch.float16 and store.options["rank"] == 2
     losses = _losses(done)
     assert len(losses) == STEPS["steps"] and losses[-1] < losses[0]
+    assert len(done.records) == count_steps(done.plan)
+    notes = {note for record in done.records[-len(adapted) :] for note in record.notes}
+    assert "a pair of rank 2 stands beside the codes" in notes
 
 
 def test_beginning_with_the_error_begins_with_less_of_it(compressed: Any) -> None:
