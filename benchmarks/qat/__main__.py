@@ -33,23 +33,24 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="a tenth of everything, one seed")
     parser.add_argument("--models", nargs="+", choices=MODELS, default=MODELS)
     parser.add_argument("--seeds", nargs="+", type=int, default=SEEDS)
+    parser.add_argument("--bits", nargs="+", type=int, choices=BITS, default=BITS)
+    parser.add_argument("--steps", type=int, default=Effort().steps, help="of each training; with more than are usual QAT alone is run")
     asked = parser.parse_args()
     seeds = asked.seeds[:1] if asked.quick else asked.seeds
-    effort = Effort(steps=8, samples=200) if asked.quick else Effort()
-    cells = [
-        cell for seed in seeds for name in asked.models for bits in (32, *BITS) for cell in run_cells(name, seed, bits, effort, asked.quick)
-    ]
-    print(make_table(cells, asked.models))
-    if not asked.quick:
+    effort = Effort(steps=8, samples=200) if asked.quick else Effort(steps=asked.steps)
+    widths = (32, *asked.bits)
+    cells = [c for seed in seeds for name in asked.models for bits in widths for c in run_cells(name, seed, bits, effort, asked.quick)]
+    print(make_table(cells, asked.models, asked.bits))
+    if not asked.quick and tuple(asked.bits) == BITS and effort == Effort():
         finish(make_lines(cells, asked.models))
 
 
-def make_table(cells: Sequence[Cell], names: Sequence[str]) -> str:
+def make_table(cells: Sequence[Cell], names: Sequence[str], widths: Sequence[int] = BITS) -> str:
     """One row per model and width: percent right, mean over seeds and their range, and what was won back."""
     rows = []
     for name in names:
         right = _get_rights(cells, name, 32, "float")
-        for bits in BITS:
+        for bits in widths:
             lost = [f - p for f, p in zip(right, _get_rights(cells, name, bits, "PTQ"), strict=True)]
             shown = [_show(_get_rights(cells, name, bits, way)) for way in ("PTQ", "PTQ + distill", "QAT")]
             size = next(c.bytes for c in cells if (c.model, c.bits, c.way) == (name, bits, "QAT"))

@@ -52,7 +52,8 @@ class Cell:
 
 def run_cells(name: str, seed: int, bits: int, effort: Effort, quick: bool) -> list[Cell]:
     """All ways of one model, seed and width (32: the float model): the quantizers once, and from there each training on a copy."""
-    kept = CACHE / "cells" / f"{name}-{seed}-{bits}{'-quick' if quick else ''}.json"
+    longer = "" if quick or bits == 32 or effort.steps == Effort().steps else f"-{effort.steps}"
+    kept = CACHE / "cells" / f"{name}-{seed}-{bits}{longer}{'-quick' if quick else ''}.json"
     if kept.is_file():
         return [Cell(**cell) for cell in json.loads(kept.read_text())]
     subject = make_subject(name, quick)
@@ -83,7 +84,7 @@ def _run_ways(subject: Subject, name: str, seed: int, bits: int, effort: Effort)
         return
     yield run("PTQ", rounded, [_EMBEDDINGS, {"quantize.smooth": {"where": "*", "bits": bits, "feedback": True}}])
     train = {"steps": effort.steps, "batch": effort.batch}
-    if bits == 2:
+    if bits == 2 and effort.steps <= Effort().steps:
         yield run("PTQ + distill", _copy_model(rounded), [{"distill": train}])
     yield run("QAT", _copy_model(rounded), [{"train.quantized": train}])
 

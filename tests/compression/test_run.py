@@ -11,8 +11,8 @@ from trimodal.compression.stages import split_stages
 from trimodal.core import FitRecord, PlaceRecord
 from trimodal.errors import TrimodalError
 from trimodal.maths.error import quadratic_form, weight_error
+from trimodal.methods.distill import recover
 from trimodal.models.tensors import tensor_bytes, unique_tensors
-from trimodal.training.distilling import towards
 
 STEPS: list[dict[str, Any]] = [
     {"prune.neurons": {"sparsity": 0.5}}, {"prune.heads": {"where": "image.*", "sparsity": 0.5}},
@@ -183,13 +183,13 @@ def test_progress_is_told(compressed: Any) -> None:
 
 def test_every_training_sees_the_data_in_an_order_of_its_own(compressed: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Else short recoveries of a gradual schedule would all learn from the same few samples."""
-    seeds, shuffled = [], towards.shuffle_batches
+    seeds, shuffled = [], recover._shuffle_batches
 
     def seen(count: int, steps: int, seed: int) -> list[int]:
         seeds.append(seed)
         return shuffled(count, steps, seed)
 
-    monkeypatch.setattr(towards, "shuffle_batches", seen)
+    monkeypatch.setattr(recover, "_shuffle_batches", seen)
     line = {"sparsity": 0.5, "gradual": {"times": 3, "recover": {"steps": 1}}}
     compressed("generic", [{"prune.magnitude": line}], seed=7)
     assert seeds == [7, 8, 9]

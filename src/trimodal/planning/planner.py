@@ -69,7 +69,7 @@ def plan_steps(layout: Layout, recipe: Recipe, data: bool) -> tuple[tuple[Edit, 
         try:
             edit, layout = _plan_step(layout, step, data, began, edits)
         except NoPlaceError as nothing:
-            follows = step.method.trains and bool(skipped)  # what it trains on was optional and found nothing either
+            follows = step.method.on == "model" and bool(skipped)  # what it trains on was optional and found nothing either
             if not step.optional and not follows:
                 raise RecipeError(f"{step.place} ({step.method.name}): {nothing.reason}") from None
             if not (idle and step.number > 1):  # the rest of a schedule of which nothing was said yet

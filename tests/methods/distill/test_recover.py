@@ -18,6 +18,7 @@ from trimodal.layers import CodedWeight, make_weight_store
 from trimodal.loading.load import build_model
 from trimodal.maths.packing import pack_codes
 from trimodal.methods import get_method
+from trimodal.methods.distill import recover
 from trimodal.methods.distill.recover import METHOD, fit
 from trimodal.methods.options import build_config
 from trimodal.models.model import Model
@@ -30,7 +31,6 @@ from trimodal.training.distilling import (
     number_distance,
     record_block_outputs,
     score_distance,
-    towards,
 )
 
 ALL = ["clip", "bert", "whisper", "llava", "fusion", "resnet", "generic"]
@@ -147,7 +147,7 @@ def test_a_batch_of_too_many_tokens_is_trained_on_in_parts(
         student.module.register_forward_pre_hook(
             lambda module, args, given: sizes.append(len(next(iter(given.values())))), with_kwargs=True
         )
-        monkeypatch.setattr(towards, "BatchLimits", lambda samples, tokens=tokens: BatchLimits(samples, tokens))
+        monkeypatch.setattr(recover, "BatchLimits", lambda samples, tokens=tokens: BatchLimits(samples, tokens))
         (record,) = fit(student, teacher, lambda size: [batch], config, seed=0)
         losses.append(record.losses["loss"])
     assert sizes == [8, 3, 3, 2]

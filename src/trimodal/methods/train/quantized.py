@@ -41,16 +41,15 @@ from trimodal.core import FitRecord, Layout
 from trimodal.core.storage import CODED
 from trimodal.layers.input_range import InputRule
 from trimodal.layers.trained_codes import LearnedParts, LevelRule, StepRule, train_codes
-from trimodal.methods.distill.recover import DistillConfig
+from trimodal.methods.distill.recover import TeachingOptions, train_student
 from trimodal.methods.method import Method
 from trimodal.methods.options import option
 from trimodal.models.model import Batch, Model
 from trimodal.training.batch_norms import BatchNormRule, estimate_batch_norms_
-from trimodal.training.distilling import DistillationWeights, TowardsSettings, train_towards
 
 
 @dataclass(frozen=True)
-class QuantizedTrainingConfig(DistillConfig):
+class QuantizedTrainingConfig(TeachingOptions):
     """Options of `train.quantized`."""
 
     learning_rate: float = option(2e-4, "highest learning rate of the float weights", low=1e-8, high=1.0, search=(1e-4, 2e-4, 5e-4))
@@ -83,14 +82,11 @@ def fit(
     student: Model, teacher: Model, batches: Callable[[int], Sequence[Batch]], config: QuantizedTrainingConfig, seed: int
 ) -> Iterator[FitRecord]:
     """Train the coded `student` in place towards `teacher`; `batches(size)` gives all calibration data in batches of `size` samples."""
-    data = batches(config.batch)
     if config.batch_norms == "estimate":
-        estimate_batch_norms_(student.module, data)
-    weights = DistillationWeights(config.logits, config.embeddings, config.features, config.temperature)
-    settings = TowardsSettings(config.steps, config.batch, config.learning_rate, config.schedule, weights)
+        estimate_batch_norms_(student.module, batches(config.batch))
     parts = LearnedParts(config.grid, config.codebook, config.inputs, config.rate)
     with train_codes(student.module, parts, lambda path: _find_original(student, teacher, path)):
-        records = train_towards(student, teacher, data, settings, seed)
+        records = train_student(student, teacher, batches, config, seed)
     for record in records:
         yield FitRecord(0, METHOD.name, record.step, {"loss": record.loss, **record.parts}, record.seconds)
 

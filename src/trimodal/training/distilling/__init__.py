@@ -9,10 +9,8 @@ from trimodal.training.distilling.distances import (
     score_distance,
 )
 from trimodal.training.distilling.loss import DistillationWeights, compute_distillation_loss
-from trimodal.training.distilling.towards import TowardsSettings, shuffle_batches, train_towards
 
 __all__ = [
-    "DistillationWeights", "TowardsSettings", "box_distance", "compute_distillation_loss", "embedding_distance", "feature_distance",
+    "DistillationWeights", "box_distance", "compute_distillation_loss", "embedding_distance", "feature_distance",
     "find_real_tokens", "number_distance", "record_block_outputs", "score_distance",
-    "shuffle_batches", "train_towards",
 ]  # fmt: skip
