@@ -36,12 +36,24 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
+from torch import Tensor, nn
+
 from trimodal.core import FitRecord
+from trimodal.data import BatchLimits, part_batch
 from trimodal.methods.distill.trained_parts import TRAIN_HELP, TRAINED_PARTS, TrainedPart, free_parameters
 from trimodal.methods.method import Method
 from trimodal.methods.options import option
+from trimodal.models.foreign import run_forward
 from trimodal.models.model import Batch, Model
-from trimodal.training.distilling import DistillationWeights, TowardsSettings, train_towards
+from trimodal.training.batchwise import train_on_batches
+from trimodal.training.distilling import (
+    DistillationWeights,
+    compute_distillation_loss,
+    find_real_tokens,
+    record_block_outputs,
+)
+from trimodal.training.settings import EngineSettings
 from trimodal.training.steps import StepRecord
 
 
@@ -85,9 +97,43 @@ def train_student(
     student: Model, teacher: Model, batches: Callable[[int], Sequence[Batch]], config: TeachingOptions, seed: int
 ) -> list[StepRecord]:
     """Train the parameters of `student` that ask for gradients towards `teacher`; a record per step."""
+    data = batches(config.batch)
+    outputs = teacher.family.outputs(teacher.module)
     weights = DistillationWeights(config.logits, config.embeddings, config.features, config.temperature)
-    settings = TowardsSettings(config.steps, config.batch, config.learning_rate, config.schedule, weights)
-    return train_towards(student, teacher, batches(config.batch), settings, seed)
+    teacher.module.eval()
+    order = _shuffle_batches(len(data), config.steps, seed)
+    settings = EngineSettings(
+        steps=config.steps, learning_rate=config.learning_rate, schedule=config.schedule, weight_decay=0.0, seed=seed,
+        frozen_noise=True,
+    )  # fmt: skip
+    with record_block_outputs(teacher) as expected, record_block_outputs(student, teacher.layout) as found:
+
+        def compute_loss(module: nn.Module, batch: Batch) -> dict[str, Tensor]:
+            expected.clear()  # a block that this batch does not reach must not be compared by the last one's states
+            found.clear()
+            with torch.no_grad():
+                teaching = run_forward(teacher.module, batch)
+            real, answer = find_real_tokens(teacher, batch), run_forward(module, batch)
+            return compute_distillation_loss(outputs, batch, (teaching, expected), (answer, found), weights, real)
+
+        def part(batch: Batch) -> list[Batch]:
+            return _part_batch(teacher, batch, config.batch)
+
+        return train_on_batches(student.module, lambda number: data[order[number]], compute_loss, settings, part=part)
+
+
+def _part_batch(model: Model, batch: Batch, size: int) -> list[Batch]:
+    """The batch of at most `size` samples in parts that go through at once."""
+    rows = min(size, max((len(value) for value in batch.values() if value.dim()), default=1))
+    return [few for _, few in part_batch(model, batch, rows, BatchLimits(rows))]
+
+
+def _shuffle_batches(count: int, steps: int, seed: int) -> list[int]:
+    """Indices of `steps` batches: rounds of all `count` of them, each in a new order."""
+    generator = torch.Generator().manual_seed(seed)
+    rounds = [torch.randperm(count, generator=generator) for _ in range(-(-steps // count))]
+    indices: list[int] = torch.cat(rounds)[:steps].tolist()
+    return indices
 
 
 METHOD = Method(
