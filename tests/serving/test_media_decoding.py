@@ -69,6 +69,7 @@ def test_a_file_that_is_cut_short_anywhere_is_refused() -> None:
         ("image", make_wav(), 415), ("audio", make_png(), 415), ("audio", make_wav(61), 400), ("audio", make_wav(0), 400),
         ("audio", make_wav(0.01, channels=9), 400),
     ],
+    ids=lambda value: "data" if isinstance(value, bytes) else str(value),
 )  # fmt: skip
 def test_other_kinds_of_data_are_refused(kind: str, data: bytes, status: int) -> None:
     assert refusal(kind, data)[0] == status
