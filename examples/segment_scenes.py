@@ -1,6 +1,6 @@
 """Train a U-Net of your own to say which shape every pixel shows, then cut some of its channels, round the rest to 8 bits, and compare.
 
-    python examples/segment_scenes.py [FOLDER]
+    python examples/segment_scenes.py [FOLDER [STEPS]]
 
 The module is plain PyTorch: convolutions, transposed convolutions that make maps larger, skips that are joined by concatenation. `encode`
 says how images become its input, `outputs` that it scores pixels, `example` lets trimodal see which channels belong together.
@@ -85,9 +85,9 @@ def build() -> nn.Module:
     return UNet(len(MASK_CLASSES))
 
 
-def main(folder: Path, scenes: int = 400, tested: int = 60, steps: int = 100) -> None:
-    """Draw, train, compress, and say what it cost."""
-    data = write_scenes(folder / "scenes", scenes, tested) / "masks.jsonl"
+def main(folder: Path, steps: int = 300) -> None:
+    """Draw, train for so many steps, compress, and say what it cost."""
+    data = write_scenes(folder / "scenes", 4 * steps, 60) / "masks.jsonl"
     config = {"model": build, "task": "segment", "steps": steps, "batch": 16, "learning_rate": 5e-3, "evaluate_every": steps}
     trained = trimodal.train(config, data=data, out=folder / "unet", tell=print)
     print(f"trained in {trained.seconds:.0f} s: Dice {trained.metrics['image_dice']:.1f} %, IoU {trained.metrics['image_iou']:.1f} %")
@@ -101,7 +101,7 @@ def main(folder: Path, scenes: int = 400, tested: int = 60, steps: int = 100) ->
 
 if __name__ == "__main__":
     if len(sys.argv) > 1:
-        main(Path(sys.argv[1]))
+        main(Path(sys.argv[1]), *(int(steps) for steps in sys.argv[2:3]))
     else:
         with tempfile.TemporaryDirectory() as scratch:
             main(Path(scratch))
