@@ -6,12 +6,12 @@ import shutil
 import sys
 from pathlib import Path
 
-import trimodal
 from trimodal.packaging.bundle import GRPC_PORT, PORT, Bundle, copy_files
 from trimodal.packaging.pins import TORCH, list_pins
 from trimodal.packaging.writing import render, write_files
 
 USER = 10001
+_SOURCE = Path(__file__).resolve().parents[1]
 _SKIPPED = shutil.ignore_patterns("__pycache__", "*.pyc")
 
 
@@ -27,7 +27,7 @@ def write_docker(bundle: Bundle, out: Path) -> list[str]:
         "requirements.txt": "\n".join(pin for pin in pins if pin != torch) + "\n",
     })  # fmt: skip
     copied = copy_files(bundle.folder, out / "models" / bundle.name)
-    shutil.copytree(Path(trimodal.__file__).parent, out / "app" / "trimodal", ignore=_SKIPPED)
+    shutil.copytree(_SOURCE, out / "app" / "trimodal", ignore=_SKIPPED)
     return [*written, *(f"models/{bundle.name}/{name}" for name in copied), "app/trimodal"]
 
 

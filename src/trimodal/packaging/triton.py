@@ -19,7 +19,7 @@ from trimodal.packaging.bundle import Bundle
 from trimodal.packaging.writing import write_files
 from trimodal.runtimes.exported_folder import ExportedFolder, is_exported, read_exported
 
-TYPES = {
+TYPES: dict[int, str] = {
     TensorProto.FLOAT: "TYPE_FP32", TensorProto.FLOAT16: "TYPE_FP16", TensorProto.BFLOAT16: "TYPE_BF16", TensorProto.DOUBLE: "TYPE_FP64",
     TensorProto.INT8: "TYPE_INT8", TensorProto.INT16: "TYPE_INT16", TensorProto.INT32: "TYPE_INT32", TensorProto.INT64: "TYPE_INT64",
     TensorProto.UINT8: "TYPE_UINT8", TensorProto.UINT16: "TYPE_UINT16", TensorProto.UINT32: "TYPE_UINT32",

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import fields
 from typing import Any
 
 from ray import serve
 
-from trimodal.serving.limits import Limits
 from trimodal.serving.processes.hosting import Application, Asgi, Receive, Scope, Send, load_factory
-from trimodal.serving.processes.settings import ServeSettings
+from trimodal.serving.processes.settings import ServeSettings, read_settings
 from trimodal.serving.ray_engine.options import DEPLOYMENT, describe_deployment
 
 
@@ -18,9 +18,7 @@ def build_deployment(arguments: dict[str, Any]) -> Any:
     configuration says of the deployment itself goes before what is said here.
     """
     known = {one.name for one in fields(ServeSettings)}
-    given = {name: tuple(value) if isinstance(value, list) else value for name, value in arguments.items() if name in known}
-    given["limits"] = Limits(**given.get("limits", {}))
-    settings = ServeSettings(**given)
+    settings = read_settings(json.dumps({"limits": {}, **{name: value for name, value in arguments.items() if name in known}}))
     options = describe_deployment(settings.workers, settings.threads, settings.limits)
 
     def build_app() -> Asgi:
