@@ -31,7 +31,7 @@ _PICKLES = (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05", b"PK\x03\x04", b
 
 @dataclass(frozen=True)
 class MediaLimits:
-    """How large a file's content may be: see `limits.py`."""
+    """How large a file's content may be: `image_pixels` of an image, `audio_channels` and seconds of a sound; see `limits.py`."""
 
     image_pixels: int
     audio_seconds: float

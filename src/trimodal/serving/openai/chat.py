@@ -32,7 +32,7 @@ _KNOWN = ("model", "messages", "max_tokens", "max_completion_tokens", "stream", 
 
 @dataclass(frozen=True)
 class ChatRequest:
-    """What is asked, and whether the answer goes out in pieces, with its usage at last."""
+    """What is asked, and whether the answer goes out in pieces, with its usage at last; `created` in seconds since 1970."""
 
     model: str
     conversation: Conversation

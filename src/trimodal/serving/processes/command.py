@@ -19,7 +19,8 @@ _NEEDED = ("uvicorn", "starlette", "h11", "prometheus_client")
 
 @dataclass(frozen=True)
 class Asked:
-    """The options of `trimodal serve`, as given; None where nothing was said."""
+    """The options of `trimodal serve`, as given; None where nothing was said: `port` of HTTP and `grpc_port`, how many processes
+    (`workers`) and threads of each, how many samples may wait (`queue`)."""
 
     folders: tuple[str, ...]
     host: str = "127.0.0.1"

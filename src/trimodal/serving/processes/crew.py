@@ -43,7 +43,10 @@ class Failure:
 
 @dataclass(eq=False)
 class Worker:
-    """A worker as the supervisor sees it. `started` becomes whether it could start, `ended` is done when it is no more."""
+    """A worker as the supervisor sees it: the `slot`, from 0, that it fills, its process's `pid`, the requests `under_way`; `begun` and
+    `heard` are seconds of the monotonic clock, when it was forked and last told that it lives.
+
+    `started` becomes whether it could start, `ended` is done when it is no more."""
 
     slot: int
     version: Version

@@ -21,7 +21,8 @@ from trimodal.training.distilling.distances import (
 
 @dataclass(frozen=True)
 class DistillationWeights:
-    """What each kind of distance counts, 0 for not at all; `temperature` softens both score distributions."""
+    """What each kind of distance counts, 0 for not at all: `logits` the scores', `embeddings` the vectors', `features` the blocks';
+    `temperature` softens both score distributions."""
 
     logits: float = 1.0
     embeddings: float = 1.0

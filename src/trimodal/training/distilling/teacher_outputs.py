@@ -46,7 +46,8 @@ States = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class Teacher:
-    """Reads states of samples: `encode` makes a batch, with labels where the task has some."""
+    """Reads states of samples: `encode` makes a batch, with labels where the task has some; `top` scores of each row are kept, 0 for all,
+    as they are at `temperature`."""
 
     reader: StateReader
     encode: Callable[[Sequence[Drawn]], dict[str, Tensor]]
