@@ -32,7 +32,7 @@ CLIENTS = 16
 WORTH = {"nginx": 1.3, "ray": 1.2}
 """What two must do at the least beside one: on two processors, which the clients and the balancer need as well, twice is out of reach."""
 DRAIN_SECONDS = 40
-RAY_SECONDS = 240.0
+START_SECONDS, RAY_SECONDS = 180.0, 240.0
 
 
 @dataclass
@@ -53,15 +53,20 @@ class Instance:
             self.process.wait()
 
 
-def start_instance(folder: Path, scratch: Path, port: int, *options: str, seconds: float = 90) -> Instance:
+def start_instance(folder: Path, scratch: Path, port: int, *options: str, seconds: float = START_SECONDS) -> Instance:
     """Serve `folder`, and wait until it is ready."""
     log = scratch / f"log{time.monotonic_ns()}"
     command = [sys.executable, "-m", "trimodal", "serve", f"clip={folder}", "--port", str(port), "--threads", "1", *options]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     with log.open("w") as sink:
         process = subprocess.Popen(command, stdout=sink, stderr=sink, env=environment, process_group=0)
-    wait_until_ready(process, f"http://127.0.0.1:{port}/v2/health/ready", log, seconds)
-    return Instance(process, port, folder)
+    found = Instance(process, port, folder)
+    try:
+        wait_until_ready(process, f"http://127.0.0.1:{port}/v2/health/ready", log, seconds)
+    except RuntimeError:
+        found.end()
+        raise
+    return found
 
 
 @contextmanager
