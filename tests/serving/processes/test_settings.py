@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from trimodal.errors import InputError
 from trimodal.serving.limits import Limits
 from trimodal.serving.processes.application import choose_hosts, read_keys
 from trimodal.serving.processes.command import Asked, make_settings, split_name
+from trimodal.serving.processes.serve import make_counter_folder
 from trimodal.serving.processes.settings import ServeSettings, read_settings, share_cores
 from trimodal.serving.processes.sockets import begin_listening, bind_socket, find_port, write_url
 from trimodal.serving.processes.watching import read_marks, resolve_folders
@@ -113,3 +115,11 @@ def test_a_folder_is_another_one_when_a_file_or_a_link_is(tmp_path: Path) -> Non
     (tmp_path / "v2" / ".hidden").touch()
     assert read_marks([str(link)]) == seen[-1] and len(set(seen)) == 3
     assert read_marks([str(tmp_path / "none")]) == ()
+
+
+def test_counters_of_a_supervisor_that_was_killed_are_taken_away(tmp_path: Path) -> None:
+    gone, living = (tmp_path / f"trimodal-counters-{pid}-abc" for pid in (2**22 + 1, os.getpid()))
+    for folder in (gone, living):
+        folder.mkdir()
+    made = make_counter_folder(tmp_path)
+    assert made.parent == tmp_path and living.is_dir() and not gone.exists()

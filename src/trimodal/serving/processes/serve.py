@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import socket
 import tempfile
@@ -17,6 +18,7 @@ from trimodal.serving.processes.supervisor import supervise
 
 _SHARED_MEMORY = Path("/dev/shm")
 _COUNTER_BYTES = 16 << 20
+_COUNTERS = "trimodal-counters-"
 
 
 def serve(settings: ServeSettings) -> int:
@@ -44,13 +46,23 @@ def serve(settings: ServeSettings) -> int:
         shutil.rmtree(counters, ignore_errors=True)
 
 
-def make_counter_folder() -> Path:
-    """A new folder for the counters that workers share, in memory where there is room: a full disk would end whoever counts."""
+def make_counter_folder(shared: Path = _SHARED_MEMORY) -> Path:
+    """A new folder for the counters that workers share, in memory where there is room: a full disk would end whoever counts. Folders of
+    supervisors that are no more, killed before they could take theirs away, are taken away."""
+    prefix = f"{_COUNTERS}{os.getpid()}-"
     try:
-        roomy = shutil.disk_usage(_SHARED_MEMORY).free > _COUNTER_BYTES
-        return Path(tempfile.mkdtemp(prefix="trimodal-counters-", dir=_SHARED_MEMORY if roomy else None))
+        _remove_left_counters(shared)
+        roomy = shutil.disk_usage(shared).free > _COUNTER_BYTES
+        return Path(tempfile.mkdtemp(prefix=prefix, dir=shared if roomy else None))
     except OSError:
-        return Path(tempfile.mkdtemp(prefix="trimodal-counters-"))
+        return Path(tempfile.mkdtemp(prefix=prefix))
+
+
+def _remove_left_counters(shared: Path) -> None:
+    for folder in shared.glob(f"{_COUNTERS}*-*"):
+        owner = folder.name.removeprefix(_COUNTERS).partition("-")[0]
+        if owner.isdecimal() and not Path(f"/proc/{owner}").exists() and folder.stat().st_uid == os.getuid():
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _check_paths(settings: ServeSettings) -> None:
