@@ -16,6 +16,7 @@ import soundfile
 import yaml
 
 import trimodal
+from trimodal.pipeline_runs.pipeline_file import read_pipeline
 from trimodal.training_runs.config_file import read_config
 
 FOLDER = Path(__file__).parents[2] / "examples" / "training"
@@ -30,7 +31,16 @@ def load_script(name: str) -> ModuleType:
     return module
 
 
-@pytest.mark.parametrize("config", sorted(FOLDER.glob("*.yaml")), ids=lambda path: path.stem)
+PIPELINES = [FOLDER / "pipeline.yaml"]
+
+
+@pytest.mark.parametrize("config", PIPELINES, ids=lambda path: path.stem)
+def test_pipelines_are_read(config: Path) -> None:
+    _, keys = read_pipeline(config)
+    assert keys.output and keys.train
+
+
+@pytest.mark.parametrize("config", sorted(set(FOLDER.glob("*.yaml")) - set(PIPELINES)), ids=lambda path: path.stem)
 def test_configurations_are_read(config: Path) -> None:
     _, keys = read_config(config)
     assert keys.output and (keys.steps or keys.epochs)

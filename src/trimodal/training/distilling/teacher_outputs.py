@@ -11,7 +11,6 @@ Parts are mapped into memory: only what a step needs is read.
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -21,7 +20,7 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from trimodal.core import Sample
@@ -35,6 +34,7 @@ from trimodal.training.distilling.states import Rows, StateReader
 from trimodal.training.distilling.top_scores import keep_top_scores
 from trimodal.training.objective import LABELS, Drawn
 from trimodal.training.settings import is_main_process
+from trimodal.writing.file import open_atomic_file
 
 AT_ONCE = 16  # samples that go through the teacher together; part of the fingerprint, as sums may be rounded otherwise in other company
 _PART_BYTES = 2**26
@@ -149,10 +149,8 @@ class TeacherOutputs:
             tensors[name] = torch.cat(rows).contiguous()
             tensors[f"{name}#"] = torch.tensor([len(one.get(name, ())) for one in states], dtype=torch.int32)
             _check_finite(name, tensors[name])
-        path = self._path(number)
-        draft = path.with_suffix(f".{os.getpid()}.draft")
-        save_file(tensors, str(draft))
-        draft.replace(path)
+        with open_atomic_file(self._path(number)) as file:
+            file.write(save(tensors))
 
     def _load(self, number: int) -> States:
         part, at = divmod(number, self._part)
