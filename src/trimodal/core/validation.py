@@ -18,8 +18,9 @@ from functools import cache
 from typing import Annotated, Any, TypeVar, get_args, get_type_hints
 
 import pydantic
+import yaml
 
-from trimodal.errors import IntegrityError, TrimodalError, suggest_names
+from trimodal.errors import IntegrityError, RecipeError, TrimodalError, suggest_names
 
 T = TypeVar("T")
 Location = tuple[int | str, ...]
@@ -160,3 +161,22 @@ def _find_dataclass(kind: Any, location: Location) -> Any:
             kind = get_type_hints(kind).get(part)
         kind = next((inner for inner in (kind, *get_args(kind)) if is_dataclass(inner)), kind)
     return kind if is_dataclass(kind) else None
+
+
+def parse_yaml_mapping(name: str, text: str, needed: str) -> dict[str, Any]:
+    """The mapping in the YAML `text` of the file `name`; what is `needed` in it is said in errors.
+
+    Raises:
+        RecipeError: it is no YAML, or holds something else.
+    """
+    try:
+        content = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f", line {mark.line + 1}" if mark else ""
+        raise RecipeError(f"{name}{line}: not valid YAML ({getattr(error, 'problem', error)})") from error
+    except (ValueError, RecursionError) as error:  # a date that is none, or brackets without end
+        raise RecipeError(f"{name}: not valid YAML ({error}); expected a mapping{needed}") from error
+    if not isinstance(content, dict):
+        raise RecipeError(f"{name}: found {type(content).__name__}, expected a mapping{needed}")
+    return content

@@ -14,14 +14,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from trimodal.core.record import PackName
 from trimodal.core.validation import Mistake, format_location, get_first_mistake
 from trimodal.errors import RecipeError, suggest_names
 from trimodal.planning import LARGEST_SEED, read_recipe
-from trimodal.training_runs.config_file import read_config
+from trimodal.training_runs.config_file import read_config, read_yaml_mapping
 
 _RULES = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
 _LARGEST = min(LARGEST_SEED, 2**32 - 1)
@@ -73,7 +72,7 @@ def read_pipeline(source: str | Path | Mapping[str, Any]) -> tuple[str, Pipeline
     Raises:
         RecipeError: naming the file, the key, and what is wrong with it.
     """
-    name, content = ("pipeline", source) if isinstance(source, Mapping) else _read_yaml(Path(source))
+    name, content = ("pipeline", source) if isinstance(source, Mapping) else read_yaml_mapping(Path(source), "pipeline", f"; {_NEEDED}")
     try:
         found = PipelineKeys.model_validate(dict(content))
     except ValidationError as error:
@@ -116,22 +115,6 @@ def _name_the_file(name: str, part: str, read: Callable[[], Any]) -> None:
         read()
     except RecipeError as error:
         raise RecipeError(f"{name}: {part}: {error}") from error
-
-
-def _read_yaml(path: Path) -> tuple[str, Mapping[str, Any]]:
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f", line {mark.line + 1}" if mark else ""
-        raise RecipeError(f"{path.name}{line}: not valid YAML ({getattr(error, 'problem', error)})") from error
-    except OSError as error:
-        raise RecipeError(f"the pipeline {path!s:.80} cannot be read ({error.strerror}); expected a YAML file") from error
-    except (ValueError, RecursionError) as error:
-        raise RecipeError(f"{path.name}: not valid YAML ({error})") from error
-    if not isinstance(content, dict):
-        raise RecipeError(f"{path.name}: found {type(content).__name__}, expected a mapping; {_NEEDED}")
-    return path.name, content
 
 
 def _describe_mistake(mistake: Mistake) -> str:

@@ -7,10 +7,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from trimodal.catalogue import list_recipes, read_recipe_text
 from trimodal.core.record import PackName
+from trimodal.core.validation import parse_yaml_mapping
 from trimodal.errors import RecipeError, suggest_names
 from trimodal.methods import Method, get_method, recovery_method
 from trimodal.methods.options import build_config
@@ -68,16 +67,7 @@ def read_recipe(source: str | Path | Mapping[str, Any]) -> Recipe:
     if isinstance(source, Mapping):
         return _parse_recipe("recipe", source)
     name, text, own = _read_recipe_text(source)
-    try:
-        content = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f", line {mark.line + 1}" if mark else ""
-        raise RecipeError(f"{name}{line}: not valid YAML ({getattr(error, 'problem', error)})") from error
-    except (ValueError, RecursionError) as error:  # a date that is none, or brackets without end
-        raise RecipeError(f"{name}: not valid YAML ({error}); expected a mapping with the key 'steps'") from error
-    if not isinstance(content, dict):
-        raise RecipeError(f"{name}: found {type(content).__name__}, expected a mapping with the key 'steps'")
+    content = parse_yaml_mapping(name, text, " with the key 'steps'")
     return replace(_parse_recipe(name, content), built_in=own)
 
 

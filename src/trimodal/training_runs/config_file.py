@@ -7,10 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, get_args
 
-import yaml
 from pydantic import BaseModel, Field, ValidationError
 
-from trimodal.core.validation import Mistake, format_location, get_first_mistake
+from trimodal.core.validation import Mistake, format_location, get_first_mistake, parse_yaml_mapping
 from trimodal.errors import RecipeError, suggest_names
 from trimodal.training.settings import Precision, Schedule
 from trimodal.training.tasks import TASKS, TaskName
@@ -18,6 +17,7 @@ from trimodal.training.telling import TRACKERS
 from trimodal.training_runs.distill_keys import DistillKeys, check_distill_keys
 from trimodal.training_runs.key_rules import RULES, Number
 
+_NEEDED = " with the keys model, data and task"
 _LARGEST_SEED = 2**32 - 1
 TRACK_NAMES = (*TRACKERS, "none")
 
@@ -116,7 +116,7 @@ def read_config(source: str | Path | Mapping[str, Any]) -> tuple[str, TrainKeys]
     Raises:
         RecipeError: naming the file, the key, and what is wrong with it.
     """
-    name, content = ("config", source) if isinstance(source, Mapping) else _read_yaml(Path(source))
+    name, content = ("config", source) if isinstance(source, Mapping) else read_yaml_mapping(Path(source), "configuration", _NEEDED)
     try:
         found = TrainKeys.model_validate(dict(content))
     except ValidationError as error:
@@ -175,20 +175,19 @@ def _rest_of(mistake: Mistake) -> tuple[Any, str, str]:
     return mistake.found, mistake.type, mistake.expected
 
 
-def _read_yaml(path: Path) -> tuple[str, Mapping[str, Any]]:
+def read_yaml_mapping(path: Path, what: str, needed: str) -> tuple[str, Mapping[str, Any]]:
+    """The name of a YAML file, and the mapping that it holds; `what` it is and what is `needed` in it is said in errors.
+
+    Raises:
+        RecipeError: it cannot be read, is no YAML, or holds something else.
+    """
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f", line {mark.line + 1}" if mark else ""
-        raise RecipeError(f"{path.name}{line}: not valid YAML ({getattr(error, 'problem', error)})") from error
+        text = path.read_text(encoding="utf-8")
     except OSError as error:
-        raise RecipeError(f"the configuration {path!s:.80} cannot be read ({error.strerror}); expected a YAML file") from error
-    except (ValueError, RecursionError) as error:
+        raise RecipeError(f"the {what} {path!s:.80} cannot be read ({error.strerror}); expected a YAML file") from error
+    except ValueError as error:
         raise RecipeError(f"{path.name}: not valid YAML ({error})") from error
-    if not isinstance(content, dict):
-        raise RecipeError(f"{path.name}: found {type(content).__name__}, expected a mapping with the keys model, data and task")
-    return path.name, content
+    return path.name, parse_yaml_mapping(path.name, text, needed)
 
 
 def _describe_mistake(mistake: Mistake) -> str:
