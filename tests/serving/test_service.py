@@ -115,6 +115,36 @@ def test_speech_is_what_the_model_generates(served_folders: dict[str, Path]) -> 
     assert "".join(pieces[:-1]) == whole.text and pieces[-1] == whole
 
 
+def test_what_is_said_counts_as_computed(served_folders: dict[str, Path]) -> None:
+    async def speak(service: Service, name: str) -> Any:
+        await service.answer(name, "transcribe", [Item(audio=make_wav())], Options(max_tokens=6))
+        return service.count(name)
+
+    found = ask(served_folders["whisper"], speak)
+    assert found["compute"] > 0 and found["batches"] == found["samples"] == found["items"] == 1
+
+
+def test_how_long_vectors_are_is_known_before_one_is_made(served_folders: dict[str, Path]) -> None:
+    async def embed(service: Service, name: str) -> tuple[int | None, int]:
+        width = service.find_model(name).width
+        with pytest.raises(RefusedError, match=f"it has {width}"):
+            await service.answer(name, "embed", [Item(text="old")], Options(dimensions=7))
+        return width, len((await service.answer(name, "embed", [Item(text="old")], Options(dimensions=width)))[0].vector)
+
+    for name, options in (("clip", {}), ("bert", {}), ("bert", {"runtime": "torch"})):
+        width, found = ask(served_folders[name], embed, **options)
+        assert width == found
+    assert open_served(served_folders["whisper"]).card.width is None
+
+
+def test_what_a_model_does_not_take_is_not_passed_over(served_folders: dict[str, Path]) -> None:
+    async def embed(service: Service, name: str) -> Any:
+        return (await service.answer(name, "embed", [Item(text="old", image=make_png())]))[0]
+
+    refused = ask(served_folders["bert"], embed)
+    assert isinstance(refused, RefusedError) and int(refused.status) == 400 and "takes text, not image" in str(refused)
+
+
 def test_a_long_sound_is_heard_to_its_end(served_folders: dict[str, Path]) -> None:
     """The miniature hears a moment at once; the same moment twice says the same thing twice."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -79,9 +80,24 @@ class ServedModel:
         labels = asking.list_labels() if asking is not None and {"classify", "detect"} & set(self.tasks) and not self._matches_texts else ()
         return ModelCard(
             self.name, self.version, "" if asking is None else asking.family.name, self.runner.runtime, self.tasks,
-            self.takes, tuple(self.runner.cards.values()), labels,
+            self.takes, tuple(self.runner.cards.values()), labels, self._width,
             bytes=_measure_bytes(self.chosen), extra={"measured": self.chosen.measured},
         )  # fmt: skip
+
+    @cached_property
+    def _width(self) -> int | None:
+        """How many numbers a vector has; None where none is made, they are of several lengths, or it depends on the sample."""
+        if "embed" not in self.tasks:
+            return None
+        found = {self._measure_width(output) for output in self._list_vectors() if self._find_component(output) is not None}
+        return found.pop() if len(found) == 1 else None
+
+    def _measure_width(self, output: Output) -> int | None:
+        component = self._find_component(output)
+        specs = self.runner.cards[component].outputs if component is not None else ()
+        shape = next((spec.shape for spec in specs if spec.name == output.field), specs[0].shape if specs else ())
+        counted = shape[-1:] if output.pool else shape[1:]  # what is not pooled is one vector with all its numbers
+        return math.prod(counted) if counted and min(counted) > 0 else None
 
     @cached_property
     def takes(self) -> tuple[str, ...]:
