@@ -12,6 +12,7 @@ import pytest
 from media_files import make_png, make_wav
 
 from trimodal.errors import InputError
+from trimodal.networks.tiny import write_miniature
 from trimodal.serving.limits import Limits
 from trimodal.serving.refusals import RefusedError
 from trimodal.serving.requests import Classes, Embedding, Item, Options, Text
@@ -143,6 +144,23 @@ def test_what_a_model_does_not_take_is_not_passed_over(served_folders: dict[str,
 
     refused = ask(served_folders["bert"], embed)
     assert isinstance(refused, RefusedError) and int(refused.status) == 400 and "takes text, not image" in str(refused)
+
+
+def test_a_question_that_is_too_long_is_refused_where_a_text_for_a_vector_is_cut(
+    served_folders: dict[str, Path], tmp_path: Path
+) -> None:
+    async def say(service: Service, name: str) -> list[Any]:
+        return await service.answer(name, "ask", [Item(text="what " * 300), Item(text="what is old")], Options(max_tokens=2))
+
+    refused, text = ask(write_miniature("llama", tmp_path / "llama"), say)
+    assert isinstance(refused, RefusedError) and int(refused.status) == 400 and "302 tokens; llama takes 32" in str(refused)
+    assert isinstance(text, Text) and text.tokens == 2
+
+    async def embed(service: Service, name: str) -> Any:
+        return (await service.answer(name, "embed", [Item(text="what " * 300)]))[0]
+
+    found = ask(served_folders["bert"], embed)
+    assert isinstance(found, Embedding) and found.tokens == 32
 
 
 def test_a_long_sound_is_heard_to_its_end(served_folders: dict[str, Path]) -> None:

@@ -19,6 +19,7 @@ from trimodal.formats import measure_folder_size
 from trimodal.models.model import LoadedSample, Output
 from trimodal.models.pooling import pool_embedding
 from trimodal.runtimes.exported_folder import read_exported
+from trimodal.runtimes.model_limits import limit_tokens
 from trimodal.serving.asking import TAKEN_ALONE, Asking, read_asking, read_scale
 from trimodal.serving.refusals import refuse_bad
 from trimodal.serving.requests import Boxes, Classes, Embedding, ModelCard, Task, Text
@@ -162,6 +163,8 @@ class ServedModel:
             component = self._choose_embedder(loaded)
         else:
             component = next(iter(self.runner.cards))
+        if task == "ask":
+            self._check_prompt(loaded.text or "")
         wanted = ("audio",) if task == "transcribe" else asking.modalities if task == "ask" else asking.modalities_of(component)
         if task == "ask" and loaded.image is None and "image" in wanted:
             return Job(component, self._encode_text_alone(loaded))
@@ -169,6 +172,15 @@ class ServedModel:
         if task in ("ask", "transcribe"):
             return Job(component, {name: value for name, value in arrays.items() if name not in _NOT_SAID})
         return Job(component, self._complete(component, arrays))
+
+    def _check_prompt(self, text: str) -> None:
+        """A question is never cut, since what is asked stands at its end; a text of which a vector is made is."""
+        tokenizer, most = self._require_asking().processors.text, limit_tokens(self.folder)
+        if tokenizer is None or most is None:
+            return
+        count = len(tokenizer(text)["input_ids"])
+        if count >= most:
+            raise refuse_bad(f"the text has {count:,} tokens; {self.name} takes {most:,}, its answer among them", "text")
 
     def _choose_embedder(self, loaded: LoadedSample) -> str:
         """The component that makes the vector of what the sample holds."""
