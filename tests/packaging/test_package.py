@@ -221,3 +221,11 @@ def test_ray_is_told_bounds_in_place_of_its_defaults(packages: dict[str, Path]) 
     assert application["args"]["folders"] == ["models/see-and-read"] and (packages["ray"] / "models/see-and-read/config.json").is_file()
     module, _, function = application["import_path"].partition(":")
     assert function in (packages["ray"] / f"{module}.py").read_text()
+
+
+def test_the_page_beside_the_files_tells_how_large_the_model_is_there(packages: dict[str, Path], exported: Path) -> None:
+    """Triton gets the ONNX files alone, the others the folder; a cluster needs an image that it can pull."""
+    for kind, under, pattern in (("triton", "models", "*.onnx*"), ("docker", "models", "*"), ("kubernetes", "server/models", "*")):
+        size = sum(file.stat().st_size for file in (packages[kind] / under).rglob(pattern) if file.is_file())
+        assert f"{size:,} bytes of them the model's" in (packages[kind] / "README.md").read_text(), kind
+    assert "--image registry.example.org" in (packages["kubernetes"] / "README.md").read_text()

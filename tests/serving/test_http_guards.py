@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
+from pathlib import Path
 
 import httpx
 import pytest
@@ -15,8 +16,10 @@ from fake_service import FakeService
 from loopback import Served
 
 from trimodal.serving.http.app import make_app
+from trimodal.serving.http.metrics import Metrics
 from trimodal.serving.http.settings import Settings
 from trimodal.serving.limits import Limits
+from trimodal.serving.refusals import RefusedError
 
 LIMITS = replace(Limits(), body_bytes=20_000, body_seconds=0.5)
 SETTINGS = Settings(keys=("right", "other"), hosts=("127.0.0.1", "localhost"), open_paths=("/", "/static/"))
@@ -226,3 +229,22 @@ def test_metrics_have_bounded_labels(guarded: Served) -> None:
     assert 'trimodal_requests_total{model="",route="/v2/models/{name}/infer",status="404"} 5.0' in text and "stranger" not in text
     assert 'trimodal_requests_total{model="adder",route="/v2/models/{name}/infer",status="200"}' in text
     assert 'trimodal_model_total{model="adder",what="items"}' in text and 'trimodal_queued_items{model="adder"} 0.0' in text
+
+
+def test_an_answer_is_worth_more_than_its_count(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    """The folder of the counters may be taken away while the server runs, as logind does at the end of a login."""
+    metrics = Metrics(FakeService())
+
+    def fail(*labels: str) -> None:
+        raise FileNotFoundError("counter_1.db")
+
+    monkeypatch.setattr(metrics.requests, "labels", fail)
+    metrics.note("/embed", "", 200, 0.1)
+    metrics.note("/embed", "", 200, 0.1)
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path / "gone"))
+    with pytest.raises(RefusedError, match="counters are gone") as refused:
+        metrics.write()
+    assert int(refused.value.status) == 503

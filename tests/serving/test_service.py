@@ -12,6 +12,7 @@ import pytest
 from media_files import make_png, make_wav
 
 from trimodal.errors import InputError
+from trimodal.networks.tiny import write_miniature
 from trimodal.serving.limits import Limits
 from trimodal.serving.refusals import RefusedError
 from trimodal.serving.requests import Classes, Embedding, Item, Options, Text
@@ -113,6 +114,53 @@ def test_speech_is_what_the_model_generates(served_folders: dict[str, Path]) -> 
     assert isinstance(whole, Text)
     assert whole.text == processor.tokenizer.decode(said[0], skip_special_tokens=True)
     assert "".join(pieces[:-1]) == whole.text and pieces[-1] == whole
+
+
+def test_what_is_said_counts_as_computed(served_folders: dict[str, Path]) -> None:
+    async def speak(service: Service, name: str) -> Any:
+        await service.answer(name, "transcribe", [Item(audio=make_wav())], Options(max_tokens=6))
+        return service.count(name)
+
+    found = ask(served_folders["whisper"], speak)
+    assert found["compute"] > 0 and found["batches"] == found["samples"] == found["items"] == 1
+
+
+def test_how_long_vectors_are_is_known_before_one_is_made(served_folders: dict[str, Path]) -> None:
+    async def embed(service: Service, name: str) -> tuple[int | None, int]:
+        width = service.find_model(name).width
+        with pytest.raises(RefusedError, match=f"it has {width}"):
+            await service.answer(name, "embed", [Item(text="old")], Options(dimensions=7))
+        return width, len((await service.answer(name, "embed", [Item(text="old")], Options(dimensions=width)))[0].vector)
+
+    for name, options in (("clip", {}), ("bert", {}), ("bert", {"runtime": "torch"})):
+        width, found = ask(served_folders[name], embed, **options)
+        assert width == found
+    assert open_served(served_folders["whisper"]).card.width is None
+
+
+def test_what_a_model_does_not_take_is_not_passed_over(served_folders: dict[str, Path]) -> None:
+    async def embed(service: Service, name: str) -> Any:
+        return (await service.answer(name, "embed", [Item(text="old", image=make_png())]))[0]
+
+    refused = ask(served_folders["bert"], embed)
+    assert isinstance(refused, RefusedError) and int(refused.status) == 400 and "takes text, not image" in str(refused)
+
+
+def test_a_question_that_is_too_long_is_refused_where_a_text_for_a_vector_is_cut(
+    served_folders: dict[str, Path], tmp_path: Path
+) -> None:
+    async def say(service: Service, name: str) -> list[Any]:
+        return await service.answer(name, "ask", [Item(text="what " * 300), Item(text="what is old")], Options(max_tokens=2))
+
+    refused, text = ask(write_miniature("llama", tmp_path / "llama"), say)
+    assert isinstance(refused, RefusedError) and int(refused.status) == 400 and "302 tokens; llama takes 32" in str(refused)
+    assert isinstance(text, Text) and text.tokens == 2
+
+    async def embed(service: Service, name: str) -> Any:
+        return (await service.answer(name, "embed", [Item(text="what " * 300)]))[0]
+
+    found = ask(served_folders["bert"], embed)
+    assert isinstance(found, Embedding) and found.tokens == 32
 
 
 def test_a_long_sound_is_heard_to_its_end(served_folders: dict[str, Path]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -50,6 +50,12 @@ class Packaged:
         return {**asdict(self), "folder": str(self.folder)}
 
 
+def _describe(bundle: Bundle, kind: str, commands: Sequence[str], files: Sequence[str], place: Path) -> str:
+    models = [place / file for file in files if "models" in Path(file).parts and not file.endswith("config.pbtxt")]
+    size = sum(file.stat().st_size for file in models)
+    return render("README.md.j2", bundle=bundle, kind=kind, commands=commands, files=files, size=size)
+
+
 def package(folder: str | Path, out: str | Path, kind: str, *, force: bool = False, **chosen: Any) -> Packaged:
     """Write what `kind` needs to serve `folder`.
 
@@ -71,5 +77,5 @@ def package(folder: str | Path, out: str | Path, kind: str, *, force: bool = Fal
     commands = tuple(command.format(image=bundle.image) for command in found.commands)
     with open_atomic_folder(Path(out), force, needs_bytes=2 * bundle.bytes) as place:
         files = found.write(bundle, place)
-        (place / "README.md").write_text(render("README.md.j2", bundle=bundle, kind=kind, commands=commands, files=files), encoding="utf-8")
+        (place / "README.md").write_text(_describe(bundle, kind, commands, files, place), encoding="utf-8")
     return Packaged(Path(out), kind, bundle.name, ("README.md", *files), commands)

@@ -77,7 +77,10 @@ class Asking:
         except InputError as refused:
             raise refuse_bad(str(refused)) from refused
         except (ValueError, TypeError, RuntimeError, IndexError, ArithmeticError) as failed:  # processors have no errors of their own
-            raise refuse_bad("the model's processor does not take this sample: too small, too short, or of another kind") from failed
+            raise refuse_bad(
+                "the model's processor does not take this sample: too small, too short, of another kind, or its text has marks of its own "
+                "for images or sounds"
+            ) from failed
         return {name: value.numpy() for name, value in found.items()}
 
     def list_labels(self, count: int | None = None) -> tuple[str, ...]:
@@ -121,7 +124,7 @@ def _fill_in(loaded: LoadedSample, modalities: Sequence[str]) -> LoadedSample:
     )
 
 
-def is_taken(item: Item, modalities: Sequence[str]) -> None:
+def check_taken(item: Item, modalities: Sequence[str]) -> None:
     """Refuse what the model does not take.
 
     Raises:

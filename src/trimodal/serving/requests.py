@@ -111,3 +111,8 @@ class ModelCard:
     width: int | None = None
     bytes: int = 0
     extra: Mapping[str, Any] = field(default_factory=dict)
+
+
+def tell_tasks(card: ModelCard) -> str:
+    """What a model does, as the end of a sentence that begins with its name."""
+    return f"does {', '.join(card.tasks)}" if card.tasks else "takes tensors only, at /v2/models"

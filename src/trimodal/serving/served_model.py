@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -18,6 +19,7 @@ from trimodal.formats import measure_folder_size
 from trimodal.models.model import LoadedSample, Output
 from trimodal.models.pooling import pool_embedding
 from trimodal.runtimes.exported_folder import read_exported
+from trimodal.runtimes.model_limits import limit_tokens
 from trimodal.serving.asking import TAKEN_ALONE, Asking, read_asking, read_scale
 from trimodal.serving.refusals import refuse_bad
 from trimodal.serving.requests import Boxes, Classes, Embedding, ModelCard, Task, Text
@@ -79,9 +81,24 @@ class ServedModel:
         labels = asking.list_labels() if asking is not None and {"classify", "detect"} & set(self.tasks) and not self._matches_texts else ()
         return ModelCard(
             self.name, self.version, "" if asking is None else asking.family.name, self.runner.runtime, self.tasks,
-            self.takes, tuple(self.runner.cards.values()), labels,
+            self.takes, tuple(self.runner.cards.values()), labels, self._width,
             bytes=_measure_bytes(self.chosen), extra={"measured": self.chosen.measured},
         )  # fmt: skip
+
+    @cached_property
+    def _width(self) -> int | None:
+        """How many numbers a vector has; None where none is made, they are of several lengths, or it depends on the sample."""
+        if "embed" not in self.tasks:
+            return None
+        found = {self._measure_width(output) for output in self._list_vectors() if self._find_component(output) is not None}
+        return found.pop() if len(found) == 1 else None
+
+    def _measure_width(self, output: Output) -> int | None:
+        component = self._find_component(output)
+        specs = self.runner.cards[component].outputs if component is not None else ()
+        shape = next((spec.shape for spec in specs if spec.name == output.field), specs[0].shape if specs else ())
+        counted = shape[-1:] if output.pool else shape[1:]  # what is not pooled is one vector with all its numbers
+        return math.prod(counted) if counted and min(counted) > 0 else None
 
     @cached_property
     def takes(self) -> tuple[str, ...]:
@@ -146,6 +163,8 @@ class ServedModel:
             component = self._choose_embedder(loaded)
         else:
             component = next(iter(self.runner.cards))
+        if task == "ask":
+            self._check_prompt(loaded.text or "")
         wanted = ("audio",) if task == "transcribe" else asking.modalities if task == "ask" else asking.modalities_of(component)
         if task == "ask" and loaded.image is None and "image" in wanted:
             return Job(component, self._encode_text_alone(loaded))
@@ -153,6 +172,15 @@ class ServedModel:
         if task in ("ask", "transcribe"):
             return Job(component, {name: value for name, value in arrays.items() if name not in _NOT_SAID})
         return Job(component, self._complete(component, arrays))
+
+    def _check_prompt(self, text: str) -> None:
+        """A question is never cut, since what is asked stands at its end; a text of which a vector is made is."""
+        tokenizer, most = self._require_asking().processors.text, limit_tokens(self.folder)
+        if tokenizer is None or most is None:
+            return
+        count = len(tokenizer(text)["input_ids"])
+        if count >= most:
+            raise refuse_bad(f"the text has {count:,} tokens; {self.name} takes {most:,}, its answer among them", "text")
 
     def _choose_embedder(self, loaded: LoadedSample) -> str:
         """The component that makes the vector of what the sample holds."""

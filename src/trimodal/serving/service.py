@@ -22,19 +22,21 @@ from trimodal.errors import InputError, suggest_names
 from trimodal.models.model import LoadedSample
 from trimodal.runtimes.model_limits import count_safe_words
 from trimodal.serving.admission import Admission, predict_cost
+from trimodal.serving.asking import check_taken
 from trimodal.serving.batching import Batcher
 from trimodal.serving.limits import Limits
 from trimodal.serving.loading import load_item
 from trimodal.serving.media.decoders import Decoders
 from trimodal.serving.proving import find_joinable
 from trimodal.serving.refusals import RefusedError, refuse_bad, refuse_large, refuse_unknown
-from trimodal.serving.requests import TASKS, Answer, Embedding, Item, ModelCard, Options, Task, Text
+from trimodal.serving.requests import TASKS, Answer, Embedding, Item, ModelCard, Options, Task, Text, tell_tasks
 from trimodal.serving.served_model import Job, ServedModel
 from trimodal.serving.speaking import Speaking, join_texts
 from trimodal.serving.tensor_checks import check_tensors
 
 Arrays = Mapping[str, NDArray[Any]]
 _PLAIN, _USUAL = Options(), Limits()
+_COUNTED = ("requests", "items", "failed", "refused", "encode", "said", "saying")  # the last two: texts, and the seconds of their tokens
 _Found = TypeVar("_Found")
 
 
@@ -68,7 +70,7 @@ class Service:
             joinable = await self._in_thread(self._computing, partial(find_joinable, model.runner, count_safe_words(model.chosen.folder)))
             self._batchers[name] = Batcher(model.runner.run, self._computing, self.limits.batch, joinable)
             self._batchers[name].start()
-            self._counts[name] = dict.fromkeys(("requests", "items", "failed", "refused", "encode"), 0.0)
+            self._counts[name] = dict.fromkeys(_COUNTED, 0.0)
         self._ready = True
 
     async def stop(self) -> None:
@@ -187,13 +189,13 @@ class Service:
     def count(self, name: str) -> Mapping[str, float]:
         """Statistics of a model since the start: `requests`, `items`, `failed`, `refused`, `queued` now, `batches`, `samples`, and the
         seconds of `queue`, `encode` and `compute`."""
-        found, batcher = self._counts.get(name, {}), self._batchers.get(name)
+        found, batcher = dict(self._counts.get(name, {})), self._batchers.get(name)
         if batcher is None:
-            return dict(found)
-        counts = batcher.counts
+            return found
+        counts, said, saying = batcher.counts, found.pop("said"), found.pop("saying")
         return {
-            **found, "queued": float(batcher.queued), "batches": float(counts.batches), "samples": float(counts.samples),
-            "queue": counts.waited, "compute": counts.computed,
+            **found, "queued": float(batcher.queued), "batches": counts.batches + said, "samples": counts.samples + said,
+            "queue": counts.waited, "compute": counts.computed + saying,
         }  # fmt: skip
 
     # One request
@@ -213,7 +215,7 @@ class Service:
 
     def _check_request(self, model: ServedModel, task: Task, items: Sequence[Item], options: Options) -> None:
         if task not in TASKS or task not in model.tasks:
-            raise refuse_bad(f"{model.name} does not {task}; it can {', '.join(model.tasks) or 'only be given tensors'}", "task")
+            raise refuse_bad(f"{model.name} does not {task}; it {tell_tasks(model.card)}", "task")
         if not items:
             raise refuse_bad("there is nothing to answer: no item was given", "input")
         if options.dimensions not in (None, model.card.width):
@@ -273,13 +275,20 @@ class Service:
 
     async def _make_jobs(self, model: ServedModel, task: Task, item: Item) -> list[Job]:
         begun = time.monotonic()
+        check_taken(item, model.takes)
         loaded: LoadedSample = await load_item(item, self._decoders, self.limits)
         made = await self._in_thread(self._encoding, lambda: model.make_jobs(loaded, task))
         self._counts[model.name]["encode"] += time.monotonic() - begun
         return made
 
     def _speak(self, model: ServedModel, job: Job, most: int, options: Options, until: float) -> Speaking:
-        return Speaking(model, job.arrays, most, options.language, until, self._computing)
+        counts = self._counts[model.name]
+        counts["said"] += 1
+
+        def note(seconds: float) -> None:
+            counts["saying"] += seconds
+
+        return Speaking(model, job.arrays, most, options.language, until, self._computing, note)
 
     async def _in_thread(self, pool: ThreadPoolExecutor, call: Callable[[], _Found]) -> _Found:
         return await asyncio.get_running_loop().run_in_executor(pool, call)

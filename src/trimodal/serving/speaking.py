@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from typing import Any, Literal
 
@@ -28,12 +28,14 @@ def join_texts(said: Sequence[Text]) -> Text:
 
 
 class Speaking:
-    """One answer of a model that generates, for arrays (1, …), of at most `most` tokens, until the time `until` of the monotonic clock."""
+    """One answer of a model that generates, for arrays (1, …), of at most `most` tokens, until the time `until` of the monotonic clock.
+    `note` is told the seconds that each token was computed."""
 
     def __init__(
-        self, model: ServedModel, arrays: Mapping[str, NDArray[Any]], most: int, language: str | None, until: float, executor: Executor
-    ) -> None:
-        self._model, self._most, self._until, self._executor = model, most, until, executor
+        self, model: ServedModel, arrays: Mapping[str, NDArray[Any]], most: int, language: str | None, until: float, executor: Executor,
+        note: Callable[[float], None],
+    ) -> None:  # fmt: skip
+        self._model, self._most, self._until, self._executor, self._note = model, most, until, executor, note
         self._prompt = int(arrays["input_ids"].shape[-1]) if "input_ids" in arrays else 0
         self._tokens = model.runner.generate(arrays, most, language)
 
@@ -73,13 +75,17 @@ class Speaking:
             if time.monotonic() > self._until:
                 raise refuse_late()
             try:
-                token = await loop.run_in_executor(self._executor, _take_next, self._tokens)
+                token, seconds = await loop.run_in_executor(self._executor, _take_next, self._tokens)
             except InputError as refused:
                 raise refuse_bad(str(refused)) from refused
+            self._note(seconds)
             if token is None:
                 return
             yield token
 
 
-def _take_next(tokens: Iterator[int]) -> int | None:
-    return next(tokens, None)
+def _take_next(tokens: Iterator[int]) -> tuple[int | None, float]:
+    """The next token, and the seconds that it took in this thread."""
+    begun = time.monotonic()
+    token = next(tokens, None)
+    return token, time.monotonic() - begun

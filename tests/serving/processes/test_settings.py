@@ -123,3 +123,8 @@ def test_counters_of_a_supervisor_that_was_killed_are_taken_away(tmp_path: Path)
         folder.mkdir()
     made = make_counter_folder(tmp_path)
     assert made.parent == tmp_path and living.is_dir() and not gone.exists()
+
+
+def test_two_models_of_one_name_are_refused_before_anything_begins() -> None:
+    with pytest.raises(InputError, match="two models are called 'a'; give one another name: NAME=FOLDER"):
+        make_settings(Asked(("/x/a", "/y/a")))

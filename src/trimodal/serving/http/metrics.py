@@ -11,7 +11,9 @@ Several processes are added up where `PROMETHEUS_MULTIPROC_DIR` is set before th
 
 from __future__ import annotations
 
+import logging
 import os
+from pathlib import Path
 
 from prometheus_client import (
     CONTENT_TYPE_LATEST,
@@ -23,7 +25,10 @@ from prometheus_client import (
     multiprocess,
 )
 
+from trimodal.serving.refusals import RefusedError
 from trimodal.serving.service import Service
+
+logger = logging.getLogger("trimodal.serving")
 
 BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 CONTENT_TYPE = CONTENT_TYPE_LATEST
@@ -50,19 +55,32 @@ class Metrics:
         self.phases = Counter("trimodal_model_seconds", "Seconds that items spent.", ("model", "phase"), registry=self.registry)
         self.queued = Gauge("trimodal_queued_items", "Items that wait.", ("model",), registry=self.registry, multiprocess_mode="livesum")
         self.last: dict[tuple[str, str], float] = {}
+        self.lost = False
 
     def note(self, route: str, model: str, status: int, seconds: float) -> None:
-        """One request is over."""
-        self.requests.labels(route, model, str(status)).inc()
-        self.seconds.labels(route).observe(seconds)
-        if model:
-            self.take_counts(model)
+        """One request is over. Counters that cannot be written are told of in the log, once: an answer is worth more than its count."""
+        try:
+            self.requests.labels(route, model, str(status)).inc()
+            self.seconds.labels(route).observe(seconds)
+            if model:
+                self.take_counts(model)
+        except OSError as failed:
+            if not self.lost:
+                logger.warning("requests are no longer counted, as the counters' folder cannot be written: %s", failed)
+            self.lost = True
 
     def write(self) -> bytes:
-        """All metrics in Prometheus' text format."""
+        """All metrics in Prometheus' text format.
+
+        Raises:
+            RefusedError: 503, the folder of the counters is gone.
+        """
+        shared = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
+        if shared is not None and not Path(shared).is_dir():  # taken away by whoever cleans up, such as the end of a login
+            raise RefusedError(503, "the counters are gone from the disk; they come back when the server is started again")
         self.take_counts()
         registry = self.registry
-        if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
+        if shared is not None:
             registry = CollectorRegistry()
             multiprocess.MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
         return generate_latest(registry)

@@ -25,7 +25,7 @@ from trimodal.serving.openai.transcriptions import (
     write_transcription,
 )
 from trimodal.serving.refusals import RefusedError, refuse_bad
-from trimodal.serving.requests import Answer, Item, Options, Task, Text
+from trimodal.serving.requests import Answer, Item, Options, Task, Text, tell_tasks
 from trimodal.serving.strict_json import read_object, shorten
 
 
@@ -96,7 +96,7 @@ def check_task(door: Door, request: Request, name: str, task: Task) -> None:
     card = door.service.find_model(name)
     note_model(request, card.name)
     if task not in card.tasks:
-        raise refuse_bad(f"model {shorten(name)!r} does not {task}; it does {', '.join(card.tasks)}", "model")
+        raise refuse_bad(f"model {shorten(name)!r} does not {task}; it {tell_tasks(card)}", "model")
 
 
 def read_patience(request: Request) -> float | None:

@@ -25,7 +25,7 @@ from trimodal.serving.http.uploads import read_form
 from trimodal.serving.limits import Limits
 from trimodal.serving.openai.media import read_file
 from trimodal.serving.refusals import RefusedError, refuse_bad, refuse_kind, refuse_unknown
-from trimodal.serving.requests import TASKS, Answer, Boxes, Classes, Embedding, Item, Options, Task
+from trimodal.serving.requests import TASKS, Answer, Boxes, Classes, Embedding, Item, Options, Task, tell_tasks
 from trimodal.serving.strict_json import check_keys, read_object, take_integer, take_list, take_string
 
 _PARTS, _OPTIONS = ("image", "audio", "text"), ("labels", "top", "max_tokens", "language", "dimensions")
@@ -57,7 +57,7 @@ def find_model(door: Door, task: Task, name: str | None) -> str:
     if name is not None:
         card = door.service.find_model(name)
         if task not in card.tasks:
-            raise refuse_bad(f"model {card.name!r} does not {task}; it does {', '.join(card.tasks)}", "model")
+            raise refuse_bad(f"model {card.name!r} does not {task}; it {tell_tasks(card)}", "model")
         return card.name
     able = [card.name for card in door.service.list_models() if task in card.tasks]
     if not able:

@@ -59,6 +59,8 @@ def make_settings(asked: Asked) -> ServeSettings:
         if not 0 <= number < float("inf"):
             raise InputError(f"{option} is {number}; give a number from 0 up")
     names, folders = zip(*(split_name(one) for one in asked.folders))
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise InputError(f"two models are called {twice[0]!r}; give one another name: NAME=FOLDER")
     return ServeSettings(
         folders, asked.host, asked.port, asked.grpc_port, workers, threads,
         None if asked.api_key_file is None else str(asked.api_key_file.absolute()), names=names, allowed_hosts=asked.allowed_hosts,
