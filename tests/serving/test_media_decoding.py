@@ -103,6 +103,8 @@ def test_modes_of_images_have_one_meaning() -> None:
         assert decode_media("image", save(Image.new(mode, (6, 4)), form), LIMITS).array.shape == (4, 6, 3)
     deep = Image.fromarray(np.full((4, 4), 40_000, np.uint16))
     assert decode_media("image", save(deep, "PNG"), LIMITS).array[0, 0, 0] == 40_000 >> 8
+    for value, seen in ((0.5, 128), (200.0, 200), (300.0, 255)):
+        assert decode_media("image", save(Image.new("F", (4, 4), value), "TIFF"), LIMITS).array[0, 0].tolist() == [seen] * 3
     turned = Image.new("RGB", (8, 4))
     exif = turned.getexif()
     exif[274] = 6

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -161,6 +162,21 @@ def test_a_question_that_is_too_long_is_refused_where_a_text_for_a_vector_is_cut
 
     found = ask(served_folders["bert"], embed)
     assert isinstance(found, Embedding) and found.tokens == 32
+
+
+def test_an_answer_ends_where_the_model_was_not_made_for_more(tmp_path: Path) -> None:
+    """The miniature has 32 places; whatever it says, prompt and answer have no more."""
+
+    async def say(service: Service, name: str) -> Text:
+        found = (await service.answer(name, "ask", [Item(text="old what")], Options(max_tokens=200)))[0]
+        assert isinstance(found, Text)
+        return found
+
+    folder = write_miniature("llama", tmp_path / "llama")
+    settings = json.loads((folder / "generation_config.json").read_text()) if (folder / "generation_config.json").is_file() else {}
+    (folder / "generation_config.json").write_text(json.dumps({**settings, "eos_token_id": None}))
+    found = ask(folder, say)
+    assert found.tokens <= 32 - found.prompt_tokens
 
 
 def test_a_long_sound_is_heard_to_its_end(served_folders: dict[str, Path]) -> None:

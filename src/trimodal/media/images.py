@@ -30,10 +30,14 @@ def decode_image(file: Path | BinaryIO) -> Image.Image:
 
 
 def to_upright_rgb(image: Image.Image) -> Image.Image:
-    """The image turned as its Exif data say, in RGB; of 16 bits the upper 8."""
+    """The image turned as its Exif data say, in RGB; of 16 bits the upper 8, of floats that end at 1 the share of 255."""
     turned = ImageOps.exif_transpose(image)
     if turned.mode.startswith("I;16"):  # Pillow would clip 16 bits at 255 instead of scaling them
         return Image.fromarray((np.asarray(turned) >> 8).astype(np.uint8)).convert("RGB")
+    if turned.mode == "F":  # whose fractions Pillow would cut off
+        numbers = np.nan_to_num(np.asarray(turned))
+        scaled = numbers * 255 if numbers.max(initial=0.0) <= 1 else numbers
+        return Image.fromarray(scaled.clip(0, 255).round().astype(np.uint8)).convert("RGB")
     return turned.convert("RGB")
 
 

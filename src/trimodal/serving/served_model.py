@@ -182,6 +182,19 @@ class ServedModel:
         if count >= most:
             raise refuse_bad(f"the text has {count:,} tokens; {self.name} takes {most:,}, its answer among them", "text")
 
+    def count_room(self, job: Job) -> int | None:
+        """How many tokens an answer may have behind the prompt of `job`; None where the model has no length that it was made for.
+
+        Raises:
+            RefusedError: 400, there is no room.
+        """
+        ids, most = job.arrays.get("input_ids"), limit_tokens(self.folder)
+        if ids is None or most is None:
+            return None
+        if (room := most - int(ids.shape[-1])) < 1:
+            raise refuse_bad(f"the prompt has {ids.shape[-1]:,} tokens; {self.name} takes {most:,}, its answer among them", "text")
+        return room
+
     def _choose_embedder(self, loaded: LoadedSample) -> str:
         """The component that makes the vector of what the sample holds."""
         held = [m for m in ("image", "audio", "text") if getattr(loaded, m) is not None]

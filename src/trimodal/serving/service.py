@@ -282,12 +282,13 @@ class Service:
         return made
 
     def _speak(self, model: ServedModel, job: Job, most: int, options: Options, until: float) -> Speaking:
-        counts = self._counts[model.name]
+        counts, room = self._counts[model.name], model.count_room(job)
         counts["said"] += 1
 
         def note(seconds: float) -> None:
             counts["saying"] += seconds
 
+        most = most if room is None else min(most, room)
         return Speaking(model, job.arrays, most, options.language, until, self._computing, note)
 
     async def _in_thread(self, pool: ThreadPoolExecutor, call: Callable[[], _Found]) -> _Found:
