@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from trimodal.errors import IntegrityError
+from trimodal.exporting.export import export
+from trimodal.networks.tiny import write_miniature
 from trimodal.runtimes.recorded_answers import measure_distance
 from trimodal.serving.served_model import open_served
 
@@ -44,10 +46,22 @@ def test_another_answer_than_was_recorded(served_folders: dict[str, Path], tmp_p
     folder = copy(served_folders["bert"], tmp_path)
     file = folder / "onnx" / "export.json"
     said = json.loads(file.read_text())
-    said["answers"]["model"] = {name: [value + 0.3 for value in sums] for name, sums in said["answers"]["model"].items()}
+    recorded = said["answers"]["components"]["model"]
+    said["answers"]["components"]["model"] = {name: [value + 0.3 for value in sums] for name, sums in recorded.items()}
     file.write_text(json.dumps(said))
     with pytest.raises(IntegrityError, match="not what it was"):
         open_served(folder)
+
+
+@pytest.mark.parametrize("name", ["fusion", pytest.param("whisper", marks=pytest.mark.slow), pytest.param("llava", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("form", ["onnx", pytest.param("openvino", marks=pytest.mark.slow)])
+def test_what_was_just_exported_answers_as_recorded(tmp_path: Path, name: str, form: str) -> None:
+    folder = write_miniature(name, tmp_path / name)
+    export(str(folder), form, folder / form)
+    assert json.loads((folder / form / "export.json").read_text())["answers"]["components"]
+    model = open_served(folder)
+    assert model.runner.runtime == {"onnx": "onnxruntime"}.get(form, form)
+    model.runner.close()
 
 
 def test_the_distance_of_answers() -> None:

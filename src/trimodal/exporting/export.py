@@ -37,6 +37,7 @@ from trimodal.models.model import Model
 from trimodal.models.process import leaves_process_unchanged
 from trimodal.runtimes import RUNTIMES
 from trimodal.runtimes.exported_folder import ANSWERS, EXPORT_FILE, FORMAT, SAFE_WORDS
+from trimodal.runtimes.model_limits import count_words
 from trimodal.runtimes.recorded_answers import ASKED_AGAIN, record_answers
 from trimodal.targets import Target, read_target
 from trimodal.writing.sums import sha256
@@ -238,20 +239,23 @@ def _write_export_file(folder: Path, exporter: Exporter, model: Model, result: E
         "source": model.name, "family": model.family.name,
         "versions": {name: found for name in ("trimodal", "torch", "transformers", *exporter.packages) if (found := _version_of(name))},
         SAFE_WORDS: find_vocabulary_size(model.module) or None, **result.to_json(),
-        ANSWERS: _record_answers(folder, exporter.runtime, result, find_vocabulary_size(model.module) or None),
+        ANSWERS: _record_answers(folder, exporter.runtime, result, count_words(folder) or find_vocabulary_size(model.module) or None),
         "files": {name: sha256(folder / name) for name in files},
     }  # fmt: skip
     (folder / EXPORT_FILE).write_text(json_text(said, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def _record_answers(folder: Path, runtime: str, result: ExportResult, words: int | None) -> dict[str, Any]:
-    """By component, what its file answers to seeded inputs in the runtime of this machine; empty for runtimes that are asked elsewhere."""
+    """By component, what its file answers to seeded inputs in the runtime of this machine, and the `words` from which these are drawn;
+    empty for runtimes that are asked elsewhere."""
+    if runtime not in ASKED_AGAIN:
+        return {}
     found: dict[str, Any] = {}
-    for part in result.components if runtime in ASKED_AGAIN else ():
+    for part in result.components:
         session = RUNTIMES[runtime](folder / part.files[0], 1)
         found[part.name] = record_answers(session, part.inputs, words)
         session.close()
-    return found
+    return {"words": words, "components": found}
 
 
 def _version_of(package: str) -> str | None:

@@ -36,7 +36,7 @@ class ExportedFolder:
     family: str
     runtime: str
     components: Mapping[str, ExportedFile]
-    answers: Mapping[str, Mapping[str, Sequence[float]]] = field(default_factory=dict)
+    answers: Mapping[str, Any] = field(default_factory=dict)
     sums: Mapping[str, str] = field(default_factory=dict)
 
     def path_of(self, name: str) -> Path:
@@ -69,7 +69,7 @@ def read_exported(folder: Path, check: bool = True) -> ExportedFolder:
             raise IntegrityError(f"{folder / EXPORT_FILE} lists no file for {empty[0]:.80}; export it again")
         parts = [ExportedFile(p["name"], tuple(p["files"]), p["inputs"], p["outputs"]) for p in said["components"]]
         by_name = {part.name: part for part in parts}
-        return ExportedFolder(folder, said["to"], said["family"], said["runtime"], by_name, said.get(ANSWERS, {}), said["files"])
+        return ExportedFolder(folder, said["to"], said["family"], said["runtime"], by_name, said.get(ANSWERS) or {}, said["files"])
     except (KeyError, TypeError, AttributeError) as wrong:
         raise IntegrityError(f"{folder / EXPORT_FILE} lacks {wrong}; export it again") from wrong
 

@@ -71,8 +71,9 @@ class ExportedRunner:
         self.cards: Mapping[str, ComponentCard] = {
             name: _make_card(name, inputs, outputs, model.sessions[name].input_types) for name, (inputs, outputs) in shapes.items()
         }
-        for name, recorded in model.exported.answers.items():
-            check_answers(f"{model.exported.folder.name}, {name}", model.sessions[name], shapes[name][0], recorded, model.words)
+        answers = model.exported.answers
+        for name, recorded in answers.get("components", {}).items():
+            check_answers(f"{model.exported.folder.name}, {name}", model.sessions[name], shapes[name][0], recorded, answers["words"])
         self.rows = frozenset(name for name, both in shapes.items() if all(s and s[0] == _BATCH for part in both for s in part.values()))
 
     def run(self, component: str, arrays: Arrays) -> dict[str, NDArray[Any]]:
