@@ -22,6 +22,9 @@ ENVIRONMENTS = {
     ),
     "pruning": ("transformers==5.23.0", "numpy"),
     "compressed-tensors": ("transformers==5.23.0", "compressed-tensors==0.20.1"),
+    "mlserver": ("mlserver==1.7.1", "onnxruntime==1.32.0", "uvloop<0.22"),
+    "litserve": ("litserve==0.2.19", "onnxruntime==1.32.0"),
+    "bentoml": ("bentoml==1.4.40", "onnxruntime==1.32.0"),
     "runtimes": (
         "transformers==5.23.0", "torchao==0.18.0", "nncf==3.4.0", "openvino==2026.4.1", "onnx==1.23.2", "onnxruntime==1.32.0",
         "onnxscript==0.7.2", "pydantic", "typer", "rich", "jinja2", "pyyaml", "pillow", "psutil", "sympy",

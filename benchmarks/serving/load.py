@@ -228,7 +228,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         servers = [server for server in list_servers(artifact, Path(scratch)) if asked.only.lower() in server.name.lower()]
         servers = servers[:1] if asked.quick else servers
-        rounds, seconds = ((SEEDS[:1]), 3.0) if asked.quick else (SEEDS, 12.0)
+        rounds, seconds = ((SEEDS[:1]), 3.0) if asked.quick else (SEEDS, 8.0)
         what = f"MiniLM W8A8, one text of {TOKENS} tokens a request; {len(rounds)} rounds of {seconds:g} s"
         print(f"{read_conditions(THREADS).describe()}; {what}")
         results = [measure(server, seed, seconds) for seed in rounds for server in servers]

@@ -44,8 +44,8 @@ class Limits:
     decode_seconds: float = 10.0
     batch: int = 16
     queue: int = 256
-    wait_seconds: float = 0.1
-    burst_seconds: float = 0.5
+    wait_seconds: float = 0.05
+    burst_seconds: float = 0.1
     request_seconds: float = 60.0
     new_tokens: int = 1024
     usual_tokens: int = 256
