@@ -33,12 +33,11 @@ class Trainer:
         Raises:
             TrimodalError: there is no teacher.
         """
-        used = get_method(edit.method)
-        if used.fit is None or self.teacher is None:
-            raise TrimodalError(f"step {number + 1} ({edit.method}) was given no original model to learn from")
+        used, teacher = get_method(edit.method), self._require_teacher(number, edit)
+        assert used.fit is not None  # the edit trains the whole model
         config = build_config(used.config, edit.config, edit.method)
         self.log.report(edit.method)
-        found = used.fit(self.model, self.teacher, self._give_data(edit.method), config, self._seed_of(trainings))
+        found = used.fit(self.model, teacher, self._give_data(edit.method), config, self._seed_of(trainings))
         return [replace(record, edit=number) for record in found]
 
     def adapt_places_(self, number: int, edit: Edit, places: Sequence[AdaptedPlace], trainings: int) -> Adaptation:
@@ -47,12 +46,16 @@ class Trainer:
         Raises:
             TrimodalError: there is no teacher.
         """
-        used = get_method(edit.method)
-        if used.adapt is None or self.teacher is None:
-            raise TrimodalError(f"step {number + 1} ({edit.method}) was given no original model to learn from")
+        used, teacher = get_method(edit.method), self._require_teacher(number, edit)
+        assert used.adapt is not None  # the edit adapts
         config = build_config(used.config, edit.config, edit.method)
-        found = used.adapt.train(self.model, self.teacher, places, self._give_data(edit.method), config, self._seed_of(trainings))
+        found = used.adapt.train(self.model, teacher, places, self._give_data(edit.method), config, self._seed_of(trainings))
         return replace(found, records=[replace(record, edit=number) for record in found.records])
+
+    def _require_teacher(self, number: int, edit: Edit) -> Model:
+        if self.teacher is None:
+            raise TrimodalError(f"step {number + 1} ({edit.method}) was given no original model to learn from")
+        return self.teacher
 
     def _seed_of(self, trainings: int) -> int:
         """The seed of the training that comes after so many."""

@@ -76,7 +76,7 @@ def describe_services(bundle: Bundle) -> dict[str, Any]:
 def _describe_server(bundle: Bundle) -> dict[str, Any]:
     return {
         "image": bundle.image,
-        "build": {"context": "./server"},
+        "build": {"context": "./server", "args": {"TORCH_INDEX": "${TORCH_INDEX:-}"}},
         "user": f"{USER}:{USER}",
         "read_only": True,
         "tmpfs": ["/tmp"],
