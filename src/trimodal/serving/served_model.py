@@ -175,12 +175,16 @@ class ServedModel:
 
     def _check_prompt(self, text: str) -> None:
         """A question is never cut, since what is asked stands at its end; a text of which a vector is made is."""
-        tokenizer, most = self._require_asking().processors.text, limit_tokens(self.folder)
+        tokenizer, most = self._require_asking().processors.text, self._most_tokens
         if tokenizer is None or most is None:
             return
         count = len(tokenizer(text)["input_ids"])
         if count >= most:
             raise refuse_bad(f"the text has {count:,} tokens; {self.name} takes {most:,}, its answer among them", "text")
+
+    @cached_property
+    def _most_tokens(self) -> int | None:
+        return limit_tokens(self.folder)
 
     def count_room(self, job: Job) -> int | None:
         """How many tokens an answer may have behind the prompt of `job`; None where the model has no length that it was made for.
@@ -188,7 +192,7 @@ class ServedModel:
         Raises:
             RefusedError: 400, there is no room.
         """
-        ids, most = job.arrays.get("input_ids"), limit_tokens(self.folder)
+        ids, most = job.arrays.get("input_ids"), self._most_tokens
         if ids is None or most is None:
             return None
         if (room := most - int(ids.shape[-1])) < 1:
