@@ -2,6 +2,7 @@
 
 A burst may fill the queue. A queue that stands, because more comes than can be done, is kept as short as `wait_seconds` of work: waiting
 longer would answer nobody sooner (Nichols, Jacobson 2012, "Controlling queue delay", whose CoDel tells the two apart in the same way).
+A queue stands until it has been half as long: one that only dips below the bound, as under lasting overload, does not get a new burst.
 """
 
 from __future__ import annotations
@@ -65,10 +66,10 @@ class Admission:
     def _find_bound(self) -> float:
         """How much may wait now."""
         short = max(self.rate * self._wait, self._least) if self.rate > 0 and math.isfinite(self._wait) else self._most
-        if self.waiting < short:
+        if self.waiting >= short:
+            self._long_since = self._clock() if self._long_since is None else self._long_since
+        elif self.waiting < short / 2:
             self._long_since = None
-        elif self._long_since is None:
-            self._long_since = self._clock()
         stands = self._long_since is not None and self._clock() - self._long_since >= self._burst
         return min(short, self._most) if stands else self._most
 
