@@ -13,17 +13,23 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from trimodal.serving.refusals import RefusedError, refuse_large
-from trimodal.serving.requests import Item
+from trimodal.serving.requests import Item, RemoteFile
 
 _IMAGE_BYTES, _AUDIO_BYTES, _CHARACTERS, _NEW_TOKENS = 500_000, 500_000, 1_000, 16
+_REMOTE_BYTES = 500_000
 _MEMORY = 0.9  # how much of the known rate stays, per measurement
 _LEAST_WAIT, _MOST_WAIT = 1.0, 60.0
 
 
 def predict_cost(item: Item, new_tokens: int = 0) -> float:
     """How much work a sample is, 1 for a usual one: larger files take longer to decode, longer texts and answers longer to compute."""
-    cost = len(item.image or b"") / _IMAGE_BYTES + len(item.audio or b"") / _AUDIO_BYTES + len(item.text or "") / _CHARACTERS
+    cost = _count_bytes(item.image) / _IMAGE_BYTES + _count_bytes(item.audio) / _AUDIO_BYTES + len(item.text or "") / _CHARACTERS
     return 1.0 + cost + new_tokens / _NEW_TOKENS
+
+
+def _count_bytes(file: bytes | RemoteFile | None) -> int:
+    """Of a file; of one that has yet to be fetched those of a usual one."""
+    return len(file) if isinstance(file, bytes) else 0 if file is None else _REMOTE_BYTES
 
 
 class Admission:

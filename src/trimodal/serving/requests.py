@@ -14,11 +14,19 @@ TASKS: tuple[Task, ...] = ("embed", "classify", "detect", "transcribe", "ask")
 
 
 @dataclass(frozen=True)
-class Item:
-    """One sample as a client gave it: whole files of an image and a sound, a text."""
+class RemoteFile:
+    """A file that lies at an address which the operator allows; `field` is where the request says so."""
 
-    image: bytes | None = None
-    audio: bytes | None = None
+    url: str
+    field: str
+
+
+@dataclass(frozen=True)
+class Item:
+    """One sample as a client gave it: whole files of an image and a sound, or where they are, and a text."""
+
+    image: bytes | RemoteFile | None = None
+    audio: bytes | RemoteFile | None = None
     text: str | None = None
 
     @property
