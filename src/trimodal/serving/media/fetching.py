@@ -89,7 +89,7 @@ class Fetcher:
                     if answer.status not in _MOVED:
                         return await self._read(answer, told, file)
                     url = urljoin(url, told.get(b"location", ""))
-        raise refuse_bad(f"the file's address leads on and on; give the one where the file is", file.field)
+        raise refuse_bad("the file's address leads on and on; give the one where the file is", file.field)
 
     async def _read(self, answer: httpcore2.Response, told: dict[bytes, str], file: RemoteFile) -> bytes:
         if answer.status != 200 or told.get(b"content-encoding", "identity") != "identity":
@@ -106,7 +106,7 @@ class Fetcher:
 
 def _refuse(file: RemoteFile) -> RefusedError:
     """One text for all that goes wrong, which tells nothing of the network that this machine is in."""
-    return refuse_bad(f"the file could not be fetched from its address; send it as a data: URI", file.field)
+    return refuse_bad("the file could not be fetched from its address; send it as a data: URI", file.field)
 
 
 def _refuse_large(file: RemoteFile, most: int) -> RefusedError:
