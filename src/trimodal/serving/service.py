@@ -290,7 +290,7 @@ class Service:
             counts["saying"] += seconds
 
         most = most if room is None else min(most, room)
-        return Speaking(model, job.arrays, most, options.language, until, self._computing, note)
+        return Speaking(model, job.arrays, most, options, until, self._computing, note)
 
     async def _in_thread(self, pool: ThreadPoolExecutor, call: Callable[[], _Found]) -> _Found:
         return await asyncio.get_running_loop().run_in_executor(pool, call)
