@@ -100,6 +100,13 @@ def write_caption(scene: Scene, chance: random.Random) -> str:
     return ", ".join(said)
 
 
+def describe_scene(scene: Scene) -> tuple[str, str]:
+    """A question that is answered by all shapes, row by row. An answer of one word says little of what is in an image; who learns to say
+    all of it learns to look."""
+    ordered = sorted(scene, key=lambda thing: (thing.row, thing.column))
+    return DESCRIBE, " , ".join(f"a {thing.size} {thing.colour} {thing.shape} at the {thing.place}" for thing in ordered)
+
+
 def ask_colour(scene: Scene, chance: random.Random) -> tuple[str, str] | None:
     """Of a shape that is there once."""
     alone = [thing for thing in scene if sum(other.shape == thing.shape for other in scene) == 1]
@@ -150,16 +157,18 @@ def ask_presence(scene: Scene, chance: random.Random) -> tuple[str, str] | None:
     return f"is there a {colour} {shape} ?", "no"
 
 
+DESCRIBE = "what is there ?"
 QUESTIONS: dict[str, Callable[[Scene, random.Random], tuple[str, str] | None]] = {
     "colour": ask_colour, "place": ask_place, "beside": ask_beside, "count": ask_count, "presence": ask_presence,
 }  # fmt: skip
 _BEGINNINGS = {
     "what colour is the shape": "beside", "what colour": "colour", "which shape": "place", "how many": "count", "is there": "presence",
+    DESCRIBE: "description",
 }  # fmt: skip
 
 
 def find_kind(question: str) -> str:
-    """Which of `QUESTIONS` asks so."""
+    """Which of `QUESTIONS` asks so, or `description`."""
     return next(kind for beginning, kind in _BEGINNINGS.items() if question.startswith(beginning))
 
 
@@ -184,6 +193,9 @@ def write_scenes(folder: Path, count: int, tested: int, seed: int = 0) -> Path:
         shared = {"image": f"images/{number}.png", "group": str(number), "split": "test" if number >= count else "train"}
         lines["captions"].append({**shared, "text": write_caption(scene, chance)})
         lines["masks"].append({**shared, "mask": f"masks/{number}.png"})
+        if number < count:
+            asked = describe_scene(scene)
+            lines["questions"].append({**shared, "text": asked[0], "target": asked[1]})
         lines["questions"] += [{**shared, "text": asked[0], "target": asked[1]} for asked in _ask_all(scene, chance)]
     for name, rows in lines.items():
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
