@@ -7,6 +7,7 @@ from typing import Any
 from trimodal.serving.limits import Limits
 
 DEPLOYMENT = "trimodal"
+ENDING = "ending"
 KEEP_ALIVE_SECONDS = 5
 _RETRY_SECONDS = 1
 _MOST_PER_LEAST = 4
@@ -23,8 +24,8 @@ def describe_deployment(replicas: int, threads: int, limits: Limits, *, autoscal
     """How many replicas, and how much each of them takes.
 
     A replica takes as many requests as fill a batch and its own queue: it refuses more itself, with 429 and the seconds to wait (Ray's
-    default is 5 at once, less than a batch). What each proxy then still holds back is bounded as well (by default it is not), and refused
-    in the same way.
+    default is 5 at once, less than a batch). What each proxy holds back is bounded as well (by default it is not): by as many requests as
+    a worker has connections, since a proxy that refuses a burst does so while replicas have room, and in words that no protocol knows.
     """
     scale: dict[str, Any] = {"num_replicas": replicas}
     if autoscale:
@@ -33,7 +34,7 @@ def describe_deployment(replicas: int, threads: int, limits: Limits, *, autoscal
     return {
         **scale,
         "max_ongoing_requests": limits.batch + limits.queue,
-        "max_queued_requests": limits.queue,
+        "max_queued_requests": limits.connections,
         "backpressure_config": {"status_code": 429, "retry_after_s": _RETRY_SECONDS},
         "graceful_shutdown_timeout_s": limits.drain_seconds,
         "health_check_period_s": 5.0,

@@ -6,17 +6,21 @@ import os
 import secrets
 import signal
 import subprocess
+import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 
 from trimodal.errors import InputError
 from trimodal.runtimes.environment import Environment, make_command
-from trimodal.serving.processes.lineage import adopt_orphans, check_system, die_with
+from trimodal.serving.processes.lineage import adopt_orphans, check_system, die_with, has_terminal
 from trimodal.serving.processes.settings import ServeSettings
+from trimodal.serving.ray_engine.options import ENDING
 
 RAY = Environment("ray", ("ray", "ray.serve", "torch", "starlette"))
 _CLEAR_SECONDS = 5.0
+_SECOND, _BY_SIGNAL = 2, 128
 
 
 def run_on_ray(settings: ServeSettings) -> int:
@@ -31,14 +35,25 @@ def run_on_ray(settings: ServeSettings) -> int:
         raise InputError("--port 0 is not served on Ray; give a port")
     check_system()
     adopt_orphans()
+    python = RAY.find_python()
+    with tempfile.TemporaryDirectory(prefix="trimodal-ray-") as place:  # where replicas learn of the end
+        return _run_driver(python, replace(settings, extra={**settings.extra, ENDING: place}))
+
+
+def _run_driver(python: Path, settings: ServeSettings) -> int:
     own = os.getpid()
-    command = make_command(RAY.find_python(), "serving.ray_engine.driver:main", settings.to_json())
+    command = make_command(python, "serving.ray_engine.driver:main", settings.to_json())
     # Ray's ports are open to every address of the machine, and whoever reaches them can run code: they ask for a token that none has.
     closed = {**os.environ, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
     driver = subprocess.Popen(command, process_group=0, preexec_fn=lambda: die_with(own), env=closed)
+    ends, terminal = list[int](), os.isatty(0)
 
     def pass_on(number: int, frame: FrameType | None) -> None:
-        driver.send_signal(number)
+        if number == signal.SIGHUP and terminal and not has_terminal():
+            number = signal.SIGTERM
+        if number != signal.SIGHUP:
+            ends.append(number)
+        driver.send_signal(number if len(ends) < _SECOND else signal.SIGKILL)
 
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, pass_on)
@@ -46,7 +61,9 @@ def run_on_ray(settings: ServeSettings) -> int:
         code = driver.wait()
     finally:
         end_children()
-    return code if code >= 0 else 128 - code
+    if len(ends) >= _SECOND and code < 0:
+        return _BY_SIGNAL + ends[-1]
+    return code if code >= 0 else _BY_SIGNAL - code
 
 
 def end_children() -> None:
