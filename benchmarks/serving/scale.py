@@ -1,9 +1,10 @@
 """More than one instance: nginx before two of `trimodal serve`, and two replicas on Ray Serve, each beside one; and a new version.
 
 `python -m benchmarks.serving.scale` serves a small CLIP, one worker of one thread per instance. Throughput is that of 16 clients that ask
-again when they are answered, in rounds that alternate. A rolling update happens under an open loop at a third of the capacity of one, and
-every answer has to be 200. `--only nginx` or `--only ray` takes one of the two; `--quick` is one short round. The second table says how
-many processors each part kept busy meanwhile, by the kernel's count: servers (on Ray with all of Ray's processes), nginx, and the clients.
+again when they are answered, in rounds that alternate behind nginx; a cluster of Ray is begun for one replica and another one for two. A
+rolling update happens under an open loop at a third of the capacity of one, and every answer has to be 200. `--only nginx` or `--only ray`
+takes one of the two; `--quick` is one short round. The second table says how many processors each part kept busy meanwhile, by the
+kernel's count: servers (on Ray with all of its processes but the proxy), what stands before them (nginx, Ray's proxy), and clients.
 """
 
 from __future__ import annotations
@@ -34,9 +35,8 @@ WORTH = {"nginx": 1.3, "ray": 1.2}
 """What two must do at the least beside one: on two processors, which the clients and the balancer need as well, twice is out of reach."""
 DRAIN_SECONDS = 40
 START_SECONDS, RAY_SECONDS = 180.0, 240.0
-
-
 _TICK = os.sysconf("SC_CLK_TCK")
+_BEFORE = (b"nginx", b"ProxyActor")
 
 
 @dataclass
@@ -128,31 +128,31 @@ class Scaled:
         return sum(count for status, count in self.update.statuses.items() if status != 200)
 
 
-def measure_throughput(port: int, seconds: float, servers: Sequence[Instance], balancer: Instance | None = None) -> Throughput:
+def measure_throughput(port: int, seconds: float, instances: Sequence[Instance]) -> Throughput:
     """Answers in a second and their cost, after a second that is not counted."""
     target = make_target(port, make_image(), [])
     asyncio.run(measure_capacity(target, CLIENTS, 1.0, warm_up=0.0))
-    parts = [servers, [balancer] if balancer else []]
-    before, own = [_read_busy(part) for part in parts], time.process_time()
-    begun = time.monotonic()
+    before, own, begun = read_cpu_seconds(instances), time.process_time(), time.monotonic()
     answers = asyncio.run(measure_capacity(target, CLIENTS, seconds, warm_up=0.0))
     took = time.monotonic() - begun
-    busy = [(_read_busy(part) - earlier) / took for part, earlier in zip(parts, before)]
-    return Throughput(answers, *busy, (time.process_time() - own) / took)
+    servers, balancer = ((now - earlier) / took for now, earlier in zip(read_cpu_seconds(instances), before))
+    return Throughput(answers, servers, balancer, (time.process_time() - own) / took)
 
 
-def _read_busy(instances: Sequence[Instance]) -> float:
-    return sum(read_cpu_seconds(one.process.pid) for one in instances)
-
-
-def read_cpu_seconds(pid: int) -> float:
-    """Of a process and all that come from it and live now."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        children = [child for task in Path(f"/proc/{pid}/task").iterdir() for child in (task / "children").read_text().split()]
-    except OSError:
-        return 0.0
-    return (int(fields[11]) + int(fields[12])) / _TICK + sum(read_cpu_seconds(int(child)) for child in children)
+def read_cpu_seconds(instances: Sequence[Instance]) -> tuple[float, float]:
+    """Of all processes that come from these and live now: those that serve, and those that stand before them."""
+    found = [0.0, 0.0]
+    waiting = [one.process.pid for one in instances]
+    while waiting:
+        place = Path(f"/proc/{waiting.pop()}")
+        try:
+            title = (place / "cmdline").read_bytes()
+            fields = (place / "stat").read_text().rpartition(")")[2].split()
+            waiting += [int(child) for task in (place / "task").iterdir() for child in (task / "children").read_text().split()]
+        except OSError:
+            continue
+        found[any(name in title for name in _BEFORE)] += (int(fields[11]) + int(fields[12])) / _TICK
+    return found[0], found[1]
 
 
 def update_under_load(port: int, rate: float, update: Callable[[], None]) -> tuple[Load, float]:
@@ -194,7 +194,7 @@ def try_nginx(first: Path, second: Path, scratch: Path, rounds: int, seconds: fl
         alone = stack.enter_context(run_nginx(ports[:1], first, scratch))
         both = stack.enter_context(run_nginx(ports, first, scratch))
         pairs = [
-            (measure_throughput(alone.port, seconds, instances, alone), measure_throughput(both.port, seconds, instances, both))
+            (measure_throughput(alone.port, seconds, [*instances, alone]), measure_throughput(both.port, seconds, [*instances, both]))
             for _ in range(rounds)
         ]
 
@@ -251,7 +251,7 @@ def describe(found: Sequence[Scaled]) -> str:
         for one in found
         for count, rounds in (("one", one.one), ("two", one.two))
     ]
-    return f"{table(columns, rows)}\n{table(('processors busy', 'servers', 'nginx', 'clients'), busy)}"
+    return f"{table(columns, rows)}\n{table(('processors busy', 'servers', 'before them', 'clients'), busy)}"
 
 
 _PARTS: tuple[Callable[[Throughput], float], ...] = (lambda one: one.servers, lambda one: one.balancer, lambda one: one.clients)

@@ -5,8 +5,11 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import threading
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import fields
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +22,7 @@ from trimodal.serving.processes.settings import ServeSettings, read_settings
 from trimodal.serving.ray_engine.options import DEPLOYMENT, ENDING, describe_deployment
 
 _LOOK_SECONDS = 0.1
+_LEAST_URGENT = 19
 
 
 def build_deployment(arguments: dict[str, Any]) -> Any:
@@ -73,6 +77,7 @@ class Replica:
     async def _live(self, receive: Receive, send: Send) -> None:
         await receive()
         try:
+            await _import_aside(self._settings.preload)
             application = load_factory(self._settings.factory)(self._settings)
             await application.start()
         except Exception as error:
@@ -90,6 +95,23 @@ class Replica:
         await send({"type": "lifespan.shutdown.complete"})
 
 
+async def _import_aside(modules: Sequence[str]) -> None:
+    """Import what takes seconds of a processor in a thread that lets all others go first: replicas that serve are on this machine too."""
+    done = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def import_all() -> None:
+        os.nice(_LEAST_URGENT)  # of this thread, on Linux
+        try:
+            for module in modules:
+                import_module(module)
+        finally:  # whoever needs what could not be imported says so
+            loop.call_soon_threadsafe(done.set)
+
+    threading.Thread(target=import_all, daemon=True).start()
+    await done.wait()
+
+
 async def _drain_when_told(gate: Gate, place: Path) -> None:
     while not (place / ENDING).exists():
         await asyncio.sleep(_LOOK_SECONDS)
@@ -104,6 +126,7 @@ def try_application(settings: str) -> tuple[str, int] | None:
     """Open what the settings (as JSON) say, let it prove itself, and let go of it: what is wrong and the exit code for it, or None."""
 
     async def live() -> None:
+        os.nice(_LEAST_URGENT)
         told = read_settings(settings)
         application = load_factory(told.factory)(told)
         await application.start()

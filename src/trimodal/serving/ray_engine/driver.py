@@ -21,7 +21,7 @@ from trimodal.serving.processes.settings import ServeSettings, read_settings
 from trimodal.serving.processes.sockets import write_url
 from trimodal.serving.processes.watching import read_marks, resolve_folders
 from trimodal.serving.ray_engine.deployment import build_deployment, try_application
-from trimodal.serving.ray_engine.options import ENDING, describe_http
+from trimodal.serving.ray_engine.options import ENDING, describe_http, describe_logging
 
 _SOURCE = Path(__file__).resolve().parents[3]
 _STORE_BYTES = 128 << 20
@@ -67,12 +67,13 @@ class Cluster:
         """Serve the first version; where that cannot be, say why and end with this process."""
         told = self._tell_next()
         trial = begin_trial(told)
-        serve.start(proxy_location="HeadOnly", http_options=describe_http(told.host, told.port, told.limits))
-        if (failed := end_trial(trial)) is not None:
+        serve.start(
+            proxy_location="HeadOnly", http_options=describe_http(told.host, told.port, told.limits), logging_config=describe_logging()
+        )  # fmt: skip
+        if (failed := end_trial(trial) or deploy(told)) is not None:
             message, code = failed
             print(f"error: {message}", file=sys.stderr, flush=True)
             os._exit(code)
-        deploy(told)
         self._serving = told
 
     def reload(self, why: str) -> None:
@@ -80,18 +81,14 @@ class Cluster:
         the same, they are brought back to the version that served."""
         told = self._tell_next()
         self._log.say("reload", why=why, version=self._version)
-        failed = end_trial(begin_trial(told))
-        if failed is None:
-            try:
-                deploy(told)
-            except RuntimeError as error:
-                failed = str(error).strip().splitlines()[-1], 1
-                deploy(self._serving)
-        if failed is None:
+        if (failed := end_trial(begin_trial(told))) is not None:
+            self._log.say("reload_refused", version=self._version, why=failed[0])
+        elif (failed := deploy(told)) is not None:
+            self._log.say("reload_incomplete", version=self._version, why=failed[0])
+            deploy(self._serving)
+        else:
             self._serving = told
             self._log.say("reloaded", version=self._version)
-        else:
-            self._log.say("reload_refused", version=self._version, why=failed[0])
 
     def _tell_next(self) -> ServeSettings:
         self._version += 1
@@ -127,13 +124,14 @@ def end_trial(trial: Any) -> tuple[str, int] | None:
     return found
 
 
-def deploy(settings: ServeSettings) -> None:
-    """Let replicas of this version take over from those of the last one, a fifth of them at a time, and wait until they have.
-
-    Raises:
-        RuntimeError: they do not start.
-    """
-    serve.run(build_deployment(asdict(settings)), name=_APPLICATION, route_prefix="/")
+def deploy(settings: ServeSettings) -> tuple[str, int] | None:
+    """Let replicas of this version take over from those of the last one, a fifth of them at a time, and wait until they have. What is
+    wrong and the exit code for it where they do not start, or None."""
+    try:
+        serve.run(build_deployment(asdict(settings)), name=_APPLICATION, route_prefix="/")
+    except RuntimeError as error:
+        return str(error).strip().splitlines()[-1], 1
+    return None
 
 
 def drain(settings: ServeSettings, log: EventLog) -> None:

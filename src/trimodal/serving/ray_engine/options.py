@@ -20,6 +20,11 @@ def describe_http(host: str, port: int, limits: Limits) -> dict[str, Any]:
     return {"host": host, "port": port, "request_timeout_s": seconds, "keep_alive_timeout_s": KEEP_ALIVE_SECONDS}
 
 
+def describe_logging() -> dict[str, Any]:
+    """What Ray Serve writes down: by default a line per request, in the proxy and in the replica."""
+    return {"enable_access_log": False, "log_level": "WARNING"}
+
+
 def describe_deployment(replicas: int, threads: int, limits: Limits, *, autoscale: bool = False) -> dict[str, Any]:
     """How many replicas, and how much each of them takes.
 

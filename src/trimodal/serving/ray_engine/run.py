@@ -44,8 +44,10 @@ def _run_driver(python: Path, settings: ServeSettings) -> int:
     own = os.getpid()
     command = make_command(python, "serving.ray_engine.driver:main", settings.to_json())
     # Ray's ports are open to every address of the machine, and whoever reaches them can run code: they ask for a token that none has.
-    closed = {**os.environ, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
-    driver = subprocess.Popen(command, process_group=0, preexec_fn=lambda: die_with(own), env=closed)
+    closed = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+    usual = {"RAY_worker_niceness": "0"}  # Ray lets its workers wait for all other processes of the machine, and replicas are such
+    surroundings = {**usual, **os.environ, **closed}
+    driver = subprocess.Popen(command, process_group=0, preexec_fn=lambda: die_with(own), env=surroundings)
     ends, terminal = list[int](), os.isatty(0)
 
     def pass_on(number: int, frame: FrameType | None) -> None:
