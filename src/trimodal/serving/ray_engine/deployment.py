@@ -15,14 +15,13 @@ from typing import Any
 
 from ray import serve
 
-from trimodal.errors import TrimodalError
 from trimodal.serving.processes.gate import Gate
 from trimodal.serving.processes.hosting import Application, Asgi, Receive, Scope, Send, load_factory
 from trimodal.serving.processes.settings import ServeSettings, read_settings
 from trimodal.serving.ray_engine.options import DEPLOYMENT, ENDING, describe_deployment
+from trimodal.serving.ray_engine.urgency import LEAST, raise_process
 
 _LOOK_SECONDS = 0.1
-_LEAST_URGENT = 19
 
 
 def build_deployment(arguments: dict[str, Any]) -> Any:
@@ -83,6 +82,7 @@ class Replica:
         except Exception as error:
             await send({"type": "lifespan.startup.failed", "message": f"{type(error).__name__}: {error}"})
             return
+        raise_process(os.getpid())
         self._gate = gate = Gate(application.app)
         gate.group_ready, self._application = True, application
         place = self._settings.extra.get(ENDING)
@@ -101,7 +101,7 @@ async def _import_aside(modules: Sequence[str]) -> None:
     loop = asyncio.get_running_loop()
 
     def import_all() -> None:
-        os.nice(_LEAST_URGENT)  # of this thread, on Linux
+        os.nice(LEAST)  # of this thread, on Linux
         try:
             for module in modules:
                 import_module(module)
@@ -120,22 +120,3 @@ async def _drain_when_told(gate: Gate, place: Path) -> None:
         await asyncio.sleep(_LOOK_SECONDS)
     with suppress(OSError):
         (place / str(os.getpid())).touch()
-
-
-def try_application(settings: str) -> tuple[str, int] | None:
-    """Open what the settings (as JSON) say, let it prove itself, and let go of it: what is wrong and the exit code for it, or None."""
-
-    async def live() -> None:
-        os.nice(_LEAST_URGENT)
-        told = read_settings(settings)
-        application = load_factory(told.factory)(told)
-        await application.start()
-        await application.stop()
-
-    try:
-        asyncio.run(live())
-    except TrimodalError as error:
-        return str(error), error.exit_code
-    except Exception as error:
-        return f"{type(error).__name__}: {error}", 1
-    return None

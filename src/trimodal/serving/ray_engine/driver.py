@@ -20,8 +20,10 @@ from trimodal.serving.processes.events import EventLog
 from trimodal.serving.processes.settings import ServeSettings, read_settings
 from trimodal.serving.processes.sockets import write_url
 from trimodal.serving.processes.watching import read_marks, resolve_folders
-from trimodal.serving.ray_engine.deployment import build_deployment, try_application
+from trimodal.serving.ray_engine.deployment import build_deployment
 from trimodal.serving.ray_engine.options import ENDING, describe_http, describe_logging
+from trimodal.serving.ray_engine.trial import Failure, begin_trial, end_trial
+from trimodal.serving.ray_engine.urgency import raise_descendants
 
 _SOURCE = Path(__file__).resolve().parents[3]
 _STORE_BYTES = 128 << 20
@@ -75,6 +77,7 @@ class Cluster:
             print(f"error: {message}", file=sys.stderr, flush=True)
             os._exit(code)
         self._serving = told
+        raise_descendants(os.getpid())  # the proxy
 
     def reload(self, why: str) -> None:
         """Bring in what the folders hold now. It is tried apart from the replicas before any of them ends; where it then fails in them all
@@ -110,21 +113,7 @@ def wait_for_signal(settings: ServeSettings, cluster: Cluster) -> int:
     return signal.sigwait(_SIGNALS)
 
 
-def begin_trial(settings: ServeSettings) -> Any:
-    """Open the application once in a process of its own, which ends then."""
-    return ray.remote(num_cpus=0, max_calls=1, max_retries=0)(try_application).remote(settings.to_json())
-
-
-def end_trial(trial: Any) -> tuple[str, int] | None:
-    """What is wrong and the exit code for it, or None."""
-    try:
-        found: tuple[str, int] | None = ray.get(trial)
-    except ray.exceptions.RayError as error:
-        return f"the process that tried it ended: {type(error).__name__}", 1
-    return found
-
-
-def deploy(settings: ServeSettings) -> tuple[str, int] | None:
+def deploy(settings: ServeSettings) -> Failure | None:
     """Let replicas of this version take over from those of the last one, a fifth of them at a time, and wait until they have. What is
     wrong and the exit code for it where they do not start, or None."""
     try:

@@ -17,6 +17,7 @@ from trimodal.runtimes.environment import Environment, make_command
 from trimodal.serving.processes.lineage import adopt_orphans, check_system, die_with, has_terminal
 from trimodal.serving.processes.settings import ServeSettings
 from trimodal.serving.ray_engine.options import ENDING
+from trimodal.serving.ray_engine.urgency import choose_niceness
 
 RAY = Environment("ray", ("ray", "ray.serve", "torch", "starlette"))
 _CLEAR_SECONDS = 5.0
@@ -45,7 +46,7 @@ def _run_driver(python: Path, settings: ServeSettings) -> int:
     command = make_command(python, "serving.ray_engine.driver:main", settings.to_json())
     # Ray's ports are open to every address of the machine, and whoever reaches them can run code: they ask for a token that none has.
     closed = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
-    usual = {"RAY_worker_niceness": "0"}  # Ray lets its workers wait for all other processes of the machine, and replicas are such
+    usual = {"RAY_worker_niceness": str(choose_niceness())}
     surroundings = {**usual, **os.environ, **closed}
     driver = subprocess.Popen(command, process_group=0, preexec_fn=lambda: die_with(own), env=surroundings)
     ends, terminal = list[int](), os.isatty(0)
