@@ -265,6 +265,26 @@ def test_what_cannot_be_served_is_said_at_the_start(place: Path, folder: str) ->
     assert codes[0] == codes[1] != 0 and said[0] == said[1] != []
 
 
+def test_a_port_that_is_taken_is_said_at_once(place: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        command = [sys.executable, "-m", "trimodal", "serve", f"clip={place / 'version0'}", "--port", str(taken.getsockname()[1])]
+        done = subprocess.run([*command, "--engine", "ray"], capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(SOURCE)})
+    assert done.returncode == InputError.exit_code and "error:" in done.stderr
+
+
+def test_one_replica_is_renewed_without_a_request_that_fails(place: Path, rights: list[bytes]) -> None:
+    link = place / "alone"
+    link.symlink_to(place / "version0")
+    server = Server(link, place / "alone-log", "--engine", "ray", "--workers", "1", "--watch", "0.3")
+    server.wait_for(" serving ")
+    with asking(server) as statuses:
+        (place / "alone-next").symlink_to(place / "version1")
+        (place / "alone-next").rename(link)
+        server.wait_for("reloaded")  # it has seen that by itself
+    assert set(statuses) == {200} and server.ask("/embed", make_question())[2] == rights[1]
+    assert server.end() == 0
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_second_signal_ends_ray_at_once(place: Path, number: signal.Signals) -> None:
     server = Server(place / "version0", place / f"second{number}", "--engine", "ray", "--workers", "1")

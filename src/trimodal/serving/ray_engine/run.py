@@ -15,7 +15,9 @@ from types import FrameType
 from trimodal.errors import InputError
 from trimodal.runtimes.environment import Environment, make_command
 from trimodal.serving.processes.lineage import adopt_orphans, check_system, die_with, has_terminal
+from trimodal.serving.processes.serve import check_paths
 from trimodal.serving.processes.settings import ServeSettings
+from trimodal.serving.processes.sockets import bind_socket
 from trimodal.serving.ray_engine.options import ENDING
 from trimodal.serving.ray_engine.urgency import choose_niceness
 
@@ -28,15 +30,17 @@ def run_on_ray(settings: ServeSettings) -> int:
     """Serve on Ray until told to end; the exit code.
 
     Raises:
-        InputError: Ray is not installed, or something is asked for that it does not do.
+        InputError: Ray is not installed, or something is asked for that it does not do; a folder, file, address or port cannot be used.
     """
     if settings.grpc_port is not None:
         raise InputError("--grpc-port is not served on Ray, which takes no other program's gRPC services; use --engine local")
     if settings.port == 0:
         raise InputError("--port 0 is not served on Ray; give a port")
     check_system()
-    adopt_orphans()
+    check_paths(settings)
     python = RAY.find_python()
+    bind_socket(settings.host, settings.port).close()  # Ray would find out late, and try again and again
+    adopt_orphans()
     with tempfile.TemporaryDirectory(prefix="trimodal-ray-") as place:  # where replicas learn of the end
         return _run_driver(python, replace(settings, extra={**settings.extra, ENDING: place}))
 
