@@ -1,8 +1,10 @@
 """More than one instance: nginx before two of `trimodal serve`, and two replicas on Ray Serve, each beside one; and a new version.
 
 `python -m benchmarks.serving.scale` serves a small CLIP, one worker of one thread per instance. Throughput is that of 16 clients that ask
-again when they are answered, in rounds that alternate. A rolling update happens under an open loop at a third of the capacity of one, and
-every answer has to be 200. `--only nginx` or `--only ray` takes one of the two; `--quick` is one short round.
+again when they are answered, in rounds that alternate behind nginx; a cluster of Ray is begun for one replica and another one for two. A
+rolling update happens under an open loop at a third of the capacity of one, and every answer has to be 200. `--only nginx` or `--only ray`
+takes one of the two; `--quick` is one short round. The second table says how many processors each part kept busy meanwhile, by the
+kernel's count: servers (on Ray with all of its processes but the proxy), what stands before them (nginx, Ray's proxy), and clients.
 """
 
 from __future__ import annotations
@@ -33,6 +35,8 @@ WORTH = {"nginx": 1.3, "ray": 1.2}
 """What two must do at the least beside one: on two processors, which the clients and the balancer need as well, twice is out of reach."""
 DRAIN_SECONDS = 40
 START_SECONDS, RAY_SECONDS = 180.0, 240.0
+_TICK = os.sysconf("SC_CLK_TCK")
+_BEFORE = (b"nginx", b"ProxyActor")
 
 
 @dataclass
@@ -70,8 +74,8 @@ def start_instance(folder: Path, scratch: Path, port: int, *options: str, second
 
 
 @contextmanager
-def run_nginx(ports: Sequence[int], folder: Path, scratch: Path) -> Iterator[int]:
-    """Nginx before these ports, with the configuration that `trimodal package --for compose` writes; its port."""
+def run_nginx(ports: Sequence[int], folder: Path, scratch: Path) -> Iterator[Instance]:
+    """Nginx before these ports, with the configuration that `trimodal package --for compose` writes."""
     from trimodal.packaging.bundle import read_bundle
     from trimodal.packaging.compose import write_nginx
 
@@ -87,26 +91,36 @@ def run_nginx(ports: Sequence[int], folder: Path, scratch: Path) -> Iterator[int
     process = subprocess.Popen(["nginx", "-g", "daemon off;", "-e", errors, "-c", str(file)], process_group=0)
     try:
         wait_until_ready(process, f"http://{listen}/v2/health/ready", Path(errors))
-        yield port
+        yield Instance(process, port, place)
     finally:
         process.send_signal(signal.SIGQUIT)
         process.wait(DRAIN_SECONDS)
 
 
 @dataclass(frozen=True)
+class Throughput:
+    """Answers in a second, and how many processors servers, balancer and clients kept busy for them."""
+
+    answers: float
+    servers: float
+    balancer: float
+    clients: float
+
+
+@dataclass(frozen=True)
 class Scaled:
-    """Answers in a second of one and of two, round by round, and what came of the load during a rolling update."""
+    """What one and two answered, round by round, and what came of the load during a rolling update."""
 
     name: str
-    one: Sequence[float]
-    two: Sequence[float]
+    one: Sequence[Throughput]
+    two: Sequence[Throughput]
     update: Load
     update_seconds: float
 
     @property
     def ratios(self) -> list[float]:
         """Two over one, in each round."""
-        return [two / one for one, two in zip(self.one, self.two)]
+        return [two.answers / one.answers for one, two in zip(self.one, self.two)]
 
     @property
     def failed(self) -> int:
@@ -114,9 +128,31 @@ class Scaled:
         return sum(count for status, count in self.update.statuses.items() if status != 200)
 
 
-def measure_throughput(port: int, seconds: float) -> float:
-    """Answers in a second."""
-    return asyncio.run(measure_capacity(make_target(port, make_image(), []), CLIENTS, seconds, warm_up=1.0))
+def measure_throughput(port: int, seconds: float, instances: Sequence[Instance]) -> Throughput:
+    """Answers in a second and their cost, after a second that is not counted."""
+    target = make_target(port, make_image(), [])
+    asyncio.run(measure_capacity(target, CLIENTS, 1.0, warm_up=0.0))
+    before, own, begun = read_cpu_seconds(instances), time.process_time(), time.monotonic()
+    answers = asyncio.run(measure_capacity(target, CLIENTS, seconds, warm_up=0.0))
+    took = time.monotonic() - begun
+    servers, balancer = ((now - earlier) / took for now, earlier in zip(read_cpu_seconds(instances), before))
+    return Throughput(answers, servers, balancer, (time.process_time() - own) / took)
+
+
+def read_cpu_seconds(instances: Sequence[Instance]) -> tuple[float, float]:
+    """Of all processes that come from these and live now: those that serve, and those that stand before them."""
+    found = [0.0, 0.0]
+    waiting = [one.process.pid for one in instances]
+    while waiting:
+        place = Path(f"/proc/{waiting.pop()}")
+        try:
+            title = (place / "cmdline").read_bytes()
+            fields = (place / "stat").read_text().rpartition(")")[2].split()
+            waiting += [int(child) for task in (place / "task").iterdir() for child in (task / "children").read_text().split()]
+        except OSError:
+            continue
+        found[any(name in title for name in _BEFORE)] += (int(fields[11]) + int(fields[12])) / _TICK
+    return found[0], found[1]
 
 
 def update_under_load(port: int, rate: float, update: Callable[[], None]) -> tuple[Load, float]:
@@ -137,6 +173,11 @@ def update_under_load(port: int, rate: float, update: Callable[[], None]) -> tup
     return asyncio.run(run()), took[0]
 
 
+def find_rate(one: Sequence[Throughput]) -> float:
+    """Of the load during an update: a third of what one instance answers."""
+    return max(SHARE * statistics.median(each.answers for each in one), 5.0)
+
+
 def add_loads(loads: Sequence[Load]) -> Load:
     """One after the other."""
     latencies = [latency for load in loads for latency in load.latencies]
@@ -152,7 +193,10 @@ def try_nginx(first: Path, second: Path, scratch: Path, rounds: int, seconds: fl
         ports = [one.port for one in instances]
         alone = stack.enter_context(run_nginx(ports[:1], first, scratch))
         both = stack.enter_context(run_nginx(ports, first, scratch))
-        pairs = [(measure_throughput(alone, seconds), measure_throughput(both, seconds)) for _ in range(rounds)]
+        pairs = [
+            (measure_throughput(alone.port, seconds, [*instances, alone]), measure_throughput(both.port, seconds, [*instances, both]))
+            for _ in range(rounds)
+        ]
 
         def update() -> None:
             for number, old in enumerate(list(instances)):
@@ -160,7 +204,7 @@ def try_nginx(first: Path, second: Path, scratch: Path, rounds: int, seconds: fl
                 instances[number] = start_instance(second, scratch, old.port, "--workers", "1")
 
         one, two = zip(*pairs)
-        load, took = update_under_load(both, max(SHARE * statistics.median(one), 5.0), update)
+        load, took = update_under_load(both.port, find_rate(one), update)
         return Scaled("nginx before trimodal serve", one, two, load, took)
 
 
@@ -170,11 +214,11 @@ def try_ray(first: Path, second: Path, scratch: Path, rounds: int, seconds: floa
     link.symlink_to(first)
     with ExitStack() as stack:
         one = start_instance(link, scratch, find_port(), "--engine", "ray", "--workers", "1", seconds=RAY_SECONDS)
-        answered = [measure_throughput(one.port, seconds) for _ in range(rounds)]
+        answered = [measure_throughput(one.port, seconds, [one]) for _ in range(rounds)]
         one.end()
         two = start_instance(link, scratch, find_port(), "--engine", "ray", "--workers", "2", seconds=RAY_SECONDS)
         stack.callback(two.end)
-        doubled = [measure_throughput(two.port, seconds) for _ in range(rounds)]
+        doubled = [measure_throughput(two.port, seconds, [two]) for _ in range(rounds)]
 
         def update() -> None:
             link.unlink()
@@ -185,21 +229,38 @@ def try_ray(first: Path, second: Path, scratch: Path, rounds: int, seconds: floa
             while "reloaded" not in log.read_text() and time.monotonic() < until:
                 time.sleep(0.2)
 
-        load, took = update_under_load(two.port, max(SHARE * statistics.median(answered), 5.0), update)
+        load, took = update_under_load(two.port, find_rate(answered), update)
         return Scaled("Ray Serve", answered, doubled, load, took)
 
 
 def describe(found: Sequence[Scaled]) -> str:
-    """The table: medians, and the range of the rounds."""
+    """The tables: medians, and the range of the rounds."""
     rows = [
         (
-            one.name, _write_range(one.one, "{:.0f}"), _write_range(one.two, "{:.0f}"), _write_range(one.ratios, "{:.2f}"),
-            f"{one.update_seconds:.0f}", str(one.update.statuses[200]), str(one.failed), f"{1e3 * one.update.quantile(0.99):.0f}",
+            one.name, *(_write_range([each.answers for each in rounds], "{:.0f}") for rounds in (one.one, one.two)),
+            _write_range(one.ratios, "{:.2f}"), f"{one.update.rate:.0f}", f"{one.update_seconds:.0f}", str(one.update.statuses[200]),
+            tell_failed(one), f"{1e3 * one.update.quantile(0.99):.0f}",
         )
         for one in found
     ]  # fmt: skip
-    columns = ("", "one, answers / s", "two, answers / s", "two / one", "update, s", "answered meanwhile", "failed", "p99, ms")
-    return table(columns, rows)
+    columns = (
+        "", "one, answers / s", "two, answers / s", "two / one", "asked / s while updated", "update, s", "answered", "failed", "p99, ms",
+    )  # fmt: skip
+    busy = [
+        (f"{one.name}, {count}", *(f"{statistics.median(read(each) for each in rounds):.2f}" for read in _PARTS))
+        for one in found
+        for count, rounds in (("one", one.one), ("two", one.two))
+    ]
+    return f"{table(columns, rows)}\n{table(('processors busy', 'servers', 'before them', 'clients'), busy)}"
+
+
+_PARTS: tuple[Callable[[Throughput], float], ...] = (lambda one: one.servers, lambda one: one.balancer, lambda one: one.clients)
+
+
+def tell_failed(one: Scaled) -> str:
+    """How many failed, and with what: a status, or as `open_loop` counts."""
+    others = ", ".join(f"{count} of {status}" for status, count in sorted(one.update.statuses.items()) if status != 200 and count)
+    return f"{one.failed} ({others})" if others else "0"
 
 
 def _write_range(numbers: Sequence[float], form: str) -> str:
@@ -223,6 +284,10 @@ def main() -> None:
     asked = parser.parse_args()
     rounds, seconds = (1, 2.0) if asked.quick else (ROUNDS, SECONDS)
     tries = {"nginx": try_nginx, "ray": try_ray}
+    from trimodal.benching.conditions import read_conditions
+
+    what = f"a small CLIP, one worker of one thread each; {rounds} rounds of {seconds:g} s, {CLIENTS} clients"
+    print(f"{read_conditions(1).describe()}; {what}")
     if shutil.which("nginx") is None and asked.only != "ray":
         sys.exit("nginx is not installed; apt-get install nginx-light, or give --only ray")
     found: dict[str, Scaled] = {}

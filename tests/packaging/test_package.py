@@ -146,9 +146,9 @@ def test_nginx_takes_what_we_take_and_does_not_ask_again_where_we_are_full(packa
     said = {words[0]: words[1:] for words in lines if len(words) > 1}
     limits = Limits()
     assert said["client_max_body_size"] == [f"{limits.body_bytes >> 20}m"] and said["proxy_buffering"] == ["off"]
-    assert said["client_header_timeout"] == ["10s"] and said["proxy_read_timeout"] == ["65s"] and said["proxy_next_upstream_tries"] == ["2"]
+    assert said["client_header_timeout"] == ["10s"] and said["proxy_read_timeout"] == ["65s"] and said["proxy_next_upstream_tries"] == ["4"]
     assert said["proxy_next_upstream"] == ["error", "timeout", "http_503", "non_idempotent"]
-    assert text.count("server server-") == 3
+    assert text.count("server server-") == 6 and text.count("backup max_fails=0") == 3
 
 
 @pytest.mark.skipif(shutil.which("nginx") is None, reason="nginx is not installed")

@@ -31,4 +31,4 @@ def test_ray_reads_its_configuration(tmp_path: Path) -> None:
     bundle = Bundle(tmp_path, "see-hear", "see-hear:1")
     (tmp_path / "serve.yaml").write_text(write_yaml(describe_serve(bundle, "models/see-hear", "see-hear", "serve_module:build")))
     done = subprocess.run([python, "-c", _PROGRAM, str(tmp_path / "serve.yaml")], capture_output=True, text=True, check=False)
-    assert done.stdout.split() == ["272", "256", "429", "8080"], done.stderr[-2000:]
+    assert done.stdout.split() == ["272", "1024", "429", "8080"], done.stderr[-2000:]

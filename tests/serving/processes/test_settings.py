@@ -11,7 +11,7 @@ import pytest
 from trimodal.errors import InputError
 from trimodal.serving.limits import Limits
 from trimodal.serving.processes.application import choose_hosts, read_keys
-from trimodal.serving.processes.command import Asked, make_settings, split_name
+from trimodal.serving.processes.command import Asked, make_settings, run_server, split_name
 from trimodal.serving.processes.serve import make_counter_folder
 from trimodal.serving.processes.settings import ServeSettings, read_settings, share_cores
 from trimodal.serving.processes.sockets import begin_listening, bind_socket, find_port, write_url
@@ -128,3 +128,9 @@ def test_counters_of_a_supervisor_that_was_killed_are_taken_away(tmp_path: Path)
 def test_two_models_of_one_name_are_refused_before_anything_begins() -> None:
     with pytest.raises(InputError, match="two models are called 'a'; give one another name: NAME=FOLDER"):
         make_settings(Asked(("/x/a", "/y/a")))
+
+
+@pytest.mark.parametrize(("asked", "said"), [({"grpc_port": 8001}, "--grpc-port"), ({"port": 0}, "--port 0")])
+def test_what_ray_does_not_do_is_refused_before_it_is_looked_for(asked: dict[str, int], said: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=said):
+        run_server(Asked((str(tmp_path),), **asked), "ray")  # type: ignore[arg-type]

@@ -22,7 +22,7 @@ def check_system() -> None:
     """
     if not sys.platform.startswith("linux"):
         raise InputError(
-            f"trimodal serve needs Linux, this is {sys.platform}; run it in a container (trimodal package … --for docker), or --engine ray"
+            f"trimodal serve needs Linux, this is {sys.platform}; run it in a container (trimodal package … --for docker)"
         )
 
 
@@ -92,3 +92,12 @@ def _control(option: int, value: int) -> None:
     library = ctypes.CDLL(None, use_errno=True)
     if library.prctl(option, value, 0, 0, 0) != 0:
         raise OSError(ctypes.get_errno(), f"prctl({option}) is refused here")
+
+
+def has_terminal() -> bool:
+    """Whether the terminal that standard input was opened on is still there."""
+    try:
+        os.tcgetpgrp(0)
+    except OSError:
+        return False
+    return True

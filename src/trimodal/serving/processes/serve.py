@@ -29,7 +29,7 @@ def serve(settings: ServeSettings) -> int:
         ServeError: workers end before any of them was ready.
     """
     check_system()
-    _check_paths(settings)
+    check_paths(settings)
     http = bind_socket(settings.host, settings.port)
     reserved: socket.socket | None = None
     counters = make_counter_folder()
@@ -65,7 +65,12 @@ def _remove_left_counters(shared: Path) -> None:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def _check_paths(settings: ServeSettings) -> None:
+def check_paths(settings: ServeSettings) -> None:
+    """Refuse folders and files that are not there.
+
+    Raises:
+        InputError: which one.
+    """
     for folder in settings.folders:
         if not Path(folder).is_dir():
             raise InputError(f"{folder} is no folder; give one that trimodal compress or trimodal export wrote")

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from trimodal.errors import InputError, TrimodalError
 from trimodal.serving.processes.crew import Crew, Version, Worker
 from trimodal.serving.processes.events import EventLog
-from trimodal.serving.processes.lineage import adopt_orphans, check_system
+from trimodal.serving.processes.lineage import adopt_orphans, check_system, has_terminal
 from trimodal.serving.processes.settings import ServeSettings
 from trimodal.serving.processes.sockets import begin_listening, find_port, write_url
 from trimodal.serving.processes.watching import read_marks, resolve_folders
@@ -175,7 +175,7 @@ class Supervisor:
 
     def _hang_up(self) -> None:
         """SIGHUP: a new version, or the terminal is gone that we were started in."""
-        if self._terminal and not _has_terminal():
+        if self._terminal and not has_terminal():
             self._stop(signal.SIGHUP)
         else:
             self._reload("SIGHUP")
@@ -279,11 +279,3 @@ class Supervisor:
         for one in self._listening:
             one.close()
         await self._wait(lambda: not self._crew.workers, _EXIT_SECONDS)
-
-
-def _has_terminal() -> bool:
-    try:
-        os.tcgetpgrp(0)
-    except OSError:
-        return False
-    return True
