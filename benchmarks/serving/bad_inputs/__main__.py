@@ -11,44 +11,130 @@ from __future__ import annotations
 
 import argparse
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.passlines import finish
-from benchmarks.serving.bad_inputs import embeddings, grpc_calls, images, sounds, tensors, texts, transport
+from benchmarks.passlines import PassLine, finish, table
+from benchmarks.serving.bad_inputs import (
+    computing,
+    embeddings,
+    endpoints,
+    folders,
+    grpc_calls,
+    images,
+    lifecycle,
+    sounds,
+    tensors,
+    texts,
+    transport,
+)
 from benchmarks.serving.bad_inputs.cases import Outcome, Place, Row
 from benchmarks.serving.bad_inputs.good import take_answers
-from benchmarks.serving.bad_inputs.models import write_models
+from benchmarks.serving.bad_inputs.models import write_artifact, write_models
 from benchmarks.serving.bad_inputs.running import run_service
-from benchmarks.serving.bad_inputs.trying import Known, try_rows
+from benchmarks.serving.bad_inputs.soak import Soak, soak
+from benchmarks.serving.bad_inputs.trying import Known, try_row, try_rows
+
+ROWS = 86
+_DECLARED_SECONDS, _GROWTH = 0.05, 0.05
 
 
-def list_rows(quick: bool) -> list[Row]:
+def list_asked(quick: bool) -> list[Row]:
     """The rows that one service is asked."""
     rows = [
         *transport.list_rows(quick), *tensors.list_rows(), *grpc_calls.list_rows(), *embeddings.list_rows(), *images.list_rows(quick),
-        *sounds.list_rows(quick), *texts.list_rows(),
+        *sounds.list_rows(quick), *texts.list_rows(), *endpoints.list_rows(),
     ]  # fmt: skip
     return sorted(rows, key=lambda row: row.number)
+
+
+def list_all(quick: bool) -> list[Row]:
+    """All rows, each once."""
+    return sorted([*list_asked(quick), *folders.list_rows(), *computing.list_rows(), *lifecycle.list_rows()], key=lambda row: row.number)
+
+
+def run(scratch: Path, quick: bool, only: set[int], soaked: int) -> tuple[list[Outcome], Soak | None]:
+    """Everything: what came of each row, and of the soak where there is one."""
+    models = write_models(scratch / "models")
+    served = dict(models)
+    outcomes, found = list[Outcome](), None
+
+    def choose(rows: list[Row]) -> list[Row]:
+        return [row for row in rows if not only or row.number in only]
+
+    if rows := choose(list_asked(quick)):
+        with run_service(served, scratch) as running:
+            place = Place(running.port, running.grpc_port, scratch, models, running.process.pid, quick)
+            known = Known(take_answers(running.port), running.list_workers())
+            outcomes += try_rows(rows, place, running, known)
+            found = soak(rows, place, running, known.right, soaked // 5, soaked) if soaked else None
+    if rows := choose(computing.list_rows()):
+        with run_service(served, scratch, workers=1) as running:
+            place = Place(running.port, running.grpc_port, scratch, models, running.process.pid, quick)
+            outcomes += try_rows(rows, place, running, Known(take_answers(running.port), running.list_workers()))
+    place, nothing = Place(0, 0, scratch, models, 0, quick), Known({}, ())
+    outcomes += [try_row(row, place, None, nothing) for row in choose(lifecycle.list_rows())]
+    if rows := choose(folders.list_rows()):
+        models["artifact"] = write_artifact(scratch / "artifact", models["clip"])
+        begun = folders.begin_all(rows, place)
+        outcomes += [try_row(row, place, None, nothing, begun) for row in rows]
+    return sorted(outcomes, key=lambda one: one.row.number), found
+
+
+def describe(outcomes: Sequence[Outcome]) -> str:
+    """The table."""
+    rows = [
+        (
+            str(one.row.number), one.row.what, one.row.required, str(sum(one.said.values())),
+            ", ".join(said if len(one.said) == 1 else f"{said} × {count}" for said, count in one.said.items()),
+            f"{1e3 * one.slowest:.0f}" if one.slowest else "", "; ".join(one.faults[:1]) if one.faults else one.row.note,
+        )
+        for one in outcomes
+    ]  # fmt: skip
+    return table(("#", "bad input", "required", "variants", "what came", "slowest, ms", ""), rows)
+
+
+def judge(outcomes: Sequence[Outcome], found: Soak | None, rows: int) -> list[PassLine]:
+    """The lines, fixed before: issue 16, and serving.md §3.1."""
+    faults = [fault for one in outcomes for fault in one.faults]
+    declared = sorted(pair for one in outcomes for pair in one.declared)
+    lines = [
+        PassLine(f"rows of {rows} as required", sum(not one.faults for one in outcomes), least=rows),
+        PassLine("good requests behind a bad one that got another answer", sum("then " in fault for fault in faults), most=0),
+        PassLine("workers that were lost or replaced by a bad input", sum("workers were" in fault for fault in faults), most=0),
+    ]
+    if declared:
+        lines.append(PassLine(f"seconds to refuse what a head declares, slowest of {len(declared)}", declared[-1][0], most=_DECLARED_SECONDS))
+    if found is not None:
+        errors = sum(count for said, count in found.said.items() if said.startswith("5") and said not in ("503", "504"))
+        lines += [
+            PassLine("soak: answers that are not as required, good ones among them", len(found.faults), most=0),
+            PassLine("soak: 5xx", errors, most=0), PassLine("soak: memory after over before, less 1", found.growth, most=_GROWTH),
+        ]  # fmt: skip
+    return lines
 
 
 def main() -> None:
     """The table and the lines."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--quick", action="store_true", help="fewer variants, a short soak")
-    parser.add_argument("--only", default="", help="numbers of rows, with commas between them")
+    parser.add_argument("--only", default="", help="numbers of rows, with commas between them; without a soak")
     parser.add_argument("--no-soak", action="store_true", help="leave out the soak")
     asked = parser.parse_args()
     only = {int(number) for number in asked.only.split(",") if number}
+    soaked = 0 if asked.no_soak or only else 500 if asked.quick else 10_000
     with tempfile.TemporaryDirectory() as name:
-        scratch = Path(name)
-        models = write_models(scratch / "models")
-        outcomes: list[Outcome] = []
-        with run_service(models, scratch) as running:
-            place = Place(running.port, running.grpc_port, scratch, models, running.process.pid, asked.quick)
-            known = Known(take_answers(running.port), running.list_workers())
-            rows = [row for row in list_rows(asked.quick) if not only or row.number in only]
-            outcomes += try_rows(rows, place, running, known)
-    finish([])
+        outcomes, found = run(Path(name), asked.quick, only, soaked)
+    print(describe(outcomes))
+    variants = sum(sum(one.said.values()) for one in outcomes)
+    print(f"{variants} variants")
+    if found is not None:
+        said = ", ".join(f"{status} × {count}" for status, count in sorted(found.said.items()))
+        print(f"soak: {sum(found.said.values()):,} bad requests in {found.seconds:.0f} s ({said}), {found.asked_well} looks at good answers; "
+              f"{found.before / 2**20:.0f} MiB before, {found.after / 2**20:.0f} MiB after")  # fmt: skip
+        for fault in found.faults[:10]:
+            print(f"soak: {fault}")
+    finish(judge(outcomes, found, len(only) or ROWS))
 
 
 if __name__ == "__main__":

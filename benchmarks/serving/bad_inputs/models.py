@@ -32,6 +32,14 @@ def write_models(folder: Path) -> dict[str, Path]:
     return found
 
 
+def write_artifact(folder: Path, source: Path) -> Path:
+    """What `trimodal compress` makes of `source`."""
+    import trimodal
+
+    trimodal.compress(str(source), "int8", out=folder)
+    return folder
+
+
 def write_tensor_model(folder: Path) -> Path:
     """An exported folder of three files: `add` takes many datatypes, `look` fails at a place that its table lacks, `spin` computes for as
     many steps as it is told."""

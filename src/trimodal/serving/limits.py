@@ -24,6 +24,7 @@ class Limits:
         batch: samples that are computed at once.
         queue: samples that may wait, over all requests; more are refused with 429.
         wait_seconds: of work that may wait when more comes than can be done, and has for `burst_seconds`; more is refused with 429.
+        compute_seconds: that one call into a runtime may take; then its process is killed and replaced. 0 for as long as it wants.
         request_seconds: the longest that a request waits for its answer where it does not say less.
         new_tokens: the most that a text may be continued by; `usual_tokens` where nothing is asked.
         connections: open at the same time per process.
@@ -46,6 +47,7 @@ class Limits:
     queue: int = 256
     wait_seconds: float = 0.05
     burst_seconds: float = 0.1
+    compute_seconds: float = 120.0
     request_seconds: float = 60.0
     new_tokens: int = 1024
     usual_tokens: int = 256

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor
 from contextlib import aclosing, suppress
 from functools import partial
 from typing import Any, TypeVar
@@ -24,6 +24,7 @@ from trimodal.runtimes.model_limits import count_safe_words
 from trimodal.serving.admission import Admission, predict_cost
 from trimodal.serving.asking import check_taken
 from trimodal.serving.batching import Batcher
+from trimodal.serving.computing import WatchedThread
 from trimodal.serving.limits import Limits
 from trimodal.serving.loading import load_item
 from trimodal.serving.media.decoders import Decoders
@@ -51,8 +52,8 @@ class Service:
         self._models = {model.name: model for model in models}
         self._admission = Admission(limits.queue, limits.wait_seconds, limits.burst_seconds)
         self._decoders = Decoders(limits, decoders)
-        self._encoding = ThreadPoolExecutor(1, "encode")
-        self._computing = ThreadPoolExecutor(1, "compute")  # one at a time, with all threads of the runtime
+        self._encoding = WatchedThread("encode")
+        self._computing = WatchedThread("compute")  # one at a time, with all threads of the runtime
         self._batchers: dict[str, Batcher] = {}
         self._counts: dict[str, dict[str, float]] = {}
         self._under_way, self._ready, self._draining = 0, False, False
@@ -90,6 +91,11 @@ class Service:
     def ready(self) -> bool:
         """Whether every model answers, and nothing is being shut down."""
         return self._ready and not self._draining
+
+    @property
+    def busy_seconds(self) -> float:
+        """How long the call into a runtime or a processor that runs now has run; 0 where none does."""
+        return max(self._computing.busy_seconds, self._encoding.busy_seconds)
 
     def drain(self) -> None:
         """Be no longer `ready`; what comes is still answered until `stop`."""
@@ -291,7 +297,7 @@ class Service:
         most = most if room is None else min(most, room)
         return Speaking(model, job.arrays, most, options.language, until, self._computing, note)
 
-    async def _in_thread(self, pool: ThreadPoolExecutor, call: Callable[[], _Found]) -> _Found:
+    async def _in_thread(self, pool: Executor, call: Callable[[], _Found]) -> _Found:
         return await asyncio.get_running_loop().run_in_executor(pool, call)
 
 

@@ -21,10 +21,12 @@ from trimodal.serving.limits import Limits
 MOST_HEADERS = 200
 _LINGER_SECONDS = 2.0
 _LINE_EXTRA = 4  # ": " and the end of the line
+_LENGTHS = re.compile(rb"^content-length[ \t]*:(.*)", re.IGNORECASE | re.MULTILINE)
+_BLANK = re.compile(rb"\n\r?\n")
 _HOST = re.compile(rb"(?:[A-Za-z0-9._~!$&'()*+,;=%-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
 _SAID = {
     400: "this is not a request that is understood", 408: "the head of the request did not come in time",
-    431: "the head of the request is too large", 501: "this way of sending a body is not known",
+    413: "a piece of the body is larger than what is taken", 431: "the head of the request is too large", 501: "this way of sending a body is not known",
 }  # fmt: skip
 
 
@@ -37,18 +39,30 @@ class _CheckedConnection(h11.Connection):
         self.status = 400
 
     def next_event(self) -> Any:
+        raw = bytes(self._receive_buffer) if self.their_state is h11.IDLE else b""
         try:
             event = super().next_event()
         except h11.RemoteProtocolError as error:
             self.status = int(error.error_status_hint or 400)
             raise
         if isinstance(event, h11.Request):
-            status = _find_fault(event, self._limits)
-            if status:
-                self.status = status
-                self._process_error(self.their_role)  # what h11 does with a head that it refuses itself
-                raise h11.RemoteProtocolError(_SAID[status], error_status_hint=status)
+            self._refuse_if(400 if has_doubtful_length(raw) else _find_fault(event, self._limits))
+        elif self.their_state is h11.SEND_BODY and getattr(self._reader, "_bytes_in_chunk", 0) > self._limits.body_bytes:
+            self._refuse_if(413)
         return event
+
+    def _refuse_if(self, status: int) -> None:
+        if status:
+            self.status = status
+            self._process_error(self.their_role)  # what h11 does with a head that it refuses itself
+            raise h11.RemoteProtocolError(_SAID[status], error_status_hint=status)
+
+
+def has_doubtful_length(raw: bytes) -> bool:
+    """Whether the head at the front of `raw` says its body's length more than once, which h11 forgives where both are the same, as in
+    `Content-Length: 2, 2`."""
+    found = _LENGTHS.findall(_BLANK.split(raw, 1)[0])
+    return len(found) > 1 or any(b"," in value for value in found)
 
 
 def _find_fault(request: h11.Request, limits: Limits) -> int:
