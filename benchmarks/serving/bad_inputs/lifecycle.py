@@ -38,6 +38,7 @@ def list_rows() -> list[Row]:
         ]),
         Row(85, "a full disk, a read-only root, a small /dev/shm, a clock that jumps, no /proc", "stays up, says why", [
             Case("full disk", attempt=_fill_disk), Case("a read-only root, /dev/shm of 64 MB", attempt=_isolate("mount -t tmpfs -o size=64m none /dev/shm; mount -o remount,bind,ro /")),
+            Case("a read-only root, no /dev/shm", attempt=_isolate("mount -t tmpfs -o ro none /dev/shm; mount -o remount,bind,ro /"), extra=True),
             Case("/dev/shm of 4 MB", attempt=_isolate("mount -t tmpfs -o size=4m none /dev/shm"), extra=True), Case("no /proc", attempt=_isolate("umount -l /proc"), extra=True),
             Case("the clock a day on, then back", attempt=_jump),
         ], "a clock that jumps is that of Python's time.time"),

@@ -81,7 +81,7 @@ def _find_fault(request: h11.Request, limits: Limits) -> int:
 
 
 class GuardedProtocol(H11Protocol):
-    """One connection. `on_lost` is called when it has ended."""
+    """One connection. `on_lost` is called when it has ended; `refused` is whether its last request was none, or came too slowly."""
 
     def __init__(self, config: Config, state: ServerState, limits: Limits, on_lost: Callable[[], None]) -> None:
         super().__init__(config, state, {})
@@ -90,7 +90,7 @@ class GuardedProtocol(H11Protocol):
         self._head_timer: asyncio.TimerHandle | None = None
         self._write_timer: asyncio.TimerHandle | None = None
         self._linger_timer: asyncio.TimerHandle | None = None
-        self._heard = False
+        self._heard = self.refused = False
         self.idle_since = self.loop.time()
 
     @property
@@ -167,6 +167,7 @@ class GuardedProtocol(H11Protocol):
             self.transport.abort()
 
     def _refuse(self, status: int) -> None:
+        self.refused = True
         if self.cycle is not None and not self.cycle.response_complete:
             self.cycle.disconnected = True
             self.cycle.message_event.set()
@@ -196,7 +197,8 @@ class _LingeringTransport:
         if self._closing:
             return
         self._closing = True
-        if self._protocol.conn.their_state in (h11.SEND_BODY, h11.ERROR) and self._transport.can_write_eof():
+        sending = self._protocol.refused or self._protocol.conn.their_state in (h11.SEND_BODY, h11.ERROR)
+        if sending and self._transport.can_write_eof():
             self._transport.resume_reading()
             self._transport.write_eof()
             self._protocol.linger(self._transport.close)
