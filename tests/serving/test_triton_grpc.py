@@ -154,7 +154,8 @@ def test_what_is_no_message(port: int, client) -> None:
                 with pytest.raises(grpc.RpcError) as caught:
                     call(data)
                 assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT and "protobuf" not in caught.value.details()
-        stream = channel.stream_stream("/inference.GRPCInferenceService/ModelStreamInfer", bytes, MESSAGES["ModelStreamInferResponse"].FromString)
+        parse = MESSAGES["ModelStreamInferResponse"].FromString
+        stream = channel.stream_stream("/inference.GRPCInferenceService/ModelStreamInfer", bytes, parse)
         assert "cannot be read" in next(stream(iter([b"\xff" * 50]))).error_message
     assert client.infer("adder", _inputs()).as_numpy("mean").tolist() == [13, 19]
 

@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import argparse
 import tempfile
+from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from benchmarks.passlines import PassLine, finish, table
@@ -20,6 +22,7 @@ from benchmarks.serving.bad_inputs import (
     embeddings,
     endpoints,
     folders,
+    fuzz,
     grpc_calls,
     images,
     lifecycle,
@@ -36,6 +39,8 @@ from benchmarks.serving.bad_inputs.soak import Soak, soak
 from benchmarks.serving.bad_inputs.trying import Known, try_row, try_rows
 
 ROWS = 86
+_DRAWN = {True: 3, False: 25}
+"""Requests that schemathesis draws for each operation, with --quick and without."""
 _DECLARED_SECONDS, _GROWTH = 0.05, 0.05
 
 
@@ -53,11 +58,22 @@ def list_all(quick: bool) -> list[Row]:
     return sorted([*list_asked(quick), *folders.list_rows(), *computing.list_rows(), *lifecycle.list_rows()], key=lambda row: row.number)
 
 
-def run(scratch: Path, quick: bool, only: set[int], soaked: int) -> tuple[list[Outcome], Soak | None]:
-    """Everything: what came of each row, and of the soak where there is one."""
+@dataclass
+class Results:
+    """What came of each row, of the soak and of drawn requests, where there were any."""
+
+    outcomes: list[Outcome] = field(default_factory=list)
+    soaked: Soak | None = None
+    statuses: Counter[int] = field(default_factory=Counter)
+    drawn_faults: list[str] = field(default_factory=list)
+
+
+def run(scratch: Path, quick: bool, only: set[int], soaked: int) -> Results:
+    """Everything; without a soak where `soaked` is 0."""
     models = write_models(scratch / "models")
     served = dict(models)
-    outcomes, found = list[Outcome](), None
+    results = Results()
+    outcomes = results.outcomes
 
     def choose(rows: list[Row]) -> list[Row]:
         return [row for row in rows if not only or row.number in only]
@@ -67,7 +83,9 @@ def run(scratch: Path, quick: bool, only: set[int], soaked: int) -> tuple[list[O
             place = Place(running.port, running.grpc_port, scratch, models, running.process.pid, quick)
             known = Known(take_answers(running.port), running.list_workers())
             outcomes += try_rows(rows, place, running, known)
-            found = soak(rows, place, running, known.right, soaked // 5, soaked) if soaked else None
+            if soaked:
+                results.soaked = soak(rows, place, running, known.right, soaked // 5, soaked)
+                results.statuses, results.drawn_faults = fuzz.fuzz(running.port, _DRAWN[quick])
     if rows := choose(computing.list_rows()):
         with run_service(served, scratch, workers=1) as running:
             place = Place(running.port, running.grpc_port, scratch, models, running.process.pid, quick)
@@ -78,7 +96,8 @@ def run(scratch: Path, quick: bool, only: set[int], soaked: int) -> tuple[list[O
         models["artifact"] = write_artifact(scratch / "artifact", models["clip"])
         begun = folders.begin_all(rows, place)
         outcomes += [try_row(row, place, None, nothing, begun) for row in rows]
-    return sorted(outcomes, key=lambda one: one.row.number), found
+    outcomes.sort(key=lambda one: one.row.number)
+    return results
 
 
 def describe(outcomes: Sequence[Outcome]) -> str:
@@ -94,8 +113,9 @@ def describe(outcomes: Sequence[Outcome]) -> str:
     return table(("#", "bad input", "required", "variants", "what came", "slowest, ms", ""), rows)
 
 
-def judge(outcomes: Sequence[Outcome], found: Soak | None, rows: int) -> list[PassLine]:
+def judge(results: Results, rows: int) -> list[PassLine]:
     """The lines, fixed before: issue 16, and serving.md §3.1."""
+    outcomes, found = results.outcomes, results.soaked
     faults = [fault for one in outcomes for fault in one.faults]
     declared = sorted(pair for one in outcomes for pair in one.declared)
     lines = [
@@ -104,12 +124,15 @@ def judge(outcomes: Sequence[Outcome], found: Soak | None, rows: int) -> list[Pa
         PassLine("workers that were lost or replaced by a bad input", sum("workers were" in fault for fault in faults), most=0),
     ]
     if declared:
-        lines.append(PassLine(f"seconds to refuse what a head declares, slowest of {len(declared)}", declared[-1][0], most=_DECLARED_SECONDS))
+        lines.append(PassLine(f"seconds to refuse what a head declares, slowest of {len(declared)}", declared[-1][0],
+            most=_DECLARED_SECONDS))
     if found is not None:
         errors = sum(count for said, count in found.said.items() if said.startswith("5") and said not in ("503", "504"))
         lines += [
             PassLine("soak: answers that are not as required, good ones among them", len(found.faults), most=0),
             PassLine("soak: 5xx", errors, most=0), PassLine("soak: memory after over before, less 1", found.growth, most=_GROWTH),
+            PassLine("schemathesis: 5xx", sum(n for s, n in results.statuses.items() if s >= 500), most=0),
+            PassLine("schemathesis: answers that are not as our OpenAPI file says", len(results.drawn_faults), most=0),
         ]  # fmt: skip
     return lines
 
@@ -124,17 +147,24 @@ def main() -> None:
     only = {int(number) for number in asked.only.split(",") if number}
     soaked = 0 if asked.no_soak or only else 500 if asked.quick else 10_000
     with tempfile.TemporaryDirectory() as name:
-        outcomes, found = run(Path(name), asked.quick, only, soaked)
-    print(describe(outcomes))
-    variants = sum(sum(one.said.values()) for one in outcomes)
-    print(f"{variants} variants")
+        results = run(Path(name), asked.quick, only, soaked)
+    print(describe(results.outcomes))
+    print(f"{sum(sum(one.said.values()) for one in results.outcomes)} variants")
+    tell_soak(results)
+    finish(judge(results, len(only) or ROWS))
+
+
+def tell_soak(results: Results) -> None:
+    """What was sent by thousands, in a few lines."""
+    found = results.soaked
     if found is not None:
         said = ", ".join(f"{status} × {count}" for status, count in sorted(found.said.items()))
-        print(f"soak: {sum(found.said.values()):,} bad requests in {found.seconds:.0f} s ({said}), {found.asked_well} looks at good answers; "
-              f"{found.before / 2**20:.0f} MiB before, {found.after / 2**20:.0f} MiB after")  # fmt: skip
-        for fault in found.faults[:10]:
-            print(f"soak: {fault}")
-    finish(judge(outcomes, found, len(only) or ROWS))
+        print(f"soak: {sum(found.said.values()):,} bad requests in {found.seconds:.0f} s ({said})")
+        print(f"soak: good answers looked at {found.asked_well} times; {found.before / 2**20:.1f} MiB before, {found.after / 2**20:.1f} after")
+        drawn = ", ".join(f"{status} × {count}" for status, count in sorted(results.statuses.items()))
+        print(f"schemathesis: {drawn}")
+        for fault in [*found.faults[:10], *results.drawn_faults[:10]]:
+            print(f"not as required: {fault}")
 
 
 if __name__ == "__main__":

@@ -27,7 +27,8 @@ def _case(label: str, *allowed: int, **sent: Any) -> Case:
 def _list_words() -> list[Row]:
     return [
         Row(33, "an empty text or list, 10^6 items, arrays of tokens", "400", [
-            _case("empty text", input=""), _case("blank text", input="  \n"), _case("empty list", input=[]), _case("tokens", input=[1, 2, 3]),
+            _case("empty text", input=""), _case("blank text", input="  \n"), _case("empty list", input=[]),
+            _case("tokens", input=[1, 2, 3]),
             _case("arrays of tokens", input=[[1, 2], [3]]), _case("null", input=None), _case("a number", input=7),
             _case("one of two is empty", input=["a cat", ""]),
             Case("10^6 items", post_json(PATH, {"model": "clip", "input": ["a"] * 10**6}), (400, 413), extra=True),
@@ -55,20 +56,24 @@ def _list_files() -> list[Row]:
     sparse = b"PK\x03\x04" + b"\0" * 200
     saved = io.BytesIO()
     np.save(saved, np.array([{}], dtype=object), allow_pickle=True)
-    tensors = {"pickle": pickle.dumps({"a": 1}), "torch.save": sparse, "npy of objects": saved.getvalue(), "old pickle": pickle.dumps([1], 2)}
+    tensors = {"pickle": pickle.dumps({"a": 1}), "torch.save": sparse, "npy of objects": saved.getvalue(),
+        "old pickle": pickle.dumps([1], 2)}
     return [
         Row(35, "base64 with junk, bad padding, spaces, another alphabet", "400", [
             bare("junk", "!" + plain), bare("junk inside", plain[:40] + "*" + plain[40:]), bare("no padding", plain.rstrip("=") + "A"),
-            bare("too much padding", plain.rstrip("=") + "==="), bare("a line break", plain[:76] + "\n" + plain[76:]), bare("spaces", " " + plain),
+            bare("too much padding", plain.rstrip("=") + "==="), bare("a line break", plain[:76] + "\n" + plain[76:]),
+            bare("spaces", " " + plain),
             bare("URL-safe", base64.urlsafe_b64encode(b"\xff\xfe\xfb" * 9).decode()), bare("empty", ""),
             image("junk in a URI", "data:image/png;base64,@@@@"), image("padding in a URI", "data:image/png;base64,abc"),
         ]),
         Row(36, "data: URI with a wrong or no type, another content, a huge name", "400 / 415", [
-            image("no type", "data:;base64," + plain), image("no base64", "data:image/png," + plain), image("text", as_uri(png, "text/plain"), 415),
+            image("no type", "data:;base64," + plain), image("no base64", "data:image/png," + plain),
+            image("text", as_uri(png, "text/plain"), 415),
             image("a sound", as_uri(wav, "audio/wav"), 415), image("says png, is wav", as_uri(wav, "image/png"), 415),
             image("a charset of 1 MB", f"data:image/png;charset={'a' * (1 << 20)};base64,{plain}"),
             image("a name of 10 kB", f"data:image/png;name={'a' * 10_000};base64,{plain}"),
-            image("a hundred fields", f"data:image/png{';a=b' * 100};base64,{plain}"), image("a type of 1 MB", f"data:image/{'a' * (1 << 20)};base64,a"),
+            image("a hundred fields", f"data:image/png{';a=b' * 100};base64,{plain}"),
+            image("a type of 1 MB", f"data:image/{'a' * (1 << 20)};base64,a"),
             _case("says wav, is png", 400, 415, input=[as_uri(png, "audio/wav")], modality="audio", model="whisper"),
         ]),
         Row(37, "a serialised tensor as input", "415, never loaded", [

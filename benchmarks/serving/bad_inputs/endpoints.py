@@ -9,9 +9,12 @@ from benchmarks.serving.bad_inputs.sockets import make_request, talk
 
 _STRANGERS = 200
 _ABSENT = (
-    "/v2/systemsharedmemory/status", "/v2/systemsharedmemory/region/a/register", "/v2/cudasharedmemory/status", "/v2/cudasharedmemory/region/a/register",
-    "/v2/logging", "/v2/trace/setting", "/v2/models/clip/trace/setting", "/docs", "/redoc", "/admin", "/debug", "/v1/files", "/v1/load_lora_adapter",
-    "/invocations", "/models", "/shutdown", "/v2/repository/models", "/openapi.json/..", "/playground/../../etc/passwd", "/playground/%2e%2e/%2e%2e/etc/passwd",
+    "/v2/systemsharedmemory/status", "/v2/systemsharedmemory/region/a/register", "/v2/cudasharedmemory/status",
+    "/v2/cudasharedmemory/region/a/register",
+    "/v2/logging", "/v2/trace/setting", "/v2/models/clip/trace/setting", "/docs", "/redoc", "/admin", "/debug", "/v1/files",
+    "/v1/load_lora_adapter",
+    "/invocations", "/models", "/shutdown", "/v2/repository/models", "/openapi.json/..", "/playground/../../etc/passwd",
+    "/playground/%2e%2e/%2e%2e/etc/passwd",
 )  # fmt: skip
 
 
@@ -28,7 +31,8 @@ def list_rows() -> list[Row]:
         Row(80, "shared memory, and other endpoints for convenience", "absent", [
             *(Case(f"{method} {path}", make_request(path, b"" if method == "GET" else b"{}", method=method), (404, 405))
               for path in _ABSENT for method in ("GET", "POST")),
-            Case("TRACE", make_request("/v2", method="TRACE"), (405,)), Case("DELETE", make_request("/v2/models/clip", method="DELETE"), (405,)),
+            Case("TRACE", make_request("/v2", method="TRACE"), (405,)),
+            Case("DELETE", make_request("/v2/models/clip", method="DELETE"), (405,)),
         ]),
         Row(86, "names from clients in metrics", "a bounded number", [Case(f"{_STRANGERS} strangers", attempt=_count_series)]),
     ]  # fmt: skip

@@ -52,7 +52,8 @@ def _attempt(case: Case, place: Place) -> Found:
 def serve(*arguments: str, command: list[str] | None = None) -> Found:
     """Run `trimodal serve`; refused is what ends by itself with a line that says why."""
     process = subprocess.Popen(
-        command or [*make_command(*arguments), "--port", "0", "--workers", "1", "--threads", "1"], env=make_surroundings(), stdout=subprocess.PIPE,
+        command or [*make_command(*arguments), "--port", "0", "--workers", "1", "--threads", "1"], env=make_surroundings(),
+            stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT, process_group=0,
     )  # fmt: skip
     try:
@@ -126,7 +127,8 @@ def _list_codes() -> list[Row]:
               for name in ("a.pkl", "a.pt", "a.pth", "a.bin", "a.npy", "a.joblib", "a.keras", "a")),
             _case("listed, a pickle", "tensors", listed(code), False), _case("listed, a zip", "tensors", listed(b"PK\x03\x04" + bytes(99))),
             _case("listed, npy", "tensors", listed(b"\x93NUMPY\1\0" + bytes(99))), _case("pytorch_model.bin alone", "clip", only_pickle),
-            _case("a pickle called model.safetensors", "clip", renamed), _case("beside an artifact", "artifact", lambda folder: (folder / "a.pkl").write_bytes(code)),
+            _case("a pickle called model.safetensors", "clip", renamed),
+            _case("beside an artifact", "artifact", lambda folder: (folder / "a.pkl").write_bytes(code)),
         ]),
         Row(69, "trust_remote_code, auto_map, an entry point in the config", "never run, told", [Case("auto_map", attempt=ran)]),
     ]  # fmt: skip
@@ -182,12 +184,16 @@ def _list_graphs() -> list[Row]:
 
     return [
         Row(70, "external data at ../x or an absolute path", "refused", [
-            _case("../secret.bin", "tensors", outside("../secret.bin", write_secret), False), _case("/etc/hostname", "tensors", outside("/etc/hostname", write_secret)),
+            _case("../secret.bin", "tensors", outside("../secret.bin", write_secret), False),
+            _case("/etc/hostname", "tensors", outside("/etc/hostname", write_secret)),
         ]),
-        Row(71, "external data by a symlink", "refused", [_case("a link that leads out", "tensors", outside("data.bin", link_secret), False)]),
-        Row(72, "external data by a hard link", "refused", [_case("a file that is also elsewhere", "tensors", outside("data.bin", hard_link), False)]),
+        Row(71, "external data by a symlink", "refused", [_case("a link that leads out", "tensors", outside("data.bin", link_secret),
+            False)]),
+        Row(72, "external data by a hard link", "refused", [_case("a file that is also elsewhere", "tensors", outside("data.bin",
+            hard_link), False)]),
         Row(73, "an ONNX file that is huge, garbage, empty, or has operators of its own", "a clean error", [
-            _case("dimensions of 2^60", "tensors", huge, False), _case("garbage", "tensors", broken(b"\x08\xff" * 500)), _case("empty", "tensors", broken(b"")),
+            _case("dimensions of 2^60", "tensors", huge, False), _case("garbage", "tensors", broken(b"\x08\xff" * 500)),
+            _case("empty", "tensors", broken(b"")),
             _case("an operator of its own", "tensors", custom), _case("text", "tensors", broken(b"hello world" * 9)),
         ]),
     ]  # fmt: skip
@@ -330,12 +336,18 @@ def _list_manifests() -> list[Row]:
 
     return [
         Row(76, "a manifest with a wrong sum, a file missing or too many, a later format, odd names and limits", "refused", [
-            _case("another byte", "tensors", flip, False), _case("a file missing", "tensors", lambda folder: (folder / "add.onnx").unlink()),
-            _case("a file too many", "tensors", lambda folder: (folder / "new.onnx").write_bytes(b"a")), _case("a later format", "tensors", say(format=99)),
-            _case("no format", "tensors", say(format=None)), _case("components null", "tensors", say(components=None)), _case("no components", "tensors", say(components=[])),
-            _case("a file outside", "tensors", say(files={"../../x": "a"})), _case("a name with a slash", "tensors", component(name="../add")),
-            _case("a name with a line break", "tensors", component(name="a\nb")), _case("negative lengths", "tensors", component(inputs={"floats": [-7, 3]})),
-            _case("a length of 2^70", "tensors", component(inputs={"floats": ["batch_size", 2**70]})), _case("no JSON", "tensors", lambda folder: (folder / "export.json").write_bytes(b"{")),
+            _case("another byte", "tensors", flip, False), _case("a file missing", "tensors",
+            lambda folder: (folder / "add.onnx").unlink()),
+            _case("a file too many", "tensors", lambda folder: (folder / "new.onnx").write_bytes(b"a")),
+            _case("a later format", "tensors", say(format=99)),
+            _case("no format", "tensors", say(format=None)), _case("components null", "tensors", say(components=None)),
+            _case("no components", "tensors", say(components=[])),
+            _case("a file outside", "tensors", say(files={"../../x": "a"})),
+            _case("a name with a slash", "tensors", component(name="../add")),
+            _case("a name with a line break", "tensors", component(name="a\nb")),
+            _case("negative lengths", "tensors", component(inputs={"floats": [-7, 3]})),
+            _case("a length of 2^70", "tensors", component(inputs={"floats": ["batch_size", 2**70]})),
+            _case("no JSON", "tensors", lambda folder: (folder / "export.json").write_bytes(b"{")),
             _case("a million deep", "tensors", lambda folder: (folder / "export.json").write_text("[" * 10**6)),
             _case("an artifact of a later format", "artifact", seal), _case("an artifact that was changed", "artifact", unseal, False),
         ]),
@@ -345,7 +357,8 @@ def _list_manifests() -> list[Row]:
 def _list_names() -> list[Row]:
     def package(*arguments: str) -> Callable[[Place], Found]:
         def attempt(place: Place) -> Found:
-            command = [*make_command()[:-1], "package", str(place.models["tensors"]), "-o", str(place.scratch / f"package{abs(hash(arguments))}")]
+            command = [*make_command()[:-1], "package", str(place.models["tensors"]), "-o",
+                str(place.scratch / f"package{abs(hash(arguments))}")]
             return serve(command=[*command, "--for", "compose", *arguments])
 
         return attempt
@@ -353,7 +366,8 @@ def _list_names() -> list[Row]:
     names = ("a;reboot", "$(id)", "`id`", "a b", "../a", "a\nRUN id", "a'b", 'a"b', "${HOME}", "-rf")
     return [
         Row(77, "marks of shells and Dockerfiles in names", "refused or quoted", [
-            *(Case(f"serve {name!r}", attempt=lambda place, name=name: serve(f"{name}={place.models['tensors']}"), extra=name != "a;reboot") for name in names),
+            *(Case(f"serve {name!r}", attempt=lambda place, name=name: serve(f"{name}={place.models['tensors']}"),
+            extra=name != "a;reboot") for name in names),
             *(Case(f"package --name {name!r}", attempt=package(f"--name={name}"), extra=name != "a;reboot") for name in names[:6]),
             Case("package --image 'a\\nRUN id'", attempt=package("--image=a\nRUN id")),
         ]),

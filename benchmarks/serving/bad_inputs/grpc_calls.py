@@ -32,7 +32,8 @@ def list_rows() -> list[Row]:
     }  # fmt: skip
     tried = [Case(label, attempt=_call(change, codes)) for label, (change, codes) in cases.items()]
     raw = [Case(label, attempt=_send(data, codes)) for label, data, codes in (
-        ("no message at all", b"\xff" * 100, ("INVALID_ARGUMENT", "INTERNAL")), ("a length beyond the end", b"\x0a\xff\x7f", ("INVALID_ARGUMENT",)),
+        ("no message at all", b"\xff" * 100, ("INVALID_ARGUMENT", "INTERNAL")),
+        ("a length beyond the end", b"\x0a\xff\x7f", ("INVALID_ARGUMENT",)),
         ("Any in Any, 10,000 deep", _nest(10_000), ("INVALID_ARGUMENT",)),
     )]  # fmt: skip
     return [Row(31, "gRPC: too large, deep, raw and typed, a wrong count", "INVALID_ARGUMENT / RESOURCE_EXHAUSTED", [*tried, *raw])]

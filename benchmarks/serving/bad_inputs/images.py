@@ -59,7 +59,8 @@ def _list_bombs(quick: bool) -> list[Row]:
         ]),
         Row(39, "many images of 100 million pixels in one request", "413 by their sum", [
             Case("20 × 100 million pixels", post_json("/v1/embeddings", {"model": "clip", "modality": "image", "input": many}), (400, 413)),
-            Case(f"{len(legal)} × 49 million", post_json("/v1/embeddings", {"model": "clip", "modality": "image", "input": legal}), (400, 413),
+            Case(f"{len(legal)} × 49 million", post_json("/v1/embeddings", {"model": "clip", "modality": "image", "input": legal}),
+            (400, 413),
                  extra=True),
         ], "400: one image may have 50 million"),
         Row(40, "a bomb in a text chunk (zTXt of 200 MB)", "400", [
@@ -124,8 +125,10 @@ def _list_forms() -> list[Row]:
             Case("applied", attempt=_compare(save(colour, "PNG", exif=exif), save(turned, "PNG"))),
         ], "applied"),
         Row(46, "moving GIF, WebP, APNG; TIFF of several pages", "the first frame or 400", [
-            Case("GIF", attempt=_compare(save(frames[0], "GIF", save_all=True, append_images=frames[1:]), save(palette.convert("RGB"), "PNG"))),
-            Case("WebP", attempt=_compare(save(colour, "WEBP", lossless=True, save_all=True, append_images=[turned.resize(colour.size)]), plain)),
+            Case("GIF", attempt=_compare(save(frames[0], "GIF", save_all=True, append_images=frames[1:]), save(palette.convert("RGB"),
+            "PNG"))),
+            Case("WebP", attempt=_compare(save(colour, "WEBP", lossless=True, save_all=True, append_images=[turned.resize(colour.size)]),
+            plain)),
             Case("APNG", attempt=_compare(apng, plain)), Case("TIFF", attempt=_compare(tiff_pages, plain)),
         ], "the first frame"),
     ]  # fmt: skip
@@ -142,16 +145,20 @@ def _list_strange() -> list[Row]:
     strangers = {
         "EPS": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "PDF": b"%PDF-1.7\n" + b"a" * 100, "PSD": b"8BPS\0\1" + b"\0" * 100,
         "FITS": b"SIMPLE  =                    T" + b" " * 2850, "SVG": b"<svg xmlns='http://www.w3.org/2000/svg'/>",
-        "ICNS": b"icns" + struct.pack(">I", 100) + b"\0" * 92, "JPEG 2000": b"\0\0\0\x0cjP  \r\n\x87\n" + b"\0" * 50, "HTML": b"<html></html>",
-        "ICO": b"\0\0\1\0\1\0" + b"\0" * 60, "PCX": b"\n\5\1\x08" + b"\0" * 124, "XBM": b"#define a_width 8\n#define a_height 8\n", "zip": b"PK\3\4" + b"\0" * 60,
+        "ICNS": b"icns" + struct.pack(">I", 100) + b"\0" * 92, "JPEG 2000": b"\0\0\0\x0cjP  \r\n\x87\n" + b"\0" * 50,
+        "HTML": b"<html></html>",
+        "ICO": b"\0\0\1\0\1\0" + b"\0" * 60, "PCX": b"\n\5\1\x08" + b"\0" * 124, "XBM": b"#define a_width 8\n#define a_height 8\n",
+        "zip": b"PK\3\4" + b"\0" * 60,
     }  # fmt: skip
     junk = {
         "random bytes": bytes(rng.integers(0, 256, 5000, dtype=np.uint8)), "one byte": b"a", "zeros": bytes(1000),
         "a PNG's first 8": png[:8], "GIF": b"GIF89a" + b"\xff" * 50, "BMP": b"BM" + b"\xff" * 60, "TIFF": b"II*\0" + b"\xff" * 60,
-        "WebP": b"RIFF\xff\0\0\0WEBPVP8 " + b"\xff" * 40, "JPEG": b"\xff\xd8\xff\xe0" + b"\0" * 60, "a PNG with a broken sum": png[:40] + b"\0" + png[41:],
+        "WebP": b"RIFF\xff\0\0\0WEBPVP8 " + b"\xff" * 40, "JPEG": b"\xff\xd8\xff\xe0" + b"\0" * 60,
+        "a PNG with a broken sum": png[:40] + b"\0" + png[41:],
     }  # fmt: skip
     return [
-        Row(47, "EPS, PDF, FITS, PSD, SVG, ICNS …", "415 by a list of what is taken", [_case(name, data, 415) for name, data in strangers.items()]),
+        Row(47, "EPS, PDF, FITS, PSD, SVG, ICNS …", "415 by a list of what is taken",
+            [_case(name, data, 415) for name, data in strangers.items()]),
         Row(48, "bytes that are no image", "a generic text", [_case(name, data, 400, 415) for name, data in junk.items()]),
         Row(49, "the same bytes in another mode, palette or size", "another answer", [
             Case("another palette", attempt=_compare(save(one, "PNG"), save(other, "PNG"), same=False)),

@@ -15,7 +15,14 @@ from pathlib import Path
 from benchmarks.serving.bad_inputs.cases import Case, Found, Place, Row, post_json
 from benchmarks.serving.bad_inputs.computing import hold_line, make_spin
 from benchmarks.serving.bad_inputs.good import ADD, SUM, TENSORS
-from benchmarks.serving.bad_inputs.running import Running, end, list_family, make_command, make_surroundings, run_service
+from benchmarks.serving.bad_inputs.running import (
+    Running,
+    end,
+    list_family,
+    make_command,
+    make_surroundings,
+    run_service,
+)
 from benchmarks.serving.bad_inputs.sockets import CLOSED, Reply, as_json, make_request, read_reply, talk
 from benchmarks.serving.load import find_port, wait_until_ready
 
@@ -28,18 +35,25 @@ _REPLACED = 2.0
 def list_rows() -> list[Row]:
     """The rows."""
     return [
-        Row(79, "the folder is swapped while it is loaded; a partial copy", "the old version serves", [Case("a link to half a copy", attempt=_swap)]),
-        Row(81, "a worker is killed (also for memory), stopped, or hangs in native code", "replaced; not ready meanwhile; only its requests fail", [
-            Case("kill -9", attempt=lambda place: _lose(place, signal.SIGKILL)), Case("SIGSTOP", attempt=lambda place: _lose(place, signal.SIGSTOP), extra=True),
+        Row(79, "the folder is swapped while it is loaded; a partial copy", "the old version serves",
+            [Case("a link to half a copy", attempt=_swap)]),
+        Row(81, "a worker is killed (also for memory), stopped, or hangs in native code",
+            "replaced; not ready meanwhile; only its requests fail", [
+            Case("kill -9", attempt=lambda place: _lose(place, signal.SIGKILL)),
+            Case("SIGSTOP", attempt=lambda place: _lose(place, signal.SIGSTOP), extra=True),
             Case(f"a call that never returns, --compute-seconds {_COMPUTE}", attempt=_hang),
         ], "running out of memory is a SIGKILL too"),
         Row(84, "SIGTERM under load, twice, SIGINT to the group", "drained, no orphans", [
-            Case("SIGTERM under load", attempt=_drain), Case("SIGTERM twice", attempt=_end_twice), Case("SIGINT to the group", attempt=_interrupt),
+            Case("SIGTERM under load", attempt=_drain), Case("SIGTERM twice", attempt=_end_twice),
+            Case("SIGINT to the group", attempt=_interrupt),
         ]),
         Row(85, "a full disk, a read-only root, a small /dev/shm, a clock that jumps, no /proc", "stays up, says why", [
-            Case("full disk", attempt=_fill_disk), Case("a read-only root, /dev/shm of 64 MB", attempt=_isolate("mount -t tmpfs -o size=64m none /dev/shm; mount -o remount,bind,ro /")),
-            Case("a read-only root, no /dev/shm", attempt=_isolate("mount -t tmpfs -o ro none /dev/shm; mount -o remount,bind,ro /"), extra=True),
-            Case("/dev/shm of 4 MB", attempt=_isolate("mount -t tmpfs -o size=4m none /dev/shm"), extra=True), Case("no /proc", attempt=_isolate("umount -l /proc"), extra=True),
+            Case("full disk", attempt=_fill_disk), Case("a read-only root, /dev/shm of 64 MB",
+            attempt=_isolate("mount -t tmpfs -o size=64m none /dev/shm; mount -o remount,bind,ro /")),
+            Case("a read-only root, no /dev/shm", attempt=_isolate("mount -t tmpfs -o ro none /dev/shm; mount -o remount,bind,ro /"),
+            extra=True),
+            Case("/dev/shm of 4 MB", attempt=_isolate("mount -t tmpfs -o size=4m none /dev/shm"), extra=True),
+            Case("no /proc", attempt=_isolate("umount -l /proc"), extra=True),
             Case("the clock a day on, then back", attempt=_jump),
         ], "a clock that jumps is that of Python's time.time"),
     ]  # fmt: skip
@@ -219,7 +233,8 @@ def _isolate(prepare: str) -> Callable[[Place], Found]:
         port, log = find_port(), place.scratch / f"isolated{time.monotonic_ns()}"
         command = " ".join(f"'{word}'" for word in _make_command(place, port))
         with log.open("w") as sink:
-            process = subprocess.Popen([*wrap, f"{prepare}; exec {command}"], stdout=sink, stderr=sink, env=make_surroundings(), process_group=0)
+            process = subprocess.Popen([*wrap, f"{prepare}; exec {command}"], stdout=sink, stderr=sink, env=make_surroundings(),
+                process_group=0)
             try:
                 wait_until_ready(process, f"http://127.0.0.1:{port}/v2/health/ready", log)
                 return Found("200", next(filter(None, (ask(port) for _ in range(20))), ""))

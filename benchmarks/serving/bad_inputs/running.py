@@ -62,7 +62,8 @@ def run_service(models: Mapping[str, Path], scratch: Path, *options: str, worker
     """`trimodal serve` of the models, ready; ended afterwards."""
     port, grpc_port, log = find_port(), find_port(), scratch / f"log{time.monotonic_ns()}"
     named = [f"{name}={folder}" for name, folder in models.items()]
-    command = [*make_command(*named), "--port", str(port), "--grpc-port", str(grpc_port), "--workers", str(workers), "--threads", "1", *options]
+    command = [*make_command(*named), "--port", str(port), "--grpc-port", str(grpc_port), "--workers", str(workers), "--threads", "1",
+        *options]
     with log.open("w") as sink:
         process = subprocess.Popen(command, stdout=sink, stderr=sink, env=make_surroundings(), process_group=0)
         try:

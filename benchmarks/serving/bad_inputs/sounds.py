@@ -35,7 +35,8 @@ def _list_lengths(quick: bool) -> list[Row]:
     wav = make_wav(1.0)
     return [
         Row(51, "0 samples", "400", [
-            _case("WAV", make_wav(0.0)), _case("FLAC", make_wav(0.0, form="FLAC")), _case("nothing", b""), _case("a head alone", make_riff(b"")),
+            _case("WAV", make_wav(0.0)), _case("FLAC", make_wav(0.0, form="FLAC")), _case("nothing", b""),
+            _case("a head alone", make_riff(b"")),
         ]),
         Row(52, "the head claims 10^9 samples or 4 GB, there is 1 s", "400 (or exact)", [
             _case("10^9 samples", make_riff(second, claimed=2 * 10**9, riff=2 * 10**9 + 36), declared=True),
@@ -43,7 +44,8 @@ def _list_lengths(quick: bool) -> list[Row]:
             _case("the outer one alone", make_riff(second, riff=2 * 10**9), declared=True),
             _case("the inner one alone", make_riff(second, claimed=2 * 10**9), 400, declared=True),
         ]),
-        Row(53, "cut short", "400 or documented", [Case("WAV at many places", attempt=_cut(wav, 1601)), Case("FLAC", attempt=_cut(make_wav(1.0, form="FLAC"), 499))]),
+        Row(53, "cut short", "400 or documented", [Case("WAV at many places", attempt=_cut(wav, 1601)), Case("FLAC",
+            attempt=_cut(make_wav(1.0, form="FLAC"), 499))]),
         Row(54, "a bomb: a FLAC that unfolds", "400 by its frames, before it is decoded", [
             _case(f"{len(flac):,} bytes", flac, declared=True),
             _case("601 s of WAV", make_wav(601, 8000, subtype="PCM_U8"), declared=True, extra=True),
@@ -91,11 +93,13 @@ def _list_samples() -> list[Row]:
         Row(57, "0 or 1,000 channels, 8 or 24 bits, ADPCM, an unknown codec", "400 / averaged", [
             _case("0 channels", make_riff(second, channels=0), 400, 415), _case("1,000 channels", make_riff(second * 2, channels=1000)),
             _case("9 channels", make_wav(0.1, channels=9)), _case("an unknown codec", make_riff(second, code=0x4242), 400, 415),
-            _case("8 bits", make_wav(0.3, subtype="PCM_U8"), 200, check=_hears), _case("24 bits", make_wav(0.3, subtype="PCM_24"), 200, check=_hears),
+            _case("8 bits", make_wav(0.3, subtype="PCM_U8"), 200, check=_hears),
+            _case("24 bits", make_wav(0.3, subtype="PCM_24"), 200, check=_hears),
             _case("8 channels", make_wav(0.3, channels=8), 200, check=_hears), _case("ADPCM", adpcm, 200, 400, 415, check=_hears),
         ]),
         Row(58, "IRCAM, OGG, AIFF, MP3, AU, CAF", "415 by a list of what is taken", [
-            *(_case(form, make_wav(0.3, form=form, subtype=None), 415) for form in ("IRCAM", "OGG", "AIFF", "MP3", "AU", "CAF", "W64", "VOC")),
+            *(_case(form, make_wav(0.3, form=form, subtype=None), 415) for form in ("IRCAM", "OGG", "AIFF", "MP3", "AU", "CAF", "W64",
+            "VOC")),
             _case("junk", b"RIFFjunk" + bytes(50), 400, 415), _case("a video", b"\0\0\0\x18ftypmp42" + bytes(100), 415),
         ]),
         Row(59, "silence; one sample", "400 or defined", [

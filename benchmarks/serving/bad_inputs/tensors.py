@@ -75,7 +75,8 @@ def _list_shapes() -> list[Row]:
             for shape in ([2**32, 2**32], [10**18, 3], [2**62, 2, 2], [2**31, 2**31, 4], [2**63 - 1, 3])
         ]),
         Row(20, "more or fewer elements than the shape; ragged", "400", [
-            _case("too few", change(data=[1, 2])), _case("too many", change(data=[1, 2, 3, 4])), _case("ragged", change(data=[[1, 2], [3]])),
+            _case("too few", change(data=[1, 2])), _case("too many", change(data=[1, 2, 3, 4])),
+            _case("ragged", change(data=[[1, 2], [3]])),
             _case("turned", change(data=[[1], [2], [3]])), _case("too deep", change(data=[[[1, 2, 3]]])), _case("none", change(data=[])),
             _case("null", change(data=None)), _case("missing", change(data=...)), _case("a text", change(data="123")),
         ]),
@@ -101,8 +102,8 @@ def _list_names() -> list[Row]:
             _case("wrong", change(name="c")), _case("twice", change(name="small")), _case("missing", change(name=...)),
             _case("a number", change(name=3)), _case("one too many", {"inputs": [*TENSORS, extra]}),
             _case("one too few", {"inputs": TENSORS[:3]}), _case("the same twice", {"inputs": [*TENSORS, TENSORS[0]]}),
-            _case("65 inputs", {"inputs": [extra] * 65}),
-        ]),
+            _case("65 inputs", {"inputs": [extra] * 65}, 413),
+        ], "413 for more inputs than are taken"),
         Row(24, "a requested output that is unknown, or twice", "400", [
             _case("unknown", _whole(outputs=[{"name": "c"}])), _case("twice", _whole(outputs=[{"name": "sum"}] * 2)),
             _case("texts", _whole(outputs=["sum"])), _case("a text", _whole(outputs="sum")),
@@ -163,13 +164,15 @@ def _list_rest() -> list[Row]:
     wrong = {"inputs": [{"name": "x" * 5000, "what": place, "shape": ["y"] * 50} for place in range(60)]}
     return [
         Row(28, "reserved parameters, nested ones", "400", [
-            *(_case(key, _whole(parameters={key: 1})) for key in ("sequence_id", "sequence_start", "priority", "headers", "triton_x", "what")),
+            *(_case(key, _whole(parameters={key: 1})) for key in ("sequence_id", "sequence_start", "priority", "headers", "triton_x",
+            "what")),
             _case("nested", _whole(parameters={"timeout": {"a": 1}})), _case("a list", _whole(parameters=[])),
             _case("shared memory", change(parameters={"shared_memory_region": "a"}, data=...)),
             _case("both data", change(parameters={"binary_data_size": 0})),
         ]),
         Row(29, "thousands of faults in one request", "a short error", [
-            _case("60 inputs of 50 faults", wrong, check=bounded), _case("100,000 unknown keys", {str(n): n for n in range(100_000)}, check=bounded),
+            _case("60 inputs of 50 faults", wrong, check=bounded),
+            _case("100,000 unknown keys", {str(n): n for n in range(100_000)}, check=bounded),
             _case("100,000 wrong values", change(data=["x"] * 100_000), check=bounded),
         ]),
         Row(32, "a timeout of 0, negative, 2^63", "400", [

@@ -111,8 +111,10 @@ def _send_addresses(make: Callable[[int], list[str]]) -> Callable[[Place], Found
 def _list_places(address: str) -> list[bytes]:
     part = {"type": "image_url", "image_url": {"url": address}}
     return [
-        post_json(PATH, {"model": "clip", "modality": "image", "input": [address]}), post_json(PATH, {"model": "clip", "input": [{"image": address}]}),
-        post_json(PATH, {"model": "clip", "messages": [{"role": "user", "content": [part]}]}), post_json("/embed", {"model": "clip", "image": address}),
+        post_json(PATH, {"model": "clip", "modality": "image", "input": [address]}),
+            post_json(PATH, {"model": "clip", "input": [{"image": address}]}),
+        post_json(PATH, {"model": "clip", "messages": [{"role": "user", "content": [part]}]}),
+            post_json("/embed", {"model": "clip", "image": address}),
         post_json("/transcribe", {"model": "whisper", "audio": address}),
     ]  # fmt: skip
 
@@ -121,16 +123,20 @@ def _list_addresses() -> list[Row]:
     secret = make_png()[:4].hex()
     return [
         Row(63, "any http(s) address", "400", [
-            Case("http, https", attempt=_send_addresses(lambda port: [f"http://127.0.0.1:{port}/a.png", "https://example.org/a.png", "HTTP://a"])),
+            Case("http, https", attempt=_send_addresses(lambda port: [f"http://127.0.0.1:{port}/a.png", "https://example.org/a.png",
+            "HTTP://a"])),
         ]),
         Row(64, "a host that redirects to 169.254.169.254", "400 per hop", [
             Case("none is asked", attempt=_send_addresses(lambda port: [f"http://127.0.0.1:{port}/redirect", f"//127.0.0.1:{port}/a"])),
         ], "fetching is off and cannot be turned on"),
         Row(65, "other forms of addresses; credentials; file: ftp: gopher:", "400", [
             Case("17 forms", attempt=_send_addresses(lambda port: [
-                f"http://2130706433:{port}/a", f"http://0177.0.0.1:{port}/a", f"http://[::ffff:127.0.0.1]:{port}/a", f"http://0x7f000001:{port}/",
-                f"http://user:{secret}@127.0.0.1:{port}/", "ftp://127.0.0.1/a", "gopher://127.0.0.1/_a", "file:///etc/passwd", "dict://127.0.0.1/",
-                "ldap://127.0.0.1/", "jar:http://a!/b", "s3://a/b", f"http://localhost.:{port}/", f"http://127.1:{port}/", "blob:http://a", "javascript:1",
+                f"http://2130706433:{port}/a", f"http://0177.0.0.1:{port}/a", f"http://[::ffff:127.0.0.1]:{port}/a",
+                f"http://0x7f000001:{port}/",
+                f"http://user:{secret}@127.0.0.1:{port}/", "ftp://127.0.0.1/a", "gopher://127.0.0.1/_a", "file:///etc/passwd",
+                "dict://127.0.0.1/",
+                "ldap://127.0.0.1/", "jar:http://a!/b", "s3://a/b", f"http://localhost.:{port}/", f"http://127.1:{port}/", "blob:http://a",
+                "javascript:1",
                 f"\thttp://127.0.0.1:{port}/",
             ])),
         ], "fetching is off and cannot be turned on"),
@@ -139,7 +145,8 @@ def _list_addresses() -> list[Row]:
         ], "fetching is off and cannot be turned on"),
         Row(67, "file:// or a path as image", "400", [
             Case("paths", attempt=_send_addresses(lambda port: [
-                "file:///etc/passwd", "file://localhost/etc/hosts", "/etc/passwd", "../../etc/passwd", "~/.ssh/id_rsa", "C:\\a.png", "\\\\host\\a",
+                "file:///etc/passwd", "file://localhost/etc/hosts", "/etc/passwd", "../../etc/passwd", "~/.ssh/id_rsa", "C:\\a.png",
+                "\\\\host\\a",
             ])),
         ]),
     ]  # fmt: skip

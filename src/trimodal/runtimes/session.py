@@ -50,7 +50,7 @@ class Opener(Protocol):
 
 
 class RunError(InputError):
-    """A runtime does not compute an open file on inputs that have the right names and shapes; in its own words, which may name its source."""
+    """A runtime does not compute an open file on inputs of the right names and shapes; in its own words, which may name its source."""
 
 
 def cast_inputs(inputs: Arrays, types: Mapping[str, str]) -> dict[str, NDArray[Any]]:

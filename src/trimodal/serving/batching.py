@@ -155,7 +155,7 @@ class Batcher:
 def tell_failure(failed: Exception) -> Exception:
     """What a client is told of it: our own words about its inputs, but not a runtime's. Other failures are faults of ours, as they are."""
     if isinstance(failed, RunError):
-        return refuse_bad("the model cannot compute with these inputs: they have the right shapes, but not values that it was made for", "inputs")
+        return refuse_bad("the model cannot compute with these inputs: their shapes are right, their values none that it knows", "inputs")
     return refuse_bad(str(failed)) if isinstance(failed, InputError) else failed
 
 

@@ -1,4 +1,4 @@
-"""The one thread that computes, and how long its call has run: a runtime that hangs is noticed, since no thread can be ended from outside."""
+"""The one thread that computes, and how long its call has run, so that a runtime that hangs is noticed."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 
 class WatchedThread(Executor):
-    """A thread that takes one call after the other."""
+    """A thread that takes one call after the other. Nothing can end a call from outside, but the end of the process."""
 
     def __init__(self, name: str) -> None:
         self._pool = ThreadPoolExecutor(1, name)

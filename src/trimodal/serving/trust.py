@@ -38,7 +38,7 @@ def check_accounted(folder: Path) -> None:
         if name in listed:
             _check_no_pickle(path, name)
             if name not in opened and path.suffix not in _TEXTS and path.stat().st_nlink > 1:
-                raise IntegrityError(f"{folder}: {name:.80} is a hard link, and another's file by another name; copy the folder, without links")
+                raise IntegrityError(f"{folder}: {name:.80} is a hard link, another file by another name; copy the folder without links")
         elif path.suffix not in _HARMLESS:
             raise IntegrityError(f"{folder}: {name:.80} is not listed in {EXPORT_FILE}; remove it, or export the model again")
 

@@ -120,7 +120,7 @@ def _decode_sound(data: bytes, limits: MediaLimits) -> Decoded:
             form, frames, rate, channels = opened.format, opened.frames, opened.samplerate, opened.channels
     except Exception as failed:  # libsndfile has errors of its own
         if data.startswith(_SOUNDS) and (data[:4] != b"RIFF" or data[8:12] == b"WAVE"):
-            raise refuse_bad("the sound cannot be decoded: it is cut short, damaged, or packed in a way that is not taken", "audio") from failed
+            raise refuse_bad("the sound cannot be decoded: it is cut short, damaged, or of a coding that is not taken", "audio") from failed
         raise refuse_kind(f"the sound is {_name_content(data)}; expected {describe_formats('audio')}", "audio") from failed
     if form not in AUDIO_FORMATS:
         raise refuse_kind(f"the sound is of the format {form}; expected {describe_formats('audio')}", "audio")

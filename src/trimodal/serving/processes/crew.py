@@ -142,7 +142,9 @@ class Crew:
                 self._end(worker, code)
 
     def look(self) -> None:
-        """Kill workers that say nothing, or hang in a runtime. Called often; where it was not, this process itself was held up, and they get time to be heard."""
+        """Kill workers that say nothing, or hang in a runtime.
+
+        Called often; where it was not, this process itself was held up, and they get time to be heard."""
         now, tick = self._now(), self.settings.beat_seconds
         held_up, self._looked = self._looked and now - self._looked > _LATE_TICKS * tick, now
         for worker in list(self.workers):

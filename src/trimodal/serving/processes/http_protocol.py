@@ -26,7 +26,8 @@ _BLANK = re.compile(rb"\n\r?\n")
 _HOST = re.compile(rb"(?:[A-Za-z0-9._~!$&'()*+,;=%-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
 _SAID = {
     400: "this is not a request that is understood", 408: "the head of the request did not come in time",
-    413: "a piece of the body is larger than what is taken", 431: "the head of the request is too large", 501: "this way of sending a body is not known",
+    413: "a piece of the body is larger than what is taken", 431: "the head of the request is too large",
+    501: "this way of sending a body is not known",
 }  # fmt: skip
 
 
