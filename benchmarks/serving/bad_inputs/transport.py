@@ -47,7 +47,7 @@ def _wait_for(pieces: list[bytes], allowed: tuple[int, ...], most: float, pause:
         reply = talk(place.port, *pieces, pause=pause)
         found = judge(reply, allowed) if reply.status != CLOSED else Found("closed", "" if CLOSED in allowed else "closed", reply.seconds)
         late = f"after {reply.seconds:.1f} s" if reply.seconds > most + _SLACK else ""
-        return Found(f"{found.said} after {most:.0f} s" if not late else found.said, found.fault or late, 0.0)
+        return Found(f"{found.said} after {reply.seconds:.0f} s", found.fault or late, 0.0)
 
     return attempt
 

@@ -18,6 +18,7 @@ class Limits:
         json_depth: how deep arrays and objects may lie in each other.
         items: samples of one request.
         image_pixels: of one image, as its header says, before it is decoded.
+        request_pixels: of all images of a request together.
         audio_seconds: of one sound, as its header says; `audio_channels` of it.
         text_characters: of one text.
         decode_bytes: memory of the process that decodes; `decode_seconds` that one file may take there.
@@ -38,6 +39,7 @@ class Limits:
     json_depth: int = 32
     items: int = 256
     image_pixels: int = 50_000_000
+    request_pixels: int = 200_000_000
     audio_seconds: float = 600.0
     audio_channels: int = 8
     text_characters: int = 100_000

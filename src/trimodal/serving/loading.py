@@ -14,6 +14,25 @@ from trimodal.serving.refusals import refuse_bad, refuse_large
 from trimodal.serving.requests import Item
 
 
+class PixelBudget:
+    """How many pixels the images of one request may still have."""
+
+    def __init__(self, limits: Limits) -> None:
+        self.most = self.left = limits.request_pixels
+
+    def take(self, image: Image.Image | None) -> None:
+        """Count a decoded image.
+
+        Raises:
+            RefusedError: 413, all together have too many.
+        """
+        if image is None:
+            return
+        self.left -= image.width * image.height
+        if self.left < 0:
+            raise refuse_large(f"the images of the request have more than {self.most:,} pixels together; send fewer, or smaller ones", "image")
+
+
 async def load_item(item: Item, decoders: Decoders, limits: Limits) -> LoadedSample:
     """The item with its files decoded.
 

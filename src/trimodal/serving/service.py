@@ -26,7 +26,7 @@ from trimodal.serving.asking import check_taken
 from trimodal.serving.batching import Batcher
 from trimodal.serving.computing import WatchedThread
 from trimodal.serving.limits import Limits
-from trimodal.serving.loading import load_item
+from trimodal.serving.loading import PixelBudget, load_item
 from trimodal.serving.media.decoders import Decoders
 from trimodal.serving.proving import find_joinable
 from trimodal.serving.refusals import RefusedError, refuse_bad, refuse_large, refuse_unknown
@@ -37,6 +37,7 @@ from trimodal.serving.tensor_checks import check_tensors
 
 Arrays = Mapping[str, NDArray[Any]]
 _PLAIN, _USUAL = Options(), Limits()
+_UNPACKED = 4  # items that are decoded and not yet encoded: of an image of 50 million pixels each holds 150 MB
 _COUNTED = ("requests", "items", "failed", "refused", "encode", "said", "saying")  # the last two: texts, and the seconds of their tokens
 _Found = TypeVar("_Found")
 
@@ -52,6 +53,7 @@ class Service:
         self._models = {model.name: model for model in models}
         self._admission = Admission(limits.queue, limits.wait_seconds, limits.burst_seconds)
         self._decoders = Decoders(limits, decoders)
+        self._unpacked = asyncio.Semaphore(_UNPACKED)
         self._encoding = WatchedThread("encode")
         self._computing = WatchedThread("compute")  # one at a time, with all threads of the runtime
         self._batchers: dict[str, Batcher] = {}
@@ -150,7 +152,8 @@ class Service:
 
         async def work() -> list[Answer | RefusedError]:
             texts = await self._embed_labels(model, options, until) if options.labels else []
-            jobs = [self._answer_one(model, task, item, options, texts, until) for item in items]
+            budget = PixelBudget(self.limits)
+            jobs = [self._answer_one(model, task, item, options, texts, until, budget) for item in items]
             found = await asyncio.gather(*jobs, return_exceptions=True)
             return [_keep_refusal(one) for one in found]
 
@@ -170,7 +173,7 @@ class Service:
         most = self._count_new_tokens(options)
         with self._count_request(model, 1), self._admission.admit(predict_cost(item, most)):
             said = list[Text]()
-            for job in await self._make_jobs(model, task, item):
+            for job in await self._make_jobs(model, task, item, PixelBudget(self.limits)):
                 async with aclosing(self._speak(model, job, most, options, until).pieces()) as pieces:
                     async for piece in pieces:
                         if isinstance(piece, Text):
@@ -257,9 +260,9 @@ class Service:
         return _Counted(self, self._counts[model.name], items)
 
     async def _answer_one(
-        self, model: ServedModel, task: Task, item: Item, options: Options, texts: Sequence[Embedding], until: float
+        self, model: ServedModel, task: Task, item: Item, options: Options, texts: Sequence[Embedding], until: float, budget: PixelBudget
     ) -> Answer:
-        jobs = await self._make_jobs(model, task, item)
+        jobs = await self._make_jobs(model, task, item, budget)
         job = jobs[0]
         if task in ("ask", "transcribe") and model.asking is not None and model.asking.generates:
             most = self._count_new_tokens(options)
@@ -275,15 +278,17 @@ class Service:
 
     async def _embed_labels(self, model: ServedModel, options: Options, until: float) -> list[Embedding]:
         found = await asyncio.gather(
-            *(self._answer_one(model, "embed", Item(text=label), _PLAIN, (), until) for label in options.labels)
+            *(self._answer_one(model, "embed", Item(text=label), _PLAIN, (), until, PixelBudget(self.limits)) for label in options.labels)
         )
         return [one for one in found if isinstance(one, Embedding)]
 
-    async def _make_jobs(self, model: ServedModel, task: Task, item: Item) -> list[Job]:
+    async def _make_jobs(self, model: ServedModel, task: Task, item: Item, budget: PixelBudget) -> list[Job]:
         begun = time.monotonic()
         check_taken(item, model.takes)
-        loaded: LoadedSample = await load_item(item, self._decoders, self.limits)
-        made = await self._in_thread(self._encoding, lambda: model.make_jobs(loaded, task))
+        async with self._unpacked:
+            loaded: LoadedSample = await load_item(item, self._decoders, self.limits)
+            budget.take(loaded.image)
+            made = await self._in_thread(self._encoding, lambda: model.make_jobs(loaded, task))
         self._counts[model.name]["encode"] += time.monotonic() - begun
         return made
 
