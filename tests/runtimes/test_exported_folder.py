@@ -45,3 +45,19 @@ def test_a_component_without_a_file_is_refused(tmp_path: Path) -> None:
     place.write_text(json.dumps(said))
     with pytest.raises(IntegrityError, match="lists no file for model"):
         read_exported(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"name": "../model"}, {"name": "a\nb"}, {"name": ""}, {"name": 3}, {"inputs": {"ids": [-7, 3]}}, {"inputs": {"ids": ["batch_size", 2**70]}},
+        {"outputs": {"sum": [1.5]}}, {"outputs": {"sum": [True]}}, {"outputs": {"sum": 3}}, {"inputs": []},
+    ],
+)  # fmt: skip
+def test_a_component_with_a_name_or_lengths_that_cannot_be_is_refused(changed: dict[str, object], tmp_path: Path) -> None:
+    place = write_folder(tmp_path, "model.onnx") / EXPORT_FILE
+    said = json.loads(place.read_text())
+    said["components"][0] |= changed
+    place.write_text(json.dumps(said))
+    with pytest.raises(IntegrityError):
+        read_exported(tmp_path)

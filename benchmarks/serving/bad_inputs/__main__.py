@@ -10,6 +10,7 @@ own. Then 10,000 bad requests are sent, and memory is measured before and after.
 from __future__ import annotations
 
 import argparse
+import sys
 import tempfile
 from collections import Counter
 from collections.abc import Sequence
@@ -86,6 +87,7 @@ def run(scratch: Path, quick: bool, only: set[int], soaked: int) -> Results:
             if soaked:
                 results.soaked = soak(rows, place, running, known.right, soaked // 5, soaked)
                 results.statuses, results.drawn_faults = fuzz.fuzz(running.port, _DRAWN[quick])
+                print("\n".join(describe_soak(results)), file=sys.stderr, flush=True)
     if rows := choose(computing.list_rows()):
         with run_service(served, scratch, workers=1) as running:
             place = Place(running.port, running.grpc_port, scratch, models, running.process.pid, quick)
@@ -150,21 +152,23 @@ def main() -> None:
         results = run(Path(name), asked.quick, only, soaked)
     print(describe(results.outcomes))
     print(f"{sum(sum(one.said.values()) for one in results.outcomes)} variants")
-    tell_soak(results)
+    print("\n".join(describe_soak(results)))
     finish(judge(results, len(only) or ROWS))
 
 
-def tell_soak(results: Results) -> None:
+def describe_soak(results: Results) -> list[str]:
     """What was sent by thousands, in a few lines."""
     found = results.soaked
-    if found is not None:
-        said = ", ".join(f"{status} × {count}" for status, count in sorted(found.said.items()))
-        print(f"soak: {sum(found.said.values()):,} bad requests in {found.seconds:.0f} s ({said})")
-        print(f"soak: good answers looked at {found.asked_well} times; {found.before / 2**20:.1f} MiB before, {found.after / 2**20:.1f} after")
-        drawn = ", ".join(f"{status} × {count}" for status, count in sorted(results.statuses.items()))
-        print(f"schemathesis: {drawn}")
-        for fault in [*found.faults[:10], *results.drawn_faults[:10]]:
-            print(f"not as required: {fault}")
+    if found is None:
+        return []
+    said = ", ".join(f"{status} × {count}" for status, count in sorted(found.said.items()))
+    drawn = ", ".join(f"{status} × {count}" for status, count in sorted(results.statuses.items()))
+    sizes = f"{found.before / 2**20:.1f} MiB before, {found.after / 2**20:.1f} after"
+    return [
+        f"soak: {sum(found.said.values()):,} bad requests in {found.seconds:.0f} s ({said})",
+        f"soak: good answers looked at {found.asked_well} times; {sizes}", f"schemathesis: {drawn}",
+        *(f"not as required: {fault}" for fault in [*found.faults[:10], *results.drawn_faults[:10]]),
+    ]  # fmt: skip
 
 
 if __name__ == "__main__":

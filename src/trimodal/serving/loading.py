@@ -30,7 +30,7 @@ class PixelBudget:
             return
         self.left -= image.width * image.height
         if self.left < 0:
-            raise refuse_large(f"the images of the request have more than {self.most:,} pixels together; send fewer, or smaller ones", "image")
+            raise refuse_large(f"the images of the request have more than {self.most:,} pixels together; send fewer of them", "image")
 
 
 async def load_item(item: Item, decoders: Decoders, limits: Limits) -> LoadedSample:
