@@ -117,7 +117,7 @@ def find_leak(reply: Reply) -> str:
         told = json.loads(reply.body)["error"]
     except (ValueError, KeyError, TypeError):
         return f"no error in JSON: {reply.body[:80]!r}"
-    words = told if isinstance(told, str) else told.get("message")
+    words = told.get("message") if isinstance(told, dict) else told
     return "" if isinstance(words, str) and words else "an error without words"
 
 
