@@ -51,7 +51,8 @@ def test_a_component_without_a_file_is_refused(tmp_path: Path) -> None:
     "changed",
     [
         {"name": "../model"}, {"name": "a\nb"}, {"name": ""}, {"name": 3}, {"inputs": {"ids": [-7, 3]}},
-        {"inputs": {"ids": ["batch_size", 2**70]}}, {"outputs": {"sum": [1.5]}}, {"outputs": {"sum": [True]}}, {"outputs": {"sum": 3}}, {"inputs": []},
+        {"inputs": {"ids": ["batch_size", 2**70]}},
+        {"outputs": {"sum": [1.5]}}, {"outputs": {"sum": [True]}}, {"outputs": {"sum": 3}}, {"inputs": []},
     ],
 )  # fmt: skip
 def test_a_component_with_a_name_or_lengths_that_cannot_be_is_refused(changed: dict[str, object], tmp_path: Path) -> None:
