@@ -56,6 +56,13 @@ def serve(
     compute_seconds: Annotated[
         float, typer.Option("--compute-seconds", help="That one call into a runtime may take; then its worker is replaced. 0: no bound.")
     ] = 120.0,
+    media_host: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--media-host", show_default=False,
+            help="Where files may be fetched from, if a request gives an address: HOST, HOST:PORT, http://HOST:PORT (may be repeated).",
+        ),
+    ] = None,
 ) -> None:
     """Serve compressed models to clients of the Open Inference Protocol and of OpenAI, and to browsers.
 
@@ -63,7 +70,7 @@ def serve(
     """
     asked = command.Asked(
         tuple(folders), host, port, grpc_port, workers, threads, api_key_file, tuple(allowed_host or ()), log == "json",
-        drain_seconds, queue, watch, compute_seconds,
+        drain_seconds, queue, watch, compute_seconds, tuple(media_host or ()),
     )  # fmt: skip
     code = command.run_server(asked, engine)
     if code:

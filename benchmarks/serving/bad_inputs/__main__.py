@@ -10,6 +10,7 @@ own. Then 10,000 bad requests are sent, and memory is measured before and after.
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 import tempfile
 from collections import Counter
@@ -147,6 +148,7 @@ def main() -> None:
     parser.add_argument("--no-soak", action="store_true", help="leave out the soak")
     asked = parser.parse_args()
     only = {int(number) for number in asked.only.split(",") if number}
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that services are ended too
     soaked = 0 if asked.no_soak or only else 500 if asked.quick else 10_000
     with tempfile.TemporaryDirectory() as name:
         results = run(Path(name), asked.quick, only, soaked)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.serving.bad_inputs.cases import Case, Found, Place, Row, judge, post_json
+from benchmarks.serving.bad_inputs.fetching import list_redirected, list_slow
 from benchmarks.serving.bad_inputs.files import make_png
 from benchmarks.serving.bad_inputs.sockets import Reply, as_json, talk
 
@@ -128,7 +129,8 @@ def _list_addresses() -> list[Row]:
         ]),
         Row(64, "a host that redirects to 169.254.169.254", "400 per hop", [
             Case("none is asked", attempt=_send_addresses(lambda port: [f"http://127.0.0.1:{port}/redirect", f"//127.0.0.1:{port}/a"])),
-        ], "fetching is off and cannot be turned on"),
+            *list_redirected(),
+        ], "off as it comes; with --media-host each hop is looked at"),
         Row(65, "other forms of addresses; credentials; file: ftp: gopher:", "400", [
             Case("17 forms", attempt=_send_addresses(lambda port: [
                 f"http://2130706433:{port}/a", f"http://0177.0.0.1:{port}/a", f"http://[::ffff:127.0.0.1]:{port}/a",
@@ -139,10 +141,11 @@ def _list_addresses() -> list[Row]:
                 "javascript:1",
                 f"\thttp://127.0.0.1:{port}/",
             ])),
-        ], "fetching is off and cannot be turned on"),
+        ], "off as it comes"),
         Row(66, "a remote body that never ends", "cap and deadline", [
             Case("none is asked", attempt=_send_addresses(lambda port: [f"http://127.0.0.1:{port}/endless", "http://10.255.255.1/slow"])),
-        ], "fetching is off and cannot be turned on"),
+            *list_slow(),
+        ], "off as it comes; with --media-host 20 MiB, 10 s, nothing unpacked"),
         Row(67, "file:// or a path as image", "400", [
             Case("paths", attempt=_send_addresses(lambda port: [
                 "file:///etc/passwd", "file://localhost/etc/hosts", "/etc/passwd", "../../etc/passwd", "~/.ssh/id_rsa", "C:\\a.png",

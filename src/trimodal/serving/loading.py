@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 from PIL import Image
 
@@ -10,8 +11,9 @@ from trimodal.models.model import LoadedSample
 from trimodal.serving.limits import Limits
 from trimodal.serving.media.decoders import Decoders
 from trimodal.serving.media.decoding import Decoded
+from trimodal.serving.media.fetching import Fetcher
 from trimodal.serving.refusals import refuse_bad, refuse_large
-from trimodal.serving.requests import Item
+from trimodal.serving.requests import Item, RemoteFile
 
 
 class PixelBudget:
@@ -33,15 +35,37 @@ class PixelBudget:
             raise refuse_large(f"the images of the request have more than {self.most:,} pixels together; send fewer of them", "image")
 
 
-async def load_item(item: Item, decoders: Decoders, limits: Limits) -> LoadedSample:
-    """The item with its files decoded.
+def check_item(item: Item, limits: Limits) -> None:
+    """Look at what can be seen before a file is fetched or decoded.
 
     Raises:
-        RefusedError: it holds nothing, a file cannot be decoded, or the text is none.
+        RefusedError: the item holds nothing, or the text is none.
     """
     if not item.modalities:
         raise refuse_bad("the item holds no image, no audio and no text", "input")
     check_text(item.text, limits)
+
+
+async def fetch_files(item: Item, fetcher: Fetcher) -> Item:
+    """The item with files in place of their addresses.
+
+    Raises:
+        RefusedError: a file cannot be had.
+    """
+    image, audio = await asyncio.gather(_fetch(fetcher, item.image), _fetch(fetcher, item.audio))
+    return replace(item, image=image, audio=audio)
+
+
+async def _fetch(fetcher: Fetcher, file: bytes | RemoteFile | None) -> bytes | None:
+    return await fetcher.fetch(file) if isinstance(file, RemoteFile) else file
+
+
+async def load_item(item: Item, decoders: Decoders) -> LoadedSample:
+    """The item, whose files are there, with its files decoded.
+
+    Raises:
+        RefusedError: a file cannot be decoded.
+    """
     image, audio = await asyncio.gather(_decode(decoders, "image", item.image), _decode(decoders, "audio", item.audio))
     return LoadedSample(
         image=None if image is None else Image.fromarray(image.array), audio=None if audio is None else audio.array,  # type: ignore[arg-type]
@@ -49,7 +73,8 @@ async def load_item(item: Item, decoders: Decoders, limits: Limits) -> LoadedSam
     )  # fmt: skip
 
 
-async def _decode(decoders: Decoders, kind: str, data: bytes | None) -> Decoded | None:
+async def _decode(decoders: Decoders, kind: str, data: bytes | RemoteFile | None) -> Decoded | None:
+    assert not isinstance(data, RemoteFile), "fetched before"
     return None if data is None else await decoders.decode(kind, data)
 
 

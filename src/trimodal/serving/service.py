@@ -26,8 +26,9 @@ from trimodal.serving.asking import check_taken
 from trimodal.serving.batching import Batcher
 from trimodal.serving.computing import WatchedThread
 from trimodal.serving.limits import Limits
-from trimodal.serving.loading import PixelBudget, load_item
+from trimodal.serving.loading import PixelBudget, check_item, fetch_files, load_item
 from trimodal.serving.media.decoders import Decoders
+from trimodal.serving.media.fetching import Fetcher
 from trimodal.serving.proving import find_joinable
 from trimodal.serving.refusals import RefusedError, refuse_bad, refuse_large, refuse_unknown
 from trimodal.serving.requests import TASKS, Answer, Embedding, Item, ModelCard, Options, Task, Text, tell_tasks
@@ -52,7 +53,7 @@ class Service:
         self.limits = limits
         self._models = {model.name: model for model in models}
         self._admission = Admission(limits.queue, limits.wait_seconds, limits.burst_seconds)
-        self._decoders = Decoders(limits, decoders)
+        self._decoders, self._fetcher = Decoders(limits, decoders), Fetcher(limits)
         self._unpacked = asyncio.Semaphore(_UNPACKED)
         self._encoding = WatchedThread("encode")
         self._computing = WatchedThread("compute")  # one at a time, with all threads of the runtime
@@ -285,8 +286,10 @@ class Service:
     async def _make_jobs(self, model: ServedModel, task: Task, item: Item, budget: PixelBudget) -> list[Job]:
         begun = time.monotonic()
         check_taken(item, model.takes)
+        check_item(item, self.limits)
+        item = await fetch_files(item, self._fetcher)
         async with self._unpacked:
-            loaded: LoadedSample = await load_item(item, self._decoders, self.limits)
+            loaded: LoadedSample = await load_item(item, self._decoders)
             budget.take(loaded.image)
             made = await self._in_thread(self._encoding, lambda: model.make_jobs(loaded, task))
         self._counts[model.name]["encode"] += time.monotonic() - begun
@@ -300,7 +303,7 @@ class Service:
             counts["saying"] += seconds
 
         most = most if room is None else min(most, room)
-        return Speaking(model, job.arrays, most, options.language, until, self._computing, note)
+        return Speaking(model, job.arrays, most, options, until, self._computing, note)
 
     async def _in_thread(self, pool: Executor, call: Callable[[], _Found]) -> _Found:
         return await asyncio.get_running_loop().run_in_executor(pool, call)
