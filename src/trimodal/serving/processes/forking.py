@@ -58,10 +58,10 @@ def _make_surroundings(settings: ServeSettings) -> dict[str, str]:
     fixed = {"OPENBLAS_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "GRPC_ENABLE_FORK_SUPPORT": "false", _PROMPTLY: "1"}
     shared = {"PROMETHEUS_MULTIPROC_DIR": settings.metrics} if settings.metrics else {}
     usual = {"TRANSFORMERS_VERBOSITY": "error", "OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "0"}
-    return {**usual, **os.environ, **wanted, **fixed, **shared, **_find_scratch(settings)}
+    return {**usual, **os.environ, **wanted, **fixed, **shared, **find_scratch(settings)}
 
 
-def _find_scratch(settings: ServeSettings) -> dict[str, str]:
+def find_scratch(settings: ServeSettings) -> dict[str, str]:
     """Where no disk can be written to, temporary files lie beside the counters: torch cannot be imported without a place for them."""
     try:
         tempfile.gettempdir()
