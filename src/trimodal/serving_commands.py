@@ -53,6 +53,9 @@ def serve(
     watch: Annotated[
         float, typer.Option("--watch", help="Seconds between looks for a new version of a folder; 0 for SIGHUP only.")
     ] = 2.0,
+    compute_seconds: Annotated[
+        float, typer.Option("--compute-seconds", help="That one call into a runtime may take; then its worker is replaced. 0: no bound.")
+    ] = 120.0,
     media_host: Annotated[
         list[str] | None,
         typer.Option(
@@ -67,7 +70,7 @@ def serve(
     """
     asked = command.Asked(
         tuple(folders), host, port, grpc_port, workers, threads, api_key_file, tuple(allowed_host or ()), log == "json",
-        drain_seconds, queue, watch, tuple(media_host or ()),
+        drain_seconds, queue, watch, compute_seconds, tuple(media_host or ()),
     )  # fmt: skip
     code = command.run_server(asked, engine)
     if code:

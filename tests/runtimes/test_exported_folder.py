@@ -9,6 +9,7 @@ import pytest
 
 from trimodal.errors import IntegrityError
 from trimodal.runtimes.exported_folder import EXPORT_FILE, FORMAT, read_exported
+from trimodal.runtimes.exported_model import open_export
 from trimodal.writing.sums import sha256
 
 
@@ -44,4 +45,28 @@ def test_a_component_without_a_file_is_refused(tmp_path: Path) -> None:
     said["components"][0]["files"] = []
     place.write_text(json.dumps(said))
     with pytest.raises(IntegrityError, match="lists no file for model"):
+        read_exported(tmp_path)
+
+
+def test_a_folder_without_components_is_not_opened(tmp_path: Path) -> None:
+    place = write_folder(tmp_path, "model.onnx") / EXPORT_FILE
+    place.write_text(json.dumps({**json.loads(place.read_text()), "components": []}))
+    with pytest.raises(IntegrityError, match="no component"):
+        open_export(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"name": "../model"}, {"name": "a\nb"}, {"name": ""}, {"name": 3}, {"inputs": {"ids": [-7, 3]}},
+        {"inputs": {"ids": ["batch_size", 2**70]}},
+        {"outputs": {"sum": [1.5]}}, {"outputs": {"sum": [True]}}, {"outputs": {"sum": 3}}, {"inputs": []},
+    ],
+)  # fmt: skip
+def test_a_component_with_a_name_or_lengths_that_cannot_be_is_refused(changed: dict[str, object], tmp_path: Path) -> None:
+    place = write_folder(tmp_path, "model.onnx") / EXPORT_FILE
+    said = json.loads(place.read_text())
+    said["components"][0] |= changed
+    place.write_text(json.dumps(said))
+    with pytest.raises(IntegrityError):
         read_exported(tmp_path)

@@ -13,6 +13,7 @@ import pytest
 from numpy.typing import NDArray
 
 from trimodal.errors import InputError
+from trimodal.runtimes.session import RunError
 from trimodal.serving.batching import Batcher
 from trimodal.serving.refusals import RefusedError
 
@@ -29,6 +30,8 @@ class Doubler:
         self.sizes.append(len(arrays["x"]))
         if (arrays["x"] == 13).any():
             raise InputError("unlucky")
+        if (arrays["x"] == 17).any():
+            raise RunError("/onnxruntime_src/onnxruntime/core/gather.cc:42 indices element out of data bounds")
         return {"y": 2 * arrays["x"]}
 
 
@@ -76,6 +79,12 @@ def test_one_that_fails_fails_alone() -> None:
     assert sizes == [3, 1, 1, 1]
     assert found[0]["y"][0, 0] == 2 and found[2]["y"][0, 0] == 6
     assert isinstance(found[1], RefusedError) and int(found[1].status) == 400
+
+
+def test_what_a_runtime_says_is_not_told() -> None:
+    found, _ = compute([rows(1), rows(17)])
+    assert found[0]["y"][0, 0] == 2
+    assert isinstance(found[1], RefusedError) and int(found[1].status) == 400 and "onnxruntime" not in str(found[1])
 
 
 def test_those_whose_time_is_over_are_not_computed() -> None:

@@ -92,9 +92,22 @@ def test_sounds_that_are_no_sound_are_refused() -> None:
     sink = io.BytesIO()
     soundfile.write(sink, np.array([0.0, np.nan, 1.0] * 100), 16_000, format="WAV", subtype="FLOAT")
     assert refusal("audio", sink.getvalue())[0] == 400
-    wrong = bytearray(make_wav())
-    wrong[24:28] = struct.pack("<I", 2**31 - 1)
-    assert refusal("audio", bytes(wrong))[0] == 400
+    for rate in (2**31 - 1, 0):
+        wrong = bytearray(make_wav())
+        wrong[24:28] = struct.pack("<I", rate)
+        assert refusal("audio", bytes(wrong))[0] == 400
+
+
+def test_samples_that_a_head_promises_are_there() -> None:
+    """libsndfile gives what there is, and says nothing."""
+    wave = bytearray(make_wav())
+    place = wave.index(b"data") + 4
+    samples = len(decode_media("audio", bytes(wave), LIMITS).array)
+    wave[place : place + 4] = struct.pack("<I", 2 * 10**9)
+    status, said = refusal("audio", bytes(wave))
+    assert status == 400 and "cut short" in said
+    wave[place : place + 4] = wave[4:8] = b"\xff" * 4  # as ffmpeg writes into a pipe
+    assert len(decode_media("audio", bytes(wave), LIMITS).array) == samples
 
 
 def test_modes_of_images_have_one_meaning() -> None:

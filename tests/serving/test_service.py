@@ -57,6 +57,40 @@ def test_vectors_are_those_of_the_model_itself(served_folders: dict[str, Path]) 
     np.testing.assert_allclose(found[0].vector, (wanted / wanted.norm()).numpy(), atol=1e-4)
 
 
+def test_images_of_a_request_are_bounded_together(served_folders: dict[str, Path]) -> None:
+    async def embed(service: Service, name: str) -> list[Any]:
+        first = await service.answer(name, "embed", [Item(image=make_png((10, 10)))] * 3 + [Item(text="a cat")])
+        return [*first, *await service.answer(name, "embed", [Item(image=make_png((15, 10)))])]
+
+    found = ask(served_folders["clip"], embed, Limits(request_pixels=250))
+    assert [int(one.status) for one in found if isinstance(one, RefusedError)] == [413]
+    assert sum(isinstance(one, Embedding) for one in found) == 4 and isinstance(found[-1], Embedding)
+
+
+def test_no_more_files_are_unpacked_at_once_than_are_held(served_folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    held, most = [0], [0]
+
+    async def embed(service: Service, name: str) -> list[Any]:
+        decode = service._decoders.decode
+        make = service._models[name].make_jobs
+
+        async def count(kind: str, data: bytes) -> Any:
+            found = await decode(kind, data)  # type: ignore[arg-type]
+            held[0] += 1
+            most[0] = max(most[0], held[0])
+            return found
+
+        def let_go(loaded: Any, task: Any) -> Any:
+            held[0] -= 1
+            return make(loaded, task)
+
+        monkeypatch.setattr(service._decoders, "decode", count)
+        monkeypatch.setattr(type(service._models[name]), "make_jobs", lambda self, loaded, task: let_go(loaded, task))
+        return await service.answer(name, "embed", [Item(image=make_png()) for _ in range(40)])
+
+    assert len(ask(served_folders["clip"], embed)) == 40 and 1 <= most[0] <= 4
+
+
 def test_answers_do_not_depend_on_who_asks_at_the_same_time(served_folders: dict[str, Path]) -> None:
     items = [Item(text=" ".join(["what"] * (n % 5 + 1))) for n in range(24)] + [Item(image=make_png(seed=n)) for n in range(6)]
 

@@ -18,7 +18,7 @@ from tritonclient.grpc import service_pb2
 from tritonclient.utils import InferenceServerException
 
 from trimodal.errors import InputError
-from trimodal.serving.grpc.messages import HEALTH_MESSAGES
+from trimodal.serving.grpc.messages import HEALTH_MESSAGES, MESSAGES
 from trimodal.serving.grpc.server import start_grpc_server
 from trimodal.serving.limits import Limits
 from trimodal.serving.refusals import RefusedError
@@ -143,6 +143,20 @@ def test_bad_requests(client, changes: dict[str, object], words: str) -> None:
     with pytest.raises(grpc.RpcError) as caught:
         client._client_stub.ModelInfer(_wrong(**changes))
     assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT and words in caught.value.details()
+    assert client.infer("adder", _inputs()).as_numpy("mean").tolist() == [13, 19]
+
+
+def test_what_is_no_message(port: int, client) -> None:
+    with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+        for method in ("ModelInfer", "ModelConfig", "RepositoryIndex"):
+            call = channel.unary_unary(f"/inference.GRPCInferenceService/{method}", bytes, bytes)
+            for data in (b"\xff" * 50, b"\x0a\xff\x7f", b"\x9b\x06" * 5000):
+                with pytest.raises(grpc.RpcError) as caught:
+                    call(data)
+                assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT and "protobuf" not in caught.value.details()
+        parse = MESSAGES["ModelStreamInferResponse"].FromString
+        stream = channel.stream_stream("/inference.GRPCInferenceService/ModelStreamInfer", bytes, parse)
+        assert "cannot be read" in next(stream(iter([b"\xff" * 50]))).error_message
     assert client.infer("adder", _inputs()).as_numpy("mean").tolist() == [13, 19]
 
 

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from trimodal.errors import IntegrityError
+from trimodal.errors import IntegrityError, ModelError
 from trimodal.exporting.export import export
 from trimodal.networks.tiny import write_miniature
 from trimodal.runtimes.recorded_answers import measure_distance
 from trimodal.serving.served_model import open_served
+from trimodal.writing.sums import sha256
 
 
 def copy(folder: Path, place: Path) -> Path:
@@ -31,6 +32,34 @@ def test_a_link_that_leads_out(served_folders: dict[str, Path], tmp_path: Path) 
     folder = copy(served_folders["bert"], tmp_path)
     (folder / "onnx" / "away.txt").symlink_to("/etc/hostname")
     with pytest.raises(IntegrityError, match="leads out"):
+        open_served(folder)
+
+
+def test_data_that_is_a_hard_link(served_folders: dict[str, Path], tmp_path: Path) -> None:
+    folder = copy(served_folders["bert"], tmp_path)
+    (tmp_path / "secret").write_bytes(b"secret")
+    (folder / "onnx" / "data.bin").hardlink_to(tmp_path / "secret")
+    file = folder / "onnx" / "export.json"
+    said = json.loads(file.read_text())
+    said["files"]["data.bin"] = sha256(tmp_path / "secret")
+    file.write_text(json.dumps(said))
+    with pytest.raises(IntegrityError, match="hard link"):
+        open_served(folder)
+    (tmp_path / "secret").unlink()
+    open_served(folder).runner.close()
+
+
+def test_a_tensor_that_is_named_twice(served_folders: dict[str, Path], tmp_path: Path) -> None:
+    folder = copy(served_folders["bert"], tmp_path)
+    shutil.rmtree(folder / "onnx")
+    file = folder / "model.safetensors"
+    raw = file.read_bytes()
+    length = int.from_bytes(raw[:8], "little")
+    head = raw[8 : 8 + length].rstrip()
+    name, said = next(pair for pair in json.loads(head).items() if pair[0] != "__metadata__")
+    head = head[:-1] + f",{json.dumps(name)}:{json.dumps(said)}}}".encode()
+    file.write_bytes(len(head).to_bytes(8, "little") + head + raw[8 + length :])
+    with pytest.raises(ModelError, match="twice"):
         open_served(folder)
 
 

@@ -223,7 +223,25 @@ def check_weight_files(folder: Path) -> list[Path]:
                 opened.keys()
         except (SafetensorError, OSError) as error:
             raise ModelError(f"{file} is damaged or cut short ({error}); copy or download it again") from error
+        if doubled := _find_doubled_name(file):
+            raise ModelError(f"{file} names the tensor {doubled!r:.80} twice, and readers differ in which they take; do not use it")
     return files
+
+
+def _find_doubled_name(file: Path) -> str | None:
+    """A key that a head of a safetensors file has twice, which the library passes over in silence."""
+    doubled: list[str] = []
+
+    def count(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) < len(pairs):
+            names = [name for name, _ in pairs]
+            doubled.extend(name for name in found if names.count(name) > 1)
+        return found
+
+    with file.open("rb") as opened:
+        json.loads(opened.read(int.from_bytes(opened.read(8), "little")), object_pairs_hook=count)
+    return doubled[0] if doubled else None
 
 
 def find_model_class(config: dict[str, Any], folder: Path) -> type[transformers.PreTrainedModel]:

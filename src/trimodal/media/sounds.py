@@ -16,6 +16,8 @@ Waveform = tuple[NDArray[np.float32], int]
 """Mono float32 (frames,) in [-1, 1], and its rate in Hz."""
 LOWEST_RATE, HIGHEST_RATE = 1_000, 768_000
 """In Hz; what lies outside is a mistake: a flag, a count of frames, a rate in kHz."""
+_STREAMED = (0, 0xFFFFFFFF)
+_MOST_CHUNKS = 1000
 _LOUDEST = 16.0
 """Float sound may overshoot 1, as resampling, gain and lossy codecs make it; 24 dB above it is a wrong scale."""
 
@@ -34,7 +36,7 @@ def decode_audio(file: Path | BinaryIO) -> Waveform:
     except (soundfile.SoundFileError, OSError, TypeError) as error:
         reason = getattr(error, "error_string", str(error))
         raise DataError(f"{name} cannot be decoded ({reason}); expected a whole audio file such as WAV or FLAC") from error
-    if audio.shape[0] < expected or (isinstance(file, Path) and _is_cut_short(file)):
+    if audio.shape[0] < expected or (isinstance(file, Path) and _is_file_cut_short(file)):
         raise DataError(f"{name} is truncated: its header promises more audio than it holds; expected a whole file")
     if (checked := parse_rate(rate)) is None:
         raise DataError(f"{name} is at {rate} Hz; expected {describe_rates()}")
@@ -72,15 +74,31 @@ def check_waveform(name: str, audio: NDArray[np.float32]) -> NDArray[np.float32]
     return mono
 
 
-def _is_cut_short(path: Path) -> bool:
-    """Whether a RIFF file is shorter than its header says, which libsndfile forgives in silence."""
-    with path.open("rb") as file:
-        header = file.read(8)
-    if len(header) < 8 or header[:4] != b"RIFF":
+def is_cut_short(file: BinaryIO, size: int) -> bool:
+    """Whether a RIFF file of `size` bytes has fewer than its header, or that of its samples, says, which libsndfile forgives in silence.
+
+    0 and 2^32 - 1 are what programs write that do not know yet how long a sound will become."""
+    name, place = file.read(4), 4
+    if name != b"RIFF":
         return False
-    promised = int.from_bytes(header[4:8], "little")
-    streamed = promised in (0, 0xFFFFFFFF)
-    return not streamed and path.stat().st_size < promised + 8
+    for _ in range(_MOST_CHUNKS):
+        length = file.read(4)
+        if len(length) < 4:
+            return False
+        begin, promised = place + 4, int.from_bytes(length, "little")
+        if promised not in _STREAMED and begin + promised > size:
+            return True
+        if name == b"data":
+            return False
+        place = 12 if name == b"RIFF" else begin + promised + promised % 2
+        file.seek(place)
+        name, place = file.read(4), place + 4
+    return False
+
+
+def _is_file_cut_short(path: Path) -> bool:
+    with path.open("rb") as file:
+        return is_cut_short(file, path.stat().st_size)
 
 
 def _import_soundfile() -> ModuleType:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +14,8 @@ from trimodal.writing.sums import sha256
 
 EXPORT_FILE, SAFE_WORDS, ANSWERS = "export.json", "safe_words", "answers"
 FORMAT = 1
+_NAME = re.compile(r"[\w.-]{1,200}")
+_LONGEST = 2**31 - 1
 
 
 @dataclass(frozen=True)
@@ -67,11 +70,24 @@ def read_exported(folder: Path, check: bool = True) -> ExportedFolder:
             _check_listed(folder, [file for part in said["components"] for file in part["files"]], said["files"])
         if empty := [part["name"] for part in said["components"] if not part["files"]]:
             raise IntegrityError(f"{folder / EXPORT_FILE} lists no file for {empty[0]:.80}; export it again")
+        for part in said["components"]:
+            _check_part(folder, part)
         parts = [ExportedFile(p["name"], tuple(p["files"]), p["inputs"], p["outputs"]) for p in said["components"]]
         by_name = {part.name: part for part in parts}
         return ExportedFolder(folder, said["to"], said["family"], said["runtime"], by_name, said.get(ANSWERS) or {}, said["files"])
     except (KeyError, TypeError, AttributeError) as wrong:
         raise IntegrityError(f"{folder / EXPORT_FILE} lacks {wrong}; export it again") from wrong
+
+
+def _check_part(folder: Path, part: Mapping[str, Any]) -> None:
+    """Refuse a component whose name could not stand in a route, or with lengths that no tensor has."""
+    if not isinstance(part["name"], str) or not _NAME.fullmatch(part["name"]):
+        raise IntegrityError(f"{folder / EXPORT_FILE} names a component {part['name']!r:.80}; expected letters, digits, - _ and .")
+    for name, shape in (*part["inputs"].items(), *part["outputs"].items()):
+        for length in shape:
+            whole = isinstance(length, int) and not isinstance(length, bool)
+            if not (isinstance(length, str) or (whole and 0 <= length <= _LONGEST)):
+                raise IntegrityError(f"{folder / EXPORT_FILE} says that {name:.80} has the length {length!r:.40}, which no tensor has")
 
 
 def _check_sums(folder: Path, sums: Mapping[str, str]) -> None:

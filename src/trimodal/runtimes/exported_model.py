@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from trimodal.errors import InputError, suggest_names
+from trimodal.errors import InputError, IntegrityError, suggest_names
 from trimodal.runtimes import RUNTIMES
-from trimodal.runtimes.exported_folder import ExportedFolder, read_exported
+from trimodal.runtimes.exported_folder import EXPORT_FILE, ExportedFolder, read_exported
 from trimodal.runtimes.generation import generate
 from trimodal.runtimes.generation_settings import GenerationSettings, read_settings
 from trimodal.runtimes.model_limits import count_words, read_most_tokens
@@ -95,6 +95,8 @@ def open_export(
     if isinstance(threads, bool) or not isinstance(threads, int) or threads < 1:
         raise InputError(f"threads is {threads!r}; expected a whole number from 1")
     found = read_exported(Path(folder))
+    if not found.components:
+        raise IntegrityError(f"{found.folder / EXPORT_FILE} lists no component, so that nothing can be opened; export it again")
     if unknown := sorted({only} if isinstance(only, str) and only else set(only) - found.components.keys()):
         raise InputError(f"{found.folder} has no component {unknown[0]!r}, or only= is no list; it has {', '.join(found.components)}")
     chosen = runtime or found.runtime

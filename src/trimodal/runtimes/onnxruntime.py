@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trimodal.errors import InputError, IntegrityError
-from trimodal.runtimes.session import Arrays, cast_inputs, describe_refusal
+from trimodal.runtimes.session import Arrays, RunError, cast_inputs, describe_refusal
 
 _TYPES = {
     "tensor(float)": "float32", "tensor(float16)": "float16", "tensor(int64)": "int64", "tensor(int32)": "int32",
@@ -44,7 +44,7 @@ class OnnxRuntimeSession:
         except InputError:
             raise
         except Exception as failed:  # as in `_open`
-            raise InputError(describe_refusal("ONNX Runtime", failed)) from failed
+            raise RunError(describe_refusal("ONNX Runtime", failed)) from failed
         return dict(zip(self.output_names, map(np.asarray, found), strict=True))
 
     def list_integer_nodes(self) -> Sequence[str]:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trimodal.errors import InputError, IntegrityError
-from trimodal.runtimes.session import Arrays, cast_inputs, describe_refusal
+from trimodal.runtimes.session import Arrays, RunError, cast_inputs, describe_refusal
 
 _TYPES = {
     "f32": "float32", "f16": "float16", "f64": "float64", "i64": "int64", "i32": "int32", "boolean": "bool", "u8": "uint8", "i8": "int8",
@@ -51,7 +51,7 @@ class OpenVinoSession:
         try:
             self._request.infer(cast_inputs(inputs, self.input_types), share_inputs=True)
         except RuntimeError as failed:
-            raise InputError(describe_refusal("OpenVINO", failed)) from failed
+            raise RunError(describe_refusal("OpenVINO", failed)) from failed
         self._has_run = True
         return {name: np.array(self._request.get_output_tensor(n).data) for n, name in enumerate(self.output_names)}
 

@@ -49,6 +49,10 @@ class Opener(Protocol):
         ...
 
 
+class RunError(InputError):
+    """A runtime does not compute an open file on inputs of the right names and shapes; in its own words, which may name its source."""
+
+
 def cast_inputs(inputs: Arrays, types: Mapping[str, str]) -> dict[str, NDArray[Any]]:
     """`inputs` of any shape that are in `types`, each as the type named there (`int64`, `float32`, …).
 

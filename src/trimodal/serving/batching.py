@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trimodal.errors import InputError
+from trimodal.runtimes.session import RunError
 from trimodal.serving.refusals import refuse_bad, refuse_late
 
 Arrays = Mapping[str, NDArray[Any]]
@@ -143,13 +144,20 @@ class Batcher:
                 for one in batch:
                     await self._compute_batch([one])
                 return
-            _settle(batch[0].future, refuse_bad(str(failed)) if isinstance(failed, InputError) else failed)
+            _settle(batch[0].future, tell_failure(failed))
             return
         begin = 0
         for one in batch:
             part = found if len(batch) == 1 else {name: value[begin : begin + one.count] for name, value in found.items()}
             begin += one.count
             _settle(one.future, part)
+
+
+def tell_failure(failed: Exception) -> Exception:
+    """What a client is told of it: our own words about its inputs, but not a runtime's. Other failures are faults of ours, as they are."""
+    if isinstance(failed, RunError):
+        return refuse_bad("the model cannot compute with these inputs: their shapes are right, their values none that it knows", "inputs")
+    return refuse_bad(str(failed)) if isinstance(failed, InputError) else failed
 
 
 def _settle(future: asyncio.Future[Any], result: Any) -> None:

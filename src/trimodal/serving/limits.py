@@ -18,6 +18,7 @@ class Limits:
         json_depth: how deep arrays and objects may lie in each other.
         items: samples of one request.
         image_pixels: of one image, as its header says, before it is decoded.
+        request_pixels: of all images of a request together.
         media_hosts: places that files are fetched from where a request gives an address; none for never.
         fetch_bytes: of a file that is fetched; `fetch_seconds` from the first name that is looked up to the last byte.
         audio_seconds: of one sound, as its header says; `audio_channels` of it.
@@ -26,6 +27,7 @@ class Limits:
         batch: samples that are computed at once.
         queue: samples that may wait, over all requests; more are refused with 429.
         wait_seconds: of work that may wait when more comes than can be done, and has for `burst_seconds`; more is refused with 429.
+        compute_seconds: that one call into a runtime may take; then its process is killed and replaced. 0 for as long as it wants.
         request_seconds: the longest that a request waits for its answer where it does not say less.
         new_tokens: the most that a text may be continued by; `usual_tokens` where nothing is asked.
         connections: open at the same time per process.
@@ -39,6 +41,7 @@ class Limits:
     json_depth: int = 32
     items: int = 256
     image_pixels: int = 50_000_000
+    request_pixels: int = 200_000_000
     audio_seconds: float = 600.0
     audio_channels: int = 8
     text_characters: int = 100_000
@@ -51,6 +54,7 @@ class Limits:
     queue: int = 256
     wait_seconds: float = 0.05
     burst_seconds: float = 0.1
+    compute_seconds: float = 120.0
     request_seconds: float = 60.0
     new_tokens: int = 1024
     usual_tokens: int = 256

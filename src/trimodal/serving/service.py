@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor
 from contextlib import aclosing, suppress
 from functools import partial
 from typing import Any, TypeVar
@@ -24,8 +24,9 @@ from trimodal.runtimes.model_limits import count_safe_words
 from trimodal.serving.admission import Admission, predict_cost
 from trimodal.serving.asking import check_taken
 from trimodal.serving.batching import Batcher
+from trimodal.serving.computing import WatchedThread
 from trimodal.serving.limits import Limits
-from trimodal.serving.loading import load_item
+from trimodal.serving.loading import PixelBudget, check_item, fetch_files, load_item
 from trimodal.serving.media.decoders import Decoders
 from trimodal.serving.media.fetching import Fetcher
 from trimodal.serving.proving import find_joinable
@@ -37,6 +38,7 @@ from trimodal.serving.tensor_checks import check_tensors
 
 Arrays = Mapping[str, NDArray[Any]]
 _PLAIN, _USUAL = Options(), Limits()
+_UNPACKED = 4  # items that are decoded and not yet encoded: of an image of 50 million pixels each holds 150 MB
 _COUNTED = ("requests", "items", "failed", "refused", "encode", "said", "saying")  # the last two: texts, and the seconds of their tokens
 _Found = TypeVar("_Found")
 
@@ -52,8 +54,9 @@ class Service:
         self._models = {model.name: model for model in models}
         self._admission = Admission(limits.queue, limits.wait_seconds, limits.burst_seconds)
         self._decoders, self._fetcher = Decoders(limits, decoders), Fetcher(limits)
-        self._encoding = ThreadPoolExecutor(1, "encode")
-        self._computing = ThreadPoolExecutor(1, "compute")  # one at a time, with all threads of the runtime
+        self._unpacked = asyncio.Semaphore(_UNPACKED)
+        self._encoding = WatchedThread("encode")
+        self._computing = WatchedThread("compute")  # one at a time, with all threads of the runtime
         self._batchers: dict[str, Batcher] = {}
         self._counts: dict[str, dict[str, float]] = {}
         self._under_way, self._ready, self._draining = 0, False, False
@@ -91,6 +94,11 @@ class Service:
     def ready(self) -> bool:
         """Whether every model answers, and nothing is being shut down."""
         return self._ready and not self._draining
+
+    @property
+    def busy_seconds(self) -> float:
+        """How long the call into a runtime or a processor that runs now has run; 0 where none does."""
+        return max(self._computing.busy_seconds, self._encoding.busy_seconds)
 
     def drain(self) -> None:
         """Be no longer `ready`; what comes is still answered until `stop`."""
@@ -145,7 +153,8 @@ class Service:
 
         async def work() -> list[Answer | RefusedError]:
             texts = await self._embed_labels(model, options, until) if options.labels else []
-            jobs = [self._answer_one(model, task, item, options, texts, until) for item in items]
+            budget = PixelBudget(self.limits)
+            jobs = [self._answer_one(model, task, item, options, texts, until, budget) for item in items]
             found = await asyncio.gather(*jobs, return_exceptions=True)
             return [_keep_refusal(one) for one in found]
 
@@ -165,7 +174,7 @@ class Service:
         most = self._count_new_tokens(options)
         with self._count_request(model, 1), self._admission.admit(predict_cost(item, most)):
             said = list[Text]()
-            for job in await self._make_jobs(model, task, item):
+            for job in await self._make_jobs(model, task, item, PixelBudget(self.limits)):
                 async with aclosing(self._speak(model, job, most, options, until).pieces()) as pieces:
                     async for piece in pieces:
                         if isinstance(piece, Text):
@@ -252,9 +261,9 @@ class Service:
         return _Counted(self, self._counts[model.name], items)
 
     async def _answer_one(
-        self, model: ServedModel, task: Task, item: Item, options: Options, texts: Sequence[Embedding], until: float
+        self, model: ServedModel, task: Task, item: Item, options: Options, texts: Sequence[Embedding], until: float, budget: PixelBudget
     ) -> Answer:
-        jobs = await self._make_jobs(model, task, item)
+        jobs = await self._make_jobs(model, task, item, budget)
         job = jobs[0]
         if task in ("ask", "transcribe") and model.asking is not None and model.asking.generates:
             most = self._count_new_tokens(options)
@@ -270,15 +279,19 @@ class Service:
 
     async def _embed_labels(self, model: ServedModel, options: Options, until: float) -> list[Embedding]:
         found = await asyncio.gather(
-            *(self._answer_one(model, "embed", Item(text=label), _PLAIN, (), until) for label in options.labels)
+            *(self._answer_one(model, "embed", Item(text=label), _PLAIN, (), until, PixelBudget(self.limits)) for label in options.labels)
         )
         return [one for one in found if isinstance(one, Embedding)]
 
-    async def _make_jobs(self, model: ServedModel, task: Task, item: Item) -> list[Job]:
+    async def _make_jobs(self, model: ServedModel, task: Task, item: Item, budget: PixelBudget) -> list[Job]:
         begun = time.monotonic()
         check_taken(item, model.takes)
-        loaded: LoadedSample = await load_item(item, self._decoders, self._fetcher, self.limits)
-        made = await self._in_thread(self._encoding, lambda: model.make_jobs(loaded, task))
+        check_item(item, self.limits)
+        item = await fetch_files(item, self._fetcher)
+        async with self._unpacked:
+            loaded: LoadedSample = await load_item(item, self._decoders)
+            budget.take(loaded.image)
+            made = await self._in_thread(self._encoding, lambda: model.make_jobs(loaded, task))
         self._counts[model.name]["encode"] += time.monotonic() - begun
         return made
 
@@ -292,7 +305,7 @@ class Service:
         most = most if room is None else min(most, room)
         return Speaking(model, job.arrays, most, options, until, self._computing, note)
 
-    async def _in_thread(self, pool: ThreadPoolExecutor, call: Callable[[], _Found]) -> _Found:
+    async def _in_thread(self, pool: Executor, call: Callable[[], _Found]) -> _Found:
         return await asyncio.get_running_loop().run_in_executor(pool, call)
 
 

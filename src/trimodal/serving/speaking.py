@@ -11,7 +11,8 @@ from typing import Any, Literal
 from numpy.typing import NDArray
 
 from trimodal.errors import InputError
-from trimodal.serving.refusals import refuse_bad, refuse_late
+from trimodal.serving.batching import tell_failure
+from trimodal.serving.refusals import refuse_late
 from trimodal.serving.requests import Options, Text
 from trimodal.serving.served_model import ServedModel
 
@@ -97,7 +98,7 @@ class Speaking:
             try:
                 token, seconds = await loop.run_in_executor(self._executor, _take_next, self._tokens)
             except InputError as refused:
-                raise refuse_bad(str(refused)) from refused
+                raise tell_failure(refused) from refused
             self._note(seconds)
             if token is None:
                 return

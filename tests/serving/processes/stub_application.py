@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from trimodal.errors import InputError
+from trimodal.serving.computing import WatchedThread
 from trimodal.serving.processes.hosting import Event, Receive, Scope, Send, Stoppable
 from trimodal.serving.processes.settings import ServeSettings
 
@@ -25,6 +26,11 @@ class StubApplication:
         self._folder = Path(settings.folders[0])
         self.ready = False
         self._version = ""
+        self._computing = WatchedThread("compute")
+
+    @property
+    def busy_seconds(self) -> float:
+        return self._computing.busy_seconds
 
     async def start(self) -> None:
         self._version = (self._folder / "version.txt").read_text().strip()
@@ -47,6 +53,8 @@ class StubApplication:
             await asyncio.sleep(float(path.rpartition("/")[2]))
         elif path.startswith("/block/"):
             time.sleep(float(path.rpartition("/")[2]))
+        elif path.startswith("/compute/"):  # as a call into a runtime: the event loop turns meanwhile
+            await asyncio.get_running_loop().run_in_executor(self._computing, time.sleep, float(path.rpartition("/")[2]))
         body = b""
         more = scope["method"] == "POST" and path != "/early"
         while more:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from trimodal.errors import InputError
 from trimodal.serving.limits import Limits
 from trimodal.serving.processes.application import choose_hosts, read_keys
 from trimodal.serving.processes.command import Asked, make_settings, run_server, split_name
+from trimodal.serving.processes.forking import find_scratch
 from trimodal.serving.processes.serve import make_counter_folder
 from trimodal.serving.processes.settings import ServeSettings, read_settings, share_cores
 from trimodal.serving.processes.sockets import begin_listening, bind_socket, find_port, write_url
@@ -52,11 +54,23 @@ def test_names_that_could_not_stand_in_a_route(text: str) -> None:
 
 
 @pytest.mark.parametrize("changed", [
-    {"drain_seconds": -1.0}, {"drain_seconds": float("nan")}, {"watch_seconds": float("inf")}, {"queue": -1},
+    {"drain_seconds": -1.0}, {"drain_seconds": float("nan")}, {"watch_seconds": float("inf")}, {"queue": -1}, {"compute_seconds": -1.0},
 ])  # fmt: skip
 def test_seconds_and_queues_that_cannot_be(changed: dict[str, float]) -> None:
     with pytest.raises(InputError, match="from 0 up"):
         make_settings(Asked(("a=/x",), **changed))  # type: ignore[arg-type]
+
+
+def test_where_no_disk_can_be_written_files_lie_beside_the_counters(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def find_none() -> str:
+        raise FileNotFoundError("No usable temporary directory found")
+
+    assert "TMPDIR" not in find_scratch(ServeSettings(("/a",), metrics=str(tmp_path)))
+    monkeypatch.setattr(tempfile, "gettempdir", find_none)
+    assert find_scratch(ServeSettings(("/a",), metrics=str(tmp_path))) == {"TMPDIR": str(tmp_path)}
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "gone"))
+    with pytest.raises(InputError, match="TMPDIR"):
+        make_counter_folder(tmp_path / "gone")
 
 
 def test_a_port_is_taken_at_once_and_listened_at_later() -> None:

@@ -57,9 +57,29 @@ def test_a_worker_that_hangs_in_a_call_is_replaced_and_others_answer(tmp_path: P
         asking.join()
 
 
-def _ask_in_vain(server) -> None:  # type: ignore[no-untyped-def]
+def test_a_worker_whose_runtime_hangs_is_replaced_though_its_loop_turns(tmp_path: Path) -> None:
+    with running(tmp_path, limits={"compute_seconds": 1.0}) as server:
+        assert server.ask("/compute/0.1")[0] == 200
+        before = server.find_workers()
+        asking = threading.Thread(target=_ask_in_vain, args=(server, "/compute/60"))
+        asking.start()
+        lost = server.wait_for("worker_lost")
+        assert lost["how"] == "SIGKILL" and "--compute-seconds" in lost["why"]
+        server.wait_for("worker_ready")
+        wait_until(lambda: server.ask("/v2/health/ready")[0] == 200)
+        asking.join()
+        assert len(server.find_workers() & before) == 1  # the other one was left alone
+
+
+def test_without_a_bound_a_call_may_take_as_long_as_it_wants(tmp_path: Path) -> None:
+    with running(tmp_path, limits={"compute_seconds": 0.0}) as server:
+        status, text = server.ask("/compute/2")
+        assert status == 200 and is_running(int(text.split()[0]))
+
+
+def _ask_in_vain(server, path: str = "/block/20") -> None:  # type: ignore[no-untyped-def]
     with pytest.raises((ConnectionError, OSError)):
-        server.ask("/block/20")
+        server.ask(path)
 
 
 @pytest.mark.slow

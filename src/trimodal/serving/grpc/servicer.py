@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any
 
 import grpc
+from google.protobuf.message import DecodeError
 
 from trimodal.serving.grpc.messages import DATA_TYPES, HEALTH, HEALTH_MESSAGES, MESSAGES, SERVICE
 from trimodal.serving.grpc.tensors import read_message, write_message
@@ -16,7 +17,7 @@ from trimodal.serving.open_inference import reports
 from trimodal.serving.open_inference.calls import call_service
 from trimodal.serving.open_inference.directory import Entry, find_entry
 from trimodal.serving.open_inference.requests import MOST_ID
-from trimodal.serving.refusals import RefusedError
+from trimodal.serving.refusals import RefusedError, refuse_bad
 from trimodal.serving.service import Service
 
 logger = logging.getLogger("trimodal.serving")
@@ -25,6 +26,7 @@ Method = Callable[[Any, Any], Awaitable[Any]]
 
 _FAULT = "the server made a fault; it is written in its log"
 _KIND_CPU = 2
+MALFORMED = object()
 _SERVING, _NOT_SERVING = 1, 2
 
 
@@ -43,9 +45,10 @@ class Servicer:
         """What a gRPC server is given: the protocol's methods, and gRPC's own health check."""
         ours = {name: self._handle(name, method) for name, method in self._list_methods().items()}
         ours["ModelStreamInfer"] = grpc.stream_stream_rpc_method_handler(
-            self._infer_all, MESSAGES["ModelInferRequest"].FromString, _serialize
+            self._infer_all, make_parser(MESSAGES["ModelInferRequest"]), _serialize
         )
-        health = grpc.unary_unary_rpc_method_handler(self._check_health, HEALTH_MESSAGES["HealthCheckRequest"].FromString, _serialize)
+        parse_health = make_parser(HEALTH_MESSAGES["HealthCheckRequest"])
+        health = grpc.unary_unary_rpc_method_handler(self._check_health, parse_health, _serialize)
         return [grpc.method_handlers_generic_handler(SERVICE, ours), grpc.method_handlers_generic_handler(HEALTH, {"Check": health})]
 
     def _list_methods(self) -> dict[str, Method]:
@@ -68,14 +71,14 @@ class Servicer:
             try:
                 if name not in ("ServerLive", "ServerReady"):
                     self._check_key(context)
-                return await method(request, context)
+                return await method(check_parsed(request), context)
             except RefusedError as refused:
                 await _abort(context, refused)
             except Exception as error:
                 logger.error("fault while answering a call", exc_info=error)
                 await context.abort(grpc.StatusCode.INTERNAL, _FAULT)
 
-        return grpc.unary_unary_rpc_method_handler(handle, MESSAGES[f"{name}Request"].FromString, _serialize)
+        return grpc.unary_unary_rpc_method_handler(handle, make_parser(MESSAGES[f"{name}Request"]), _serialize)
 
     def _check_key(self, context: Any) -> None:
         self.keys.check(str(dict(context.invocation_metadata() or ()).get("authorization", "")))
@@ -99,7 +102,7 @@ class Servicer:
             await _abort(context, refused)
         async for request in requests:
             try:
-                yield MESSAGES["ModelStreamInferResponse"](infer_response=await self._infer(request, context))
+                yield MESSAGES["ModelStreamInferResponse"](infer_response=await self._infer(check_parsed(request), context))
             except RefusedError as refused:
                 yield _tell_error(str(refused), request)
             except Exception as error:
@@ -150,12 +153,35 @@ class Servicer:
         raise RefusedError(403, "models are loaded and unloaded by the operator, not by clients")
 
     async def _check_health(self, request: Any, context: Any) -> Any:
-        if request.service not in ("", SERVICE):
+        if request is MALFORMED or request.service not in ("", SERVICE):
             await context.abort(grpc.StatusCode.NOT_FOUND, "there is no such service")
         return HEALTH_MESSAGES["HealthCheckResponse"](status=_SERVING if self.service.ready else _NOT_SERVING)
 
     def _find(self, name: str, version: str) -> Entry:
         return find_entry(self.service, name, version)
+
+
+def make_parser(kind: Any) -> Callable[[bytes], Any]:
+    """What reads a message of the `kind`, or gives `MALFORMED`: what gRPC itself makes of an exception has Python's words in it."""
+
+    def parse(data: bytes) -> Any:
+        try:
+            return kind.FromString(data)
+        except (DecodeError, RecursionError, ValueError):
+            return MALFORMED
+
+    return parse
+
+
+def check_parsed(request: Any) -> Any:
+    """The message.
+
+    Raises:
+        RefusedError: 400, it could not be read.
+    """
+    if request is MALFORMED:
+        raise refuse_bad("the message cannot be read as one of this protocol")
+    return request
 
 
 async def _abort(context: Any, refused: RefusedError) -> None:
@@ -165,7 +191,7 @@ async def _abort(context: Any, refused: RefusedError) -> None:
 
 
 def _tell_error(message: str, request: Any) -> Any:
-    about = MESSAGES["ModelInferResponse"](id=request.id[:MOST_ID])
+    about = MESSAGES["ModelInferResponse"](id="" if request is MALFORMED else request.id[:MOST_ID])
     return MESSAGES["ModelStreamInferResponse"](error_message=message, infer_response=about)
 
 

@@ -15,7 +15,7 @@ from PIL import Image
 
 from trimodal.errors import DataError
 from trimodal.media.images import to_upright_rgb
-from trimodal.media.sounds import decode_audio, describe_rates, parse_rate
+from trimodal.media.sounds import decode_audio, describe_rates, is_cut_short, parse_rate
 from trimodal.serving.refusals import RefusedError, refuse_bad, refuse_kind
 
 IMAGE_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
@@ -26,6 +26,7 @@ _MAGIC = {b"RIFF": "a sound (RIFF)", b"fLaC": "a sound (FLAC)", b"\x89PNG": "a P
 _PNG, _PNG_END, _PNG_HEAD = b"\x89PNG", b"IEND", 8
 _PNG_PACKED, _PNG_UNREAD, _MOST_PACKED = (b"zTXt", b"iTXt"), (b"zTXt", b"iTXt", b"tEXt", b"iCCP"), 64 * 1024
 _IMAGES = (_PNG, b"\xff\xd8\xff", b"GIF8", b"BM", b"II*\0", b"MM\0*")
+_SOUNDS = (b"RIFF", b"fLaC")
 _PICKLES = (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05", b"PK\x03\x04", b"\x93NUMPY")
 
 
@@ -118,6 +119,8 @@ def _decode_sound(data: bytes, limits: MediaLimits) -> Decoded:
         with soundfile.SoundFile(io.BytesIO(data)) as opened:
             form, frames, rate, channels = opened.format, opened.frames, opened.samplerate, opened.channels
     except Exception as failed:  # libsndfile has errors of its own
+        if data.startswith(_SOUNDS) and (data[:4] != b"RIFF" or data[8:12] == b"WAVE"):
+            raise refuse_bad("the sound cannot be decoded: it is cut short, damaged, or of a coding that is not taken", "audio") from failed
         raise refuse_kind(f"the sound is {_name_content(data)}; expected {describe_formats('audio')}", "audio") from failed
     if form not in AUDIO_FORMATS:
         raise refuse_kind(f"the sound is of the format {form}; expected {describe_formats('audio')}", "audio")
@@ -140,9 +143,8 @@ def _decode_sound(data: bytes, limits: MediaLimits) -> Decoded:
 
 
 def _check_not_cut(data: bytes) -> None:
-    """Refuse a RIFF file that is shorter than its header says, which libsndfile forgives in silence."""
-    promised = int.from_bytes(data[4:8], "little")
-    if data.startswith(b"RIFF") and promised not in (0, 0xFFFFFFFF) and len(data) < promised + 8:
+    """Refuse a RIFF file that is shorter than its headers say."""
+    if is_cut_short(io.BytesIO(data), len(data)):
         raise refuse_bad("the sound is cut short: its header promises more bytes than there are", "audio")
 
 

@@ -48,6 +48,11 @@ class ServedApplication:
         """Whether every model answers."""
         return self._service.ready
 
+    @property
+    def busy_seconds(self) -> float:
+        """How long one call into a runtime has run."""
+        return self._service.busy_seconds
+
     async def start(self) -> None:
         """Begin the service, which tries every model."""
         start_tracing()

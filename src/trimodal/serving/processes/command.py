@@ -35,6 +35,7 @@ class Asked:
     drain_seconds: float = 30.0
     queue: int = 256
     watch_seconds: float = 2.0
+    compute_seconds: float = Limits().compute_seconds
     media_hosts: tuple[str, ...] = ()
 
 
@@ -57,7 +58,8 @@ def make_settings(asked: Asked) -> ServeSettings:
         InputError: a number or name that cannot be.
     """
     workers, threads = share_cores(asked.workers, asked.threads)
-    for option, number in (("--drain-seconds", asked.drain_seconds), ("--watch", asked.watch_seconds), ("--queue", asked.queue)):
+    for option, number in (("--drain-seconds", asked.drain_seconds), ("--watch", asked.watch_seconds), ("--queue", asked.queue),
+                           ("--compute-seconds", asked.compute_seconds)):  # fmt: skip
         if not 0 <= number < float("inf"):
             raise InputError(f"{option} is {number}; give a number from 0 up")
     read_places(asked.media_hosts)
@@ -68,7 +70,10 @@ def make_settings(asked: Asked) -> ServeSettings:
         folders, asked.host, asked.port, asked.grpc_port, workers, threads,
         None if asked.api_key_file is None else str(asked.api_key_file.absolute()), names=names, allowed_hosts=asked.allowed_hosts,
         json_log=asked.json_log, watch_seconds=asked.watch_seconds,
-        limits=replace(Limits(), drain_seconds=asked.drain_seconds, queue=asked.queue, media_hosts=asked.media_hosts),
+        limits=replace(
+            Limits(), drain_seconds=asked.drain_seconds, queue=asked.queue, compute_seconds=asked.compute_seconds,
+            media_hosts=asked.media_hosts,
+        ),
     )  # fmt: skip
 
 

@@ -46,6 +46,8 @@ class Worker:
     """A worker as the supervisor sees it: the `slot`, from 0, that it fills, its process's `pid`, the requests `under_way`; `begun` and
     `heard` are seconds of the monotonic clock, when it was forked and last told that it lives.
 
+    `busy` is for how many seconds one call into a runtime had run when it last said so.
+
     `started` becomes whether it could start, `ended` is done when it is no more."""
 
     slot: int
@@ -58,6 +60,7 @@ class Worker:
     phase: Literal["starting", "serving", "retiring", "draining"] = "starting"
     pid: int | None = None
     under_way: int = 0
+    busy: float = 0.0
     ready: bool = False
     idle: bool = False
     failure: Failure | None = None
@@ -139,7 +142,9 @@ class Crew:
                 self._end(worker, code)
 
     def look(self) -> None:
-        """Kill workers that say nothing. Called often; where it was not, this process itself was held up, and they get time to be heard."""
+        """Kill workers that say nothing, or hang in a runtime.
+
+        Called often; where it was not, this process itself was held up, and they get time to be heard."""
         now, tick = self._now(), self.settings.beat_seconds
         held_up, self._looked = self._looked and now - self._looked > _LATE_TICKS * tick, now
         for worker in list(self.workers):
@@ -149,6 +154,8 @@ class Crew:
                 worker.kill(f"it was not ready after {self.settings.start_seconds:g} seconds")
             elif worker.phase != "starting" and now - worker.heard > self.settings.hang_seconds:
                 worker.kill(f"it said nothing for {self.settings.hang_seconds:g} seconds")
+            elif worker.phase != "starting" and 0 < self.settings.limits.compute_seconds < worker.busy:
+                worker.kill(f"one call into a runtime ran for {worker.busy:.1f} seconds; --compute-seconds says how long it may")
 
     def kill_all(self) -> None:
         """Kill every process; nobody is waited for."""
@@ -178,7 +185,7 @@ class Crew:
         if "hello" in message:
             worker.pid = message["hello"]
         elif "beat" in message:
-            worker.under_way, worker.ready = message["beat"], message["ready"]
+            worker.under_way, worker.ready, worker.busy = message["beat"], message["ready"], message["busy"]
         elif "ready" in message:
             worker.phase = "serving" if worker.phase == "starting" else worker.phase
             self.log.say("worker_ready", worker=worker.slot, pid=worker.pid, version=worker.version.number, seconds=message["ready"])

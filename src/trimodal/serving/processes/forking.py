@@ -6,6 +6,7 @@ import os
 import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Sequence
 
 from trimodal.errors import TrimodalError
@@ -57,4 +58,13 @@ def _make_surroundings(settings: ServeSettings) -> dict[str, str]:
     fixed = {"OPENBLAS_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "GRPC_ENABLE_FORK_SUPPORT": "false", _PROMPTLY: "1"}
     shared = {"PROMETHEUS_MULTIPROC_DIR": settings.metrics} if settings.metrics else {}
     usual = {"TRANSFORMERS_VERBOSITY": "error", "OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "0"}
-    return {**usual, **os.environ, **wanted, **fixed, **shared}
+    return {**usual, **os.environ, **wanted, **fixed, **shared, **find_scratch(settings)}
+
+
+def find_scratch(settings: ServeSettings) -> dict[str, str]:
+    """Where no disk can be written to, temporary files lie beside the counters: torch cannot be imported without a place for them."""
+    try:
+        tempfile.gettempdir()
+    except FileNotFoundError:
+        return {"TMPDIR": settings.metrics} if settings.metrics else {}
+    return {}

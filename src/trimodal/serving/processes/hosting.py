@@ -32,6 +32,10 @@ class Application(Protocol):
     def ready(self) -> bool:
         """Whether it can answer now."""
 
+    @property
+    def busy_seconds(self) -> float:
+        """How long the one call that runs now, into code that can hang, has run; 0 where none does."""
+
     async def start(self) -> None:
         """Open everything, and prove that it answers as it should."""
 

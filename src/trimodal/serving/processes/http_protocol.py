@@ -22,10 +22,13 @@ MOST_HEADERS = 200
 _LITTLE = 4096
 _LINGER_SECONDS = 2.0
 _LINE_EXTRA = 4  # ": " and the end of the line
+_LENGTHS = re.compile(rb"^content-length[ \t]*:(.*)", re.IGNORECASE | re.MULTILINE)
+_BLANK = re.compile(rb"\n\r?\n")
 _HOST = re.compile(rb"(?:[A-Za-z0-9._~!$&'()*+,;=%-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
 _SAID = {
     400: "this is not a request that is understood", 408: "the head of the request did not come in time",
-    431: "the head of the request is too large", 501: "this way of sending a body is not known",
+    413: "a piece of the body is larger than what is taken", 431: "the head of the request is too large",
+    501: "this way of sending a body is not known",
 }  # fmt: skip
 
 
@@ -38,18 +41,30 @@ class _CheckedConnection(h11.Connection):
         self.status = 400
 
     def next_event(self) -> Any:
+        raw = bytes(self._receive_buffer) if self.their_state is h11.IDLE else b""
         try:
             event = super().next_event()
         except h11.RemoteProtocolError as error:
             self.status = int(error.error_status_hint or 400)
             raise
         if isinstance(event, h11.Request):
-            status = _find_fault(event, self._limits)
-            if status:
-                self.status = status
-                self._process_error(self.their_role)  # what h11 does with a head that it refuses itself
-                raise h11.RemoteProtocolError(_SAID[status], error_status_hint=status)
+            self._refuse_if(400 if has_doubtful_length(raw) else _find_fault(event, self._limits))
+        elif self.their_state is h11.SEND_BODY and getattr(self._reader, "_bytes_in_chunk", 0) > self._limits.body_bytes:
+            self._refuse_if(413)
         return event
+
+    def _refuse_if(self, status: int) -> None:
+        if status:
+            self.status = status
+            self._process_error(self.their_role)  # what h11 does with a head that it refuses itself
+            raise h11.RemoteProtocolError(_SAID[status], error_status_hint=status)
+
+
+def has_doubtful_length(raw: bytes) -> bool:
+    """Whether the head at the front of `raw` says its body's length more than once, which h11 forgives where both are the same, as in
+    `Content-Length: 2, 2`."""
+    found = _LENGTHS.findall(_BLANK.split(raw, 1)[0])
+    return len(found) > 1 or any(b"," in value for value in found)
 
 
 def _find_fault(request: h11.Request, limits: Limits) -> int:
@@ -68,7 +83,7 @@ def _find_fault(request: h11.Request, limits: Limits) -> int:
 
 
 class GuardedProtocol(H11Protocol):
-    """One connection. `on_lost` is called when it has ended."""
+    """One connection. `on_lost` is called when it has ended; `refused` is whether its last request was none, or came too slowly."""
 
     def __init__(self, config: Config, state: ServerState, limits: Limits, on_lost: Callable[[], None]) -> None:
         super().__init__(config, state, {})
@@ -77,7 +92,7 @@ class GuardedProtocol(H11Protocol):
         self._head_timer: asyncio.TimerHandle | None = None
         self._write_timer: asyncio.TimerHandle | None = None
         self._linger_timer: asyncio.TimerHandle | None = None
-        self._heard = False
+        self._heard = self.refused = False
         self.idle_since = self.loop.time()
 
     @property
@@ -154,6 +169,7 @@ class GuardedProtocol(H11Protocol):
             self.transport.abort()
 
     def _refuse(self, status: int) -> None:
+        self.refused = True
         if self.cycle is not None and not self.cycle.response_complete:
             self.cycle.disconnected = True
             self.cycle.message_event.set()
@@ -200,7 +216,8 @@ class _LingeringTransport:
             return
         self._closing = True
         self._flush()
-        if self._protocol.conn.their_state in (h11.SEND_BODY, h11.ERROR) and self._transport.can_write_eof():
+        sending = self._protocol.refused or self._protocol.conn.their_state in (h11.SEND_BODY, h11.ERROR)
+        if sending and self._transport.can_write_eof():
             self._transport.resume_reading()
             self._transport.write_eof()
             self._protocol.linger(self._transport.close)

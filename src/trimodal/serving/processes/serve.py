@@ -48,14 +48,27 @@ def serve(settings: ServeSettings) -> int:
 
 def make_counter_folder(shared: Path = _SHARED_MEMORY) -> Path:
     """A new folder for the counters that workers share, in memory where there is room: a full disk would end whoever counts. Folders of
-    supervisors that are no more, killed before they could take theirs away, are taken away."""
+    supervisors that are no more, killed before they could take theirs away, are taken away.
+
+    Raises:
+        InputError: there is no place that can be written to.
+    """
     prefix = f"{_COUNTERS}{os.getpid()}-"
     try:
         _remove_left_counters(shared)
         roomy = shutil.disk_usage(shared).free > _COUNTER_BYTES
         return Path(tempfile.mkdtemp(prefix=prefix, dir=shared if roomy else None))
     except OSError:
-        return Path(tempfile.mkdtemp(prefix=prefix))
+        return _make_folder_elsewhere(prefix, shared)
+
+
+def _make_folder_elsewhere(prefix: str, shared: Path) -> Path:
+    for place in (None, shared):
+        try:
+            return Path(tempfile.mkdtemp(prefix=prefix, dir=place))
+        except OSError:
+            continue
+    raise InputError(f"no temporary folder can be made, neither on a disk nor in {shared}; name one that can be written to by TMPDIR=…")
 
 
 def _remove_left_counters(shared: Path) -> None:

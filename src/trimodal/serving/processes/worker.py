@@ -133,7 +133,8 @@ class _Worker:
         """Tell that this event loop turns, and what it has to do."""
         while True:
             acceptor.state.default_headers = [(b"date", formatdate(usegmt=True).encode())]
-            self._channel.send({"beat": gate.under_way, "connections": acceptor.count, "ready": application.ready})
+            busy = round(application.busy_seconds, 3)
+            self._channel.send({"beat": gate.under_way, "connections": acceptor.count, "ready": application.ready, "busy": busy})
             await asyncio.sleep(self._settings.beat_seconds)
 
     async def _finish(self, application: Application, gate: Gate, acceptor: Acceptor, grpc: Stoppable | None) -> None:

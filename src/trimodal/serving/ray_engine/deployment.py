@@ -62,8 +62,9 @@ class Replica:
 
     @property
     def failed(self) -> bool:
-        """Whether it was begun and is not ready now."""
-        return self._application is not None and not self._application.ready
+        """Whether it was begun and is not ready now, or hangs in a runtime."""
+        application, most = self._application, self._settings.limits.compute_seconds
+        return application is not None and (not application.ready or 0 < most < application.busy_seconds)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Begin and end, and answer in between."""
