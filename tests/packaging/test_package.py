@@ -215,7 +215,7 @@ def test_ray_is_told_bounds_in_place_of_its_defaults(packages: dict[str, Path]) 
     (application,) = found["applications"]
     (deployment,) = application["deployments"]
     limits = Limits()
-    assert deployment["max_ongoing_requests"] == limits.batch + limits.queue and deployment["max_queued_requests"] == limits.queue
+    assert deployment["max_ongoing_requests"] == limits.batch + limits.queue and deployment["max_queued_requests"] == limits.connections
     assert deployment["backpressure_config"] == {"status_code": 429, "retry_after_s": 1}
     assert found["http_options"]["request_timeout_s"] == limits.request_seconds + 5 and found["http_options"]["host"] == "127.0.0.1"
     assert application["args"]["folders"] == ["models/see-and-read"] and (packages["ray"] / "models/see-and-read/config.json").is_file()
