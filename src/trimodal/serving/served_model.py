@@ -79,9 +79,11 @@ class ServedModel:
         """What is told of it."""
         asking = self.asking
         labels = asking.list_labels() if asking is not None and {"classify", "detect"} & set(self.tasks) and not self._matches_texts else ()
+        scored = [output for output in asking.outputs if output.kind == "logits"] if asking is not None and labels else []
         return ModelCard(
             self.name, self.version, "" if asking is None else asking.family.name, self.runner.runtime, self.tasks,
-            self.takes, tuple(self.runner.cards.values()), labels, self._width,
+            self.takes, tuple(self.runner.cards.values()), labels,
+            tuple(output.field for output in scored if self._find_component(output) is not None), self._width,
             bytes=_measure_bytes(self.chosen), extra={"measured": self.chosen.measured},
         )  # fmt: skip
 
