@@ -44,18 +44,20 @@ def write_chat_miniature(folder: Path) -> Path:
     return folder
 
 
-def make_miniatures(root: Path, made: Mapping[str, Path]) -> dict[str, Path]:
-    """An artifact per name that is served, untrained and small; those of `made` as they are. The last two are not exported: torch runs
-    them."""
-    see = make_artifact(write_miniature("fusion", root / "see"), root / "see-out")
-    llava = make_artifact(write_chat_miniature(root / "llava"), root / "llava-out", form=None)
-    clap = make_artifact(write_miniature("clap", root / "clap"), root / "clap-out", form=None)
-    return {"see": see, "clip": made["clip"], "minilm": made["bert"], "whisper": made["whisper"], "llava": llava, "clap": clap}
+def make_miniatures(root: Path, exported: Mapping[str, Path]) -> dict[str, Path]:
+    """A folder per name that is served, untrained and small, of each kind that can be served: a compressed and exported one; those of
+    `exported`, as they were published; a compressed one, run by torch; and one run by torch as it was published."""
+    return {
+        "see": make_artifact(write_miniature("fusion", root / "see"), root / "see-out"),
+        "clip": exported["clip"], "minilm": exported["bert"], "whisper": exported["whisper"],
+        "llava": make_artifact(write_chat_miniature(root / "llava"), root / "llava-out", form=None),
+        "clap": write_miniature("clap", root / "clap"),
+    }  # fmt: skip
 
 
 def make_trained(root: Path) -> dict[str, Path]:
     """The trained see-hear-read model and the real MiniLM, and miniatures of what is not at hand trained; each with a recipe and a runtime
-    of its own."""
+    of its own. CLAP is run by torch: its miniature hears 101 frames, and an export is of as many as published models hear."""
     demo = write_dataset(root / "data", train=60, test=20, seed=1)
     pairs, sounds = (write_miniature_data(root / kind, 16, kind.split("-")) for kind in ("image-text", "audio-text"))
     return {
@@ -64,7 +66,7 @@ def make_trained(root: Path) -> dict[str, Path]:
         "minilm": make_artifact(find_minilm(), root / "minilm-out"),
         "whisper": make_artifact(write_miniature("whisper", root / "whisper"), root / "whisper-out", FOUR_BITS, sounds),
         "llava": make_artifact(write_chat_miniature(root / "llava"), root / "llava-out"),
-        "clap": make_artifact(write_miniature("clap", root / "clap"), root / "clap-out"),
+        "clap": make_artifact(write_miniature("clap", root / "clap"), root / "clap-out", form=None),
     }
 
 

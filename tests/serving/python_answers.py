@@ -1,8 +1,9 @@
 """What artifacts answer in Python, without anything of serving: their exported files in their runtime, the module of `trimodal.load`, and
 Transformers' own processors before both.
 
-What is served must answer as its own runtime does, within `SAME`. It is as far from PyTorch as the runtime's rounding takes it: ONNX Runtime
-rounds the inputs of products with codes to 8 bits (docs/export.md), OpenVINO adds in another order. That may be `ROUNDED` of the largest.
+What is served must answer as its own runtime does, within `SAME` of the largest number. It is as far from PyTorch as the runtime's rounding
+takes it, within `ROUNDED`: ONNX Runtime rounds the inputs of products with codes to 8 bits (docs/export.md), OpenVINO adds in another
+order.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ class Engine(Protocol):
 
 
 class TorchEngine:
-    """The module of `trimodal.load`."""
+    """The module of `trimodal.load`, or as it was published."""
 
     def __init__(self, folder: Path) -> None:
         self.module: Any = trimodal.load(folder).eval()

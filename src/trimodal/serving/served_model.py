@@ -229,6 +229,8 @@ class ServedModel:
                 made[spec.name] = arrays[spec.name]
             elif spec.name.endswith("attention_mask") and "input_ids" in arrays:
                 made[spec.name] = np.ones_like(arrays["input_ids"])
+            elif spec.name == "token_type_ids" and "input_ids" in arrays:  # one text is one segment
+                made[spec.name] = np.zeros_like(arrays["input_ids"])
             elif spec.name == "audio_mask" and "input_features" in arrays:
                 made[spec.name] = np.ones((1, arrays["input_features"].shape[-1]), np.int64)
             else:
