@@ -117,7 +117,7 @@ def test_the_older_way_of_telling_whisper() -> None:
 
 
 def test_torch_is_not_needed() -> None:
-    program = "import sys, trimodal.runtimes.exported_model; assert 'torch' not in sys.modules and 'transformers' not in sys.modules"
+    program = "import sys, trimodal.runtimes.exported_model, trimodal.runtimes.check_process; assert 'torch' not in sys.modules and 'transformers' not in sys.modules"
     subprocess.run([sys.executable, "-c", program], check=True)
 
 
