@@ -18,7 +18,7 @@ test: $(READY) check
 
 # The quick tests again as other machines run them: with plain and with AVX2 kernels, with two threads, and where Ctrl-C is ignored.
 test-all: $(READY) check
-	$(BIN)/pytest -n 2 --dist loadgroup --hypothesis-profile search
+	TRIMODAL_TEST_FRESH=1 $(BIN)/pytest -n 2 --dist loadgroup --hypothesis-profile search
 	ATEN_CPU_CAPABILITY=default $(QUICK)
 	ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 $(QUICK)
 	trap '' INT; OMP_NUM_THREADS=2 $(QUICK)

@@ -1,9 +1,10 @@
 """The reload check's process for tests, forked from one that has imported what it needs, instead of started anew.
 
-A compressed folder is loaded by a fresh process, whose imports take three seconds of the processor: longer than all else that compressing a
-miniature does. Here one process per test worker imports, loads no model and starts no thread, and each check runs in a fork of it, which has
-no memory of the model either. Processes that are really new check folders in `tests/formats/test_reload_check.py`, in `tests/e2e` wherever
-the command line runs in a process of its own, and everywhere else with `TRIMODAL_TEST_FRESH=1`.
+A compressed folder is loaded by a fresh process, whose imports take three seconds of the processor: longer than all else that
+compressing a miniature does. Here one process per test worker imports, loads no model and starts no thread, and each check runs in a
+fork of it, which has no memory of the model either. Processes that are really new check folders in
+`tests/formats/test_reload_check.py`, in `tests/e2e` wherever the command line has a process of its own, and everywhere with
+`TRIMODAL_TEST_FRESH=1`, as in `make test-all`.
 """
 
 from __future__ import annotations
