@@ -53,6 +53,13 @@ def serve(
     watch: Annotated[
         float, typer.Option("--watch", help="Seconds between looks for a new version of a folder; 0 for SIGHUP only.")
     ] = 2.0,
+    media_host: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--media-host", show_default=False,
+            help="Where files may be fetched from, if a request gives an address: HOST, HOST:PORT, http://HOST:PORT (may be repeated).",
+        ),
+    ] = None,
 ) -> None:
     """Serve compressed models to clients of the Open Inference Protocol and of OpenAI, and to browsers.
 
@@ -60,7 +67,7 @@ def serve(
     """
     asked = command.Asked(
         tuple(folders), host, port, grpc_port, workers, threads, api_key_file, tuple(allowed_host or ()), log == "json",
-        drain_seconds, queue, watch,
+        drain_seconds, queue, watch, tuple(media_host or ()),
     )  # fmt: skip
     code = command.run_server(asked, engine)
     if code:

@@ -140,7 +140,7 @@ def test_prompts_that_are_none_are_refused(counter: Counter, inputs: dict[str, N
     ({"max_new_tokens": 2.5}, r"2\.5; expected a whole number"),
     ({"min_new_tokens": -1}, "from 0"),
     ({"repetition_penalty": 0}, "repetition_penalty is 0; expected a number above 0"),
-    ({"num_beams": 4}, "num_beams belongs to a search that is not greedy"),
+    ({"num_beams": 4}, "num_beams belongs to another search"),
     ({"language": "en"}, "language is 'en', and this model has no tokens for it"),
     ({"lenght": 4}, "no setting 'lenght'"),
 ])  # fmt: skip

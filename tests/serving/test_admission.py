@@ -42,6 +42,22 @@ def test_a_burst_may_wait_and_a_queue_that_stands_may_not() -> None:
         pass
 
 
+def test_a_queue_that_only_dips_gets_no_new_burst() -> None:
+    now = [0.0]
+    admission = Admission(100, wait_seconds=0.2, burst_seconds=0.5, clock=lambda: now[0])
+    with admission.admit(100):
+        now[0] = 1.0  # 100 a second: a fifth of a second is 20 of them
+    with admission.admit(11):
+        with admission.admit(10), admission.admit(1):
+            now[0] = 2.0
+        with admission.admit(1):  # below the bound, above half of it
+            pass
+        with pytest.raises(RefusedError), admission.admit(10):
+            pass
+    with admission.admit(9), admission.admit(20):
+        pass
+
+
 def test_larger_work_costs_more() -> None:
     assert predict_cost(Item(text="a")) == pytest.approx(1.001)
     assert predict_cost(Item(image=b"x" * 1_000_000)) == 3.0

@@ -203,10 +203,15 @@ def test_other_statuses_of_embeddings(client: openai.OpenAI, wrong: dict[str, ob
 @pytest.mark.parametrize(
     "wrong",
     [
-        {"temperature": 0.7},
-        {"top_p": 0.5},
+        {"temperature": 2.1},
+        {"temperature": "warm"},
+        {"top_p": 0},
+        {"top_p": 1.5},
+        {"seed": -1},
+        {"seed": 0.5},
         {"n": 2},
-        {"stop": "x"},
+        {"stop": ""},
+        {"stop": "x" * 65},
         {"tools": []},
         {"response_format": {"type": "json_object"}},
         {"max_tokens": 0},

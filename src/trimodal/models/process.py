@@ -38,6 +38,17 @@ def preserve_process_state() -> Iterator[None]:
             logging.disable(silenced)
 
 
+@contextmanager
+def draw_from_seed(seed: int) -> Iterator[None]:
+    """While open numpy's own generator, from which processors draw, begins at `seed`; afterwards it goes on where it was."""
+    before = np.random.get_state()
+    np.random.seed(seed)
+    try:
+        yield
+    finally:
+        np.random.set_state(before)
+
+
 def leaves_process_unchanged(verb: Callable[Given, Result]) -> Callable[Given, Result]:
     """`verb`, which leaves the process as it found it."""
 

@@ -62,7 +62,7 @@ class ExportedModel:
         return found
 
     def generate(self, inputs: Arrays, max_new_tokens: int | None = None, **changed: Any) -> NDArray[np.int64]:
-        """What the model says, greedily, after `inputs`: int64 (batch, new), see `generation.generate`.
+        """What the model says after `inputs`, the likeliest unless a `temperature` is given: int64 (batch, new), see `generation.generate`.
 
         Raises:
             InputError: the folder holds no model that generates, or an input or setting cannot be used.

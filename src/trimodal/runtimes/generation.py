@@ -1,6 +1,7 @@
-"""Greedy search over exported files: the tokens that `generate(do_sample=False)` gives in torch, with numpy only.
+"""Texts from exported files, with numpy only: the tokens that `generate(do_sample=False)` gives in torch, or with a temperature such as
+are drawn.
 
-    prompt → step (all of it) → scores of the next token → the most likely → step (that one, with the past) → … → end
+    prompt → step (all of it) → scores of the next token → one is chosen → step (that one, with the past) → … → end
 
 What differs between models is how a step is made: `decoding_steps.py`.
 """
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 from trimodal.runtimes.decoding_steps import start_steps
 from trimodal.runtimes.generation_settings import GenerationSettings
 from trimodal.runtimes.part import Part
+from trimodal.runtimes.sampling import choose_tokens
 from trimodal.runtimes.session import Arrays
 
 Tokens = NDArray[np.int64]
@@ -47,9 +49,11 @@ def generate_stepwise(parts: Mapping[str, Part], inputs: Arrays, settings: Gener
     tokens = steps.prompt
     begin = tokens.shape[1]
     most, running = settings.count_new_tokens(begin), np.ones(len(tokens), bool)
+    chance = np.random.default_rng(settings.seed)
     logits = steps.advance(tokens)
     while True:
-        chosen = adjust_scores(logits, tokens, begin, settings).argmax(axis=-1).astype(np.int64)
+        scores = adjust_scores(logits, tokens, begin, settings)
+        chosen = choose_tokens(scores, settings.temperature, settings.top_p, chance)
         chosen[~running] = settings.padding
         yield chosen
         tokens = np.concatenate([tokens, chosen[:, None]], axis=1)

@@ -17,13 +17,13 @@ from trimodal.errors import InputError, suggest_names
 NEW_TOKENS = 20
 """How many tokens are said at most where nobody says it, as in Transformers."""
 _SECTIONS = ("text_config", "decoder")
-_SEARCHES = ("num_beams", "do_sample", "temperature", "top_k", "top_p", "num_beam_groups", "penalty_alpha", "num_return_sequences")
+_SEARCHES = ("num_beams", "do_sample", "top_k", "num_beam_groups", "penalty_alpha", "num_return_sequences")
 _LEAST = {"max_new_tokens": 1, "max_length": 1, "min_new_tokens": 0}
 
 
 @dataclass(frozen=True)
 class GenerationSettings:
-    """What a greedy search goes by. Tokens are numbers of the vocabulary.
+    """What a search goes by that chooses token after token. Tokens are numbers of the vocabulary.
 
     Attributes:
         max_new_tokens: how many tokens are said at most; None for what `max_length` leaves, or 20.
@@ -40,6 +40,7 @@ class GenerationSettings:
         languages: Whisper's tokens of languages by name, such as `<|en|>`; `tasks` those of tasks.
         no_timestamps: Whisper's token for text without times.
         language: what is spoken, such as `en`; found out by the model where it is not said. `task` is `transcribe` or `translate`.
+        temperature: 0 takes the likeliest token, more draws one; `top_p` leaves out the least likely, `seed` makes it draw the same again.
     """
 
     max_new_tokens: int | None = None
@@ -59,6 +60,9 @@ class GenerationSettings:
     no_timestamps: int | None = None
     language: str | None = None
     task: str | None = None
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int | None = None
 
     @property
     def padding(self) -> int:
@@ -74,7 +78,7 @@ class GenerationSettings:
         known = [part.name for part in fields(self)]
         for name in changed:
             if name in _SEARCHES:
-                raise InputError(f"{name} belongs to a search that is not greedy; only the most likely token is taken here")
+                raise InputError(f"{name} belongs to another search; here one token is chosen after the other, by temperature and top_p")
             if name not in known:
                 raise InputError(f"there is no setting {name!r} for generating; {suggest_names(name, known)}")
         _check_changes(changed, bool(self.languages), bool(self.tasks))
@@ -131,9 +135,21 @@ def _check_changes(changed: Mapping[str, Any], has_languages: bool, has_tasks: b
     penalty = changed.get("repetition_penalty")
     if penalty is not None and (not isinstance(penalty, int | float) or not 0 < penalty < float("inf")):
         raise InputError(f"repetition_penalty is {penalty!r}; expected a number above 0, of which 1 changes nothing")
+    _check_chance(changed)
     for name, has in (("language", has_languages), ("task", has_tasks)):
         if changed.get(name) is not None and not has:
             raise InputError(f"{name} is {changed[name]!r}, and this model has no tokens for it; leave it out")
+
+
+def _check_chance(changed: Mapping[str, Any]) -> None:
+    for name, taken, fits in (
+        ("temperature", "a number from 0 to 100", lambda value: 0 <= value <= 100),
+        ("top_p", "a number above 0, at most 1", lambda value: 0 < value <= 1),
+        ("seed", "a whole number from 0", lambda value: isinstance(value, int) and value >= 0),
+    ):  # fmt: skip
+        value = changed.get(name)
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int | float) or not fits(value)):
+            raise InputError(f"{name} is {value!r}; expected {taken}")
 
 
 def _read_list(value: Any) -> tuple[int, ...]:

@@ -2,6 +2,7 @@
 
 A burst may fill the queue. A queue that stands, because more comes than can be done, is kept as short as `wait_seconds` of work: waiting
 longer would answer nobody sooner (Nichols, Jacobson 2012, "Controlling queue delay", whose CoDel tells the two apart in the same way).
+A queue stands until it has been half as long: one that only dips below the bound, as under lasting overload, does not get a new burst.
 """
 
 from __future__ import annotations
@@ -12,17 +13,23 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from trimodal.serving.refusals import RefusedError, refuse_large
-from trimodal.serving.requests import Item
+from trimodal.serving.requests import Item, RemoteFile
 
 _IMAGE_BYTES, _AUDIO_BYTES, _CHARACTERS, _NEW_TOKENS = 500_000, 500_000, 1_000, 16
+_REMOTE_BYTES = 500_000
 _MEMORY = 0.9  # how much of the known rate stays, per measurement
 _LEAST_WAIT, _MOST_WAIT = 1.0, 60.0
 
 
 def predict_cost(item: Item, new_tokens: int = 0) -> float:
     """How much work a sample is, 1 for a usual one: larger files take longer to decode, longer texts and answers longer to compute."""
-    cost = len(item.image or b"") / _IMAGE_BYTES + len(item.audio or b"") / _AUDIO_BYTES + len(item.text or "") / _CHARACTERS
+    cost = _count_bytes(item.image) / _IMAGE_BYTES + _count_bytes(item.audio) / _AUDIO_BYTES + len(item.text or "") / _CHARACTERS
     return 1.0 + cost + new_tokens / _NEW_TOKENS
+
+
+def _count_bytes(file: bytes | RemoteFile | None) -> int:
+    """Of a file; of one that has yet to be fetched those of a usual one."""
+    return len(file) if isinstance(file, bytes) else 0 if file is None else _REMOTE_BYTES
 
 
 class Admission:
@@ -65,10 +72,10 @@ class Admission:
     def _find_bound(self) -> float:
         """How much may wait now."""
         short = max(self.rate * self._wait, self._least) if self.rate > 0 and math.isfinite(self._wait) else self._most
-        if self.waiting < short:
+        if self.waiting >= short:
+            self._long_since = self._clock() if self._long_since is None else self._long_since
+        elif self.waiting < short / 2:
             self._long_since = None
-        elif self._long_since is None:
-            self._long_since = self._clock()
         stands = self._long_since is not None and self._clock() - self._long_since >= self._burst
         return min(short, self._most) if stands else self._most
 

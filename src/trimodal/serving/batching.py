@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -35,12 +36,12 @@ class _Waiting:
     future: asyncio.Future[dict[str, NDArray[Any]]]
     since: float = field(default_factory=time.monotonic)
 
-    @property
+    @cached_property
     def key(self) -> tuple[Any, ...]:
         """What must be alike to be computed together."""
-        return (self.component, *sorted((name, value.shape[1:], str(value.dtype)) for name, value in self.arrays.items()))
+        return (self.component, *sorted((name, value.shape[1:], value.dtype.str) for name, value in self.arrays.items()))
 
-    @property
+    @cached_property
     def count(self) -> int:
         """How many samples it holds."""
         return len(next(iter(self.arrays.values())))

@@ -18,6 +18,8 @@ class Limits:
         json_depth: how deep arrays and objects may lie in each other.
         items: samples of one request.
         image_pixels: of one image, as its header says, before it is decoded.
+        media_hosts: places that files are fetched from where a request gives an address; none for never.
+        fetch_bytes: of a file that is fetched; `fetch_seconds` from the first name that is looked up to the last byte.
         audio_seconds: of one sound, as its header says; `audio_channels` of it.
         text_characters: of one text.
         decode_bytes: memory of the process that decodes; `decode_seconds` that one file may take there.
@@ -40,6 +42,9 @@ class Limits:
     audio_seconds: float = 600.0
     audio_channels: int = 8
     text_characters: int = 100_000
+    media_hosts: tuple[str, ...] = ()
+    fetch_bytes: int = 20 * MiB
+    fetch_seconds: float = 10.0
     decode_bytes: int = 2048 * MiB
     decode_seconds: float = 10.0
     batch: int = 16

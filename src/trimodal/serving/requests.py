@@ -14,11 +14,19 @@ TASKS: tuple[Task, ...] = ("embed", "classify", "detect", "transcribe", "ask")
 
 
 @dataclass(frozen=True)
-class Item:
-    """One sample as a client gave it: whole files of an image and a sound, a text."""
+class RemoteFile:
+    """A file that lies at an address which the operator allows; `field` is where the request says so."""
 
-    image: bytes | None = None
-    audio: bytes | None = None
+    url: str
+    field: str
+
+
+@dataclass(frozen=True)
+class Item:
+    """One sample as a client gave it: whole files of an image and a sound, or where they are, and a text."""
+
+    image: bytes | RemoteFile | None = None
+    audio: bytes | RemoteFile | None = None
     text: str | None = None
 
     @property
@@ -28,11 +36,23 @@ class Item:
 
 
 @dataclass(frozen=True)
+class Wording:
+    """How the words of a text are chosen: the likeliest (`temperature` 0), or drawn among the likeliest whose probabilities come to
+    `top_p`, the same again for the same `seed`; and before which strings it ends (`stop`)."""
+
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Options:
     """How a task is done.
 
     `labels` are texts to choose among (`classify` of models that embed images or sounds, and texts); `top` how many are told; `max_tokens`
-    how long a text may become; `language` what is spoken; `dimensions` how many numbers a vector must have.
+    how long a text may become; `language` what is spoken; `dimensions` how many numbers a vector must have;
+    `wording` how a text is chosen.
     """
 
     labels: tuple[str, ...] = ()
@@ -40,6 +60,7 @@ class Options:
     max_tokens: int | None = None
     language: str | None = None
     dimensions: int | None = None
+    wording: Wording = Wording()
 
 
 @dataclass(frozen=True)

@@ -24,10 +24,11 @@ from trimodal.runtimes.exported_model import ExportedModel, open_export
 from trimodal.runtimes.generation import generate_stepwise
 from trimodal.runtimes.recorded_answers import check_answers
 from trimodal.runtimes.shape_checks import check_ids
-from trimodal.serving.requests import ComponentCard, TensorSpec
+from trimodal.serving.requests import ComponentCard, TensorSpec, Wording
 
 Arrays = Mapping[str, NDArray[Any]]
 _BATCH = "batch_size"
+LIKELIEST = Wording()
 
 
 class Runner(Protocol):
@@ -45,7 +46,7 @@ class Runner(Protocol):
         """
         ...
 
-    def generate(self, arrays: Arrays, most: int, language: str | None = None) -> Iterator[int]:
+    def generate(self, arrays: Arrays, most: int, language: str | None = None, wording: Wording = LIKELIEST) -> Iterator[int]:
         """The tokens that follow one sample (1, …), at most `most`, one after the other.
 
         Raises:
@@ -80,9 +81,11 @@ class ExportedRunner:
         """As `Runner.run`: (batch, …) by name."""
         return self._model.run(component, arrays)
 
-    def generate(self, arrays: Arrays, most: int, language: str | None = None) -> Iterator[int]:
+    def generate(self, arrays: Arrays, most: int, language: str | None = None, wording: Wording = LIKELIEST) -> Iterator[int]:
         """As `Runner.generate`."""
-        settings = self._model.settings.with_changes(max_new_tokens=most, language=language)
+        settings = self._model.settings.with_changes(
+            max_new_tokens=most, language=language, temperature=wording.temperature, top_p=wording.top_p, seed=wording.seed
+        )
         check_ids(arrays, self._model.words)
         for chosen in generate_stepwise(self._model.parts, arrays, settings):
             if int(chosen[0]) in settings.end:
@@ -115,13 +118,18 @@ class TorchRunner:
         """As `Runner.run`: (batch, …) by name."""
         return self._sessions[component].run(arrays)
 
-    def generate(self, arrays: Arrays, most: int, language: str | None = None) -> Iterator[int]:
+    def generate(self, arrays: Arrays, most: int, language: str | None = None, wording: Wording = LIKELIEST) -> Iterator[int]:
         """As `Runner.generate`; all tokens are said before the first is given."""
         module: Any = self._whole.module
         given = {name: torch.from_numpy(np.asarray(value)) for name, value in arrays.items()}
         spoken = {} if language is None else {"language": language}
-        with torch.inference_mode():
-            found = module.generate(**given, max_new_tokens=most, do_sample=False, **spoken)
+        drawn: dict[str, Any] = {"do_sample": False}
+        if wording.temperature:
+            drawn = {"do_sample": True, "temperature": wording.temperature, "top_p": wording.top_p, "top_k": 0}
+        with torch.inference_mode(), torch.random.fork_rng(enabled=wording.seed is not None):
+            if wording.seed is not None:
+                torch.manual_seed(wording.seed)
+            found = module.generate(**given, max_new_tokens=most, **drawn, **spoken)
         begin = given["input_ids"].shape[1] if "input_ids" in given else 0
         ends = _list_ends(module)
         for token in found[0, begin:].tolist():

@@ -27,6 +27,7 @@ from trimodal.serving.batching import Batcher
 from trimodal.serving.limits import Limits
 from trimodal.serving.loading import load_item
 from trimodal.serving.media.decoders import Decoders
+from trimodal.serving.media.fetching import Fetcher
 from trimodal.serving.proving import find_joinable
 from trimodal.serving.refusals import RefusedError, refuse_bad, refuse_large, refuse_unknown
 from trimodal.serving.requests import TASKS, Answer, Embedding, Item, ModelCard, Options, Task, Text, tell_tasks
@@ -50,7 +51,7 @@ class Service:
         self.limits = limits
         self._models = {model.name: model for model in models}
         self._admission = Admission(limits.queue, limits.wait_seconds, limits.burst_seconds)
-        self._decoders = Decoders(limits, decoders)
+        self._decoders, self._fetcher = Decoders(limits, decoders), Fetcher(limits)
         self._encoding = ThreadPoolExecutor(1, "encode")
         self._computing = ThreadPoolExecutor(1, "compute")  # one at a time, with all threads of the runtime
         self._batchers: dict[str, Batcher] = {}
@@ -276,7 +277,7 @@ class Service:
     async def _make_jobs(self, model: ServedModel, task: Task, item: Item) -> list[Job]:
         begun = time.monotonic()
         check_taken(item, model.takes)
-        loaded: LoadedSample = await load_item(item, self._decoders, self.limits)
+        loaded: LoadedSample = await load_item(item, self._decoders, self._fetcher, self.limits)
         made = await self._in_thread(self._encoding, lambda: model.make_jobs(loaded, task))
         self._counts[model.name]["encode"] += time.monotonic() - begun
         return made
@@ -289,7 +290,7 @@ class Service:
             counts["saying"] += seconds
 
         most = most if room is None else min(most, room)
-        return Speaking(model, job.arrays, most, options.language, until, self._computing, note)
+        return Speaking(model, job.arrays, most, options, until, self._computing, note)
 
     async def _in_thread(self, pool: ThreadPoolExecutor, call: Callable[[], _Found]) -> _Found:
         return await asyncio.get_running_loop().run_in_executor(pool, call)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from trimodal.errors import InputError
 from trimodal.serving.refusals import refuse_bad, refuse_late
-from trimodal.serving.requests import Text
+from trimodal.serving.requests import Options, Text
 from trimodal.serving.served_model import ServedModel
 
 _UNFINISHED = "\ufffd"  # a character of which more tokens are to come
@@ -28,16 +28,17 @@ def join_texts(said: Sequence[Text]) -> Text:
 
 
 class Speaking:
-    """One answer of a model that generates, for arrays (1, …), of at most `most` tokens, until the time `until` of the monotonic clock.
-    `note` is told the seconds that each token was computed."""
+    """One answer of a model that generates, for arrays (1, …), of at most `most` tokens, worded as `options` say, until the time `until` of
+    the monotonic clock. `note` is told the seconds that each token was computed."""
 
     def __init__(
-        self, model: ServedModel, arrays: Mapping[str, NDArray[Any]], most: int, language: str | None, until: float, executor: Executor,
+        self, model: ServedModel, arrays: Mapping[str, NDArray[Any]], most: int, options: Options, until: float, executor: Executor,
         note: Callable[[float], None],
     ) -> None:  # fmt: skip
         self._model, self._most, self._until, self._executor, self._note = model, most, until, executor, note
         self._prompt = int(arrays["input_ids"].shape[-1]) if "input_ids" in arrays else 0
-        self._tokens = model.runner.generate(arrays, most, language)
+        self._stop = options.wording.stop
+        self._tokens = model.runner.generate(arrays, most, options.language, options.wording)
 
     async def say_all(self) -> Text:
         """The whole text.
@@ -45,7 +46,11 @@ class Speaking:
         Raises:
             RefusedError: 504 the time is over; 400 the prompt leaves no room, or the language is not known.
         """
-        said = [token async for token in self._advance()]
+        said = list[int]()
+        async for token in self._advance():
+            said.append(token)
+            if self._stop and self._find_stop(self._model.spell(said)) is not None:
+                break
         return self._finish(said)
 
     async def pieces(self) -> AsyncGenerator[str | Text, None]:
@@ -58,6 +63,9 @@ class Speaking:
         async for token in self._advance():
             said.append(token)
             text = self._model.spell(said)
+            if self._find_stop(text) is not None:
+                break
+            text = text[: len(text) - self._count_held(text)]
             if not text.endswith(_UNFINISHED) and text.startswith(told) and len(text) > len(told):
                 yield text[len(told) :]
                 told = text
@@ -67,7 +75,19 @@ class Speaking:
         yield whole
 
     def _finish(self, said: list[int]) -> Text:
-        return Text(self._model.spell(said), "length" if len(said) >= self._most else "stop", len(said), self._prompt)
+        text = self._model.spell(said)
+        end = self._find_stop(text)
+        whole = end is None and len(said) >= self._most
+        return Text(text[:end], "length" if whole else "stop", len(said), self._prompt)
+
+    def _find_stop(self, text: str) -> int | None:
+        """Where in `text` the first of the strings begins before which it ends."""
+        return min((place for place in map(text.find, self._stop) if place >= 0), default=None)
+
+    def _count_held(self, text: str) -> int:
+        """How many letters at the end of `text` may be the beginning of a string before which it ends."""
+        most = max(map(len, self._stop), default=1) - 1
+        return next((held for held in range(min(most, len(text)), 0, -1) if any(s.startswith(text[-held:]) for s in self._stop)), 0)
 
     async def _advance(self) -> AsyncIterator[int]:
         loop = asyncio.get_running_loop()

@@ -23,7 +23,8 @@ GOOD = b"GET /good HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
 
 async def application(scope: Scope, receive: Receive, send: Send) -> None:
-    """Answers with the length of the body; `/early` before it has read one, `/large` with what no buffer holds."""
+    """Answers with the length of the body; `/early` before it has read one, `/large` with what no buffer holds; `/head`
+    keeps the body back for as long as somebody waits for it."""
     body = b""
     more = scope["path"] != "/early"
     while more:
@@ -36,6 +37,8 @@ async def application(scope: Scope, receive: Receive, send: Send) -> None:
     headers = [(b"content-length", str(len(text)).encode())]
     start: Event = {"type": "http.response.start", "status": 413 if scope["path"] == "/early" else 200, "headers": headers}
     await send(start)
+    while scope["path"] == "/head" and (await receive())["type"] != "http.disconnect":
+        pass
     await send({"type": "http.response.body", "body": text, "more_body": False})
 
 
@@ -149,6 +152,18 @@ def test_pipelined_requests_are_answered_in_order() -> None:
         last = b"POST / HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: 3\r\n\r\nabc"
         found = await exchange(port, post % (1, b"a") + post % (2, b"ab") + last)
         assert [part.rpartition(b"\r\n\r\n")[2] for part in found.split(b"HTTP/1.1")[1:]] == [b"1", b"2", b"3"]
+
+    run(test)
+
+
+def test_a_head_and_a_body_come_together_and_a_head_alone_does_not_wait() -> None:
+    async def test(port: int, acceptor: Acceptor, gate: Gate) -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(GOOD)
+        assert (await asyncio.wait_for(reader.read(1000), 20)).endswith(b"\r\n\r\n0")
+        writer.write(GOOD.replace(b"/good", b"/head"))
+        assert (await asyncio.wait_for(reader.read(1000), 20)).endswith(b"\r\n\r\n")
+        writer.close()
 
     run(test)
 

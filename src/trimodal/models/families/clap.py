@@ -14,6 +14,7 @@ from trimodal.models.declare import build_layout, config_of, explain_fixed_width
 from trimodal.models.families import bert, text
 from trimodal.models.model import Batch, Family, LoadedSample, Output, Processors
 from trimodal.models.parts import AnyPart, AttentionPart, LayerPart, MlpPart, TowerPart
+from trimodal.models.process import draw_from_seed
 
 # Every head has a column in the table of relative positions, a plain parameter of the attention.
 SWIN_BLOCK = (
@@ -98,10 +99,29 @@ def encode(module: nn.Module, processors: Processors, loaded: Sequence[LoadedSam
     encoding.require_modalities(loaded, *modalities(module))
     batch: dict[str, Tensor] = {}
     if "audio" in modalities(module):
-        batch |= encoding.encode_audio(processors, loaded)
+        batch |= _encode_sounds(processors, loaded)
     if "text" in modalities(module):
         batch |= encoding.encode_texts(processors, loaded, text.position_limit(module))
     return encoding.cast_floats(module, batch)
+
+
+def _encode_sounds(processors: Processors, loaded: Sequence[LoadedSample]) -> dict[str, Tensor]:
+    """Each sound as it is alone, and twice the same: the extractor crops long sounds at random, or (`fusion`) takes views of them at random
+    and says of one short sound in each batch, whichever, that it is long. Here a crop is the beginning, views are those of one seed, and
+    short sounds are short."""
+    extractor = encoding.get_processor(processors, "audio")
+    rate, most, hop = int(extractor.sampling_rate), int(extractor.nb_max_samples), int(extractor.hop_length)
+    waves = encoding.collect_waveforms(loaded, rate)
+    heard = waves if extractor.truncation == "fusion" else [wave[:most] for wave in waves]
+    samples = [LoadedSample(audio=wave, sampling_rate=rate) for wave in heard]
+    if extractor.truncation != "fusion":
+        return encoding.encode_audio(processors, samples)
+    found = []
+    for sample in samples:
+        with draw_from_seed(0):
+            found.append(encoding.encode_audio(processors, [sample])["input_features"])
+    longer = [[len(wave) // hop > most // hop] for wave in waves]
+    return {"input_features": torch.cat(found), "is_longer": torch.tensor(longer)}
 
 
 def tokens(module: nn.Module, batch: Batch) -> dict[str, Tensor]:

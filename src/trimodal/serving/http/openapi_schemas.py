@@ -17,6 +17,7 @@ NUMBER: Schema = {"type": "number"}
 FLAG: Schema = {"type": "boolean"}
 FILE: Schema = {"type": "string", "contentMediaType": "application/octet-stream"}
 SAID: Schema = {"type": "string", "minLength": 1}
+STOP: Schema = {"type": "string", "minLength": 1, "maxLength": 64}
 
 
 def make_object(required: Mapping[str, Schema], optional: Mapping[str, Schema] = {}, more: bool = False) -> Schema:
@@ -166,8 +167,10 @@ SCHEMAS: dict[str, Schema] = {
             "max_tokens": _OPTIONS["max_tokens"],
             "max_completion_tokens": _OPTIONS["max_tokens"],
             "stream": FLAG,
-            "temperature": {"const": 0},
-            "seed": WHOLE,
+            "temperature": {"type": "number", "minimum": 0, "maximum": 2},
+            "top_p": {"type": "number", "exclusiveMinimum": 0, "maximum": 1},
+            "seed": {"type": "integer", "minimum": 0, "maximum": 2**63 - 1},
+            "stop": {"oneOf": [STOP, {"type": "array", "items": STOP, "maxItems": 4}]},
             "stream_options": make_object({}, {"include_usage": FLAG}),
             "user": TEXT,
         },

@@ -136,7 +136,7 @@ def _read_item(sent: Any, field: str, limits: Limits) -> Item:
     if not isinstance(sent, dict) or not sent:
         raise refuse_bad(f"{field} must be an object with image, audio or text", field)
     check_keys(sent, _PARTS, field)
-    parts: dict[str, Any] = {name: read_file(sent[name], name, name) for name in ("image", "audio") if name in sent}
+    parts: dict[str, Any] = {name: read_file(sent[name], name, name, limits) for name in ("image", "audio") if name in sent}
     if "text" in sent:
         parts["text"] = take_string(sent["text"], "text", limits.text_characters)
     return Item(**parts)

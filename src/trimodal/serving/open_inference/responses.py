@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from typing import Any
+
+import orjson
 
 from trimodal.serving.open_inference.calls import InferResponse
 from trimodal.serving.open_inference.datatypes import name_datatype, write_json_data, write_raw
@@ -36,5 +37,5 @@ def write_response(response: InferResponse) -> ResponseBody:
     answer: dict[str, Any] = {"model_name": request.entry.name, "model_version": request.entry.card.version}
     if request.id:
         answer["id"] = request.id
-    head = json.dumps({**answer, "outputs": outputs}, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode("utf-8")
+    head = orjson.dumps({**answer, "outputs": outputs}, option=orjson.OPT_SERIALIZE_NUMPY)
     return ResponseBody(b"".join([head, *binary]), len(head) if binary else None)

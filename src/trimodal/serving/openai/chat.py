@@ -1,7 +1,6 @@
 """`/v1/chat/completions`, for models that answer a question with a text; whole, or in pieces as they are said.
 
-The likeliest text is said, so wishes for chance (`temperature` above 0, `top_p` below 1) are refused, as is all else that would be
-passed over.
+The likeliest text is said, unless a `temperature` asks for one that is drawn. Wishes that would be passed over are refused.
 """
 
 from __future__ import annotations
@@ -14,20 +13,21 @@ from typing import Any
 from trimodal.serving.limits import Limits
 from trimodal.serving.openai.messages import Conversation, read_messages
 from trimodal.serving.refusals import refuse_bad
-from trimodal.serving.requests import Options, Text
-from trimodal.serving.strict_json import check_keys, drop_nulls, take_integer, take_object, take_string
+from trimodal.serving.requests import Options, Text, Wording
+from trimodal.serving.strict_json import check_keys, drop_nulls, take_integer, take_list, take_object, take_string
 
 _ONLY: dict[str, tuple[Any, ...]] = {
-    "temperature": (0,), "top_p": (1,), "n": (1,), "presence_penalty": (0,),
-    "frequency_penalty": (0,), "logprobs": (False,), "store": (False,),
+    "n": (1,), "presence_penalty": (0,), "frequency_penalty": (0,), "logprobs": (False,), "store": (False,),
     "response_format": ({"type": "text"},),
 }  # fmt: skip
 """Wishes that are met in one way only; null is always taken."""
 
-_IDLE = ("user", "seed", "metadata")
-"""What may be said, and changes nothing: the answer to the same question is the same."""
+_IDLE = ("user", "metadata")
+"""What may be said, and changes nothing."""
 
-_KNOWN = ("model", "messages", "max_tokens", "max_completion_tokens", "stream", "stream_options", *_ONLY, *_IDLE)
+_WORDING = ("temperature", "top_p", "seed", "stop")
+_KNOWN = ("model", "messages", "max_tokens", "max_completion_tokens", "stream", "stream_options", *_WORDING, *_ONLY, *_IDLE)
+_MOST_STOPS, _MOST_LETTERS, _HOTTEST, _LARGEST_SEED = 4, 64, 2, 2**63 - 1
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,25 @@ def read_chat_request(sent: dict[str, Any], limits: Limits) -> ChatRequest:
     if not isinstance(streamed, bool | None):
         raise refuse_bad("stream must be true or false", "stream")
     conversation = read_messages(sent.get("messages"), limits)
-    return ChatRequest(model, conversation, Options(max_tokens=most), bool(streamed), wishes.get("include_usage") is True)
+    options = Options(max_tokens=most, wording=_read_wording(sent))
+    return ChatRequest(model, conversation, options, bool(streamed), wishes.get("include_usage") is True)
+
+
+def _read_wording(sent: dict[str, Any]) -> Wording:
+    temperature, top_p = (_read_number(sent, name, usual, most) for name, usual, most in (("temperature", 0, _HOTTEST), ("top_p", 1, 1)))
+    if top_p == 0:
+        raise refuse_bad("top_p is 0; expected a number above 0, at most 1", "top_p")
+    seed = None if sent.get("seed") is None else take_integer(sent["seed"], "seed", 0, _LARGEST_SEED)
+    stop = sent.get("stop", [])
+    stops = [stop] if isinstance(stop, str) else take_list(stop, "stop", _MOST_STOPS) if stop else []
+    return Wording(temperature, top_p, seed, tuple(take_string(one, "stop", _MOST_LETTERS) for one in stops))
+
+
+def _read_number(sent: dict[str, Any], name: str, usual: float, most: float) -> float:
+    value = sent.get(name, usual)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= most:
+        raise refuse_bad(f"{name} must be a number from 0 to {most}", name)
+    return float(value)
 
 
 def write_completion(request: ChatRequest, text: Text) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from trimodal.serving.limits import Limits
-from trimodal.serving.openai.media import read_data_uri, read_file
+from trimodal.serving.openai.media import read_file, read_uri
 from trimodal.serving.openai.messages import read_messages
 from trimodal.serving.refusals import RefusedError, refuse_bad
 from trimodal.serving.requests import Answer, Embedding, Item, Options
@@ -93,14 +93,14 @@ def _read_item(value: Any, modality: str, field: str, limits: Limits) -> Item:
         raise refuse_bad(f"{field} is {name_kind(value)}; expected a string: arrays of tokens are not taken", field)
     if modality == "text":
         return Item(text=take_string(value, field, limits.text_characters))
-    return Item(**{modality: read_data_uri(value, modality, field)})  # type: ignore[arg-type]
+    return Item(**{modality: read_uri(value, modality, field, limits)})  # type: ignore[arg-type]
 
 
 def _read_parts(value: dict[str, Any], field: str, limits: Limits) -> Item:
     check_keys(value, ("image", "audio", "text"), field)
     if not value:
         raise refuse_bad(f"{field} is empty; expected image, audio or text", field)
-    parts: dict[str, Any] = {name: read_file(value[name], name, f"{field}.{name}") for name in ("image", "audio") if name in value}
+    parts: dict[str, Any] = {name: read_file(value[name], name, f"{field}.{name}", limits) for name in ("image", "audio") if name in value}
     if "text" in value:
         parts["text"] = take_string(value["text"], f"{field}.text", limits.text_characters)
     return Item(**parts)

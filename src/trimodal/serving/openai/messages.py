@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from trimodal.serving.limits import Limits
-from trimodal.serving.openai.media import read_base64, read_data_uri
+from trimodal.serving.openai.media import read_base64, read_uri
 from trimodal.serving.refusals import refuse_bad, refuse_kind
-from trimodal.serving.requests import Item
+from trimodal.serving.requests import Item, RemoteFile
 from trimodal.serving.strict_json import check_keys, name_kind, shorten, take_list, take_object, take_string
 
 _ROLES = ("system", "developer", "user", "assistant")
@@ -20,7 +20,7 @@ class Conversation:
     """What was said: `messages` as chat templates take them, files left out of them and kept by modality."""
 
     messages: list[dict[str, Any]] = field(default_factory=list)
-    files: dict[str, bytes] = field(default_factory=dict)
+    files: dict[str, bytes | RemoteFile] = field(default_factory=dict)
     texts: list[str] = field(default_factory=list)
 
     def make_item(self, text: str | None = None) -> Item:
@@ -70,20 +70,20 @@ def _read_parts(value: Any, field: str, limits: Limits, found: Conversation) -> 
         modality, read = _READERS[kind]
         if modality in found.files:
             raise refuse_bad(f"{here} is a second {modality}; one is taken", here)
-        found.files[modality] = read(part.get(kind), f"{here}.{kind}")
+        found.files[modality] = read(part.get(kind), f"{here}.{kind}", limits)
         parts.append({"type": modality})
     return parts
 
 
-def _read_image_url(value: Any, field: str) -> bytes:
-    return read_data_uri(value.get("url") if isinstance(value, dict) else value, "image", field)
+def _read_image_url(value: Any, field: str, limits: Limits) -> bytes | RemoteFile:
+    return read_uri(value.get("url") if isinstance(value, dict) else value, "image", field, limits)
 
 
-def _read_audio_url(value: Any, field: str) -> bytes:
-    return read_data_uri(value.get("url") if isinstance(value, dict) else value, "audio", field)
+def _read_audio_url(value: Any, field: str, limits: Limits) -> bytes | RemoteFile:
+    return read_uri(value.get("url") if isinstance(value, dict) else value, "audio", field, limits)
 
 
-def _read_input_audio(value: Any, field: str) -> bytes:
+def _read_input_audio(value: Any, field: str, limits: Limits) -> bytes:
     sound = take_object(value, field)
     check_keys(sound, ("data", "format"), field)
     if sound.get("format") not in ("wav", "flac"):
@@ -94,7 +94,7 @@ def _read_input_audio(value: Any, field: str) -> bytes:
     return read_base64(data, f"{field}.data")
 
 
-_READERS: dict[str, tuple[str, Callable[[Any, str], bytes]]] = {
+_READERS: dict[str, tuple[str, Callable[[Any, str, Limits], bytes | RemoteFile]]] = {
     "image_url": ("image", _read_image_url),
     "audio_url": ("audio", _read_audio_url),
     "input_audio": ("audio", _read_input_audio),

@@ -9,6 +9,7 @@ from typing import Literal
 
 from trimodal.errors import InputError
 from trimodal.serving.limits import Limits
+from trimodal.serving.media.addresses import read_places
 from trimodal.serving.processes.serve import serve
 from trimodal.serving.processes.settings import ServeSettings, share_cores
 from trimodal.serving.ray_engine.run import run_on_ray
@@ -20,7 +21,7 @@ _NEEDED = ("uvicorn", "starlette", "h11", "prometheus_client")
 @dataclass(frozen=True)
 class Asked:
     """The options of `trimodal serve`, as given; None where nothing was said: `port` of HTTP and `grpc_port`, how many processes
-    (`workers`) and threads of each, how many samples may wait (`queue`)."""
+    (`workers`) and threads of each, how many samples may wait (`queue`), places that files may be fetched from."""
 
     folders: tuple[str, ...]
     host: str = "127.0.0.1"
@@ -34,6 +35,7 @@ class Asked:
     drain_seconds: float = 30.0
     queue: int = 256
     watch_seconds: float = 2.0
+    media_hosts: tuple[str, ...] = ()
 
 
 def run_server(asked: Asked, engine: Engine = "local") -> int:
@@ -58,6 +60,7 @@ def make_settings(asked: Asked) -> ServeSettings:
     for option, number in (("--drain-seconds", asked.drain_seconds), ("--watch", asked.watch_seconds), ("--queue", asked.queue)):
         if not 0 <= number < float("inf"):
             raise InputError(f"{option} is {number}; give a number from 0 up")
+    read_places(asked.media_hosts)
     names, folders = zip(*(split_name(one) for one in asked.folders))
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise InputError(f"two models are called {twice[0]!r}; give one another name: NAME=FOLDER")
@@ -65,7 +68,7 @@ def make_settings(asked: Asked) -> ServeSettings:
         folders, asked.host, asked.port, asked.grpc_port, workers, threads,
         None if asked.api_key_file is None else str(asked.api_key_file.absolute()), names=names, allowed_hosts=asked.allowed_hosts,
         json_log=asked.json_log, watch_seconds=asked.watch_seconds,
-        limits=replace(Limits(), drain_seconds=asked.drain_seconds, queue=asked.queue),
+        limits=replace(Limits(), drain_seconds=asked.drain_seconds, queue=asked.queue, media_hosts=asked.media_hosts),
     )  # fmt: skip
 
 

@@ -19,6 +19,7 @@ from uvicorn.server import ServerState
 from trimodal.serving.limits import Limits
 
 MOST_HEADERS = 200
+_LITTLE = 4096
 _LINGER_SECONDS = 2.0
 _LINE_EXTRA = 4  # ": " and the end of the line
 _HOST = re.compile(rb"(?:[A-Za-z0-9._~!$&'()*+,;=%-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
@@ -166,14 +167,30 @@ class GuardedProtocol(H11Protocol):
 
 
 class _LingeringTransport:
-    """A transport whose `close` ends our half first where the client may still be sending."""
+    """A transport whose `close` ends our half first where the client may still be sending, and that sends an answer's head with its body:
+    alone it would cost another call of the kernel, and wake the client for nothing."""
 
     def __init__(self, transport: asyncio.BaseTransport, protocol: GuardedProtocol) -> None:
         self._transport: Any = transport
         self._protocol = protocol
-        for name in ("write", "get_extra_info", "pause_reading", "resume_reading", "abort", "set_protocol", "get_write_buffer_size"):
+        for name in ("get_extra_info", "pause_reading", "resume_reading", "abort", "set_protocol"):
             setattr(self, name, getattr(transport, name))
         self._closing = False
+        self._held = b""
+
+    def write(self, data: bytes) -> None:
+        """Send `data`; a little of it, with nothing before it, once something follows or the loop has come round."""
+        if data and not self._held and len(data) < _LITTLE:
+            self._held = data
+            self._protocol.loop.call_soon(self._flush)
+        elif data:
+            held, self._held = self._held, b""
+            self._transport.write(held + data)
+
+    def _flush(self) -> None:
+        if self._held:
+            held, self._held = self._held, b""
+            self._transport.write(held)
 
     def is_closing(self) -> bool:
         return self._closing or bool(self._transport.is_closing())
@@ -182,6 +199,7 @@ class _LingeringTransport:
         if self._closing:
             return
         self._closing = True
+        self._flush()
         if self._protocol.conn.their_state in (h11.SEND_BODY, h11.ERROR) and self._transport.can_write_eof():
             self._transport.resume_reading()
             self._transport.write_eof()

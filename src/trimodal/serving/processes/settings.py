@@ -73,7 +73,8 @@ class ServeSettings:
 def read_settings(text: str) -> ServeSettings:
     """What `to_json` wrote."""
     found: dict[str, Any] = json.loads(text)
-    found["limits"] = Limits(**found["limits"])
+    limits: dict[str, Any] = found["limits"]
+    found["limits"] = Limits(**limits | {"media_hosts": tuple(limits["media_hosts"])})
     found |= {name: tuple(value) for name, value in found.items() if isinstance(value, list)}
     return ServeSettings(**found)
 
