@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 QUICK := $(BIN)/pytest -n 2 --dist loadgroup -m "not slow"
 
-.PHONY: demo test test-all check bench bench-phones clean litert executorch ray
+.PHONY: demo test test-all check bench bench-phones clean litert executorch ray kserve
 
 demo: $(READY)
 	$(BIN)/trimodal demo
@@ -18,7 +18,7 @@ test: $(READY) check
 
 # The quick tests again as other machines run them: with plain and with AVX2 kernels, with two threads, and where Ctrl-C is ignored.
 test-all: $(READY) check
-	$(BIN)/pytest -n 2 --dist loadgroup --hypothesis-profile search
+	TRIMODAL_TEST_FRESH=1 $(BIN)/pytest -n 2 --dist loadgroup --hypothesis-profile search
 	ATEN_CPU_CAPABILITY=default $(QUICK)
 	ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 $(QUICK)
 	trap '' INT; OMP_NUM_THREADS=2 $(QUICK)
@@ -82,8 +82,16 @@ ray: .venv-ray/.ready
 	.venv-ray/bin/pip install --quiet --requirement requirements-ray.lock
 	@touch $@
 
+# KServe's client, for the test of stock clients; it pins packages that ours do not go with (450 MB).
+kserve: .venv-kserve/.ready
+
+.venv-kserve/.ready: requirements-kserve.lock
+	$(PYTHON) -m venv .venv-kserve
+	.venv-kserve/bin/pip install --quiet --requirement requirements-kserve.lock
+	@touch $@
+
 clean:
-	rm -rf $(VENV) .venv-ray .venv-litert .venv-executorch demo-model demo-data demo-out
+	rm -rf $(VENV) .venv-ray .venv-kserve .venv-litert .venv-executorch demo-model demo-data demo-out
 
 # Torch first: the lock names its version, and a machine may hold a CPU build that only plain pip finds.
 $(READY): requirements.lock pyproject.toml

@@ -6,6 +6,7 @@ from __future__ import annotations
 import copy
 import os
 import signal
+import subprocess
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
@@ -19,12 +20,14 @@ os.environ.setdefault("MKL_CBWR", "AUTO")
 
 import pytest
 import torch
+from forked_reload import ForkedReload
 from hypothesis import HealthCheck, settings
 from torch import Tensor, nn
 
 from trimodal.compression import batches as batches_module
 from trimodal.compression import compress_, solve_context, training_steps
 from trimodal.core import Calibration, FitRecord, Layout, PlaceRecord, Plan, Sample, Source
+from trimodal.formats import reload_check
 from trimodal.graph.fusion_discovery import discover_folds
 from trimodal.loading.load import build_model
 from trimodal.models.model import Model
@@ -40,7 +43,8 @@ settings.load_profile("same")
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Give tests that share something costly to one worker: the main job's processes, exported files, a case of the contract.
+    """Give the tests of a file to one worker, since they share what its fixtures make, and those that share more: a case of the contract,
+    what serving exports.
 
     `xdist_group` would say it, but pytest 9.2 does not let xdist 3.8 change the names of tests, by which it groups.
     """
@@ -49,13 +53,28 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     class ByWhatIsShared(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
             file, _, test = nodeid.partition("::")
-            if file.endswith("e2e/test_main_job.py") or "tests/exporting/" in file:
-                return file
             if "tests/serving/" in file:
                 return "tests/serving"
-            return test.partition("[")[2] if file.endswith("contract/test_contract.py") and "[" in test else nodeid
+            return test.partition("[")[2] if file.endswith("contract/test_contract.py") and "[" in test else file
 
     return ByWhatIsShared(config, log)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _forked_reload() -> Iterator[None]:
+    """Folders are reloaded in forks of one process that has imported already (`forked_reload.py`)."""
+    forked = ForkedReload(reload_check._PROGRAM)
+    if os.environ.get("TRIMODAL_TEST_FRESH") != "1":
+        reload_check.subprocess = forked  # type: ignore[assignment]
+    yield
+    reload_check.subprocess = subprocess
+    forked.close()
+
+
+@pytest.fixture
+def fresh_reload(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Folders are reloaded by processes that are really new."""
+    monkeypatch.setattr(reload_check, "subprocess", subprocess)
 
 
 @pytest.fixture(autouse=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ INT8 = {"steps": [
 INT4 = {"steps": [
     {"quantize.rtn": {"where": "*embedding*", "bits": 8, "group": "channel"}}, {"quantize.rtn": {"where": "*", "bits": 4, "group": 16}},
 ]}  # fmt: skip
+FIRST = "vision_model.encoder.layers.0.mlp.fc1"
 
 
 @pytest.fixture(scope="module")
@@ -110,25 +112,32 @@ def test_other_loaders_find_their_files_without_our_keys(made: Mapping[str, Path
     trimodal.load(made["clip"])  # the artifact takes no harm from what lies in it
 
 
-def test_unsigned_codes_lie_around_128(made: Mapping[str, Path], tmp_path: Path) -> None:
-    done: Export = trimodal.export(made["clip"], "onnx", tmp_path / "unsigned", target="onnxruntime-avx2")
+@pytest.fixture(scope="module")
+def unsigned(made: Mapping[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Export:
+    """CLIP for processors without VNNI."""
+    done: Export = trimodal.export(made["clip"], "onnx", tmp_path_factory.mktemp("unsigned") / "out", target="onnxruntime-avx2")
+    return done
+
+
+def read_tensors(done: Export) -> dict[str, Any]:
+    """The vision tower's tensors by name."""
     graph = onnx.load(str(done.folder / "onnx" / "vision_model_quantized.onnx")).graph
-    tensors = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
-    path = "vision_model.encoder.layers.0.mlp.fc1"
-    assert tensors[f"{path}.codes"].dtype == np.uint8 and set(tensors[f"{path}.zero"].tolist()) == {128}
+    return {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
 
 
-def test_the_target_says_how_codes_are_written(made: Mapping[str, Path], tmp_path: Path) -> None:
-    path, found = "vision_model.encoder.layers.0.mlp.fc1", {}
-    for name in ("onnxruntime-avx2", "onnxruntime-vnni"):
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(exporting, "run_trial", lambda *rest: [])  # signed products saturate on some machines
-            done = trimodal.export(made["clip"], "onnx", tmp_path / name, target=name)
-        graph = onnx.load(str(done.folder / "onnx" / "vision_model_quantized.onnx")).graph
-        found[name] = next(numpy_helper.to_array(t).dtype.name for t in graph.initializer if t.name == f"{path}.codes")
+def test_unsigned_codes_lie_around_128(unsigned: Export) -> None:
+    tensors = read_tensors(unsigned)
+    assert tensors[f"{FIRST}.codes"].dtype == np.uint8 and set(tensors[f"{FIRST}.zero"].tolist()) == {128}
+
+
+def test_the_target_says_how_codes_are_written(made: Mapping[str, Path], unsigned: Export, tmp_path: Path) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(exporting, "run_trial", lambda *rest: [])  # signed products saturate on some machines
+        signed = trimodal.export(made["clip"], "onnx", tmp_path / "signed", target="onnxruntime-vnni")
+    for name, kind, done in (("onnxruntime-avx2", "uint8", unsigned), ("onnxruntime-vnni", "int8", signed)):
+        assert read_tensors(done)[f"{FIRST}.codes"].dtype.name == kind
         assert json.loads((done.folder / "export.json").read_text(encoding="utf-8"))["target"] == name
         assert (read_target(name).explain_misfit() or "") in ("", *done.result.notes)
-    assert found == {"onnxruntime-avx2": "uint8", "onnxruntime-vnni": "int8"}
     with pytest.raises(TargetError, match="the target litert reads litert, not onnx"):
         trimodal.export(made["clip"], "onnx", tmp_path / "litert", target="litert")
 
@@ -141,8 +150,8 @@ def _flip(file: Path) -> None:
 
 @pytest.mark.parametrize("damage", ["flip", "truncate", "remove"])
 def test_damage_is_seen(made: Mapping[str, Path], tmp_path: Path, damage: str) -> None:
-    done = trimodal.export(made["bert"], "onnx", tmp_path / "out")
-    file = done.folder / "onnx" / "model_q4.onnx"
+    folder = shutil.copytree(made["bert"] / "onnx", tmp_path / "out")
+    file = folder / "onnx" / "model_q4.onnx"
     if damage == "flip":
         _flip(file)
     elif damage == "truncate":
@@ -150,7 +159,7 @@ def test_damage_is_seen(made: Mapping[str, Path], tmp_path: Path, damage: str) -
     else:
         file.unlink()
     with pytest.raises(IntegrityError, match=r"model_q4\.onnx"):
-        read_exported(done.folder)
+        read_exported(folder)
 
 
 def test_a_dropped_tower_is_no_success(made: Mapping[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

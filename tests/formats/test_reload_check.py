@@ -19,6 +19,8 @@ from trimodal.formats import open_model, run_reload_checks
 from trimodal.formats import reload_check as fresh
 from trimodal.networks.tiny import make_miniature_batch, write_miniature
 
+pytestmark = pytest.mark.usefixtures("fresh_reload")
+
 
 def test_a_model_that_differs_is_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pipeline, "run_fresh_checks", lambda *rest: [])

@@ -1,7 +1,5 @@
-"""KServe's client, unchanged. It pins packages that others of ours do not go with, so it lives in an environment of its own:
-
-    python3 -m venv .venv-kserve && .venv-kserve/bin/pip install kserve==0.21.0
-"""
+"""KServe's client, unchanged. It pins packages that others of ours do not go with, so it lives in an environment of its own, which
+`make kserve` makes."""
 
 from __future__ import annotations
 
@@ -21,7 +19,7 @@ SUM = [[11, 13, 15], [17, 19, 21]]
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not PYTHON.is_file(), reason="KServe's client is not installed in .venv-kserve")
+@pytest.mark.skipif(not PYTHON.is_file(), reason="KServe's client is not installed: make kserve")
 def test_kserve_client(served: Served) -> None:
     grpc_served = GrpcServed(FakeService())
     calls = Path(__file__).with_name("kserve_calls.py")

@@ -53,7 +53,7 @@ MODALITIES: Mapping[str, str] = {
 """What comes in by which input, as Transformers names them."""
 LARGER, NODE_BYTES = 1.05, 400
 _GRAPH_TEXT = ".xml"  # an OpenVINO graph; its numbers lie beside it
-_PROGRAM = "from trimodal.exporting.check_process import run_probes; run_probes()"
+_PROGRAM = "from trimodal.runtimes.check_process import run_probes; run_probes()"
 _LIMIT_SECONDS = 1800
 
 

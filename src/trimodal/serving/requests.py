@@ -119,7 +119,8 @@ class ComponentCard:
 
 @dataclass(frozen=True)
 class ModelCard:
-    """What is told of a served model: `inputs` are the modalities that it takes, `labels` its classes by number, `bytes` its files'."""
+    """What is told of a served model: `inputs` are the modalities that it takes, `labels` its classes by number, `scored` its outputs that
+    are scores of classes, the answer first, `bytes` its files'."""
 
     name: str
     version: str
@@ -129,6 +130,7 @@ class ModelCard:
     inputs: tuple[str, ...]
     components: tuple[ComponentCard, ...]
     labels: tuple[str, ...] = ()
+    scored: tuple[str, ...] = ()
     width: int | None = None
     bytes: int = 0
     extra: Mapping[str, Any] = field(default_factory=dict)

@@ -79,9 +79,11 @@ class ServedModel:
         """What is told of it."""
         asking = self.asking
         labels = asking.list_labels() if asking is not None and {"classify", "detect"} & set(self.tasks) and not self._matches_texts else ()
+        scored = [output for output in asking.outputs if output.kind == "logits"] if asking is not None and labels else []
         return ModelCard(
             self.name, self.version, "" if asking is None else asking.family.name, self.runner.runtime, self.tasks,
-            self.takes, tuple(self.runner.cards.values()), labels, self._width,
+            self.takes, tuple(self.runner.cards.values()), labels,
+            tuple(output.field for output in scored if self._find_component(output) is not None), self._width,
             bytes=_measure_bytes(self.chosen), extra={"measured": self.chosen.measured},
         )  # fmt: skip
 
@@ -227,6 +229,8 @@ class ServedModel:
                 made[spec.name] = arrays[spec.name]
             elif spec.name.endswith("attention_mask") and "input_ids" in arrays:
                 made[spec.name] = np.ones_like(arrays["input_ids"])
+            elif spec.name == "token_type_ids" and "input_ids" in arrays:  # one text is one segment
+                made[spec.name] = np.zeros_like(arrays["input_ids"])
             elif spec.name == "audio_mask" and "input_features" in arrays:
                 made[spec.name] = np.ones((1, arrays["input_features"].shape[-1]), np.int64)
             else:

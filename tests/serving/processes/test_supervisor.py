@@ -8,7 +8,8 @@ import threading
 from pathlib import Path
 
 import pytest
-from running_server import PATIENCE, is_running, running, wait_until
+from running_server import is_running, running, wait_until
+from server_process import PATIENCE
 
 from trimodal.serving.processes.supervisor import MOST_DELAY, find_delay
 

@@ -111,7 +111,9 @@ def _list_outputs(card: ModelCard, task: Task) -> tuple[Tensor, ...]:
     if task == "embed":
         return (Tensor("embedding", "FP32", (-1, card.width or -1)),)
     if task == "classify":
-        return Tensor("label", "BYTES", (-1, -1)), Tensor("score", "FP32", (-1, -1))
+        before = ["", *(f"{output}." for output in card.scored[1:])]
+        kinds = (("label", "BYTES"), ("score", "FP32"))
+        return tuple(Tensor(f"{output}{name}", kind, (-1, -1)) for output in before for name, kind in kinds)
     if task == "detect":
         return Tensor("label", "BYTES", (-1, -1)), Tensor("score", "FP32", (-1, -1)), Tensor("box", "FP32", (-1, -1, 4))
     return (Tensor("text", "BYTES", (-1,)),)
