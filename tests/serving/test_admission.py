@@ -38,23 +38,26 @@ def test_a_burst_may_wait_and_a_queue_that_stands_may_not() -> None:
             now[0] = 2.0
         with pytest.raises(RefusedError), admission.admit(1):  # it has stood for longer than half a second
             pass
-    with admission.admit(60), admission.admit(20):  # it was empty in between
+    now[0] = 3.1
+    with admission.admit(60), admission.admit(20):  # it was empty in between, and nobody was turned away for a second
         pass
 
 
-def test_a_queue_that_only_dips_gets_no_new_burst() -> None:
+def test_a_queue_that_empties_now_and_then_gets_no_new_burst_while_too_much_comes() -> None:
     now = [0.0]
     admission = Admission(100, wait_seconds=0.2, burst_seconds=0.5, clock=lambda: now[0])
     with admission.admit(100):
         now[0] = 1.0  # 100 a second: a fifth of a second is 20 of them
-    with admission.admit(11):
-        with admission.admit(10), admission.admit(1):
-            now[0] = 2.0
-        with admission.admit(1):  # below the bound, above half of it
+    with admission.admit(25), admission.admit(1):
+        now[0] = 2.0
+        with pytest.raises(RefusedError), admission.admit(1):  # it has stood
             pass
-        with pytest.raises(RefusedError), admission.admit(10):
+    for _ in range(3):  # it is empty, and more comes at once
+        now[0] += 0.9
+        with admission.admit(5), pytest.raises(RefusedError), admission.admit(30):
             pass
-    with admission.admit(9), admission.admit(20):
+    now[0] += 1.1
+    with admission.admit(5), admission.admit(30):  # for a second nobody was turned away
         pass
 
 

@@ -2,7 +2,8 @@
 
 A burst may fill the queue. A queue that stands, because more comes than can be done, is kept as short as `wait_seconds` of work: waiting
 longer would answer nobody sooner (Nichols, Jacobson 2012, "Controlling queue delay", whose CoDel tells the two apart in the same way).
-A queue stands until it has been half as long: one that only dips below the bound, as under lasting overload, does not get a new burst.
+Once it stands, it is kept short until nobody has been turned away for a second: a queue that empties with each batch, under lasting
+overload, gets no new burst every time.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ _IMAGE_BYTES, _AUDIO_BYTES, _CHARACTERS, _NEW_TOKENS = 500_000, 500_000, 1_000, 
 _REMOTE_BYTES = 500_000
 _MEMORY = 0.9  # how much of the known rate stays, per measurement
 _LEAST_WAIT, _MOST_WAIT = 1.0, 60.0
+_CALM_SECONDS = 1.0
 
 
 def predict_cost(item: Item, new_tokens: int = 0) -> float:
@@ -46,6 +48,7 @@ class Admission:
         self.waiting = 0.0
         self.rate = 0.0
         self._long_since: float | None = None
+        self._short_until = -math.inf
         self._done, self._busy_since, self._measured = 0.0, 0.0, 0.0
 
     @contextmanager
@@ -58,7 +61,8 @@ class Admission:
         if cost > self._most:
             raise refuse_large(f"this is work for {cost:.0f} usual samples; at most {self._most:.0f} are taken at once, send fewer")
         if self.waiting + cost > self._find_bound() and self.waiting:
-            wait = self.estimate_wait()
+            wait, now = self.estimate_wait(), self._clock()
+            self._short_until = now + _CALM_SECONDS if now < self._short_until else self._short_until
             raise RefusedError(429, f"{self.waiting:.0f} samples are waiting and no more fit; try again in {wait:.0f} s", retry_after=wait)
         if not self.waiting:
             self._busy_since, self._done = self._clock(), 0.0
@@ -72,12 +76,14 @@ class Admission:
     def _find_bound(self) -> float:
         """How much may wait now."""
         short = max(self.rate * self._wait, self._least) if self.rate > 0 and math.isfinite(self._wait) else self._most
-        if self.waiting >= short:
-            self._long_since = self._clock() if self._long_since is None else self._long_since
-        elif self.waiting < short / 2:
+        now = self._clock()
+        if self.waiting < short:
             self._long_since = None
-        stands = self._long_since is not None and self._clock() - self._long_since >= self._burst
-        return min(short, self._most) if stands else self._most
+        elif self._long_since is None:
+            self._long_since = now
+        if self._long_since is not None and now - self._long_since >= self._burst:
+            self._short_until = now + _CALM_SECONDS
+        return min(short, self._most) if now < self._short_until else self._most
 
     def estimate_wait(self) -> float:
         """In how many seconds what waits now will be done, a whole number from 1 to 60."""

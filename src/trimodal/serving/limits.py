@@ -52,7 +52,7 @@ class Limits:
     decode_seconds: float = 10.0
     batch: int = 16
     queue: int = 256
-    wait_seconds: float = 0.05
+    wait_seconds: float = 0.03
     burst_seconds: float = 0.1
     compute_seconds: float = 120.0
     request_seconds: float = 60.0

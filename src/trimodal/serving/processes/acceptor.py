@@ -1,5 +1,5 @@
-"""Takes connections from the shared sockets, one at a time, so that a worker that is busy leaves them to others, and never more than
-it may hold.
+"""Takes connections from the shared sockets, one at a time, so that a worker that is busy or has more of them leaves them to others, and
+never more than it may hold.
 """
 
 from __future__ import annotations
@@ -14,23 +14,28 @@ from uvicorn.server import ServerState
 from trimodal.serving.limits import Limits
 from trimodal.serving.processes.events import EventLog
 from trimodal.serving.processes.http_protocol import GuardedProtocol
+from trimodal.serving.processes.shares import Shares
 
 _PAUSE_SECONDS = 0.5
+_LEFT_SECONDS = 0.002  # that a connection is left to a worker that has fewer
 
 
 class Acceptor:
     """The connections of one worker.
 
     At the most that `limits.connections` allows, a new one takes the place of the one that has been idle for longest; where all are busy,
-    new ones wait in the kernel for this or another worker.
+    new ones wait in the kernel for this or another worker. `shares` tells how many the others have, and them how many are here, in `slot`.
     """
 
-    def __init__(self, listening: Sequence[socket.socket], config: Config, limits: Limits, log: EventLog) -> None:
+    def __init__(
+        self, listening: Sequence[socket.socket], config: Config, limits: Limits, log: EventLog, shares: Shares | None = None, slot: int = 0
+    ) -> None:
         self.state = ServerState()
         self._listening, self._config, self._limits, self._log = listening, config, limits, log
         self._loop = asyncio.get_running_loop()
         self._opening: set[asyncio.Task[None]] = set()
-        self._wanted = self._accepting = False
+        self._shares, self._slot = shares or Shares(1), slot
+        self._wanted = self._accepting = self._left = False
         self._resume: asyncio.TimerHandle | None = None
 
     @property
@@ -41,11 +46,13 @@ class Acceptor:
     def start(self) -> None:
         """Accept from now on."""
         self._wanted = True
+        self._tell()
         self._listen()
 
     def stop(self) -> None:
         """Accept no more; what is open stays so."""
         self._wanted = False
+        self._shares.tell(self._slot, None)
         if self._resume is not None:
             self._resume.cancel()
         self._pause()
@@ -76,6 +83,12 @@ class Acceptor:
         if self.count >= self._limits.connections and not self._make_room():
             self._pause()
             return
+        if not self._left and self._shares.has_fewer(self._slot, self.count):
+            self._left = True
+            self._pause()
+            self._resume = self._loop.call_later(_LEFT_SECONDS, self._listen)
+            return
+        self._left = False
         try:
             connection, _ = listening.accept()
         except (BlockingIOError, InterruptedError, ConnectionAbortedError):
@@ -89,6 +102,7 @@ class Acceptor:
         task = self._loop.create_task(self._open(connection))
         self._opening.add(task)
         task.add_done_callback(self._opening.discard)
+        self._tell()
 
     async def _open(self, connection: socket.socket) -> None:
         try:
@@ -97,7 +111,15 @@ class Acceptor:
             connection.close()
 
     def _make_protocol(self) -> GuardedProtocol:
-        return GuardedProtocol(self._config, self.state, self._limits, self._listen)
+        return GuardedProtocol(self._config, self.state, self._limits, self._lose)
+
+    def _lose(self) -> None:
+        self._listen()
+        self._tell()
+
+    def _tell(self) -> None:
+        if self._wanted:
+            self._shares.tell(self._slot, self.count)
 
     def _make_room(self) -> bool:
         """End the connection that has been idle for longest; False where none is."""

@@ -24,20 +24,24 @@ from trimodal.serving.processes.events import EventLog
 from trimodal.serving.processes.gate import Gate, Phase
 from trimodal.serving.processes.hosting import Application, Stoppable, load_factory
 from trimodal.serving.processes.settings import ServeSettings
+from trimodal.serving.processes.shares import Shares
 
 _LOOK_SECONDS = 0.02
 _FLUSH_SECONDS = 2.0
+_SWITCH_SECONDS = 0.0005
+"""After which the event loop lets go of Python for a batch that is done: with the usual 5 ms the model stands still for as long."""
 _FAILED = 3
 
 
-def run(settings: ServeSettings, slot: int, channel: socket.socket, listening: Sequence[socket.socket]) -> int:
+def run(settings: ServeSettings, slot: int, channel: socket.socket, listening: Sequence[socket.socket], shares: Shares) -> int:
     """Be a worker until the end; the exit code."""
     for number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # meant for the supervisor, which decides
     _draw_other_numbers()
+    sys.setswitchinterval(_SWITCH_SECONDS)
     log = EventLog(settings.json_log, worker=slot, pid=os.getpid())
     log.take_logging()
-    return asyncio.run(_Worker(settings, Channel(channel), listening, log).run())
+    return asyncio.run(_Worker(settings, slot, Channel(channel), listening, shares, log).run())
 
 
 def _draw_other_numbers() -> None:
@@ -50,8 +54,11 @@ def _draw_other_numbers() -> None:
 
 
 class _Worker:
-    def __init__(self, settings: ServeSettings, channel: Channel, listening: Sequence[socket.socket], log: EventLog) -> None:
+    def __init__(
+        self, settings: ServeSettings, slot: int, channel: Channel, listening: Sequence[socket.socket], shares: Shares, log: EventLog
+    ) -> None:
         self._settings, self._channel, self._listening, self._log = settings, channel, listening, log
+        self._slot, self._shares = slot, shares
         self._ending = asyncio.Event()
         self._closing = asyncio.Event()
         self._gate: Gate | None = None
@@ -71,7 +78,7 @@ class _Worker:
             return _FAILED
         self._gate = gate = Gate(application.app)
         gate.group_ready, gate.phase = self._group_ready, "serving"
-        acceptor = Acceptor(self._listening, make_config(gate), self._settings.limits, self._log)
+        acceptor = Acceptor(self._listening, make_config(gate), self._settings.limits, self._log, self._shares, self._slot)
         grpc = await self._start_grpc(application)
         beating = asyncio.create_task(self._beat(application, gate, acceptor))
         self._acceptor = acceptor

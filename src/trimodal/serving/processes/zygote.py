@@ -22,6 +22,7 @@ from trimodal.serving.processes.channel import Message
 from trimodal.serving.processes.events import EventLog
 from trimodal.serving.processes.lineage import die_with, wait_for_adoption
 from trimodal.serving.processes.settings import ServeSettings, read_settings
+from trimodal.serving.processes.shares import Shares
 
 _MOST_BYTES = 1 << 20
 
@@ -39,6 +40,7 @@ def main(arguments: Sequence[str]) -> None:
     settings = read_settings(first["settings"])
     listening = [socket.socket(fileno=number) for number in first["listening"]]
     log = EventLog(settings.json_log)
+    shares = Shares(settings.workers)
     begun = time.monotonic()
     _import_all(settings.preload, log)
     log.say("imported", pid=os.getpid(), seconds=round(time.monotonic() - begun, 2), threads=_count_threads())
@@ -47,7 +49,7 @@ def main(arguments: Sequence[str]) -> None:
         if order is None:
             return
         if passed:
-            _fork_worker(settings, order, passed[0], listening, control)
+            _fork_worker(settings, order, passed[0], listening, control, shares)
 
 
 def _import_all(modules: Sequence[str], log: EventLog) -> None:
@@ -67,7 +69,8 @@ def _import_all(modules: Sequence[str], log: EventLog) -> None:
 
 
 def _fork_worker(
-    settings: ServeSettings, order: Message, channel: int, listening: Sequence[socket.socket], control: socket.socket
+    settings: ServeSettings, order: Message, channel: int, listening: Sequence[socket.socket], control: socket.socket,
+    shares: Shares,
 ) -> None:
     between = os.fork()
     if between:
@@ -77,14 +80,15 @@ def _fork_worker(
     try:
         if os.fork():
             os._exit(0)
-        _become_worker(settings, order, socket.socket(fileno=channel), listening, control)
+        _become_worker(settings, order, socket.socket(fileno=channel), listening, control, shares)
     except BaseException as error:
         EventLog(settings.json_log).say("fork_failed", message=f"{type(error).__name__}: {error}")
         os._exit(1)
 
 
 def _become_worker(
-    settings: ServeSettings, order: Message, channel: socket.socket, listening: Sequence[socket.socket], control: socket.socket
+    settings: ServeSettings, order: Message, channel: socket.socket, listening: Sequence[socket.socket], control: socket.socket,
+    shares: Shares,
 ) -> None:
     """The rest of a worker's life; does not return."""
     control.close()
@@ -93,7 +97,7 @@ def _become_worker(
     os.setpgid(0, 0)
     code = 1
     try:
-        code = worker.run(settings.with_folders(tuple(order["folders"])), order["slot"], channel, listening)
+        code = worker.run(settings.with_folders(tuple(order["folders"])), order["slot"], channel, listening, shares)
     finally:
         sys.stdout.flush()
         sys.stderr.flush()
