@@ -53,7 +53,7 @@ class Limits:
     batch: int = 16
     queue: int = 256
     wait_seconds: float = 0.03
-    burst_seconds: float = 0.1
+    burst_seconds: float = 0.5
     compute_seconds: float = 120.0
     request_seconds: float = 60.0
     new_tokens: int = 1024
