@@ -27,7 +27,7 @@ def test_every_row_is_there_once_and_has_variants_of_different_names() -> None:
     "words",
     [
         "cannot identify <_io.BytesIO object at 0x7f3a5c0>", "see /usr/lib/python3/a", "in decoding.py", 'File "a", line 3, in b',
-        "Traceback (most recent call last)", "/work/model is missing", "x" * 3000, "", {"message": ""}, 7,
+        "Traceback (most recent call last)", "/home/model is missing", "x" * 3000, "", {"message": ""}, 7,
     ],
 )  # fmt: skip
 def test_an_answer_that_tells_too_much_or_nothing_is_a_fault(words: object) -> None:
