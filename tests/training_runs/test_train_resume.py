@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 from safetensors.torch import load_file
 from small_runs import VIT, make_config
@@ -85,6 +86,17 @@ def test_another_run_is_not_resumed(pictures: Path, tmp_path: Path) -> None:
         trimodal.train({**config, "learning_rate": 0.1}, resume=True)
 
 
+def start_processes(count: int, config: Path, *options: str) -> subprocess.Popen[bytes]:
+    """A run of `count` processes. What they say goes beside the configuration."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", str(count), "-m", "trimodal", "train", str(config)]
+    with config.with_suffix(".log").open("wb") as said:
+        return subprocess.Popen([*command, *options], stdout=said, stderr=said)
+
+
+def run_processes(count: int, config: Path, *options: str) -> None:
+    assert start_processes(count, config, *options).wait(300) == 0, config.with_suffix(".log").read_text()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_parted_weights_have_the_loss_curve_of_whole_ones(accumulate: int, tmp_path: Path) -> None:
@@ -94,8 +106,7 @@ def test_parted_weights_have_the_loss_curve_of_whole_ones(accumulate: int, tmp_p
     alone = trimodal.train(make_config(pictures, tmp_path / "one", model=still, steps=20))
     config = tmp_path / "config.json"
     config.write_text(json.dumps(make_config(pictures, tmp_path / "two", model=still, steps=20, fsdp=True, accumulate=accumulate)))
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "-m", "trimodal", "train", str(config)]
-    subprocess.run(command, check=True, capture_output=True, timeout=300)
+    run_processes(2, config)
     together = [json.loads(line) for line in (tmp_path / "two" / "curves.jsonl").read_text().splitlines()]
     assert [line["step"] for line in together] == [line["step"] for line in alone.curves]
     for one, two in zip(alone.curves, together, strict=True):
@@ -107,6 +118,42 @@ def test_parted_weights_have_the_loss_curve_of_whole_ones(accumulate: int, tmp_p
 
 
 @pytest.mark.slow
+def test_parted_weights_are_killed_and_resumed(tmp_path: Path) -> None:
+    """FSDP: a checkpoint holds whole tensors, and what goes on from it ends with the bytes of a run that was not killed."""
+    pictures = write_miniature_data(tmp_path / "data", 48, ["image"])
+    still = {**VIT, "config": {**VIT["config"], "hidden_dropout_prob": 0.0}}
+    options = {"model": still, "steps": 60, "checkpoint_every": 4, "evaluate_every": 10, "fsdp": True}
+    configs = {name: tmp_path / f"{name}.json" for name in ("killed", "whole")}
+    for name, config in configs.items():
+        config.write_text(json.dumps(make_config(pictures, tmp_path / name, **options)))
+    run_processes(2, configs["whole"])
+    process = start_processes(2, configs["killed"])
+    curves = tmp_path / "killed.run" / "curves.jsonl"
+    deadline = time.monotonic() + 200
+    while not (curves.is_file() and curves.read_text().count('"loss"') > 17) and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.002)
+    for worker in (*psutil.Process(process.pid).children(recursive=True), process):  # torchrun's processes have groups of their own
+        worker.kill()
+    process.wait()
+    assert 17 < curves.read_text().count('"loss"') < 60 and not (tmp_path / "killed").exists()
+    run_processes(2, configs["killed"], "--resume")
+    for name in ("model.safetensors", "curves.jsonl"):
+        assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
+
+
+@pytest.mark.slow
+def test_parted_weights_stop_early_with_the_best(tmp_path: Path) -> None:
+    pictures = write_miniature_data(tmp_path / "data", 48, ["image"])
+    options = {"model": VIT, "steps": 40, "evaluate_every": 2, "learning_rate": 1e-7,
+               "early_stopping": {"metric": "image_accuracy", "patience": 2}}  # fmt: skip
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps(make_config(pictures, tmp_path / "out", **options, fsdp=True)))
+    run_processes(2, config)
+    record = json.loads((tmp_path / "out" / "training.json").read_text())
+    assert record["stopped_early"] and record["steps"] < 40
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("task", ["classify", "retrieve"])  # the latter compares pairs of both processes
 def test_two_processes_have_the_loss_curve_of_one(task: str, tmp_path: Path) -> None:
     pictures = write_miniature_data(tmp_path / "data", 48, ["image"] if task == "classify" else ["image", "text"])
@@ -115,8 +162,7 @@ def test_two_processes_have_the_loss_curve_of_one(task: str, tmp_path: Path) -> 
     alone = trimodal.train(make_config(pictures, tmp_path / "one", model=still, steps=30, task=task))
     config = tmp_path / "config.json"
     config.write_text(json.dumps(make_config(pictures, tmp_path / "two", model=still, steps=30, task=task)))
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "-m", "trimodal", "train", str(config)]
-    subprocess.run(command, check=True, capture_output=True, timeout=300)
+    run_processes(2, config)
     together = [json.loads(line) for line in (tmp_path / "two" / "curves.jsonl").read_text().splitlines()]
     assert [line["step"] for line in together] == [line["step"] for line in alone.curves]
     for one, two in zip(alone.curves, together, strict=True):

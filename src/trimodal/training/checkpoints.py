@@ -12,12 +12,21 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_model, save_model
+from safetensors.torch import load_file, load_model, save_file, save_model
 from torch import nn
+from torch.optim import Optimizer
 
 from trimodal.errors import IntegrityError
+from trimodal.training.sharding import (
+    gather_moments,
+    gather_weights,
+    is_sharded,
+    part_moments_,
+    part_weights_,
+    read_scalar,
+)
 
-WEIGHTS = "model.safetensors"
+WEIGHTS, MOMENTS = "model.safetensors", "optimizer.pt"
 _COMPLETE = "complete"
 _NAME = re.compile(r"checkpoint-(\d+)")
 
@@ -49,10 +58,18 @@ def remove_broken_checkpoints(run: Path) -> None:
             shutil.rmtree(path)
 
 
-def write_weights(module: nn.Module, folder: Path) -> None:
-    """All tensors of `module` under their names in memory, each stored once; a class's own `save_pretrained` may rename them."""
+def write_weights(module: nn.Module, folder: Path, writes: bool = True) -> None:
+    """All tensors of `module` under their names in memory, each stored once; a class's own `save_pretrained` may rename them.
+
+    Where the module is sharded all processes must come here, and that which `writes` gets all of it.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    save_model(module, str(folder / WEIGHTS), metadata={"format": "pt"})
+    if is_sharded(module):
+        whole = gather_weights(module)
+        if writes:
+            save_file(whole, str(folder / WEIGHTS), metadata={"format": "pt"})
+    elif writes:
+        save_model(module, str(folder / WEIGHTS), metadata={"format": "pt"})
 
 
 def read_weights_(module: nn.Module, folder: Path) -> None:
@@ -62,12 +79,28 @@ def read_weights_(module: nn.Module, folder: Path) -> None:
         IntegrityError: they are damaged, or those of another model.
     """
     try:
-        load_model(module, str(folder / WEIGHTS), strict=True, device="cpu")
+        if is_sharded(module):
+            part_weights_(module, load_file(str(folder / WEIGHTS)))
+        else:
+            load_model(module, str(folder / WEIGHTS), strict=True, device="cpu")
     except (OSError, RuntimeError, SafetensorError) as error:
         what = f"{folder / WEIGHTS} cannot be read into {type(module).__name__}"
         raise IntegrityError(f"{what} ({error}); begin anew with --force") from error
 
 
+def write_moments(module: nn.Module, optimizer: Optimizer, folder: Path, writes: bool) -> None:
+    """What `optimizer` keeps for each parameter of a sharded module, whole; all processes must come here, and one `writes`."""
+    whole = gather_moments(module, optimizer)
+    if writes:
+        torch.save(whole, folder / MOMENTS)
+
+
+def read_moments_(module: nn.Module, optimizer: Optimizer, folder: Path) -> None:
+    """Put what `write_moments` wrote into the optimizer of a sharded module."""
+    part_moments_(module, optimizer, torch.load(folder / MOMENTS, map_location="cpu", weights_only=True))
+
+
 def find_bad_parameter(module: nn.Module) -> str | None:
     """The name of the first parameter that holds a number that is not finite; None if all are."""
-    return next((name for name, value in module.named_parameters() if not bool(torch.isfinite(value).all())), None)
+    finite = {name: read_scalar(torch.isfinite(value).all()) for name, value in module.named_parameters()}  # of all processes, so in each
+    return next((name for name, is_finite in finite.items() if not is_finite), None)

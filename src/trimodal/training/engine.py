@@ -22,8 +22,10 @@ from typing import Any
 import torch
 from accelerate.utils import send_to_device
 from torch import Tensor, nn
+from torch.optim import Optimizer
 from torch.utils.data import Dataset
 from transformers import EarlyStoppingCallback, PrinterCallback, Trainer, TrainingArguments
+from transformers.trainer import SCHEDULER_NAME
 
 from trimodal.errors import InputError, suggest_names
 from trimodal.progress import Progress, ignore_progress, tell_nobody
@@ -32,7 +34,7 @@ from trimodal.training.divergence import DivergedError, explain_divergence
 from trimodal.training.objective import Drawn, Objective
 from trimodal.training.scaling import scale_losses_on_cpu_
 from trimodal.training.settings import EngineSettings, RunFolder, check_device, count_processes, is_main_process
-from trimodal.training.sharding import gather_module_, read_norm, shard_module_
+from trimodal.training.sharding import gather_module_, is_sharded, read_scalar, shard_module_
 from trimodal.training.steps import OnStep, ignore_step
 from trimodal.training.telling import (
     ProgressTeller,
@@ -193,12 +195,12 @@ class _Engine(Trainer):
         self, module: nn.Module, arguments: TrainingArguments, objective: Objective, stream: _Stream, settings: EngineSettings,
         run: RunFolder, measure: Measure | None,
     ) -> None:  # fmt: skip
-        self._settings = settings  # its parent's constructor asks for it
+        self._settings, self._is_constructed = settings, False  # its parent's constructor asks for them
         super().__init__(
             module, arguments, data_collator=objective.encode, train_dataset=stream,
             eval_dataset=[0] if measure else None,  # the Trainer wants one where it evaluates; `measure` has its own
         )  # fmt: skip
-        self.loss_is_scaled_for_ga = True
+        self._is_constructed, self.loss_is_scaled_for_ga = True, True
         self._module, self._objective, self._run, self._measure = module, objective, run, measure
         self._device = next(module.parameters()).device
         self._norms: list[float] = []
@@ -230,8 +232,9 @@ class _Engine(Trainer):
 
     @property
     def is_distributed_loading_by_transformers(self) -> bool:
-        """Whether the module is sharded already, so that Accelerate must not wrap it."""
-        return self._settings.fsdp
+        """Whether the module is sharded already, so that Accelerate must not wrap it. The Trainer's constructor, which would refuse to
+        write checkpoints of such a module, is not told: here they are written whole."""
+        return self._settings.fsdp and self._is_constructed
 
     @is_distributed_loading_by_transformers.setter
     def is_distributed_loading_by_transformers(self, found: bool) -> None:
@@ -276,7 +279,7 @@ class _Engine(Trainer):
             self._stop("loss", value, lambda: self._objective.loss(model, inputs), inputs)
 
     def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> float:
-        norm = read_norm(super()._get_grad_norm(model, grad_norm=grad_norm))
+        norm = read_scalar(super()._get_grad_norm(model, grad_norm=grad_norm))
         if not math.isfinite(norm) and self._settings.precision != "fp16":  # whose scaler skips such a step by itself
             self._stop("gradient", norm, lambda: None, {})
         self._norms = [*self._norms[-_MEDIAN_WINDOW:], norm]
@@ -317,9 +320,30 @@ class _Engine(Trainer):
         if self.is_world_process_zero():
             checkpoints.mark_complete(self._run.path / f"checkpoint-{self.state.global_step}")
 
-    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
-        if self.args.should_save:
-            checkpoints.write_weights(self._module, Path(output_dir or self._run.path))
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """The weights of a checkpoint; every process comes here, since each may hold a part of them."""
+        checkpoints.write_weights(self._module, Path(output_dir or self._run.path), self.args.should_save)
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        """The Trainer's way writes the part of one process where the module is sharded, so that part is replaced by the whole."""
+        super()._save_optimizer_and_scheduler(output_dir)
+        if is_sharded(self._module):
+            checkpoints.write_moments(self._module, self._plain_optimizer, Path(output_dir), self.args.should_save)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if checkpoint is None or not is_sharded(self._module):
+            super()._load_optimizer_and_scheduler(checkpoint)
+            return
+        checkpoints.read_moments_(self._module, self._plain_optimizer, Path(checkpoint))
+        assert self.lr_scheduler is not None  # the Trainer made it before it comes here
+        self.lr_scheduler.load_state_dict(torch.load(Path(checkpoint) / SCHEDULER_NAME, weights_only=True))
+
+    @property
+    def _plain_optimizer(self) -> Optimizer:
+        """The optimizer without what Accelerate has put around it."""
+        optimizer: Any = self.optimizer
+        plain: Optimizer = getattr(optimizer, "optimizer", optimizer)
+        return plain
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         checkpoints.read_weights_(model or self._module, Path(resume_from_checkpoint))

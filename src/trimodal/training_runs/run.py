@@ -280,7 +280,7 @@ def make_settings(keys: TrainKeys, count: int, evaluated: bool, name: str) -> En
     if stop is not None and checkpoint and checkpoint != evaluate:
         raise RecipeError(f"checkpoint_every is {checkpoint}, but with early_stopping must be evaluate_every ({evaluate}); leave it out")
     if keys.fsdp:
-        checkpoint = _check_fsdp(keys)
+        _check_fsdp()
     tracks = list_tracks(keys) if keys.track is not None else _find_default_trackers()
     return EngineSettings(
         steps=steps, batch=keys.batch, accumulate=keys.accumulate, learning_rate=keys.learning_rate, schedule=keys.schedule,
@@ -292,19 +292,15 @@ def make_settings(keys: TrainKeys, count: int, evaluated: bool, name: str) -> En
     )  # fmt: skip
 
 
-def _check_fsdp(keys: TrainKeys) -> int:
-    """Steps between checkpoints of a run whose weights are parted: none, as the Trainer cannot write their optimizer's state.
+def _check_fsdp() -> None:
+    """Weights are parted among processes, so there must be some.
 
     Raises:
-        RecipeError: the configuration asks for what such a run cannot do.
+        RecipeError: there is one.
     """
     if count_processes() < 2:
         raise RecipeError("fsdp parts a model among processes, and there is one; run torchrun --nproc_per_node 2 -m trimodal train, "
                           "or leave fsdp out")  # fmt: skip
-    asked = next((name for name in ("checkpoint_every", "early_stopping") if getattr(keys, name)), None)
-    if asked is not None:
-        raise RecipeError(f"{asked} needs checkpoints, which a run with fsdp does not write; leave one of them out")
-    return 0
 
 
 def _find_default_trackers() -> list[str]:
