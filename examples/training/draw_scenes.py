@@ -24,9 +24,9 @@ COLOURS = {
     "red": (215, 45, 40), "green": (45, 165, 60), "blue": (55, 80, 220), "yellow": (230, 210, 50), "white": (240, 240, 240),
     "purple": (150, 60, 170),
 }  # fmt: skip
-SIZES = {"small": 5, "large": 9}
+SIZES = {"small": 5, "large": 8}  # pixels from the middle to the edge
 ROWS, COLUMNS = ("top", "middle", "bottom"), ("left", "centre", "right")
-PITCH = 20  # pixels from one place to the next
+PITCH = 16  # pixels from one place to the next: whole patches of 8, so that what is learnt of shapes at one place holds at all nine
 NUMBERS = ("zero", "one", "two", "three", "four")
 MASK_CLASSES = ("ground", *SHAPES)
 

@@ -18,7 +18,9 @@ from trimodal.methods import METHODS
 from trimodal.models.tensors import unique_tensors
 from trimodal.networks.tiny import make_miniature_batch
 
-NAMES = {"factorize.tucker": "resnet", "factorize.cp": "resnet", "prune.channels": "resnet", "merge.tokens": "clip"}
+NAMES = {
+    "factorize.tucker": "resnet", "factorize.cp": "resnet", "prune.channels": "resnet", "merge.tokens": "clip", "prune.tokens": "llava",
+}  # fmt: skip
 CASES: list[tuple[str, str, dict[str, Any]]] = [
     *((NAMES.get(method.name, "llama"), method.name, OPTIONS.get(method.name, {})) for method in METHODS),
     ("llama", "quantize.gptq", {"bits": 4, "outliers": 0.01, "rank": 2, "bias": True, "target": 0.5}),
