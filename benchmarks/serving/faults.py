@@ -12,7 +12,6 @@ import base64
 import io
 import json
 import os
-import re
 import shutil
 import signal
 import struct
@@ -33,6 +32,7 @@ from PIL import Image
 from benchmarks.passlines import PassLine, finish, table
 from benchmarks.serving.load import find_port, wait_until_ready
 from benchmarks.serving.open_loop import BROKEN, NOT_OPENED, WRONG, Load, Target, measure_capacity, send_openly
+from benchmarks.serving.running import Running, end, make_surroundings
 
 SECONDS, FAULT_AT, SHARE = 10.0, 3.0, 0.33
 NEAR = 1e-4
@@ -77,44 +77,18 @@ def make_target(port: int, image: bytes, rights: list[list[float]]) -> Target:
     return Target(port, "/embed", body, is_right=is_right)
 
 
-@dataclass
-class Running:
-    """A served model: its process, port, folder, and what it wrote."""
-
-    process: subprocess.Popen[bytes]
-    port: int
-    folder: Path
-    log: Path
-
-    def list_workers(self) -> list[int]:
-        """The processes that answer now, the last ready ones first."""
-        said = self.log.read_text()
-        ready = [int(pid) for pid in re.findall(r"worker_ready .*?pid=(\d+)", said)]
-        return [pid for pid in reversed(ready) if Path(f"/proc/{pid}").exists()]
-
-    def count_ready(self) -> int:
-        """How often a worker became ready."""
-        return self.log.read_text().count("worker_ready")
-
-
 @contextmanager
 def run_model(folder: Path, scratch: Path, full_disk: bool = False) -> Iterator[Running]:
     """`folder` served by two workers."""
     port, log = find_port(), scratch / f"log{time.monotonic_ns()}"
     command = [sys.executable, "-m", "trimodal", "serve", f"clip={folder}", "--port", str(port), "--workers", "2", "--watch", "0.5"]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     with (Path("/dev/full") if full_disk else log).open("w") as sink:
-        process = subprocess.Popen(command, stdout=sink, stderr=sink, env=environment, process_group=0)
+        process = subprocess.Popen(command, stdout=sink, stderr=sink, env=make_surroundings(), process_group=0)
         try:
             wait_until_ready(process, f"http://127.0.0.1:{port}/v2/health/ready", log)
-            yield Running(process, port, folder, log)
+            yield Running(process, port, log)
         finally:
-            process.send_signal(signal.SIGTERM)
-            try:
-                process.wait(40)
-            except subprocess.TimeoutExpired:
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
+            end(process)
 
 
 async def ask_once(port: int) -> list[float]:
@@ -153,9 +127,9 @@ async def load_with_fault(running: Running, rights: list[list[float]], rate: flo
 
 async def lose_worker(running: Running, number: signal.Signals) -> float:
     """One worker gets a signal: how long until another has taken its place."""
-    before, begun = running.count_ready(), time.monotonic()
+    before, begun = running.count("worker_ready"), time.monotonic()
     os.kill(running.list_workers()[0], number)
-    while running.count_ready() == before and time.monotonic() - begun < 30:
+    while running.count("worker_ready") == before and time.monotonic() - begun < 30:
         await asyncio.sleep(0.02)
     return time.monotonic() - begun
 

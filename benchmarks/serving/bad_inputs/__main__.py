@@ -36,9 +36,9 @@ from benchmarks.serving.bad_inputs import (
 from benchmarks.serving.bad_inputs.cases import Outcome, Place, Row
 from benchmarks.serving.bad_inputs.good import take_answers
 from benchmarks.serving.bad_inputs.models import write_artifact, write_models
-from benchmarks.serving.bad_inputs.running import run_service
 from benchmarks.serving.bad_inputs.soak import Soak, soak
 from benchmarks.serving.bad_inputs.trying import Known, try_row, try_rows
+from benchmarks.serving.running import run_service
 
 ROWS = 86
 _DRAWN = {True: 3, False: 25}

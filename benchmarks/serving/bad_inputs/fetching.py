@@ -12,8 +12,8 @@ from typing import Any
 
 from benchmarks.serving.bad_inputs.cases import Case, Found, Place, judge, post_json
 from benchmarks.serving.bad_inputs.files import make_png
-from benchmarks.serving.bad_inputs.running import run_service
 from benchmarks.serving.bad_inputs.sockets import talk
+from benchmarks.serving.running import run_service
 
 MiB = 1 << 20
 _MOST_SECONDS = 13.0

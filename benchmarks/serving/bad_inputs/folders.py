@@ -19,7 +19,7 @@ from typing import Any
 
 from benchmarks.serving.bad_inputs.cases import Case, Found, Place, Row
 from benchmarks.serving.bad_inputs.models import write_export, write_graph
-from benchmarks.serving.bad_inputs.running import end, make_command, make_surroundings
+from benchmarks.serving.running import end, make_command, make_surroundings
 
 _AT_ONCE, _PATIENCE = 2, 120
 _REFUSED = (1, 2)

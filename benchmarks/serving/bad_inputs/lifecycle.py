@@ -15,7 +15,9 @@ from pathlib import Path
 from benchmarks.serving.bad_inputs.cases import Case, Found, Place, Row, post_json
 from benchmarks.serving.bad_inputs.computing import hold_line, make_spin
 from benchmarks.serving.bad_inputs.good import ADD, SUM, TENSORS
-from benchmarks.serving.bad_inputs.running import (
+from benchmarks.serving.bad_inputs.sockets import CLOSED, Reply, as_json, make_request, read_reply, talk
+from benchmarks.serving.load import find_port, wait_until_ready
+from benchmarks.serving.running import (
     Running,
     end,
     list_family,
@@ -23,8 +25,6 @@ from benchmarks.serving.bad_inputs.running import (
     make_surroundings,
     run_service,
 )
-from benchmarks.serving.bad_inputs.sockets import CLOSED, Reply, as_json, make_request, read_reply, talk
-from benchmarks.serving.load import find_port, wait_until_ready
 
 _PATIENCE, _COMPUTE = 30.0, 4
 _FOREVER = 10**12

@@ -12,7 +12,7 @@ from typing import Any
 
 from benchmarks.serving.bad_inputs.cases import Case, Found, Place, Row, try_case
 from benchmarks.serving.bad_inputs.good import find_wrong
-from benchmarks.serving.bad_inputs.running import Running
+from benchmarks.serving.running import Running
 
 _CLIENTS, _REST_SECONDS, _GOOD_EVERY = 4, 3.0, 100
 _TRIES = 5

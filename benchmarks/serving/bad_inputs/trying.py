@@ -10,7 +10,7 @@ from typing import Any
 
 from benchmarks.serving.bad_inputs.cases import Case, Found, Outcome, Place, Row, try_case
 from benchmarks.serving.bad_inputs.good import find_wrong
-from benchmarks.serving.bad_inputs.running import Running
+from benchmarks.serving.running import Running
 
 _AT_ONCE = 12
 _LAST = (11,)

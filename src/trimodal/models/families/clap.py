@@ -112,14 +112,12 @@ def _encode_sounds(processors: Processors, loaded: Sequence[LoadedSample]) -> di
     extractor = encoding.get_processor(processors, "audio")
     rate, most, hop = int(extractor.sampling_rate), int(extractor.nb_max_samples), int(extractor.hop_length)
     waves = encoding.collect_waveforms(loaded, rate)
-    heard = waves if extractor.truncation == "fusion" else [wave[:most] for wave in waves]
-    samples = [LoadedSample(audio=wave, sampling_rate=rate) for wave in heard]
     if extractor.truncation != "fusion":
-        return encoding.encode_audio(processors, samples)
+        return encoding.encode_audio(processors, [LoadedSample(audio=wave[:most], sampling_rate=rate) for wave in waves])
     found = []
-    for sample in samples:
+    for wave in waves:
         with draw_from_seed(0):
-            found.append(encoding.encode_audio(processors, [sample])["input_features"])
+            found.append(encoding.encode_audio(processors, [LoadedSample(audio=wave, sampling_rate=rate)])["input_features"])
     longer = [[len(wave) // hop > most // hop] for wave in waves]
     return {"input_features": torch.cat(found), "is_longer": torch.tensor(longer)}
 

@@ -41,17 +41,9 @@ def _read_place(text: str) -> Place:
     except ValueError:
         parts, port = urlsplit(""), 0
     host = parts.hostname or ""
-    if (
-        not port
-        or parts.path not in ("", "/")
-        or parts.query
-        or parts.fragment
-        or "@" in parts.netloc
-        or not _is_host(host)
-    ):
-        raise InputError(
-            f"--media-host {text!r} is no place that files can come from; give HOST, HOST:PORT or http://HOST:PORT"
-        )
+    is_more = parts.path not in ("", "/") or parts.query or parts.fragment or "@" in parts.netloc
+    if not port or is_more or not _is_host(host):
+        raise InputError(f"--media-host {text!r} is no place that files can come from; give HOST, HOST:PORT or http://HOST:PORT")
     return parts.scheme, host, port
 
 
@@ -59,11 +51,8 @@ def _is_host(host: str) -> bool:
     """A name, or an address in its usual digits: 127.1 and 0x7f.0.0.1 are neither."""
     if _is_number(host):
         return True
-    return (
-        len(host) < 254
-        and bool(_HOST.fullmatch(host))
-        and not any(label.isdigit() or label.startswith("0x") for label in host.split(".")[-1:])
-    )
+    last = host.split(".")[-1]
+    return len(host) < 254 and bool(_HOST.fullmatch(host)) and not (last.isdigit() or last.startswith("0x"))
 
 
 def _is_number(host: str) -> bool:

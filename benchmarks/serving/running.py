@@ -18,17 +18,17 @@ from benchmarks.serving.load import find_port, wait_until_ready
 
 @dataclass(frozen=True)
 class Running:
-    """The process that was started, the ports, and what it wrote."""
+    """The process that was started, the ports, and what it wrote; gRPC's port is 0 where it is not served."""
 
     process: subprocess.Popen[bytes]
     port: int
-    grpc_port: int
     log: Path
+    grpc_port: int = 0
 
     def list_workers(self) -> list[int]:
-        """The processes that answer now."""
+        """The processes that answer now, the last ready ones first."""
         ready = [int(pid) for pid in re.findall(r"worker_ready .*?pid=(\d+)", self.log.read_text())]
-        return sorted(pid for pid in ready if Path(f"/proc/{pid}").exists())
+        return [pid for pid in reversed(ready) if Path(f"/proc/{pid}").exists()]
 
     def count(self, event: str) -> int:
         """How often an event was written."""
@@ -68,7 +68,7 @@ def run_service(models: Mapping[str, Path], scratch: Path, *options: str, worker
         process = subprocess.Popen(command, stdout=sink, stderr=sink, env=make_surroundings(), process_group=0)
         try:
             wait_until_ready(process, f"http://127.0.0.1:{port}/v2/health/ready", log)
-            yield Running(process, port, grpc_port, log)
+            yield Running(process, port, log, grpc_port)
         finally:
             end(process)
 
