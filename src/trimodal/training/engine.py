@@ -325,18 +325,25 @@ class _Engine(Trainer):
         checkpoints.write_weights(self._module, Path(output_dir or self._run.path), self.args.should_save)
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
-        """The Trainer's way writes the part of one process where the module is sharded, so that part is replaced by the whole."""
-        super()._save_optimizer_and_scheduler(output_dir)
-        if is_sharded(self._module):
-            checkpoints.write_moments(self._module, self._plain_optimizer, Path(output_dir), self.args.should_save)
+        """The Trainer's way would write one process's part of a sharded module's moments."""
+        if not is_sharded(self._module):
+            super()._save_optimizer_and_scheduler(output_dir)
+            return
+        checkpoints.write_moments(self._module, self._plain_optimizer, Path(output_dir), self.args.should_save)
+        if self.args.should_save:
+            torch.save(self._schedule.state_dict(), Path(output_dir) / SCHEDULER_NAME)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         if checkpoint is None or not is_sharded(self._module):
             super()._load_optimizer_and_scheduler(checkpoint)
             return
         checkpoints.read_moments_(self._module, self._plain_optimizer, Path(checkpoint))
-        assert self.lr_scheduler is not None  # the Trainer made it before it comes here
-        self.lr_scheduler.load_state_dict(torch.load(Path(checkpoint) / SCHEDULER_NAME, weights_only=True))
+        self._schedule.load_state_dict(torch.load(Path(checkpoint) / SCHEDULER_NAME, weights_only=True))
+
+    @property
+    def _schedule(self) -> Any:
+        """Of the learning rate; made by the Trainer before checkpoints are written or read."""
+        return self.lr_scheduler
 
     @property
     def _plain_optimizer(self) -> Optimizer:
