@@ -118,11 +118,12 @@ def test_parted_weights_have_the_loss_curve_of_whole_ones(accumulate: int, tmp_p
 
 
 @pytest.mark.slow
-def test_parted_weights_are_killed_and_resumed(tmp_path: Path) -> None:
-    """FSDP: a checkpoint holds whole tensors, and what goes on from it ends with the bytes of a run that was not killed."""
+@pytest.mark.parametrize("fsdp", [False, True])
+def test_processes_are_killed_and_resumed(fsdp: bool, tmp_path: Path) -> None:
+    """Whole weights in each or parted (FSDP): what goes on from a checkpoint ends with the bytes of a run that was not killed."""
     pictures = write_miniature_data(tmp_path / "data", 48, ["image"])
     still = {**VIT, "config": {**VIT["config"], "hidden_dropout_prob": 0.0}}
-    options = {"model": still, "steps": 60, "checkpoint_every": 4, "evaluate_every": 10, "fsdp": True}
+    options = {"model": still, "steps": 60, "checkpoint_every": 4, "evaluate_every": 10, "fsdp": fsdp}
     configs = {name: tmp_path / f"{name}.json" for name in ("killed", "whole")}
     for name, config in configs.items():
         config.write_text(json.dumps(make_config(pictures, tmp_path / name, **options)))
