@@ -13,6 +13,11 @@ VIT = {
     "config": {**SIZES, "image_size": 16, "patch_size": 8, "hidden_dropout_prob": 0.1},
     "processors": {"image": {"class": "ViTImageProcessor", "size": {"height": 16, "width": 16}}},
 }
+DINO = {
+    "class": "Dinov2ForImageClassification",
+    "config": {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "mlp_ratio": 2, "image_size": 16, "patch_size": 8},
+    "processors": VIT["processors"],
+}
 STUDENT = {"student_of": "teacher", "layers": 1}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,10 +14,10 @@ from pathlib import Path
 import psutil
 import pytest
 from safetensors.torch import load_file
-from small_runs import VIT, make_config
+from small_runs import DINO, VIT, make_config
 
 import trimodal
-from trimodal.errors import InputError, OutputError
+from trimodal.errors import InputError, IntegrityError, OutputError
 from trimodal.networks.tiny import write_miniature, write_miniature_data
 from trimodal.training.divergence import DivergedError
 from trimodal.training.settings import RunFolder
@@ -86,6 +87,29 @@ def test_another_run_is_not_resumed(pictures: Path, tmp_path: Path) -> None:
         trimodal.train({**config, "learning_rate": 0.1}, resume=True)
 
 
+def test_a_damaged_checkpoint_is_not_gone_on_from(pictures: Path, tmp_path: Path) -> None:
+    config = make_config(pictures, tmp_path / "out", steps=60, learning_rate=10, gradient_clip=0, weight_decay=1e6, warmup=0,
+                         checkpoint_every=1)  # fmt: skip
+    with pytest.raises(DivergedError):
+        trimodal.train(config)
+    first, last = sorted((tmp_path / "out.run").glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
+    assert (first / "complete").read_text() != (last / "complete").read_text() != ""
+    names = ["model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json"]
+    assert {path.name for path in last.iterdir()} >= {*names, "complete"}
+    for name in names:
+        whole = (last / name).read_bytes()
+        (last / name).write_bytes(whole[: len(whole) // 2])
+        with pytest.raises(IntegrityError, match=rf"{name} is damaged; remove {last} to go on from the checkpoint before it"):
+            trimodal.train(config, resume=True)
+        (last / name).unlink()
+        with pytest.raises(IntegrityError, match=f"{name} is gone"):
+            trimodal.train(config, resume=True)
+        (last / name).write_bytes(whole)
+    shutil.rmtree(last)
+    with pytest.raises(DivergedError, match=f"The last good checkpoint is {last}"):  # from the one before it comes there again
+        trimodal.train(config, resume=True)
+
+
 def start_processes(count: int, config: Path, *options: str) -> subprocess.Popen[bytes]:
     """A run of `count` processes. What they say goes beside the configuration."""
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", str(count), "-m", "trimodal", "train", str(config)]
@@ -122,8 +146,8 @@ def test_parted_weights_have_the_loss_curve_of_whole_ones(accumulate: int, tmp_p
 def test_processes_are_killed_and_resumed(fsdp: bool, tmp_path: Path) -> None:
     """Whole weights in each or parted (FSDP): what goes on from a checkpoint ends with the bytes of a run that was not killed."""
     pictures = write_miniature_data(tmp_path / "data", 48, ["image"])
-    still = {**VIT, "config": {**VIT["config"], "hidden_dropout_prob": 0.0}}
-    options = {"model": still, "steps": 60, "checkpoint_every": 4, "evaluate_every": 10, "fsdp": fsdp}
+    model = DINO if fsdp else VIT  # whose mask token never has a gradient, so the optimizer knows nothing of it
+    options = {"model": model, "steps": 60, "checkpoint_every": 4, "evaluate_every": 10, "fsdp": fsdp}
     configs = {name: tmp_path / f"{name}.json" for name in ("killed", "whole")}
     for name, config in configs.items():
         config.write_text(json.dumps(make_config(pictures, tmp_path / name, **options)))
@@ -145,13 +169,43 @@ def test_processes_are_killed_and_resumed(fsdp: bool, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_parted_weights_stop_early_with_the_best(tmp_path: Path) -> None:
     pictures = write_miniature_data(tmp_path / "data", 48, ["image"])
-    options = {"model": VIT, "steps": 40, "evaluate_every": 2, "learning_rate": 1e-7,
-               "early_stopping": {"metric": "image_accuracy", "patience": 2}}  # fmt: skip
+    still = {**VIT, "config": {**VIT["config"], "hidden_dropout_prob": 0.0}}
+    options = {"model": still, "steps": 40, "evaluate_every": 2, "learning_rate": 0.02, "checkpoint_every": None,
+               "early_stopping": {"metric": "loss", "patience": 2}}  # fmt: skip
     config = tmp_path / "config.json"
     config.write_text(json.dumps(make_config(pictures, tmp_path / "out", **options, fsdp=True)))
     run_processes(2, config)
     record = json.loads((tmp_path / "out" / "training.json").read_text())
+    curves = [json.loads(line) for line in (tmp_path / "out" / "curves.jsonl").read_text().splitlines()]
+    losses = [line["eval_loss"] for line in curves if line["step"] and "eval_loss" in line]
     assert record["stopped_early"] and record["steps"] < 40
+    assert record["metrics"]["loss"] == pytest.approx(min(losses), abs=1e-6) and losses[-1] > min(losses) + 1e-3
+
+
+ONE_BAD_PROCESS = """
+import json, os, sys
+import trimodal
+from trimodal.training import engine
+check = engine._Engine._check_loss
+def check_loss(self, loss, *given):
+    is_bad = os.environ["RANK"] == "1" and self.state.global_step == 2
+    check(self, loss * float("nan") if is_bad else loss, *given)
+engine._Engine._check_loss = check_loss
+trimodal.train(json.load(open(sys.argv[1])))
+"""
+
+
+@pytest.mark.slow
+def test_all_processes_stop_where_the_loss_of_one_is_no_number(tmp_path: Path) -> None:
+    """Parted weights take all processes to explain it: one that went on would wait for ever."""
+    pictures = write_miniature_data(tmp_path / "data", 48, ["image"])
+    script, config = tmp_path / "train.py", tmp_path / "config.json"
+    script.write_text(ONE_BAD_PROCESS)
+    config.write_text(json.dumps(make_config(pictures, tmp_path / "out", model=VIT, fsdp=True, checkpoint_every=2)))
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", str(script), str(config)]
+    said = subprocess.run(command, capture_output=True, text=True, timeout=200).stderr
+    assert "DivergedError: the loss is nan at step 3" in said and "the loss of another process is nan at step 3" in said
+    assert f"The last good checkpoint is {tmp_path / 'out.run' / 'checkpoint-2'}" in said
 
 
 @pytest.mark.slow

@@ -1,7 +1,7 @@
 """Checkpoints of a run: whole ones are marked, so that a kill while one is written leaves the one before to go on from.
 
     RUN/checkpoint-40/     model.safetensors (all tensors under their names in memory), optimizer.pt, scheduler.pt, rng_state.pth,
-                           trainer_state.json, and last of all `complete`
+                           trainer_state.json, and last of all `complete`, with the sha256 of each
 """
 
 from __future__ import annotations
@@ -20,11 +20,14 @@ from trimodal.errors import IntegrityError
 from trimodal.training.sharding import (
     gather_moments,
     gather_weights,
+    get_class,
     is_sharded,
     part_moments_,
     part_weights_,
     read_scalar,
 )
+from trimodal.writing.file import write_text_atomically
+from trimodal.writing.sums import sha256
 
 WEIGHTS, MOMENTS = "model.safetensors", "optimizer.pt"
 _COMPLETE = "complete"
@@ -32,8 +35,23 @@ _NAME = re.compile(r"checkpoint-(\d+)")
 
 
 def mark_complete(checkpoint: Path) -> None:
-    """Say that all of `checkpoint` is written."""
-    (checkpoint / _COMPLETE).touch()
+    """Say that all of `checkpoint` is written, and what."""
+    sums = {file.name: sha256(file) for file in sorted(checkpoint.iterdir()) if file.is_file()}
+    write_text_atomically(checkpoint / _COMPLETE, "".join(f"{digest}  {name}\n" for name, digest in sums.items()))
+
+
+def check_unchanged(checkpoint: Path) -> None:
+    """Refuse a checkpoint whose files are not those that were written.
+
+    Raises:
+        IntegrityError: naming the first that is another or is gone.
+    """
+    for line in (checkpoint / _COMPLETE).read_text(encoding="utf-8").splitlines():
+        digest, _, name = line.partition("  ")
+        file = checkpoint / name
+        if not file.is_file() or sha256(file) != digest:
+            what = "is damaged" if file.is_file() else "is gone"
+            raise IntegrityError(f"{file} {what}; remove {checkpoint} to go on from the checkpoint before it, or begin anew with --force")
 
 
 def find_checkpoints(run: Path) -> dict[int, Path]:
@@ -65,7 +83,7 @@ def write_weights(module: nn.Module, folder: Path, writes: bool = True) -> None:
     """
     folder.mkdir(parents=True, exist_ok=True)
     if is_sharded(module):
-        whole = gather_weights(module)
+        whole = gather_weights(module, writes)
         if writes:
             save_file(whole, str(folder / WEIGHTS), metadata={"format": "pt"})
     elif writes:
@@ -83,14 +101,14 @@ def read_weights_(module: nn.Module, folder: Path) -> None:
             part_weights_(module, load_file(str(folder / WEIGHTS)))
         else:
             load_model(module, str(folder / WEIGHTS), strict=True, device="cpu")
-    except (OSError, RuntimeError, SafetensorError) as error:
-        what = f"{folder / WEIGHTS} cannot be read into {type(module).__name__}"
+    except (OSError, RuntimeError, ValueError, SafetensorError) as error:
+        what = f"{folder / WEIGHTS} cannot be read into {get_class(module).__name__}"
         raise IntegrityError(f"{what} ({error}); begin anew with --force") from error
 
 
 def write_moments(module: nn.Module, optimizer: Optimizer, folder: Path, writes: bool) -> None:
     """What `optimizer` keeps for each parameter of a sharded module, whole; all processes must come here, and one `writes`."""
-    whole = gather_moments(module, optimizer)
+    whole = gather_moments(module, optimizer, writes)
     if writes:
         torch.save(whole, folder / MOMENTS)
 

@@ -34,9 +34,9 @@ def explain_divergence(
     """
     if bad := find_bad_parameter(module):
         return f"the step before has made the weight {bad} not finite; lower learning_rate, or set gradient_clip"
+    layer = _find_first_bad_layer(module, run_again)  # before what processes may answer differently: a sharded module needs all of them
     if bad := _find_bad_input(batch):
         return f"the input {bad} is not finite; look at the data and at the processor's means and scales"
-    layer = _find_first_bad_layer(module, run_again)
     if layer and precision == "fp16":
         return f"{layer} gave numbers beyond the range of fp16 (65,504); use bf16 or fp32"
     if _has_jumped(norms):

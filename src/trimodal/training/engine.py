@@ -34,7 +34,7 @@ from trimodal.training.divergence import DivergedError, explain_divergence
 from trimodal.training.objective import Drawn, Objective
 from trimodal.training.scaling import scale_losses_on_cpu_
 from trimodal.training.settings import EngineSettings, RunFolder, check_device, count_processes, is_main_process
-from trimodal.training.sharding import gather_module_, is_sharded, read_scalar, shard_module_
+from trimodal.training.sharding import agree, gather_module_, is_sharded, read_scalar, shard_module_
 from trimodal.training.steps import OnStep, ignore_step
 from trimodal.training.telling import (
     ProgressTeller,
@@ -149,6 +149,8 @@ def _measure_before(measure: Measure, settings: EngineSettings, run: RunFolder, 
 def _prepare_resume(run: RunFolder, resume: bool) -> Path | None:
     """The checkpoint to go on from, with all that came after it taken away."""
     last = checkpoints.find_last_checkpoint(run.path) if resume else None
+    if last is not None:
+        checkpoints.check_unchanged(last)
     if not is_main_process():
         return last
     checkpoints.remove_broken_checkpoints(run.path)
@@ -275,8 +277,11 @@ class _Engine(Trainer):
         return loss * (share * self.args.world_size)
 
     def _check_loss(self, loss: Tensor, model: nn.Module, inputs: Any) -> None:
-        if not math.isfinite(value := float(loss.detach())):
-            self._stop("loss", value, lambda: self._objective.loss(model, inputs), inputs)
+        """Of a sharded module all processes stop together, since what explains it takes all of them."""
+        is_finite = math.isfinite(value := float(loss.detach()))
+        if not (agree(is_finite, self.args.device) if is_sharded(self._module) else is_finite):
+            self._stop("loss of another process" if is_finite else "loss", math.nan if is_finite else value,
+                       lambda: self._objective.loss(model, inputs), inputs)  # fmt: skip
 
     def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> float:
         norm = read_scalar(super()._get_grad_norm(model, grad_norm=grad_norm))
