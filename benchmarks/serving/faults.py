@@ -15,8 +15,6 @@ import os
 import shutil
 import signal
 import struct
-import subprocess
-import sys
 import tempfile
 import time
 import zlib
@@ -30,9 +28,9 @@ import numpy as np
 from PIL import Image
 
 from benchmarks.passlines import PassLine, finish, table
-from benchmarks.serving.load import find_port, wait_until_ready
+from benchmarks.serving.load import find_port
 from benchmarks.serving.open_loop import BROKEN, NOT_OPENED, WRONG, Load, Target, measure_capacity, send_openly
-from benchmarks.serving.running import Running, end, make_surroundings
+from benchmarks.serving.running import Running, hold_service, make_command
 
 SECONDS, FAULT_AT, SHARE = 10.0, 3.0, 0.33
 NEAR = 1e-4
@@ -81,14 +79,9 @@ def make_target(port: int, image: bytes, rights: list[list[float]]) -> Target:
 def run_model(folder: Path, scratch: Path, full_disk: bool = False) -> Iterator[Running]:
     """`folder` served by two workers."""
     port, log = find_port(), scratch / f"log{time.monotonic_ns()}"
-    command = [sys.executable, "-m", "trimodal", "serve", f"clip={folder}", "--port", str(port), "--workers", "2", "--watch", "0.5"]
-    with (Path("/dev/full") if full_disk else log).open("w") as sink:
-        process = subprocess.Popen(command, stdout=sink, stderr=sink, env=make_surroundings(), process_group=0)
-        try:
-            wait_until_ready(process, f"http://127.0.0.1:{port}/v2/health/ready", log)
-            yield Running(process, port, log)
-        finally:
-            end(process)
+    command = make_command(f"clip={folder}", "--port", str(port), "--workers", "2", "--watch", "0.5")
+    with hold_service(command, port, log, sink=Path("/dev/full") if full_disk else None) as running:
+        yield running
 
 
 async def ask_once(port: int) -> list[float]:

@@ -64,8 +64,15 @@ def run_service(models: Mapping[str, Path], scratch: Path, *options: str, worker
     named = [f"{name}={folder}" for name, folder in models.items()]
     command = [*make_command(*named), "--port", str(port), "--grpc-port", str(grpc_port), "--workers", str(workers), "--threads", "1",
         *options]
-    with log.open("w") as sink:
-        process = subprocess.Popen(command, stdout=sink, stderr=sink, env=make_surroundings(), process_group=0)
+    with hold_service(command, port, log, grpc_port=grpc_port) as running:
+        yield running
+
+
+@contextmanager
+def hold_service(command: list[str], port: int, log: Path, grpc_port: int = 0, sink: Path | None = None) -> Iterator[Running]:
+    """What `command` serves, ready; ended afterwards. What it says goes to `log`, or to `sink` in its place."""
+    with (sink or log).open("w") as said:
+        process = subprocess.Popen(command, stdout=said, stderr=said, env=make_surroundings(), process_group=0)
         try:
             wait_until_ready(process, f"http://127.0.0.1:{port}/v2/health/ready", log)
             yield Running(process, port, log, grpc_port)

@@ -56,14 +56,19 @@ def start_training(config: Path, *options: str) -> subprocess.Popen[bytes]:
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
 
 
+def wait_for_steps(process: subprocess.Popen[bytes], curves: Path) -> None:
+    """Until more than 17 steps are done, or the process is."""
+    deadline = time.monotonic() + 200
+    while not (curves.is_file() and curves.read_text().count('"loss"') > 17) and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.002)
+
+
 def test_killed_and_resumed_it_ends_with_the_same_weights(pictures: Path, tmp_path: Path) -> None:
     config = tmp_path / "config.json"
     config.write_text(json.dumps(make_config(pictures, tmp_path / "killed", steps=60, checkpoint_every=4, evaluate_every=10)))
     process = start_training(config)
     curves = tmp_path / "killed.run" / "curves.jsonl"
-    deadline = time.monotonic() + 120
-    while not (curves.is_file() and curves.read_text().count('"loss"') > 17) and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.002)
+    wait_for_steps(process, curves)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     assert not (tmp_path / "killed").exists()
@@ -154,9 +159,7 @@ def test_processes_are_killed_and_resumed(fsdp: bool, tmp_path: Path) -> None:
     run_processes(2, configs["whole"])
     process = start_processes(2, configs["killed"])
     curves = tmp_path / "killed.run" / "curves.jsonl"
-    deadline = time.monotonic() + 200
-    while not (curves.is_file() and curves.read_text().count('"loss"') > 17) and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.002)
+    wait_for_steps(process, curves)
     for worker in (*psutil.Process(process.pid).children(recursive=True), process):  # torchrun's processes have groups of their own
         worker.kill()
     process.wait()

@@ -202,7 +202,8 @@ class _Engine(Trainer):
             module, arguments, data_collator=objective.encode, train_dataset=stream,
             eval_dataset=[0] if measure else None,  # the Trainer wants one where it evaluates; `measure` has its own
         )  # fmt: skip
-        self._is_constructed, self.loss_is_scaled_for_ga = True, True
+        self._is_constructed = True
+        self.loss_is_scaled_for_ga = True
         self._module, self._objective, self._run, self._measure = module, objective, run, measure
         self._device = next(module.parameters()).device
         self._norms: list[float] = []
